@@ -1,0 +1,43 @@
+"""distier: a Redis-backed, tiered, distributed cache of modules that many LLM agents share.
+
+import distier
+
+with distier.connect() as store:                  # an embedded server; or connect("redis://host"), connect("conf.yaml")
+    store.put("skills/pdf", text)
+    module = store.get("skills/pdf")              # module.text, module.tokens, module.tier; None if there is none
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .client import AsyncStore, Store, connect, connect_async
+    from .config import Config, load_config
+    from .domain.module import Event, Landed, Module, Moved, Placement
+    from .domain.order import Order
+    from .plans.statistics import Stats
+    from .plans.write import Item
+
+_WHERE = {
+    "AsyncStore": "client", "Store": "client", "connect": "client", "connect_async": "client",
+    "Config": "config", "load_config": "config",
+    "Event": "domain.module", "Landed": "domain.module", "Module": "domain.module", "Moved": "domain.module",
+    "Placement": "domain.module", "Order": "domain.order", "Stats": "plans.statistics", "Item": "plans.write",
+}  # fmt: skip
+
+__all__ = [
+    "AsyncStore", "Config", "Event", "Item", "Landed", "Module", "Moved", "Order", "Placement", "Stats", "Store",
+    "connect", "connect_async", "load_config",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are first used: `import distier` alone stays fast."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'distier' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_WHERE[name]}", __name__), name)

@@ -1,0 +1,454 @@
+"""`Store` and `AsyncStore`: the same calls over the same plans, blocking and on an event loop.
+
+Every call has one deadline (`deadline` in the configuration), answers a value, and raises one of `distier.errors`:
+`Unavailable` (try again), `Conflict` (read again), `Corrupt` (heal), `Invalid` (fix the call). A miss is `None`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from .config import Config, load_config
+from .domain.ids import check_id
+from .domain.module import Event, Landed, Module, Moved, Placement, Tier
+from .domain.tokens import TokenCounter, token_counter
+from .drive.aio import AsyncDriver
+from .drive.sync import SyncDriver
+from .effects import Plan
+from .embedded import Home, ensure_server
+from .errors import DistierError, Invalid
+from .observe.events import Cursor, read_events
+from .plans import maintain, move, read, write
+from .plans.opening import open_space
+from .plans.space import Space
+from .plans.statistics import Stats, read_stats
+from .plans.write import Content, Expected, Item
+from .stores.archive import Archive
+from .stores.open import open_archive
+from .stores.redis import AsyncExchange, AsyncRedisExchange, Exchange, RedisExchange
+
+T = TypeVar("T")
+Source = str | Path | Mapping[str, Any] | Config | None
+Listener = Callable[[Event], None]
+Landings = list[Landed | DistierError]
+Moves = list[Moved | DistierError]
+
+OPEN_DEADLINE_S = 30.0
+EVENT_WAIT_MS = 500
+
+
+def resolve(source: Source = None, **overrides: Any) -> Config:
+    """The configuration that `connect(source, **overrides)` uses.
+
+    `source` is a Redis URL, the path of a YAML file, a directory (an embedded server lives there), a mapping or a
+    `Config`; None reads `DISTIER_CONFIG`, ./distier.yaml and `DISTIER_*`. Raises `ConfigError`.
+    """
+    if isinstance(source, str) and source.startswith(("redis://", "rediss://", "unix://")):
+        return load_config(None, redis__url=source, **overrides)
+    if isinstance(source, str | Path) and Path(source).suffix.lower() not in (".yaml", ".yml"):
+        return load_config(None, home=Path(source), **overrides)
+    return load_config(source, **overrides)
+
+
+def redis_url(config: Config) -> str:
+    """Where Redis is; starts the embedded server if the configuration names none. Raises `Unavailable`."""
+    if config.redis.url is not None:
+        return config.redis.url
+    return ensure_server(Home(config.home)).url
+
+
+def archive_of(config: Config) -> Archive:
+    """The archive that the configuration means. Raises `ConfigError`."""
+    cold = config.storage_tiers.cold
+    if cold.url is None:
+        return open_archive(directory=config.archive_directory)
+    return open_archive(
+        url=cold.url,
+        endpoint_url=cold.endpoint_url,
+        region=cold.region,
+        access_key=cold.access_key,
+        secret_key=cold.secret_key.get_secret_value() if cold.secret_key else None,
+        timeout_s=cold.timeout_ms / 1000,
+    )
+
+
+def make_space(config: Config, archive: Archive, counter: TokenCounter | None = None) -> Space:
+    """What plans know: the configuration, who counts tokens, whether the archive needs sidecars."""
+    sidecar = {"always": True, "never": False, "auto": not archive.keeps_metadata}[config.storage_tiers.cold.sidecar]
+    return Space(config, counter or token_counter(config.counter), sidecar)
+
+
+def _ids(ids: Iterable[str]) -> list[str]:
+    if isinstance(ids, str):
+        raise Invalid("ids is a sequence of module ids, not one str")
+    return [check_id(id) for id in ids]
+
+
+def _ttl_ms(ttl: float) -> int:
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl <= 366 * 86400:
+        raise Invalid(f"a pin's ttl is a number of seconds, more than 0 and at most a year; not {ttl!r}")
+    return max(1, int(ttl * 1000))
+
+
+def connect(source: Source = None, *, counter: TokenCounter | None = None, **overrides: Any) -> Store:
+    """Open a namespace and answer its `Store`.
+
+    `source`: see `resolve`. With no Redis configured, a private embedded server is started or attached to.
+    `overrides` are settings by name (`namespace="team"`, `storage_tiers__hot__max_size=20000`). `counter` replaces the
+    configured token counter. Raises `ConfigError`, `Unavailable`.
+    """
+    config = resolve(source, **overrides)
+    url = redis_url(config)  # first: it makes the embedded home, owner-only
+    archive = archive_of(config)
+    return Store(make_space(config, archive, counter), RedisExchange(config, url), archive).open()
+
+
+async def connect_async(source: Source = None, *, counter: TokenCounter | None = None, **overrides: Any) -> AsyncStore:
+    """`connect` for asyncio: the same arguments, answers an `AsyncStore`."""
+    config = resolve(source, **overrides)
+    url = await asyncio.to_thread(redis_url, config)
+    archive = archive_of(config)
+    return await AsyncStore(make_space(config, archive, counter), AsyncRedisExchange(config, url), archive).open()
+
+
+class Store:
+    """A namespace of modules, blocking. Thread-safe, and safe to use after a fork. Made by `connect`."""
+
+    def __init__(self, space: Space, redis: Exchange, archive: Archive) -> None:
+        self.space = space
+        self._driver = SyncDriver(redis, archive, deadline_s=space.config.deadline_ms / 1000)
+        self._watcher: _Watcher | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"Store(namespace={self.space.namespace!r}, redis={self._driver.redis!r})"
+
+    def open(self) -> Store:
+        """Check the namespace's shape and create it if it is new. `connect` has done this."""
+        self.run(open_space(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
+        return self
+
+    def run(self, plan: Plan[T], *, deadline_s: float | None = None) -> T:
+        """Run a plan of `distier.plans` on this store."""
+        if self._closed:
+            raise Invalid("this store is closed")
+        return self._driver.run(plan, deadline_s)
+
+    def put(
+        self, id: str, content: Content, *, content_type: str | None = None, keywords: Sequence[str] = (),
+        meta: Mapping[str, Any] | None = None, tokens: int | None = None, if_version: Expected = None,
+    ) -> Landed:  # fmt: skip
+        """Write a version of a module; answers where it landed.
+
+        `content` is at most `max_module_bytes` long (text is stored as UTF-8); `content_type` is guessed from the id
+        and the content if not given; `tokens` is counted if not given; with `if_version` the write happens only if
+        the module is at that version (0: only if it does not exist). Raises `Invalid`, `Conflict`, `Full`, `Unavailable`.
+        """
+        return self.run(write.put(self.space, Item(id, content, content_type, keywords, meta, tokens, if_version)))
+
+    def put_many(self, items: Iterable[Item]) -> Landings:
+        """Write many modules; a result per item, in order: where it landed, or its error."""
+        return self.run(write.put_many(self.space, list(items)))
+
+    def get(self, id: str) -> Module | None:
+        """The module, from its nearest copy; None if there is none. Raises `Corrupt`, `Unavailable`."""
+        return self.run(read.read(self.space, check_id(id)))
+
+    def get_many(self, ids: Iterable[str]) -> dict[str, Module | None]:
+        """Modules by id, None for misses, in the order of `ids`. Raises what any single one raises."""
+        return self.run(read.read_many(self.space, _ids(ids)))
+
+    def delete(self, id: str, *, if_version: Expected = None) -> bool:
+        """Delete a module from all tiers; False if there was none. Raises `Conflict`, `Unavailable`."""
+        return self.run(write.delete(self.space, check_id(id), if_version))
+
+    def exists(self, id: str) -> bool:
+        """Whether there is such a module. Touches no recency."""
+        return self.run(read.exists(self.space, check_id(id)))
+
+    def where(self, id: str) -> Placement | None:
+        """Where the module is: tier, version, sizes, uses, times. Touches no recency. None if there is none."""
+        return self.run(read.place(self.space, check_id(id)))
+
+    def list(self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None) -> Iterator[str]:
+        """Ids that start with `prefix`, in no order, found while iterating (as Redis' SCAN finds them)."""
+        for id, _ in self.scan(prefix, tier=tier, limit=limit):
+            yield id
+
+    def scan(
+        self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None
+    ) -> Iterator[tuple[str, Tier]]:
+        """Ids with their tiers; otherwise as `list`."""
+        listing = read.Listing(self.space, prefix, tier, limit)
+        while not listing.done:
+            yield from self.run(listing.step())
+
+    def promote(self, id: str) -> Moved:
+        """Make the module hot. Raises `NotFound`, `Corrupt`, `Unavailable`."""
+        return self.run(move.promote(self.space, check_id(id)))
+
+    def demote(self, id: str, *, to: Tier | None = None) -> Moved:
+        """Take the module one tier down, or down to `to`. Raises `NotFound`, `Unavailable`."""
+        return self.run(move.demote(self.space, check_id(id), to))
+
+    def promote_many(self, ids: Iterable[str]) -> Moves:
+        """Make many modules hot, loading them in parallel; a result per id, in order."""
+        return self.run(move.promote_many(self.space, _ids(ids)))
+
+    def demote_many(self, ids: Iterable[str], *, to: Tier | None = None) -> Moves:
+        """Take many modules down; a result per id, in order."""
+        return self.run(move.demote_many(self.space, _ids(ids), to))
+
+    def pin(self, id: str, ttl: float) -> int:
+        """Make the module hot and keep it there for `ttl` seconds; the end in ms since the Unix epoch."""
+        return self.run(move.pin(self.space, check_id(id), _ttl_ms(ttl)))
+
+    def unpin(self, id: str) -> None:
+        """End the module's pin, if it has one."""
+        self.run(move.unpin(self.space, check_id(id)))
+
+    def stats(self) -> Stats:
+        """Sums by tier over all processes, and this process's own hits and misses."""
+        return self.run(read_stats(self.space, self._driver.counters.snapshot()))
+
+    def flush(self, *, deadline_s: float = 300.0) -> int:
+        """Archive every dirty version now; how many. Raises `ArchiveUnavailable`."""
+        return sum(
+            self.run(maintain.write_back_due(self.space, shard, older_than_ms=0), deadline_s=deadline_s)
+            for shard in self.space.keys.shards
+        )
+
+    def events(self, *, since: str = "$", wait: bool = True) -> Iterator[Event]:
+        """Tier changes, oldest first: those after `since` (a stream id; `0` for all that is kept, `$` for new ones
+        only), and if `wait`, those to come, for ever. The stream is a history and may be trimmed."""
+        cursor = self.run(Cursor.start(self.space, since))
+        while True:
+            found = self.run(read_events(cursor, EVENT_WAIT_MS if wait else 0))
+            yield from found
+            if not found and not wait:
+                return
+
+    def on(self, event: str, listener: Listener) -> Callable[[], None]:
+        """Call `listener(event)` in a thread of this store for each `"tier_change"` (or `"event"`: archivings too) from
+        now on; answers a function that ends it. An exception in a listener is logged and ends nothing."""
+        if event not in ("tier_change", "event"):
+            raise Invalid(f"there are events 'tier_change' and 'event', not {event!r}")
+        if self._watcher is None:
+            self._watcher = _Watcher(self)
+        return self._watcher.add(event, listener)
+
+    def close(self) -> None:
+        """Send gathered uses, stop threads, close connections. The embedded server goes on for others."""
+        if self._closed:
+            return
+        if self._watcher is not None:
+            self._watcher.stop()
+        with suppress(DistierError):  # recency is a hint, and closing must not fail because Redis is away
+            self.run(read.send_touch(self._driver.uses.drain()))
+        self._closed = True
+        self._driver.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+
+class AsyncStore:
+    """A namespace of modules for asyncio: the calls of `Store`, awaited. Made by `connect_async`."""
+
+    def __init__(self, space: Space, redis: AsyncExchange, archive: Archive) -> None:
+        self.space = space
+        self._driver = AsyncDriver(redis, archive, deadline_s=space.config.deadline_ms / 1000)
+        self._watch: asyncio.Task[None] | None = None
+        self._listeners: list[tuple[str, Listener]] = []
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"AsyncStore(namespace={self.space.namespace!r}, redis={self._driver.redis!r})"
+
+    async def open(self) -> AsyncStore:
+        await self.run(open_space(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
+        return self
+
+    async def run(self, plan: Plan[T], *, deadline_s: float | None = None) -> T:
+        if self._closed:
+            raise Invalid("this store is closed")
+        return await self._driver.run(plan, deadline_s)
+
+    async def put(
+        self, id: str, content: Content, *, content_type: str | None = None, keywords: Sequence[str] = (),
+        meta: Mapping[str, Any] | None = None, tokens: int | None = None, if_version: Expected = None,
+    ) -> Landed:  # fmt: skip
+        """As `Store.put`."""
+        item = Item(id, content, content_type, keywords, meta, tokens, if_version)
+        return await self.run(write.put(self.space, item))
+
+    async def put_many(self, items: Iterable[Item]) -> Landings:
+        """As `Store.put_many`."""
+        return await self.run(write.put_many(self.space, list(items)))
+
+    async def get(self, id: str) -> Module | None:
+        """As `Store.get`."""
+        return await self.run(read.read(self.space, check_id(id)))
+
+    async def get_many(self, ids: Iterable[str]) -> dict[str, Module | None]:
+        """As `Store.get_many`."""
+        return await self.run(read.read_many(self.space, _ids(ids)))
+
+    async def delete(self, id: str, *, if_version: Expected = None) -> bool:
+        """As `Store.delete`."""
+        return await self.run(write.delete(self.space, check_id(id), if_version))
+
+    async def exists(self, id: str) -> bool:
+        """As `Store.exists`."""
+        return await self.run(read.exists(self.space, check_id(id)))
+
+    async def where(self, id: str) -> Placement | None:
+        """As `Store.where`."""
+        return await self.run(read.place(self.space, check_id(id)))
+
+    async def list(self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None) -> AsyncIterator[str]:
+        """As `Store.list`."""
+        async for id, _ in self.scan(prefix, tier=tier, limit=limit):
+            yield id
+
+    async def scan(
+        self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None
+    ) -> AsyncIterator[tuple[str, Tier]]:
+        """As `Store.scan`."""
+        listing = read.Listing(self.space, prefix, tier, limit)
+        while not listing.done:
+            for found in await self.run(listing.step()):
+                yield found
+
+    async def promote(self, id: str) -> Moved:
+        """As `Store.promote`."""
+        return await self.run(move.promote(self.space, check_id(id)))
+
+    async def demote(self, id: str, *, to: Tier | None = None) -> Moved:
+        """As `Store.demote`."""
+        return await self.run(move.demote(self.space, check_id(id), to))
+
+    async def promote_many(self, ids: Iterable[str]) -> Moves:
+        """As `Store.promote_many`."""
+        return await self.run(move.promote_many(self.space, _ids(ids)))
+
+    async def demote_many(self, ids: Iterable[str], *, to: Tier | None = None) -> Moves:
+        """As `Store.demote_many`."""
+        return await self.run(move.demote_many(self.space, _ids(ids), to))
+
+    async def pin(self, id: str, ttl: float) -> int:
+        """As `Store.pin`."""
+        return await self.run(move.pin(self.space, check_id(id), _ttl_ms(ttl)))
+
+    async def unpin(self, id: str) -> None:
+        """As `Store.unpin`."""
+        await self.run(move.unpin(self.space, check_id(id)))
+
+    async def stats(self) -> Stats:
+        """As `Store.stats`."""
+        return await self.run(read_stats(self.space, self._driver.counters.snapshot()))
+
+    async def flush(self, *, deadline_s: float = 300.0) -> int:
+        """As `Store.flush`."""
+        return sum([
+            await self.run(maintain.write_back_due(self.space, shard, older_than_ms=0), deadline_s=deadline_s)
+            for shard in self.space.keys.shards
+        ])  # fmt: skip
+
+    async def events(self, *, since: str = "$", wait: bool = True) -> AsyncIterator[Event]:
+        """As `Store.events`."""
+        cursor = await self.run(Cursor.start(self.space, since))
+        while True:
+            found = await self.run(read_events(cursor, EVENT_WAIT_MS if wait else 0))
+            for event in found:
+                yield event
+            if not found and not wait:
+                return
+
+    async def on(self, event: str, listener: Listener) -> Callable[[], None]:
+        """As `Store.on`; listeners are called on the event loop."""
+        if event not in ("tier_change", "event"):
+            raise Invalid(f"there are events 'tier_change' and 'event', not {event!r}")
+        entry = (event, listener)
+        self._listeners.append(entry)
+        if self._watch is None:
+            cursor = await self.run(Cursor.start(self.space, "$"))
+            self._watch = asyncio.get_running_loop().create_task(self._tell(cursor))
+        return lambda: self._listeners.remove(entry) if entry in self._listeners else None
+
+    async def _tell(self, cursor: Cursor) -> None:
+        while True:
+            try:
+                for event in await self.run(read_events(cursor, EVENT_WAIT_MS)):
+                    notify(self._listeners, event)
+            except DistierError:
+                await asyncio.sleep(EVENT_WAIT_MS / 1000)
+
+    async def close(self) -> None:
+        """As `Store.close`."""
+        if self._closed:
+            return
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        with suppress(DistierError):  # recency is a hint, and closing must not fail because Redis is away
+            await self.run(read.send_touch(self._driver.uses.drain()))
+        self._closed = True
+        await self._driver.close()
+
+    async def __aenter__(self) -> AsyncStore:
+        return self
+
+    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        await self.close()
+
+
+class _Watcher:
+    """The thread that reads a store's events for its listeners."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._listeners: list[tuple[str, Listener]] = []
+        self._stopping = threading.Event()
+        self._cursor = store.run(Cursor.start(store.space, "$"))
+        self._thread = threading.Thread(target=self._watch, name="distier-events", daemon=True)
+        self._thread.start()
+
+    def add(self, event: str, listener: Listener) -> Callable[[], None]:
+        entry = (event, listener)
+        self._listeners.append(entry)
+        return lambda: self._listeners.remove(entry) if entry in self._listeners else None
+
+    def _watch(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                for event in self._store.run(read_events(self._cursor, EVENT_WAIT_MS)):
+                    notify(self._listeners, event)
+            except DistierError:
+                self._stopping.wait(EVENT_WAIT_MS / 1000)  # Redis is away; the stream keeps what happens
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=5)
+
+
+def notify(listeners: Sequence[tuple[str, Listener]], event: Event) -> None:
+    """Tell each listener that asked for it."""
+    from .observe.logs import log
+
+    for kind, listener in list(listeners):
+        if kind == "event" or event.is_tier_change:
+            try:
+                listener(event)
+            except Exception:
+                log.exception("a listener failed on %s", event)

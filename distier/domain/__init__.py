@@ -1,0 +1,1 @@
+"""Values and the rules over them: no I/O, no clock, no chance."""

@@ -1,0 +1,182 @@
+"""Content types: what a module's bytes are, and which extension its archive object gets.
+
+The archive must be readable without distier, so an object is called `....md.xz`, not `....bin.xz`: what
+`xz -d` leaves then opens in the right program. Type and extension map one to one: an archive that lost its
+metadata still tells the type. Python's `mimetypes` is not used: its table is that of the machine (it reads
+/etc/mime.types), many to many, and lacks Markdown, YAML and TOML in older versions.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import Invalid
+
+TEXT = "text/plain"
+BINARY = "application/octet-stream"
+MAX_TYPE_CHARS = 127
+
+EXTENSIONS = {
+    "text/markdown": "md",
+    "text/x-python": "py",
+    "application/json": "json",
+    "application/jsonl": "jsonl",
+    "application/yaml": "yaml",
+    "application/toml": "toml",
+    "application/xml": "xml",
+    "application/sql": "sql",
+    "application/pdf": "pdf",
+    "application/zip": "zip",
+    "application/gzip": "gz",
+    "application/wasm": "wasm",
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/gif": "gif",
+    "image/webp": "webp",
+    "image/svg+xml": "svg",
+    "text/html": "html",
+    "text/css": "css",
+    "text/csv": "csv",
+    "text/tab-separated-values": "tsv",
+    "text/javascript": "js",
+    "text/typescript": "ts",
+    "text/tsx": "tsx",
+    "text/jsx": "jsx",
+    "text/x-rst": "rst",
+    "text/x-mdc": "mdc",
+    "text/x-mdx": "mdx",
+    "text/x-org": "org",
+    "text/x-tex": "tex",
+    "text/x-diff": "diff",
+    "text/x-ini": "ini",
+    "text/x-jinja": "j2",
+    "text/x-log": "log",
+    "text/x-shellscript": "sh",
+    "text/x-powershell": "ps1",
+    "text/x-c": "c",
+    "text/x-c-header": "h",
+    "text/x-c++": "cpp",
+    "text/x-csharp": "cs",
+    "text/x-rust": "rs",
+    "text/x-go": "go",
+    "text/x-java": "java",
+    "text/x-kotlin": "kt",
+    "text/x-swift": "swift",
+    "text/x-scala": "scala",
+    "text/x-ruby": "rb",
+    "text/x-php": "php",
+    "text/x-perl": "pl",
+    "text/x-lua": "lua",
+    "text/x-r": "r",
+    "text/x-haskell": "hs",
+    "text/x-elixir": "ex",
+    "text/x-vue": "vue",
+    TEXT: "txt",
+    BINARY: "bin",
+}
+# Other names of the same thing, read but never written.
+TYPE_ALIASES = {
+    "text/json": "application/json",
+    "application/x-ndjson": "application/jsonl",
+    "text/yaml": "application/yaml",
+    "text/x-yaml": "application/yaml",
+    "application/x-yaml": "application/yaml",
+    "text/xml": "application/xml",
+    "application/javascript": "text/javascript",
+    "application/x-javascript": "text/javascript",
+    "application/typescript": "text/typescript",
+    "application/x-python": "text/x-python",
+    "text/python": "text/x-python",
+    "text/x-markdown": "text/markdown",
+    "application/x-sh": "text/x-shellscript",
+}
+EXTENSION_ALIASES = {
+    "markdown": "md",
+    "pyi": "py",
+    "yml": "yaml",
+    "htm": "html",
+    "mjs": "js",
+    "cjs": "js",
+    "ndjson": "jsonl",
+    "jpeg": "jpg",
+    "bash": "sh",
+    "patch": "diff",
+    "cc": "cpp",
+    "hpp": "cpp",
+    "jinja": "j2",
+    "jinja2": "j2",
+    "text": "txt",
+    "cfg": "ini",
+    "exs": "ex",
+}
+_TYPES = {extension: content_type for content_type, extension in EXTENSIONS.items()}
+
+_TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # noqa: S105 - RFC 9110's word for a name, no password
+_TYPE = re.compile(rf'{_TOKEN}/{_TOKEN}(?: ?; ?{_TOKEN}=(?:{_TOKEN}|"[ !#-\[\]-~]*"))*', re.ASCII)
+
+
+def check_content_type(text: str) -> str:
+    """`text` itself if it is `type/subtype` with optional parameters, ASCII, at most 127 characters.
+    Raises `Invalid`."""
+    if not isinstance(text, str) or len(text) > MAX_TYPE_CHARS or not _TYPE.fullmatch(text):
+        raise Invalid(
+            f"not a content type: {str(text)[:60]!r}; it is ASCII like text/markdown or "
+            f"text/plain; charset=utf-8, at most {MAX_TYPE_CHARS} characters"
+        )
+    return text
+
+
+def base_type(content_type: str) -> str:
+    """`content_type` without parameters, in lower case, by the name that distier uses for it."""
+    base = content_type.partition(";")[0].strip().lower()
+    return TYPE_ALIASES.get(base, base)
+
+
+def extension_for(content_type: str) -> str:
+    """The extension for a content type, 1 to 8 of `[a-z0-9]`: `txt` for unknown text, `bin` for the rest."""
+    base = base_type(content_type)
+    known = EXTENSIONS.get(base)
+    if known:
+        return known
+    if base.endswith("+json"):
+        return "json"
+    if base.endswith("+xml"):
+        return "xml"
+    return "txt" if base.startswith("text/") else "bin"
+
+
+def type_for_extension(extension: str) -> str:
+    """The content type for an extension (with or without its dot); octet-stream for an unknown one."""
+    name = extension.removeprefix(".").lower()
+    return _TYPES.get(EXTENSION_ALIASES.get(name, name), BINARY)
+
+
+def guess_content_type(path_or_id: str, content: bytes) -> str:
+    """By the suffix where it is known; else text/plain for UTF-8 without NUL, else octet-stream.
+
+    A suffix that means text does not make it so: bytes that are not UTF-8 stay octet-stream.
+    """
+    name = path_or_id.rpartition("/")[2]
+    stem, dot, suffix = name.rpartition(".")
+    known = type_for_extension(suffix) if dot and stem else BINARY
+    if known != BINARY and not _is_textual(known):
+        return known
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return BINARY
+    if known != BINARY:
+        return known
+    return BINARY if b"\0" in content or suffix.lower() == "bin" else TEXT
+
+
+def _is_textual(content_type: str) -> bool:
+    return content_type.startswith("text/") or content_type in (
+        "application/json",
+        "application/jsonl",
+        "application/yaml",
+        "application/toml",
+        "application/xml",
+        "application/sql",
+        "image/svg+xml",
+    )

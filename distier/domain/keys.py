@@ -1,0 +1,206 @@
+"""The Redis keyspace of a namespace: every key that distier ever writes is named here.
+
+A namespace has a fixed number of shards; the keys of a shard share one hash tag, so that one script sees all
+of it, on a Redis Cluster too. `KEYSPACE` is the table from which `docs/KEYSPACE.md` is generated and against
+which a test checks a live server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+from zlib import crc32
+
+from .ids import decode_id, encode_id
+
+LAYOUT = 1
+"""The number of this key layout. A client that meets another number refuses to work on it."""
+
+
+class KeyKind(NamedTuple):
+    pattern: str
+    type: str
+    what: str
+    look: str
+
+
+KEYSPACE: tuple[KeyKind, ...] = (
+    KeyKind(
+        "distier:{t}:module:<id>",
+        "hash",
+        "the record of a module: `tier epoch ver tok bytes tokens counter sha256 type keywords meta clean created "
+        "updated`, then where they apply `archived_key archived_bytes` (clean), `codec frame_bytes` (warm), "
+        "`transform`, `outline`, and `content` (hot). `tier=deleted` is a tombstone that is not archived yet",
+        "HGETALL 'distier:{team}:module:skills/pdf'",
+    ),
+    KeyKind(
+        "distier:{t}:warm:<id>",
+        "string",
+        "the lz4 frame of a warm module (`codec=raw`: its plain bytes); has a TTL exactly while the version is clean",
+        "PTTL 'distier:{team}:warm:skills/pdf'",
+    ),
+    KeyKind(
+        "distier:{t}:hot",
+        "zset",
+        "ids of hot modules by last use, in ms: the LRU order",
+        "ZRANGE 'distier:{team}:hot' 0 9 WITHSCORES",
+    ),
+    KeyKind(
+        "distier:{t}:warm",
+        "zset",
+        "ids of warm modules by the time when they are due to leave, in ms",
+        "ZRANGE 'distier:{team}:warm' 0 9 WITHSCORES",
+    ),
+    KeyKind(
+        "distier:{t}:dirty",
+        "zset",
+        "ids of versions that are not archived yet, by the time of the put, in ms",
+        "ZRANGE 'distier:{team}:dirty' 0 9 WITHSCORES",
+    ),
+    KeyKind(
+        "distier:{t}:uses",
+        "zset",
+        "ids by their count of uses, halved every `worker.uses_half_life`",
+        "ZREVRANGE 'distier:{team}:uses' 0 9 WITHSCORES",
+    ),
+    KeyKind(
+        "distier:{t}:usage",
+        "hash",
+        "counts, tokens and bytes of each tier, kept by the scripts, equal to a recount",
+        "HGETALL 'distier:{team}:usage'",
+    ),
+    KeyKind(
+        "distier:{t}:limits",
+        "hash",
+        "this shard's budgets: `hot_tokens hot_bytes warm_modules warm_bytes warm_ttl_ms events_max`",
+        "HGETALL 'distier:{team}:limits'",
+    ),
+    KeyKind(
+        "distier:{t}:pins",
+        "zset",
+        "pinned ids by the end of the pin, in ms; a pin always ends",
+        "ZRANGE 'distier:{team}:pins' 0 -1 WITHSCORES",
+    ),
+    KeyKind(
+        "distier:{t}:lease:<id>",
+        "string",
+        "who is fetching the module from the archive, or `wb/<id>`: writing it "
+        "back; has a TTL. Saves work, never guards correctness",
+        "GET 'distier:{team}:lease:skills/pdf'",
+    ),
+    KeyKind(
+        "distier:{t}:done:<tok>",
+        "string",
+        "the version that a put or delete made, for two minutes, so that a retried "
+        "call is answered and not applied again",
+        "TTL 'distier:{team}:done:<tok>'",
+    ),
+    KeyKind(
+        "distier:{t}:events",
+        "stream",
+        "tier changes (`id from to reason version`), trimmed by `MAXLEN ~`; a hint and a history, never a work queue",
+        "XREVRANGE 'distier:{team}:events' + - COUNT 10",
+    ),
+    KeyKind(
+        "distier:{t}:epoch",
+        "hash",
+        "the shard's life: `layout shards epoch ver created aged`; `ver` is the counter of versions",
+        "HGETALL 'distier:{team}:epoch'",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The key names of one shard. `fixed` are the keys that every script gets first, in this order."""
+
+    namespace: str
+    index: int
+    count: int
+
+    @cached_property
+    def root(self) -> str:
+        tag = self.namespace if self.count == 1 else f"{self.namespace}.{self.index}"
+        return f"distier:{{{tag}}}:"
+
+    @cached_property
+    def fixed(self) -> tuple[str, ...]:
+        return tuple(
+            self.root + name for name in ("epoch", "limits", "usage", "hot", "warm", "dirty", "uses", "pins", "events")
+        )
+
+    @cached_property
+    def _modules(self) -> str:
+        return self.root + "module:"
+
+    @property
+    def epoch(self) -> str:
+        return self.fixed[0]
+
+    @property
+    def limits(self) -> str:
+        return self.fixed[1]
+
+    @property
+    def usage(self) -> str:
+        return self.fixed[2]
+
+    @property
+    def hot(self) -> str:
+        return self.fixed[3]
+
+    @property
+    def warm(self) -> str:
+        return self.fixed[4]
+
+    @property
+    def dirty(self) -> str:
+        return self.fixed[5]
+
+    @property
+    def pins(self) -> str:
+        return self.fixed[7]
+
+    @property
+    def events(self) -> str:
+        return self.fixed[8]
+
+    def module(self, id: str) -> str:
+        return self._modules + encode_id(id)
+
+    def frame(self, id: str) -> str:
+        return f"{self.root}warm:{encode_id(id)}"
+
+    def lease(self, id: str) -> str:
+        return f"{self.root}lease:{encode_id(id)}"
+
+    def write_back_lease(self, id: str) -> str:
+        return f"{self.root}lease:wb/{encode_id(id)}"
+
+    def done(self, tok: str) -> str:
+        return f"{self.root}done:{tok}"
+
+    def id_of(self, module_key: bytes) -> str:
+        """The id in the name of a record's key."""
+        return decode_id(module_key.decode()[len(self._modules) :])
+
+    def module_pattern(self, encoded_prefix: str) -> str:
+        # `{` and `}` are plain in SCAN patterns, and an encoded prefix has no glob characters.
+        return f"{self._modules}{encoded_prefix}*"
+
+
+@dataclass(frozen=True)
+class Keyspace:
+    """All shards of a namespace, and which one an id belongs to."""
+
+    namespace: str
+    count: int = 1
+
+    @cached_property
+    def shards(self) -> tuple[Shard, ...]:
+        return tuple(Shard(self.namespace, i, self.count) for i in range(self.count))
+
+    def shard(self, id: str) -> Shard:
+        """CRC-32 of the id, modulo the number of shards: fixed for ever, and easy to compute in any language."""
+        return self.shards[crc32(id.encode()) % self.count if self.count > 1 else 0]

@@ -1,0 +1,229 @@
+"""Modules, their records, and what calls answer about them: plain frozen values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from distier.errors import Corrupt, Invalid
+
+from .order import Order
+
+Tier = Literal["hot", "warm", "cold"]
+TIERS: tuple[Tier, ...] = ("hot", "warm", "cold")
+
+MAX_KEYWORDS = 64
+MAX_KEYWORD_CHARS = 128
+MAX_META_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module as it was put. `content` is exactly the bytes of the put, unless `transform` names a change.
+
+    `tokens` were counted at the put by `counter`; `tier` is where this copy was read from; times are in ms
+    since the Unix epoch, by the clock of the Redis server.
+    """
+
+    id: str
+    content: bytes = field(repr=False)
+    content_type: str
+    tokens: int
+    counter: str
+    keywords: tuple[str, ...]
+    meta: Mapping[str, Any]
+    version: Order
+    sha256: str
+    tier: Tier
+    created_ms: int
+    updated_ms: int
+    transform: str | None = None
+    outline: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as UTF-8 text. Raises `UnicodeDecodeError` if it is not text."""
+        return self.content.decode()
+
+    def __bytes__(self) -> bytes:
+        return self.content
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """What `put` answers: where the module is now, as which version, and how many others had to move for it.
+
+    `reason` says why it is not hot where it is not (`too large for hot`, `hot is full of pinned modules`).
+    `replayed`: an earlier attempt of this very call had been applied already.
+    """
+
+    id: str
+    tier: Tier
+    version: Order
+    tokens: int
+    size_bytes: int
+    evicted: int = 0
+    reason: str | None = None
+    replayed: bool = False
+    transform: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What `where` answers. `stored_bytes` is the size of the copy in its tier (frame, or `.xz` object);
+    `ratio` is `size_bytes / stored_bytes` (None while hot). Times in ms since the Unix epoch."""
+
+    id: str
+    tier: Tier
+    version: Order
+    tokens: int
+    size_bytes: int
+    stored_bytes: int
+    clean: bool
+    archived_key: str | None
+    archived_bytes: int | None
+    uses: float
+    last_use_ms: int | None
+    due_ms: int | None
+    ttl_ms: int | None
+    dirty_since_ms: int | None
+    pinned_until_ms: int | None
+    created_ms: int
+    updated_ms: int
+    content_type: str
+    sha256: str
+
+    @property
+    def ratio(self) -> float | None:
+        if self.tier == "hot" or not self.stored_bytes:
+            return None
+        return self.size_bytes / self.stored_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What `promote` and `demote` answer. `moved` is False where there was nothing to do or it was not possible;
+    `reason` then says why (`already`, `pinned`, `too large for hot`, `no room`, `changed`)."""
+
+    id: str
+    tier: Tier
+    moved: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One tier change from a shard's stream. `at_ms` is the server's clock; `from_` / `to` are tiers, `none` or
+    `deleted`."""
+
+    stream_id: str
+    id: str
+    from_: str
+    to: str
+    reason: str
+    version: str
+    at_ms: int
+
+    @property
+    def is_tier_change(self) -> bool:
+        return self.from_ != self.to
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record as it stands in Redis. `content` is set exactly while the module is hot."""
+
+    id: str
+    tier: str
+    order: Order
+    size_bytes: int
+    tokens: int
+    counter: str
+    sha256: str
+    content_type: str
+    keywords: bytes
+    meta: bytes
+    clean: bool
+    archived_key: str | None
+    archived_bytes: int
+    codec: str
+    frame_bytes: int
+    created_ms: int
+    updated_ms: int
+    transform: str | None
+    outline: str | None
+    content: bytes | None
+
+    @property
+    def deleted(self) -> bool:
+        return self.tier == "deleted"
+
+    def module(self, content: bytes, tier: Tier) -> Module:
+        """The module that this record describes, with `content` from `tier`."""
+        return Module(
+            self.id, content, self.content_type, self.tokens, self.counter,
+            tuple(json.loads(self.keywords)) if self.keywords else (),
+            json.loads(self.meta) if self.meta else {},
+            self.order, self.sha256, tier, self.created_ms, self.updated_ms, self.transform, self.outline,
+        )  # fmt: skip
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()
+
+
+def parse_record(id: str, fields: Mapping[bytes, bytes]) -> Record | None:
+    """A record from the fields of its hash (`HGETALL`); None where there is no hash.
+
+    Raises `Corrupt` for a hash that lacks what every record has. Unknown fields are those of a newer distier.
+    """
+    if not fields:
+        return None
+    try:
+        get = fields.get
+        return Record(
+            id, fields[b"tier"].decode(),
+            Order(int(fields[b"epoch"]), int(fields[b"ver"]), fields[b"tok"].decode()),
+            int(get(b"bytes", 0)), int(get(b"tokens", 0)), get(b"counter", b"").decode(),
+            get(b"sha256", b"").decode(), get(b"type", b"").decode(), get(b"keywords", b""), get(b"meta", b""),
+            fields[b"clean"] == b"1", _text(get(b"archived_key")), int(get(b"archived_bytes", 0)),
+            get(b"codec", b"").decode(), int(get(b"frame_bytes", 0)),
+            int(get(b"created", 0)), int(get(b"updated", 0)),
+            _text(get(b"transform")), _text(get(b"outline")), get(b"content"),
+        )  # fmt: skip
+    except (KeyError, ValueError) as e:
+        raise Corrupt(f"the record of module {id!r} is damaged ({e}); run `distier fsck`") from e
+
+
+def pack_keywords(keywords: object) -> bytes:
+    """Keywords as they stand in the record: a JSON list, empty bytes for none. Raises `Invalid`."""
+    if isinstance(keywords, str) or not all(isinstance(k, str) for k in list(keywords or ())):  # type: ignore[call-overload]
+        raise Invalid(f"keywords are a list of str, not {keywords!r:.80}")
+    words = list(keywords or ())  # type: ignore[call-overload]
+    if len(words) > MAX_KEYWORDS or any(not 1 <= len(k) <= MAX_KEYWORD_CHARS for k in words):
+        raise Invalid(f"at most {MAX_KEYWORDS} keywords of 1 to {MAX_KEYWORD_CHARS} characters")
+    return pack_json(words, "keywords") if words else b""
+
+
+def pack_meta(meta: Mapping[str, Any] | None) -> bytes:
+    """Meta as it stands in the record: a JSON object, empty bytes for none. Raises `Invalid`."""
+    if meta is None or meta == {}:
+        return b""
+    if not isinstance(meta, Mapping):
+        raise Invalid(f"meta is a mapping, not {type(meta).__name__}")
+    packed = pack_json(dict(meta), "meta")
+    if len(packed) > MAX_META_BYTES:
+        raise Invalid(f"meta has {len(packed)} bytes of JSON; at most {MAX_META_BYTES} are allowed")
+    return packed
+
+
+def pack_json(value: object, what: str) -> bytes:
+    try:
+        packed = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError) as e:  # UnicodeEncodeError is a ValueError
+        raise Invalid(f"{what} cannot be written as JSON: {e}") from e
+    if json.loads(packed) != value:
+        raise Invalid(f"{what} would not read back as given (keys of mappings are str, sequences are lists)")
+    return packed

@@ -1,0 +1,59 @@
+"""The order of versions: `(epoch, ver, tok)`, total over all writers and all failures.
+
+`epoch` counts the lives of a shard: a Redis that lost its memory, or a replica that was promoted, starts a new
+one, and everything written in it comes after everything written before. `ver` is one counter per shard and
+epoch, so that a deleted module needs no memory of its own to be followed by a greater version. `tok` is the
+128-bit token that the writer made: it names the write itself, so a retried write is recognised.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from distier.errors import Invalid
+
+EPOCH_DIGITS = 8
+VER_DIGITS = 14
+TOK_CHARS = 32
+SHORT_TOK_CHARS = 8
+
+
+class Order(NamedTuple):
+    """One version of a module. Compares as a tuple; the greatest is the current one."""
+
+    epoch: int
+    ver: int
+    tok: str
+
+    def __str__(self) -> str:
+        """`epoch-ver`, unique within a shard: what people see, type, and pass as `if_version`."""
+        return f"{self.epoch}-{self.ver}"
+
+    @property
+    def stem(self) -> str:
+        """The object name of this version without its extension: sorts as the order does."""
+        return f"@{self.epoch:0{EPOCH_DIGITS}d}-{self.ver:0{VER_DIGITS}d}-{self.tok[:SHORT_TOK_CHARS]}"
+
+
+def parse_version(text: str) -> tuple[int, int]:
+    """`"3-41"` -> `(3, 41)`. Raises `Invalid` for anything else."""
+    epoch, dash, ver = text.partition("-")
+    if not (dash and epoch.isascii() and epoch.isdigit() and ver.isascii() and ver.isdigit()):
+        raise Invalid(f"not a version: {text!r}; versions look like '3-41' (see `distier where ID`)")
+    return int(epoch), int(ver)
+
+
+def parse_stem(stem: str) -> Order | None:
+    """The order in an object name's stem, or None if it is no version. `tok` then has its first 8 characters."""
+    if not stem.startswith("@"):
+        return None
+    parts = stem[1:].split("-")
+    if len(parts) != 3:
+        return None
+    epoch, ver, tok = parts
+    wanted = ((epoch, EPOCH_DIGITS), (ver, VER_DIGITS))
+    if any(len(s) != n or not (s.isascii() and s.isdigit()) for s, n in wanted):
+        return None
+    if len(tok) != SHORT_TOK_CHARS or not set(tok) <= set("0123456789abcdef"):
+        return None
+    return Order(int(epoch), int(ver), tok)

@@ -1,0 +1,180 @@
+"""The asyncio driver: the same effects on an event loop. The archive's blocking clients run in its own threads."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from distier.effects import (  # fmt: skip
+    ArchiveDelete,
+    ArchiveGet,
+    ArchiveList,
+    ArchivePut,
+    Command,
+    Count,
+    Effect,
+    NewToken,
+    Now,
+    Offload,
+    Parallel,
+    Pipeline,
+    Plan,
+    RunScript,
+    Sleep,
+    Used,
+    collect,
+)
+from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError
+from distier.stores.archive import Archive
+from distier.stores.redis import AsyncExchange
+
+from .common import Call, Counters, UseBuffer, by_shard, converse, time_left
+
+T = TypeVar("T")
+
+THREADS_MAX = 16
+TASKS_MAX = 64
+OFFLOAD_BYTES = 128 * 1024
+"""Computations over less than this take less time than handing them to a thread."""
+
+
+class AsyncDriver:
+    """Performs effects on `redis` and `archive` within one deadline per plan, `deadline_s` from its start."""
+
+    def __init__(self, redis: AsyncExchange, archive: Archive, *, deadline_s: float) -> None:
+        self.redis = redis
+        self.archive = archive
+        self.deadline_s = deadline_s
+        self.counters = Counters()
+        self.uses = UseBuffer()
+        self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="distier-aio")
+
+    async def run(self, plan: Plan[T], deadline_s: float | None = None) -> T:
+        """Run a plan to its end: its result, or what it raises. A cancelled run stops the plan between two effects."""
+        return await self._run(plan, time.monotonic() + (deadline_s or self.deadline_s))
+
+    async def _run(self, plan: Plan[T], end_s: float) -> T:
+        try:
+            effect = next(plan)
+            while True:
+                try:
+                    result = await self.perform(effect, end_s)
+                except Exception as e:
+                    effect = plan.throw(e)
+                else:
+                    effect = plan.send(result)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        finally:
+            plan.close()
+
+    async def perform(self, effect: Effect[Any], end_s: float) -> Any:
+        """One effect. Raises `DistierError`."""
+        match effect:
+            case Command() | RunScript():
+                return collect((await self._calls([effect], end_s))[0])
+            case Used(shard, id, flush):
+                return self.uses.note(shard, id, time.monotonic(), flush=flush)
+            case Count(name, n):
+                return self.counters.add(name, n)
+            case Pipeline(calls):
+                return await self._pipeline(calls, end_s)
+            case Offload(size_bytes, function):
+                if size_bytes < OFFLOAD_BYTES:
+                    return function()
+                return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+            case Parallel(plans):
+                return await self._parallel(plans, end_s)
+            case ArchiveGet(key, max_bytes):
+                return await self._archive(lambda: self.archive.get(key, max_bytes=max_bytes), end_s)
+            case ArchivePut(key, data, content_type, metadata):
+                put = self.archive.put
+                return await self._archive(lambda: put(key, data, content_type=content_type, metadata=metadata), end_s)
+            case ArchiveList(prefix, start_after, limit):
+                return await self._archive(
+                    lambda: self.archive.list(prefix, start_after=start_after, limit=limit), end_s
+                )
+            case ArchiveDelete(keys):
+                return await self._archive(lambda: self.archive.delete(keys), end_s)
+            case NewToken():
+                return secrets.token_hex(16)
+            case Now():
+                return time.time_ns() // 1_000_000
+            case Sleep(seconds):
+                return await self._sleep(seconds, end_s)
+            case _:
+                raise AssertionError(f"no driver knows the effect {effect!r}")
+
+    # -- Redis ---------------------------------------------------------------------------------------------------
+
+    async def _pipeline(self, calls: Sequence[Call], end_s: float) -> list[Any]:
+        """Calls grouped by shard: each shard's go to its server in one round trip, all shards at once."""
+        results: list[Any] = [None] * len(calls)
+        groups = by_shard(calls)
+        answers = await asyncio.gather(*(self._calls([calls[i] for i in group], end_s) for group in groups))
+        for group, values in zip(groups, answers, strict=True):
+            for i, value in zip(group, values, strict=True):
+                results[i] = value
+        return results
+
+    async def _calls(self, calls: Sequence[Call], end_s: float) -> list[Any]:
+        """Values or `DistierError`s of some calls to one shard (see `converse`)."""
+        talk = converse(calls, end_s)
+        try:
+            ask = next(talk)
+            while True:
+                if isinstance(ask, float):
+                    await asyncio.sleep(ask)
+                    ask = next(talk)
+                    continue
+                try:
+                    replies = await self.redis.exchange(calls[0].shard, ask, time_left(end_s))
+                except (RedisConnectionError, RedisTimeoutError) as e:
+                    ask = talk.throw(e)
+                else:
+                    ask = talk.send(replies)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    async def _sleep(self, seconds: float, end_s: float) -> None:
+        left_s = time_left(end_s)
+        await asyncio.sleep(min(seconds, left_s))
+        if seconds >= left_s:
+            raise DeadlineExceeded("the call's deadline passed while waiting for another process")
+
+    # -- the archive, and several plans at once ------------------------------------------------------------------
+
+    async def _archive(self, function: Callable[[], Any], end_s: float) -> Any:
+        """Run in a thread, so that a server that stalls cannot hold the caller past its deadline."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, function)
+        try:
+            async with asyncio.timeout(time_left(end_s)):
+                return await future
+        except TimeoutError as e:
+            raise ArchiveUnavailable(f"the archive {self.archive.name} did not answer within the deadline") from e
+
+    async def _parallel(self, plans: Sequence[Plan[Any]], end_s: float) -> list[Any]:
+        gate = asyncio.Semaphore(TASKS_MAX)
+
+        async def one(plan: Plan[Any]) -> Any:
+            async with gate:
+                try:
+                    return await self._run(plan, end_s)
+                except DistierError as e:
+                    return e
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(plan)) for plan in plans]
+        return [task.result() for task in tasks]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self.redis.close()
+        self.archive.close()

@@ -1,0 +1,183 @@
+"""The blocking driver. Thread-safe; many plans may run at once."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, TypeVar
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from distier.effects import (  # fmt: skip
+    ArchiveDelete,
+    ArchiveGet,
+    ArchiveList,
+    ArchivePut,
+    Command,
+    Count,
+    Effect,
+    NewToken,
+    Now,
+    Offload,
+    Parallel,
+    Pipeline,
+    Plan,
+    RunScript,
+    Sleep,
+    Used,
+    collect,
+)
+from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError
+from distier.stores.archive import Archive
+from distier.stores.redis import Exchange
+
+from .common import Call, Counters, UseBuffer, by_shard, converse, time_left
+
+T = TypeVar("T")
+
+THREADS_MAX = 16
+
+
+class SyncDriver:
+    """Performs effects on `redis` and `archive` within one deadline per plan, `deadline_s` from its start."""
+
+    def __init__(self, redis: Exchange, archive: Archive, *, deadline_s: float) -> None:
+        self.redis = redis
+        self.archive = archive
+        self.deadline_s = deadline_s
+        self.counters = Counters()
+        self.uses = UseBuffer()
+        self._pools: dict[tuple[str, int], ThreadPoolExecutor] = {}
+
+    def run(self, plan: Plan[T], deadline_s: float | None = None) -> T:
+        """Run a plan to its end: its result, or what it raises."""
+        return self._run(plan, time.monotonic() + (deadline_s or self.deadline_s), nested=False)
+
+    def _run(self, plan: Plan[T], end_s: float, *, nested: bool) -> T:
+        try:
+            effect = next(plan)
+            while True:
+                try:
+                    result = self.perform(effect, end_s, nested=nested)
+                except Exception as e:
+                    effect = plan.throw(e)
+                else:
+                    effect = plan.send(result)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        finally:
+            plan.close()
+
+    def perform(self, effect: Effect[Any], end_s: float, *, nested: bool = False) -> Any:
+        """One effect. Raises `DistierError`."""
+        match effect:
+            case Command() | RunScript():
+                return collect(self._calls([effect], end_s)[0])
+            case Used(shard, id, flush):
+                return self.uses.note(shard, id, time.monotonic(), flush=flush)
+            case Count(name, n):
+                return self.counters.add(name, n)
+            case Pipeline(calls):
+                return self._pipeline(calls, end_s)
+            case Offload(_, function):
+                return function()
+            case Parallel(plans):
+                return self._parallel(plans, end_s, nested=nested)
+            case ArchiveGet(key, max_bytes):
+                return self._archive(lambda: self.archive.get(key, max_bytes=max_bytes), end_s)
+            case ArchivePut(key, data, content_type, metadata):
+                put = self.archive.put
+                return self._archive(lambda: put(key, data, content_type=content_type, metadata=metadata), end_s)
+            case ArchiveList(prefix, start_after, limit):
+                return self._archive(lambda: self.archive.list(prefix, start_after=start_after, limit=limit), end_s)
+            case ArchiveDelete(keys):
+                return self._archive(lambda: self.archive.delete(keys), end_s)
+            case NewToken():
+                return secrets.token_hex(16)
+            case Now():
+                return time.time_ns() // 1_000_000
+            case Sleep(seconds):
+                return self._sleep(seconds, end_s)
+            case _:
+                raise AssertionError(f"no driver knows the effect {effect!r}")
+
+    # -- Redis ---------------------------------------------------------------------------------------------------
+
+    def _pipeline(self, calls: Sequence[Call], end_s: float) -> list[Any]:
+        """Calls grouped by shard: each shard's go to its server in one round trip."""
+        results: list[Any] = [None] * len(calls)
+        for group in by_shard(calls):
+            for i, value in zip(group, self._calls([calls[i] for i in group], end_s), strict=True):
+                results[i] = value
+        return results
+
+    def _calls(self, calls: Sequence[Call], end_s: float) -> list[Any]:
+        """Values or `DistierError`s of some calls to one shard (see `converse`)."""
+        talk = converse(calls, end_s)
+        try:
+            ask = next(talk)
+            while True:
+                if isinstance(ask, float):
+                    time.sleep(ask)
+                    ask = next(talk)
+                    continue
+                try:
+                    replies = self.redis.exchange(calls[0].shard, ask, time_left(end_s))
+                except (RedisConnectionError, RedisTimeoutError) as e:
+                    ask = talk.throw(e)
+                else:
+                    ask = talk.send(replies)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    def _sleep(self, seconds: float, end_s: float) -> None:
+        left_s = time_left(end_s)
+        time.sleep(min(seconds, left_s))
+        if seconds >= left_s:
+            raise DeadlineExceeded("the call's deadline passed while waiting for another process")
+
+    # -- the archive, and several plans at once ------------------------------------------------------------------
+
+    def _pool(self, kind: str) -> ThreadPoolExecutor:
+        key = (kind, os.getpid())  # threads do not survive a fork
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools.setdefault(key, ThreadPoolExecutor(THREADS_MAX, thread_name_prefix=f"distier-{kind}"))
+        return pool
+
+    def _archive(self, function: Callable[[], Any], end_s: float) -> Any:
+        """Run in a thread, so that a server that stalls cannot hold the caller past its deadline."""
+        future: Future[Any] = self._pool("archive").submit(function)
+        try:
+            return future.result(time_left(end_s))
+        except FutureTimeout as e:
+            if future.done() and not future.cancelled():
+                raise
+            future.cancel()
+            raise ArchiveUnavailable(f"the archive {self.archive.name} did not answer within the deadline") from e
+
+    def _parallel(self, plans: Sequence[Plan[Any]], end_s: float, *, nested: bool) -> list[Any]:
+        """One level of threads; what is nested in them runs in turn (a bounded pool that waits on itself hangs)."""
+
+        def one(plan: Plan[Any]) -> Any:
+            try:
+                return self._run(plan, end_s, nested=True)
+            except DistierError as e:
+                return e
+
+        if nested or len(plans) <= 1:
+            return [one(plan) for plan in plans]
+        return list(self._pool("plans").map(one, plans))
+
+    def close(self) -> None:
+        for (_, pid), pool in self._pools.items():
+            if pid == os.getpid():
+                pool.shutdown(wait=False, cancel_futures=True)
+        self._pools.clear()
+        self.redis.close()
+        self.archive.close()

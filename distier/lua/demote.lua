@@ -1,0 +1,18 @@
+-- flags: allow-oom
+-- Takes modules one step down: hot to warm with their frames, clean ones to cold.
+-- KEYS    1..9 the shard, then record and frame of each move
+-- ARGV    reason, moves
+-- RETURNS {'OK', word for each move: 'moved' | 'already' | 'changed' | 'pinned' | 'dirty'} | {'OVER', ...}
+-- KEEPS   only the versions that were read; a dirty version keeps a copy without a TTL; warm budgets
+local refused = refuse()
+if refused then return refused end
+local now = now_ms()
+local moves = read_moves(10, 2, now)
+weigh(moves)
+local fits, over = budgets()
+if not fits then return name_victims(over, '', now) end
+apply(moves, ARGV[1], now)
+settle()
+local words = {}
+for i, m in ipairs(moves) do words[i] = m.why or 'moved' end
+return {'OK', words}

@@ -1,0 +1,29 @@
+-- flags: allow-oom
+-- Accounts for warm frames that their TTL has taken: those modules are cold now.
+-- KEYS    1..9 the shard, then record and frame of each id
+-- ARGV    ids
+-- RETURNS {'OK', number that became cold}
+-- KEEPS   a dirty module is never called cold; a frame that is still there keeps its module warm
+local refused = refuse()
+if refused then return refused end
+local now, gone = now_ms(), 0
+for i, id in ipairs(ARGV) do
+  local record, frame = KEYS[8 + 2 * i], KEYS[9 + 2 * i]
+  local old = placed(record)
+  if old.tier ~= 'warm' then
+    call('ZREM', WARM, id)
+  elseif call('EXISTS', frame) == 1 then
+    local left = call('PTTL', frame)
+    call('ZADD', WARM, now + (left >= 0 and left or tonumber(call('HGET', LIMITS, 'warm_ttl_ms'))), id)
+  elseif old.clean then
+    count(old, -1)
+    count({tier = 'cold', tokens = old.tokens, bytes = old.bytes, clean = true, archived_bytes = old.archived_bytes}, 1)
+    call('HSET', record, 'tier', 'cold')
+    call('HDEL', record, 'codec', 'frame_bytes')
+    call('ZREM', WARM, id)
+    emit(id, 'warm', 'cold', 'expire', old.version)
+    gone = gone + 1
+  end
+end
+settle()
+return {'OK', gone}

@@ -1,0 +1,173 @@
+-- Shared by all scripts; put before each of them when it is loaded.
+-- KEYS[1..9] are the shard's own keys; after them each script takes what its header says.
+local EPOCH, LIMITS, USAGE, HOT, WARM, DIRTY, USES, PINS, EVENTS =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local call = redis.call
+local LAYOUT = '1'
+
+-- The server's clock, in ms: one clock for all nodes.
+local function now_ms()
+  local t = call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- nil where this shard is in good order; else what to answer instead of doing anything.
+local function refuse()
+  local e = call('HMGET', EPOCH, 'epoch', 'layout')
+  if not e[1] then return {'RECOVERING'} end
+  if e[2] ~= LAYOUT then return {'LAYOUT', e[2] or ''} end
+  return nil
+end
+
+-- What a record says of where its module is; tier 'none' where there is no record.
+local function placed(key)
+  local f = call('HMGET', key, 'tier', 'tok', 'tokens', 'bytes', 'clean', 'frame_bytes', 'archived_bytes', 'epoch', 'ver')
+  return {
+    tier = f[1] or 'none', tok = f[2] or '', tokens = tonumber(f[3] or 0), bytes = tonumber(f[4] or 0),
+    clean = f[5] == '1', frame_bytes = tonumber(f[6] or 0), archived_bytes = tonumber(f[7] or 0),
+    version = f[1] and (f[8] .. '-' .. f[9]) or '',
+  }
+end
+
+-- Accounting: `count(p, -1)` takes a placement out of the sums, `count(p, 1)` puts it in; `settle` writes them.
+local delta = {}
+local function add(field, n)
+  if n ~= 0 then delta[field] = (delta[field] or 0) + n end
+end
+local function count(p, sign)
+  if p.tier == 'none' then return end
+  add(p.tier .. '_count', sign)
+  if not p.clean then add('dirty_count', sign) add('dirty_bytes', sign * p.bytes) end
+  if p.tier == 'deleted' then return end
+  add(p.tier .. '_tokens', sign * p.tokens)
+  add(p.tier .. '_bytes', sign * p.bytes)
+  if p.tier == 'warm' then add('warm_frame_bytes', sign * p.frame_bytes) end
+  if p.clean then add('archived_count', sign) add('archived_bytes', sign * p.archived_bytes) end
+end
+local function settle()
+  for field, n in pairs(delta) do
+    if n ~= 0 then call('HINCRBY', USAGE, field, string.format('%.0f', n)) end
+  end
+end
+
+-- The four budgets, with what the changes counted so far would do to them. A budget counts only against a
+-- change that adds to it: a lowered limit stops growth and never a move that frees.
+local function budgets()
+  local limit = call('HMGET', LIMITS, 'hot_tokens', 'hot_bytes', 'warm_modules', 'warm_bytes')
+  local used = call('HMGET', USAGE, 'hot_tokens', 'hot_bytes', 'warm_count', 'warm_frame_bytes')
+  local fields = {'hot_tokens', 'hot_bytes', 'warm_count', 'warm_frame_bytes'}
+  local over, fits = {}, true
+  for i, field in ipairs(fields) do
+    local change = delta[field] or 0
+    over[i] = tonumber(used[i] or 0) + change - tonumber(limit[i])
+    if change > 0 and over[i] > 0 then fits = false end
+  end
+  return fits, over
+end
+
+-- A victim for every `over` tokens at the average size, and some to spare; pinned ones and `id` are passed over.
+local function candidates(zset, over, total, id, now)
+  local n = call('ZCARD', zset)
+  if n == 0 then return {} end
+  local average = math.max(1, total / n)
+  local wanted = math.min(n, math.ceil(math.max(over, 0) / average * 1.5) + 4, 256)
+  local out, from = {}, 0
+  while #out < wanted and from < n and from < 4096 do
+    for _, victim in ipairs(call('ZRANGE', zset, from, from + wanted)) do
+      local pin = call('ZSCORE', PINS, victim)
+      if victim ~= id and not (pin and tonumber(pin) > now) then out[#out + 1] = victim end
+    end
+    from = from + wanted + 1
+  end
+  return out
+end
+
+-- The answer that changes nothing and says what is missing: over by {hot tokens, hot bytes, warm modules, warm
+-- bytes}, the least recently used hot ids, the warm ids that are due first.
+local function name_victims(over, id, now)
+  local used = call('HMGET', USAGE, 'hot_tokens', 'hot_bytes')
+  local n = math.max(1, call('ZCARD', HOT))
+  local tokens, bytes = tonumber(used[1] or 0), tonumber(used[2] or 0)
+  -- the tighter of the two hot budgets, in tokens
+  local hot = math.max(over[1], over[2] / math.max(1, bytes / n) * (tokens / n))
+  local cold = math.max(over[3], 0) + math.max(over[4], 0) / 1024 + math.max(hot / math.max(1, tokens / n), 0)
+  return {'OVER', {string.format('%.0f', over[1]), string.format('%.0f', over[2]), string.format('%.0f', over[3]),
+    string.format('%.0f', over[4])}, candidates(HOT, hot, tokens, id, now), candidates(WARM, cold, call('ZCARD', WARM), id, now)}
+end
+
+local function emit(id, from, to, reason, version)
+  call('XADD', EVENTS, 'MAXLEN', '~', call('HGET', LIMITS, 'events_max') or '10000', '*',
+    'id', id, 'from', from, 'to', to, 'reason', reason, 'version', version)
+end
+
+-- Warm frames: a TTL exactly while the version is clean.
+local function keep_frame(id, frame_key, clean, now)
+  local ttl = tonumber(call('HGET', LIMITS, 'warm_ttl_ms'))
+  if clean then call('PEXPIRE', frame_key, ttl) else call('PERSIST', frame_key) end
+  call('ZADD', WARM, now + ttl, id)
+end
+
+-- Moves: victims that go one step down. ARGV[a] is their number, then five arguments each: id, tok, to
+-- ('warm' with a frame, or 'cold'), codec, frame; KEYS[k..] has record and frame key of each. A move whose
+-- victim has changed meanwhile is left out: `why` then says so, and the room that it would have made is missing.
+local function read_moves(k, a, now)
+  local moves = {}
+  for i = 1, tonumber(ARGV[a]) do
+    local m = {id = ARGV[a + 1], tok = ARGV[a + 2], to = ARGV[a + 3], codec = ARGV[a + 4], frame = ARGV[a + 5],
+      key = KEYS[k], frame_key = KEYS[k + 1]}
+    m.was = placed(m.key)
+    local pin = call('ZSCORE', PINS, m.id)
+    if m.was.tier == m.to then m.why = 'already'
+    elseif m.was.tok ~= m.tok then m.why = 'changed'
+    elseif pin and tonumber(pin) > now then m.why = 'pinned'
+    elseif m.to == 'warm' and m.was.tier ~= 'hot' then m.why = 'already'
+    elseif m.to == 'cold' and not m.was.clean then m.why = 'dirty'
+    elseif m.was.tier == 'none' or m.was.tier == 'deleted' then m.why = 'changed' end
+    moves[i] = m
+    a, k = a + 5, k + 2
+  end
+  return moves
+end
+local function weigh(moves)
+  for _, m in ipairs(moves) do
+    if not m.why then
+      m.now = {tier = m.to, tokens = m.was.tokens, bytes = m.was.bytes, clean = m.was.clean,
+        frame_bytes = #m.frame, archived_bytes = m.was.archived_bytes}
+      count(m.was, -1)
+      count(m.now, 1)
+    end
+  end
+end
+local function apply(moves, reason, now)
+  local done = 0
+  for _, m in ipairs(moves) do
+    if not m.why then
+      call('HDEL', m.key, 'content', 'codec', 'frame_bytes')
+      call('ZREM', HOT, m.id)
+      call('ZREM', USES, m.id) -- uses count towards the next promotion
+      if m.to == 'warm' then
+        call('HSET', m.key, 'tier', 'warm', 'codec', m.codec, 'frame_bytes', #m.frame)
+        call('SET', m.frame_key, m.frame)
+        keep_frame(m.id, m.frame_key, m.was.clean, now)
+      else
+        call('HSET', m.key, 'tier', 'cold')
+        call('UNLINK', m.frame_key)
+        call('ZREM', WARM, m.id)
+      end
+      emit(m.id, m.was.tier, m.to, reason, m.was.version)
+      done = done + 1
+    end
+  end
+  return done
+end
+
+-- Counts the moves in if the change counted so far does not fit without them. Answers the moves to apply, or
+-- nil and the answer that names victims. Nothing has been written yet.
+local function make_room(k, a, id, now)
+  local fits, over = budgets()
+  if fits then return {} end
+  local moves = read_moves(k, a, now)
+  weigh(moves)
+  if budgets() then return moves end
+  return nil, name_victims(over, id, now)
+end

@@ -1,0 +1,29 @@
+-- flags:
+-- Makes a version hot: the record takes the content, the frame goes.
+-- KEYS    1..9 the shard, 10 record, 11 frame, then record and frame of each move
+-- ARGV    id, tok, content, reason, moves
+-- RETURNS {'OK', evicted} | {'ALREADY'} | {'CHANGED'} | {'TOO_LARGE'} | {'OVER', ...}
+-- KEEPS   only the version that was read is promoted; clean stays clean, dirty stays dirty; budgets
+local refused = refuse()
+if refused then return refused end
+local id, record, frame = ARGV[1], KEYS[10], KEYS[11]
+local old, now = placed(record), now_ms()
+if old.tok ~= ARGV[2] or old.bytes ~= #ARGV[3] or old.tier == 'deleted' then return {'CHANGED'} end
+if old.tier == 'hot' then return {'ALREADY'} end
+local limit = call('HMGET', LIMITS, 'hot_tokens', 'hot_bytes')
+if old.tokens > tonumber(limit[1]) or old.bytes > tonumber(limit[2]) then return {'TOO_LARGE'} end
+
+count(old, -1)
+count({tier = 'hot', tokens = old.tokens, bytes = old.bytes, clean = old.clean, archived_bytes = old.archived_bytes}, 1)
+local moves, over = make_room(12, 5, id, now)
+if not moves then return over end
+local evicted = apply(moves, 'evict', now)
+
+call('HSET', record, 'tier', 'hot', 'content', ARGV[3])
+call('HDEL', record, 'codec', 'frame_bytes')
+call('UNLINK', frame)
+call('ZREM', WARM, id)
+call('ZADD', HOT, now, id)
+settle()
+emit(id, old.tier, 'hot', ARGV[4], old.version)
+return {'OK', evicted}

@@ -1,0 +1,24 @@
+-- flags:
+-- Notes uses: the LRU order, the counts, and the time that a warm frame still has.
+-- KEYS    1..9 the shard, then record and frame of each id
+-- ARGV    id and number of uses of each
+-- RETURNS {'OK', count of each; -1 where there is no such module}
+-- KEEPS   no record is written: recency never invalidates a near cache; dirty frames get no TTL
+local refused = refuse()
+if refused then return refused end
+local now, counts = now_ms(), {}
+for i = 1, #ARGV / 2 do
+  local id, uses, record, frame = ARGV[2 * i - 1], ARGV[2 * i], KEYS[8 + 2 * i], KEYS[9 + 2 * i]
+  local tier = call('HGET', record, 'tier')
+  if tier and tier ~= 'deleted' then
+    counts[i] = call('ZINCRBY', USES, uses, id)
+    if tier == 'hot' then
+      call('ZADD', HOT, 'XX', now, id)
+    elseif tier == 'warm' and call('EXISTS', frame) == 1 then
+      keep_frame(id, frame, not call('ZSCORE', DIRTY, id), now)
+    end
+  else
+    counts[i] = '-1'
+  end
+end
+return {'OK', counts}

@@ -1,0 +1,20 @@
+-- flags: no-writes
+-- One consistent look at where a module is. Touches no recency.
+-- KEYS    1..9 the shard, 10 record, 11 frame
+-- ARGV    id
+-- RETURNS {} | {fields of the record without content as a flat list}, last use, due, uses, dirty since, pinned
+--         until ('' where absent), PTTL of the frame
+-- KEEPS   writes nothing
+local fields = {'tier', 'epoch', 'ver', 'tok', 'bytes', 'tokens', 'counter', 'sha256', 'type', 'clean', 'archived_key',
+  'archived_bytes', 'codec', 'frame_bytes', 'created', 'updated'}
+local values = call('HMGET', KEYS[10], unpack(fields))
+if not values[1] or values[1] == 'deleted' then return {} end
+local record = {}
+for i, name in ipairs(fields) do
+  if values[i] then record[#record + 1] = name record[#record + 1] = values[i] end
+end
+local id = ARGV[1]
+local scores = {record}
+for i, zset in ipairs({HOT, WARM, USES, DIRTY, PINS}) do scores[i + 1] = call('ZSCORE', zset, id) or '' end
+scores[7] = call('PTTL', KEYS[11])
+return scores

@@ -1,0 +1,1 @@
+"""What distier tells about itself: events, logs."""

@@ -1,0 +1,78 @@
+"""Reading the shards' event streams: a hint and a history, trimmed, never a work queue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from distier.domain.keys import Shard
+from distier.domain.module import Event
+from distier.effects import Command, Pipeline, Plan, Sleep, collect
+from distier.plans.space import Space
+
+BATCH = 500
+POLL_S = 0.05
+
+
+@dataclass(slots=True)
+class Cursor:
+    """How far the streams have been read: the id of the last event, by shard."""
+
+    last: dict[Shard, str]
+
+    @staticmethod
+    def start(space: Space, since: str) -> Plan[Cursor]:
+        """A cursor after `since` in every shard; `$` is where each stream ends now."""
+        shards = space.keys.shards
+        if since != "$":
+            return Cursor(dict.fromkeys(shards, since))
+        calls: list[Command[str]] = [
+            Command(s, ("XREVRANGE", s.events, "+", "-", "COUNT", 1), lambda r: r[0][0].decode() if r else "0")
+            for s in shards
+        ]
+        return Cursor(dict(zip(shards, [collect(r) for r in (yield from Pipeline(calls))], strict=True)))
+
+
+def read_events(cursor: Cursor, wait_ms: int) -> Plan[list[Event]]:
+    """The next events of all shards by time, at most 500 a shard; moves the cursor. With one shard Redis waits for
+    `wait_ms` where there are none; several shards are asked in turn and waited for here."""
+    found = yield from _read_once(cursor, wait_ms if len(cursor.last) == 1 else 0)
+    waited_ms = 0.0
+    while not found and len(cursor.last) > 1 and waited_ms < wait_ms:
+        yield Sleep(POLL_S)
+        waited_ms += POLL_S * 1000
+        found = yield from _read_once(cursor, 0)
+    return found
+
+
+def _read_once(cursor: Cursor, block_ms: int) -> Plan[list[Event]]:
+    block = ("BLOCK", block_ms) if block_ms else ()
+    calls: list[Command[list[Event]]] = [
+        Command(shard, ("XREAD", "COUNT", BATCH, *block, "STREAMS", shard.events, last), _parse)
+        for shard, last in cursor.last.items()
+    ]
+    found: list[Event] = []
+    for shard, reply in zip(list(cursor.last), (yield from Pipeline(calls)), strict=True):
+        events = collect(reply)
+        if events:
+            cursor.last[shard] = events[-1].stream_id
+        found += events
+    return sorted(found, key=lambda e: e.at_ms)
+
+
+def _parse(reply: Any) -> list[Event]:
+    if not reply:
+        return []
+    # RESP3 answers {stream: [[entry, ...]]} or {stream: [entry, ...]}, RESP2 [[stream, [entry, ...]]].
+    entries = next(iter(reply.values())) if isinstance(reply, dict) else reply[0][1]
+    if entries and entries[0] and isinstance(entries[0][0], list | tuple):
+        entries = entries[0]
+    return [_event(entry_id.decode(), fields) for entry_id, fields in entries]
+
+
+def _event(stream_id: str, fields: Any) -> Event:
+    if not isinstance(fields, dict):
+        fields = dict(zip(fields[::2], fields[1::2], strict=True))
+    get = {k.decode(): v.decode() for k, v in fields.items()}.get
+    at_ms = int(stream_id.partition("-")[0])
+    return Event(stream_id, get("id", ""), get("from", ""), get("to", ""), get("reason", ""), get("version", ""), at_ms)

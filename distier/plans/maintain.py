@@ -1,0 +1,200 @@
+"""What the worker does, each a short plan that several workers may run at once: nothing here needs to be alone.
+
+write back        dirty versions older than `cold.archive_after`
+demote idle       hot modules unused for `demotion_threshold`
+keep head-room    demote until `worker.headroom` of hot is free, so that a put seldom has to evict
+expire            account for warm frames that their TTL took
+age               halve the use counts once per half-life
+sweep             delete archive objects that a greater version dominates; never the greatest
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from distier.domain import archived as names
+from distier.domain.keys import Shard
+from distier.effects import ArchiveDelete, ArchiveList, Command, Count, NewToken, Parallel, Pipeline, Plan, collect
+from distier.errors import Corrupt, DistierError, NotFound
+from distier.lua import age, expire, release
+
+from .move import demote, free_hot
+from .records import chunks, take_lease
+from .space import Space
+from .writeback import Archived, write_back
+
+BATCH = 64
+LEASE_MS = 30_000
+
+
+def write_back_due(space: Space, shard: Shard, *, older_than_ms: int | None = None) -> Plan[int]:
+    """Archive dirty versions whose time has come; how many. `older_than_ms` 0 archives all (`flush`).
+
+    Raises the first `DistierError` after having tried each: one damaged module does not keep the others.
+    """
+    after_ms = space.config.storage_tiers.cold.archive_after_ms if older_than_ms is None else older_than_ms
+    done, seen = 0, 0
+    failure: DistierError | None = None
+    while True:
+        ids = yield from _due(shard, shard.dirty, after_ms, seen)
+        for result in (yield from Parallel([_write_back_alone(space, shard, id) for id in ids])):
+            if isinstance(result, DistierError):
+                failure = failure or result
+            done += isinstance(result, Archived)
+            seen += not isinstance(result, Archived)  # stays in the list: look behind it
+        if len(ids) < BATCH or (failure and not isinstance(failure, Corrupt)):
+            break
+    if failure:
+        raise failure
+    return done
+
+
+def _due(shard: Shard, zset: str, older_than_ms: int, offset: int) -> Plan[list[str]]:
+    """The next ids of a time-ordered set that are older than this by the server's clock."""
+    now_ms = yield from server_ms(shard)
+    words = ("ZRANGEBYSCORE", zset, "-inf", now_ms - older_than_ms, "LIMIT", offset, BATCH)
+    ids: list[str] = yield from Command(shard, words, lambda reply: [i.decode() for i in reply])
+    return ids
+
+
+def server_ms(shard: Shard) -> Plan[int]:
+    return (yield from Command(shard, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000))
+
+
+def _write_back_alone(space: Space, shard: Shard, id: str) -> Plan[Archived | None]:
+    """Write back unless another worker is at it: that would only do the same work twice."""
+    lease, holder = shard.write_back_lease(id), (yield from NewToken())
+    taken = yield from take_lease(shard, lease, holder, LEASE_MS)
+    if not taken:
+        return None
+    try:
+        result = yield from write_back(space, shard, id)
+    except DistierError:
+        yield from release(shard, lease, holder)
+        raise
+    yield from release(shard, lease, holder)
+    return result
+
+
+def demote_idle(space: Space, shard: Shard) -> Plan[int]:
+    """Demote hot modules that nobody used for `demotion_threshold`; how many."""
+    threshold_ms = space.config.storage_tiers.demotion_threshold_ms
+    moved, offset = 0, 0
+    while True:
+        ids = yield from _due(shard, shard.hot, threshold_ms, offset)
+        went = 0
+        for result in (yield from Parallel([demote(space, id, "warm") for id in ids])):
+            if not isinstance(result, NotFound):  # deleted meanwhile
+                went += collect(result).moved
+        moved, offset = moved + went, offset + len(ids) - went
+        if len(ids) < BATCH:
+            return moved
+
+
+def keep_headroom(space: Space, shard: Shard) -> Plan[int]:
+    """Demote the least recently used until the head-room is free; how many went."""
+    share = space.config.worker.headroom
+    limits = yield from Command(shard, ("HMGET", shard.limits, "hot_tokens", "hot_bytes"), lambda r: r)
+    tokens, size_bytes = (int(int(n or 0) * share) for n in limits)
+    return (yield from free_hot(space, shard, tokens, size_bytes, "headroom"))
+
+
+def expire_warm(space: Space, shard: Shard) -> Plan[int]:
+    """Account for frames that are gone; how many modules became cold."""
+    gone, offset = 0, 0
+    while True:
+        ids = yield from _due(shard, shard.warm, 0, offset)
+        if not ids:
+            return gone
+        went = yield from expire(shard, ids)
+        gone, offset = gone + went, 0  # all others got a later time: the list moved on
+        if len(ids) < BATCH:
+            return gone
+
+
+def age_uses(space: Space, shard: Shard) -> Plan[int]:
+    return (yield from age(shard, space.config.worker.uses_half_life_ms))
+
+
+def maintain(space: Space, shard: Shard, tell: Callable[[dict[str, int]], None]) -> Plan[None]:
+    """One round over a shard; tells what each step did, by name. Each is tried even where another fails; raises the
+    first failure at the end."""
+    steps: dict[str, Plan[int]] = {
+        "archived": write_back_due(space, shard),
+        "idle": demote_idle(space, shard),
+        "headroom": keep_headroom(space, shard),
+        "expired": expire_warm(space, shard),
+        "aged": age_uses(space, shard),
+    }
+    failure: DistierError | None = None
+    for name, step in steps.items():
+        try:
+            tell({name: (yield from step)})
+        except DistierError as e:
+            failure = failure or e
+            yield from Count(f"worker.failed.{name}")
+    if failure:
+        raise failure
+
+
+def sweep(space: Space) -> Plan[int]:
+    """Delete the dominated objects of the namespace; how many. Needs no Redis.
+
+    Safe to stop anywhere and to run twice: what is listed decides, and the greatest version of a module is never
+    deleted. All versions of one module lie together in the listing.
+    """
+    prefix, deleted = names.modules_prefix(space.namespace), 0
+    after, group = "", list[names.VersionObject]()
+    while True:
+        page = yield from ArchiveList(prefix, start_after=after)
+        for entry in page:
+            found = names.parse_key(entry.key)
+            if found is None:
+                continue
+            if group and found.directory != group[0].directory:
+                deleted += yield from _delete(names.dominated(group))
+                group = []
+            group.append(found)
+        if not page:
+            return deleted + (yield from _delete(names.dominated(group)))
+        after = page[-1].key
+
+
+def _delete(keys: list[str]) -> Plan[int]:
+    for part in chunks(keys, 1000):
+        yield from ArchiveDelete(part)
+    yield from Count("archive.swept", len(keys))
+    return len(keys)
+
+
+def recount(space: Space, shard: Shard) -> Plan[dict[str, int]]:
+    """The usage of a shard counted anew from its records, to compare with `usage`. Exact while nothing is moving."""
+    sums: dict[str, int] = {}
+    cursor = 0
+    while True:
+        words = ("SCAN", cursor, "MATCH", shard.module_pattern(""), "COUNT", 1000)
+        after, keys = yield from Command(shard, words, lambda reply: reply)
+        fields = ("tier", "tokens", "bytes", "clean", "frame_bytes", "archived_bytes")
+        calls: list[Command[Any]] = [Command(shard, ("HMGET", key, *fields), lambda r: r) for key in set(keys)]
+        for reply in (yield from Pipeline(calls)):
+            _add(sums, collect(reply))
+        cursor = int(after)
+        if not cursor:
+            return {name: n for name, n in sums.items() if n}
+
+
+def _add(sums: dict[str, int], values: list[bytes | None]) -> None:
+    if values[0] is None:
+        return
+    tier, clean = values[0].decode(), values[3] == b"1"
+    tokens, size_bytes, frame_bytes, archived_bytes = (int(values[i] or 0) for i in (1, 2, 4, 5))
+    parts = {f"{tier}_count": 1}
+    if not clean:
+        parts |= {"dirty_count": 1, "dirty_bytes": size_bytes}
+    if tier != "deleted":
+        parts |= {f"{tier}_tokens": tokens, f"{tier}_bytes": size_bytes}
+        parts |= {"warm_frame_bytes": frame_bytes} if tier == "warm" else {}
+        parts |= {"archived_count": 1, "archived_bytes": archived_bytes} if clean else {}
+    for name, n in parts.items():
+        sums[name] = sums.get(name, 0) + n

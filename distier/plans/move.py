@@ -1,0 +1,272 @@
+"""Moving modules between tiers on request, one or many, and pinning them.
+
+    promote   cold or warm -> hot    (the content comes from the nearest copy; nothing is copied twice)
+    demote    hot -> warm -> cold    (a dirty version is written back before it leaves Redis)
+
+Every move is prepared outside of Redis and flipped by one script that checks the version's token: losing a race costs
+work, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from distier.domain.keys import Shard
+from distier.domain.module import Module, Moved, Record, Tier
+from distier.effects import Command, Count, Parallel, Pipeline, Plan, collect
+from distier.errors import DistierError, Invalid, NotFound
+from distier.lua import Move, Over
+from distier.lua import demote as demote_script
+from distier.lua import pin as pin_script
+from distier.lua import promote as promote_script
+from distier.policy.evict import Need
+
+from .read import need_record, read_below, to_hot
+from .records import chunks, content_of, fetch_all, frame_command, make_frame, record_command
+from .room import CANDIDATES_MAX, drop_from_warm, find_room
+from .space import Space
+from .writeback import write_back
+
+ROUNDS_MAX = 8
+PARALLEL_MAX = 256
+PIPELINE_MAX_BYTES = 8 * 1024 * 1024
+
+
+def promote(space: Space, id: str) -> Plan[Moved]:
+    """Make the module hot. Raises `NotFound`, `Corrupt`, `Unavailable`."""
+    shard = space.shard(id)
+    for _ in range(ROUNDS_MAX):
+        record = yield from need_record(space, id)
+        if record.content is not None:
+            return Moved(id, "hot", False, "already")
+        loaded = yield from _load(space, shard, record)
+        if loaded is None:
+            continue
+        record, content = loaded
+        word = yield from to_hot(space, shard, record, content, "request")
+        if word in ("hot", "already"):
+            return Moved(id, "hot", word == "hot", None if word == "hot" else word)
+        if word != "changed":
+            return Moved(id, _tier_of(record), False, word)
+    return Moved(id, "warm", False, "changed")
+
+
+def _tier_of(record: Record) -> Tier:
+    return "warm" if record.tier == "warm" else "hot" if record.tier == "hot" else "cold"
+
+
+def _load(space: Space, shard: Shard, record: Record) -> Plan[tuple[Record, bytes] | None]:
+    """The record with its content from the nearest copy; None if it changed meanwhile."""
+    frame = yield from frame_command(shard, record.id)
+    content = yield from content_of(record, frame)
+    if content is not None:
+        return record, content
+    module: Module | None = yield from read_below(space, shard, record)
+    if module is None or module.version != record.order:
+        return None
+    return record, module.content
+
+
+def demote(space: Space, id: str, to: Tier | None = None) -> Plan[Moved]:
+    """Take the module one step down, or down to `to`. Raises `NotFound`, `Full`, `ArchiveUnavailable`."""
+    if to not in (None, "warm", "cold"):
+        raise Invalid(f"a module is demoted to warm or cold, not to {to!r}")
+    shard = space.shard(id)
+    for _ in range(ROUNDS_MAX):
+        record = yield from need_record(space, id)
+        tier = _tier_of(record)
+        target: Tier = to or ("warm" if tier == "hot" else "cold")
+        if tier == "cold" or tier == target:
+            return Moved(id, tier, False, "already")
+        word = yield from _step_down(space, shard, record, target, "request")
+        if word == "moved":
+            return Moved(id, target, True)
+        if word == "pinned" or word == "no room":
+            return Moved(id, tier, False, word)
+    return Moved(id, tier, False, "changed")
+
+
+def _step_down(space: Space, shard: Shard, record: Record, target: Tier, reason: str) -> Plan[str]:
+    if target == "cold":
+        if not record.clean and (yield from write_back(space, shard, record.id)) is None:
+            return "changed"
+        return (yield from _demote(space, shard, [Move(record.id, record.order.tok, "cold")], reason))[0]
+    if record.content is None:
+        return "already"
+    kind, frame = yield from make_frame(space, record.content)
+    moves = [Move(record.id, record.order.tok, "warm", kind, frame)]
+    return (yield from _demote(space, shard, moves, reason))[0]
+
+
+def _demote(space: Space, shard: Shard, moves: list[Move], reason: str) -> Plan[list[str]]:
+    """Run these moves down; room in warm is made for them as needed. A word for each: `no room` if that fails."""
+    drops: list[Move] = []
+    for _ in range(ROUNDS_MAX):
+        reply = yield from demote_script(shard, reason, [*drops, *moves])
+        if not isinstance(reply, Over):
+            words = list(reply[len(drops) :])
+            yield from Count("moves.demoted", words.count("moved"))
+            return words
+        need = Need(reply.warm_modules_over, reply.warm_bytes_over)
+        named = [i for i in reply.warm_ids if i not in {m.id for m in moves}]
+        leaving = yield from drop_from_warm(space, shard, named, need)
+        # `need` counts the drops of the last round in; those that changed meanwhile made no room.
+        drops = [Move(c.id, c.tok, "cold") for c in leaving] + drops
+        if not leaving:
+            break
+    return ["no room"] * len(moves)
+
+
+# -- many --------------------------------------------------------------------------------------------------------
+
+
+def promote_many(space: Space, ids: Sequence[str]) -> Plan[list[Moved | DistierError]]:
+    """Make these modules hot; a result per id, in order. Contents are loaded in parallel, room for all of them is made
+    once per shard before any is promoted, and the promotions are pipelined."""
+    results: dict[str, Moved | DistierError] = {}
+    unique = list(dict.fromkeys(ids))
+    for chunk in chunks(unique, PARALLEL_MAX):
+        ready = yield from _load_many(space, chunk, results)
+        for shard in space.keys.shards:
+            mine = [(r, c) for r, c in ready if space.shard(r.id) == shard]
+            for part in _by_size(mine):
+                yield from _promote_loaded(space, shard, part, results)
+    return [results[id] for id in ids]
+
+
+def _load_many(
+    space: Space, ids: Sequence[str], results: dict[str, Moved | DistierError]
+) -> Plan[list[tuple[Record, bytes]]]:
+    """Records and contents of those that are not hot yet; puts the results of the others into `results`."""
+    records = yield from fetch_all(space, ids, record_command)
+    below: list[Record] = []
+    for id, record in zip(ids, records, strict=True):
+        if record is None or record.deleted:
+            results[id] = NotFound(f"there is no module {id!r} in namespace {space.namespace!r}")
+        elif record.content is not None:
+            results[id] = Moved(id, "hot", False, "already")
+        else:
+            below.append(record)
+    loaded = yield from Parallel([_load(space, space.shard(r.id), r) for r in below])
+    ready = []
+    for record, result in zip(below, loaded, strict=True):
+        if isinstance(result, DistierError):
+            results[record.id] = result
+        elif result is None:
+            results[record.id] = Moved(record.id, _tier_of(record), False, "changed")
+        else:
+            ready.append(result)
+    return ready
+
+
+def _by_size(loaded: list[tuple[Record, bytes]]) -> list[list[tuple[Record, bytes]]]:
+    parts: list[list[tuple[Record, bytes]]] = []
+    size_bytes = 0
+    for item in loaded:
+        if not parts or size_bytes + len(item[1]) > PIPELINE_MAX_BYTES:
+            parts.append([])
+            size_bytes = 0
+        parts[-1].append(item)
+        size_bytes += len(item[1])
+    return parts
+
+
+def _promote_loaded(
+    space: Space, shard: Shard, part: list[tuple[Record, bytes]], results: dict[str, Moved | DistierError]
+) -> Plan[None]:
+    tokens, size_bytes = sum(r.tokens for r, _ in part), sum(len(c) for _, c in part)
+    yield from free_hot(space, shard, tokens, size_bytes, "evict")
+    replies = yield from Pipeline([promote_script(shard, r.id, r.order.tok, content, "request") for r, content in part])
+    for (record, content), reply in zip(part, replies, strict=True):
+        if isinstance(reply, Over):  # somebody else took the room: by itself, with evictions
+            word = yield from _caught(to_hot(space, shard, record, content, "request"))
+        elif isinstance(reply, DistierError):
+            word = reply
+        else:
+            word = {
+                "OK": "hot",
+                "ALREADY": "already",
+                "CHANGED": "changed",
+                "TOO_LARGE": "too large for hot",
+            }[getattr(reply, "word", "OK")]
+        results[record.id] = word if isinstance(word, DistierError) else _moved_up(record, word)
+
+
+def _moved_up(record: Record, word: str) -> Moved:
+    hot = word in ("hot", "already")
+    return Moved(record.id, "hot" if hot else _tier_of(record), word == "hot", None if word == "hot" else word)
+
+
+def _caught(plan: Plan[str]) -> Plan[str | DistierError]:
+    try:
+        return (yield from plan)
+    except DistierError as e:
+        return e
+
+
+def demote_many(space: Space, ids: Sequence[str], to: Tier | None = None) -> Plan[list[Moved | DistierError]]:
+    """Take these modules down, in parallel; a result per id, in order."""
+    unique = list(dict.fromkeys(ids))
+    results: dict[str, Any] = {}
+    for chunk in chunks(unique, PARALLEL_MAX):
+        results |= zip(chunk, (yield from Parallel([demote(space, id, to) for id in chunk])), strict=True)
+    return [results[id] for id in ids]
+
+
+def free_hot(space: Space, shard: Shard, tokens: int, size_bytes: int, reason: str) -> Plan[int]:
+    """Demote the least recently used until hot has room for this much more; the number that left. Stops early where
+    nothing more can leave."""
+    left = 0
+    for _ in range(64):
+        over = yield from hot_shortage(shard, tokens, size_bytes)
+        if over is None:
+            break
+        moves = (yield from find_room(space, shard, over)).moves
+        if not moves:
+            break
+        words = yield from _demote(space, shard, moves, reason)
+        left += words.count("moved")
+        if "moved" not in words:
+            break
+    return left
+
+
+def hot_shortage(shard: Shard, tokens: int, size_bytes: int) -> Plan[Over | None]:
+    """What hot lacks to take this much more, with the candidates to leave; None if it has the room."""
+
+    def numbers(reply: list[bytes | None]) -> list[int]:
+        return [int(n or 0) for n in reply]
+
+    names = ("hot_tokens", "hot_bytes", "warm_count", "warm_frame_bytes")
+    calls: list[Command[Any]] = [
+        Command(shard, ("HMGET", shard.usage, *names), numbers),
+        Command(shard, ("HMGET", shard.limits, "hot_tokens", "hot_bytes", "warm_modules", "warm_bytes"), numbers),
+        Command(shard, ("ZRANGE", shard.hot, 0, CANDIDATES_MAX - 1), lambda r: tuple(i.decode() for i in r)),
+        Command(shard, ("ZRANGE", shard.warm, 0, CANDIDATES_MAX - 1), lambda r: tuple(i.decode() for i in r)),
+        Command(shard, ("ZRANGE", shard.pins, 0, -1), lambda r: {i.decode() for i in r}),
+    ]
+    used, limits, hot, warm, pinned = (collect(r) for r in (yield from Pipeline(calls)))
+    wanted = [min(tokens, limits[0]), min(size_bytes, limits[1]), 0, 0]
+    over = [u + w - limit for u, w, limit in zip(used, wanted, limits, strict=True)]
+    if over[0] <= 0 and over[1] <= 0:
+        return None
+    hot_ids, warm_ids = (tuple(i for i in ids if i not in pinned) for ids in (hot, warm))
+    return Over(over[0], over[1], over[2], over[3], hot_ids, warm_ids)
+
+
+# -- pins --------------------------------------------------------------------------------------------------------
+
+
+def pin(space: Space, id: str, ttl_ms: int) -> Plan[int]:
+    """Keep the module where it is (hot, if there is room) until `ttl_ms` from now; the end of the pin in ms since the
+    Unix epoch. Raises `NotFound`."""
+    yield from promote(space, id)
+    until = yield from pin_script(space.shard(id), id, ttl_ms)
+    if until is None:
+        raise NotFound(f"there is no module {id!r} in namespace {space.namespace!r}")
+    return until
+
+
+def unpin(space: Space, id: str) -> Plan[None]:
+    yield from pin_script(space.shard(id), id, 0)

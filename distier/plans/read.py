@@ -1,0 +1,345 @@
+"""Reading: get, get_many, exists, where, list.
+
+    hot       one plain HGETALL, and the content is in the reply
+    warm      one more round trip: the frame, together with the gathered uses
+    cold      one process fetches the object (a lease per module keeps the others waiting for its result), checks it,
+              and leaves a warm copy behind
+
+A miss is answered from the record alone: while a module exists, its record does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from distier.domain import archived as names
+from distier.domain import codec
+from distier.domain.ids import encode_prefix
+from distier.domain.keys import Shard
+from distier.domain.module import TIERS, Module, Placement, Record, Tier, parse_record
+from distier.effects import (  # fmt: skip
+    ArchiveGet,
+    Command,
+    Count,
+    NewToken,
+    Offload,
+    Parallel,
+    Pipeline,
+    Plan,
+    Sleep,
+    Used,
+    collect,
+)
+from distier.errors import Corrupt, DeadlineExceeded, DistierError, Invalid, NotFound
+from distier.lua import Over, install, promote, release, where
+
+from .records import (
+    check_content,
+    chunks,
+    fetch_record,
+    frame_command,
+    make_frame,
+    open_frame,
+    record_command,
+    take_lease,
+)
+from .room import with_room
+from .space import Space
+
+LEASE_MS = 10_000
+"""How long a fetch keeps others waiting at most; then the next one takes over."""
+WAIT_FIRST_S = 0.002
+WAIT_MAX_S = 0.05
+REREADS_MAX = 20
+"""A module that changes its place between every two reads of one `get` this often is not moving, it is broken."""
+
+
+def read(space: Space, id: str) -> Plan[Module | None]:
+    """The module, from the nearest copy; None if there is none."""
+    shard = space.shard(id)
+    record = yield from fetch_record(shard, id)
+    if record is None:
+        yield Count("misses")
+        return None
+    if record.content is not None:
+        return (yield from serve_hot(shard, record, record.content))
+    return (yield from read_below(space, shard, record))
+
+
+def serve_hot(shard: Shard, record: Record, content: bytes) -> Plan[Module]:
+    if len(content) != record.size_bytes:
+        raise Corrupt(f"the hot copy of module {record.id!r} ({record.order}) has a wrong length; run `distier fsck`")
+    yield Count("hits.hot")
+    touch = yield Used(shard, record.id)
+    if touch is not None:
+        yield from send_touch([touch])
+    return record.module(content, "hot")
+
+
+def send_touch(touches: Sequence[Any]) -> Plan[dict[str, float]]:
+    """Send gathered uses. Recency is a hint: a batch that cannot be sent is dropped, the read goes on."""
+    counts: dict[str, float] = {}
+    for reply in (yield from Pipeline(touches)):
+        if isinstance(reply, DistierError):
+            yield Count("touches.lost")
+        else:
+            counts |= reply
+    return counts
+
+
+def read_below(space: Space, shard: Shard, record: Record) -> Plan[Module | None]:
+    """The module from its warm or cold copy; promotes it where it has been used often enough."""
+    for _ in range(REREADS_MAX):
+        touch = yield Used(shard, record.id, flush=True)
+        calls: list[Any] = [frame_command(shard, record.id), *([touch] if touch else [])]
+        frame, *touched = yield from Pipeline(calls)
+        uses = touched[0].get(record.id, 0.0) if touched and isinstance(touched[0], dict) else 0.0
+        found = yield from _content_below(space, shard, record, collect(frame), uses)
+        if found is not None:
+            content, tier = found
+            yield Count(f"hits.{tier}")
+            return record.module(content, tier)
+        # It moved between our reads: look again.
+        again = yield from fetch_record(shard, record.id)
+        if again is None:
+            yield Count("misses")
+            return None
+        if again.content is not None:
+            return (yield from serve_hot(shard, again, again.content))
+        if again == record and not record.clean:
+            raise Corrupt(
+                f"module {record.id!r} ({record.order}) is not archived yet and its only copy is gone; "
+                "was a key deleted by hand? Run `distier doctor`"
+            )
+        record = again
+    raise DeadlineExceeded(f"module {record.id!r} moved {REREADS_MAX} times while it was read; try again")
+
+
+def _content_below(
+    space: Space, shard: Shard, record: Record, frame: bytes | None, uses: float
+) -> Plan[tuple[bytes, Tier] | None]:
+    """The content from the frame or the archive, promoted if `uses` suffice. None where neither is there (any more)."""
+    hot_now = uses >= space.config.storage_tiers.promotion_threshold
+    if frame is not None and record.tier == "warm":
+        content = yield from _try_frame(record, frame)
+        if content is not None:
+            if hot_now:
+                yield from to_hot(space, shard, record, content, "uses")
+            return content, "warm"
+    if not record.clean:
+        return None
+    return (yield from _fetch_alone(space, shard, record, hot_now))
+
+
+def _try_frame(record: Record, frame: bytes) -> Plan[bytes | None]:
+    """The frame's content; a damaged frame of a clean version is passed over, the archive has it whole."""
+    try:
+        return (yield from open_frame(record, frame))
+    except Corrupt:
+        if not record.clean:
+            raise
+        yield Count("healed.warm")
+        return None
+
+
+def to_hot(space: Space, shard: Shard, record: Record, content: bytes, reason: str) -> Plan[str]:
+    """Make this version hot if there is room: `hot`, or why not."""
+    reply = yield from with_room(
+        space, shard, lambda moves: promote(shard, record.id, record.order.tok, content, reason, moves)
+    )
+    if isinstance(reply, Over):
+        return "no room"
+    word = getattr(reply, "word", "OK")
+    yield Count("moves.promoted", 1 if word == "OK" else 0)
+    return {"OK": "hot", "ALREADY": "already", "CHANGED": "changed", "TOO_LARGE": "too large for hot"}[word]
+
+
+def to_warm(space: Space, shard: Shard, record: Record, content: bytes, reason: str) -> Plan[str]:
+    """Leave a warm copy of this clean version if there is room: `warm`, or why not."""
+    kind, frame = yield from make_frame(space, content)
+    reply = yield from with_room(
+        space, shard, lambda moves: install(shard, record.id, record.order.tok, kind, frame, reason, moves)
+    )
+    if isinstance(reply, Over):
+        return "no room"
+    word = getattr(reply, "word", "OK")
+    return {"OK": "warm", "CHANGED": "changed", "TOO_LARGE": "too large for warm"}[word]
+
+
+def _fetch_alone(space: Space, shard: Shard, record: Record, hot_now: bool) -> Plan[tuple[bytes, Tier] | None]:
+    """Fetch a cold version, once in the fleet: who has the lease fetches, the others wait for what it leaves.
+
+    The lease saves work and guards nothing: a holder that dies or hangs is overtaken when it ends, and two fetches of
+    one immutable object do no harm. None where the module changed while waiting.
+    """
+    lease, holder = shard.lease(record.id), (yield from NewToken())
+    wait_s = WAIT_FIRST_S
+    while True:
+        take = take_lease(shard, lease, holder, LEASE_MS)
+        replies = yield from Pipeline([take, record_command(shard, record.id), frame_command(shard, record.id)])
+        taken, now, frame = (collect(r) for r in replies)
+        if now is None or now.order != record.order or now.content is not None or (now.tier == "warm" and frame):
+            if taken:
+                yield from release(shard, lease, holder)
+            return None
+        if taken:
+            return (yield from _fetch_and_keep(space, shard, record, hot_now, lease, holder))
+        yield Count("waits.lease")
+        yield Sleep(wait_s)
+        wait_s = min(wait_s * 2, WAIT_MAX_S)
+
+
+def _fetch_and_keep(
+    space: Space, shard: Shard, record: Record, hot_now: bool, lease: str, holder: str
+) -> Plan[tuple[bytes, Tier]]:
+    try:
+        content = yield from fetch_cold(space, record)
+        if not hot_now or (yield from to_hot(space, shard, record, content, "uses")) not in (
+            "hot",
+            "already",
+        ):
+            yield from to_warm(space, shard, record, content, "get")
+    except DistierError:
+        yield from release(shard, lease, holder)
+        raise
+    yield from release(shard, lease, holder)
+    return content, "cold"
+
+
+def fetch_cold(space: Space, record: Record) -> Plan[bytes]:
+    """The content of a clean version from the archive, checked. Raises `ArchiveUnavailable` or `Corrupt`."""
+    key = record.archived_key or names.content_key(space.namespace, record)
+    got = yield from ArchiveGet(key, max_bytes=record.size_bytes + record.size_bytes // 2 + 4096)
+    if got is None:
+        raise Corrupt(
+            f"the archive has no object {key!r}, which module {record.id!r} ({record.order}) rests on; "
+            "was it deleted by hand? `distier fsck` lists what is missing"
+        )
+    yield Count("archive.bytes_read", len(got.data))
+    try:
+        content = yield from Offload(
+            record.size_bytes * 4, lambda: codec.decompress_xz(got.data, max_bytes=record.size_bytes)
+        )
+    except Corrupt as e:
+        raise Corrupt(f"the archived object {key!r} of module {record.id!r} is damaged: {e}") from e
+    return check_content(record, content, "archived")
+
+
+# -- many --------------------------------------------------------------------------------------------------------
+
+
+def read_many(space: Space, ids: Sequence[str]) -> Plan[dict[str, Module | None]]:
+    """Modules by id, None for misses. Hot ones in one round trip per 500, warm and cold ones in parallel after it.
+
+    Raises what any one of them raises: a fault is not a miss.
+    """
+    found: dict[str, Module | None] = dict.fromkeys(ids)
+    below: list[tuple[Shard, Record]] = []
+    for chunk in chunks(list(found), 500):
+        for id, reply in zip(chunk, (yield from _records(space, chunk)), strict=True):
+            record = collect(reply)
+            if record is None or record.deleted:
+                yield Count("misses")
+            elif record.content is not None:
+                found[id] = yield from serve_hot(space.shard(id), record, record.content)
+            else:
+                below.append((space.shard(id), record))
+    modules = yield from Parallel([read_below(space, shard, record) for shard, record in below])
+    for (_, record), module in zip(below, modules, strict=True):
+        found[record.id] = collect(module)
+    return found
+
+
+def _records(space: Space, ids: Sequence[str]) -> Plan[list[Any]]:
+    return (yield from Pipeline([record_command(space.shard(id), id) for id in ids]))
+
+
+# -- looking without touching ------------------------------------------------------------------------------------
+
+
+def exists(space: Space, id: str) -> Plan[bool]:
+    shard = space.shard(id)
+    tier = yield from Command(shard, ("HGET", shard.module(id), "tier"), lambda reply: reply)
+    return tier is not None and tier != b"deleted"
+
+
+def place(space: Space, id: str) -> Plan[Placement | None]:
+    """Where the module is, in one consistent look; None if it does not exist."""
+    seen = yield from where(space.shard(id), id)
+    if seen is None:
+        return None
+    record = parse_record(id, seen.fields)
+    if record is None:
+        return None
+    tier: Tier = "cold" if record.tier == "warm" and record.clean and seen.pttl_ms == -2 else _tier(record)
+    stored = {"hot": record.size_bytes, "warm": record.frame_bytes, "cold": record.archived_bytes}[tier]
+    return Placement(
+        id, tier, record.order, record.tokens, record.size_bytes, stored, record.clean, record.archived_key,
+        record.archived_bytes if record.clean else None, seen.uses, seen.last_use_ms, seen.due_ms,
+        seen.pttl_ms if seen.pttl_ms >= 0 else None, seen.dirty_since_ms, seen.pinned_until_ms,
+        record.created_ms, record.updated_ms, record.content_type, record.sha256,
+    )  # fmt: skip
+
+
+def _tier(record: Record) -> Tier:
+    for tier in TIERS:
+        if record.tier == tier:
+            return tier
+    raise Corrupt(f"the record of module {record.id!r} names no tier but {record.tier!r}; run `distier fsck`")
+
+
+def need_record(space: Space, id: str) -> Plan[Record]:
+    record = yield from fetch_record(space.shard(id), id)
+    if record is None:
+        raise NotFound(f"there is no module {id!r} in namespace {space.namespace!r}")
+    return record
+
+
+def scan(
+    space: Space, shard: Shard, prefix: str, tier: str | None, cursor: int
+) -> Plan[tuple[int, list[tuple[str, Tier]]]]:
+    """One step through the ids of a shard: the next cursor (0 at the end), and (id, tier) of what it found.
+
+    As Redis' SCAN: what exists all the time is found at least once; what comes or goes meanwhile may be or not.
+    """
+    pattern = shard.module_pattern(encode_prefix(prefix))
+    command = ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+    after, keys = yield from Command(shard, command, lambda reply: reply)
+    ids = [id for id in map(shard.id_of, keys) if id.startswith(prefix)]
+    tiers = yield from Pipeline(
+        [Command(shard, ("HGET", shard.module(id), "tier"), lambda r: r and r.decode()) for id in ids]
+    )
+    found = [(id, collect(t)) for id, t in zip(ids, tiers, strict=True)]
+    return int(after), [(id, t) for id, t in found if t and t != "deleted" and tier in (None, t)]
+
+
+class Listing:
+    """A walk through all shards, a step at a time: `step()` is a plan that answers the next (id, tier) pairs."""
+
+    def __init__(self, space: Space, prefix: str, tier: str | None, limit: int | None) -> None:
+        if tier is not None and tier not in TIERS:
+            raise Invalid(f"tier is hot, warm or cold, not {tier!r}")
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+            raise Invalid(f"limit is a whole number from 0, not {limit!r}")
+        self._space, self._prefix, self._tier = space, prefix, tier
+        self._left = limit
+        self._shards = list(space.keys.shards)
+        self._cursor = 0
+        self._seen: set[str] = set()  # SCAN may show a key twice
+
+    @property
+    def done(self) -> bool:
+        return not self._shards or self._left == 0
+
+    def step(self) -> Plan[list[tuple[str, Tier]]]:
+        shard = self._shards[0]
+        self._cursor, found = yield from scan(self._space, shard, self._prefix, self._tier, self._cursor)
+        fresh = [(id, tier) for id, tier in found if id not in self._seen][: self._left]
+        self._seen.update(id for id, _ in fresh)
+        if self._left is not None:
+            self._left -= len(fresh)
+        if not self._cursor:
+            self._shards.pop(0)
+            self._seen.clear()
+        return fresh

@@ -1,0 +1,95 @@
+"""Reading records and copies: the small plans that all others are made of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from distier.domain import codec
+from distier.domain.keys import Shard
+from distier.domain.module import Record, parse_record
+from distier.effects import Command, Offload, Pipeline, Plan, collect
+from distier.errors import Corrupt
+
+from .space import Space
+
+T = TypeVar("T")
+
+
+def record_command(shard: Shard, id: str) -> Command[Record | None]:
+    """A plain read of the whole record: the fastest that Redis has, and one that near caches can follow."""
+    return Command(shard, ("HGETALL", shard.module(id)), lambda fields: parse_record(id, fields))
+
+
+def frame_command(shard: Shard, id: str) -> Command[bytes | None]:
+    return Command(shard, ("GET", shard.frame(id)), _same)
+
+
+def _same(reply: Any) -> Any:
+    return reply
+
+
+def take_lease(shard: Shard, lease: str, holder: str, ttl_ms: int) -> Command[bool]:
+    """Whether `holder` has the lease now. `GET` makes it safe to send twice: a repeated one meets its own name."""
+    words = ("SET", lease, holder, "NX", "GET", "PX", ttl_ms)
+    return Command(shard, words, lambda before: before is None or before == holder.encode())
+
+
+def fetch_record(shard: Shard, id: str) -> Plan[Record | None]:
+    """The record of a module that exists; None for a miss (no record, or a tombstone)."""
+    record = yield from record_command(shard, id)
+    return None if record is None or record.deleted else record
+
+
+def fetch_all(space: Space, ids: Sequence[str], command: Callable[[Shard, str], Command[T]]) -> Plan[list[T]]:
+    """One command for each id, in a round trip per 500."""
+    found: list[T] = []
+    for chunk in chunks(ids, 500):
+        replies = yield from Pipeline([command(space.shard(id), id) for id in chunk])
+        found += [collect(reply) for reply in replies]
+    return found
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[i : i + size] for i in range(0, len(items), size))
+
+
+def make_frame(space: Space, content: bytes) -> Plan[tuple[str, bytes]]:
+    """The warm copy of a content: its codec and bytes."""
+    level = space.frame_level
+    if level is None:
+        return "raw", content
+    return (yield from Offload(len(content), lambda: codec.compress_frame(content, level=level)))
+
+
+def open_frame(record: Record, frame: bytes) -> Plan[bytes]:
+    """The content in a warm copy. Raises `Corrupt`."""
+    try:
+        return (
+            yield from Offload(
+                record.size_bytes,
+                lambda: codec.decompress_frame(record.codec, frame, size_bytes=record.size_bytes),
+            )
+        )
+    except Corrupt as e:
+        raise Corrupt(f"the warm copy of module {record.id!r} ({record.order}) is damaged: {e}") from e
+
+
+def check_content(record: Record, content: bytes, where: str) -> bytes:
+    """`content` itself if it is what the record says; raises `Corrupt`."""
+    if len(content) != record.size_bytes or hashlib.sha256(content).hexdigest() != record.sha256:
+        raise Corrupt(
+            f"the {where} copy of module {record.id!r} ({record.order}) does not match its SHA-256; run `distier fsck`"
+        )
+    return content
+
+
+def content_of(record: Record, frame: bytes | None) -> Plan[bytes | None]:
+    """The checked content of a record from the copies that Redis holds; None if it holds none (any more)."""
+    if record.content is not None:
+        return check_content(record, record.content, "hot")
+    if frame is None:
+        return None
+    content = yield from open_frame(record, frame)
+    return check_content(record, content, "warm")

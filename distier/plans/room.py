@@ -1,0 +1,154 @@
+"""Making room: what to do when a script answers that a budget would be exceeded.
+
+The script changed nothing and named candidates. The plan reads them, lets the policy choose, compresses those that go
+from hot to warm (Lua cannot), and calls again with the moves: the script evicts and admits in one step, so that the
+budget is not exceeded for a moment. A victim that changed meanwhile is left out by the script, which then names others.
+
+Warm has budgets too. Its clean modules leave for cold by dropping the frame; where only dirty ones are left, they are
+written back first. So a cache full of dirty modules slows writers down to the speed of the archive, and with the
+archive down it refuses them (`Full`): it never drops the only copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from distier.domain.keys import Shard
+from distier.domain.module import Record, parse_record
+from distier.effects import Command, Parallel, Pipeline, Plan, RunScript, collect
+from distier.errors import ArchiveUnavailable, Full
+from distier.lua import Move, Over, demote
+from distier.policy.evict import Candidate, Need, select_for_eviction, still_missing
+
+from .records import make_frame, record_command
+from .space import Space
+from .writeback import write_back
+
+CANDIDATES_MAX = 256
+"""As many as the scripts name at most."""
+
+ROUNDS_MAX = 12
+"""Each lost round means that another client made progress; after this many the caller falls back."""
+
+
+def with_room(space: Space, shard: Shard, attempt: Callable[[Sequence[Move]], RunScript[Any]]) -> Plan[Any]:
+    """Run `attempt` with the moves that make room for it. Answers `Over` where no room can be made: all that is
+    left is pinned, or others took the room in every round. Raises `Full` where only the archive could make room
+    and it does not answer."""
+    reply = yield from attempt(())
+    for _ in range(ROUNDS_MAX):
+        if not isinstance(reply, Over):
+            return reply
+        room = yield from find_room(space, shard, reply)
+        if not room.moves:
+            return reply
+        if room.enough:
+            reply = yield from attempt(room.moves)
+        else:  # more victims than one script names: these go first
+            yield from demote(shard, "evict", room.moves)
+            reply = yield from attempt(())
+    return reply
+
+
+class Room(NamedTuple):
+    """Moves that make room; `enough` is False where they are only the first part of what must go."""
+
+    moves: list[Move]
+    enough: bool = True
+
+
+def find_room(space: Space, shard: Shard, over: Over) -> Plan[Room]:
+    """The moves that make the room which `over` says is missing; none if it cannot be made."""
+    need = Need(over.hot_tokens_over, over.hot_bytes_over)
+    victims: list[Record] = []
+    enough = True
+    if not need.met:
+        records = yield from _read(shard, over.hot_ids, record_command)
+        by_id = {r.id: r for r in records if r.content is not None}
+        chosen = select_for_eviction([_hot_candidate(r) for r in by_id.values()], need)
+        enough = still_missing(chosen, need).met
+        if not enough and len(over.hot_ids) < CANDIDATES_MAX:
+            return Room([])
+        victims = [by_id[c.id] for c in chosen]
+    moves = []
+    for victim in victims:
+        assert victim.content is not None
+        moves.append(Move(victim.id, victim.order.tok, "warm", *(yield from make_frame(space, victim.content))))
+    return Room((yield from _into_warm(space, shard, moves, victims, over)), enough)
+
+
+def _into_warm(space: Space, shard: Shard, moves: list[Move], victims: list[Record], over: Over) -> Plan[list[Move]]:
+    """`moves` into warm, preceded by what must leave warm for them; those that warm cannot take go to cold."""
+    need = Need(over.warm_modules_over + len(moves), over.warm_bytes_over + sum(len(m.frame) for m in moves))
+    if need.met:
+        return moves
+    leaving = yield from drop_from_warm(space, shard, over.warm_ids, need)
+    missing = still_missing(leaving, need, by_count=True)
+    drops = [Move(c.id, c.tok, "cold") for c in leaving]
+    if missing.met:
+        return drops + moves
+    # Warm cannot take them all: the least recently used victims go on to the archive.
+    staying = list(zip(moves, victims, strict=True))
+    skipping = []
+    while staying and not missing.met:
+        move, victim = staying.pop(0)
+        skipping.append(victim)
+        missing = Need(missing.amount - 1, missing.size_bytes - len(move.frame))
+    if not missing.met:
+        return []
+    yield from archive_all(space, shard, [v.id for v in skipping if not v.clean])
+    return drops + [Move(v.id, v.order.tok, "cold") for v in skipping] + [move for move, _ in staying]
+
+
+def drop_from_warm(space: Space, shard: Shard, ids: Sequence[str], need: Need) -> Plan[list[Candidate]]:
+    """Warm modules whose frames may be dropped now, so as to meet `need` if that is possible: clean ones as they are
+    due; where they do not suffice, dirty ones after writing them back."""
+    records = yield from _read(shard, ids, _sizes_command)
+    warm = [_warm_candidate(r) for r in records if r.tier == "warm"]
+    chosen = select_for_eviction([c for c in warm if c.clean], need, by_count=True)
+    if still_missing(chosen, need, by_count=True).met:
+        return chosen
+    chosen = select_for_eviction(warm, need, by_count=True)
+    yield from archive_all(space, shard, [c.id for c in chosen if not c.clean])
+    return chosen
+
+
+def archive_all(space: Space, shard: Shard, ids: Sequence[str]) -> Plan[None]:
+    """Write these dirty modules back, or raise `Full`: the cache holds nothing else that could go."""
+    for result in (yield from Parallel([write_back(space, shard, id) for id in ids])):
+        try:
+            collect(result)
+        except ArchiveUnavailable as e:
+            raise Full(
+                "hot and warm are full of versions that are not archived yet, and the archive does not answer; "
+                "nothing was changed. Bring the archive back (`distier doctor`), or raise the budgets"
+            ) from e
+
+
+def _hot_candidate(record: Record) -> Candidate:
+    return Candidate(record.id, record.order.tok, record.tokens, record.size_bytes, record.clean)
+
+
+def _warm_candidate(record: Record) -> Candidate:
+    return Candidate(record.id, record.order.tok, record.tokens, record.frame_bytes, record.clean)
+
+
+_SIZES = ("tier", "epoch", "ver", "tok", "bytes", "tokens", "clean", "frame_bytes")
+
+
+def _sizes_command(shard: Shard, id: str) -> Command[Record | None]:
+    """A record without content and descriptions, for choosing only."""
+
+    def parse(values: Sequence[bytes | None]) -> Record | None:
+        fields = {name.encode(): v for name, v in zip(_SIZES, values, strict=True) if v is not None}
+        return parse_record(id, fields)
+
+    return Command(shard, ("HMGET", shard.module(id), *_SIZES), parse)
+
+
+def _read(shard: Shard, ids: Sequence[str], command: Callable[[Shard, str], Command[Any]]) -> Plan[list[Record]]:
+    if not ids:
+        return []
+    replies = yield from Pipeline([command(shard, id) for id in ids])
+    return [record for record in map(collect, replies) if record is not None]

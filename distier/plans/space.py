@@ -1,0 +1,57 @@
+"""What a plan knows of the namespace that it works in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from distier.config import Config
+from distier.domain.keys import Keyspace, Shard
+from distier.domain.tokens import TokenCounter
+from distier.lua import Limit
+
+
+@dataclass(frozen=True)
+class Space:
+    """A namespace: its configuration, its keys, who counts tokens, and whether every archived version needs a
+    sidecar (the archive keeps no metadata)."""
+
+    config: Config
+    counter: TokenCounter
+    sidecar: bool
+
+    @cached_property
+    def keys(self) -> Keyspace:
+        return Keyspace(self.config.namespace, self.config.shards)
+
+    def shard(self, id: str) -> Shard:
+        return self.keys.shard(id)
+
+    @property
+    def namespace(self) -> str:
+        return self.config.namespace
+
+    @cached_property
+    def limits(self) -> tuple[Limit, ...]:
+        """A shard's budgets: equal shares of the namespace's. What nobody set explicitly only fills gaps, so a
+        process with a bare configuration cannot shrink what operators have set."""
+        tiers = self.config.storage_tiers
+        shards = self.config.shards
+
+        def limit(name: str, key: str, value: int, shared: bool) -> Limit:
+            return Limit(name, max(1, value // shards) if shared else value, self.config.explicit(key))
+
+        return (
+            limit("hot_tokens", "storage_tiers.hot.max_size", tiers.hot.max_size, True),
+            limit("hot_bytes", "storage_tiers.hot.max_bytes", tiers.hot.max_bytes, True),
+            limit("warm_modules", "storage_tiers.warm.max_modules", tiers.warm.max_modules, True),
+            limit("warm_bytes", "storage_tiers.warm.max_bytes", tiers.warm.max_bytes, True),
+            limit("warm_ttl_ms", "storage_tiers.warm.ttl", tiers.warm.ttl_ms, False),
+            limit("events_max", "events.max_length", self.config.events.max_length, False),
+        )
+
+    @property
+    def frame_level(self) -> int | None:
+        """The lz4 level of new frames; None stores them plain."""
+        warm = self.config.storage_tiers.warm
+        return warm.compression_level if warm.compression == "lz4" else None

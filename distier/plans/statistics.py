@@ -1,0 +1,116 @@
+"""What a namespace holds, in sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from distier.effects import Command, Pipeline, Plan, collect
+
+from .space import Space
+
+
+@dataclass(frozen=True, slots=True)
+class HotStats:
+    """`size` and `max_size` in tokens."""
+
+    count: int
+    size: int
+    size_bytes: int
+    max_size: int
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStats:
+    """`stored_bytes` is what the frames take, `size_bytes` what they decode to; `ratio` is None when empty."""
+
+    count: int
+    tokens: int
+    size_bytes: int
+    stored_bytes: int
+    max_modules: int
+    max_bytes: int
+
+    @property
+    def size_mb(self) -> float:
+        return self.stored_bytes / 1e6
+
+    @property
+    def ratio(self) -> float | None:
+        return self.size_bytes / self.stored_bytes if self.stored_bytes else None
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStats:
+    """`count`: modules that are only in the archive. `archived_count` / `stored_bytes`: all versions that are current
+    and archived, wherever they are used, and the size of their objects."""
+
+    count: int
+    tokens: int
+    size_bytes: int
+    archived_count: int
+    stored_bytes: int
+    archived_size_bytes: int
+
+    @property
+    def size_gb(self) -> float:
+        return self.stored_bytes / 1e9
+
+    @property
+    def ratio(self) -> float | None:
+        return self.archived_size_bytes / self.stored_bytes if self.stored_bytes else None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The namespace's sums, and this process's own counters (`hits.hot`, `hits.warm`, `hits.cold`, `misses`, ...)."""
+
+    hot: HotStats
+    warm: WarmStats
+    cold: ColdStats
+    dirty_count: int
+    dirty_bytes: int
+    counters: Mapping[str, int]
+
+    @property
+    def count(self) -> int:
+        return self.hot.count + self.warm.count + self.cold.count
+
+    @property
+    def hits(self) -> Mapping[str, int]:
+        """This process's hits by tier."""
+        prefix = "hits."
+        return {k[len(prefix) :]: n for k, n in self.counters.items() if k.startswith(prefix)}
+
+    @property
+    def misses(self) -> int:
+        """This process's misses."""
+        return self.counters.get("misses", 0)
+
+
+def read_stats(space: Space, counters: Mapping[str, int]) -> Plan[Stats]:
+    """The sums over all shards, from the accounts that the scripts keep: one round trip, however large."""
+    calls: list[Command[dict[str, int]]] = [
+        Command(shard, ("HGETALL", key), _numbers) for shard in space.keys.shards for key in (shard.usage, shard.limits)
+    ]
+    total: dict[str, int] = {}
+    for i, reply in enumerate((yield from Pipeline(calls))):
+        for name, n in collect(reply).items():
+            key = f"max.{name}" if i % 2 else name
+            total[key] = total.get(key, 0) + n
+    n = total.get
+    all_bytes = sum(n(f"{tier}_bytes", 0) for tier in ("hot", "warm", "cold"))
+    return Stats(
+        HotStats(n("hot_count", 0), n("hot_tokens", 0), n("hot_bytes", 0),
+                 n("max.hot_tokens", 0), n("max.hot_bytes", 0)),
+        WarmStats(n("warm_count", 0), n("warm_tokens", 0), n("warm_bytes", 0), n("warm_frame_bytes", 0),
+                  n("max.warm_modules", 0), n("max.warm_bytes", 0)),
+        ColdStats(n("cold_count", 0), n("cold_tokens", 0), n("cold_bytes", 0), n("archived_count", 0),
+                  n("archived_bytes", 0), all_bytes - n("dirty_bytes", 0)),
+        n("dirty_count", 0), n("dirty_bytes", 0), counters,
+    )  # fmt: skip
+
+
+def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:
+    return {name.decode(): int(value) for name, value in fields.items()}

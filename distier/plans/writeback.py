@@ -1,0 +1,84 @@
+"""Write-back: a dirty version goes into the archive, then its record says so.
+
+Stopped before the PUT: nothing happened. Stopped between PUT and commit: the object is there under the version's own
+order, and the next attempt writes the same key. Overtaken by a new version meanwhile: the commit finds another tok
+and changes nothing; the object is dominated later and swept.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from distier.domain import archived as names
+from distier.domain import codec
+from distier.domain.keys import Shard
+from distier.domain.module import Record
+from distier.effects import ArchivePut, Count, Offload, Pipeline, Plan, collect
+from distier.errors import Corrupt
+from distier.lua import Refused, archived
+
+from .records import content_of, frame_command, record_command
+from .space import Space
+
+
+class Archived(NamedTuple):
+    """A version that is in the archive now, as `key`, with `size_bytes` there."""
+
+    id: str
+    tok: str
+    key: str
+    size_bytes: int
+
+
+def write_back(space: Space, shard: Shard, id: str) -> Plan[Archived | None]:
+    """Archive the module's version if it is dirty. None where there was nothing to do, or a newer version came.
+
+    Raises `ArchiveUnavailable`, and `Corrupt` where the only copy does not match its checksum.
+    """
+    record, frame = yield from Pipeline([record_command(shard, id), frame_command(shard, id)])
+    record, frame = collect(record), collect(frame)
+    if record is None or record.clean:
+        return None
+    body = yield from _object(space, record, frame)
+    if body is None:
+        return None
+    key = names.content_key(space.namespace, record)
+    yield from _put_object(space, record, key, body)
+    reply = yield from archived(shard, id, record.order.tok, key, len(body))
+    if isinstance(reply, Refused) and reply.word == "CHANGED":
+        return None
+    yield from Count("moves.archived")
+    yield from Count("archive.bytes_written", len(body))
+    return Archived(id, record.order.tok, key, len(body))
+
+
+def _object(space: Space, record: Record, frame: bytes | None) -> Plan[bytes | None]:
+    if record.deleted:
+        return b""
+    content = yield from content_of(record, frame)
+    if content is None:
+        return (yield from _vanished(record))
+    level = space.config.storage_tiers.cold.compression_level
+    return (yield from Offload(len(content) * 8, lambda: codec.compress_xz(content, level=level)))
+
+
+def _vanished(record: Record) -> Plan[bytes | None]:
+    """A dirty copy is never without its frame; seen so, it moved between the two reads of the pipeline, or somebody
+    else deleted keys by hand."""
+    yield from Count("writeback.vanished")
+    if record.tier == "warm":
+        raise Corrupt(
+            f"module {record.id!r} ({record.order}) is not archived yet and its warm copy is gone; "
+            "was a key deleted by hand, or is maxmemory-policy not noeviction? Run `distier doctor`"
+        )
+    return None
+
+
+def _put_object(space: Space, record: Record, key: str, body: bytes) -> Plan[None]:
+    described = names.describe(record)
+    metadata = names.user_metadata(described)
+    if not record.deleted and (space.sidecar or len(metadata) < len(described)):
+        # Before the content: whoever sees the content finds its sidecar.
+        yield from ArchivePut(names.sidecar_key(key), names.pack_sidecar(described), "application/json", {})
+    content_type = "application/octet-stream" if record.deleted else names.CONTENT_TYPE
+    yield from ArchivePut(key, body, content_type, metadata)

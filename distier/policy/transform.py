@@ -1,0 +1,332 @@
+"""Opt-in transforms of content, and outlines kept beside it.
+
+By default a module reads back as the exact bytes that were put. A transform gives that up for fewer tokens,
+so it must prove itself on every module: its result is kept only if a *check that shares no code with the
+transform* finds the same meaning, and only if it is smaller. Anything doubtful is left as it was; a transform
+never fails, it declines.
+
+    json-whitespace   drops the whitespace between JSON tokens; number spellings, key order, duplicate keys
+                      and string escapes stay (`dumps(loads(x))` would change all four)
+    python-minify     drops comments and layout of Python; the syntax tree stays the same, docstrings, names
+                      and annotations included. Modules whose comments mean something are left alone
+
+An outline is what a reader skims: headings with first sentences, or signatures with first docstring lines. It
+is stored beside the text, never instead of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+import tokenize
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..domain.content_types import base_type
+
+# The parsers build trees some hundred times the text; past these sizes the saving is not worth the memory.
+MAX_JSON_BYTES = 16 * 1024 * 1024
+MAX_PYTHON_BYTES = 512 * 1024
+MAX_OUTLINE_CHARS = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Transformed:
+    """Content that a transform made, proven equal in meaning and smaller than what it was made from."""
+
+    name: str
+    content: bytes
+    saved_bytes: int
+
+
+# --- json-whitespace ----------------------------------------------------------------------------------------
+
+# A whole string, or a run of whitespace. The closing quote is optional so that a broken string is matched too
+# (and then refused by the check): scanning on from each of its quotes would be quadratic.
+_JSON_PIECE = re.compile(r'("(?:[^"\\]|\\.)*+"?)|[ \t\n\r]++', re.DOTALL)
+
+
+def _json_whitespace(text: str) -> str:
+    return _JSON_PIECE.sub(r"\1", text)
+
+
+def _json_meaning(text: str) -> object:
+    """The parsed value with everything kept that `loads` forgets: spellings of numbers, pairs in order.
+
+    Raises `ValueError` for what is no JSON; NaN and Infinity are none.
+    """
+
+    def refuse(name: str) -> object:
+        raise ValueError(name)
+
+    return json.loads(
+        text,
+        parse_int=lambda s: ("number", s),
+        parse_float=lambda s: ("number", s),
+        parse_constant=refuse,
+        object_pairs_hook=lambda pairs: ("object", pairs),
+    )
+
+
+def _same_json(before: str, after: str) -> bool:
+    return _json_meaning(before) == _json_meaning(after)
+
+
+# --- python-minify ------------------------------------------------------------------------------------------
+
+# Comments that tools or the interpreter read. `noqa`, `pragma` and formatter marks are for people's tools and
+# mean nothing to a reader without them, but a type comment is part of the program.
+_MEANT_COMMENT = re.compile(r"#\s*(?:type:|-\*-|///)|#.*?coding[:=]")
+
+
+# Everything in python-minifier that would change the syntax tree.
+_CHANGES = (
+    "remove_annotations",
+    "remove_pass",
+    "remove_literal_statements",
+    "combine_imports",
+    "hoist_literals",
+    "rename_locals",
+    "rename_globals",
+    "remove_object_base",
+    "convert_posargs_to_args",
+    "remove_asserts",
+    "remove_debug",
+    "remove_explicit_return_none",
+    "remove_builtin_exception_brackets",
+    "constant_folding",
+    "remove_dead_branches",
+)
+
+
+def _python_minify(text: str) -> str:
+    import python_minifier  # heavy, and an extra
+
+    if _has_meant_comment(text):
+        return text
+    off: dict[str, Any] = dict.fromkeys(_CHANGES, False)
+    try:
+        return str(python_minifier.minify(text, preserve_shebang=True, **off))
+    except Exception as e:
+        # Foreign code that walks foreign trees raises what it likes; whatever it is, there is no result.
+        raise ValueError("python-minifier has no result") from e
+
+
+def _has_meant_comment(text: str) -> bool:
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return any(t.type == tokenize.COMMENT and _MEANT_COMMENT.match(t.string) for t in tokens)
+
+
+def _same_python(before: str, after: str) -> bool:
+    """Same syntax tree (positions aside) and same shebang."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an invalid escape in somebody's module is not our warning
+        trees = [ast.parse(text, type_comments=True) for text in (before, after)]
+    shebangs = [re.match(r"#!.*", text) for text in (before, after)]
+    return ast.dump(trees[0]) == ast.dump(trees[1]) and (
+        (shebangs[0] and shebangs[0][0]) == (shebangs[1] and shebangs[1][0])
+    )
+
+
+# --- the table ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """`make` proposes; `same` decides, without `make`'s code. Both may raise what is in `DECLINES`."""
+
+    make: Callable[[str], str]
+    same: Callable[[str, str], bool]
+    bytes_max: int
+
+
+TRANSFORMS = {
+    "json-whitespace": Transform(_json_whitespace, _same_json, MAX_JSON_BYTES),
+    "python-minify": Transform(_python_minify, _same_python, MAX_PYTHON_BYTES),
+}
+
+
+# How parsers say no: not UTF-8, no such language, nested too deep, or the extra is not installed.
+DECLINES = (ValueError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError, ImportError)
+
+
+def apply_transform(name: str, content: bytes) -> Transformed | None:
+    """What `name` makes of `content`, or None to keep it as it is.
+
+    None when the result is not smaller, is empty or not provably the same; when `content` is too large or no
+    valid UTF-8 of that language; or when the extra is not installed. Raises `KeyError` for an unknown name.
+    """
+    transform = TRANSFORMS[name]
+    if not content or len(content) > transform.bytes_max:
+        return None
+    try:
+        before = content.decode()
+        after = transform.make(before)
+        made = after.encode()
+        if not 0 < len(made) < len(content) or not transform.same(before, after):
+            return None
+    except DECLINES:
+        return None
+    return Transformed(name, made, len(content) - len(made))
+
+
+# --- outlines -----------------------------------------------------------------------------------------------
+
+_ITEM = re.compile(r"\s{0,8}(?:[-*+]|\d{1,9}[.)])\s+\S")
+# A list marker belongs to the sentence, and its dot does not end it.
+_SENTENCE = re.compile(r"(?:\d{1,9}[.)]\s+)?+.+?[.!?:。！？](?=\s|$)|.+", re.DOTALL)
+_FENCE = re.compile(r" {0,3}(```+|~~~+)")
+_HEADING = re.compile(r" {0,3}#{1,6}(?:\s|$)")
+_UNDERLINE = re.compile(r" {0,3}(?:=+|-{2,})\s*")
+_MARKUP = ("<!--", "![", "|", "---", "***", "[//]")
+_LINE_CHARS = 200
+
+
+def outline(content: bytes, content_type: str, *, max_chars: int = 2000) -> str | None:
+    """What a reader skims of `content`, at most `max_chars` characters: headings and first sentences of
+    Markdown and plain text, signatures and first docstring lines of Python. None where that makes no sense:
+    other types, not UTF-8, nothing found, or nothing saved. Never raises.
+    """
+    make = _OUTLINES.get(base_type(content_type))
+    try:
+        text = content.decode()
+        lines = make(text) if make else iter(())
+        made = _join(lines, max_chars)
+    except DECLINES:
+        return None
+    return made if made and len(made) < len(text) else None
+
+
+def _join(lines: Iterator[str], max_chars: int) -> str:
+    """As many whole lines as fit; each is cut to 200 characters."""
+    kept: list[str] = []
+    left = max_chars
+    for line in lines:
+        cut = line if len(line) <= _LINE_CHARS else line[: _LINE_CHARS - 1] + "…"
+        left -= len(cut) + bool(kept)
+        if left < 0:
+            break
+        kept.append(cut)
+    return "\n".join(kept)
+
+
+def _paragraphs(text: str) -> Iterator[list[str]]:
+    """Runs of lines between blank ones, outside code fences; a heading or list item starts its own."""
+    paragraph: list[str] = []
+    fence = ""
+    for line in text[:MAX_OUTLINE_CHARS].splitlines():
+        mark = _FENCE.match(line)
+        if fence:
+            if mark and mark[1].startswith(fence) and line.strip() == mark[1]:
+                fence = ""
+            continue
+        if mark or not line.strip() or _HEADING.match(line):
+            if paragraph:
+                yield paragraph
+            paragraph = []
+            fence = mark[1] if mark else ""
+            if not mark and line.strip():
+                yield [line]
+            continue
+        if paragraph and _ITEM.match(line):
+            yield paragraph
+            paragraph = []
+        paragraph.append(line)
+    if paragraph:
+        yield paragraph
+
+
+def _sentence(lines: list[str]) -> str:
+    joined = " ".join(line.strip() for line in lines[:20])[:1000]
+    match = _SENTENCE.match(joined)
+    return " ".join(match[0].split()) if match else ""
+
+
+def _front_matter(text: str) -> tuple[str, str]:
+    """`(description, rest)`: what YAML front matter says of the module, and the text below it."""
+    if not text.startswith("---\n"):
+        return "", text
+    end = text.find("\n---", 3, 8192)
+    if end < 0:
+        return "", text
+    found = re.search(r"^description:[ \t]*(\S.*)$", text[:end], re.MULTILINE)
+    below = text.find("\n", end + 1)
+    return (found[1].strip().strip("'\"") if found else ""), text[below:] if below >= 0 else ""
+
+
+def _outline_markdown(text: str) -> Iterator[str]:
+    """Every heading, and the first sentence that follows it."""
+    description, text = _front_matter(text.removeprefix("\ufeff").replace("\r\n", "\n"))
+    if description:
+        yield description
+    wants_sentence = True
+    for paragraph in _paragraphs(text):
+        if _HEADING.match(paragraph[0]):
+            yield paragraph[0].strip()
+            wants_sentence = True
+        elif len(paragraph) > 1 and _UNDERLINE.fullmatch(paragraph[1]):
+            yield ("# " if "=" in paragraph[1] else "## ") + paragraph[0].strip()
+            wants_sentence = len(paragraph) == 2
+            if not wants_sentence:
+                yield _sentence(paragraph[2:])
+        elif wants_sentence and not paragraph[0].lstrip().startswith(_MARKUP):
+            yield _sentence(paragraph)
+            wants_sentence = False
+
+
+def _outline_text(text: str) -> Iterator[str]:
+    """The first sentence of every paragraph."""
+    for paragraph in _paragraphs(text.removeprefix("\ufeff")):
+        yield _sentence(paragraph)
+
+
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def _outline_python(text: str) -> Iterator[str]:
+    """The first docstring line, then signatures with theirs; functions inside functions are details."""
+    if len(text) > MAX_PYTHON_BYTES:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tree = ast.parse(text)
+    if doc := _first_line(tree):
+        yield f'"""{doc}"""'
+    for node in tree.body:
+        if isinstance(node, _Definition):
+            yield from _outline_definition(node, "")
+
+
+def _outline_definition(node: _Definition, indent: str) -> Iterator[str]:
+    doc = _first_line(node)
+    yield indent + _signature(node) + (f"  # {doc}" if doc else "")
+    if isinstance(node, ast.ClassDef):
+        for child in node.body:
+            if isinstance(child, _Definition):
+                yield from _outline_definition(child, indent + "    ")
+
+
+def _signature(node: _Definition) -> str:
+    if isinstance(node, ast.ClassDef):
+        bases = ", ".join(ast.unparse(b) for b in [*node.bases, *(k.value for k in node.keywords)])
+        return f"class {node.name}({bases}):" if bases else f"class {node.name}:"
+    word = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return f"{word} {node.name}({ast.unparse(node.args)}){returns}:"
+
+
+def _first_line(node: ast.Module | _Definition) -> str:
+    return next((line.strip() for line in (ast.get_docstring(node) or "").splitlines() if line.strip()), "")
+
+
+_OUTLINES: dict[str, Callable[[str], Iterator[str]]] = {
+    "text/markdown": _outline_markdown,
+    "text/x-mdc": _outline_markdown,
+    "text/x-mdx": _outline_markdown,
+    "text/plain": _outline_text,
+    "text/x-python": _outline_python,
+}

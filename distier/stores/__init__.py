@@ -1,0 +1,1 @@
+"""Where bytes are kept: one small protocol each, one conformance suite for all."""

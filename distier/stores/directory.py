@@ -1,0 +1,328 @@
+"""The archive in a directory: the same keys as S3, as files that anybody can open with `xz`.
+
+A file gets its final name by `link(2)` from a complete, synced temporary file, so a name never shows a torn
+object, and never changes: the first content of a name stays. A name lasts when `put` returns: the
+directories from the file up to the root are synced as well, each time, because another process may have
+made one of them and died before it synced.
+
+Every operation walks from the root, one component at a time, by descriptor and without following symlinks,
+so no key leads out of the root, whatever is swapped in meanwhile. Directories left empty are removed; a
+`put` that is just walking into one starts over.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import secrets
+import stat
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from distier.errors import ArchiveUnavailable, ConfigError, Corrupt, Invalid
+
+from .archive import Fetched, Listed, check_key, check_limit, probe
+
+_TMP = ".tmp"
+_DIR_MODE = 0o700
+_FILE_MODE = 0o600
+_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: a FIFO that somebody put there must not hang a reader; it means nothing for files.
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# A temporary file this old belongs to a process that died: writing one object takes no hour.
+_TMP_AGE_S_MAX = 3600
+# How often a put starts over because its directory was removed under it. Each time another process deleted.
+_WALKS_MAX = 1000
+_LASTING = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.EISDIR,
+}
+# File systems without hard links (FAT, some FUSE) answer one of these.
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+class DirectoryArchive:
+    """Objects as files below `path`, which is created if it is missing (owner-only, as all that is made in
+    it).
+
+    Metadata is not kept. Raises `ConfigError` if the directory can not be used.
+    """
+
+    keeps_metadata = False
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path).absolute()
+        self.name = str(self._path)
+        try:
+            self._path.mkdir(mode=_DIR_MODE, parents=True, exist_ok=True)
+            (self._path / _TMP).mkdir(mode=_DIR_MODE, exist_ok=True)
+            found = self._path.stat()
+        except OSError as e:
+            raise ConfigError(f"{self.name} can not be the archive's directory: {e.strerror}") from e
+        self._identity = (found.st_dev, found.st_ino)
+        with self._root("clean up") as root:
+            _remove_old_temps(root)
+
+    def __repr__(self) -> str:
+        return f"DirectoryArchive({self.name!r})"
+
+    def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str]) -> None:
+        """See `Archive.put`. Of two contents for one key the first one stays."""
+        parts = _parts(key)
+        with self._root(f"put {key}") as root, _opened(_TMP, _OPEN_DIR, root) as tmp:
+            temp = secrets.token_hex(16)
+            try:
+                _write(tmp, temp, data)
+                for _ in range(_WALKS_MAX):
+                    if _publish(root, parts, tmp, temp):
+                        return
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(temp, dir_fd=tmp)
+        raise ArchiveUnavailable(
+            f"{self.name}: can not put {key} now: its directory is removed again and again"
+        )
+
+    def get(self, key: str, *, max_bytes: int) -> Fetched | None:
+        """See `Archive.get`."""
+        *parents, leaf = _parts(key)
+        with self._root(f"get {key}") as root:
+            try:
+                with _walk(root, parents) as parent, _opened(leaf, _OPEN_FILE, parent) as file:
+                    found = os.fstat(file)
+                    if stat.S_ISDIR(found.st_mode):
+                        return None
+                    if not stat.S_ISREG(found.st_mode):
+                        raise Invalid(f"{key} in {self.name} is no regular file: nothing of distier's")
+                    return Fetched(self._read(key, file, max_bytes), {})
+            except FileNotFoundError:
+                return None
+
+    def _read(self, key: str, file: int, max_bytes: int) -> bytes:
+        with open(file, "rb", closefd=False, buffering=0) as reader:
+            size_bytes = os.fstat(file).st_size
+            data = reader.read(size_bytes + 1) if size_bytes <= max_bytes else None
+        if data is None or len(data) > max_bytes:
+            raise Corrupt(f"{key} in {self.name} has {size_bytes} bytes, more than {max_bytes}")
+        return data
+
+    def list(self, prefix: str, *, start_after: str = "", limit: int = 1000) -> list[Listed]:
+        """See `Archive.list`. Reads the directories that the answer needs, one at a time."""
+        check_limit(limit)
+        base, _, start = prefix.rpartition("/")
+        parents = base.split("/") if base else []
+        if "\0" in prefix or any(part in ("", ".", "..") for part in parents) or prefix.startswith("/"):
+            return []  # no key starts so
+        with self._root(f"list {prefix}") as root:
+            try:
+                with _walk(root, parents) as fd:
+                    below = b"".join(os.fsencode(part) + b"/" for part in parents)
+                    found = _listed(fd, below, below + os.fsencode(start), start_after.encode())
+                    with closing(found):
+                        return list(itertools.islice(found, limit))
+            except FileNotFoundError:
+                return []
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """See `Archive.delete`."""
+        paths = sorted(_parts(key) for key in keys)
+        with self._root(f"delete {len(paths)} objects") as root:
+            for parents, group in itertools.groupby(paths, key=lambda parts: parts[:-1]):
+                with suppress(FileNotFoundError), _walk(root, parents) as parent:
+                    for parts in group:
+                        with suppress(FileNotFoundError):
+                            os.unlink(parts[-1], dir_fd=parent)
+                    os.fsync(parent)
+                _remove_empty(root, parents)
+
+    def check(self) -> None:
+        """See `Archive.check`."""
+        probe(self)
+
+    def close(self) -> None:
+        """Nothing to give back: no descriptor is kept between calls, which also makes forks harmless."""
+
+    @contextmanager
+    def _root(self, step: str) -> Iterator[int]:
+        """A descriptor of the root for one operation, and what the operating system's errors mean.
+
+        Not opened once and kept: a kept one still works when the directory is gone from its path, and an
+        unmounted disk leaves an empty directory there, in which every module would look deleted.
+        """
+        try:
+            with _opened(self.name, _OPEN_DIR & ~os.O_NOFOLLOW) as root:
+                found = os.fstat(root)
+                if (found.st_dev, found.st_ino) != self._identity:
+                    raise ArchiveUnavailable(
+                        f"{self.name} is another directory now: mount it, or open it anew"
+                    )
+                yield root
+        except OSError as e:
+            text = f"{self.name}: can not {step}: {e.strerror}"
+            raise (ConfigError if e.errno in _LASTING else ArchiveUnavailable)(text) from e
+
+
+def _parts(key: str) -> list[str]:
+    """The path components of a key. Raises `Invalid` for one that is not a plain relative path."""
+    parts = check_key(key).split("/")
+    if parts[0] == _TMP:
+        raise Invalid(f"archive key {key!r} lies in {_TMP}/, where unfinished files are")
+    return parts
+
+
+@contextmanager
+def _opened(name: str, flags: int, dir_fd: int | None = None) -> Iterator[int]:
+    fd = os.open(name, flags, dir_fd=dir_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _enter(parent: int, name: str) -> int:
+    """Open a directory. A regular file of that name means, as in S3, that no object lies below it."""
+    try:
+        return os.open(name, _OPEN_DIR, dir_fd=parent)
+    except NotADirectoryError as e:
+        if stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            raise FileNotFoundError(errno.ENOENT, f"{name} is a file") from e
+        raise  # a symlink: it may lead anywhere
+
+
+@contextmanager
+def _walk(root: int, parts: Sequence[str]) -> Iterator[int]:
+    """The directory at `parts`. Raises `FileNotFoundError` if there is none."""
+    fd = os.dup(root)
+    try:
+        for part in parts:
+            below = _enter(fd, part)
+            os.close(fd)
+            fd = below
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _write(tmp: int, name: str, data: bytes) -> None:
+    fd = os.open(name, _CREATE, _FILE_MODE, dir_fd=tmp)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _publish(root: int, parts: Sequence[str], tmp: int, temp: str) -> bool:
+    """Give the temporary file its name. False if a directory on the way was removed meanwhile: start over."""
+    fds = [os.dup(root)]
+    try:
+        for part in parts[:-1]:
+            with suppress(FileExistsError):
+                os.mkdir(part, _DIR_MODE, dir_fd=fds[-1])
+            fds.append(os.open(part, _OPEN_DIR, dir_fd=fds[-1]))
+        _link(tmp, temp, fds[-1], parts[-1])
+        for fd in reversed(fds):
+            os.fsync(fd)
+    except FileNotFoundError:
+        os.stat(temp, dir_fd=tmp)  # if that is what is gone, starting over is no use: raise
+        return False
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return True
+
+
+def _link(tmp: int, temp: str, parent: int, leaf: str) -> None:
+    """Like rename(2), but the first file of a name stays."""
+    try:
+        os.link(temp, leaf, src_dir_fd=tmp, dst_dir_fd=parent, follow_symlinks=False)
+    except FileExistsError:
+        if stat.S_ISDIR(os.stat(leaf, dir_fd=parent, follow_symlinks=False).st_mode):
+            raise IsADirectoryError(errno.EISDIR, f"{leaf} is a directory") from None
+    except OSError as e:
+        if e.errno not in _NO_LINKS:
+            raise
+        # Two writers of one name may both see it free, and the last one stays: they write the same bytes.
+        try:
+            os.stat(leaf, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            os.rename(temp, leaf, src_dir_fd=tmp, dst_dir_fd=parent)
+
+
+def _listed(fd: int, below: bytes, prefix: bytes, after: bytes) -> Generator[Listed, None, None]:
+    """The objects in and under a directory whose keys all start with `below`, in the order of their keys.
+
+    With a `/` behind each directory's name, names sort as the whole keys do: `a-b/` < `a/` < `a0`.
+    """
+    for key in sorted(_keys(fd, below)):
+        if not key.startswith(prefix):
+            continue
+        if not key.endswith(b"/"):
+            if key > after and (listed := _stat(fd, key, key[len(below) :])):
+                yield listed
+        elif key > after or after.startswith(key):  # else everything in it comes before `after`
+            try:
+                inner = _enter(fd, os.fsdecode(key[len(below) : -1]))
+            except FileNotFoundError:
+                continue  # removed meanwhile
+            try:
+                yield from _listed(inner, key, prefix, after)
+            finally:
+                os.close(inner)
+
+
+def _keys(fd: int, below: bytes) -> Iterator[bytes]:
+    """The keys of one directory, a `/` behind those of directories. Symlinks and the like are not ours."""
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            name = os.fsencode(entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                if below or entry.name != _TMP:
+                    yield below + name + b"/"
+            elif entry.is_file(follow_symlinks=False):
+                yield below + name
+
+
+def _stat(fd: int, key: bytes, name: bytes) -> Listed | None:
+    """None if the file was removed meanwhile, or has a name that is no UTF-8 and so no key."""
+    try:
+        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        return Listed(key.decode(), found.st_size, found.st_mtime_ns // 1_000_000)
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+
+
+def _remove_empty(root: int, parts: Sequence[str]) -> None:
+    """Remove the directory at `parts` and those above it, as far as they are empty. rmdir(2) itself refuses
+    the others, so nothing is lost whoever else works here."""
+    for depth in range(len(parts), 0, -1):
+        try:
+            with _walk(root, parts[: depth - 1]) as parent:
+                os.rmdir(parts[depth - 1], dir_fd=parent)
+        except FileNotFoundError:
+            continue  # somebody else removed it: look at the one above
+        except OSError as e:
+            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return
+
+
+def _remove_old_temps(root: int) -> None:
+    """What writers that died have left. A writer that is only slow finds its file gone and tries again."""
+    oldest_s = time.time() - _TMP_AGE_S_MAX
+    with _opened(_TMP, _OPEN_DIR, root) as tmp, os.scandir(tmp) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                if entry.stat(follow_symlinks=False).st_mtime < oldest_s:
+                    os.unlink(entry.name, dir_fd=tmp)

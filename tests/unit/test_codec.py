@@ -1,0 +1,370 @@
+"""The codecs: what goes in comes out, and nothing else ever does.
+
+Damage is tried exhaustively on small inputs: every bit, every length. Both formats checksum every byte of
+theirs (lz4: header and content; xz: headers, index, footer and content), so damage never gives wrong bytes.
+It may give the right ones: in a text that repeats itself, a match may as well point one repetition further
+back.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random  # noqa: TID251 - seeded
+
+import lz4.frame
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distier.domain.codec import compress_frame, compress_xz, decompress_frame, decompress_xz
+from distier.errors import Corrupt, Invalid
+
+TEXT = b"A module is in exactly one tier; the record decides. " * 12
+VARIED = " ".join(f"{n} is {n * n} {chr(97 + n % 26)}," for n in range(60)).encode()
+contents = st.binary(max_size=3000) | st.builds(
+    lambda part, n: part * n, st.binary(max_size=40), st.integers(0, 3000)
+)
+
+
+def foreign(content: bytes, **options) -> bytes:
+    """An lz4 frame as another program may write it."""
+    given = {"content_checksum": True, "store_size": True} | options
+    return bytes(lz4.frame.compress(content, **given))
+
+
+def with_size(frame: bytes, size_bytes: int) -> bytes:
+    """The frame with another content size and a header checksum that fits to it, as an attacker makes it."""
+    head = frame[4:6] + struct.pack("<Q", size_bytes)
+    return frame[:4] + head + bytes([xxh32(head) >> 8 & 0xFF]) + frame[15:]
+
+
+def xxh32(data: bytes) -> int:
+    """xxHash32 of fewer than 16 bytes (seed 0)."""
+    mask, h = 0xFFFFFFFF, (0x165667B1 + len(data)) & 0xFFFFFFFF
+    while len(data) >= 4:
+        h = (h + int.from_bytes(data[:4], "little") * 0xC2B2AE3D) & mask
+        h = ((h << 17 | h >> 15) * 0x27D4EB2F) & mask
+        data = data[4:]
+    for byte in data:
+        h = (h + byte * 0x165667B1) & mask
+        h = ((h << 11 | h >> 21) * 0x9E3779B1) & mask
+    h = ((h ^ h >> 15) * 0x85EBCA77) & mask
+    h = ((h ^ h >> 13) * 0xC2B2AE3D) & mask
+    return h ^ h >> 16
+
+
+def run_limited(script: str, data: bytes, path: Path, *, mib: int) -> list[str]:
+    """The lines that a script prints about `data`, in a process that gets `mib` of address space for it."""
+    path.write_bytes(data)
+    limited = f"""
+import lzma, pathlib, resource, sys
+import lz4.frame
+from distier.domain.codec import decompress_frame, decompress_xz
+from distier.errors import Corrupt
+
+data = pathlib.Path(sys.argv[1]).read_bytes()
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + ({mib} << 20),) * 2)
+{script}
+"""
+    done = subprocess.run([sys.executable, "-c", limited, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measures memory in /proc")
+
+
+# --- lz4 ---
+
+
+@given(contents, st.sampled_from([0, 1, 3, 9, 12, 16]))
+def test_a_frame_gives_back_the_content_and_is_never_larger(content, level):
+    codec, data = compress_frame(content, level=level)
+    assert codec == "lz4" if len(data) < len(content) else (codec, data) == ("raw", content)
+    assert decompress_frame(codec, data, size_bytes=len(content)) == content
+
+
+@pytest.mark.parametrize("size_bytes", [65535, 65536, 65537, 262_144, 4 << 20, (4 << 20) + 1, 9_000_001])
+def test_frames_of_many_blocks(size_bytes):
+    line = Random(size_bytes).randbytes(3000)
+    content = (line * (size_bytes // len(line) + 1))[:size_bytes]
+    codec, data = compress_frame(content)
+    assert codec == "lz4"
+    assert decompress_frame(codec, data, size_bytes=size_bytes) == content
+    with pytest.raises(Corrupt):
+        decompress_frame(codec, data[:-5], size_bytes=size_bytes)
+
+
+@pytest.mark.parametrize("level", [-1, 17])
+def test_levels_that_lz4_does_not_have(level):
+    with pytest.raises(Invalid):
+        compress_frame(TEXT, level=level)
+
+
+def flips(data: bytes) -> Iterator[tuple[int, bytes]]:
+    for position in range(len(data) * 8):
+        damaged = bytearray(data)
+        damaged[position // 8] ^= 1 << position % 8
+        yield position, bytes(damaged)
+
+
+@pytest.mark.parametrize("content", [TEXT, VARIED])
+def test_no_flipped_bit_of_a_frame_gives_wrong_bytes(content):
+    _, frame = compress_frame(content)
+    harmless = 0
+    for position, damaged in flips(frame):
+        try:
+            assert decompress_frame("lz4", damaged, size_bytes=len(content)) == content, position
+            harmless += 1
+        except Corrupt:
+            pass
+    assert harmless <= (8 if content == TEXT else 0)
+
+
+def test_every_truncation_of_a_frame_is_noticed():
+    _, frame = compress_frame(TEXT)
+    for length in range(len(frame)):
+        with pytest.raises(Corrupt):
+            decompress_frame("lz4", frame[:length], size_bytes=len(TEXT))
+            pytest.fail(f"{length} of {len(frame)} bytes")
+
+
+@pytest.mark.parametrize("tail", [b"\0", b"x", foreign(b"more" * 50), b"\x50\x2a\x4d\x18\x01\0\0\0x"])
+def test_nothing_may_follow_a_frame(tail):
+    _, frame = compress_frame(TEXT)
+    with pytest.raises(Corrupt, match="follow"):
+        decompress_frame("lz4", frame + tail, size_bytes=len(TEXT))
+
+
+def test_the_header_checksum_of_these_tests_is_that_of_lz4():
+    _, frame = compress_frame(TEXT)
+    assert with_size(frame, len(TEXT)) == frame
+
+
+@pytest.mark.parametrize("lie", [0, 1, len(TEXT) - 1, len(TEXT) + 1, 10**6, 1 << 40, 2**64 - 1])
+def test_a_frame_that_lies_about_its_size(lie):
+    _, frame = compress_frame(TEXT)
+    for size_bytes in (lie, len(TEXT)):  # whether the record believes the lie or not
+        with pytest.raises(Corrupt):
+            decompress_frame("lz4", with_size(frame, lie), size_bytes=size_bytes)
+    with pytest.raises(Corrupt):
+        decompress_frame("lz4", frame, size_bytes=lie)
+
+
+@pytest.mark.parametrize("options", [{"store_size": False}, {"content_checksum": False}])
+def test_frames_without_size_or_checksum_are_not_ours(options):
+    with pytest.raises(Corrupt):
+        decompress_frame("lz4", foreign(TEXT, **options), size_bytes=len(TEXT))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"block_size": 7}, {"block_linked": False}, {"block_checksum": True}, {"compression_level": 16}],
+)
+def test_other_encoders_may_choose_their_blocks(options):
+    assert decompress_frame("lz4", foreign(TEXT, **options), size_bytes=len(TEXT)) == TEXT
+
+
+@given(
+    st.binary(max_size=200), st.integers(0, 2**64), st.sampled_from(["lz4", "raw", "", "zstd"]), st.booleans()
+)
+@settings(max_examples=300)
+def test_any_bytes_are_content_of_that_length_or_corrupt(data, size_bytes, codec, like_a_frame):
+    if like_a_frame:
+        data = foreign(TEXT)[: 20 + len(data) % 30] + data
+        size_bytes = len(TEXT)
+    try:
+        content = decompress_frame(codec, data, size_bytes=size_bytes)
+    except Corrupt:
+        return
+    assert len(content) == size_bytes
+
+
+def test_raw_has_exactly_the_length_of_the_record():
+    assert decompress_frame("raw", b"abc", size_bytes=3) == b"abc"
+    for size_bytes in (2, 4, 0):
+        with pytest.raises(Corrupt):
+            decompress_frame("raw", b"abc", size_bytes=size_bytes)
+
+
+@needs_proc
+def test_an_lz4_bomb_gets_no_memory(tmp_path):
+    """500 MB in 2 MB, whose header says 1 kB; `lz4.frame.decompress` goes for the 500 MB all the same."""
+    frame = foreign(bytes(500_000_000))
+    script = """
+try:
+    lz4.frame.decompress(data)
+except (MemoryError, RuntimeError) as e:
+    print("boom")
+for size_bytes in (1000, 500_000_000):
+    try:
+        decompress_frame("lz4", data, size_bytes=size_bytes)
+    except Corrupt:
+        print("defused")
+"""
+    lines = run_limited(script, with_size(frame, 1000), tmp_path / "bomb", mib=64)
+    assert lines == ["boom", "defused", "defused"]
+
+
+@pytest.mark.skipif(shutil.which("lz4") is None, reason="no lz4 program on PATH")
+@pytest.mark.parametrize("content", [TEXT, TEXT * 5000, b"a" * 100])
+def test_the_lz4_program_reads_our_frames_and_we_read_its(content):
+    codec, frame = compress_frame(content)
+    assert codec == "lz4"
+    assert subprocess.run(["lz4", "-dc"], input=frame, capture_output=True, check=True).stdout == content
+    assert subprocess.run(["lz4", "-t"], input=frame, capture_output=True).returncode == 0
+    command = ["lz4", "-9", "-c", "--content-size", "-"]
+    theirs = subprocess.run(command, input=content, capture_output=True, check=True).stdout
+    # From a pipe it does not know the size, so it writes none: that is refused, whatever it holds.
+    with pytest.raises(Corrupt, match="content size"):
+        decompress_frame("lz4", theirs, size_bytes=len(content))
+
+
+# --- xz ---
+
+
+@given(contents, st.sampled_from([0, 6, 9]))
+@settings(max_examples=40)
+def test_xz_gives_back_the_content(content, level):
+    data = compress_xz(content, level=level)
+    assert decompress_xz(data, max_bytes=len(content)) == content
+    assert lzma.decompress(data, format=lzma.FORMAT_XZ) == content
+    if content:
+        with pytest.raises(Corrupt, match="more than"):
+            decompress_xz(data, max_bytes=len(content) - 1)
+
+
+@pytest.mark.parametrize("level", [-1, 10])
+def test_levels_that_xz_does_not_have(level):
+    with pytest.raises(Invalid):
+        compress_xz(TEXT, level=level)
+
+
+def stdlib_sources(*, bytes_max: int) -> list[bytes]:
+    sources = [path.read_bytes() for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))]
+    return [source for source in sources[::6] if 0 < len(source) <= bytes_max]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [*stdlib_sources(bytes_max=40_000)[:6], b"", b"a", b"a" * 4097, Random(1).randbytes(70_000), TEXT * 2000],
+    ids=len,
+)
+def test_the_capped_dictionary_changes_five_bytes_of_the_header_and_no_other(content):
+    """The dictionary's size (16) and the CRC32 of the block header (20 to 23). See `compress_xz`."""
+    ours = compress_xz(content)
+    plain = lzma.compress(content, format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC64, preset=9)
+    assert len(ours) == len(plain)
+    different = [i for i, (a, b) in enumerate(zip(ours, plain, strict=True)) if a != b]
+    assert different == ([16, 20, 21, 22, 23] if content else [])  # an empty stream has no block
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "level", "dict_bytes"),
+    [
+        (1, 9, 4096),
+        (4096, 9, 4096),
+        (4097, 9, 8192),
+        (8192, 9, 8192),
+        (100_000, 9, 1 << 17),
+        (600_000, 0, 1 << 18),
+        (600_000, 1, 1 << 20),
+    ],
+)
+def test_the_dictionary_just_holds_the_content(size_bytes, level, dict_bytes):
+    byte = compress_xz(bytes(size_bytes), level=level)[16]
+    assert (2 | byte & 1) << (byte // 2 + 11) == dict_bytes  # the .xz format, 5.3.1
+
+
+@pytest.mark.parametrize("content", [TEXT, VARIED])
+def test_no_flipped_bit_of_an_xz_stream_is_overlooked(content):
+    for position, damaged in flips(compress_xz(content)):
+        with pytest.raises(Corrupt):
+            decompress_xz(damaged, max_bytes=len(content))
+            pytest.fail(f"bit {position}")
+
+
+def test_every_truncation_of_an_xz_stream_is_noticed():
+    data = compress_xz(TEXT)
+    for length in range(len(data)):
+        with pytest.raises(Corrupt):
+            decompress_xz(data[:length], max_bytes=len(TEXT))
+            pytest.fail(f"{length} of {len(data)} bytes")
+
+
+@pytest.mark.parametrize("tail", [b"\0", b"\0\0\0\0", b"x", compress_xz(b"more"), compress_xz(b"")])
+def test_nothing_may_follow_an_xz_stream(tail):
+    with pytest.raises(Corrupt, match="follow"):
+        decompress_xz(compress_xz(TEXT) + tail, max_bytes=1 << 20)
+
+
+@pytest.mark.parametrize("format", [lzma.FORMAT_ALONE, lzma.FORMAT_RAW])
+def test_other_formats_are_corrupt(format):
+    filters = [{"id": lzma.FILTER_LZMA2}] if format == lzma.FORMAT_RAW else None
+    with pytest.raises(Corrupt):
+        decompress_xz(lzma.compress(TEXT, format=format, filters=filters), max_bytes=1 << 20)
+
+
+@given(st.binary(max_size=300), st.integers(0, 1000), st.booleans())
+@settings(max_examples=200)
+def test_any_bytes_are_a_short_content_or_corrupt(data, max_bytes, like_a_stream):
+    if like_a_stream:
+        data = compress_xz(TEXT)[: 30 + len(data) % 60] + data
+    try:
+        content = decompress_xz(data, max_bytes=max_bytes)
+    except Corrupt:
+        return
+    assert len(content) <= max_bytes
+
+
+def test_a_dictionary_larger_than_any_preset_s_is_refused():
+    def stream(dict_mib: int) -> bytes:
+        filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": dict_mib << 20}]
+        return lzma.compress(b"x" * 100, format=lzma.FORMAT_XZ, filters=filters)
+
+    assert decompress_xz(stream(64), max_bytes=100) == b"x" * 100
+    with pytest.raises(Corrupt, match="Memory usage limit"):
+        decompress_xz(stream(96), max_bytes=100)
+
+
+@needs_proc
+def test_an_xz_bomb_gets_no_memory(tmp_path):
+    """150 MB in 22 kB."""
+    script = """
+try:
+    lzma.decompress(data)
+except MemoryError:
+    print("boom")
+try:
+    decompress_xz(data, max_bytes=1_000_000)
+except Corrupt as e:
+    print(e)
+"""
+    lines = run_limited(script, lzma.compress(bytes(150_000_000), preset=0), tmp_path / "bomb", mib=64)
+    assert lines == ["boom", "the xz stream holds more than 1000000 bytes"]
+
+
+@pytest.mark.skipif(shutil.which("xz") is None, reason="no xz program on PATH")
+@pytest.mark.parametrize("content", [b"", TEXT, TEXT * 500])
+def test_the_xz_program_reads_our_streams_and_we_read_its(content):
+    data = compress_xz(content)
+    assert subprocess.run(["xz", "-t"], input=data, capture_output=True).returncode == 0
+    assert subprocess.run(["xz", "-dc"], input=data, capture_output=True, check=True).stdout == content
+    theirs = subprocess.run(["xz", "-9c"], input=content, capture_output=True, check=True).stdout
+    assert decompress_xz(theirs, max_bytes=len(content)) == content
+
+
+def test_random_content_survives_both():
+    content = os.urandom(100_000)
+    codec, data = compress_frame(content)
+    assert (codec, decompress_frame(codec, data, size_bytes=len(content))) == ("raw", content)
+    assert decompress_xz(compress_xz(content), max_bytes=len(content)) == content
