@@ -1,0 +1,48 @@
+# `make demo` and `make test` are all that a newcomer needs: Python 3.11+, make, git and a package index.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench chaos docs constraints clean
+
+help: ## What can be made
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "distier needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[tokens,minify]' --group dev
+	@touch $@
+
+demo: $(READY) ## Several agents share one cache under memory pressure, on real text, for half a minute
+	$(BIN)/distier demo
+
+test: $(READY) ## All tests; what this machine lacks is skipped with a reason
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(READY) ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Lay out the code
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+
+bench: $(READY) ## Measure; ratios in one run
+	$(BIN)/python -m pytest tests/bench -o python_files='bench_*.py' -p no:xdist --benchmark-only --benchmark-columns=min,median,ops --benchmark-sort=name
+
+chaos: $(READY) ## The long modes of the kill -9 tests
+	DISTIER_CHAOS=long $(BIN)/python -m pytest tests/chaos tests/lua -p no:xdist -s
+
+docs: $(READY) ## Write the generated pages again
+	$(BIN)/python -m distier.domain.keyspace_doc > docs/KEYSPACE.md
+
+constraints: $(READY) ## Pin what is installed now, for CI
+	$(BIN)/python -m pip list --format=freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel)==' > constraints.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .benchmarks build dist
