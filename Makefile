@@ -36,7 +36,7 @@ bench: $(READY) ## Measure; ratios in one run
 	$(BIN)/python -m pytest tests/bench -o python_files='bench_*.py' -p no:xdist --benchmark-only --benchmark-columns=min,median,ops --benchmark-sort=name
 
 chaos: $(READY) ## The long modes of the kill -9 tests
-	DISTIER_CHAOS=long $(BIN)/python -m pytest tests/chaos tests/lua -p no:xdist -s
+	CHAOS=long $(BIN)/python -m pytest tests/chaos tests/lua -p no:xdist -s
 
 docs: $(READY) ## Write the generated pages again
 	$(BIN)/python -m distier.domain.keyspace_doc > docs/KEYSPACE.md

@@ -10,9 +10,12 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
+
+from distier.plans.recover import open_space, recover
 
 from .config import Config, load_config
 from .domain.ids import check_id
@@ -25,7 +28,6 @@ from .embedded import Home, ensure_server
 from .errors import DistierError, Invalid
 from .observe.events import Cursor, read_events
 from .plans import maintain, move, read, write
-from .plans.opening import open_space
 from .plans.space import Space
 from .plans.statistics import Stats, read_stats
 from .plans.write import Content, Expected, Item
@@ -106,7 +108,8 @@ def connect(source: Source = None, *, counter: TokenCounter | None = None, **ove
     config = resolve(source, **overrides)
     url = redis_url(config)  # first: it makes the embedded home, owner-only
     archive = archive_of(config)
-    return Store(make_space(config, archive, counter), RedisExchange(config, url), archive).open()
+    space = make_space(config, archive, counter)
+    return Store(space, RedisExchange(config, url, space.states.clear), archive).open()
 
 
 async def connect_async(source: Source = None, *, counter: TokenCounter | None = None, **overrides: Any) -> AsyncStore:
@@ -114,7 +117,8 @@ async def connect_async(source: Source = None, *, counter: TokenCounter | None =
     config = resolve(source, **overrides)
     url = await asyncio.to_thread(redis_url, config)
     archive = archive_of(config)
-    return await AsyncStore(make_space(config, archive, counter), AsyncRedisExchange(config, url), archive).open()
+    space = make_space(config, archive, counter)
+    return await AsyncStore(space, AsyncRedisExchange(config, url, space.states.clear), archive).open()
 
 
 class Store:
@@ -122,7 +126,8 @@ class Store:
 
     def __init__(self, space: Space, redis: Exchange, archive: Archive) -> None:
         self.space = space
-        self._driver = SyncDriver(redis, archive, deadline_s=space.config.deadline_ms / 1000)
+        deadline_s = space.config.deadline_ms / 1000
+        self._driver = SyncDriver(redis, archive, deadline_s=deadline_s, recover=partial(recover, space))
         self._watcher: _Watcher | None = None
         self._closed = False
 
@@ -266,7 +271,8 @@ class AsyncStore:
 
     def __init__(self, space: Space, redis: AsyncExchange, archive: Archive) -> None:
         self.space = space
-        self._driver = AsyncDriver(redis, archive, deadline_s=space.config.deadline_ms / 1000)
+        deadline_s = space.config.deadline_ms / 1000
+        self._driver = AsyncDriver(redis, archive, deadline_s=deadline_s, recover=partial(recover, space))
         self._watch: asyncio.Task[None] | None = None
         self._listeners: list[tuple[str, Listener]] = []
         self._closed = False

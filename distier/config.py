@@ -108,9 +108,7 @@ def _no_bool(value: object) -> object:
     return value
 
 
-Duration = Annotated[
-    int, BeforeValidator(parse_duration_ms), PlainSerializer(format_duration, return_type=str)
-]
+Duration = Annotated[int, BeforeValidator(parse_duration_ms), PlainSerializer(format_duration, return_type=str)]
 Size = Annotated[int, BeforeValidator(parse_size_bytes), PlainSerializer(format_size, return_type=str)]
 
 Count = Annotated[int, BeforeValidator(_no_bool)]
@@ -221,9 +219,7 @@ class HotConfig(Section):
     """Uncompressed in Redis, within two budgets that are never exceeded."""
 
     max_size: Count = Field(default=50_000, ge=1, le=_MAX_INT, description="tokens")
-    max_bytes: Annotated[Size, _from_to("1B", "1024TiB", SIZE_BYTES)] = Field(
-        default="256MiB", validate_default=True
-    )
+    max_bytes: Annotated[Size, _from_to("1B", "1024TiB", SIZE_BYTES)] = Field(default="256MiB", validate_default=True)
     eviction_policy: Annotated[Literal["lru"], _one_of("lru")] = "lru"
 
 
@@ -231,13 +227,9 @@ class WarmConfig(Section):
     """Compressed in Redis; clean copies leave after `ttl`."""
 
     placement: Annotated[Literal["redis"], _one_of("redis", later=("local", "both"))] = "redis"
-    ttl: Annotated[Duration, _from_to("1s", "3650d", DURATION_MS)] = Field(
-        default="24h", validate_default=True
-    )
+    ttl: Annotated[Duration, _from_to("1s", "3650d", DURATION_MS)] = Field(default="24h", validate_default=True)
     max_modules: Count = Field(default=100, ge=1, le=_MAX_INT)
-    max_bytes: Annotated[Size, _from_to("1B", "1024TiB", SIZE_BYTES)] = Field(
-        default="1GiB", validate_default=True
-    )
+    max_bytes: Annotated[Size, _from_to("1B", "1024TiB", SIZE_BYTES)] = Field(default="1GiB", validate_default=True)
     directory: LocalPath | None = None
     compression: Annotated[Literal["lz4", "none"], _one_of("lz4", "none")] = "lz4"
     compression_level: Count = Field(default=9, ge=0, le=12)
@@ -273,9 +265,7 @@ class ColdConfig(Section):
     archive_after: Annotated[Duration, _from_to("0s", "3650d", DURATION_MS)] = Field(
         default="60s", validate_default=True
     )
-    timeout: Annotated[Duration, _from_to("50ms", "120s", DURATION_MS)] = Field(
-        default="5s", validate_default=True
-    )
+    timeout: Annotated[Duration, _from_to("50ms", "120s", DURATION_MS)] = Field(default="5s", validate_default=True)
     sidecar: Annotated[Literal["auto", "always", "never"], _one_of("auto", "always", "never")] = "auto"
 
     @model_validator(mode="after")
@@ -324,9 +314,7 @@ class TiersConfig(Section):
 class WorkerConfig(Section):
     """The maintenance loop."""
 
-    interval: Annotated[Duration, _from_to("10ms", "3650d", DURATION_MS)] = Field(
-        default="1s", validate_default=True
-    )
+    interval: Annotated[Duration, _from_to("10ms", "3650d", DURATION_MS)] = Field(default="1s", validate_default=True)
     headroom: float = Field(default=0.1, ge=0, le=0.9, description="fraction of hot kept free")
     uses_half_life: Annotated[Duration, _from_to("1s", "3650d", DURATION_MS)] = Field(
         default="24h", validate_default=True
@@ -358,9 +346,22 @@ class WorkerConfig(Section):
 class EventsConfig(Section):
     """The stream of tier changes."""
 
-    max_length: Count = Field(
-        default=10_000, ge=1, le=_MAX_INT, description="events kept in each shard, about"
-    )
+    max_length: Count = Field(default=10_000, ge=1, le=_MAX_INT, description="events kept in each shard, about")
+
+
+class NearConfig(Section):
+    """Modules kept in each process, within three budgets. A hit is at most `staleness` behind Redis, also when the
+    network swallows everything; usually it is a millisecond."""
+
+    enabled: bool = True
+    max_tokens: Count = Field(default=16_000_000, ge=1, le=_MAX_INT, description="about what 64 MiB of text hold")
+    max_bytes: Annotated[Size, _from_to("1B", "1024TiB", SIZE_BYTES)] = Field(default="64MiB", validate_default=True)
+    max_entries: Count = Field(default=10_000, ge=1, le=_MAX_INT)
+    staleness: Annotated[Duration, _from_to("100ms", "60s", DURATION_MS)] = Field(default="2s", validate_default=True)
+
+    @property
+    def staleness_ms(self) -> int:
+        return self.staleness
 
 
 def _check_namespace(name: str) -> str:
@@ -378,9 +379,7 @@ def _check_content_type(name: str) -> str:
 
 ContentType = Annotated[str, AfterValidator(_check_content_type)]
 # `policy.transform.TRANSFORMS` holds the functions; config stands below it and must not import it.
-TransformName = Annotated[
-    Literal["json-whitespace", "python-minify"], _one_of("json-whitespace", "python-minify")
-]
+TransformName = Annotated[Literal["json-whitespace", "python-minify"], _one_of("json-whitespace", "python-minify")]
 
 
 class Config(Section):
@@ -390,15 +389,14 @@ class Config(Section):
     namespace: Annotated[str, AfterValidator(_check_namespace)] = "default"
     shards: Count = Field(default=1, ge=1, le=16384)
     home: LocalPath = Field(default_factory=default_home)
-    deadline: Annotated[Duration, _from_to("50ms", "120s", DURATION_MS)] = Field(
-        default="5s", validate_default=True
-    )
+    deadline: Annotated[Duration, _from_to("50ms", "120s", DURATION_MS)] = Field(default="5s", validate_default=True)
     max_module_bytes: Annotated[Size, _from_to("1B", "256MiB", SIZE_BYTES)] = Field(
         default="16MiB", validate_default=True
     )
     counter: Annotated[Literal["auto", "o200k", "estimate"], _one_of("auto", "o200k", "estimate")] = "auto"
     durability: Annotated[Literal["redis"], _one_of("redis", later=("replicated", "archived"))] = "redis"
     storage_tiers: TiersConfig = TiersConfig()
+    near: NearConfig = NearConfig()
     transforms: dict[ContentType, TransformName] = {}
     outline: list[ContentType] = []
     worker: WorkerConfig = WorkerConfig()
@@ -620,9 +618,7 @@ def _file_entries(path: Path) -> Iterator[_Entry]:
         mark = getattr(e, "problem_mark", None)
         place = f"{where}:{mark.line + 1}" if mark else where
         # The YAML error itself quotes the line, which may hold a password: it is not chained.
-        raise ConfigError(
-            f"not valid YAML: {getattr(e, 'problem', None) or 'unreadable'} ({place})"
-        ) from None
+        raise ConfigError(f"not valid YAML: {getattr(e, 'problem', None) or 'unreadable'} ({place})") from None
     if data is not None and not isinstance(data, dict):
         raise ConfigError(f"the configuration must be a mapping of keys, not {type(data).__name__} ({where})")
 

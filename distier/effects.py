@@ -54,7 +54,8 @@ class Script:
 
 @dataclass(slots=True)
 class RunScript(Effect[T]):
-    """One run of a script on one shard; every key that it touches is in `keys`."""
+    """One run of a script on one shard; every key that it touches is in `keys`. With `replicas`, it is done only when that
+    many replicas have it (`WAIT`); fewer in time is an error, though the write was applied."""
 
     shard: Shard
     script: Script
@@ -62,6 +63,7 @@ class RunScript(Effect[T]):
     args: tuple[Word, ...]
     parse: Callable[[Any], T]
     retry: bool = True
+    replicas: int = 0
 
 
 @dataclass(slots=True)

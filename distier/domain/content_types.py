@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from ..errors import Invalid
+from distier.errors import Invalid
 
 TEXT = "text/plain"
 BINARY = "application/octet-stream"

@@ -133,7 +133,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record as it stands in Redis. `content` is set exactly while the module is hot."""
+    """A record as it stands in Redis. `content` is set exactly while the module is hot; `seen` is the epoch in which the
+    record was last known to be the newest version."""
 
     id: str
     tier: str
@@ -146,6 +147,7 @@ class Record:
     keywords: bytes
     meta: bytes
     clean: bool
+    seen: int
     archived_key: str | None
     archived_bytes: int
     codec: str
@@ -188,7 +190,7 @@ def parse_record(id: str, fields: Mapping[bytes, bytes]) -> Record | None:
             Order(int(fields[b"epoch"]), int(fields[b"ver"]), fields[b"tok"].decode()),
             int(get(b"bytes", 0)), int(get(b"tokens", 0)), get(b"counter", b"").decode(),
             get(b"sha256", b"").decode(), get(b"type", b"").decode(), get(b"keywords", b""), get(b"meta", b""),
-            fields[b"clean"] == b"1", _text(get(b"archived_key")), int(get(b"archived_bytes", 0)),
+            fields[b"clean"] == b"1", int(get(b"seen", 0)), _text(get(b"archived_key")), int(get(b"archived_bytes", 0)),
             get(b"codec", b"").decode(), int(get(b"frame_bytes", 0)),
             int(get(b"created", 0)), int(get(b"updated", 0)),
             _text(get(b"transform")), _text(get(b"outline")), get(b"content"),

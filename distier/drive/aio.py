@@ -31,11 +31,11 @@ from distier.effects import (  # fmt: skip
     Used,
     collect,
 )
-from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError
+from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, Recovering
 from distier.stores.archive import Archive
 from distier.stores.redis import AsyncExchange
 
-from .common import Call, Counters, UseBuffer, by_shard, converse, time_left
+from .common import RECOVERIES_MAX, Call, Counters, Recover, UseBuffer, by_shard, converse, time_left
 
 T = TypeVar("T")
 
@@ -48,10 +48,13 @@ OFFLOAD_BYTES = 128 * 1024
 class AsyncDriver:
     """Performs effects on `redis` and `archive` within one deadline per plan, `deadline_s` from its start."""
 
-    def __init__(self, redis: AsyncExchange, archive: Archive, *, deadline_s: float) -> None:
+    def __init__(
+        self, redis: AsyncExchange, archive: Archive, *, deadline_s: float, recover: Recover | None = None
+    ) -> None:
         self.redis = redis
         self.archive = archive
         self.deadline_s = deadline_s
+        self.recover = recover
         self.counters = Counters()
         self.uses = UseBuffer()
         self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="distier-aio")
@@ -125,7 +128,21 @@ class AsyncDriver:
         return results
 
     async def _calls(self, calls: Sequence[Call], end_s: float) -> list[Any]:
-        """Values or `DistierError`s of some calls to one shard (see `converse`)."""
+        """Values or `DistierError`s of some calls to one shard. A shard that has no epoch for this life of its server is
+        given one, and the calls that were refused for that are made again."""
+        results = await self._talk(calls, end_s)
+        for _ in range(RECOVERIES_MAX):
+            refused = [i for i, result in enumerate(results) if isinstance(result, Recovering)]
+            if not refused or self.recover is None:
+                break
+            await self._run(self.recover(calls[0].shard), end_s)
+            again = await self._talk([calls[i] for i in refused], end_s)
+            for i, result in zip(refused, again, strict=True):
+                results[i] = result
+        return results
+
+    async def _talk(self, calls: Sequence[Call], end_s: float) -> list[Any]:
+        """One conversation (see `converse`)."""
         talk = converse(calls, end_s)
         try:
             ask = next(talk)

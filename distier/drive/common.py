@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
@@ -12,12 +12,17 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.domain.keys import Shard
-from distier.effects import Command, RunScript
+from distier.effects import Command, Plan, RunScript
 from distier.errors import ConfigError, Corrupt, DeadlineExceeded, DistierError, Full, Invalid, RedisUnavailable
 from distier.lua import touch
 
 Call = Command[Any] | RunScript[Any]
+Recover = Callable[[Shard], Plan[Any]]
 
+RECOVERIES_MAX = 4
+
+REPLICA_WAIT_MS = 1000
+_SHORT = "UNREPLICATED"
 BACKOFF_FIRST_S = 0.01
 BACKOFF_MAX_S = 0.25
 
@@ -78,6 +83,11 @@ def error_of(error: RedisError) -> DistierError:
         made = Full(
             "Redis is at its maxmemory: writes are refused, reads and everything that frees memory work. "
             "Raise maxmemory, or lower the budgets of distier (`distier doctor`)"
+        )
+    elif code == _SHORT:
+        made = RedisUnavailable(
+            f"the write was applied, but is not replicated: {text.removeprefix(_SHORT).strip()}; it can still be lost "
+            "with the primary"
         )
     elif code == "MISCONF":
         made = RedisUnavailable(f"Redis refuses writes because it cannot persist them: {text}")
@@ -141,14 +151,31 @@ def converse(calls: Sequence[Call], end_s: float) -> Talk:
 
 def _send(calls: Sequence[Call]) -> Generator[list[tuple[Any, ...]], list[Any] | None, list[Any]]:
     """Raw replies; scripts that the server does not know are loaded and sent again."""
-    replies = (yield [words(call) for call in calls]) or []
+    replies = yield from _send_once(calls)
     unknown = [i for i, reply in enumerate(replies) if lacks_script(reply)]
     if unknown:
         scripts = {c.script.sha: c.script.source for c in (calls[i] for i in unknown) if isinstance(c, RunScript)}
-        loads: list[tuple[Any, ...]] = [("SCRIPT", "LOAD", source) for source in scripts.values()]
-        fresh = (yield [*loads, *(words(calls[i]) for i in unknown)]) or []
-        for i, reply in zip(unknown, fresh[len(loads) :], strict=True):
+        yield [("SCRIPT", "LOAD", source) for source in scripts.values()]
+        for i, reply in zip(unknown, (yield from _send_once([calls[i] for i in unknown])), strict=True):
             replies[i] = reply
+    return replies
+
+
+def _send_once(calls: Sequence[Call]) -> Generator[list[tuple[Any, ...]], list[Any] | None, list[Any]]:
+    """Raw replies; behind a call that needs replicas goes a WAIT, over the same connection."""
+    needs = [call.replicas if isinstance(call, RunScript) else 0 for call in calls]
+    if not any(needs):
+        return (yield [words(call) for call in calls]) or []
+    batch: list[tuple[Any, ...]] = []
+    for call, n in zip(calls, needs, strict=True):
+        batch += [words(call), ("WAIT", n, REPLICA_WAIT_MS)] if n else [words(call)]
+    received = iter((yield batch) or [])
+    replies = []
+    for n in needs:
+        reply = next(received)
+        got = next(received) if n else 0
+        short = n and not isinstance(reply, RedisError) and (isinstance(got, RedisError) or got < n)
+        replies.append(ResponseError(f"{_SHORT} {got} of {n} replicas have the write") if short else reply)
     return replies
 
 
@@ -178,7 +205,7 @@ class Counters:
 
 class UseBuffer:
     """Uses noted in this process and not sent yet. A batch is due at `BATCH` modules or after `AGE_S` seconds: recency
-    in Redis is late by that much, and a process that dies takes its last batch along."""
+    in Redis is late by that much, and a process that dies takes its last batch along. Thread-safe."""
 
     BATCH = 256
     AGE_S = 1.0
@@ -189,21 +216,46 @@ class UseBuffer:
         self._lock = threading.Lock()
 
     def note(self, shard: Shard, id: str, now_s: float, *, flush: bool) -> RunScript[dict[str, float]] | None:
-        """Count one use; answers the script call for the shard's batch if it is due."""
+        """Count one use; answers the script call for the shard's batch if it is due. That batch has this use in it."""
         with self._lock:
-            uses = self._pending.setdefault(shard, {})
-            uses[id] = uses.get(id, 0) + 1
-            since = self._since.setdefault(shard, now_s)
-            due = flush or len(uses) >= self.BATCH or now_s - since >= self.AGE_S
-            return self._take(shard) if due else None
+            self._add(shard, id, 1, now_s)
+            return self._take(shard) if flush or self._is_due(shard, now_s) else None
 
-    def _take(self, shard: Shard) -> RunScript[dict[str, float]] | None:
-        uses = self._pending.pop(shard, None)
-        self._since.pop(shard, None)
-        return touch(shard, list(uses.items())) if uses else None
+    def note_many(self, shard: Shard, uses: Mapping[str, int], now_s: float) -> None:
+        """Count uses by id; they go with the next batches that are due."""
+        with self._lock:
+            for id, n in uses.items():
+                self._add(shard, id, n, now_s)
+
+    def due(self, now_s: float) -> Sequence[RunScript[dict[str, float]]]:
+        """The script calls for all batches that are due."""
+        with self._lock:
+            shards = [shard for shard in self._pending if self._is_due(shard, now_s)]
+            return [call for shard in shards for call in self._take_all(shard)]
 
     def drain(self) -> Sequence[RunScript[dict[str, float]]]:
         """All that is pending, as script calls."""
         with self._lock:
-            taken = [self._take(shard) for shard in list(self._pending)]
-            return [call for call in taken if call is not None]
+            return [call for shard in list(self._pending) for call in self._take_all(shard)]
+
+    def _add(self, shard: Shard, id: str, n: int, now_s: float) -> None:
+        uses = self._pending.setdefault(shard, {})
+        uses[id] = uses.pop(id, 0) + n  # at the end, where batches are taken from
+        self._since.setdefault(shard, now_s)
+
+    def _is_due(self, shard: Shard, now_s: float) -> bool:
+        return len(self._pending[shard]) >= self.BATCH or now_s - self._since[shard] >= self.AGE_S
+
+    def _take(self, shard: Shard) -> RunScript[dict[str, float]] | None:
+        """The last `BATCH` modules: a script over more would hold up the server."""
+        uses = self._pending.get(shard)
+        if not uses:
+            return None
+        batch = [uses.popitem() for _ in range(min(self.BATCH, len(uses)))]
+        if not uses:
+            del self._pending[shard], self._since[shard]
+        return touch(shard, batch)
+
+    def _take_all(self, shard: Shard) -> Iterator[RunScript[dict[str, float]]]:
+        while call := self._take(shard):
+            yield call

@@ -22,8 +22,10 @@ from distier.domain.order import Order
 from distier.effects import RunScript, Script, Word
 from distier.errors import Corrupt, Invalid, Recovering
 
-VERBS = ("open", "put", "promote", "install", "demote", "archived", "delete", "touch", "pin", "expire", "age",
-         "release", "where")  # fmt: skip
+VERBS = (
+    "open", "state", "reserve", "adopt", "put", "promote", "install", "demote", "archived", "delete", "touch", "pin",
+    "expire", "age", "release", "where",
+)  # fmt: skip
 
 
 def _text(name: str) -> str:
@@ -100,7 +102,8 @@ class Replayed(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """Nothing was changed, because of `word`: `CONFLICT`, `TOO_LARGE`, `ALREADY`, `CHANGED`, `MISSING`."""
+    """Nothing was changed, because of `word`: `CONFLICT`, `UNVERIFIED`, `FENCED`, `SUPERSEDED`, `TOO_LARGE`, `ALREADY`,
+    `CHANGED`, `MISSING`. `version` is the one that is there, where the word is about it."""
 
     word: str
     version: str = ""
@@ -111,7 +114,42 @@ class Applied(NamedTuple):
 
 
 class Opened(NamedTuple):
+    """A shard in good order. `verified`: the epoch in which all of the archive was last compared with the records."""
+
     epoch: int
+    verified: int
+
+
+class Unclaimed(NamedTuple):
+    """The shard has no epoch for this life of the server, whose replication id is `replid`."""
+
+    replid: str
+
+
+class Reserved(NamedTuple):
+    epoch: int
+    ver: int
+    now_ms: int
+    created_ms: int
+
+
+class Adoption(NamedTuple):
+    """What the archive holds of one module, for `adopt`. `kind` is `content`, `deleted`, or `none` (nothing)."""
+
+    id: str
+    epoch: int = 0
+    ver: int = 0
+    tok: str = ""
+    kind: str = "none"
+    tokens: int = 0
+    size_bytes: int = 0
+    archived_bytes: int = 0
+    fields: tuple[Word, ...] = ()
+
+
+class Adopted(NamedTuple):
+    adopted: int
+    verified: int
 
 
 class Seen(NamedTuple):
@@ -142,6 +180,10 @@ def _word(reply: Any) -> str:
 def _over(reply: Any) -> Over:
     ids = [tuple(i.decode() for i in names) for names in reply[2:4]]
     return Over(*(int(n) for n in reply[1]), *ids)  # type: ignore[arg-type]
+
+
+def _refused(word: str, reply: Any) -> Refused:
+    return Refused(word, reply[1].decode() if len(reply) > 1 else "")
 
 
 def _version(text: bytes) -> tuple[int, int]:
@@ -180,11 +222,13 @@ class Limit:
     explicit: bool
 
 
-def open_shard(shard: Shard, limits: Sequence[Limit], *, epoch: int = 0) -> RunScript[Opened | None]:
-    """Open a shard; None where it is new and no `epoch` is given. Raises `Invalid` on another layout or number
-    of shards."""
+def open_shard(
+    shard: Shard, limits: Sequence[Limit], *, epoch: int = 0, replid: str = "", empty: bool = False
+) -> RunScript[Opened | Unclaimed]:
+    """Open a shard; with `epoch`, install it for the life `replid`. Raises `Invalid` on another layout or number of
+    shards."""
 
-    def parse(reply: Any) -> Opened | None:
+    def parse(reply: Any) -> Opened | Unclaimed:
         word = _word(reply)
         if word == "MISMATCH":
             raise Invalid(
@@ -192,17 +236,52 @@ def open_shard(shard: Shard, limits: Sequence[Limit], *, epoch: int = 0) -> RunS
                 f"says {LAYOUT if reply[1] == b'layout' else shard.count}. It is fixed when a namespace is created: "
                 "correct the configuration, or use another namespace"
             )
-        return Opened(int(reply[1])) if word == "OK" else None
+        return Opened(int(reply[1]), int(reply[2])) if word == "OK" else Unclaimed(reply[1].decode())
 
     args = [w for x in limits for w in (x.name, x.value, "set" if x.explicit else "default")]
-    return RunScript(shard, script("open"), shard.fixed, (LAYOUT, shard.count, epoch, *args), parse)
+    head = (LAYOUT, shard.count, epoch, replid, int(empty))
+    return RunScript(shard, script("open"), shard.fixed, (*head, *args), parse)
+
+
+def state(shard: Shard) -> RunScript[Opened]:
+    def parse(reply: Any) -> Opened:
+        _word(reply)
+        return Opened(int(reply[1]), int(reply[2]))
+
+    return RunScript(shard, script("state"), shard.fixed, (), parse)
+
+
+def reserve(shard: Shard, id: str, expected: str = "") -> RunScript[Reserved | Refused]:
+    """The next place in the order. Sent twice, it takes two: a place that stays empty does no harm."""
+
+    def parse(reply: Any) -> Reserved | Refused:
+        word = _word(reply)
+        return Reserved(*(int(float(n)) for n in reply[1:])) if word == "OK" else _refused(word, reply)
+
+    return RunScript(shard, script("reserve"), (*shard.fixed, shard.module(id)), (expected,), parse)
+
+
+def adopt(shard: Shard, epoch: int, found: Sequence[Adoption], *, whole: bool = False) -> RunScript[Adopted | Refused]:
+    """Reconcile records with what was listed in `epoch`; `whole` ends a listing of everything."""
+
+    def parse(reply: Any) -> Adopted | Refused:
+        word = _word(reply)
+        return Adopted(int(reply[1]), int(reply[2])) if word == "OK" else Refused(word)
+
+    args: list[Word] = [epoch, int(whole)]
+    for item in found:
+        args += [*item[:-1], len(item.fields) // 2, *item.fields]
+    keys = (*shard.fixed, *_pairs(shard, [item.id for item in found]))
+    return RunScript(shard, script("adopt"), keys, tuple(args), parse)
 
 
 def put(
     shard: Shard, id: str, tok: str, *, tier: str, expected: str, tokens: int, size_bytes: int, body: bytes,
-    codec: str, fields: Sequence[Word], moves: Sequence[Move] = (),
+    codec: str, fields: Sequence[Word], moves: Sequence[Move] = (), reserved: tuple[int, int] | None = None,
+    archived_bytes: int = 0,
 ) -> RunScript[Put | Replayed | Refused | Over]:  # fmt: skip
-    """Write a version. `body` is the content (hot) or the frame (warm); `fields` is a flat list of names and values."""
+    """Write a version. `body` is the content (hot) or the frame (warm); `fields` is a flat list of names and values.
+    `reserved` (epoch, ver): the version is in the archive already, under that place in the order."""
 
     def parse(reply: Any) -> Put | Replayed | Refused | Over:
         word = _word(reply)
@@ -210,23 +289,13 @@ def put(
             return Put(int(reply[1]), int(reply[2]), int(reply[3]))
         if word == "REPLAYED":
             return Replayed(*_version(reply[1]), reply[2].decode())
-        if word == "CONFLICT":
-            return Refused(word, reply[1].decode())
-        return _over(reply) if word == "OVER" else Refused(word)
+        return _over(reply) if word == "OVER" else _refused(word, reply)
 
     keys = (*shard.fixed, shard.module(id), shard.frame(id), shard.done(tok), *_move_keys(shard, moves))
+    place = reserved or ("", "")
     args: tuple[Word, ...] = (
-        id,
-        tok,
-        tier,
-        expected,
-        tokens,
-        size_bytes,
-        body,
-        codec,
-        len(fields) // 2,
-        *fields,
-    )
+        id, tok, tier, expected, *place, archived_bytes, tokens, size_bytes, body, codec, len(fields) // 2, *fields,
+    )  # fmt: skip
     return RunScript(shard, script("put"), keys, args + _move_args(moves), parse)
 
 
@@ -261,15 +330,15 @@ def archived(shard: Shard, id: str, tok: str, key: str, size_bytes: int) -> RunS
     return RunScript(shard, script("archived"), keys, (id, tok, key, size_bytes), _parse_change)  # type: ignore[arg-type]
 
 
-def delete(shard: Shard, id: str, tok: str, expected: str = "") -> RunScript[Order | Refused]:
+def delete(
+    shard: Shard, id: str, tok: str, expected: str = "", reserved: tuple[int, int] | None = None
+) -> RunScript[Order | Refused]:
     def parse(reply: Any) -> Order | Refused:
         word = _word(reply)
-        if word in ("OK", "REPLAYED"):
-            return Order(*_version(reply[1]), tok)
-        return Refused(word, reply[1].decode() if len(reply) > 1 else "")
+        return Order(*_version(reply[1]), tok) if word in ("OK", "REPLAYED") else _refused(word, reply)
 
     keys = (*shard.fixed, *_pairs(shard, [id]), shard.done(tok))
-    return RunScript(shard, script("delete"), keys, (id, tok, expected), parse)
+    return RunScript(shard, script("delete"), keys, (id, tok, expected, *(reserved or ("", ""))), parse)
 
 
 def touch(shard: Shard, uses: Sequence[tuple[str, int]]) -> RunScript[dict[str, float]]:

@@ -3,7 +3,7 @@
 -- KEYS    1..9 the shard, 10 record, 11 frame
 -- ARGV    id, tok, archived_key, archived_bytes
 -- RETURNS {'OK'} | {'ALREADY'} | {'CHANGED'}
--- KEEPS   only the version that was archived becomes clean; a tombstone leaves when its object is there
+-- KEEPS   only the version that was archived becomes clean; a tombstone may leave when its object is there
 local refused = refuse()
 if refused then return refused end
 local id, record = ARGV[1], KEYS[10]
@@ -13,7 +13,7 @@ if old.clean then return {'ALREADY'} end
 count(old, -1)
 call('ZREM', DIRTY, id)
 if old.tier == 'deleted' then
-  call('DEL', record)
+  bury(record, old.epoch, old.ver, old.tok, now_ms())
 else
   local new = {tier = old.tier, tokens = old.tokens, bytes = old.bytes, clean = true, frame_bytes = old.frame_bytes,
     archived_bytes = tonumber(ARGV[4])}

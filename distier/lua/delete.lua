@@ -1,28 +1,42 @@
 -- flags: allow-oom
--- Deletes a module: all copies here go, a dirty tombstone stays until the archive has one too.
+-- Deletes a module: all copies here go. A dirty tombstone stays until the archive has one too; where its place was reserved
+-- and it is in the archive already, a clean one stays for a while.
 -- KEYS    1..9 the shard, 10 record, 11 frame, 12 done
--- ARGV    id, tok, expected ('' any, 'epoch-ver')
--- RETURNS {'OK', version} | {'REPLAYED', version} | {'MISSING'} | {'CONFLICT', version}
+-- ARGV    id, tok, expected ('' any, 'epoch-ver'), reserved epoch, reserved ver ('' both: not archived)
+-- RETURNS {'OK', version} | {'REPLAYED', version} | {'MISSING'} | {'CONFLICT', version} | {'UNVERIFIED'} | {'FENCED'} |
+--         {'SUPERSEDED', version}
 -- KEEPS   the tombstone comes after every version before it in the order; a tok is applied once
 local refused = refuse()
 if refused then return refused end
 local id, tok, record = ARGV[1], ARGV[2], KEYS[10]
-local old, now = placed(record), now_ms()
+local old, now, clean = placed(record), now_ms(), ARGV[4] ~= ''
 local done = call('GET', KEYS[12])
-if done then return {'REPLAYED', done} end
-if old.tier == 'none' or old.tier == 'deleted' then return {'MISSING'} end
-if ARGV[3] ~= '' and ARGV[3] ~= old.version then return {'CONFLICT', old.version} end
+if done then
+  call('PEXPIRE', KEYS[12], 120000) -- a write, so that WAIT covers the first one
+  return {'REPLAYED', done}
+end
+local conflict = unexpected(old, record, ARGV[3])
+if conflict then return conflict end
+local epoch, ver = call('HGET', EPOCH, 'epoch'), ARGV[5]
+if clean and ARGV[4] ~= epoch then return {'FENCED'} end
+if clean and comes_after(old, tonumber(epoch), tonumber(ver)) then return {'SUPERSEDED', old.version} end
+local exists = old.tier ~= 'none' and old.tier ~= 'deleted'
+if not exists and not clean then return {'MISSING'} end
 
-local epoch = call('HGET', EPOCH, 'epoch')
-local ver = call('HINCRBY', EPOCH, 'ver', 1)
+if not clean then ver = call('HINCRBY', EPOCH, 'ver', 1) end
 local version = epoch .. '-' .. ver
 count(old, -1)
-count({tier = 'deleted', bytes = 0}, 1)
-call('UNLINK', record, KEYS[11])
-for _, zset in ipairs({HOT, WARM, USES, PINS}) do call('ZREM', zset, id) end
-call('HSET', record, 'tier', 'deleted', 'epoch', epoch, 'ver', ver, 'tok', tok, 'bytes', 0, 'clean', '0', 'updated', now)
-call('ZADD', DIRTY, 'NX', now, id) -- dirty since the oldest version that is not archived
+count({tier = 'deleted', bytes = 0, clean = clean}, 1)
+call('ZREM', PINS, id)
+local dirty_since = call('ZSCORE', DIRTY, id)
+forget(id, record, KEYS[11])
+if clean then bury(record, epoch, ver, tok, now)
+else
+  call('HSET', record, 'tier', 'deleted', 'epoch', epoch, 'ver', ver, 'tok', tok, 'seen', epoch, 'bytes', 0, 'clean', '0',
+    'updated', now)
+  call('ZADD', DIRTY, dirty_since or now, id)
+end
 call('SET', KEYS[12], version, 'PX', 120000)
 settle()
-emit(id, old.tier, 'deleted', 'delete', version)
+if exists then emit(id, old.tier, 'deleted', 'delete', version) end
 return {'OK', version}

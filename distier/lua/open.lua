@@ -1,19 +1,28 @@
 -- flags: allow-oom
--- Opens a shard: takes its limits, and creates it where it is new and an epoch is given.
+-- Opens a shard: takes its limits, and installs an epoch where the shard has none for this life of the server.
 -- KEYS    1..9 the shard
--- ARGV    layout, shards, epoch to install ('0': only look), then name, value, 'set' (the operator says so) or
---         'default' (only where none is stored) for each limit
--- RETURNS {'OK', epoch, shards} | {'NEW'} | {'MISMATCH', what, stored}
--- KEEPS   an epoch that is installed is never replaced here; `shards` never changes
-local stored = call('HMGET', EPOCH, 'layout', 'shards', 'epoch')
+-- ARGV    layout, shards, epoch to install ('0': only look), replid that it was claimed for, '1' if the archive holds no
+--         module, then name, value, 'set' (the operator says so) or 'default' (only where none is stored) for each limit
+-- RETURNS {'OK', epoch, verified} | {'UNCLAIMED', replid} | {'MISMATCH', what, stored}
+-- KEEPS   an epoch is installed once, in the life that it was claimed for, and is greater than the one before; `shards`
+--         never changes
+local stored, life = call('HMGET', EPOCH, 'layout', 'shards', 'epoch', 'replid', 'verified'), replid()
 if stored[1] and stored[1] ~= ARGV[1] then return {'MISMATCH', 'layout', stored[1]} end
 if stored[2] and stored[2] ~= ARGV[2] then return {'MISMATCH', 'shards', stored[2]} end
-if not stored[3] then
-  if ARGV[3] == '0' then return {'NEW'} end
-  call('HSET', EPOCH, 'layout', ARGV[1], 'shards', ARGV[2], 'epoch', ARGV[3], 'ver', 0, 'created', now_ms())
-  stored[3] = ARGV[3]
+local epoch, verified = tonumber(stored[3] or 0), tonumber(stored[5] or 0)
+if epoch == 0 or life ~= '' and stored[4] ~= life then
+  local claimed = tonumber(ARGV[3])
+  if claimed <= epoch or ARGV[4] ~= life then return {'UNCLAIMED', life} end
+  verified = ARGV[5] == '1' and claimed or verified
+  local now = now_ms()
+  call('HSET', EPOCH, 'layout', ARGV[1], 'shards', ARGV[2], 'epoch', claimed, 'replid', life, 'verified', verified,
+    'since', now)
+  call('HSETNX', EPOCH, 'created', now)
+  call('HSETNX', EPOCH, 'ver', 0)
+  if epoch > 0 or verified < claimed then emit('', tostring(epoch), tostring(claimed), 'epoch', claimed .. '-0') end
+  epoch = claimed
 end
-for i = 4, #ARGV, 3 do
+for i = 6, #ARGV, 3 do
   call(ARGV[i + 2] == 'set' and 'HSET' or 'HSETNX', LIMITS, ARGV[i], ARGV[i + 1])
 end
-return {'OK', stored[3], ARGV[2]}
+return {'OK', epoch, verified}

@@ -11,11 +11,18 @@ local function now_ms()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
--- nil where this shard is in good order; else what to answer instead of doing anything.
+-- The replication id of this server: another one after each restart, promotion, or loss. '' where INFO is not to be had.
+local function replid()
+  local info = redis.pcall('INFO', 'replication')
+  return type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or ''
+end
+
+-- nil where this shard is in good order; else what to answer instead of doing anything. The epoch belongs to the life of
+-- the server that it was installed in: another life may have lost acknowledged writes, and must claim a new one.
 local function refuse()
-  local e = call('HMGET', EPOCH, 'epoch', 'layout')
-  if not e[1] then return {'RECOVERING'} end
-  if e[2] ~= LAYOUT then return {'LAYOUT', e[2] or ''} end
+  local e, life = call('HMGET', EPOCH, 'epoch', 'layout', 'replid'), replid()
+  if e[2] and e[2] ~= LAYOUT then return {'LAYOUT', e[2]} end
+  if not e[1] or life ~= '' and e[3] ~= life then return {'RECOVERING'} end
   return nil
 end
 
@@ -24,7 +31,7 @@ local function placed(key)
   local f = call('HMGET', key, 'tier', 'tok', 'tokens', 'bytes', 'clean', 'frame_bytes', 'archived_bytes', 'epoch', 'ver')
   return {
     tier = f[1] or 'none', tok = f[2] or '', tokens = tonumber(f[3] or 0), bytes = tonumber(f[4] or 0),
-    clean = f[5] == '1', frame_bytes = tonumber(f[6] or 0), archived_bytes = tonumber(f[7] or 0),
+    clean = f[5] == '1', epoch = tonumber(f[8] or 0), ver = tonumber(f[9] or 0), frame_bytes = tonumber(f[6] or 0), archived_bytes = tonumber(f[7] or 0),
     version = f[1] and (f[8] .. '-' .. f[9]) or '',
   }
 end
@@ -35,7 +42,7 @@ local function add(field, n)
   if n ~= 0 then delta[field] = (delta[field] or 0) + n end
 end
 local function count(p, sign)
-  if p.tier == 'none' then return end
+  if p.tier == 'none' or p.tier == 'deleted' and p.clean then return end
   add(p.tier .. '_count', sign)
   if not p.clean then add('dirty_count', sign) add('dirty_bytes', sign * p.bytes) end
   if p.tier == 'deleted' then return end
@@ -98,6 +105,38 @@ end
 local function emit(id, from, to, reason, version)
   call('XADD', EVENTS, 'MAXLEN', '~', call('HGET', LIMITS, 'events_max') or '10000', '*',
     'id', id, 'from', from, 'to', to, 'reason', reason, 'version', version)
+end
+
+-- A tombstone that is archived stays for ten minutes, so that an older durable write under way cannot come after it.
+local function bury(record, epoch, ver, tok, now)
+  call('HSET', record, 'tier', 'deleted', 'epoch', epoch, 'ver', ver, 'tok', tok, 'seen', call('HGET', EPOCH, 'epoch'),
+    'bytes', 0, 'clean', '1', 'updated', now)
+  call('PEXPIRE', record, 600000)
+end
+
+-- Whether `old` comes after the version epoch-ver.
+local function comes_after(old, epoch, ver)
+  return old.tier ~= 'none' and (old.epoch > epoch or old.epoch == epoch and old.ver > ver)
+end
+
+-- What to answer where the caller expects another version than there is. A record of an older epoch is not known to be the
+-- newest before it has been compared with the archive.
+local function unexpected(old, record, expected)
+  if expected == '' then return nil end
+  local e = call('HMGET', EPOCH, 'epoch', 'verified')
+  local checked = math.max(tonumber(call('HGET', record, 'seen') or 0), tonumber(e[2] or 0))
+  if checked < tonumber(e[1]) then return {'UNVERIFIED'} end
+  local exists = old.tier ~= 'none' and old.tier ~= 'deleted'
+  if expected == '-' and exists or expected ~= '-' and not (exists and expected == old.version) then
+    return {'CONFLICT', exists and old.version or ''}
+  end
+  return nil
+end
+
+-- Takes a module out of all sets; its keys go, `record` too.
+local function forget(id, record, frame)
+  call('UNLINK', record, frame)
+  for _, zset in ipairs({HOT, WARM, DIRTY, USES}) do call('ZREM', zset, id) end
 end
 
 -- Warm frames: a TTL exactly while the version is clean.

@@ -5,7 +5,7 @@
 -- RETURNS {} | {fields of the record without content as a flat list}, last use, due, uses, dirty since, pinned
 --         until ('' where absent), PTTL of the frame
 -- KEEPS   writes nothing
-local fields = {'tier', 'epoch', 'ver', 'tok', 'bytes', 'tokens', 'counter', 'sha256', 'type', 'clean', 'archived_key',
+local fields = {'tier', 'epoch', 'ver', 'tok', 'seen', 'bytes', 'tokens', 'counter', 'sha256', 'type', 'clean', 'archived_key',
   'archived_bytes', 'codec', 'frame_bytes', 'created', 'updated'}
 local values = call('HMGET', KEYS[10], unpack(fields))
 if not values[1] or values[1] == 'deleted' then return {} end

@@ -23,7 +23,8 @@ from distier.lua import promote as promote_script
 from distier.policy.evict import Need
 
 from .read import need_record, read_below, to_hot
-from .records import chunks, content_of, fetch_all, frame_command, make_frame, record_command
+from .records import chunks, content_of, frame_command, make_frame
+from .recover import newest_records
 from .room import CANDIDATES_MAX, drop_from_warm, find_room
 from .space import Space
 from .writeback import write_back
@@ -139,10 +140,10 @@ def _load_many(
     space: Space, ids: Sequence[str], results: dict[str, Moved | DistierError]
 ) -> Plan[list[tuple[Record, bytes]]]:
     """Records and contents of those that are not hot yet; puts the results of the others into `results`."""
-    records = yield from fetch_all(space, ids, record_command)
+    records = yield from newest_records(space, ids)
     below: list[Record] = []
     for id, record in zip(ids, records, strict=True):
-        if record is None or record.deleted:
+        if record is None:
             results[id] = NotFound(f"there is no module {id!r} in namespace {space.namespace!r}")
         elif record.content is not None:
             results[id] = Moved(id, "hot", False, "already")

@@ -37,13 +37,13 @@ from distier.lua import Over, install, promote, release, where
 from .records import (
     check_content,
     chunks,
-    fetch_record,
     frame_command,
     make_frame,
     open_frame,
     record_command,
     take_lease,
 )
+from .recover import newest_record, newest_records
 from .room import with_room
 from .space import Space
 
@@ -58,7 +58,7 @@ REREADS_MAX = 20
 def read(space: Space, id: str) -> Plan[Module | None]:
     """The module, from the nearest copy; None if there is none."""
     shard = space.shard(id)
-    record = yield from fetch_record(shard, id)
+    record = yield from newest_record(space, shard, id)
     if record is None:
         yield Count("misses")
         return None
@@ -101,7 +101,7 @@ def read_below(space: Space, shard: Shard, record: Record) -> Plan[Module | None
             yield Count(f"hits.{tier}")
             return record.module(content, tier)
         # It moved between our reads: look again.
-        again = yield from fetch_record(shard, record.id)
+        again = yield from newest_record(space, shard, record.id)
         if again is None:
             yield Count("misses")
             return None
@@ -237,9 +237,8 @@ def read_many(space: Space, ids: Sequence[str]) -> Plan[dict[str, Module | None]
     found: dict[str, Module | None] = dict.fromkeys(ids)
     below: list[tuple[Shard, Record]] = []
     for chunk in chunks(list(found), 500):
-        for id, reply in zip(chunk, (yield from _records(space, chunk)), strict=True):
-            record = collect(reply)
-            if record is None or record.deleted:
+        for id, record in zip(chunk, (yield from newest_records(space, chunk)), strict=True):
+            if record is None:
                 yield Count("misses")
             elif record.content is not None:
                 found[id] = yield from serve_hot(space.shard(id), record, record.content)
@@ -251,26 +250,29 @@ def read_many(space: Space, ids: Sequence[str]) -> Plan[dict[str, Module | None]
     return found
 
 
-def _records(space: Space, ids: Sequence[str]) -> Plan[list[Any]]:
-    return (yield from Pipeline([record_command(space.shard(id), id) for id in ids]))
-
-
 # -- looking without touching ------------------------------------------------------------------------------------
 
 
 def exists(space: Space, id: str) -> Plan[bool]:
-    shard = space.shard(id)
-    tier = yield from Command(shard, ("HGET", shard.module(id), "tier"), lambda reply: reply)
-    return tier is not None and tier != b"deleted"
+    shard, known = space.shard(id), space.states.get(space.shard(id))
+    tier, seen = yield from Command(shard, ("HMGET", shard.module(id), "tier", "seen"), lambda reply: reply)
+    if tier is not None and known is not None and max(int(seen or 0), known.verified) >= known.epoch:
+        return bool(tier != b"deleted")
+    return (yield from newest_record(space, shard, id)) is not None
 
 
 def place(space: Space, id: str) -> Plan[Placement | None]:
     """Where the module is, in one consistent look; None if it does not exist."""
-    seen = yield from where(space.shard(id), id)
-    if seen is None:
-        return None
-    record = parse_record(id, seen.fields)
-    if record is None:
+    shard = space.shard(id)
+    seen = yield from where(shard, id)
+    record = parse_record(id, seen.fields) if seen else None
+    known = space.states.get(shard)
+    if record is None or known is None or max(record.seen, known.verified) < known.epoch:
+        if (yield from newest_record(space, shard, id)) is None:
+            return None
+        seen = yield from where(shard, id)
+        record = parse_record(id, seen.fields) if seen else None
+    if seen is None or record is None:
         return None
     tier: Tier = "cold" if record.tier == "warm" and record.clean and seen.pttl_ms == -2 else _tier(record)
     stored = {"hot": record.size_bytes, "warm": record.frame_bytes, "cold": record.archived_bytes}[tier]
@@ -290,7 +292,7 @@ def _tier(record: Record) -> Tier:
 
 
 def need_record(space: Space, id: str) -> Plan[Record]:
-    record = yield from fetch_record(space.shard(id), id)
+    record = yield from newest_record(space, space.shard(id), id)
     if record is None:
         raise NotFound(f"there is no module {id!r} in namespace {space.namespace!r}")
     return record

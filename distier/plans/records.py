@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from distier.domain import codec
 from distier.domain.keys import Shard
 from distier.domain.module import Record, parse_record
-from distier.effects import Command, Offload, Pipeline, Plan, collect
+from distier.effects import Command, Offload, Plan
 from distier.errors import Corrupt
 
 from .space import Space
@@ -34,21 +34,6 @@ def take_lease(shard: Shard, lease: str, holder: str, ttl_ms: int) -> Command[bo
     """Whether `holder` has the lease now. `GET` makes it safe to send twice: a repeated one meets its own name."""
     words = ("SET", lease, holder, "NX", "GET", "PX", ttl_ms)
     return Command(shard, words, lambda before: before is None or before == holder.encode())
-
-
-def fetch_record(shard: Shard, id: str) -> Plan[Record | None]:
-    """The record of a module that exists; None for a miss (no record, or a tombstone)."""
-    record = yield from record_command(shard, id)
-    return None if record is None or record.deleted else record
-
-
-def fetch_all(space: Space, ids: Sequence[str], command: Callable[[Shard, str], Command[T]]) -> Plan[list[T]]:
-    """One command for each id, in a round trip per 500."""
-    found: list[T] = []
-    for chunk in chunks(ids, 500):
-        replies = yield from Pipeline([command(space.shard(id), id) for id in chunk])
-        found += [collect(reply) for reply in replies]
-    return found
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from distier.config import Config
 from distier.domain.keys import Keyspace, Shard
 from distier.domain.tokens import TokenCounter
-from distier.lua import Limit
+from distier.lua import Limit, Opened
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class Space:
     config: Config
     counter: TokenCounter
     sidecar: bool
+    states: dict[Shard, Opened] = field(default_factory=dict, compare=False)
+    """What this process knows of each shard's epoch; emptied when it meets another life of a server."""
 
     @cached_property
     def keys(self) -> Keyspace:

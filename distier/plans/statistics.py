@@ -63,8 +63,23 @@ class ColdStats:
 
 
 @dataclass(frozen=True, slots=True)
+class NearStats:
+    """This process's near cache; `status` is `on`, or says why it is not."""
+
+    status: str = "off"
+    count: int = 0
+    tokens: int = 0
+    size_bytes: int = 0
+    hits: int = 0
+    max_entries: int = 0
+    max_tokens: int = 0
+    max_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
-    """The namespace's sums, and this process's own counters (`hits.hot`, `hits.warm`, `hits.cold`, `misses`, ...)."""
+    """The namespace's sums, this process's own counters (`hits.near`, `hits.hot`, `hits.warm`,
+    `hits.cold`, `misses`, ...) and near cache."""
 
     hot: HotStats
     warm: WarmStats
@@ -72,6 +87,7 @@ class Stats:
     dirty_count: int
     dirty_bytes: int
     counters: Mapping[str, int]
+    near: NearStats = NearStats()
 
     @property
     def count(self) -> int:

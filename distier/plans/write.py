@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
+from distier.domain import archived as names
+from distier.domain import codec
 from distier.domain.content_types import base_type, check_content_type, guess_content_type
 from distier.domain.ids import check_id
 from distier.domain.keys import Shard
-from distier.domain.module import Landed, Tier, pack_keywords, pack_meta
+from distier.domain.module import Landed, Record, Tier, pack_keywords, pack_meta
 from distier.domain.order import Order, parse_version
-from distier.effects import Count, NewToken, Offload, Parallel, Pipeline, Plan, RunScript, Word, collect
-from distier.errors import Conflict, DistierError, Full, Invalid
-from distier.lua import Move, Over, Put, Refused, Replayed
+from distier.effects import ArchiveDelete, Count, NewToken, Offload, Parallel, Pipeline, Plan, RunScript, Word, collect
+from distier.errors import Conflict, DistierError, Full, Invalid, Recovering
+from distier.lua import Move, Over, Put, Refused, Replayed, Reserved, reserve
 from distier.lua import delete as delete_script
 from distier.lua import put as put_script
 from distier.policy.transform import apply_transform, outline
 
 from .records import make_frame
+from .recover import list_epochs, newest_record, verify
 from .room import with_room
 from .space import Space
+from .writeback import put_object
 
 Content = str | bytes | bytearray | memoryview
 Expected = Order | str | int | None
+Durability = Literal["redis", "replicated", "archived"]
 PIPELINE_MAX_BYTES = 8 * 1024 * 1024
 MAX_TOKENS = 2**40
+FENCED_MAX = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,7 @@ class Item:
     meta: Mapping[str, Any] | None = None
     tokens: int | None = None
     if_version: Expected = None
+    durability: Durability | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +60,24 @@ class Prepared:
     expected: str
     transform: str | None
     fields: tuple[Word, ...]
+    replicas: int = 0
+    place: Place | None = None
+
+
+class Place(NamedTuple):
+    """Where a version already is in the archive, and its place in the order."""
+
+    epoch: int
+    ver: int
+    key: str
+    size_bytes: int
 
 
 def put(space: Space, item: Item) -> Plan[Landed]:
-    """Write a version. Raises `Invalid`, `Conflict`, `Full`, `RedisUnavailable`."""
+    """Write a version. Raises `Invalid`, `Conflict`, `Full`, `Unavailable`."""
     prepared = yield from prepare(space, item)
+    if (item.durability or space.config.durability) == "archived":
+        return (yield from put_archived(space, prepared))
     return (yield from put_prepared(space, prepared))
 
 
@@ -84,7 +104,8 @@ def prepare(space: Space, item: Item) -> Plan[Prepared]:
     }
     fields = tuple(word for name, value in known.items() if value for word in (name, value))
     tok = yield from NewToken()
-    return Prepared(id, tok, made, tokens, _expected(item.if_version), transform, fields)
+    replicas = int((item.durability or space.config.durability) == "replicated")
+    return Prepared(id, tok, made, tokens, _expected(item.if_version), transform, fields, replicas)
 
 
 def _bytes(id: str, content: object) -> bytes:
@@ -124,37 +145,44 @@ def _expected(if_version: Expected) -> str:
 def put_prepared(space: Space, p: Prepared) -> Plan[Landed]:
     """Into hot, with the evictions that it takes; into warm where hot cannot take it."""
     shard = space.shard(p.id)
-    reply = yield from with_room(space, shard, lambda moves: _into_hot(shard, p, moves))
+    reply = yield from with_room(space, shard, lambda moves: _put(shard, p, "hot", p.content, "", moves))
     return (yield from _landed(space, shard, p, reply))
 
 
-def _into_hot(shard: Shard, p: Prepared, moves: Sequence[Move]) -> RunScript[Any]:
-    return put_script(
-        shard, p.id, p.tok, tier="hot", expected=p.expected, tokens=p.tokens, size_bytes=len(p.content),
-        body=p.content, codec="", fields=p.fields, moves=moves,
+def _put(shard: Shard, p: Prepared, tier: Tier, body: bytes, kind: str, moves: Sequence[Move]) -> RunScript[Any]:
+    place = p.place
+    fields = (*p.fields, "archived_key", place.key, "archived_bytes", place.size_bytes) if place else p.fields
+    call = put_script(
+        shard, p.id, p.tok, tier=tier, expected=p.expected, tokens=p.tokens, size_bytes=len(p.content), body=body,
+        codec=kind, fields=fields, moves=moves, reserved=place and (place.epoch, place.ver),
+        archived_bytes=place.size_bytes if place else 0,
     )  # fmt: skip
+    call.replicas = p.replicas
+    return call
 
 
 def _landed(space: Space, shard: Shard, p: Prepared, reply: Any) -> Plan[Landed]:
-    """What the answer to a put into hot means; goes on to warm where hot is not to be had."""
+    """What the answer to a put into hot means; goes on to warm where hot is not to be had, and to cold where warm is not
+    either and the version is in the archive."""
     tier: Tier = "hot"
     reason = None
-    if isinstance(reply, Over) or (isinstance(reply, Refused) and reply.word == "TOO_LARGE"):
-        tier, reason = "warm", "no room in hot" if isinstance(reply, Over) else "too large for hot"
+    if _is_refused(reply, "UNVERIFIED"):
+        yield from verify(space, shard, p.id)
+        return (yield from put_prepared(space, p))
+    if _has_no_room(reply):
+        tier, reason = "warm", _why(reply, "hot")
         kind, frame = yield from make_frame(space, p.content)
-        reply = yield from with_room(
-            space, shard,
-            lambda moves: put_script(
-                shard, p.id, p.tok, tier="warm", expected=p.expected, tokens=p.tokens,
-                size_bytes=len(p.content), body=frame, codec=kind, fields=p.fields, moves=moves,
-            ),
-        )  # fmt: skip
+        reply = yield from with_room(space, shard, lambda moves: _put(shard, p, "warm", frame, kind, moves))
+    if _has_no_room(reply) and p.place:
+        tier, reason = "cold", f"{reason}, {_why(reply, 'warm')}"
+        reply = yield from _put(shard, p, "cold", b"", "", ())
+    elif _is_refused(reply, "TOO_LARGE"):
+        return (yield from put_archived(space, p))  # larger than what Redis may hold: the archive can
     if isinstance(reply, Put):
         yield Count("puts")
         yield Count("moves.evicted", reply.evicted)
         version = Order(reply.epoch, reply.ver, p.tok)
-        evicted = reply.evicted
-        return Landed(p.id, tier, version, p.tokens, len(p.content), evicted, reason, False, p.transform)
+        return Landed(p.id, tier, version, p.tokens, len(p.content), reply.evicted, reason, False, p.transform)
     if isinstance(reply, Replayed):
         where: Tier = "warm" if reply.tier == "warm" else "cold" if reply.tier == "cold" else "hot"
         version = Order(reply.epoch, reply.ver, p.tok)
@@ -162,16 +190,29 @@ def _landed(space: Space, shard: Shard, p: Prepared, reply: Any) -> Plan[Landed]
     raise _refusal(p, reply)
 
 
+def _is_refused(reply: object, word: str) -> bool:
+    return isinstance(reply, Refused) and reply.word == word
+
+
+def _has_no_room(reply: object) -> bool:
+    return isinstance(reply, Over) or _is_refused(reply, "TOO_LARGE")
+
+
+def _why(reply: object, tier: str) -> str:
+    return f"no room in {tier}" if isinstance(reply, Over) else f"too large for {tier}"
+
+
+class Fenced(Recovering):
+    """The shard began a new epoch while this write was on its way to the archive."""
+
+
 def _refusal(p: Prepared, reply: object) -> DistierError:
     match reply:
         case Refused("CONFLICT", version):
             now = f"is at version {version}" if version else "does not exist"
             return Conflict(f"module {p.id!r} {now}, the call expected {p.expected if p.expected != '-' else 'none'}")
-        case Refused("TOO_LARGE"):
-            return Invalid(
-                f"module {p.id!r} ({p.tokens} tokens, {len(p.content)} bytes) is larger than the hot and the warm "
-                "budget: raise storage_tiers.hot.max_size or storage_tiers.warm.max_bytes"
-            )
+        case Refused("FENCED"):
+            return Fenced(f"the shard of module {p.id!r} began a new epoch during the write; try again")
         case _:
             return Full(
                 f"no room for module {p.id!r}: all that is hot is pinned or in use by other writers, and warm is "
@@ -179,18 +220,77 @@ def _refusal(p: Prepared, reply: object) -> DistierError:
             )
 
 
+def put_archived(space: Space, p: Prepared) -> Plan[Landed]:
+    """A put that is in the archive before it is acknowledged: reserve a place in the order, PUT, look for a newer epoch,
+    apply, answer. No failure of Redis can lose it after that, and none can bring an older version back.
+
+    Stopped on the way, it is a write of unknown outcome: the object may be adopted after a loss of Redis, or is dominated.
+    """
+    shard = space.shard(p.id)
+    for _ in range(FENCED_MAX):
+        place = yield from _archive(space, shard, p)
+        if (yield from list_epochs(space, shard, place.epoch)):
+            space.states.pop(shard, None)
+            continue
+        try:
+            return (yield from _apply(space, shard, replace(p, place=place)))
+        except Fenced:
+            continue
+        except (Conflict, Full):
+            # Nothing was applied and nothing will be: no later recovery may find it.
+            yield from ArchiveDelete([place.key, names.sidecar_key(place.key)])
+            raise
+    raise Recovering(f"the shard of module {p.id!r} changes hands too often; try again")
+
+
+def _apply(space: Space, shard: Shard, p: Prepared) -> Plan[Landed]:
+    reply = yield from with_room(space, shard, lambda moves: _put(shard, p, "hot", p.content, "", moves))
+    if isinstance(reply, Refused) and reply.word == "SUPERSEDED" and p.place:
+        version = Order(p.place.epoch, p.place.ver, p.tok)
+        reason = f"superseded by version {reply.version}"
+        return Landed(p.id, "cold", version, p.tokens, len(p.content), 0, reason, False, p.transform)
+    return (yield from _landed(space, shard, p, reply))
+
+
+def _archive(space: Space, shard: Shard, p: Prepared) -> Plan[Place]:
+    """Reserve a place and put the version there."""
+    reserved = yield from reserve_place(space, shard, p.id, p.expected)
+    flat = dict(zip(p.fields[::2], p.fields[1::2], strict=True))
+    record = new_record(p.id, Order(reserved.epoch, reserved.ver, p.tok), len(p.content), p.tokens, flat, reserved)
+    level = space.config.storage_tiers.cold.compression_level
+    body = yield from Offload(len(p.content) * 8, lambda: codec.compress_xz(p.content, level=level))
+    key = names.content_key(space.namespace, record)
+    yield from put_object(space, record, key, body)
+    return Place(reserved.epoch, reserved.ver, key, len(body))
+
+
+def reserve_place(space: Space, shard: Shard, id: str, expected: str) -> Plan[Reserved]:
+    """The next place in the order. Raises `Conflict`."""
+    for _ in range(FENCED_MAX):
+        reply = yield from reserve(shard, id, expected)
+        if isinstance(reply, Reserved):
+            return reply
+        if reply.word == "CONFLICT":
+            now = f"is at version {reply.version}" if reply.version else "does not exist"
+            raise Conflict(f"module {id!r} {now}, the call expected {expected if expected != '-' else 'none'}")
+        yield from verify(space, shard, id)
+    raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
+
+
 def put_many(space: Space, items: Sequence[Item]) -> Plan[list[Landed | DistierError]]:
     """One result per item, in order: where it landed, or its error. Items are pipelined while there is room; those that
-    need evictions take the long way one by one. A later item of the same id wins, as in a loop over `put`."""
+    need evictions take the long way one by one, `archived` ones go in parallel. A later item of the same id wins, as in
+    a loop over `put`."""
     results: list[Landed | DistierError] = []
     for batch in _batches(items):
-        checked = yield from Parallel([prepare(space, item) for item in batch])
-        good = [p for p in checked if isinstance(p, Prepared)]
-        replies = yield from Pipeline([_into_hot(space.shard(p.id), p, ()) for p in good])
-        landed: dict[str, Landed | DistierError] = {}
-        for p, reply in zip(good, replies, strict=True):
-            landed[p.tok] = yield from _finish(space, p, reply)
-        results += [landed[p.tok] if isinstance(p, Prepared) else p for p in checked]
+        slow = [(item.durability or space.config.durability) == "archived" for item in batch]
+        plans = [put(space, item) if late else prepare(space, item) for item, late in zip(batch, slow, strict=True)]
+        done = list((yield from Parallel(plans)))
+        ready = [i for i, p in enumerate(done) if isinstance(p, Prepared)]
+        calls = [_put(space.shard(done[i].id), done[i], "hot", done[i].content, "", ()) for i in ready]
+        for i, reply in zip(ready, (yield from Pipeline(calls)), strict=True):
+            done[i] = yield from _finish(space, done[i], reply)
+        results += done
     return results
 
 
@@ -220,13 +320,57 @@ def _batches(items: Sequence[Item]) -> list[list[Item]]:
     return batches
 
 
-def delete(space: Space, id: str, if_version: Expected = None) -> Plan[bool]:
-    """True if there was such a module. Raises `Conflict`."""
-    shard, tok = space.shard(id), (yield from NewToken())
-    reply = yield from delete_script(shard, id, tok, _expected(if_version))
-    if isinstance(reply, Refused):
+def delete(space: Space, id: str, if_version: Expected = None, durability: Durability | None = None) -> Plan[bool]:
+    """True if there was such a module. Raises `Conflict`, `Unavailable`."""
+    shard, tok, expected = space.shard(id), (yield from NewToken()), _expected(if_version)
+    level = durability or space.config.durability
+    for _ in range(FENCED_MAX):
+        place = None
+        if level == "archived":
+            if (yield from newest_record(space, shard, id)) is None:
+                return False
+            place = yield from _archive_tombstone(space, shard, id, tok, expected)
+            if (yield from list_epochs(space, shard, place[0])):
+                space.states.pop(shard, None)
+                continue
+        call = delete_script(shard, id, tok, expected, place)
+        call.replicas = int(level == "replicated")
+        reply = yield from call
+        if not isinstance(reply, Refused) or reply.word == "SUPERSEDED":
+            yield Count("deletes")
+            return True
         if reply.word == "CONFLICT":
-            raise Conflict(f"module {id!r} is at version {reply.version}, the call expected {if_version}")
-        return False
-    yield Count("deletes")
-    return True
+            raise Conflict(f"module {id!r} is at version {reply.version or 'none'}, the call expected {if_version}")
+        if reply.word == "UNVERIFIED":
+            yield from verify(space, shard, id)
+        elif reply.word == "MISSING" and (yield from newest_record(space, shard, id)) is None:
+            return False
+    raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
+
+
+def _archive_tombstone(space: Space, shard: Shard, id: str, tok: str, expected: str) -> Plan[tuple[int, int]]:
+    reserved = yield from reserve_place(space, shard, id, expected)
+    record = new_record(id, Order(reserved.epoch, reserved.ver, tok), 0, 0, {}, reserved, tier="deleted")
+    yield from put_object(space, record, names.content_key(space.namespace, record), b"")
+    return reserved.epoch, reserved.ver
+
+
+def new_record(
+    id: str,
+    order: Order,
+    size_bytes: int,
+    tokens: int,
+    fields: Mapping[Any, Any],
+    reserved: Reserved,
+    tier: str = "cold",
+) -> Record:
+    """The record that a reserved version will have, for its object's name and description."""
+
+    def text(name: str) -> str:
+        return str(fields.get(name, ""))
+
+    return Record(
+        id, tier, order, size_bytes, tokens, text("counter"), text("sha256"), text("type"),
+        fields.get("keywords", b""), fields.get("meta", b""), True, order.epoch, None, 0, "", 0,
+        reserved.created_ms, reserved.now_ms, fields.get("transform"), fields.get("outline"), None,
+    )  # fmt: skip

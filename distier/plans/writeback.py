@@ -43,7 +43,7 @@ def write_back(space: Space, shard: Shard, id: str) -> Plan[Archived | None]:
     if body is None:
         return None
     key = names.content_key(space.namespace, record)
-    yield from _put_object(space, record, key, body)
+    yield from put_object(space, record, key, body)
     reply = yield from archived(shard, id, record.order.tok, key, len(body))
     if isinstance(reply, Refused) and reply.word == "CHANGED":
         return None
@@ -74,7 +74,8 @@ def _vanished(record: Record) -> Plan[bytes | None]:
     return None
 
 
-def _put_object(space: Space, record: Record, key: str, body: bytes) -> Plan[None]:
+def put_object(space: Space, record: Record, key: str, body: bytes) -> Plan[None]:
+    """Write a version's object, and its sidecar where it needs one."""
     described = names.describe(record)
     metadata = names.user_metadata(described)
     if not record.deleted and (space.sidecar or len(metadata) < len(described)):

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..domain.content_types import base_type
+from distier.domain.content_types import base_type
 
 # The parsers build trees some hundred times the text; past these sizes the saving is not worth the memory.
 MAX_JSON_BYTES = 16 * 1024 * 1024
@@ -312,7 +312,7 @@ def _outline_definition(node: _Definition, indent: str) -> Iterator[str]:
 
 def _signature(node: _Definition) -> str:
     if isinstance(node, ast.ClassDef):
-        bases = ", ".join(ast.unparse(b) for b in [*node.bases, *(k.value for k in node.keywords)])
+        bases = ", ".join(ast.unparse(b) for b in [*node.bases, *node.keywords])
         return f"class {node.name}({bases}):" if bases else f"class {node.name}:"
     word = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""

@@ -61,7 +61,9 @@ class Archive(Protocol):
 
         `metadata`: ASCII, names in lower case, 2 KB in all (S3's limits). A key names its content, so a
         repeated `put` writes the same bytes. If it does not, the store keeps one of the two whole (the
-        first in a directory, the last in S3), never a mixture.
+        first in a directory, the last in S3), never a mixture. Some servers (`rclone serve s3`) have a
+        moment without the object while it is replaced: repeat a `put` whose outcome is unknown, and no
+        other.
         """
 
     def get(self, key: str, *, max_bytes: int) -> Fetched | None:

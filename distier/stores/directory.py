@@ -88,9 +88,7 @@ class DirectoryArchive:
             finally:
                 with suppress(FileNotFoundError):
                     os.unlink(temp, dir_fd=tmp)
-        raise ArchiveUnavailable(
-            f"{self.name}: can not put {key} now: its directory is removed again and again"
-        )
+        raise ArchiveUnavailable(f"{self.name}: can not put {key} now: its directory is removed again and again")
 
     def get(self, key: str, *, max_bytes: int) -> Fetched | None:
         """See `Archive.get`."""
@@ -162,9 +160,7 @@ class DirectoryArchive:
             with _opened(self.name, _OPEN_DIR & ~os.O_NOFOLLOW) as root:
                 found = os.fstat(root)
                 if (found.st_dev, found.st_ino) != self._identity:
-                    raise ArchiveUnavailable(
-                        f"{self.name} is another directory now: mount it, or open it anew"
-                    )
+                    raise ArchiveUnavailable(f"{self.name} is another directory now: mount it, or open it anew")
                 yield root
         except OSError as e:
             text = f"{self.name}: can not {step}: {e.strerror}"

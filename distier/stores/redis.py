@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import redis
@@ -66,13 +67,54 @@ def _options(config: Config, url: str) -> dict[str, Any]:
     return options
 
 
+def lone_connection(config: Config, url: str) -> Any:
+    """A redis-py connection outside of any pool, not connected yet: for a conversation of its own."""
+    options = _options(config, url) | {"retry": Retry(NoBackoff(), 0), "client_name": "distier-near"}
+    return redis.ConnectionPool.from_url(url, **options).make_connection()
+
+
+class Lives:
+    """Notices when a new connection reaches another life of the server: a restart, a promotion, another machine. Then what
+    the process knew of its epoch is worth nothing: `forget` is called before the connection is used."""
+
+    def __init__(self, forget: Callable[[], object]) -> None:
+        self._forget = forget
+        self._replid: bytes | None = None
+
+    def met(self, info: bytes | str) -> None:
+        """`info` is the answer to INFO replication."""
+        text = info.encode() if isinstance(info, str) else info
+        found = re.search(rb"master_replid:([0-9a-f]+)", text)
+        replid = found[1] if found else None
+        if replid is None or replid != self._replid:
+            self._replid = replid
+            self._forget()
+
+    def on_connect(self, connection: Any) -> None:
+        connection.on_connect()
+        try:
+            connection.send_command("INFO", "replication")
+            self.met(connection.read_response())
+        except ResponseError:  # this user may not ask: then every connection may be another life
+            self.met(b"")
+
+    async def on_connect_async(self, connection: Any) -> None:
+        await connection.on_connect()
+        try:
+            await connection.send_command("INFO", "replication")
+            self.met(await connection.read_response())
+        except ResponseError:
+            self.met(b"")
+
+
 class RedisExchange:
     """One Redis or Valkey server, for threads. Safe over fork: redis-py's pool notices the new process."""
 
-    def __init__(self, config: Config, url: str) -> None:
+    def __init__(self, config: Config, url: str, forget: Callable[[], object] = lambda: None) -> None:
         self.url = url
         self._socket_timeout_s = config.deadline_ms / 1000
-        options = _options(config, url) | {"retry": Retry(NoBackoff(), 0)}
+        lives = Lives(forget)
+        options = _options(config, url) | {"retry": Retry(NoBackoff(), 0), "redis_connect_func": lives.on_connect}
         self._pool: Any = redis.ConnectionPool.from_url(url, **options)
 
     def __repr__(self) -> str:
@@ -109,11 +151,13 @@ def _reply(connection: Any, wait: dict[str, float]) -> Any:
 class AsyncRedisExchange:
     """The same for an event loop; to be used on the loop where it was first used."""
 
-    def __init__(self, config: Config, url: str) -> None:
+    def __init__(self, config: Config, url: str, forget: Callable[[], object] = lambda: None) -> None:
         from redis.asyncio.retry import Retry as AsyncRetry
 
         self.url = url
+        lives = Lives(forget)
         options = _options(config, url) | {"retry": AsyncRetry(NoBackoff(), 0), "socket_timeout": None}
+        options["redis_connect_func"] = lives.on_connect_async
         self._pool: Any = aredis.ConnectionPool.from_url(url, **options)
 
     def __repr__(self) -> str:
@@ -156,4 +200,5 @@ __all__ = [
     "RedisExchange",
     "ResponseError",
     "Words",
+    "lone_connection",
 ]

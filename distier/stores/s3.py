@@ -201,9 +201,7 @@ class S3Archive:
         found = list(itertools.islice(self._listed(prefix, start_after, check_limit(limit)), limit))
         keys = [one.key.encode() for one in found]
         if any(a >= b for a, b in itertools.pairwise(keys)):
-            raise ConfigError(
-                f"{self.name} does not list in byte order (a directory bucket?); distier needs that"
-            )
+            raise ConfigError(f"{self.name} does not list in byte order (a directory bucket?); distier needs that")
         return found
 
     def _listed(self, prefix: str, start_after: str, limit: int) -> Iterator[Listed]:
@@ -294,7 +292,5 @@ def _parse(url: str) -> tuple[str, str]:
     bucket, _, prefix = rest.partition("/")
     prefix = prefix.strip("/")
     if scheme != "s3" or not bucket or "@" in bucket:
-        raise ConfigError(
-            "an S3 archive is s3://bucket or s3://bucket/prefix; credentials are separate options"
-        )
+        raise ConfigError("an S3 archive is s3://bucket or s3://bucket/prefix; credentials are separate options")
     return bucket, f"{check_key(prefix)}/" if prefix else ""

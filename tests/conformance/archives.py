@@ -101,7 +101,12 @@ class S3Backend:
 
 
 def s3_archive(endpoint_url: str, url: str = "s3://bucket/prefix", **options: Any) -> S3Archive:
-    given = {"region": "us-east-1", "access_key": ACCESS_KEY, "secret_key": SECRET_KEY, "timeout_s": 20.0}
+    given: dict[str, Any] = {
+        "region": "us-east-1",
+        "access_key": ACCESS_KEY,
+        "secret_key": SECRET_KEY,
+        "timeout_s": 20.0,
+    }
     return S3Archive(url, endpoint_url=endpoint_url, **(given | options))
 
 

@@ -65,7 +65,7 @@ def run_limited(script: str, data: bytes, path: Path, *, mib: int) -> list[str]:
     """The lines that a script prints about `data`, in a process that gets `mib` of address space for it."""
     path.write_bytes(data)
     limited = f"""
-import lzma, pathlib, resource, sys
+import lzma, pathlib, resource, sys, tracemalloc
 import lz4.frame
 from distier.domain.codec import decompress_frame, decompress_xz
 from distier.errors import Corrupt
@@ -127,7 +127,7 @@ def test_no_flipped_bit_of_a_frame_gives_wrong_bytes(content):
             harmless += 1
         except Corrupt:
             pass
-    assert harmless <= (8 if content == TEXT else 0)
+    assert harmless < len(frame) * 8 // 50
 
 
 def test_every_truncation_of_a_frame_is_noticed():
@@ -205,11 +205,12 @@ try:
     lz4.frame.decompress(data)
 except (MemoryError, RuntimeError) as e:
     print("boom")
+tracemalloc.start()
 for size_bytes in (1000, 500_000_000):
     try:
         decompress_frame("lz4", data, size_bytes=size_bytes)
     except Corrupt:
-        print("defused")
+        print("defused" if tracemalloc.get_traced_memory()[1] < 1_000_000 else "too late")
 """
     lines = run_limited(script, with_size(frame, 1000), tmp_path / "bomb", mib=64)
     assert lines == ["boom", "defused", "defused"]

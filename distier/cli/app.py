@@ -1,0 +1,96 @@
+"""The commands by name, the global options, and where these may stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import look, modules, operate
+from .exits import table as exit_table
+from .session import Session
+
+# Global options: whether a value follows. They may stand anywhere before a bare `--`, as people type them
+# (`distier ls --json`); click takes them only before the command.
+GLOBALS = {
+    "--config": True, "-c": True, "--url": True, "--home": True, "--namespace": True, "-n": True,
+    "--deadline": True, "--json": False, "--verbose": False, "-v": False,
+}  # fmt: skip
+
+HELP = "A tiered, distributed cache of modules that many LLM agents share: hot and warm in Redis, cold in an archive."
+EPILOG = f"""\b
+The options above may stand anywhere. Settings come from --config, else $DISTIER_CONFIG, else ./distier.yaml; then
+DISTIER_* variables; then options. Where no Redis is configured, a private server is started in --home.
+
+\b
+Exit codes:
+{exit_table()}
+"""
+
+app = typer.Typer(
+    name="distier", help=HELP, epilog=EPILOG, rich_markup_mode=None, pretty_exceptions_enable=False,
+    no_args_is_help=True, add_completion=True, context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from distier import __version__
+
+        print(f"distier {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE", help="A YAML file.")] = None,
+    url: Annotated[str | None, typer.Option("--url", metavar="URL", help="The Redis server, redis://...")] = None,
+    home: Annotated[
+        Path | None, typer.Option("--home", metavar="DIR", help="Where the embedded server and its archive live.")
+    ] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", metavar="NAME", help="The namespace.")] = None,
+    deadline: Annotated[
+        str | None, typer.Option("--deadline", metavar="TIME", help="How long a call may take: 500ms, 5s.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Data as JSON, a line for each thing.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to stderr; tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    if verbose:
+        import logging
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    context.obj = Session(config, url, home, namespace, deadline, json, verbose)
+
+
+for module in (modules, operate, look):
+    module.register(app)
+
+
+def command() -> Any:
+    """The click command of the whole."""
+    return typer.main.get_command(app)
+
+
+def hoist(argv: Sequence[str]) -> list[str]:
+    """The words with the global options moved to the front."""
+    front: list[str] = []
+    rest: list[str] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            return [*front, *rest, "--", *words]
+        name = word.partition("=")[0] if word.startswith("--") else word
+        if name not in GLOBALS:
+            rest.append(word)
+        else:
+            front.append(word)
+            if GLOBALS[name] and name == word and words:
+                front.append(words.pop(0))
+    return [*front, *rest]

@@ -1,0 +1,163 @@
+"""Commands that look: stats, watch, doctor, config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import exits, output
+from .session import session_of
+
+if TYPE_CHECKING:
+    from distier.domain.module import Event
+    from distier.observe.doctor import Finding
+    from distier.plans.statistics import Stats
+
+settings = typer.Typer(rich_markup_mode=None, help="Show and check the configuration.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    for function in (stats, watch, doctor):
+        app.command(function.__name__)(function)
+    app.add_typer(settings, name="config")
+
+
+def stats(context: typer.Context) -> None:
+    """Show what each tier holds."""
+    session = session_of(context)
+    with session.store() as store:
+        found = store.stats()
+        space = store.space
+    if session.json:
+        output.emit({"namespace": space.namespace, "shards": space.config.shards} | output.stats_row(found))
+        return
+    shards = f", {space.config.shards} shards" if space.config.shards > 1 else ""
+    title = f"namespace {space.namespace}{shards}: {output.number(found.count)} modules"
+    columns = ("tier", ">modules", ">tokens", ">of", ">bytes", ">stored", ">of", ">ratio")
+    output.show(output.table(columns, stats_rows(found), title=title))
+    output.show(f"not archived yet: {output.number(found.dirty_count)} modules, {output.size(found.dirty_bytes)}")
+
+
+def stats_rows(s: Stats) -> list[tuple[str, ...]]:
+    """A row for each tier, and one for what is archived; warm's budget of modules is shown in its tokens' place."""
+    n, size = output.number, output.size
+    hot, warm, cold = s.hot, s.warm, s.cold
+    return [
+        ("hot", n(hot.count), n(hot.size), n(hot.max_size), size(hot.size_bytes), size(hot.size_bytes),
+         size(hot.max_bytes), ""),
+        ("warm", f"{n(warm.count)}/{n(warm.max_modules)}", n(warm.tokens), "", size(warm.size_bytes),
+         size(warm.stored_bytes), size(warm.max_bytes), output.ratio(warm.ratio)),
+        ("cold", n(cold.count), n(cold.tokens), "", size(cold.size_bytes), "", "", ""),
+        ("archived", n(cold.archived_count), "", "", size(cold.archived_size_bytes), size(cold.stored_bytes), "",
+         output.ratio(cold.ratio)),
+    ]  # fmt: skip
+
+
+def watch(
+    context: typer.Context,
+    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only ids that start so.")] = "",
+    since: Annotated[
+        str, typer.Option("--since", metavar="ID", help="After this event: a stream id, 0 for all that is kept.")
+    ] = "$",
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for more, until Ctrl-C.")] = True,
+    every: Annotated[bool, typer.Option("--all", help="Also events that change no tier (archivings).")] = False,
+) -> None:
+    """Show tier changes as they happen."""
+    session = session_of(context)
+    with session.store() as store:
+        if wait and not session.json:
+            output.say(f"distier: watching namespace {store.space.namespace!r}; Ctrl-C ends it")
+        for event in store.events(since=since, wait=wait):
+            if event.id.startswith(prefix) and (every or event.is_tier_change):
+                session.tell(output.row(event), _event(event))
+                _flush()
+
+
+def _event(e: Event) -> str:
+    time = f"{output.moment(e.at_ms)[11:]}.{e.at_ms % 1000:03d}"
+    return f"{time}  {e.from_:>7} > {e.to:<7}  {e.reason:<9} {e.version:<8} {output.shown(e.id)}"
+
+
+def _flush() -> None:
+    import sys
+
+    sys.stdout.flush()
+
+
+# -- doctor -------------------------------------------------------------------------------------------------------------
+
+
+def doctor(context: typer.Context) -> None:
+    """Check what distier depends on, and say what to do. Exit code 1 if anything fails."""
+    from distier.client import archive_of, make_space, redis_url
+    from distier.observe.doctor import examine
+
+    session = session_of(context)
+    config = session.config()
+    worst = "ok"
+    for finding in examine(config, lambda: redis_url(config), lambda: archive_of(config), make_space):
+        worst = "fail" if "fail" in (worst, finding.status) else finding.status if worst == "ok" else worst
+        session.tell(
+            {"check": finding.check, "status": finding.status, "found": finding.found, "advice": finding.advice},
+            _finding(finding),
+        )
+        _flush()
+    if worst == "fail":
+        raise typer.Exit(exits.FAILED)
+
+
+def _finding(f: Finding) -> str:
+    import sys
+
+    colour = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}[f.status]
+    word = f"{f.status:<4}"
+    if sys.stdout.isatty():
+        word = typer.style(word, fg=colour, bold=True)
+    lines = f"{word}  {f.check:<12} {f.found}"
+    return f"{lines}\n{'':19}{f.advice}" if f.advice else lines
+
+
+# -- config -------------------------------------------------------------------------------------------------------------
+
+
+@settings.command("show")
+def config_show(context: typer.Context) -> None:
+    """Show every setting, its value, and where it came from; secrets are masked."""
+    session = session_of(context)
+    config = session.config()
+    values = dict(_leaves(config.dump()))
+    rows = [(key, values.get(key), source) for key, source in config.sources().items()]
+    if session.json:
+        for key, value, source in rows:
+            output.emit({"key": key, "value": value, "source": source})
+        return
+    width = max(len(key) for key, _, _ in rows)
+    said = [(f"{key:<{width}}", "" if value is None else str(value), source) for key, value, source in rows]
+    value_width = min(40, max(len(value) for _, value, _ in said))
+    for key, value, source in said:
+        print(f"{key}  {value:<{value_width}}  {'' if source == 'default' else source}".rstrip())
+
+
+def _leaves(data: dict[str, object], above: str = "") -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = []
+    for name, value in data.items():
+        if isinstance(value, dict) and name != "transforms":
+            found += _leaves(value, f"{above}{name}.")
+        else:
+            found.append((above + name, value))
+    return found
+
+
+@settings.command("check")
+def config_check(
+    context: typer.Context,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Another file than --config.")] = None,
+) -> None:
+    """Check the configuration without touching any server. Exit code 9 if it is wrong."""
+    session = session_of(context)
+    session.config_file = file or session.config_file
+    config = session.config()
+    redis = "an embedded server" if config.embedded else "the Redis server at redis.url"
+    session.tell({"ok": True, "namespace": config.namespace}, f"ok: namespace {config.namespace!r} on {redis}")

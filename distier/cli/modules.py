@@ -1,0 +1,236 @@
+"""Commands on modules: put, get, rm, ls, where."""
+
+from __future__ import annotations
+
+import sys
+from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from . import output
+from .session import Session, ids_from, session_of
+
+if TYPE_CHECKING:
+    from distier.domain.module import Landed, Module, Placement
+
+TierName = Literal["hot", "warm", "cold"]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Module ids; `-` reads them from stdin, one a line.")]
+IfVersion = Annotated[
+    str | None,
+    typer.Option("--if-version", metavar="VERSION", help="Only if the module is at this version (0: does not exist)."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    for name, function in {"put": put, "get": get, "rm": rm, "ls": ls, "where": where}.items():
+        app.command(name)(function)
+
+
+def put(
+    context: typer.Context,
+    target: Annotated[str, typer.Argument(metavar="ID|DIR", help="The module's id, or a directory to load.")],
+    source: Annotated[str | None, typer.Argument(metavar="[FILE|-]", help="Its content; `-` is stdin.")] = None,
+    type: Annotated[str | None, typer.Option("--type", help="Content type; guessed if not given.")] = None,
+    keyword: Annotated[list[str] | None, typer.Option("--keyword", "-k", help="A keyword; repeatable.")] = None,
+    meta: Annotated[list[str] | None, typer.Option("--meta", metavar="K=V", help="Metadata; repeatable.")] = None,
+    tokens: Annotated[int | None, typer.Option("--tokens", help="The token count, if you know it.")] = None,
+    if_version: IfVersion = None,
+    prefix: Annotated[str, typer.Option("--prefix", help="Put before each id (DIR only).")] = "",
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out (DIR only); repeatable.")
+    ] = None,
+) -> None:
+    """Write a module from a file, or a whole directory of them.
+
+    In a directory every file becomes a module; its id is its path in the directory, with `/`.
+    """
+    session = session_of(context)
+    described: dict[str, Any] = {"content_type": type, "keywords": keyword or (), "meta": _pairs(meta or [])}
+    if source is None:
+        if tokens is not None or if_version is not None:
+            raise typer.BadParameter("--tokens and --if-version are for a single module")
+        _put_tree(session, target, prefix, exclude or [], described)
+    else:
+        if prefix or exclude:
+            raise typer.BadParameter("--prefix and --exclude are for a directory: distier put DIR")
+        content = _content(source)
+        with session.store() as store:
+            landed = store.put(target, content, tokens=tokens, if_version=_version(if_version), **described)
+        session.tell(output.row(landed), _landed(landed))
+    session.end()
+
+
+def _landed(landed: Landed) -> str:
+    words = [landed.tier, f"version {landed.version}", f"{output.number(landed.tokens)} tokens"]
+    words += [output.size(landed.size_bytes), f"{landed.evicted} evicted" if landed.evicted else ""]
+    why = f" ({landed.reason})" if landed.reason else ""
+    return f"{output.shown(landed.id)}: {', '.join(w for w in words if w)}{why}"
+
+
+def _put_tree(session: Session, target: str, prefix: str, exclude: list[str], described: dict[str, Any]) -> None:
+    from .load import put_tree
+
+    root = Path(target)
+    if not root.is_dir():
+        raise typer.BadParameter(
+            f"{target!r} is not a directory; to write one module: distier put ID FILE, or distier put ID - for stdin"
+        )
+    with session.store() as store:
+        put_tree(session, store, root, prefix, exclude, described)
+
+
+def _content(source: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except IsADirectoryError:
+        raise typer.BadParameter(f"{source!r} is a directory; to load it: distier put DIR --prefix PREFIX") from None
+    except OSError as e:
+        raise typer.BadParameter(f"cannot read {source!r}: {e.strerror}") from None
+
+
+def _pairs(words: list[str]) -> dict[str, str]:
+    made = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"--meta takes K=V, not {word!r}")
+        made[key] = value
+    return made
+
+
+def _version(text: str | None) -> str | int | None:
+    return 0 if text == "0" else text
+
+
+def get(
+    context: typer.Context,
+    ids: Ids,
+    to: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file.")] = None,
+) -> None:
+    """Write the exact bytes of modules to stdout, one after the other."""
+    session = session_of(context)
+    wanted = ids_from(ids)
+    if to is not None and len(wanted) != 1:
+        raise typer.BadParameter("-o takes one module")
+    with session.store() as store:
+
+        def one(id: str) -> None:
+            module = store.get(id)
+            if module is None:
+                session.missing(store, id)
+            else:
+                _write(session, module, to)
+
+        session.each(wanted, one)
+    session.end()
+
+
+def _write(session: Session, module: Module, to: Path | None) -> None:
+    if to is not None:
+        try:
+            to.write_bytes(module.content)
+        except OSError as e:
+            raise typer.BadParameter(f"cannot write {str(to)!r}: {e.strerror}") from None
+    elif session.json:
+        try:
+            content = {"content": module.text}
+        except UnicodeDecodeError:
+            content = {"content_base64": b64encode(module.content).decode()}
+        output.emit(output.row(module) | content)
+    else:
+        sys.stdout.buffer.write(module.content)
+        sys.stdout.buffer.flush()
+
+
+def rm(
+    context: typer.Context,
+    ids: Ids,
+    if_version: IfVersion = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="A module that does not exist is fine.")] = False,
+) -> None:
+    """Delete modules from all tiers."""
+    session = session_of(context)
+    with session.store() as store:
+
+        def one(id: str) -> None:
+            deleted = store.delete(id, if_version=_version(if_version))
+            if not deleted and not force:
+                session.missing(store, id)
+            elif session.json:
+                output.emit({"id": id, "deleted": deleted})
+
+        session.each(ids_from(ids), one)
+    session.end()
+
+
+def ls(
+    context: typer.Context,
+    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only ids that start so.")] = "",
+    tier: Annotated[TierName | None, typer.Option("--tier", help="Only what is in this tier.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=0, help="At most so many (any of them).")] = None,
+    long: Annotated[bool, typer.Option("--long", "-l", help="With tier, version, tokens and sizes.")] = False,
+) -> None:
+    """List module ids, sorted."""
+    session = session_of(context)
+    with session.store() as store:
+        found = sorted(store.scan(prefix, tier=tier, limit=limit))
+        places = (place for id, _ in found if (place := store.where(id))) if long else iter(())
+        if session.json:
+            for data in map(output.row, places) if long else ({"id": id, "tier": tier} for id, tier in found):
+                output.emit(data)
+        elif long:
+            columns = ("tier", "version", ">tokens", ">size", ">stored", ">uses", "updated", "id")
+            output.show(output.table(columns, [_long(place) for place in places]))
+        else:
+            for id, _ in found:
+                print(output.shown(id))
+
+
+def _long(p: Placement) -> tuple[str, ...]:
+    tier = p.tier if p.clean else f"{p.tier}*"  # as editors mark what is not saved
+    return (
+        tier, str(p.version), output.number(p.tokens), output.size(p.size_bytes), output.size(p.stored_bytes),
+        f"{p.uses:g}", output.moment(p.updated_ms), output.shown(p.id),
+    )  # fmt: skip
+
+
+def where(context: typer.Context, ids: Ids) -> None:
+    """Show where modules are: tier, version, sizes, times. Touches no recency."""
+    session = session_of(context)
+    with session.store() as store:
+
+        def one(id: str) -> None:
+            place = store.where(id)
+            if place is None:
+                session.missing(store, id)
+            else:
+                session.tell(output.row(place), _placement(place))
+
+        session.each(ids_from(ids), one)
+    session.end()
+
+
+def _placement(p: Placement) -> str:
+    when: Callable[[int | None], str] = output.moment
+    stored = f"{output.size(p.stored_bytes)} ({p.ratio:.2f}x)" if p.ratio else ""
+    archived = f"{p.archived_key} ({output.size(p.archived_bytes or 0)})" if p.clean and p.archived_key else ""
+    return output.pairs([
+        ("id", output.shown(p.id)),
+        ("tier", p.tier),
+        ("version", str(p.version)),
+        ("content type", p.content_type),
+        ("tokens", output.number(p.tokens)),
+        ("size", f"{output.number(p.size_bytes)} bytes"),
+        ("stored", stored),
+        ("archived", archived or f"not yet (since {when(p.dirty_since_ms)})"),
+        ("uses", f"{p.uses:g}"),
+        ("last use", when(p.last_use_ms)),
+        ("leaves warm", when(p.due_ms) if p.tier == "warm" else ""),
+        ("pinned until", when(p.pinned_until_ms)),
+        ("created", when(p.created_ms)),
+        ("updated", when(p.updated_ms)),
+        ("sha256", p.sha256),
+    ])  # fmt: skip

@@ -1,0 +1,152 @@
+"""What is written, and how: data on stdout, talk on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from distier.domain.module import Event, Landed, Module, Moved, Placement
+from distier.domain.order import Order
+from distier.errors import (
+    ArchiveUnavailable,
+    ConfigError,
+    Conflict,
+    Corrupt,
+    DistierError,
+    Full,
+    NotFound,
+    Unavailable,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from distier.plans.statistics import Stats
+
+Row = Mapping[str, Any]
+
+_HINTS: tuple[tuple[type[DistierError], str], ...] = (
+    (NotFound, ""),
+    (ArchiveUnavailable, "`distier doctor` checks the archive; what is hot or warm can be read without it"),
+    (Full, ""),  # its messages say what to do
+    (Unavailable, "`distier doctor` checks Redis; `distier config show` says which one is meant"),
+    (Conflict, "read it again (`distier where ID`), then decide"),
+    (Corrupt, ""),
+    (ConfigError, "`distier config show` says where each setting comes from"),
+)
+
+
+def say(text: str) -> None:
+    """Talk: to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def emit(row: Row) -> None:
+    """Data: one JSON object on its own line."""
+    print(json.dumps(row, ensure_ascii=False, separators=(", ", ": ")))
+
+
+def complain(error: BaseException, *, traceback: bool = False) -> None:
+    """One line for what went wrong, one for what to do."""
+    if traceback:
+        import traceback as tb
+
+        tb.print_exception(error)
+    say(f"distier: {error or type(error).__name__}")
+    hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
+    if hint:
+        say(f"  hint: {hint}")
+
+
+def shown(id: str) -> str:
+    """An id for people: on a terminal, control characters in it must not act."""
+    return id if id.isprintable() or not sys.stdout.isatty() else repr(id)[1:-1]
+
+
+# -- numbers for people --------------------------------------------------------------------------------------------
+
+
+def size(size_bytes: float) -> str:
+    """`1.2 MB`, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 999.5:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" or size_bytes >= 99.5 else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"
+
+
+def number(n: float) -> str:
+    return f"{n:,.0f}"
+
+
+def ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}x"
+
+
+def moment(ms: int | None) -> str:
+    """A local time for people."""
+    return "" if ms is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000))
+
+
+# -- things as rows for JSON ----------------------------------------------------------------------------------------
+
+
+def row(thing: Module | Landed | Placement | Moved | Event) -> dict[str, Any]:
+    """The fields of a value in their own names; versions as `epoch-ver`, no content."""
+    fields = {name: getattr(thing, name) for name in type(thing).__dataclass_fields__ if name != "content"}
+    made = {name.rstrip("_"): str(v) if isinstance(v, Order) else v for name, v in fields.items()}
+    if isinstance(thing, Placement):
+        made["ratio"] = thing.ratio
+    if isinstance(thing, Module):
+        made |= {"keywords": list(thing.keywords), "meta": dict(thing.meta)}
+    return made
+
+
+def stats_row(stats: Stats) -> dict[str, Any]:
+    def fields(of: Any) -> dict[str, Any]:
+        return {name: getattr(of, name) for name in type(of).__dataclass_fields__}
+
+    return {
+        "count": stats.count,
+        "hot": fields(stats.hot),
+        "warm": fields(stats.warm) | {"ratio": stats.warm.ratio},
+        "cold": fields(stats.cold) | {"ratio": stats.cold.ratio},
+        "dirty_count": stats.dirty_count,
+        "dirty_bytes": stats.dirty_bytes,
+    }
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> Table:
+    """A plain table; a column whose name starts with `>` is set to the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for name in columns:
+        made.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", no_wrap=True)
+    for cells in rows:
+        made.add_row(*(Text(cell) for cell in cells))
+    return made
+
+
+def show(*things: Any) -> None:
+    """Print rich things on stdout; as wide as they are where nobody is looking."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
+    for thing in things:
+        console.print(thing, soft_wrap=isinstance(thing, str))
+
+
+def pairs(rows: Sequence[tuple[str, str]]) -> str:
+    """Aligned `name  value` lines; those without a value are left out."""
+    rows = [(name, value) for name, value in rows if value]
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

@@ -1,0 +1,93 @@
+"""What the global options mean: which configuration, which store, and how the results are told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import typer
+
+from distier.errors import DistierError, NotFound
+
+from .exits import code_of
+from .output import complain, emit
+
+if TYPE_CHECKING:
+    from distier.client import Store
+    from distier.config import Config
+
+
+@dataclass
+class Session:
+    """One run of the command line. `code` is the exit code so far: the first failure's, if several things are done."""
+
+    config_file: Path | None = None
+    url: str | None = None
+    home: Path | None = None
+    namespace: str | None = None
+    deadline: str | None = None
+    json: bool = False
+    verbose: bool = False
+    code: int = 0
+
+    def config(self, **overrides: Any) -> Config:
+        """The configuration that the options ask for. Raises `ConfigError`."""
+        from distier.config import load_config
+
+        if self.url and self.home:
+            raise typer.BadParameter("--url and --home exclude each other: one server, please")
+        return load_config(
+            self.config_file, redis__url=self.url, home=self.home, namespace=self.namespace, deadline=self.deadline,
+            **overrides,
+        )  # fmt: skip
+
+    @contextmanager
+    def store(self, **overrides: Any) -> Iterator[Store]:
+        from distier.client import connect
+
+        with connect(self.config(**overrides)) as store:
+            yield store
+
+    def failed(self, error: DistierError) -> None:
+        """Tell a failure of one of several things; the others go on."""
+        complain(error, traceback=self.verbose)
+        self.code = self.code or code_of(error)
+
+    def missing(self, store: Store, id: str) -> None:
+        self.failed(NotFound(f"there is no module {id!r} in namespace {store.space.namespace!r}"))
+
+    def each(self, ids: Sequence[str], act: Callable[[str], None]) -> None:
+        """Do something with each id; a failure is told, and the others go on."""
+        for id in ids:
+            try:
+                act(id)
+            except DistierError as e:
+                self.failed(e)
+
+    def tell(self, data: dict[str, Any], words: str) -> None:
+        """A result: as JSON if asked for, else in words."""
+        if self.json:
+            emit(data)
+        else:
+            print(words)
+
+    def end(self) -> None:
+        """Leave with the first failure's code, if there was one."""
+        if self.code:
+            raise typer.Exit(self.code)
+
+
+def session_of(context: typer.Context) -> Session:
+    return cast(Session, context.obj)
+
+
+def ids_from(words: Sequence[str]) -> list[str]:
+    """The ids that are meant; `-` stands for those on stdin, one a line."""
+    found: list[str] = []
+    for word in words:
+        found += [line.rstrip("\n") for line in sys.stdin if line.strip()] if word == "-" else [word]
+    return found

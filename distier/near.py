@@ -1,0 +1,503 @@
+"""The near cache: modules in the process itself, which Redis tells when they change.
+
+A second connection, the tracker's, asks for `CLIENT TRACKING ON BCAST PREFIX distier:{t}:module:`, and from then on
+gets a push for every record that is written, deleted, evicted or expired, by whomever. A record changes with every new
+version, so the records are all that must be followed, for modules read from warm and from the archive too.
+
+*No order of arrivals leaves an old module here.* A read begins (it takes a ticket), Redis executes it at a moment R,
+and it ends by filling. Let W be any change after R. Its push cannot be taken before the read began, so it is either
+
+    taken between begin and fill    it voids the ticket, and the fill is refused
+    taken after the fill            it drops the entry
+
+however late or early the reply came on its own connection. A push of a change before R may void a ticket for nothing,
+which costs one more read. For this the pushes must be complete: a read that begins before Redis has confirmed the
+tracking gets no ticket, and when the connection is lost all entries and tickets are, and again when it is back.
+
+*A hit has a stated age.* Pushes come some time after the change: usually under a millisecond; never, on a network that
+swallows packets. So the tracker sends PINGs, one at a time. Replies and pushes arrive in one stream, in the order in
+which the server wrote them; but the server writes the pushes of a turn of its event loop at the end of that turn, after
+a PONG of the same turn. PING n is sent after PONG n-1 has come, hence is read in a later turn than PING n-1, hence PONG
+n comes after every push of a change that was made before PING n-1 was executed, let alone sent. A hit is served only
+while `now < (send time of PING n-1) + staleness`, checked *before* the entry is looked up: what is in the cache then
+is no older than that PING. (Time is that of the monotonic clock: a suspended machine does not age.)
+
+*Own writes.* A write drops the id when it starts, and until it ends no read of the id gets a ticket: what such reads
+saw can never be filled, so a `get` after an acknowledged `put` never meets an older module here.
+
+Warm and cold-served modules are held as well as hot ones. Their hits are sent to Redis as uses like any others, and where
+the answer says that a module has been used often enough for hot, it is dropped here: its next `get` promotes it.
+
+A hit takes no lock. It reads a clock, looks into a dict and appends to a list, each atomic; order of use, counters and
+uses are worked out of that list elsewhere: by the tracker, a few times a second, and before anything is evicted.
+
+On a cluster there will be one tracker per master; this module then needs the earliest of their times, and nothing else.
+Rejected: redis-py's own client-side cache (refuses Valkey and Redis < 7.4, costs as much as a GET), OPTIN/default
+tracking (the server remembers each key for each client, and forgets some when its table is full), a thread with an event
+loop (deadlocks at fork and exit).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import weakref
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import hiredis
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from distier.config import NearConfig
+from distier.domain.ids import decode_id
+from distier.domain.keys import Shard
+from distier.domain.module import Module, pack_json
+from distier.drive.common import Counters, UseBuffer, lacks_script, outcome, words
+from distier.effects import RunScript
+from distier.errors import DistierError, Invalid
+from distier.observe.logs import log
+from distier.plans.space import Space
+from distier.plans.statistics import NearStats
+from distier.stores.redis import lone_connection
+
+NEVER = float("-inf")
+ENTRY_BYTES = 1024
+"""What a module takes beside its content, keywords, outline and meta: its objects, and our notes on it."""
+FILL_MAX = 100
+"""A `get_many` of more is a walk: it takes what is here, and does not wash out what is in use."""
+TICK_S = 0.25
+PATIENCE_MIN_S = 1.0
+BACKOFF_FIRST_S = 0.05
+BACKOFF_MAX_S = 2.0
+REFUSED_S = 30.0
+"""An operator may change the ACL, or the server behind a name: after this it is asked once more."""
+JOIN_S = 2.0
+READ_BYTES = 65536
+
+
+# -- the cache -------------------------------------------------------------------------------------------------------
+
+
+class Ticket:
+    """The right of the reads of `id` that are under way to fill; void once it is not in the cache's book any more."""
+
+    __slots__ = ("id",)
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+
+
+class NearCache:
+    """Modules within three budgets, the least recently used leaving first; no I/O and no threads of its own.
+
+    It is *live* between `go_live` and `lost`: only then it takes and serves modules, and serves them only for
+    `staleness_s` after the last time that `confirm` named. Thread-safe; `get` takes no lock.
+    """
+
+    def __init__(
+        self, *, max_tokens: int, max_bytes: int, max_entries: int, staleness_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.max_tokens, self.max_bytes, self.max_entries = max_tokens, max_bytes, max_entries
+        self.staleness_s = staleness_s
+        self.tokens = self.size_bytes = 0
+        self._clock = clock
+        self._fresh_until_s = NEVER
+        self._live = False
+        self._modules: dict[str, Module] = {}
+        self._costs: OrderedDict[str, tuple[int, int]] = OrderedDict()  # tokens, bytes; in order of use
+        self._reading: dict[str, Ticket] = {}
+        self._writing: Counter[str] = Counter()
+        self._hits: list[str] = []
+        self._uses: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def get(self, id: str) -> Module | None:
+        """The module if it is here and certainly young enough. Freshness first: see the top of this file."""
+        if self._clock() < self._fresh_until_s:
+            module = self._modules.get(id)
+            if module is not None:
+                self._hits.append(module.id)
+                return module
+        return None
+
+    def begin(self, id: str) -> Ticket | None:
+        """To be called before a read is sent; None if what it reads must not be kept. Reads of one id at one time
+        share a ticket: any of them may fill."""
+        with self._lock:
+            if not self._live or id in self._writing:
+                return None
+            return self._reading.setdefault(id, Ticket(id))
+
+    def fill(self, ticket: Ticket, module: Module | None) -> bool:
+        """Whether `module`, which a read after `begin` found, is held now. None gives the ticket back."""
+        with self._lock:
+            if self._reading.get(ticket.id) is not ticket:
+                return False
+            del self._reading[ticket.id]
+            if module is None:
+                return False
+            return self._keep(module)
+
+    def start_writing(self, ids: Iterable[str]) -> None:
+        """Drop `ids`; until `end_writing` no read of them gets a ticket."""
+        with self._lock:
+            for id in ids:
+                self._writing[id] += 1
+                self._forget(id)
+
+    def end_writing(self, ids: Iterable[str]) -> None:
+        with self._lock:
+            for id in ids:
+                self._writing[id] -= 1
+                if self._writing[id] <= 0:
+                    del self._writing[id]
+
+    def invalidate(self, ids: Iterable[str]) -> None:
+        """They changed: entries and tickets are void."""
+        with self._lock:
+            for id in ids:
+                self._forget(id)
+
+    def drop_promotable(self, uses: Mapping[str, float], threshold: float) -> None:
+        """Drop what Redis counted as used often enough for hot and is not held from there, so that its next read goes
+        all the way and promotes it."""
+        with self._lock:
+            for id, count in uses.items():
+                module = self._modules.get(id)
+                if module is not None and module.tier != "hot" and count >= threshold:
+                    self._forget(id)
+
+    def flush(self) -> None:
+        """Everything may have changed."""
+        with self._lock:
+            self._clear()
+
+    def go_live(self) -> None:
+        """From now on every change is pushed."""
+        with self._lock:
+            self._clear()  # also tickets that were taken while it was live before
+            self._live = True
+            self._fresh_until_s = self._clock() + self.staleness_s
+
+    def confirm(self, at_s: float) -> None:
+        """Every change until `at_s` has been pushed and taken."""
+        with self._lock:
+            if self._live:
+                self._fresh_until_s = max(self._fresh_until_s, at_s + self.staleness_s)
+
+    def lost(self) -> None:
+        """Changes may be missed from now on."""
+        with self._lock:
+            self._fresh_until_s = NEVER
+            self._live = False
+            self._clear()
+
+    @property
+    def is_live(self) -> bool:
+        return self._live
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether hits are served now."""
+        return self._clock() < self._fresh_until_s
+
+    def take_uses(self) -> Mapping[str, int]:
+        """Hits by id since the last call; each hit is in exactly one answer."""
+        with self._lock:
+            self._gather()
+            uses, self._uses = self._uses, Counter()
+            return uses
+
+    def after_fork(self) -> None:
+        """In a child: nothing of the parent's is valid, not even the lock."""
+        self._lock = threading.Lock()
+        self._writing.clear()
+        self._hits.clear()
+        self._uses.clear()
+        self.lost()
+
+    # The rest is called with the lock held.
+
+    def _keep(self, module: Module) -> bool:
+        tokens, size_bytes = module.tokens, _size_bytes(module)
+        if tokens > self.max_tokens or size_bytes > self.max_bytes:
+            return False
+        self._drop(module.id)
+        self._modules[module.id] = module
+        self._costs[module.id] = (tokens, size_bytes)
+        self.tokens += tokens
+        self.size_bytes += size_bytes
+        if self._is_over():
+            self._gather()  # so that the order of use is true up to this moment
+            while self._is_over():
+                self._drop(next(iter(self._costs)))
+        return True
+
+    def _is_over(self) -> bool:
+        return (
+            self.size_bytes > self.max_bytes
+            or self.tokens > self.max_tokens
+            or len(self._costs) > self.max_entries
+        )  # fmt: skip
+
+    def _drop(self, id: str) -> None:
+        cost = self._costs.pop(id, None)
+        if cost is not None:
+            del self._modules[id]
+            self.tokens -= cost[0]
+            self.size_bytes -= cost[1]
+
+    def _forget(self, id: str) -> None:
+        self._drop(id)
+        self._reading.pop(id, None)
+
+    def _clear(self) -> None:
+        self._modules.clear()
+        self._costs.clear()
+        self._reading.clear()
+        self.tokens = self.size_bytes = 0
+
+    def _gather(self) -> None:
+        """Bring the order of use up to date. Hits that come meanwhile stand after the `n` that are taken."""
+        n = len(self._hits)
+        if not n:
+            return
+        uses = Counter(reversed(self._hits[:n]))
+        del self._hits[:n]
+        self._uses.update(uses)
+        for id in reversed(uses):  # a Counter keeps the order of first sight: this ends with the last used
+            if id in self._costs:
+                self._costs.move_to_end(id)
+
+
+def _size_bytes(module: Module) -> int:
+    extra = len(module.outline or "") + sum(map(len, module.keywords))
+    if module.meta:
+        extra += len(pack_json(module.meta, "meta"))
+    return ENTRY_BYTES + len(module.content) + extra
+
+
+class _FrozenDict(dict[str, Any]):
+    """What `meta` is in a module that many callers share. Copies, also deep ones, are plain dicts."""
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("a module's meta is shared by all who read it: change a copy (copy.deepcopy(module.meta))")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
+class _FrozenList(list[Any]):
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = append = clear = extend = _FrozenDict._refuse  # type: ignore[assignment]
+    insert = pop = remove = reverse = sort = _FrozenDict._refuse  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(self),)
+
+
+_NO_META = _FrozenDict()
+
+
+def _frozen(value: Any) -> Any:
+    """Plain JSON as values that refuse to change; they compare, print and encode as before."""
+    if isinstance(value, dict):
+        return _FrozenDict((k, _frozen(v)) for k, v in value.items()) if value else _NO_META
+    return _FrozenList(map(_frozen, value)) if isinstance(value, list) else value
+
+
+# -- the tracker -----------------------------------------------------------------------------------------------------
+
+
+class _Refused(Exception):
+    """This server, or this user on it, cannot be followed."""
+
+
+class _Wire:
+    """One connection on which replies and pushes are read in the order in which they came."""
+
+    def __init__(self, connection: Any) -> None:
+        connection.connect()
+        self._connection = connection
+        # redis-py's own reading hands pushes to a handler and swallows what that raises: here nothing may be missed.
+        self._socket: socket.socket = connection._sock
+        self._more = object()
+        self._reader = hiredis.Reader(
+            protocolError=InvalidResponse, replyError=ResponseError, notEnoughData=self._more
+        )
+
+    def send(self, command: Sequence[Any], timeout_s: float) -> None:
+        self._socket.settimeout(timeout_s)
+        for part in self._connection.pack_command(*command):
+            self._socket.sendall(part)
+
+    def read(self, timeout_s: float) -> Iterator[Any]:
+        """What has arrived, waiting at most `timeout_s` for it."""
+        self._socket.settimeout(max(timeout_s, 0.001))
+        try:
+            data = self._socket.recv(READ_BYTES)
+        except TimeoutError:
+            return
+        if not data:
+            raise RedisConnectionError("the server closed the connection")
+        self._reader.feed(data)
+        while (message := self._reader.gets()) is not self._more:
+            yield message
+
+    def interrupt(self) -> None:
+        """End a `read` in another thread."""
+        with suppress(OSError):  # not SSLSocket's own, which takes apart what the reader is using
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._connection.disconnect()
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A command whose reply is to come, and what is done with it."""
+
+    sent_s: float
+    take: Callable[[Any], None]
+
+
+class Tracker:
+    """The thread that follows one server for a cache: it takes pushes, sends heartbeats, and sends the uses that are due.
+
+    It holds neither the store nor its `Near`, so that a forgotten store can be collected, which stops it.
+    """
+
+    def __init__(
+        self, cache: NearCache, space: Space, connect: Callable[[], Any], counters: Counters, uses: UseBuffer,
+    ) -> None:  # fmt: skip
+        self.cache = cache
+        self.status = "off: not used yet"
+        self._space = space
+        self._connect = connect
+        self._counters = counters
+        self._uses = uses
+        self._beat_s = min(cache.staleness_s / 4, 5.0)
+        self._patience_s = max(cache.staleness_s, PATIENCE_MIN_S)
+        self._said: str | None = None
+        self._forget_thread()
+
+    def _forget_thread(self) -> None:
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._wire: _Wire | None = None
+        self._sent: deque[_Sent] = deque()
+
+    def ensure_started(self) -> None:
+        with self._lock:
+            if self._thread is None and not self._stopping.is_set():
+                self.status = "connecting"
+                self._thread = threading.Thread(target=self._run, name="distier-near", daemon=True)
+                try:
+                    self._thread.start()
+                except RuntimeError as e:  # no more threads, or the interpreter is ending: reads go on without
+                    self.status = f"off: {e}"
+
+    def stop(self, *, join: bool = False) -> None:
+        self._stopping.set()
+        self.cache.lost()
+        with self._lock:
+            thread, wire = self._thread, self._wire
+        if wire is not None:
+            wire.interrupt()
+        if join and thread is not None and thread.is_alive() and thread is not threading.current_thread():
+            thread.join(JOIN_S)
+
+    def after_fork(self) -> None:
+        """In a child: no thread came along, and the parent's connection is not ours to end."""
+        stopped = self._stopping.is_set()
+        self.status = "off: not used yet"
+        self._forget_thread()
+        self.cache.after_fork()
+        if stopped:
+            self._stopping.set()
+
+    def settle(self) -> None:
+        """Count the hits that were noted, and hand them on as uses."""
+        used = self.cache.take_uses()
+        if not used:
+            return
+        self._counters.add("hits.near", sum(used.values()))
+        by_shard: dict[Shard, dict[str, int]] = {}
+        for id, n in used.items():
+            by_shard.setdefault(self._space.shard(id), {})[id] = n
+        for shard, uses in by_shard.items():
+            self._uses.note_many(shard, uses, time.monotonic())
+
+    # -- the thread ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        backoff_s = BACKOFF_FIRST_S
+        try:
+            while not self._stopping.is_set():
+                try:
+                    self._follow()
+                except _Refused as e:
+                    self._say(f"off: {e}")
+                    backoff_s = REFUSED_S
+                except (RedisError, OSError) as e:
+                    backoff_s = BACKOFF_FIRST_S if self.status == "on" else min(backoff_s * 2, BACKOFF_MAX_S)
+                    self.status = f"connecting: {type(e).__name__}: {e}"
+                self._stopping.wait(backoff_s)
+            self.status = "off: closed"
+        except BaseException as e:
+            self.status = f"off: the tracker failed: {type(e).__name__}: {e}"
+            raise
+        finally:
+            self.cache.lost()
+
+    def _say(self, status: str) -> None:
+        """A state that stays, once in the log."""
+        self.status = status
+        if status != self._said:
+            self._said = status
+            log.warning("near cache %s; reads go to Redis", status)
+
+    def _follow(self) -> None:
+        """From connecting to losing the connection, which raises; returns when stopping."""
+        wire = _Wire(self._connect())
+        with self._lock:
+            self._wire = wire
+        try:
+            if not self._stopping.is_set():
+                self._subscribe(wire)
+                self._listen(wire)
+        except (RedisError, OSError):
+            if not self._stopping.is_set():  # interrupted: that is how it ends
+                raise
+        finally:
+            self.cache.lost()
+            with self._lock:
+                self._wire = None
+            lost = sum(sent.take == self._take_touched for sent in self._sent)
+            self._counters.add("touches.lost", lost) if lost else None
+            self._sent.clear()
+            wire.close()
+
+    def _send(self, wire: _Wire, command: Sequence[Any], take: Callable[[Any], None]) -> None:
+        self._sent.append(_Sent(time.monotonic(), take))
+        wire.send(command, self._patience_s)
+
+    def _subscribe(self, wire: _Wire) -> None:
+        """Sends; `_take_...` go on when the replies come."""
+        prefixes = [word for shard in self._space.keys.shards for word in ("PREFIX", shard.module_prefix)]
+        # Asked again, and not taken from the settings: on RESP2 tracking is accepted, and pushes are never sent.
+        self._send(wire, ("HELLO", 3), self._take_hello)
+        self._send(wire, ("CLIENT", "TRACKING", "ON", "BCAST", *prefixes), self._take_tracking)

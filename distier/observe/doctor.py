@@ -1,0 +1,278 @@
+"""What distier depends on, looked at one by one. Values out; the command line prints them.
+
+The parts are given as functions: a server that cannot be started or a bucket that cannot be opened is a finding here,
+not the end. Nothing is asked that a managed service forbids, except where noted: `INFO` tells nearly everything that
+`CONFIG GET` would, and what cannot be learned is said to be unknown, which is not a failure.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from distier.config import Config, format_size, mask_url
+from distier.domain.keys import Keyspace, Shard
+from distier.drive.sync import SyncDriver
+from distier.effects import Command, RunScript
+from distier.errors import ConfigError, DistierError, Invalid, RedisUnavailable
+from distier.lua import Opened, open_shard
+from distier.plans.space import Space
+from distier.plans.statistics import read_stats
+from distier.stores.archive import Archive, probe
+from distier.stores.memory import MemoryArchive
+from distier.stores.redis import RedisExchange
+
+Status = Literal["ok", "warn", "fail"]
+
+SKEW_WARN_MS = 1000
+# A record and its places in the sorted sets take about this much besides the content.
+RECORD_BYTES = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: what was found, and what to do about it if that is not good."""
+
+    check: str
+    status: Status
+    found: str
+    advice: str = ""
+
+
+Findings = Iterator[Finding]
+
+
+def examine(
+    config: Config,
+    redis_url: Callable[[], str],
+    archive: Callable[[], Archive],
+    make_space: Callable[[Config, Archive], Space],
+) -> Findings:
+    """Each check in turn, as it is done. Raises nothing that a finding can say."""
+    yield from _redis(config, redis_url)
+    yield from _archive(archive)
+    yield _counter(config, make_space)
+
+
+# -- Redis ----------------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """A Redis server that can be asked; keeps what `INFO` said."""
+
+    def __init__(self, config: Config, url: str) -> None:
+        self.config = config
+        self.driver = SyncDriver(RedisExchange(config, url), MemoryArchive(), deadline_s=config.deadline_ms / 1000)
+        self.shard = Keyspace(config.namespace, config.shards).shards[0]
+        self.info: dict[str, str] = {}
+
+    def ask(self, *words: str | int) -> Any:
+        """The reply. Raises `DistierError`; `ConfigError` or `Invalid` where the server does not allow it."""
+        return self.perform(Command(self.shard, words, lambda reply: reply))
+
+    def perform(self, effect: Command[Any] | RunScript[Any]) -> Any:
+        return self.driver.perform(effect, time.monotonic() + self.driver.deadline_s)
+
+    def number(self, name: str) -> int | None:
+        text = self.info.get(name, "")
+        return int(text) if text.isdigit() else None
+
+
+def _redis(config: Config, redis_url: Callable[[], str]) -> Findings:
+    try:
+        url = redis_url()
+        server = Server(config, url)
+        server.ask("PING")
+    except DistierError as e:
+        yield Finding("redis", "fail", str(e), _redis_advice(config, e))
+        return
+    try:
+        info: bytes = server.ask("INFO")
+        server.info = dict(line.split(":", 1) for line in info.decode(errors="replace").splitlines() if ":" in line)
+    except (ConfigError, Invalid) as e:
+        yield Finding("redis", "warn", f"{mask_url(url)} answers, but not INFO: {e}", "allow INFO, or check by hand")
+    else:
+        yield Finding("redis", "ok", f"{_name(server.info)} at {mask_url(url)}")
+        yield _role(server)
+        yield _policy(server)
+        yield _memory(server)
+        yield from _persistence(server)
+    yield _scripts(server)
+    yield _clock(server)
+    server.driver.close()
+
+
+def _redis_advice(config: Config, error: DistierError) -> str:
+    if not isinstance(error, RedisUnavailable):
+        return "see the message: the configuration has to change"
+    if config.embedded:
+        return f"see {config.home}/server.log; `distier up` starts the server"
+    return "is the server up, and redis.url right? `distier config show` says where it comes from"
+
+
+def _name(info: dict[str, str]) -> str:
+    if "valkey_version" in info:
+        return f"Valkey {info['valkey_version']}"
+    return f"Redis {info.get('redis_version', '(unknown version)')}"
+
+
+def _role(server: Server) -> Finding:
+    role = server.info.get("role", "unknown")
+    if role == "slave":
+        return Finding("role", "fail", "this is a replica: it takes no writes", "let redis.url name the primary")
+    return Finding("role", "ok", f"{role}, {server.info.get('connected_slaves', '0')} replicas")
+
+
+def _policy(server: Server) -> Finding:
+    policy = server.info.get("maxmemory_policy", "unknown")
+    if policy == "noeviction":
+        return Finding("eviction", "ok", "maxmemory-policy is noeviction: Redis drops nothing by itself")
+    wanted = "set maxmemory-policy noeviction: distier keeps its budgets itself"
+    if policy.startswith("allkeys-"):
+        return Finding("eviction", "fail", f"maxmemory-policy {policy} may drop the only copy of a module", wanted)
+    if policy.startswith("volatile-"):
+        found = f"maxmemory-policy {policy} may drop warm copies that are archived (no loss, slower reads) and leases"
+        return Finding("eviction", "warn", found, wanted)
+    return Finding("eviction", "warn", f"maxmemory-policy is {policy}: cannot be checked", wanted)
+
+
+def _memory(server: Server) -> Finding:
+    """Whether the budgets fit into what the server may take."""
+    needed_bytes = _budget_bytes(server)
+    limit, total = server.number("maxmemory"), server.number("total_system_memory")
+    budgets = f"the budgets of namespace {server.config.namespace!r} need about {_size(needed_bytes)}"
+    if limit:
+        found = f"maxmemory is {_size(limit)}; {budgets}"
+        advice = "raise maxmemory, or lower storage_tiers.hot.max_bytes and storage_tiers.warm.max_bytes"
+        return Finding("memory", "ok", found) if needed_bytes <= limit else Finding("memory", "warn", found, advice)
+    if limit is None or total is None:
+        return Finding("memory", "warn", f"maxmemory cannot be checked; {budgets}", "compare it by hand")
+    found = f"no maxmemory, the machine has {_size(total)}; {budgets}"
+    if needed_bytes > total:
+        return Finding("memory", "warn", found, "set maxmemory, and lower the budgets below it")
+    return Finding("memory", "ok", found)
+
+
+def _budget_bytes(server: Server) -> int:
+    """What full tiers take: the stored limits where the namespace exists, else those of the configuration."""
+    tiers = server.config.storage_tiers
+    hot_bytes, warm_bytes, modules = tiers.hot.max_bytes, tiers.warm.max_bytes, tiers.warm.max_modules
+    try:
+        stats = server.driver.run(read_stats(_bare_space(server.config), {}))
+    except DistierError:  # `scripts` below tells it
+        return hot_bytes + warm_bytes + modules * RECORD_BYTES
+    hot_bytes, warm_bytes = stats.hot.max_bytes or hot_bytes, stats.warm.max_bytes or warm_bytes
+    return hot_bytes + warm_bytes + (stats.count or modules) * RECORD_BYTES
+
+
+def _bare_space(config: Config) -> Space:
+    from distier.domain.tokens import token_counter
+
+    return Space(config, token_counter("estimate"), sidecar=False)
+
+
+def _size(size_bytes: int) -> str:
+    """Rounded to three digits or so: 2148864123 -> `2049MiB`."""
+    unit = 1024 ** (2 if size_bytes >= 1024**2 else 1)
+    return format_size(round(size_bytes / unit) * unit)
+
+
+def _persistence(server: Server) -> Findings:
+    aof = server.info.get("aof_enabled")
+    if aof == "1":
+        yield from _fsync(server)
+        if server.info.get("aof_last_write_status", "ok") != "ok":
+            yield Finding("disk", "fail", "the last write of the append-only file failed", "is its disk full?")
+    elif aof == "0":
+        found = "no append-only file: a crash of Redis loses what is not archived yet"
+        after = server.config.storage_tiers.cold.archive_after
+        yield Finding("persistence", "warn", f"{found} (up to {after / 1000:g} s of puts)", "set appendonly yes")
+    else:
+        yield Finding("persistence", "warn", "cannot be checked: INFO does not tell", "see the server's settings")
+
+
+def _fsync(server: Server) -> Findings:
+    try:
+        reply = server.ask("CONFIG", "GET", "appendfsync")
+    except (ConfigError, Invalid):  # managed services forbid CONFIG
+        yield Finding("persistence", "ok", "append-only file on; appendfsync cannot be checked, CONFIG is forbidden")
+        return
+    words = list(reply.items())[0] if isinstance(reply, dict) and reply else tuple(reply or ())
+    fsync = words[1].decode() if len(words) == 2 else "unknown"
+    lost = {"everysec": ", a power cut loses a second", "no": ", a power cut loses what the kernel holds"}.get(fsync, "")
+    yield Finding("persistence", "ok", f"append-only file on, appendfsync {fsync}{lost}")
+
+
+def _scripts(server: Server) -> Finding:
+    """Runs a script that only looks: that scripts are allowed and load, and that the namespace has our shape."""
+    shape = f"namespace {server.config.namespace!r} with {server.config.shards} shard(s)"
+    try:
+        opened = [server.perform(open_shard(shard, ())) for shard in _shards(server.config)]
+    except Invalid as e:
+        advice = "scripts need EVALSHA and SCRIPT LOAD, on a server of version 7 or later" if _is_refusal(e) else ""
+        return Finding("scripts", "fail", str(e), advice)
+    except DistierError as e:
+        return Finding("scripts", "fail", str(e), "the namespace is there, but not usable now")
+    fresh = not any(isinstance(o, Opened) for o in opened)
+    return Finding("scripts", "ok", f"run; {shape}: {'does not exist yet' if fresh else 'is as configured'}")
+
+
+def _is_refusal(error: Invalid) -> bool:
+    return error.__cause__ is not None
+
+
+def _shards(config: Config) -> tuple[Shard, ...]:
+    return tuple(Keyspace(config.namespace, config.shards).shards)
+
+
+def _clock(server: Server) -> Finding:
+    try:
+        before_ms = time.time() * 1000
+        seconds, micros = server.ask("TIME")
+        after_ms = time.time() * 1000
+    except DistierError as e:
+        return Finding("clock", "warn", f"cannot be checked: {e}")
+    server_ms = int(seconds) * 1000 + int(micros) / 1000
+    skew_ms = server_ms - (before_ms + after_ms) / 2
+    found = f"the server's clock is {abs(skew_ms):.0f} ms {'ahead of' if skew_ms > 0 else 'behind'} this host's"
+    if abs(skew_ms) > SKEW_WARN_MS:
+        advice = "set both by NTP; distier goes by the server's clock, but S3 and people go by this one"
+        return Finding("clock", "warn", found, advice)
+    return Finding("clock", "ok", found)
+
+
+# -- the archive, and this process ------------------------------------------------------------------------------------
+
+
+def _archive(archive: Callable[[], Archive]) -> Findings:
+    try:
+        store = archive()
+    except DistierError as e:
+        yield Finding("archive", "fail", str(e))
+        return
+    try:
+        began_s = time.monotonic()
+        probe(store)
+        took_ms = (time.monotonic() - began_s) * 1000
+    except DistierError as e:
+        advice = "check storage_tiers.cold; until it works, dirty modules stay in Redis and a full cache refuses puts"
+        yield Finding("archive", "fail", str(e), advice)
+    else:
+        found = f"{store.name}: listed, wrote, read and deleted a probe in {took_ms:.0f} ms"
+        yield Finding("archive", "ok", found)
+        if not store.keeps_metadata:
+            yield Finding("metadata", "ok", "the archive keeps no object metadata: written beside each object as JSON")
+    finally:
+        store.close()
+
+
+def _counter(config: Config, make_space: Callable[[Config, Archive], Space]) -> Finding:
+    try:
+        name = make_space(config, MemoryArchive()).counter.name
+    except DistierError as e:
+        return Finding("tokens", "fail", str(e), "install distier[tokens], or set counter: estimate")
+    if name == "o200k":
+        return Finding("tokens", "ok", "counted exactly, by o200k")
+    return Finding("tokens", "ok", f"counted by {name}; `pip install distier[tokens]` counts exactly")

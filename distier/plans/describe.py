@@ -1,0 +1,88 @@
+"""What is known of an archived version beside its bytes: from its sidecar, else from its metadata, else from the bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from urllib.parse import unquote
+
+from distier.domain import archived as names
+from distier.domain import codec
+from distier.domain.content_types import type_for_extension
+from distier.effects import ArchiveGet, Offload, Plan, Word
+from distier.errors import Corrupt
+from distier.lua import Adoption
+
+from .space import Space
+
+SIDECAR_MAX_BYTES = 1024 * 1024
+_FIELDS = {
+    "sha256": "sha256", "type": "type", "counter": "counter", "keywords": "keywords", "meta": "meta",
+    "transform": "transform", "outline": "outline", "created": "created", "updated": "updated",
+}  # fmt: skip
+
+
+def describe_object(
+    space: Space, id: str, found: names.VersionObject, sidecar: str | None, size_bytes: int
+) -> Plan[Adoption]:
+    """The version as `adopt` takes it. Raises `ArchiveUnavailable`, and `Corrupt` where only damaged bytes could tell."""
+    order = found.order
+    if found.kind == "deleted":
+        return Adoption(id, order.epoch, order.ver, order.tok, "deleted")
+    known = (yield from _from_sidecar(sidecar)) if sidecar else None
+    if not _tells(known, found):
+        known = yield from _from_object(space, id, found)
+    assert known is not None
+    fields: list[Word] = ["archived_key", found.key]
+    for name, field in _FIELDS.items():
+        if known.get(name):
+            fields += [field, known[name]]
+    tok = known["tok"] if known.get("tok", "").startswith(order.tok) else order.tok
+    numbers = int(known["tokens"]), int(known["bytes"]), size_bytes
+    return Adoption(id, order.epoch, order.ver, tok, "content", *numbers, tuple(fields))
+
+
+def _tells(known: Mapping[str, str] | None, found: names.VersionObject) -> bool:
+    """Whether a description is whole and of this very version."""
+    return (
+        known is not None
+        and known.get("tok", "")[:8] == found.order.tok
+        and len(known.get("sha256", "")) == 64
+        and known.get("bytes", "").isdigit()
+        and known.get("tokens", "").isdigit()
+    )
+
+
+def _from_sidecar(key: str) -> Plan[Mapping[str, str] | None]:
+    try:
+        got = yield from ArchiveGet(key, max_bytes=SIDECAR_MAX_BYTES)
+        known = json.loads(got.data) if got else None
+    except (Corrupt, ValueError):
+        return None  # the object itself tells enough
+    if not isinstance(known, dict):
+        return None
+    return {str(name): str(value) for name, value in known.items()}
+
+
+def _from_object(space: Space, id: str, found: names.VersionObject) -> Plan[Mapping[str, str]]:
+    """From the metadata that came with the object; where that was dropped, from its content."""
+    got = yield from ArchiveGet(found.key, max_bytes=2 * space.config.max_module_bytes + 4096)
+    if got is None:
+        raise Corrupt(f"the archive lists {found.key!r} of module {id!r} but does not have it; run `distier fsck`")
+    prefix = "distier-"
+    known = {n.removeprefix(prefix): unquote(v) for n, v in got.metadata.items() if n.startswith(prefix)}
+    if _tells(known, found):
+        return known
+    content = yield from Offload(
+        len(got.data) * 8, lambda: codec.decompress_xz(got.data, max_bytes=space.config.max_module_bytes)
+    )
+    tokens = yield from Offload(len(content), lambda: space.counter.count(content))
+    return {
+        "tok": found.order.tok,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": str(len(content)),
+        "tokens": str(tokens),
+        "counter": space.counter.name,
+        "type": type_for_extension(found.extension),
+    }

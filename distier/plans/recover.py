@@ -1,0 +1,204 @@
+"""Epochs: what a shard does after its Redis restarted, failed over, or lost its memory.
+
+Every mutating script compares the server's replication id with the one that the shard's epoch was installed for. A
+restart, a promotion and a total loss change it; the script then answers `RECOVERING`, and the client
+
+    claims      a new epoch: it writes `<ns>/epochs/<shard>/@<number>-<tok8>` into the archive, above the greatest there,
+                and lists again: if another claim has the same number, neither is used (whoever lists last sees both,
+                so at most one goes on; no conditional PUT is needed);
+    installs    it, in the life of the server for which it was claimed, never an epoch that it only found.
+
+From then on everything written comes after everything written before, and a write of the old epoch that is still on its
+way to the archive finds the new one there and is not acknowledged (see `write.put_archived`).
+
+What Redis kept may be older than what the archive has (it lost its last second). So a record that was last `seen` in an
+older epoch is compared with the archive before it is served: one LIST of its versions. `rescue` does that for all of
+them in one listing and marks the shard `verified`; total loss is the same path with no records at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from distier.domain import archived as names
+from distier.domain.keys import Shard
+from distier.domain.module import Record
+from distier.effects import ArchiveList, ArchivePut, Count, NewToken, Parallel, Pipeline, Plan, collect
+from distier.errors import Recovering
+from distier.lua import Adopted, Adoption, Opened, adopt, open_shard, state
+
+from .describe import describe_object
+from .records import chunks, record_command
+from .space import Space
+
+CLAIMS_MAX = 8
+REREADS_MAX = 8
+
+
+def open_space(space: Space) -> Plan[list[Opened]]:
+    """Open every shard. Raises `Invalid` where the namespace has another shape than configured."""
+    opened = []
+    for shard in space.keys.shards:
+        opened.append((yield from recover(space, shard)))  # noqa: PERF401 - no yield in a comprehension
+    return opened
+
+
+def recover(space: Space, shard: Shard) -> Plan[Opened]:
+    """The shard's epoch; a new one where it has none for this life of the server."""
+    epoch, replid, empty = 0, "", False
+    for _ in range(CLAIMS_MAX):
+        reply = yield from open_shard(shard, space.limits, epoch=epoch, replid=replid, empty=empty)
+        if isinstance(reply, Opened):
+            if epoch:
+                yield from Count("epochs.installed")
+            space.states[shard] = reply
+            return reply
+        replid = reply.replid
+        epoch, empty = yield from _claim(space, shard)
+    raise Recovering(f"shard {shard.index} of namespace {shard.namespace!r} changes hands too often; try again")
+
+
+class Claim(NamedTuple):
+    epoch: int
+    empty: bool
+
+
+def _claim(space: Space, shard: Shard) -> Plan[Claim]:
+    """An epoch that nobody else has, greater than all in the archive; and whether the archive holds no module."""
+    while True:
+        known = yield from list_epochs(space, shard, 0)
+        epoch, tok = max(known, default=0) + 1, (yield from NewToken())
+        yield from ArchivePut(f"{_epochs(space, shard)}{epoch:08d}-{tok[:8]}", b"", "application/octet-stream", {})
+        if (yield from list_epochs(space, shard, epoch - 1)).count(epoch) == 1:
+            modules = yield from ArchiveList(names.modules_prefix(space.namespace), limit=1)
+            return Claim(epoch, not modules)
+
+
+def _epochs(space: Space, shard: Shard) -> str:
+    return f"{space.namespace}/epochs/{shard.index}/@"
+
+
+def list_epochs(space: Space, shard: Shard, above: int) -> Plan[list[int]]:
+    """The numbers of the epochs above `above` that have been claimed, each as often as it was."""
+    prefix = _epochs(space, shard)
+    after, found = f"{prefix}{above:08d}~" if above else "", list[int]()
+    while True:
+        page = yield from ArchiveList(prefix, start_after=after)
+        if not page:
+            return found
+        matches = (re.fullmatch(r"@(\d{8})-[0-9a-f]{8}", entry.key.rpartition("/")[2]) for entry in page)
+        found += [int(m[1]) for m in matches if m]
+        after = page[-1].key
+
+
+def shard_state(space: Space, shard: Shard) -> Plan[Opened]:
+    """The shard's epoch as this process knows it; asked for where it has no connection that it was asked over."""
+    known = space.states.get(shard)
+    if known is None:
+        known = space.states[shard] = yield from state(shard)
+    return known
+
+
+def newest_record(space: Space, shard: Shard, id: str) -> Plan[Record | None]:
+    """The record of a module that exists, known to be the newest version; None for a proven miss."""
+    record = yield from record_command(shard, id)
+    return (yield from settle_record(space, shard, id, record))
+
+
+def settle_record(space: Space, shard: Shard, id: str, record: Record | None) -> Plan[Record | None]:
+    """`record` if it is known to be the newest version, else what there is after a look into the archive.
+
+    A hit is as good as its connection: a new one makes the process ask for the shard's epoch again. A miss is
+    confirmed by a script, because FLUSHALL leaves connections alone.
+    """
+    for _ in range(REREADS_MAX):
+        known = space.states.get(shard)
+        if record is None or known is None:
+            fresh = space.states[shard] = yield from state(shard)
+            if record is None and fresh == known and known.verified >= known.epoch:
+                return None
+            known = fresh
+            if record is None and known.verified >= known.epoch:
+                record = yield from record_command(shard, id)
+                continue
+        if record is not None and max(record.seen, known.verified) >= known.epoch:
+            return None if record.deleted else record
+        yield from verify(space, shard, id)
+        record = yield from record_command(shard, id)
+    raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
+
+
+def newest_records(space: Space, ids: Sequence[str]) -> Plan[list[Record | None]]:
+    """`newest_record` of many ids: a round trip per 500, one more where any is missing, and a look into the archive for
+    those that need it."""
+    found: list[Record | None] = []
+    for chunk in chunks(ids, 500):
+        records = [collect(r) for r in (yield from Pipeline([record_command(space.shard(id), id) for id in chunk]))]
+        proven = yield from _prove_misses(space, [id for id, r in zip(chunk, records, strict=True) if r is None])
+        doubtful = []
+        for i, (id, record) in enumerate(zip(chunk, records, strict=True)):
+            shard = space.shard(id)
+            known = space.states.get(shard)
+            if record is None:
+                sure = shard in proven
+            else:
+                sure = known is not None and max(record.seen, known.verified) >= known.epoch
+            if not sure:
+                doubtful.append(i)
+            elif record is not None and record.deleted:
+                records[i] = None
+        plans = [settle_record(space, space.shard(chunk[i]), chunk[i], records[i]) for i in doubtful]
+        for i, settled in zip(doubtful, (yield from Parallel(plans)), strict=True):
+            records[i] = collect(settled)
+        found += records
+    return found
+
+
+def _prove_misses(space: Space, ids: Sequence[str]) -> Plan[set[Shard]]:
+    """The shards of these ids whose epoch is the one that was known before, with all of the archive in its records: what
+    was not found there does not exist."""
+    proven = set()
+    for shard in {space.shard(id) for id in ids}:
+        known = space.states.get(shard)
+        fresh = space.states[shard] = yield from state(shard)
+        if fresh == known and fresh.verified >= fresh.epoch:
+            proven.add(shard)
+    return proven
+
+
+def verify(space: Space, shard: Shard, id: str) -> Plan[None]:
+    """Compare one module with the archive: a greater version there takes the place of the record."""
+    known = yield from shard_state(space, shard)
+    yield from Count("recover.verified")
+    found = yield from _newest_object(space, id)
+    reply = yield from adopt(shard, known.epoch, [found])
+    if isinstance(reply, Adopted):
+        space.states[shard] = Opened(known.epoch, reply.verified)
+    else:
+        space.states.pop(shard, None)
+
+
+def _newest_object(space: Space, id: str) -> Plan[Adoption]:
+    prefix, after = names.version_prefix(space.namespace, id), ""
+    objects: list[names.VersionObject] = []
+    sizes: dict[str, int] = {}
+    while True:
+        page = yield from ArchiveList(prefix, start_after=after)
+        if not page:
+            break
+        objects += [found for found in (names.parse_key(entry.key) for entry in page) if found]
+        sizes |= {entry.key: entry.size_bytes for entry in page}
+        after = page[-1].key
+    return (yield from newest_of(space, id, objects, sizes))
+
+
+def newest_of(space: Space, id: str, objects: Sequence[names.VersionObject], sizes: dict[str, int]) -> Plan[Adoption]:
+    """What the greatest version among a module's objects says of it."""
+    present = [o for o in objects if o.kind != "meta"]
+    if not present:
+        return Adoption(id)
+    newest = max(present, key=lambda o: o.order)
+    sidecar = next((o.key for o in objects if o.kind == "meta" and o.order == newest.order), None)
+    return (yield from describe_object(space, id, newest, sidecar, sizes[newest.key]))

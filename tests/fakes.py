@@ -1,0 +1,356 @@
+"""A world without servers: Redis by fakeredis, the archive in memory, and a driver that can die at any line.
+
+fakeredis proves nothing alone (it knows no `#!lua` line, no memory limit, no INFO); the scripts are held to the
+same model on real servers in `tests/lua`. What it gives is speed and control: every plan can be stopped after every
+effect, thousands of times, in one thread and in the same way each time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha1
+from typing import Any, Literal, TypeVar
+
+import fakeredis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from distier.config import Config, load_config
+from distier.domain.keys import Shard
+from distier.domain.tokens import token_counter
+from distier.drive.common import Call, UseBuffer, converse
+from distier.effects import (
+    ArchiveDelete,
+    ArchiveGet,
+    ArchiveList,
+    ArchivePut,
+    Command,
+    Count,
+    Effect,
+    NewToken,
+    Now,
+    Offload,
+    Parallel,
+    Pipeline,
+    Plan,
+    RunScript,
+    Sleep,
+    Used,
+    collect,
+)
+from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, RedisUnavailable
+from distier.plans.opening import open_space
+from distier.plans.space import Space
+from distier.stores.memory import MemoryArchive
+from distier.stores.redis import Exchange, Words
+
+T = TypeVar("T")
+
+SLEEP_MAX_S = 60.0
+
+
+class FakeExchange:
+    """fakeredis behind `distier.stores.redis.Exchange`: the RESP3 replies of one server, to many threads in turn.
+
+    `before` is called with each command before it is performed: a test may be another client there, also between the
+    commands of one pipeline. While `down`, nothing is answered.
+    """
+
+    def __init__(self) -> None:
+        client = fakeredis.FakeRedis(protocol=3, server_type="valkey", version=(8, 0))
+        self._connection: Any = client.connection_pool.get_connection()
+        self._shas: dict[str, str] = {}
+        self._lock = threading.RLock()
+        self.before: Callable[[Words], None] | None = None
+        self.down = False
+
+    def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
+        """See `Exchange`: an error reply is a value."""
+        if self.down:
+            raise RedisConnectionError("the fake is down")
+        replies = []
+        with self._lock:
+            for words in commands:
+                if hook := self.before:
+                    self.before = None  # what the hook sends is not hooked
+                    hook(words)
+                    self.before = self.before or hook
+                replies.append(self.perform(*words))
+        return replies
+
+    def perform(self, *words: Any) -> Any:
+        """One command; the reply as Redis gives it, errors as values."""
+        if words[:2] == ("SCRIPT", "LOAD"):
+            words = (*words[:2], self._without_shebang(words[2]))
+        if words[:2] == ("SCRIPT", "FLUSH"):
+            self._shas.clear()
+        if words[0] == "EVALSHA":
+            words = (words[0], self._shas.get(words[1], words[1]), *words[2:])
+        try:
+            self._connection.send_command(*words)
+            return self._connection.read_response()
+        except ResponseError as e:
+            return e
+
+    def _without_shebang(self, source: bytes) -> bytes:
+        """fakeredis takes `#!lua` for a syntax error: it gets the rest, and EVALSHA with the SHA-1 of the whole."""
+        assert source.startswith(b"#!lua"), source[:40]
+        rest = source.partition(b"\n")[2]
+        shas = [sha1(text, usedforsecurity=False).hexdigest() for text in (source, rest)]
+        self._shas[shas[0]] = shas[1]
+        return rest
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class AsyncFakeExchange:
+    """The same for an event loop."""
+
+    def __init__(self, fake: FakeExchange | None = None) -> None:
+        self.fake = fake or FakeExchange()
+
+    async def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
+        """See `AsyncExchange`."""
+        return self.fake.exchange(shard, commands, timeout_s)
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+
+# -- the scripted driver -------------------------------------------------------------------------------------------
+
+FaultKind = Literal["stop", "fail", "lost", "torn"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong at the `at`-th effect (from 1).
+
+    stop    it is performed, then the process dies: nothing of the plan runs any more
+    fail    it is not performed; the plan gets `Unavailable`
+    lost    it is performed, but the reply is lost; the plan gets `Unavailable`
+    torn    as lost, and only the first half of a pipeline is performed
+    """
+
+    kind: FaultKind
+    at: int
+
+
+class Stopped(BaseException):
+    """The process died. A `BaseException`, so that nothing catches it on the way."""
+
+
+REDIS = (Command, RunScript, Pipeline)
+ARCHIVE = (ArchivePut, ArchiveGet, ArchiveList, ArchiveDelete)
+
+
+@dataclass
+class PlanRunner:
+    """One process: performs effects one at a time, plans of a `Parallel` in order, waits in no time.
+
+    Two runners with one `name` draw the same tokens: the second is the first one's retry. `effects` has the effects
+    of the last run, by name. `on_sleep` is what the world does while this process waits.
+    """
+
+    redis: Exchange
+    archive: MemoryArchive
+    name: str = "p"
+    fault: Fault | None = None
+    on_sleep: Callable[[float], None] | None = None
+    effects: list[str] = field(default_factory=list)
+    counters: Counter[str] = field(default_factory=Counter)
+    archive_down: bool = False
+    _tokens: int = 0
+    _slept_s: float = 0.0
+    _uses: UseBuffer = field(default_factory=UseBuffer)
+
+    def run(self, plan: Plan[T]) -> T:
+        """Run a plan to its end. Raises what it raises, and `Stopped` where the fault says so."""
+        self.effects.clear()
+        self._slept_s = 0.0
+        return self._run(plan)
+
+    def _run(self, plan: Plan[T]) -> T:
+        try:
+            effect = next(plan)
+            while True:
+                try:
+                    result = self._step(effect)
+                except DistierError as e:
+                    effect = plan.throw(e)
+                else:
+                    effect = plan.send(result)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        finally:
+            plan.close()
+
+    def _step(self, effect: Effect[Any]) -> Any:
+        if isinstance(effect, Parallel):  # its plans' effects count, it does not
+            return [self._caught(plan) for plan in effect.plans]
+        name = effect.script.name if isinstance(effect, RunScript) else type(effect).__name__
+        self.effects.append(name)
+        fault = self.fault if self.fault and self.fault.at == len(self.effects) else None
+        if fault is None or not isinstance(effect, REDIS + ARCHIVE):
+            result = self.perform(effect)
+        elif fault.kind == "stop":
+            self.perform(effect)
+        else:
+            return self._broken(effect, fault.kind)
+        if fault and fault.kind == "stop":
+            raise Stopped
+        return result
+
+    def _caught(self, plan: Plan[Any]) -> Any:
+        try:
+            return self._run(plan)
+        except DistierError as e:
+            return e
+
+    def _broken(self, effect: Effect[Any], kind: FaultKind) -> Any:
+        if isinstance(effect, Pipeline):
+            error = RedisUnavailable("injected")
+            part = {"fail": 0, "torn": len(effect.calls) // 2, "lost": len(effect.calls)}[kind]
+            self._calls(effect.calls[:part])
+            return [error for _ in effect.calls]
+        if kind == "lost":
+            self.perform(effect)
+        raise RedisUnavailable("injected") if isinstance(effect, REDIS) else ArchiveUnavailable("injected")
+
+    def perform(self, effect: Effect[Any]) -> Any:
+        """One effect."""
+        if isinstance(effect, ARCHIVE) and self.archive_down:
+            raise ArchiveUnavailable("the archive is down")
+        match effect:
+            case Command() | RunScript():
+                return collect(self._calls([effect])[0])
+            case Pipeline(calls):
+                return self._calls(calls)
+            case Offload(_, function):
+                return function()
+            case ArchiveGet(key, max_bytes):
+                return self.archive.get(key, max_bytes=max_bytes)
+            case ArchivePut(key, data, content_type, metadata):
+                return self.archive.put(key, data, content_type=content_type, metadata=metadata)
+            case ArchiveList(prefix, start_after, limit):
+                return self.archive.list(prefix, start_after=start_after, limit=limit)
+            case ArchiveDelete(keys):
+                return self.archive.delete(keys)
+            case NewToken():
+                self._tokens += 1
+                return sha1(f"{self.name}/{self._tokens}".encode()).hexdigest()[:32]
+            case Used(shard, id, flush):
+                return self._uses.note(shard, id, 0.0, flush=flush)
+            case Count(name, n):
+                self.counters[name] += n
+                return None
+            case Now():
+                return 0
+            case Sleep(seconds):
+                return self._sleep(seconds)
+        raise AssertionError(f"an effect that this driver does not know: {effect!r}")
+
+    def _calls(self, calls: Sequence[Call]) -> list[Any]:
+        """As the drivers: one conversation per shard; but no second try, so that a fault stays one."""
+        results = []
+        for call in calls:
+            talk = converse([call], 0.0)
+            try:
+                ask = next(talk)
+                while True:
+                    assert isinstance(ask, list), "converse wants to try again though its time is over"
+                    try:
+                        replies = self.redis.exchange(call.shard, ask, 1.0)
+                    except RedisConnectionError as e:
+                        ask = talk.throw(e)
+                    else:
+                        ask = talk.send(replies)
+            except StopIteration as stop:
+                results += stop.value
+        return results
+
+    def _sleep(self, seconds: float) -> None:
+        self._slept_s += seconds
+        if self.on_sleep:
+            self.on_sleep(self._slept_s)
+        if self._slept_s > SLEEP_MAX_S:
+            raise DeadlineExceeded("waited for too long")
+
+
+# -- a whole world -------------------------------------------------------------------------------------------------
+
+
+def small_config(**overrides: Any) -> Config:
+    """A configuration with budgets that a few small modules fill: 100 tokens and 4 KiB hot, 6 modules warm."""
+    settings: dict[str, Any] = {
+        "redis__url": "redis://127.0.0.1:1/0",
+        "namespace": "ns",
+        "storage_tiers__cold__directory": "unused",
+        "counter": "estimate",
+        "storage_tiers__hot__max_size": 100,
+        "storage_tiers__hot__max_bytes": 4096,
+        "storage_tiers__warm__max_modules": 6,
+        "storage_tiers__warm__max_bytes": 8192,
+    }
+    return load_config({}, **settings | overrides)
+
+
+@dataclass
+class World:
+    """One namespace, opened, on fakes; `process()` is a fresh client of it."""
+
+    space: Space
+    redis: FakeExchange
+    archive: MemoryArchive
+
+    @staticmethod
+    def make(*, opened: bool = True, keeps_metadata: bool = True, **overrides: Any) -> World:
+        config = small_config(**overrides)
+        archive = MemoryArchive(keeps_metadata=keeps_metadata)
+        world = World(Space(config, token_counter("estimate"), not keeps_metadata), FakeExchange(), archive)
+        if opened:
+            world.process("opener").run(open_space(world.space))
+        return world
+
+    def process(self, name: str = "p", **options: Any) -> PlanRunner:
+        return PlanRunner(self.redis, self.archive, name, **options)
+
+    def run(self, plan: Plan[T], name: str = "other") -> T:
+        """Run a plan in a process of its own, without faults."""
+        return self.process(name).run(plan)
+
+    @property
+    def shard(self) -> Shard:
+        return self.space.keys.shards[0]
+
+    def objects(self) -> Mapping[str, bytes]:
+        """All objects of the archive."""
+        listed = self.archive.list("", limit=100_000)
+        return {o.key: self.archive.get(o.key, max_bytes=1 << 30).data for o in listed}  # type: ignore[union-attr]
+
+
+def dump(ask: Callable[[Sequence[Words]], list[Any]], pattern: str = "*") -> dict[str, tuple[str, Any, int]]:
+    """Every key as (type, value, PTTL), whatever its type. `ask` sends commands and gives their RESP3 replies."""
+    keys = sorted(ask([("KEYS", pattern)])[0])
+    types = [bytes(t).decode() for t in ask([("TYPE", key) for key in keys])] if keys else []
+    reads: dict[str, Callable[[bytes], Words]] = {
+        "hash": lambda key: ("HGETALL", key),
+        "string": lambda key: ("GET", key),
+        "zset": lambda key: ("ZRANGE", key, 0, -1, "WITHSCORES"),
+        "stream": lambda key: ("XRANGE", key, "-", "+"),
+        "list": lambda key: ("LRANGE", key, 0, -1),
+        "set": lambda key: ("SMEMBERS", key),
+    }
+    commands = [w for key, type in zip(keys, types, strict=True) for w in (reads[type](key), ("PTTL", key))]
+    replies = ask(commands) if commands else []
+    values = zip(keys, types, replies[::2], replies[1::2], strict=True)
+    return {key.decode(): (type, value, int(pttl)) for key, type, value, pttl in values}
+
+
+def ids_of(members: Iterable[Sequence[Any]]) -> dict[str, float]:
+    """A dumped zset as scores by id."""
+    return {bytes(member).decode(): float(score) for member, score in members}

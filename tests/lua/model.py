@@ -1,0 +1,278 @@
+"""What a shard is, in plain Python: the scripts are held to this.
+
+Written from the scripts' headers and DESIGN, not from their code: a change is tried on a copy, budgets are compared
+before and after by counting everything anew, and the copy is kept or thrown away as a whole. Times are left out.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from distier.lua import Move
+
+BUDGETS = {"hot_tokens": "hot_tokens", "hot_bytes": "hot_bytes", "warm_count": "warm_modules",
+           "warm_frame_bytes": "warm_bytes"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rec:
+    """A module, or its tombstone. `frame` is None where there is none; `lost`: its TTL took it."""
+
+    tier: str
+    tok: str
+    version: str
+    tokens: int = 0
+    content: bytes = b""
+    clean: bool = False
+    codec: str = ""
+    frame: bytes | None = None
+    lost: bool = False
+    archived_key: str = ""
+    archived_bytes: int = 0
+    fields: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def alive(self) -> bool:
+        return self.tier != "deleted"
+
+
+@dataclass
+class Over:
+    """The answer that changes nothing: by how much each budget would be exceeded."""
+
+    over: tuple[int, ...]
+
+
+@dataclass
+class Model:
+    """One shard. Methods answer what the script must answer: a word and values, or `Over`."""
+
+    limits: dict[str, int]
+    records: dict[str, Rec] = field(default_factory=dict)
+    uses: dict[str, float] = field(default_factory=dict)
+    pins: dict[str, bool] = field(default_factory=dict)
+    done: dict[str, str] = field(default_factory=dict)
+    leases: dict[str, str] = field(default_factory=dict)
+    events: list[tuple[str, str, str, str, str]] = field(default_factory=list)
+    ver: int = 0
+
+    def ids(self, *tiers: str) -> set[str]:
+        return {id for id, r in self.records.items() if r.tier in tiers}
+
+    @property
+    def dirty(self) -> set[str]:
+        return {id for id, r in self.records.items() if not r.clean}
+
+    def usage(self) -> dict[str, int]:
+        """The sums, counted anew."""
+        sums: Counter[str] = Counter()
+        for r in self.records.values():
+            sums[f"{r.tier}_count"] += 1
+            if not r.clean:
+                sums["dirty_count"] += 1
+                sums["dirty_bytes"] += len(r.content)
+            if r.alive:
+                sums[f"{r.tier}_tokens"] += r.tokens
+                sums[f"{r.tier}_bytes"] += len(r.content)
+            if r.tier == "warm":
+                sums["warm_frame_bytes"] += len(r.frame or b"")
+            if r.alive and r.clean:
+                sums["archived_count"] += 1
+                sums["archived_bytes"] += r.archived_bytes
+        return {name: n for name, n in sums.items() if n}
+
+    def version_of(self, id: str) -> str:
+        r = self.records.get(id)
+        return r.version if r and r.alive else ""
+
+    # -- changes ---------------------------------------------------------------------------------------------------
+
+    def put(
+        self, id: str, tok: str, tier: str, expected: str, tokens: int, content: bytes, frame: bytes, codec: str,
+        fields: tuple[tuple[str, str], ...], moves: Sequence[Move],
+    ) -> tuple[object, ...] | Over:  # fmt: skip
+        old = self.records.get(id)
+        if tok in self.done:
+            return "REPLAYED", self.done[tok], old.tier if old and old.tok == tok else ""
+        now = self.version_of(id)
+        if (expected == "-" and now) or (expected not in ("", "-") and expected != now):
+            return "CONFLICT", now
+        if tier == "hot" and (tokens > self.limits["hot_tokens"] or len(content) > self.limits["hot_bytes"]):
+            return ("TOO_LARGE",)
+        if tier == "warm" and (len(frame) > self.limits["warm_bytes"] or not self.limits["warm_modules"]):
+            return ("TOO_LARGE",)
+        version = f"1-{self.ver + 1}"
+        new = Rec(tier, tok, version, tokens, content, fields=fields)
+        if tier == "warm":
+            new = replace(new, frame=frame, codec=codec)
+        evicted = self._change(id, new, moves)
+        if isinstance(evicted, Over):
+            return evicted
+        self.ver += 1
+        self.done[tok] = version
+        self.events.append((id, old.tier if old and now else "none", tier, "put", version))
+        return "OK", self.ver, evicted
+
+    def promote(self, id: str, tok: str, content: bytes, moves: Sequence[Move]) -> tuple[object, ...] | Over:
+        old = self.records.get(id)
+        if old is None or old.tok != tok or not old.alive or len(content) != len(old.content):
+            return ("CHANGED",)
+        if old.tier == "hot":
+            return ("ALREADY",)
+        if old.tokens > self.limits["hot_tokens"] or len(content) > self.limits["hot_bytes"]:
+            return ("TOO_LARGE",)
+        evicted = self._change(id, replace(old, tier="hot", frame=None, codec="", lost=False), moves)
+        if isinstance(evicted, Over):
+            return evicted
+        self.events.append((id, old.tier, "hot", "up", old.version))
+        return "OK", evicted
+
+    def install(self, id: str, tok: str, codec: str, frame: bytes, moves: Sequence[Move]) -> tuple[object, ...] | Over:
+        old = self.records.get(id)
+        if old is None or old.tok != tok or not old.clean or old.tier not in ("cold", "warm"):
+            return ("CHANGED",)
+        if len(frame) > self.limits["warm_bytes"] or not self.limits["warm_modules"]:
+            return ("TOO_LARGE",)
+        evicted = self._change(id, replace(old, tier="warm", frame=frame, codec=codec, lost=False), moves)
+        if isinstance(evicted, Over):
+            return evicted
+        if old.tier != "warm":
+            self.events.append((id, old.tier, "warm", "get", old.version))
+        return "OK", evicted
+
+    def demote(self, moves: Sequence[Move]) -> tuple[object, ...] | Over:
+        new = copy.deepcopy(self)
+        words = new._move(moves, "down", None)
+        over = self._over(new)
+        if not self._fits(new):
+            return Over(over)
+        self._become(new)
+        return "OK", tuple(words)
+
+    def archived(self, id: str, tok: str, key: str, size_bytes: int) -> tuple[object, ...]:
+        old = self.records.get(id)
+        if old is None or old.tok != tok:
+            return ("CHANGED",)
+        if old.clean:
+            return ("ALREADY",)
+        if old.alive:
+            self.records[id] = replace(old, clean=True, archived_key=key, archived_bytes=size_bytes)
+        else:
+            del self.records[id]
+        self.events.append((id, old.tier, old.tier, "archive", old.version))
+        return "OK", 0
+
+    def delete(self, id: str, tok: str, expected: str) -> tuple[object, ...]:
+        if tok in self.done:
+            return "OK", self.done[tok]
+        now = self.version_of(id)
+        if expected and expected != now:
+            return ("CONFLICT", now) if now else ("MISSING", "")
+        if not now:
+            return "MISSING", ""
+        self.ver += 1
+        version = f"1-{self.ver}"
+        self.events.append((id, self.records[id].tier, "deleted", "delete", version))
+        self.records[id] = Rec("deleted", tok, version)
+        self.uses.pop(id, None)
+        self.pins.pop(id, None)
+        self.done[tok] = version
+        return "OK", version
+
+    def touch(self, uses: Iterable[tuple[str, int]]) -> dict[str, float]:
+        counts: dict[str, float] = {}
+        for id, n in uses:
+            if id in self.ids("hot", "warm", "cold"):
+                self.uses[id] = self.uses.get(id, 0.0) + n
+                counts[id] = self.uses[id]
+            else:
+                counts[id] = -1
+        return counts
+
+    def pin(self, id: str, on: bool) -> bool:
+        self.pins = {other: True for other, live in self.pins.items() if live}
+        if not on:
+            self.pins.pop(id, None)
+            return True
+        if not self.version_of(id):
+            return False
+        self.pins[id] = True
+        return True
+
+    def expire(self, ids: Iterable[str]) -> int:
+        gone = 0
+        for id in ids:
+            r = self.records.get(id)
+            if r and r.tier == "warm" and r.lost and r.clean:
+                self.records[id] = replace(r, tier="cold", frame=None, codec="", lost=False)
+                self.events.append((id, "warm", "cold", "expire", r.version))
+                gone += 1
+        return gone
+
+    def age(self) -> None:
+        self.uses = {id: n / 2 for id, n in self.uses.items() if n / 2 >= 0.5}
+
+    # -- room ------------------------------------------------------------------------------------------------------
+
+    def _change(self, id: str, rec: Rec, moves: Sequence[Move]) -> int | Over:
+        """Set a record; with the moves only if it does not fit without them. All or nothing."""
+        new = copy.deepcopy(self)
+        new.records[id] = rec
+        if self._fits(new):
+            self._become(new)
+            return 0
+        over = self._over(new)
+        words = new._move(moves, "evict", id)
+        if not self._fits(new):
+            return Over(over)
+        self._become(new)
+        return words.count("moved")
+
+    def _move(self, moves: Sequence[Move], reason: str, subject: str | None) -> list[str]:
+        """A victim moves once in a call, and what the call is about is no victim."""
+        words, seen = [], {subject}
+        for m in moves:
+            word = "changed" if m.id in seen else self._why_not(m)
+            if word == "moved":
+                self._move_one(m, reason)
+                seen.add(m.id)
+            words.append(word)
+        return words
+
+    def _why_not(self, m: Move) -> str:
+        r = self.records.get(m.id)
+        if r is not None and r.tier == m.to:
+            return "already"
+        if r is None or r.tok != m.tok:
+            return "changed"
+        if self.pins.get(m.id):
+            return "pinned"
+        if m.to == "warm" and r.tier != "hot":
+            return "already"
+        if m.to == "cold" and not r.clean:
+            return "dirty"
+        return "moved"
+
+    def _move_one(self, m: Move, reason: str) -> None:
+        r = self.records[m.id]
+        self.events.append((m.id, r.tier, m.to, reason, r.version))
+        frame, codec = (m.frame, m.codec) if m.to == "warm" else (None, "")
+        self.records[m.id] = replace(r, tier=m.to, frame=frame, codec=codec, lost=False)
+        self.uses.pop(m.id, None)
+
+    def _over(self, new: Model) -> tuple[int, ...]:
+        usage = new.usage()
+        return tuple(usage.get(name, 0) - self.limits[limit] for name, limit in BUDGETS.items())
+
+    def _fits(self, new: Model) -> bool:
+        """A budget counts only against a change that adds to it."""
+        before, after = self.usage(), new.usage()
+        return all(
+            after.get(name, 0) <= max(before.get(name, 0), self.limits[limit]) for name, limit in BUDGETS.items()
+        )
+
+    def _become(self, new: Model) -> None:
+        self.records, self.uses, self.events = new.records, new.uses, new.events

@@ -1,0 +1,398 @@
+"""Every script against a model in plain Python, step by step, on real Valkey, the distribution's Redis and fakeredis.
+
+After each call everything in the keyspace is dumped and compared with the model: records, frames and their TTLs, sets,
+sums, events. Budgets are tiny, so that most calls lack room. `DISTIER_MODEL_EXAMPLES` and `DISTIER_MODEL_STEPS` make
+longer runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, assume, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from distier import lua
+from distier.domain.keys import KEYSPACE, Shard
+from distier.domain.order import Order
+from distier.effects import RunScript, T
+from distier.lua import Applied, Limit, Move, Put, Refused, Replayed
+from distier.stores.redis import Exchange, Words
+from tests.fakes import FakeExchange, PlanRunner, dump, ids_of
+from tests.lua.model import Model, Over, Rec
+
+EXAMPLES = int(os.environ.get("DISTIER_MODEL_EXAMPLES", "30"))
+STEPS = int(os.environ.get("DISTIER_MODEL_STEPS", "50"))
+
+LIMITS = {"hot_tokens": 20, "hot_bytes": 24, "warm_modules": 3, "warm_bytes": 24}
+TTL_MS = 1_000_000
+IDS = ["a", "b/c", "skills/é {x}*?", "@1", "..", "A%2F b"]
+GARBAGE_TOK = "f" * 32
+
+ids = st.sampled_from(IDS)
+contents = st.sampled_from([b"", b"x", b"four", b"\r\n\0\xff {}", b"twelve bytes", b"c" * 24, b"too large: 25 bytes long!"])
+tokens = st.sampled_from([0, 1, 4, 10, 20, 21, 2**40])
+frames = st.sampled_from([b"", b"f", b"frame", b"F" * 12, b"F" * 24, b"F" * 25])
+picks = st.integers(0, 5)
+# who; whether the tok is the current one, an older one or none; where to; its frame
+moves = st.lists(st.tuples(ids, st.sampled_from(["now"] * 6 + ["old", "none"]), st.sampled_from(["warm", "cold"]), frames),
+                 max_size=5)  # fmt: skip
+
+PATTERNS = [
+    (re.compile(re.escape(kind.pattern.replace("{t}", "{ns}")).replace("<id>", ".+").replace("<tok>", "[0-9a-f]{32}")),
+     kind.type) for kind in KEYSPACE
+]  # fmt: skip
+UNTIMED = {"created", "updated", "seen"}
+
+
+class Shards(RuleBasedStateMachine):
+    """One shard on one server, and its model."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__()
+        self.exchange = exchange
+        self.shard = Shard("ns", 0, 1)
+        self.toks = (f"{n:032x}" for n in itertools.count(1))
+        self.used: list[str] = []
+        self.model = Model(dict(LIMITS))
+        self.refused_at: dict[str, Any] | None = None
+
+    # -- talking to the server -------------------------------------------------------------------------------------
+
+    def ask(self, commands: Sequence[Words]) -> list[Any]:
+        return self.exchange.exchange(self.shard, commands, 10.0)
+
+    def run(self, call: RunScript[T]) -> T:
+        return run_script(self.exchange, call)
+
+    def dump(self) -> dict[str, tuple[str, Any, int]]:
+        return dump(self.ask)
+
+    @initialize()
+    def open(self) -> None:
+        self.ask([("FLUSHALL",)])
+        open_shard(self.exchange, self.shard, {**LIMITS, "warm_ttl_ms": TTL_MS})
+
+    def compare(self, answer: object, expected: object, before: dict[str, Any]) -> None:
+        """The answers are equal; and a refusal changed nothing at all, not even a time."""
+        assert plain(answer) == expected
+        if not (isinstance(expected, tuple) and expected[0] == "OK"):
+            assert untimed(self.dump()) == untimed(before)
+
+    def over(self, answer: object, expected: Over, before: dict[str, Any], id: str = "") -> None:
+        assert isinstance(answer, lua.Over)
+        assert tuple(answer[:4]) == expected.over
+        for named, zset in ((answer.hot_ids, self.shard.hot), (answer.warm_ids, self.shard.warm)):
+            order = [i for i in ids_of(before[zset][1] if zset in before else []) if i != id]
+            may_go = [i for i in order if not self.model.pins.get(i)]
+            assert list(named) == may_go[: len(named)], "victims are named in the order in which they should go"
+            if max(expected.over) > 0 and zset == self.shard.hot and max(expected.over[:2]) > 0:
+                assert len(named) == len(may_go), "so few modules: all of them are named"
+        assert untimed(self.dump()) == untimed(before)
+
+    def check(self, answer: object, expected: object, before: dict[str, Any], id: str = "") -> None:
+        if isinstance(expected, Over):
+            self.over(answer, expected, before, id)
+        else:
+            self.compare(answer, expected, before)
+
+    def moves(self, drawn: list[tuple[str, str, str, bytes]]) -> list[Move]:
+        def tok(id: str, which: str) -> str:
+            rec = self.model.records.get(id)
+            if which == "none":
+                return ""
+            return rec.tok if rec and which == "now" else GARBAGE_TOK
+
+        return [Move(id, tok(id, which), to, "raw" if to == "warm" else "", frame if to == "warm" else b"")
+                for id, which, to, frame in drawn]  # fmt: skip
+
+    def current(self, id: str) -> str:
+        return self.model.records[id].tok if id in self.model.records else GARBAGE_TOK
+
+    # -- the scripts -----------------------------------------------------------------------------------------------
+
+    @rule(id=ids, tier=st.sampled_from(["hot", "hot", "warm"]), tokens=tokens, content=contents, frame=frames,
+          expected=st.sampled_from(["", "", "", "", "-", "now", "1-999999"]), drawn=moves, type=st.sampled_from(["t/x", ""]))
+    def put(
+        self, id: str, tier: str, tokens: int, content: bytes, frame: bytes, expected: str,
+        drawn: list[tuple[str, str, str, bytes]], type: str,
+    ) -> None:  # fmt: skip
+        tok = next(self.toks)
+        self.used.append(tok)
+        self.put_as(tok, id, tier, tokens, content, frame, expected, self.moves(drawn), type)
+
+    def put_as(
+        self, tok: str, id: str, tier: str, tokens: int, content: bytes, frame: bytes, expected: str,
+        moves: list[Move], type: str,
+    ) -> None:  # fmt: skip
+        if expected == "now":
+            expected = self.model.version_of(id) or "1-1"
+        fields = (("type", type), ("sha256", "0")) if type else ()
+        before = self.dump()
+        answer = self.run(lua.put(
+            self.shard, id, tok, tier=tier, expected=expected, tokens=tokens, size_bytes=len(content),
+            body=content if tier == "hot" else frame, codec="" if tier == "hot" else "raw",
+            fields=[w for pair in fields for w in pair], moves=moves,
+        ))  # fmt: skip
+        result = self.model.put(id, tok, tier, expected, tokens, content, frame, "raw", fields, moves)
+        self.check(answer, result, before, id)
+
+    @precondition(lambda self: self.used)
+    @rule(pick=picks, id=ids, tier=st.sampled_from(["hot", "warm"]), content=contents)
+    def put_again(self, pick: int, id: str, tier: str, content: bytes) -> None:
+        """A retried put, whatever else it says by now; also one that was refused the first time."""
+        self.put_as(self.used[-1 - pick % len(self.used)], id, tier, 1, content, b"f", "", [], "")
+
+    @rule(id=ids, fresh=st.sampled_from([True, True, True, False]), drawn=moves, longer=st.sampled_from([False] * 5 + [True]))
+    def promote(self, id: str, fresh: bool, drawn: list[tuple[str, str, str, bytes]], longer: bool) -> None:
+        tok, moves = self.current(id) if fresh else GARBAGE_TOK, self.moves(drawn)
+        content = self.model.records[id].content if id in self.model.records else b"x"
+        content += b"!" * longer
+        before = self.dump()
+        answer = self.run(lua.promote(self.shard, id, tok, content, "up", moves))
+        self.check(answer, self.model.promote(id, tok, content, moves), before, id)
+
+    @rule(id=ids, fresh=st.sampled_from([True, True, True, False]), frame=frames, drawn=moves)
+    def install(self, id: str, fresh: bool, frame: bytes, drawn: list[tuple[str, str, str, bytes]]) -> None:
+        tok, moves = self.current(id) if fresh else GARBAGE_TOK, self.moves(drawn)
+        before = self.dump()
+        answer = self.run(lua.install(self.shard, id, tok, "lz4", frame, "get", moves))
+        self.check(answer, self.model.install(id, tok, "lz4", frame, moves), before, id)
+
+    @rule(drawn=moves)
+    def demote(self, drawn: list[tuple[str, str, str, bytes]]) -> None:
+        moves = self.moves(drawn)
+        before = self.dump()
+        self.check(self.run(lua.demote(self.shard, "down", moves)), self.model.demote(moves), before)
+
+    @rule(id=ids, fresh=st.sampled_from([True, True, True, False]), size=st.sampled_from([0, 60, 2**40]))
+    def archived(self, id: str, fresh: bool, size: int) -> None:
+        tok = self.current(id) if fresh else GARBAGE_TOK
+        before = self.dump()
+        answer = self.run(lua.archived(self.shard, id, tok, "key/é", size))
+        self.compare(answer, self.model.archived(id, tok, "key/é", size), before)
+
+    @rule(id=ids, expected=st.sampled_from(["", "", "now", "1-999999"]), again=st.booleans())
+    def delete(self, id: str, expected: str, again: bool) -> None:
+        tok = self.used[-1] if again and self.used else next(self.toks)
+        assume(not (again and self.used) or tok in self.model.done)
+        self.used.append(tok)
+        if expected == "now":
+            expected = self.model.version_of(id) or "1-1"
+        before = self.dump()
+        answer = self.run(lua.delete(self.shard, id, tok, expected))
+        replay = tok in self.model.done
+        self.compare(answer, self.model.delete(id, tok, expected), before)
+        if replay:
+            assert untimed(self.dump()) == untimed(before)
+
+    @rule(uses=st.lists(st.tuples(ids, st.integers(1, 3)), min_size=1, max_size=4, unique_by=lambda use: use[0]))
+    def touch(self, uses: list[tuple[str, int]]) -> None:
+        assert self.run(lua.touch(self.shard, uses)) == self.model.touch(uses)
+
+    @rule(id=ids, on=st.sampled_from([True, True, False]))
+    def pin(self, id: str, on: bool) -> None:
+        ends = self.run(lua.pin(self.shard, id, TTL_MS if on else 0))
+        assert (ends is not None) == self.model.pin(id, on)
+        assert on == bool(ends) or ends is None
+
+    @rule(id=ids)
+    def pin_runs_out(self, id: str) -> None:
+        if id in self.model.pins:
+            self.ask([("ZADD", self.shard.pins, 1, id)])
+            self.model.pins[id] = False
+
+    @rule(id=ids)
+    def frame_runs_out(self, id: str) -> None:
+        """The TTL takes a frame, as Redis does: without telling anybody."""
+        rec = self.model.records.get(id)
+        if rec and rec.tier == "warm" and rec.clean:
+            self.ask([("DEL", self.shard.frame(id))])
+            self.model.records[id] = Rec(**{**vars(rec), "lost": True})
+
+    @rule(drawn=st.lists(ids, min_size=1, max_size=4))
+    def expire(self, drawn: list[str]) -> None:
+        assert self.run(lua.expire(self.shard, drawn)) == self.model.expire(drawn)
+
+    @rule(due=st.booleans())
+    def age(self, due: bool) -> None:
+        assert self.run(lua.age(self.shard, 0 if due else TTL_MS)) == due
+        if due:
+            self.model.age()
+
+    @rule(name=st.sampled_from(sorted(LIMITS)), value=st.sampled_from([1, 4, 24]), explicit=st.booleans())
+    def limit(self, name: str, value: int, explicit: bool) -> None:
+        """An operator's limit replaces what is stored, also with less than is used; a default does not."""
+        assert isinstance(self.run(lua.open_shard(self.shard, [Limit(name, value, explicit)])), lua.Opened)
+        if explicit:
+            self.model.limits[name] = value
+
+    @rule()
+    def limits_as_they_were(self) -> None:
+        self.run(lua.open_shard(self.shard, [Limit(name, value, True) for name, value in LIMITS.items()]))
+        self.model.limits |= LIMITS
+
+    @rule(id=ids, holder=st.sampled_from(["h1", "h2"]))
+    def lease(self, id: str, holder: str) -> None:
+        self.ask([("SET", self.shard.lease(id), holder, "NX", "PX", TTL_MS)])
+        self.model.leases.setdefault(id, holder)
+
+    @rule(id=ids, holder=st.sampled_from(["h1", "h2"]))
+    def release(self, id: str, holder: str) -> None:
+        mine = self.model.leases.get(id) == holder
+        assert self.run(lua.release(self.shard, self.shard.lease(id), holder)) == mine
+        if mine:
+            del self.model.leases[id]
+
+    @rule(id=ids)
+    def where(self, id: str) -> None:
+        before = self.dump()
+        seen = self.run(lua.where(self.shard, id))
+        assert untimed(self.dump()) == untimed(before)
+        rec = self.model.records.get(id)
+        if rec is None or not rec.alive:
+            assert seen is None
+            return
+        assert seen is not None
+        assert b"content" not in seen.fields
+        assert seen.fields.items() <= before[self.shard.module(id)][1].items()
+        assert seen.uses == self.model.uses.get(id, 0)
+        sets = (rec.tier == "hot", rec.tier == "warm", not rec.clean, id in self.model.pins)
+        scores = (seen.last_use_ms, seen.due_ms, seen.dirty_since_ms, seen.pinned_until_ms)
+        assert tuple(s is not None for s in scores) == sets
+        assert (seen.pttl_ms == -2) == (rec.frame is None or rec.lost)
+
+    # -- what always holds -----------------------------------------------------------------------------------------
+
+    @invariant()
+    def all_is_as_the_model_says(self) -> None:
+        state = self.dump()
+        for key, (type, _, _) in state.items():
+            assert any(p.fullmatch(key) and type == t for p, t in PATTERNS), f"{key} ({type}) is not documented"
+        for key in [k for k, (_, value, _) in state.items() if is_buried(value)]:
+            assert state.pop(key)[2] > 0, "a tombstone that is archived has a TTL"
+        self.records_are_right(state)
+        self.sets_are_right(state)
+        usage = {k.decode(): int(v) for k, v in state.get(self.shard.usage, ("", {}, 0))[1].items()}
+        assert {k: n for k, n in usage.items() if n} == self.model.usage()
+        events = [flat(fields) for _, fields in state.get(self.shard.events, ("", [], 0))[1]]
+        assert events == self.model.events
+        assert int(state[self.shard.epoch][1][b"ver"]) == self.model.ver
+
+    def records_are_right(self, state: dict[str, Any]) -> None:
+        shard, model = self.shard, self.model
+        found = {k: v for k, v in state.items() if re.search(r"\}:(module|warm|lease|done):", k)}
+        wanted = {shard.module(id): ("hash", record(rec), -1) for id, rec in model.records.items()}
+        for id, rec in model.records.items():
+            if rec.frame is not None and not rec.lost:
+                wanted[shard.frame(id)] = ("string", rec.frame, 1 if rec.clean else -1)
+        wanted |= {shard.done(tok): ("string", version.encode(), 1) for tok, version in model.done.items()}
+        wanted |= {shard.lease(id): ("string", holder.encode(), 1) for id, holder in model.leases.items()}
+        assert untimed(found) == wanted
+
+    def sets_are_right(self, state: dict[str, Any]) -> None:
+        def members(key: str) -> dict[str, float]:
+            return ids_of(state[key][1]) if key in state else {}
+
+        model = self.model
+        assert members(self.shard.hot).keys() == model.ids("hot")
+        assert members(self.shard.warm).keys() == model.ids("warm")
+        assert members(self.shard.dirty).keys() == model.dirty
+        assert members(self.shard.pins).keys() == model.pins.keys()
+        assert members(self.shard.fixed[6]) == model.uses
+
+
+def is_buried(value: Any) -> bool:
+    return isinstance(value, dict) and value.get(b"tier") == b"deleted" and value.get(b"clean") == b"1"
+
+
+def flat(fields: Any) -> tuple[str, ...]:
+    pairs = dict(fields) if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
+    assert list(pairs) == [b"id", b"from", b"to", b"reason", b"version"]
+    return tuple(v.decode() for v in pairs.values())
+
+
+def record(rec: Rec) -> dict[bytes, bytes]:
+    """A record's hash as the model has it, without times."""
+    epoch, _, ver = rec.version.partition("-")
+    known: dict[str, object] = {
+        "tier": rec.tier, "epoch": epoch, "ver": ver, "tok": rec.tok, "bytes": len(rec.content), "clean": int(rec.clean),
+        **dict(rec.fields),
+    }  # fmt: skip
+    if rec.alive:
+        known["tokens"] = rec.tokens
+    if rec.clean:
+        known |= {"archived_key": rec.archived_key, "archived_bytes": rec.archived_bytes}
+    if rec.tier == "warm":
+        known |= {"codec": rec.codec, "frame_bytes": len(rec.frame or b"")}
+    made = {k.encode(): str(v).encode() for k, v in known.items()}
+    return made | {b"content": rec.content} if rec.tier == "hot" else made
+
+
+def untimed(state: dict[str, Any]) -> dict[str, Any]:
+    """A dump without the fields that hold times, and TTLs only by their sign."""
+    return {
+        key: (type, {k: v for k, v in value.items() if k.decode() not in UNTIMED} if isinstance(value, dict) else value,
+              1 if pttl > 0 else pttl)
+        for key, (type, value, pttl) in state.items()
+    }  # fmt: skip
+
+
+def plain(answer: object) -> object:
+    """An answer of a face as the model gives it."""
+    match answer:
+        case Put(_, ver, evicted):
+            return "OK", ver, evicted
+        case Replayed(epoch, ver, tier):
+            return "REPLAYED", f"{epoch}-{ver}", tier
+        case Refused(word, version):
+            return (word, version) if word in ("CONFLICT", "MISSING") else (word,)
+        case Applied(evicted):
+            return "OK", evicted
+        case Order():
+            return "OK", str(answer)
+        case tuple():
+            return "OK", answer
+    return answer
+
+
+def run_script(exchange: Exchange, call: RunScript[T]) -> T:
+    runner = PlanRunner(exchange, None)  # type: ignore[arg-type]  # no archive here
+    result: T = runner.perform(call)
+    return result
+
+
+def open_shard(exchange: Exchange, shard: Shard, limits: dict[str, int]) -> None:
+    """A new shard in epoch 1."""
+    stored = [Limit(name, value, True) for name, value in limits.items()]
+    opened = run_script(exchange, lua.open_shard(shard, stored))
+    claim = {"replid": opened.replid} if hasattr(opened, "replid") else {}
+    again = run_script(exchange, lua.open_shard(shard, stored, epoch=1, **claim))  # type: ignore[arg-type]
+    assert isinstance(again, lua.Opened)
+    assert again.epoch == 1
+
+
+def test_the_scripts_do_what_the_model_does(exchange: Exchange) -> None:
+    """Fewer examples on fakeredis: a step takes ten times as long there."""
+    few = isinstance(exchange, FakeExchange)
+    run_state_machine_as_test(
+        lambda: Shards(exchange),
+        settings=settings(
+            max_examples=max(1, EXAMPLES // 4) if few else EXAMPLES, stateful_step_count=STEPS, deadline=None,
+            suppress_health_check=list(HealthCheck), database=None, print_blob=True,
+            phases=(Phase.explicit, Phase.generate, Phase.shrink),
+        ),
+    )  # fmt: skip

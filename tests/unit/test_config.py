@@ -1,0 +1,320 @@
+"""Configuration: three layers, one check, messages that name the key and its place, and no secret anywhere."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr, ValidationError
+
+from distier.config import (
+    Config,
+    TransformName,
+    format_duration,
+    format_size,
+    load_config,
+    mask_url,
+    parse_duration_ms,
+    parse_size_bytes,
+)
+from distier.errors import ConfigError
+from distier.policy.transform import TRANSFORMS
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [n for n in os.environ if n.startswith("DISTIER_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "distier.yaml"
+    path.write_text(text)
+    return path
+
+
+def refused(*args, **kwargs) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(*args, **kwargs)
+    return str(caught.value)
+
+
+def test_defaults_are_the_embedded_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DISTIER_HOME", str(tmp_path / "d"))
+    config = load_config()
+    assert config.embedded and config.home == tmp_path / "d" and config.archive_directory == tmp_path / "d/cold"
+    tiers = config.storage_tiers
+    assert (tiers.hot.max_size, tiers.hot.max_bytes, tiers.warm.ttl_ms) == (50_000, 256 * 1024**2, 86_400_000)
+    assert (tiers.cold.archive_after_ms, tiers.demotion_threshold_ms) == (60_000, 3_600_000)
+    assert (config.deadline_ms, config.worker.tombstone_grace_ms) == (5000, 7 * 86_400_000)
+    assert config.sources()["namespace"] == "default" and not config.explicit("namespace")
+
+
+def test_the_design_s_example_loads(tmp_path: Path) -> None:
+    config = load_config(
+        write(
+            tmp_path,
+            """
+redis: {url: "redis://localhost:6379/0"}
+namespace: team
+storage_tiers:
+  hot:  {max_size: 50000, max_bytes: 256MiB, eviction_policy: lru}
+  warm: {placement: redis, ttl: 24h, max_modules: 100, max_bytes: 1GiB, directory: storage/warm, compression: lz4}
+  cold: {url: "s3://bucket/a/prefix/", compression: lzma, compression_level: 9, archive_after: 60s}
+  promotion_threshold: 5
+  demotion_threshold: 3600
+""",
+        )
+    )
+    assert config.storage_tiers.demotion_threshold_ms == 3_600_000
+    assert (config.storage_tiers.cold.bucket, config.storage_tiers.cold.prefix) == ("bucket", "a/prefix")
+    assert config.storage_tiers.warm.directory == tmp_path / "storage/warm"
+    assert config.archive_directory is None and not config.embedded
+
+
+def test_environment_over_file_and_arguments_over_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "namespace: file\nshards: 2\ndeadline: 1s\nstorage_tiers:\n  hot: {max_size: 1}\n")
+    monkeypatch.setenv("DISTIER_SHARDS", "3")
+    monkeypatch.setenv("DISTIER_STORAGE_TIERS__HOT__MAX_SIZE", "1000")
+    monkeypatch.setenv("DISTIER_DEADLINE", "2s")
+    monkeypatch.setenv("DISTIER_COUNTER", "")  # empty counts as unset
+    monkeypatch.setenv("DISTIER_TRANSFORMS", '{"application/json": "json-whitespace"}')
+    config = load_config(deadline="3s", worker={"interval": "2s"}, events__max_length=7, home=None)
+    assert (config.namespace, config.shards, config.deadline_ms) == ("file", 3, 3000)
+    assert (config.storage_tiers.hot.max_size, config.worker.interval_ms, config.events.max_length) == (
+        1000,
+        2000,
+        7,
+    )
+    assert config.transforms == {"application/json": "json-whitespace"}
+    where = config.sources()
+    assert where["namespace"] == "file distier.yaml:1"
+    assert where["shards"] == "environment DISTIER_SHARDS"
+    assert where["deadline"] == where["events.max_length"] == "argument"
+    assert where["counter"] == "default"
+    assert config.explicit("storage_tiers.hot") and not config.explicit("storage_tiers.warm")
+
+
+def test_friendly_variables_and_the_named_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    path = tmp_path / "sub" / "other.yaml"
+    path.write_text("storage_tiers: {cold: {directory: archive}}\n")
+    monkeypatch.setenv("DISTIER_CONFIG", str(path))
+    monkeypatch.setenv("DISTIER_REDIS_URL", "redis://h")
+    monkeypatch.setenv("DISTIER_NAMESPACE", "n")
+    config = load_config()
+    assert (config.redis.url, config.namespace) == ("redis://h", "n")
+    assert config.archive_directory == tmp_path / "sub" / "archive"  # relative to its file
+    monkeypatch.setenv("DISTIER_CONFIG", str(tmp_path / "gone.yaml"))
+    assert "gone.yaml" in refused()
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("namespase: x\n", ["namespase: unknown key", "distier.yaml:1", "did you mean namespace?"]),
+        ("\nstorage_tiers:\n  hot:\n    max_sise: 4\n", [":4", "did you mean storage_tiers.hot.max_size?"]),
+        ("max_size: 4\n", ["did you mean storage_tiers.hot.max_size?"]),
+        ("storage_tiers: {hot: {max_bytes: 3XB}}\n", ["storage_tiers.hot.max_bytes = '3XB'", "'XB'", ":1"]),
+        ("deadline: 1h\n", ["deadline = '1h'", "50ms to 120s"]),
+        ("deadline: -5\n", ["deadline = -5", "duration"]),
+        ("shards: yes\n", ["shards = True"]),
+        ("shards: 0\n", ["shards = 0", "1"]),
+        ("shards: 16385\n", ["shards = 16385"]),
+        ("namespace: A b\n", ["namespace = 'A b'"]),
+        ("namespace: 5\n", ["namespace = 5"]),
+        ("max_module_bytes: 257MiB\n", ["max_module_bytes", "256MiB"]),
+        ("durability: archived\n", ["durability", "not available in this version"]),
+        ("durability: maybe\n", ["durability = 'maybe': must be redis"]),
+        ("storage_tiers: {warm: {placement: both}}\n", ["warm.placement", "not available in this version"]),
+        ("storage_tiers: {warm: {compression: zip}}\n", ["must be lz4 or none"]),
+        (
+            "storage_tiers: {cold: {url: 's3://bucket/p', directory: d}}\n",
+            ["storage_tiers.cold: give url or directory"],
+        ),
+        ("storage_tiers: {cold: {url: /tmp/x}}\n", ["s3://bucket/prefix", "directory"]),
+        ("storage_tiers: {cold: {access_key: a}}\n", ["access_key and secret_key go together"]),
+        ("redis: {url: 'redis://h'}\n", ["an archive is required", "storage_tiers.cold.url"]),
+        ("redis: {url: 'http://h'}\n", ["redis.url", "rediss://"]),
+        ("redis: {url: 'redis://h', ca_file: ca.pem}\n", ["rediss://"]),
+        ("redis: redis://h\n", ["a section with url"]),
+        ("transforms: {application/json: gzip}\n", ["json-whitespace or python-minify"]),
+        ("transforms: {json: json-whitespace}\n", ["content type"]),
+        ("shards: 1\nshards: 2\n", ["shards: given twice", ":2"]),
+        (
+            "storage_tiers:\n  hot:\n    max_size: 1\n    max_size: 1\n",
+            ["storage_tiers.hot.max_size: given twice", ":4"],
+        ),
+        ("- a\n", ["must be a mapping", "list"]),
+        ("a: [\n", ["not valid YAML", ":2"]),
+        ("a: b: c\n", ["not valid YAML", ":1"]),
+        ("a: !!python/object:os.system x\n", ["not valid YAML"]),
+        ("a: &x {b: *x}\n", ["too deep"]),
+        ("a: 2024-13-45\n", ["not valid YAML"]),
+    ],
+)
+def test_impossible_files_name_the_key_and_the_line(tmp_path: Path, text: str, parts: list[str]) -> None:
+    message = refused(write(tmp_path, text))
+    assert [p for p in parts if p not in message] == [], message
+
+
+def test_every_wrong_value_is_named_at_once(tmp_path: Path) -> None:
+    message = refused(write(tmp_path, "shards: 0\nnamespace: A\n"), deadline="x")
+    assert len(message.splitlines()) == 3 and "(argument)" in message
+
+
+def test_empty_files_and_sections_are_defaults(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "")).dump() == load_config(write(tmp_path, "redis:\nworker:\n")).dump()
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    assert "nothere" in refused(tmp_path / "nothere")
+    assert "cannot read" in refused(tmp_path)
+    (tmp_path / "latin").write_bytes(b"namespace: \xe9")
+    assert "UTF-8" in refused(str(tmp_path / "latin"))
+    (tmp_path / "large").write_bytes(b"#" * (1024 * 1024 + 1))
+    assert "larger" in refused(tmp_path / "large")
+
+
+def test_unknown_variables_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTIER_STORAGE_TIERS__HOT__MAX_SISE", "1")
+    assert "environment DISTIER_STORAGE_TIERS__HOT__MAX_SISE); did you mean" in refused()
+
+
+def test_a_variable_that_is_no_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTIER_TRANSFORMS", "{a: [")
+    assert "DISTIER_TRANSFORMS" in refused()
+
+
+SECRET = "hunter2-\u00e9"  # a word that no message may hold
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"redis": {"password": [SECRET]}},
+        {"redis": {"password": {"a": SECRET}}},
+        {"redis": {"passwrod": SECRET}},
+        {"redis": f"redis://:{SECRET}@h"},
+        {"redis": {"url": f"http://u:{SECRET}@h"}},
+        {"redis": {"url": f"http://u:p@{SECRET}/@h"}},
+        {"redis": {"url": f"x://h?password={SECRET}"}},
+        {"namespace": f"redis://:{SECRET}@h"},
+        {"storage_tiers": {"cold": {"secret_key": SECRET, "url": "s3://bucket"}}},
+        {"redis": {"url": "redis://h", "password": SECRET}},
+    ],
+)
+def test_no_error_shows_a_secret(arguments: dict) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(**arguments)
+    # without source lines: those are of this test
+    shown = "".join(traceback.TracebackException.from_exception(caught.value).format_exception_only())
+    assert SECRET not in shown and SECRET not in repr(caught.value)
+    # pydantic's error would print its input below ours
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
+def test_a_broken_file_does_not_show_its_secret(tmp_path: Path) -> None:
+    assert SECRET not in refused(write(tmp_path, f"redis: {{password: {SECRET}: ]\n"))
+
+
+def test_repr_and_dump_show_no_secret_and_still_hold_it() -> None:
+    config = load_config(
+        redis={"url": f"redis://u:{SECRET}@h", "password": SECRET},
+        storage_tiers={"cold": {"directory": "d", "access_key": "a", "secret_key": SECRET}},
+    )
+    for shown in (repr(config), str(config), repr(config.redis), str(config.dump()), str(config.sources())):
+        assert SECRET not in shown
+    assert config.redis.url == f"redis://u:{SECRET}@h"
+    assert isinstance(config.redis.password, SecretStr) and config.redis.password.get_secret_value() == SECRET
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("redis://:pw@h:1/0", "redis://:***@h:1/0"),
+        ("rediss://u:p@w/x@h:1", "rediss://u:***@h:1"),
+        ("unix:///tmp/s.sock?db=1&password=pw", "unix:///tmp/s.sock?db=1&password=***"),
+        ("cannot reach redis://a:b@h now", "cannot reach redis://a:***@h now"),
+    ],
+)
+def test_mask_url(url: str, masked: str) -> None:
+    assert mask_url(url) == masked
+
+
+def test_a_dump_reads_back_equal(tmp_path: Path) -> None:
+    config = load_config(
+        redis={"url": "rediss://u:p@h", "ca_file": "ca.pem"},
+        storage_tiers={"cold": {"directory": "arch"}, "warm": {"ttl": "90s", "max_bytes": "10MB"}},
+        transforms={"text/x-python": "python-minify"},
+        outline=["text/markdown"],
+    )
+    path = write(tmp_path, yaml.safe_dump(config.dump(secrets=True)))
+    assert load_config(path).model_dump() == config.model_dump()
+    assert yaml.safe_load(path.read_text())["storage_tiers"]["warm"]["max_bytes"] == "10MB"
+
+
+def test_overrides_keep_the_rest_and_its_sources(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "namespace: a\nstorage_tiers: {hot: {max_size: 9, max_bytes: 1KiB}}\n"))
+    other = config.with_overrides(shards=4, storage_tiers={"hot": {"max_size": 5}})
+    assert (other.namespace, other.shards, other.storage_tiers.hot.max_size) == ("a", 4, 5)
+    assert other.storage_tiers.hot.max_bytes == 1024
+    assert other.sources()["namespace"] == "file " + str(tmp_path / "distier.yaml") + ":1"
+    assert other.sources()["shards"] == "argument"
+    assert load_config(config) is config and load_config(config, shards=2).shards == 2
+    with pytest.raises(ConfigError):
+        config.with_overrides(shards=0)
+
+
+def test_a_mapping_stands_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTIER_NAMESPACE", "env")
+    monkeypatch.setenv("DISTIER_SHARDS", "2")
+    config = load_config({"namespace": "map", "redis": {"url": None}})
+    assert (config.namespace, config.shards) == ("map", 2)
+
+
+def test_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Config().namespace = "x"
+
+
+def test_transform_names_are_those_of_the_transforms() -> None:
+    assert set(get_args(get_args(TransformName)[0])) == set(TRANSFORMS)
+
+
+@given(st.integers(0, 10**15))
+def test_units_read_back(number: int) -> None:
+    assert parse_duration_ms(format_duration(number)) == number
+    assert parse_size_bytes(format_size(number)) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [("500ms", 500), ("1.5h", 5_400_000), ("7d", 604_800_000), (60, 60_000), ("60", 60_000), (0.25, 250)],
+)
+def test_durations(text: object, ms: int) -> None:
+    assert parse_duration_ms(text) == ms
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1KiB", 1024), ("10MB", 10**7), ("0.5GiB", 2**29), (7, 7), ("1 tib", 2**40)]
+)
+def test_sizes(text: object, size: int) -> None:
+    assert parse_size_bytes(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "s", "5 parsecs", "-1s", True, None, [], float("nan"), 1e300, "9" * 18 + "d", "١s"]
+)
+def test_impossible_durations(text: object) -> None:
+    with pytest.raises(ValueError):
+        parse_duration_ms(text)

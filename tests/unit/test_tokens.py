@@ -1,0 +1,109 @@
+"""The estimate is held against the exact counter, on sources that every machine has."""
+
+from __future__ import annotations
+
+import builtins
+import statistics
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distier.domain.tokens import Estimate, O200k, TokenCounter, token_counter
+from distier.errors import Invalid
+
+
+@pytest.fixture(scope="module")
+def exact() -> TokenCounter:
+    pytest.importorskip("bpe_openai", reason="the extra `tokens` is not installed")
+    return O200k()
+
+
+def sources() -> list[bytes]:
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    # this.py is rot13: text of no language, which the module's docstring excepts
+    files = [f for f in sorted(stdlib.glob("*.py")) if f.name != "this.py"]
+    return [f.read_bytes() for f in files[:120] if f.stat().st_size >= 200]
+
+
+def test_the_estimate_is_near_on_real_sources(exact: TokenCounter) -> None:
+    errors = [abs(Estimate().count(b) / exact.count(b) - 1) for b in sources()]
+    assert len(errors) > 50
+    assert statistics.median(errors) < 0.05
+    assert max(errors) < 0.30
+
+
+OTHER_TEXTS = {
+    "chinese": "我们认为这些真理是不言而喻的。分布式缓存系统将数据存储在多个节点上。",
+    "japanese": "すべての人間は、生まれながらにして自由であり、かつ、尊厳と権利とについて平等である。",
+    "korean": "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다. ",
+    "russian": "Все люди рождаются свободными и равными в своем достоинстве и правах.",
+    "min_js": 'function a(b,c){var d=b.length;for(var e=0;e<d;e++){if(b[e]===c)return e}return-1}var f={"x":1,"y":2};',
+    "json": '{"name": "tier", "version": 3, "tags": ["hot", "warm", "cold"], "size": 1048576, "ok": true}',
+    "hex": "8f14e45fceea167a5a36dedd4bea2543c9f0f895fb98ab9159f51fd0297e236d",
+    "prose": "A module is in exactly one tier; the record decides. Only clean copies expire, and nothing is lost.",
+}
+
+
+@pytest.mark.parametrize("text", OTHER_TEXTS.values(), ids=OTHER_TEXTS)
+def test_the_estimate_is_near_on_other_texts(exact: TokenCounter, text: str) -> None:
+    content = (text * 4).encode()
+    assert Estimate().count(content) == pytest.approx(exact.count(content), rel=0.30)
+
+
+@pytest.mark.parametrize("unit", ["a", "A", " ", "\n", " \n", "\t ", "0", "_", "é", "字", "\x85", "'s", "=-", "\x00"])
+def test_counting_is_linear_on_monotonous_text(unit: str) -> None:
+    """Fails by hours, not by per cent: a quadratic branch needs minutes for these 400 kB."""
+    content = unit.encode() * (400_000 // len(unit.encode()))
+    started = time.process_time()
+    assert Estimate().count(content) >= 1
+    assert time.process_time() - started < 5
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_count(content: bytes) -> None:
+    for counter in (Estimate(), token_counter("auto")):
+        n = counter.count(content)
+        assert (n == 0) == (not content)
+        assert n <= 3 * len(content)
+
+
+def test_bytes_that_are_no_text_count_three_to_a_token() -> None:
+    for counter in (Estimate(), token_counter("auto")):
+        assert counter.count(b"\xff" * 7) == 3
+
+
+def test_special_tokens_in_text_are_only_text(exact: TokenCounter) -> None:
+    assert exact.count(b"<|endoftext|>") > 1
+    assert exact.count(b"hello world") == 2
+
+
+def test_more_than_the_library_allows(exact: TokenCounter) -> None:
+    assert exact.count(b"word " * 250_000) == pytest.approx(250_000, rel=0.01)
+
+
+def test_auto_falls_back_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args, **kwargs):
+        if name.startswith("bpe_openai"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    token_counter.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", without)
+    try:
+        assert token_counter("auto").name == "estimate"
+        with pytest.raises(Invalid, match="distier\\[tokens\\]"):
+            token_counter("o200k")
+    finally:
+        token_counter.cache_clear()
+
+
+def test_names() -> None:
+    assert token_counter("estimate").name == "estimate"
+    with pytest.raises(Invalid, match="gpt2"):
+        token_counter("gpt2")
