@@ -26,6 +26,7 @@ from .drive.sync import SyncDriver
 from .effects import Plan
 from .embedded import Home, ensure_server
 from .errors import DistierError, Invalid
+from .near import Near
 from .observe.events import Cursor, read_events
 from .plans import maintain, move, read, write
 from .plans.space import Space
@@ -109,7 +110,7 @@ def connect(source: Source = None, *, counter: TokenCounter | None = None, **ove
     url = redis_url(config)  # first: it makes the embedded home, owner-only
     archive = archive_of(config)
     space = make_space(config, archive, counter)
-    return Store(space, RedisExchange(config, url, space.states.clear), archive).open()
+    return Store(space, RedisExchange(config, url, space.states.clear), archive, url=url).open()
 
 
 async def connect_async(source: Source = None, *, counter: TokenCounter | None = None, **overrides: Any) -> AsyncStore:
@@ -118,16 +119,18 @@ async def connect_async(source: Source = None, *, counter: TokenCounter | None =
     url = await asyncio.to_thread(redis_url, config)
     archive = archive_of(config)
     space = make_space(config, archive, counter)
-    return await AsyncStore(space, AsyncRedisExchange(config, url, space.states.clear), archive).open()
+    return await AsyncStore(space, AsyncRedisExchange(config, url, space.states.clear), archive, url=url).open()
 
 
 class Store:
     """A namespace of modules, blocking. Thread-safe, and safe to use after a fork. Made by `connect`."""
 
-    def __init__(self, space: Space, redis: Exchange, archive: Archive) -> None:
+    def __init__(self, space: Space, redis: Exchange, archive: Archive, *, url: str | None = None) -> None:
         self.space = space
         deadline_s = space.config.deadline_ms / 1000
         self._driver = SyncDriver(redis, archive, deadline_s=deadline_s, recover=partial(recover, space))
+        self.near = Near(space, url, self._driver.counters, self._driver.uses)
+        self._near_get = self.near.get
         self._watcher: _Watcher | None = None
         self._closed = False
 
@@ -269,10 +272,12 @@ class Store:
 class AsyncStore:
     """A namespace of modules for asyncio: the calls of `Store`, awaited. Made by `connect_async`."""
 
-    def __init__(self, space: Space, redis: AsyncExchange, archive: Archive) -> None:
+    def __init__(self, space: Space, redis: AsyncExchange, archive: Archive, *, url: str | None = None) -> None:
         self.space = space
         deadline_s = space.config.deadline_ms / 1000
         self._driver = AsyncDriver(redis, archive, deadline_s=deadline_s, recover=partial(recover, space))
+        self.near = Near(space, url, self._driver.counters, self._driver.uses)
+        self._near_get = self.near.get
         self._watch: asyncio.Task[None] | None = None
         self._listeners: list[tuple[str, Listener]] = []
         self._closed = False

@@ -48,6 +48,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import hiredis
@@ -55,11 +56,10 @@ from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from distier.config import NearConfig
 from distier.domain.ids import decode_id
 from distier.domain.keys import Shard
 from distier.domain.module import Module, pack_json
-from distier.drive.common import Counters, UseBuffer, lacks_script, outcome, words
+from distier.drive.common import Counters, UseBuffer, is_passing, lacks_script, outcome, words
 from distier.effects import RunScript
 from distier.errors import DistierError, Invalid
 from distier.observe.logs import log
@@ -486,8 +486,6 @@ class Tracker:
             self.cache.lost()
             with self._lock:
                 self._wire = None
-            lost = sum(sent.take == self._take_touched for sent in self._sent)
-            self._counters.add("touches.lost", lost) if lost else None
             self._sent.clear()
             wire.close()
 
@@ -496,8 +494,209 @@ class Tracker:
         wire.send(command, self._patience_s)
 
     def _subscribe(self, wire: _Wire) -> None:
-        """Sends; `_take_...` go on when the replies come."""
-        prefixes = [word for shard in self._space.keys.shards for word in ("PREFIX", shard.module_prefix)]
-        # Asked again, and not taken from the settings: on RESP2 tracking is accepted, and pushes are never sent.
+        """Ask; `_take_hello` and `_take_tracking` go on when the answers come."""
+        prefixes = [word for shard in self._space.keys.shards for word in ("PREFIX", shard.module_pattern("")[:-1])]
+        # Asked again, whatever redis-py agreed on: on RESP2 tracking is accepted, and pushes are never sent.
         self._send(wire, ("HELLO", 3), self._take_hello)
         self._send(wire, ("CLIENT", "TRACKING", "ON", "BCAST", *prefixes), self._take_tracking)
+
+    def _listen(self, wire: _Wire) -> None:
+        """Take what comes, and do what is due, until the connection or the store is closed."""
+        tick_s = min(self._beat_s, TICK_S)
+        self._pinging, self._pinged_s = False, NEVER
+        settle_s = time.monotonic() + tick_s
+        while not self._stopping.is_set():
+            now_s = time.monotonic()
+            if self._sent and now_s - self._sent[0].sent_s > self._patience_s:
+                raise RedisTimeoutError(f"no answer for {self._patience_s:g} s")
+            if self.cache.is_live and not self._pinging and now_s >= self._pinged_s + self._beat_s:
+                self._ping(wire, now_s)
+            if now_s >= settle_s:
+                settle_s = now_s + tick_s
+                self._send_uses(wire, now_s)
+            for message in wire.read(tick_s if self._pinging else min(tick_s, self._pinged_s + self._beat_s - now_s)):
+                self._take(message)
+
+    def _take(self, message: Any) -> None:
+        if isinstance(message, hiredis.PushNotification):
+            self._take_push(message)
+        elif self._sent:
+            self._sent.popleft().take(message)
+        else:
+            raise RedisConnectionError(f"a reply to nothing: {message!r:.80}")
+
+    def _take_push(self, push: Any) -> None:
+        if len(push) != 2 or push[0] != b"invalidate" or not isinstance(push[1], list):
+            self.cache.flush()  # FLUSHALL, FLUSHDB (no keys), or something that we do not know
+            return
+        self.cache.invalidate(_ids_of(push[1]))
+
+    def _take_hello(self, reply: Any) -> None:
+        # A map comes as a dict, or on RESP2 as a flat list.
+        if isinstance(reply, ResponseError) or not isinstance(reply, dict) or reply.get(b"proto") != 3:
+            raise _Refused(f"the server does not speak RESP3 ({reply!r:.100})")
+
+    def _take_tracking(self, reply: Any) -> None:
+        if isinstance(reply, ResponseError):
+            if is_passing(reply):
+                raise reply
+            raise _Refused(f"CLIENT TRACKING is refused: {reply}")
+        if reply != b"OK":
+            raise _Refused(f"CLIENT TRACKING is answered by {reply!r:.80}")
+        self.cache.go_live()
+        self.status = "on"
+        self._said = None
+
+    def _ping(self, wire: _Wire, now_s: float) -> None:
+        before_s, self._pinged_s, self._pinging = self._pinged_s, now_s, True
+
+        def take(reply: Any) -> None:
+            self._pinging = False
+            if reply != b"PONG":  # -LOADING, -BUSY, ...: it did not say that all is well
+                raise RedisConnectionError(f"PING is answered by {reply!r:.80}")
+            self.cache.confirm(before_s)  # and not now_s: see the top of this file
+
+        self._send(wire, ("PING",), take)
+
+    def _send_uses(self, wire: _Wire, now_s: float) -> None:
+        self.settle()
+        if self.cache.is_live:
+            for call in self._uses.due(now_s):
+                self._send(wire, words(call), partial(self._take_touched, wire, call, False))
+
+    def _take_touched(self, wire: _Wire, call: RunScript[dict[str, float]], again: bool, reply: Any) -> None:
+        if lacks_script(reply) and not again:
+            self._send(wire, ("SCRIPT", "LOAD", call.script.source), lambda _: None)
+            self._send(wire, words(call), partial(self._take_touched, wire, call, True))
+            return
+        counts = outcome(call, reply)
+        if isinstance(counts, DistierError):
+            self._counters.add("touches.lost")  # recency is a hint
+        else:
+            self.cache.drop_promotable(counts, self._space.config.storage_tiers.promotion_threshold)
+
+
+def _ids_of(keys: Iterable[bytes]) -> Iterator[str]:
+    """Ids of record keys; what is no record of ours (somebody typed such a key) concerns no module."""
+    for key in keys:
+        encoded = key.partition(b":module:")[2]  # a namespace has no colon
+        with suppress(Invalid, UnicodeDecodeError):
+            # Most ids stand in their keys as they are.
+            yield decode_id(encoded.decode()) if b"%" in encoded else encoded.decode()
+
+
+# -- for a store -----------------------------------------------------------------------------------------------------
+
+
+class Near:
+    """The near cache of one store: `NearCache` and `Tracker`, and off where there is nothing to follow.
+
+    `url` is the server's; None where the store has no server of its own (tests on fakes).
+    """
+
+    def __init__(self, space: Space, url: str | None, counters: Counters, uses: UseBuffer) -> None:
+        config = space.config.near
+        self.cache = NearCache(
+            max_tokens=config.max_tokens, max_bytes=config.max_bytes, max_entries=config.max_entries,
+            staleness_s=config.staleness_ms / 1000,
+        )  # fmt: skip
+        self.get = self.cache.get
+        connect = partial(lone_connection, space.config, url or "")
+        self._tracker = Tracker(self.cache, space, connect, counters, uses)
+        self._off = "" if config.enabled else "off: near.enabled is false"
+        if url is None:
+            self._off = self._off or "off: there is no server to follow"
+        self._counters = counters
+        _all.add(self)
+        weakref.finalize(self, self._tracker.stop)
+
+    @property
+    def status(self) -> str:
+        """`on`, or `off`, `connecting` or `bypassed` with the reason after a colon."""
+        if self._off:
+            return self._off
+        status = self._tracker.status
+        return "bypassed: no heartbeat" if status == "on" and not self.cache.is_fresh else status
+
+    def get_many(self, ids: Iterable[str]) -> dict[str, Module | None]:
+        """By id, in this order: the module if it is here, else None."""
+        get = self.get
+        return {id: get(id) for id in ids}
+
+    def reading(self, ids: Collection[str]) -> Reading:
+        """Around the read of `ids` (checked): `with near.reading(ids) as reading: reading.fill(found)`."""
+        if self._off or len(ids) > FILL_MAX:
+            return Reading(self.cache, ())
+        self._tracker.ensure_started()
+        return Reading(self.cache, ids)
+
+    @contextmanager
+    def writing(self, ids: Iterable[object]) -> Iterator[None]:
+        """Around a write of `ids`, whatever it ends with; those that are no strings are refused by the write."""
+        names = [id for id in ids if isinstance(id, str)]
+        self.cache.start_writing(names)
+        try:
+            yield
+        finally:
+            self.cache.end_writing(names)
+
+    def settle(self) -> None:
+        """Bring the counters up to date."""
+        self._tracker.settle()
+
+    def stats(self) -> NearStats:
+        """What is held, and the hits so far."""
+        self.settle()
+        c = self.cache
+        hits = self._counters.snapshot().get("hits.near", 0)
+        return NearStats(
+            self.status, len(c), c.tokens, c.size_bytes, hits, c.max_entries, c.max_tokens, c.max_bytes
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """End the thread and the connection; hits that were noted are handed on as uses."""
+        self._tracker.stop(join=True)
+        self.settle()
+
+    def after_fork(self) -> None:
+        self._tracker.after_fork()
+
+
+class Reading:
+    """Reads under way: tickets for those of the ids that may be filled; what was not filled is given back at the end."""
+
+    __slots__ = ("_cache", "_tickets")
+
+    def __init__(self, cache: NearCache, ids: Iterable[str]) -> None:
+        self._cache = cache
+        self._tickets = [ticket for ticket in map(cache.begin, ids) if ticket is not None]
+
+    def fill(self, found: Mapping[str, Module | None]) -> None:
+        """Hold what was found. To be called before anybody else has these modules: their `meta` is frozen."""
+        for ticket in self._tickets:
+            module = found.get(ticket.id)
+            if module is not None:
+                # `replace` would copy fourteen fields; nobody has seen this module yet.
+                object.__setattr__(module, "meta", _frozen(module.meta))
+            self._cache.fill(ticket, module)
+        self._tickets = []
+
+    def __enter__(self) -> Reading:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for ticket in self._tickets:
+            self._cache.fill(ticket, None)
+
+
+_all: weakref.WeakSet[Near] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for near in list(_all):
+        near.after_fork()
+
+
+# Sooner than a look at the pid at each call could be: the child's first line of Python already finds an empty cache.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -148,21 +148,24 @@ end
 
 -- Moves: victims that go one step down. ARGV[a] is their number, then five arguments each: id, tok, to
 -- ('warm' with a frame, or 'cold'), codec, frame; KEYS[k..] has record and frame key of each. A move whose
--- victim has changed meanwhile is left out: `why` then says so, and the room that it would have made is missing.
-local function read_moves(k, a, now)
-  local moves = {}
+-- victim has changed meanwhile is left out: `why` then says so, and the room that it would have made is missing. So is
+-- one that was named before, or that is the module `subject` itself: it would be counted twice.
+local function read_moves(k, a, subject, now)
+  local moves, taken = {}, {[subject] = true}
   for i = 1, tonumber(ARGV[a]) do
     local m = {id = ARGV[a + 1], tok = ARGV[a + 2], to = ARGV[a + 3], codec = ARGV[a + 4], frame = ARGV[a + 5],
       key = KEYS[k], frame_key = KEYS[k + 1]}
     m.was = placed(m.key)
     local pin = call('ZSCORE', PINS, m.id)
-    if m.was.tier == m.to then m.why = 'already'
+    if taken[m.id] then m.why = 'changed'
+    elseif m.was.tier == m.to then m.why = 'already'
     elseif m.was.tok ~= m.tok then m.why = 'changed'
     elseif pin and tonumber(pin) > now then m.why = 'pinned'
     elseif m.to == 'warm' and m.was.tier ~= 'hot' then m.why = 'already'
     elseif m.to == 'cold' and not m.was.clean then m.why = 'dirty'
     elseif m.was.tier == 'none' or m.was.tier == 'deleted' then m.why = 'changed' end
     moves[i] = m
+    if not m.why then taken[m.id] = true end
     a, k = a + 5, k + 2
   end
   return moves
@@ -205,7 +208,7 @@ end
 local function make_room(k, a, id, now)
   local fits, over = budgets()
   if fits then return {} end
-  local moves = read_moves(k, a, now)
+  local moves = read_moves(k, a, id, now)
   weigh(moves)
   if budgets() then return moves end
   return nil, name_victims(over, id, now)

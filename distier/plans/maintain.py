@@ -188,6 +188,8 @@ def _add(sums: dict[str, int], values: list[bytes | None]) -> None:
     if values[0] is None:
         return
     tier, clean = values[0].decode(), values[3] == b"1"
+    if tier == "deleted" and clean:
+        return  # expires by itself
     tokens, size_bytes, frame_bytes, archived_bytes = (int(values[i] or 0) for i in (1, 2, 4, 5))
     parts = {f"{tier}_count": 1}
     if not clean:

@@ -597,7 +597,7 @@ async def test_a_round_archives_what_is_due_demotes_what_is_idle_and_keeps_headr
         shard = world.shard(id)
         world.raw.zadd(shard.hot, {id: time.time() * 1000 - 7200_000}, xx=True)
     assert (await face.maintain())["idle"] == len(idle)
-    assert all((await face.where(id)).tier == "warm" for id in idle)
+    assert [(await face.where(id)).tier for id in idle] == ["warm"] * len(idle)
     assert world.usage() == await face.recount()
 
 

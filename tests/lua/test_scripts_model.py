@@ -47,8 +47,8 @@ contents = st.sampled_from([b"", b"x", b"four", b"\r\n\0\xff {}", b"twelve bytes
 tokens = st.sampled_from([0, 1, 4, 10, 20, 21, 2**40])
 frames = st.sampled_from([b"", b"f", b"frame", b"F" * 12, b"F" * 24, b"F" * 25])
 picks = st.integers(0, 5)
-# who; whether the tok is the current one, an older one or none; where to; its frame
-moves = st.lists(st.tuples(ids, st.sampled_from(["now"] * 6 + ["old", "none"]), st.sampled_from(["warm", "cold"]), frames),
+# who; by its current tok or not; where to; its frame
+moves = st.lists(st.tuples(ids, st.sampled_from(["now"] * 6 + ["old"]), st.sampled_from(["warm", "cold"]), frames),
                  max_size=5)  # fmt: skip
 
 PATTERNS = [
@@ -109,11 +109,9 @@ class Shards(RuleBasedStateMachine):
         else:
             self.compare(answer, expected, before)
 
-    def moves(self, drawn: list[tuple[str, str, str, bytes]]) -> list[Move]:
+    def made(self, drawn: list[tuple[str, str, str, bytes]]) -> list[Move]:
         def tok(id: str, which: str) -> str:
             rec = self.model.records.get(id)
-            if which == "none":
-                return ""
             return rec.tok if rec and which == "now" else GARBAGE_TOK
 
         return [Move(id, tok(id, which), to, "raw" if to == "warm" else "", frame if to == "warm" else b"")
@@ -132,7 +130,7 @@ class Shards(RuleBasedStateMachine):
     ) -> None:  # fmt: skip
         tok = next(self.toks)
         self.used.append(tok)
-        self.put_as(tok, id, tier, tokens, content, frame, expected, self.moves(drawn), type)
+        self.put_as(tok, id, tier, tokens, content, frame, expected, self.made(drawn), type)
 
     def put_as(
         self, tok: str, id: str, tier: str, tokens: int, content: bytes, frame: bytes, expected: str,
@@ -158,7 +156,7 @@ class Shards(RuleBasedStateMachine):
 
     @rule(id=ids, fresh=st.sampled_from([True, True, True, False]), drawn=moves, longer=st.sampled_from([False] * 5 + [True]))
     def promote(self, id: str, fresh: bool, drawn: list[tuple[str, str, str, bytes]], longer: bool) -> None:
-        tok, moves = self.current(id) if fresh else GARBAGE_TOK, self.moves(drawn)
+        tok, moves = self.current(id) if fresh else GARBAGE_TOK, self.made(drawn)
         content = self.model.records[id].content if id in self.model.records else b"x"
         content += b"!" * longer
         before = self.dump()
@@ -167,14 +165,14 @@ class Shards(RuleBasedStateMachine):
 
     @rule(id=ids, fresh=st.sampled_from([True, True, True, False]), frame=frames, drawn=moves)
     def install(self, id: str, fresh: bool, frame: bytes, drawn: list[tuple[str, str, str, bytes]]) -> None:
-        tok, moves = self.current(id) if fresh else GARBAGE_TOK, self.moves(drawn)
+        tok, moves = self.current(id) if fresh else GARBAGE_TOK, self.made(drawn)
         before = self.dump()
         answer = self.run(lua.install(self.shard, id, tok, "lz4", frame, "get", moves))
         self.check(answer, self.model.install(id, tok, "lz4", frame, moves), before, id)
 
     @rule(drawn=moves)
     def demote(self, drawn: list[tuple[str, str, str, bytes]]) -> None:
-        moves = self.moves(drawn)
+        moves = self.made(drawn)
         before = self.dump()
         self.check(self.run(lua.demote(self.shard, "down", moves)), self.model.demote(moves), before)
 

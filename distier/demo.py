@@ -1,0 +1,673 @@
+"""The main job on one machine, and a proof that it went well: `distier demo`.
+
+Agents (processes of their own) share the standard library's sources as modules. They read with a skewed pattern,
+write new versions, promote, demote and delete, while hot holds a few per cent of the tokens and warm some of the
+modules; a worker archives. Then everything stops, and a fresh process checks:
+
+    every module reads back as the greatest version that anybody was told is written, byte by byte;
+    the same again after all of it was demoted to the archive;
+    the accounts that the scripts keep equal a recount;
+    no budget was exceeded in any of the samples that were taken all the time (the scripts change the accounts
+    atomically, so each sample is a state that was really there).
+
+Children are driven by their stdin: a line with their job, a line to begin, and its end to stop. So they stop by
+themselves when this process dies, however it dies, and no signal has to find them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random  # noqa: TID251 - a demo's chance is given too: it is seeded, so that a run can be repeated
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from distier.client import Store, connect
+from distier.config import Config
+from distier.domain.module import Module, Moved
+from distier.effects import Command
+from distier.embedded import Home, stop_server
+from distier.errors import Conflict, DistierError, Invalid
+from distier.plans.maintain import recount
+from distier.plans.statistics import Stats
+from distier.plans.write import Item
+from distier.worker import Worker
+
+HOT_SHARE = 0.04
+WARM_SHARE = 0.15
+SKEW = 0.9
+"""The exponent of Zipf's law in the agents' choice of modules."""
+SAMPLE_S = 0.002
+TELL_S = 0.25
+BATCH = 64
+SKIPPED = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`home`: keep the data there, instead of in a temporary directory."""
+
+    seconds: float = 15.0
+    agents: int = 4
+    modules: int = 700
+    seed: int = 1
+    home: Path | None = None
+
+
+class Ack(NamedTuple):
+    """A version that somebody was told is written, and the SHA-256 of its content."""
+
+    epoch: int
+    ver: int
+    sha256: str
+
+
+Acks = dict[str, Ack]
+
+
+@dataclass
+class Report:
+    """What happened. Times in microseconds by kind of call (`get hot`, `put`, ...); `problems` is empty if all is well."""
+
+    settings: Settings
+    modules: int = 0
+    size_bytes: int = 0
+    load_s: float = 0.0
+    work_s: float = 0.0
+    check_s: float = 0.0
+    total_s: float = 0.0
+    times_us: dict[str, list[int]] = field(default_factory=dict)
+    hits: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    moves: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    stats: Stats | None = None
+    peaks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    samples: int = 0
+    worker: dict[str, int] = field(default_factory=dict)
+    checked: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        return not self.problems
+
+    @property
+    def operations(self) -> int:
+        return sum(map(len, self.times_us.values()))
+
+
+@dataclass
+class Progress:
+    """How it stands, for a live view. `done` of `total` are modules, or seconds while working."""
+
+    phase: str
+    done: float = 0
+    total: float = 0
+    operations: int = 0
+    rate: float = 0.0
+    stats: Stats | None = None
+    samples: int = 0
+    moves: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+
+Tell = Callable[[Progress], None]
+
+
+# -- the material -----------------------------------------------------------------------------------------------------
+
+
+def corpus(limit: int) -> dict[str, bytes]:
+    """Up to `limit` sources of the running Python's standard library by id, spread over all of it, without tests."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    paths = [p for p in sorted(root.rglob("*.py")) if not SKIPPED & set(p.relative_to(root).parts)]
+    chosen = [paths[i * len(paths) // limit] for i in range(limit)] if len(paths) > limit else paths
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in chosen}
+
+
+def demo_config(home: Path, modules: Mapping[str, bytes]) -> dict[str, Any]:
+    """Budgets that are far too small for `modules`. Four bytes are counted for a token: it is only a budget."""
+    size_bytes = sum(map(len, modules.values()))
+    return {
+        "home": str(home),
+        "deadline": "20s",
+        "storage_tiers": {
+            "hot": {"max_size": max(2000, int(size_bytes / 4 * HOT_SHARE)), "max_bytes": "64MiB"},
+            "warm": {
+                "max_modules": max(4, int(len(modules) * WARM_SHARE)),
+                "max_bytes": max(20_000, int(size_bytes * WARM_SHARE)),
+            },
+            "cold": {"archive_after": "2s"},
+            "promotion_threshold": 3,
+            "demotion_threshold": "10s",
+        },
+        "worker": {"interval": "500ms"},
+        "events": {"max_length": 5_000_000},
+    }
+
+
+def open_demo(settings: Mapping[str, Any]) -> Store:
+    """The demo's store. Not by `load_config`: whatever `DISTIER_*` says, a demo must not touch another server."""
+    return connect(Config.model_validate(settings))
+
+
+# -- what is checked: pure ----------------------------------------------------------------------------------------------
+
+
+def merge(many: Iterable[Mapping[str, Sequence[Any]]]) -> Acks:
+    """The greatest acknowledged version of each module."""
+    found: Acks = {}
+    for acks in many:
+        for id, ack in acks.items():
+            found[id] = max(found.get(id, Ack(0, 0, "")), Ack(*ack))
+    return found
+
+
+def verdict(id: str, expected: Ack, found: Module | None, unanswered: Iterable[str] = ()) -> str | None:
+    """What is wrong with a module that was read back; None if it is the greatest acknowledged version, byte by byte.
+
+    `unanswered`: the SHA-256 of writes that failed without an answer. They may have been applied, or not.
+    """
+    if found is None:
+        return f"{id}: missing, version {expected.epoch}-{expected.ver} was acknowledged"
+    sha256 = hashlib.sha256(found.content).hexdigest()
+    version = (found.version.epoch, found.version.ver)
+    if version == (expected.epoch, expected.ver):
+        return None if sha256 == expected.sha256 else f"{id}: version {found.version} has other bytes than were put"
+    if version < (expected.epoch, expected.ver):
+        return f"{id}: reads as version {found.version}, {expected.epoch}-{expected.ver} was acknowledged"
+    return None if sha256 in unanswered else f"{id}: version {found.version} was never acknowledged to anybody"
+
+
+def account_errors(usage: Mapping[str, int], counted: Mapping[str, int]) -> list[str]:
+    """Where the accounts of a shard differ from the recount."""
+    names = sorted(set(usage) | set(counted))
+    return [
+        f"account {name}: says {usage.get(name, 0)}, the recount {counted.get(name, 0)}"
+        for name in names
+        if usage.get(name, 0) != counted.get(name, 0)
+    ]
+
+
+# -- an agent -----------------------------------------------------------------------------------------------------------
+
+
+class Agent:
+    """One agent's work: it picks modules by a skewed pattern, and remembers what it was told is written."""
+
+    MIX = {"get": 76, "get_many": 8, "put": 10, "promote": 2, "demote": 3, "replace": 1}
+
+    def __init__(self, store: Store, ids: Sequence[str], name: str, seed: int) -> None:
+        self.store, self.name = store, name
+        self.chance = random.Random(f"{seed}/{name}")
+        ranked = list(ids)
+        random.Random(seed).shuffle(ranked)  # all agents like the same modules
+        self.ids = ranked
+        self.weights = list(accumulate(1 / (rank + 1) ** SKEW for rank in range(len(ranked))))
+        self.acks: Acks = {}
+        self.unanswered: dict[str, list[str]] = {}
+        self.times_us: dict[str, list[int]] = {}
+        self.hits: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.problems: list[str] = []
+
+    def pick(self, n: int = 1) -> list[str]:
+        return self.chance.choices(self.ids, cum_weights=self.weights, k=n)
+
+    def step(self) -> None:
+        """One operation, timed."""
+        (kind,) = self.chance.choices(list(self.MIX), weights=list(self.MIX.values()))
+        try:
+            getattr(self, kind)(self.pick()[0])
+        except Conflict:
+            self.counts["conflicts"] += 1  # another agent was first: an answer, not a failure
+        except DistierError as e:
+            self.counts["failures"] += 1
+            self.problems.append(f"{self.name}: {kind} failed: {type(e).__name__}: {e}")
+
+    def timed(self, kind: str, began_ns: int) -> None:
+        self.times_us.setdefault(kind, []).append((time.monotonic_ns() - began_ns) // 1000)
+
+    def get(self, id: str) -> Module | None:
+        began = time.monotonic_ns()
+        module = self.store.get(id)
+        self.timed(f"get {module.tier if module else 'miss'}", began)
+        self.saw(id, module)
+        return module
+
+    def get_many(self, id: str) -> None:
+        ids = [id, *self.pick(7)]
+        began = time.monotonic_ns()
+        found = self.store.get_many(ids)
+        self.timed("get_many", began)
+        for id, module in found.items():
+            self.saw(id, module)
+
+    def saw(self, id: str, module: Module | None) -> None:
+        """Every read is checked: its bytes, and that it is not older than what this agent itself has written."""
+        self.hits[module.tier if module else "miss"] += 1
+        if module is None:
+            return  # another agent is replacing it
+        if hashlib.sha256(module.content).hexdigest() != module.sha256:
+            self.problems.append(f"{self.name}: {id} was read with other bytes than its SHA-256 says")
+        own = self.acks.get(id)
+        if own and (module.version.epoch, module.version.ver) < own[:2]:
+            self.problems.append(f"{self.name}: {id} was read as {module.version}, older than its own write")
+
+    def put(self, id: str) -> None:
+        """A new version: a line at the end, if nobody else was faster."""
+        module = self.store.get(id)
+        if module is not None:
+            line = f"# {self.name} was here, {len(self.times_us.get('put', ()))}\n".encode()
+            self.write(id, module.content + line, str(module.version))
+
+    def write(self, id: str, content: bytes, if_version: str | None) -> None:
+        sha256 = hashlib.sha256(content).hexdigest()
+        began = time.monotonic_ns()
+        try:
+            landed = self.store.put(id, content, if_version=if_version)
+        except Conflict:
+            raise
+        except DistierError:
+            self.unanswered.setdefault(id, []).append(sha256)
+            raise
+        self.timed("put", began)
+        self.acks[id] = Ack(landed.version.epoch, landed.version.ver, sha256)
+
+    def promote(self, id: str) -> None:
+        self._moved("promote", self.store.promote, id)
+
+    def demote(self, id: str) -> None:
+        self._moved("demote", self.store.demote, id)
+
+    def _moved(self, kind: str, move: Callable[[str], Moved], id: str) -> None:
+        began = time.monotonic_ns()
+        with suppress(Invalid):  # NotFound: another agent is replacing it
+            self.counts[kind + "d"] += move(id).moved
+            self.timed(kind, began)
+
+    def replace(self, id: str) -> None:
+        """Delete, and put again: readers see a miss in between, or the new version."""
+        module = self.store.get(id)
+        if module is not None:
+            began = time.monotonic_ns()
+            self.counts["deleted"] += self.store.delete(id)
+            self.timed("delete", began)
+            self.write(id, module.content, None)
+
+
+def run_agent(job: dict[str, Any], stopping: threading.Event, say: Callable[[Any], None]) -> None:
+    with open_demo(job["config"]) as store:
+        agent = Agent(store, job["ids"], job["name"], job["seed"])
+        say({"ready": True})
+        sys.stdin.readline()
+        _stop_at_end_of_input(stopping)
+        steps, said_s = 0, time.monotonic()
+        while not stopping.is_set():
+            agent.step()
+            steps += 1
+            if time.monotonic() - said_s > TELL_S:
+                said_s = time.monotonic()
+                say({"operations": steps})
+    names = ("acks", "unanswered", "times_us", "hits", "counts", "problems")
+    say({"report": {name: getattr(agent, name) for name in names}})
+
+
+def run_worker(job: dict[str, Any], stopping: threading.Event, say: Callable[[Any], None]) -> None:
+    with open_demo(job["config"]) as store:
+        say({"ready": True})
+        sys.stdin.readline()
+        worker = Worker(store).start()
+        _stop_at_end_of_input(stopping)
+        stopping.wait()
+        report = worker.stop()
+    problems = [f"worker: {report.last_failure}"] if report.failures else []
+    say({"report": {"did": report.did | {"rounds": report.rounds}, "problems": problems}})
+
+
+def run_check(job: dict[str, Any], stopping: threading.Event, say: Callable[[Any], None]) -> None:
+    """Read everything back, demote it all, read it back from the archive, recount. Reports what it found."""
+    expected = merge([job["acks"]])
+    unanswered: dict[str, list[str]] = job["unanswered"]
+    checked: dict[str, int] = {}
+    problems: list[str] = []
+
+    with open_demo(job["config"]) as store:
+
+        def read(phase: str, tier: str | None) -> None:
+            """All modules, as they are expected; from `tier`, if it says one."""
+            good = 0
+            for id, module in _read_all(store, list(expected), phase, say):
+                wrong = verdict(id, expected[id], module, unanswered.get(id, ()))
+                if wrong is None and tier and module and module.tier != tier:
+                    wrong = f"{id}: read from {module.tier}, all were demoted to {tier}"
+                good += wrong is None
+                problems.extend([f"{phase}: {wrong}"] if wrong else [])
+            checked[phase] = good
+
+        problems += _accounts(store)
+        read("reading back", None)
+        problems += _demote_all(store, list(expected), say)
+        read("reading from the archive", "cold")
+        problems += _accounts(store)
+    say({"report": {"checked": checked, "problems": problems}})
+
+
+def _read_all(
+    store: Store, ids: list[str], phase: str, say: Callable[[Any], None]
+) -> Iterator[tuple[str, Module | None]]:
+    for i in range(0, len(ids), BATCH):
+        try:
+            yield from store.get_many(ids[i : i + BATCH]).items()
+        except DistierError as e:
+            say({"problem": f"{phase}: {type(e).__name__}: {e}"})
+        say({"phase": phase, "done": min(i + BATCH, len(ids)), "total": len(ids)})
+
+
+def _demote_all(store: Store, ids: list[str], say: Callable[[Any], None]) -> list[str]:
+    problems = []
+    for i in range(0, len(ids), BATCH):
+        for result in store.demote_many(ids[i : i + BATCH], to="cold"):
+            if isinstance(result, DistierError) or result.tier != "cold":
+                problems.append(f"demoting all: {result}")
+        say({"phase": "demoting all to the archive", "done": min(i + BATCH, len(ids)), "total": len(ids)})
+    return problems
+
+
+def _accounts(store: Store) -> list[str]:
+    problems = []
+    for shard in store.space.keys.shards:
+        call: Command[dict[bytes, bytes]] = Command(shard, ("HGETALL", shard.usage), lambda r: r)
+        usage = {name.decode(): int(n) for name, n in store.run(_ask(call)).items()}
+        problems += account_errors(usage, store.run(recount(store.space, shard)))
+    return problems
+
+
+def _ask(call: Command[Any]) -> Any:
+    return (yield from call)
+
+
+# -- children -----------------------------------------------------------------------------------------------------------
+
+
+def _stop_at_end_of_input(stopping: threading.Event) -> None:
+    def wait() -> None:
+        sys.stdin.read()
+        stopping.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def child_main() -> None:
+    """`python -m distier.demo`: the job is the first line of stdin; what is to tell goes to stdout, a line of JSON each."""
+    job = json.loads(sys.stdin.readline())
+    role = {"agent": run_agent, "worker": run_worker, "check": run_check}[job["role"]]
+
+    def say(what: Any) -> None:
+        print(json.dumps(what), flush=True)
+
+    with suppress(BrokenPipeError):
+        role(job, threading.Event(), say)
+
+
+class Child:
+    """A process with a role. `said` gathers what it tells, the latest of each kind."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.name = job.get("name", job["role"])
+        self.said: dict[str, Any] = {}
+        self.problems: list[str] = []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "distier.demo"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            start_new_session=True,  # Ctrl-C is for the parent, which then closes our stdin
+        )  # fmt: skip
+        self.write(job)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self._pipe(self._process.stdout):
+            said = json.loads(line)
+            if "problem" in said:
+                self.problems.append(said.pop("problem"))
+            self.said |= said
+
+    @staticmethod
+    def _pipe(pipe: IO[str] | None) -> IO[str]:
+        assert pipe is not None
+        return pipe
+
+    def write(self, what: Any) -> None:
+        with suppress(BrokenPipeError):
+            self._pipe(self._process.stdin).write(json.dumps(what) + "\n")
+            self._pipe(self._process.stdin).flush()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def stop(self) -> None:
+        with suppress(BrokenPipeError):
+            self._pipe(self._process.stdin).close()
+
+    def report(self, timeout_s: float) -> dict[str, Any]:
+        """What it found, once it has ended."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout_s)
+        self._reader.join(2)
+        missing = {"problems": [f"{self.name}: ended without a report (exit code {self._process.poll()})"]}
+        report: dict[str, Any] = self.said.get("report", missing)
+        return report | {"problems": [*self.problems, *report["problems"]]}
+
+    def close(self) -> None:
+        """End it, whatever it is doing."""
+        self.stop()
+        try:
+            self._process.wait(3)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+# -- the whole -----------------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """Samples the accounts all the time, in a thread, and counts the events."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.samples = 0
+        self.peaks: dict[str, tuple[int, int]] = {}
+        self.moves: Counter[tuple[str, str, str]] = Counter()
+        self.stats = store.stats()
+        self.failure: str | None = None
+        self._since = "0"
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.wait(SAMPLE_S):
+                self.sample()
+                if self.samples % 50 == 0:
+                    self.count_moves()
+            self.count_moves()
+        except DistierError as e:
+            self.failure = f"the watch ended: {type(e).__name__}: {e}"
+
+    def sample(self) -> None:
+        self.stats = s = self.store.stats()
+        self.samples += 1
+        for name, used, most in (
+            ("hot tokens", s.hot.size, s.hot.max_size),
+            ("hot bytes", s.hot.size_bytes, s.hot.max_bytes),
+            ("warm modules", s.warm.count, s.warm.max_modules),
+            ("warm bytes", s.warm.stored_bytes, s.warm.max_bytes),
+        ):
+            self.peaks[name] = (max(used, self.peaks.get(name, (0, 0))[0]), most)
+
+    def count_moves(self) -> None:
+        for event in self.store.events(since=self._since, wait=False):
+            self._since = event.stream_id
+            if event.is_tier_change:
+                self.moves[event.from_, event.to, event.reason] += 1
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+
+class Run:
+    """One run of the demo, from the empty directory to the report."""
+
+    def __init__(self, settings: Settings, home: Path, tell: Tell, stack: ExitStack) -> None:
+        self.settings, self.home, self.stack = settings, home, stack
+        self._tell = tell
+        self.report = Report(settings)
+        self.acks: list[Mapping[str, Sequence[Any]]] = []
+        self.unanswered: dict[str, list[str]] = {}
+        self.watch: Watch | None = None
+
+    def tell(self, phase: str, done: float = 0, total: float = 0, operations: int = 0, rate: float = 0.0) -> None:
+        w = self.watch
+        seen = (w.stats, w.samples, w.moves) if w else (None, 0, Counter[tuple[str, str, str]]())
+        self._tell(Progress(phase, done, total, operations, rate, *seen))
+
+    def child(self, role: str, **job: Any) -> Child:
+        child = Child({"role": role, "config": self.config, **job})
+        self.stack.callback(child.close)
+        return child
+
+    def run(self) -> Report:
+        began_s = time.monotonic()
+        self.tell("starting a server")
+        modules = corpus(self.settings.modules)
+        self.config = demo_config(self.home, modules)
+        self.stack.callback(lambda: stop_server(Home(self.home)))
+        store = self.stack.enter_context(open_demo(self.config))
+        agents = [
+            self.child("agent", name=f"agent-{i}", ids=sorted(modules), seed=self.settings.seed)
+            for i in range(1, self.settings.agents + 1)
+        ]
+        worker = self.child("worker")
+        with Watch(store) as self.watch:
+            self._load(store, modules)
+            self._work(agents, worker)
+            self._gather(agents, worker)
+        self._judge_watch(self.watch)
+        self._check()
+        self.report.total_s = time.monotonic() - began_s
+        return self.report
+
+    def _load(self, store: Store, modules: Mapping[str, bytes]) -> None:
+        began_s = time.monotonic()
+        ids = list(modules)
+        acks: Acks = {}
+        for i in range(0, len(ids), BATCH):
+            items = [Item(id, modules[id]) for id in ids[i : i + BATCH]]
+            for item, landed in zip(items, store.put_many(items), strict=True):
+                if isinstance(landed, DistierError):
+                    raise landed
+                sha256 = hashlib.sha256(modules[item.id]).hexdigest()
+                acks[item.id] = Ack(landed.version.epoch, landed.version.ver, sha256)
+            self.tell("loading the standard library", min(i + BATCH, len(ids)), len(ids))
+        self.acks.append(acks)
+        self.report.modules, self.report.size_bytes = len(ids), sum(map(len, modules.values()))
+        self.report.load_s = time.monotonic() - began_s
+
+    def _work(self, agents: list[Child], worker: Child) -> None:
+        self._await_ready([*agents, worker])
+        for child in (*agents, worker):
+            child.write("go")
+        began_s = time.monotonic()
+        seconds, before, rate = self.settings.seconds, 0, 0.0
+        while (passed_s := time.monotonic() - began_s) < seconds and all(a.alive for a in agents):
+            operations = sum(a.said.get("operations", 0) for a in agents)
+            rate = 0.7 * rate + 0.3 * (operations - before) / TELL_S if before else operations / max(passed_s, TELL_S)
+            before = operations
+            self.tell("agents at work", passed_s, seconds, operations, rate)
+            time.sleep(TELL_S)
+        for agent in agents:
+            agent.stop()
+        self.report.work_s = time.monotonic() - began_s
+
+    def _await_ready(self, children: list[Child]) -> None:
+        while waiting := [c for c in children if "ready" not in c.said]:
+            for child in waiting:
+                if not child.alive:
+                    raise Invalid(f"{child.name} did not start; its messages are above")
+            self.tell("starting the agents", len(children) - len(waiting), len(children))
+            time.sleep(TELL_S / 5)
+
+    def _gather(self, agents: list[Child], worker: Child) -> None:
+        self.tell("stopping")
+        r = self.report
+        for agent in agents:
+            said = agent.report(30)
+            r.problems += said["problems"]
+            r.hits.update(said.get("hits", {}))
+            r.counts.update(said.get("counts", {}))
+            self.acks.append(said.get("acks", {}))
+            for id, shas in said.get("unanswered", {}).items():
+                self.unanswered.setdefault(id, []).extend(shas)
+            for kind, times in said.get("times_us", {}).items():
+                r.times_us.setdefault(kind, []).extend(times)
+        worker.stop()
+        said = worker.report(60)
+        r.problems += said["problems"]
+        r.worker = said.get("did", {})
+
+    def _judge_watch(self, watch: Watch) -> None:
+        r = self.report
+        r.stats, r.samples, r.peaks, r.moves = watch.stats, watch.samples, watch.peaks, watch.moves
+        r.problems += [f"{name} reached {used}, the budget is {most}" for name, (used, most) in r.peaks.items() if used > most]
+        r.problems += [watch.failure] if watch.failure else []
+
+    def _check(self) -> None:
+        began_s = time.monotonic()
+        check = self.child("check", acks=merge(self.acks), unanswered=self.unanswered)
+        while check.alive:
+            said = check.said
+            self.tell(said.get("phase", "checking with a fresh process"), said.get("done", 0), said.get("total", 0))
+            time.sleep(TELL_S / 2)
+        said = check.report(5)
+        self.report.problems += said["problems"]
+        self.report.checked = said.get("checked", {})
+        self.report.check_s = time.monotonic() - began_s
+
+
+def run(settings: Settings, tell: Tell) -> Report:
+    """The whole demo; `tell` hears how it stands, several times a second. Cleans up after itself, also if interrupted.
+
+    Raises `Invalid` if `settings.home` is in use, and what the servers raise if they cannot be started.
+    """
+    with ExitStack() as stack:
+        if settings.home is None:
+            home = Path(tempfile.mkdtemp(prefix="distier-demo-"))
+            stack.callback(shutil.rmtree, home, ignore_errors=True)
+        else:
+            home = settings.home
+            if home.exists() and os.listdir(home):  # noqa: PTH208 - only whether there is anything
+                raise Invalid(f"{home} is not empty: the demo wants a directory of its own")
+        return Run(settings, home, tell, stack).run()
+
+
+if __name__ == "__main__":
+    child_main()

@@ -1,0 +1,450 @@
+"""What the API does when a part fails: a fault is an error of the right kind, in time, and never a miss.
+
+Servers here are stopped, frozen, filled up and emptied of scripts; connections are cut, with and without the reply of
+what had been done.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distier import Item
+from distier.errors import ArchiveUnavailable, ConfigError, Full, RedisUnavailable, Unavailable
+from distier.stores.archive import Archive
+from tests.integration.world import Face, World
+from tests.servers import TestServer, running_server
+
+ROOT = Path(__file__).parent.parent.parent
+DEADLINE_S = 0.25
+SLACK_S = 1.0  # two cores, shared with other tests
+
+
+async def fails_in_time(call: Awaitable[Any], error: type[Exception]) -> None:
+    begin = time.monotonic()
+    with pytest.raises(error):
+        await call
+    assert time.monotonic() - begin < DEADLINE_S + SLACK_S
+
+
+def every_call(face: Face) -> list[Awaitable[Any]]:
+    return [
+        face.get("a"), face.get("none"), face.get_many(["a", "none"]), face.put("a", "y"), face.delete("a"),
+        face.exists("a"), face.where("a"), face.list(), face.promote("a"), face.demote("a"), face.pin("a", 5),
+        face.unpin("a"), face.stats(), face.flush(deadline_s=DEADLINE_S), face.events(since="0", wait=False),
+    ]  # fmt: skip
+
+
+@contextmanager
+def frozen(server: TestServer) -> Iterator[None]:
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+# -- Redis ---------------------------------------------------------------------------------------------------------
+
+
+async def test_redis_down_is_an_error_in_every_call_and_over_when_it_is_back(world: World):
+    with running_server(world.server.kind, tcp=True) as server:
+        face = await world.open(redis__url=server.url, deadline="250ms")
+        await face.put("a", "x")
+        server.kill9()
+        for call in every_call(face):
+            await fails_in_time(call, RedisUnavailable)
+        for call in (face.promote_many, face.demote_many):
+            with suppress(RedisUnavailable):  # per item, or as a whole
+                assert all(isinstance(r, RedisUnavailable) for r in await call(["a", "b"]))
+        with suppress(RedisUnavailable):
+            assert all(isinstance(r, RedisUnavailable) for r in await face.put_many([Item("a", "y")]))
+        server.start()
+        assert (await face.get("a")).text == "x"
+        with pytest.raises(RedisUnavailable):
+            await world.open(redis__url="redis://127.0.0.1:1/0", deadline="50ms")
+
+
+async def test_a_stalled_redis_is_an_error_in_time_and_replies_do_not_cross(world: World):
+    face = await world.open(deadline="250ms")
+    await face.put_many([Item(f"m/{i}", f"content {i}") for i in range(10)])
+    await face.demote("m/1")
+    with frozen(world.server):
+        await fails_in_time(face.get("m/0"), RedisUnavailable)  # on a pooled connection, then on new ones
+        await fails_in_time(face.put("m/9", "late"), RedisUnavailable)
+        await fails_in_time(face.get_many(["m/1", "m/2"]), RedisUnavailable)
+        await fails_in_time(face.delete("m/8"), RedisUnavailable)
+    for _ in range(3):
+        for i in range(8):
+            assert (await face.get(f"m/{i}")).text == f"content {i}"
+    assert await face.exists("m/0")
+    assert (await face.put("m/0", "new")).version > (await face.where("m/1")).version
+    assert (await face.get("m/9")).text in ("content 9", "late")  # the server may do what it had received
+
+
+async def test_a_stall_does_not_cost_a_whole_deadline_for_each_step(world: World):
+    """One deadline for a call, however many round trips and new connections it takes."""
+    face = await world.open(deadline="500ms")
+    await face.put("a", "x")
+    with world.server.client() as admin:
+        admin.client_pause(20_000, all=True)
+        try:
+            begin = time.monotonic()
+            for call in (face.demote("a", to="cold"), face.get("a")):
+                with pytest.raises(Unavailable):
+                    await call
+            assert time.monotonic() - begin < 2 * 0.5 + SLACK_S
+        finally:
+            with world.server.client() as other:
+                other.execute_command("CLIENT", "UNPAUSE")
+
+
+async def test_a_wrong_password_is_for_a_person_and_is_not_shown(world: World):
+    world.raw.execute_command("ACL", "SETUSER", "agent", "on", ">right-one", "~*", "&*", "+@all")
+    try:
+        face = await world.open(redis__username="agent", redis__password="right-one")
+        await face.put("a", "x")
+        begin = time.monotonic()
+        with pytest.raises(ConfigError) as caught:
+            await world.open(redis__username="agent", redis__password="hush-hush")
+        assert time.monotonic() - begin < SLACK_S  # it can not succeed later: no retries
+        chain, seen = caught.value, ""
+        while chain is not None:
+            seen += f"{chain!r} {chain}"
+            chain = chain.__cause__ or chain.__context__  # type: ignore[assignment]
+        assert "hush-hush" not in seen
+        assert "password" in str(caught.value)
+        world.raw.execute_command("ACL", "SETUSER", "agent", "-evalsha", "-eval")
+        with pytest.raises(ConfigError, match="ACL"):
+            await face.put("a", "y")
+    finally:
+        world.raw.execute_command("ACL", "DELUSER", "agent")
+
+
+@pytest.mark.parametrize("fate", ["flush scripts", "kill connections"])
+async def test_what_comes_back_by_itself_is_invisible(world: World, fate: str):
+    face = await world.open()
+    await face.put_many([Item(f"m/{i}", f"content {i}") for i in range(6)])
+    await face.demote_many(["m/0", "m/1"], to="cold")
+
+    def strike() -> None:
+        if fate == "flush scripts":
+            world.raw.script_flush()
+        else:
+            world.raw.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    for i in range(6):
+        strike()
+        assert (await face.get(f"m/{i}")).text == f"content {i}"
+    before = int(world.raw.hget(world.shard("a").epoch, "ver"))
+    for i in range(5):
+        strike()
+        landed = await face.put("a", f"{i}", if_version=landed.version if i else 0)
+        assert landed.version.ver == before + i + 1  # each was applied once
+    strike()
+    assert len(await face.get_many([f"m/{i}" for i in range(6)])) == 6
+    strike()
+    assert (await face.demote("a", to="cold")).moved
+    strike()
+    assert (await face.promote("a")).moved
+    strike()
+    assert all(r.tier == "cold" for r in await face.demote_many([f"m/{i}" for i in range(6)], to="cold"))
+    strike()
+    assert await face.delete("a")
+    assert await face.get("a") is None
+
+
+class LossyProxy:
+    """Forwards to a server; after `lose()`, the next reply to a command that contains `needle` is swallowed and the
+    connection is cut: the server has done it, and the client does not know."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._needle = b""
+        self.lost = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def lose(self, needle: bytes) -> None:
+        self._needle = needle
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        cut = threading.Event()
+        with client, socket.create_connection(("127.0.0.1", self._port)) as server:
+            threading.Thread(target=self._answers, args=(server, client, cut), daemon=True).start()
+            with suppress(OSError):
+                while data := client.recv(1 << 20):
+                    if self._needle and self._needle in data:
+                        self._needle = b""
+                        cut.set()
+                    server.sendall(data)
+            with suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)
+
+    def _answers(self, server: socket.socket, client: socket.socket, cut: threading.Event) -> None:
+        with suppress(OSError):
+            while data := server.recv(1 << 20):
+                if cut.is_set() and not data.startswith(b"-NOSCRIPT"):
+                    self.lost += 1
+                    client.shutdown(socket.SHUT_RDWR)
+                    return
+                client.sendall(data)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+async def test_a_lost_reply_applies_nothing_twice(world: World):
+    proxy = LossyProxy(world.server.port)
+    try:
+        face = await world.open(redis__url=proxy.url)
+        first = await face.put("a", "1")
+        proxy.lose(b"needle-2")
+        second = await face.put("a", "2 needle-2", if_version=first.version)
+        assert (proxy.lost, second.version.ver, second.replayed) == (1, first.version.ver + 1, True)
+        proxy.lose(b"deleted")  # no id has it, scripts do: see below
+        proxy.lose(b"deleteme")
+        await face.put("deleteme", "x")
+        proxy.lose(b"deleteme")
+        assert await face.delete("deleteme")  # True also for the second try, which finds it done
+        assert proxy.lost == 3
+        proxy.lose(b"distier:{t}:lease:wb")
+        assert await face.flush() == 2
+        assert proxy.lost == 4
+        proxy.lose(b"distier:{t}:module:a")
+        assert (await face.get("a")).text == "2 needle-2"
+        assert world.usage() == await face.recount()
+    finally:
+        proxy.close()
+
+
+async def test_at_maxmemory_puts_are_refused_and_reads_and_what_frees_work(world: World):
+    face = await world.open(storage_tiers__cold__archive_after="0s")
+    await face.put_many([Item(id, id * 2000) for id in ("hot", "warm", "cold", "gone", "dirty")])
+    await face.demote("warm")
+    await face.demote("cold", to="cold")
+    world.raw.config_set("maxmemory", 1)
+    with pytest.raises(Full, match="maxmemory"):
+        await face.put("new", "x")
+    assert all(isinstance(r, Full) for r in await face.put_many([Item("new", "x")]))
+    for id in ("hot", "warm", "cold", "dirty"):
+        assert (await face.get(id)).text == id * 2000, id
+    assert len(await face.get_many(["hot", "cold"])) == 2
+    assert await face.exists("hot")
+    assert (await face.where("cold")).tier == "cold"  # no room to keep a copy
+    assert (await face.demote("hot", to="cold")).tier == "cold"
+    assert await face.delete("gone")
+    assert (await face.maintain())["archived"] >= 2
+    assert (await face.stats()).dirty_count == 0
+    world.raw.config_set("maxmemory", 0)
+    await face.put("new", "x")
+    assert (await face.get("hot")).text == "hot" * 2000
+    assert world.usage() == await face.recount()
+
+
+# -- the archive ---------------------------------------------------------------------------------------------------
+
+
+async def test_the_archive_down_is_an_error_for_what_needs_it_and_nothing_else(world: World):
+    face = await world.open(deadline="250ms")
+    for id in ("hot", "warm", "cold"):
+        await face.put(id, id)
+    await face.demote("warm")
+    await face.demote("cold", to="cold")
+    away = world.archive.with_name("away")
+    world.archive.rename(away)
+    try:
+        await fails_in_time(face.get("cold"), ArchiveUnavailable)
+        await fails_in_time(face.get_many(["hot", "cold"]), ArchiveUnavailable)
+        await fails_in_time(face.promote("cold"), ArchiveUnavailable)
+        await fails_in_time(face.demote("warm"), ArchiveUnavailable)  # it is dirty
+        await fails_in_time(face.flush(deadline_s=DEADLINE_S), ArchiveUnavailable)
+        for id in ("hot", "warm"):
+            assert (await face.get(id)).text == id
+        assert (await face.where("cold")).tier == "cold"
+        assert (await face.put("new", "x")).tier == "hot"
+        results = await face.promote_many(["warm", "cold"])
+        assert results[0].moved
+        assert isinstance(results[1], ArchiveUnavailable)
+    finally:
+        away.rename(world.archive)
+    assert (await face.get("cold")).text == "cold"
+    assert await face.flush() == 3
+
+
+async def test_a_full_cache_with_the_archive_down_refuses_writes_and_loses_nothing(world: World):
+    face = await world.open(storage_tiers__hot__max_size=50, storage_tiers__warm__max_modules=2)
+    for i in range(7):
+        await face.put(f"m/{i}", f"content {i}", tokens=10)
+    away = world.archive.with_name("away")
+    world.archive.rename(away)
+    try:
+        with pytest.raises(Full, match="archive"):
+            await face.put("one too many", "x", tokens=10)
+        for i in range(7):
+            assert (await face.get(f"m/{i}")).text == f"content {i}"
+    finally:
+        away.rename(world.archive)
+    assert (await face.put("one too many", "x", tokens=10)).tier == "hot"
+    assert (await face.stats()).count == 8
+
+
+class Stalling:
+    """An archive whose reads and writes hang until `go` is set."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self.go = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._archive, name)
+        if name not in ("get", "put", "list", "delete"):
+            return found
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.go.wait(10)
+            return found(*args, **kwargs)
+
+        return call
+
+
+async def test_a_stalled_archive_holds_nobody_past_the_deadline(world: World):
+    face = await world.open(deadline="250ms")
+    await face.put("cold", "x")
+    await face.demote("cold", to="cold")
+    await face.put("hot", "x")
+    driver = face.store._driver
+    stalling = Stalling(driver.archive)
+    driver.archive = stalling  # type: ignore[assignment]
+    try:
+        await fails_in_time(face.get("cold"), ArchiveUnavailable)
+        await fails_in_time(face.demote("hot", to="cold"), ArchiveUnavailable)
+        assert (await face.get("hot")).text == "x"
+    finally:
+        stalling.go.set()
+    assert (await face.get("cold")).text == "x"
+
+
+async def test_a_reader_that_died_with_the_lease_holds_nobody_up(world: World):
+    face = await world.open(deadline="3s")
+    await face.put("a", "x")
+    await face.demote("a", to="cold")
+    world.raw.set(world.shard("a").lease("a"), "a process that is dead", px=10_000)
+    assert (await face.get("a")).text == "x"
+
+
+async def test_a_version_swept_while_it_is_read_is_read_anew(world: World):
+    """A reader holds an old record; meanwhile a new version is put and archived, and the old object is swept."""
+    face = await world.open()
+    await face.put("a", "old")
+    await face.demote("a", to="cold")
+    other = await world.open()
+    archive = face.store._driver.archive
+    loop_free = World.__dict__  # nothing of the event loop is used in `meanwhile`
+    assert loop_free
+
+    class Overtaken:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(archive, name)
+
+        def get(self, key: str, *, max_bytes: int) -> Any:
+            found = archive.get(key, max_bytes=max_bytes)
+            if found is not None and key == old_key:
+                archive.delete([key])
+                return None
+            return found
+
+    old_key = (await face.where("a")).archived_key
+    await other.get("a")  # not the archive of `face`
+    await other.demote("a", to="cold")
+    driver = face.store._driver
+    driver.archive = Overtaken()  # type: ignore[assignment]
+    real_exchange = driver.redis.exchange
+    del real_exchange
+    # The new version comes between the reader's look at the record and its fetch.
+    from distier.plans import read
+
+    plan = read.read(face.space, "a")
+    effect = next(plan)
+    record = driver_result(world, effect)
+    await other.put("a", "new")
+    module = await run_on(face, plan, record)
+    assert module.text == "new"
+
+
+def driver_result(world: World, effect: Any) -> Any:
+    reply = world.raw.execute_command(*effect.words)
+    return effect.parse(reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True)))
+
+
+async def run_on(face: Face, plan: Any, sent: Any) -> Any:
+    """Go on with a plan that has been started."""
+
+    def rest() -> Any:
+        try:
+            effect = plan.send(sent)
+            while True:
+                try:
+                    result = yield effect
+                except Exception as e:
+                    effect = plan.throw(e)
+                else:
+                    effect = plan.send(result)
+        except StopIteration as stop:
+            return stop.value
+
+    return await face.run(rest())
+
+
+# -- processes -----------------------------------------------------------------------------------------------------
+
+
+def test_a_store_works_in_parent_and_child_after_a_fork(redis_url: str, tmp_path: Path):
+    program = """
+        import os, sys
+        from distier import connect
+        store = connect({"counter": "estimate"}, redis__url=sys.argv[1], storage_tiers__cold__directory=sys.argv[2])
+        for i in range(20):
+            store.put(f"m/{i}", f"content {i}")
+        store.demote_many([f"m/{i}" for i in range(10)], to="cold")   # its threads exist now
+        child = os.fork()
+        mine = "child" if child == 0 else "parent"
+        for round in range(30):
+            for i in range(20):
+                assert store.get(f"m/{i}").text == f"content {i}", i
+            landed = store.put(mine, f"{mine} {round}")
+            assert store.get(mine).text == f"{mine} {round}"
+        found = store.get_many([f"m/{i}" for i in range(20)])
+        assert {m.text for m in found.values()} == {f"content {i}" for i in range(20)}
+        assert all(r.tier == "cold" for r in store.demote_many([f"m/{i}" for i in range(10)], to="cold"))
+        if child == 0:
+            store.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        store.close()
+        print("both")
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program), redis_url, str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "both\n"), done.stderr
