@@ -158,23 +158,37 @@ class Store:
         and the content if not given; `tokens` is counted if not given; with `if_version` the write happens only if
         the module is at that version (0: only if it does not exist). Raises `Invalid`, `Conflict`, `Full`, `Unavailable`.
         """
-        return self.run(write.put(self.space, Item(id, content, content_type, keywords, meta, tokens, if_version)))
+        with self.near.writing([id]):
+            return self.run(write.put(self.space, Item(id, content, content_type, keywords, meta, tokens, if_version)))
 
     def put_many(self, items: Iterable[Item]) -> Landings:
         """Write many modules; a result per item, in order: where it landed, or its error."""
-        return self.run(write.put_many(self.space, list(items)))
+        wanted = list(items)
+        with self.near.writing([item.id for item in wanted]):
+            return self.run(write.put_many(self.space, wanted))
 
     def get(self, id: str) -> Module | None:
         """The module, from its nearest copy; None if there is none. Raises `Corrupt`, `Unavailable`."""
-        return self.run(read.read(self.space, check_id(id)))
+        if (near := self._near_get(id)) is not None:
+            return near
+        with self.near.reading([check_id(id)]) as reading:
+            module = self.run(read.read(self.space, id))
+            reading.fill({id: module})
+        return module
 
     def get_many(self, ids: Iterable[str]) -> dict[str, Module | None]:
         """Modules by id, None for misses, in the order of `ids`. Raises what any single one raises."""
-        return self.run(read.read_many(self.space, _ids(ids)))
+        found = self.near.get_many(_ids(ids))
+        missing = [id for id, module in found.items() if module is None]
+        with self.near.reading(missing) as reading:
+            read_now = self.run(read.read_many(self.space, missing))
+            reading.fill(read_now)
+        return found | read_now
 
     def delete(self, id: str, *, if_version: Expected = None) -> bool:
         """Delete a module from all tiers; False if there was none. Raises `Conflict`, `Unavailable`."""
-        return self.run(write.delete(self.space, check_id(id), if_version))
+        with self.near.writing([check_id(id)]):
+            return self.run(write.delete(self.space, id, if_version))
 
     def exists(self, id: str) -> bool:
         """Whether there is such a module. Touches no recency."""
@@ -223,7 +237,8 @@ class Store:
 
     def stats(self) -> Stats:
         """Sums by tier over all processes, and this process's own hits and misses."""
-        return self.run(read_stats(self.space, self._driver.counters.snapshot()))
+        near = self.near.stats()
+        return self.run(read_stats(self.space, self._driver.counters.snapshot(), near))
 
     def flush(self, *, deadline_s: float = 300.0) -> int:
         """Archive every dirty version now; how many. Raises `ArchiveUnavailable`."""
@@ -257,6 +272,7 @@ class Store:
             return
         if self._watcher is not None:
             self._watcher.stop()
+        self.near.close()
         with suppress(DistierError):  # recency is a hint, and closing must not fail because Redis is away
             self.run(read.send_touch(self._driver.uses.drain()))
         self._closed = True
@@ -300,23 +316,37 @@ class AsyncStore:
     ) -> Landed:  # fmt: skip
         """As `Store.put`."""
         item = Item(id, content, content_type, keywords, meta, tokens, if_version)
-        return await self.run(write.put(self.space, item))
+        with self.near.writing([id]):
+            return await self.run(write.put(self.space, item))
 
     async def put_many(self, items: Iterable[Item]) -> Landings:
         """As `Store.put_many`."""
-        return await self.run(write.put_many(self.space, list(items)))
+        wanted = list(items)
+        with self.near.writing([item.id for item in wanted]):
+            return await self.run(write.put_many(self.space, wanted))
 
     async def get(self, id: str) -> Module | None:
         """As `Store.get`."""
-        return await self.run(read.read(self.space, check_id(id)))
+        if (near := self._near_get(id)) is not None:
+            return near
+        with self.near.reading([check_id(id)]) as reading:
+            module = await self.run(read.read(self.space, id))
+            reading.fill({id: module})
+        return module
 
     async def get_many(self, ids: Iterable[str]) -> dict[str, Module | None]:
         """As `Store.get_many`."""
-        return await self.run(read.read_many(self.space, _ids(ids)))
+        found = self.near.get_many(_ids(ids))
+        missing = [id for id, module in found.items() if module is None]
+        with self.near.reading(missing) as reading:
+            read_now = await self.run(read.read_many(self.space, missing))
+            reading.fill(read_now)
+        return found | read_now
 
     async def delete(self, id: str, *, if_version: Expected = None) -> bool:
         """As `Store.delete`."""
-        return await self.run(write.delete(self.space, check_id(id), if_version))
+        with self.near.writing([check_id(id)]):
+            return await self.run(write.delete(self.space, id, if_version))
 
     async def exists(self, id: str) -> bool:
         """As `Store.exists`."""
@@ -366,7 +396,8 @@ class AsyncStore:
 
     async def stats(self) -> Stats:
         """As `Store.stats`."""
-        return await self.run(read_stats(self.space, self._driver.counters.snapshot()))
+        near = self.near.stats()
+        return await self.run(read_stats(self.space, self._driver.counters.snapshot(), near))
 
     async def flush(self, *, deadline_s: float = 300.0) -> int:
         """As `Store.flush`."""
@@ -411,6 +442,7 @@ class AsyncStore:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
+        await asyncio.to_thread(self.near.close)
         with suppress(DistierError):  # recency is a hint, and closing must not fail because Redis is away
             await self.run(read.send_touch(self._driver.uses.drain()))
         self._closed = True

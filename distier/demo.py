@@ -33,7 +33,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple
 
 from distier.client import Store, connect
 from distier.config import Config
@@ -50,9 +50,10 @@ HOT_SHARE = 0.04
 WARM_SHARE = 0.15
 SKEW = 0.9
 """The exponent of Zipf's law in the agents' choice of modules."""
-SAMPLE_S = 0.002
+SAMPLE_S = 0.005
 TELL_S = 0.25
 BATCH = 64
+READ_BACK, READ_ARCHIVE = "reading back", "reading from the archive"
 SKIPPED = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 
 
@@ -78,6 +79,14 @@ class Ack(NamedTuple):
 Acks = dict[str, Ack]
 
 
+class Problem(NamedTuple):
+    """Something that must not be. `kind` says which check it fails: `budget`, `read back`, `archive`, `accounts`,
+    `read` (while working) or `run`."""
+
+    kind: str
+    text: str
+
+
 @dataclass
 class Report:
     """What happened. Times in microseconds by kind of call (`get hot`, `put`, ...); `problems` is empty if all is well."""
@@ -98,15 +107,30 @@ class Report:
     samples: int = 0
     worker: dict[str, int] = field(default_factory=dict)
     checked: dict[str, int] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
-        return not self.problems
+        return not self.problems and all(ok for ok, _ in self.checks())
 
     @property
     def operations(self) -> int:
         return sum(map(len, self.times_us.values()))
+
+    def checks(self) -> list[tuple[bool, str]]:
+        """What was checked, and whether it held."""
+        bad = {problem.kind for problem in self.problems}
+        n, back, archive = self.modules, self.checked.get(READ_BACK, 0), self.checked.get(READ_ARCHIVE, 0)
+        checks = {
+            "budget": f"no budget was exceeded in any of {self.samples:,} samples",
+            "read": "no read had wrong bytes, or was older than the reader's own write",
+            "run": "no call failed, and no process ended early",
+            "read back": f"{back:,} of {n:,} modules read back byte-exact, by a fresh process",
+            "archive": f"{archive:,} of {n:,} read back byte-exact from the archive alone",
+            "accounts": "the accounts equal a recount, before and after",
+        }
+        undone = {"budget": not self.samples, "read back": back != n, "archive": archive != n}
+        return [(kind not in bad and not undone.get(kind), what) for kind, what in checks.items()]
 
 
 @dataclass
@@ -158,9 +182,12 @@ def demo_config(home: Path, modules: Mapping[str, bytes]) -> dict[str, Any]:
     }
 
 
-def open_demo(settings: Mapping[str, Any]) -> Store:
-    """The demo's store. Not by `load_config`: whatever `DISTIER_*` says, a demo must not touch another server."""
-    return connect(Config.model_validate(settings))
+def open_demo(settings: Mapping[str, Any], *, near: bool = False) -> Store:
+    """The demo's store. Not by `load_config`: whatever `DISTIER_*` says, a demo must not touch another server.
+
+    Only agents have a near cache: who checks wants to see what the servers hold.
+    """
+    return connect(Config.model_validate({**settings, "near": {"enabled": near}}))
 
 
 # -- what is checked: pure ----------------------------------------------------------------------------------------------
@@ -195,7 +222,7 @@ def account_errors(usage: Mapping[str, int], counted: Mapping[str, int]) -> list
     """Where the accounts of a shard differ from the recount."""
     names = sorted(set(usage) | set(counted))
     return [
-        f"account {name}: says {usage.get(name, 0)}, the recount {counted.get(name, 0)}"
+        f"{name}: the account says {usage.get(name, 0)}, the recount {counted.get(name, 0)}"
         for name in names
         if usage.get(name, 0) != counted.get(name, 0)
     ]
@@ -207,7 +234,7 @@ def account_errors(usage: Mapping[str, int], counted: Mapping[str, int]) -> list
 class Agent:
     """One agent's work: it picks modules by a skewed pattern, and remembers what it was told is written."""
 
-    MIX = {"get": 76, "get_many": 8, "put": 10, "promote": 2, "demote": 3, "replace": 1}
+    MIX: ClassVar = {"get": 76, "get_many": 8, "put": 10, "promote": 2, "demote": 3, "replace": 1}
 
     def __init__(self, store: Store, ids: Sequence[str], name: str, seed: int) -> None:
         self.store, self.name = store, name
@@ -221,7 +248,7 @@ class Agent:
         self.times_us: dict[str, list[int]] = {}
         self.hits: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
-        self.problems: list[str] = []
+        self.problems: list[Problem] = []
 
     def pick(self, n: int = 1) -> list[str]:
         return self.chance.choices(self.ids, cum_weights=self.weights, k=n)
@@ -235,16 +262,18 @@ class Agent:
             self.counts["conflicts"] += 1  # another agent was first: an answer, not a failure
         except DistierError as e:
             self.counts["failures"] += 1
-            self.problems.append(f"{self.name}: {kind} failed: {type(e).__name__}: {e}")
+            self.problems.append(Problem("run", f"{self.name}: {kind}: {type(e).__name__}: {e}"))
 
     def timed(self, kind: str, began_ns: int) -> None:
         self.times_us.setdefault(kind, []).append((time.monotonic_ns() - began_ns) // 1000)
 
     def get(self, id: str) -> Module | None:
+        near = self.store.near.get(id) is not None  # the same module, unless it goes in this very microsecond
         began = time.monotonic_ns()
         module = self.store.get(id)
-        self.timed(f"get {module.tier if module else 'miss'}", began)
-        self.saw(id, module)
+        tier = "near" if near else module.tier if module else "miss"
+        self.timed(f"get {tier}", began)
+        self.saw(id, module, tier)
         return module
 
     def get_many(self, id: str) -> None:
@@ -253,18 +282,21 @@ class Agent:
         found = self.store.get_many(ids)
         self.timed("get_many", began)
         for id, module in found.items():
-            self.saw(id, module)
+            self.saw(id, module, module.tier if module else "miss")
 
-    def saw(self, id: str, module: Module | None) -> None:
+    def saw(self, id: str, module: Module | None, tier: str) -> None:
         """Every read is checked: its bytes, and that it is not older than what this agent itself has written."""
-        self.hits[module.tier if module else "miss"] += 1
+        self.hits[tier] += 1
         if module is None:
             return  # another agent is replacing it
         if hashlib.sha256(module.content).hexdigest() != module.sha256:
-            self.problems.append(f"{self.name}: {id} was read with other bytes than its SHA-256 says")
+            self._wrong(f"{id} was read with other bytes than its SHA-256 says")
         own = self.acks.get(id)
         if own and (module.version.epoch, module.version.ver) < own[:2]:
-            self.problems.append(f"{self.name}: {id} was read as {module.version}, older than its own write")
+            self._wrong(f"{id} was read as {module.version}, older than its own write")
+
+    def _wrong(self, what: str) -> None:
+        self.problems.append(Problem("read", f"{self.name}: {what}"))
 
     def put(self, id: str) -> None:
         """A new version: a line at the end, if nobody else was faster."""
@@ -309,7 +341,7 @@ class Agent:
 
 
 def run_agent(job: dict[str, Any], stopping: threading.Event, say: Callable[[Any], None]) -> None:
-    with open_demo(job["config"]) as store:
+    with open_demo(job["config"], near=True) as store:
         agent = Agent(store, job["ids"], job["name"], job["seed"])
         say({"ready": True})
         sys.stdin.readline()
@@ -333,7 +365,7 @@ def run_worker(job: dict[str, Any], stopping: threading.Event, say: Callable[[An
         _stop_at_end_of_input(stopping)
         stopping.wait()
         report = worker.stop()
-    problems = [f"worker: {report.last_failure}"] if report.failures else []
+    problems = [Problem("run", f"worker: {report.last_failure}")] if report.failures else []
     say({"report": {"did": report.did | {"rounds": report.rounds}, "problems": problems}})
 
 
@@ -342,7 +374,7 @@ def run_check(job: dict[str, Any], stopping: threading.Event, say: Callable[[Any
     expected = merge([job["acks"]])
     unanswered: dict[str, list[str]] = job["unanswered"]
     checked: dict[str, int] = {}
-    problems: list[str] = []
+    problems: list[Problem] = []
 
     with open_demo(job["config"]) as store:
 
@@ -354,14 +386,14 @@ def run_check(job: dict[str, Any], stopping: threading.Event, say: Callable[[Any
                 if wrong is None and tier and module and module.tier != tier:
                     wrong = f"{id}: read from {module.tier}, all were demoted to {tier}"
                 good += wrong is None
-                problems.extend([f"{phase}: {wrong}"] if wrong else [])
+                problems.extend([Problem("archive" if tier else "read back", wrong)] if wrong else [])
             checked[phase] = good
 
-        problems += _accounts(store)
-        read("reading back", None)
+        problems += _accounts(store, "after the work")
+        read(READ_BACK, None)
         problems += _demote_all(store, list(expected), say)
-        read("reading from the archive", "cold")
-        problems += _accounts(store)
+        read(READ_ARCHIVE, "cold")
+        problems += _accounts(store, "at the end")
     say({"report": {"checked": checked, "problems": problems}})
 
 
@@ -372,26 +404,29 @@ def _read_all(
         try:
             yield from store.get_many(ids[i : i + BATCH]).items()
         except DistierError as e:
-            say({"problem": f"{phase}: {type(e).__name__}: {e}"})
+            say({"problem": ("run", f"{phase}: {type(e).__name__}: {e}")})
         say({"phase": phase, "done": min(i + BATCH, len(ids)), "total": len(ids)})
 
 
-def _demote_all(store: Store, ids: list[str], say: Callable[[Any], None]) -> list[str]:
-    problems = []
+def _demote_all(store: Store, ids: list[str], say: Callable[[Any], None]) -> list[Problem]:
+    problems: list[Problem] = []
     for i in range(0, len(ids), BATCH):
-        for result in store.demote_many(ids[i : i + BATCH], to="cold"):
-            if isinstance(result, DistierError) or result.tier != "cold":
-                problems.append(f"demoting all: {result}")
+        results = store.demote_many(ids[i : i + BATCH], to="cold")
+        problems += [
+            Problem("archive", f"not demoted: {r}") for r in results if isinstance(r, DistierError) or r.tier != "cold"
+        ]
         say({"phase": "demoting all to the archive", "done": min(i + BATCH, len(ids)), "total": len(ids)})
     return problems
 
 
-def _accounts(store: Store) -> list[str]:
-    problems = []
+def _accounts(store: Store, when: str) -> list[Problem]:
+    problems: list[Problem] = []
     for shard in store.space.keys.shards:
         call: Command[dict[bytes, bytes]] = Command(shard, ("HGETALL", shard.usage), lambda r: r)
         usage = {name.decode(): int(n) for name, n in store.run(_ask(call)).items()}
-        problems += account_errors(usage, store.run(recount(store.space, shard)))
+        problems += [
+            Problem("accounts", f"{e}, {when}") for e in account_errors(usage, store.run(recount(store.space, shard)))
+        ]
     return problems
 
 
@@ -416,7 +451,8 @@ def child_main() -> None:
     role = {"agent": run_agent, "worker": run_worker, "check": run_check}[job["role"]]
 
     def say(what: Any) -> None:
-        print(json.dumps(what), flush=True)
+        sys.stdout.write(json.dumps(what) + "\n")
+        sys.stdout.flush()
 
     with suppress(BrokenPipeError):
         role(job, threading.Event(), say)
@@ -428,7 +464,7 @@ class Child:
     def __init__(self, job: dict[str, Any]) -> None:
         self.name = job.get("name", job["role"])
         self.said: dict[str, Any] = {}
-        self.problems: list[str] = []
+        self.problems: list[list[str]] = []
         self._process = subprocess.Popen(
             [sys.executable, "-m", "distier.demo"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             start_new_session=True,  # Ctrl-C is for the parent, which then closes our stdin
@@ -467,9 +503,9 @@ class Child:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout_s)
         self._reader.join(2)
-        missing = {"problems": [f"{self.name}: ended without a report (exit code {self._process.poll()})"]}
+        missing = {"problems": [("run", f"{self.name}: ended without a report (exit code {self._process.poll()})")]}
         report: dict[str, Any] = self.said.get("report", missing)
-        return report | {"problems": [*self.problems, *report["problems"]]}
+        return report | {"problems": [Problem(*p) for p in (*self.problems, *report["problems"])]}
 
     def close(self) -> None:
         """End it, whatever it is doing."""
@@ -567,6 +603,7 @@ class Run:
             for i in range(1, self.settings.agents + 1)
         ]
         worker = self.child("worker")
+        worker.write("go")
         with Watch(store) as self.watch:
             self._load(store, modules)
             self._work(agents, worker)
@@ -594,8 +631,8 @@ class Run:
 
     def _work(self, agents: list[Child], worker: Child) -> None:
         self._await_ready([*agents, worker])
-        for child in (*agents, worker):
-            child.write("go")
+        for agent in agents:
+            agent.write("go")
         began_s = time.monotonic()
         seconds, before, rate = self.settings.seconds, 0, 0.0
         while (passed_s := time.monotonic() - began_s) < seconds and all(a.alive for a in agents):
@@ -637,8 +674,9 @@ class Run:
     def _judge_watch(self, watch: Watch) -> None:
         r = self.report
         r.stats, r.samples, r.peaks, r.moves = watch.stats, watch.samples, watch.peaks, watch.moves
-        r.problems += [f"{name} reached {used}, the budget is {most}" for name, (used, most) in r.peaks.items() if used > most]
-        r.problems += [watch.failure] if watch.failure else []
+        over = [(name, used, most) for name, (used, most) in r.peaks.items() if used > most]
+        r.problems += [Problem("budget", f"{name} reached {used}, the limit is {most}") for name, used, most in over]
+        r.problems += [Problem("budget", watch.failure)] if watch.failure else []
 
     def _check(self) -> None:
         began_s = time.monotonic()

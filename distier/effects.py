@@ -41,6 +41,7 @@ class Command(Effect[T]):
     words: tuple[Word, ...]
     parse: Callable[[Any], T]
     retry: bool = True
+    replicas: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,8 +52,8 @@ from functools import partial
 from typing import Any, NoReturn
 
 import hiredis
-from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.domain.ids import decode_id
@@ -121,6 +121,10 @@ class NearCache:
 
     def __len__(self) -> int:
         return len(self._modules)
+
+    def __contains__(self, id: object) -> bool:
+        """Whether `get` would answer it now; counts as no use."""
+        return self.is_fresh and id in self._modules
 
     def get(self, id: str) -> Module | None:
         """The module if it is here and certainly young enough. Freshness first: see the top of this file."""
@@ -234,22 +238,14 @@ class NearCache:
         if tokens > self.max_tokens or size_bytes > self.max_bytes:
             return False
         self._drop(module.id)
+        self._gather()  # hits until now come before this entry in the order of use
         self._modules[module.id] = module
         self._costs[module.id] = (tokens, size_bytes)
         self.tokens += tokens
         self.size_bytes += size_bytes
-        if self._is_over():
-            self._gather()  # so that the order of use is true up to this moment
-            while self._is_over():
-                self._drop(next(iter(self._costs)))
+        while self.size_bytes > self.max_bytes or self.tokens > self.max_tokens or len(self._costs) > self.max_entries:
+            self._drop(next(iter(self._costs)))
         return True
-
-    def _is_over(self) -> bool:
-        return (
-            self.size_bytes > self.max_bytes
-            or self.tokens > self.max_tokens
-            or len(self._costs) > self.max_entries
-        )  # fmt: skip
 
     def _drop(self, id: str) -> None:
         cost = self._costs.pop(id, None)
@@ -294,15 +290,15 @@ class _FrozenDict(dict[str, Any]):
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise TypeError("a module's meta is shared by all who read it: change a copy (copy.deepcopy(module.meta))")
 
-    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)
 
 
 class _FrozenList(list[Any]):
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = append = clear = extend = _FrozenDict._refuse  # type: ignore[assignment]
-    insert = pop = remove = reverse = sort = _FrozenDict._refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = append = clear = extend = _FrozenDict._refuse
+    insert = pop = remove = reverse = sort = _FrozenDict._refuse
 
     def __reduce__(self) -> tuple[Any, ...]:
         return list, (list(self),)
@@ -334,9 +330,7 @@ class _Wire:
         # redis-py's own reading hands pushes to a handler and swallows what that raises: here nothing may be missed.
         self._socket: socket.socket = connection._sock
         self._more = object()
-        self._reader = hiredis.Reader(
-            protocolError=InvalidResponse, replyError=ResponseError, notEnoughData=self._more
-        )
+        self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError, notEnoughData=self._more)
 
     def send(self, command: Sequence[Any], timeout_s: float) -> None:
         self._socket.settimeout(timeout_s)
@@ -363,6 +357,10 @@ class _Wire:
 
     def close(self) -> None:
         self._connection.disconnect()
+
+    def drop(self) -> None:
+        """In a child: close the descriptor that it got, and leave the connection alone."""
+        self._socket.close()
 
 
 @dataclass(slots=True)
@@ -391,18 +389,21 @@ class Tracker:
         self._beat_s = min(cache.staleness_s / 4, 5.0)
         self._patience_s = max(cache.staleness_s, PATIENCE_MIN_S)
         self._said: str | None = None
+        self._ended = False
         self._forget_thread()
 
     def _forget_thread(self) -> None:
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
+        self._woken = threading.Event()
         self._thread: threading.Thread | None = None
         self._wire: _Wire | None = None
         self._sent: deque[_Sent] = deque()
 
     def ensure_started(self) -> None:
+        if self._thread is not None:
+            return
         with self._lock:
-            if self._thread is None and not self._stopping.is_set():
+            if self._thread is None and not self._ended:
                 self.status = "connecting"
                 self._thread = threading.Thread(target=self._run, name="distier-near", daemon=True)
                 try:
@@ -410,24 +411,29 @@ class Tracker:
                 except RuntimeError as e:  # no more threads, or the interpreter is ending: reads go on without
                     self.status = f"off: {e}"
 
-    def stop(self, *, join: bool = False) -> None:
-        self._stopping.set()
+    def abandon(self) -> None:
+        """End the thread soon. Takes no lock: the garbage collector calls it, in any thread, at any line."""
+        self._ended = True
+        if (wire := self._wire) is not None:
+            wire.interrupt()
+
+    def stop(self) -> None:
+        """End the thread, and wait for it."""
+        self.abandon()
+        self._woken.set()
         self.cache.lost()
         with self._lock:
-            thread, wire = self._thread, self._wire
-        if wire is not None:
-            wire.interrupt()
-        if join and thread is not None and thread.is_alive() and thread is not threading.current_thread():
+            thread = self._thread
+        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join(JOIN_S)
 
     def after_fork(self) -> None:
         """In a child: no thread came along, and the parent's connection is not ours to end."""
-        stopped = self._stopping.is_set()
+        if self._wire is not None:
+            self._wire.drop()
         self.status = "off: not used yet"
         self._forget_thread()
         self.cache.after_fork()
-        if stopped:
-            self._stopping.set()
 
     def settle(self) -> None:
         """Count the hits that were noted, and hand them on as uses."""
@@ -444,18 +450,19 @@ class Tracker:
     # -- the thread ------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        backoff_s = BACKOFF_FIRST_S
+        wait_s = BACKOFF_FIRST_S
         try:
-            while not self._stopping.is_set():
+            while not self._ended:
                 try:
                     self._follow()
                 except _Refused as e:
                     self._say(f"off: {e}")
-                    backoff_s = REFUSED_S
+                    wait_s = REFUSED_S
                 except (RedisError, OSError) as e:
-                    backoff_s = BACKOFF_FIRST_S if self.status == "on" else min(backoff_s * 2, BACKOFF_MAX_S)
+                    wait_s = BACKOFF_FIRST_S if self.status == "on" else min(wait_s * 2, BACKOFF_MAX_S)
                     self.status = f"connecting: {type(e).__name__}: {e}"
-                self._stopping.wait(backoff_s)
+                if not self._ended:
+                    self._woken.wait(wait_s)
             self.status = "off: closed"
         except BaseException as e:
             self.status = f"off: the tracker failed: {type(e).__name__}: {e}"
@@ -471,21 +478,18 @@ class Tracker:
             log.warning("near cache %s; reads go to Redis", status)
 
     def _follow(self) -> None:
-        """From connecting to losing the connection, which raises; returns when stopping."""
+        """From connecting to losing the connection, which raises; returns when the thread is to end."""
         wire = _Wire(self._connect())
-        with self._lock:
-            self._wire = wire
+        self._wire = wire
         try:
-            if not self._stopping.is_set():
-                self._subscribe(wire)
-                self._listen(wire)
+            self._subscribe(wire)
+            self._listen(wire)
         except (RedisError, OSError):
-            if not self._stopping.is_set():  # interrupted: that is how it ends
+            if not self._ended:  # interrupted: that is how it ends
                 raise
         finally:
             self.cache.lost()
-            with self._lock:
-                self._wire = None
+            self._wire = None
             self._sent.clear()
             wire.close()
 
@@ -505,16 +509,21 @@ class Tracker:
         tick_s = min(self._beat_s, TICK_S)
         self._pinging, self._pinged_s = False, NEVER
         settle_s = time.monotonic() + tick_s
-        while not self._stopping.is_set():
+        while not self._ended:
             now_s = time.monotonic()
             if self._sent and now_s - self._sent[0].sent_s > self._patience_s:
                 raise RedisTimeoutError(f"no answer for {self._patience_s:g} s")
-            if self.cache.is_live and not self._pinging and now_s >= self._pinged_s + self._beat_s:
-                self._ping(wire, now_s)
             if now_s >= settle_s:
                 settle_s = now_s + tick_s
                 self._send_uses(wire, now_s)
-            for message in wire.read(tick_s if self._pinging else min(tick_s, self._pinged_s + self._beat_s - now_s)):
+            wait_s = settle_s - now_s
+            if self.cache.is_live and not self._pinging:
+                due_s = self._pinged_s + self._beat_s
+                if now_s >= due_s:
+                    self._ping(wire, now_s)
+                else:
+                    wait_s = min(wait_s, due_s - now_s)
+            for message in wire.read(wait_s):
                 self._take(message)
 
     def _take(self, message: Any) -> None:
@@ -533,14 +542,14 @@ class Tracker:
 
     def _take_hello(self, reply: Any) -> None:
         # A map comes as a dict, or on RESP2 as a flat list.
-        if isinstance(reply, ResponseError) or not isinstance(reply, dict) or reply.get(b"proto") != 3:
-            raise _Refused(f"the server does not speak RESP3 ({reply!r:.100})")
+        if isinstance(reply, ResponseError):
+            raise reply if is_passing(reply) else _Refused(f"the server does not speak RESP3: {reply}")
+        if not isinstance(reply, dict) or reply.get(b"proto") != 3:
+            raise _Refused(f"the server does not speak RESP3: it answers HELLO 3 by {reply!r:.100}")
 
     def _take_tracking(self, reply: Any) -> None:
         if isinstance(reply, ResponseError):
-            if is_passing(reply):
-                raise reply
-            raise _Refused(f"CLIENT TRACKING is refused: {reply}")
+            raise reply if is_passing(reply) else _Refused(f"CLIENT TRACKING is refused: {reply}")
         if reply != b"OK":
             raise _Refused(f"CLIENT TRACKING is answered by {reply!r:.80}")
         self.cache.go_live()
@@ -552,7 +561,9 @@ class Tracker:
 
         def take(reply: Any) -> None:
             self._pinging = False
-            if reply != b"PONG":  # -LOADING, -BUSY, ...: it did not say that all is well
+            if isinstance(reply, ResponseError) and not is_passing(reply):
+                raise _Refused(f"PING is refused: {reply}")
+            if reply != b"PONG":  # -LOADING, -BUSY: it did not say that all is well
                 raise RedisConnectionError(f"PING is answered by {reply!r:.80}")
             self.cache.confirm(before_s)  # and not now_s: see the top of this file
 
@@ -608,7 +619,7 @@ class Near:
             self._off = self._off or "off: there is no server to follow"
         self._counters = counters
         _all.add(self)
-        weakref.finalize(self, self._tracker.stop)
+        weakref.finalize(self, self._tracker.abandon)
 
     @property
     def status(self) -> str:
@@ -655,7 +666,7 @@ class Near:
 
     def close(self) -> None:
         """End the thread and the connection; hits that were noted are handed on as uses."""
-        self._tracker.stop(join=True)
+        self._tracker.stop()
         self.settle()
 
     def after_fork(self) -> None:

@@ -21,8 +21,9 @@ GLOBALS = {
 
 HELP = "A tiered, distributed cache of modules that many LLM agents share: hot and warm in Redis, cold in an archive."
 EPILOG = f"""\b
-The options above may stand anywhere. Settings come from --config, else $DISTIER_CONFIG, else ./distier.yaml; then
-DISTIER_* variables; then options. Where no Redis is configured, a private server is started in --home.
+The options above may stand anywhere. Settings come from --config, else
+$DISTIER_CONFIG, else ./distier.yaml; then DISTIER_* variables; then options.
+Where no Redis is configured, a private server is started in --home.
 
 \b
 Exit codes:
@@ -43,7 +44,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(no_args_is_help=True)
 def options(
     context: typer.Context,
     config: Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE", help="A YAML file.")] = None,

@@ -20,7 +20,7 @@ class ExitCode(NamedTuple):
 EXITS = (
     ExitCode(OK, None, "done"),
     ExitCode(FAILED, None, "a check failed (doctor, demo, worker --once)"),
-    ExitCode(USAGE, None, "wrong words on the command line, or a file that cannot be read or written"),
+    ExitCode(USAGE, None, "wrong words, or a file that cannot be read or written"),
     ExitCode(NOT_FOUND, errors.NotFound, "there is no such module"),
     ExitCode(ARCHIVE, errors.ArchiveUnavailable, "the archive does not answer: try again"),
     ExitCode(FULL, errors.Full, "no room: Redis is at maxmemory, or the budgets are full"),

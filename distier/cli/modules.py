@@ -25,8 +25,11 @@ IfVersion = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    for name, function in {"put": put, "get": get, "rm": rm, "ls": ls, "where": where}.items():
-        app.command(name)(function)
+    app.command("put")(put)
+    app.command("get")(get)
+    app.command("rm")(rm)
+    app.command("ls")(ls)
+    app.command("where")(where)
 
 
 def put(

@@ -241,12 +241,12 @@ def demo(
 
     Uses a private server in a temporary directory, or in --home if given (which must be new, and is kept).
     """
-    from distier.demo import Settings
-
+    session = session_of(context)
+    if session.url or session.config_file:
+        raise typer.BadParameter("the demo runs on a server of its own: only --home and --json go with it")
+    output.say("distier demo: starting")  # at once; the imports alone take half a second
     from .demo import run_demo
 
-    session = session_of(context)
     home: Path | None = session.home
-    good = run_demo(Settings(seconds, agents, modules, seed, home), as_json=session.json)
-    if not good:
+    if not run_demo(seconds, agents, modules, seed, home, as_json=session.json):
         raise typer.Exit(exits.FAILED)

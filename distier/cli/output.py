@@ -12,7 +12,6 @@ from distier.domain.module import Event, Landed, Module, Moved, Placement
 from distier.domain.order import Order
 from distier.errors import (
     ArchiveUnavailable,
-    ConfigError,
     Conflict,
     Corrupt,
     DistierError,
@@ -35,7 +34,6 @@ _HINTS: tuple[tuple[type[DistierError], str], ...] = (
     (Unavailable, "`distier doctor` checks Redis; `distier config show` says which one is meant"),
     (Conflict, "read it again (`distier where ID`), then decide"),
     (Corrupt, ""),
-    (ConfigError, "`distier config show` says where each setting comes from"),
 )
 
 
@@ -128,7 +126,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str |
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    made = Table(
+        box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, show_edge=False
+    )
     for name in columns:
         made.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", no_wrap=True)
     for cells in rows:

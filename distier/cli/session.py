@@ -49,7 +49,8 @@ class Session:
     def store(self, **overrides: Any) -> Iterator[Store]:
         from distier.client import connect
 
-        with connect(self.config(**overrides)) as store:
+        # No near cache: its thread and connection pay only in a process that reads a module twice.
+        with connect(self.config(near={"enabled": False}, **overrides)) as store:
             yield store
 
     def failed(self, error: DistierError) -> None:

@@ -111,9 +111,9 @@ KEYSPACE: tuple[KeyKind, ...] = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shard:
-    """The key names of one shard. `fixed` are the keys that every script gets first, in this order."""
+    """The key names of one shard; there is one object for each in a `Keyspace`, and it is compared by identity. `fixed` are the keys that every script gets first, in this order."""
 
     namespace: str
     index: int

@@ -15,8 +15,10 @@ record's counter name says how its number was made in every case.
 
 from __future__ import annotations
 
+import importlib.util
 import re
-from functools import cache
+from collections.abc import Callable
+from functools import cache, cached_property
 from typing import Protocol
 
 from distier.errors import Invalid
@@ -50,11 +52,18 @@ class O200k:
     name = "o200k"
 
     def __init__(self) -> None:
+        if importlib.util.find_spec("bpe_openai") is None:
+            raise ImportError("bpe_openai is not installed")
+
+    @cached_property
+    def _count(self) -> Callable[[str], int]:
+        # At the first count: the tables take 0.7 s and 100 MB, and most processes only read.
         # The binding itself: the public Encoding refuses a million characters or more, builds a list of
         # all tokens only to be measured, and takes `<|endoftext|>` in somebody's text for a command.
         from bpe_openai import _bindings
 
-        self._count = _bindings.tokenizer_for_encoding("o200k_base").count
+        count: Callable[[str], int] = _bindings.tokenizer_for_encoding("o200k_base").count
+        return count
 
     def count(self, content: bytes) -> int:
         text = _text(content)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.effects import (  # fmt: skip
@@ -35,7 +36,7 @@ from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, R
 from distier.stores.archive import Archive
 from distier.stores.redis import AsyncExchange
 
-from .common import RECOVERIES_MAX, Call, Counters, Recover, UseBuffer, by_shard, converse, time_left
+from .common import RECOVERIES_MAX, Call, Counters, Recover, UseBuffer, by_shard, converse, lost, time_left, words
 
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ class AsyncDriver:
         """One effect. Raises `DistierError`."""
         match effect:
             case Command() | RunScript():
-                return collect((await self._calls([effect], end_s))[0])
+                return await self._call(effect, end_s)
             case Used(shard, id, flush):
                 return self.uses.note(shard, id, time.monotonic(), flush=flush)
             case Count(name, n):
@@ -116,6 +117,20 @@ class AsyncDriver:
                 raise AssertionError(f"no driver knows the effect {effect!r}")
 
     # -- Redis ---------------------------------------------------------------------------------------------------
+
+    async def _call(self, call: Call, end_s: float) -> Any:
+        """One call: sent at once, and handed to the conversation of `_calls` only where it is not answered at once."""
+        if not call.replicas:
+            try:
+                reply = (await self.redis.exchange(call.shard, (words(call),), time_left(end_s)))[0]
+                if not isinstance(reply, RedisError):
+                    return call.parse(reply)
+            except (RedisConnectionError, RedisTimeoutError) as e:
+                if not call.retry:
+                    raise lost(e) from e
+            except Recovering:
+                pass  # nothing was done; `_calls` gives the shard an epoch
+        return collect((await self._calls([call], end_s))[0])
 
     async def _pipeline(self, calls: Sequence[Call], end_s: float) -> list[Any]:
         """Calls grouped by shard: each shard's go to its server in one round trip, all shards at once."""

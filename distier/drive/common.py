@@ -113,7 +113,7 @@ def time_left(end_s: float) -> float:
     return left_s
 
 
-def _lost(error: Exception) -> DistierError:
+def lost(error: Exception) -> DistierError:
     made = RedisUnavailable(f"Redis did not answer within the deadline: {type(error).__name__}: {error}")
     made.__cause__ = error
     return made
@@ -135,9 +135,13 @@ def converse(calls: Sequence[Call], end_s: float) -> Talk:
     while True:
         try:
             replies = yield from _send([calls[i] for i in todo])
+        except AuthenticationError as e:  # to redis-py a ConnectionError, but no patience helps
+            for i in todo:
+                results[i] = error_of(e)
+            return results
         except (RedisConnectionError, RedisTimeoutError) as e:
             for i in todo:
-                results[i] = _lost(e)
+                results[i] = lost(e)
             todo = [i for i in todo if calls[i].retry]
         else:
             for i, reply in zip(todo, replies, strict=True):

@@ -11,6 +11,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.effects import (  # fmt: skip
@@ -36,7 +37,7 @@ from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, R
 from distier.stores.archive import Archive
 from distier.stores.redis import Exchange
 
-from .common import RECOVERIES_MAX, Call, Counters, Recover, UseBuffer, by_shard, converse, time_left
+from .common import RECOVERIES_MAX, Call, Counters, Recover, UseBuffer, by_shard, converse, lost, time_left, words
 
 T = TypeVar("T")
 
@@ -78,7 +79,7 @@ class SyncDriver:
         """One effect. Raises `DistierError`."""
         match effect:
             case Command() | RunScript():
-                return collect(self._calls([effect], end_s)[0])
+                return self._call(effect, end_s)
             case Used(shard, id, flush):
                 return self.uses.note(shard, id, time.monotonic(), flush=flush)
             case Count(name, n):
@@ -108,6 +109,20 @@ class SyncDriver:
                 raise AssertionError(f"no driver knows the effect {effect!r}")
 
     # -- Redis ---------------------------------------------------------------------------------------------------
+
+    def _call(self, call: Call, end_s: float) -> Any:
+        """One call: sent at once, and handed to the conversation of `_calls` only where it is not answered at once."""
+        if not call.replicas:
+            try:
+                reply = (self.redis.exchange(call.shard, (words(call),), time_left(end_s)))[0]
+                if not isinstance(reply, RedisError):
+                    return call.parse(reply)
+            except (RedisConnectionError, RedisTimeoutError) as e:
+                if not call.retry:
+                    raise lost(e) from e
+            except Recovering:
+                pass  # nothing was done; `_calls` gives the shard an epoch
+        return collect((self._calls([call], end_s))[0])
 
     def _pipeline(self, calls: Sequence[Call], end_s: float) -> list[Any]:
         """Calls grouped by shard: each shard's go to its server in one round trip."""

@@ -7,6 +7,7 @@
 local refused = refuse()
 if refused then return refused end
 local now, gone = now_ms(), 0
+for i = 1, #ARGV do placed(KEYS[8 + 2 * i]) end -- fails before the first write, if it must
 for i, id in ipairs(ARGV) do
   local record, frame = KEYS[8 + 2 * i], KEYS[9 + 2 * i]
   local old = placed(record)
@@ -23,6 +24,8 @@ for i, id in ipairs(ARGV) do
     call('ZREM', WARM, id)
     emit(id, 'warm', 'cold', 'expire', old.version)
     gone = gone + 1
+  else -- somebody deleted the only copy; looked at again after the others
+    call('ZADD', WARM, now + tonumber(call('HGET', LIMITS, 'warm_ttl_ms')), id)
   end
 end
 settle()

@@ -6,10 +6,10 @@
 -- KEEPS   no record is written: recency never invalidates a near cache; dirty frames get no TTL
 local refused = refuse()
 if refused then return refused end
-local now, counts = now_ms(), {}
-for i = 1, #ARGV / 2 do
-  local id, uses, record, frame = ARGV[2 * i - 1], ARGV[2 * i], KEYS[8 + 2 * i], KEYS[9 + 2 * i]
-  local tier = call('HGET', record, 'tier')
+local now, tiers, counts = now_ms(), {}, {}
+for i = 1, #ARGV / 2 do tiers[i] = call('HGET', KEYS[8 + 2 * i], 'tier') end -- fails before the first write, if it must
+for i, tier in ipairs(tiers) do
+  local id, uses, frame = ARGV[2 * i - 1], ARGV[2 * i], KEYS[9 + 2 * i]
   if tier and tier ~= 'deleted' then
     counts[i] = call('ZINCRBY', USES, uses, id)
     if tier == 'hot' then

@@ -199,9 +199,11 @@ def _fsync(server: Server) -> Findings:
     except (ConfigError, Invalid):  # managed services forbid CONFIG
         yield Finding("persistence", "ok", "append-only file on; appendfsync cannot be checked, CONFIG is forbidden")
         return
-    words = list(reply.items())[0] if isinstance(reply, dict) and reply else tuple(reply or ())
+    words = next(iter(reply.items())) if isinstance(reply, dict) and reply else tuple(reply or ())
     fsync = words[1].decode() if len(words) == 2 else "unknown"
-    lost = {"everysec": ", a power cut loses a second", "no": ", a power cut loses what the kernel holds"}.get(fsync, "")
+    lost = {"everysec": ", a power cut loses a second", "no": ", a power cut loses what the kernel holds"}.get(
+        fsync, ""
+    )
     yield Finding("persistence", "ok", f"append-only file on, appendfsync {fsync}{lost}")
 
 

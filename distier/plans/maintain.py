@@ -16,10 +16,11 @@ from typing import Any
 from distier.domain import archived as names
 from distier.domain.keys import Shard
 from distier.effects import ArchiveDelete, ArchiveList, Command, Count, NewToken, Parallel, Pipeline, Plan, collect
-from distier.errors import Corrupt, DistierError, NotFound
-from distier.lua import age, expire, release
+from distier.errors import Corrupt, DistierError, Full, NotFound
+from distier.lua import age, expire
 
 from .move import demote, free_hot
+from .read import give_back
 from .records import chunks, take_lease
 from .space import Space
 from .writeback import Archived, write_back
@@ -65,15 +66,18 @@ def server_ms(shard: Shard) -> Plan[int]:
 def _write_back_alone(space: Space, shard: Shard, id: str) -> Plan[Archived | None]:
     """Write back unless another worker is at it: that would only do the same work twice."""
     lease, holder = shard.write_back_lease(id), (yield from NewToken())
-    taken = yield from take_lease(shard, lease, holder, LEASE_MS)
+    try:
+        taken = yield from take_lease(shard, lease, holder, LEASE_MS)
+    except Full:  # at maxmemory there are no leases, and archiving is what makes room
+        taken = True
     if not taken:
         return None
     try:
         result = yield from write_back(space, shard, id)
     except DistierError:
-        yield from release(shard, lease, holder)
+        yield from give_back(shard, lease, holder)
         raise
-    yield from release(shard, lease, holder)
+    yield from give_back(shard, lease, holder)
     return result
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distier.domain.keys import Shard
-from distier.domain.module import Module, Moved, Record, Tier
+from distier.domain.module import Moved, Record, Tier
 from distier.effects import Command, Count, Parallel, Pipeline, Plan, collect
 from distier.errors import DistierError, Invalid, NotFound
 from distier.lua import Move, Over
@@ -22,8 +22,8 @@ from distier.lua import pin as pin_script
 from distier.lua import promote as promote_script
 from distier.policy.evict import Need
 
-from .read import need_record, read_below, to_hot
-from .records import chunks, content_of, frame_command, make_frame
+from .read import fetch_unless_moved, need_record, to_hot
+from .records import chunks, content_unless_moved, frame_command, make_frame
 from .recover import newest_records
 from .room import CANDIDATES_MAX, drop_from_warm, find_room
 from .space import Space
@@ -60,13 +60,11 @@ def _tier_of(record: Record) -> Tier:
 def _load(space: Space, shard: Shard, record: Record) -> Plan[tuple[Record, bytes] | None]:
     """The record with its content from the nearest copy; None if it changed meanwhile."""
     frame = yield from frame_command(shard, record.id)
-    content = yield from content_of(record, frame)
-    if content is not None:
-        return record, content
-    module: Module | None = yield from read_below(space, shard, record)
-    if module is None or module.version != record.order:
-        return None
-    return record, module.content
+    content = yield from content_unless_moved(shard, record, frame)
+    if content is None and record.clean:
+        # Straight from the archive: a warm copy on the way would be compressed only to be dropped.
+        content = yield from fetch_unless_moved(space, shard, record)
+    return None if content is None else (record, content)
 
 
 def demote(space: Space, id: str, to: Tier | None = None) -> Plan[Moved]:

@@ -17,7 +17,7 @@ from distier.domain import archived as names
 from distier.domain import codec
 from distier.domain.ids import encode_prefix
 from distier.domain.keys import Shard
-from distier.domain.module import TIERS, Module, Placement, Record, Tier, parse_record
+from distier.domain.module import TIERS, Module, Placement, Record, Tier, parse_hot, parse_record
 from distier.effects import (  # fmt: skip
     ArchiveGet,
     Command,
@@ -31,24 +31,29 @@ from distier.effects import (  # fmt: skip
     Used,
     collect,
 )
-from distier.errors import Corrupt, DeadlineExceeded, DistierError, Invalid, NotFound
+from distier.errors import Corrupt, DeadlineExceeded, DistierError, Full, Invalid, NotFound
 from distier.lua import Over, install, promote, release, where
 
 from .records import (
     check_content,
     chunks,
+    content_of,
+    fields_command,
     frame_command,
+    is_current,
     make_frame,
-    open_frame,
     record_command,
     take_lease,
 )
-from .recover import newest_record, newest_records
+from .recover import newest_record, newest_records, settle_record
 from .room import with_room
 from .space import Space
 
 LEASE_MS = 10_000
-"""How long a fetch keeps others waiting at most; then the next one takes over."""
+"""How long a lease stays if its holder dies."""
+WAIT_TOTAL_S = 1.0
+"""How long a fetch keeps another one waiting; after that it fetches by itself, lease or no lease. Well below any sensible
+deadline: a holder that was killed must not fail its neighbours."""
 WAIT_FIRST_S = 0.002
 WAIT_MAX_S = 0.05
 REREADS_MAX = 20
@@ -58,23 +63,26 @@ REREADS_MAX = 20
 def read(space: Space, id: str) -> Plan[Module | None]:
     """The module, from the nearest copy; None if there is none."""
     shard = space.shard(id)
-    record = yield from newest_record(space, shard, id)
+    fields = yield from fields_command(shard, id)
+    known = space.states.get(shard)
+    module = parse_hot(id, fields, known.epoch, known.verified) if known else None
+    if module is not None:
+        return (yield from serve_hot(shard, module))
+    record = yield from settle_record(space, shard, id, parse_record(id, fields))
     if record is None:
         yield Count("misses")
         return None
     if record.content is not None:
-        return (yield from serve_hot(shard, record, record.content))
+        return (yield from serve_hot(shard, record.hot_module()))
     return (yield from read_below(space, shard, record))
 
 
-def serve_hot(shard: Shard, record: Record, content: bytes) -> Plan[Module]:
-    if len(content) != record.size_bytes:
-        raise Corrupt(f"the hot copy of module {record.id!r} ({record.order}) has a wrong length; run `distier fsck`")
+def serve_hot(shard: Shard, module: Module) -> Plan[Module]:
     yield Count("hits.hot")
-    touch = yield Used(shard, record.id)
+    touch = yield Used(shard, module.id)
     if touch is not None:
         yield from send_touch([touch])
-    return record.module(content, "hot")
+    return module
 
 
 def send_touch(touches: Sequence[Any]) -> Plan[dict[str, float]]:
@@ -106,11 +114,11 @@ def read_below(space: Space, shard: Shard, record: Record) -> Plan[Module | None
             yield Count("misses")
             return None
         if again.content is not None:
-            return (yield from serve_hot(shard, again, again.content))
+            return (yield from serve_hot(shard, again.hot_module()))
         if again == record and not record.clean:
             raise Corrupt(
-                f"module {record.id!r} ({record.order}) is not archived yet and its only copy is gone; "
-                "was a key deleted by hand? Run `distier doctor`"
+                f"module {record.id!r} ({record.order}) is not archived yet and its only copy is gone or damaged; "
+                "was a key changed by hand? Run `distier doctor`"
             )
         record = again
     raise DeadlineExceeded(f"module {record.id!r} moved {REREADS_MAX} times while it was read; try again")
@@ -125,7 +133,7 @@ def _content_below(
         content = yield from _try_frame(record, frame)
         if content is not None:
             if hot_now:
-                yield from to_hot(space, shard, record, content, "uses")
+                yield from keep(to_hot(space, shard, record, content, "uses"))
             return content, "warm"
     if not record.clean:
         return None
@@ -133,14 +141,24 @@ def _content_below(
 
 
 def _try_frame(record: Record, frame: bytes) -> Plan[bytes | None]:
-    """The frame's content; a damaged frame of a clean version is passed over, the archive has it whole."""
+    """The frame's content, None if it is not the record's: damaged, or of another version, because the record was read
+    before it. The archive has a clean version whole; of a dirty one the caller reads the record again."""
     try:
-        return (yield from open_frame(record, frame))
+        return (yield from content_of(record, frame))
     except Corrupt:
-        if not record.clean:
-            raise
-        yield Count("healed.warm")
+        if record.clean:
+            yield Count("healed.warm")
         return None
+
+
+def keep(plan: Plan[str]) -> Plan[str]:
+    """`to_hot` or `to_warm` beside a read that has its content: where there is no room for a copy (Redis is at
+    maxmemory, or a victim cannot leave), the read succeeds without."""
+    try:
+        return (yield from plan)
+    except (Full, Corrupt) as e:
+        yield Count("keeps.refused")
+        return f"no room: {e}"
 
 
 def to_hot(space: Space, shard: Shard, record: Record, content: bytes, reason: str) -> Plan[str]:
@@ -174,37 +192,57 @@ def _fetch_alone(space: Space, shard: Shard, record: Record, hot_now: bool) -> P
     one immutable object do no harm. None where the module changed while waiting.
     """
     lease, holder = shard.lease(record.id), (yield from NewToken())
-    wait_s = WAIT_FIRST_S
+    wait_s, waited_s = WAIT_FIRST_S, 0.0
     while True:
         take = take_lease(shard, lease, holder, LEASE_MS)
         replies = yield from Pipeline([take, record_command(shard, record.id), frame_command(shard, record.id)])
-        taken, now, frame = (collect(r) for r in replies)
+        # At maxmemory there are no leases: then everybody fetches.
+        taken = isinstance(replies[0], Full) or collect(replies[0])
+        now, frame = collect(replies[1]), collect(replies[2])
         if now is None or now.order != record.order or now.content is not None or (now.tier == "warm" and frame):
             if taken:
-                yield from release(shard, lease, holder)
+                yield from give_back(shard, lease, holder)
             return None
-        if taken:
+        if taken or waited_s >= WAIT_TOTAL_S:
             return (yield from _fetch_and_keep(space, shard, record, hot_now, lease, holder))
         yield Count("waits.lease")
         yield Sleep(wait_s)
+        waited_s += wait_s
         wait_s = min(wait_s * 2, WAIT_MAX_S)
 
 
 def _fetch_and_keep(
     space: Space, shard: Shard, record: Record, hot_now: bool, lease: str, holder: str
-) -> Plan[tuple[bytes, Tier]]:
+) -> Plan[tuple[bytes, Tier] | None]:
     try:
-        content = yield from fetch_cold(space, record)
-        if not hot_now or (yield from to_hot(space, shard, record, content, "uses")) not in (
-            "hot",
-            "already",
-        ):
-            yield from to_warm(space, shard, record, content, "get")
+        content = yield from fetch_unless_moved(space, shard, record)
+        if content is not None:
+            hot = hot_now and (yield from keep(to_hot(space, shard, record, content, "uses"))) in ("hot", "already")
+            if not hot:
+                yield from keep(to_warm(space, shard, record, content, "get"))
     except DistierError:
-        yield from release(shard, lease, holder)
+        yield from give_back(shard, lease, holder)
         raise
-    yield from release(shard, lease, holder)
-    return content, "cold"
+    yield from give_back(shard, lease, holder)
+    return None if content is None else (content, "cold")
+
+
+def give_back(shard: Shard, lease: str, holder: str) -> Plan[None]:
+    """Release a lease. If that fails the lease ends by itself; it must not hide what the caller has to say."""
+    try:
+        yield from release(shard, lease, holder)
+    except DistierError:
+        yield Count("leases.left")
+
+
+def fetch_unless_moved(space: Space, shard: Shard, record: Record) -> Plan[bytes | None]:
+    """`fetch_cold`; None where the object is gone because a newer version has come and the sweep was quick."""
+    try:
+        return (yield from fetch_cold(space, record))
+    except Corrupt:
+        if (yield from is_current(shard, record)):
+            raise
+        return None
 
 
 def fetch_cold(space: Space, record: Record) -> Plan[bytes]:
@@ -241,7 +279,7 @@ def read_many(space: Space, ids: Sequence[str]) -> Plan[dict[str, Module | None]
             if record is None:
                 yield Count("misses")
             elif record.content is not None:
-                found[id] = yield from serve_hot(space.shard(id), record, record.content)
+                found[id] = yield from serve_hot(space.shard(id), record.hot_module())
             else:
                 below.append((space.shard(id), record))
     modules = yield from Parallel([read_below(space, shard, record) for shard, record in below])

@@ -105,7 +105,7 @@ class Stats:
         return self.counters.get("misses", 0)
 
 
-def read_stats(space: Space, counters: Mapping[str, int]) -> Plan[Stats]:
+def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = NearStats()) -> Plan[Stats]:
     """The sums over all shards, from the accounts that the scripts keep: one round trip, however large."""
     calls: list[Command[dict[str, int]]] = [
         Command(shard, ("HGETALL", key), _numbers) for shard in space.keys.shards for key in (shard.usage, shard.limits)
@@ -124,7 +124,7 @@ def read_stats(space: Space, counters: Mapping[str, int]) -> Plan[Stats]:
                   n("max.warm_modules", 0), n("max.warm_bytes", 0)),
         ColdStats(n("cold_count", 0), n("cold_tokens", 0), n("cold_bytes", 0), n("archived_count", 0),
                   n("archived_bytes", 0), all_bytes - n("dirty_bytes", 0)),
-        n("dirty_count", 0), n("dirty_bytes", 0), counters,
+        n("dirty_count", 0), n("dirty_bytes", 0), counters, near,
     )  # fmt: skip
 
 

@@ -17,8 +17,10 @@ from distier.effects import ArchivePut, Count, Offload, Pipeline, Plan, collect
 from distier.errors import Corrupt
 from distier.lua import Refused, archived
 
-from .records import content_of, frame_command, record_command
+from .records import content_unless_moved, frame_command, record_command
 from .space import Space
+
+REREADS_MAX = 8
 
 
 class Archived(NamedTuple):
@@ -35,13 +37,11 @@ def write_back(space: Space, shard: Shard, id: str) -> Plan[Archived | None]:
 
     Raises `ArchiveUnavailable`, and `Corrupt` where the only copy does not match its checksum.
     """
-    record, frame = yield from Pipeline([record_command(shard, id), frame_command(shard, id)])
-    record, frame = collect(record), collect(frame)
-    if record is None or record.clean:
+    found = yield from _read_dirty(shard, id)
+    if found is None:
         return None
-    body = yield from _object(space, record, frame)
-    if body is None:
-        return None
+    record, content = found
+    body = yield from _object(space, record, content)
     key = names.content_key(space.namespace, record)
     yield from put_object(space, record, key, body)
     reply = yield from archived(shard, id, record.order.tok, key, len(body))
@@ -52,26 +52,33 @@ def write_back(space: Space, shard: Shard, id: str) -> Plan[Archived | None]:
     return Archived(id, record.order.tok, key, len(body))
 
 
-def _object(space: Space, record: Record, frame: bytes | None) -> Plan[bytes | None]:
+def _read_dirty(shard: Shard, id: str) -> Plan[tuple[Record, bytes] | None]:
+    """A dirty record and its content (empty for a tombstone); None where there is none.
+
+    A pipeline is no transaction: the module may move between the two reads, so what looks lost is looked at again.
+    """
+    for _ in range(REREADS_MAX):
+        record, frame = yield from Pipeline([record_command(shard, id), frame_command(shard, id)])
+        record, frame = collect(record), collect(frame)
+        if record is None or record.clean:
+            return None
+        if record.deleted:
+            return record, b""
+        content = yield from content_unless_moved(shard, record, frame)
+        if content is not None:
+            return record, content
+        yield from Count("writeback.rereads")
+    raise Corrupt(
+        f"module {id!r} is not archived yet and its warm copy is gone; was a key deleted by hand, or is "
+        "maxmemory-policy not noeviction? Run `distier doctor`"
+    )
+
+
+def _object(space: Space, record: Record, content: bytes) -> Plan[bytes]:
     if record.deleted:
         return b""
-    content = yield from content_of(record, frame)
-    if content is None:
-        return (yield from _vanished(record))
     level = space.config.storage_tiers.cold.compression_level
     return (yield from Offload(len(content) * 8, lambda: codec.compress_xz(content, level=level)))
-
-
-def _vanished(record: Record) -> Plan[bytes | None]:
-    """A dirty copy is never without its frame; seen so, it moved between the two reads of the pipeline, or somebody
-    else deleted keys by hand."""
-    yield from Count("writeback.vanished")
-    if record.tier == "warm":
-        raise Corrupt(
-            f"module {record.id!r} ({record.order}) is not archived yet and its warm copy is gone; "
-            "was a key deleted by hand, or is maxmemory-policy not noeviction? Run `distier doctor`"
-        )
-    return None
 
 
 def put_object(space: Space, record: Record, key: str, body: bytes) -> Plan[None]:

@@ -91,7 +91,7 @@ class World:
 
     def settings(self, **overrides: Any) -> dict[str, Any]:
         """The configuration as `connect` takes it; overrides are named as there (`storage_tiers__hot__max_size`)."""
-        base = {"redis__url": self.url, "namespace": "t", "shards": self.shards,
+        base = {"redis__url": self.url, "namespace": "t", "shards": self.shards, "near__enabled": False,
                 "storage_tiers__cold__directory": self.archive}  # fmt: skip
         return base | overrides
 

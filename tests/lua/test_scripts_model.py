@@ -1,7 +1,7 @@
 """Every script against a model in plain Python, step by step, on real Valkey, the distribution's Redis and fakeredis.
 
 After each call everything in the keyspace is dumped and compared with the model: records, frames and their TTLs, sets,
-sums, events. Budgets are tiny, so that most calls lack room. `DISTIER_MODEL_EXAMPLES` and `DISTIER_MODEL_STEPS` make
+sums, events. Budgets are tiny, so that most calls lack room. `MODEL_EXAMPLES` and `MODEL_STEPS` make
 longer runs.
 """
 
@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, Phase, assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -34,8 +33,8 @@ from distier.stores.redis import Exchange, Words
 from tests.fakes import FakeExchange, PlanRunner, dump, ids_of
 from tests.lua.model import Model, Over, Rec
 
-EXAMPLES = int(os.environ.get("DISTIER_MODEL_EXAMPLES", "30"))
-STEPS = int(os.environ.get("DISTIER_MODEL_STEPS", "50"))
+EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "50"))
+STEPS = int(os.environ.get("MODEL_STEPS", "50"))
 
 LIMITS = {"hot_tokens": 20, "hot_bytes": 24, "warm_modules": 3, "warm_bytes": 24}
 TTL_MS = 1_000_000
@@ -43,13 +42,20 @@ IDS = ["a", "b/c", "skills/é {x}*?", "@1", "..", "A%2F b"]
 GARBAGE_TOK = "f" * 32
 
 ids = st.sampled_from(IDS)
-contents = st.sampled_from([b"", b"x", b"four", b"\r\n\0\xff {}", b"twelve bytes", b"c" * 24, b"too large: 25 bytes long!"])
-tokens = st.sampled_from([0, 1, 4, 10, 20, 21, 2**40])
+contents = st.sampled_from(
+    [b"", b"x", b"four", b"\r\n\0\xff {}", b"twelve bytes", b"c" * 24, b"too large: 25 bytes long!"]
+)
+tokens = st.sampled_from([0, 1, 1, 4, 4, 10, 20, 21, 2**40])
 frames = st.sampled_from([b"", b"f", b"frame", b"F" * 12, b"F" * 24, b"F" * 25])
 picks = st.integers(0, 5)
+fresh = st.sampled_from([True] * 7 + [False])
+# Whom a call is about: mostly one for which it makes sense (see `who`), else any id.
+whos = st.tuples(st.integers(0, 9), ids)
+Who = tuple[int, str]
 # who; by its current tok or not; where to; its frame
-moves = st.lists(st.tuples(ids, st.sampled_from(["now"] * 6 + ["old"]), st.sampled_from(["warm", "cold"]), frames),
-                 max_size=5)  # fmt: skip
+# None: everybody who can go.
+Drawn = list[tuple[Who, bool, str, bytes]] | None
+moves = st.none() | st.lists(st.tuples(whos, fresh, st.sampled_from(["warm", "cold"]), frames), max_size=5)
 
 PATTERNS = [
     (re.compile(re.escape(kind.pattern.replace("{t}", "{ns}")).replace("<id>", ".+").replace("<tok>", "[0-9a-f]{32}")),
@@ -81,10 +87,20 @@ class Shards(RuleBasedStateMachine):
     def dump(self) -> dict[str, tuple[str, Any, int]]:
         return dump(self.ask)
 
-    @initialize()
-    def open(self) -> None:
+    @initialize(there=st.lists(st.tuples(ids, st.sampled_from(["hot", "warm"]), contents, st.booleans()), max_size=8))
+    def open(self, there: list[tuple[str, str, bytes, bool]]) -> None:
         self.ask([("FLUSHALL",)])
         open_shard(self.exchange, self.shard, {**LIMITS, "warm_ttl_ms": TTL_MS})
+        for id, tier, content, clean in there:
+            self.put((9, id), tier, 4, content, b"frame", "", [], "")
+            if clean:
+                self.archived((9, id), True, 60)
+
+    def who(self, who: Who, sense: Callable[[Rec], bool]) -> str:
+        """An id for which the call makes `sense`, if there is one and `who` is not 8 or 9."""
+        pick, id = who
+        good = sorted(i for i, rec in self.model.records.items() if sense(rec))
+        return good[pick % len(good)] if good and pick < 8 else id
 
     def compare(self, answer: object, expected: object, before: dict[str, Any]) -> None:
         """The answers are equal; and a refusal changed nothing at all, not even a time."""
@@ -109,28 +125,40 @@ class Shards(RuleBasedStateMachine):
         else:
             self.compare(answer, expected, before)
 
-    def made(self, drawn: list[tuple[str, str, str, bytes]]) -> list[Move]:
-        def tok(id: str, which: str) -> str:
-            rec = self.model.records.get(id)
-            return rec.tok if rec and which == "now" else GARBAGE_TOK
+    def made(self, drawn: Drawn) -> list[Move]:
+        records = self.model.records
+        if drawn is None:
+            clean = [Move(id, rec.tok, "cold") for id, rec in records.items() if rec.clean and rec.tier == "warm"]
+            return clean + [Move(id, rec.tok, "warm", "raw", b"f") for id, rec in records.items() if rec.tier == "hot"]
+        made = []
+        for who, fresh, to, frame in drawn:
+            id = self.who(who, lambda rec, to=to: rec.tier == "hot" if to == "warm" else rec.clean)  # type: ignore[misc]
+            warm = to == "warm"
+            made.append(Move(id, self.tok(id, fresh), to, "raw" if warm else "", frame if warm else b""))
+        return made
 
-        return [Move(id, tok(id, which), to, "raw" if to == "warm" else "", frame if to == "warm" else b"")
-                for id, which, to, frame in drawn]  # fmt: skip
-
-    def current(self, id: str) -> str:
-        return self.model.records[id].tok if id in self.model.records else GARBAGE_TOK
+    def tok(self, id: str, fresh: bool) -> str:
+        return self.model.records[id].tok if fresh and id in self.model.records else GARBAGE_TOK
 
     # -- the scripts -----------------------------------------------------------------------------------------------
 
-    @rule(id=ids, tier=st.sampled_from(["hot", "hot", "warm"]), tokens=tokens, content=contents, frame=frames,
-          expected=st.sampled_from(["", "", "", "", "-", "now", "1-999999"]), drawn=moves, type=st.sampled_from(["t/x", ""]))
+    @rule(
+        id=whos,
+        tier=st.sampled_from(["hot", "hot", "warm"]),
+        tokens=tokens,
+        content=contents,
+        frame=frames,
+        expected=st.sampled_from([""] * 7 + ["-", "now", "1-999999"]),
+        drawn=moves,
+        type=st.sampled_from(["t/x", ""]),
+    )
     def put(
-        self, id: str, tier: str, tokens: int, content: bytes, frame: bytes, expected: str,
-        drawn: list[tuple[str, str, str, bytes]], type: str,
+        self, id: Who, tier: str, tokens: int, content: bytes, frame: bytes, expected: str,
+        drawn: Drawn, type: str,
     ) -> None:  # fmt: skip
         tok = next(self.toks)
         self.used.append(tok)
-        self.put_as(tok, id, tier, tokens, content, frame, expected, self.made(drawn), type)
+        self.put_as(tok, id[1], tier, tokens, content, frame, expected, self.made(drawn), type)
 
     def put_as(
         self, tok: str, id: str, tier: str, tokens: int, content: bytes, frame: bytes, expected: str,
@@ -154,31 +182,34 @@ class Shards(RuleBasedStateMachine):
         """A retried put, whatever else it says by now; also one that was refused the first time."""
         self.put_as(self.used[-1 - pick % len(self.used)], id, tier, 1, content, b"f", "", [], "")
 
-    @rule(id=ids, fresh=st.sampled_from([True, True, True, False]), drawn=moves, longer=st.sampled_from([False] * 5 + [True]))
-    def promote(self, id: str, fresh: bool, drawn: list[tuple[str, str, str, bytes]], longer: bool) -> None:
-        tok, moves = self.current(id) if fresh else GARBAGE_TOK, self.made(drawn)
+    @rule(who=whos, fresh=fresh, drawn=moves, longer=st.sampled_from([False] * 7 + [True]))
+    def promote(self, who: Who, fresh: bool, drawn: Drawn, longer: bool) -> None:
+        id = self.who(who, lambda rec: rec.tier in ("warm", "cold"))
+        tok, moves = self.tok(id, fresh), self.made(drawn)
         content = self.model.records[id].content if id in self.model.records else b"x"
         content += b"!" * longer
         before = self.dump()
         answer = self.run(lua.promote(self.shard, id, tok, content, "up", moves))
         self.check(answer, self.model.promote(id, tok, content, moves), before, id)
 
-    @rule(id=ids, fresh=st.sampled_from([True, True, True, False]), frame=frames, drawn=moves)
-    def install(self, id: str, fresh: bool, frame: bytes, drawn: list[tuple[str, str, str, bytes]]) -> None:
-        tok, moves = self.current(id) if fresh else GARBAGE_TOK, self.made(drawn)
+    @rule(who=whos, fresh=fresh, frame=frames, drawn=moves)
+    def install(self, who: Who, fresh: bool, frame: bytes, drawn: Drawn) -> None:
+        id = self.who(who, lambda rec: rec.clean and rec.tier in ("warm", "cold"))
+        tok, moves = self.tok(id, fresh), self.made(drawn)
         before = self.dump()
         answer = self.run(lua.install(self.shard, id, tok, "lz4", frame, "get", moves))
         self.check(answer, self.model.install(id, tok, "lz4", frame, moves), before, id)
 
     @rule(drawn=moves)
-    def demote(self, drawn: list[tuple[str, str, str, bytes]]) -> None:
+    def demote(self, drawn: Drawn) -> None:
         moves = self.made(drawn)
         before = self.dump()
         self.check(self.run(lua.demote(self.shard, "down", moves)), self.model.demote(moves), before)
 
-    @rule(id=ids, fresh=st.sampled_from([True, True, True, False]), size=st.sampled_from([0, 60, 2**40]))
-    def archived(self, id: str, fresh: bool, size: int) -> None:
-        tok = self.current(id) if fresh else GARBAGE_TOK
+    @rule(who=whos, fresh=fresh, size=st.sampled_from([0, 60, 2**40]))
+    def archived(self, who: Who, fresh: bool, size: int) -> None:
+        id = self.who(who, lambda rec: not rec.clean)
+        tok = self.tok(id, fresh)
         before = self.dump()
         answer = self.run(lua.archived(self.shard, id, tok, "key/é", size))
         self.compare(answer, self.model.archived(id, tok, "key/é", size), before)
@@ -207,23 +238,26 @@ class Shards(RuleBasedStateMachine):
         assert (ends is not None) == self.model.pin(id, on)
         assert on == bool(ends) or ends is None
 
-    @rule(id=ids)
-    def pin_runs_out(self, id: str) -> None:
-        if id in self.model.pins:
+    @precondition(lambda self: self.model.pins)
+    @rule(pick=picks)
+    def pin_runs_out(self, pick: int) -> None:
+        for id in sorted(self.model.pins)[pick : pick + 1]:
             self.ask([("ZADD", self.shard.pins, 1, id)])
             self.model.pins[id] = False
 
-    @rule(id=ids)
-    def frame_runs_out(self, id: str) -> None:
+    @rule(who=whos)
+    def frame_runs_out(self, who: Who) -> None:
         """The TTL takes a frame, as Redis does: without telling anybody."""
+        id = self.who(who, lambda rec: rec.tier == "warm" and rec.clean)
         rec = self.model.records.get(id)
         if rec and rec.tier == "warm" and rec.clean:
             self.ask([("DEL", self.shard.frame(id))])
             self.model.records[id] = Rec(**{**vars(rec), "lost": True})
 
-    @rule(drawn=st.lists(ids, min_size=1, max_size=4))
-    def expire(self, drawn: list[str]) -> None:
-        assert self.run(lua.expire(self.shard, drawn)) == self.model.expire(drawn)
+    @rule(drawn=st.lists(whos, min_size=1, max_size=4))
+    def expire(self, drawn: list[Who]) -> None:
+        ids = [self.who(who, lambda rec: rec.lost) for who in drawn]
+        assert self.run(lua.expire(self.shard, ids)) == self.model.expire(ids)
 
     @rule(due=st.booleans())
     def age(self, due: bool) -> None:
@@ -231,7 +265,11 @@ class Shards(RuleBasedStateMachine):
         if due:
             self.model.age()
 
-    @rule(name=st.sampled_from(sorted(LIMITS)), value=st.sampled_from([1, 4, 24]), explicit=st.booleans())
+    @rule(
+        name=st.sampled_from(sorted(LIMITS)),
+        value=st.sampled_from([2, 4, 12, 24]),
+        explicit=st.sampled_from([False, False, True]),
+    )
     def limit(self, name: str, value: int, explicit: bool) -> None:
         """An operator's limit replaces what is stored, also with less than is used; a default does not."""
         assert isinstance(self.run(lua.open_shard(self.shard, [Limit(name, value, explicit)])), lua.Opened)
@@ -293,7 +331,7 @@ class Shards(RuleBasedStateMachine):
     def records_are_right(self, state: dict[str, Any]) -> None:
         shard, model = self.shard, self.model
         found = {k: v for k, v in state.items() if re.search(r"\}:(module|warm|lease|done):", k)}
-        wanted = {shard.module(id): ("hash", record(rec), -1) for id, rec in model.records.items()}
+        wanted: dict[str, Any] = {shard.module(id): ("hash", record(rec), -1) for id, rec in model.records.items()}
         for id, rec in model.records.items():
             if rec.frame is not None and not rec.lost:
                 wanted[shard.frame(id)] = ("string", rec.frame, 1 if rec.clean else -1)
@@ -377,7 +415,7 @@ def open_shard(exchange: Exchange, shard: Shard, limits: dict[str, int]) -> None
     """A new shard in epoch 1."""
     stored = [Limit(name, value, True) for name, value in limits.items()]
     opened = run_script(exchange, lua.open_shard(shard, stored))
-    claim = {"replid": opened.replid} if hasattr(opened, "replid") else {}
+    claim = {"replid": opened.replid} if hasattr(opened, "replid") else {}  # type: ignore[union-attr]
     again = run_script(exchange, lua.open_shard(shard, stored, epoch=1, **claim))  # type: ignore[arg-type]
     assert isinstance(again, lua.Opened)
     assert again.epoch == 1
@@ -387,7 +425,7 @@ def test_the_scripts_do_what_the_model_does(exchange: Exchange) -> None:
     """Fewer examples on fakeredis: a step takes ten times as long there."""
     few = isinstance(exchange, FakeExchange)
     run_state_machine_as_test(
-        lambda: Shards(exchange),
+        lambda: Shards(exchange),  # type: ignore[arg-type]  # any maker of one will do
         settings=settings(
             max_examples=max(1, EXAMPLES // 4) if few else EXAMPLES, stateful_step_count=STEPS, deadline=None,
             suppress_health_check=list(HealthCheck), database=None, print_blob=True,

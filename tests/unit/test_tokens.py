@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
+import importlib.util
 import statistics
 import sysconfig
 import time
@@ -86,15 +86,9 @@ def test_more_than_the_library_allows(exact: TokenCounter) -> None:
 
 
 def test_auto_falls_back_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *args, **kwargs):
-        if name.startswith("bpe_openai"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
+    real = importlib.util.find_spec
     token_counter.cache_clear()
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bpe_openai" else real(name))
     try:
         assert token_counter("auto").name == "estimate"
         with pytest.raises(Invalid, match="distier\\[tokens\\]"):

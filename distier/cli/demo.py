@@ -1,0 +1,227 @@
+"""How the demo looks: a live table where somebody is looking, plain lines elsewhere, and the report."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from distier.demo import Progress, Report, Settings, run
+from distier.plans.statistics import Stats
+
+from . import output
+
+LINE_EVERY_S = 2.0
+PROBLEMS_SHOWN = 10
+
+
+def run_demo(seconds: float, agents: int, modules: int, seed: int, home: Path | None, *, as_json: bool) -> bool:
+    """Run it, show it, report it; whether all checks held."""
+    settings = Settings(seconds, agents, modules, seed, home)
+    with _terminated_as_interrupt(), _view() as view:
+        report = run(settings, view.tell)
+    if as_json:
+        output.emit(report_row(report))
+    else:
+        output.show(*report_view(report))
+        if home is not None:
+            output.say(f"kept in {home}: look around with `distier --home {home} stats`")
+    return report.good
+
+
+@contextmanager
+def _terminated_as_interrupt() -> Iterator[None]:
+    """SIGTERM cleans up as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# -- while it runs ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _view() -> Iterator[LiveView | LineView]:
+    if not sys.stderr.isatty():
+        yield LineView()
+        return
+    with Live(console=Console(stderr=True), transient=True, auto_refresh=False) as live:
+        yield LiveView(live)
+
+
+class LineView:
+    """A line at every new phase, and one now and then in a long one."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+        self._said_s = 0.0
+
+    def tell(self, p: Progress) -> None:
+        now_s = time.monotonic()
+        if p.phase == self._phase and now_s - self._said_s < LINE_EVERY_S:
+            return
+        self._phase, self._said_s = p.phase, now_s
+        output.say("  ".join(part for part in (f"distier demo: {p.phase}", _done(p), _line(p)) if part))
+
+
+class LiveView:
+    """A table that changes in place."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def tell(self, p: Progress) -> None:
+        self._live.update(live_table(p), refresh=True)
+
+
+def _done(p: Progress) -> str:
+    return f"{p.done:.0f} of {p.total:.0f}" if p.total else ""
+
+
+def _line(p: Progress) -> str:
+    if p.stats is None:
+        return ""
+    s = p.stats
+    tiers = f"hot {s.hot.count} ({s.hot.size:,} of {s.hot.max_size:,} tokens), warm {s.warm.count}, cold {s.cold.count}"
+    return f"{tiers}; {p.rate:.0f} ops/s" if p.rate else tiers
+
+
+def live_table(p: Progress) -> RenderableType:
+    """How it stands: the phase, the tiers against their budgets, what has happened so far."""
+    head = Table.grid(padding=(0, 1))
+    head.add_row(
+        Text("distier demo", "bold"), Text(p.phase), ProgressBar(p.total or 1, p.done, 24) if p.total else "", _done(p)
+    )
+    if p.stats is None:
+        return head
+    moved = sum(p.moves.values())
+    foot = f"{p.operations:,} operations, {p.rate:,.0f}/s   {moved:,} moves   {p.samples:,} samples of the budgets"
+    return Group(head, "", _tiers(p.stats), "", Text(foot, "dim"))
+
+
+def _tiers(s: Stats) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in ("tier", ">modules", ">tokens", ">stored", ">ratio", "budget"):
+        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", no_wrap=True)
+    hot, warm, cold, n = s.hot, s.warm, s.cold, output.number
+    warm_share = max(warm.count / warm.max_modules, warm.stored_bytes / warm.max_bytes) if warm.max_modules else 0
+    rows = (
+        ("hot", "red", n(hot.count), n(hot.size), output.size(hot.size_bytes), "", hot.size / max(1, hot.max_size)),
+        ("warm", "yellow", n(warm.count), n(warm.tokens), output.size(warm.stored_bytes), output.ratio(warm.ratio),
+         warm_share),
+        ("cold", "blue", n(cold.count), n(cold.tokens), output.size(cold.stored_bytes), output.ratio(cold.ratio), None),
+    )  # fmt: skip
+    for tier, colour, count, tokens, stored, ratio, share in rows:
+        table.add_row(Text(tier, f"bold {colour}"), count, tokens, stored, ratio, _gauge(share, colour))
+    return table
+
+
+def _gauge(share: float | None, colour: str) -> RenderableType:
+    if share is None:
+        return Text("the archive: all of it", "dim")
+    grid = Table.grid(padding=(0, 1))
+    style = {"complete_style": colour, "finished_style": colour}
+    grid.add_row(ProgressBar(1.0, min(share, 1.0), 18, **style), Text(f"{share:.0%}"))  # type: ignore[arg-type]
+    return grid
+
+
+# -- the report ---------------------------------------------------------------------------------------------------------
+
+
+def report_view(r: Report) -> list[RenderableType]:
+    """The report at 80 columns."""
+    assert r.stats is not None
+    s = r.settings
+    tokens = r.stats.hot.size + r.stats.warm.tokens + r.stats.cold.tokens
+    head = (
+        f"{r.modules:,} modules of the standard library, {output.size(r.size_bytes)}, {tokens / 1e6:.1f} M tokens\n"
+        f"{s.agents} agents and 1 worker for {r.work_s:.0f} s: {r.operations:,} operations, "
+        f"{r.operations / r.work_s:,.0f}/s; {r.total_s:.0f} s in all"
+    )
+    checks = [Text.assemble((" ok  " if ok else "FAIL ", "bold green" if ok else "bold red"), what)
+              for ok, what in r.checks()]  # fmt: skip
+    problems = [Text(f"     {problem.text}", "red") for problem in r.problems[:PROBLEMS_SHOWN]]
+    if len(r.problems) > PROBLEMS_SHOWN:
+        problems.append(Text(f"     and {len(r.problems) - PROBLEMS_SHOWN} more", "red"))
+    return ["", Text(head), "", _calls(r), "", _budgets(r), "", _moves(r), "", *checks, *problems]
+
+
+def percentile(times_us: list[int], share: float) -> int:
+    """The smallest time that `share` of all do not exceed; 0 for none."""
+    ordered = sorted(times_us)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0
+
+
+def _ms(us: float) -> str:
+    ms = us / 1000
+    return f"{ms:.2f} ms" if ms < 10 else f"{ms:.0f} ms"
+
+
+CALLS = ("get near", "get hot", "get warm", "get cold", "get miss", "get_many", "put", "delete", "promote", "demote")
+
+
+def _calls(r: Report) -> RenderableType:
+    gets = sum(len(times) for kind, times in r.times_us.items() if kind.startswith("get "))
+    rows = []
+    for kind in CALLS:
+        times = r.times_us.get(kind, [])
+        if times:
+            share = f"{len(times) / gets:.0%}" if kind.startswith("get ") else ""
+            note = "of 8 modules" if kind == "get_many" else ""
+            p50, p99 = (_ms(percentile(times, p)) for p in (0.5, 0.99))
+            rows.append((kind, output.number(len(times)), share, p50, p99, note))
+    return output.table(("call", ">count", ">share", ">p50", ">p99", ""), rows)
+
+
+def _budgets(r: Report) -> RenderableType:
+    assert r.stats is not None
+    ratios = {"hot tokens": "", "warm modules": "", "warm bytes": f"lz4 {output.ratio(r.stats.warm.ratio)}"}
+    rows = [
+        (name, output.number(most), output.number(used), f"{used / most:.1%}", ratios.get(name, ""))
+        for name, (used, most) in r.peaks.items()
+    ]
+    cold = r.stats.cold
+    rows.append(("archive bytes", "none", output.number(cold.stored_bytes), "", f"xz {output.ratio(cold.ratio)}"))
+    return output.table(("budget", ">limit", ">most seen", ">share", "ratio"), rows)
+
+
+def _moves(r: Report) -> RenderableType:
+    rows = [(f"{a} > {b}", reason, output.number(n)) for (a, b, reason), n in r.moves.most_common(9)]
+    rest = sum(r.moves.values()) - sum(n for _, n in r.moves.most_common(9))
+    if rest:
+        rows.append(("others", "", output.number(rest)))
+    return output.table(("move", "reason", ">count"), rows)
+
+
+def report_row(r: Report) -> dict[str, Any]:
+    """The report for JSON; times in microseconds."""
+    times = {
+        kind: {"count": len(t), "p50_us": percentile(t, 0.5), "p99_us": percentile(t, 0.99)}
+        for kind, t in r.times_us.items()
+    }
+    return {
+        "good": r.good, "modules": r.modules, "size_bytes": r.size_bytes, "operations": r.operations,
+        "load_s": round(r.load_s, 3), "work_s": round(r.work_s, 3), "check_s": round(r.check_s, 3),
+        "total_s": round(r.total_s, 3), "hits": r.hits, "calls": times, "counts": r.counts,
+        "moves": [{"from": a, "to": b, "reason": why, "count": n} for (a, b, why), n in r.moves.most_common()],
+        "budgets": {name: {"most_seen": used, "limit": most} for name, (used, most) in r.peaks.items()},
+        "samples": r.samples, "stats": output.stats_row(r.stats) if r.stats else None, "worker": r.worker,
+        "checks": [{"ok": ok, "what": what} for ok, what in r.checks()], "problems": [p.text for p in r.problems],
+    }  # fmt: skip

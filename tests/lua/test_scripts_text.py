@@ -1,0 +1,264 @@
+"""The scripts as texts: their headers, their flags, the function library; and what they refuse before they write."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import Any
+
+import pytest
+from redis.exceptions import ResponseError
+
+from distier import lua
+from distier.domain.keys import Shard
+from distier.drive.common import words
+from distier.effects import RunScript
+from distier.errors import Corrupt, DistierError, Invalid, Recovering
+from distier.lua import VERBS, Limit, Move
+from distier.stores.redis import Exchange
+from tests.fakes import dump
+from tests.lua.test_scripts_model import open_shard, run_script, untimed
+
+MAX_LINES = 66
+FREES_MEMORY = {"open", "demote", "archived", "delete", "pin", "expire", "age", "release"}
+TAKES_MEMORY = {"put", "promote", "install", "touch"}
+LIMITS = {"hot_tokens": 10, "hot_bytes": 100, "warm_modules": 3, "warm_bytes": 100, "warm_ttl_ms": 1_000_000}
+SHARD = Shard("ns", 0, 1)
+FOREIGN = {"string": ("RPUSH", "foreign"), "hash": ("SET", "foreign"), "zset": ("SET", "foreign"), "stream": ("SET", "x")}
+
+
+def text(verb: str) -> str:
+    return resources.files("distier.lua").joinpath(f"{verb}.lua").read_text("utf-8")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_script_says_what_it_does(verb: str) -> None:
+    lines = text(verb).splitlines()
+    header = [line for line in lines if line.startswith("-- ")]
+    assert lines[0].startswith("-- flags:")
+    for word in ("KEYS", "RETURNS", "KEEPS"):
+        assert any(line.startswith(f"-- {word}") for line in header), f"{verb}.lua has no {word} in its header"
+    if "ARGV[" in text(verb):
+        assert any(line.startswith("-- ARGV") for line in header)
+    assert len(lines) <= MAX_LINES
+
+
+def test_every_script_is_known() -> None:
+    names = {p.name.removesuffix(".lua") for p in resources.files("distier.lua").iterdir() if p.name.endswith(".lua")}
+    assert names == {*VERBS, "prelude"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_flags(verb: str) -> None:
+    """What frees memory runs at `maxmemory`; what takes it is refused there; what only looks cannot write."""
+    flags = set(lua.flags_of(verb).split(",")) - {""}
+    writes = re.findall(r"call\('(\w+)'", text(verb)) or ["via the prelude"]
+    if verb in FREES_MEMORY:
+        assert flags == {"allow-oom"}
+    elif verb in TAKES_MEMORY:
+        assert flags == set()
+    elif "no-writes" in flags:
+        assert not {w for w in writes if w in ("SET", "HSET", "DEL", "UNLINK", "ZADD", "ZREM", "XADD", "HINCRBY")}
+    else:
+        assert verb in ("reserve", "adopt"), f"say here whether {verb} frees memory"
+    assert ("no-writes" in flags) == (verb in ("where", "state"))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_script_looks_for_keys_or_runs_unbounded(verb: str) -> None:
+    code = "\n".join(line.partition("--")[0] for line in text(verb).splitlines())
+    assert not re.search(r"call\('(KEYS|SCAN|FLUSHALL|FLUSHDB|EVAL)'", code)
+
+
+def test_a_script_is_named_by_its_own_sha(real_exchange: Exchange) -> None:
+    for verb in VERBS:
+        script = lua.script(verb)
+        assert ask(real_exchange, ("SCRIPT", "LOAD", script.source)) == script.sha.encode()
+
+
+def test_the_function_library_loads_and_answers(real_exchange: Exchange) -> None:
+    fill(real_exchange)
+    ask(real_exchange, ("FUNCTION", "LOAD", "REPLACE", lua.library()))
+    call = lua.where(SHARD, "hot")
+    reply = ask(real_exchange, ("FCALL_RO", "distier_where", len(call.keys), *call.keys, *call.args))
+    seen, by_script = call.parse(reply), run_script(real_exchange, call)
+    assert seen == by_script
+    assert seen is not None
+    assert seen.fields[b"tier"] == b"hot"
+    listed = ask(real_exchange, ("FUNCTION", "LIST", "LIBRARYNAME", "distier"))[0]
+    names = {bytes(f[b"name"]).decode() for f in listed[b"functions"]}
+    assert names == {f"distier_{verb}" for verb in VERBS}
+
+
+# -- refused before anything is written --------------------------------------------------------------------------
+
+
+def ask(exchange: Exchange, command: Sequence[Any]) -> Any:
+    reply = exchange.exchange(SHARD, [tuple(command)], 10.0)[0]
+    assert not isinstance(reply, Exception), reply
+    return reply
+
+
+def state(exchange: Exchange) -> dict[str, Any]:
+    return untimed(dump(lambda commands: exchange.exchange(SHARD, commands, 10.0)))
+
+
+def tok(id: str) -> str:
+    return id.encode().hex().rjust(32, "0")
+
+
+def fill(exchange: Exchange) -> None:
+    """Modules in every state: hot, warm, cold, clean, dirty, deleted, pinned, used; hot and warm are full."""
+    ask(exchange, ("FLUSHALL",))
+    open_shard(exchange, SHARD, LIMITS)
+    run_script(exchange, put("deleted", "hot"))
+    run_script(exchange, lua.delete(SHARD, "deleted", tok("d")))
+    for id, tier in [("hot", "hot"), ("hot2", "hot"), ("warm", "warm"), ("warm-dirty", "warm"), ("gone", "warm")]:
+        assert isinstance(run_script(exchange, put(id, tier)), lua.Put)
+        if id in ("warm", "gone"):
+            run_script(exchange, lua.archived(SHARD, id, tok(id), "key", 5))
+    cold = put("cold", "warm", moves=[Move("gone", tok("gone"), "cold")])
+    assert isinstance(run_script(exchange, cold), lua.Put)
+    run_script(exchange, lua.archived(SHARD, "cold", tok("cold"), "key", 5))
+    run_script(exchange, lua.demote(SHARD, "x", [Move("cold", tok("cold"), "cold")]))
+    install = lua.install(SHARD, "gone", tok("gone"), "raw", b"frame", "get")
+    assert isinstance(run_script(exchange, install), lua.Applied)
+    ask(exchange, ("DEL", SHARD.frame("gone")))
+    run_script(exchange, lua.pin(SHARD, "hot2", 1_000_000))
+    run_script(exchange, lua.touch(SHARD, [("hot", 1), ("warm", 1)]))
+    ask(exchange, ("SET", SHARD.lease("hot"), "me"))
+
+
+def put(id: str, tier: str, name: str = "", moves: Sequence[Move] = ()) -> RunScript[Any]:
+    return lua.put(
+        SHARD, id, tok(name or id), tier=tier, expected="", tokens=4, size_bytes=5, body=b"bytes",
+        codec="" if tier == "hot" else "raw", fields=("type", "t/x"), moves=moves,
+    )  # fmt: skip
+
+
+def down(id: str, to: str = "warm") -> Move:
+    return Move(id, tok(id), to, "raw" if to == "warm" else "", b"frame" if to == "warm" else b"")
+
+
+ROOM = [down("warm", "cold"), down("hot")]
+
+CALLS: dict[str, Callable[[], RunScript[Any]]] = {
+    "put hot, evicting": lambda: put("new", "hot", moves=ROOM),
+    "put warm, evicting": lambda: put("new", "warm", moves=[down("warm", "cold")]),
+    "put over hot": lambda: put("hot", "hot", "newer"),
+    "put over warm": lambda: put("warm-dirty", "warm", "newer"),
+    "promote, evicting": lambda: lua.promote(SHARD, "warm-dirty", tok("warm-dirty"), b"bytes", "up", [down("hot")]),
+    "install, evicting": lambda: lua.install(SHARD, "cold", tok("cold"), "raw", b"f", "get", [down("warm", "cold")]),
+    "demote": lambda: lua.demote(SHARD, "down", ROOM),
+    "archived hot": lambda: lua.archived(SHARD, "hot", tok("hot"), "key", 9),
+    "archived warm": lambda: lua.archived(SHARD, "warm-dirty", tok("warm-dirty"), "key", 9),
+    "archived deleted": lambda: lua.archived(SHARD, "deleted", tok("d"), "key", 0),
+    "delete": lambda: lua.delete(SHARD, "hot", tok("d2")),
+    "touch": lambda: lua.touch(SHARD, [("hot", 1), ("warm", 2), ("warm-dirty", 1)]),
+    "pin": lambda: lua.pin(SHARD, "hot", 1000),
+    "unpin": lambda: lua.pin(SHARD, "hot2", 0),
+    "expire": lambda: lua.expire(SHARD, ["gone", "warm", "hot"]),
+    "age": lambda: lua.age(SHARD, 0),
+    "release": lambda: lua.release(SHARD, SHARD.lease("hot"), "me"),
+    "open": lambda: lua.open_shard(SHARD, [Limit("hot_tokens", 11, True)]),
+    "where": lambda: lua.where(SHARD, "hot"),
+}
+
+
+def test_every_script_is_tried() -> None:
+    tried = {call().script.name for call in CALLS.values()}
+    assert tried == set(VERBS) - {"state", "reserve", "adopt"}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_call_writes_when_nothing_is_wrong(exchange: Exchange, name: str) -> None:
+    """Else the tests below would prove nothing."""
+    fill(exchange)
+    before = state(exchange)
+    call = CALLS[name]()
+    answer = run_script(exchange, call)
+    assert not isinstance(answer, lua.Over | lua.Refused)
+    if name not in ("where", "age"):
+        assert state(exchange) != before or name == "pin", answer
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_foreign_key_fails_the_call_and_nothing_is_written(exchange: Exchange, name: str) -> None:
+    """Redis does not undo what a script wrote before it failed: scripts look at every key before they write."""
+    fill(exchange)
+    kept = dump(lambda commands: exchange.exchange(SHARD, commands, 10.0))
+    partial = []
+    for i, key in enumerate(CALLS[name]().keys):
+        type = kept[key][0] if key in kept else "string" if re.search(r":(warm|done|lease):", key) else "hash"
+        fill(exchange)
+        ask(exchange, ("DEL", key))
+        verb, value = FOREIGN[type]
+        ask(exchange, (verb, key, value))
+        before = state(exchange)
+        try:
+            run_script(exchange, CALLS[name]())
+        except DistierError as e:
+            if not isinstance(e, Corrupt):
+                partial.append(f"key {i + 1} ({key}): {type} makes {e!r}")
+            if state(exchange) != before:
+                partial.append(f"key {i + 1} ({key}): wrote before it failed: {changed(before, state(exchange))}")
+    assert not partial, "\n".join(partial)
+
+
+def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+
+
+REFUSING = sorted(set(CALLS) - {"open", "release", "where"})
+
+
+@pytest.mark.parametrize("name", REFUSING)
+def test_nothing_is_written_to_a_shard_of_another_layout(exchange: Exchange, name: str) -> None:
+    fill(exchange)
+    ask(exchange, ("HSET", SHARD.epoch, "layout", "99"))
+    before = state(exchange)
+    with pytest.raises(Invalid, match="key layout 99"):
+        run_script(exchange, CALLS[name]())
+    assert state(exchange) == before
+
+
+@pytest.mark.parametrize("name", REFUSING)
+def test_nothing_is_written_to_a_shard_without_an_epoch(exchange: Exchange, name: str) -> None:
+    fill(exchange)
+    ask(exchange, ("DEL", SHARD.epoch))
+    before = state(exchange)
+    with pytest.raises(Recovering):
+        run_script(exchange, CALLS[name]())
+    assert state(exchange) == before
+
+
+def test_open_refuses_another_layout_and_another_number_of_shards(exchange: Exchange) -> None:
+    fill(exchange)
+    before = state(exchange)
+    with pytest.raises(Invalid, match="was made with shards 1"):
+        run_script(exchange, lua.open_shard(Shard("ns", 0, 2), []).__class__(
+            SHARD, lua.script("open"), SHARD.fixed, lua.open_shard(Shard("ns", 0, 2), []).args,
+            lua.open_shard(Shard("ns", 0, 2), []).parse,
+        ))  # fmt: skip
+    ask(exchange, ("HSET", SHARD.epoch, "layout", "99"))
+    with pytest.raises(Invalid, match="was made with layout 99"):
+        run_script(exchange, lua.open_shard(SHARD, []))
+    ask(exchange, ("HSET", SHARD.epoch, "layout", "1"))
+    assert state(exchange) == before
+
+
+def test_at_maxmemory_what_frees_runs_and_what_takes_is_refused(real_exchange: Exchange) -> None:
+    fill(real_exchange)
+    ask(real_exchange, ("CONFIG", "SET", "maxmemory", "1"))
+    try:
+        for name, make in CALLS.items():
+            call = make()
+            reply = real_exchange.exchange(SHARD, [words(call)], 10.0)[0]
+            if isinstance(reply, ResponseError) and "NOSCRIPT" in type(reply).__name__.upper() + str(reply):
+                real_exchange.exchange(SHARD, [("SCRIPT", "LOAD", call.script.source)], 10.0)
+                reply = real_exchange.exchange(SHARD, [words(call)], 10.0)[0]
+            refused = isinstance(reply, Exception)
+            assert refused == (call.script.name in TAKES_MEMORY), f"{name}: {reply!r}"
+    finally:
+        ask(real_exchange, ("CONFIG", "SET", "maxmemory", "0"))

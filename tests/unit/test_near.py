@@ -1,0 +1,671 @@
+"""The near cache without a server: its budgets, its tickets, and every order in which things may arrive.
+
+`Arrivals` is the proof of the argument at the top of `distier/near.py`: a model of a server with an event loop (replies
+of a turn before its pushes), of a wire that delays, loses and breaks, of reads whose replies overtake pushes, and of
+this process's own writes; the real cache and the real tracker (without its thread) stand against it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import hiredis
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from distier.config import Config
+from distier.domain.module import Module
+from distier.domain.order import Order
+from distier.domain.tokens import token_counter
+from distier.drive.common import Counters, UseBuffer
+from distier.near import ENTRY_BYTES, Near, NearCache, Reading, Ticket, Tracker, _ids_of, _Refused
+from distier.plans.space import Space
+
+STALENESS_S = 5.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def module(id: str, *, version: int = 1, size_bytes: int = 10, tokens: int = 1, tier: Any = "hot", meta: Any = None):
+    return Module(
+        id, b"x" * size_bytes, "text/plain", tokens, "given", (), meta or {}, Order(1, version, "0" * 32),
+        "", tier, 0, 0,
+    )  # fmt: skip
+
+
+def cache_of(clock: Clock | None = None, **other: int) -> NearCache:
+    limits = {"max_tokens": 1000, "max_bytes": 1000_000, "max_entries": 100} | other
+    cache = NearCache(**limits, staleness_s=STALENESS_S, clock=clock or Clock())
+    cache.go_live()
+    return cache
+
+
+def keep(cache: NearCache, *modules: Module) -> list[bool]:
+    done = []
+    for m in modules:
+        ticket = cache.begin(m.id)
+        assert ticket is not None
+        done.append(cache.fill(ticket, m))
+    return done
+
+
+def held(cache: NearCache) -> str:
+    return "".join(id for id in "abcdefgh" if id in cache)
+
+
+# -- budgets and the order of leaving ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "one"),
+    [
+        ({"max_entries": 3}, {}),
+        ({"max_tokens": 30}, {"tokens": 10}),
+        ({"max_bytes": 3 * (ENTRY_BYTES + 100)}, {"size_bytes": 100}),
+    ],
+    ids=["entries", "tokens", "bytes"],
+)
+def test_each_budget_holds_and_the_least_recently_used_leaves(limits: dict[str, int], one: dict[str, int]) -> None:
+    cache = cache_of(None, **limits)
+    keep(cache, module("a", **one), module("b", **one), module("c", **one))
+    assert held(cache) == "abc"
+    assert cache.get("a") and cache.get("c") and cache.get("a")
+    keep(cache, module("d", **one))
+    assert held(cache) == "acd"
+    keep(cache, module("e", **one))
+    assert held(cache) == "ade"
+    assert (cache.tokens, len(cache)) == (3 * one.get("tokens", 1), 3)
+    assert cache.size_bytes == 3 * (ENTRY_BYTES + one.get("size_bytes", 10))
+
+
+def test_one_large_module_makes_several_leave() -> None:
+    cache = cache_of(max_tokens=10)
+    keep(cache, *(module(id, tokens=2) for id in "abcde"))
+    keep(cache, module("f", tokens=7))
+    assert held(cache) == "ef" and cache.tokens == 9
+
+
+def test_what_is_larger_than_a_budget_is_not_held_and_drops_nothing() -> None:
+    cache = cache_of(max_tokens=10, max_bytes=5000)
+    assert keep(cache, module("a"), module("b", tokens=11), module("c", size_bytes=5000)) == [True, False, False]
+    assert held(cache) == "a"
+
+
+def test_meta_counts() -> None:
+    cache = cache_of(max_bytes=50_000)
+    assert keep(cache, module("a", meta={"k": "v" * 60_000})) == [False]
+
+
+def test_a_new_version_takes_the_old_one_s_place_in_the_sums() -> None:
+    cache = cache_of()
+    keep(cache, module("a", tokens=5), module("a", tokens=3, version=2))
+    found = cache.get("a")
+    assert found and found.version.ver == 2 and (cache.tokens, len(cache)) == (3, 1)
+
+
+def test_uses_are_exact_and_each_is_told_once_whatever_leaves() -> None:
+    cache = cache_of(max_entries=2)
+    keep(cache, module("a"), module("b"))
+    for id in "abbax":
+        cache.get(id)
+    keep(cache, module("c"), module("d"))
+    cache.invalidate("cd")
+    cache.get("c")
+    assert cache.take_uses() == {"a": 2, "b": 2}
+    assert not cache.take_uses()
+
+
+def test_threads_lose_no_hit() -> None:
+    cache = cache_of(max_entries=5)
+    keep(cache, *(module(id) for id in "abcd"))
+    n, taken, running = 20_000, Counter[str](), threading.Event()
+
+    def hit(id: str) -> None:
+        hits[id] = sum(cache.get(id) is not None for _ in range(n))
+
+    def take() -> None:
+        while not running.is_set():
+            taken.update(cache.take_uses())
+
+    hits: dict[str, int] = {}
+    threads = [threading.Thread(target=hit, args=(id,)) for id in "aabcd"[1:]]
+    taker = threading.Thread(target=take)
+    for thread in [*threads, taker]:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    running.set()
+    taker.join()
+    taken.update(cache.take_uses())
+    assert taken == hits == dict.fromkeys("abcd", n)
+
+
+# -- tickets -----------------------------------------------------------------------------------------------------------
+
+
+def begun(cache: NearCache, id: str) -> Ticket:
+    ticket = cache.begin(id)
+    assert ticket is not None
+    return ticket
+
+
+def test_an_invalidation_during_a_read_wins() -> None:
+    cache = cache_of()
+    ticket = begun(cache, "a")
+    other = begun(cache, "b")
+    cache.invalidate(["a"])
+    assert not cache.fill(ticket, module("a")) and cache.fill(other, module("b"))
+    assert held(cache) == "b"
+
+
+def test_reads_of_one_id_share_a_ticket_so_that_a_crowd_is_not_starved() -> None:
+    cache = cache_of()
+    first, second = begun(cache, "a"), begun(cache, "a")
+    assert cache.fill(first, module("a")) and held(cache) == "a"
+    third = begun(cache, "a")
+    assert not cache.fill(second, module("a", version=0)), "its ticket ended with the fill"
+    cache.invalidate(["a"])
+    assert not cache.fill(third, module("a")) and held(cache) == ""
+
+
+def test_a_ticket_that_is_given_back_fills_nothing_and_leaves_nothing_behind() -> None:
+    cache = cache_of()
+    with pytest.raises(ZeroDivisionError), Reading(cache, ["a", "b"]) as reading:
+        reading.fill({"a": None, "b": module("b")})
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), Reading(cache, ["a", "c"]):
+        raise ZeroDivisionError
+    assert held(cache) == "b" and not cache._reading
+
+
+@pytest.mark.parametrize("event", ["flush", "lost", "go_live"])
+def test_what_was_begun_before_a_flush_or_another_connection_does_not_fill(event: str) -> None:
+    cache = cache_of()
+    keep(cache, module("a"))
+    ticket = begun(cache, "b")
+    getattr(cache, event)()
+    assert held(cache) == "" and not cache.fill(ticket, module("b"))
+    cache.go_live()
+    assert not cache.fill(ticket, module("b")) and held(cache) == ""
+    assert (cache.tokens, cache.size_bytes) == (0, 0)
+
+
+def test_no_ticket_before_tracking_is_confirmed() -> None:
+    cache = NearCache(max_tokens=1, max_bytes=5000, max_entries=1, staleness_s=1)
+    assert cache.begin("a") is None
+    cache.go_live()
+    keep(cache, module("a"))
+    cache.lost()
+    assert cache.begin("a") is None and cache.get("a") is None
+
+
+def test_during_a_write_nothing_fills() -> None:
+    cache = cache_of()
+    keep(cache, module("a"))
+    before = begun(cache, "a")
+    cache.start_writing(["a"])
+    cache.start_writing(["a", "b"])
+    assert held(cache) == "" and cache.begin("a") is None and not cache.fill(before, module("a"))
+    cache.end_writing(["a"])
+    assert cache.begin("a") is None and cache.begin("b") is None
+    cache.end_writing(["a", "b"])
+    assert keep(cache, module("a", version=2)) == [True] and not cache._writing
+
+
+# -- age ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_hit_is_younger_than_the_staleness_since_the_last_confirmation() -> None:
+    clock = Clock()
+    cache = cache_of(clock)
+    keep(cache, module("a"))
+    clock.now_s += STALENESS_S - 0.01
+    assert cache.get("a")
+    clock.now_s += 0.01
+    assert cache.get("a") is None and not cache.is_fresh
+    cache.confirm(clock.now_s - 1)
+    assert cache.get("a"), "it was not dropped: nothing was missed"
+    cache.confirm(clock.now_s - 3)
+    clock.now_s += 3.9
+    assert cache.get("a"), "an earlier confirmation takes nothing back"
+    clock.now_s += 0.1
+    assert cache.get("a") is None
+
+
+def test_a_confirmation_of_a_lost_connection_is_worth_nothing() -> None:
+    cache = cache_of()
+    cache.lost()
+    cache.confirm(2000.0)
+    assert not cache.is_fresh
+
+
+def test_the_age_is_looked_at_before_the_entry() -> None:
+    """A thread that sleeps between the two must not pair an old entry with a new confirmation."""
+    clock = Clock()
+    cache = cache_of(clock)
+    keep(cache, module("a", version=1))
+    clock.now_s += 100  # a black hole; the connection is lost, and found again, while a reader stands in the middle
+
+    class Slow(dict[str, Module]):
+        def get(self, id: str, default: Any = None) -> Any:
+            found = super().get(id)
+            cache.confirm(clock.now_s)
+            return found
+
+    cache._modules = Slow(cache._modules)
+    assert cache.get("a") is None
+
+
+def test_used_often_enough_for_hot_is_dropped_where_it_is_not_from_there() -> None:
+    cache = cache_of()
+    keep(cache, module("a", tier="warm"), module("b", tier="warm"), module("c"), module("d", tier="cold"))
+    cache.drop_promotable({"a": 5.0, "b": 4.0, "c": 9.0, "d": 5.5, "x": 9.0}, 5)
+    assert held(cache) == "bc"
+
+
+# -- what is handed out ------------------------------------------------------------------------------------------------
+
+
+def test_meta_cannot_be_changed_under_other_readers() -> None:
+    cache = cache_of()
+    meta = {"a": 1, "tags": ["x", {"y": [2]}]}
+    with Reading(cache, ["a", "b"]) as reading:
+        reading.fill({"a": module("a", meta=copy.deepcopy(meta)), "b": module("b")})
+    a: Any = cache.get("a")
+    b: Any = cache.get("b")
+    assert a and b and a.meta == meta and json.loads(json.dumps(a.meta)) == meta and b.meta == {}
+    for change in (
+        lambda: a.meta.update(b=1), lambda: a.meta["tags"].append(1), lambda: a.meta["tags"][1].clear(),
+        lambda: b.meta.setdefault("k", 1), lambda: a.meta["tags"][1]["y"].sort(), lambda: a.meta["tags"].__iadd__([1]),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match="copy"):
+            change()
+    mine = copy.deepcopy(a.meta)
+    mine["tags"][1]["y"].append(3)
+    assert a.meta == meta
+
+
+def test_ids_of_keys() -> None:
+    keys = [b"distier:{t}:module:a/b", b"distier:{t.3}:module:a%2F%2Fb", b"distier:{t}:module:%C3%BC",
+            b"distier:{t}:module:%ff%", b"distier:{t}:module:\xff", b"distier:{t}:module:a:module:b"]  # fmt: skip
+    assert list(_ids_of(keys)) == ["a/b", "a//b", "ü", "a:module:b"]
+
+
+# -- the tracker's conversation ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Wire:
+    """What the tracker sends is kept, what it is to read is given to `_take`."""
+
+    sent: deque[tuple[Any, ...]] = field(default_factory=deque)
+
+    def send(self, command: Any, timeout_s: float) -> None:
+        self.sent.append(tuple(command))
+
+
+def space_of(**settings: Any) -> Space:
+    return Space(Config(**settings), token_counter("estimate"), False)
+
+
+def tracker_of(cache: NearCache, space: Space | None = None) -> Tracker:
+    tracker = Tracker(cache, space or space_of(), lambda: None, Counters(), UseBuffer())
+    tracker._pinging, tracker._pinged_s = False, float("-inf")
+    return tracker
+
+
+def push(*keys: str) -> Any:
+    return hiredis.PushNotification([b"invalidate", [f"distier:{{default}}:module:{k}".encode() for k in keys]])
+
+
+FLUSHED = hiredis.PushNotification([b"invalidate", None])
+HELLO = {b"server": b"redis", b"proto": 3}
+
+
+def subscribed(cache: NearCache, space: Space | None = None) -> tuple[Tracker, Any]:
+    cache.lost()
+    tracker, wire = tracker_of(cache, space), Wire()
+    tracker._subscribe(wire)  # type: ignore[arg-type]
+    wire.sent.clear()
+    tracker._take(dict(HELLO))
+    tracker._take(b"OK")
+    return tracker, wire
+
+
+def test_it_asks_for_the_records_of_every_shard() -> None:
+    tracker, wire = tracker_of(cache_of(), space_of(namespace="n", shards=2)), Wire()
+    tracker._subscribe(wire)  # type: ignore[arg-type]
+    assert list(wire.sent) == [
+        ("HELLO", 3),
+        ("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "distier:{n.0}:module:", "PREFIX", "distier:{n.1}:module:"),
+    ]
+
+
+def test_pushes_drop_and_unknown_ones_drop_all() -> None:
+    cache = cache_of()
+    tracker, _ = subscribed(cache)
+    assert tracker.status == "on"
+    for unknown in (FLUSHED, hiredis.PushNotification([b"invalidate"]), hiredis.PushNotification([b"news", b"x"])):
+        keep(cache, module("a"), module("b"), module("c"))
+        tracker._take(push("a", "x"))
+        assert held(cache) == "bc"
+        tracker._take(unknown)
+        assert held(cache) == ""
+
+
+@pytest.mark.parametrize(
+    ("hello", "tracking", "why"),
+    [
+        ([b"proto", 2], b"OK", "RESP3"),
+        ({b"proto": 2}, b"OK", "RESP3"),
+        (ResponseError("unknown command 'HELLO'"), b"OK", "unknown command"),
+        (HELLO, ResponseError("NOPERM this user has no permissions to run 'client|tracking'"), "NOPERM"),
+        (HELLO, b"QUEUED", "QUEUED"),
+    ],
+)
+def test_where_it_cannot_follow_it_says_why_and_never_goes_live(hello: Any, tracking: Any, why: str) -> None:
+    cache = cache_of()
+    cache.lost()
+    tracker, wire = tracker_of(cache), Wire()
+    tracker._subscribe(wire)  # type: ignore[arg-type]
+    with pytest.raises(_Refused, match=why):
+        tracker._take(hello)
+        tracker._take(tracking)
+    assert not cache.is_live
+
+
+def test_a_server_that_is_loading_is_asked_again_soon() -> None:
+    tracker, wire = tracker_of(cache_of()), Wire()
+    tracker._subscribe(wire)  # type: ignore[arg-type]
+    tracker._take(dict(HELLO))
+    with pytest.raises(ResponseError, match="LOADING"):
+        tracker._take(ResponseError("LOADING Redis is loading the dataset in memory"))
+
+
+@pytest.mark.parametrize("reply", [ResponseError("LOADING"), ResponseError("BUSY script"), b"PANG", [b"pong", b""]])
+def test_only_pong_is_a_heartbeat(reply: Any) -> None:
+    cache = cache_of()
+    tracker, wire = subscribed(cache)
+    tracker._ping(wire, 2000.0)
+    with pytest.raises(RedisConnectionError):
+        tracker._take(reply)
+
+
+def test_a_reply_that_nobody_asked_for_ends_the_connection() -> None:
+    tracker, _ = subscribed(cache_of())
+    with pytest.raises(RedisConnectionError):
+        tracker._take(b"PONG")
+
+
+def test_uses_are_sent_when_due_loaded_when_unknown_and_promotable_ones_are_dropped() -> None:
+    cache = cache_of()
+    tracker, wire = subscribed(cache)
+    keep(cache, module("a", tier="warm"), module("b"))
+    for _ in range(3):
+        cache.get("a")
+    tracker._send_uses(wire, 0.0)
+    assert not wire.sent and tracker._counters.snapshot() == {"hits.near": 3}
+    tracker._send_uses(wire, 1e9)
+    (evalsha,) = wire.sent
+    assert evalsha[0] == "EVALSHA" and evalsha[-2:] == ("a", 3)
+    tracker._take(ResponseError("NOSCRIPT No matching script"))
+    assert [c[:2] for c in wire.sent] == [evalsha[:2], ("SCRIPT", "LOAD"), evalsha[:2]]
+    tracker._take(b"sha")
+    tracker._take([b"OK", [b"5"]])
+    assert held(cache) == "b" and "touches.lost" not in tracker._counters.snapshot()
+
+
+@pytest.mark.parametrize("reply", [ResponseError("NOPERM"), [b"RECOVERING"], ResponseError("NOSCRIPT")])
+def test_uses_that_are_refused_are_lost_and_nothing_else(reply: Any) -> None:
+    cache = cache_of()
+    tracker, wire = subscribed(cache)
+    keep(cache, module("a"))
+    cache.get("a")
+    tracker._send_uses(wire, 1e9)
+    while tracker._sent:
+        tracker._take(reply)
+    assert tracker._counters.snapshot() == {"hits.near": 1, "touches.lost": 1} and held(cache) == "a"
+
+
+def test_off_by_configuration_or_without_a_server() -> None:
+    near = Near(space_of(near={"enabled": False}), "redis://127.0.0.1:1", Counters(), UseBuffer())
+    assert near.status == "off: near.enabled is false"
+    bare = Near(space_of(), None, Counters(), UseBuffer())
+    assert bare.status == "off: there is no server to follow"
+    for off in (near, bare):
+        with off.reading(["a"]) as reading, off.writing(["a", 3, None]):
+            reading.fill({"a": module("a")})
+        assert off.get("a") is None and off.stats().count == 0 and off._tracker._thread is None
+        off.close()
+
+
+# -- uses on their way -------------------------------------------------------------------------------------------------
+
+
+def test_no_batch_is_larger_than_a_batch_and_none_is_lost() -> None:
+    shard = space_of().keys.shards[0]
+    uses = UseBuffer()
+    many = {f"m{i}": i + 1 for i in range(3 * UseBuffer.BATCH + 7)}
+    uses.note_many(shard, many, 0.0)
+    call = uses.note(shard, "m5", 0.5, flush=False)
+    assert call is not None, "there is more than a batch"
+    calls = [call, *uses.due(0.5), *uses.due(1.0), *uses.drain()]
+    sent = Counter[str]()
+    for c in calls:
+        pairs = dict(zip(c.args[::2], c.args[1::2], strict=True))
+        assert 0 < len(pairs) <= UseBuffer.BATCH
+        sent.update({str(k): int(v) for k, v in pairs.items()})
+    assert sent == Counter(many) + Counter({"m5": 1})
+    assert "m5" in call.args, "who flushes wants to know its own count"
+    assert not uses.drain() and not uses.due(1e9)
+
+
+def test_a_batch_is_due_after_a_second() -> None:
+    shard = space_of().keys.shards[0]
+    uses = UseBuffer()
+    uses.note_many(shard, {"a": 2}, 10.0)
+    assert not uses.due(10.9) and uses.note(shard, "b", 10.9, flush=False) is None
+    (call,) = uses.due(11.0)
+    assert set(call.args) == {"a", 2, "b", 1}
+
+
+# -- every order of arrivals -------------------------------------------------------------------------------------------
+
+IDS = st.sampled_from(["a", "b", "c"])
+
+
+@dataclass
+class Read:
+    id: str
+    ticket: Ticket | None
+    saw: int | None = None  # the version, once Redis has executed it
+
+
+@dataclass
+class Write:
+    id: str
+    version: int | None = None
+
+
+class Arrivals(RuleBasedStateMachine):
+    """See the top of this file. Versions count up from 1; `born[id][v]` is when version v + 1 took the place of v."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.cache = cache_of(self.clock, max_entries=2)
+        self.cache.lost()
+        self.now: dict[str, int] = dict.fromkeys("abc", 1)
+        self.ended: dict[tuple[str, int], float] = {}
+        self.acked: dict[str, int] = dict.fromkeys("abc", 0)
+        self.reads: list[Read] = []
+        self.writes: list[Write] = []
+        self.tracker: Tracker | None = None
+        self._no_wire()
+
+    def _no_wire(self) -> None:
+        self.wire = Wire()
+        self.tracking = False  # as the server sees it
+        self.severed = False  # nothing arrives any more, and the client does not know
+        self.turn: list[Any] = []  # replies of this turn of the server's loop
+        self.pushes: list[Any] = []  # and its pushes, which are written after them
+        self.stream: deque[Any] = deque()
+
+    # the server
+
+    def _change(self, id: str) -> int:
+        self.ended[id, self.now[id]] = self.clock.now_s
+        self.now[id] += 1
+        if self.tracking:
+            self.pushes.append(push(id))
+        return self.now[id]
+
+    @rule(id=IDS)
+    def somebody_writes(self, id: str) -> None:
+        self._change(id)
+
+    @rule()
+    def somebody_flushes(self) -> None:
+        tracking, self.tracking = self.tracking, False
+        for id in self.now:
+            self._change(id)
+        self.tracking = tracking
+        if tracking:
+            self.pushes.append(FLUSHED)
+
+    @precondition(lambda self: self.wire.sent)
+    @rule()
+    def server_executes(self) -> None:
+        command = self.wire.sent.popleft()
+        if command[0] == "CLIENT":
+            self.tracking = True
+        reply = {"HELLO": dict(HELLO), "CLIENT": b"OK", "PING": b"PONG"}[command[0]]
+        self.turn.append(reply)
+
+    @rule()
+    def turn_ends(self) -> None:
+        if not self.severed:
+            self.stream += self.turn + self.pushes
+        self.turn, self.pushes = [], []
+
+    # the tracker's connection
+
+    @precondition(lambda self: self.tracker is None)
+    @rule()
+    def connect(self) -> None:
+        self._no_wire()
+        self.tracker = tracker_of(self.cache)
+        self.tracker._subscribe(self.wire)  # type: ignore[arg-type]
+
+    @precondition(lambda self: self.stream)
+    @rule(n=st.integers(1, 4))
+    def arrive(self, n: int) -> None:
+        assert self.tracker
+        while self.stream and n:
+            self.tracker._take(self.stream.popleft())
+            n -= 1
+
+    @precondition(lambda self: self.tracker and self.cache.is_live and not self.tracker._pinging)
+    @rule()
+    def ping(self) -> None:
+        assert self.tracker
+        self.tracker._ping(self.wire, self.clock.now_s)  # type: ignore[arg-type]
+
+    @precondition(lambda self: self.tracker is not None)
+    @rule()
+    def sever(self) -> None:
+        self.severed, self.tracking = True, False
+
+    @precondition(lambda self: self.tracker is not None)
+    @rule()
+    def notice(self) -> None:
+        self.tracker = None
+        self.cache.lost()
+        self._no_wire()
+
+    # this process
+
+    @rule(id=IDS)
+    def read_begins(self, id: str) -> None:
+        self.reads.append(Read(id, self.cache.begin(id)))
+
+    @precondition(lambda self: any(r.saw is None for r in self.reads))
+    @rule(data=st.data())
+    def read_is_executed(self, data: st.DataObject) -> None:
+        read = data.draw(st.sampled_from([r for r in self.reads if r.saw is None]))
+        read.saw = self.now[read.id]
+
+    @precondition(lambda self: any(r.saw is not None for r in self.reads))
+    @rule(data=st.data())
+    def read_ends(self, data: st.DataObject) -> None:
+        read = data.draw(st.sampled_from([r for r in self.reads if r.saw is not None]))
+        self.reads.remove(read)
+        if read.ticket and read.saw:
+            self.cache.fill(read.ticket, module(read.id, version=read.saw))
+
+    @rule(id=IDS)
+    def write_begins(self, id: str) -> None:
+        self.cache.start_writing([id])
+        self.writes.append(Write(id))
+
+    @precondition(lambda self: any(w.version is None for w in self.writes))
+    @rule(data=st.data())
+    def write_is_executed(self, data: st.DataObject) -> None:
+        write = data.draw(st.sampled_from([w for w in self.writes if w.version is None]))
+        write.version = self._change(write.id)
+
+    @precondition(lambda self: self.writes)
+    @rule(data=st.data())
+    def write_ends(self, data: st.DataObject) -> None:
+        """Acknowledged if it was executed; else it failed, and may be executed later by `somebody_writes`."""
+        write = data.draw(st.sampled_from(self.writes))
+        self.writes.remove(write)
+        self.cache.end_writing([write.id])
+        if write.version:
+            self.acked[write.id] = max(self.acked[write.id], write.version)
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, STALENESS_S]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.now_s += seconds
+
+    # what must hold at every moment
+
+    @invariant()
+    def no_hit_is_too_old(self) -> None:
+        for id in "abc":
+            found = self.cache.get(id)
+            if found is None:
+                continue
+            ver = found.version.ver
+            assert ver >= self.acked[id], "older than this process's own write"
+            ended_s = self.ended.get((id, ver), float("inf"))
+            assert self.clock.now_s - ended_s < STALENESS_S, f"{id} v{ver} was replaced at {ended_s}"
+
+    @invariant()
+    def when_all_has_arrived_the_cache_is_right(self) -> None:
+        if self.cache.is_live and self.tracking and not (self.turn or self.pushes or self.stream or self.severed):
+            for id, held_now in self.cache._modules.items():
+                assert held_now.version.ver == self.now[id]
+
+    @invariant()
+    def budgets(self) -> None:
+        assert len(self.cache) <= 2 and self.cache.tokens == len(self.cache) == len(self.cache._costs)
+
+
+Arrivals.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+TestArrivals = Arrivals.TestCase
