@@ -43,6 +43,7 @@ from distier.effects import (
 )
 from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, RedisUnavailable
 from distier.plans.opening import open_space
+from distier.plans.read import LEASE_MS
 from distier.plans.space import Space
 from distier.stores.memory import MemoryArchive
 from distier.stores.redis import Exchange, Words
@@ -299,6 +300,14 @@ def small_config(**overrides: Any) -> Config:
     return load_config({}, **settings | overrides)
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """All of Redis and of the archive (metadata left out: nothing rests on it)."""
+
+    keys: dict[str, tuple[str, Any, int]]
+    objects: Mapping[str, bytes]
+
+
 @dataclass
 class World:
     """One namespace, opened, on fakes; `process()` is a fresh client of it."""
@@ -317,7 +326,25 @@ class World:
         return world
 
     def process(self, name: str = "p", **options: Any) -> PlanRunner:
-        return PlanRunner(self.redis, self.archive, name, **options)
+        """A fresh client. While it waits, the leases of those that died run out, as they do after `LEASE_MS`."""
+
+        def on_sleep(slept_s: float) -> None:
+            if slept_s * 1000 > LEASE_MS:
+                self.end_leases()
+
+        return PlanRunner(self.redis, self.archive, name, **{"on_sleep": on_sleep, **options})
+
+    def end_leases(self) -> None:
+        """What their TTL does in time."""
+        for key in self.ask([("KEYS", "*:lease:*")])[0]:
+            assert self.ask([("PTTL", key)])[0] > 0, f"{key!r} has no TTL: it would block for ever"
+            self.ask([("DEL", key)])
+
+    def ask(self, commands: Sequence[Words]) -> list[Any]:
+        return self.redis.exchange(self.shard, commands, 1.0)
+
+    def dump(self) -> dict[str, tuple[str, Any, int]]:
+        return dump(self.ask)
 
     def run(self, plan: Plan[T], name: str = "other") -> T:
         """Run a plan in a process of its own, without faults."""
@@ -326,6 +353,27 @@ class World:
     @property
     def shard(self) -> Shard:
         return self.space.keys.shards[0]
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(self.dump(), self.objects())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Make Redis and the archive what they were."""
+        flat: Callable[[dict[bytes, bytes]], list[bytes]] = lambda fields: [w for pair in fields.items() for w in pair]
+        writes: dict[str, Callable[[str, Any], list[Words]]] = {
+            "hash": lambda key, fields: [("HSET", key, *flat(fields))],
+            "string": lambda key, value: [("SET", key, value)],
+            "zset": lambda key, members: [("ZADD", key, *(w for member, score in members for w in (score, member)))],
+            "stream": lambda key, entries: [("XADD", key, id, *fields) for id, fields in entries],
+        }
+        commands: list[Words] = [("FLUSHALL",)]
+        for key, (type, value, pttl) in snapshot.keys.items():
+            commands += writes[type](key, value)
+            commands += [("PEXPIRE", key, pttl)] if pttl > 0 else []
+        self.ask(commands)
+        self.archive.delete(list(self.objects()))
+        for key, data in snapshot.objects.items():
+            self.archive.put(key, data, content_type="", metadata={})
 
     def objects(self) -> Mapping[str, bytes]:
         """All objects of the archive."""

@@ -159,6 +159,10 @@ class Shard:
         return self.fixed[5]
 
     @property
+    def uses(self) -> str:
+        return self.fixed[6]
+
+    @property
     def pins(self) -> str:
         return self.fixed[7]
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import warnings
 from collections.abc import Callable
 from functools import cache, cached_property
 from typing import Protocol
@@ -60,7 +61,9 @@ class O200k:
         # At the first count: the tables take 0.7 s and 100 MB, and most processes only read.
         # The binding itself: the public Encoding refuses a million characters or more, builds a list of
         # all tokens only to be measured, and takes `<|endoftext|>` in somebody's text for a command.
-        from bpe_openai import _bindings
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # it opens its tables by `resources.open_binary`
+            from bpe_openai import _bindings
 
         count: Callable[[str], int] = _bindings.tokenizer_for_encoding("o200k_base").count
         return count

@@ -10,7 +10,7 @@ function library for redis-cli (`FUNCTION LOAD`).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1
@@ -24,7 +24,7 @@ from distier.errors import Corrupt, Invalid, Recovering
 
 VERBS = (
     "open", "state", "reserve", "adopt", "put", "promote", "install", "demote", "archived", "delete", "touch", "pin",
-    "expire", "age", "release", "where",
+    "expire", "age", "release", "where", "mend", "redirty", "account",
 )  # fmt: skip
 
 
@@ -134,7 +134,8 @@ class Reserved(NamedTuple):
 
 
 class Adoption(NamedTuple):
-    """What the archive holds of one module, for `adopt`. `kind` is `content`, `deleted`, or `none` (nothing)."""
+    """What the archive holds of one module, for `adopt`. `kind` is `content`, `deleted`, or `none` (nothing). `instead`:
+    the tok of a cold version whose object is lost, which this one replaces though it is older."""
 
     id: str
     epoch: int = 0
@@ -144,12 +145,25 @@ class Adoption(NamedTuple):
     tokens: int = 0
     size_bytes: int = 0
     archived_bytes: int = 0
+    instead: str = ""
     fields: tuple[Word, ...] = ()
 
 
 class Adopted(NamedTuple):
     adopted: int
     verified: int
+
+
+class Mended(NamedTuple):
+    """What is wrong with a module, by the words of `mend.lua`, and which of that has been put right."""
+
+    id: str
+    found: tuple[str, ...]
+    repaired: frozenset[str]
+
+
+class Moving(NamedTuple):
+    """Nothing was done: the shard has changed since it was looked at."""
 
 
 class Seen(NamedTuple):
@@ -368,6 +382,41 @@ def expire(shard: Shard, ids: Sequence[str]) -> RunScript[int]:
 
 def age(shard: Shard, half_life_ms: int) -> RunScript[int]:
     return RunScript(shard, script("age"), shard.fixed, (half_life_ms,), _parse_number)
+
+
+def mend(shard: Shard, ids: Sequence[str], *, repair: bool) -> RunScript[list[Mended]]:
+    """What does not fit together of these modules; with `repair`, put right as far as it needs no content."""
+
+    def parse(reply: Any) -> list[Mended]:
+        _word(reply)
+        words = [[w.decode() for w in found] for found in reply[1]]
+        return [
+            Mended(id, tuple(w.lstrip("+") for w in found), frozenset(w[1:] for w in found if w.startswith("+")))
+            for id, found in zip(ids, words, strict=True)
+        ]
+
+    return RunScript(shard, script("mend"), (*shard.fixed, *_pairs(shard, ids)), (int(repair), *ids), parse)
+
+
+def redirty(shard: Shard, id: str, tok: str) -> RunScript[Applied | Refused]:
+    """Have this version archived anew from its copy here. Sent twice, the second finds it done: `CHANGED`."""
+    keys = (*shard.fixed, *_pairs(shard, [id]))
+    return RunScript(shard, script("redirty"), keys, (id, tok), _parse_change)  # type: ignore[arg-type]
+
+
+def account(
+    shard: Shard, sums: Mapping[str, int], changed: Sequence[str], last_event: str, *, repair: bool
+) -> RunScript[dict[str, int] | Moving]:
+    """What the accounts are off by (kept less counted): `sums` is the recount of all records but those of `changed`."""
+
+    def parse(reply: Any) -> dict[str, int] | Moving:
+        if _word(reply) == "CHANGED":
+            return Moving()
+        return {name.decode(): int(off) for name, off in zip(reply[1::2], reply[2::2], strict=True)}
+
+    keys = (*shard.fixed, *(shard.module(id) for id in changed))
+    flat = tuple(word for item in sums.items() for word in item)
+    return RunScript(shard, script("account"), keys, (int(repair), last_event, *flat), parse)
 
 
 def _parse_number(reply: Any) -> int:

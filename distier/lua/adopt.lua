@@ -2,32 +2,35 @@
 -- Reconciles records with what the archive holds: a greater version there takes the place of the record.
 -- KEYS    1..9 the shard, then record and frame of each id
 -- ARGV    epoch that the archive was listed in, '1' if this ends a listing of everything, then for each id: id, epoch, ver, tok
---         (8 characters do), kind ('content'|'deleted'|'none'), tokens, bytes, archived_bytes, number of further fields, name
---         and value of each
+--         (8 characters do), kind ('content'|'deleted'|'none'), tokens, bytes, archived_bytes, tok of a version that is lost
+--         ('' none), number of further fields, name and value of each
 -- RETURNS {'OK', number adopted, verified} | {'CHANGED'} where the shard is in another epoch by now
--- KEEPS   only a greater version replaces a record; what was checked is marked `seen`; all is `verified` only after a whole listing
+-- KEEPS   only a greater version replaces a record, or any other one a cold record whose object is lost; what was checked is
+--         marked `seen`; all is `verified` only after a whole listing
 local refused = refuse()
 if refused then return refused end
 local epoch = call('HGET', EPOCH, 'epoch')
 if epoch ~= ARGV[1] then return {'CHANGED'} end
 local a, k, adopted, now = 3, 10, 0, now_ms()
 while ARGV[a] do
-  local id, kind, record, n = ARGV[a], ARGV[a + 4], KEYS[k], tonumber(ARGV[a + 8])
+  local id, kind, record, n = ARGV[a], ARGV[a + 4], KEYS[k], tonumber(ARGV[a + 9])
   local old = placed(record)
   local e, v, tok = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), ARGV[a + 3]
   local newer = old.tier == 'none' or e > old.epoch or e == old.epoch and (v > old.ver
     or v == old.ver and string.sub(tok, 1, 8) > string.sub(old.tok, 1, 8))
+    or old.tier == 'cold' and old.clean and old.tok == ARGV[a + 8]
   if kind ~= 'none' and newer then
     count(old, -1)
     local created = old.tier ~= 'none' and call('HGET', record, 'created')
     forget(id, record, KEYS[k + 1])
     if kind == 'deleted' then
+      call('ZREM', PINS, id)
       bury(record, e, v, tok, now)
     else
       local new = {tier = 'cold', tokens = tonumber(ARGV[a + 5]), bytes = tonumber(ARGV[a + 6]), clean = true,
         archived_bytes = tonumber(ARGV[a + 7])}
       count(new, 1)
-      call('HSET', record, 'created', created or now, 'updated', now, unpack(ARGV, a + 9, a + 8 + 2 * n))
+      call('HSET', record, 'created', created or now, 'updated', now, unpack(ARGV, a + 10, a + 9 + 2 * n))
       call('HSET', record, 'tier', 'cold', 'epoch', e, 'ver', v, 'tok', tok, 'tokens', ARGV[a + 5], 'bytes', ARGV[a + 6],
         'clean', '1', 'archived_bytes', ARGV[a + 7], 'seen', epoch)
     end
@@ -38,7 +41,7 @@ while ARGV[a] do
   elseif call('HGET', record, 'seen') ~= epoch then
     call('HSET', record, 'seen', epoch)
   end
-  a, k = a + 9 + 2 * n, k + 2
+  a, k = a + 10 + 2 * n, k + 2
 end
 settle()
 if ARGV[2] == '1' then call('HSET', EPOCH, 'verified', epoch) end

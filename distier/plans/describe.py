@@ -40,7 +40,7 @@ def describe_object(
             fields += [field, known[name]]
     tok = known["tok"] if known.get("tok", "").startswith(order.tok) else order.tok
     numbers = int(known["tokens"]), int(known["bytes"]), size_bytes
-    return Adoption(id, order.epoch, order.ver, tok, "content", *numbers, tuple(fields))
+    return Adoption(id, order.epoch, order.ver, tok, "content", *numbers, fields=tuple(fields))
 
 
 def _tells(known: Mapping[str, str] | None, found: names.VersionObject) -> bool:

@@ -5,41 +5,44 @@ demote idle       hot modules unused for `demotion_threshold`
 keep head-room    demote until `worker.headroom` of hot is free, so that a put seldom has to evict
 expire            account for warm frames that their TTL took
 age               halve the use counts once per half-life
-sweep             delete archive objects that a greater version dominates; never the greatest
+sweep             delete archive objects that nobody needs (`plans/sweep.py`); never the greatest
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from distier.domain import archived as names
 from distier.domain.keys import Shard
-from distier.effects import ArchiveDelete, ArchiveList, Command, Count, NewToken, Parallel, Pipeline, Plan, collect
+from distier.effects import Command, Count, NewToken, Parallel, Pipeline, Plan, collect
 from distier.errors import Corrupt, DistierError, Full, NotFound
 from distier.lua import age, expire
 
 from .move import demote, free_hot
 from .read import give_back
-from .records import chunks, take_lease
+from .records import take_lease
 from .space import Space
+from .sweep import sweep as sweep
 from .writeback import Archived, write_back
 
 BATCH = 64
 LEASE_MS = 30_000
+COUNTED = ("tier", "tokens", "bytes", "clean", "frame_bytes", "archived_bytes")
 
 
 def write_back_due(space: Space, shard: Shard, *, older_than_ms: int | None = None) -> Plan[int]:
-    """Archive dirty versions whose time has come; how many. `older_than_ms` 0 archives all (`flush`).
+    """Archive dirty versions whose time has come; how many. `older_than_ms` 0 archives all (`flush`), also those whose
+    lease another worker has: it may be dead, and who flushes wants to be sure.
 
     Raises the first `DistierError` after having tried each: one damaged module does not keep the others.
     """
     after_ms = space.config.storage_tiers.cold.archive_after_ms if older_than_ms is None else older_than_ms
+    one = write_back if older_than_ms == 0 else _write_back_alone
     done, seen = 0, 0
     failure: DistierError | None = None
     while True:
         ids = yield from _due(shard, shard.dirty, after_ms, seen)
-        for result in (yield from Parallel([_write_back_alone(space, shard, id) for id in ids])):
+        for result in (yield from Parallel([one(space, shard, id) for id in ids])):
             if isinstance(result, DistierError):
                 failure = failure or result
             done += isinstance(result, Archived)
@@ -142,36 +145,6 @@ def maintain(space: Space, shard: Shard, tell: Callable[[dict[str, int]], None])
         raise failure
 
 
-def sweep(space: Space) -> Plan[int]:
-    """Delete the dominated objects of the namespace; how many. Needs no Redis.
-
-    Safe to stop anywhere and to run twice: what is listed decides, and the greatest version of a module is never
-    deleted. All versions of one module lie together in the listing.
-    """
-    prefix, deleted = names.modules_prefix(space.namespace), 0
-    after, group = "", list[names.VersionObject]()
-    while True:
-        page = yield from ArchiveList(prefix, start_after=after)
-        for entry in page:
-            found = names.parse_key(entry.key)
-            if found is None:
-                continue
-            if group and found.directory != group[0].directory:
-                deleted += yield from _delete(names.dominated(group))
-                group = []
-            group.append(found)
-        if not page:
-            return deleted + (yield from _delete(names.dominated(group)))
-        after = page[-1].key
-
-
-def _delete(keys: list[str]) -> Plan[int]:
-    for part in chunks(keys, 1000):
-        yield from ArchiveDelete(part)
-    yield from Count("archive.swept", len(keys))
-    return len(keys)
-
-
 def recount(space: Space, shard: Shard) -> Plan[dict[str, int]]:
     """The usage of a shard counted anew from its records, to compare with `usage`. Exact while nothing is moving."""
     sums: dict[str, int] = {}
@@ -179,8 +152,7 @@ def recount(space: Space, shard: Shard) -> Plan[dict[str, int]]:
     while True:
         words = ("SCAN", cursor, "MATCH", shard.module_pattern(""), "COUNT", 1000)
         after, keys = yield from Command(shard, words, lambda reply: reply)
-        fields = ("tier", "tokens", "bytes", "clean", "frame_bytes", "archived_bytes")
-        calls: list[Command[Any]] = [Command(shard, ("HMGET", key, *fields), lambda r: r) for key in set(keys)]
+        calls: list[Command[Any]] = [Command(shard, ("HMGET", key, *COUNTED), lambda r: r) for key in set(keys)]
         for reply in (yield from Pipeline(calls)):
             _add(sums, collect(reply))
         cursor = int(after)
@@ -189,11 +161,17 @@ def recount(space: Space, shard: Shard) -> Plan[dict[str, int]]:
 
 
 def _add(sums: dict[str, int], values: list[bytes | None]) -> None:
+    for name, n in contribution(values).items():
+        sums[name] = sums.get(name, 0) + n
+
+
+def contribution(values: Sequence[bytes | None]) -> dict[str, int]:
+    """What a record adds to the accounts; `values` are its COUNTED fields."""
     if values[0] is None:
-        return
+        return {}
     tier, clean = values[0].decode(), values[3] == b"1"
     if tier == "deleted" and clean:
-        return  # expires by itself
+        return {}  # expires by itself
     tokens, size_bytes, frame_bytes, archived_bytes = (int(values[i] or 0) for i in (1, 2, 4, 5))
     parts = {f"{tier}_count": 1}
     if not clean:
@@ -202,5 +180,4 @@ def _add(sums: dict[str, int], values: list[bytes | None]) -> None:
         parts |= {f"{tier}_tokens": tokens, f"{tier}_bytes": size_bytes}
         parts |= {"warm_frame_bytes": frame_bytes} if tier == "warm" else {}
         parts |= {"archived_count": 1, "archived_bytes": archived_bytes} if clean else {}
-    for name, n in parts.items():
-        sums[name] = sums.get(name, 0) + n
+    return parts

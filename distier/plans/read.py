@@ -52,10 +52,13 @@ from .space import Space
 LEASE_MS = 10_000
 """How long a lease stays if its holder dies."""
 WAIT_TOTAL_S = 1.0
-"""How long a fetch keeps another one waiting; after that it fetches by itself, lease or no lease. Well below any sensible
-deadline: a holder that was killed must not fail its neighbours."""
+"""How long a fetch keeps another one waiting at most (and a quarter of the deadline); after that it fetches by itself,
+lease or no lease: a holder that was killed must not fail its neighbours."""
 WAIT_FIRST_S = 0.002
 WAIT_MAX_S = 0.05
+LOST_MAX = 5
+"""How often a dirty copy must be missing beside the same record: once or twice it was promoted and demoted between our
+reads."""
 REREADS_MAX = 20
 """A module that changes its place between every two reads of one `get` this often is not moving, it is broken."""
 
@@ -98,6 +101,7 @@ def send_touch(touches: Sequence[Any]) -> Plan[dict[str, float]]:
 
 def read_below(space: Space, shard: Shard, record: Record) -> Plan[Module | None]:
     """The module from its warm or cold copy; promotes it where it has been used often enough."""
+    lost = 0
     for _ in range(REREADS_MAX):
         touch = yield Used(shard, record.id, flush=True)
         calls: list[Any] = [frame_command(shard, record.id), *([touch] if touch else [])]
@@ -115,7 +119,8 @@ def read_below(space: Space, shard: Shard, record: Record) -> Plan[Module | None
             return None
         if again.content is not None:
             return (yield from serve_hot(shard, again.hot_module()))
-        if again == record and not record.clean:
+        lost += again == record and not record.clean
+        if lost >= LOST_MAX:
             raise Corrupt(
                 f"module {record.id!r} ({record.order}) is not archived yet and its only copy is gone or damaged; "
                 "was a key changed by hand? Run `distier doctor`"
@@ -203,7 +208,7 @@ def _fetch_alone(space: Space, shard: Shard, record: Record, hot_now: bool) -> P
             if taken:
                 yield from give_back(shard, lease, holder)
             return None
-        if taken or waited_s >= WAIT_TOTAL_S:
+        if taken or waited_s >= min(WAIT_TOTAL_S, space.config.deadline_ms / 4000):
             return (yield from _fetch_and_keep(space, shard, record, hot_now, lease, holder))
         yield Count("waits.lease")
         yield Sleep(wait_s)

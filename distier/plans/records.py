@@ -79,7 +79,7 @@ def content_of(record: Record, frame: bytes | None) -> Plan[bytes | None]:
     """The checked content of a record from the copies that Redis holds; None if it holds none (any more)."""
     if record.content is not None:
         return check_content(record, record.content, "hot")
-    if frame is None:
+    if frame is None or record.tier != "warm":  # a frame that came after the record was read says nothing about it
         return None
     content = yield from open_frame(record, frame)
     return check_content(record, content, "warm")

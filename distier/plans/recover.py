@@ -70,19 +70,19 @@ def _claim(space: Space, shard: Shard) -> Plan[Claim]:
     while True:
         known = yield from list_epochs(space, shard, 0)
         epoch, tok = max(known, default=0) + 1, (yield from NewToken())
-        yield from ArchivePut(f"{_epochs(space, shard)}{epoch:08d}-{tok[:8]}", b"", "application/octet-stream", {})
+        yield from ArchivePut(f"{epochs_prefix(space, shard)}{epoch:08d}-{tok[:8]}", b"", "application/octet-stream", {})
         if (yield from list_epochs(space, shard, epoch - 1)).count(epoch) == 1:
             modules = yield from ArchiveList(names.modules_prefix(space.namespace), limit=1)
             return Claim(epoch, not modules)
 
 
-def _epochs(space: Space, shard: Shard) -> str:
+def epochs_prefix(space: Space, shard: Shard) -> str:
     return f"{space.namespace}/epochs/{shard.index}/@"
 
 
 def list_epochs(space: Space, shard: Shard, above: int) -> Plan[list[int]]:
     """The numbers of the epochs above `above` that have been claimed, each as often as it was."""
-    prefix = _epochs(space, shard)
+    prefix = epochs_prefix(space, shard)
     after, found = f"{prefix}{above:08d}~" if above else "", list[int]()
     while True:
         page = yield from ArchiveList(prefix, start_after=after)

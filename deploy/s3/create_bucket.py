@@ -1,0 +1,53 @@
+"""Creates the bucket of `storage_tiers.cold.url` where it is missing; waits until the S3 server answers.
+
+For the stand-in of docker-compose.yml. With a real S3, a bucket is made by whoever pays for it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from distier.config import load_config
+
+WAIT_S = 60.0
+EXISTS = ("BucketAlreadyOwnedByYou", "BucketAlreadyExists")
+
+
+def main() -> int:
+    cold = load_config().storage_tiers.cold
+    client = boto3.client(
+        "s3",
+        endpoint_url=cold.endpoint_url,
+        region_name=cold.region or "us-east-1",
+        aws_access_key_id=cold.access_key,
+        aws_secret_access_key=cold.secret_key.get_secret_value() if cold.secret_key else None,
+        config=Config(connect_timeout=2, read_timeout=5, s3={"addressing_style": "path"}),
+    )
+    end_s = time.monotonic() + WAIT_S
+    while True:
+        try:
+            client.create_bucket(Bucket=cold.bucket or "")
+        except ClientError as e:
+            code = e.response["Error"]["Code"]
+            if code in EXISTS:
+                break
+            problem: Exception = e
+        except BotoCoreError as e:
+            problem = e
+        else:
+            break
+        if time.monotonic() > end_s:
+            print(f"no bucket {cold.bucket!r}: {problem}", file=sys.stderr)
+            return 1
+        time.sleep(0.5)
+    print(f"bucket {cold.bucket} is there")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

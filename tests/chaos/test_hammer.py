@@ -1,0 +1,37 @@
+"""The hammer on both kinds of server; see `hammer.py`. `CHAOS=long` runs it for minutes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers import TestServer
+
+ROOT = Path(__file__).parent.parent.parent
+SECONDS = 180 if os.environ.get("CHAOS") == "long" else 10
+
+
+@pytest.mark.timeout(SECONDS * 3 + 60)
+def test_nothing_is_lost_torn_stale_or_over_budget_under_kill_9(server: TestServer, redis_url: str, tmp_path: Path):
+    seed = os.environ.get("CHAOS_SEED", "1")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.chaos.hammer", "--url", redis_url, "--directory", str(tmp_path / "hammer"),
+         "--seconds", str(SECONDS), "--seed", seed],
+        cwd=ROOT, capture_output=True, text=True, timeout=SECONDS * 3 + 50,
+    )  # fmt: skip
+    assert done.stdout, done.stderr
+    found = json.loads(done.stdout)
+    print(json.dumps(found["counts"]), found["kills"], "kills")
+    assert not found["faults"], "\n".join(found["faults"][:40])
+    assert done.returncode == 0, done.stderr
+    counts = found["counts"]
+    # It was a hammer: everything happened, and often enough to mean something.
+    assert found["kills"] >= SECONDS
+    assert counts["samples"] >= SECONDS * 10
+    for what in ("put", "get hot", "get warm", "get cold", "get miss", "delete", "promote", "demote", "pin"):
+        assert counts.get(what, 0) >= 5, (what, counts)

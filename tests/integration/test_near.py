@@ -1,0 +1,620 @@
+"""The near cache on real servers: who changes a record drops it everywhere, and whatever the network does, no hit is
+older than its bound and none older than the process's own writes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import multiprocessing
+import os
+import random  # noqa: TID251 - seeded
+import signal
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+import distier.near
+from distier import Store, connect, connect_async
+from distier.client import archive_of, make_space, resolve
+from distier.domain.tokens import token_counter
+from distier.errors import Conflict, Invalid, Unavailable
+from distier.near import Near
+from distier.plans.write import Item
+from distier.stores.redis import RedisExchange
+from tests.servers import TestServer, poll, running_server
+
+STALENESS_S = 0.5
+
+
+def settings(url: str, tmp_path: Path, **overrides: Any) -> dict[str, Any]:
+    base = {"redis__url": url, "namespace": "t", "near__staleness": f"{STALENESS_S * 1000:g}ms",
+            "storage_tiers__cold__directory": tmp_path / "cold", "counter": token_counter("estimate")}  # fmt: skip
+    return base | overrides
+
+
+@pytest.fixture
+def near(redis_url: str, tmp_path: Path) -> Iterator[Store]:
+    with connect({}, **settings(redis_url, tmp_path)) as store:
+        yield store
+
+
+@pytest.fixture
+def plain(redis_url: str, tmp_path: Path) -> Iterator[Store]:
+    """Another process, as far as Redis can tell: the same namespace without a near cache."""
+    with connect({}, **settings(redis_url, tmp_path, near__enabled=False)) as store:
+        yield store
+
+
+@pytest.fixture
+def own_server(server: TestServer) -> Iterator[TestServer]:
+    """A server to be killed and stopped."""
+    with running_server(server.kind, tcp=True) as own:
+        yield own
+
+
+def is_near(store: Any, *ids: str) -> bool:
+    return all(id in store.near.cache for id in ids)
+
+
+def bring_near(store: Store, *ids: str) -> None:
+    def done() -> bool:
+        assert all(store.get(id) is not None for id in ids)
+        return is_near(store, *ids)
+
+    poll(done, what=f"near {store.near.status}")
+
+
+def text(store: Store, id: str) -> str | None:
+    found = store.get(id)
+    return None if found is None else found.text
+
+
+def trackers(raw: redis.Redis) -> set[str]:
+    return {str(c["id"]) for c in raw.client_list() if c["name"] == "distier-near"}
+
+
+# -- hits --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_hit_asks_nobody_and_is_counted_and_used(near: Store, server: TestServer) -> None:
+    near.put("a", "x" * 100, meta={"k": [1]}, keywords=["w"])
+    first = near.get("a")
+    bring_near(near, "a")
+    assert near.near.status == "on"
+    before = near.stats()
+    with server.client() as raw:
+        calls = raw.info("commandstats")["cmdstat_hgetall"]["calls"]
+        hits = [near.get("a") for _ in range(1000)]
+        assert raw.info("commandstats")["cmdstat_hgetall"]["calls"] <= calls + 2, "only stats() read"
+    assert set(map(id, hits)) == {id(hits[0])} and hits[0] == first
+    after = near.stats()
+    assert (after.near.hits - before.near.hits, after.hits["near"]) == (1000, after.near.hits)
+    assert (after.near.count, after.near.tokens, after.near.status) == (1, first.tokens if first else 0, "on")
+    total = sum(after.hits.values())
+    poll(lambda: (found := near.where("a")) is not None and found.uses == total, what="the uses in Redis")
+
+
+def test_get_many_takes_what_is_near_and_a_long_walk_washes_nothing_out(near: Store) -> None:
+    near.put_many([Item(f"m{i}", f"text {i}") for i in range(300)])
+    bring_near(near, "m1", "m2")
+    found = near.get_many(["m3", "m2", "none", "m1", "m3"])
+    assert list(found) == ["m3", "m2", "none", "m1"] and found["none"] is None
+    assert [m and m.text for m in found.values()] == ["text 3", "text 2", None, "text 1"]
+    assert near.stats().hits["near"] >= 2
+    poll(lambda: near.get_many(["m3"]) and is_near(near, "m3"), what="near through get_many")
+    assert len(near.get_many([f"m{i}" for i in range(300)])) == 300
+    assert near.stats().near.count == 3
+
+
+def test_warm_modules_are_near_too_and_their_hits_promote_them(near: Store, plain: Store) -> None:
+    near.put("w", "warm text " * 50)
+    near.flush()
+    near.demote("w", to="warm")
+    bring_near(near, "w")
+    found = near.get("w")
+    assert found and found.tier == "warm" and plain.where("w").tier == "warm"  # type: ignore[union-attr]
+    poll(lambda: near.get("w") and near.where("w").tier == "hot", what="promotion by near hits")  # type: ignore[union-attr]
+    assert text(near, "w") == "warm text " * 50
+
+
+async def test_the_same_on_an_event_loop(redis_url: str, tmp_path: Path, plain: Store) -> None:
+    store = await connect_async({}, **settings(redis_url, tmp_path))
+    await store.put("a", "1")
+    for n in range(2, 30):
+        for _ in range(200):
+            found = await store.get("a")
+            if is_near(store, "a"):
+                break
+            await asyncio.sleep(0.005)
+        assert is_near(store, "a") and found
+        hits = (await store.stats()).near.hits
+        got = await asyncio.gather(*(store.get("a") for _ in range(50)))
+        assert all(m is found or m == found for m in got)
+        if n % 2:
+            await store.put("a", str(n))
+            assert (found := await store.get("a")) and found.text == str(n)
+        else:
+            plain.put("a", str(n))
+            end = time.monotonic() + STALENESS_S
+            while (await store.get("a")).text != str(n):  # type: ignore[union-attr]
+                assert time.monotonic() < end
+                await asyncio.sleep(0.001)
+    assert hits > 0
+    assert (await store.get_many(["a", "b"]))["b"] is None
+    await store.close()
+    assert store.near.status == "off: closed"
+
+
+# -- who changes it drops it -------------------------------------------------------------------------------------------
+
+
+def expire(raw: redis.Redis, key: bytes) -> None:
+    raw.pexpire(key, 30)
+
+
+def evict(raw: redis.Redis, key: bytes) -> None:
+    raw.config_set("maxmemory-policy", "allkeys-random")
+    raw.config_set("maxmemory", "1")
+    with suppress(redis.ResponseError):
+        raw.set("x", "y")
+    raw.config_set("maxmemory", "0")
+
+
+OPERATORS: dict[str, Callable[[redis.Redis, bytes], object]] = {
+    "DEL": lambda raw, key: raw.delete(key),
+    "UNLINK": lambda raw, key: raw.unlink(key),
+    "HSET": lambda raw, key: raw.hset(key, "content", "typed!"),
+    "HDEL": lambda raw, key: raw.hdel(key, "tier", "content"),
+    "RENAME": lambda raw, key: raw.rename(key, "elsewhere"),
+    "FLUSHALL": lambda raw, key: raw.flushall(),
+    "FLUSHDB ASYNC": lambda raw, key: raw.flushdb(asynchronous=True),
+    "an expiry": expire,
+    "an eviction": evict,
+}
+
+
+@pytest.mark.parametrize("what", OPERATORS)
+def test_an_operator_s_change_drops_it(near: Store, server: TestServer, what: str) -> None:
+    near.put("a/ü b", "plain!")
+    bring_near(near, "a/ü b")
+    key = near.space.shard("a/ü b").module("a/ü b").encode()
+    with server.client() as raw:
+        OPERATORS[what](raw, key)
+        poll(lambda: "a/ü b" not in near.near.cache, timeout_s=3, what=f"the invalidation by {what}")
+        assert near.near.status == "on"
+        if what == "HSET":
+            assert text(near, "a/ü b") == "typed!"
+        elif what in ("DEL", "FLUSHALL"):
+            assert near.get("a/ü b") is None
+
+
+def test_another_process_s_change_arrives_within_milliseconds(near: Store, plain: Store) -> None:
+    waits = []
+    for n in range(50):
+        plain.put("a", str(n))
+        bring_near(near, "a")
+        plain.put("a", f"{n} again")
+        acked_s = time.perf_counter()
+        while text(near, "a") != f"{n} again":
+            pass
+        waits.append(time.perf_counter() - acked_s)
+    waits.sort()
+    print(f"\ninvalidation after the acknowledgement: median {waits[25] * 1e3:.2f} ms, max {waits[-1] * 1e3:.2f} ms")
+    assert waits[25] < 0.02 and waits[-1] < STALENESS_S
+    plain.delete("a")
+    poll(lambda: near.get("a") is None, timeout_s=STALENESS_S, what="the deletion")
+
+
+def test_own_writes_are_read_at_once(near: Store) -> None:
+    bring_writes = 0
+    for n in range(400):
+        near.put("a", str(n))
+        assert text(near, "a") == str(n)
+        bring_writes += is_near(near, "a")
+        assert text(near, "a") == str(n)
+    near.put_many([Item("a", "x"), Item("b", "y")])
+    assert text(near, "a") == "x"
+    bring_near(near, "a", "b")
+    assert near.delete("a") and near.get("a") is None and not near.delete("a")
+    with pytest.raises(Conflict):
+        near.put("b", "z", if_version=0)
+    assert text(near, "b") == "y" and bring_writes
+
+
+# -- connections that end ----------------------------------------------------------------------------------------------
+
+
+def test_kill_9_and_restart(own_server: TestServer, tmp_path: Path) -> None:
+    with connect({}, **settings(own_server.url, tmp_path, deadline="300ms")) as store:
+        store.put("a", "1")
+        bring_near(store, "a")
+        own_server.kill9()
+        poll(lambda: not is_near(store, "a"), timeout_s=STALENESS_S)
+        with pytest.raises(Unavailable):
+            store.get("a")
+        assert store.near.status.startswith("connecting: ConnectionError")
+        own_server.start()
+        poll(lambda: store.near.status == "on", what="the tracker's return")
+        assert len(store.near.cache) == 0
+        bring_near(store, "a")
+        assert text(store, "a") == "1"
+
+
+def test_client_kill_of_the_tracker_flushes_and_it_comes_back(near: Store, server: TestServer) -> None:
+    near.put("a", "1")
+    bring_near(near, "a")
+    with server.client() as raw:
+        poll(lambda: len(trackers(raw)) == 1)
+        (before,) = trackers(raw)
+        raw.client_kill_filter(_id=before)
+        poll(lambda: (now := trackers(raw)) and now != {before} and near.near.status == "on", what="another tracker")
+    assert len(near.near.cache) == 0, "what it held had been unwatched"
+    bring_near(near, "a")
+
+
+def test_a_stopped_server_is_believed_for_the_bound_and_no_longer(own_server: TestServer, tmp_path: Path) -> None:
+    with connect({}, **settings(own_server.url, tmp_path, deadline="300ms")) as store:
+        store.put("a", "1")
+        bring_near(store, "a")
+        os.kill(own_server.pid, signal.SIGSTOP)
+        stopped_s = time.monotonic()
+        try:
+            while store.near.get("a"):
+                assert time.monotonic() - stopped_s < STALENESS_S + 0.1
+            assert store.near.status.startswith(("bypassed", "connecting"))
+            with pytest.raises(Unavailable):
+                store.get("a")
+        finally:
+            os.kill(own_server.pid, signal.SIGCONT)
+        bring_near(store, "a")
+        assert store.near.status == "on"
+
+
+class Proxy:
+    """TCP in the middle: passes, delays, swallows (and may pass it on later, as TCP does), cuts, refuses."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.delay_s = 0.0
+        self.open = threading.Event()
+        self.open.set()
+        self.refusing = False
+        self._sockets: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def _start(self, target: Callable[..., None], *args: Any) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                if self.refusing:
+                    client.close()
+                    continue
+                server = socket.create_connection(("127.0.0.1", self._port))
+                self._sockets += [client, server]
+                for one, other in ((client, server), (server, client)):
+                    self._start(self._pump, one, other)
+
+    def _pump(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(65536):
+                self.open.wait()
+                time.sleep(self.delay_s)
+                other.sendall(data)
+        with suppress(OSError):
+            other.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        for s in self._sockets:
+            with suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept
+        self._listener.close()
+        self.open.set()
+        self.cut()
+        for thread in self._threads:
+            thread.join(5)
+        for s in self._sockets:
+            s.close()
+
+
+@contextmanager
+def through_proxy(url: str, proxy: Proxy, tmp_path: Path) -> Iterator[Store]:
+    """A store whose tracker's connection, and no other, goes through the proxy."""
+    config = resolve({}, **{name: value for name, value in settings(url, tmp_path).items() if name != "counter"})
+    archive = archive_of(config)
+    with Store(
+        make_space(config, archive, token_counter("estimate")), RedisExchange(config, url), archive, url=proxy.url
+    ).open() as store:
+        yield store
+
+
+def test_whatever_the_network_does_to_the_tracker(
+    server: TestServer, near: Store, plain: Store, tmp_path: Path
+) -> None:
+    """A writer writes versions all the time; a reader notes what it reads and when it asked. A read of version n that
+    was asked for more than the bound after n+1 had been acknowledged is too old."""
+    proxy = Proxy(server.port)
+    acked: dict[int, float] = {}
+    ending = threading.Event()
+
+    def write() -> None:
+        n = 0
+        while not ending.is_set():
+            n += 1
+            plain.put("a", str(n))
+            acked[n] = time.monotonic()
+            ending.wait(0.002 if n % 50 else 0.7)  # also pauses, in which a wrongly kept version would grow old
+
+    plain.put("a", "0")
+    writer = threading.Thread(target=write)
+    reads: list[tuple[float, int]] = []
+    hits: dict[str, int] = {}
+
+    def phase(name: str, seconds: float) -> None:
+        before = store.stats().near.hits
+        end_s, own = time.monotonic() + seconds, 0
+        while (now_s := time.monotonic()) < end_s:
+            for _ in range(20):
+                reads.append((time.monotonic(), int(text(store, "a") or 0)))
+            if int(now_s * 200) % 4 == 0:
+                own += 1
+                store.put("own", str(own))
+            assert own == 0 or text(store, "own") == str(own), f"older than its own write, {name}"
+        hits[name] = store.stats().near.hits - before
+
+    with through_proxy(near.space.config.redis.url or "", proxy, tmp_path) as store:
+        writer.start()
+        try:
+            bring_near(store, "a")
+            phase("passing", 1)
+            proxy.delay_s = 0.1
+            phase("delayed", 1.5)
+            proxy.delay_s = STALENESS_S
+            phase("delayed more than the bound", 1.5)
+            proxy.delay_s = 0
+            proxy.open.clear()
+            phase("black hole", STALENESS_S + 0.7)
+            proxy.open.set()  # all that was swallowed comes at once
+            phase("flood", 0.5)
+            for _ in range(5):
+                proxy.cut()
+                phase("cut", 0.2)
+            proxy.open.clear()
+            phase("black hole until it gives up", 1.5)
+            proxy.refusing = True
+            proxy.cut()
+            proxy.open.set()
+            phase("refused", 0.3)
+            proxy.refusing = False
+            poll(lambda: store.near.status == "on", what="the tracker's return")
+            phase("passing again", 1)
+        finally:
+            ending.set()
+            writer.join()
+            proxy.close()
+    worst_s = max((asked_s - acked[n + 1] for asked_s, n in reads if n + 1 in acked), default=0)
+    print(f"\nworst age {worst_s * 1e3:.0f} ms of {STALENESS_S * 1e3:.0f}; near hits {hits}, reads {len(reads)}")
+    assert worst_s < STALENESS_S
+    assert hits["passing"] and hits["passing again"] and hits["delayed"], hits
+    assert worst_s > 0.05, "the delays were not felt: the proxy is not in the way"
+
+
+# -- many at once ------------------------------------------------------------------------------------------------------
+
+PROCESSES = 8
+MODULES = 40  # of each process
+HAMMER_S = 6.0
+HAMMER_STALENESS_S = 0.4
+
+
+def hammer(me: int, config: dict[str, Any], begin: Any, out: Path) -> None:
+    """Write own modules now and then, read everybody's all the time; note what was acknowledged and read when."""
+    rng = random.Random(me)
+    acked: dict[str, list[float]] = {f"{me}/{i}": [] for i in range(MODULES)}
+    last_asked: dict[str, float] = {}
+    wrong: list[str] = []
+    with connect({}, **config) as store:
+        for id in acked:
+            store.put(id, "0")
+        begin.wait()
+        end_s = time.monotonic() + HAMMER_S
+        write_s = 0.0
+        while (now_s := time.monotonic()) < end_s:
+            if now_s >= write_s:
+                id = f"{me}/{rng.randrange(MODULES)}"
+                store.put(id, str(len(acked[id]) + 1))
+                acked[id].append(time.monotonic())
+                write_s = now_s + rng.expovariate(50)
+            for _ in range(50):
+                id = f"{rng.randrange(PROCESSES)}/{rng.randrange(MODULES)}"
+                asked_s = time.monotonic()
+                n = int(text(store, id) or -1)
+                last_asked[f"{id} {n}"] = asked_s
+                if id in acked and n != len(acked[id]):
+                    wrong.append(f"{id}: read {n}, had written {len(acked[id])}")
+        stats = store.stats()
+        out.write_text(json.dumps([acked, last_asked, wrong, dict(stats.hits), stats.misses, stats.near.status]))
+
+
+def test_eight_processes(redis_url: str, tmp_path: Path) -> None:
+    config = settings(redis_url, tmp_path, near__staleness=f"{HAMMER_STALENESS_S * 1000:g}ms", deadline="20s")
+    config["storage_tiers__hot__max_size"] = 100_000
+    spawn = multiprocessing.get_context("spawn")
+    begin = spawn.Barrier(PROCESSES)
+    outs = [tmp_path / f"{me}.json" for me in range(PROCESSES)]
+    crowd = [spawn.Process(target=hammer, args=(me, config, begin, out)) for me, out in enumerate(outs)]
+    for process in crowd:
+        process.start()
+    for process in crowd:
+        process.join(60)
+        assert process.exitcode == 0
+    results = [json.loads(out.read_text()) for out in outs]
+    acked: dict[str, list[float]] = {}
+    for result in results:
+        acked |= result[0]
+        assert not result[2] and result[4] == 0
+    ages = []
+    for result in results:
+        for key, asked_s in result[1].items():
+            id, n = key.split()
+            replaced = acked[id][int(n) : int(n) + 1]
+            ages += [asked_s - replaced[0]] if replaced else []
+    hits = {tier: sum(r[3].get(tier, 0) for r in results) for tier in ("near", "hot")}
+    worst_s = max(ages)
+    print(f"\n{hits}, {sum(map(len, acked.values()))} writes; worst age {worst_s * 1e3:.0f} ms")
+    assert worst_s < HAMMER_STALENESS_S
+    assert hits["near"] > hits["hot"], [r[5] for r in results]
+
+
+def test_threads_of_one_store(near: Store, plain: Store) -> None:
+    """No thread reads what is older than what this store had acknowledged before; every get is counted once."""
+    acked, gets = dict.fromkeys("abc", 0), [0] * 6
+    for id in acked:
+        near.put(id, "0")
+    bring_near(near, *acked)
+    before = near.stats()
+    end_s = time.monotonic() + 2
+
+    def read(me: int) -> None:
+        rng = random.Random(me)
+        while time.monotonic() < end_s:
+            id = rng.choice("abc")
+            least = acked[id]
+            n = int(text(near, id) or -1)
+            assert n >= least, f"{id}: read {n} after {least} was acknowledged"
+            gets[me] += 1
+
+    def write(id: str) -> None:
+        while time.monotonic() < end_s:
+            near.put(id, str(acked[id] + 1))
+            acked[id] += 1
+            time.sleep(0.001)
+
+    failed: list[BaseException] = []
+
+    def guarded(function: Callable[[Any], None], arg: Any) -> None:
+        try:
+            function(arg)
+        except BaseException as e:
+            failed.append(e)
+
+    jobs: list[tuple[Callable[[Any], None], Any]] = [(read, me) for me in range(6)]
+    jobs += [(write, "a"), (write, "b")]
+    threads = [threading.Thread(target=guarded, args=job) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    after = near.stats()
+    assert sum(after.hits.values()) - sum(before.hits.values()) == sum(gets) and not after.misses
+    assert after.near.hits > before.near.hits
+
+
+def test_a_forked_child_starts_anew_and_leaves_the_parent_alone(near: Store, plain: Store, server: TestServer) -> None:
+    near.put("a", "1")
+    bring_near(near, "a")
+    with server.client() as raw:
+        poll(lambda: len(trackers(raw)) == 1)
+        (mine,) = trackers(raw)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # there are threads: that is the point
+        child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            assert len(near.near.cache) == 0 and near.near.status == "off: not used yet"
+            bring_near(near, "a")
+            plain.put("a", "2")
+            poll(lambda: text(near, "a") == "2", timeout_s=STALENESS_S)
+            bring_near(near, "a")
+            near.near.close()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    poll(lambda: text(near, "a") == "2", timeout_s=STALENESS_S)
+    bring_near(near, "a")
+    with server.client() as raw:
+        poll(lambda: trackers(raw) == {mine}, what="the parent's tracker, and only that")
+
+
+def near_threads() -> int:
+    return sum(t.name == "distier-near" for t in threading.enumerate())
+
+
+def test_close_ends_the_thread_and_a_forgotten_store_does_too(
+    redis_url: str, tmp_path: Path, server: TestServer
+) -> None:
+    before = near_threads()
+    store = connect({}, **settings(redis_url, tmp_path))
+    assert near_threads() == before, "nothing was read yet"
+    store.put("a", "1")
+    bring_near(store, "a")
+    assert near_threads() == before + 1
+    started_s = time.monotonic()
+    store.close()
+    assert near_threads() == before and time.monotonic() - started_s < 1
+    assert store.near.get("a") is None and store.near.status == "off: closed"
+    with pytest.raises(Invalid, match="closed"):
+        store.get("a")
+    with server.client() as raw:
+        poll(lambda: not trackers(raw))
+        forgotten = connect({}, **settings(redis_url, tmp_path))
+        bring_near(forgotten, "a")
+        forgotten._driver.redis.close()
+        del forgotten
+        gc.collect()
+        poll(lambda: near_threads() == before and not trackers(raw), what="the end of a forgotten store's thread")
+
+
+def test_a_user_who_may_not_track(
+    near: Store, server: TestServer, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(distier.near, "REFUSED_S", 0.05)
+    near.put("a", "1")
+    config = settings(redis_url, tmp_path, redis__username="nt", redis__password="secret")
+    with server.client() as raw, caplog.at_level(logging.WARNING, "distier"):
+        raw.acl_setuser("nt", enabled=True, passwords=["+secret"], keys=["*"], channels=["*"],
+                        commands=["+@all", "-client|tracking"])  # fmt: skip
+        try:
+            with connect({}, **config) as store:
+                poll(lambda: store.get("a") and store.near.status.startswith("off: CLIENT TRACKING is refused: NOPERM"))
+                time.sleep(0.2)  # it asks again, and says nothing
+                assert text(store, "a") == "1" and store.stats().near.count == 0
+                assert [r.message.count("NOPERM") for r in caplog.records] == [1]
+                assert "secret" not in caplog.text
+                raw.execute_command("ACL", "SETUSER", "nt", "+client|tracking")
+                bring_near(store, "a")
+        finally:
+            raw.acl_deluser("nt")
+
+
+def test_nothing_listens_at_the_tracker_s_address(near: Store, plain: Store) -> None:
+    lost = Near(near.space, "redis://127.0.0.1:1/0", near._driver.counters, near._driver.uses)
+    with lost.reading(["a"]):
+        pass
+    poll(lambda: lost.status.startswith("connecting: ConnectionError"))
+    lost.close()
+    assert lost.status == "off: closed"

@@ -1,0 +1,150 @@
+"""Many small worlds on one real server: each step's commands of all worlds go out together.
+
+A run of the explorer is a generator that yields the commands of its next step and gets their replies. `run_all` keeps
+some hundred runs going at once, so that one round trip serves all of them; a run cannot tell, since each has a
+namespace of its own. A logical database (SELECT) is one server of a world: the primary, its replica, an old
+primary that is cut off.
+
+The scripts that run here are the real ones but for two functions of the prelude: the life of the server and its clock
+are read from a key that belongs to the world (`<epoch key>:life`), so that every world has its own, and time passes
+only when something happens.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from hashlib import sha1
+from pathlib import Path
+from typing import Any
+
+import hiredis
+from redis.exceptions import ResponseError
+
+from distier.effects import Script
+from distier.lua import VERBS, script
+
+DATABASES = 4
+WINDOW = 128
+"""Runs that are under way at once."""
+
+Sent = list[tuple[int, tuple[Any, ...]]]  # (database, words of a command)
+Steps = Generator[Sent, list[Any], Any]
+Patch = tuple[str, str, str]
+"""(verb, snippet, what to put in its place); the verb `prelude` is in all scripts."""
+
+CLOCK: tuple[Patch, ...] = (
+    (
+        "prelude",
+        "local info = redis.pcall('INFO', 'replication')",
+        "local info = 'master_replid:' .. redis.call('HGET', KEYS[1] .. ':life', 'replid')",
+    ),
+    (
+        "prelude",
+        "local t = call('TIME')\n",
+        "local t = {call('HINCRBY', KEYS[1] .. ':life', 'seconds', 1), 0}\n",
+    ),
+)
+
+
+@cache
+def patched(patches: tuple[Patch, ...] = ()) -> dict[str, Script]:
+    """The scripts by verb, with the world's own clock and life, and with `patches`. Each snippet must exist exactly once
+    in the script that it is for: a patch that finds nothing would be a mutant that is none."""
+    found = {}
+    for verb in VERBS:
+        source = script(verb).source.decode()
+        for name, snippet, instead in (*CLOCK, *patches):
+            if name in ("prelude", verb):
+                assert source.count(snippet) == 1, f"{verb}.lua has {snippet!r} {source.count(snippet)} times"
+                source = source.replace(snippet, instead)
+        raw = source.encode()
+        found[verb] = Script(verb, raw, sha1(raw, usedforsecurity=False).hexdigest())
+    return found
+
+
+class Wire:
+    """One server, a raw connection to each logical database."""
+
+    def __init__(self, path: Path) -> None:
+        self._sockets = []
+        self._readers = []
+        for database in range(DATABASES):
+            s = socket.socket(socket.AF_UNIX)
+            s.settimeout(30)
+            s.connect(str(path))
+            self._sockets.append(s)
+            self._readers.append(hiredis.Reader(replyError=ResponseError, protocolError=RuntimeError))
+            self.talk([(database, ("HELLO", 3)), (database, ("SELECT", database))])
+        self.round_trips = 0
+
+    def talk(self, sent: Sent) -> list[Any]:
+        """Replies in the order of the commands; error replies are values."""
+        by_database: dict[int, list[int]] = {}
+        for i, (database, _) in enumerate(sent):
+            by_database.setdefault(database, []).append(i)
+        for database, places in by_database.items():
+            self._sockets[database].sendall(b"".join([hiredis.pack_command(sent[i][1]) for i in places]))
+        replies: list[Any] = [None] * len(sent)
+        for database, places in by_database.items():
+            gets, receive, feed = self._readers[database].gets, self._sockets[database].recv, self._readers[database].feed
+            for i in places:
+                reply = gets()
+                while reply is False:
+                    data = receive(1 << 18)
+                    assert data, "the server closed the connection"
+                    feed(data)
+                    reply = gets()
+                replies[i] = reply
+        return replies
+
+    def load(self, scripts: Iterable[Script | bytes]) -> list[str]:
+        """SCRIPT LOAD; the SHA-1 of each."""
+        sources = [s if isinstance(s, bytes) else s.source for s in scripts]
+        replies = self.talk([(0, ("SCRIPT", "LOAD", source)) for source in sources])
+        errors = [r for r in replies if isinstance(r, Exception)]
+        assert not errors, errors
+        return [r.decode() for r in replies]
+
+    def empty(self) -> None:
+        self.talk([(0, ("FLUSHALL",))])
+
+    def close(self) -> None:
+        for s in self._sockets:
+            s.close()
+
+
+@contextmanager
+def wire_to(path: Path) -> Iterator[Wire]:
+    wire = Wire(path)
+    try:
+        yield wire
+    finally:
+        wire.close()
+
+
+def run_all(wire: Wire, runs: Iterator[Steps], done: Callable[[Any], None], *, window: int = WINDOW) -> None:
+    """Run all of `runs` to their ends, `window` at a time; `done` gets what each returns."""
+    going: list[tuple[Steps, Sent]] = []
+    while True:
+        while len(going) < window:
+            run = next(runs, None)
+            if run is None:
+                break
+            _advance(run, None, going, done)
+        if not going:
+            return
+        replies = wire.talk([command for _, sent in going for command in sent])
+        now, going, at = going, [], 0
+        for run, sent in now:
+            _advance(run, replies[at : at + len(sent)], going, done)
+            at += len(sent)
+
+
+def _advance(run: Steps, replies: Any, going: list[tuple[Steps, Sent]], done: Callable[[Any], None]) -> None:
+    try:
+        going.append((run, run.send(replies)))
+    except StopIteration as stop:
+        done(stop.value)

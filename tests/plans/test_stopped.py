@@ -1,0 +1,293 @@
+"""Every plan, stopped after every effect, and with every effect failing or losing its reply.
+
+Each plan is run to its end once, to count its effects; then once per effect and kind of fault, from the same state.
+Whatever happens: the state is whole (`audit`), every acknowledged version reads back, and the plan, run again, ends well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import pytest
+
+from distier.effects import Plan
+from distier.errors import DistierError, Unavailable
+from distier.plans import maintain, move, read, write
+from distier.plans.opening import open_space
+from distier.plans.space import Space
+from distier.plans.statistics import read_stats
+from distier.plans.write import Item
+from distier.plans.writeback import write_back
+from tests.fakes import Fault, FaultKind, PlanRunner, Stopped, World
+from tests.plans.audit import audit, audit_contents
+
+Contents = Mapping[str, bytes | None]
+
+
+def content(name: str, size_bytes: int = 200) -> bytes:
+    """Different for each name, and compressible."""
+    return (f"module {name}; ".encode() * size_bytes)[:size_bytes]
+
+
+def item(id: str, *, tokens: int = 10, text: str = "", if_version: Any = None) -> Item:
+    return Item(id, content(text or id), tokens=tokens, if_version=if_version)
+
+
+# -- where a plan starts -------------------------------------------------------------------------------------------
+
+
+def mixed() -> World:
+    """One module in each state that there is, and room."""
+    world = World.make(storage_tiers__promotion_threshold=3)
+    space, shard = world.space, world.shard
+    for id in ("hot-dirty", "hot-clean", "warm-dirty", "warm-clean", "cold", "expired", "deleted"):
+        world.run(write.put(space, item(id)), id)
+    for id in ("hot-clean", "warm-clean", "cold", "expired"):
+        world.run(write_back(space, shard, id))
+    for id, to in [("warm-dirty", "warm"), ("warm-clean", "warm"), ("expired", "warm"), ("cold", "cold")]:
+        assert world.run(move.demote(space, id, to)).moved  # type: ignore[arg-type]
+    world.run(write.delete(space, "deleted"), "deleter")
+    world.ask([("DEL", shard.frame("expired"))])
+    return world
+
+
+MIXED = {id: content(id) for id in ("hot-dirty", "hot-clean", "warm-dirty", "warm-clean", "cold", "expired")}
+
+
+def full() -> World:
+    """Hot is full, and warm is full of versions that only Redis has."""
+    world = World.make()
+    for i in range(6):
+        world.run(write.put(world.space, item(f"w{i}", tokens=10)), f"w{i}")
+        assert world.run(move.demote(world.space, f"w{i}", "warm")).moved
+    for i in range(5):
+        world.run(write.put(world.space, item(f"h{i}", tokens=20)), f"h{i}")
+    return world
+
+
+FULL = {f"{tier}{i}": content(f"{tier}{i}") for tier, n in (("w", 6), ("h", 5)) for i in range(n)}
+
+
+def swept() -> World:
+    """Three archived versions of one module, and a deleted module whose tombstone is archived."""
+    world = World.make(keeps_metadata=False)
+    for text in ("v1", "v2", "v3"):
+        world.run(write.put(world.space, item("a", text=text)), text)
+        world.run(write_back(world.space, world.shard, "a"))
+    world.run(write.put(world.space, item("b")), "b")
+    world.run(write_back(world.space, world.shard, "b"))
+    world.run(write.delete(world.space, "b"), "deleter")
+    world.run(write_back(world.space, world.shard, "b"))
+    return world
+
+
+def empty() -> World:
+    return World.make(opened=False)
+
+
+# -- the plans -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """A plan, where it starts, what is there before, and what it writes. `check` looks at a complete run's result."""
+
+    name: str
+    world: Callable[[], World]
+    plan: Callable[[Space], Plan[Any]]
+    there: Contents = field(default_factory=dict)
+    writes: Contents = field(default_factory=dict)
+    check: Callable[[Any], bool] = lambda _: True
+    before: Callable[[World], object] = lambda _: None
+    one_token: bool = False  # only the same call may be repeated: with another token it is another call
+
+
+def first(shard_plan: Callable[..., Plan[Any]]) -> Callable[[Space], Plan[Any]]:
+    return lambda space: shard_plan(space, space.keys.shards[0])
+
+
+def used(id: str) -> Callable[[World], object]:
+    return lambda world: [world.run(read.read_below(world.space, world.shard, need(world, id))) for _ in range(2)]
+
+
+def need(world: World, id: str) -> Any:
+    return world.run(read.need_record(world.space, id))
+
+
+def is_moved(result: Any) -> bool:
+    return bool(result.moved)
+
+
+def all_moved(results: Sequence[Any]) -> bool:
+    return all(is_moved(r) for r in results)
+
+
+def is_tier(tier: str) -> Callable[[Any], bool]:
+    return lambda result: bool(result.tier == tier)
+
+
+def pinned_world() -> World:
+    world = full()
+    for i in range(5):
+        world.run(move.pin(world.space, f"h{i}", 1_000_000))
+    return world
+
+
+ROWS = [
+    Row("open", empty, open_space),
+    Row("open again", mixed, open_space, MIXED),
+    Row("read hot", mixed, lambda s: read.read(s, "hot-dirty"), MIXED, check=is_tier("hot")),
+    Row("read warm", mixed, lambda s: read.read(s, "warm-dirty"), MIXED, check=is_tier("warm")),
+    Row("read warm, promoted", mixed, lambda s: read.read(s, "warm-clean"), MIXED, before=used("warm-clean")),
+    Row("read cold", mixed, lambda s: read.read(s, "cold"), MIXED, check=is_tier("cold")),
+    Row("read cold, promoted", mixed, lambda s: read.read(s, "cold"), MIXED,
+        before=lambda w: (used("cold")(w), w.run(move.demote(w.space, "cold", "cold")))),
+    Row("read expired", mixed, lambda s: read.read(s, "expired"), MIXED, check=is_tier("cold")),
+    Row("read a miss", mixed, lambda s: read.read(s, "nobody"), MIXED, check=lambda r: r is None),
+    Row("read deleted", mixed, lambda s: read.read(s, "deleted"), MIXED, check=lambda r: r is None),
+    Row("read many", mixed, lambda s: read.read_many(s, [*MIXED, "nobody"]), MIXED, check=lambda r: len(r) == 7),
+    Row("place", mixed, lambda s: read.place(s, "cold"), MIXED, check=is_tier("cold")),
+    Row("list", mixed, lambda s: read.Listing(s, "", None, None).step(), MIXED, check=lambda r: len(r) == 6),
+    Row("stats", mixed, lambda s: read_stats(s, {}), MIXED),
+    Row("put", mixed, lambda s: write.put(s, item("new")), MIXED, {"new": content("new")}, is_tier("hot")),
+    Row("put over hot", mixed, lambda s: write.put(s, item("hot-clean", text="2")), MIXED, {"hot-clean": content("2")}),
+    Row("put over cold", mixed, lambda s: write.put(s, item("cold", text="2")), MIXED, {"cold": content("2")}),
+    Row("put over warm", mixed, lambda s: write.put(s, item("warm-dirty", text="2")), MIXED, {"warm-dirty": content("2")}),
+    Row("put over a tombstone", mixed, lambda s: write.put(s, item("deleted", text="2")), MIXED, {"deleted": content("2")}),
+    Row("put if new", mixed, lambda s: write.put(s, item("new", if_version=0)), MIXED, {"new": content("new")},
+        one_token=True),
+    Row("put, evicting", mixed, lambda s: write.put(s, item("new", tokens=90)), MIXED, {"new": content("new")},
+        is_tier("hot")),
+    Row("put, too large for hot", mixed, lambda s: write.put(s, item("new", tokens=101)), MIXED,
+        {"new": content("new")}, is_tier("warm")),
+    Row("put, all is full", full, lambda s: write.put(s, item("new", tokens=90)), FULL, {"new": content("new")},
+        is_tier("hot")),
+    Row("put, hot is pinned", pinned_world, lambda s: write.put(s, item("new")), FULL, {"new": content("new")},
+        is_tier("warm")),
+    Row("put many", full, lambda s: write.put_many(s, [item(f"n{i}", tokens=30) for i in range(4)]), FULL,
+        {f"n{i}": content(f"n{i}") for i in range(4)}, lambda r: all(x.tier == "hot" for x in r)),
+    Row("delete hot", mixed, lambda s: write.delete(s, "hot-dirty"), MIXED, {"hot-dirty": None}),
+    Row("delete cold", mixed, lambda s: write.delete(s, "cold"), MIXED, {"cold": None}),
+    Row("promote warm", mixed, lambda s: move.promote(s, "warm-dirty"), MIXED, check=is_tier("hot")),
+    Row("promote cold", mixed, lambda s: move.promote(s, "cold"), MIXED, check=is_tier("hot")),
+    Row("promote expired", mixed, lambda s: move.promote(s, "expired"), MIXED, check=is_tier("hot")),
+    Row("promote, all is full", full, lambda s: move.promote(s, "w3"), FULL, check=is_tier("hot")),
+    Row("demote hot", mixed, lambda s: move.demote(s, "hot-dirty"), MIXED, check=is_tier("warm")),
+    Row("demote hot to cold, dirty", mixed, lambda s: move.demote(s, "hot-dirty", "cold"), MIXED, check=is_tier("cold")),
+    Row("demote warm to cold, clean", mixed, lambda s: move.demote(s, "warm-clean"), MIXED, check=is_tier("cold")),
+    Row("demote warm to cold, dirty", mixed, lambda s: move.demote(s, "warm-dirty"), MIXED, check=is_tier("cold")),
+    Row("demote, warm is full", full, lambda s: move.demote(s, "h0"), FULL, check=is_tier("warm")),
+    Row("promote many", mixed, lambda s: move.promote_many(s, ["warm-dirty", "warm-clean", "cold", "expired"]), MIXED,
+        check=lambda rs: all(r.tier == "hot" for r in rs)),
+    Row("promote many, all is full", full, lambda s: move.promote_many(s, ["w0", "w1", "w2"]), FULL,
+        check=lambda rs: all(r.tier == "hot" for r in rs)),
+    Row("demote many", mixed, lambda s: move.demote_many(s, ["hot-dirty", "hot-clean", "warm-dirty"], "cold"), MIXED,
+        check=lambda rs: all(r.tier == "cold" for r in rs)),
+    Row("pin", mixed, lambda s: move.pin(s, "cold", 1_000_000), MIXED),
+    Row("unpin", mixed, lambda s: move.unpin(s, "cold"), MIXED),
+    Row("write back", mixed, lambda s: write_back(s, s.keys.shards[0], "warm-dirty"), MIXED),
+    Row("write back a tombstone", mixed, lambda s: write_back(s, s.keys.shards[0], "deleted"), MIXED),
+    Row("write back all", full, lambda s: maintain.write_back_due(s, s.keys.shards[0], older_than_ms=0), FULL),
+    Row("head-room", full, first(maintain.keep_headroom), FULL),
+    Row("demote idle", mixed, first(maintain.demote_idle), MIXED, before=lambda w: idle(w)),
+    Row("expire", mixed, first(maintain.expire_warm), MIXED, before=lambda w: overdue(w)),
+    Row("age", mixed, first(maintain.age_uses), MIXED, before=lambda w: w.ask([("HSET", w.shard.epoch, "created", 1)])),
+    Row("maintain", full, lambda s: maintain.maintain(s, s.keys.shards[0], lambda _: None), FULL, before=lambda w: idle(w)),
+    Row("sweep", swept, maintain.sweep, {"a": content("v3"), "b": None}),
+]  # fmt: skip
+
+
+def idle(world: World) -> None:
+    """All that is hot was used last in 1970."""
+    for id in world.ask([("ZRANGE", world.shard.hot, 0, -1)])[0]:
+        world.ask([("ZADD", world.shard.hot, 1, id)])
+
+
+def overdue(world: World) -> None:
+    for id in world.ask([("ZRANGE", world.shard.warm, 0, -1)])[0]:
+        world.ask([("ZADD", world.shard.warm, 1, id)])
+
+
+def start(row: Row) -> World:
+    world = row.world()
+    row.before(world)
+    return world
+
+
+def allowed(row: Row, done: bool) -> dict[str, set[bytes | None]]:
+    """What each module may read back as: what was there; what was written, or only that once it is acknowledged."""
+    expected: dict[str, set[bytes | None]] = {id: {old} for id, old in row.there.items()}
+    for id, new in row.writes.items():
+        expected[id] = {new} if done else {new, *expected.get(id, {None})}
+    return expected
+
+
+def acknowledged(result: Any) -> bool:
+    return not (isinstance(result, list) and any(isinstance(r, DistierError) for r in result))
+
+
+def run(process: PlanRunner, plan: Plan[Any]) -> tuple[bool, Any]:
+    """Whether the plan acknowledged what it did, and its result. Only `Unavailable` may come of an outage."""
+    try:
+        result = process.run(plan)
+    except Stopped:
+        return False, None
+    except Unavailable as e:
+        return False, e
+    for one in result if isinstance(result, list) else [result]:
+        assert not isinstance(one, DistierError) or isinstance(one, Unavailable), repr(one)
+    return acknowledged(result), result
+
+
+def test_every_row_does_something() -> None:
+    assert len({row.name for row in ROWS}) == len(ROWS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_to_the_end(row: Row) -> None:
+    world = start(row)
+    done, result = run(world.process(), row.plan(world.space))
+    assert done, result
+    assert row.check(result), result
+    if row.world is not empty:
+        audit(world)
+    audit_contents(world, allowed(row, done=True))
+
+
+@pytest.mark.parametrize("kind", get_args(FaultKind))
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_with_a_fault_at_every_effect(row: Row, kind: FaultKind) -> None:
+    world = start(row)
+    before = world.snapshot()
+    counted = world.process()
+    counted.run(row.plan(world.space))
+    at, last = 0, len(counted.effects)
+    while at < last:
+        at += 1
+        world.restore(before)
+        faulty = world.process(fault=Fault(kind, at))
+        done, _ = run(faulty, row.plan(world.space))
+        where = f"{kind} at effect {at} of {last} ({faulty.effects})"
+        try:
+            after_a_fault(row, world, done)
+        except (AssertionError, DistierError) as e:
+            raise AssertionError(f"{where}: {e}") from e
+
+
+def after_a_fault(row: Row, world: World, done: bool) -> None:
+    """What is left is whole, and the plan, run again by somebody else, ends well; also by the same call's retry."""
+    opened = bool(world.ask([("EXISTS", world.shard.epoch)])[0])
+    left = world.snapshot()
+    if opened:
+        audit(world)
+        audit_contents(world, allowed(row, done))
+        audit(world)
+    for name in ["p"] if row.one_token else ["p", "another"]:
+        world.restore(left)
+        world.end_leases()
+        again, result = run(world.process(name), row.plan(world.space))
+        assert again, f"run again by {name}: {result}"
+        audit(world)
+        audit_contents(world, allowed(row, done=True))
