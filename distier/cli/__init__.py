@@ -47,9 +47,16 @@ def _invoke(argv: Sequence[str]) -> int:
 
     from .app import command, hoist
 
+    group = command()
+    if "_DISTIER_COMPLETE" in os.environ:  # the shell asks what could come next; answers and exits
+        group.main(prog_name="distier")
     try:
-        code = command().main(hoist(argv), prog_name="distier", standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        # Not `main`: it makes one exit code of a closed pipe and of every other failure.
+        with group.make_context("distier", hoist(argv)) as context:
+            group.invoke(context)
+        return 0
+    except typer.Exit as e:
+        return e.exit_code
     except typer.Abort:
         return 130
     except TyperException as e:

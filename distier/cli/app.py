@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import look, modules, operate
+from . import look, modules, operate, repair
 from .exits import table as exit_table
 from .session import Session
 
@@ -69,7 +69,7 @@ def options(
     context.obj = Session(config, url, home, namespace, deadline, json, verbose)
 
 
-for module in (modules, operate, look):
+for module in (modules, operate, look, repair):
     module.register(app)
 
 

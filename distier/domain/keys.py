@@ -85,7 +85,7 @@ KEYSPACE: tuple[KeyKind, ...] = (
     KeyKind(
         "distier:{t}:lease:<id>",
         "string",
-        "who is fetching the module from the archive, or `wb/<id>`: writing it "
+        "who is fetching the module from the archive, or `<id>%archive`: writing it "
         "back; has a TTL. Saves work, never guards correctness",
         "GET 'distier:{team}:lease:skills/pdf'",
     ),
@@ -113,7 +113,8 @@ KEYSPACE: tuple[KeyKind, ...] = (
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """The key names of one shard; there is one object for each in a `Keyspace`, and it is compared by identity. `fixed` are the keys that every script gets first, in this order."""
+    """The key names of one shard; there is one object for each in a `Keyspace`, and it is compared by identity. `fixed` are
+    the keys that every script gets first, in this order."""
 
     namespace: str
     index: int
@@ -180,7 +181,11 @@ class Shard:
         return f"{self.root}lease:{encode_id(id)}"
 
     def write_back_lease(self, id: str) -> str:
-        return f"{self.root}lease:wb/{encode_id(id)}"
+        return f"{self.root}lease:{encode_id(id)}%archive"  # no encoded id has a bare `%`
+
+    @property
+    def rescue_lease(self) -> str:
+        return f"{self.root}lease:%rescue"
 
     def done(self, tok: str) -> str:
         return f"{self.root}done:{tok}"

@@ -24,7 +24,7 @@ from distier.errors import Corrupt, Invalid, Recovering
 
 VERBS = (
     "open", "state", "reserve", "adopt", "put", "promote", "install", "demote", "archived", "delete", "touch", "pin",
-    "expire", "age", "release", "where", "mend", "redirty", "account",
+    "expire", "age", "release", "where", "mend", "reindex", "redirty", "account",
 )  # fmt: skip
 
 
@@ -155,7 +155,7 @@ class Adopted(NamedTuple):
 
 
 class Mended(NamedTuple):
-    """What is wrong with a module, by the words of `mend.lua`, and which of that has been put right."""
+    """What is wrong with a module, by the words of `mend.lua` and `reindex.lua`, and which of that has been put right."""
 
     id: str
     found: tuple[str, ...]
@@ -385,8 +385,17 @@ def age(shard: Shard, half_life_ms: int) -> RunScript[int]:
 
 
 def mend(shard: Shard, ids: Sequence[str], *, repair: bool) -> RunScript[list[Mended]]:
-    """What does not fit together of these modules; with `repair`, put right as far as it needs no content."""
+    """What does not fit together of the records and copies of these modules; with `repair`, put right as far as it needs
+    no content."""
+    return _mending("mend", shard, ids, repair=repair)
 
+
+def reindex(shard: Shard, ids: Sequence[str], *, repair: bool) -> RunScript[list[Mended]]:
+    """Where the sets do not agree with the records of these modules; with `repair`, made to."""
+    return _mending("reindex", shard, ids, repair=repair)
+
+
+def _mending(verb: str, shard: Shard, ids: Sequence[str], *, repair: bool) -> RunScript[list[Mended]]:
     def parse(reply: Any) -> list[Mended]:
         _word(reply)
         words = [[w.decode() for w in found] for found in reply[1]]
@@ -395,7 +404,7 @@ def mend(shard: Shard, ids: Sequence[str], *, repair: bool) -> RunScript[list[Me
             for id, found in zip(ids, words, strict=True)
         ]
 
-    return RunScript(shard, script("mend"), (*shard.fixed, *_pairs(shard, ids)), (int(repair), *ids), parse)
+    return RunScript(shard, script(verb), (*shard.fixed, *_pairs(shard, ids)), (int(repair), *ids), parse)
 
 
 def redirty(shard: Shard, id: str, tok: str) -> RunScript[Applied | Refused]:

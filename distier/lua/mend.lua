@@ -1,13 +1,12 @@
 -- flags: allow-oom
--- Looks whether all that the shard holds of some modules fits together, and puts right what can be without their content.
+-- Looks whether record, copies and TTLs of some modules fit together, and puts right what can be without their content.
 -- KEYS    1..9 the shard, then record and frame of each id
 -- ARGV    '1' to repair, '0' to look only; then the ids
 -- RETURNS {'OK', for each id a list of words: what is wrong with it, '+' before what has been put right}
 -- KEEPS   what fits is not touched; a copy that is not in the archive goes only where no record has any use for it
 local refused = refuse()
 if refused then return refused end
-local repair, now, found, reply = ARGV[1] == '1', now_ms(), {}, {}
-
+local repair, found, reply = ARGV[1] == '1', {}, {}
 local function type_of(key)
   local t = call('TYPE', key)
   return type(t) == 'table' and t.ok or t
@@ -16,24 +15,20 @@ local function wrong(word, fix)
   local fixed = repair and fix and fix() ~= false
   found[#found + 1] = (fixed and '+' or '') .. word
 end
-local function numbers(record, live)
+local function well_formed(record)
+  local tier = call('HGET', record, 'tier')
+  local live = tier == 'hot' or tier == 'warm' or tier == 'cold'
   local n = call('HMGET', record, 'epoch', 'ver', 'bytes', 'clean', 'seen', 'tokens')
   for i = 1, live and 6 or 5 do
     if not n[i] or not string.match(n[i], '^%d+$') then return false end
   end
-  return true
-end
-local function member(zset, word, id, should)
-  local score = call('ZSCORE', zset, id)
-  if score and should == false then wrong('stray-' .. word, function() call('ZREM', zset, id) end)
-  elseif not score and should == true then wrong('missing-' .. word, function() call('ZADD', zset, now, id) end) end
+  return live or tier == 'deleted'
 end
 local function frame_of(r, frame)
   local length, ttl = call('STRLEN', frame), call('PTTL', frame)
   if r.tier ~= 'warm' then
     if ttl ~= -2 then wrong('frame-orphan', function() call('UNLINK', frame) end) end
-  elseif ttl == -2 then
-    if not r.clean then wrong('lost') end
+  elseif ttl == -2 then if not r.clean then wrong('lost') end
   elseif length ~= r.frame_bytes then
     wrong(r.clean and 'frame-length' or 'lost', r.clean and function() call('UNLINK', frame) end)
   elseif r.clean and ttl == -1 then
@@ -42,12 +37,11 @@ local function frame_of(r, frame)
     wrong('frame-ttl', function() call('PERSIST', frame) end)
   end
 end
-local function record_of(r, id, record)
-  local ttl, content = call('PTTL', record), call('HSTRLEN', record, 'content')
-  local held, brief = call('HEXISTS', record, 'content') == 1, r.tier == 'deleted' and r.clean
+local function record_of(r, record)
+  local ttl, held, brief = call('PTTL', record), call('HEXISTS', record, 'content') == 1, r.tier == 'deleted' and r.clean
   if brief and ttl == -1 then wrong('tombstone-no-ttl', function() call('PEXPIRE', record, 600000) end)
   elseif not brief and ttl >= 0 then wrong('record-ttl', function() call('PERSIST', record) end) end
-  if r.tier == 'hot' and (not held or content ~= r.bytes) then wrong(r.clean and 'hot-content' or 'lost') end
+  if r.tier == 'hot' and (not held or call('HSTRLEN', record, 'content') ~= r.bytes) then wrong(r.clean and 'hot-content' or 'lost') end
   if r.tier == 'cold' and not r.clean then wrong('lost') end
   if r.tier ~= 'hot' and held then wrong('content-stray', r.clean and function() call('HDEL', record, 'content') end) end
 end
@@ -57,26 +51,15 @@ for i = 2, #ARGV do
   local is, frame_is = type_of(record), type_of(frame)
   found = {}
   if is ~= 'hash' and is ~= 'none' or frame_is ~= 'string' and frame_is ~= 'none' then wrong('foreign-type')
+  elseif is == 'hash' and not well_formed(record) then
+    wrong('malformed', function()
+      if call('HEXISTS', record, 'content') == 1 or frame_is == 'string' then return false end
+      forget(id, record, frame)
+    end)
   else
-    local tier = call('HGET', record, 'tier')
-    local live = tier == 'hot' or tier == 'warm' or tier == 'cold'
-    if is == 'hash' and not (numbers(record, live) and (live or tier == 'deleted')) then
-      wrong('malformed', function()
-        if call('HEXISTS', record, 'content') == 1 or frame_is == 'string' then return false end
-        forget(id, record, frame)
-      end)
-    else
-      local r = placed(record)
-      if is == 'hash' then record_of(r, id, record) end
-      frame_of(r, frame)
-      member(HOT, 'hot', id, r.tier == 'hot')
-      member(WARM, 'warm', id, r.tier == 'warm')
-      member(DIRTY, 'dirty', id, is == 'hash' and not r.clean)
-      if not live then
-        member(USES, 'uses', id, false)
-        if tonumber(call('ZSCORE', PINS, id) or 0) > now then member(PINS, 'pins', id, false) end
-      end
-    end
+    local r = placed(record)
+    if is == 'hash' then record_of(r, record) end
+    frame_of(r, frame)
   end
   reply[i - 1] = found
 end

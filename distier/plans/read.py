@@ -41,19 +41,16 @@ from .records import (
     fields_command,
     frame_command,
     is_current,
+    lease_command,
     make_frame,
     record_command,
-    take_lease,
 )
-from .recover import newest_record, newest_records, settle_record
+from .recover import newest_record, newest_records, settle_record, verify
 from .room import with_room
 from .space import Space
 
 LEASE_MS = 10_000
-"""How long a lease stays if its holder dies."""
-WAIT_TOTAL_S = 1.0
-"""How long a fetch keeps another one waiting at most (and a quarter of the deadline); after that it fetches by itself,
-lease or no lease: a holder that was killed must not fail its neighbours."""
+"""The longest that a lease lasts; see `patience_ms`."""
 WAIT_FIRST_S = 0.002
 WAIT_MAX_S = 0.05
 LOST_MAX = 5
@@ -190,26 +187,40 @@ def to_warm(space: Space, shard: Shard, record: Record, content: bytes, reason: 
     return {"OK": "warm", "CHANGED": "changed", "TOO_LARGE": "too large for warm"}[word]
 
 
+def patience_ms(space: Space) -> int:
+    """How long one holder of the lease of a fetch keeps others waiting: half of what the archive or the call may take,
+    so that who takes over from a holder that was killed or hangs still has the other half."""
+    return min(space.config.storage_tiers.cold.timeout_ms // 2, space.config.deadline_ms // 2, LEASE_MS)
+
+
 def _fetch_alone(space: Space, shard: Shard, record: Record, hot_now: bool) -> Plan[tuple[bytes, Tier] | None]:
     """Fetch a cold version, once in the fleet: who has the lease fetches, the others wait for what it leaves.
 
-    The lease saves work and guards nothing: a holder that dies or hangs is overtaken when it ends, and two fetches of
-    one immutable object do no harm. None where the module changed while waiting.
+    The lease saves work and guards nothing: two fetches of one immutable object do no harm. A holder that dies or hangs is
+    overtaken when its lease ends, or when somebody has waited for it as long as its own patience lasts (the holder's may be
+    longer): that one ends the lease, by the holder's name, and again one of all takes it. So an archive that is slow, too,
+    gets one more GET for each such time, and not one from everybody. None where the module changed while waiting.
     """
-    lease, holder = shard.lease(record.id), (yield from NewToken())
-    wait_s, waited_s = WAIT_FIRST_S, 0.0
+    lease, me = shard.lease(record.id), (yield from NewToken())
+    patience_s = patience_ms(space) / 1000
+    wait_s, waited_s, waited_for = WAIT_FIRST_S, 0.0, b""
     while True:
-        take = take_lease(shard, lease, holder, LEASE_MS)
+        take = lease_command(shard, lease, me, patience_ms(space))
         replies = yield from Pipeline([take, record_command(shard, record.id), frame_command(shard, record.id)])
         # At maxmemory there are no leases: then everybody fetches.
-        taken = isinstance(replies[0], Full) or collect(replies[0])
+        holder = None if isinstance(replies[0], Full) else collect(replies[0])
         now, frame = collect(replies[1]), collect(replies[2])
         if now is None or now.order != record.order or now.content is not None or (now.tier == "warm" and frame):
-            if taken:
-                yield from give_back(shard, lease, holder)
+            if holder is None:
+                yield from give_back(shard, lease, me)
             return None
-        if taken or waited_s >= min(WAIT_TOTAL_S, space.config.deadline_ms / 4000):
-            return (yield from _fetch_and_keep(space, shard, record, hot_now, lease, holder))
+        if holder is None:
+            return (yield from _fetch_and_keep(space, shard, record, hot_now, lease, me))
+        if holder != waited_for:
+            waited_s, waited_for = 0.0, holder
+        elif waited_s >= patience_s:
+            yield from give_back(shard, lease, holder.decode(errors="replace"))
+            continue
         yield Count("waits.lease")
         yield Sleep(wait_s)
         waited_s += wait_s
@@ -240,11 +251,20 @@ def give_back(shard: Shard, lease: str, holder: str) -> Plan[None]:
         yield Count("leases.left")
 
 
+class ObjectGone(Corrupt):
+    """The archive says that it does not have what a record rests on."""
+
+
 def fetch_unless_moved(space: Space, shard: Shard, record: Record) -> Plan[bytes | None]:
-    """`fetch_cold`; None where the object is gone because a newer version has come and the sweep was quick."""
+    """`fetch_cold`; None where the object is gone because a newer version has come and the sweep was quick, or where a
+    newer one is in the archive that nobody has applied: its writer died between the two."""
     try:
         return (yield from fetch_cold(space, record))
-    except Corrupt:
+    except Corrupt as e:
+        if not (yield from is_current(shard, record)):
+            return None
+        if isinstance(e, ObjectGone):
+            yield from verify(space, shard, record.id)
         if (yield from is_current(shard, record)):
             raise
         return None
@@ -255,7 +275,7 @@ def fetch_cold(space: Space, record: Record) -> Plan[bytes]:
     key = record.archived_key or names.content_key(space.namespace, record)
     got = yield from ArchiveGet(key, max_bytes=record.size_bytes + record.size_bytes // 2 + 4096)
     if got is None:
-        raise Corrupt(
+        raise ObjectGone(
             f"the archive has no object {key!r}, which module {record.id!r} ({record.order}) rests on; "
             "was it deleted by hand? `distier fsck` lists what is missing"
         )

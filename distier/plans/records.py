@@ -35,10 +35,18 @@ def _same(reply: Any) -> Any:
     return reply
 
 
+def lease_command(shard: Shard, lease: str, me: str, ttl_ms: int) -> Command[bytes | None]:
+    """Take a lease: None if it is mine now, else the name of its holder. `GET` makes it safe to send twice: a repeated one
+    meets its own name."""
+    words = ("SET", lease, me, "NX", "GET", "PX", ttl_ms)
+    return Command(shard, words, lambda before: None if before == me.encode() else before)
+
+
 def take_lease(shard: Shard, lease: str, holder: str, ttl_ms: int) -> Command[bool]:
-    """Whether `holder` has the lease now. `GET` makes it safe to send twice: a repeated one meets its own name."""
-    words = ("SET", lease, holder, "NX", "GET", "PX", ttl_ms)
-    return Command(shard, words, lambda before: before is None or before == holder.encode())
+    """Whether `holder` has the lease now."""
+    return Command(
+        shard, lease_command(shard, lease, holder, ttl_ms).words, lambda before: before in (None, holder.encode())
+    )
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -70,7 +70,9 @@ def _claim(space: Space, shard: Shard) -> Plan[Claim]:
     while True:
         known = yield from list_epochs(space, shard, 0)
         epoch, tok = max(known, default=0) + 1, (yield from NewToken())
-        yield from ArchivePut(f"{epochs_prefix(space, shard)}{epoch:08d}-{tok[:8]}", b"", "application/octet-stream", {})
+        yield from ArchivePut(
+            f"{epochs_prefix(space, shard)}{epoch:08d}-{tok[:8]}", b"", "application/octet-stream", {}
+        )
         if (yield from list_epochs(space, shard, epoch - 1)).count(epoch) == 1:
             modules = yield from ArchiveList(names.modules_prefix(space.namespace), limit=1)
             return Claim(epoch, not modules)

@@ -33,10 +33,12 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An object as it was put. `metadata` has lower-case names, and may be empty: some servers drop it."""
+    """An object as it was put. `metadata` has lower-case names, and may be empty: some servers drop it. `content_type` as
+    the server says it; None where there is no such thing."""
 
     data: bytes
     metadata: Mapping[str, str]
+    content_type: str | None = None
 
 
 class Archive(Protocol):

@@ -268,6 +268,7 @@ class _AsyncLine(asyncio.Protocol):
         self.closed = True
         self._watching = False
         self._transport.abort()
+        self._connection._reader = self._connection._writer = None  # or redis-py calls it unclosed
         while self._waiting:
             future, _, _ = self._waiting.popleft()
             if not future.done():

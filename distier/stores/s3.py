@@ -183,7 +183,7 @@ class S3Archive:
             with closing(reply["Body"]) as body:
                 # S3 keeps names in lower case, rclone answers `Like-This`.
                 metadata = {name.lower(): value for name, value in reply.get("Metadata", {}).items()}
-                return Fetched(self._read(key, body, max_bytes), metadata)
+                return Fetched(self._read(key, body, max_bytes), metadata, reply.get("ContentType"))
 
     def _read(self, key: str, body: Any, max_bytes: int) -> bytes:
         """All of `body`. Closing it half-read drops the connection: an oversized object costs a chunk."""

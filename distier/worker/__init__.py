@@ -15,6 +15,7 @@ from distier.client import Store
 from distier.errors import DistierError
 from distier.observe.logs import log
 from distier.plans import maintain
+from distier.plans.rescue import rescue_if_needed
 
 ROUND_DEADLINE_S = 60.0
 SWEEP_DEADLINE_S = 3600.0
@@ -65,6 +66,7 @@ class Worker:
             good &= self._step(lambda shard=shard: self.store.run(  # type: ignore[misc]
                 maintain.maintain(self.store.space, shard, self.report.add), deadline_s=ROUND_DEADLINE_S
             ))  # fmt: skip
+        good &= self._step(self._verify)
         if time.monotonic() >= self._next_sweep_s:
             good &= self._step(self._sweep)
             self._next_sweep_s = time.monotonic() + self.store.space.config.worker.sweep_interval_ms / 1000
@@ -72,6 +74,13 @@ class Worker:
         if self._on_round:
             self._on_round(self.report)
         return good
+
+    def _verify(self) -> None:
+        """After a restart or a loss of Redis: compare the records with the archive, one worker of the fleet at a time."""
+        adopted = self.store.run(rescue_if_needed(self.store.space), deadline_s=SWEEP_DEADLINE_S)
+        if adopted is not None:
+            log.info("compared all records with the archive: %d adopted", adopted)
+            self.report.add({"rescued": adopted})
 
     def _sweep(self) -> None:
         swept = self.store.run(maintain.sweep(self.store.space), deadline_s=SWEEP_DEADLINE_S)

@@ -24,6 +24,7 @@ for i, id in ipairs(ARGV) do
     if ttl ~= -1 then bad(id .. ' is dirty and has a TTL') end
     add('dirty_count', 1) add('dirty_bytes', bytes)
     sizes.dirty = sizes.dirty + 1
+    if tier == 'deleted' then add('deleted_count', 1) end
   elseif dirty then bad(id .. ' is in the dirty set and is ' .. tier .. (clean and ', clean' or '')) end
   if exists then
     if ttl ~= -1 then bad(id .. ' is ' .. tier .. ' and its record has a TTL') end

@@ -20,7 +20,7 @@ from distier.plans.space import Space
 from distier.plans.statistics import read_stats
 from distier.plans.write import Item
 from distier.plans.writeback import write_back
-from tests.fakes import Fault, FaultKind, PlanRunner, Stopped, World
+from tests.fakes import Fault, FaultKind, PlanRunner, Snapshot, Stopped, World
 from tests.plans.audit import audit, audit_contents
 
 Contents = Mapping[str, bytes | None]
@@ -256,34 +256,54 @@ def test_to_the_end(row: Row) -> None:
     audit_contents(world, allowed(row, done=True))
 
 
-@pytest.mark.parametrize("kind", get_args(FaultKind))
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_with_a_fault_at_every_effect(row: Row, kind: FaultKind) -> None:
+def test_with_a_fault_at_every_effect(row: Row) -> None:
+    """Effects that touch neither Redis nor the archive leave the world as it was: no fault there makes a difference."""
     world = start(row)
     before = world.snapshot()
     counted = world.process()
     counted.run(row.plan(world.space))
-    at, last = 0, len(counted.effects)
-    while at < last:
-        at += 1
-        world.restore(before)
-        faulty = world.process(fault=Fault(kind, at))
-        done, _ = run(faulty, row.plan(world.space))
-        where = f"{kind} at effect {at} of {last} ({faulty.effects})"
-        try:
-            after_a_fault(row, world, done)
-        except (AssertionError, DistierError) as e:
-            raise AssertionError(f"{where}: {e}") from e
+    steps = [at for at, name in enumerate(counted.effects, 1) if name not in WITHIN]
+    assert steps
+    seen: set[tuple[object, ...]] = set()
+    for kind in get_args(FaultKind):
+        for at in steps:
+            world.restore(before)
+            faulty = world.process(fault=Fault(kind, at))
+            done, result = run(faulty, row.plan(world.space))
+            left = world.snapshot()
+            state = (done and acknowledged(result), fingerprint(left))
+            if state in seen:
+                continue  # as a fault before left it
+            seen.add(state)
+            try:
+                after_a_fault(row, world, left, done)
+            except (AssertionError, DistierError) as e:
+                raise AssertionError(f"{kind} at effect {at} of {len(counted.effects)} ({faulty.effects}): {e}") from e
 
 
-def after_a_fault(row: Row, world: World, done: bool) -> None:
+WITHIN = {"Count", "NewToken", "Now", "Offload", "Sleep", "Used"}
+
+
+def fingerprint(left: Snapshot) -> str:
+    """A state without its times: what is equal here cannot be told apart by a plan."""
+    keys = {
+        key: (
+            type, pttl > 0,
+            {k: v for k, v in value.items() if k not in (b"created", b"updated")} if type == "hash"
+            else [m for m, _ in value] if type == "zset" and not key.endswith(":uses")
+            else len(value) if type == "stream" else value,
+        )
+        for key, (type, value, pttl) in left.keys.items()
+    }  # fmt: skip
+    return repr((keys, sorted(left.objects)))
+
+
+def after_a_fault(row: Row, world: World, left: Snapshot, done: bool) -> None:
     """What is left is whole, and the plan, run again by somebody else, ends well; also by the same call's retry."""
-    opened = bool(world.ask([("EXISTS", world.shard.epoch)])[0])
-    left = world.snapshot()
-    if opened:
+    if world.ask([("EXISTS", world.shard.epoch)])[0]:
         audit(world)
         audit_contents(world, allowed(row, done))
-        audit(world)
     for name in ["p"] if row.one_token else ["p", "another"]:
         world.restore(left)
         world.end_leases()

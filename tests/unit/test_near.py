@@ -143,7 +143,7 @@ def test_threads_lose_no_hit() -> None:
 def _threads_hit() -> None:
     cache = cache_of(max_entries=5)
     keep(cache, *(module(id) for id in "abcd"))
-    n, taken, running = 20_000, Counter[str](), threading.Event()
+    n, taken, running = 150_000, Counter[str](), threading.Event()
 
     def hit(id: str) -> None:
         hits[id] = sum(cache.get(id) is not None for _ in range(n))

@@ -1,0 +1,151 @@
+"""Commands that look after what is kept: fsck, rescue, sweep."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import exits, output
+from .session import session_of
+
+if TYPE_CHECKING:
+    from distier.plans.fsck import Finding, Findings
+    from distier.plans.rescue import Rescued
+
+DEADLINE_S = 24 * 3600.0
+"""Of the whole. Each request still has its own timeout; a Redis that goes away is waited for."""
+
+
+def register(app: typer.Typer) -> None:
+    for function in (fsck, rescue, sweep):
+        app.command(function.__name__)(function)
+
+
+@contextmanager
+def _counting(what: str) -> Iterator[Callable[[str], None]]:
+    """A line on stderr that says how far it is, while somebody is looking."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what) as status:
+        yield lambda text: status.update(f"{what}: {text}")
+
+
+def fsck(
+    context: typer.Context,
+    repair: Annotated[bool, typer.Option("--repair", help="Put right what can be.")] = False,
+    checksums: Annotated[
+        float, typer.Option("--checksums", metavar="SHARE", min=0, max=1, help="Share of contents to read (1: all).")
+    ] = 0,
+) -> None:
+    """Check whether Redis and the archive fit together, beside working agents.
+
+    Exit code 1 if a fault remains, 6 if a version is lost or damaged.
+    """
+    from distier.plans import fsck as plans
+
+    session = session_of(context)
+    with session.store() as store, _counting("checking") as say:
+
+        def progress(f: Findings) -> None:
+            say(f"{output.number(f.objects)} objects, {output.number(f.records)} records")
+
+        def tell(f: Finding) -> None:
+            if session.json:
+                output.emit(_finding(f))
+            elif f.level != "note" or session.verbose:
+                print(_finding_words(f))
+
+        plan = plans.fsck(store.space, tell, repair=repair, checksums=checksums, progress=progress)
+        found = store.run(plan, deadline_s=DEADLINE_S)
+    session.tell(_findings(found), _findings_words(found))
+    if found.count("lost"):
+        raise typer.Exit(exits.CORRUPT)
+    if found.remaining:
+        raise typer.Exit(exits.FAILED)
+
+
+def _finding(f: Finding) -> dict[str, Any]:
+    named = {"kind": f.kind, "level": f.level, "what": f.what, "repair": f.repair, "repaired": f.repaired}
+    return named | {"id": f.id, "key": f.key, "detail": f.detail}
+
+
+def _finding_words(f: Finding) -> str:
+    subject = output.shown(f.id or f.key)
+    detail = f" ({f.detail})" if f.detail else ""
+    done = f" -> {f.repair}" if f.repaired else "" if not f.repair or f.level == "note" else "  [--repair]"
+    return f"{f.level:<5}  {f.kind:<17} {subject}: {f.what}{detail}{done}"
+
+
+def _findings(found: Findings) -> dict[str, Any]:
+    levels = {"notes": found.count("note"), "faults": found.count("fault"), "lost": found.count("lost")}
+    checked = {"objects": found.objects, "records": found.records, "contents": found.contents}
+    return checked | levels | {"remaining": found.remaining, "found": found.found, "repaired": found.repaired}
+
+
+def _findings_words(found: Findings) -> str:
+    checked = f"{output.number(found.objects)} objects, {output.number(found.records)} records"
+    if found.contents:
+        checked += f", {output.number(found.contents)} contents"
+    faults, lost = found.count("fault"), found.count("lost")
+    notes = ", ".join(f"{n} {kind}" for kind, n in sorted(found.found.items()) if n and _is_note(kind))
+    words = f"{checked}: {lost} lost, {faults} faults ({found.remaining} remain)"
+    return f"{words}; notes: {notes}" if notes else words
+
+
+def _is_note(kind: str) -> bool:
+    from distier.plans.fsck import KINDS
+
+    return KINDS[kind].level == "note"
+
+
+def rescue(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+) -> None:
+    """Rebuild all records from the archive, after Redis was lost. May be stopped and run again; reads work meanwhile.
+
+    Exit code 6 if the newest version of a module cannot be read.
+    """
+    from distier.plans import rescue as plans
+
+    session = session_of(context)
+    with session.store() as store, _counting("rescuing") as say:
+
+        def tell(r: Rescued) -> None:
+            say(f"{output.number(r.objects)} objects, {output.number(r.adopted)} modules adopted")
+
+        report = store.run(plans.rescue(store.space, tell, dry_run=dry_run), deadline_s=DEADLINE_S)
+    for name, why in report.unreadable.items():
+        output.say(f"distier: {output.shown(name)}: {why}")
+    session.tell(_rescued(report, dry_run), _rescued_words(report, dry_run))
+    if report.unreadable:
+        raise typer.Exit(exits.CORRUPT)
+
+
+def _rescued(r: Rescued, dry_run: bool) -> dict[str, Any]:
+    counts = {name: getattr(r, name) for name in ("objects", "modules", "adopted", "known", "deleted")}
+    return counts | {"unreadable": r.unreadable, "dry_run": dry_run}
+
+
+def _rescued_words(r: Rescued, dry_run: bool) -> str:
+    verb = "would be adopted" if dry_run else "adopted"
+    words = f"{output.number(r.modules)} modules in the archive, {output.number(r.deleted)} deleted ones: "
+    words += f"{output.number(r.adopted)} {verb}, {output.number(r.known)} known already"
+    return f"{words}, {len(r.unreadable)} unreadable" if r.unreadable else words
+
+
+def sweep(context: typer.Context) -> None:
+    """Delete what nobody needs from the archive, now: versions that a greater one dominates, old tombstones."""
+    from distier.plans import sweep as plans
+
+    session = session_of(context)
+    with session.store() as store:
+        n = store.run(plans.sweep(store.space), deadline_s=DEADLINE_S)
+    session.tell({"swept": n}, f"{n} objects swept")

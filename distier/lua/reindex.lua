@@ -1,0 +1,39 @@
+-- flags: allow-oom
+-- Looks whether the shard's sets agree with the records of some modules, and makes them.
+-- KEYS    1..9 the shard, then record and frame of each id
+-- ARGV    '1' to repair, '0' to look only; then the ids
+-- RETURNS {'OK', for each id a list of words: what is wrong with it, '+' before what has been put right}
+-- KEEPS   an id that is where it belongs keeps its score; a record that is no hash or names no tier is left to `mend`
+local refused = refuse()
+if refused then return refused end
+local repair, now, found, reply = ARGV[1] == '1', now_ms(), {}, {}
+
+local function wrong(word)
+  found[#found + 1] = (repair and '+' or '') .. word
+  return repair
+end
+local function member(zset, name, id, should)
+  local is = call('ZSCORE', zset, id) and true or false
+  if is and not should and wrong('stray-' .. name) then call('ZREM', zset, id) end
+  if should and not is and wrong('missing-' .. name) then call('ZADD', zset, now, id) end
+end
+
+for i = 2, #ARGV do
+  local id, record = ARGV[i], KEYS[6 + 2 * i]
+  local type_of = call('TYPE', record)
+  type_of = type(type_of) == 'table' and type_of.ok or type_of
+  local r = (type_of == 'hash' or type_of == 'none') and placed(record) or {}
+  local live = r.tier == 'hot' or r.tier == 'warm' or r.tier == 'cold'
+  found = {}
+  if live or r.tier == 'deleted' or type_of == 'none' then
+    member(HOT, 'hot', id, r.tier == 'hot')
+    member(WARM, 'warm', id, r.tier == 'warm')
+    member(DIRTY, 'dirty', id, r.tier ~= 'none' and not r.clean)
+    if not live then
+      member(USES, 'uses', id, false)
+      if tonumber(call('ZSCORE', PINS, id) or 0) > now then member(PINS, 'pins', id, false) end
+    end
+  end
+  reply[i - 1] = found
+end
+return {'OK', reply}

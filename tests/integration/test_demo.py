@@ -1,0 +1,260 @@
+"""The demo: a short one for real, and that what it checks can fail."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from distier.cli.demo import live_table, percentile, report_view
+from distier.demo import (
+    Ack,
+    Problem,
+    Progress,
+    Report,
+    Settings,
+    account_errors,
+    corpus,
+    demo_config,
+    merge,
+    open_demo,
+    run_check,
+    verdict,
+)
+from distier.domain.module import Module
+from distier.domain.order import Order
+from distier.embedded import Home, stop_server
+from tests.servers import Reaper, poll
+
+
+def sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def module(content: bytes, epoch: int = 1, ver: int = 5) -> Module:
+    order = Order(epoch, ver, "0" * 32)
+    return Module("m", content, "text/plain", 1, "given", (), {}, order, sha(content), "hot", 0, 0)
+
+
+# -- what decides ---------------------------------------------------------------------------------------------------
+
+
+def test_the_verdict_on_what_was_read() -> None:
+    ack = Ack(1, 5, sha(b"new"))
+    assert verdict("m", ack, module(b"new")) is None
+    assert "missing" in str(verdict("m", ack, None))
+    assert "other bytes" in str(verdict("m", ack, module(b"damaged")))
+    assert "reads as version 1-4" in str(verdict("m", ack, module(b"new", ver=4)))
+    assert "never acknowledged" in str(verdict("m", ack, module(b"newer", ver=6)))
+    assert "never acknowledged" in str(verdict("m", ack, module(b"newer", epoch=2, ver=1)))
+    assert verdict("m", ack, module(b"newer", ver=6), [sha(b"newer")]) is None
+
+
+def test_the_greatest_acknowledged_version_counts() -> None:
+    merged = merge([{"a": Ack(1, 9, "x"), "b": Ack(1, 1, "b")}, {"a": [1, 10, "y"]}, {"a": [1, 2, "z"]}])
+    assert merged == {"a": Ack(1, 10, "y"), "b": Ack(1, 1, "b")}
+
+
+def test_accounts_are_compared_both_ways() -> None:
+    assert account_errors({"hot_count": 2, "x": 0}, {"hot_count": 2}) == []
+    assert len(account_errors({"hot_count": 2, "warm_count": 1}, {"hot_count": 3, "cold_count": 1})) == 3
+
+
+def done() -> Report:
+    checked = {"reading back": 3, "reading from the archive": 3}
+    return Report(Settings(), modules=3, samples=1, checked=checked)
+
+
+def test_a_report_is_good_only_if_all_was_checked() -> None:
+    assert done().good
+    assert not replace(done(), samples=0).good
+    assert not replace(done(), checked={"reading back": 3, "reading from the archive": 2}).good
+    for kind in ("budget", "read", "run", "read back", "archive", "accounts"):
+        bad = replace(done(), problems=[Problem(kind, "it is")])
+        assert not bad.good
+        assert [ok for ok, _ in bad.checks()].count(False) == 1
+
+
+@pytest.fixture
+def config(short_tmp: Path, reaper: Reaper) -> Iterator[dict[str, Any]]:
+    home = short_tmp / "h"
+    reaper.watch(home)
+    yield demo_config(home, {"m": b"x" * 1000})
+    stop_server(Home(home))
+
+
+def test_the_check_finds_what_is_wrong_in_a_real_store(config: dict[str, Any]) -> None:
+    with open_demo(config) as store:
+        acks: dict[str, Any] = {}
+        for id in ("good", "lost", "older", "damaged"):
+            version = store.put(id, id.encode()).version
+            acks[id] = (version.epoch, version.ver, sha(id.encode()))
+        store.delete("lost")
+        acks["older"] = (acks["older"][0], acks["older"][1] + 100, acks["older"][2])
+        acks["damaged"] = (*acks["damaged"][:2], sha(b"something else"))
+        said: list[Any] = []
+        job = {"config": config, "acks": acks, "unanswered": {}}
+        run_check(job, threading.Event(), said.append)
+        problems = [Problem(*p) for p in said[-1]["report"]["problems"]]
+        by_kind = Counter(p.kind for p in problems)
+        assert by_kind["read back"] == 3
+        assert by_kind["archive"] >= 3
+        assert by_kind["accounts"] == 0
+        assert said[-1]["report"]["checked"] == {"reading back": 1, "reading from the archive": 1}
+
+
+def test_the_check_finds_a_wrong_account(config: dict[str, Any]) -> None:
+    import redis
+
+    with open_demo(config) as store:
+        version = store.put("m", b"x").version
+        (shard,) = store.space.keys.shards
+        with redis.Redis.from_url(Home(Path(config["home"])).url) as client:
+            client.hincrby(shard.usage, "hot_tokens", 1)
+        said: list[Any] = []
+        acks = {"m": (version.epoch, version.ver, sha(b"x"))}
+        run_check({"config": config, "acks": acks, "unanswered": {}}, threading.Event(), said.append)
+    kinds = {Problem(*p).kind for p in said[-1]["report"]["problems"]}
+    assert kinds == {"accounts"}
+
+
+def test_the_corpus_is_real_and_bounded() -> None:
+    found = corpus(50)
+    assert len(found) == 50
+    assert not any(part in ("test", "tests", "site-packages") for id in found for part in id.split("/"))
+    assert sum(map(len, found.values())) > 100_000
+    assert len(corpus(100_000)) > 400
+
+
+# -- how it looks -------------------------------------------------------------------------------------------------------
+
+
+def text_of(*things: Any) -> str:
+    console = Console(width=200, file=io.StringIO())
+    for thing in things:
+        console.print(thing)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_everything_fits_in_80_columns(config: dict[str, Any]) -> None:
+    with open_demo(config) as store:
+        stats = store.stats()
+    calls = ("get near", "get hot", "get warm", "get cold", "get_many", "put")
+    report = replace(
+        done(), stats=stats, times_us={kind: [123_456_789] * 3 for kind in calls}, work_s=1.0, size_bytes=10**10,
+        peaks=dict.fromkeys(("hot tokens", "hot bytes", "warm modules", "warm bytes"), (10**10, 10**10)),
+        moves=Counter({("deleted", "deleted", "headroom"): 10**9}), samples=10**9,
+    )  # fmt: skip
+    progress = Progress("reading from the archive", 700, 700, 10**7, 99999, stats, 10**6)
+    for line in (text_of(*report_view(report)) + text_of(live_table(progress))).splitlines():
+        assert len(line.rstrip()) <= 80, line
+
+
+def test_percentiles() -> None:
+    assert percentile([], 0.5) == 0
+    assert percentile([5], 0.99) == 5
+    assert percentile(list(range(100, 0, -1)), 0.99) == 100
+
+
+# -- the whole ------------------------------------------------------------------------------------------------------------
+
+
+def demo(tmp: Path, *argv: str) -> subprocess.Popen[str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("DISTIER_")}
+    # A setting that would break the demo if it were listened to.
+    env |= {"TMPDIR": str(tmp), "DISTIER_REDIS_URL": "redis://127.0.0.1:1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "distier", "demo", *argv], env=env, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def processes_of(tmp: Path) -> list[str]:
+    """The processes that were started with this TMPDIR."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"TMPDIR={tmp}".encode() in (process / "environ").read_bytes():
+                found.append(process.name)
+        except OSError:
+            continue
+    return found
+
+
+def test_a_short_demo(short_tmp: Path) -> None:
+    with demo(short_tmp, "--seconds", "3", "--modules", "120", "--json") as process:
+        out, err = process.communicate(timeout=90)
+    assert process.returncode == 0, out + err
+    report = json.loads(out)
+    assert report["good"] is True
+    assert all(check["ok"] for check in report["checks"])
+    assert report["modules"] == 120
+    assert report["samples"] > 50
+    assert {"warm", "cold"} <= set(report["hits"])
+    assert {("hot", "warm"), ("warm", "cold"), ("cold", "warm")} <= {(m["from"], m["to"]) for m in report["moves"]}
+    budget = report["budgets"]["hot tokens"]
+    assert 0.8 < budget["most_seen"] / budget["limit"] <= 1
+    assert err.startswith("distier demo: starting\n")
+    assert "agents at work" in err
+    assert list(short_tmp.iterdir()) == []
+    assert processes_of(short_tmp) == []
+
+
+def test_the_report_for_people_and_a_home_that_is_kept(short_tmp: Path, reaper: Reaper) -> None:
+    home = short_tmp / "kept"
+    reaper.watch(home)
+    words = ("--seconds", "1", "--modules", "40", "--agents", "2", "--home", str(home))
+    with demo(short_tmp, *words) as process:
+        out, err = process.communicate(timeout=90)
+    assert process.returncode == 0, out + err
+    assert len(re.findall(r"^ ok  ", out, re.MULTILINE)) == 6
+    assert "40 of 40 modules read back byte-exact" in out
+    assert "distier --home" in err
+    assert (home / "cold").is_dir()
+    assert processes_of(short_tmp) == []
+    with demo(short_tmp, *words) as process:
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 9
+    assert "is not empty" in err
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_nothing(short_tmp: Path, end: signal.Signals) -> None:
+    with demo(short_tmp, "--modules", "60") as process:
+        assert process.stderr
+        seen = next(line for line in process.stderr if "agents at work" in line)
+        assert seen
+        process.send_signal(end)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert list(short_tmp.iterdir()) == []
+    assert processes_of(short_tmp) == []
+
+
+def test_children_end_with_a_killed_demo(short_tmp: Path) -> None:
+    with demo(short_tmp, "--modules", "60") as process:
+        assert process.stderr
+        next(line for line in process.stderr if "agents at work" in line)
+        (home,) = short_tmp.glob("distier-demo-*")
+        assert len(processes_of(short_tmp)) > 5
+        process.kill()
+        process.communicate()
+    assert stop_server(Home(home))
+    poll(lambda: processes_of(short_tmp) == [], timeout_s=30, what="the end of all children")

@@ -1,0 +1,471 @@
+"""The roles of deploy/redis/users.acl on real servers: what each can do, and what it cannot; TLS; secrets in what people
+read; ids that try to leave their keys and directories; foreign data in Redis."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from distier import AsyncStore, Store, connect, connect_async
+from distier.cli import run
+from distier.config import load_config
+from distier.domain.ids import decode_id, encode_id
+from distier.domain.keys import Shard
+from distier.errors import ConfigError, DistierError, Invalid, Unavailable
+from distier.lua import library
+from distier.stores.redis import RedisExchange
+from distier.worker import Worker
+from tests.servers import TestServer, binary, free_port, poll, running_server, start_server
+
+ACL_FILE = Path(__file__).parents[2] / "deploy" / "redis" / "users.acl"
+SECRET = "s3cr3t-pa55word"
+ROLES = ("agent", "worker", "operator", "deployer", "exporter", "health")
+TEXT = "what agents load, what agents load, what agents load. " * 40
+
+
+def rules() -> dict[str, list[str]]:
+    """The rules of each user, with the password of the tests where there is a placeholder."""
+    found = {}
+    for line in ACL_FILE.read_text().splitlines():
+        _, user, *words = line.split()
+        placeholder = "#" + "0" * 64
+        found[user] = ["#" + sha256(SECRET.encode()).hexdigest() if w == placeholder else w for w in words]
+    return found
+
+
+@pytest.fixture
+def roles(server: TestServer, redis_url: str) -> Iterator[TestServer]:
+    """A server where the roles exist."""
+    with server.client() as client:
+        for user, words in rules().items():
+            if user != "default":  # the tests' own; test_deploy starts a server with it off
+                client.execute_command("ACL", "SETUSER", user, "reset", *words)
+        yield server
+        client.execute_command("ACL", "DELUSER", *ROLES)
+        client.flushall()
+
+
+def settings(server: TestServer, role: str, archive: Path, **more: Any) -> dict[str, Any]:
+    base = {
+        "redis__url": server.url, "redis__username": role, "redis__password": SECRET, "namespace": "team",
+        "storage_tiers__cold__directory": archive, "deadline": "3s",
+    }  # fmt: skip
+    return base | more
+
+
+def store_of(server: TestServer, role: str, archive: Path, **more: Any) -> Store:
+    return connect({"counter": "estimate"}, **settings(server, role, archive, **more))
+
+
+def raw(server: TestServer, role: str) -> redis.Redis:
+    return redis.Redis.from_url(server.url, username=role, password=SECRET, socket_timeout=5)
+
+
+def refused(server: TestServer, role: str, *words: str | int) -> None:
+    """Not allowed: by the command or by its key."""
+    with raw(server, role) as client, pytest.raises(redis.ResponseError) as caught:
+        client.execute_command(*words)
+    text = str(caught.value)
+    assert isinstance(caught.value, redis.exceptions.NoPermissionError) or "permission" in text, text
+
+
+# -- the roles -------------------------------------------------------------------------------------------------------
+
+FORBIDDEN_TO_ALL: tuple[tuple[str | int, ...], ...] = (
+    ("FLUSHALL",), ("FLUSHDB",), ("CONFIG", "SET", "maxmemory", "1"), ("KEYS", "*"), ("SHUTDOWN", "NOSAVE"),
+    ("ACL", "LIST"), ("ACL", "SETUSER", "agent", "allcommands"), ("LATENCY", "RESET"), ("MONITOR",),
+    ("CLIENT", "KILL", "TYPE", "normal"), ("REPLICAOF", "NO", "ONE"), ("MODULE", "LIST"), ("SCRIPT", "FLUSH"),
+    ("FUNCTION", "FLUSH"), ("MIGRATE", "h", 1, "k", 0, 1), ("RESTORE", "distier:{team}:x", 0, "x"), ("SAVE",),
+    ("GET", "other"), ("SET", "other", "x"), ("HGETALL", "other:{team}:module:a"), ("DEL", "other"),
+    ("RENAME", "distier:{team}:hot", "other"), ("SWAPDB", 0, 1), ("SUBSCRIBE", "x"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_role_can_leave_its_fence(roles: TestServer, role: str) -> None:
+    for words in FORBIDDEN_TO_ALL:
+        refused(roles, role, *words)
+
+
+async def everything_an_agent_does(store: Store, other: AsyncStore) -> None:
+    big = os.urandom(60_000).hex()
+    landed = store.put("a/b", TEXT, keywords=["k"], meta={"m": 1})
+    assert [r.tier for r in store.put_many([_item(f"many/{i}", TEXT) for i in range(5)])] == ["hot"] * 5  # type: ignore[union-attr]
+    assert store.get("a/b").text == TEXT  # type: ignore[union-attr]
+    store.put("big", big, if_version=0)
+    assert set(store.get_many(["a/b", "big", "none"])) == {"a/b", "big", "none"}
+    assert store.demote("a/b").moved and store.get("a/b").tier in ("warm", "hot")  # type: ignore[union-attr]
+    assert store.flush() >= 1
+    assert store.demote("a/b", to="cold").tier == "cold" and store.get("a/b").text == TEXT  # type: ignore[union-attr]
+    store.promote_many(["a/b", "big"])
+    assert store.pin("a/b", 60) > 0 and store.where("a/b").pinned_until_ms  # type: ignore[union-attr]
+    store.unpin("a/b")
+    store.demote_many(["many/0", "many/1"])
+    assert store.exists("a/b") and "a/b" in set(store.list("a"))
+    assert store.stats().count == 7
+    assert {e.id for e in store.events(since="0", wait=False)} >= {"a/b", "big"}
+    assert (await other.get("a/b")).version == landed.version  # type: ignore[union-attr]
+    assert store.delete("a/b") and await other.get("a/b") is None
+
+
+def _item(id: str, text: str) -> Any:
+    from distier import Item
+
+    return Item(id, text)
+
+
+async def test_an_agent_can_use_all_of_the_store(roles: TestServer, tmp_path: Path) -> None:
+    more: dict[str, Any] = {"storage_tiers__promotion_threshold": 2}
+    with store_of(roles, "agent", tmp_path, **more) as store:
+        other = await connect_async({"counter": "estimate"}, **settings(roles, "agent", tmp_path))
+        await everything_an_agent_does(store, other)
+        await other.close()
+        # Evictions: a budget of three small modules.
+        tight = {"storage_tiers__hot__max_size": 2000, "storage_tiers__warm__max_modules": 2}
+        with store_of(roles, "agent", tmp_path, namespace="tight", **tight) as small:
+            for i in range(12):
+                small.put(f"m{i}", TEXT)
+            assert all(small.get(f"m{i}").text == TEXT for i in range(12))  # type: ignore[union-attr]
+    for words in (("CONFIG", "GET", "*"), ("SLOWLOG", "GET"), ("FUNCTION", "LOAD", "x"), ("EVAL", "return 1", 0)):
+        refused(roles, "agent", *words)
+
+
+def test_an_agent_has_a_near_cache(roles: TestServer, tmp_path: Path) -> None:
+    with store_of(roles, "agent", tmp_path) as store:
+        store.put("a", TEXT)
+
+        def hit() -> bool:
+            store.get("a")
+            return store.stats().near.hits > 0
+
+        poll(hit, what=f"a hit of the near cache ({store.near.status})")
+        assert store.near.status == "on"
+
+
+def test_where_tracking_is_forbidden_reads_go_on_without_a_near_cache(roles: TestServer, tmp_path: Path) -> None:
+    with store_of(roles, "worker", tmp_path) as store:
+        store.put("a", TEXT)
+        assert store.get("a").text == TEXT  # type: ignore[union-attr]
+        poll(lambda: store.near.status.startswith("off:"), what="a refused near cache")
+        assert store.get("a").text == TEXT and SECRET not in store.near.status  # type: ignore[union-attr]
+
+
+def test_a_worker_can_maintain(roles: TestServer, tmp_path: Path) -> None:
+    fast = {"storage_tiers__cold__archive_after": "0s", "storage_tiers__demotion_threshold": "1s",
+            "storage_tiers__hot__max_size": 1500, "storage_tiers__warm__ttl": "1s",
+            "worker__uses_half_life": "1s"}  # fmt: skip
+    with store_of(roles, "worker", tmp_path, **fast) as store:
+        worker = Worker(store)
+        for i in range(8):
+            store.put(f"m{i}", TEXT)
+
+        def maintained() -> bool:
+            assert worker.run_once(), worker.report.last_failure
+            did = worker.report.did
+            return did["archived"] > 0 and did["expired"] > 0 and did["aged"] > 0
+
+        poll(maintained, what="archived, expired and aged")
+        store.put("m0", TEXT + "2")
+        assert worker.run_once() and "swept" in worker.report.did
+    for words in (("CONFIG", "GET", "*"), ("FUNCTION", "LOAD", "x"), ("EVAL", "return 1", 0), ("CLIENT", "LIST")):
+        refused(roles, "worker", *words)
+
+
+@pytest.fixture
+def filled(roles: TestServer, tmp_path: Path) -> tuple[TestServer, Path]:
+    """A namespace with a module in each tier."""
+    with store_of(roles, "agent", tmp_path) as store:
+        for id in ("hot", "warm", "cold"):
+            store.put(id, TEXT)
+        store.flush()
+        store.demote("warm")
+        store.demote("cold", to="cold")
+    return roles, tmp_path
+
+
+def test_an_operator_sees_all_and_changes_nothing(filled: tuple[TestServer, Path]) -> None:
+    server, archive = filled
+    with server.client() as client:
+        before = _dump(client)
+        with store_of(server, "operator", archive) as store:
+            assert store.stats().count == 3
+            assert {id: store.where(id).tier for id in store.list()} == {i: i for i in ("hot", "warm", "cold")}  # type: ignore[union-attr]
+            assert len(list(store.events(since="0", wait=False))) >= 5
+            for change in _changes(store):
+                with pytest.raises(ConfigError) as caught:
+                    change()
+                _no_secret(caught.value)
+        assert _dump(client) == before
+    with raw(server, "operator") as watcher:
+        assert watcher.xread({"distier:{team}:events": "0"}) and watcher.info("memory") and watcher.slowlog_len() >= 0
+        # Contents of hot modules are fields of their records; who must not see them is an `exporter`.
+        assert watcher.hget("distier:{team}:module:hot", "content") == TEXT.encode()
+    for words in (("CONFIG", "GET", "*"), ("SET", "distier:{team}:x", "y"), ("XADD", "distier:{team}:events", "*", "a", 1),
+                  ("HSET", "distier:{team}:limits", "hot_tokens", 1), ("FUNCTION", "LOAD", "x")):  # fmt: skip
+        refused(server, "operator", *words)
+
+
+def _changes(store: Store) -> list[Callable[[], object]]:
+    return [
+        lambda: store.put("hot", "x"), lambda: store.delete("hot"), lambda: store.demote("hot"),
+        lambda: store.promote("cold"), lambda: store.pin("hot", 60), lambda: store.put("new", "x"),
+    ]  # fmt: skip
+
+
+def _dump(client: redis.Redis) -> dict[bytes, bytes]:
+    return {key: client.dump(key) for key in client.scan_iter() if b":lease:" not in key}  # type: ignore[misc]
+
+
+def test_an_operator_can_use_the_command_line(
+    filled: tuple[TestServer, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server, archive = filled
+    for name, value in {"REDIS_URL": server.url, "REDIS__USERNAME": "operator", "REDIS__PASSWORD": SECRET,
+                        "NAMESPACE": "team", "STORAGE_TIERS__COLD__DIRECTORY": str(archive)}.items():  # fmt: skip
+        monkeypatch.setenv(f"DISTIER_{name}", value)
+    for words in (["stats"], ["ls", "-l"], ["where", "hot", "cold"], ["watch", "--since", "0", "--no-wait"], ["doctor"],
+                  ["config", "show"]):  # fmt: skip
+        assert run(words) == 0, capfd.readouterr()
+    assert run(["put", "x", str(ACL_FILE)]) == 9
+    out, err = capfd.readouterr()
+    assert SECRET not in out + err and "***" in out
+
+
+def test_an_operator_does_not_make_a_namespace(roles: TestServer, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        store_of(roles, "operator", tmp_path, namespace="new")
+    _no_secret(caught.value)
+    with roles.client() as client:
+        assert not list(client.scan_iter("distier:{new}:*"))
+
+
+def test_a_deployer_loads_functions_and_sets_limits_and_reads_no_module(filled: tuple[TestServer, Path]) -> None:
+    server, archive = filled
+    with raw(server, "deployer") as client:
+        client.function_load(library(), replace=True)
+        assert client.config_get("maxmemory-policy")
+    with store_of(server, "deployer", archive, storage_tiers__hot__max_size=1234) as store:
+        assert store.stats().hot.max_size == 1234
+        for call in (lambda: store.get("hot"), lambda: store.put("a", "x"), lambda: store.where("hot")):
+            with pytest.raises(ConfigError):
+                call()
+    with raw(server, "operator") as client:
+        keys = [*Shard("team", 0, 1).fixed, Shard("team", 0, 1).module("hot"), Shard("team", 0, 1).frame("hot")]
+        assert client.fcall("distier_where", len(keys), *keys, "hot")
+        with pytest.raises(redis.ResponseError):
+            client.fcall("distier_pin", len(keys) - 1, *keys[:-1], "hot", 1000)
+    for words in (("HGETALL", "distier:{team}:module:hot"), ("GET", "distier:{team}:warm:warm"), ("EVAL", "return 1", 0),
+                  ("FUNCTION", "DELETE", "distier"), ("CONFIG", "REWRITE")):  # fmt: skip
+        refused(server, "deployer", *words)
+
+
+def test_the_exporter_gets_numbers_only(filled: tuple[TestServer, Path]) -> None:
+    server, archive = filled
+    script = (ACL_FILE.parents[1] / "prometheus" / "distier.lua").read_text().replace("'default'", "'team'")
+    with raw(server, "exporter") as client:
+        flat = client.eval(script, 0)
+        found = dict(zip(flat[::2], map(float, flat[1::2]), strict=True))
+        with store_of(server, "operator", archive) as store:
+            stats = store.stats()
+        assert found[b"team.usage.hot_tokens"] == stats.hot.size and found[b"team.limits.hot_tokens"] == 50_000
+        assert found[b"team.usage.archived_count"] == 3 and found[b"team.dirty_oldest_seconds"] == 0
+        assert found[b"team.epoch"] == 1
+    reads = "return redis.call('HGETALL', 'distier:{team}:module:hot')"
+    for words in (("HGETALL", "distier:{team}:module:hot"), ("EVAL", reads, 0), ("SCAN", 0), ("GET", "x"),
+                  ("EVAL", "return redis.call('HSET', 'distier:{team}:limits', 'hot_tokens', 1)", 0)):  # fmt: skip
+        refused(server, "exporter", *words)
+
+
+def test_a_wrong_password_is_told_at_once_and_not_shown(roles: TestServer, tmp_path: Path) -> None:
+    began_s = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        store_of(roles, "agent", tmp_path, redis__password="wr0ng-pa55")
+    assert time.monotonic() - began_s < 1.5
+    _no_secret(caught.value, "wr0ng-pa55")
+    with pytest.raises(ConfigError):
+        connect({"counter": "estimate"}, **settings(roles, "nobody", tmp_path))
+
+
+# -- TLS -------------------------------------------------------------------------------------------------------------
+
+
+def _openssl(*words: str | Path, cwd: Path) -> None:
+    done = subprocess.run(["openssl", *map(str, words)], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def _authority(at: Path, name: str) -> None:
+    _openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj",
+             f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.crt", cwd=at)  # fmt: skip
+
+
+def _certificate(at: Path, name: str, authority: str, usage: str) -> None:
+    (at / f"{name}.ext").write_text(f"subjectAltName=IP:127.0.0.1\nextendedKeyUsage={usage}\n")
+    _openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}", "-keyout",
+             f"{name}.key", "-out", f"{name}.csr", cwd=at)  # fmt: skip
+    _openssl("x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}.crt", "-CAkey", f"{authority}.key", "-CAcreateserial",
+             "-days", "2", "-extfile", f"{name}.ext", "-out", f"{name}.crt", cwd=at)  # fmt: skip
+
+
+def _has_tls() -> str:
+    """Why there can be no TLS test here, or nothing."""
+    program = binary("redis")
+    if program is None:
+        return "no redis-server on PATH (the embedded Valkey is built without TLS)"
+    with running_server("redis") as server, server.client() as client:
+        return "" if client.config_get("tls-port") else "this redis-server is built without TLS"
+
+
+@pytest.fixture(scope="module")
+def tls() -> Iterator[tuple[str, Path]]:
+    """A server that takes TLS with client certificates only: its URL, and where the files are."""
+    from shutil import which
+
+    from tests.servers import short_directory
+
+    if not which("openssl"):
+        pytest.skip("no openssl program: no certificates")
+    if reason := _has_tls():
+        pytest.skip(reason)
+    with short_directory() as at:
+        _authority(at, "ca")
+        _authority(at, "other")
+        _certificate(at, "server", "ca", "serverAuth")
+        _certificate(at, "client", "ca", "clientAuth")
+        _certificate(at, "stranger", "other", "clientAuth")
+        port = free_port()
+        files = {"--tls-cert-file": "server.crt", "--tls-key-file": "server.key", "--tls-ca-cert-file": "ca.crt"}
+        args = [word for name, file in files.items() for word in (name, str(at / file))]
+        server = start_server("redis", at, args=("--tls-port", str(port), "--tls-auth-clients", "yes", *args))
+        yield f"rediss://127.0.0.1:{port}/0", at
+        server.kill9()
+
+
+def _tls_settings(tls: tuple[str, Path], archive: Path, ca: str, client: str | None) -> dict[str, Any]:
+    url, at = tls
+    found: dict[str, Any] = {"redis__url": url, "redis__ca_file": at / f"{ca}.crt", "deadline": "3s",
+                             "storage_tiers__cold__directory": archive}  # fmt: skip
+    if client:
+        found |= {"redis__cert_file": at / f"{client}.crt", "redis__key_file": at / f"{client}.key"}
+    return found
+
+
+async def test_tls_with_a_client_certificate_works(tls: tuple[str, Path], tmp_path: Path) -> None:
+    wanted = _tls_settings(tls, tmp_path, "ca", "client")
+    with connect({"counter": "estimate"}, **wanted) as store:
+        store.put("a", TEXT)
+        other = await connect_async({"counter": "estimate"}, **wanted)
+        assert (await other.get("a")).text == TEXT  # type: ignore[union-attr]
+        await other.close()
+
+        def near_hit() -> bool:
+            store.get("a")
+            return store.stats().near.hits > 0
+
+        poll(near_hit, what=f"the near cache over TLS ({store.near.status})")
+
+
+@pytest.mark.parametrize(
+    ("ca", "client", "error"),
+    [("other", "client", ConfigError), ("ca", None, DistierError), ("ca", "stranger", DistierError)],
+    ids=["wrong authority", "no client certificate", "a stranger's certificate"],
+)
+async def test_tls_that_does_not_fit_is_a_clear_error_in_time(
+    tls: tuple[str, Path], tmp_path: Path, ca: str, client: str | None, error: type[DistierError]
+) -> None:
+    wanted = _tls_settings(tls, tmp_path, ca, client)
+    for open_one in (lambda: connect({"counter": "estimate"}, **wanted), lambda: _open_async(wanted)):
+        began_s = time.monotonic()
+        with pytest.raises(error) as caught:
+            result = open_one()
+            if hasattr(result, "__await__"):
+                await result
+        assert time.monotonic() - began_s < 31
+        words = str(caught.value).lower()
+        assert "certificate" in words or "ssl" in words or "tls" in words, words
+
+
+async def _open_async(wanted: dict[str, Any]) -> AsyncStore:
+    return await connect_async({"counter": "estimate"}, **wanted)
+
+
+# -- secrets ---------------------------------------------------------------------------------------------------------
+
+
+def _no_secret(error: BaseException, secret: str = SECRET) -> None:
+    """Neither in the message nor in any error that it came from."""
+    assert secret not in "".join(traceback.format_exception(error))
+
+
+def _everything_shown(store: Store | AsyncStore) -> str:
+    parts = (store, store.space, store.space.config, store.space.config.redis, store._driver, store._driver.redis,
+             store._driver.archive, store.near, store.space.config.dump(), store.space.config.sources())  # fmt: skip
+    return "\n".join(f"{part!r} {part!s}" for part in parts)
+
+
+async def test_no_secret_in_reprs_logs_and_errors(
+    roles: TestServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    in_url = f"redis://agent:{SECRET}@127.0.0.1:{roles.port}/0"
+    base = {"storage_tiers__cold__directory": tmp_path, "counter": "estimate", "namespace": "team", "deadline": "1s"}
+    for more in ({"redis__url": in_url}, settings(roles, "agent", tmp_path)):
+        with connect(None, **(base | more)) as store:
+            store.put("a", TEXT)
+            store.get("a")
+            assert SECRET not in _everything_shown(store)
+        other = await connect_async(None, **(base | more))
+        assert SECRET not in _everything_shown(other)
+        await other.close()
+    # A server that is not there: the errors name it, without the password.
+    for url in (f"redis://agent:{SECRET}@127.0.0.1:{free_port()}/0", f"unix://agent:{SECRET}@/nowhere/s.sock"):
+        exchange = RedisExchange(load_config(None, **(base | {"redis__url": url})), url)
+        assert SECRET not in repr(exchange)
+        with pytest.raises(Unavailable) as caught:
+            connect(None, **(base | {"redis__url": url}))
+        _no_secret(caught.value)
+    # A configuration that is wrong beside a secret.
+    for wrong in ({"redis__pasword": SECRET}, {"redis__url": f"http://u:{SECRET}@h"}, {"redis": {"password": [SECRET]}},
+                  {"storage_tiers__cold__secret_key": SECRET}):  # fmt: skip
+        with pytest.raises(ConfigError) as bad:
+            load_config(None, **(base | wrong))
+        if "redis__pasword" not in wrong:  # the value of an unknown key is not shown either
+            _no_secret_in_message(bad.value)
+        assert SECRET not in str(bad.value)
+    assert SECRET not in caplog.text
+    assert TEXT[:40] not in caplog.text  # no contents either
+
+
+def _no_secret_in_message(error: BaseException) -> None:
+    """As people see it: without the source lines of this file, which have the secret's name only."""
+    _no_secret(error)
+
+
+def test_the_secret_of_the_archive_is_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from distier.client import archive_of
+
+    logging.getLogger("distier").setLevel(logging.DEBUG)
+    caplog.set_level(logging.DEBUG)
+    wanted = {
+        "redis__url": "redis://127.0.0.1:1/0", "storage_tiers__cold__url": "s3://bucket/p",
+        "storage_tiers__cold__endpoint_url": f"http://127.0.0.1:{free_port()}", "storage_tiers__cold__access_key": "AK",
+        "storage_tiers__cold__secret_key": SECRET, "storage_tiers__cold__timeout": "200ms",
+    }  # fmt: skip
+    config = load_config(None, **wanted)
+    archive = archive_of(config)
+    with pytest.raises(Unavailable) as caught:
+        archive.get("team/modules/a/@x", max_bytes=10)
+    _no_secret(caught.value)
+    assert SECRET not in repr(archive) + repr(config) + str(config.dump()) + repr(vars(archive))
+    assert SECRET not in caplog.text

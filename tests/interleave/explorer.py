@@ -1,0 +1,833 @@
+"""The interleaving explorer: real plans, a real server, and somebody who chooses what happens next.
+
+A *world* is one namespace: a primary (a logical database of a real server), perhaps a replica that is behind and an old
+primary that is cut off, an archive in memory, and a few *processes*. A process runs real plans from `distier.plans`;
+it stops at every effect that touches Redis or the archive, and the explorer chooses
+
+    which process goes on, also one that was paused for long, or is connected to the old primary;
+    whether it dies there, whether the reply is lost after the effect was performed (the driver sends again, with the same
+    token; or gives up), whether the call never arrives, or an upload arrives later than its caller waits;
+    whether the environment acts: a warm frame expires, a lease ends, the replica catches up, fails over, Redis
+    restarts, forgets everything, the archive is down for a while.
+
+Choices come from a seed, from a list (replay), or in turn (all of them, for small cases). After each step the server is
+audited by a script of the test's own (`audit.lua`), and each read is judged by `history.py`. At the end everybody is
+dead, and a fresh process recovers, writes back and sweeps; then all that was acknowledged reads back, also from the
+archive alone.
+
+Time never passes by the clock: scripts read a clock of the world (`wire.py`), a Sleep is a turn for the others, and
+TTLs end when the explorer chooses so.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from hashlib import sha1
+from pathlib import Path
+from typing import Any
+
+from distier.config import Config, load_config
+from distier.domain.tokens import token_counter
+from distier.drive.common import RECOVERIES_MAX, UseBuffer, outcome
+from distier.effects import (
+    ArchiveDelete,
+    ArchiveGet,
+    ArchiveList,
+    ArchivePut,
+    Command,
+    Count,
+    Effect,
+    NewToken,
+    Now,
+    Offload,
+    Parallel,
+    Pipeline,
+    Plan,
+    RunScript,
+    Script,
+    Sleep,
+    Used,
+    collect,
+)
+from distier.errors import (
+    ArchiveUnavailable,
+    Conflict,
+    DeadlineExceeded,
+    DistierError,
+    Full,
+    NotFound,
+    Recovering,
+    RedisUnavailable,
+    Unavailable,
+)
+from distier.lua import Put, Replayed, Reserved, expire
+from distier.domain.order import Order
+from distier.plans.maintain import sweep, write_back_due
+from distier.plans.read import read
+from distier.plans.recover import open_space, recover
+from distier.plans.rescue import rescue
+from distier.plans.space import Space
+from distier.stores.memory import MemoryArchive
+
+from .history import NONE, History, Op, Server, Violation
+from .wire import Patch, Sent, Steps, Wire, patched, run_all
+
+ARCHIVE = (ArchivePut, ArchiveGet, ArchiveList, ArchiveDelete)
+AUDITED = {"open", "adopt", "put", "promote", "install", "demote", "archived", "delete", "touch", "expire"}
+SLEEPS_MAX = 3
+STEPS_MAX = 600
+
+AUDIT = (Path(__file__).parent / "audit.lua").read_bytes()
+COPY = b"""
+redis.call('SELECT', ARGV[2])
+redis.call('UNLINK', unpack(KEYS))
+redis.call('SELECT', ARGV[1])
+for _, key in ipairs(KEYS) do redis.call('COPY', key, key, 'DB', ARGV[2]) end
+return 'OK'"""
+EXPIRE = b"if redis.call('PTTL', KEYS[1]) > 0 then return redis.call('UNLINK', KEYS[1]) end return 0"
+
+
+# -- what is chosen --------------------------------------------------------------------------------------------------
+
+
+class Chooser:
+    """Makes choices, and remembers them: by chance from a seed, or first from a list and then always the first."""
+
+    def __init__(self, seed: int | None = None, script: Sequence[int] = ()) -> None:
+        self.seed = seed
+        self.taken: list[int] = []
+        self.sizes: list[int] = []
+        self._script = script
+        self._random = random.Random(seed) if seed is not None else None
+
+    def pick(self, weights: Sequence[float]) -> int:
+        at = len(self.taken)
+        if at < len(self._script):
+            choice = self._script[at]
+        elif self._random is None or len(weights) == 1:
+            choice = 0
+        else:
+            choice, left = 0, self._random.random() * sum(weights)
+            while choice < len(weights) - 1 and left >= weights[choice]:
+                left -= weights[choice]
+                choice += 1
+        self.taken.append(choice)
+        self.sizes.append(len(weights))
+        return choice
+
+    def next_script(self) -> list[int] | None:
+        """The choices of the run after this one, in the order of a depth-first search; None where it is over."""
+        for at in range(len(self.taken) - 1, -1, -1):
+            if self.taken[at] + 1 < self.sizes[at]:
+                return [*self.taken[:at], self.taken[at] + 1]
+        return None
+
+
+# How often each fault is chosen where it may happen. A scenario names those that it has, and how many a run may have.
+FAULTS: Mapping[str, float] = {
+    "kill": 1.0,  # the process dies before this effect
+    "lost": 1.0,  # performed, the reply is lost, the driver sends the same call again
+    "gone": 0.6,  # performed, the reply is lost, the deadline passes
+    "down": 0.4,  # not performed; the deadline passes
+    "late": 0.8,  # an upload or deletion is performed later; the deadline passes
+    "expire": 1.0,  # a clean warm frame is gone
+    "replicate": 1.0,  # the replica catches up
+    "failover": 1.0,  # the replica becomes primary, the old one goes on beside it
+    "promote": 0.6,  # the replica becomes primary, the old one is dead
+    "loss": 0.5,  # Redis comes back empty
+    "flush": 0.3,  # somebody empties it while it runs
+    "restart": 0.5,  # Redis comes back with all its data
+}
+RATE = 0.13
+"""The share of steps at which a fault is chosen while the run may have one."""
+OF_STEP = ("kill", "lost", "gone", "down", "late")
+ALL_FAULTS = tuple(FAULTS)
+CRASHES = ("kill", "lost", "gone", "down", "late", "expire")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation of a process: a name for tables, the module, and how to make its plan."""
+
+    kind: str
+    id: str
+    plan: Callable[[Space], Plan[Any]]
+    durable: bool = False
+    content: bytes | None = None
+
+    def op(self) -> Op:
+        return Op(self.kind, self.id, self.durable, self.content)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`before` runs alone; then each list of `processes` is a process of its own."""
+
+    name: str
+    processes: tuple[tuple[Call, ...], ...]
+    before: tuple[Call, ...] = ()
+    faults: tuple[str, ...] = ALL_FAULTS
+    faults_max: int = 3
+    hot_tokens: int = 100
+    warm_modules: int = 6
+    keeps_metadata: bool = True
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        calls = (*self.before, *(call for calls in self.processes for call in calls))
+        return tuple(dict.fromkeys(call.id for call in calls if call.id))
+
+
+@cache
+def _config(number: int, hot_tokens: int, warm_modules: int) -> Config:
+    return load_config(
+        {}, redis__url="redis://127.0.0.1:1/0", namespace=f"w{number}", storage_tiers__cold__directory="unused",
+        counter="estimate", storage_tiers__hot__max_size=hot_tokens, storage_tiers__warm__max_modules=warm_modules,
+        storage_tiers__cold__compression_level=0, storage_tiers__promotion_threshold=2,
+    )  # fmt: skip
+
+
+# -- one process -----------------------------------------------------------------------------------------------------
+
+Io = list[Any] | Effect[Any]
+
+
+class Process:
+    """Runs its calls as a driver would; stops before each effect that touches Redis, the archive, or waits."""
+
+    def __init__(self, world: World, name: str, calls: Sequence[Call]) -> None:
+        self.world = world
+        self.name = name
+        self.calls = calls
+        self.space = Space(world.config, token_counter("estimate"), not world.scenario.keeps_metadata)
+        self.server = world.primary
+        self.life = world.primary.life
+        self.uses = UseBuffer()
+        self.op = Op("open", "")
+        self.sleeps = 0
+        self.tokens = 0
+        self.results: list[Any] = []
+        self.thread = self._main()
+        self.pending: Io | None = next(self.thread, None)
+        self.sent: list[Any] = []  # results of the part of a pipeline that was answered
+
+    def go(self, result: Any) -> None:
+        """Go on with the result of the pending effect; an exception is thrown."""
+        self.sent = []
+        try:
+            self.pending = self.thread.throw(result) if isinstance(result, Exception) else self.thread.send(result)
+        except StopIteration:
+            self.pending = None
+
+    def die(self) -> None:
+        self.thread.close()
+        self.pending = None
+        if self.op.fate == "running":
+            self.op.fate = "unknown"
+
+    @property
+    def point(self) -> str:
+        """Where this process stands, as the tables name it."""
+        pending = self.pending
+        if isinstance(pending, list):
+            call = pending[len(self.sent)]
+            what = call.script.name if isinstance(call, RunScript) else str(call.words[0])
+        else:
+            what = type(pending).__name__
+        return f"{self.op.kind}: {what}"
+
+    def _main(self) -> Generator[Io, Any, None]:
+        for call in self.calls:
+            self.op = op = call.op()
+            self.world.history.began(op)
+            try:
+                result = yield from self._run(call.plan(self.space))
+            except DistierError as e:
+                self.world.failed(op, e)
+                self.results.append(e)
+            else:
+                self.world.ended(op, result)
+                self.results.append(result)
+
+    def _run(self, plan: Plan[Any]) -> Generator[Io, Any, Any]:
+        try:
+            effect = next(plan)
+            while True:
+                try:
+                    result = yield from self._perform(effect)
+                except DistierError as e:
+                    effect = plan.throw(e)
+                else:
+                    effect = plan.send(result)
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            plan.close()
+
+    def _perform(self, effect: Effect[Any]) -> Generator[Io, Any, Any]:
+        match effect:
+            case Command() | RunScript():
+                return collect((yield from self._calls([effect]))[0])
+            case Pipeline(calls):
+                return (yield from self._calls(list(calls))) if calls else []
+            case ArchivePut() | ArchiveGet() | ArchiveList() | ArchiveDelete():
+                return (yield effect)
+            case Parallel(plans):
+                results = []
+                for plan in plans:
+                    try:
+                        results.append((yield from self._run(plan)))
+                    except DistierError as e:
+                        results.append(e)
+                return results
+            case Offload(_, function):
+                return function()
+            case NewToken():
+                self.tokens += 1
+                return self.world.token(self.name, self.tokens)
+            case Used(shard, id, flush):
+                return self.uses.note(shard, id, 0.0, flush=flush)
+            case Sleep():
+                self.sleeps += 1
+                return (yield effect)
+            case Count() | Now():
+                return 0
+        raise AssertionError(f"no driver knows the effect {effect!r}")
+
+    def _calls(self, calls: list[Any]) -> Generator[Io, Any, list[Any]]:
+        """As `SyncDriver._calls`: a shard without an epoch is given one, and what was refused for that is sent again."""
+        results = list((yield calls))
+        for _ in range(RECOVERIES_MAX):
+            refused = [i for i, result in enumerate(results) if isinstance(result, Recovering)]
+            if not refused:
+                break
+            yield from self._run(recover(self.space, calls[0].shard))
+            again = yield [calls[i] for i in refused]
+            for i, result in zip(refused, again, strict=True):
+                results[i] = result
+        return results
+
+
+# -- the world -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Tally:
+    """What happened in some runs."""
+
+    runs: int = 0
+    steps: int = 0
+    audits: int = 0
+    reads: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    points: Counter[str] = field(default_factory=Counter)
+    killed: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+    distinct: set[int] = field(default_factory=set)
+
+    def add(self, other: Tally) -> None:
+        self.runs += other.runs
+        self.steps += other.steps
+        self.audits += other.audits
+        self.reads += other.reads
+        for name in ("faults", "points", "killed", "lost"):
+            getattr(self, name).update(getattr(other, name))
+
+
+class World:
+    """One run of a scenario."""
+
+    def __init__(
+        self, scenario: Scenario, chooser: Chooser, number: int, lab: Lab, *, trace: bool = False
+    ) -> None:
+        self.scenario, self.chooser, self.lab = scenario, chooser, lab
+        self.config = _config(number, scenario.hot_tokens, scenario.warm_modules)
+        self.archive = MemoryArchive(keeps_metadata=scenario.keeps_metadata)
+        self.history = History(scenario.ids, self.config.namespace, self.archive)
+        self.trace: list[str] | None = [] if trace else None
+        self.tally = Tally(runs=1)
+        self.lives = 0
+        self.toks: list[str] = []
+        self.primary = Server(0, self._life(), 0)
+        self.servers = 1
+        self.replica: Server | None = None
+        self.cut: Server | None = None
+        self.late: list[Effect[Any]] = []
+        self.faults_left = 0
+        self.calm = True  # no fault yet: then no call may fail
+        self.processes: list[Process] = []
+        self.shard = Space(self.config, token_counter("estimate"), False).keys.shards[0]
+        pairs = [k for i in scenario.ids for k in (self.shard.module(i), self.shard.frame(i))]
+        self._audit = ("EVALSHA", lab.audit, 9 + len(pairs), *self.shard.fixed, *pairs, *scenario.ids)
+        self._leases = [k for i in scenario.ids for k in (self.shard.lease(i), self.shard.write_back_lease(i))]
+        self._keys = [*self.shard.fixed, self._life_key, *pairs, *self._leases]
+
+    @property
+    def _life_key(self) -> str:
+        return f"{self.shard.epoch}:life"
+
+    def _life(self) -> str:
+        self.lives += 1
+        return f"{self.lives:08x}"
+
+    def token(self, name: str, n: int) -> str:
+        tok = sha1(f"{name}/{n}".encode()).hexdigest()[:32]
+        self.toks.append(tok)
+        return tok
+
+    def say(self, text: str) -> None:
+        if self.trace is not None:
+            self.trace.append(text)
+
+    # -- the course of a run -----------------------------------------------------------------------------------------
+
+    def run(self) -> Steps:
+        """Commands out, replies in; returns the tally. Raises `Violation`."""
+        yield [(0, ("HSET", self._life_key, "replid", self.primary.life))]
+        yield from self._alone("setup", (Call("open", "", open_space), *self.scenario.before))
+        self.processes = [Process(self, f"p{n}", calls) for n, calls in enumerate(self.scenario.processes)]
+        self.faults_left = self.scenario.faults_max
+        last: Process | None = None
+        sticky = (0.0, 0.5, 0.85)[self.chooser.pick((1, 1, 1))] if self.chooser.seed is not None else 0.0
+        for _ in range(STEPS_MAX):
+            ready = [p for p in self.processes if p.pending is not None]
+            if not ready:
+                break
+            last = yield from self._step(ready, last, sticky)
+        else:
+            raise Violation(f"no end after {STEPS_MAX} steps: {[p.point for p in self.processes if p.pending]}")
+        yield from self._finish()
+        self.tally.distinct.add(hash(tuple(self.chooser.taken)))
+        return self.tally
+
+    def _step(self, ready: list[Process], last: Process | None, sticky: float) -> Generator[Sent, Any, Process | None]:
+        """One choice: a process that goes on, a fault at a process, or something in the environment."""
+        options: list[tuple[str, Process | None]] = [("step", p) for p in ready]
+        weights = [1.0] * len(ready)
+        if sticky and last in ready:
+            weights = [1.0 - sticky] * len(ready)
+            weights[ready.index(last)] = sticky * len(ready)
+        total = sum(weights)
+        for p in ready:
+            if p.server is self.cut:  # it may notice, and connect to the new primary
+                options.append(("reconnect", p))
+                weights.append(0.3 * total / len(ready))
+        if self.late:
+            options.append(("arrive", None))
+            weights.append(0.15 * total)
+        if self.faults_left:
+            kinds = [(f, p) for f in self.scenario.faults for p in self._subjects(f, ready)]
+            share = sum(FAULTS[f] for f, _ in kinds)
+            options += kinds
+            weights += [FAULTS[f] * RATE * total / share for f, _ in kinds]
+        what, process = options[self.chooser.pick(weights)]
+        self.tally.steps += 1
+        self.say(f"{what} {process.name + ' at ' + process.point if process else ''}")
+        if what not in ("step", "arrive", "reconnect"):
+            self.tally.faults[what] += 1
+            self.faults_left -= 1
+            self.calm = self.calm and what in ("expire", "replicate", "lost", "kill")
+        if process is None:
+            yield from getattr(self, f"_env_{what}")()
+            return last
+        yield from self._act(what, process)
+        return process
+
+    def _subjects(self, fault: str, ready: list[Process]) -> list[Any]:
+        if fault == "late":
+            return [p for p in ready if isinstance(p.pending, ArchivePut | ArchiveDelete)]
+        if fault in OF_STEP:
+            return [p for p in ready if not isinstance(p.pending, Sleep)]
+        return [None]
+
+    def _act(self, what: str, process: Process) -> Generator[Sent, Any, None]:
+        if what == "kill":
+            self.tally.killed[process.point] += 1
+            process.die()
+        elif what == "reconnect":
+            self._connect(process)
+        else:
+            self.tally.points[process.point] += 1
+            if what in ("lost", "gone"):
+                self.tally.lost[process.point] += 1
+            yield from self._effect(process, what)
+
+    # -- effects -----------------------------------------------------------------------------------------------------
+
+    def _effect(self, process: Process, how: str) -> Generator[Sent, Any, None]:
+        pending = process.pending
+        if isinstance(pending, list):
+            yield from self._redis(process, pending, how)
+        elif isinstance(pending, Sleep):
+            yield from self._sleep(process)
+        else:
+            assert isinstance(pending, ARCHIVE)
+            self._archive(process, pending, how)
+
+    def _connect(self, process: Process) -> None:
+        """A new connection, to the primary: the process forgets what it knew of epochs (`stores.redis.Lives`)."""
+        process.space.states.clear()
+        process.server, process.life = self.primary, self.primary.life
+
+    def _redis(self, process: Process, calls: list[Any], how: str) -> Generator[Sent, Any, None]:
+        if process.server is not self.cut and (process.server is not self.primary or process.life != self.primary.life):
+            self._connect(process)
+        server = process.server
+        done = process.sent
+        part = calls[len(done) :]
+        if how == "down":
+            process.go(done + [RedisUnavailable("injected: not sent") for _ in part])
+            return
+        if len(part) > 1 and how == "step" and self.chooser.seed is not None and self.chooser.pick((3, 1)):
+            part = part[:1]  # others may come between the commands of a pipeline
+        results = yield from self._perform(process, server, part)
+        if how == "lost":
+            if all(call.retry for call in part):
+                process.sent = done  # the driver sends it all again, some time
+                return
+            again = iter((yield from self._perform(process, server, [call for call in part if call.retry])))
+            results = [next(again) if call.retry else RedisUnavailable("injected: lost") for call in part]
+        if how == "gone":
+            results = [RedisUnavailable("injected: lost") for _ in part]
+        if len(done) + len(part) < len(calls):
+            process.sent = done + results
+            return
+        process.go(done + results)
+
+    def _perform(self, process: Process, server: Server, calls: list[Any]) -> Generator[Sent, Any, list[Any]]:
+        database, scripts = server.database, self.lab.scripts
+        sent: Sent = []
+        audited = False
+        for call in calls:
+            if isinstance(call, RunScript):
+                name = call.script.name
+                audited = audited or name in AUDITED
+                sent.append((database, ("EVALSHA", scripts[name].sha, len(call.keys), *call.keys, *call.args)))
+            else:
+                sent.append((database, call.words))
+        if audited:
+            sent.append((database, self._audit))
+        if process.op.kind == "get":
+            self.history.touched(process.op, server, server is self.primary)
+        replies = yield sent
+        results = []
+        for call, reply in zip(calls, replies, strict=False):
+            result = outcome(call, reply)
+            if isinstance(call, RunScript):
+                self._note(process.op, server, call, result)
+            results.append(result)
+        if audited:
+            self._judge(server, replies[-1])
+        return results
+
+    def _judge(self, server: Server, reply: Any) -> None:
+        if isinstance(reply, Exception):
+            raise reply
+        self.tally.audits += 1
+        self.history.audited(server, server is self.primary, reply)
+
+    def _note(self, op: Op, server: Server, call: RunScript[Any], result: Any) -> None:
+        """Each place in the order that a write took, whether it learns of it or not."""
+        if isinstance(result, Put | Replayed | Reserved | Order) and op.writes:
+            self.history.took(op, (result.epoch, result.ver))
+            op.applied_on = server
+
+    def _sleep(self, process: Process) -> Generator[Sent, Any, None]:
+        """The others had a turn; a lease may end whenever its holder is slow."""
+        if process.sleeps > SLEEPS_MAX or self.chooser.pick((3, 1)):
+            process.sleeps = 0
+            self.say("leases end")
+            yield [(process.server.database, ("UNLINK", *self._leases))]
+        process.go(None)
+
+    def _archive(self, process: Process, effect: Any, how: str) -> None:
+        if how == "lost":  # the archive's client tries again by itself: all of its calls may be made twice
+            self._archived(effect)
+            return
+        if how == "late":
+            self.late.append(effect)
+        if how in ("late", "down"):
+            process.go(ArchiveUnavailable(f"injected: {how}"))
+            return
+        result = self._archived(effect)
+        process.go(ArchiveUnavailable("injected: lost") if how == "gone" else result)
+
+    def _archived(self, effect: Any) -> Any:
+        archive = self.archive
+        match effect:
+            case ArchiveGet(key, max_bytes):
+                return archive.get(key, max_bytes=max_bytes)
+            case ArchiveList(prefix, start_after, limit):
+                return archive.list(prefix, start_after=start_after, limit=limit)
+            case ArchivePut(key, data, content_type, metadata):
+                archive.put(key, data, content_type=content_type, metadata=metadata)
+            case ArchiveDelete(keys):
+                self.say(f"   deletes {[k[-40:] for k in keys]}")
+                archive.delete(keys)
+        self.history.archive_changed()
+        if isinstance(effect, ArchiveDelete):
+            self.history.check_copies(self.primary, True)
+        return None
+
+    # -- what a call ended with --------------------------------------------------------------------------------------
+
+    def ended(self, op: Op, result: Any) -> None:
+        self.say(f"   {op.kind} {op.id} -> {getattr(result, 'version', result)}")
+        if op.kind == "get":
+            self.tally.reads += 1
+            self.history.read(op, result)
+            op.fate = "done"
+        elif op.writes and result is not False:
+            place = (result.version.epoch, result.version.ver) if hasattr(result, "version") else op.places[-1]
+            self.history.acked(op, place)
+        else:
+            op.fate = "done"
+
+    def failed(self, op: Op, e: DistierError) -> None:
+        self.say(f"   {op.kind} {op.id} -> {type(e).__name__}: {e}")
+        op.error = f"{type(e).__name__}: {e}"
+        if isinstance(e, NotFound):
+            op.fate = "done"
+        elif isinstance(e, Conflict | Full):
+            self.history.refuse(op)
+        elif isinstance(e, Unavailable):
+            op.fate = "unknown"
+            if self.calm:
+                raise Violation(f"{op.kind} of {op.id} failed without a fault: {op.error}")
+        else:
+            raise Violation(f"{op.kind} of {op.id}: {op.error}")
+
+    # -- the environment ---------------------------------------------------------------------------------------------
+
+    def _all_keys(self) -> list[str]:
+        return [*self._keys, *(self.shard.done(tok) for tok in self.toks)]
+
+    def _free_database(self) -> int:
+        taken = {s.database for s in (self.primary, self.replica, self.cut) if s}
+        return next(n for n in range(4) if n not in taken)
+
+    def _env_expire(self) -> Generator[Sent, Any, None]:
+        database = self.primary.database
+        frames = [self.shard.frame(i) for i in self.scenario.ids]
+        replies = yield [
+            *((database, ("EVALSHA", self.lab.expire, 1, frame)) for frame in frames), (database, self._audit)
+        ]  # fmt: skip
+        self._judge(self.primary, replies[-1])
+
+    def _env_replicate(self) -> Generator[Sent, Any, None]:
+        keys, old = self._all_keys(), self.replica
+        self.servers += 1
+        database = old.database if old else self._free_database()
+        self.replica = Server(database, "", self.servers, dict(self.primary.floor))
+        yield [(self.primary.database, ("EVALSHA", self.lab.copy, len(keys), *keys, self.primary.database, database))]
+
+    def _env_failover(self) -> Generator[Sent, Any, None]:
+        yield from self._promote(keep=True)
+
+    def _env_promote(self) -> Generator[Sent, Any, None]:
+        yield from self._promote(keep=False)
+
+    def _promote(self, *, keep: bool) -> Generator[Sent, Any, None]:
+        if self.cut:
+            yield from self._end_cut()
+        new = self.replica
+        if new is None:  # it had nothing yet
+            self.servers += 1
+            new = Server(self._free_database(), "", self.servers)
+            yield [(new.database, ("UNLINK", *self._all_keys()))]
+        old, self.replica = self.primary, None
+        self.primary, new.life = new, self._life()
+        self.history.new_life(new, new.floor)
+        yield [(new.database, ("HSET", self._life_key, "replid", new.life))]
+        if keep:
+            self.cut = old
+
+    def _end_cut(self) -> Generator[Sent, Any, None]:
+        self.cut = None
+        yield []
+
+    def _env_loss(self) -> Generator[Sent, Any, None]:
+        yield from self._forget(self._life())
+
+    def _env_flush(self) -> Generator[Sent, Any, None]:
+        yield from self._forget(self.primary.life)
+
+    def _forget(self, life: str) -> Generator[Sent, Any, None]:
+        database = self.primary.database
+        self.servers += 1
+        old, self.primary = self.primary, Server(database, life, self.servers)
+        self.history.new_life(self.primary, {})
+        for p in self.processes:
+            if p.server is old:
+                p.server = self.primary
+        self.replica = None
+        yield [(database, ("UNLINK", *self._all_keys())), (database, ("HSET", self._life_key, "replid", life))]
+
+    def _env_restart(self) -> Generator[Sent, Any, None]:
+        self.primary.life = self._life()
+        self.history.new_life(self.primary, self.primary.floor)
+        yield [(self.primary.database, ("HSET", self._life_key, "replid", self.primary.life))]
+
+    def _env_arrive(self) -> Generator[Sent, Any, None]:
+        self._archived(self.late.pop(self.chooser.pick([1.0] * len(self.late))))
+        yield from ()
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _alone(self, name: str, calls: Sequence[Call]) -> Generator[Sent, Any, list[Any]]:
+        """A process that runs to its end, undisturbed. Raises `Violation` if a call fails."""
+        process = Process(self, name, calls)
+        while process.pending is not None:
+            yield from self._effect(process, "step")
+        for result in process.results:
+            if isinstance(result, DistierError) and not isinstance(result, NotFound):
+                raise Violation(f"{name}: {type(result).__name__}: {result}")
+        return process.results
+
+    def _finish(self) -> Generator[Sent, Any, None]:
+        """Everybody is dead or done. What was acknowledged is there, and nothing else remains."""
+        self.say("-- the end")
+        self.cut, self.calm, self.faults_left = None, True, 0
+        while self.late:
+            effect = self.late.pop()
+            if self.chooser.pick((1, 1)):
+                self._archived(effect)
+        yield [(self.primary.database, ("UNLINK", *self._leases))]
+        ids, shard = self.scenario.ids, self.shard
+        gets = tuple(_get(i) for i in ids)
+        tidy = (
+            Call("write-back", "", lambda space: write_back_due(space, shard, older_than_ms=0)),
+            Call("expire", "", lambda space: expire(shard, ids).__iter__()),
+            Call("sweep", "", sweep),
+        )
+        results = yield from self._alone("end", (Call("open", "", open_space), *gets, *tidy, *gets))
+        first, last = results[1 : 1 + len(ids)], results[-len(ids) :]
+        self._same(first, last, "after write-back and sweep")
+        self._check_swept()
+        if self.chooser.pick((1, 1)) == 0:
+            yield from self._forget(self._life())
+            again = yield from self._alone("lost", (*gets, Call("rescue", "", rescue), *gets))
+            self._same(last, again[: len(ids)], "from the archive alone", or_newer=True)
+            self._same(again[: len(ids)], again[-len(ids) :], "after the rescue")
+
+    def _same(self, before: list[Any], after: list[Any], when: str, *, or_newer: bool = False) -> None:
+        for i, x, y in zip(self.scenario.ids, before, after, strict=True):
+            old, new = x and (x.version.epoch, x.version.ver), y and (y.version.epoch, y.version.ver)
+            if old == new:
+                continue
+            # A write of unknown outcome may take effect now; history.read has judged the rest.
+            top = self.history.visible_top(i)
+            op = self.history.versions.get((i, top))
+            if not (or_newer and op and op.fate in ("unknown", "done") and (old or NONE) < top):
+                raise Violation(f"{i} was {old}, {when} it is {new}")
+
+    def _check_swept(self) -> None:
+        for i in self.scenario.ids:
+            objects = self.history.objects[i]
+            if len(objects) > 1:
+                raise Violation(f"swept: {i} still has {sorted(objects)}")
+            record = self.primary.records.get(i)
+            if objects and record and record.tier not in ("none",) and record.place > max(objects):
+                raise Violation(f"swept: {i} is {record.place}, the archive has {sorted(objects)}")
+
+
+def _get(id: str) -> Call:
+    return Call("get", id, lambda space: read(space, id))
+
+
+# -- many runs -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Failure:
+    """A run that broke something: enough to see it again."""
+
+    scenario: Scenario
+    seed: int | None
+    choices: list[int]
+    problem: str
+    trace: list[str] = field(default_factory=list)
+    after_runs: int = 0
+
+    def __str__(self) -> str:
+        steps = "\n".join(self.trace)
+        return f"{self.scenario.name}, seed {self.seed}: {self.problem}\nchoices {self.choices}\n{steps}"
+
+
+class Lab:
+    """A server with the scripts loaded, where worlds can run. `patches` make a mutant."""
+
+    def __init__(self, wire: Wire, patches: tuple[Patch, ...] = ()) -> None:
+        self.wire = wire
+        self.scripts: dict[str, Script] = patched(patches)
+        wire.load(self.scripts.values())
+        self.audit, self.copy, self.expire = wire.load([AUDIT, COPY, EXPIRE])
+        self._number = 0
+
+    def _guarded(self, world: World) -> Steps:
+        try:
+            return (yield from world.run())
+        except Exception as e:  # whatever went wrong, the seed is what one needs
+            problem = str(e) if isinstance(e, Violation) else f"{type(e).__name__}: {e}"
+            return Failure(world.scenario, world.chooser.seed, world.chooser.taken, problem, world.trace or [])
+
+    def _world(self, scenario: Scenario, chooser: Chooser, *, trace: bool = False) -> World:
+        self._number += 1
+        return World(scenario, chooser, self._number, self, trace=trace)
+
+    def explore(self, scenario: Scenario, seeds: range, *, failures_max: int = 1) -> tuple[Tally, list[Failure]]:
+        """Run the scenario once per seed; stops after some failures."""
+        self.wire.empty()
+        self._number = 0
+        tally, failures = Tally(), list[Failure]()
+
+        def runs() -> Iterator[Steps]:
+            for seed in seeds:
+                if len(failures) >= failures_max:
+                    return
+                yield self._guarded(self._world(scenario, Chooser(seed)))
+
+        def done(result: Tally | Failure) -> None:
+            if isinstance(result, Failure):
+                result.after_runs = tally.runs + 1
+                failures.append(result)
+                tally.runs += 1
+            else:
+                tally.add(result)
+                tally.distinct |= result.distinct
+
+        run_all(self.wire, runs(), done)
+        return tally, [self.replay(f) for f in failures[:failures_max]]
+
+    def exhaust(self, scenario: Scenario, *, limit: int) -> tuple[Tally, list[Failure], bool]:
+        """Every run that the scenario can have, depth first; whether that were all of them within `limit`."""
+        self.wire.empty()
+        tally, script = Tally(), list[int]()
+        while tally.runs < limit:
+            chooser = Chooser(script=script)
+            found: list[Any] = []
+            run_all(self.wire, iter([self._guarded(self._world(scenario, chooser))]), found.append)
+            if isinstance(found[0], Failure):
+                return tally, [self.replay(found[0])], False
+            tally.add(found[0])
+            after = chooser.next_script()
+            if after is None:
+                return tally, [], True
+            script = after
+        return tally, [], False
+
+    def replay(self, failure: Failure) -> Failure:
+        """The same run again, alone, with a trace."""
+        self.wire.empty()
+        chooser = Chooser(failure.seed, [] if failure.seed is not None else failure.choices)
+        found: list[Any] = []
+        run_all(self.wire, iter([self._guarded(self._world(failure.scenario, chooser, trace=True))]), found.append)
+        if isinstance(found[0], Failure):
+            found[0].after_runs = failure.after_runs
+            return found[0]  # type: ignore[no-any-return]
+        failure.problem += " (NOT SEEN AGAIN in the replay)"
+        return failure

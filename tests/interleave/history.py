@@ -1,0 +1,201 @@
+"""What a module's readers and writers may see: the judge of a run.
+
+Every write of a run is known here, with each place in the order that it took, from the moment when it took it. So is
+what was acknowledged, and how firmly:
+
+    floor    on one server: the greatest version that it acknowledged. A replica has the floor of when it was copied.
+    durable  everywhere: acknowledged after it was in the archive (`durability="archived"`), or acknowledged, and in the
+             archive when a primary began its life
+
+A read may answer any version that is not older than both were when it first touched the server that it read from, with
+exactly the bytes of that write; `None` where such a version is a delete, or where nothing was acknowledged yet. A write
+that was refused (`Conflict`, `Full`) must never be seen by a read that began later. Writes that failed otherwise, or whose
+process died, may be seen or not, for ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from distier.domain import archived as names
+from distier.stores.memory import MemoryArchive
+
+Place = tuple[int, int]  # (epoch, ver)
+NONE: Place = (0, 0)
+
+
+class Violation(AssertionError):
+    """An invariant does not hold, or a read answered what it must not."""
+
+
+@dataclass(slots=True, eq=False)
+class Op:
+    """One call of one process: what it wants, the places in the order that it took, what became of it."""
+
+    kind: str
+    id: str
+    durable: bool = False
+    content: bytes | None = None  # of a put
+    places: list[Place] = field(default_factory=list)
+    fate: str = "running"  # acked, refused, unknown, done
+    applied_on: Server | None = None
+    needs: dict[int, Place] = field(default_factory=dict)  # of a read: by server, at the first touch
+    refused_before: frozenset[int] = frozenset()
+    error: str = ""
+
+    @property
+    def writes(self) -> bool:
+        return self.kind.startswith(("put", "delete", "cas"))
+
+
+@dataclass(slots=True, eq=False)
+class Server:
+    """One server's data: a logical database, its life, and what it acknowledged."""
+
+    database: int
+    life: str
+    number: int
+    floor: dict[str, Place] = field(default_factory=dict)
+    records: dict[str, Seen] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Seen:
+    """A record as the last audit saw it. `trusted`: readers take it as it stands."""
+
+    tier: str
+    place: Place
+    clean: bool
+    copy: bool
+    trusted: bool
+
+
+class History:
+    """All writes of one run, and the checks over them."""
+
+    def __init__(self, ids: tuple[str, ...], namespace: str, archive: MemoryArchive) -> None:
+        self.ids = ids
+        self.archive = archive
+        self.durable: dict[str, Place] = dict.fromkeys(ids, NONE)
+        self.versions: dict[tuple[str, Place], Op] = {}
+        self.refused: set[int] = set()  # id() of the operations
+        self.ops: list[Op] = []
+        self._directories = {names.module_directory(namespace, i).rstrip("/"): i for i in ids}
+        self.objects: dict[str, dict[Place, str]] = {i: {} for i in ids}
+
+    # -- what happens ------------------------------------------------------------------------------------------------
+
+    def took(self, op: Op, place: Place) -> None:
+        other = self.versions.setdefault((op.id, place), op)
+        if other is not op:
+            raise Violation(f"J4 order: {place} of {op.id} was given to two writes")
+        if place not in op.places:
+            op.places.append(place)
+
+    def touched(self, op: Op, server: Server, primary: bool) -> None:
+        """A reader's first contact with a server."""
+        if server.number not in op.needs:
+            floor = server.floor.get(op.id, NONE)
+            op.needs[server.number] = max(floor, self.durable[op.id]) if primary else floor
+
+    def began(self, op: Op) -> None:
+        op.refused_before = frozenset(self.refused)
+        self.ops.append(op)
+
+    def acked(self, op: Op, place: Place) -> None:
+        op.fate = "acked"
+        if self.versions.get((op.id, place)) is not op:
+            raise Violation(f"J4 order: {op.kind} of {op.id} was acknowledged as {place}, which it never took")
+        server = op.applied_on
+        if server:
+            server.floor[op.id] = max(server.floor.get(op.id, NONE), place)
+        if op.durable:
+            self.durable[op.id] = max(self.durable[op.id], place)
+
+    def refuse(self, op: Op) -> None:
+        op.fate = "refused"
+        self.refused.add(id(op))
+
+    def new_life(self, server: Server, floor: dict[str, Place]) -> None:
+        """A server begins a life with the data of `floor`: what was acknowledged and is in the archive by now counts too."""
+        server.floor = dict(floor)
+        for i in self.ids:
+            for place in self.objects[i]:
+                op = self.versions.get((i, place))
+                if op and op.fate == "acked":
+                    server.floor[i] = max(server.floor.get(i, NONE), place)
+
+    # -- what is checked ---------------------------------------------------------------------------------------------
+
+    def archive_changed(self) -> None:
+        """J1: what was acknowledged as durable has an object that is as great."""
+        for objects in self.objects.values():
+            objects.clear()
+        for key in self.archive._objects:
+            found = names.parse_key(key)
+            if found and found.kind != "meta" and found.directory in self._directories:
+                self.objects[self._directories[found.directory]][(found.order.epoch, found.order.ver)] = found.kind
+        for i in self.ids:
+            self.check_durable(i)
+
+    def check_durable(self, i: str) -> None:
+        need = self.durable[i]
+        if need > NONE and max(self.objects[i], default=NONE) < need:
+            raise Violation(f"J1 durable: {need} of {i} was acknowledged; the archive has {sorted(self.objects[i])}")
+
+    def audited(self, server: Server, primary: bool, reply: list[Any]) -> None:
+        """J2, J3 and J5 over what the audit script saw."""
+        if reply[0]:
+            raise Violation(f"J5 books: {reply[0].decode()}")
+        epoch, verified = int(reply[1]), int(reply[2])
+        for n, i in enumerate(self.ids):
+            tier, e, v, clean, seen, copy = reply[3 + 6 * n : 9 + 6 * n]
+            trusted = epoch > 0 and max(int(seen) if tier != b"none" else 0, verified) >= epoch
+            record = Seen(tier.decode(), (int(e), int(v)), clean == b"1", copy == b"1", trusted)
+            server.records[i] = record
+            if record.tier not in ("none", "deleted") and (i, record.place) not in self.versions:
+                raise Violation(f"J4 order: the record of {i} is {record.place}, which nobody wrote")
+            self.check_record(server, primary, i, record)
+
+    def check_record(self, server: Server, primary: bool, i: str, record: Seen) -> None:
+        objects = self.objects[i]
+        if record.clean and not record.copy and record.tier not in ("none", "deleted"):
+            if max(objects, default=NONE) < record.place:
+                raise Violation(f"J3 readable: {record.place} of {i} is {record.tier} and has no copy; {sorted(objects)}")
+        need = max(server.floor.get(i, NONE), self.durable[i] if primary else NONE)
+        if record.trusted and record.tier == "none" and need > NONE and not self._deleted_since(i, need):
+            raise Violation(f"J2 fresh: {i} has no record, {need} was acknowledged")
+        if record.trusted and record.tier != "none" and record.place < need:
+            raise Violation(f"J2 fresh: the record of {i} is {record.place}, {need} was acknowledged")
+
+    def check_copies(self, server: Server, primary: bool) -> None:
+        for i, record in server.records.items():
+            self.check_record(server, primary, i, record)
+
+    def _deleted_since(self, i: str, need: Place, refused_before: frozenset[int] = frozenset()) -> bool:
+        return any(
+            j == i and place >= need and op.content is None and id(op) not in refused_before
+            for (j, place), op in self.versions.items()
+        )
+
+    def read(self, op: Op, found: Any) -> None:
+        """A read is over: `found` is what it answered, a module or None."""
+        need = min(op.needs.values(), default=NONE)
+        if found is None:
+            if need > NONE and not self._deleted_since(op.id, need, op.refused_before):
+                raise Violation(f"read: {op.id} is missing, {need} was acknowledged before the read")
+            return
+        place = (found.version.epoch, found.version.ver)
+        written = self.versions.get((op.id, place))
+        if written is None or written.content is None:
+            raise Violation(f"read: {place} of {op.id} was read, which nobody put")
+        if found.content != written.content:
+            raise Violation(f"read: {place} of {op.id} has the bytes {found.content!r}, not {written.content!r}")
+        if place < need:
+            raise Violation(f"read: {place} of {op.id} was read, {need} was acknowledged before the read")
+        if id(written) in op.refused_before:
+            raise Violation(f"read: {place} of {op.id} was read, but that write was refused ({written.error})")
+
+    def visible_top(self, i: str) -> Place:
+        return max(self.objects[i], default=NONE)

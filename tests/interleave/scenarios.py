@@ -1,0 +1,136 @@
+"""The scenario table: pairs and triples of real plans on one or two modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distier.effects import Plan
+from distier.lua import expire as expire_script
+from distier.plans import maintain, move
+from distier.plans import rescue as rescue_plan
+from distier.plans import write
+from distier.plans.read import read
+from distier.plans.recover import newest_record
+from distier.plans.space import Space
+
+from .explorer import ALL_FAULTS, CRASHES, Call, Scenario
+
+
+def put(id: str, text: str, level: str = "redis") -> Call:
+    content = text.encode()
+
+    def plan(space: Space) -> Plan[Any]:
+        return write.put(space, write.Item(id, content, "text/plain", tokens=40, durability=level))  # type: ignore[arg-type]
+
+    return Call("put-archived" if level == "archived" else "put", id, plan, level == "archived", content)
+
+
+def cas(id: str, text: str, level: str = "redis") -> Call:
+    """Read the version, then put if it is still the one."""
+    content = text.encode()
+
+    def plan(space: Space) -> Plan[Any]:
+        record = yield from newest_record(space, space.shard(id), id)
+        expected = record.order if record else 0
+        item = write.Item(id, content, "text/plain", tokens=40, durability=level, if_version=expected)  # type: ignore[arg-type]
+        return (yield from write.put(space, item))
+
+    return Call("cas-archived" if level == "archived" else "cas", id, plan, level == "archived", content)
+
+
+def delete(id: str, level: str = "redis") -> Call:
+    durable = level == "archived"
+    kind = "delete-archived" if durable else "delete"
+    return Call(kind, id, lambda space: write.delete(space, id, durability=level), durable)  # type: ignore[arg-type]
+
+
+def delete_if(id: str, level: str = "redis") -> Call:
+    def plan(space: Space) -> Plan[Any]:
+        record = yield from newest_record(space, space.shard(id), id)
+        if record is None:
+            return False
+        return (yield from write.delete(space, id, record.order, durability=level))  # type: ignore[arg-type]
+
+    durable = level == "archived"
+    return Call("delete-if-archived" if durable else "delete-if", id, plan, durable)
+
+
+def get(id: str) -> Call:
+    return Call("get", id, lambda space: read(space, id))
+
+
+def demote(id: str, to: str | None = None) -> Call:
+    return Call(f"demote-{to or 'step'}", id, lambda space: move.demote(space, id, to))  # type: ignore[arg-type]
+
+
+def promote(id: str) -> Call:
+    return Call("promote", id, lambda space: move.promote(space, id))
+
+
+def write_back() -> Call:
+    return Call("write-back", "", lambda space: maintain.write_back_due(space, space.keys.shards[0], older_than_ms=0))
+
+
+def expire(*ids: str) -> Call:
+    return Call("expire", "", lambda space: expire_script(space.keys.shards[0], ids).__iter__())
+
+
+def sweep() -> Call:
+    return Call("sweep", "", maintain.sweep)
+
+
+def rescue() -> Call:
+    return Call("rescue", "", rescue_plan.rescue)
+
+
+ARCHIVED = "archived"
+HOT = (put("a", "a0"),)
+CLEAN = (put("a", "a0"), write_back())
+WARM = (*CLEAN, demote("a", "warm"))
+COLD = (*CLEAN, demote("a", "cold"))
+DURABLE = (put("a", "a0", ARCHIVED),)
+
+SCENARIOS: tuple[Scenario, ...] = (
+    Scenario("put/put", ((put("a", "a1"), get("a")), (put("a", "a2"), get("a"))), HOT),
+    Scenario("put/get/write-back", ((put("a", "a1"),), (get("a"), get("a")), (write_back(),)), HOT),
+    Scenario("put/write-back", ((put("a", "a1"), put("a", "a2")), (write_back(), write_back()), (get("a"),))),
+    Scenario("demote/put", ((demote("a", "warm"),), (put("a", "a1"), get("a"))), HOT),
+    Scenario("demote/write-back/expire", ((demote("a", "warm"), get("a")), (write_back(),), (expire("a"), get("a"))), HOT),
+    Scenario("demote-cold/put", ((demote("a", "cold"), get("a")), (put("a", "a1"), get("a"))), HOT),
+    Scenario("get-cold/put", ((get("a"),), (put("a", "a1"), get("a"))), COLD),
+    Scenario("get-cold/get-cold", ((get("a"), get("a")), (get("a"),), (demote("a", "cold"),)), COLD),
+    Scenario("get-cold/delete", ((get("a"), get("a")), (delete("a"), get("a")), (write_back(),)), COLD),
+    Scenario("get-warm/put/expire", ((get("a"),), (put("a", "a1"),), (expire("a"), get("a"))), WARM),
+    Scenario("promote/demote", ((promote("a"), get("a")), (demote("a"), demote("a")), (write_back(),)), WARM),
+    Scenario("promote/put", ((promote("a"), get("a")), (put("a", "a1"), get("a"))), COLD),
+    Scenario("delete/write-back", ((delete("a"), get("a")), (write_back(), write_back()), (get("a"),)), HOT),
+    Scenario("delete/put/write-back", ((delete("a"), get("a")), (put("a", "a1"), get("a")), (write_back(),)), CLEAN),
+    Scenario("delete/put-archived", ((delete("a"), get("a")), (put("a", "a1", ARCHIVED), get("a")), (write_back(),)), CLEAN),
+    Scenario("delete-archived/put", ((delete("a", ARCHIVED), get("a")), (put("a", "a1"), get("a")), (write_back(),)), HOT),
+    Scenario("delete-archived/put-archived", ((delete("a", ARCHIVED), get("a")), (put("a", "a1", ARCHIVED),), (sweep(),)), DURABLE),
+    Scenario("put-archived/put-archived", ((put("a", "a1", ARCHIVED), get("a")), (put("a", "a2", ARCHIVED), get("a")))),
+    Scenario("put-archived/put", ((put("a", "a1", ARCHIVED), get("a")), (put("a", "a2"), get("a")), (write_back(),)), HOT),
+    Scenario("put-archived/claim/claim", ((put("a", "a1", ARCHIVED), get("a")), (get("a"), put("a", "a2")), (get("a"),)),
+             DURABLE, ("failover", "promote", "loss", "flush", "restart", "replicate", "kill", "late"), 4),
+    Scenario("sweep/put-archived", ((sweep(), sweep()), (put("a", "a1", ARCHIVED),), (get("a"), get("a"))), COLD),
+    Scenario("sweep/write-back", ((sweep(),), (put("a", "a1"), write_back()), (get("a"), demote("a", "cold"))), CLEAN),
+    Scenario("cas/cas", ((cas("a", "a1"), get("a")), (cas("a", "a2"), get("a"))), HOT),
+    Scenario("cas-archived/cas-archived", ((cas("a", "a1", ARCHIVED), get("a")), (cas("a", "a2", ARCHIVED),), (sweep(),)), DURABLE),
+    Scenario("cas-archived/put/sweep", ((cas("a", "a1", ARCHIVED), get("a")), (put("a", "a2"),), (sweep(),)), DURABLE),
+    Scenario("delete-if-archived/put-archived", ((delete_if("a", ARCHIVED),), (put("a", "a1", ARCHIVED), get("a"))), DURABLE),
+    Scenario("rescue/put", ((rescue(), get("a")), (put("a", "a1"), get("a")), (get("a"),)), CLEAN, faults_max=4),
+    Scenario("rescue/put-archived", ((rescue(), get("a")), (put("a", "a1", ARCHIVED), get("a"))), DURABLE, faults_max=4),
+    Scenario("adopt/put", ((get("a"), put("a", "a1")), (get("a"), get("a"))), COLD,
+             ("loss", "flush", "restart", "promote", "replicate", "kill", "lost"), 4),
+    Scenario("adopt/delete", ((get("a"), delete("a")), (get("a"), get("a")), (write_back(),)), COLD,
+             ("loss", "flush", "restart", "promote", "replicate", "kill", "lost"), 4),
+    Scenario("two/evict", ((put("b", "b1"), put("c", "c1")), (get("a"), put("a", "a1")), (write_back(), get("b"))), CLEAN,
+             warm_modules=1),
+    Scenario("two/promote", ((promote("a"), get("b")), (put("b", "b1"), get("a"))), (*COLD, put("b", "b0")), hot_tokens=50),
+    Scenario("evict/expire", ((put("b", "b1"), get("a")), (put("a", "a1"), expire("a", "b"))), (*WARM, put("b", "b0")),
+             CRASHES, hot_tokens=50, warm_modules=1),
+    Scenario("sidecar/rescue", ((rescue(), get("a")), (put("a", "a1", ARCHIVED),), (sweep(),)), DURABLE, keeps_metadata=False),
+)  # fmt: skip
+BY_NAME = {s.name: s for s in SCENARIOS}
+assert len(BY_NAME) == len(SCENARIOS)
+__all__ = ["ALL_FAULTS", "BY_NAME", "SCENARIOS"]
