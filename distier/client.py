@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from distier.plans.recover import open_space, recover
+from distier.plans.recover import check_shape, open_space, recover
 
 from .config import Config, load_config
 from .domain.ids import check_id
@@ -139,6 +139,7 @@ class Store:
 
     def open(self) -> Store:
         """Check the namespace's shape and create it if it is new. `connect` has done this."""
+        self.run(check_shape(self.space))  # a server that is down is known within the usual deadline
         self.run(open_space(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
         return self
 
@@ -302,6 +303,7 @@ class AsyncStore:
         return f"AsyncStore(namespace={self.space.namespace!r}, redis={self._driver.redis!r})"
 
     async def open(self) -> AsyncStore:
+        await self.run(check_shape(self.space))  # a server that is down is known within the usual deadline
         await self.run(open_space(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
         return self
 

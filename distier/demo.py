@@ -580,11 +580,12 @@ class Run:
         self.acks: list[Mapping[str, Sequence[Any]]] = []
         self.unanswered: dict[str, list[str]] = {}
         self.watch: Watch | None = None
+        self.operations = 0
 
-    def tell(self, phase: str, done: float = 0, total: float = 0, operations: int = 0, rate: float = 0.0) -> None:
+    def tell(self, phase: str, done: float = 0, total: float = 0, rate: float = 0.0) -> None:
         w = self.watch
         seen = (w.stats, w.samples, w.moves) if w else (None, 0, Counter[tuple[str, str, str]]())
-        self._tell(Progress(phase, done, total, operations, rate, *seen))
+        self._tell(Progress(phase, done, total, self.operations, rate, *seen))
 
     def child(self, role: str, **job: Any) -> Child:
         child = Child({"role": role, "config": self.config, **job})
@@ -636,10 +637,10 @@ class Run:
         began_s = time.monotonic()
         seconds, before, rate = self.settings.seconds, 0, 0.0
         while (passed_s := time.monotonic() - began_s) < seconds and all(a.alive for a in agents):
-            operations = sum(a.said.get("operations", 0) for a in agents)
-            rate = 0.7 * rate + 0.3 * (operations - before) / TELL_S if before else operations / max(passed_s, TELL_S)
-            before = operations
-            self.tell("agents at work", passed_s, seconds, operations, rate)
+            self.operations = sum(a.said.get("operations", 0) for a in agents)
+            rate = 0.7 * rate + 0.3 * (self.operations - before) / TELL_S
+            before = self.operations
+            self.tell("agents at work", passed_s, seconds, rate)
             time.sleep(TELL_S)
         for agent in agents:
             agent.stop()

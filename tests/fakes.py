@@ -42,8 +42,8 @@ from distier.effects import (
     collect,
 )
 from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, RedisUnavailable
-from distier.plans.opening import open_space
 from distier.plans.read import LEASE_MS
+from distier.plans.recover import open_space
 from distier.plans.space import Space
 from distier.stores.memory import MemoryArchive
 from distier.stores.redis import Exchange, Words

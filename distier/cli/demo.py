@@ -112,7 +112,8 @@ def live_table(p: Progress) -> RenderableType:
     if p.stats is None:
         return head
     moved = sum(p.moves.values())
-    foot = f"{p.operations:,} operations, {p.rate:,.0f}/s   {moved:,} moves   {p.samples:,} samples of the budgets"
+    rate = f", {p.rate:,.0f}/s" if p.rate else ""
+    foot = f"{p.operations:,} operations{rate}   {moved:,} moves   {p.samples:,} samples of the budgets"
     return Group(head, "", _tiers(p.stats), "", Text(foot, "dim"))
 
 
@@ -169,9 +170,10 @@ def percentile(times_us: list[int], share: float) -> int:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0
 
 
-def _ms(us: float) -> str:
-    ms = us / 1000
-    return f"{ms:.2f} ms" if ms < 10 else f"{ms:.0f} ms"
+def _time(us: int) -> str:
+    if us < 100:
+        return f"{us} us" if us else "<1 us"
+    return f"{us / 1000:.2f} ms" if us < 10_000 else f"{us / 1000:.0f} ms"
 
 
 CALLS = ("get near", "get hot", "get warm", "get cold", "get miss", "get_many", "put", "delete", "promote", "demote")
@@ -185,7 +187,7 @@ def _calls(r: Report) -> RenderableType:
         if times:
             share = f"{len(times) / gets:.0%}" if kind.startswith("get ") else ""
             note = "of 8 modules" if kind == "get_many" else ""
-            p50, p99 = (_ms(percentile(times, p)) for p in (0.5, 0.99))
+            p50, p99 = (_time(percentile(times, p)) for p in (0.5, 0.99))
             rows.append((kind, output.number(len(times)), share, p50, p99, note))
     return output.table(("call", ">count", ">share", ">p50", ">p99", ""), rows)
 

@@ -51,7 +51,6 @@ class Session:
 
         # No near cache: its thread and connection pay only in a process that reads a module twice.
         config = self.config(near={"enabled": False}, **overrides)
-        _ping(config)
         with connect(config) as store:
             yield store
 
@@ -82,26 +81,6 @@ class Session:
         """Leave with the first failure's code, if there was one."""
         if self.code:
             raise typer.Exit(self.code)
-
-
-def _ping(config: Config) -> None:
-    """Raises `RedisUnavailable` within the deadline. Opening a namespace may have to read the archive and has half a
-    minute for it; somebody at a terminal should not wait that long for a server that is down."""
-    if config.redis.url is None:
-        return  # the embedded server was asked when it was found or started
-    import time
-
-    from distier.domain.keys import Keyspace
-    from distier.drive.sync import SyncDriver
-    from distier.effects import Command
-    from distier.stores.memory import MemoryArchive
-    from distier.stores.redis import RedisExchange
-
-    deadline_s = config.deadline_ms / 1000
-    driver = SyncDriver(RedisExchange(config, config.redis.url), MemoryArchive(), deadline_s=deadline_s)
-    shard = Keyspace(config.namespace, config.shards).shards[0]
-    driver.perform(Command(shard, ("PING",), bool), time.monotonic() + deadline_s)
-    driver.close()
 
 
 def session_of(context: typer.Context) -> Session:

@@ -68,6 +68,8 @@ def decompress_frame(codec: str, data: bytes, *, size_bytes: int) -> bytes:
     Uses memory for `size_bytes` and one lz4 block (4 MiB) at most. Raises `Corrupt` for an unknown codec,
     another length, a damaged, truncated or foreign frame, and for anything behind the frame.
     """
+    if size_bytes < 0:
+        raise Corrupt(f"a content of {size_bytes} bytes")
     if codec == RAW:
         if len(data) != size_bytes:
             raise Corrupt(f"the raw copy has {len(data)} bytes, the record says {size_bytes}")
@@ -132,6 +134,8 @@ def decompress_xz(data: bytes, *, max_bytes: int) -> bytes:
     `Corrupt` for a longer content, a damaged or truncated stream, and for anything behind it (padding or a
     second stream: the format allows both, `compress_xz` writes neither).
     """
+    if max_bytes < 0:  # to lzma a negative bound is none
+        raise Corrupt(f"a content of {max_bytes} bytes")
     decoder = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES_MAX)
     try:
         # One byte more than allowed: with room left the decoder goes on to the stream's end and its checks.

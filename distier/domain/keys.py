@@ -67,7 +67,9 @@ KEYSPACE: tuple[KeyKind, ...] = (
     KeyKind(
         "distier:{t}:usage",
         "hash",
-        "counts, tokens and bytes of each tier, kept by the scripts, equal to a recount",
+        "counts, tokens and bytes of each tier, kept by the scripts, equal to a recount: `hot_count hot_tokens hot_bytes`, "
+        "`warm_count warm_tokens warm_bytes warm_frame_bytes`, `cold_count cold_tokens cold_bytes`, `dirty_count dirty_bytes` "
+        "(not archived yet), `archived_count archived_bytes` (current versions in the archive), `deleted_count` (tombstones)",
         "HGETALL 'distier:{team}:usage'",
     ),
     KeyKind(
@@ -100,12 +102,14 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "distier:{t}:events",
         "stream",
         "tier changes (`id from to reason version`), trimmed by `MAXLEN ~`; a hint and a history, never a work queue",
-        "XREVRANGE 'distier:{team}:events' + - COUNT 10",
+        "XREVRANGE 'distier:{team}:events' + - COUNT 2",
     ),
     KeyKind(
         "distier:{t}:epoch",
         "hash",
-        "the shard's life: `layout shards epoch ver created aged`; `ver` is the counter of versions",
+        "the shard's life: `layout shards epoch ver created aged replid since verified`; `ver` is the counter of versions, "
+        "`replid` the server's life for which the epoch was installed, `verified` the epoch for which all records have been "
+        "compared with the archive",
         "HGETALL 'distier:{team}:epoch'",
     ),
 )
@@ -191,8 +195,8 @@ class Shard:
         return f"{self.root}done:{tok}"
 
     def id_of(self, module_key: bytes) -> str:
-        """The id in the name of a record's key."""
-        return decode_id(module_key.decode()[len(self._modules) :])
+        """The id in the name of a record's key. Raises `Invalid` for a key that distier never wrote."""
+        return decode_id(module_key.decode(errors="replace")[len(self._modules) :])
 
     def module_pattern(self, encoded_prefix: str) -> str:
         # `{` and `}` are plain in SCAN patterns, and an encoded prefix has no glob characters.

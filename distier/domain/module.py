@@ -17,6 +17,10 @@ TIERS: tuple[Tier, ...] = ("hot", "warm", "cold")
 MAX_KEYWORDS = 64
 MAX_KEYWORD_CHARS = 128
 MAX_META_BYTES = 64 * 1024
+MAX_CONTENT_BYTES = 256 << 20
+"""The most that `max_module_bytes` may be. A record that claims more is damaged: no decoder is started for it."""
+MAX_COUNT = 2**53
+"""Lua has no larger whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,18 +173,45 @@ class Record:
             raise Corrupt(f"the hot copy of module {self.id!r} ({self.order}) has a wrong length; run `distier fsck`")
         return self.module(self.content, "hot")
 
+    def _described(self) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+        try:
+            return unpack_keywords(self.keywords), unpack_meta(self.meta)
+        except (ValueError, RecursionError) as e:
+            raise Corrupt(f"the record of module {self.id!r} is damaged ({e!s:.100}); run `distier fsck`") from e
+
     def module(self, content: bytes, tier: Tier) -> Module:
         """The module that this record describes, with `content` from `tier`."""
         return Module(
             self.id, content, self.content_type, self.tokens, self.counter,
-            tuple(json.loads(self.keywords)) if self.keywords else (),
-            json.loads(self.meta) if self.meta else {},
-            self.order, self.sha256, tier, self.created_ms, self.updated_ms, self.transform, self.outline,
+            *self._described(), self.order, self.sha256, tier, self.created_ms, self.updated_ms, self.transform, self.outline,
         )  # fmt: skip
 
 
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode()
+
+
+def _count(value: bytes | int, most: int = MAX_COUNT) -> int:
+    n = int(value)
+    if not 0 <= n <= most:
+        raise ValueError("a number out of range")
+    return n
+
+
+def unpack_keywords(packed: bytes | None) -> tuple[str, ...]:
+    """Keywords of a record. Raises `ValueError` (or `RecursionError`) for what `pack_keywords` never gave."""
+    words = json.loads(packed) if packed else []
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ValueError("keywords are no list of str")
+    return tuple(words)
+
+
+def unpack_meta(packed: bytes | None) -> Mapping[str, Any]:
+    """Meta of a record. Raises `ValueError` (or `RecursionError`) for what `pack_meta` never gave."""
+    meta = json.loads(packed) if packed else {}
+    if not isinstance(meta, dict):
+        raise ValueError("meta is no mapping")
+    return meta
 
 
 def parse_record(id: str, fields: Mapping[bytes, bytes]) -> Record | None:
@@ -194,16 +225,16 @@ def parse_record(id: str, fields: Mapping[bytes, bytes]) -> Record | None:
         get = fields.get
         return Record(
             id, fields[b"tier"].decode(),
-            Order(int(fields[b"epoch"]), int(fields[b"ver"]), fields[b"tok"].decode()),
-            int(get(b"bytes", 0)), int(get(b"tokens", 0)), get(b"counter", b"").decode(),
+            Order(_count(fields[b"epoch"]), _count(fields[b"ver"]), fields[b"tok"].decode()),
+            _count(get(b"bytes", 0), MAX_CONTENT_BYTES), _count(get(b"tokens", 0)), get(b"counter", b"").decode(),
             get(b"sha256", b"").decode(), get(b"type", b"").decode(), get(b"keywords", b""), get(b"meta", b""),
-            fields[b"clean"] == b"1", int(get(b"seen", 0)), _text(get(b"archived_key")), int(get(b"archived_bytes", 0)),
-            get(b"codec", b"").decode(), int(get(b"frame_bytes", 0)),
-            int(get(b"created", 0)), int(get(b"updated", 0)),
+            fields[b"clean"] == b"1", _count(get(b"seen", 0)), _text(get(b"archived_key")),
+            _count(get(b"archived_bytes", 0)), get(b"codec", b"").decode(), _count(get(b"frame_bytes", 0)),
+            _count(get(b"created", 0)), _count(get(b"updated", 0)),
             _text(get(b"transform")), _text(get(b"outline")), get(b"content"),
         )  # fmt: skip
     except (KeyError, ValueError) as e:
-        raise Corrupt(f"the record of module {id!r} is damaged ({e}); run `distier fsck`") from e
+        raise Corrupt(f"the record of module {id!r} is damaged ({e!s:.100}); run `distier fsck`") from e
 
 
 def parse_hot(id: str, fields: Mapping[bytes, bytes], epoch: int, verified: int) -> Module | None:
@@ -222,12 +253,12 @@ def parse_hot(id: str, fields: Mapping[bytes, bytes], epoch: int, verified: int)
             return None
         keywords, meta = get(b"keywords"), get(b"meta")
         return Module(
-            id, content, get(b"type", b"").decode(), int(get(b"tokens", 0)), get(b"counter", b"").decode(),
-            tuple(json.loads(keywords)) if keywords else (), json.loads(meta) if meta else {},
+            id, content, get(b"type", b"").decode(), _count(get(b"tokens", 0)), get(b"counter", b"").decode(),
+            unpack_keywords(keywords), unpack_meta(meta),
             Order(int(fields[b"epoch"]), int(fields[b"ver"]), fields[b"tok"].decode()), get(b"sha256", b"").decode(),
             "hot", int(get(b"created", 0)), int(get(b"updated", 0)), _text(get(b"transform")), _text(get(b"outline")),
         )  # fmt: skip
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         return None  # `parse_record` says what is wrong with it
 
 

@@ -26,6 +26,9 @@ _SHORT = "UNREPLICATED"
 BACKOFF_FIRST_S = 0.01
 BACKOFF_MAX_S = 0.25
 
+# How servers say that the ACL forbids a command in a script: Redis 7.0, and those after it.
+_ACL_IN_SCRIPT = ("The user executing the script can't", "ACL failure in script")
+
 # Replies that mean "not now": the server is starting, failing over, resharding, or a script runs too long.
 _PASSING = (
     "LOADING",
@@ -68,9 +71,22 @@ def outcome(call: Call, reply: Any) -> Any:
     if isinstance(reply, RedisError):
         return error_of(reply)
     try:
-        return call.parse(reply)
+        return understood(call, reply)
     except DistierError as e:
         return e
+
+
+def understood(call: Call, reply: Any) -> Any:
+    """The value of a reply. Raises `Corrupt` where it is none that distier's own data can give."""
+    try:
+        return call.parse(reply)
+    except DistierError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as e:
+        raise Corrupt(
+            f"a key of namespace {call.shard.namespace!r} holds what distier never wrote there ({e!s:.100}); did something "
+            "else write here? Run `distier fsck`"
+        ) from e
 
 
 def error_of(error: RedisError) -> DistierError:
@@ -91,14 +107,21 @@ def error_of(error: RedisError) -> DistierError:
         )
     elif code == "MISCONF":
         made = RedisUnavailable(f"Redis refuses writes because it cannot persist them: {text}")
-    elif isinstance(error, AuthenticationError | NoPermissionError) or code in (
-        "NOAUTH",
-        "WRONGPASS",
-        "NOPERM",
+    elif (
+        isinstance(error, AuthenticationError | NoPermissionError)
+        or code
+        in (
+            "NOAUTH",
+            "WRONGPASS",
+            "NOPERM",
+        )
+        or any(words in text for words in _ACL_IN_SCRIPT)
     ):
         made = ConfigError(f"Redis refuses this user: {text}. Check redis.username and redis.password, or the ACL")
     elif code == "WRONGTYPE" or "WRONGTYPE" in text:
         made = Corrupt(f"a key of this namespace has a foreign type; did something else write here? ({text})")
+    elif "user_script" in text and "attempt to" in text:  # Lua met no number where there should be one
+        made = Corrupt(f"a key of this namespace holds what distier never wrote there; run `distier fsck` ({text})")
     else:
         made = Invalid(f"Redis refused a command: {text}")
     made.__cause__ = error
@@ -114,7 +137,14 @@ def time_left(end_s: float) -> float:
 
 
 def lost(error: Exception) -> DistierError:
-    made = RedisUnavailable(f"Redis did not answer within the deadline: {type(error).__name__}: {error}")
+    """No answer. Also where the two sides cannot agree on TLS: that a server shows a wrong certificate will not pass."""
+    made: DistierError
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        made = ConfigError(
+            f"the server's certificate is not trusted: {error}. Check redis.ca_file and the host in redis.url"
+        )
+    else:
+        made = RedisUnavailable(f"Redis did not answer within the deadline: {type(error).__name__}: {error}")
     made.__cause__ = error
     return made
 
@@ -142,7 +172,7 @@ def converse(calls: Sequence[Call], end_s: float) -> Talk:
         except (RedisConnectionError, RedisTimeoutError) as e:
             for i in todo:
                 results[i] = lost(e)
-            todo = [i for i in todo if calls[i].retry]
+            todo = [i for i in todo if calls[i].retry and not isinstance(results[i], ConfigError)]
         else:
             for i, reply in zip(todo, replies, strict=True):
                 results[i] = outcome(calls[i], reply)

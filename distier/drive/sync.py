@@ -37,7 +37,19 @@ from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, R
 from distier.stores.archive import Archive
 from distier.stores.redis import Exchange
 
-from .common import RECOVERIES_MAX, Call, Counters, Recover, UseBuffer, by_shard, converse, lost, time_left, words
+from .common import (
+    RECOVERIES_MAX,
+    Call,
+    Counters,
+    Recover,
+    UseBuffer,
+    by_shard,
+    converse,
+    lost,
+    time_left,
+    understood,
+    words,
+)
 
 T = TypeVar("T")
 
@@ -116,9 +128,9 @@ class SyncDriver:
             try:
                 reply = (self.redis.exchange(call.shard, (words(call),), time_left(end_s)))[0]
                 if not isinstance(reply, RedisError):
-                    return call.parse(reply)
+                    return understood(call, reply)
             except (RedisConnectionError, RedisTimeoutError) as e:
-                if not call.retry:
+                if not call.retry or time.monotonic() >= end_s:
                     raise lost(e) from e
             except Recovering:
                 pass  # nothing was done; `_calls` gives the shard an epoch

@@ -425,7 +425,7 @@ def account(
 
     keys = (*shard.fixed, *(shard.module(id) for id in changed))
     flat = tuple(word for item in sums.items() for word in item)
-    return RunScript(shard, script("account"), keys, (int(repair), last_event, *flat), parse)
+    return RunScript(shard, script("account"), keys, (int(repair), last_event, *changed, *flat), parse)
 
 
 def _parse_number(reply: Any) -> int:

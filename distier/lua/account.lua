@@ -1,16 +1,26 @@
 -- flags: allow-oom
 -- Compares the accounts of the shard with a recount, and sets them to it.
 -- KEYS    1..9 the shard, then the records that changed while the others were counted
--- ARGV    '1' to repair, '0' to look only; id of the last event; then name and sum of each account over all other records
+-- ARGV    '1' to repair, '0' to look only; id of the last event that the counter has seen; the ids of those records, as many as
+--         there are keys of them; then name and sum of each account over all other records
 -- RETURNS {'OK', name and difference (kept less counted) of each account that is wrong} | {'CHANGED'}
--- KEEPS   exact while others write: whatever changes an account emits an event, and after the last one that the counter
---         has seen there was none; else nothing is said and nothing is done
+-- KEEPS   exact while others write: whatever changes an account emits an event. If one of a module that is counted among the
+--         others came after the last one seen, nothing is said and nothing is done
 local refused = refuse()
 if refused then return refused end
-local last = call('XREVRANGE', EVENTS, '+', '-', 'COUNT', 1)
-if (last[1] and last[1][1] or '0-0') ~= ARGV[2] then return {'CHANGED'} end
-for i = 10, #KEYS do count(placed(KEYS[i]), 1) end
-for i = 3, #ARGV, 2 do add(ARGV[i], tonumber(ARGV[i + 1])) end
+local changed, first = {}, #KEYS - 6
+for i = 3, first - 1 do
+  changed[ARGV[i]] = true
+  count(placed(KEYS[i + 7]), 1)
+end
+local later = call('XRANGE', EVENTS, '(' .. ARGV[2], '+', 'COUNT', 2000)
+if #later == 2000 then return {'CHANGED'} end
+for _, event in ipairs(later) do
+  for i = 1, #event[2], 2 do
+    if event[2][i] == 'id' and event[2][i + 1] ~= '' and not changed[event[2][i + 1]] then return {'CHANGED'} end
+  end
+end
+for i = first, #ARGV, 2 do add(ARGV[i], tonumber(ARGV[i + 1])) end
 local flat, kept, reply = call('HGETALL', USAGE), {}, {'OK'}
 for i = 1, #flat, 2 do
   kept[flat[i]] = tonumber(flat[i + 1]) or 0

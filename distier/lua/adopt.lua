@@ -12,6 +12,7 @@ if refused then return refused end
 local epoch = call('HGET', EPOCH, 'epoch')
 if epoch ~= ARGV[1] then return {'CHANGED'} end
 local a, k, adopted, now = 3, 10, 0, now_ms()
+for i = k, #KEYS, 2 do placed(KEYS[i]) end -- fails before the first write, if it must
 while ARGV[a] do
   local id, kind, record, n = ARGV[a], ARGV[a + 4], KEYS[k], tonumber(ARGV[a + 9])
   local old = placed(record)

@@ -31,13 +31,15 @@ local function refuse()
   return nil
 end
 
--- What a record says of where its module is; tier 'none' where there is no record.
+-- What a record says of where its module is; tier 'none' where there is no record. A damaged one counts as the version 0-0:
+-- any write comes after it and makes it whole.
 local function placed(key)
   local f = call('HMGET', key, 'tier', 'tok', 'tokens', 'bytes', 'clean', 'frame_bytes', 'archived_bytes', 'epoch', 'ver')
+  local function number(i) return tonumber(f[i] or 0) or 0 end
   return {
-    tier = f[1] or 'none', tok = f[2] or '', tokens = tonumber(f[3] or 0), bytes = tonumber(f[4] or 0),
-    clean = f[5] == '1', epoch = tonumber(f[8] or 0), ver = tonumber(f[9] or 0), frame_bytes = tonumber(f[6] or 0), archived_bytes = tonumber(f[7] or 0),
-    version = f[1] and (f[8] .. '-' .. f[9]) or '',
+    tier = f[1] or 'none', tok = f[2] or '', tokens = number(3), bytes = number(4), clean = f[5] == '1', epoch = number(8),
+    ver = number(9), frame_bytes = number(6), archived_bytes = number(7),
+    version = f[1] and ((f[8] or '0') .. '-' .. (f[9] or '0')) or '',
   }
 end
 

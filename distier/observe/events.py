@@ -73,6 +73,7 @@ def _parse(reply: Any) -> list[Event]:
 def _event(stream_id: str, fields: Any) -> Event:
     if not isinstance(fields, dict):
         fields = dict(zip(fields[::2], fields[1::2], strict=True))
-    get = {k.decode(): v.decode() for k, v in fields.items()}.get
+    # Replaced: an event that somebody else wrote must not stop those who follow the stream.
+    get = {k.decode(errors="replace"): v.decode(errors="replace") for k, v in fields.items()}.get
     at_ms = int(stream_id.partition("-")[0])
     return Event(stream_id, get("id", ""), get("from", ""), get("to", ""), get("reason", ""), get("version", ""), at_ms)

@@ -16,7 +16,7 @@ accounts), and one page of everything else.
 
 The accounts are compared while others write: `usage` changes all the time, and a SCAN sees no single moment. But whatever
 changes an account emits an event. So each record is counted once, at any moment; those that had an event since the scan
-began are counted again in the script that compares, which answers only if no event came meanwhile. (The road not taken: a
+began are counted again in the script that compares, which answers only if no other one had an event meanwhile. (The road not taken: a
 script over all records is exact too, and blocks the shard for a second per million.) An account is set only where two such
 recounts say the same, and never where more changed during the scan than the event stream keeps.
 """
@@ -259,6 +259,8 @@ def _check_groups(run: _Run, states: Mapping[Shard, Opened], groups: Sequence[Gr
         shard = space.shard(group.id)
         calls.append(Command(shard, ("HMGET", shard.module(group.id), "epoch", "ver", "tok", "seen"), _place_and_seen))
     for group, reply in zip(groups, (yield from Pipeline(calls)), strict=True):
+        if isinstance(reply, Corrupt):
+            continue  # a foreign type: told with the records
         place, seen = collect(reply)
         for key in group.lone_sidecars:
             if group.modified_ms[key] < run.now_ms - SETTLED_MS:

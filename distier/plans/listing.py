@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from distier.domain import archived as names
 from distier.domain.archived import VersionObject
 from distier.effects import ArchiveList, Command, Pipeline, Plan, collect
-from distier.errors import Invalid
+from distier.errors import Corrupt, Invalid
 
 from .space import Space
 
@@ -17,6 +17,8 @@ PAGE = 5000
 
 Place = tuple[int, int, str]
 """A place in the order, with the first 8 characters of the tok: as much as an object's name says."""
+
+NOWHERE: Place = (0, 0, "")
 
 
 @dataclass(slots=True)
@@ -102,17 +104,18 @@ class Walk:
 
 
 def places_of(space: Space, ids: Sequence[str]) -> Plan[list[Place | None]]:
-    """Where the records of these modules stand in the order now; None where there is no record. Plain reads: they say
-    nothing of whether Redis lost something."""
+    """Where the records of these modules stand in the order now; None where there is no record, NOWHERE where it is damaged.
+    Plain reads: they say nothing of whether Redis lost something."""
 
     def parse(reply: list[bytes | None]) -> Place | None:
-        epoch, ver, tok = reply
+        tier, epoch, ver, tok = reply
         if epoch is None or ver is None:
-            return None
-        return (int(epoch), int(ver), (tok or b"").decode()[:8]) if epoch.isdigit() and ver.isdigit() else (0, 0, "")
+            return None if tier is None else NOWHERE
+        return (int(epoch), int(ver), (tok or b"").decode()[:8]) if epoch.isdigit() and ver.isdigit() else NOWHERE
 
     calls: list[Command[Place | None]] = []
     for id in ids:
         shard = space.shard(id)
-        calls.append(Command(shard, ("HMGET", shard.module(id), "epoch", "ver", "tok"), parse))
-    return [collect(reply) for reply in (yield from Pipeline(calls))]
+        calls.append(Command(shard, ("HMGET", shard.module(id), "tier", "epoch", "ver", "tok"), parse))
+    replies = yield from Pipeline(calls)
+    return [NOWHERE if isinstance(reply, Corrupt) else collect(reply) for reply in replies]

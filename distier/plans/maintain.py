@@ -58,7 +58,8 @@ def _due(shard: Shard, zset: str, older_than_ms: int, offset: int) -> Plan[list[
     """The next ids of a time-ordered set that are older than this by the server's clock."""
     now_ms = yield from server_ms(shard)
     words = ("ZRANGEBYSCORE", zset, "-inf", now_ms - older_than_ms, "LIMIT", offset, BATCH)
-    ids: list[str] = yield from Command(shard, words, lambda reply: [i.decode() for i in reply])
+    # Replaced: an id that is none has no record, and must not keep the others waiting.
+    ids: list[str] = yield from Command(shard, words, lambda reply: [i.decode(errors="replace") for i in reply if i])
     return ids
 
 

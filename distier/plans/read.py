@@ -10,7 +10,8 @@ A miss is answered from the record alone: while a module exists, its record does
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from distier.domain import archived as names
@@ -318,8 +319,9 @@ def read_many(space: Space, ids: Sequence[str]) -> Plan[dict[str, Module | None]
 
 def exists(space: Space, id: str) -> Plan[bool]:
     shard, known = space.shard(id), space.states.get(space.shard(id))
-    tier, seen = yield from Command(shard, ("HMGET", shard.module(id), "tier", "seen"), lambda reply: reply)
-    if tier is not None and known is not None and max(int(seen or 0), known.verified) >= known.epoch:
+    words = ("HMGET", shard.module(id), "tier", "seen")
+    tier, seen = yield from Command(shard, words, lambda reply: (reply[0], int(reply[1] or 0)))
+    if tier is not None and known is not None and max(seen, known.verified) >= known.epoch:
         return bool(tier != b"deleted")
     return (yield from newest_record(space, shard, id)) is not None
 
@@ -371,12 +373,19 @@ def scan(
     pattern = shard.module_pattern(encode_prefix(prefix))
     command = ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
     after, keys = yield from Command(shard, command, lambda reply: reply)
-    ids = [id for id in map(shard.id_of, keys) if id.startswith(prefix)]
+    ids = [id for id in _ids_of(shard, keys) if id.startswith(prefix)]
     tiers = yield from Pipeline(
         [Command(shard, ("HGET", shard.module(id), "tier"), lambda r: r and r.decode()) for id in ids]
     )
     found = [(id, collect(t)) for id, t in zip(ids, tiers, strict=True)]
     return int(after), [(id, t) for id, t in found if t and t != "deleted" and tier in (None, t)]
+
+
+def _ids_of(shard: Shard, keys: Sequence[bytes]) -> Iterator[str]:
+    """The ids of record keys; keys that distier never wrote are passed over."""
+    for key in keys:
+        with suppress(Invalid):
+            yield shard.id_of(key)
 
 
 class Listing:

@@ -23,10 +23,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from distier.domain import archived as names
-from distier.domain.keys import Shard
+from distier.domain.keys import Keyspace, Shard
 from distier.domain.module import Record
-from distier.effects import ArchiveList, ArchivePut, Count, NewToken, Parallel, Pipeline, Plan, collect
-from distier.errors import Recovering
+from distier.effects import ArchiveList, ArchivePut, Command, Count, NewToken, Parallel, Pipeline, Plan, collect
+from distier.errors import Invalid, Recovering
 from distier.lua import Adopted, Adoption, Opened, adopt, open_shard, state
 
 from .describe import describe_object
@@ -35,6 +35,20 @@ from .space import Space
 
 CLAIMS_MAX = 8
 REREADS_MAX = 8
+
+
+def check_shape(space: Space) -> Plan[None]:
+    """Raises `Invalid` where the namespace was made with one shard and now has several, or the other way round: their keys
+    have other tags, so that the scripts do not meet. (Also the first word to a server: is anybody there?)"""
+    for count in (1, 2):
+        other = Keyspace(space.namespace, count).shards[0]
+        shards = yield from Command(other, ("HGET", other.epoch, "shards"), lambda reply: reply)
+        if shards is not None and int(shards) != space.config.shards:
+            raise Invalid(
+                f"namespace {space.namespace!r} was made with shards {int(shards)}; this client says "
+                f"{space.config.shards}. It is fixed when a namespace is created: correct the configuration, or use "
+                "another namespace"
+            )
 
 
 def open_space(space: Space) -> Plan[list[Opened]]:
@@ -68,7 +82,8 @@ class Claim(NamedTuple):
 def _claim(space: Space, shard: Shard) -> Plan[Claim]:
     """An epoch that nobody else has, greater than all in the archive; and whether the archive holds no module."""
     while True:
-        known = yield from list_epochs(space, shard, 0)
+        # Above those of all shards: after a total loss the namespace may come back with another number of them.
+        known = yield from _epochs_below(f"{space.namespace}/epochs/", "")
         epoch, tok = max(known, default=0) + 1, (yield from NewToken())
         yield from ArchivePut(
             f"{epochs_prefix(space, shard)}{epoch:08d}-{tok[:8]}", b"", "application/octet-stream", {}
@@ -85,7 +100,11 @@ def epochs_prefix(space: Space, shard: Shard) -> str:
 def list_epochs(space: Space, shard: Shard, above: int) -> Plan[list[int]]:
     """The numbers of the epochs above `above` that have been claimed, each as often as it was."""
     prefix = epochs_prefix(space, shard)
-    after, found = f"{prefix}{above:08d}~" if above else "", list[int]()
+    return (yield from _epochs_below(prefix, f"{prefix}{above:08d}~" if above else ""))
+
+
+def _epochs_below(prefix: str, after: str) -> Plan[list[int]]:
+    found = list[int]()
     while True:
         page = yield from ArchiveList(prefix, start_after=after)
         if not page:

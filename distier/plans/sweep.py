@@ -27,7 +27,7 @@ from distier.domain.keys import Shard
 from distier.effects import ArchiveDelete, ArchiveList, Count, Now, Plan
 from distier.lua import state
 
-from .listing import Group, Place, Walk, places_of
+from .listing import NOWHERE, Group, Place, Walk, places_of
 from .records import chunks
 from .recover import epochs_prefix, verify
 from .space import Space
@@ -89,7 +89,7 @@ def _bury(space: Space, group: Group, place: Place | None) -> Plan[list[str]]:
     if place is None:
         yield Count("archive.buried")
         return [o.key for o in group.objects]
-    if place < newest.order:  # an older record came back: it must learn of its end first
+    if NOWHERE < place < newest.order:  # an older record came back: it must learn of its end first
         yield from verify(space, space.shard(group.id), group.id)
     return []
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.servers import TestServer
-
 from tests.integration.world import World
+from tests.servers import TestServer
 
 
 @pytest.fixture

@@ -88,10 +88,12 @@ def cli(words: Cli, home: Path, request: pytest.FixtureRequest) -> Cli:
     return lambda *argv, stdin=b"": words("--home", home, "-n", namespace, *argv, stdin=stdin)
 
 
-def process(*argv: object, **options: Any) -> subprocess.Popen[bytes]:
+def process(*argv: object) -> subprocess.Popen[bytes]:
     env = {k: v for k, v in os.environ.items() if not k.startswith("DISTIER_")}
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-m", "distier", *map(str, argv)], env=env, **(pipes | options))
+    return subprocess.Popen(
+        [sys.executable, "-m", "distier", *map(str, argv)], env=env, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
 
 
 # -- put, get, rm, ls, where ----------------------------------------------------------------------------------------

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import redis
-
 from distier import AsyncStore, Store, connect, connect_async
 from distier.domain.keys import Shard
 from distier.errors import DistierError
@@ -83,7 +81,7 @@ class World:
     archive: Path
     kind: str  # "sync" or "async"
     shards: int = 1
-    raw: redis.Redis = field(init=False)
+    raw: Any = field(init=False)  # redis-py types every reply as bytes or str
     _faces: list[Face] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -24,13 +24,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha1
 from pathlib import Path
 from typing import Any
 
-from distier.config import Config, load_config
+from distier.config import load_config
+from distier.domain import codec
 from distier.domain.tokens import token_counter
 from distier.drive.common import RECOVERIES_MAX, UseBuffer, outcome
 from distier.effects import (
@@ -74,7 +76,7 @@ from distier.plans.space import Space
 from distier.stores.memory import MemoryArchive
 
 from .history import NONE, History, Op, Server, Violation
-from .wire import Patch, Sent, Steps, Wire, patched, run_all
+from .wire import DATABASES, WINDOW, Patch, Sent, Steps, Wire, patched, run_all
 
 ARCHIVE = (ArchivePut, ArchiveGet, ArchiveList, ArchiveDelete)
 AUDITED = {"open", "adopt", "put", "promote", "install", "demote", "archived", "delete", "touch", "expire"}
@@ -183,12 +185,26 @@ class Scenario:
 
 
 @cache
-def _config(number: int, hot_tokens: int, warm_modules: int) -> Config:
-    return load_config(
+def _space(number: int, hot_tokens: int, warm_modules: int, sidecar: bool) -> Space:
+    """A pattern for the spaces of a world's processes: reading a configuration takes longer than a whole run."""
+    config = load_config(
         {}, redis__url="redis://127.0.0.1:1/0", namespace=f"w{number}", storage_tiers__cold__directory="unused",
         counter="estimate", storage_tiers__hot__max_size=hot_tokens, storage_tiers__warm__max_modules=warm_modules,
         storage_tiers__cold__compression_level=0, storage_tiers__promotion_threshold=2,
     )  # fmt: skip
+    space = Space(config, token_counter("estimate"), sidecar)
+    assert space.limits and space.keys.shards[0].fixed  # cached from here on
+    return space
+
+
+def _process_space(pattern: Space) -> Space:
+    space = copy(pattern)
+    object.__setattr__(space, "states", {})
+    return space
+
+
+# The same few contents are compressed a million times.
+_COMPRESS = cache(codec.compress_xz)
 
 
 # -- one process -----------------------------------------------------------------------------------------------------
@@ -203,7 +219,7 @@ class Process:
         self.world = world
         self.name = name
         self.calls = calls
-        self.space = Space(world.config, token_counter("estimate"), not world.scenario.keeps_metadata)
+        self.space = _process_space(world.pattern)
         self.server = world.primary
         self.life = world.primary.life
         self.uses = UseBuffer()
@@ -344,23 +360,24 @@ class World:
     def __init__(
         self, scenario: Scenario, chooser: Chooser, number: int, lab: Lab, *, trace: bool = False
     ) -> None:
-        self.scenario, self.chooser, self.lab = scenario, chooser, lab
-        self.config = _config(number, scenario.hot_tokens, scenario.warm_modules)
+        self.scenario, self.chooser, self.lab, self.number = scenario, chooser, lab, number
+        self.pattern = _space(number, scenario.hot_tokens, scenario.warm_modules, not scenario.keeps_metadata)
         self.archive = MemoryArchive(keeps_metadata=scenario.keeps_metadata)
-        self.history = History(scenario.ids, self.config.namespace, self.archive)
+        self.history = History(scenario.ids, self.pattern.namespace, self.archive)
         self.trace: list[str] | None = [] if trace else None
         self.tally = Tally(runs=1)
         self.lives = 0
         self.toks: list[str] = []
         self.primary = Server(0, self._life(), 0)
         self.servers = 1
+        self.databases = 1
         self.replica: Server | None = None
         self.cut: Server | None = None
         self.late: list[Effect[Any]] = []
         self.faults_left = 0
         self.calm = True  # no fault yet: then no call may fail
         self.processes: list[Process] = []
-        self.shard = Space(self.config, token_counter("estimate"), False).keys.shards[0]
+        self.shard = self.pattern.keys.shards[0]
         pairs = [k for i in scenario.ids for k in (self.shard.module(i), self.shard.frame(i))]
         self._audit = ("EVALSHA", lab.audit, 9 + len(pairs), *self.shard.fixed, *pairs, *scenario.ids)
         self._leases = [k for i in scenario.ids for k in (self.shard.lease(i), self.shard.write_back_lease(i))]
@@ -382,6 +399,11 @@ class World:
     def say(self, text: str) -> None:
         if self.trace is not None:
             self.trace.append(text)
+
+    def clean_up(self) -> Sent:
+        for process in self.processes:
+            process.thread.close()
+        return [(database, ("UNLINK", *self._all_keys())) for database in range(self.databases)]
 
     # -- the course of a run -----------------------------------------------------------------------------------------
 
@@ -608,7 +630,9 @@ class World:
 
     def _free_database(self) -> int:
         taken = {s.database for s in (self.primary, self.replica, self.cut) if s}
-        return next(n for n in range(4) if n not in taken)
+        free = next(n for n in range(DATABASES) if n not in taken)
+        self.databases = max(self.databases, free + 1)
+        return free
 
     def _env_expire(self) -> Generator[Sent, Any, None]:
         database = self.primary.database
@@ -726,13 +750,16 @@ class World:
                 raise Violation(f"{i} was {old}, {when} it is {new}")
 
     def _check_swept(self) -> None:
+        """What the records rest on remains, and what is greater: uploads whose writers died before they applied them."""
         for i in self.scenario.ids:
-            objects = self.history.objects[i]
-            if len(objects) > 1:
-                raise Violation(f"swept: {i} still has {sorted(objects)}")
             record = self.primary.records.get(i)
-            if objects and record and record.tier not in ("none",) and record.place > max(objects):
-                raise Violation(f"swept: {i} is {record.place}, the archive has {sorted(objects)}")
+            place = record.place if record else NONE
+            left = set(self.history.objects[i])
+            uncommitted = {x for x in left if x > place and self.history.versions[(i, x)].fate != "acked"}
+            if left - uncommitted - {place}:
+                raise Violation(f"swept: {i} is {place}, the archive still has {sorted(left)}")
+            if record and record.tier not in ("none", "deleted") and place not in left:
+                raise Violation(f"swept: {i} is {place}, the archive has {sorted(left)}")
 
 
 def _get(id: str) -> Call:
@@ -763,33 +790,33 @@ class Lab:
 
     def __init__(self, wire: Wire, patches: tuple[Patch, ...] = ()) -> None:
         self.wire = wire
+        self._slots = list(range(WINDOW))
         self.scripts: dict[str, Script] = patched(patches)
         wire.load(self.scripts.values())
         self.audit, self.copy, self.expire = wire.load([AUDIT, COPY, EXPIRE])
-        self._number = 0
+        wire.empty()
 
-    def _guarded(self, world: World) -> Steps:
+    def _run(self, scenario: Scenario, chooser: Chooser, *, trace: bool = False) -> Steps:
+        """One run in a namespace that nobody uses, which is empty again when it ends."""
+        world = World(scenario, chooser, self._slots.pop(), self, trace=trace)
         try:
-            return (yield from world.run())
+            result: Tally | Failure = yield from world.run()
         except Exception as e:  # whatever went wrong, the seed is what one needs
             problem = str(e) if isinstance(e, Violation) else f"{type(e).__name__}: {e}"
-            return Failure(world.scenario, world.chooser.seed, world.chooser.taken, problem, world.trace or [])
-
-    def _world(self, scenario: Scenario, chooser: Chooser, *, trace: bool = False) -> World:
-        self._number += 1
-        return World(scenario, chooser, self._number, self, trace=trace)
+            result = Failure(scenario, chooser.seed, chooser.taken, problem, world.trace or [])
+        yield world.clean_up()
+        self._slots.append(world.number)
+        return result
 
     def explore(self, scenario: Scenario, seeds: range, *, failures_max: int = 1) -> tuple[Tally, list[Failure]]:
         """Run the scenario once per seed; stops after some failures."""
-        self.wire.empty()
-        self._number = 0
         tally, failures = Tally(), list[Failure]()
 
         def runs() -> Iterator[Steps]:
             for seed in seeds:
                 if len(failures) >= failures_max:
                     return
-                yield self._guarded(self._world(scenario, Chooser(seed)))
+                yield self._run(scenario, Chooser(seed))
 
         def done(result: Tally | Failure) -> None:
             if isinstance(result, Failure):
@@ -805,12 +832,11 @@ class Lab:
 
     def exhaust(self, scenario: Scenario, *, limit: int) -> tuple[Tally, list[Failure], bool]:
         """Every run that the scenario can have, depth first; whether that were all of them within `limit`."""
-        self.wire.empty()
         tally, script = Tally(), list[int]()
         while tally.runs < limit:
             chooser = Chooser(script=script)
             found: list[Any] = []
-            run_all(self.wire, iter([self._guarded(self._world(scenario, chooser))]), found.append)
+            run_all(self.wire, iter([self._run(scenario, chooser)]), found.append)
             if isinstance(found[0], Failure):
                 return tally, [self.replay(found[0])], False
             tally.add(found[0])
@@ -822,10 +848,9 @@ class Lab:
 
     def replay(self, failure: Failure) -> Failure:
         """The same run again, alone, with a trace."""
-        self.wire.empty()
         chooser = Chooser(failure.seed, [] if failure.seed is not None else failure.choices)
         found: list[Any] = []
-        run_all(self.wire, iter([self._guarded(self._world(failure.scenario, chooser, trace=True))]), found.append)
+        run_all(self.wire, iter([self._run(failure.scenario, chooser, trace=True)]), found.append)
         if isinstance(found[0], Failure):
             found[0].after_runs = failure.after_runs
             return found[0]  # type: ignore[no-any-return]

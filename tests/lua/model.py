@@ -170,7 +170,7 @@ class Model:
             return "OK", self.done[tok]
         now = self.version_of(id)
         if expected and expected != now:
-            return ("CONFLICT", now) if now else ("MISSING", "")
+            return "CONFLICT", now
         if not now:
             return "MISSING", ""
         self.ver += 1
@@ -181,6 +181,21 @@ class Model:
         self.pins.pop(id, None)
         self.done[tok] = version
         return "OK", version
+
+    def redirty(self, id: str, tok: str) -> tuple[object, ...]:
+        old = self.records.get(id)
+        if old is None or old.tok != tok or not old.clean or old.tier == "cold" or old.lost:
+            return ("CHANGED",)
+        self.records[id] = replace(old, clean=False, archived_key="", archived_bytes=0)
+        self.events.append((id, old.tier, old.tier, "repair", old.version))
+        return "OK", 0
+
+    def reserve(self, id: str, expected: str) -> tuple[object, ...] | int:
+        now = self.version_of(id)
+        if (expected == "-" and now) or (expected not in ("", "-") and expected != now):
+            return "CONFLICT", now
+        self.ver += 1
+        return self.ver
 
     def touch(self, uses: Iterable[tuple[str, int]]) -> dict[str, float]:
         counts: dict[str, float] = {}

@@ -281,6 +281,40 @@ class Shards(RuleBasedStateMachine):
         self.run(lua.open_shard(self.shard, [Limit(name, value, True) for name, value in LIMITS.items()]))
         self.model.limits |= LIMITS
 
+    @rule(who=whos, fresh=fresh)
+    def redirty(self, who: Who, fresh: bool) -> None:
+        """The object of a clean version is gone from the archive: it is archived anew, if its content is here."""
+        id = self.who(who, lambda rec: rec.clean and rec.tier != "cold")
+        tok = self.tok(id, fresh)
+        before = self.dump()
+        self.compare(self.run(lua.redirty(self.shard, id, tok)), self.model.redirty(id, tok), before)
+
+    @rule(id=ids, expected=st.sampled_from(["", "-", "now", "1-999999"]))
+    def reserve(self, id: str, expected: str) -> None:
+        """A place in the order for a durable write; it may stay empty."""
+        if expected == "now":
+            expected = self.model.version_of(id) or "1-1"
+        before = self.dump()
+        answer = self.run(lua.reserve(self.shard, id, expected))
+        result = self.model.reserve(id, expected)
+        if isinstance(result, int):
+            assert isinstance(answer, lua.Reserved)
+            assert answer.ver == result
+        else:
+            self.compare(answer, result, before)
+
+    @rule(repair=st.booleans())
+    def look_for_damage(self, repair: bool) -> None:
+        """The scripts of fsck find nothing, except frames whose TTL took them (which is no damage), and change nothing."""
+        before = self.dump()
+        mended = self.run(lua.mend(self.shard, IDS, repair=repair))
+        assert [m for m in mended if any(m[1:])] == []
+        assert [m for m in self.run(lua.reindex(self.shard, IDS, repair=repair)) if any(m[1:])] == []
+        events = before.get(self.shard.events, ("", [], 0))[1]
+        last = events[-1][0].decode() if events else "0-0"
+        assert self.run(lua.account(self.shard, self.model.usage(), [], last, repair=repair)) == {}
+        assert untimed(self.dump()) == untimed(before)
+
     @rule(id=ids, holder=st.sampled_from(["h1", "h2"]))
     def lease(self, id: str, holder: str) -> None:
         self.ask([("SET", self.shard.lease(id), holder, "NX", "PX", TTL_MS)])
@@ -414,9 +448,10 @@ def run_script(exchange: Exchange, call: RunScript[T]) -> T:
 def open_shard(exchange: Exchange, shard: Shard, limits: dict[str, int]) -> None:
     """A new shard in epoch 1."""
     stored = [Limit(name, value, True) for name, value in limits.items()]
-    opened = run_script(exchange, lua.open_shard(shard, stored))
-    claim = {"replid": opened.replid} if hasattr(opened, "replid") else {}  # type: ignore[union-attr]
-    again = run_script(exchange, lua.open_shard(shard, stored, epoch=1, **claim))  # type: ignore[arg-type]
+    found = run_script(exchange, lua.open_shard(shard, stored))
+    assert isinstance(found, lua.Unclaimed)
+    call = lua.open_shard(shard, stored, epoch=1, replid=found.replid, empty=True)
+    again = run_script(exchange, call)
     assert isinstance(again, lua.Opened)
     assert again.epoch == 1
 

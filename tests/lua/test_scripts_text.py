@@ -21,8 +21,9 @@ from tests.fakes import dump
 from tests.lua.test_scripts_model import open_shard, run_script, untimed
 
 MAX_LINES = 66
-FREES_MEMORY = {"open", "demote", "archived", "delete", "pin", "expire", "age", "release"}
-TAKES_MEMORY = {"put", "promote", "install", "touch"}
+LOOKS = {"state", "where"}
+TAKES_MEMORY = {"put", "promote", "install", "touch", "adopt"}
+# All others free memory, or are needed for that and take next to none.
 LIMITS = {"hot_tokens": 10, "hot_bytes": 100, "warm_modules": 3, "warm_bytes": 100, "warm_ttl_ms": 1_000_000}
 SHARD = Shard("ns", 0, 1)
 FOREIGN = {"string": ("RPUSH", "foreign"), "hash": ("SET", "foreign"), "zset": ("SET", "foreign"), "stream": ("SET", "x")}
@@ -53,16 +54,7 @@ def test_every_script_is_known() -> None:
 def test_flags(verb: str) -> None:
     """What frees memory runs at `maxmemory`; what takes it is refused there; what only looks cannot write."""
     flags = set(lua.flags_of(verb).split(",")) - {""}
-    writes = re.findall(r"call\('(\w+)'", text(verb)) or ["via the prelude"]
-    if verb in FREES_MEMORY:
-        assert flags == {"allow-oom"}
-    elif verb in TAKES_MEMORY:
-        assert flags == set()
-    elif "no-writes" in flags:
-        assert not {w for w in writes if w in ("SET", "HSET", "DEL", "UNLINK", "ZADD", "ZREM", "XADD", "HINCRBY")}
-    else:
-        assert verb in ("reserve", "adopt"), f"say here whether {verb} frees memory"
-    assert ("no-writes" in flags) == (verb in ("where", "state"))
+    assert flags == ({"no-writes"} if verb in LOOKS else set() if verb in TAKES_MEMORY else {"allow-oom"})
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -130,10 +122,12 @@ def fill(exchange: Exchange) -> None:
     ask(exchange, ("SET", SHARD.lease("hot"), "me"))
 
 
-def put(id: str, tier: str, name: str = "", moves: Sequence[Move] = ()) -> RunScript[Any]:
+def put(
+    id: str, tier: str, name: str = "", moves: Sequence[Move] = (), reserved: tuple[int, int] | None = None
+) -> RunScript[Any]:
     return lua.put(
         SHARD, id, tok(name or id), tier=tier, expected="", tokens=4, size_bytes=5, body=b"bytes",
-        codec="" if tier == "hot" else "raw", fields=("type", "t/x"), moves=moves,
+        codec="" if tier == "hot" else "raw", fields=("type", "t/x"), moves=moves, reserved=reserved,
     )  # fmt: skip
 
 
@@ -163,12 +157,26 @@ CALLS: dict[str, Callable[[], RunScript[Any]]] = {
     "release": lambda: lua.release(SHARD, SHARD.lease("hot"), "me"),
     "open": lambda: lua.open_shard(SHARD, [Limit("hot_tokens", 11, True)]),
     "where": lambda: lua.where(SHARD, "hot"),
+    "state": lambda: lua.state(SHARD),
+    "reserve": lambda: lua.reserve(SHARD, "hot"),
+    "put archived": lambda: put("cold", "hot", "newer", moves=ROOM, reserved=(1, 99)),
+    "delete archived": lambda: lua.delete(SHARD, "cold", tok("d2"), reserved=(1, 99)),
+    "adopt": lambda: lua.adopt(SHARD, 1, [found("warm"), found("other"), found("cold", "deleted"), found("x", "none")]),
+    "redirty": lambda: lua.redirty(SHARD, "warm", tok("warm")),
+    "mend": lambda: lua.mend(SHARD, ["hot", "warm", "cold", "gone"], repair=True),
+    "reindex": lambda: lua.reindex(SHARD, ["hot", "warm", "cold", "gone"], repair=True),
+    "account": lambda: lua.account(SHARD, {"hot_count": 1}, ["hot"], "0-0", repair=True),
 }
+REPAIRS = {"mend", "reindex", "account"}  # they write where something is wrong
+
+
+def found(id: str, kind: str = "content") -> lua.Adoption:
+    return lua.Adoption(id, 1, 1000, tok("n"), kind, 4, 5, 9, fields=("type", "t/x"))
 
 
 def test_every_script_is_tried() -> None:
     tried = {call().script.name for call in CALLS.values()}
-    assert tried == set(VERBS) - {"state", "reserve", "adopt"}
+    assert tried == set(VERBS)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -179,30 +187,30 @@ def test_the_call_writes_when_nothing_is_wrong(exchange: Exchange, name: str) ->
     call = CALLS[name]()
     answer = run_script(exchange, call)
     assert not isinstance(answer, lua.Over | lua.Refused)
-    if name not in ("where", "age"):
-        assert state(exchange) != before or name == "pin", answer
+    if name not in {"where", "state", "pin", *REPAIRS}:
+        assert state(exchange) != before, answer
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_foreign_key_fails_the_call_and_nothing_is_written(exchange: Exchange, name: str) -> None:
+def test_a_foreign_key_fails_the_call_and_nothing_is_written(real_exchange: Exchange, name: str) -> None:
     """Redis does not undo what a script wrote before it failed: scripts look at every key before they write."""
-    fill(exchange)
-    kept = dump(lambda commands: exchange.exchange(SHARD, commands, 10.0))
+    fill(real_exchange)
+    kept = dump(lambda commands: real_exchange.exchange(SHARD, commands, 10.0))
     partial = []
     for i, key in enumerate(CALLS[name]().keys):
         type = kept[key][0] if key in kept else "string" if re.search(r":(warm|done|lease):", key) else "hash"
-        fill(exchange)
-        ask(exchange, ("DEL", key))
+        fill(real_exchange)
+        ask(real_exchange, ("DEL", key))
         verb, value = FOREIGN[type]
-        ask(exchange, (verb, key, value))
-        before = state(exchange)
+        ask(real_exchange, (verb, key, value))
+        before = state(real_exchange)
         try:
-            run_script(exchange, CALLS[name]())
+            run_script(real_exchange, CALLS[name]())
         except DistierError as e:
             if not isinstance(e, Corrupt):
                 partial.append(f"key {i + 1} ({key}): {type} makes {e!r}")
-            if state(exchange) != before:
-                partial.append(f"key {i + 1} ({key}): wrote before it failed: {changed(before, state(exchange))}")
+            if state(real_exchange) != before:
+                partial.append(f"key {i + 1} ({key}): wrote before it failed: {changed(before, state(real_exchange))}")
     assert not partial, "\n".join(partial)
 
 
@@ -214,38 +222,36 @@ REFUSING = sorted(set(CALLS) - {"open", "release", "where"})
 
 
 @pytest.mark.parametrize("name", REFUSING)
-def test_nothing_is_written_to_a_shard_of_another_layout(exchange: Exchange, name: str) -> None:
-    fill(exchange)
-    ask(exchange, ("HSET", SHARD.epoch, "layout", "99"))
-    before = state(exchange)
+def test_nothing_is_written_to_a_shard_of_another_layout(real_exchange: Exchange, name: str) -> None:
+    fill(real_exchange)
+    ask(real_exchange, ("HSET", SHARD.epoch, "layout", "99"))
+    before = state(real_exchange)
     with pytest.raises(Invalid, match="key layout 99"):
-        run_script(exchange, CALLS[name]())
-    assert state(exchange) == before
+        run_script(real_exchange, CALLS[name]())
+    assert state(real_exchange) == before
 
 
 @pytest.mark.parametrize("name", REFUSING)
-def test_nothing_is_written_to_a_shard_without_an_epoch(exchange: Exchange, name: str) -> None:
-    fill(exchange)
-    ask(exchange, ("DEL", SHARD.epoch))
-    before = state(exchange)
+def test_nothing_is_written_to_a_shard_without_an_epoch(real_exchange: Exchange, name: str) -> None:
+    fill(real_exchange)
+    ask(real_exchange, ("DEL", SHARD.epoch))
+    before = state(real_exchange)
     with pytest.raises(Recovering):
-        run_script(exchange, CALLS[name]())
-    assert state(exchange) == before
+        run_script(real_exchange, CALLS[name]())
+    assert state(real_exchange) == before
 
 
-def test_open_refuses_another_layout_and_another_number_of_shards(exchange: Exchange) -> None:
-    fill(exchange)
-    before = state(exchange)
+def test_open_refuses_another_layout_and_another_number_of_shards(real_exchange: Exchange) -> None:
+    fill(real_exchange)
+    before = state(real_exchange)
+    other = lua.open_shard(Shard("ns", 0, 2), [])
     with pytest.raises(Invalid, match="was made with shards 1"):
-        run_script(exchange, lua.open_shard(Shard("ns", 0, 2), []).__class__(
-            SHARD, lua.script("open"), SHARD.fixed, lua.open_shard(Shard("ns", 0, 2), []).args,
-            lua.open_shard(Shard("ns", 0, 2), []).parse,
-        ))  # fmt: skip
-    ask(exchange, ("HSET", SHARD.epoch, "layout", "99"))
+        run_script(real_exchange, RunScript(SHARD, other.script, SHARD.fixed, other.args, other.parse))
+    ask(real_exchange, ("HSET", SHARD.epoch, "layout", "99"))
     with pytest.raises(Invalid, match="was made with layout 99"):
-        run_script(exchange, lua.open_shard(SHARD, []))
-    ask(exchange, ("HSET", SHARD.epoch, "layout", "1"))
-    assert state(exchange) == before
+        run_script(real_exchange, lua.open_shard(SHARD, []))
+    ask(real_exchange, ("HSET", SHARD.epoch, "layout", "1"))
+    assert state(real_exchange) == before
 
 
 def test_at_maxmemory_what_frees_runs_and_what_takes_is_refused(real_exchange: Exchange) -> None:

@@ -15,7 +15,7 @@ import pytest
 from distier.effects import Plan
 from distier.errors import DistierError, Unavailable
 from distier.plans import maintain, move, read, write
-from distier.plans.opening import open_space
+from distier.plans.recover import open_space
 from distier.plans.space import Space
 from distier.plans.statistics import read_stats
 from distier.plans.write import Item

@@ -707,5 +707,5 @@ class Arrivals(RuleBasedStateMachine):
         assert len(self.cache) <= 2 and self.cache.tokens == len(self.cache) == len(self.cache._costs)
 
 
-Arrivals.TestCase.settings = settings(max_examples=400, stateful_step_count=60, deadline=None)
+Arrivals.TestCase.settings = settings(max_examples=250, stateful_step_count=60, deadline=None)
 TestArrivals = Arrivals.TestCase

@@ -1,0 +1,258 @@
+"""`docs/KEYSPACE.md`, written from the code: `python -m distier.domain.keyspace_doc > docs/KEYSPACE.md`.
+
+The table comes from `KEYSPACE`, the reference of scripts from the headers of their sources. The examples are what
+redis-cli showed; a test types each of them and compares.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import resources
+
+from .keys import KEYSPACE, LAYOUT, Shard
+
+LOAD = "python -c 'from distier.lua import library; print(library())' | redis-cli -x FUNCTION LOAD REPLACE"
+_KEYS = " ".join(f"'{key}'" for key in Shard("team", 0, 1).fixed)
+_PAIR = "'distier:{team}:module:skills/pdf' 'distier:{team}:warm:skills/pdf'"
+FCALLS = {
+    "distier_where": f"FCALL_RO distier_where 11 {_KEYS} {_PAIR} skills/pdf",
+    "distier_pin": f"FCALL distier_pin 10 {_KEYS} 'distier:{{team}}:module:skills/pdf' skills/pdf 60000",
+}
+# As redis-cli prints; ` 1) ` and all.
+EXAMPLES: dict[str, str] = {
+    "distier:{t}:dirty": r'''1) "docs/style"
+2) "1795440656357"
+3) "notes/old"
+4) "1795440656358"
+5) "skills/pdf"
+6) "1795440656359"''',
+    "distier:{t}:done:<tok>": r"""(integer) 120""",
+    "distier:{t}:module:<id>": r''' 1) "tier"
+ 2) "hot"
+ 3) "epoch"
+ 4) "1"
+ 5) "ver"
+ 6) "3"
+ 7) "tok"
+ 8) "03ff35289a19dd1b7472d3a65ca26580"
+ 9) "seen"
+10) "1"
+11) "bytes"
+12) "26"
+13) "tokens"
+14) "9"
+15) "clean"
+16) "1"
+17) "created"
+18) "1795440656359"
+19) "updated"
+20) "1795440656359"
+21) "sha256"
+22) "5bc01ba41825fb88020f6925143392f92cbdf94fc30df580eb47b479d2766c04"
+23) "type"
+24) "text/plain"
+25) "counter"
+26) "given"
+27) "keywords"
+28) "[\"pdf\"]"
+29) "content"
+30) "# PDF\n\nHow to fill forms.\n"
+31) "archived_key"
+32) "team/modules/skills/pdf/@00000001-00000000000003-03ff3528.txt.xz"
+33) "archived_bytes"
+34) "84"''',
+    "distier:{t}:hot": r'''1) "docs/style"
+2) "1795440656357"
+3) "skills/pdf"
+4) "1795440656428"''',
+    "distier:{t}:warm": r'''1) "notes/old"
+2) "1795527056426"''',
+    "distier:{t}:uses": r'''1) "skills/pdf"
+2) "1"''',
+    "distier:{t}:usage": r''' 1) "dirty_bytes"
+ 2) "0"
+ 3) "hot_count"
+ 4) "2"
+ 5) "hot_bytes"
+ 6) "38"
+ 7) "hot_tokens"
+ 8) "12"
+ 9) "dirty_count"
+10) "0"
+11) "warm_bytes"
+12) "220"
+13) "warm_tokens"
+14) "60"
+15) "warm_frame_bytes"
+16) "48"
+17) "warm_count"
+18) "1"
+19) "archived_bytes"
+20) "236"
+21) "archived_count"
+22) "3"''',
+    "distier:{t}:limits": r''' 1) "hot_tokens"
+ 2) "50000"
+ 3) "hot_bytes"
+ 4) "268435456"
+ 5) "warm_modules"
+ 6) "100"
+ 7) "warm_bytes"
+ 8) "1073741824"
+ 9) "warm_ttl_ms"
+10) "86400000"
+11) "events_max"
+12) "10000"''',
+    "distier:{t}:pins": r'''1) "skills/pdf"
+2) "1795444256427"''',
+    "distier:{t}:lease:<id>": r'''"b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1"''',
+    "distier:{t}:events": r'''1) 1) "1795440656426-0"
+   2)  1) "id"
+       2) "notes/old"
+       3) "from"
+       4) "hot"
+       5) "to"
+       6) "warm"
+       7) "reason"
+       8) "request"
+       9) "version"
+      10) "1-2"
+2) 1) "1795440656425-0"
+   2)  1) "id"
+       2) "notes/old"
+       3) "from"
+       4) "warm"
+       5) "to"
+       6) "hot"
+       7) "reason"
+       8) "request"
+       9) "version"
+      10) "1-2"''',
+    "distier:{t}:epoch": r''' 1) "layout"
+ 2) "1"
+ 3) "shards"
+ 4) "1"
+ 5) "epoch"
+ 6) "1"
+ 7) "replid"
+ 8) "c519f48f21bbe1df8b7063b66d56109f365d9a9a"
+ 9) "verified"
+10) "1"
+11) "since"
+12) "1795440656355"
+13) "created"
+14) "1795440656355"
+15) "ver"
+16) "3"''',
+    "distier:{t}:warm:<id>": r"""(integer) 86399989""",
+    "distier_where": r"""1)  1) "tier"
+    2) "warm"
+    3) "epoch"
+    4) "1"
+    5) "ver"
+    6) "3"
+    7) "tok"
+    8) "03ff35289a19dd1b7472d3a65ca26580"
+    9) "seen"
+   10) "1"
+   11) "bytes"
+   12) "26"
+   13) "tokens"
+   14) "9"
+   15) "counter"
+   16) "given"
+   17) "sha256"
+   18) "5bc01ba41825fb88020f6925143392f92cbdf94fc30df580eb47b479d2766c04"
+   19) "type"
+   20) "text/plain"
+   21) "clean"
+   22) "1"
+   23) "archived_key"
+   24) "team/modules/skills/pdf/@00000001-00000000000003-03ff3528.txt.xz"
+   25) "archived_bytes"
+   26) "84"
+   27) "codec"
+   28) "raw"
+   29) "frame_bytes"
+   30) "26"
+   31) "created"
+   32) "1795440656359"
+   33) "updated"
+   34) "1795440656359"
+2) ""
+3) "1795527056543"
+4) ""
+5) ""
+6) ""
+7) (integer) 86399770""",
+    "distier_pin": r'''1) "OK"
+2) "1795440716785"''',
+}
+
+_HEAD = f"""\
+# The keyspace
+
+Written by `make docs` from the code; a test compares it, and another one scans a live server for keys that are not here.
+
+This is key layout {LAYOUT}. A namespace has a fixed number of shards. With one shard the tag `{{t}}` is `{{team}}` for the
+namespace `team`; with several it is `{{team.0}}`, `{{team.1}}` and so on (a module belongs to shard CRC-32 of its id modulo
+their number). All keys of a shard share the tag, so one script sees all of it, on a Redis Cluster too. `<id>` is the
+module's id as it is, where safe; other bytes are percent-encoded (`skills/a b` is `skills/a%20b`), so every key can be typed.
+
+Reading with redis-cli is always safe. Writing these keys by hand is not: what the scripts keep (budgets, `usage`, TTLs) is then
+wrong until `distier fsck`.
+
+| key | type | what |
+|---|---|---|
+"""
+
+_SCRIPTS = f"""\
+## The scripts
+
+The visible state of a module changes in exactly one script. distier sends them with EVALSHA; for redis-cli the same sources
+load as the function library `distier`:
+
+```sh
+{LOAD}
+```
+
+Each function takes the shard's own nine keys first (`KEYS 1..9 the shard`), in this order:
+
+```
+{chr(10).join(Shard("team", 0, 1).fixed)}
+```
+
+"""
+
+
+def render() -> str:
+    """The page, as Markdown."""
+    table = "".join(f"| `{kind.pattern}` | {kind.type} | {kind.what} |\n" for kind in KEYSPACE)
+    looks = "".join(_example(f"`{k.pattern}`", k.look, k.pattern) for k in KEYSPACE)
+    return f"{_HEAD}{table}\n## Looking at it\n\n{looks}{_SCRIPTS}{''.join(map(_function, _verbs()))}".rstrip() + "\n"
+
+
+def _example(title: str, command: str, name: str) -> str:
+    return f"{title}\n\n```\n> {command}\n{EXAMPLES.get(name, '')}\n```\n\n"
+
+
+def _verbs() -> list[str]:
+    names = (entry.name for entry in (resources.files("distier") / "lua").iterdir() if entry.name.endswith(".lua"))
+    return sorted(name.removesuffix(".lua") for name in names if name != "prelude.lua")
+
+
+def _function(verb: str) -> str:
+    """What the header of a script says, and an example where there is one."""
+    source = (resources.files("distier") / "lua" / f"{verb}.lua").read_text("utf-8")
+    header = []
+    for line in source.splitlines():
+        if not line.startswith("--"):
+            break
+        header.append(line[2:].removeprefix(" "))
+    name = f"distier_{verb}"
+    example = _example("For example:", FCALLS[name], name) if name in FCALLS else ""
+    return f"### {name}\n\n```\n" + "\n".join(header) + f"\n```\n\n{example}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())

@@ -1,0 +1,182 @@
+"""The keyspace as operators see it: a live server holds no key that is not documented, and the page is true.
+
+`python -m tests.integration.test_keyspace` prints what redis-cli shows now, for the page's examples.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distier import Item, Store, connect
+from distier.domain.keys import KEYSPACE
+from distier.domain.keyspace_doc import EXAMPLES, FCALLS, LOAD, render
+from distier.lua import library
+from distier.plans import maintain
+from distier.plans.records import take_lease
+from tests.servers import TestServer
+
+ROOT = Path(__file__).parent.parent.parent
+needs_cli = pytest.mark.skipif(not shutil.which("redis-cli"), reason="no redis-cli on PATH")
+# The server makes stream ids, clocks and tokens; digits and hex words in a reply are compared by shape.
+_VARIES = re.compile(r"@[0-9]+-[0-9]+-[0-9a-f]{8}|[0-9a-f]{32,64}|[0-9]+(?:-[0-9]+)?")
+
+
+def open_team(url: str, archive: Path, **more: Any) -> Store:
+    return connect({"counter": "estimate"}, redis__url=url, namespace="team", near__enabled=False,
+                   storage_tiers__cold__directory=archive, **more)  # fmt: skip
+
+
+def kind_of(key: str, shards: int) -> list[int]:
+    """Which patterns of KEYSPACE a key matches."""
+    tag = r"team" if shards == 1 else r"team\.[0-9]+"
+
+    def fits(pattern: str) -> bool:
+        wanted = re.escape(pattern).replace(re.escape("{t}"), rf"\{{{tag}\}}")
+        return re.fullmatch(re.sub(r"<[a-z]+>", r"[!-~]+", wanted), key) is not None
+
+    return [i for i, kind in enumerate(KEYSPACE) if fits(kind.pattern)]
+
+
+def broad_workload(store: Store) -> None:
+    """Everything that leaves a key or a field behind."""
+    store.put("a b/{c}*?", "text", keywords=["k"], meta={"m": 1})
+    store.put_many(
+        [Item(f"m/{i}", f"# Title {i}\n\nWords, words.\n" * 20, content_type="text/markdown") for i in range(20)]
+    )
+    store.demote_many([f"m/{i}" for i in range(10)])
+    store.demote_many([f"m/{i}" for i in range(5)], to="cold")
+    store.get_many([f"m/{i}" for i in range(20)])
+    store.put("data.json", '{ "a" : [ 1, 2 ] }')
+    store.pin("m/7", 60)
+    store.delete("m/19")
+    store.delete("m/3")
+    store.put("m/3", "again")
+    store.promote("m/4")
+    for shard in store.space.keys.shards:
+        store.run(maintain.maintain(store.space, shard, lambda did: None), deadline_s=30)
+        store.run(iter(take_lease(shard, shard.lease("m/1"), "somebody", 60_000)))
+        store.run(iter(take_lease(shard, shard.write_back_lease("m/1"), "somebody", 60_000)))
+    store.flush()
+    store.put("m/18", "dirty again")
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_every_key_on_a_live_server_is_documented(redis_url: str, server: TestServer, tmp_path: Path, shards: int):
+    more = {"transforms": {"application/json": "json-whitespace"}, "outline": ["text/markdown"]}
+    with open_team(
+        redis_url, tmp_path / "cold", shards=shards, storage_tiers__hot__max_size=600 * shards, **more
+    ) as store:
+        broad_workload(store)
+    met: set[int] = set()
+    with server.client() as client:
+        for raw in client.scan_iter(count=1000):
+            key = raw.decode()
+            found = kind_of(key, shards)
+            assert len(found) == 1, f"{key} is documented {len(found)} times"
+            kind = KEYSPACE[found[0]]
+            assert client.type(raw).decode() == kind.type, key
+            check_fields(client, raw, kind.what if kind.type in ("hash", "stream") else None)
+            met.update(found)
+    assert met == set(range(len(KEYSPACE))), [KEYSPACE[i].pattern for i in set(range(len(KEYSPACE))) - met]
+
+
+def check_fields(client: Any, key: bytes, what: str | None) -> None:
+    """Every field of a hash or an event is named in the description."""
+    if what is None:
+        return
+    named = {word for quoted in re.findall(r"`([^`]*)`", what) for word in re.split(r"[ =]", quoted)}
+    entries = [client.hgetall(key)] if client.type(key) == b"hash" else [fields for _, fields in client.xrange(key)]
+    for entry in entries:
+        unknown = {name.decode() for name in entry} - named
+        assert not unknown, f"{key!r} has {unknown}, documented are {named}"
+
+
+def test_the_page_is_what_the_code_says():
+    assert (ROOT / "docs" / "KEYSPACE.md").read_text("utf-8") == render(), "run `make docs`"
+
+
+# -- the page's commands, typed into redis-cli ---------------------------------------------------------------------
+
+
+def cli(server: TestServer, command: str) -> str:
+    """What a person sees who types `command` into redis-cli."""
+    argv = ["redis-cli", "--no-raw", "-s", str(server.socket)]
+    done = subprocess.run(argv, input=command, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.rstrip()
+
+
+def look_at_all(server: TestServer, archive: Path) -> dict[str, str]:
+    """The output of each command of the page, on a small namespace."""
+    seen: dict[str, str] = {}
+
+    def look(store: Store, *endings: str) -> None:
+        for kind in KEYSPACE:
+            if kind.pattern.removeprefix("distier:{t}:") in endings:
+                seen[kind.pattern] = cli(server, kind.look.replace("<tok>", landed.version.tok))
+
+    with open_team(server.socket_url, archive) as store:
+        store.put("docs/style", "Plain words.", tokens=3)
+        store.put("notes/old", "Old words. " * 20, tokens=60)
+        store.demote("notes/old")
+        landed = store.put("skills/pdf", "# PDF\n\nHow to fill forms.\n", keywords=["pdf"], tokens=9)
+        look(store, "dirty", "done:<tok>")
+        store.flush()
+        store.promote("notes/old")
+        store.demote("notes/old")
+        store.pin("skills/pdf", 3600)
+        store.get("skills/pdf")
+    with open_team(server.socket_url, archive) as store:
+        shard = store.space.keys.shards[0]
+        store.run(iter(take_lease(shard, shard.lease("skills/pdf"), "b1" * 16, 60_000)))
+        look(store, "module:<id>", "hot", "warm", "uses", "usage", "limits", "pins", "lease:<id>", "events", "epoch")
+        store.unpin("skills/pdf")
+        store.demote("skills/pdf")
+        look(store, "warm:<id>")
+        subprocess.run(LOAD.replace("python", sys.executable).replace("redis-cli", f"redis-cli -s {server.socket}"),
+                       shell=True, check=True, capture_output=True, timeout=20, cwd=ROOT)  # fmt: skip
+        for name, command in FCALLS.items():
+            seen[name] = cli(server, command)
+    return seen
+
+
+def shape(output: str) -> list[str]:
+    """Lines without numbering (hashes have no order), with what varies replaced."""
+    lines = (re.sub(r"^(?: *[0-9]+\) )+", "", line).strip() for line in output.splitlines())
+    return sorted(_VARIES.sub("#", line) for line in lines if line)
+
+
+@needs_cli
+def test_each_command_of_the_page_shows_what_the_page_says(server: TestServer, redis_url: str, tmp_path: Path):
+    seen = look_at_all(server, tmp_path / "cold")
+    assert seen.keys() == EXAMPLES.keys()
+    for name, output in seen.items():
+        assert shape(output) == shape(EXAMPLES[name]), f"{name}:\n{output}"
+
+
+def test_every_function_of_the_library_is_on_the_page(server: TestServer, redis_url: str):
+    with server.client() as client:
+        client.function_load(library())
+        names = re.findall(r"distier_[a-z]+", str(client.function_list()))
+    assert set(names) == set(re.findall(r"### (distier_[a-z]+)\n", render()))
+
+
+def _print() -> None:
+    import tempfile
+
+    from tests.servers import running_server
+
+    with running_server("redis", tcp=True) as server, tempfile.TemporaryDirectory() as directory:
+        for name, output in look_at_all(server, Path(directory) / "cold").items():
+            print(f"    {name!r}: r'''{output}''',")
+
+
+if __name__ == "__main__":
+    _print()
