@@ -265,7 +265,7 @@ class PlanRunner:
                 while True:
                     assert isinstance(ask, list), "converse wants to try again though its time is over"
                     try:
-                        replies = self.redis.exchange(call.shard, ask, 1.0)
+                        replies = self.redis.exchange(call.shard, ask, 30.0)
                     except RedisConnectionError as e:
                         ask = talk.throw(e)
                     else:
@@ -341,7 +341,7 @@ class World:
             self.ask([("DEL", key)])
 
     def ask(self, commands: Sequence[Words]) -> list[Any]:
-        return self.redis.exchange(self.shard, commands, 1.0)
+        return self.redis.exchange(self.shard, commands, 30.0)
 
     def dump(self) -> dict[str, tuple[str, Any, int]]:
         return dump(self.ask)

@@ -18,7 +18,7 @@ WAIT_S = 60.0
 EXISTS = ("BucketAlreadyOwnedByYou", "BucketAlreadyExists")
 
 
-def main() -> int:
+def main() -> None:
     cold = load_config().storage_tiers.cold
     client = boto3.client(
         "s3",
@@ -42,12 +42,10 @@ def main() -> int:
         else:
             break
         if time.monotonic() > end_s:
-            print(f"no bucket {cold.bucket!r}: {problem}", file=sys.stderr)
-            return 1
+            sys.exit(f"no bucket {cold.bucket!r}: {problem}")
         time.sleep(0.5)
-    print(f"bucket {cold.bucket} is there")
-    return 0
+    sys.stdout.write(f"bucket {cold.bucket} is there\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

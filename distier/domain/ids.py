@@ -100,6 +100,8 @@ def _cut(segment: str) -> str:
     pieces = []
     while len(segment) > MAX_SEGMENT_CHARS:
         at = MAX_SEGMENT_CHARS
+        while segment[at:] in (".", ".."):  # what is left over is a segment too
+            at -= 1
         while "%" in segment[at - 2 : at]:  # never inside `%XX`
             at -= 1
         pieces.append(segment[:at] + "%")

@@ -16,6 +16,7 @@ EPOCH_DIGITS = 8
 VER_DIGITS = 14
 TOK_CHARS = 32
 SHORT_TOK_CHARS = 8
+VERSION_CHARS_MAX = 40
 
 
 class Order(NamedTuple):
@@ -38,8 +39,12 @@ class Order(NamedTuple):
 def parse_version(text: str) -> tuple[int, int]:
     """`"3-41"` -> `(3, 41)`. Raises `Invalid` for anything else."""
     epoch, dash, ver = text.partition("-")
-    if not (dash and epoch.isascii() and epoch.isdigit() and ver.isascii() and ver.isdigit()):
-        raise Invalid(f"not a version: {text!r}; versions look like '3-41' (see `distier where ID`)")
+    if len(text) > VERSION_CHARS_MAX or not (
+        dash and epoch.isascii() and epoch.isdigit() and ver.isascii() and ver.isdigit()
+    ):
+        raise Invalid(
+            f"not a version: {text[:VERSION_CHARS_MAX]!r}; versions look like '3-41' (see `distier where ID`)"
+        )
     return int(epoch), int(ver)
 
 

@@ -180,6 +180,8 @@ def converse(calls: Sequence[Call], end_s: float) -> Talk:
         if not todo or time.monotonic() + backoff_s >= end_s:
             return results
         yield backoff_s
+        if time.monotonic() >= end_s:  # slept too long: what was wrong says more than that there is no time left
+            return results
         backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
 
 

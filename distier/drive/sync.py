@@ -54,6 +54,8 @@ from .common import (
 T = TypeVar("T")
 
 THREADS_MAX = 16
+UNWATCHED_S = 300.0
+"""More than any timeout of an archive. Handing a request to a thread costs as much as a small one itself."""
 
 
 class SyncDriver:
@@ -193,7 +195,10 @@ class SyncDriver:
         return pool
 
     def _archive(self, function: Callable[[], Any], end_s: float) -> Any:
-        """Run in a thread, so that a server that stalls cannot hold the caller past its deadline."""
+        """Run in a thread, so that a server that stalls cannot hold the caller past its deadline; at once where that is
+        so far away that the archive's own timeouts end the call long before (a rescue, a sweep)."""
+        if time_left(end_s) > UNWATCHED_S:
+            return function()
         future: Future[Any] = self._pool("archive").submit(function)
         try:
             return future.result(time_left(end_s))

@@ -131,6 +131,7 @@ class Reserved(NamedTuple):
     ver: int
     now_ms: int
     created_ms: int
+    replid: str = ""
 
 
 class Adoption(NamedTuple):
@@ -270,7 +271,10 @@ def reserve(shard: Shard, id: str, expected: str = "") -> RunScript[Reserved | R
 
     def parse(reply: Any) -> Reserved | Refused:
         word = _word(reply)
-        return Reserved(*(int(float(n)) for n in reply[1:])) if word == "OK" else _refused(word, reply)
+        if word != "OK":
+            return _refused(word, reply)
+        epoch, ver, now_ms, created_ms = (int(float(n)) for n in reply[1:5])
+        return Reserved(epoch, ver, now_ms, created_ms, reply[5].decode())
 
     return RunScript(shard, script("reserve"), (*shard.fixed, shard.module(id)), (expected,), parse)
 

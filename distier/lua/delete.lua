@@ -15,11 +15,12 @@ if done then
   call('PEXPIRE', KEYS[12], 120000) -- a write, so that WAIT covers the first one
   return {'REPLAYED', done}
 end
-local conflict = unexpected(old, record, ARGV[3])
-if conflict then return conflict end
 local epoch, ver = call('HGET', EPOCH, 'epoch'), ARGV[5]
 if clean and ARGV[4] ~= epoch then return {'FENCED'} end
 if clean and comes_after(old, tonumber(epoch), tonumber(ver)) then return {'SUPERSEDED', old.version} end
+-- somebody may have found this very tombstone in the archive and adopted it: then it is not in its own way
+local conflict = not (clean and is_at(old, tonumber(epoch), tonumber(ver))) and unexpected(old, record, ARGV[3])
+if conflict then return conflict end
 local exists = old.tier ~= 'none' and old.tier ~= 'deleted'
 if not exists and not clean then return {'MISSING'} end
 

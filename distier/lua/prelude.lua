@@ -79,34 +79,27 @@ local function budgets()
   return fits, over
 end
 
--- A victim for every `over` tokens at the average size, and some to spare; pinned ones and `id` are passed over.
-local function candidates(zset, over, total, id, now)
-  local n = call('ZCARD', zset)
-  if n == 0 then return {} end
-  local average = math.max(1, total / n)
-  local wanted = math.min(n, math.ceil(math.max(over, 0) / average * 1.5) + 4, 256)
-  local out, from = {}, 0
-  while #out < wanted and from < n and from < 4096 do
-    for _, victim in ipairs(call('ZRANGE', zset, from, from + wanted)) do
-      local pin = call('ZSCORE', PINS, victim)
-      if victim ~= id and not (pin and tonumber(pin) > now) then out[#out + 1] = victim end
+-- The first 64 of a set in the order in which they should go, or all that may; pinned ones and `id` are passed over. Not
+-- as many as should do at the average size: those that go first may all be smaller than that, and the client cannot tell a
+-- set that has no more from one of which too few were named.
+local function candidates(zset, id, now)
+  local out, from, pins = {}, 0, call('ZCARD', PINS)
+  repeat
+    local batch = call('ZRANGE', zset, from, from + 63)
+    for _, victim in ipairs(batch) do
+      local pin = pins > 0 and call('ZSCORE', PINS, victim)
+      if victim ~= id and not (pin and tonumber(pin) > now) and #out < 64 then out[#out + 1] = victim end
     end
-    from = from + wanted + 1
-  end
+    from = from + 64
+  until #batch < 64 or #out == 64 or from >= 4096
   return out
 end
 
 -- The answer that changes nothing and says what is missing: over by {hot tokens, hot bytes, warm modules, warm
 -- bytes}, the least recently used hot ids, the warm ids that are due first.
 local function name_victims(over, id, now)
-  local used = call('HMGET', USAGE, 'hot_tokens', 'hot_bytes')
-  local n = math.max(1, call('ZCARD', HOT))
-  local tokens, bytes = tonumber(used[1] or 0), tonumber(used[2] or 0)
-  -- the tighter of the two hot budgets, in tokens
-  local hot = math.max(over[1], over[2] / math.max(1, bytes / n) * (tokens / n))
-  local cold = math.max(over[3], 0) + math.max(over[4], 0) / 1024 + math.max(hot / math.max(1, tokens / n), 0)
   return {'OVER', {string.format('%.0f', over[1]), string.format('%.0f', over[2]), string.format('%.0f', over[3]),
-    string.format('%.0f', over[4])}, candidates(HOT, hot, tokens, id, now), candidates(WARM, cold, call('ZCARD', WARM), id, now)}
+    string.format('%.0f', over[4])}, candidates(HOT, id, now), candidates(WARM, id, now)}
 end
 
 local function emit(id, from, to, reason, version)
@@ -124,6 +117,9 @@ end
 -- Whether `old` comes after the version epoch-ver.
 local function comes_after(old, epoch, ver)
   return old.tier ~= 'none' and (old.epoch > epoch or old.epoch == epoch and old.ver > ver)
+end
+local function is_at(old, epoch, ver)
+  return old.tier ~= 'none' and old.epoch == epoch and old.ver == ver
 end
 
 -- What to answer where the caller expects another version than there is. A record of an older epoch is not known to be the

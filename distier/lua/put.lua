@@ -17,11 +17,12 @@ if done then
   call('PEXPIRE', KEYS[12], 120000) -- a write, so that WAIT covers the first one
   return {'REPLAYED', done, old.tok == tok and old.tier or ''}
 end
-local conflict = unexpected(old, record, ARGV[4])
-if conflict then return conflict end
 local epoch, ver = call('HGET', EPOCH, 'epoch'), ARGV[6]
 if clean and ARGV[5] ~= epoch then return {'FENCED'} end
 if clean and comes_after(old, tonumber(epoch), tonumber(ver)) then return {'SUPERSEDED', old.version} end
+-- somebody may have found this very version in the archive and adopted it: then it is not in its own way
+local conflict = not (clean and is_at(old, tonumber(epoch), tonumber(ver))) and unexpected(old, record, ARGV[4])
+if conflict then return conflict end
 
 local new = {tier = tier, tokens = tonumber(ARGV[8]), bytes = tonumber(ARGV[9]), frame_bytes = #ARGV[10], clean = clean,
   archived_bytes = tonumber(ARGV[7])}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from urllib.parse import unquote
 
@@ -48,9 +49,8 @@ def _tells(known: Mapping[str, str] | None, found: names.VersionObject) -> bool:
     return (
         known is not None
         and known.get("tok", "")[:8] == found.order.tok
-        and len(known.get("sha256", "")) == 64
-        and known.get("bytes", "").isdigit()
-        and known.get("tokens", "").isdigit()
+        and re.fullmatch("[0-9a-f]{64}", known.get("sha256", "")) is not None
+        and all(re.fullmatch("[0-9]{1,15}", known.get(name, "")) for name in ("bytes", "tokens"))
     )
 
 
@@ -58,7 +58,7 @@ def _from_sidecar(key: str) -> Plan[Mapping[str, str] | None]:
     try:
         got = yield from ArchiveGet(key, max_bytes=SIDECAR_MAX_BYTES)
         known = json.loads(got.data) if got else None
-    except (Corrupt, ValueError):
+    except (Corrupt, ValueError, RecursionError):
         return None  # the object itself tells enough
     if not isinstance(known, dict):
         return None

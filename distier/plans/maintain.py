@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from distier.domain.ids import check_id
 from distier.domain.keys import Shard
 from distier.effects import Command, Count, NewToken, Parallel, Pipeline, Plan, collect
-from distier.errors import Corrupt, DistierError, Full, NotFound
+from distier.errors import Corrupt, DistierError, Full, Invalid, NotFound
 from distier.lua import age, expire
 
 from .move import demote, free_hot
@@ -58,9 +59,16 @@ def _due(shard: Shard, zset: str, older_than_ms: int, offset: int) -> Plan[list[
     """The next ids of a time-ordered set that are older than this by the server's clock."""
     now_ms = yield from server_ms(shard)
     words = ("ZRANGEBYSCORE", zset, "-inf", now_ms - older_than_ms, "LIMIT", offset, BATCH)
-    # Replaced: an id that is none has no record, and must not keep the others waiting.
-    ids: list[str] = yield from Command(shard, words, lambda reply: [i.decode(errors="replace") for i in reply if i])
+    ids: list[str] = yield from Command(shard, words, lambda reply: [_id(i) for i in reply])
     return ids
+
+
+def _id(raw: bytes) -> str:
+    """An id, or U+FFFD for what is none: that has no record, and so does not keep the others waiting."""
+    try:
+        return check_id(raw.decode())
+    except (Invalid, UnicodeDecodeError):
+        return "\ufffd"
 
 
 def server_ms(shard: Shard) -> Plan[int]:
@@ -103,8 +111,10 @@ def demote_idle(space: Space, shard: Shard) -> Plan[int]:
 def keep_headroom(space: Space, shard: Shard) -> Plan[int]:
     """Demote the least recently used until the head-room is free; how many went."""
     share = space.config.worker.headroom
-    limits = yield from Command(shard, ("HMGET", shard.limits, "hot_tokens", "hot_bytes"), lambda r: r)
-    tokens, size_bytes = (int(int(n or 0) * share) for n in limits)
+    limits = yield from Command(
+        shard, ("HMGET", shard.limits, "hot_tokens", "hot_bytes"), lambda r: [int(n or 0) for n in r]
+    )
+    tokens, size_bytes = (int(n * share) for n in limits)
     return (yield from free_hot(space, shard, tokens, size_bytes, "headroom"))
 
 

@@ -15,12 +15,12 @@ from typing import Any
 from distier.domain.keys import Shard
 from distier.domain.module import Moved, Record, Tier
 from distier.effects import Command, Count, Parallel, Pipeline, Plan, collect
-from distier.errors import DistierError, Invalid, NotFound
+from distier.errors import Corrupt, DistierError, Invalid, NotFound
 from distier.lua import Move, Over
 from distier.lua import demote as demote_script
 from distier.lua import pin as pin_script
 from distier.lua import promote as promote_script
-from distier.policy.evict import Need
+from distier.policy.evict import Need, still_missing
 
 from .read import fetch_unless_moved, need_record, to_hot
 from .records import chunks, content_unless_moved, frame_command, make_frame
@@ -32,6 +32,8 @@ from .writeback import write_back
 ROUNDS_MAX = 8
 PARALLEL_MAX = 256
 PIPELINE_MAX_BYTES = 8 * 1024 * 1024
+LOOK_MAX = 1024
+"""How far behind pinned modules one looks for those that may leave."""
 
 
 def promote(space: Space, id: str) -> Plan[Moved]:
@@ -58,9 +60,15 @@ def _tier_of(record: Record) -> Tier:
 
 
 def _load(space: Space, shard: Shard, record: Record) -> Plan[tuple[Record, bytes] | None]:
-    """The record with its content from the nearest copy; None if it changed meanwhile."""
+    """The record with its content from the nearest copy that is whole; None if it changed meanwhile."""
     frame = yield from frame_command(shard, record.id)
-    content = yield from content_unless_moved(shard, record, frame)
+    try:
+        content = yield from content_unless_moved(shard, record, frame)
+    except Corrupt:
+        if not record.clean:
+            raise
+        yield from Count("healed.warm")
+        content = None
     if content is None and record.clean:
         # Straight from the archive: a warm copy on the way would be compressed only to be dropped.
         content = yield from fetch_unless_moved(space, shard, record)
@@ -100,20 +108,18 @@ def _step_down(space: Space, shard: Shard, record: Record, target: Tier, reason:
 
 def _demote(space: Space, shard: Shard, moves: list[Move], reason: str) -> Plan[list[str]]:
     """Run these moves down; room in warm is made for them as needed. A word for each: `no room` if that fails."""
-    drops: list[Move] = []
     for _ in range(ROUNDS_MAX):
-        reply = yield from demote_script(shard, reason, [*drops, *moves])
+        reply = yield from demote_script(shard, reason, moves)
         if not isinstance(reply, Over):
-            words = list(reply[len(drops) :])
-            yield from Count("moves.demoted", words.count("moved"))
-            return words
+            yield from Count("moves.demoted", reply.count("moved"))
+            return list(reply)
         need = Need(reply.warm_modules_over, reply.warm_bytes_over)
         named = [i for i in reply.warm_ids if i not in {m.id for m in moves}]
         leaving = yield from drop_from_warm(space, shard, named, need)
-        # `need` counts the drops of the last round in; those that changed meanwhile made no room.
-        drops = [Move(c.id, c.tok, "cold") for c in leaving] + drops
-        if not leaving:
+        if not leaving or not (still_missing(leaving, need, by_count=True).met or len(named) >= CANDIDATES_MAX):
             break
+        # Not in one script with `moves`: a second round could not tell which of its drops still count.
+        yield from demote_script(shard, "evict", [Move(c.id, c.tok, "cold") for c in leaving])
     return ["no room"] * len(moves)
 
 
@@ -241,16 +247,20 @@ def hot_shortage(shard: Shard, tokens: int, size_bytes: int) -> Plan[Over | None
     calls: list[Command[Any]] = [
         Command(shard, ("HMGET", shard.usage, *names), numbers),
         Command(shard, ("HMGET", shard.limits, "hot_tokens", "hot_bytes", "warm_modules", "warm_bytes"), numbers),
-        Command(shard, ("ZRANGE", shard.hot, 0, CANDIDATES_MAX - 1), lambda r: tuple(i.decode() for i in r)),
-        Command(shard, ("ZRANGE", shard.warm, 0, CANDIDATES_MAX - 1), lambda r: tuple(i.decode() for i in r)),
-        Command(shard, ("ZRANGE", shard.pins, 0, -1), lambda r: {i.decode() for i in r}),
+        Command(shard, ("ZRANGE", shard.hot, 0, LOOK_MAX - 1), lambda r: tuple(i.decode() for i in r)),
+        Command(shard, ("ZRANGE", shard.warm, 0, LOOK_MAX - 1), lambda r: tuple(i.decode() for i in r)),
+        Command(
+            shard, ("ZRANGE", shard.pins, 0, -1, "WITHSCORES"), lambda r: [(i.decode(), float(end)) for i, end in r]
+        ),
+        Command(shard, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000),
     ]
-    used, limits, hot, warm, pinned = (collect(r) for r in (yield from Pipeline(calls)))
+    used, limits, hot, warm, pins, now_ms = (collect(r) for r in (yield from Pipeline(calls)))
+    pinned = {id for id, end_ms in pins if end_ms > now_ms}
     wanted = [min(tokens, limits[0]), min(size_bytes, limits[1]), 0, 0]
     over = [u + w - limit for u, w, limit in zip(used, wanted, limits, strict=True)]
     if over[0] <= 0 and over[1] <= 0:
         return None
-    hot_ids, warm_ids = (tuple(i for i in ids if i not in pinned) for ids in (hot, warm))
+    hot_ids, warm_ids = (tuple(i for i in ids if i not in pinned)[:CANDIDATES_MAX] for ids in (hot, warm))
     return Over(over[0], over[1], over[2], over[3], hot_ids, warm_ids)
 
 

@@ -132,7 +132,9 @@ def _content_below(
 ) -> Plan[tuple[bytes, Tier] | None]:
     """The content from the frame or the archive, promoted if `uses` suffice. None where neither is there (any more)."""
     hot_now = uses >= space.config.storage_tiers.promotion_threshold
+    damaged = None
     if frame is not None and record.tier == "warm":
+        damaged = frame  # unless it opens
         content = yield from _try_frame(record, frame)
         if content is not None:
             if hot_now:
@@ -140,7 +142,7 @@ def _content_below(
             return content, "warm"
     if not record.clean:
         return None
-    return (yield from _fetch_alone(space, shard, record, hot_now))
+    return (yield from _fetch_alone(space, shard, record, hot_now, damaged))
 
 
 def _try_frame(record: Record, frame: bytes) -> Plan[bytes | None]:
@@ -194,8 +196,11 @@ def patience_ms(space: Space) -> int:
     return min(space.config.storage_tiers.cold.timeout_ms // 2, space.config.deadline_ms // 2, LEASE_MS)
 
 
-def _fetch_alone(space: Space, shard: Shard, record: Record, hot_now: bool) -> Plan[tuple[bytes, Tier] | None]:
-    """Fetch a cold version, once in the fleet: who has the lease fetches, the others wait for what it leaves.
+def _fetch_alone(
+    space: Space, shard: Shard, record: Record, hot_now: bool, damaged: bytes | None
+) -> Plan[tuple[bytes, Tier] | None]:
+    """Fetch a cold version, once in the fleet: who has the lease fetches, the others wait for what it leaves. `damaged` is
+    a frame that is not worth waiting for.
 
     The lease saves work and guards nothing: two fetches of one immutable object do no harm. A holder that dies or hangs is
     overtaken when its lease ends, or when somebody has waited for it as long as its own patience lasts (the holder's may be
@@ -211,7 +216,8 @@ def _fetch_alone(space: Space, shard: Shard, record: Record, hot_now: bool) -> P
         # At maxmemory there are no leases: then everybody fetches.
         holder = None if isinstance(replies[0], Full) else collect(replies[0])
         now, frame = collect(replies[1]), collect(replies[2])
-        if now is None or now.order != record.order or now.content is not None or (now.tier == "warm" and frame):
+        is_warm = now is not None and now.tier == "warm" and frame not in (None, damaged)
+        if now is None or now.order != record.order or now.content is not None or is_warm:
             if holder is None:
                 yield from give_back(shard, lease, me)
             return None

@@ -3,7 +3,7 @@
 Every mutating script compares the server's replication id with the one that the shard's epoch was installed for. A
 restart, a promotion and a total loss change it; the script then answers `RECOVERING`, and the client
 
-    claims      a new epoch: it writes `<ns>/epochs/<shard>/@<number>-<tok8>` into the archive, above the greatest there,
+    claims      a new epoch: it writes `<ns>/epochs/<shard>/@<number>-<tok8>-<life>` into the archive, above the greatest there,
                 and lists again: if another claim has the same number, neither is used (whoever lists last sees both,
                 so at most one goes on; no conditional PUT is needed);
     installs    it, in the life of the server for which it was claimed, never an epoch that it only found.
@@ -35,6 +35,7 @@ from .space import Space
 
 CLAIMS_MAX = 8
 REREADS_MAX = 8
+LIFE_CHARS = 16
 
 
 def check_shape(space: Space) -> Plan[None]:
@@ -70,7 +71,7 @@ def recover(space: Space, shard: Shard) -> Plan[Opened]:
             space.states[shard] = reply
             return reply
         replid = reply.replid
-        epoch, empty = yield from _claim(space, shard)
+        epoch, empty = yield from _claim(space, shard, replid)
     raise Recovering(f"shard {shard.index} of namespace {shard.namespace!r} changes hands too often; try again")
 
 
@@ -79,14 +80,15 @@ class Claim(NamedTuple):
     empty: bool
 
 
-def _claim(space: Space, shard: Shard) -> Plan[Claim]:
+def _claim(space: Space, shard: Shard, replid: str) -> Plan[Claim]:
     """An epoch that nobody else has, greater than all in the archive; and whether the archive holds no module."""
+    life = f"-{replid[:LIFE_CHARS]}" if replid else ""
     while True:
         # Above those of all shards: after a total loss the namespace may come back with another number of them.
         known = yield from _epochs_below(f"{space.namespace}/epochs/", "")
         epoch, tok = max(known, default=0) + 1, (yield from NewToken())
         yield from ArchivePut(
-            f"{epochs_prefix(space, shard)}{epoch:08d}-{tok[:8]}", b"", "application/octet-stream", {}
+            f"{epochs_prefix(space, shard)}{epoch:08d}-{tok[:8]}{life}", b"", "application/octet-stream", {}
         )
         if (yield from list_epochs(space, shard, epoch - 1)).count(epoch) == 1:
             modules = yield from ArchiveList(names.modules_prefix(space.namespace), limit=1)
@@ -97,20 +99,28 @@ def epochs_prefix(space: Space, shard: Shard) -> str:
     return f"{space.namespace}/epochs/{shard.index}/@"
 
 
-def list_epochs(space: Space, shard: Shard, above: int) -> Plan[list[int]]:
-    """The numbers of the epochs above `above` that have been claimed, each as often as it was."""
+def list_epochs(space: Space, shard: Shard, above: int, *, but_of: str = "") -> Plan[list[int]]:
+    """The numbers of the epochs above `above` that have been claimed, each as often as it was; without those that were
+    claimed for the life `but_of` of a server.
+
+    When many clients meet a new life at once, several claim an epoch for it, and one is installed. The others stay in the
+    archive and mean nothing: in its own life a server refuses a write of another epoch by itself. Taken for newer lives,
+    they would fence all durable writes until the next restart.
+    """
     prefix = epochs_prefix(space, shard)
-    return (yield from _epochs_below(prefix, f"{prefix}{above:08d}~" if above else ""))
+    return (yield from _epochs_below(prefix, f"{prefix}{above:08d}~" if above else "", but_of))
 
 
-def _epochs_below(prefix: str, after: str) -> Plan[list[int]]:
+def _epochs_below(prefix: str, after: str, but_of: str = "") -> Plan[list[int]]:
     found = list[int]()
     while True:
         page = yield from ArchiveList(prefix, start_after=after)
         if not page:
             return found
-        matches = (re.fullmatch(r"@(\d{8})-[0-9a-f]{8}", entry.key.rpartition("/")[2]) for entry in page)
-        found += [int(m[1]) for m in matches if m]
+        for entry in page:
+            match = re.fullmatch(r"@(\d{8})-[0-9a-f]{8}(?:-([0-9a-f]+))?", entry.key.rpartition("/")[2])
+            if match and not (but_of and match[2] == but_of[:LIFE_CHARS]):
+                found.append(int(match[1]))
         after = page[-1].key
 
 

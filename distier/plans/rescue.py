@@ -23,6 +23,7 @@ from .recover import newest_of
 from .space import Space
 
 BATCH = 512
+TOGETHER = 32
 RESCUE_LEASE_MS = 600_000
 
 
@@ -66,16 +67,27 @@ def _reconcile(
     if dry_run:
         report.adopted += len(wanted)
         return
-    plans = [newest_of(space, g.id, g.objects, g.sizes) for g in wanted]
     found: dict[Shard, list[Adoption]] = {}
-    for group, result in zip(wanted, (yield from Parallel(plans)), strict=True):
-        if isinstance(result, Corrupt):
-            report.unreadable[group.id] = str(result)
-            continue
-        found.setdefault(space.shard(group.id), []).append(collect(result))
+    for results in (yield from Parallel([_describe(space, part) for part in chunks(wanted, TOGETHER)])):
+        for id, result in collect(results):
+            if isinstance(result, Corrupt):
+                report.unreadable[id] = str(result)
+            else:
+                found.setdefault(space.shard(id), []).append(result)
     for shard, adoptions in found.items():
         for part in chunks(adoptions, 200):
             report.adopted += yield from _adopt(space, shard, epochs[shard], part)
+
+
+def _describe(space: Space, groups: Sequence[Group]) -> Plan[list[tuple[str, Adoption | Corrupt]]]:
+    """What the archive says of some modules, one after the other: a thread for each would cost more than it saves."""
+    found: list[tuple[str, Adoption | Corrupt]] = []
+    for group in groups:
+        try:
+            found.append((group.id, (yield from newest_of(space, group.id, group.objects, group.sizes))))
+        except Corrupt as e:
+            found.append((group.id, e))
+    return found
 
 
 def _not_known(space: Space, groups: Sequence[Group], report: Rescued) -> Plan[list[Group]]:

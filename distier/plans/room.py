@@ -25,8 +25,11 @@ from .records import make_frame, record_command
 from .space import Space
 from .writeback import write_back
 
-CANDIDATES_MAX = 256
-"""As many as the scripts name at most."""
+CANDIDATES_MAX = 64
+"""As many as the scripts name at most (`candidates` in prelude.lua). Fewer are all that may leave."""
+
+READ_FIRST = 8
+"""Victims are read with their content, so only as many as it takes: at first this many, then twice as many."""
 
 ROUNDS_MAX = 12
 """Each lost round means that another client made progress; after this many the caller falls back."""
@@ -64,30 +67,44 @@ def find_room(space: Space, shard: Shard, over: Over) -> Plan[Room]:
     victims: list[Record] = []
     enough = True
     if not need.met:
-        records = yield from _read(shard, over.hot_ids, record_command)
-        by_id = {r.id: r for r in records if r.content is not None}
-        chosen = select_for_eviction([_hot_candidate(r) for r in by_id.values()], need)
-        enough = still_missing(chosen, need).met
+        victims = yield from _hot_victims(shard, over.hot_ids, need)
+        enough = still_missing([_hot_candidate(v) for v in victims], need).met
         if not enough and len(over.hot_ids) < CANDIDATES_MAX:
             return Room([])
-        victims = [by_id[c.id] for c in chosen]
     moves = []
     for victim in victims:
         assert victim.content is not None
         moves.append(Move(victim.id, victim.order.tok, "warm", *(yield from make_frame(space, victim.content))))
-    return Room((yield from _into_warm(space, shard, moves, victims, over)), enough)
+    room = yield from _into_warm(space, shard, moves, victims, over)
+    return Room(room.moves, room.enough and enough)
 
 
-def _into_warm(space: Space, shard: Shard, moves: list[Move], victims: list[Record], over: Over) -> Plan[list[Move]]:
+def _hot_victims(shard: Shard, ids: Sequence[str], need: Need) -> Plan[list[Record]]:
+    """The first of `ids` that suffice, with their contents; all that are still hot if they do not."""
+    found: dict[str, Record] = {}
+    at, step = 0, READ_FIRST
+    while at < len(ids):
+        records = yield from _read(shard, ids[at : at + step], record_command)
+        found |= {r.id: r for r in records if r.content is not None}
+        chosen = select_for_eviction([_hot_candidate(r) for r in found.values()], need)
+        if still_missing(chosen, need).met:
+            return [found[c.id] for c in chosen]
+        at, step = at + step, step * 2
+    return list(found.values())
+
+
+def _into_warm(space: Space, shard: Shard, moves: list[Move], victims: list[Record], over: Over) -> Plan[Room]:
     """`moves` into warm, preceded by what must leave warm for them; those that warm cannot take go to cold."""
     need = Need(over.warm_modules_over + len(moves), over.warm_bytes_over + sum(len(m.frame) for m in moves))
     if need.met:
-        return moves
+        return Room(moves)
     leaving = yield from drop_from_warm(space, shard, over.warm_ids, need)
     missing = still_missing(leaving, need, by_count=True)
     drops = [Move(c.id, c.tok, "cold") for c in leaving]
     if missing.met:
-        return drops + moves
+        return Room(drops + moves)
+    if drops and len(over.warm_ids) >= CANDIDATES_MAX:
+        return Room(drops, enough=False)  # there are more behind them
     # Warm cannot take them all: the least recently used victims go on to the archive.
     staying = list(zip(moves, victims, strict=True))
     skipping = []
@@ -96,9 +113,9 @@ def _into_warm(space: Space, shard: Shard, moves: list[Move], victims: list[Reco
         skipping.append(victim)
         missing = Need(missing.amount - 1, missing.size_bytes - len(move.frame))
     if not missing.met:
-        return []
+        return Room([])
     yield from archive_all(space, shard, [v.id for v in skipping if not v.clean])
-    return drops + [Move(v.id, v.order.tok, "cold") for v in skipping] + [move for move, _ in staying]
+    return Room(drops + [Move(v.id, v.order.tok, "cold") for v in skipping] + [move for move, _ in staying])
 
 
 def drop_from_warm(space: Space, shard: Shard, ids: Sequence[str], need: Need) -> Plan[list[Candidate]]:

@@ -3,13 +3,15 @@
     dominated objects      at once: a greater version of the module is there
     tombstones             after `worker.tombstone_grace`, where nothing else is left of the module
     sidecars alone         after the same time: their content never came
-    epoch markers          all but the newest few of each shard
+    epoch markers          of each shard, all but the greatest of each of the newest lives of its server
 
-The greatest content of a module is never deleted, and what is listed decides; so it is safe to stop anywhere, to run
-twice, and beside anything else. It asks Redis for one thing: **a version that a record rests on stays**, though a greater
-one is there. A durable put is in the archive before it is applied. It may still be refused (`Conflict`), and then its
-writer takes the object back: without this rule the record would be left with nothing. (The road not taken: to let
-dominated objects rest for a time would need clocks that agree, and would double the archive of a busy namespace.)
+A version is dominated where it comes before one that is **committed**: a clean record says so, and what is listed has it. An
+object that is merely greater does not suffice. A durable write is in the archive before it is applied, and it may still be
+refused (`Conflict`); its writer then takes the object back, and what it seemed to dominate must still be there, even where
+the record has moved on to a version that is not archived yet. So the last committed version of a module is never
+deleted; it is safe to stop anywhere, to run twice, and beside anything else, also on an old primary. (The road not
+taken: to let dominated objects rest for a time would need clocks that agree, and would double the archive of a busy
+namespace.)
 
 A tombstone keeps older versions from coming back: an upload that is still under way, or a Redis that is restored from
 an old snapshot. It may go when neither can be: **assumed** is that no process sleeps in the middle of an upload, and that
@@ -24,15 +26,17 @@ from collections.abc import Sequence
 
 from distier.domain import archived as names
 from distier.domain.keys import Shard
-from distier.effects import ArchiveDelete, ArchiveList, Count, Now, Plan
+from distier.effects import ArchiveDelete, ArchiveList, Command, Count, Now, Pipeline, Plan, collect
 from distier.lua import state
+from distier.stores.archive import Listed
 
-from .listing import NOWHERE, Group, Place, Walk, places_of
+from .listing import NOWHERE, Group, Place, Walk
 from .records import chunks
 from .recover import epochs_prefix, verify
 from .space import Space
 
-EPOCHS_KEPT = 8
+LIVES_KEPT = 8
+YOUNG_MS = 20 * 60_000
 
 
 def sweep(space: Space) -> Plan[int]:
@@ -45,7 +49,7 @@ def sweep(space: Space) -> Plan[int]:
         groups = yield from walk.step()
         deleted += yield from _delete((yield from unneeded(space, groups, now_ms)))
     for shard in space.keys.shards:
-        deleted += yield from _delete((yield from _old_epochs(space, shard)))
+        deleted += yield from _delete((yield from _old_epochs(space, shard, now_ms)))
     return deleted
 
 
@@ -56,16 +60,37 @@ def unneeded(space: Space, groups: Sequence[Group], now_ms: int) -> Plan[list[st
     if not wanted:
         return []
     keys: list[str] = []
-    for group, place in zip(wanted, (yield from places_of(space, [g.id for g in wanted])), strict=True):
-        keys += [key for key in names.dominated(group.objects) if _place(group, key) != place]
+    for group, (place, clean) in zip(wanted, (yield from _records(space, wanted)), strict=True):
         keys += _old_sidecars(group, old_ms)
         if _is_buried(group, old_ms):
             keys += yield from _bury(space, group, place)
+        elif place is None:
+            yield from verify(space, space.shard(group.id), group.id)  # what is adopted now is swept in the next round
+        elif clean:
+            keys += _below(group, place)
     return keys
 
 
-def _place(group: Group, key: str) -> Place:
-    return next(o.order for o in group.objects if o.key == key)
+def _below(group: Group, place: Place) -> list[str]:
+    """What comes before a committed version, if that is among what was listed, or one that came after it."""
+    newest = group.newest
+    return [o.key for o in group.objects if o.order < place] if newest and newest.order >= place else []
+
+
+def _records(space: Space, groups: Sequence[Group]) -> Plan[list[tuple[Place | None, bool]]]:
+    """Where the records of these modules stand in the order (None: no record), and whether that version is archived."""
+
+    def parse(reply: list[bytes | None]) -> tuple[Place | None, bool]:
+        epoch, ver, tok, clean = reply
+        if epoch is None or ver is None:
+            return None, False
+        return (int(epoch), int(ver), (tok or b"").decode()[:8]), clean == b"1"
+
+    calls: list[Command[tuple[Place | None, bool]]] = []
+    for group in groups:
+        shard = space.shard(group.id)
+        calls.append(Command(shard, ("HMGET", shard.module(group.id), "epoch", "ver", "tok", "clean"), parse))
+    return [collect(reply) for reply in (yield from Pipeline(calls))]
 
 
 def _is_buried(group: Group, old_ms: int) -> bool:
@@ -94,15 +119,23 @@ def _bury(space: Space, group: Group, place: Place | None) -> Plan[list[str]]:
     return []
 
 
-def _old_epochs(space: Space, shard: Shard) -> Plan[list[str]]:
-    """Markers below the newest few. The greatest stays, and a claimer whose own marker is gone claims again, so nobody
-    misses one: writers look for any marker above their own."""
-    prefix, keys = epochs_prefix(space, shard), list[str]()
+def _old_epochs(space: Space, shard: Shard, now_ms: int) -> Plan[list[str]]:
+    """Markers that no writer and no claimer looks for any more: of each of the newest lives of the server the greatest
+    stays. Young ones stay too, because a claimer counts those of its number."""
+    prefix, listed = epochs_prefix(space, shard), list[Listed]()
     while True:
-        page = yield from ArchiveList(prefix, start_after=keys[-1] if keys else "")
+        page = yield from ArchiveList(prefix, start_after=listed[-1].key if listed else "")
         if not page:
-            return keys[:-EPOCHS_KEPT]
-        keys += [entry.key for entry in page]
+            break
+        listed += page
+    lives: set[str] = set()
+    keys = []
+    for entry in reversed(listed):
+        life = entry.key.removeprefix(prefix)[18:] or entry.key  # `00000001-0123abcd-<life>`
+        if (life in lives or len(lives) >= LIVES_KEPT) and entry.modified_ms < now_ms - YOUNG_MS:
+            keys.append(entry.key)
+        lives.add(life)
+    return keys
 
 
 def _delete(keys: Sequence[str]) -> Plan[int]:

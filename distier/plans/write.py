@@ -15,7 +15,7 @@ from distier.domain.keys import Shard
 from distier.domain.module import Landed, Record, Tier, pack_keywords, pack_meta
 from distier.domain.order import Order, parse_version
 from distier.effects import ArchiveDelete, Count, NewToken, Offload, Parallel, Pipeline, Plan, RunScript, Word, collect
-from distier.errors import Conflict, DistierError, Full, Invalid, Recovering
+from distier.errors import Conflict, DistierError, Full, Invalid, Recovering, Unavailable
 from distier.lua import Move, Over, Put, Refused, Replayed, Reserved, reserve
 from distier.lua import delete as delete_script
 from distier.lua import put as put_script
@@ -25,7 +25,7 @@ from .records import make_frame
 from .recover import list_epochs, newest_record, verify
 from .room import with_room
 from .space import Space
-from .writeback import put_object
+from .writeback import put_object, write_back
 
 Content = str | bytes | bytearray | memoryview
 Expected = Order | str | int | None
@@ -71,6 +71,7 @@ class Place(NamedTuple):
     ver: int
     key: str
     size_bytes: int
+    replid: str
 
 
 def put(space: Space, item: Item) -> Plan[Landed]:
@@ -172,7 +173,7 @@ def _landed(space: Space, shard: Shard, p: Prepared, reply: Any) -> Plan[Landed]
     if _has_no_room(reply):
         tier, reason = "warm", _why(reply, "hot")
         kind, frame = yield from make_frame(space, p.content)
-        reply = yield from with_room(space, shard, lambda moves: _put(shard, p, "warm", frame, kind, moves))
+        reply = yield from _attempt(space, shard, p, "warm", frame, kind)
     if _has_no_room(reply) and p.place:
         tier, reason = "cold", f"{reason}, {_why(reply, 'warm')}"
         reply = yield from _put(shard, p, "cold", b"", "", ())
@@ -187,7 +188,22 @@ def _landed(space: Space, shard: Shard, p: Prepared, reply: Any) -> Plan[Landed]
         where: Tier = "warm" if reply.tier == "warm" else "cold" if reply.tier == "cold" else "hot"
         version = Order(reply.epoch, reply.ver, p.tok)
         return Landed(p.id, where, version, p.tokens, len(p.content), 0, None, True, p.transform)
+    if _is_refused(reply, "SUPERSEDED") and p.place and not p.expected:
+        version = Order(p.place.epoch, p.place.ver, p.tok)
+        reason = f"superseded by version {reply.version}"
+        return Landed(p.id, "cold", version, p.tokens, len(p.content), 0, reason, False, p.transform)
     raise _refusal(p, reply)
+
+
+def _attempt(space: Space, shard: Shard, p: Prepared, tier: Tier, body: bytes, kind: str) -> Plan[Any]:
+    """Put into this tier, with the evictions that it takes. What is in the archive already needs no room: None, where that
+    could only be made with the archive's help, and it does not answer."""
+    try:
+        return (yield from with_room(space, shard, lambda moves: _put(shard, p, tier, body, kind, moves)))
+    except Full:
+        if p.place is None:
+            raise
+        return None
 
 
 def _is_refused(reply: object, word: str) -> bool:
@@ -195,11 +211,11 @@ def _is_refused(reply: object, word: str) -> bool:
 
 
 def _has_no_room(reply: object) -> bool:
-    return isinstance(reply, Over) or _is_refused(reply, "TOO_LARGE")
+    return reply is None or isinstance(reply, Over) or _is_refused(reply, "TOO_LARGE")
 
 
 def _why(reply: object, tier: str) -> str:
-    return f"no room in {tier}" if isinstance(reply, Over) else f"too large for {tier}"
+    return f"too large for {tier}" if isinstance(reply, Refused) else f"no room in {tier}"
 
 
 class Fenced(Recovering):
@@ -211,6 +227,8 @@ def _refusal(p: Prepared, reply: object) -> DistierError:
         case Refused("CONFLICT", version):
             now = f"is at version {version}" if version else "does not exist"
             return Conflict(f"module {p.id!r} {now}, the call expected {p.expected if p.expected != '-' else 'none'}")
+        case Refused("SUPERSEDED", version):
+            return Overtaken(f"module {p.id!r} is at version {version} by now, the call expected {p.expected}")
         case Refused("FENCED"):
             return Fenced(f"the shard of module {p.id!r} began a new epoch during the write; try again")
         case _:
@@ -220,6 +238,10 @@ def _refusal(p: Prepared, reply: object) -> DistierError:
             )
 
 
+class Overtaken(Conflict):
+    """A conditional write that is in the archive, but that a newer version came before."""
+
+
 def put_archived(space: Space, p: Prepared) -> Plan[Landed]:
     """A put that is in the archive before it is acknowledged: reserve a place in the order, PUT, look for a newer epoch,
     apply, answer. No failure of Redis can lose it after that, and none can bring an older version back.
@@ -227,29 +249,60 @@ def put_archived(space: Space, p: Prepared) -> Plan[Landed]:
     Stopped on the way, it is a write of unknown outcome: the object may be adopted after a loss of Redis, or is dominated.
     """
     shard = space.shard(p.id)
-    for _ in range(FENCED_MAX):
-        place = yield from _archive(space, shard, p)
-        if (yield from list_epochs(space, shard, place.epoch)):
-            space.states.pop(shard, None)
-            continue
+    for attempt in range(FENCED_MAX):
         try:
+            place = yield from _archive(space, shard, p)
+            if (yield from list_epochs(space, shard, place.epoch, but_of=place.replid)):
+                space.states.pop(shard, None)
+                continue
             return (yield from _apply(space, shard, replace(p, place=place)))
         except Fenced:
             continue
-        except (Conflict, Full):
-            # Nothing was applied and nothing will be: no later recovery may find it.
-            yield from ArchiveDelete([place.key, names.sidecar_key(place.key)])
+        except Conflict as e:
+            if attempt:  # an earlier attempt may be what it meets: adopted from the archive by the recovery
+                raise Recovering(_unsure(p.id)) from e
             raise
     raise Recovering(f"the shard of module {p.id!r} changes hands too often; try again")
 
 
+def _unsure(id: str) -> str:
+    return f"the shard of module {id!r} began a new epoch during the write, which may or may not have been applied; read it"
+
+
 def _apply(space: Space, shard: Shard, p: Prepared) -> Plan[Landed]:
-    reply = yield from with_room(space, shard, lambda moves: _put(shard, p, "hot", p.content, "", moves))
-    if isinstance(reply, Refused) and reply.word == "SUPERSEDED" and p.place:
-        version = Order(p.place.epoch, p.place.ver, p.tok)
-        reason = f"superseded by version {reply.version}"
-        return Landed(p.id, "cold", version, p.tokens, len(p.content), 0, reason, False, p.transform)
-    return (yield from _landed(space, shard, p, reply))
+    """Raises `Fenced`, `Conflict`; `Unavailable` where the outcome stays open."""
+    assert p.place is not None
+    try:
+        reply = yield from _attempt(space, shard, p, "hot", p.content, "")
+        return (yield from _landed(space, shard, p, reply))
+    except Overtaken:
+        yield from _commit_newer(space, shard, p.id)
+        raise
+    except Conflict:
+        yield from take_back(p.place.key)
+        raise
+    except Full as e:
+        raise Unavailable(
+            f"module {p.id!r} is in the archive as {p.place.epoch}-{p.place.ver}, but Redis is full and could not take note "
+            "of it: it may appear later. Put it again when there is room (`distier doctor`)"
+        ) from e
+
+
+def take_back(key: str) -> Plan[None]:
+    """Delete the object of a write that was refused: no later recovery may find it.
+
+    Only where the record is *before* its place: then nobody has adopted it, and the sweep deleted nothing for its sake.
+    """
+    yield from ArchiveDelete([key, names.sidecar_key(key)])
+
+
+def _commit_newer(space: Space, shard: Shard, id: str) -> Plan[None]:
+    """A refused write whose place is before the record's stays in the archive until that version is there too; then it can
+    not come back. If this fails, the worker's write-back does it later."""
+    try:
+        yield from write_back(space, shard, id)
+    except DistierError:
+        yield Count("writes.not_settled")
 
 
 def _archive(space: Space, shard: Shard, p: Prepared) -> Plan[Place]:
@@ -261,7 +314,7 @@ def _archive(space: Space, shard: Shard, p: Prepared) -> Plan[Place]:
     body = yield from Offload(len(p.content) * 8, lambda: codec.compress_xz(p.content, level=level))
     key = names.content_key(space.namespace, record)
     yield from put_object(space, record, key, body)
-    return Place(reserved.epoch, reserved.ver, key, len(body))
+    return Place(reserved.epoch, reserved.ver, key, len(body), reserved.replid)
 
 
 def reserve_place(space: Space, shard: Shard, id: str, expected: str) -> Plan[Reserved]:
@@ -324,22 +377,24 @@ def delete(space: Space, id: str, if_version: Expected = None, durability: Durab
     """True if there was such a module. Raises `Conflict`, `Unavailable`."""
     shard, tok, expected = space.shard(id), (yield from NewToken()), _expected(if_version)
     level = durability or space.config.durability
-    for _ in range(FENCED_MAX):
+    for attempt in range(FENCED_MAX):
         place = None
         if level == "archived":
             if (yield from newest_record(space, shard, id)) is None:
-                return False
+                return attempt > 0  # an earlier tombstone of this call was adopted from the archive by the recovery
             place = yield from _archive_tombstone(space, shard, id, tok, expected)
-            if (yield from list_epochs(space, shard, place[0])):
+            if (yield from list_epochs(space, shard, place.epoch, but_of=place.replid)):
                 space.states.pop(shard, None)
                 continue
-        call = delete_script(shard, id, tok, expected, place)
+        call = delete_script(shard, id, tok, expected, place and place[:2])
         call.replicas = int(level == "replicated")
         reply = yield from call
-        if not isinstance(reply, Refused) or reply.word == "SUPERSEDED":
+        if not isinstance(reply, Refused) or (reply.word == "SUPERSEDED" and not expected):
             yield Count("deletes")
             return True
-        if reply.word == "CONFLICT":
+        if reply.word in ("CONFLICT", "SUPERSEDED"):
+            if place:
+                yield from (take_back(place.key) if reply.word == "CONFLICT" else _commit_newer(space, shard, id))
             raise Conflict(f"module {id!r} is at version {reply.version or 'none'}, the call expected {if_version}")
         if reply.word == "UNVERIFIED":
             yield from verify(space, shard, id)
@@ -348,11 +403,12 @@ def delete(space: Space, id: str, if_version: Expected = None, durability: Durab
     raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
 
 
-def _archive_tombstone(space: Space, shard: Shard, id: str, tok: str, expected: str) -> Plan[tuple[int, int]]:
+def _archive_tombstone(space: Space, shard: Shard, id: str, tok: str, expected: str) -> Plan[Place]:
     reserved = yield from reserve_place(space, shard, id, expected)
     record = new_record(id, Order(reserved.epoch, reserved.ver, tok), 0, 0, {}, reserved, tier="deleted")
-    yield from put_object(space, record, names.content_key(space.namespace, record), b"")
-    return reserved.epoch, reserved.ver
+    key = names.content_key(space.namespace, record)
+    yield from put_object(space, record, key, b"")
+    return Place(reserved.epoch, reserved.ver, key, 0, reserved.replid)
 
 
 def new_record(

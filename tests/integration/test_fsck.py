@@ -222,7 +222,8 @@ def test_each_damage_is_found_and_put_right(place: Place, name: str):
     assert serious(place.fsck(checksums=case.checksums)) == case.kinds, "looking changes nothing"
 
     mended = place.fsck(repair=True, checksums=case.checksums)
-    assert serious(mended) == case.kinds, mended.listed
+    # a record that is dropped leaves its share in the accounts, which are looked at last
+    assert serious(mended) - {"accounts"} == case.kinds - {"accounts"}, mended.listed
     place.settle()
     after = place.fsck(checksums=case.checksums)
     if case.left:
@@ -365,10 +366,16 @@ def test_the_sweep_keeps_what_a_record_rests_on(place: Place):
 
 def test_the_newest_epoch_markers_stay(place: Place):
     epochs = place.root / "t/epochs/0"
+    (mine,) = epochs.iterdir()
+    age(mine, 3600)
     for n in range(2, 30):
-        (epochs / f"@{n:08d}-0123abcd").touch()
-    assert place.store.run(sweep(place.store.space)) == 21
-    assert [p.name[1:9] for p in sorted(epochs.iterdir())] == [f"{n:08d}" for n in range(22, 30)]
+        made = epochs / f"@{n:08d}-0123abcd-{n // 2:016x}"  # two for each life
+        made.touch()
+        age(made, 3600 if n != 5 else 60)
+    assert place.store.run(sweep(place.store.space)) == 29 - 8 - 1
+    assert [int(p.name[1:9]) for p in sorted(epochs.iterdir())] == [5, *range(15, 30, 2)]
+    place.store.run(sweep(place.store.space))
+    assert place.store.get("cold").content == text("cold")
 
 
 # -- beside writers --------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -226,20 +227,38 @@ def _changes(store: Store) -> list[Callable[[], object]]:
 
 def _dump(client: redis.Redis) -> dict[bytes, Any]:
     """All that is kept. (DUMP shows the order of a hash's fields, which is not kept.)"""
-    read: dict[bytes, Callable[[bytes], Any]] = {
+    read: dict[Any, Callable[[Any], Any]] = {
         b"hash": client.hgetall, b"string": client.get, b"stream": lambda k: client.xrange(k),
         b"zset": lambda k: client.zrange(k, 0, -1, withscores=True),
     }  # fmt: skip
     return {key: read[client.type(key)](key) for key in client.scan_iter() if b":lease:" not in key}
 
 
+def _environment(monkeypatch: pytest.MonkeyPatch, server: TestServer, role: str, archive: Path) -> None:
+    for name, value in {"REDIS_URL": server.url, "REDIS__USERNAME": role, "REDIS__PASSWORD": SECRET, "NAMESPACE": "team",
+                        "STORAGE_TIERS__COLD__DIRECTORY": str(archive)}.items():  # fmt: skip
+        monkeypatch.setenv(f"DISTIER_{name}", value)
+
+
+def test_a_worker_can_repair_and_rescue(
+    filled: tuple[TestServer, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server, archive = filled
+    _environment(monkeypatch, server, "worker", archive)
+    with server.client() as client:
+        client.zrem("distier:{team}:hot", "hot")  # something to repair
+    for words in (["fsck", "--repair", "--checksums", "1"], ["rescue"], ["fsck"], ["worker", "--once"]):
+        assert run(words) == 0, capfd.readouterr()
+    _environment(monkeypatch, server, "operator", archive)
+    assert run(["fsck", "--checksums", "1"]) == 0, capfd.readouterr()
+    assert SECRET not in "".join(capfd.readouterr())
+
+
 def test_an_operator_can_use_the_command_line(
     filled: tuple[TestServer, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     server, archive = filled
-    for name, value in {"REDIS_URL": server.url, "REDIS__USERNAME": "operator", "REDIS__PASSWORD": SECRET,
-                        "NAMESPACE": "team", "STORAGE_TIERS__COLD__DIRECTORY": str(archive)}.items():  # fmt: skip
-        monkeypatch.setenv(f"DISTIER_{name}", value)
+    _environment(monkeypatch, server, "operator", archive)
     for words in (["stats"], ["ls", "-l"], ["where", "hot", "cold"], ["watch", "--since", "0", "--no-wait"], ["doctor"],
                   ["config", "show"]):  # fmt: skip
         assert run(words) == 0, capfd.readouterr()
@@ -426,7 +445,7 @@ async def test_no_secret_in_reprs_logs_and_errors(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     in_url = f"redis://agent:{SECRET}@127.0.0.1:{roles.port}/0"
-    base = {"storage_tiers__cold__directory": tmp_path, "namespace": "team", "deadline": "1s"}
+    base: dict[str, Any] = {"storage_tiers__cold__directory": tmp_path, "namespace": "team", "deadline": "1s"}
     for more in ({"redis__url": in_url}, settings(roles, "agent", tmp_path)):
         with connect({"counter": "estimate"}, **(base | more)) as store:
             store.put("a", TEXT)
@@ -457,7 +476,7 @@ def test_the_secret_of_the_archive_is_nowhere(tmp_path: Path, caplog: pytest.Log
 
     logging.getLogger("distier").setLevel(logging.DEBUG)
     caplog.set_level(logging.DEBUG)
-    wanted = {
+    wanted: dict[str, Any] = {
         "redis__url": "redis://127.0.0.1:1/0", "storage_tiers__cold__url": "s3://bucket/p",
         "storage_tiers__cold__endpoint_url": f"http://127.0.0.1:{free_port()}", "storage_tiers__cold__access_key": "AK",
         "storage_tiers__cold__secret_key": SECRET, "storage_tiers__cold__timeout": "200ms",
@@ -474,11 +493,14 @@ def test_the_secret_of_the_archive_is_nowhere(tmp_path: Path, caplog: pytest.Log
 # -- ids ---------------------------------------------------------------------------------------------------------------
 
 HOSTILE_IDS = (
-    "../../etc/passwd", "..", ".", "/", "/etc/passwd", "a/../../../b", "a/./b", "a//b", "a/", "\0", "a\0b", "a\nb", "a\r\nSET x y\r\n",
+    "../../etc/passwd", "..", ".", "/", "/etc/passwd", "a/../../../b", "a/./b", "a//b", "a/",
+    "\0", "a\0b", "a\nb", "a\r\nSET x y\r\n",
     "}", "{other}", "a}:module:b", "*", "?", "[a-z]", "a\\b", "a b", "%", "%2e%2e", "%2E%2E/%2E%2E", "..%2f..",
-    "@00000001-00000000000042-9f3a2b1c.md.xz", "@00000009-00000000000001-00000000.deleted", "a/@00000009-00000000000001-00000000.md.xz",
+    "@00000001-00000000000042-9f3a2b1c.md.xz", "@00000009-00000000000001-00000000.deleted",
+    "a/@00000009-00000000000001-00000000.md.xz",
     "x" * 256, "/".join("y" * 100), "é", "e\u0301", "\u202e", "ﬁ", "fi", "A", "a", "İ", "\U0001f600", ".tmp", ".tmp/x", "-rf",
-    "$(id)", "`id`", "' OR 1", '"', "wb/a", "epochs/0", "con", "nul.", "a.", "~", "~root", "C:\\x", "module:a", ":", "\x7f", "\x1b[2J",
+    "$(id)", "`id`", "' OR 1", '"', "wb/a", "epochs/0", "con", "nul.", "a.", "~", "~root",
+    "C:\\x", "module:a", ":", "\x7f", "\x1b[2J",
 )  # fmt: skip
 
 
@@ -493,7 +515,7 @@ def _outside(directory: Path, archive: Path) -> list[tuple[str, float, int]]:
 
 def test_ids_cannot_leave_their_keys_and_directories(roles: TestServer, tmp_path: Path) -> None:
     archive = tmp_path / "in" / "archive"
-    (tmp_path / "in").mkdir()
+    archive.mkdir(parents=True)
     (tmp_path / "in" / "neighbour").write_text("x")
     before = _outside(tmp_path, archive)
     with store_of(roles, "agent", archive) as store, store_of(roles, "agent", archive, namespace="other") as other:
@@ -545,9 +567,11 @@ RECORD_DAMAGE: dict[str, dict[str, str | bytes]] = {
     "bytes=1": {"bytes": "1"}, "bytes=-1": {"bytes": "-1"}, "bytes huge": {"bytes": HUGE}, "bytes 2**62": {"bytes": str(2**62)},
     "bytes 2**40": {"bytes": str(2**40)}, "bytes nan": {"bytes": "nan"}, "bytes 1e3": {"bytes": "1e3"},
     "tokens nan": {"tokens": "nan"}, "tokens huge": {"tokens": HUGE}, "tokens -5": {"tokens": "-5"},
-    "digits": {"tokens": "9" * 5000}, "meta no json": {"meta": "{"}, "meta list": {"meta": "[1]"}, "meta deep": {"meta": "[" * 60000},
+    "digits": {"tokens": "9" * 5000}, "meta no json": {"meta": "{"}, "meta list": {"meta": "[1]"},
+    "meta deep": {"meta": "[" * 60000},
     "meta nan": {"meta": '{"a": NaN}'}, "keywords no json": {"keywords": "x"}, "keywords map": {"keywords": '{"a": 1}'},
-    "keywords number": {"keywords": "5"}, "keywords numbers": {"keywords": "[1]"}, "clean=2": {"clean": "2"}, "clean=1": {"clean": "1"},
+    "keywords number": {"keywords": "5"}, "keywords numbers": {"keywords": "[1]"}, "clean=2": {"clean": "2"},
+    "clean=1": {"clean": "1"},
     "clean=0": {"clean": "0"}, "sha256": {"sha256": "0" * 64}, "sha256 text": {"sha256": "x"}, "type": {"type": b"\xff"},
     "type path": {"type": "../../x"}, "archived_key": {"archived_key": "../../../etc/passwd", "tier": "cold"},
     "archived_key nul": {"archived_key": "a\0b", "tier": "cold"}, "codec": {"codec": "zip"}, "seen": {"seen": "nan"},
@@ -623,11 +647,12 @@ SHARD_DAMAGE: dict[str, Callable[[redis.Redis, Shard], object]] = {
     "dirty a list": lambda c, s: (c.delete(s.dirty), c.rpush(s.dirty, "x")),
     "events a string": lambda c, s: (c.delete(s.events), c.set(s.events, "x")),
     "events foreign": lambda c, s: c.xadd(s.events, {b"\xff": b"\xff"}),
-    "ids that are none": lambda c, s: c.zadd(s.hot, {b"\xff\xfe": 1, "": 2, "x" * 5000: 3}),
-    "dirty ids that are none": lambda c, s: c.zadd(s.dirty, {b"\xff\xfe": 1, "": 2}),
-    "warm ids that are none": lambda c, s: c.zadd(s.warm, {b"\xff\xfe": 1, "none": 2}),
+    "ids that are none": lambda c, s: c.zadd(s.hot, {b"\xff\xfe": 1, b"": 2, b"x" * 5000: 3}),
+    "dirty ids that are none": lambda c, s: c.zadd(s.dirty, {b"\xff\xfe": 1, b"": 2}),
+    "warm ids that are none": lambda c, s: c.zadd(s.warm, {b"\xff\xfe": 1, b"none": 2}),
     "scores": lambda c, s: c.zadd(s.hot, {"a": float("inf"), "hot": float("-inf")}),
-    "keys that are no ids": lambda c, s: (c.hset(s.root + "module:%zz", "tier", "hot"), c.hset(s.root + "module:a b", "tier", "hot")),
+    "keys that are no ids": lambda c, s: (
+        c.hset(s.root + "module:%zz", "tier", "hot"), c.hset(s.root + "module:a b", "tier", "hot")),
     "keys not utf-8": lambda c, s: c.hset((s.root + "module:").encode() + b"\xff", "tier", "hot"),
 }  # fmt: skip
 
@@ -638,8 +663,10 @@ def _calls(store: Store) -> dict[str, Callable[[], object]]:
         "where": lambda: store.where("m"), "list": lambda: list(store.list()), "stats": lambda: store.stats(),
         "events": lambda: list(store.events(since="0", wait=False)), "promote": lambda: store.promote("m"),
         "promote_many": lambda: store.promote_many(["m", "n"]), "demote": lambda: store.demote("m"),
-        "demote_many": lambda: store.demote_many(["m"], to="cold"), "pin": lambda: store.pin("m", 1), "unpin": lambda: store.unpin("m"),
-        "flush": lambda: store.flush(deadline_s=3), "worker": lambda: Worker(store).run_once(), "put new": lambda: store.put("z", TEXT),
+        "demote_many": lambda: store.demote_many(["m"], to="cold"), "pin": lambda: store.pin("m", 1),
+        "unpin": lambda: store.unpin("m"),
+        "flush": lambda: store.flush(deadline_s=3), "worker": lambda: Worker(store).run_once(),
+        "put new": lambda: store.put("z", TEXT),
         "put_many": lambda: store.put_many([_item("y", "x")]), "put": lambda: store.put("m", TEXT, if_version="1-1"),
         "delete": lambda: store.delete("m"),
     }  # fmt: skip
@@ -686,6 +713,10 @@ def _try_damage(server: TestServer, archive: Path, damage: Callable[[redis.Redis
     return problems
 
 
+def _harm(damage: Callable[[redis.Redis, str, str], object], shard: Shard, client: redis.Redis) -> None:
+    damage(client, shard.module("m"), shard.frame("m"))
+
+
 @pytest.mark.parametrize("clean", [True, False], ids=["archived", "dirty"])
 def test_foreign_data_in_a_record_is_a_typed_error_or_harmless(
     server: TestServer, redis_url: str, tmp_path: Path, clean: bool
@@ -694,9 +725,8 @@ def test_foreign_data_in_a_record_is_a_typed_error_or_harmless(
     before_bytes = _peak_bytes()
     problems = {}
     for name, damage in _damages().items():
-        found = _try_damage(
-            server, tmp_path / "a", lambda c, d=damage: d(c, shard.module("m"), shard.frame("m")), clean
-        )  # type: ignore[misc]
+        harm = partial(_harm, damage, shard)
+        found = _try_damage(server, tmp_path / "a", harm, clean)
         if found:
             problems[name] = found
     assert not problems, "\n".join(f"{name}: {found}" for name, found in problems.items())

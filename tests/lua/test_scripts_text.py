@@ -26,7 +26,12 @@ TAKES_MEMORY = {"put", "promote", "install", "touch", "adopt"}
 # All others free memory, or are needed for that and take next to none.
 LIMITS = {"hot_tokens": 10, "hot_bytes": 100, "warm_modules": 3, "warm_bytes": 100, "warm_ttl_ms": 1_000_000}
 SHARD = Shard("ns", 0, 1)
-FOREIGN = {"string": ("RPUSH", "foreign"), "hash": ("SET", "foreign"), "zset": ("SET", "foreign"), "stream": ("SET", "x")}
+FOREIGN = {
+    "string": ("RPUSH", "foreign"),
+    "hash": ("SET", "foreign"),
+    "zset": ("SET", "foreign"),
+    "stream": ("SET", "x"),
+}
 
 
 def text(verb: str) -> str:

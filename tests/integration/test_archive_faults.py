@@ -1,0 +1,275 @@
+"""What the API does while the archive is away, slow, or wrong: in time, never a miss, never wrong bytes; and all is well
+again by itself when the fault ends. `faulty_s3.py` makes the faults; Redis is real."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
+
+import pytest
+
+from distier import Store, connect
+from distier.errors import ArchiveUnavailable, Conflict, Corrupt, DistierError, Full, Unavailable
+from distier.plans import maintain
+from distier.plans.fsck import KINDS, fsck
+from distier.plans.rescue import rescue
+from distier.plans.write import Item, delete, put
+from tests.integration.faulty_s3 import FaultyS3
+from tests.servers import TestServer
+
+DEADLINE_S = 1.0
+SLACK_S = 1.5  # two cores, shared with other tests
+
+TEXT = {f"m/{i}": f"module {i} says something. ".encode() * 40 for i in range(6)}
+
+# Faults of the way to the archive, and the verbs that they are tried with.
+OUTAGES: dict[str, Callable[[FaultyS3], AbstractContextManager[None]]] = {
+    "refuses connections": lambda s3: s3.refusing(),
+    "resets connections": lambda s3: s3.fault("reset"),
+    "stalls": lambda s3: s3.fault("stall"),
+    "500": lambda s3: s3.fault("500"),
+    "503 SlowDown": lambda s3: s3.fault("503"),
+    "drops replies": lambda s3: s3.fault("drop-reply"),
+    "cuts bodies": lambda s3: s3.fault("cut-body", "GET", "LIST"),
+}
+DAMAGES = {"truncate": Corrupt, "flip": Corrupt}
+HARMLESS = ["ignore-conditions", "invert-conditions", "drop-metadata"]
+
+
+@pytest.fixture
+def s3() -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        yield server
+
+
+@pytest.fixture
+def open_store(redis_url: str, s3: FaultyS3) -> Iterator[Callable[..., Store]]:
+    stores: list[Store] = []
+
+    def open(**overrides: Any) -> Store:
+        settings: dict[str, Any] = {
+            "redis__url": redis_url, "namespace": "t", "deadline": f"{DEADLINE_S}s", "near__enabled": False,
+            "storage_tiers__cold__timeout": "800ms", **s3.settings(), **overrides,
+        }  # fmt: skip
+        stores.append(connect({"counter": "estimate"}, **settings))
+        return stores[-1]
+
+    yield open
+    for store in stores:
+        with suppress(DistierError):
+            store.close()
+
+
+@pytest.fixture
+def store(open_store: Callable[..., Store]) -> Store:
+    """m/0 and m/1 are cold, m/2 warm, m/3 hot, all archived; m/4 hot and m/5 warm are dirty."""
+    store = open_store()
+    for id in ("m/0", "m/1", "m/2", "m/3"):
+        store.put(id, TEXT[id], content_type="text/plain", meta={"id": id})
+    store.flush()
+    assert all(m.tier == "cold" for m in store.demote_many(["m/0", "m/1"], to="cold"))  # type: ignore[union-attr]
+    store.demote("m/2")
+    for id in ("m/4", "m/5"):
+        store.put(id, TEXT[id])
+    store.demote("m/5")
+    return store
+
+
+@contextmanager
+def in_time(limit_s: float = DEADLINE_S + SLACK_S) -> Iterator[None]:
+    begin = time.monotonic()
+    yield
+    took = time.monotonic() - begin
+    assert took < limit_s, f"took {took:.2f} s"
+
+
+def all_is_well(store: Store) -> None:
+    for id, content in TEXT.items():
+        module = store.get(id)
+        assert module is not None, id
+        assert module.content == content, id
+    found = store.run(fsck(store.space, checksums=1), deadline_s=60)
+    assert not [f for f in found.listed if KINDS[f.kind].level != "note"], found.listed
+
+
+@pytest.mark.parametrize("name", OUTAGES)
+def test_while_the_archive_is_away(store: Store, s3: FaultyS3, name: str):
+    with OUTAGES[name](s3):
+        for call in (lambda: store.get("m/0"), lambda: store.get_many(["m/0", "m/3"]), lambda: store.promote("m/1")):
+            with in_time(), pytest.raises(ArchiveUnavailable):
+                call()
+        for id in ("m/2", "m/3", "m/4", "m/5"):
+            assert store.get(id).content == TEXT[id]  # type: ignore[union-attr]
+        assert store.exists("m/0")
+        assert store.where("m/0").tier == "cold"  # type: ignore[union-attr]
+        assert store.get("none") is None  # the records are enough to tell a miss
+        if name != "cuts bodies":  # PUTs have none
+            with in_time(), pytest.raises(Unavailable):
+                store.flush(deadline_s=DEADLINE_S)
+            stats = store.stats()
+            assert (stats.dirty_count, stats.count) == (2, 6)
+        store.put("m/6", "while it is away")
+    assert store.get("m/0").content == TEXT["m/0"]  # type: ignore[union-attr]
+    store.flush()
+    assert store.stats().dirty_count == 0
+    all_is_well(store)
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_on_the_way_is_an_error_and_never_wrong_bytes(store: Store, s3: FaultyS3, name: Any):
+    with s3.fault(name, "GET", match=".xz"):
+        for id in ("m/0", "m/1"):
+            with in_time(), pytest.raises(DAMAGES[name], match=id):
+                store.get(id)
+        assert store.get("m/2").content == TEXT["m/2"]  # type: ignore[union-attr]
+    all_is_well(store)
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_a_server_may_do_wrong_without_harm(store: Store, s3: FaultyS3, name: Any):
+    with s3.fault(name):
+        for id, content in TEXT.items():
+            assert store.get(id).content == content  # type: ignore[union-attr]
+        store.run(put(store.space, Item("m/4", TEXT["m/4"], durability="archived")))
+        assert store.flush() == 1
+        assert all(m.tier == "cold" for m in store.demote_many(TEXT, to="cold"))  # type: ignore[union-attr]
+        all_is_well(store)
+        assert store.run(maintain.sweep(store.space), deadline_s=30) == 0
+    assert s3.conditional == 0  # nothing rests on conditions: none are asked for
+
+
+def test_dropped_metadata_costs_descriptions_and_no_bytes(store: Store, s3: FaultyS3, server: TestServer):
+    """Where a server drops metadata, `sidecar: always` keeps it."""
+    store.flush()
+    with server.client() as raw:
+        raw.flushall()
+    with s3.fault("drop-metadata"):
+        report = store.run(rescue(store.space), deadline_s=60)
+        assert (report.adopted, report.unreadable) == (6, {})
+        for id, content in TEXT.items():
+            assert store.get(id).content == content  # type: ignore[union-attr]
+        assert store.get("m/0").meta == {}  # type: ignore[union-attr]
+
+
+def test_a_full_cache_refuses_writes_and_recovers_by_itself(open_store: Callable[..., Store], s3: FaultyS3):
+    store = open_store(storage_tiers__hot__max_size=50, storage_tiers__warm__max_modules=2)
+    for i in range(7):
+        store.put(f"f/{i}", f"content {i}", tokens=10)
+    for name in ("refuses connections", "503 SlowDown", "stalls"):
+        with OUTAGES[name](s3):
+            with in_time(), pytest.raises((Full, Unavailable)) as refused:
+                store.put("one too many", "x", tokens=10)
+            assert name == "stalls" or isinstance(refused.value, Full)
+            for i in range(7):
+                assert store.get(f"f/{i}").text == f"content {i}"  # type: ignore[union-attr]
+            assert not store.exists("one too many")
+    assert store.put("one too many", "x", tokens=10).tier == "hot"
+    assert store.stats().count == 8
+
+
+def test_the_worker_goes_on_where_it_was(store: Store, s3: FaultyS3):
+    from distier.worker import Worker
+
+    worker = Worker(store)
+    object.__setattr__(store.space.config.storage_tiers.cold, "archive_after", 0)
+    with s3.fault("503"):
+        assert not worker.run_once()
+        assert store.stats().dirty_count == 2
+    assert worker.run_once()
+    assert store.stats().dirty_count == 0
+    all_is_well(store)
+
+
+# -- durable writes --------------------------------------------------------------------------------------------------
+
+
+def archived(store: Store, s3: FaultyS3, id: str, version: Any) -> bool:
+    return any(f"/{id}/{version.stem}." in f"/{key}" for key in s3.objects)
+
+
+@pytest.mark.parametrize("name", [*OUTAGES, "slow"])
+def test_a_durable_put_is_never_acknowledged_before_it_is_in_the_archive(store: Store, s3: FaultyS3, name: str):
+    fault = OUTAGES.get(name) or (lambda s3: s3.fault("slow"))
+    acknowledged: dict[str, Any] = {}
+
+    def attempt(i: int) -> None:
+        id = f"m/{i % 6}"
+        content = f"durable {name} {i}"
+        try:
+            landed = store.run(put(store.space, Item(id, content, durability="archived")))
+        except Unavailable:
+            return
+        assert archived(store, s3, id, landed.version), f"{id} {landed} was acknowledged"
+        acknowledged[id] = content
+
+    for i in range(6):
+        attempt(i)
+    assert len(acknowledged) == 6
+    with fault(s3):
+        for i in range(6, 9):
+            with in_time():
+                attempt(i)
+    for id, content in acknowledged.items():
+        found = store.get(id)
+        assert found is not None
+        newer = found.text.startswith("durable") and found.text != content  # of unknown outcome: allowed
+        assert found.text == content or newer
+    for i in range(12, 18):
+        attempt(i)
+    for id, content in acknowledged.items():
+        assert store.get(id).text == content  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("verb", ["PUT", "LIST"])
+def test_a_lost_reply_of_a_durable_put(store: Store, s3: FaultyS3, verb: str):
+    """One reply is lost after the request was applied: boto3 or distier asks again, and the write is there once."""
+    with s3.fault("drop-reply", verb, times=1):
+        landed = store.run(put(store.space, Item("m/0", "durable", durability="archived")))
+    assert archived(store, s3, "m/0", landed.version)
+    assert store.get("m/0").text == "durable"  # type: ignore[union-attr]
+    assert len([k for k in s3.objects if "/m/0/" in k]) == 2  # the old version and this one
+    assert store.run(maintain.sweep(store.space), deadline_s=30) == 1
+
+
+def test_a_durable_delete_while_the_archive_is_away(store: Store, s3: FaultyS3):
+    with s3.fault("503"), in_time(), pytest.raises(ArchiveUnavailable):
+        store.run(delete(store.space, "m/3", durability="archived"))
+    assert store.get("m/3").content == TEXT["m/3"]  # type: ignore[union-attr]
+    assert store.run(delete(store.space, "m/3", durability="archived"))
+    assert store.get("m/3") is None
+    assert any("/m/3/" in k and k.endswith(".deleted") for k in s3.objects)
+
+
+def test_a_refused_durable_put_leaves_the_current_version_alone(store: Store, s3: FaultyS3):
+    """Another version comes between its place and its application, and the sweep runs while its object is there."""
+    version = store.where("m/0").version  # type: ignore[union-attr]
+    plan = put(store.space, Item("m/0", "refused", if_version=version, durability="archived"))
+    other = put(store.space, Item("m/0", "wins", if_version=version, durability="archived"))
+
+    def run_until_put(plan: Any) -> Any:
+        """Perform its effects up to and with the PUT; its next effect."""
+        effect = next(plan)
+        while True:
+            done = type(effect).__name__ == "ArchivePut"
+            result = store._driver.perform(effect, time.monotonic() + 5)
+            effect = plan.send(result)
+            if done:
+                return effect
+
+    def finish(plan: Any, effect: Any) -> Any:
+        try:
+            while True:
+                effect = plan.send(store._driver.perform(effect, time.monotonic() + 5))
+        except StopIteration as stop:
+            return stop.value
+
+    first = run_until_put(other)  # the lower place
+    second = run_until_put(plan)
+    finish(other, first)
+    assert store.demote("m/0", to="cold").tier == "cold"
+    store.run(maintain.sweep(store.space), deadline_s=30)
+    with pytest.raises(Conflict):
+        finish(plan, second)
+    assert store.get("m/0").text == "wins"  # type: ignore[union-attr]

@@ -1,0 +1,315 @@
+"""After a total loss of Redis the archive alone brings everything back: byte-equal, resumable, and nothing that was deleted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distier import Store, connect
+from distier.domain.module import Module
+from distier.errors import Corrupt, NotFound
+from distier.lua import state
+from distier.plans import maintain
+from distier.plans.fsck import KINDS, fsck
+from distier.plans.rescue import Rescued, rescue
+from distier.stores.archive import Archive
+from tests.integration.test_api import ODD_IDS, text_of
+from tests.servers import TestServer
+
+ROOT = Path(__file__).parent.parent.parent
+Open = Callable[..., Store]
+
+
+@pytest.fixture
+def open_store(redis_url: str, tmp_path: Path) -> Iterator[Open]:
+    stores: list[Store] = []
+
+    def open(**overrides: Any) -> Store:
+        settings = {"redis__url": redis_url, "namespace": "t", "storage_tiers__cold__directory": tmp_path / "cold",
+                    "near__enabled": False, "deadline": "20s"}  # fmt: skip
+        stores.append(connect({"counter": "estimate"}, **(settings | overrides)))
+        return stores[-1]
+
+    yield open
+    for store in stores:
+        store.close()
+
+
+def lose(server: TestServer) -> None:
+    with server.client() as raw:
+        raw.flushall()
+
+
+def keyspace(server: TestServer) -> dict[bytes, Any]:
+    with server.client() as raw:
+        return {key: raw.dump(key) for key in raw.keys("*")}
+
+
+def verified(store: Store) -> bool:
+    states = [store.run(state(shard)) for shard in store.space.keys.shards]
+    return all(s.verified >= s.epoch for s in states)
+
+
+def fill(store: Store, n: int = 40) -> dict[str, Module]:
+    """Modules of all kinds, some with several versions; answers them as they read."""
+    for i, id in enumerate([*ODD_IDS, *(f"m/{i}" for i in range(n))]):
+        content = b"" if i % 9 == 0 else bytes(range(256)) * 3 if i % 7 == 0 else text_of(50 + i * 20, id)
+        store.put(id, content, keywords=["k", str(i)], meta={"i": i, "ü": [1]})
+        if i % 5 == 0:
+            store.flush()
+            store.put(id, content + b"!", keywords=["k", str(i)], meta={"i": i})
+    store.flush()
+    return {id: module for id, module in store.get_many(store.list()).items() if module}
+
+
+def same(a: Module, b: Module | None) -> bool:
+    """All that a reader may rest on. Tiers and times differ."""
+    names = ("id", "content", "content_type", "tokens", "counter", "keywords", "meta", "version", "sha256")
+    return b is not None and all(getattr(a, n) == getattr(b, n) for n in names)
+
+
+def sound(store: Store) -> None:
+    found = store.run(fsck(store.space, checksums=1), deadline_s=60)
+    assert not [f for f in found.listed if KINDS[f.kind].level != "note"], found.listed
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_everything_comes_back(open_store: Open, server: TestServer, shards: int):
+    store = open_store(shards=shards)
+    before = fill(store)
+    lose(server)
+    told: list[int] = []
+    report = store.run(rescue(store.space, lambda r: told.append(r.adopted)), deadline_s=60)
+    assert (report.adopted, report.known, report.deleted, report.unreadable) == (len(before), 0, 0, {})
+    assert told[-1] == len(before)
+    assert verified(store)
+    assert sorted(store.list()) == sorted(before)
+    after = store.get_many(before)
+    assert [id for id, module in before.items() if not same(module, after[id])] == []
+    sound(store)
+    again = store.run(rescue(store.space), deadline_s=60)
+    assert (again.adopted, again.known) == (0, len(before))
+
+
+def test_a_dry_run_changes_nothing_and_says_the_same(open_store: Open, server: TestServer):
+    store = open_store()
+    before = fill(store, 5)
+    lose(server)
+    store.get(next(iter(before)))  # the shard has its epoch, and one module is known
+    kept = keyspace(server)
+    dry = store.run(rescue(store.space, dry_run=True), deadline_s=60)
+    assert keyspace(server) == kept
+    assert not verified(store)
+    wet = store.run(rescue(store.space), deadline_s=60)
+    assert (dry.adopted, dry.known, dry.modules) == (wet.adopted, wet.known, wet.modules) == (
+        len(before) - 1, 1, len(before),
+    )  # fmt: skip
+
+
+def test_deleted_modules_stay_deleted(open_store: Open, server: TestServer):
+    store = open_store()
+    before = fill(store, 10)
+    for id in ("m/1", "m/2", "m/3"):
+        store.delete(id)
+    store.flush()
+    store.run(maintain.sweep(store.space), deadline_s=30)
+    store.delete("m/4")  # not archived: this one is lost with Redis, as level `redis` says
+    lose(server)
+    assert store.get("m/1") is None  # before the rescue too
+    with pytest.raises(NotFound):
+        store.promote("m/2")
+    report = store.run(rescue(store.space), deadline_s=60)
+    assert report.deleted == 3
+    assert store.get_many(["m/1", "m/2", "m/3"]) == dict.fromkeys(["m/1", "m/2", "m/3"])
+    assert same(before["m/4"], store.get("m/4"))
+    assert not {"m/1", "m/2", "m/3"} & set(store.list())
+    sound(store)
+
+
+def test_reads_and_writes_are_right_before_it_ends(open_store: Open, server: TestServer):
+    """Between any two effects of a rescue others read, put and delete: every answer is right, none is undone."""
+    store, others = open_store(), open_store()
+    before = fill(store, 30)
+    lose(server)
+    ids = iter(sorted(before))
+    put: dict[str, bytes] = {}
+    gone: set[str] = set()
+
+    def meddle() -> None:
+        for id in (next(ids, None), next(ids, None), next(ids, None)):
+            if id is None:
+                return
+            assert same(before[id], others.get(id)), id
+            if len(put) <= len(gone):
+                others.put(id, b"newer " + id.encode())
+                put[id] = b"newer " + id.encode()
+            else:
+                assert others.delete(id)
+                gone.add(id)
+
+    plan = rescue(store.space)
+    try:
+        effect = next(plan)
+        while True:
+            result = store._driver.perform(effect, 1e12)
+            meddle()
+            effect = plan.send(result)
+    except StopIteration as stop:
+        report: Rescued = stop.value
+    assert put
+    assert gone
+    assert report.unreadable == {}
+    after = store.get_many(before)
+    for id, module in before.items():
+        if id in gone:
+            assert after[id] is None, id
+        elif id in put:
+            assert after[id].content == put[id]  # type: ignore[union-attr]
+        else:
+            assert same(module, after[id]), id
+    store.flush()
+    sound(store)
+
+
+PROGRAM = """
+import sys
+from distier import connect
+from distier.plans import rescue as plans
+plans.BATCH = 10
+store = connect({"counter": "estimate"}, redis__url=sys.argv[1], namespace="t", storage_tiers__cold__directory=sys.argv[2])
+def tell(report):
+    print(report.adopted, report.known, flush=True)
+    sys.stdin.readline()  # goes on when it is told to
+report = store.run(plans.rescue(store.space, tell), deadline_s=60)
+"""
+
+
+def test_it_is_killed_in_the_middle_and_run_again(open_store: Open, server: TestServer, redis_url: str, tmp_path: Path):
+    store = open_store()
+    before = fill(store, 60)
+    lose(server)
+    adopted = 0
+    for _ in range(3):
+        with subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, redis_url, str(tmp_path / "cold")], cwd=ROOT, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        ) as process:  # fmt: skip
+            assert process.stdout
+            assert process.stdin
+            while True:
+                new, known = map(int, process.stdout.readline().split())
+                if new >= 10:
+                    break
+                process.stdin.write("\n")
+                process.stdin.flush()
+            process.send_signal(signal.SIGKILL)
+        assert known >= adopted
+        adopted += new
+        assert not verified(store)
+        assert same(before["m/7"], store.get("m/7"))
+    report = store.run(rescue(store.space), deadline_s=60)
+    assert adopted <= report.known < len(before)
+    assert report.known + report.adopted == len(before)
+    assert all(same(module, store.get(id)) for id, module in before.items())
+    assert verified(store)
+    sound(store)
+
+
+def test_nothing_is_made_older(open_store: Open, server: TestServer):
+    store = open_store()
+    fill(store, 3)
+    landed = store.put("m/1", "not archived yet")
+    report = store.run(rescue(store.space), deadline_s=60)
+    assert report.adopted == 0
+    assert store.get("m/1").version == landed.version  # type: ignore[union-attr]
+
+
+def test_what_cannot_be_read_is_reported_and_the_rest_comes_back(open_store: Open, server: TestServer, tmp_path: Path):
+    store = open_store()
+    before = fill(store, 5)
+    (damaged,) = (p for p in (tmp_path / "cold/t/modules/m/1").iterdir() if p.suffix == ".xz")
+    damaged.write_bytes(b"not xz")
+    for sidecar in damaged.parent.glob("*.json"):
+        sidecar.unlink()
+    lose(server)
+    report: Rescued = store.run(rescue(store.space), deadline_s=60)
+    assert list(report.unreadable) == ["m/1"]
+    assert report.adopted == len(before) - 1
+    assert not verified(store)  # a miss is not proven
+    with pytest.raises(Corrupt):
+        store.get("m/1")
+    assert same(before["m/2"], store.get("m/2"))
+
+
+def test_from_the_bytes_alone(open_store: Open, server: TestServer, tmp_path: Path):
+    """Without any sidecar: content and type come back; keywords and meta were only there."""
+    store = open_store()
+    before = fill(store, 5)
+    for sidecar in (tmp_path / "cold").rglob("*.meta.json"):
+        sidecar.unlink()
+    lose(server)
+    assert store.run(rescue(store.space), deadline_s=60).adopted == len(before)
+    for id, module in before.items():
+        found = store.get(id)
+        assert found is not None
+        assert (found.content, found.content_type, found.tokens) == (module.content, module.content_type, module.tokens)
+        assert (found.version[:2], found.sha256) == (module.version[:2], module.sha256)
+
+
+def test_the_archive_away_in_the_middle(open_store: Open, server: TestServer):
+    store = open_store()
+    before = fill(store, 20)
+    lose(server)
+    driver = store._driver
+    archive: Archive = driver.archive
+    calls = iter(range(10_000))
+
+    class Fails:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(archive, name)
+
+        def get(self, key: str, *, max_bytes: int) -> Any:
+            from distier.errors import ArchiveUnavailable
+
+            if next(calls) > 10:
+                raise ArchiveUnavailable("it is away")
+            return archive.get(key, max_bytes=max_bytes)
+
+    from distier.errors import ArchiveUnavailable
+
+    driver.archive = Fails()  # type: ignore[assignment]
+    with pytest.raises(ArchiveUnavailable):
+        store.run(rescue(store.space), deadline_s=60)
+    assert not verified(store)
+    driver.archive = archive
+    store.run(rescue(store.space), deadline_s=60)
+    assert all(same(module, store.get(id)) for id, module in before.items())
+
+
+def test_the_command(open_store: Open, server: TestServer, redis_url: str, tmp_path: Path):
+    store = open_store()
+    before = fill(store, 5)
+    lose(server)
+    env = os.environ | {
+        "DISTIER_REDIS_URL": redis_url, "DISTIER_NAMESPACE": "t", "DISTIER_COUNTER": "estimate",
+        "DISTIER_STORAGE_TIERS__COLD__DIRECTORY": str(tmp_path / "cold"),
+    }  # fmt: skip
+
+    def cli(*words: str) -> tuple[int, dict[str, Any]]:
+        done = subprocess.run([sys.executable, "-m", "distier", *words, "--json"], cwd=ROOT, env=env,
+                              capture_output=True, text=True, timeout=60)  # fmt: skip
+        return done.returncode, json.loads(done.stdout)
+
+    code, dry = cli("rescue", "--dry-run")
+    assert (code, dry["adopted"], dry["dry_run"]) == (0, len(before), True)
+    code, wet = cli("rescue")
+    assert (code, wet["adopted"], wet["unreadable"]) == (0, len(before), {})
+    assert verified(store)

@@ -1,0 +1,245 @@
+"""Reading: damaged and missing copies, and one fetch for many readers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from distier.domain.module import Module
+from distier.errors import ArchiveUnavailable, Corrupt
+from distier.plans import move, read, write
+from distier.plans.writeback import write_back
+from tests.fakes import World
+from tests.plans.audit import audit, audit_contents
+from tests.plans.test_stopped import MIXED, content, item, mixed
+
+
+def get(world: World, id: str, name: str = "reader") -> Module | None:
+    return world.run(read.read(world.space, id), name)
+
+
+def tier(world: World, id: str) -> str:
+    return world.run(read.need_record(world.space, id)).tier
+
+
+def gets_of(world: World) -> list[str]:
+    """The objects that are fetched from now on."""
+    fetched: list[str] = []
+    real = world.archive.get
+
+    def get(key: str, *, max_bytes: int) -> Any:
+        fetched.append(key)
+        return real(key, max_bytes=max_bytes)
+
+    world.archive.get = get  # type: ignore[method-assign]
+    return fetched
+
+
+# -- damage ----------------------------------------------------------------------------------------------------------
+
+DAMAGES = {
+    "garbage": lambda frame, other: b"garbage",
+    "empty": lambda frame, other: b"",
+    "cut": lambda frame, other: frame[:-1],
+    "one bit": lambda frame, other: frame[:-8] + bytes([frame[-8] ^ 1]) + frame[-7:],
+    "somebody else's": lambda frame, other: other,
+}
+
+
+def damage(world: World, id: str, how: str) -> None:
+    frame, other = world.ask(
+        [("GET", world.shard.frame(i)) for i in (id, "warm-clean" if id != "warm-clean" else "warm-dirty")]
+    )
+    world.ask([("SET", world.shard.frame(id), DAMAGES[how](frame, other), "KEEPTTL")])
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_frame_of_a_clean_module_heals_from_the_archive(how: str) -> None:
+    world = mixed()
+    damage(world, "warm-clean", how)
+    found = get(world, "warm-clean")
+    assert found is not None
+    assert (found.content, found.tier) == (content("warm-clean"), "cold")
+    again = get(world, "warm-clean")
+    assert again is not None
+    assert (again.content, again.tier) == (content("warm-clean"), "warm"), "the copy was renewed"
+    audit(world)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_frame_of_a_dirty_module_is_an_error_and_stays(how: str) -> None:
+    """The only copy: it is neither served nor archived nor dropped."""
+    world = mixed()
+    damage(world, "warm-dirty", how)
+    before = world.ask([("GET", world.shard.frame("warm-dirty"))])
+    with pytest.raises(Corrupt, match="warm-dirty"):
+        get(world, "warm-dirty")
+    with pytest.raises(Corrupt, match="warm-dirty"):
+        world.run(write_back(world.space, world.shard, "warm-dirty"))
+    with pytest.raises(Corrupt, match="warm-dirty"):
+        world.run(move.promote(world.space, "warm-dirty"))
+    assert world.ask([("GET", world.shard.frame("warm-dirty"))]) == before
+    assert not [key for key in world.objects() if "/warm-dirty/" in key]
+    audit_contents(world, {id: {c} for id, c in MIXED.items() if id != "warm-dirty"})
+
+
+def test_promoting_a_clean_module_with_a_damaged_frame_heals_it() -> None:
+    world = mixed()
+    damage(world, "warm-clean", "one bit")
+    assert world.run(move.promote(world.space, "warm-clean")).tier == "hot"
+    audit(world)
+    audit_contents(world, {"warm-clean": {content("warm-clean")}})
+
+
+def test_a_missing_object_is_an_error_and_no_miss() -> None:
+    world = mixed()
+    world.archive.delete([key for key in world.objects() if "/cold/" in key])
+    with pytest.raises(Corrupt, match="has no object"):
+        get(world, "cold")
+    assert world.ask([("KEYS", "*:lease:*")]) == [[]], "the lease was given back"
+
+
+@pytest.mark.parametrize(
+    "change", [lambda b: b[:-4], lambda b: b + b"x", lambda b: b"", lambda b: b[:40] + b"\xff" + b[41:]]
+)
+def test_a_damaged_object_is_an_error(change: Any) -> None:
+    world = mixed()
+    (key,) = [key for key in world.objects() if "/cold/" in key]
+    data = world.objects()[key]
+    world.archive.delete([key])
+    world.archive.put(key, change(data), content_type="", metadata={})
+    with pytest.raises(Corrupt):
+        get(world, "cold")
+    assert tier(world, "cold") == "cold"
+
+
+def test_an_archive_that_is_down_is_no_miss() -> None:
+    world = mixed()
+    process = world.process(archive_down=True)
+    with pytest.raises(ArchiveUnavailable):
+        process.run(read.read(world.space, "cold"))
+    assert process.run(read.read(world.space, "nobody")) is None
+    assert world.ask([("KEYS", "*:lease:*")]) == [[]]
+
+
+@pytest.mark.parametrize("target", ["hot", "warm", "cold"])
+def test_empty_content_comes_back_from_every_tier(target: str) -> None:
+    world = World.make()
+    world.run(write.put(world.space, write.Item("e", b"", tokens=0)))
+    if target != "hot":
+        assert world.run(move.demote(world.space, "e", target)).tier == target  # type: ignore[arg-type]
+    found = get(world, "e")
+    assert found is not None
+    assert (found.content, found.tier) == (b"", target)
+    audit(world)
+
+
+# -- races -----------------------------------------------------------------------------------------------------------
+
+
+def before_once(world: World, when: Any, act: Any) -> list[bool]:
+    """Somebody else acts, once, just before the first command that `when` is true of."""
+    done: list[bool] = []
+
+    def hook(words: Any) -> None:
+        if not done and when(words):
+            done.append(True)
+            act()
+
+    world.redis.before = hook
+    return done
+
+
+def is_get_of(key: str) -> Any:
+    return lambda words: words[0] == "GET" and words[1] == key
+
+
+@pytest.mark.parametrize("tokens", [10, 101], ids=["into hot", "into warm"])
+@pytest.mark.parametrize("id", ["warm-dirty", "warm-clean"])
+def test_overwritten_between_record_and_frame(id: str, tokens: int) -> None:
+    """The reader gets the old version or the new one, whole: never the one's record with the other's bytes."""
+    world = mixed()
+    new = write.Item(id, content("n", 200), tokens=tokens)  # as long as the old one
+    done = before_once(world, is_get_of(world.shard.frame(id)), lambda: world.run(write.put(world.space, new), "rival"))
+    found = get(world, id)
+    world.redis.before = None
+    assert done
+    assert found is not None
+    assert found.content == content("n", 200)
+    assert found.version == world.run(read.need_record(world.space, id)).order
+    audit(world)
+
+
+@pytest.mark.parametrize("act", ["promote", "overwrite", "delete"])
+def test_write_back_meets_a_move(act: str) -> None:
+    """What moves between the two reads of a write-back is not called lost."""
+    world = mixed()
+    acts = {
+        "promote": lambda: world.run(move.promote(world.space, "warm-dirty"), "rival"),
+        "overwrite": lambda: world.run(write.put(world.space, item("warm-dirty", text="2", tokens=101)), "rival"),
+        "delete": lambda: world.run(write.delete(world.space, "warm-dirty"), "rival"),
+    }
+    done = before_once(world, is_get_of(world.shard.frame("warm-dirty")), acts[act])
+    world.run(write_back(world.space, world.shard, "warm-dirty"))
+    world.redis.before = None
+    assert done
+    audit(world)
+    expected = {"promote": content("warm-dirty"), "overwrite": content("2"), "delete": None}[act]
+    audit_contents(world, {"warm-dirty": {expected}})
+
+
+def test_deleted_while_it_is_read() -> None:
+    world = mixed()
+    done = before_once(
+        world,
+        is_get_of(world.shard.frame("warm-dirty")),
+        lambda: world.run(write.delete(world.space, "warm-dirty"), "x"),
+    )
+    assert get(world, "warm-dirty") is None
+    world.redis.before = None
+    assert done
+
+
+# -- single flight ----------------------------------------------------------------------------------------------------
+
+
+def test_a_waiter_gets_what_the_holder_of_the_lease_leaves() -> None:
+    """One GET from the archive: the waiter sees the warm copy, and takes nothing from the archive."""
+    world = mixed()
+    fetched = gets_of(world)
+    world.ask([("SET", world.shard.lease("cold"), "holder", "PX", 10_000)])
+
+    def holder_is_done(slept_s: float) -> None:
+        world.ask([("DEL", world.shard.lease("cold"))])
+        assert get(world, "cold", "holder") is not None
+
+    found = world.process("waiter", on_sleep=holder_is_done).run(read.read(world.space, "cold"))
+    assert found is not None
+    assert (found.content, found.tier) == (content("cold"), "warm")
+    assert len(fetched) == 1
+    audit(world)
+
+
+def test_a_holder_that_died_is_overtaken() -> None:
+    world = mixed()
+    world.ask([("SET", world.shard.lease("cold"), "dead", "PX", 10_000)])
+    process = world.process("waiter")
+    found = process.run(read.read(world.space, "cold"))
+    assert found is not None
+    assert found.content == content("cold")
+    assert process.counters["waits.lease"] > 1
+    assert world.ask([("EXISTS", world.shard.lease("cold"))]) == [0]
+
+
+def test_a_waiter_sees_that_the_module_is_gone() -> None:
+    world = mixed()
+    world.ask([("SET", world.shard.lease("cold"), "holder", "PX", 10_000)])
+    deleted: list[bool] = []
+
+    def delete_it(slept_s: float) -> None:
+        if not deleted:
+            deleted.append(world.run(write.delete(world.space, "cold"), "rival"))
+
+    assert world.process("waiter", on_sleep=delete_it).run(read.read(world.space, "cold")) is None
+    assert deleted == [True]

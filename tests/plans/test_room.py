@@ -1,0 +1,244 @@
+"""Making room: who leaves, what happens where nobody can, and what a race between naming and moving costs."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from distier.domain.module import Landed
+from distier.errors import Full
+from distier.plans import maintain, move, read, write
+from distier.plans.write import Item
+from distier.plans.writeback import write_back
+from tests.fakes import World
+from tests.plans.audit import audit, audit_contents
+from tests.plans.test_stopped import FULL, content, fingerprint, full, idle, item
+
+
+def noise(name: str, size_bytes: int) -> bytes:
+    """Bytes that no codec makes smaller."""
+    return b"".join(hashlib.sha256(f"{name}/{i}".encode()).digest() for i in range(size_bytes // 32 + 1))[:size_bytes]
+
+
+def put(world: World, what: Item) -> Landed:
+    return world.run(write.put(world.space, what), f"put {what.id}")
+
+
+def tier(world: World, id: str) -> str:
+    record = world.run(read.need_record(world.space, id))
+    return record.tier
+
+
+def usage(world: World) -> dict[str, int]:
+    return {k.decode(): int(v) for k, v in world.ask([("HGETALL", world.shard.usage)])[0].items()}
+
+
+def test_the_least_recently_used_leave_and_no_more_than_needed() -> None:
+    world = World.make()
+    for i in range(10):
+        put(world, item(f"m{i}", tokens=10))
+    world.ask([("ZADD", world.shard.hot, i, f"m{i}") for i in range(10)])
+    world.ask([("ZADD", world.shard.hot, 9e15, "m0")])
+    landed = put(world, item("new", tokens=15))
+    assert (landed.tier, landed.evicted) == ("hot", 2)
+    assert [i for i in range(10) if tier(world, f"m{i}") == "warm"] == [1, 2]
+    audit(world)
+
+
+def test_all_is_pinned_lands_warm_with_a_reason() -> None:
+    world = World.make()
+    for i in range(5):
+        put(world, item(f"m{i}", tokens=20))
+        world.run(move.pin(world.space, f"m{i}", 1_000_000))
+    landed = put(world, item("new", tokens=20))
+    assert (landed.tier, landed.reason, landed.evicted) == ("warm", "no room in hot", 0)
+    assert all(tier(world, f"m{i}") == "hot" for i in range(5))
+    assert put(world, item("large", tokens=101)).reason == "too large for hot"
+    audit(world)
+
+
+def test_what_pins_leave_over_does_not_leave_in_vain() -> None:
+    """Two may go, but that would not be enough: they stay."""
+    world = World.make()
+    for i in range(5):
+        put(world, item(f"m{i}", tokens=20))
+    for i in range(3):
+        world.run(move.pin(world.space, f"m{i}", 1_000_000))
+    assert put(world, item("new", tokens=50)).tier == "warm"
+    assert all(tier(world, f"m{i}") == "hot" for i in range(5))
+    assert put(world, item("small", tokens=40)).tier == "hot"
+
+
+@pytest.mark.parametrize("count", [30, 63, 64, 65, 300])
+def test_many_small_ones_leave_for_a_large_one(count: int) -> None:
+    """More than one script names; and all smaller than the average, because the last two are large."""
+    world = World.make(storage_tiers__hot__max_size=1000, storage_tiers__hot__max_bytes=10**6,
+                       storage_tiers__warm__max_modules=1000, storage_tiers__warm__max_bytes=10**6)  # fmt: skip
+    for i in range(count):
+        put(world, item(f"s{i}", tokens=1))
+    idle(world)
+    for name in ("b1", "b2"):
+        put(world, item(name, tokens=(1000 - count) // 2))
+    landed = put(world, item("new", tokens=count))
+    assert landed.tier == "hot"
+    assert tier(world, "b2") == "hot"
+    audit(world)
+
+
+@pytest.mark.parametrize("count", [40, 130])
+def test_many_tiny_frames_leave_for_a_large_one(count: int) -> None:
+    world = World.make(storage_tiers__warm__max_modules=1000, storage_tiers__warm__max_bytes=4000)
+    size = 4000 // count
+    for i in range(count):
+        put(world, Item(f"t{i}", noise(f"t{i}", size), tokens=1))
+        world.run(write_back(world.space, world.shard, f"t{i}"))
+        assert world.run(move.demote(world.space, f"t{i}", "warm")).moved
+    large = put(world, Item("large", noise("large", 3500), tokens=101))
+    assert (large.tier, large.reason) == ("warm", "too large for hot")
+    audit(world)
+    audit_contents(world, {f"t{i}": {noise(f"t{i}", size)} for i in range(count)})
+
+
+@pytest.mark.parametrize("count", [40, 130])
+def test_many_tiny_frames_leave_when_a_large_one_is_demoted(count: int) -> None:
+    world = World.make(storage_tiers__warm__max_modules=1000, storage_tiers__warm__max_bytes=4000)
+    size = 4000 // count
+    for i in range(count):
+        put(world, Item(f"t{i}", noise(f"t{i}", size), tokens=1))
+        world.run(write_back(world.space, world.shard, f"t{i}"))
+        assert world.run(move.demote(world.space, f"t{i}", "warm")).moved
+    put(world, Item("large", noise("large", 3500), tokens=1))
+    assert world.run(move.demote(world.space, "large")).tier == "warm"
+    audit(world)
+
+
+def test_warm_full_of_dirty_is_written_back_to_make_room() -> None:
+    world = full()
+    landed = put(world, item("new", tokens=90))
+    assert landed.tier == "hot"
+    assert usage(world)["archived_count"] > 0
+    audit(world)
+    audit_contents(world, {id: {c} for id, c in FULL.items()})
+
+
+def test_with_the_archive_down_a_full_cache_refuses_and_changes_nothing() -> None:
+    world = full()
+    before = fingerprint(world.snapshot())
+    process = world.process(archive_down=True)
+    with pytest.raises(Full, match="archive does not answer; nothing was changed"):
+        process.run(write.put(world.space, item("new", tokens=90)))
+    assert fingerprint(world.snapshot()) == before
+    audit(world)
+
+
+def test_with_the_archive_down_what_fits_still_fits() -> None:
+    world = World.make()
+    process = world.process(archive_down=True)
+    for i in range(10):
+        assert process.run(write.put(world.space, item(f"m{i}", tokens=20))).tier == "hot"
+    audit(world)
+
+
+def test_a_victim_that_was_overwritten_between_naming_and_moving() -> None:
+    """The script leaves it out and names others; its new content stays."""
+    world = World.make()
+    for i in range(5):
+        put(world, item(f"m{i}", tokens=20))
+    seen: list[str] = []
+
+    def overwrite(words: Any) -> None:
+        """Another client, just before the put comes again with its moves."""
+        if words[0] == "EVALSHA" and "lz4" in words and not seen:
+            seen.append("m0")
+            world.run(write.put(world.space, item("m0", tokens=20, text="newer")), "rival")
+
+    world.redis.before = overwrite
+    landed = put(world, item("new", tokens=20))
+    world.redis.before = None
+    assert seen
+    assert (landed.tier, landed.evicted) == ("hot", 1)
+    audit(world)
+    audit_contents(world, {"m0": {content("newer")}, **{f"m{i}": {content(f"m{i}")} for i in range(1, 5)}})
+
+
+def test_victims_that_change_in_every_round_end_in_warm_and_not_in_a_loop() -> None:
+    world = World.make()
+    put(world, item("m", tokens=100))
+    rounds: list[int] = []
+
+    def overwrite(words: Any) -> None:
+        if words[0] == "EVALSHA" and "lz4" in words and "new" in words:
+            rounds.append(1)
+            world.process(f"other {len(rounds)}").run(write.put(world.space, item("m", tokens=100)))
+
+    world.redis.before = overwrite
+    landed = put(world, item("new", tokens=100))
+    world.redis.before = None
+    assert 3 < len(rounds) < 40
+    assert landed.tier == "warm"
+    audit(world)
+
+
+def test_a_drop_that_changed_between_naming_and_demoting_is_counted_once() -> None:
+    """Warm is full; while its victim is named, somebody else makes that hot. The budget holds, and the demotion ends."""
+    world = World.make(storage_tiers__warm__max_modules=2)
+    for id in ("a", "b"):
+        put(world, item(id))
+        world.run(write_back(world.space, world.shard, id))
+        world.run(move.demote(world.space, id, "warm"))
+    put(world, item("c", tokens=20))
+    put(world, item("d", tokens=20))
+    seen: list[str] = []
+
+    def promote_it(words: Any) -> None:
+        if words[0] == "EVALSHA" and "cold" in words and not seen:
+            seen.append("a")
+            world.run(move.promote(world.space, "a"), "rival")
+            world.run(move.demote(world.space, "d", "warm"), "rival")
+
+    world.redis.before = promote_it
+    moved = world.run(move.demote(world.space, "c", "warm"))
+    world.redis.before = None
+    assert seen
+    assert moved.tier == "warm"
+    audit(world)
+
+
+def test_headroom_and_its_pins() -> None:
+    """Pinned ones stay; those whose pin has ended go like all others."""
+    world = World.make(worker__headroom=0.5)
+    for i in range(5):
+        put(world, item(f"m{i}", tokens=20))
+        world.run(move.pin(world.space, f"m{i}", 1_000_000))
+    assert world.run(maintain.keep_headroom(world.space, world.shard)) == 0
+    world.ask([("ZADD", world.shard.pins, 1, f"m{i}") for i in range(4)])  # their pins ended in 1970
+    assert world.run(maintain.keep_headroom(world.space, world.shard)) == 3
+    assert usage(world)["hot_tokens"] == 40
+    assert tier(world, "m4") == "hot"
+    audit(world)
+
+
+def test_idle_ones_are_demoted_though_the_first_batch_is_pinned() -> None:
+    world = World.make(storage_tiers__hot__max_size=1000, storage_tiers__hot__max_bytes=10**6,
+                       storage_tiers__warm__max_modules=1000, storage_tiers__warm__max_bytes=10**6)  # fmt: skip
+    for i in range(maintain.BATCH + 10):
+        put(world, item(f"m{i:03d}", tokens=1))
+    idle(world)
+    for i in range(maintain.BATCH):
+        world.run(move.pin(world.space, f"m{i:03d}", 1_000_000))
+    assert world.run(maintain.demote_idle(world.space, world.shard)) == 10
+    audit(world)
+
+
+def test_expiry_ends_where_only_copies_were_deleted_by_hand() -> None:
+    """As many lost dirty modules as a batch has: they are passed over, not looked at for ever."""
+    world = World.make(storage_tiers__warm__max_modules=1000, storage_tiers__warm__max_bytes=10**6)
+    ids = [f"m{i}" for i in range(maintain.BATCH)]
+    for id in ids:
+        put(world, item(id, tokens=1))
+        world.run(move.demote(world.space, id, "warm"))
+        world.ask([("DEL", world.shard.frame(id)), ("ZADD", world.shard.warm, 1, id)])
+    assert world.run(maintain.expire_warm(world.space, world.shard)) == 0
+    assert usage(world)["dirty_count"] == len(ids)

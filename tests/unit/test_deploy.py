@@ -1,0 +1,460 @@
+"""What lies in deploy/, docker-compose.yml and .env.example: parsed, compared with the code, and where there is a real program
+that takes it, given to that program."""
+
+from __future__ import annotations
+
+import configparser
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from importlib import import_module, resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import yaml
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from distier.config import Config, load_config
+from distier.lua import VERBS, script
+from tests.servers import KINDS, Kind, available_kinds, binary, poll, short_directory
+
+TOP = Path(__file__).parents[2]
+DEPLOY = TOP / "deploy"
+COMPOSE = TOP / "docker-compose.yml"
+PINNED = re.compile(r"[a-z0-9./_-]+:v?[0-9]+\.[0-9]+[a-z0-9.-]*")
+
+
+def documents(path: Path) -> list[Any]:
+    return [document for document in yaml.safe_load_all(path.read_text()) if document is not None]
+
+
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
+    return found
+
+
+YAML_FILES = [COMPOSE, *sorted(p for p in DEPLOY.rglob("*.y*ml"))]
+MANIFESTS = sorted((DEPLOY / "k8s").rglob("*.yaml")) + sorted(DEPLOY.glob("*/kustomization.yaml"))
+
+
+@pytest.mark.parametrize("path", YAML_FILES, ids=lambda p: str(p.relative_to(TOP)))
+def test_yaml_parses_without_duplicate_keys(path: Path) -> None:
+    class Strict(yaml.SafeLoader):
+        pass
+
+    def mapping(loader: Strict, node: yaml.MappingNode) -> dict[Any, Any]:
+        keys = [k.value for k, _ in node.value if k.value != "<<"]
+        assert len(keys) == len(set(keys)), f"{path}: a key twice in line {node.start_mark.line + 1}: {keys}"
+        loader.flatten_mapping(node)
+        return dict(loader.construct_pairs(node, deep=True))
+
+    Strict.add_constructor("tag:yaml.org,2002:map", mapping)
+    assert list(yaml.load_all(path.read_text(), Strict))
+
+
+# -- compose -----------------------------------------------------------------------------------------------------------
+
+
+def test_compose_has_the_services_and_profiles() -> None:
+    services = compose()["services"]
+    assert set(services) == {"redis", "valkey", "s3", "bucket", "worker", "redis-exporter", "prometheus", "grafana"}
+    profiles = {name: service.get("profiles", []) for name, service in services.items()}
+    assert {name for name, wanted in profiles.items() if not wanted} == {"redis", "s3", "bucket", "worker"}
+    assert {p for wanted in profiles.values() for p in wanted} == {"valkey", "observability"}
+
+
+def test_compose_is_whole() -> None:
+    found = compose()
+    services, volumes = found["services"], set(found["volumes"])
+    used = set()
+    for name, service in services.items():
+        assert PINNED.fullmatch(service["image"]), f"{name}: {service['image']} is not pinned"
+        for other in service.get("depends_on", ()):
+            assert other in services, f"{name} depends on {other}"
+        for other, how in _conditions(service).items():
+            assert how != "service_healthy" or "healthcheck" in services[other], f"{name} waits for {other}'s health"
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            if source.startswith("."):
+                assert (TOP / source).exists(), f"{name} mounts {source}"
+            else:
+                used.add(source)
+        for port in service.get("ports", ()):
+            assert port.startswith("127.0.0.1:"), f"{name} listens at {port}"
+        assert service.get("restart") in ("unless-stopped", "no"), name
+        assert "no-new-privileges:true" in service.get("security_opt", ()) or name == "bucket", name
+    assert used == volumes
+    long_lived = set(services) - {"bucket", "redis-exporter"}  # the exporter's image has nothing to run a check with
+    assert all("healthcheck" in services[name] for name in long_lived)
+    ports = [p.split(":")[1] for s in services.values() for p in s.get("ports", ())]
+    assert len(ports) == len(set(ports))
+
+
+def _conditions(service: dict[str, Any]) -> dict[str, str]:
+    wanted = service.get("depends_on", {})
+    return {name: how["condition"] for name, how in wanted.items()} if isinstance(wanted, dict) else {}
+
+
+def test_compose_has_no_secret_and_the_example_has_all_variables() -> None:
+    text = COMPOSE.read_text()
+    variables = set(re.findall(r"\$\{([A-Z0-9_]+)", text))
+    example = dict(line.split("=", 1) for line in _lines(TOP / ".env.example"))
+    assert variables - {"REDIS_HOST"} <= set(example), variables - set(example)
+    assert set(example) <= variables, set(example) - variables
+    for name, value in example.items():
+        if "PASSWORD" in name or "SECRET" in name:
+            assert value == "change-me", name
+    for name, service in compose()["services"].items():
+        for key, value in (service.get("environment") or {}).items():
+            if "PASSWORD" in key or "SECRET" in key:
+                assert str(value).startswith("${"), f"{name}: {key}"
+    assert ".env" in _lines(TOP / ".gitignore") and "env_file" not in text
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def test_compose_against_the_schema_of_an_installed_package() -> None:
+    pytest.importorskip("jsonschema")
+    for package, file in (("compose_spec", "compose-spec.json"), ("compose", "config/compose_spec.json")):
+        try:
+            schema = resources.files(package).joinpath(file).read_text()
+        except (ModuleNotFoundError, FileNotFoundError):
+            continue
+        import_module("jsonschema").validate(compose(), json.loads(schema))
+        return
+    pytest.skip("no installed package has the schema of compose files; the tests above look at its structure")
+
+
+def _interpolated(environment: dict[str, Any]) -> dict[str, str]:
+    """`${X:-y}` as compose takes it, with a word for whatever has no default."""
+    return {k: re.sub(r"\$\{[A-Z0-9_]+(?::-([^}]*)|[^}]*)\}", lambda m: m[1] or "word", str(v))
+            for k, v in environment.items()}  # fmt: skip
+
+
+def _only(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], at: Path) -> None:
+    for name in os.environ:
+        if name.startswith("DISTIER_"):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(at)
+
+
+@pytest.mark.parametrize("service", ["worker", "bucket"])
+def test_the_environment_of_compose_is_a_configuration(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, service: str
+) -> None:
+    _only(monkeypatch, _interpolated(compose()["services"][service]["environment"]), tmp_path)
+    config = load_config()
+    assert config.redis.url == "redis://redis:6379/0" and config.redis.username == "worker"
+    assert config.storage_tiers.cold.endpoint_url == "http://s3:8333" and config.storage_tiers.cold.bucket
+    assert config.namespace == Config().namespace == "default"
+
+
+# -- the configuration file ----------------------------------------------------------------------------------------------
+
+
+def test_distier_yaml_is_the_defaults_but_for_what_is_marked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _only(monkeypatch, {}, tmp_path)
+    config = load_config(DEPLOY / "worker" / "distier.yaml")
+    default, found = _flat(Config().dump()), _flat(config.dump())
+    marked = {"redis.url", "redis.username", "storage_tiers.cold.url"}
+    assert {key for key in found if found[key] != default[key]} == marked
+
+
+def _flat(data: dict[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return found
+
+
+# -- Redis ---------------------------------------------------------------------------------------------------------------
+
+
+def settings_of(path: Path) -> dict[str, str]:
+    return dict(line.split(" ", 1) for line in _lines(path))
+
+
+def test_redis_conf_is_what_distier_needs() -> None:
+    found = settings_of(DEPLOY / "redis" / "redis.conf")
+    wanted = {"maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "everysec", "protected-mode": "yes",
+              "aclfile": "/etc/distier/users.acl", "enable-debug-command": "no", "save": '""'}  # fmt: skip
+    assert {name: found.get(name) for name in wanted} == wanted
+    assert found["bind"].startswith("127.0.0.1")
+    budgets = Config().storage_tiers
+    assert found["maxmemory"] == "2gb" and budgets.hot.max_bytes + budgets.warm.max_bytes < 2 << 30
+
+
+class _Started:
+    """A server started by deploy/redis/entrypoint.sh."""
+
+    def __init__(self, kind: Kind, at: Path, **passwords: str) -> None:
+        program = binary(kind)
+        assert program
+        tools = at / "bin"
+        tools.mkdir()
+        (tools / f"{kind}-server").symlink_to(program)
+        for tool in ("cp", "chmod", "sed", "sha256sum", "cut", "mv", "sh"):
+            (tools / tool).symlink_to(shutil.which(tool) or "")
+        environment = {
+            "PATH": str(tools),
+            "REDIS_CONFIG_DIR": str(DEPLOY / "redis"),
+            "REDIS_ACL_FILE": str(at / "users.acl"),
+        }
+        self.socket = at / "s.sock"
+        own = ["--dir", str(at), "--port", "0", "--unixsocket", str(self.socket), "--logfile", str(at / "log")]
+        self.at = at
+        self.process = subprocess.Popen([DEPLOY / "redis" / "entrypoint.sh", *own], env=environment | passwords)
+        poll(self._answers, what=f"{kind} with redis.conf and users.acl")
+
+    def client(self, user: str | None = None, password: str | None = None) -> redis.Redis:
+        never = Retry(NoBackoff(), 0)  # to redis-py a refused password is a lost connection
+        return redis.Redis(
+            unix_socket_path=str(self.socket), username=user, password=password, socket_timeout=5, retry=never
+        )
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, (self.at / "log").read_text() if (self.at / "log").exists() else "no log"
+        try:
+            return bool(self.client("health", "any").ping())
+        except redis.ConnectionError:
+            return False
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+
+@pytest.fixture(params=KINDS)
+def started(request: pytest.FixtureRequest) -> Iterator[_Started]:
+    if reason := available_kinds()[request.param]:
+        pytest.skip(reason)
+    with short_directory() as at:
+        server = _Started(request.param, at, AGENT_PASSWORD="a&b/c\\1'\"", OPERATOR_PASSWORD="op")
+        yield server
+        server.stop()
+
+
+def test_real_servers_start_with_our_configuration_and_roles(started: _Started) -> None:
+    agent = started.client("agent", "a&b/c\\1'\"")
+    assert agent.hset("distier:{t}:module:a", "tier", "hot") == 1
+    info = agent.info()
+    assert info["maxmemory"] == 2 << 30 and info["maxmemory_policy"] == "noeviction" and info["aof_enabled"] == 1
+    for user, password in ((None, None), ("agent", "wrong"), ("worker", ""), ("worker", "0" * 64), ("default", "")):
+        with pytest.raises((redis.AuthenticationError, redis.ResponseError)):
+            started.client(user, password).get("distier:{t}:x")
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        started.client("health", "any").get("distier:{t}:x")
+    environment = Path(f"/proc/{started.process.pid}/cmdline")
+    if environment.exists():
+        assert b"a&b" not in environment.read_bytes()
+    assert (started.at / "users.acl").stat().st_mode & 0o077 == 0
+    text = (started.at / "users.acl").read_text()
+    assert hashlib.sha256(b"op").hexdigest() in text and "a&b" not in text
+
+
+def test_acl_file_has_no_password_and_covers_what_the_scripts_call() -> None:
+    users = {line.split()[1]: line.split()[2:] for line in (DEPLOY / "redis" / "users.acl").read_text().splitlines()}
+    assert set(users) == {"default", "health", "agent", "worker", "operator", "deployer", "exporter"}
+    for user, words in users.items():
+        assert "-@all" in words and "resetchannels" in words, user
+        assert not [w for w in words if w.startswith("+@") or w in ("allkeys", "allcommands", "~*", "+@all")], user
+        hashes = [w for w in words if w.startswith(("#", ">", "<"))]
+        assert hashes == [] if user in ("default", "health") else hashes == ["#" + "0" * 64], user
+        assert ("nopass" in words) == (user == "health")
+    assert users["default"][0] == "off"
+    assert _called() - {w[1:] for w in users["worker"]} == set(), "commands in scripts that a worker may not use"
+    rare = {"zunionstore"}  # `age`, which only workers run
+    assert _called() - {w[1:] for w in users["agent"]} - rare == set()
+    writes = {"set", "del", "unlink", "hset", "hsetnx", "hdel", "hincrby", "zadd", "zrem", "xadd", "pexpire", "persist"}
+    assert not writes & {w[1:] for w in users["operator"] + users["exporter"]}
+
+
+def _called() -> set[str]:
+    found: set[str] = set()
+    for verb in VERBS:
+        source = script(verb).source.decode()
+        found |= {name.lower() for name in re.findall(r"call\(\s*'([A-Z]+)'", source)}
+    assert len(found) > 20
+    return found
+
+
+# -- images, units, manifests ----------------------------------------------------------------------------------------------
+
+
+def test_dockerfile() -> None:
+    lines = _lines(DEPLOY / "Dockerfile")
+    words = [line.split() for line in lines]
+    froms = [w[1] for w in words if w[0] == "FROM"]
+    assert froms and all(PINNED.fullmatch(image) for image in froms), froms
+    last = max(i for i, w in enumerate(words) if w[0] == "FROM")
+    users = [w[1] for w in words[last:] if w[0] == "USER"]
+    assert users and users[-1].split(":")[0] not in ("root", "0")
+    copied = [source for w in words if w[0] == "COPY" and not w[1].startswith("--") for source in w[1:-1]]
+    assert copied and all((TOP / source).exists() for source in copied)
+    ignored = _lines(TOP / ".dockerignore")
+    assert all(f"!{source}" in ignored for source in copied)
+    assert 'ENTRYPOINT ["distier"]' in lines
+
+
+def test_scripts_of_shells_are_sound() -> None:
+    for path in sorted(DEPLOY.rglob("*.sh")):
+        assert os.access(path, os.X_OK), path
+        assert subprocess.run(["sh", "-n", path], check=False).returncode == 0
+        assert "set -eu" in path.read_text()
+
+
+def test_systemd_unit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = DEPLOY / "systemd" / "distier-worker.service"
+    parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",), comment_prefixes=("#",))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(path.read_text())
+    service = parser["Service"]
+    hardened = {"NoNewPrivileges": "yes", "ProtectSystem": "strict", "ProtectHome": "yes", "PrivateTmp": "yes",
+                "PrivateDevices": "yes", "User": "distier", "CapabilityBoundingSet": ""}  # fmt: skip
+    assert {name: service.get(name) for name in hardened} == hardened
+    assert service["ExecStart"].endswith("distier worker")
+    _only(monkeypatch, {}, tmp_path)
+    named = re.findall(r"DISTIER_[A-Z_]+", path.read_text())
+    _only(monkeypatch, {name: "word" for name in named if name != "DISTIER_CONFIG"}, tmp_path)
+    assert load_config(DEPLOY / "worker" / "distier.yaml", storage_tiers__cold__access_key="a").redis.password
+
+
+def test_systemd_takes_the_unit() -> None:
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("no systemd-analyze")
+    unit = DEPLOY / "systemd" / "distier-worker.service"
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    said = [line for line in done.stderr.splitlines() if "is not executable" not in line and str(unit.name) in line]
+    assert not said, done.stderr
+
+
+def test_kustomizations_name_what_is_there() -> None:
+    for path in sorted(DEPLOY.rglob("kustomization.yaml")):
+        (found,) = documents(path)
+        for resource in found.get("resources", ()):
+            target = (path.parent / resource).resolve()
+            assert target.is_file() or (target / "kustomization.yaml").is_file(), f"{path}: {resource}"
+        for generator in found.get("configMapGenerator", ()):
+            assert all((path.parent / file).is_file() for file in generator["files"])
+    base = DEPLOY / "k8s" / "base"
+    listed = set(documents(base / "kustomization.yaml")[0]["resources"])
+    assert {p.name for p in base.glob("*.yaml")} - {"kustomization.yaml"} <= listed
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda p: str(p.relative_to(DEPLOY)))
+def test_manifests_are_manifests(path: Path) -> None:
+    for document in documents(path):
+        assert document["apiVersion"] and document["kind"]
+        if document["kind"] != "Kustomization":
+            assert document["metadata"]["name"].startswith("distier-")
+        if document["kind"] == "Secret":
+            assert not any(document["stringData"].values()), "no secret in a file"
+
+
+def _pods() -> dict[str, dict[str, Any]]:
+    found = {}
+    for path in (DEPLOY / "k8s" / "base").glob("*.yaml"):
+        for document in documents(path):
+            if document["kind"] in ("StatefulSet", "Deployment"):
+                assert document["spec"]["selector"]["matchLabels"] == document["spec"]["template"]["metadata"]["labels"]
+                found[document["metadata"]["name"]] = document["spec"]["template"]["spec"]
+    return found
+
+
+def test_pods_are_fenced_and_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pods = _pods()
+    assert set(pods) == {"distier-redis", "distier-worker"}
+    for name, pod in pods.items():
+        (container,) = pod["containers"]
+        assert PINNED.fullmatch(container["image"]), name
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
+        fence = container["securityContext"]
+        assert fence["readOnlyRootFilesystem"] and not fence["allowPrivilegeEscalation"]
+        assert fence["capabilities"]["drop"] == ["ALL"] and container["resources"]["limits"]["memory"]
+        mounted = {m["name"] for m in container["volumeMounts"]}
+        assert {v["name"] for v in pod["volumes"]} <= mounted
+    worker = pods["distier-worker"]["containers"][0]
+    names = [e["name"] for e in worker["env"]] + [
+        key for document in documents(DEPLOY / "k8s" / "base" / "secret.yaml") for key in document["stringData"]
+    ]
+    environment = {name: "word" for name in names if name.startswith("DISTIER_") and name != "DISTIER_CONFIG"}
+    assert len(environment) == 3
+    _only(monkeypatch, environment, tmp_path)
+    assert load_config(DEPLOY / "worker" / "distier.yaml").redis.password
+    secret = documents(DEPLOY / "k8s" / "base" / "secret.yaml")[0]["stringData"]
+    entrypoint = (DEPLOY / "redis" / "entrypoint.sh").read_text()
+    assert all(key in entrypoint for key in secret)
+
+
+def test_kubectl_builds_the_overlay() -> None:
+    if not shutil.which("kubectl"):
+        pytest.skip("no kubectl")
+    command: list[str | Path] = [
+        "kubectl",
+        "kustomize",
+        DEPLOY / "k8s" / "overlays" / "example",
+    ]  # reads files only, asks no cluster
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    kinds = [d["kind"] for d in yaml.safe_load_all(done.stdout)]
+    assert sorted(set(kinds)) == ["ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Secret", "Service",
+                                  "StatefulSet"]  # fmt: skip
+    assert "0" * 64 in done.stdout and "noeviction" in done.stdout
+
+
+# -- what watches ------------------------------------------------------------------------------------------------------------
+
+
+def test_prometheus_and_grafana_ask_for_what_the_exporter_has() -> None:
+    (scrape,) = documents(DEPLOY / "prometheus" / "prometheus.yml")
+    targets = [t for job in scrape["scrape_configs"] for c in job["static_configs"] for t in c["targets"]]
+    assert [t.split(":")[0] for t in targets] == ["redis-exporter"] and "redis-exporter" in compose()["services"]
+    assert all((DEPLOY / "prometheus" / file).is_file() for file in scrape["rule_files"])
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "distier.json").read_text())
+    asked = [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
+    (alerts,) = documents(DEPLOY / "prometheus" / "alerts.yml")
+    asked += [rule["expr"] for group in alerts["groups"] for rule in group["rules"]]
+    source = (DEPLOY / "prometheus" / "distier.lua").read_text()
+    lua = (resources.files("distier.lua").joinpath("prelude.lua")).read_text()
+    for name in {n for e in asked for n in re.findall(r"(?:usage|limits)\[\.\](\w+)", e)}:
+        tier, _, what = name.partition("_")
+        assert f"'{name}'" in lua or (tier in ("hot", "warm", "cold") and f"'_{what}'" in lua), name
+    for name in ("dirty_oldest_seconds", "epoch"):
+        assert f"'{name}'" in source and any(name in e for e in asked)
+    panels = {(p["gridPos"]["x"], p["gridPos"]["y"]) for p in dashboard["panels"]}
+    assert len(panels) == len(dashboard["panels"])
+
+
+def test_the_bucket_is_created_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The one-shot of compose, on moto's server."""
+    import sys
+
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("DISTIER_", "AWS_"))}
+        environment |= _interpolated(compose()["services"]["bucket"]["environment"])
+        environment["DISTIER_STORAGE_TIERS__COLD__ENDPOINT_URL"] = f"http://{host}:{port}"
+        for _ in range(2):
+            began_s = time.monotonic()
+            done = subprocess.run([sys.executable, DEPLOY / "s3" / "create_bucket.py"], env=environment, cwd=tmp_path,
+                                  capture_output=True, text=True, check=False, timeout=60)  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            assert "is there" in done.stdout and time.monotonic() - began_s < 30
+    finally:
+        server.stop()

@@ -1,0 +1,101 @@
+"""House rules that a program can check: imports run downwards only, and logic takes neither time nor chance."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import distier
+
+ROOT = Path(distier.__file__).parent
+# Each imports only from those after it (and from itself).
+LAYERS = [
+    "__main__", "cli", "web", "integrations", "demo", "worker", "client", "embedded", "near", "observe", "drive", "stores",
+    "plans", "lua", "effects", "policy", "domain", "config", "errors",
+]  # fmt: skip
+# Types only, never imported when it runs: an effect names what the archive answers.
+ALLOWED_FOR_TYPES = {("distier.effects", "distier.stores.archive")}
+BANNED = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
+# Time and chance are given to logic (the Now and NewToken effects; the scripts' own clock), never taken.
+LOGIC = ("domain", "policy", "plans", "lua", "effects")
+TAKERS = {
+    "random",
+    "secrets",
+    "uuid",
+    "time",
+    "datetime",
+    "threading",
+    "asyncio",
+    "socket",
+    "subprocess",
+    "redis",
+    "boto3",
+}
+
+MODULES = sorted(p for p in ROOT.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def layer_of(module: str) -> str:
+    return (module.split(".") + [""])[1]
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Absolute names of what a module imports, and whether only for types. `from distier.plans import read` names
+    `distier.plans.read`."""
+    tree = ast.parse(path.read_text("utf-8"))
+    typed = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    package = name_of(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in typed) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            base = ".".join(filter(None, (above, node.module)))
+            yield from ((f"{base}.{alias.name}", id(node) in typed) for alias in node.names)
+
+
+def test_every_part_has_its_layer() -> None:
+    parts = {layer_of(name_of(p)) for p in MODULES} - {""}
+    assert parts <= set(LAYERS), "say in LAYERS where it belongs"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_run_downwards(path: Path) -> None:
+    module, mine = name_of(path), layer_of(name_of(path))
+    for name, for_types in imports(path):
+        theirs = layer_of(name)
+        if not name.startswith("distier.") or theirs not in LAYERS or not mine:
+            continue  # the package itself gathers the public names
+        allowed = for_types and (module, name.rpartition(".")[0]) in ALLOWED_FOR_TYPES
+        assert LAYERS.index(theirs) >= LAYERS.index(mine) or allowed, f"{module} imports {name}, which is above it"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_nothing_is_unpickled(path: Path) -> None:
+    assert not {name.partition(".")[0] for name, _ in imports(path)} & BANNED
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if layer_of(name_of(p)) in LOGIC], ids=name_of)
+def test_logic_takes_no_time_no_chance_and_no_connection(path: Path) -> None:
+    assert not {name.partition(".")[0] for name, _ in imports(path)} & TAKERS
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if layer_of(name_of(p)) in LOGIC], ids=name_of)
+def test_logic_opens_no_files(path: Path) -> None:
+    called = {ast.unparse(n.func) for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)}
+    assert not called & {"open", "print", "input", "eval", "exec"}
