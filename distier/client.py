@@ -31,7 +31,7 @@ from .observe.events import Cursor, read_events
 from .plans import maintain, move, read, write
 from .plans.space import Space
 from .plans.statistics import Stats, read_stats
-from .plans.write import Content, Expected, Item
+from .plans.write import Content, Durability, Expected, Item
 from .stores.archive import Archive
 from .stores.open import open_archive
 from .stores.redis import AsyncExchange, AsyncRedisExchange, Exchange, RedisExchange
@@ -99,23 +99,29 @@ def _ttl_ms(ttl: float) -> int:
     return max(1, int(ttl * 1000))
 
 
-def connect(source: Source = None, *, counter: TokenCounter | None = None, **overrides: Any) -> Store:
+def _counter(counter: TokenCounter | str | None, config: Config) -> tuple[TokenCounter | None, Config]:
+    return (None, config.with_overrides(counter=counter)) if isinstance(counter, str) else (counter, config)
+
+
+def connect(source: Source = None, *, counter: TokenCounter | str | None = None, **overrides: Any) -> Store:
     """Open a namespace and answer its `Store`.
 
     `source`: see `resolve`. With no Redis configured, a private embedded server is started or attached to.
-    `overrides` are settings by name (`namespace="team"`, `storage_tiers__hot__max_size=20000`). `counter` replaces the
-    configured token counter. Raises `ConfigError`, `Unavailable`.
+    `overrides` are settings by name (`namespace="team"`, `storage_tiers__hot__max_size=20000`). `counter` is the name of a
+    token counter, or one of your own. Raises `ConfigError`, `Unavailable`.
     """
-    config = resolve(source, **overrides)
+    counter, config = _counter(counter, resolve(source, **overrides))
     url = redis_url(config)  # first: it makes the embedded home, owner-only
     archive = archive_of(config)
     space = make_space(config, archive, counter)
     return Store(space, RedisExchange(config, url, space.states.clear), archive, url=url).open()
 
 
-async def connect_async(source: Source = None, *, counter: TokenCounter | None = None, **overrides: Any) -> AsyncStore:
+async def connect_async(
+    source: Source = None, *, counter: TokenCounter | str | None = None, **overrides: Any
+) -> AsyncStore:
     """`connect` for asyncio: the same arguments, answers an `AsyncStore`."""
-    config = resolve(source, **overrides)
+    counter, config = _counter(counter, resolve(source, **overrides))
     url = await asyncio.to_thread(redis_url, config)
     archive = archive_of(config)
     space = make_space(config, archive, counter)
@@ -139,8 +145,12 @@ class Store:
 
     def open(self) -> Store:
         """Check the namespace's shape and create it if it is new. `connect` has done this."""
-        self.run(check_shape(self.space))  # a server that is down is known within the usual deadline
-        self.run(open_space(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
+        try:
+            self.run(check_shape(self.space))  # a server that is down is known within the usual deadline
+            self.run(open_space(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
+        except BaseException:
+            self._driver.close()
+            raise
         return self
 
     def run(self, plan: Plan[T], *, deadline_s: float | None = None) -> T:
@@ -152,15 +162,21 @@ class Store:
     def put(
         self, id: str, content: Content, *, content_type: str | None = None, keywords: Sequence[str] = (),
         meta: Mapping[str, Any] | None = None, tokens: int | None = None, if_version: Expected = None,
+        durability: Durability | None = None,
     ) -> Landed:  # fmt: skip
         """Write a version of a module; answers where it landed.
 
         `content` is at most `max_module_bytes` long (text is stored as UTF-8); `content_type` is guessed from the id
         and the content if not given; `tokens` is counted if not given; with `if_version` the write happens only if
-        the module is at that version (0: only if it does not exist). Raises `Invalid`, `Conflict`, `Full`, `Unavailable`.
+        the module is at that version (0: only if it does not exist). `durability` (`redis`, `replicated`, `archived`; the
+        configured one if not given) says when it is acknowledged, see docs/PROTOCOL.md.
+
+        Raises `Invalid`, `Conflict`, `Full`: nothing was changed; `Unavailable`: it may or may not have been applied.
         """
         with self.near.writing([id]):
-            return self.run(write.put(self.space, Item(id, content, content_type, keywords, meta, tokens, if_version)))
+            return self.run(
+                write.put(self.space, Item(id, content, content_type, keywords, meta, tokens, if_version, durability))
+            )
 
     def put_many(self, items: Iterable[Item]) -> Landings:
         """Write many modules; a result per item, in order: where it landed, or its error."""
@@ -186,10 +202,10 @@ class Store:
             reading.fill(read_now)
         return found | read_now
 
-    def delete(self, id: str, *, if_version: Expected = None) -> bool:
+    def delete(self, id: str, *, if_version: Expected = None, durability: Durability | None = None) -> bool:
         """Delete a module from all tiers; False if there was none. Raises `Conflict`, `Unavailable`."""
         with self.near.writing([check_id(id)]):
-            return self.run(write.delete(self.space, id, if_version))
+            return self.run(write.delete(self.space, id, if_version, durability))
 
     def exists(self, id: str) -> bool:
         """Whether there is such a module. Touches no recency."""
@@ -303,8 +319,12 @@ class AsyncStore:
         return f"AsyncStore(namespace={self.space.namespace!r}, redis={self._driver.redis!r})"
 
     async def open(self) -> AsyncStore:
-        await self.run(check_shape(self.space))  # a server that is down is known within the usual deadline
-        await self.run(open_space(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
+        try:
+            await self.run(check_shape(self.space))  # a server that is down is known within the usual deadline
+            await self.run(open_space(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
+        except BaseException:
+            await self._driver.close()
+            raise
         return self
 
     async def run(self, plan: Plan[T], *, deadline_s: float | None = None) -> T:
@@ -315,9 +335,10 @@ class AsyncStore:
     async def put(
         self, id: str, content: Content, *, content_type: str | None = None, keywords: Sequence[str] = (),
         meta: Mapping[str, Any] | None = None, tokens: int | None = None, if_version: Expected = None,
+        durability: Durability | None = None,
     ) -> Landed:  # fmt: skip
         """As `Store.put`."""
-        item = Item(id, content, content_type, keywords, meta, tokens, if_version)
+        item = Item(id, content, content_type, keywords, meta, tokens, if_version, durability)
         with self.near.writing([id]):
             return await self.run(write.put(self.space, item))
 
@@ -345,10 +366,10 @@ class AsyncStore:
             reading.fill(read_now)
         return found | read_now
 
-    async def delete(self, id: str, *, if_version: Expected = None) -> bool:
+    async def delete(self, id: str, *, if_version: Expected = None, durability: Durability | None = None) -> bool:
         """As `Store.delete`."""
         with self.near.writing([check_id(id)]):
-            return await self.run(write.delete(self.space, id, if_version))
+            return await self.run(write.delete(self.space, id, if_version, durability))
 
     async def exists(self, id: str) -> bool:
         """As `Store.exists`."""

@@ -394,7 +394,9 @@ class Config(Section):
         default="16MiB", validate_default=True
     )
     counter: Annotated[Literal["auto", "o200k", "estimate"], _one_of("auto", "o200k", "estimate")] = "auto"
-    durability: Annotated[Literal["redis"], _one_of("redis", later=("replicated", "archived"))] = "redis"
+    durability: Annotated[
+        Literal["redis", "replicated", "archived"], _one_of("redis", "replicated", "archived")
+    ] = "redis"
     storage_tiers: TiersConfig = TiersConfig()
     near: NearConfig = NearConfig()
     transforms: dict[ContentType, TransformName] = {}

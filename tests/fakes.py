@@ -359,9 +359,8 @@ class World:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Make Redis and the archive what they were."""
-        flat: Callable[[dict[bytes, bytes]], list[bytes]] = lambda fields: [w for pair in fields.items() for w in pair]
         writes: dict[str, Callable[[str, Any], list[Words]]] = {
-            "hash": lambda key, fields: [("HSET", key, *flat(fields))],
+            "hash": lambda key, fields: [("HSET", key, *(w for pair in fields.items() for w in pair))],
             "string": lambda key, value: [("SET", key, value)],
             "zset": lambda key, members: [("ZADD", key, *(w for member, score in members for w in (score, member)))],
             "stream": lambda key, entries: [("XADD", key, id, *fields) for id, fields in entries],

@@ -23,6 +23,11 @@ IfVersion = Annotated[
     typer.Option("--if-version", metavar="VERSION", help="Only if the module is at this version (0: does not exist)."),
 ]
 
+Level = Annotated[
+    Literal["redis", "replicated", "archived"] | None,
+    typer.Option("--durability", help="When it is acknowledged; as configured if not given."),
+]
+
 
 def register(app: typer.Typer) -> None:
     app.command("put")(put)
@@ -41,6 +46,7 @@ def put(
     meta: Annotated[list[str] | None, typer.Option("--meta", metavar="K=V", help="Metadata; repeatable.")] = None,
     tokens: Annotated[int | None, typer.Option("--tokens", help="The token count, if you know it.")] = None,
     if_version: IfVersion = None,
+    durability: Level = None,
     prefix: Annotated[str, typer.Option("--prefix", help="Put before each id (DIR only).")] = "",
     exclude: Annotated[
         list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out (DIR only); repeatable.")
@@ -51,7 +57,9 @@ def put(
     In a directory every file becomes a module; its id is its path in the directory, with `/`.
     """
     session = session_of(context)
-    described: dict[str, Any] = {"content_type": type, "keywords": keyword or (), "meta": _pairs(meta or [])}
+    described: dict[str, Any] = {
+        "content_type": type, "keywords": keyword or (), "meta": _pairs(meta or []), "durability": durability
+    }  # fmt: skip
     if source is None:
         if tokens is not None or if_version is not None:
             raise typer.BadParameter("--tokens and --if-version are for a single module")
@@ -152,6 +160,7 @@ def rm(
     context: typer.Context,
     ids: Ids,
     if_version: IfVersion = None,
+    durability: Level = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="A module that does not exist is fine.")] = False,
 ) -> None:
     """Delete modules from all tiers."""
@@ -159,7 +168,7 @@ def rm(
     with session.store() as store:
 
         def one(id: str) -> None:
-            deleted = store.delete(id, if_version=_version(if_version))
+            deleted = store.delete(id, if_version=_version(if_version), durability=durability)
             if not deleted and not force:
                 session.missing(store, id)
             elif session.json:

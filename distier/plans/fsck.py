@@ -16,9 +16,9 @@ accounts), and one page of everything else.
 
 The accounts are compared while others write: `usage` changes all the time, and a SCAN sees no single moment. But whatever
 changes an account emits an event. So each record is counted once, at any moment; those that had an event since the scan
-began are counted again in the script that compares, which answers only if no other one had an event meanwhile. (The road not taken: a
-script over all records is exact too, and blocks the shard for a second per million.) An account is set only where two such
-recounts say the same, and never where more changed during the scan than the event stream keeps.
+began are counted again in the script that compares, which answers only if no other one had an event meanwhile. (The road
+not taken: a script over all records is exact too, and blocks the shard for a second per million.) An account is set only
+where two such recounts say the same, and never where more changed during the scan than the event stream keeps.
 """
 
 from __future__ import annotations

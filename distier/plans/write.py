@@ -14,7 +14,19 @@ from distier.domain.ids import check_id
 from distier.domain.keys import Shard
 from distier.domain.module import Landed, Record, Tier, pack_keywords, pack_meta
 from distier.domain.order import Order, parse_version
-from distier.effects import ArchiveDelete, Count, NewToken, Offload, Parallel, Pipeline, Plan, RunScript, Word, collect
+from distier.effects import (  # fmt: skip
+    ArchiveDelete,
+    Command,
+    Count,
+    NewToken,
+    Offload,
+    Parallel,
+    Pipeline,
+    Plan,
+    RunScript,
+    Word,
+    collect,
+)
 from distier.errors import Conflict, DistierError, Full, Invalid, Recovering, Unavailable
 from distier.lua import Move, Over, Put, Refused, Replayed, Reserved, reserve
 from distier.lua import delete as delete_script
@@ -74,10 +86,34 @@ class Place(NamedTuple):
     replid: str
 
 
+def level_of(space: Space, given: str | None) -> str:
+    """The durability of a call. Raises `Invalid`."""
+    level = given or space.config.durability
+    if level not in ("redis", "replicated", "archived"):
+        raise Invalid(f"durability is redis, replicated or archived, not {given!r}")
+    return level
+
+
+def need_replica(shard: Shard) -> Plan[None]:
+    """Raises `Unavailable` where a `replicated` write could never be acknowledged: no replica is connected."""
+
+    def online(info: bytes | str) -> bool:
+        text = info.decode() if isinstance(info, bytes) else info
+        return "state=online" in text
+
+    if not (yield from Command(shard, ("INFO", "replication"), online)):
+        raise Unavailable(
+            "durability `replicated` is refused: no replica is connected to this Redis; nothing was changed. "
+            "Start one, or use `archived`"
+        )
+
+
 def put(space: Space, item: Item) -> Plan[Landed]:
     """Write a version. Raises `Invalid`, `Conflict`, `Full`, `Unavailable`."""
     prepared = yield from prepare(space, item)
-    if (item.durability or space.config.durability) == "archived":
+    if prepared.replicas:
+        yield from need_replica(space.shard(prepared.id))
+    if level_of(space, item.durability) == "archived":
         return (yield from put_archived(space, prepared))
     return (yield from put_prepared(space, prepared))
 
@@ -105,7 +141,7 @@ def prepare(space: Space, item: Item) -> Plan[Prepared]:
     }
     fields = tuple(word for name, value in known.items() if value for word in (name, value))
     tok = yield from NewToken()
-    replicas = int((item.durability or space.config.durability) == "replicated")
+    replicas = int(level_of(space, item.durability) == "replicated")
     return Prepared(id, tok, made, tokens, _expected(item.if_version), transform, fields, replicas)
 
 
@@ -332,11 +368,11 @@ def reserve_place(space: Space, shard: Shard, id: str, expected: str) -> Plan[Re
 
 def put_many(space: Space, items: Sequence[Item]) -> Plan[list[Landed | DistierError]]:
     """One result per item, in order: where it landed, or its error. Items are pipelined while there is room; those that
-    need evictions take the long way one by one, `archived` ones go in parallel. A later item of the same id wins, as in
-    a loop over `put`."""
+    need evictions take the long way one by one, those of a higher durability than `redis` go in parallel. A later item of
+    the same id wins, as in a loop over `put`."""
     results: list[Landed | DistierError] = []
     for batch in _batches(items):
-        slow = [(item.durability or space.config.durability) == "archived" for item in batch]
+        slow = [(item.durability or space.config.durability) != "redis" for item in batch]
         plans = [put(space, item) if late else prepare(space, item) for item, late in zip(batch, slow, strict=True)]
         done = list((yield from Parallel(plans)))
         ready = [i for i, p in enumerate(done) if isinstance(p, Prepared)]
@@ -376,7 +412,7 @@ def _batches(items: Sequence[Item]) -> list[list[Item]]:
 def delete(space: Space, id: str, if_version: Expected = None, durability: Durability | None = None) -> Plan[bool]:
     """True if there was such a module. Raises `Conflict`, `Unavailable`."""
     shard, tok, expected = space.shard(id), (yield from NewToken()), _expected(if_version)
-    level = durability or space.config.durability
+    level = level_of(space, durability)
     for attempt in range(FENCED_MAX):
         place = None
         if level == "archived":

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from distier import Store, connect
+from distier.domain.keys import Shard
 from distier.domain.module import Module
-from distier.errors import Corrupt, NotFound
-from distier.lua import state
+from distier.effects import Plan
+from distier.errors import ArchiveUnavailable, Corrupt, NotFound
+from distier.lua import Opened, state
 from distier.plans import maintain
 from distier.plans.fsck import KINDS, fsck
 from distier.plans.rescue import Rescued, rescue
@@ -54,8 +56,12 @@ def keyspace(server: TestServer) -> dict[bytes, Any]:
 
 
 def verified(store: Store) -> bool:
-    states = [store.run(state(shard)) for shard in store.space.keys.shards]
+    states = [store.run(shard_state_now(shard)) for shard in store.space.keys.shards]
     return all(s.verified >= s.epoch for s in states)
+
+
+def shard_state_now(shard: Shard) -> Plan[Opened]:
+    return (yield from state(shard))
 
 
 def fill(store: Store, n: int = 40) -> dict[str, Module]:
@@ -277,13 +283,9 @@ def test_the_archive_away_in_the_middle(open_store: Open, server: TestServer):
             return getattr(archive, name)
 
         def get(self, key: str, *, max_bytes: int) -> Any:
-            from distier.errors import ArchiveUnavailable
-
             if next(calls) > 10:
                 raise ArchiveUnavailable("it is away")
             return archive.get(key, max_bytes=max_bytes)
-
-    from distier.errors import ArchiveUnavailable
 
     driver.archive = Fails()  # type: ignore[assignment]
     with pytest.raises(ArchiveUnavailable):

@@ -120,6 +120,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("delete-if-archived/put-archived", ((delete_if("a", ARCHIVED),), (put("a", "a1", ARCHIVED), get("a"))), DURABLE),
     Scenario("rescue/put", ((rescue(), get("a")), (put("a", "a1"), get("a")), (get("a"),)), CLEAN, faults_max=4),
     Scenario("rescue/put-archived", ((rescue(), get("a")), (put("a", "a1", ARCHIVED), get("a"))), DURABLE, faults_max=4),
+    Scenario("cas-archived/rescue", ((cas("a", "a1", ARCHIVED), get("a")), (rescue(), sweep()), (get("a"),)), DURABLE,
+             ("loss", "restart", "kill", "lost", "late")),
     Scenario("adopt/put", ((get("a"), put("a", "a1")), (get("a"), get("a"))), COLD,
              ("loss", "flush", "restart", "promote", "replicate", "kill", "lost"), 4),
     Scenario("adopt/delete", ((get("a"), delete("a")), (get("a"), get("a")), (write_back(),)), COLD,

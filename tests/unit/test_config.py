@@ -131,8 +131,7 @@ def test_friendly_variables_and_the_named_file(tmp_path: Path, monkeypatch: pyte
         ("namespace: A b\n", ["namespace = 'A b'"]),
         ("namespace: 5\n", ["namespace = 5"]),
         ("max_module_bytes: 257MiB\n", ["max_module_bytes", "256MiB"]),
-        ("durability: archived\n", ["durability", "not available in this version"]),
-        ("durability: maybe\n", ["durability = 'maybe': must be redis"]),
+        ("durability: maybe\n", ["durability = 'maybe': must be redis or replicated or archived"]),
         ("storage_tiers: {warm: {placement: both}}\n", ["warm.placement", "not available in this version"]),
         ("storage_tiers: {warm: {compression: zip}}\n", ["must be lz4 or none"]),
         (

@@ -6,13 +6,44 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from distier.domain.ids import MAX_ID_BYTES, MAX_SEGMENT_CHARS, SAFE, check_id, decode_id, encode_id, encode_prefix
+from distier.domain.ids import (
+    MAX_ID_BYTES,
+    MAX_SEGMENT_CHARS,
+    SAFE,
+    check_id,
+    decode_id,
+    encode_id,
+    encode_prefix,
+    to_path,
+)
 from distier.domain.ids import from_path as id_from_path
-from distier.domain.ids import to_path
 from distier.errors import Invalid
 
 # What breaks naive encoders is likely; long runs of it, so that paths are cut.
-pieces = st.sampled_from(["/", ".", "..", "@", "%", "%2F", "a", "A", "aa/", "é", "\u20ac", "\U0001f600", " ", "{x}", "*", "\\", "\0", "\n", "~", "-", "\x7f"])  # fmt: skip
+pieces = st.sampled_from(
+    [
+        "/",
+        ".",
+        "..",
+        "@",
+        "%",
+        "%2F",
+        "a",
+        "A",
+        "aa/",
+        "é",
+        "\u20ac",
+        "\U0001f600",
+        " ",
+        "{x}",
+        "*",
+        "\\",
+        "\0",
+        "\n",
+        "~",
+        "-",
+    ]
+)
 runs = st.builds(lambda piece, n: piece * n, pieces, st.integers(1, 256))
 texts = st.lists(pieces | runs | st.text(max_size=4), min_size=1, max_size=8).map("".join)
 

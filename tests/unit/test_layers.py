@@ -44,7 +44,7 @@ def name_of(path: Path) -> str:
 
 
 def layer_of(module: str) -> str:
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:

@@ -1,0 +1,184 @@
+"""However many read a cold module at once, the archive is asked once or twice; and a holder of the lease that is killed or
+hangs is overtaken within the deadline. The archive is `faulty_s3.py`, which counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distier import Store, connect
+from distier.effects import Command, Plan
+from distier.plans.read import patience_ms
+from tests.integration.faulty_s3 import FaultyS3
+from tests.servers import poll
+
+ROOT = Path(__file__).parent.parent.parent
+CONTENT = b"what everybody wants to read at once. " * 500
+DEADLINE_S = 10.0  # 8 processes on 2 shared cores
+
+# Each process opens its store, says so, waits for the word, and then reads with many threads at once.
+READER = """
+import json, sys, threading
+from distier import connect
+settings, n = json.loads(sys.argv[1]), int(sys.argv[2])
+store = connect({"counter": "estimate"}, **settings)
+store.get("warm up")
+barrier = threading.Barrier(n + 1)
+results = []
+def read():
+    barrier.wait()
+    try:
+        results.append(len(store.get("a").content))
+    except Exception as e:
+        results.append(type(e).__name__)
+threads = [threading.Thread(target=read) for _ in range(n)]
+for t in threads: t.start()
+print("up", flush=True)
+sys.stdin.readline()
+barrier.wait()
+for t in threads: t.join()
+print(json.dumps(results), flush=True)
+"""
+
+
+@pytest.fixture
+def s3() -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(redis_url: str, s3: FaultyS3) -> dict[str, Any]:
+    return s3.settings(
+        redis__url=redis_url, namespace="t", deadline=f"{DEADLINE_S:g}s", near__enabled=False,
+        storage_tiers__cold__timeout=f"{DEADLINE_S:g}s",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def store(settings: dict[str, Any]) -> Iterator[Store]:
+    """With the module `a`, which is cold."""
+    with connect({"counter": "estimate"}, **settings) as store:
+        store.put("a", CONTENT)
+        assert store.demote("a", to="cold").tier == "cold"
+        yield store
+
+
+def gets(s3: FaultyS3) -> int:
+    return sum(n for key, n in s3.gets.items() if "/modules/a/" in key and key.endswith(".xz"))
+
+
+class Readers:
+    def __init__(self, settings: dict[str, Any], processes: int, threads: int) -> None:
+        words = [sys.executable, "-c", READER, json.dumps(settings), str(threads)]
+        self.processes = [
+            subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for _ in range(processes)
+        ]
+        for process in self.processes:
+            assert process.stdout
+            assert process.stdout.readline() == "up\n"
+
+    def go(self) -> None:
+        for process in self.processes:
+            assert process.stdin
+            process.stdin.write("\n")
+            process.stdin.flush()
+
+    def results(self) -> list[Any]:
+        return [r for p in self.processes if p.stdout for r in json.loads(p.stdout.readline())]
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+
+@contextmanager
+def readers(settings: dict[str, Any], processes: int, threads: int) -> Iterator[Readers]:
+    made = Readers(settings, processes, threads)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("archive", ["quick", "slow"])
+def test_200_readers_in_8_processes_ask_at_most_twice(
+    store: Store, s3: FaultyS3, settings: dict[str, Any], archive: str
+):
+    with readers(settings, 8, 25) as many:
+        if archive == "slow":
+            with s3.fault("slow", "GET"):
+                many.go()
+                results = many.results()
+        else:
+            many.go()
+            results = many.results()
+    assert results == [len(CONTENT)] * 200
+    print(f"{archive}: {gets(s3)} GETs for 200 readers")
+    assert 1 <= gets(s3) <= 2
+
+
+@pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_holder_that_dies_or_hangs_is_overtaken(
+    store: Store, s3: FaultyS3, settings: dict[str, Any], fate: signal.Signals
+):
+    """It is struck while its GET is under way, so its lease is there and it will not give it back."""
+    with readers(settings, 1, 1) as holder, readers(settings, 2, 10) as others:
+        with s3.fault("stall", "GET", times=1):
+            holder.go()
+            poll(lambda: gets(s3) == 1, what="the holder's GET")
+            os.kill(holder.processes[0].pid, fate)
+            begin = time.monotonic()
+            others.go()
+            assert others.results() == [len(CONTENT)] * 20
+            took_s = time.monotonic() - begin
+        print(f"overtaken after {took_s:.1f} s with {gets(s3)} GETs")
+        assert gets(s3) <= 3
+        assert took_s < DEADLINE_S * 0.8
+        if fate == signal.SIGSTOP:  # it goes on as a zombie, and does no harm
+            os.kill(holder.processes[0].pid, signal.SIGCONT)
+            assert holder.results() in ([len(CONTENT)], ["DeadlineExceeded"], ["ArchiveUnavailable"])
+    assert store.get("a").content == CONTENT  # type: ignore[union-attr]
+
+
+def test_a_lease_longer_than_the_own_deadline_is_ended_by_those_who_wait(
+    store: Store, s3: FaultyS3, settings: dict[str, Any]
+):
+    """Another process has a longer deadline, took the lease for longer, and died."""
+    shard = store.space.keys.shards[0]
+    with connect({"counter": "estimate"}, **(settings | {"deadline": "1s"})) as hasty:
+
+        def take() -> Plan[Any]:
+            return (yield from Command(shard, ("SET", shard.lease("a"), "somebody", "PX", 10_000), lambda r: r))
+
+        store.run(take())
+        begin = time.monotonic()
+        assert hasty.get("a").content == CONTENT  # type: ignore[union-attr]
+        assert patience_ms(hasty.space) == 500
+        assert 0.4 < time.monotonic() - begin < 1.0
+    assert gets(s3) == 1
+
+
+def test_an_archive_that_is_slower_than_the_patience_is_not_asked_by_everybody(
+    store: Store, s3: FaultyS3, settings: dict[str, Any]
+):
+    """Each GET takes longer than a lease lasts: one more GET for each such time, not one for each reader."""
+    hasty = settings | {"deadline": "4s", "storage_tiers__cold__timeout": "500ms"}
+    with readers(hasty, 2, 20) as many, s3.fault("slow", "GET"):
+        many.go()
+        results = many.results()
+    assert results == [len(CONTENT)] * 40
+    print(f"{gets(s3)} GETs of 400 ms for 40 readers with a patience of 250 ms")
+    assert gets(s3) <= 12

@@ -1,0 +1,236 @@
+"""Deliberate bugs: one step of the protocol each, patched in the text of a script or in one plan.
+
+A mutant that the explorer does not catch is a hole in the explorer; a patch that finds nothing to patch is an error
+(`wire.patched`). `scenarios` are those where it shows soonest; `model` is its name in `tests/model`, where it exists there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from distier.domain import archived as names
+from distier.domain.module import Record
+from distier.effects import ArchiveDelete, Plan
+from distier.plans import recover, sweep, write, writeback
+from distier.plans.space import Space
+
+from .wire import Patch
+
+Damage = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    scenarios: tuple[str, ...]
+    patches: tuple[Patch, ...] = ()
+    damage: Damage | None = None
+    model: str = ""
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            if self.damage:
+                self.damage(patch)
+            yield
+
+
+def _no_look(patch: pytest.MonkeyPatch) -> None:
+    """No look for a newer epoch before a durable write is acknowledged."""
+
+    def none(*_: Any, **__: Any) -> Plan[list[int]]:
+        return []
+        yield
+
+    patch.setattr(write, "list_epochs", none)
+
+
+def _version_only_keys(patch: pytest.MonkeyPatch) -> None:
+    """Object names without epoch and token: two lives of Redis write one name."""
+    real = names.content_key
+
+    def key(namespace: str, record: Record) -> str:
+        return real(namespace, record.__class__(**{**_fields(record), "order": record.order._replace(epoch=1, tok="0" * 32)}))
+
+    patch.setattr(names, "content_key", key)
+
+
+def _fields(record: Record) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__slots__}
+
+
+def _sweep_by_reference(patch: pytest.MonkeyPatch) -> None:
+    """Whatever no record rests on is deleted, the greatest too."""
+
+    def unneeded(space: Space, groups: Any, now_ms: int) -> Plan[list[str]]:
+        keys: list[str] = []
+        for group, (place, _) in zip(groups, (yield from sweep._records(space, groups)), strict=True):
+            keys += [o.key for o in group.objects if o.order != place]
+        return keys
+
+    patch.setattr(sweep, "unneeded", unneeded)
+
+
+def _sweep_uncommitted(patch: pytest.MonkeyPatch) -> None:
+    """A greater object dominates, whether a record says so or not (as it was once)."""
+
+    def unneeded(space: Space, groups: Any, now_ms: int) -> Plan[list[str]]:
+        yield from ()
+        return [key for group in groups for key in names.dominated(group.objects)]
+
+    patch.setattr(sweep, "unneeded", unneeded)
+
+
+def _no_archived_tombstone(patch: pytest.MonkeyPatch) -> None:
+    """A delete leaves no tombstone in the archive."""
+    real = writeback.put_object
+
+    def put_object(space: Space, record: Record, key: str, body: bytes) -> Plan[None]:
+        if not record.deleted:
+            yield from real(space, record, key, body)
+
+    patch.setattr(writeback, "put_object", put_object)
+    patch.setattr(write, "put_object", put_object)
+
+
+def _commit_before_put(patch: pytest.MonkeyPatch) -> None:
+    """Write-back says `archived` before the object is there."""
+    real = writeback.put_object
+
+    def put_object(space: Space, record: Record, key: str, body: bytes) -> Plan[None]:
+        yield from writeback.archived(space.shard(record.id), record.id, record.order.tok, key, len(body))
+        yield from real(space, record, key, body)
+
+    patch.setattr(writeback, "put_object", put_object)
+
+
+def _no_verify(patch: pytest.MonkeyPatch) -> None:
+    """Records of an older epoch are served as they are, and called checked."""
+
+    def verify(space: Space, shard: Any, id: str) -> Plan[None]:
+        known = yield from recover.shard_state(space, shard)
+        yield from recover.adopt(shard, known.epoch, [recover.Adoption(id)])
+
+    patch.setattr(recover, "verify", verify)
+    patch.setattr(write, "verify", verify)
+
+
+def _epoch_found(patch: pytest.MonkeyPatch) -> None:
+    """A recovering client installs the greatest epoch that it finds, instead of one of its own."""
+    real = recover._claim
+
+    def claim(space: Space, shard: Any, replid: str) -> Plan[recover.Claim]:
+        known = yield from recover.list_epochs(space, shard, 0)
+        return recover.Claim(max(known), False) if known else (yield from real(space, shard, replid))
+
+    patch.setattr(recover, "_claim", claim)
+
+
+def _claims_fence(patch: pytest.MonkeyPatch) -> None:
+    """An epoch that was claimed for the same life and never installed fences durable writes (as it was once)."""
+    real = write.list_epochs
+    patch.setattr(write, "list_epochs", lambda space, shard, above, **_: real(space, shard, above))
+
+
+def _keeps_refused(patch: pytest.MonkeyPatch) -> None:
+    """A refused durable write leaves its object (as a refused delete did once)."""
+
+    def nothing(key: str) -> Plan[None]:
+        yield from ()
+
+    patch.setattr(write, "take_back", nothing)
+
+
+def _takes_back_all(patch: pytest.MonkeyPatch) -> None:
+    """A refused durable write deletes its object, also where the record came after it and the sweep may count on it."""
+
+    def commit_newer(space: Space, shard: Any, id: str) -> Plan[None]:
+        directory = names.version_prefix(space.namespace, id)
+        keys = yield from recover.ArchiveList(directory)
+        yield from ArchiveDelete([max(entry.key for entry in keys)])
+
+    patch.setattr(write, "_commit_newer", commit_newer)
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant("ttl-on-dirty", ("demote/put", "demote/write-back/expire"), (
+        ("prelude", "if clean then call('PEXPIRE', frame_key, ttl) else", "if true then call('PEXPIRE', frame_key, ttl) else"),
+    ), model="ttl_on_dirty"),
+    Mutant("blind-demote", ("demote/put",), (
+        ("prelude", "elseif m.was.tok ~= m.tok then m.why = 'changed'", "elseif false then"),
+    )),
+    Mutant("blind-archived", ("put/write-back",), (
+        ("archived", "if old.tok ~= ARGV[2] then return {'CHANGED'} end", ""),
+    ), model="no_tok_check"),
+    Mutant("blind-promote", ("promote/put", "get-warm/put/expire"), (
+        ("promote", "if old.tok ~= ARGV[2] or old.bytes ~= #ARGV[3] or", "if"),
+    )),
+    Mutant("blind-install", ("get-cold/put", "get-cold/delete"), (
+        ("install", "if old.tok ~= ARGV[2] or not old.clean or (old.tier ~= 'cold' and old.tier ~= 'warm') then", "if false then"),
+    )),
+    Mutant("no-replid", ("put-archived/claim/claim", "put-archived/put"), (
+        ("prelude", "if not e[1] or life ~= '' and e[3] ~= life then", "if not e[1] then"),
+    ), model="no_epoch"),
+    Mutant("epoch-found", ("put-archived/claim/claim", "put/write-back"), (
+        ("open", "claimed <= epoch", "claimed < epoch"),
+    ), _epoch_found, model="epoch_reuse"),
+    Mutant("install-any-life", ("put-archived/claim/claim",), (
+        ("open", "if claimed <= epoch or ARGV[4] ~= life then", "if claimed <= epoch then"),
+    )),
+    Mutant("version-only-keys", ("put/write-back", "put-archived/put-archived", "put-archived/put"), (), _version_only_keys,
+           model="no_unique_key"),
+    Mutant("sweep-by-reference", ("sweep/write-back", "sweep/put-archived"), (), _sweep_by_reference,
+           model="gc_any_unreferenced"),
+    Mutant("sweep-uncommitted", ("cas-archived/put/sweep", "cas-archived/cas-archived"), (), _sweep_uncommitted,
+           model="sweep_uncommitted"),
+    Mutant("no-clean-tombstone", ("delete-archived/put-archived", "delete/put-archived"), (
+        ("prelude", "call('PEXPIRE', record, 600000)", "call('UNLINK', record)"),
+    ), model="early_tomb_gc"),
+    Mutant("no-archived-tombstone", ("delete/write-back", "delete-archived/put"), (), _no_archived_tombstone,
+           model="no_tombstone"),
+    Mutant("no-look-for-epochs", ("put-archived/claim/claim", "put-archived/put-archived"), (), _no_look, model="no_validate"),
+    Mutant("blind-apply", ("put-archived/put", "put-archived/put-archived"), (
+        ("put", "if clean and comes_after(old, tonumber(epoch), tonumber(ver)) then", "if false then"),
+    ), model="blind_apply"),
+    Mutant("apply-in-any-epoch", ("put-archived/claim/claim", "put-archived/put-archived"), (
+        ("put", "if clean and ARGV[5] ~= epoch then return {'FENCED'} end", "if clean then epoch = ARGV[5] end"),
+    )),
+    Mutant("no-verify", ("adopt/put", "put-archived/put", "put/write-back"), (), _no_verify, model="no_verify"),
+    Mutant("put-not-deduplicated", ("put/put",), (
+        ("put", "if done then", "if false then"),
+    )),
+    Mutant("no-budget-check", ("two/evict",), (
+        ("prelude", "if change > 0 and over[i] > 0 then fits = false end", ""),
+    )),
+    Mutant("accounting-omitted", ("demote/put",), (
+        ("prelude", "if p.tier == 'warm' then add('warm_frame_bytes', sign * p.frame_bytes) end", ""),
+    )),
+    Mutant("dirty-forgotten-at-put", ("put/put", "put/write-back"), (
+        ("put", "else call('ZADD', DIRTY, 'NX', now, id) end", "end"),
+    )),
+    Mutant("expire-calls-dirty-cold", ("demote/write-back/expire",), (
+        ("prelude", "if clean then call('PEXPIRE', frame_key, ttl) else", "if true then call('PEXPIRE', frame_key, ttl) else"),
+        ("expire", "elseif old.clean then", "else"),
+        ("expire", "  else -- somebody deleted the only copy; looked at again after the others\n"
+         "    call('ZADD', WARM, now + tonumber(call('HGET', LIMITS, 'warm_ttl_ms')), id)\n", ""),
+    )),
+    Mutant("commit-before-put", ("put/write-back", "sweep/write-back"), (), _commit_before_put),
+    Mutant("demote-dirty-to-cold", ("demote-cold/put",), (
+        ("prelude", "elseif m.to == 'cold' and not m.was.clean then m.why = 'dirty'", ""),
+    )),
+    Mutant("adopt-older", ("adopt/put", "rescue/put"), (
+        ("adopt", "e == old.epoch and (v > old.ver\n", "true or e == old.epoch and (v > old.ver\n"),
+    )),
+    Mutant("claims-fence", ("put-archived/put-archived", "put-archived/claim/claim"), (), _claims_fence),
+    Mutant("keeps-refused", ("delete-if-archived/put-archived", "cas-archived/cas-archived"), (), _keeps_refused),
+    Mutant("conflict-with-itself", ("cas-archived/rescue",), (
+        ("put", "not (clean and is_at(old, tonumber(epoch), tonumber(ver))) and unexpected", "unexpected"),
+    )),
+)  # fmt: skip
+BY_NAME = {m.name: m for m in MUTANTS}
+assert len(BY_NAME) == len(MUTANTS)
