@@ -33,7 +33,7 @@ format: $(READY) ## Lay out the code
 	$(BIN)/ruff format .
 
 bench: $(READY) ## Measure; ratios in one run
-	$(BIN)/python -m pytest tests/bench -o python_files='bench_*.py' -p no:xdist --benchmark-only --benchmark-columns=min,median,ops --benchmark-sort=name
+	$(BIN)/python -m pytest tests/bench -o python_files='bench_*.py' -p no:xdist -q -s --benchmark-columns=min,median,ops --benchmark-sort=name --timeout 600
 
 chaos: $(READY) ## The long modes of the kill -9 tests
 	CHAOS=long $(BIN)/python -m pytest tests/chaos tests/lua -p no:xdist -s

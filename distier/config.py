@@ -21,9 +21,11 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
+from urllib.parse import unquote
 
 import yaml
 from pydantic import (
@@ -189,10 +191,53 @@ class Section(BaseModel):
             yield name, mask_url(value) if isinstance(value, str) else value
 
 
+SENTINEL_SCHEME = "sentinel://"
+SENTINEL_PORT = 26379
+_SENTINEL_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+_SENTINEL_MASTER = re.compile(r"([A-Za-z0-9._-]+)(?:/([0-9]{1,5}))?/?")
+
+
+@dataclass(frozen=True, slots=True)
+class SentinelUrl:
+    """`sentinel://[user:password@]host1:port1,host2:port2/mymaster[/db]`. User and password are those of the servers, not
+    of the sentinels."""
+
+    sentinels: tuple[tuple[str, int], ...]
+    master: str
+    db: int = 0
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+def parse_sentinel_url(url: str) -> SentinelUrl:
+    """Raises `ValueError`, which shows nothing of the url."""
+    wanted = ValueError("must be sentinel://[user:password@]host1:port1,host2:port2/name-of-the-master[/db]")
+    user, _, where = url.removeprefix(SENTINEL_SCHEME).rpartition("@")
+    hosts, _, rest = where.partition("/")
+    found = [_SENTINEL_HOST.fullmatch(host) for host in hosts.split(",")]
+    master = _SENTINEL_MASTER.fullmatch(rest)
+    if not url.startswith(SENTINEL_SCHEME) or master is None:
+        raise wanted
+    sentinels = []
+    for match in found:
+        if match is None or not 0 < int(match[2] or SENTINEL_PORT) < 65536:
+            raise wanted
+        sentinels.append((match[1].strip("[]"), int(match[2] or SENTINEL_PORT)))
+    name, _, password = user.partition(":")
+    return SentinelUrl(
+        tuple(sentinels), master[1], int(master[2] or 0), unquote(name) or None, unquote(password) or None
+    )
+
+
 def _check_redis_url(url: str) -> str:
     scheme, _, rest = url.partition("://")
-    if scheme not in ("redis", "rediss", "unix") or not rest:
-        raise ValueError("must be redis://host:port/db, rediss://host:port/db or unix:///path/to.sock")
+    if scheme == "sentinel":
+        parse_sentinel_url(url)
+    elif scheme not in ("redis", "rediss", "unix") or not rest:
+        raise ValueError(
+            "must be redis://host:port/db, rediss://host:port/db, unix:///path/to.sock or "
+            "sentinel://host1:port1,host2:port2/name-of-the-master"
+        )
     return url
 
 
@@ -394,9 +439,9 @@ class Config(Section):
         default="16MiB", validate_default=True
     )
     counter: Annotated[Literal["auto", "o200k", "estimate"], _one_of("auto", "o200k", "estimate")] = "auto"
-    durability: Annotated[
-        Literal["redis", "replicated", "archived"], _one_of("redis", "replicated", "archived")
-    ] = "redis"
+    durability: Annotated[Literal["redis", "replicated", "archived"], _one_of("redis", "replicated", "archived")] = (
+        "redis"
+    )
     storage_tiers: TiersConfig = TiersConfig()
     near: NearConfig = NearConfig()
     transforms: dict[ContentType, TransformName] = {}

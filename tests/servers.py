@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import redis
 from redis.backoff import NoBackoff
@@ -201,9 +201,7 @@ def start_server(kind: Kind, tmp: Path, *, tcp: bool = False, args: Sequence[str
     `args` come last and so win: `("--maxmemory", "50mb")`, `("--replicaof", "127.0.0.1 6379")`,
     `("--cluster-enabled", "yes")`.
     """
-    assert len(os.fsencode(tmp / "s.sock")) <= MAX_SOCKET_PATH_BYTES, (
-        f"{tmp} is too long: use short_directory()"
-    )
+    assert len(os.fsencode(tmp / "s.sock")) <= MAX_SOCKET_PATH_BYTES, f"{tmp} is too long: use short_directory()"
     server = TestServer(kind, tmp, free_port() if tcp else 0, tuple(args))
     server.start()
     return server
@@ -218,6 +216,115 @@ def running_server(kind: Kind, *, tcp: bool = False, args: Sequence[str] = ()) -
             yield server
         finally:
             server.kill9()  # nobody reads its data any more
+
+
+def start_replica(primary: TestServer, tmp: Path, *, args: Sequence[str] = ()) -> TestServer:
+    """Start a replica of `primary` (which needs TCP) and wait until it has all of it. The caller stops it."""
+    follow = ("--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0")
+    replica = start_server(primary.kind, tmp, tcp=True, args=(*follow, *args))
+    await_replica(replica)
+    return replica
+
+
+def await_replica(replica: TestServer) -> None:
+    with replica.client() as client:
+        poll(lambda: client.info("replication").get("master_link_status") == "up", timeout_s=READY_S, what="the link")
+
+
+@dataclass
+class TestSentinels:
+    """Some sentinels that watch one primary as `mymaster`. They learn and act within a second, not within half a minute."""
+
+    __test__: ClassVar[bool] = False
+
+    directories: list[Path]
+    ports: list[int]
+    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list, repr=False)
+
+    @property
+    def url(self) -> str:
+        return "sentinel://" + ",".join(f"127.0.0.1:{port}" for port in self.ports) + "/mymaster"
+
+    @property
+    def log(self) -> str:
+        return "\n".join((path / "log").read_text(errors="replace") for path in self.directories)
+
+    def ask(self, i: int, *words: str | int) -> Any:
+        options = {"retry": Retry(NoBackoff(), 0), "socket_timeout": 5, "decode_responses": True, "protocol": 2}
+        with redis.Redis(port=self.ports[i], **options) as client:  # type: ignore[arg-type]
+            return client.execute_command(*words)
+
+    def primary_port(self) -> int | None:
+        """Whom the first sentinel names."""
+        found = self.ask(0, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster")
+        return int(found[1]) if found else None
+
+    def see_replica(self, port: int) -> bool:
+        """Whether all of them know this replica as one that they may promote."""
+        for i in range(len(self.ports)):
+            known = [dict(zip(r[::2], r[1::2], strict=True)) for r in self.ask(i, "SENTINEL", "REPLICAS", "mymaster")]
+            good = [r for r in known if int(r["port"]) == port and r["flags"] == "slave"]
+            if not good or good[0]["master-link-status"] != "ok":
+                return False
+        return True
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        self._processes.clear()
+
+
+SENTINEL_CONF = """port {port}
+bind 127.0.0.1
+dir {directory}
+sentinel monitor mymaster 127.0.0.1 {primary} {quorum}
+sentinel down-after-milliseconds mymaster 400
+sentinel failover-timeout mymaster 1500
+sentinel parallel-syncs mymaster 1
+"""
+# Only by a command. A busy machine must not send sentinels into TILT, where they do nothing for half a minute.
+SENTINEL_HASTE = {
+    "info-period": 300,
+    "publish-period": 300,
+    "ask-period": 200,
+    "tilt-trigger": 20000,
+    "tilt-period": 500,
+}
+
+
+def start_sentinels(primary: TestServer, tmp: Path, n: int = 3) -> TestSentinels:
+    """Start `n` sentinels for `primary` and wait until they know each other. The caller stops them."""
+    program = binary(primary.kind)
+    assert program is not None, available_kinds()[primary.kind]
+    sentinels = TestSentinels([tmp / f"sentinel{i}" for i in range(n)], [free_port() for _ in range(n)])
+    for directory, port in zip(sentinels.directories, sentinels.ports, strict=True):
+        directory.mkdir()
+        conf = directory / "sentinel.conf"
+        conf.write_text(SENTINEL_CONF.format(port=port, directory=directory, primary=primary.port, quorum=n // 2 + 1))
+        shim = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
+        with (directory / "log").open("ab") as log:
+            sentinels._processes.append(
+                subprocess.Popen([*shim, str(program), str(conf), "--sentinel"], stdin=subprocess.DEVNULL,
+                                 stdout=log, stderr=log)
+            )  # fmt: skip
+    for i in range(n):
+        poll(lambda i=i: _hasten(sentinels, i), timeout_s=READY_S, what=f"sentinel {i}")  # type: ignore[misc]
+    poll(lambda: all(_peers(sentinels, i) == n - 1 for i in range(n)), timeout_s=READY_S, what="all sentinels")
+    return sentinels
+
+
+def _hasten(sentinels: TestSentinels, i: int) -> bool:
+    try:
+        for name, ms in SENTINEL_HASTE.items():
+            sentinels.ask(i, "SENTINEL", "DEBUG", name, ms)
+    except redis.ConnectionError:
+        return False
+    return True
+
+
+def _peers(sentinels: TestSentinels, i: int) -> int:
+    return len(sentinels.ask(i, "SENTINEL", "SENTINELS", "mymaster"))
 
 
 class Reaper:

@@ -37,6 +37,7 @@ _PASSING = (
     "CLUSTERDOWN",
     "TRYAGAIN",
     "READONLY",
+    "UNBLOCKED",
     "UNKILLABLE",
     "NOREPLICAS",
 )
@@ -171,7 +172,10 @@ def converse(calls: Sequence[Call], end_s: float) -> Talk:
             return results
         except (RedisConnectionError, RedisTimeoutError) as e:
             for i in todo:
-                results[i] = lost(e)
+                # The last try may have no time for more than a timeout: what an earlier one met tells more.
+                told = isinstance(getattr(results[i], "__cause__", None), RedisConnectionError)
+                if not (told and isinstance(e, RedisTimeoutError)):
+                    results[i] = lost(e)
             todo = [i for i in todo if calls[i].retry and not isinstance(results[i], ConfigError)]
         else:
             for i, reply in zip(todo, replies, strict=True):

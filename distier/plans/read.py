@@ -46,7 +46,7 @@ from .records import (
     make_frame,
     record_command,
 )
-from .recover import newest_record, newest_records, settle_record, verify
+from .recover import newest_record, settle_record, settle_records, verify
 from .room import with_room
 from .space import Space
 
@@ -191,9 +191,10 @@ def to_warm(space: Space, shard: Shard, record: Record, content: bytes, reason: 
 
 
 def patience_ms(space: Space) -> int:
-    """How long one holder of the lease of a fetch keeps others waiting: half of what the archive or the call may take,
-    so that who takes over from a holder that was killed or hangs still has the other half."""
-    return min(space.config.storage_tiers.cold.timeout_ms // 2, space.config.deadline_ms // 2, LEASE_MS)
+    """How long one holder of the lease of a fetch keeps others waiting: a third of what the archive or the call may take.
+    So who takes over from a holder that was killed or hangs has twice that time left for its own fetch, also where the
+    archive is slow and not the holder."""
+    return min(space.config.storage_tiers.cold.timeout_ms // 3, space.config.deadline_ms // 3, LEASE_MS)
 
 
 def _fetch_alone(
@@ -307,17 +308,41 @@ def read_many(space: Space, ids: Sequence[str]) -> Plan[dict[str, Module | None]
     found: dict[str, Module | None] = dict.fromkeys(ids)
     below: list[tuple[Shard, Record]] = []
     for chunk in chunks(list(found), 500):
-        for id, record in zip(chunk, (yield from newest_records(space, chunk)), strict=True):
-            if record is None:
-                yield Count("misses")
-            elif record.content is not None:
-                found[id] = yield from serve_hot(space.shard(id), record.hot_module())
-            else:
-                below.append((space.shard(id), record))
+        below += yield from _read_hot(space, chunk, found)
     modules = yield from Parallel([read_below(space, shard, record) for shard, record in below])
     for (_, record), module in zip(below, modules, strict=True):
         found[record.id] = collect(module)
     return found
+
+
+def _read_hot(space: Space, ids: Sequence[str], found: dict[str, Module | None]) -> Plan[list[tuple[Shard, Record]]]:
+    """Puts the hot ones among these into `found`; answers the records of those that are further down."""
+    replies = yield from Pipeline([fields_command(space.shard(id), id) for id in ids])
+    hot: list[Module] = []
+    rest: dict[str, Record | None] = {}
+    for id, reply in zip(ids, replies, strict=True):
+        fields, known = collect(reply), space.states.get(space.shard(id))
+        module = parse_hot(id, fields, known.epoch, known.verified) if known else None
+        if module is not None:
+            hot.append(module)
+        else:
+            rest[id] = parse_record(id, fields)
+    below = []
+    settled = yield from settle_records(space, list(rest), list(rest.values()))
+    for id, record in zip(rest, settled, strict=True):
+        if record is None:
+            yield Count("misses")
+        elif record.content is not None:
+            hot.append(record.hot_module())
+        else:
+            below.append((space.shard(id), record))
+    yield Count("hits.hot", len(hot))
+    for module in hot:
+        found[module.id] = module
+        touch = yield Used(space.shard(module.id), module.id)
+        if touch is not None:
+            yield from send_touch([touch])
+    return below
 
 
 # -- looking without touching ------------------------------------------------------------------------------------

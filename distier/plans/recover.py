@@ -166,25 +166,31 @@ def newest_records(space: Space, ids: Sequence[str]) -> Plan[list[Record | None]
     those that need it."""
     found: list[Record | None] = []
     for chunk in chunks(ids, 500):
-        records = [collect(r) for r in (yield from Pipeline([record_command(space.shard(id), id) for id in chunk]))]
-        proven = yield from _prove_misses(space, [id for id, r in zip(chunk, records, strict=True) if r is None])
-        doubtful = []
-        for i, (id, record) in enumerate(zip(chunk, records, strict=True)):
-            shard = space.shard(id)
-            known = space.states.get(shard)
-            if record is None:
-                sure = shard in proven
-            else:
-                sure = known is not None and max(record.seen, known.verified) >= known.epoch
-            if not sure:
-                doubtful.append(i)
-            elif record is not None and record.deleted:
-                records[i] = None
-        plans = [settle_record(space, space.shard(chunk[i]), chunk[i], records[i]) for i in doubtful]
-        for i, settled in zip(doubtful, (yield from Parallel(plans)), strict=True):
-            records[i] = collect(settled)
-        found += records
+        replies = yield from Pipeline([record_command(space.shard(id), id) for id in chunk])
+        found += yield from settle_records(space, chunk, [collect(r) for r in replies])
     return found
+
+
+def settle_records(space: Space, ids: Sequence[str], records: Sequence[Record | None]) -> Plan[list[Record | None]]:
+    """`settle_record` of many records that were just read."""
+    settled = list(records)
+    proven = yield from _prove_misses(space, [id for id, r in zip(ids, records, strict=True) if r is None])
+    doubtful = []
+    for i, (id, record) in enumerate(zip(ids, records, strict=True)):
+        shard = space.shard(id)
+        known = space.states.get(shard)
+        if record is None:
+            sure = shard in proven
+        else:
+            sure = known is not None and max(record.seen, known.verified) >= known.epoch
+        if not sure:
+            doubtful.append(i)
+        elif record is not None and record.deleted:
+            settled[i] = None
+    plans = [settle_record(space, space.shard(ids[i]), ids[i], records[i]) for i in doubtful]
+    for i, result in zip(doubtful, (yield from Parallel(plans)), strict=True):
+        settled[i] = collect(result)
+    return settled
 
 
 def _prove_misses(space: Space, ids: Sequence[str]) -> Plan[set[Shard]]:

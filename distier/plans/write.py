@@ -372,15 +372,25 @@ def put_many(space: Space, items: Sequence[Item]) -> Plan[list[Landed | DistierE
     the same id wins, as in a loop over `put`."""
     results: list[Landed | DistierError] = []
     for batch in _batches(items):
-        slow = [(item.durability or space.config.durability) != "redis" for item in batch]
-        plans = [put(space, item) if late else prepare(space, item) for item, late in zip(batch, slow, strict=True)]
-        done = list((yield from Parallel(plans)))
+        done: list[Any] = []
+        for item in batch:
+            done.append((yield from _prepared(space, item)))  # noqa: PERF401 - no yield in a comprehension
+        slow = [i for i, item in enumerate(batch) if (item.durability or space.config.durability) != "redis"]
+        for i, result in zip(slow, (yield from Parallel([put(space, batch[i]) for i in slow])), strict=True):
+            done[i] = result
         ready = [i for i, p in enumerate(done) if isinstance(p, Prepared)]
         calls = [_put(space.shard(done[i].id), done[i], "hot", done[i].content, "", ()) for i in ready]
         for i, reply in zip(ready, (yield from Pipeline(calls)), strict=True):
             done[i] = yield from _finish(space, done[i], reply)
         results += done
     return results
+
+
+def _prepared(space: Space, item: Item) -> Plan[Prepared | DistierError]:
+    try:
+        return (yield from prepare(space, item))
+    except DistierError as e:
+        return e
 
 
 def _finish(space: Space, p: Prepared, reply: Any) -> Plan[Landed | DistierError]:

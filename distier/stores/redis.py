@@ -12,18 +12,22 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import hiredis
 import redis
 import redis.asyncio as aredis
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
-from distier.config import Config, mask_url
+from distier.config import SENTINEL_SCHEME, Config, mask_url, parse_sentinel_url
 from distier.domain.keys import Shard
 from distier.effects import Word
 
@@ -32,6 +36,7 @@ Words = Sequence[Word]
 CONNECTIONS_MAX = 256
 READ_BYTES = 64 * 1024
 WATCH_S = 0.05
+SENTINEL_TIMEOUT_MAX_S = 1.0
 
 
 class Exchange(Protocol):
@@ -73,22 +78,119 @@ def _options(config: Config, url: str) -> dict[str, Any]:
 
 
 def lone_connection(config: Config, url: str) -> Any:
-    """A redis-py connection outside of any pool, not connected yet: for a conversation of its own."""
+    """A redis-py connection outside of any pool, not connected yet: for a conversation of its own. Raises redis-py's
+    `ConnectionError` where the sentinels know no master."""
     options = _options(config, url) | {"retry": Retry(NoBackoff(), 0), "client_name": "distier-near"}
-    return redis.ConnectionPool.from_url(url, **options).make_connection()
+    return _Dial(config, url, options).connection()
+
+
+# -- which server ----------------------------------------------------------------------------------------------------
+
+
+class _Sentinels:
+    """Asks the sentinels of a `sentinel://` url who the master is, anew for each connection: nothing is kept that could
+    be out of date but who answered last, who is asked first.
+
+    redis-py asks; its pool and connections for Sentinel are not used: they look at replies that only they read.
+    """
+
+    def __init__(self, config: Config, url: str) -> None:
+        self.url = parse_sentinel_url(url)
+        self._order = self.url.sentinels
+        # One that does not answer must leave time for the others, and for the server itself.
+        timeout_s = min(config.deadline_ms / 1000 / (len(self._order) + 2), SENTINEL_TIMEOUT_MAX_S)
+        self._options: dict[str, Any] = {
+            "protocol": 2,
+            "client_name": "distier",
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": timeout_s,
+            "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        }
+
+    def server(self, address: tuple[str, int], options: dict[str, Any]) -> dict[str, Any]:
+        """What a connection to this address needs."""
+        own = {"username": self.url.username, "password": self.url.password}
+        host, port = address
+        return options | {name: v for name, v in own.items() if v} | {"host": host, "port": port, "db": self.url.db}
+
+    def master(self) -> tuple[str, int]:
+        retry = Retry(NoBackoff(), 0)
+        sentinel: Any = Sentinel  # redis-py says no types here
+        with sentinel(self._order, sentinel_kwargs=self._options | {"retry": retry}) as found:
+            try:
+                address: tuple[str, int] = found.discover_master(self.url.master)
+            except ResponseError as e:
+                raise RedisConnectionError(f"a sentinel refuses to name the master: {e}") from e
+            self._prefer(found.sentinels[0])
+        return address
+
+    async def master_async(self) -> tuple[str, int]:
+        retry = AsyncRetry(NoBackoff(), 0)
+        make: Any = AsyncSentinel
+        found = make(self._order, sentinel_kwargs=self._options | {"retry": retry})
+        try:
+            address: tuple[str, int] = await found.discover_master(self.url.master)
+            self._prefer(found.sentinels[0])
+        except ResponseError as e:
+            raise RedisConnectionError(f"a sentinel refuses to name the master: {e}") from e
+        finally:
+            for sentinel in found.sentinels:
+                await sentinel.aclose()
+        return address
+
+    def _prefer(self, answered: Any) -> None:
+        kwargs = answered.connection_pool.connection_kwargs
+        first = (kwargs["host"], kwargs["port"])
+        self._order = (first, *(address for address in self._order if address != first))
+
+
+class _Dial:
+    """Makes connections, not connected yet, to the server that `url` means at this moment."""
+
+    def __init__(self, config: Config, url: str, options: dict[str, Any]) -> None:
+        self._options = options
+        self._sentinels = _Sentinels(config, url) if url.startswith(SENTINEL_SCHEME) else None
+        self._pool: Any = None if self._sentinels else redis.ConnectionPool.from_url(url, **options)
+
+    def connection(self) -> Any:
+        pool = self._pool
+        if self._sentinels:
+            pool = redis.ConnectionPool(**self._sentinels.server(self._sentinels.master(), self._options))
+        return pool.connection_class(**pool.connection_kwargs)
+
+
+class _AsyncDial:
+    """The same on an event loop."""
+
+    def __init__(self, config: Config, url: str, options: dict[str, Any]) -> None:
+        self._options = options
+        self._sentinels = _Sentinels(config, url) if url.startswith(SENTINEL_SCHEME) else None
+        self._pool: Any = None if self._sentinels else aredis.ConnectionPool.from_url(url, **options)
+
+    async def connection(self) -> Any:
+        pool = self._pool
+        if self._sentinels:
+            address = await self._sentinels.master_async()
+            pool = aredis.ConnectionPool(**self._sentinels.server(address, self._options))
+        return pool.connection_class(**pool.connection_kwargs)
 
 
 class Lives:
     """Notices when a new connection reaches another life of the server: a restart, a promotion, another machine. Then what
-    the process knew of its epoch is worth nothing: `forget` is called before the connection is used."""
+    the process knew of its epoch is worth nothing: `forget` is called before the connection is used.
 
-    def __init__(self, forget: Callable[[], object]) -> None:
+    With `only_master` a replica is refused: a sentinel that has not heard of a failover yet names the old master."""
+
+    def __init__(self, forget: Callable[[], object], *, only_master: bool = False) -> None:
         self._forget = forget
+        self._only_master = only_master
         self._replid: bytes | None = None
 
     def met(self, info: bytes | str) -> None:
         """`info` is the answer to INFO replication."""
         text = info.encode() if isinstance(info, str) else info
+        if self._only_master and b"role:slave" in text:
+            raise RedisConnectionError("the sentinels name a server that is a replica (by now)")
         found = re.search(rb"master_replid:([0-9a-f]+)", text)
         replid = found[1] if found else None
         if replid is None or replid != self._replid:
@@ -112,17 +214,32 @@ class Lives:
             self.met(b"")
 
 
+class _Errors:
+    """Makes the error replies of a line, and notices those of a replica: the line is then to be dropped."""
+
+    __slots__ = ("demoted",)
+
+    def __init__(self) -> None:
+        self.demoted = False
+
+    def __call__(self, text: str) -> ResponseError:
+        if text.startswith(("READONLY", "MASTERDOWN", "UNBLOCKED")):
+            self.demoted = True
+        return ResponseError(text)
+
+
 class _Line:
     """A connection whose handshake redis-py has made (address, TLS, AUTH, HELLO), and whose socket is then used directly:
     redis-py's own way of sending and reading costs as much again as the round trip over a unix socket."""
 
-    __slots__ = ("_buffer", "_connection", "_reader", "_socket", "_timeout_s")
+    __slots__ = ("_buffer", "_connection", "_reader", "_socket", "_timeout_s", "errors")
 
     def __init__(self, connection: Any) -> None:
         connection.connect()
         self._connection = connection
         self._socket = connection._get_socket()
-        self._reader = hiredis.Reader(replyError=ResponseError, protocolError=InvalidResponse, notEnoughData=_NOT_YET)
+        self.errors = _Errors()
+        self._reader = hiredis.Reader(replyError=self.errors, protocolError=InvalidResponse, notEnoughData=_NOT_YET)
         self._buffer = bytearray(READ_BYTES)
         self._timeout_s = self._socket.gettimeout()
 
@@ -161,9 +278,9 @@ class RedisExchange:
     def __init__(self, config: Config, url: str, forget: Callable[[], object] = lambda: None) -> None:
         self.url = url
         self._default_s = config.deadline_ms / 1000
-        lives = Lives(forget)
+        lives = Lives(forget, only_master=url.startswith(SENTINEL_SCHEME))
         options = _options(config, url) | {"retry": Retry(NoBackoff(), 0), "redis_connect_func": lives.on_connect}
-        self._pool: Any = redis.ConnectionPool.from_url(url, **options)
+        self._dial = _Dial(config, url, options)
         self._idle: list[_Line] = []
         self._pid = os.getpid()
 
@@ -185,7 +302,11 @@ class RedisExchange:
                 kind = redis.TimeoutError if isinstance(e, TimeoutError) else RedisConnectionError
                 raise kind(str(e) or "no answer in time") from e
             raise
-        self._idle.append(line)
+        if line.errors.demoted:  # the next try looks for the server anew: it may be another one by now
+            line.close()
+            self._drop_idle()
+        else:
+            self._idle.append(line)
         return replies
 
     def _take(self) -> _Line:
@@ -194,16 +315,16 @@ class RedisExchange:
         try:
             return self._idle.pop()
         except IndexError:
-            return _Line(self._pool.connection_class(**self._pool.connection_kwargs))
+            return _Line(self._dial.connection())
 
     def _drop_idle(self) -> None:
-        while self._idle:
-            self._take().close()
+        with suppress(IndexError):  # other threads take from it too
+            while True:
+                self._idle.pop().close()
 
     def close(self) -> None:
         if self._pid == os.getpid():
             self._drop_idle()
-        self._pool.disconnect()
 
 
 class _AsyncLine(asyncio.Protocol):
@@ -214,7 +335,8 @@ class _AsyncLine(asyncio.Protocol):
         self._connection = connection
         self._loop = loop
         self._transport = connection._writer.transport
-        self._reader = hiredis.Reader(replyError=ResponseError, protocolError=InvalidResponse, notEnoughData=_NOT_YET)
+        self.errors = _Errors()
+        self._reader = hiredis.Reader(replyError=self.errors, protocolError=InvalidResponse, notEnoughData=_NOT_YET)
         self._waiting: deque[tuple[asyncio.Future[list[Any]], int, float]] = deque()
         self._replies: list[Any] = []
         self._watching = False
@@ -240,6 +362,8 @@ class _AsyncLine(asyncio.Protocol):
                     self._deal(reply)
         except InvalidResponse as e:
             self.fail(RedisConnectionError(f"Redis sent what is no reply: {e}"))
+        if self.errors.demoted and not self._waiting:  # nobody begins to use it any more, and this was the last reply
+            self.fail(RedisConnectionError("the server is a replica by now"))
 
     def _deal(self, reply: Any) -> None:
         future, n, _ = self._waiting[0]
@@ -283,13 +407,11 @@ class AsyncRedisExchange:
     blocks at the server gets a line of its own."""
 
     def __init__(self, config: Config, url: str, forget: Callable[[], object] = lambda: None) -> None:
-        from redis.asyncio.retry import Retry as AsyncRetry
-
         self.url = url
-        lives = Lives(forget)
+        lives = Lives(forget, only_master=url.startswith(SENTINEL_SCHEME))
         options = _options(config, url) | {"retry": AsyncRetry(NoBackoff(), 0), "socket_timeout": None}
         options["redis_connect_func"] = lives.on_connect_async
-        self._pool: Any = aredis.ConnectionPool.from_url(url, **options)
+        self._dial = _AsyncDial(config, url, options)
         self._shared: _AsyncLine | None = None
         self._idle: list[_AsyncLine] = []
         self._opening = asyncio.Lock()
@@ -301,20 +423,20 @@ class AsyncRedisExchange:
         if any(words[0] in _BLOCKING for words in commands):
             return await self._exchange_alone(commands, timeout_s)
         line = self._shared
-        if line is None or line.closed:
+        if line is None or line.closed or line.errors.demoted:
             line = await self._open_shared(timeout_s)
         return await line.ask(commands, timeout_s)
 
     async def _open_shared(self, timeout_s: float) -> _AsyncLine:
         async with self._opening:
-            if self._shared is None or self._shared.closed:
+            if self._shared is None or self._shared.closed or self._shared.errors.demoted:
                 self._shared = await self._open(timeout_s)
             return self._shared
 
     async def _open(self, timeout_s: float) -> _AsyncLine:
-        connection = self._pool.connection_class(**self._pool.connection_kwargs)
         try:
             async with asyncio.timeout(max(timeout_s, 0.001)):
+                connection = await self._dial.connection()
                 await connection.connect()
         except TimeoutError as e:  # asyncio's: the built-in one
             raise redis.TimeoutError("no connection in time") from e
@@ -327,7 +449,8 @@ class AsyncRedisExchange:
         except BaseException:  # cancelled too: the server may block on it for a while
             line.fail(RedisConnectionError("given up"))
             raise
-        self._idle.append(line)
+        if not line.errors.demoted:
+            self._idle.append(line)
         return replies
 
     async def close(self) -> None:
@@ -335,7 +458,6 @@ class AsyncRedisExchange:
             if line is not None:
                 line.fail(RedisConnectionError("this store is closed"))
         self._shared, self._idle = None, []
-        await self._pool.disconnect()
 
 
 __all__ = [

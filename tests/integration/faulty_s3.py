@@ -38,9 +38,8 @@ Fault = Literal[
     "cut-body",  # the connection ends in the middle of the body
     "truncate",  # a shorter object, with a length that says so
     "flip",  # one bit
-    "slow",  # each answer takes SLOW_S
+    "slow",  # each answer takes `slow_s`
 ]
-SLOW_S = 0.4
 STALL_S = 60.0
 BUCKET = "bucket"
 
@@ -78,6 +77,7 @@ class FaultyS3:
         self.asked: Counter[str] = Counter()
         self.gets: Counter[str] = Counter()
         self.conditional = 0
+        self.slow_s = 0.4
         self.lock = threading.Lock()
         self._faults: list[Active] = []
         self._port = 0
@@ -181,12 +181,13 @@ class _Handler(BaseHTTPRequestHandler):
             if fault.fault == "stall":
                 fault.over.wait(STALL_S)
         if "slow" in kinds:
-            time.sleep(SLOW_S)
+            time.sleep(s3.slow_s)
         if "reset" in kinds:
             return self._cut()
-        for code, name in ((500, "InternalError"), (503, "SlowDown")):
-            if str(code) in kinds:
-                return self._error(code, name)
+        if "500" in kinds:
+            return self._error(500, "InternalError")
+        if "503" in kinds:
+            return self._error(503, "SlowDown")
         if self._refuses_condition(key, kinds):
             return self._error(412, "PreconditionFailed")
         status, headers, data = self._do(verb, key, parse_qs(parts.query, keep_blank_values=True), body)
@@ -194,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._cut()
         return self._spoil(status, headers, data, kinds)
 
-    def _refuses_condition(self, key: str, kinds: set[str]) -> bool:
+    def _refuses_condition(self, key: str, kinds: set[Fault]) -> bool:
         if "If-None-Match" not in self.headers or "ignore-conditions" in kinds:
             return False
         return (key in self.server.s3.objects) != ("invert-conditions" in kinds)
@@ -253,7 +254,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _error(self, status: int, code: str) -> None:
         self._reply(status, {}, _error_body(code))
 
-    def _spoil(self, status: int, headers: dict[str, str], data: bytes, kinds: set[str]) -> None:
+    def _spoil(self, status: int, headers: dict[str, str], data: bytes, kinds: set[Fault]) -> None:
         if "drop-metadata" in kinds:
             headers = {n: v for n, v in headers.items() if not n.startswith("x-amz-meta-")}
         if status == 200 and data:

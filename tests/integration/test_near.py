@@ -439,7 +439,7 @@ def hammer(me: int, config: dict[str, Any], begin: Any, out: Path) -> None:
     with connect({}, **config) as store:
         for id in acked:
             store.put(id, "0")
-        begin.wait()
+        begin.wait(30)  # or one of them has failed: then none goes on
         end_s = time.monotonic() + HAMMER_S
         write_s = 0.0
         while (now_s := time.monotonic()) < end_s:
@@ -465,12 +465,16 @@ def test_eight_processes(redis_url: str, tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     begin = spawn.Barrier(PROCESSES)
     outs = [tmp_path / f"{me}.json" for me in range(PROCESSES)]
-    crowd = [spawn.Process(target=hammer, args=(me, config, begin, out)) for me, out in enumerate(outs)]
+    crowd = [spawn.Process(target=hammer, args=(me, config, begin, out), daemon=True) for me, out in enumerate(outs)]
     for process in crowd:
         process.start()
-    for process in crowd:
-        process.join(60)
-        assert process.exitcode == 0
+    try:
+        for process in crowd:
+            process.join(60)
+        assert [process.exitcode for process in crowd] == [0] * PROCESSES
+    finally:
+        for process in crowd:
+            process.kill()
     results = [json.loads(out.read_text()) for out in outs]
     acked: dict[str, list[float]] = {}
     for result in results:

@@ -35,8 +35,10 @@ def open_store(redis_url: str, tmp_path: Path) -> Iterator[Open]:
     stores: list[Store] = []
 
     def open(**overrides: Any) -> Store:
-        settings = {"redis__url": redis_url, "namespace": "t", "storage_tiers__cold__directory": tmp_path / "cold",
-                    "near__enabled": False, "deadline": "20s"}  # fmt: skip
+        settings: dict[str, Any] = {
+            "redis__url": redis_url, "namespace": "t", "storage_tiers__cold__directory": tmp_path / "cold",
+            "near__enabled": False, "deadline": "20s",
+        }  # fmt: skip
         stores.append(connect({"counter": "estimate"}, **(settings | overrides)))
         return stores[-1]
 
@@ -287,7 +289,7 @@ def test_the_archive_away_in_the_middle(open_store: Open, server: TestServer):
                 raise ArchiveUnavailable("it is away")
             return archive.get(key, max_bytes=max_bytes)
 
-    driver.archive = Fails()  # type: ignore[assignment]
+    driver.archive = Fails()
     with pytest.raises(ArchiveUnavailable):
         store.run(rescue(store.space), deadline_s=60)
     assert not verified(store)

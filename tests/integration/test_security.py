@@ -419,7 +419,14 @@ async def test_tls_that_does_not_fit_is_a_clear_error_in_time(
                 await result
         assert time.monotonic() - began_s < 31
         words = str(caught.value).lower()
-        assert "certificate" in words or "ssl" in words or "tls" in words, words
+        # With TLS 1.3 the server refuses a client's certificate after the client's handshake, and its reset of the
+        # connection may overtake the alert that says why.
+        said = (
+            ("certificate",)
+            if ca == "other"
+            else ("certificate", "ssl", "tls", "reset by peer", "closed", "broken pipe")
+        )
+        assert any(word in words for word in said), words
 
 
 async def _open_async(wanted: dict[str, Any]) -> AsyncStore:

@@ -726,6 +726,7 @@ class World:
         tidy = (
             Call("write-back", "", lambda space: write_back_due(space, shard, older_than_ms=0)),
             Call("expire", "", lambda space: expire(shard, ids).__iter__()),
+            Call("sweep", "", sweep),  # adopts what has no record yet
             Call("sweep", "", sweep),
         )
         results = yield from self._alone("end", (Call("open", "", open_space), *gets, *tidy, *gets))

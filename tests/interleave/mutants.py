@@ -15,8 +15,8 @@ import pytest
 
 from distier.domain import archived as names
 from distier.domain.module import Record
-from distier.effects import ArchiveDelete, Plan
-from distier.plans import recover, sweep, write, writeback
+from distier.effects import Plan
+from distier.plans import move, recover, sweep, write, writeback
 from distier.plans.space import Space
 
 from .wire import Patch
@@ -146,15 +146,14 @@ def _keeps_refused(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(write, "take_back", nothing)
 
 
-def _takes_back_all(patch: pytest.MonkeyPatch) -> None:
-    """A refused durable write deletes its object, also where the record came after it and the sweep may count on it."""
+def _no_write_back(patch: pytest.MonkeyPatch) -> None:
+    """A demotion to cold does not write back first."""
 
-    def commit_newer(space: Space, shard: Any, id: str) -> Plan[None]:
-        directory = names.version_prefix(space.namespace, id)
-        keys = yield from recover.ArchiveList(directory)
-        yield from ArchiveDelete([max(entry.key for entry in keys)])
+    def done(space: Space, shard: Any, id: str) -> Plan[writeback.Archived]:
+        yield from ()
+        return writeback.Archived(id, "", "", 0)
 
-    patch.setattr(write, "_commit_newer", commit_newer)
+    patch.setattr(move, "write_back", done)
 
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -179,7 +178,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("epoch-found", ("put-archived/claim/claim", "put/write-back"), (
         ("open", "claimed <= epoch", "claimed < epoch"),
     ), _epoch_found, model="epoch_reuse"),
-    Mutant("install-any-life", ("put-archived/claim/claim",), (
+    Mutant("install-any-life", ("claim/claim/loss",), (
         ("open", "if claimed <= epoch or ARGV[4] ~= life then", "if claimed <= epoch then"),
     )),
     Mutant("version-only-keys", ("put/write-back", "put-archived/put-archived", "put-archived/put"), (), _version_only_keys,
@@ -189,11 +188,11 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("sweep-uncommitted", ("cas-archived/put/sweep", "cas-archived/cas-archived"), (), _sweep_uncommitted,
            model="sweep_uncommitted"),
     Mutant("no-clean-tombstone", ("delete-archived/put-archived", "delete/put-archived"), (
-        ("prelude", "call('PEXPIRE', record, 600000)", "call('UNLINK', record)"),
+        ("prelude", "  call('PEXPIRE', record, 600000)\nend", "  call('UNLINK', record)\nend"),
     ), model="early_tomb_gc"),
     Mutant("no-archived-tombstone", ("delete/write-back", "delete-archived/put"), (), _no_archived_tombstone,
            model="no_tombstone"),
-    Mutant("no-look-for-epochs", ("put-archived/claim/claim", "put-archived/put-archived"), (), _no_look, model="no_validate"),
+    Mutant("no-look-for-epochs", ("put-archived/old-primary",), (), _no_look, model="no_validate"),
     Mutant("blind-apply", ("put-archived/put", "put-archived/put-archived"), (
         ("put", "if clean and comes_after(old, tonumber(epoch), tonumber(ver)) then", "if false then"),
     ), model="blind_apply"),
@@ -201,7 +200,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("put", "if clean and ARGV[5] ~= epoch then return {'FENCED'} end", "if clean then epoch = ARGV[5] end"),
     )),
     Mutant("no-verify", ("adopt/put", "put-archived/put", "put/write-back"), (), _no_verify, model="no_verify"),
-    Mutant("put-not-deduplicated", ("put/put",), (
+    Mutant("put-not-deduplicated", ("cas/cas",), (
         ("put", "if done then", "if false then"),
     )),
     Mutant("no-budget-check", ("two/evict",), (
@@ -222,7 +221,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("commit-before-put", ("put/write-back", "sweep/write-back"), (), _commit_before_put),
     Mutant("demote-dirty-to-cold", ("demote-cold/put",), (
         ("prelude", "elseif m.to == 'cold' and not m.was.clean then m.why = 'dirty'", ""),
-    )),
+    ), _no_write_back),
     Mutant("adopt-older", ("adopt/put", "rescue/put"), (
         ("adopt", "e == old.epoch and (v > old.ver\n", "true or e == old.epoch and (v > old.ver\n"),
     )),

@@ -122,6 +122,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("rescue/put-archived", ((rescue(), get("a")), (put("a", "a1", ARCHIVED), get("a"))), DURABLE, faults_max=4),
     Scenario("cas-archived/rescue", ((cas("a", "a1", ARCHIVED), get("a")), (rescue(), sweep()), (get("a"),)), DURABLE,
              ("loss", "restart", "kill", "lost", "late")),
+    Scenario("put-archived/old-primary", ((put("a", "a1", ARCHIVED),), (get("a"), get("a"))), DURABLE, ("replicate", "failover"), 2),
+    Scenario("claim/claim/loss", ((get("a"),), (put("a", "a1", ARCHIVED), get("a"))), (), ("loss", "restart"), 2),
     Scenario("adopt/put", ((get("a"), put("a", "a1")), (get("a"), get("a"))), COLD,
              ("loss", "flush", "restart", "promote", "replicate", "kill", "lost"), 4),
     Scenario("adopt/delete", ((get("a"), delete("a")), (get("a"), get("a")), (write_back(),)), COLD,

@@ -123,6 +123,18 @@ def test_warm_full_of_dirty_is_written_back_to_make_room() -> None:
     audit_contents(world, {id: {c} for id, c in FULL.items()})
 
 
+def test_what_warm_cannot_take_goes_on_to_the_archive() -> None:
+    """Five dirty ones must leave hot, and warm has room for two."""
+    world = World.make(storage_tiers__warm__max_modules=2)
+    for i in range(5):
+        put(world, item(f"m{i}", tokens=20))
+    landed = put(world, item("new", tokens=100))
+    assert (landed.tier, landed.evicted) == ("hot", 5)
+    assert sorted(tier(world, f"m{i}") for i in range(5)) == ["cold"] * 3 + ["warm"] * 2
+    audit(world)
+    audit_contents(world, {f"m{i}": {content(f"m{i}")} for i in range(5)})
+
+
 def test_with_the_archive_down_a_full_cache_refuses_and_changes_nothing() -> None:
     world = full()
     before = fingerprint(world.snapshot())

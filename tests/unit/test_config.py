@@ -21,10 +21,12 @@ from distier.config import (
     load_config,
     mask_url,
     parse_duration_ms,
+    parse_sentinel_url,
     parse_size_bytes,
 )
 from distier.errors import ConfigError
 from distier.policy.transform import TRANSFORMS
+from distier.stores.redis import AsyncRedisExchange, RedisExchange
 
 
 @pytest.fixture(autouse=True)
@@ -317,3 +319,50 @@ def test_sizes(text: object, size: int) -> None:
 def test_impossible_durations(text: object) -> None:
     with pytest.raises(ValueError):
         parse_duration_ms(text)
+
+
+# -- sentinel:// -----------------------------------------------------------------------------------------------------
+
+
+def test_a_sentinel_url_is_taken_apart() -> None:
+    url = "sentinel://ann:p%40ss%2Fw@h1:26380,[::1]:5,h-2.example/my.master/3"
+    found = parse_sentinel_url(url)
+    assert found.sentinels == (("h1", 26380), ("::1", 5), ("h-2.example", 26379))
+    assert (found.master, found.db, found.username, found.password) == ("my.master", 3, "ann", "p@ss/w")
+    plain = parse_sentinel_url("sentinel://h1:1/m")
+    assert (plain.sentinels, plain.master, plain.db, plain.username, plain.password) == (
+        (("h1", 1),),
+        "m",
+        0,
+        None,
+        None,
+    )
+    assert parse_sentinel_url("sentinel://:pw@h/m").password == "pw"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sentinel://", "sentinel://h:1", "sentinel://h:1/", "sentinel:///m", "sentinel://h:1,/m", "sentinel://h:70000/m",
+     "sentinel://h:0/m", "sentinel://h:1/m/x", "sentinel://h:1/m/1/2", "sentinel://h i:1/m", "sentinels://h:1/m"],
+)  # fmt: skip
+def test_a_sentinel_url_that_names_nothing_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="sentinel://"):
+        load_config({"redis": {"url": url}, "storage_tiers": {"cold": {"directory": "d"}}})
+
+
+def test_the_password_of_a_sentinel_url_is_never_shown() -> None:
+    url = f"sentinel://ann:{SECRET}@h1:1,h2:2/m/0"
+    config = load_config(redis={"url": url}, storage_tiers={"cold": {"directory": "d"}})
+    exchanges = (RedisExchange(config, url), AsyncRedisExchange(config, url))
+    for shown in (
+        *map(repr, exchanges),
+        repr(config),
+        str(config.dump()),
+        repr(parse_sentinel_url(url)),
+        mask_url(url),
+    ):
+        assert SECRET not in shown
+    assert "sentinel://ann:***@h1:1,h2:2/m/0" in repr(exchanges[0])
+    with pytest.raises(ConfigError) as refused:
+        load_config(redis={"url": f"sentinel://ann:{SECRET}@h1:1"}, storage_tiers={"cold": {"directory": "d"}})
+    assert SECRET not in str(refused.value)

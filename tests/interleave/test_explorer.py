@@ -1,0 +1,160 @@
+"""Real plans interleaved on real servers. `CHAOS=long` runs 100,000 interleavings and more on each kind of server.
+
+A failure prints its scenario and seed: `replay` below shows it again, step by step.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import KINDS, running_server
+
+from .explorer import Lab, Scenario, Tally
+from .scenarios import (
+    ARCHIVED, BY_NAME, CLEAN, COLD, DURABLE, HOT, SCENARIOS, WARM, cas, delete, delete_if, demote, expire, get, promote, put,
+    rescue, sweep, write_back,
+)  # fmt: skip
+from .wire import wire_to
+
+LONG = os.environ.get("CHAOS") == "long"
+SEEDS = 2_800 if LONG else 60
+FIRST_SEED = int(os.environ.get("CHAOS_SEED", "0"))
+
+# Every plan alone, with every fault at every effect, and every choice of the environment between any two.
+ALONE = {
+    "put": ((put("a", "a1"),), HOT),
+    "put-archived": ((put("a", "a1", ARCHIVED),), CLEAN),
+    "cas": ((cas("a", "a1"),), HOT),
+    "cas-archived": ((cas("a", "a1", ARCHIVED),), CLEAN),
+    "get-hot": ((get("a"),), HOT),
+    "get-warm": ((get("a"),), WARM),
+    "get-cold": ((get("a"),), COLD),
+    "demote": ((demote("a", "warm"),), HOT),
+    "demote-cold": ((demote("a", "cold"),), HOT),
+    "promote": ((promote("a"),), COLD),
+    "write-back": ((write_back(),), HOT),
+    "delete": ((delete("a"),), HOT),
+    "delete-archived": ((delete("a", ARCHIVED),), CLEAN),
+    "delete-if-archived": ((delete_if("a", ARCHIVED),), DURABLE),
+    "expire": ((expire("a"),), WARM),
+    "sweep": ((sweep(),), (*CLEAN, put("a", "a1"), write_back())),
+    "rescue": ((rescue(),), DURABLE),
+}
+# Where a process can die, lose a reply, or meet an outage: `plan: effect`. All of them are hit, and no others exist.
+OUTSIDE = ("expire", "failover", "promote", "loss", "flush", "restart")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A server of its own: worlds own all of its databases."""
+    with running_server(request.param, args=("--appendonly", "no")) as server, wire_to(server.socket) as wire:
+        yield Lab(wire)
+
+
+@pytest.mark.timeout(7200 if LONG else 600)
+def test_interleavings(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    total, rows, began = Tally(), [], time.monotonic()
+    for scenario in SCENARIOS:
+        start = time.monotonic()
+        tally, failures = lab.explore(scenario, range(FIRST_SEED, FIRST_SEED + SEEDS))
+        assert not failures, f"{failures[0]}"
+        total.add(tally)
+        rows.append(_row(scenario, tally, time.monotonic() - start))
+    with capsys.disabled():
+        print(f"\n{HEADER}\n" + "\n".join(rows))
+        print(_row(Scenario("all", ()), total, time.monotonic() - began, distinct=False))
+    assert all(total.faults[name] for name in ("kill", "lost", "gone", "down", "late", *OUTSIDE)), total.faults
+
+
+HEADER = (
+    f"{'scenario':32} {'runs':>7} {'distinct':>8} {'steps':>8} {'reads':>7} {'audits':>8} {'kills':>6} {'lost':>6} "
+    f"{'late':>5} {'down':>5} {'fail-':>6} {'losses':>6} {'runs/s':>6}\n{'':90} {'':6} {'':5} {'':5} {'overs':>6}"
+)
+
+
+def _row(scenario: Scenario, t: Tally, seconds: float, *, distinct: bool = True) -> str:
+    f = t.faults
+    return (
+        f"{scenario.name:32} {t.runs:7} {len(t.distinct) if distinct else '':>8} {t.steps:8} {t.reads:7} {t.audits:8} "
+        f"{f['kill']:6} {f['lost'] + f['gone']:6} {f['late']:5} {f['down']:5} {f['failover'] + f['promote']:6} "
+        f"{f['loss'] + f['flush'] + f['restart']:6} {t.runs / max(seconds, 0.001):6.0f}"
+    )
+
+
+@pytest.mark.timeout(600)
+def test_every_crash_point(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each plan alone: every fault at every one of its effects."""
+    points, killed, lost, faults = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    runs = 0
+    for name, (calls, before) in ALONE.items():
+        scenario = Scenario(f"alone/{name}", (calls,), before, faults_max=1)
+        tally, failures, whole = lab.exhaust(scenario, limit=1500)
+        assert not failures, f"{failures[0]}"
+        assert whole, f"{name} has more runs than that"
+        runs += tally.runs
+        points += tally.points
+        killed += tally.killed
+        lost += tally.lost
+        faults += tally.faults
+    with capsys.disabled():
+        print(f"\n{len(points)} crash points in {runs} runs, faults: {dict(faults)}")
+        for point in sorted(points):
+            print(f"  {point:45} killed {killed[point]:5}  reply lost {lost[point]:5}")
+    missed = [p for p in points if "Sleep" not in p and not (killed[p] and lost[p])]
+    assert not missed, missed
+    assert all(faults[name] for name in OUTSIDE), faults
+
+
+PAIRS = {
+    "put|put": (((put("a", "a1"),), (put("a", "a2"),)), HOT),
+    "put|get": (((put("a", "a1"),), (get("a"),)), WARM),
+    "put|write-back": (((put("a", "a1"),), (write_back(),)), HOT),
+    "put|demote": (((put("a", "a1"),), (demote("a", "warm"),)), HOT),
+    "put|demote-cold": (((put("a", "a1"),), (demote("a", "cold"),)), HOT),
+    "delete|write-back": (((delete("a"),), (write_back(),)), HOT),
+    "promote|demote": (((promote("a"),), (demote("a", "cold"),)), WARM),
+    "cas|cas": (((cas("a", "a1"),), (cas("a", "a2"),)), HOT),
+    "put-archived|put": (((put("a", "a1", ARCHIVED),), (put("a", "a2"),)), HOT),
+    "expire|get": (((expire("a"),), (get("a"),)), WARM),
+}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", PAIRS)
+def test_all_interleavings_of_a_pair(lab: Lab, name: str) -> None:
+    """No fault, every order of all effects (or the first 1,500 of them, depth first)."""
+    processes, before = PAIRS[name]
+    tally, failures, _ = lab.exhaust(Scenario(name, processes, before, (), 0), limit=20_000 if LONG else 150)
+    assert not failures, f"{failures[0]}"
+    assert tally.runs > 1
+
+
+# What the explorer found, each by the seed that showed it first; see docs/PROTOCOL.md.
+REGRESSIONS = {
+    "a sweep deleted the last durable version for the sake of a write that was refused": ("cas-archived/put/sweep", 28),
+    "a sweep deleted a durable write between its upload and its commit": ("cas-archived/cas-archived", 38),
+    "a refused durable delete left its tombstone": ("delete-if-archived/put-archived", 12),
+    "claims for the same life fenced all durable writes": ("put-archived/put-archived", 36),
+}
+
+
+@pytest.mark.parametrize("what", REGRESSIONS)
+def test_found_once(lab: Lab, what: str) -> None:
+    name, seed = REGRESSIONS[what]
+    _, failures = lab.explore(BY_NAME[name], range(seed, seed + 1))
+    assert not failures, f"{failures[0]}"
+
+
+def test_a_failure_is_replayed_from_its_seed(lab: Lab) -> None:
+    broken = Lab(lab.wire, (("archived", "if old.tok ~= ARGV[2] then return {'CHANGED'} end", ""),))
+    _, failures = broken.explore(BY_NAME["put/write-back"], range(400))
+    assert failures
+    first = failures[0]
+    again = broken.replay(first)
+    assert (again.problem, again.choices, again.trace) == (first.problem, first.choices, first.trace)
+    assert "step" in str(again) and str(again.seed) in str(again)

@@ -1,0 +1,45 @@
+"""Each mutant is caught, within a bounded number of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.model.test_model import KILLED_BY
+from tests.servers import KINDS, running_server
+
+from .explorer import Lab
+from .mutants import MUTANTS, Mutant
+from .scenarios import BY_NAME
+from .wire import Wire, wire_to
+
+SEEDS = 4_000
+
+
+@pytest.fixture(scope="module")
+def wire() -> Iterator[Wire]:
+    with running_server(KINDS[0], args=("--appendonly", "no")) as server, wire_to(server.socket) as wire:
+        yield wire
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
+def test_is_caught(wire: Wire, mutant: Mutant, capsys: pytest.CaptureFixture[str]) -> None:
+    lab, runs = Lab(wire, mutant.patches), 0
+    with mutant.applied():
+        for name in mutant.scenarios:
+            tally, failures = lab.explore(BY_NAME[name], range(SEEDS))
+            runs += failures[0].after_runs if failures else tally.runs
+            if failures:
+                break
+        else:
+            pytest.fail(f"{mutant.name} survived {runs} runs of {mutant.scenarios}")
+    with capsys.disabled():
+        print(f"\n{mutant.name:26} after {runs:5} runs of {name:32} {failures[0].problem[:110]}")
+
+
+def test_the_model_knows_them() -> None:
+    """Those that exist in the model are killed there too."""
+    assert {m.model for m in MUTANTS if m.model} <= set(KILLED_BY)
+    assert len(MUTANTS) >= 15

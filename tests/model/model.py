@@ -1,0 +1,357 @@
+"""An explicit-state model of the durable protocol: every order of every step, for one module on one shard.
+
+The world has a primary, perhaps an old primary that is cut off (a zombie), a replica's snapshot, an archive of objects that
+are never overwritten, and epoch markers. Clients take the steps of their operation one at a time, may be stopped between
+any two for ever, and may talk to the primary or to the zombie. Everything is a value; `successors` are all states that one
+step leads to; the search is breadth first, so a violation comes with a shortest trace.
+
+What the code does, and its name here:
+
+    put, delete             `put0 del0`   one script; the archive learns of it by a write-back
+    put, delete (durable)   `put2 del2`   reserve, PUT, look for a newer epoch, apply, acknowledge
+    conditional put         `cas2`        the same, refused at `apply` if the record is not the one of `reserve`; then the
+                                          object is taken back if the record comes before it
+    write-back              `archive`     read, PUT, commit if the version is still there
+    sweep                   (environment) an object that comes before a committed version goes
+    claim                   `claim`       list the markers, put the next number, list again: alone with it? then install
+    recovery elsewhere      (environment) the same as one step, for the cases that are not about claims
+
+Invariants, in every reachable state:
+
+    J1 durable     what was acknowledged as durable has an object that is as great
+    J2 fresh       a read answers nothing older than what was acknowledged
+    J3 readable    a record that says present has a copy somewhere
+    J4 order       no epoch is installed twice, so no place in the order is given twice
+    J5 closure     if everybody dies now, recovery, write-back and sweep leave one object, and it is readable
+
+`mutants` are names of single steps done wrong; each must violate something.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+Order = tuple[int, int]  # (epoch, ver)
+NONE: Order = (0, 0)
+
+
+class Object(NamedTuple):
+    order: Order
+    op: int
+    kind: str  # "v" content, "d" tombstone
+
+
+class Record(NamedTuple):
+    order: Order
+    op: int
+    kind: str
+    clean: bool
+    copy: bool  # Redis has the bytes
+    seen: int  # the epoch in which it was last known to be the newest
+
+
+class Server(NamedTuple):
+    epoch: int
+    valid: bool  # the epoch was installed in this life
+    ver: int
+    record: Record | None
+    floor: Order  # the greatest version that this server acknowledged
+    life: int
+
+
+class State(NamedTuple):
+    primary: Server
+    zombie: Server | None
+    snapshot: Server
+    objects: frozenset[Object]
+    markers: tuple[int, ...]  # epoch numbers that were claimed, each as often as it was
+    installed: tuple[int, ...]
+    clients: tuple[tuple[object, ...], ...]
+    durable: Order
+    faults: int
+    collected: bool = False
+
+
+START = Server(1, True, 0, None, NONE, 0)
+EMPTY = Server(0, False, 0, None, NONE, 0)
+CLAIMS_MAX = 3
+
+
+@dataclass
+class Result:
+    states: int
+    transitions: int
+    violation: str = ""
+    trace: Sequence[State] = ()
+    complete: bool = True
+
+
+def greatest(objects: frozenset[Object]) -> Object | None:
+    return max(objects, key=lambda o: (o.order, o.op)) if objects else None
+
+
+class Model:
+    """`ops`: what each client does. `faults`: how often Redis fails over or forgets. `mutants`: steps done wrong."""
+
+    def __init__(self, ops: Sequence[str], faults: int, mutants: Sequence[str] = ()) -> None:
+        self.ops, self.faults, self.mutants = tuple(ops), faults, frozenset(mutants)
+        self.claims_are_clients = "claim" in ops
+
+    # -- the search --------------------------------------------------------------------------------------------------
+
+    def run(self, limit: int = 2_000_000) -> Result:
+        start = State(START, None, START, frozenset(), (1,), (1,), (("idle",),) * len(self.ops), NONE, 0)
+        before: dict[State, State | None] = {start: None}
+        queue, transitions = deque([start]), 0
+        while queue:
+            state = queue.popleft()
+            bad = self.violation(state)
+            if bad:
+                return Result(len(before), transitions, bad, _trace(before, state))
+            for after in self.successors(state):
+                transitions += 1
+                if after not in before:
+                    before[after] = state
+                    queue.append(after)
+            if len(before) > limit:
+                return Result(len(before), transitions, complete=False)
+        return Result(len(before), transitions)
+
+    # -- what must hold ----------------------------------------------------------------------------------------------
+
+    def violation(self, s: State) -> str:
+        if len(set(s.installed)) < len(s.installed):
+            return f"J4 order: epochs {s.installed} were installed"
+        top = greatest(s.objects)
+        if s.durable > NONE and not s.collected and (top is None or top.order < s.durable):
+            return f"J1 durable: {s.durable} was acknowledged, the archive has {top}"
+        seen = self.view(s.primary, s.objects)
+        if seen == "lost":
+            return "J3 readable: the record says present, and there is no copy"
+        if isinstance(seen, tuple):
+            need = max(s.durable, s.primary.floor)
+            if seen[0] < need and not (seen == (NONE, "d") and s.collected):
+                return f"J2 fresh: {seen} is read, {need} was acknowledged"
+        return self.closure(s)
+
+    def view(self, server: Server, objects: frozenset[Object]) -> object:
+        """What a read of this server answers: a version, "lost", or None where it must recover first."""
+        if not server.valid and "no_epoch" not in self.mutants:
+            return None
+        top, record = greatest(objects), server.record
+        found = (top.order, top.kind) if top else None
+        if record is None:
+            return found or (NONE, "d")
+        if record.seen != server.epoch and "no_verify" not in self.mutants and top and top.order > record.order:
+            return found
+        if record.copy or record.kind == "d" or any(o.order == record.order for o in objects):
+            return (record.order, record.kind)
+        return found if found and found[0] > record.order else "lost"
+
+    def closure(self, s: State) -> str:
+        record, objects = s.primary.record, s.objects
+        top = greatest(objects)
+        if top and (record is None or top.order > record.order):
+            record = Record(top.order, top.op, top.kind, True, False, 0)
+        if record and not record.clean:
+            objects = self.put(objects, Object(record.order, record.op, record.kind))
+        top = greatest(objects)
+        if record and record.kind == "v" and not record.copy and not any(o.order == record.order for o in objects):
+            return "J5 closure: nothing is left to read"
+        return "" if top is None or record is None or top.order == record.order else "J5 closure: two versions remain"
+
+    # -- what can happen ---------------------------------------------------------------------------------------------
+
+    def put(self, objects: frozenset[Object], o: Object) -> frozenset[Object]:
+        if "no_unique_key" in self.mutants:  # named by version only: overwrites
+            objects = frozenset(x for x in objects if x.order[1] != o.order[1])
+        return objects | {o}
+
+    def answers(self, server: Server, epoch: int | None = None) -> bool:
+        """Whether a mutating script does anything there; `epoch`: the one that it was prepared in."""
+        if "no_epoch" in self.mutants:
+            return True
+        return server.valid and (epoch is None or epoch == server.epoch)
+
+    def successors(self, s: State) -> Iterator[State]:
+        for i, op in enumerate(self.ops):
+            step = s.clients[i]
+            if op in ("put0", "del0"):
+                yield from self.fast_write(s, i, op, step)
+            elif op in ("put2", "del2", "cas2"):
+                yield from self.durable_write(s, i, op, step)
+            elif op == "archive":
+                yield from self.write_back(s, i, step)
+            elif op == "claim":
+                yield from self.claim(s, i, step)
+            elif op == "bury" and step == ("idle",):
+                yield from self.bury(s, i)
+        yield from self.environment(s)
+
+    def servers(self, s: State) -> list[tuple[str, Server]]:
+        return [("primary", s.primary), *([("zombie", s.zombie)] if s.zombie else [])]
+
+    def go(self, s: State, i: int, step: tuple[object, ...], **changes: object) -> State:
+        return s._replace(clients=(*s.clients[:i], step, *s.clients[i + 1 :]), **changes)
+
+    def fast_write(self, s: State, i: int, op: str, step: tuple[object, ...]) -> Iterator[State]:
+        for name, server in self.servers(s):
+            if step == ("idle",) and self.answers(server):
+                order = (server.epoch, server.ver + 1)
+                record = Record(order, i, "v" if op == "put0" else "d", False, True, server.epoch)
+                after = server._replace(ver=server.ver + 1, record=record, floor=max(server.floor, order))
+                yield self.go(s, i, ("done",), **{name: after})
+
+    def durable_write(self, s: State, i: int, op: str, step: tuple[object, ...]) -> Iterator[State]:
+        kind = "d" if op == "del2" else "v"
+        match step:
+            case ("idle",):
+                for name, server in self.servers(s):
+                    if self.answers(server):
+                        order, at = (server.epoch, server.ver + 1), server.record.order if server.record else NONE
+                        yield self.go(s, i, ("put", order, at), **{name: server._replace(ver=order[1])})
+            case ("put", order, at):
+                if op == "del2" and "no_tombstone" in self.mutants:
+                    yield self.go(s, i, ("look", order, at))
+                else:
+                    yield self.go(s, i, ("look", order, at), objects=self.put(s.objects, Object(order, i, kind)))
+            case ("look", order, at):
+                fenced = max(s.markers) > order[0] and "no_validate" not in self.mutants
+                yield self.go(s, i, ("fenced",) if fenced else ("apply", order, at))
+            case ("apply", order, at):
+                for name, server in self.servers(s):
+                    if self.answers(server, order[0]):
+                        yield self.apply(s, i, op, kind, order, at, name, server)
+            case ("take back", order):
+                yield self.go(s, i, ("refused",), objects=frozenset(o for o in s.objects if o.order != order))
+
+    def apply(
+        self, s: State, i: int, op: str, kind: str, order: Order, at: Order, name: str, server: Server
+    ) -> State:
+        record = server.record
+        now = record.order if record else NONE
+        if op == "cas2" and now not in (at, order):
+            return self.go(s, i, ("take back", order) if now < order else ("refused",))
+        if now <= order or "blind_apply" in self.mutants:
+            record = Record(order, i, kind, True, True, server.epoch)
+        return self.go(s, i, ("done",), durable=max(s.durable, order), **{name: server._replace(record=record)})
+
+    def write_back(self, s: State, i: int, step: tuple[object, ...]) -> Iterator[State]:
+        match step:
+            case ("idle",):
+                for _, server in self.servers(s):
+                    if self.answers(server) and server.record and not server.record.clean:
+                        yield self.go(s, i, ("put", server.record))
+            case ("put", Record() as record):
+                written = Object(record.order, record.op, record.kind)
+                yield self.go(s, i, ("commit", record), objects=self.put(s.objects, written))
+            case ("commit", Record() as read):
+                for name, server in self.servers(s):
+                    record = server.record
+                    if self.answers(server) and record:
+                        same = record.order == read.order and record.op == read.op
+                        if same or "no_tok_check" in self.mutants:
+                            record = record._replace(clean=True)
+                        yield self.go(s, i, ("done",), **{name: server._replace(record=record)})
+
+    def claim(self, s: State, i: int, step: tuple[object, ...]) -> Iterator[State]:
+        """A client that meets a life without an epoch. `life`: for which one it claims."""
+        server = s.primary
+        match step:
+            case ("idle",):
+                if not server.valid:
+                    if "epoch_reuse" in self.mutants and max(s.markers) > server.epoch:
+                        yield self.go(s, i, ("install", max(s.markers), server.life))
+                    else:
+                        yield self.go(s, i, ("mark", max(s.markers) + 1, server.life))
+            case ("mark", number, life):
+                yield self.go(s, i, ("check", number, life), markers=(*s.markers, number))
+            case ("check", number, life):
+                alone = s.markers.count(number) == 1 or "no_second_list" in self.mutants
+                yield self.go(s, i, ("install", number, life) if alone else ("idle",))
+            case ("install", number, life):
+                if server.valid or server.life != life:
+                    yield self.go(s, i, ("done",))
+                else:
+                    after = server._replace(epoch=number, valid=True)
+                    yield self.go(s, i, ("done",), primary=after, installed=(*s.installed, number))
+
+    def bury(self, s: State, i: int) -> Iterator[State]:
+        """A tombstone goes when nothing older can come any more."""
+        top = greatest(s.objects)
+        if top is None or top.kind != "d" or len(s.objects) > 1:
+            return
+        under_way = any(step[0] in ("put", "look", "apply", "commit") for step in s.clients)
+        older = any(x and x.record and x.record.order < top.order for x in (s.snapshot, s.zombie, s.primary))
+        if "early_tomb_gc" in self.mutants or not (under_way or older or s.zombie):
+            yield self.go(s, i, ("done",), objects=frozenset(), collected=True)
+
+    def environment(self, s: State) -> Iterator[State]:
+        for name, server in self.servers(s):
+            record = server.record
+            if record and record.copy and (record.clean or "ttl_on_dirty" in self.mutants):
+                yield s._replace(**{name: server._replace(record=record._replace(copy=False))})
+        yield from self.verify(s)
+        yield from self.sweep(s)
+        if s.snapshot != s.primary:
+            yield s._replace(snapshot=s.primary)
+        if not s.primary.valid and not self.claims_are_clients and len(s.markers) < CLAIMS_MAX + self.faults:
+            number = s.primary.epoch + 1 if "epoch_reuse" in self.mutants else max(s.markers) + 1
+            marks = s.markers if number in s.markers else (*s.markers, number)
+            after = s.primary._replace(epoch=number, valid=True)
+            yield s._replace(primary=after, markers=marks, installed=(*s.installed, number))
+        yield from self.fail(s)
+
+    def verify(self, s: State) -> Iterator[State]:
+        """A reader compares the module with the archive."""
+        server, top = s.primary, greatest(s.objects)
+        if not self.answers(server):
+            return
+        record = server.record
+        if top and (record is None or record.seen != server.epoch and top.order > record.order):
+            record = Record(top.order, top.op, top.kind, True, False, server.epoch)
+        elif record is not None:
+            record = record._replace(seen=server.epoch)
+        if record != server.record:
+            yield s._replace(primary=server._replace(record=record))
+
+    def sweep(self, s: State) -> Iterator[State]:
+        top = greatest(s.objects)
+        for o in s.objects:
+            if self.unneeded(s, o, top):
+                yield s._replace(objects=s.objects - {o})
+
+    def unneeded(self, s: State, o: Object, top: Object | None) -> bool:
+        if "gc_any_unreferenced" in self.mutants:
+            return not (s.primary.record and s.primary.record.order == o.order)
+        if "sweep_uncommitted" in self.mutants:
+            return top is not None and o.order < top.order
+        return any(
+            server.record and server.record.clean and o.order < server.record.order and top and top.order >= server.record.order
+            for _, server in self.servers(s)
+        )
+
+    def fail(self, s: State) -> Iterator[State]:
+        if s.zombie:
+            yield s._replace(zombie=None)
+        if s.faults == self.faults:
+            return
+        valid = "no_epoch" in self.mutants
+        life = s.faults + 1
+        new = s.snapshot._replace(valid=valid, life=life)
+        lost = (START if valid else EMPTY)._replace(life=life)
+        yield s._replace(primary=new, zombie=s.primary, snapshot=new, faults=life)  # fails over, the old one goes on
+        yield s._replace(primary=new, zombie=None, snapshot=new, faults=life)
+        yield s._replace(primary=lost, zombie=None, snapshot=lost, faults=life)
+
+
+def _trace(before: dict[State, State | None], state: State) -> list[State]:
+    path: list[State] = []
+    at: State | None = state
+    while at is not None:
+        path.append(at)
+        at = before[at]
+    return path[::-1]
