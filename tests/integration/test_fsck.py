@@ -379,6 +379,18 @@ def test_the_sweep_keeps_what_a_record_rests_on(place: Place):
     assert place.read("cold").content == text("cold")
 
 
+def test_a_damaged_record_keeps_the_sweep_from_its_module_only(place: Place):
+    place.store.put("hot", b"newer")
+    place.store.put("warm", b"newer")
+    place.store.put("cold", b"newer")
+    place.store.flush()
+    place.raw.hset(place.module("warm"), "ver", "many")
+    place.raw.delete(place.module("cold"))
+    place.raw.set(place.module("cold"), "foreign")
+    assert place.store.run(sweep(place.store.space)) >= 2
+    assert [len(place.objects(id)) for id in ("hot", "warm", "cold")] == [1, 2, 2]
+
+
 def test_the_newest_epoch_markers_stay(place: Place):
     epochs = place.root / "t/epochs/0"
     (mine,) = epochs.iterdir()

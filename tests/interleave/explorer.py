@@ -33,6 +33,7 @@ from typing import Any
 
 from distier.config import load_config
 from distier.domain import codec
+from distier.domain.order import Order
 from distier.domain.tokens import token_counter
 from distier.drive.common import RECOVERIES_MAX, UseBuffer, outcome
 from distier.effects import (
@@ -58,7 +59,6 @@ from distier.effects import (
 from distier.errors import (
     ArchiveUnavailable,
     Conflict,
-    DeadlineExceeded,
     DistierError,
     Full,
     NotFound,
@@ -67,7 +67,6 @@ from distier.errors import (
     Unavailable,
 )
 from distier.lua import Put, Replayed, Reserved, expire
-from distier.domain.order import Order
 from distier.plans.maintain import sweep, write_back_due
 from distier.plans.read import read
 from distier.plans.recover import open_space, recover
@@ -177,6 +176,7 @@ class Scenario:
     hot_tokens: int = 100
     warm_modules: int = 6
     keeps_metadata: bool = True
+    first: str = ""  # what the environment does before anybody begins
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -357,9 +357,7 @@ class Tally:
 class World:
     """One run of a scenario."""
 
-    def __init__(
-        self, scenario: Scenario, chooser: Chooser, number: int, lab: Lab, *, trace: bool = False
-    ) -> None:
+    def __init__(self, scenario: Scenario, chooser: Chooser, number: int, lab: Lab, *, trace: bool = False) -> None:
         self.scenario, self.chooser, self.lab, self.number = scenario, chooser, lab, number
         self.pattern = _space(number, scenario.hot_tokens, scenario.warm_modules, not scenario.keeps_metadata)
         self.archive = MemoryArchive(keeps_metadata=scenario.keeps_metadata)
@@ -413,6 +411,8 @@ class World:
         yield from self._alone("setup", (Call("open", "", open_space), *self.scenario.before))
         self.processes = [Process(self, f"p{n}", calls) for n, calls in enumerate(self.scenario.processes)]
         self.faults_left = self.scenario.faults_max
+        if self.scenario.first:
+            yield from getattr(self, f"_env_{self.scenario.first}")()
         last: Process | None = None
         sticky = (0.0, 0.5, 0.85)[self.chooser.pick((1, 1, 1))] if self.chooser.seed is not None else 0.0
         for _ in range(STEPS_MAX):

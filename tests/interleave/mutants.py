@@ -55,7 +55,9 @@ def _version_only_keys(patch: pytest.MonkeyPatch) -> None:
     real = names.content_key
 
     def key(namespace: str, record: Record) -> str:
-        return real(namespace, record.__class__(**{**_fields(record), "order": record.order._replace(epoch=1, tok="0" * 32)}))
+        return real(
+            namespace, record.__class__(**{**_fields(record), "order": record.order._replace(epoch=1, tok="0" * 32)})
+        )
 
     patch.setattr(names, "content_key", key)
 

@@ -6,9 +6,8 @@ from typing import Any
 
 from distier.effects import Plan
 from distier.lua import expire as expire_script
-from distier.plans import maintain, move
+from distier.plans import maintain, move, write
 from distier.plans import rescue as rescue_plan
-from distier.plans import write
 from distier.plans.read import read
 from distier.plans.recover import newest_record
 from distier.plans.space import Space

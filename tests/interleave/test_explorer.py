@@ -14,15 +14,32 @@ import pytest
 
 from tests.servers import KINDS, running_server
 
-from .explorer import Lab, Scenario, Tally
+from .explorer import CRASHES, Lab, Scenario, Tally
 from .scenarios import (
-    ARCHIVED, BY_NAME, CLEAN, COLD, DURABLE, HOT, SCENARIOS, WARM, cas, delete, delete_if, demote, expire, get, promote, put,
-    rescue, sweep, write_back,
+    ARCHIVED,
+    BY_NAME,
+    CLEAN,
+    COLD,
+    DURABLE,
+    HOT,
+    SCENARIOS,
+    WARM,
+    cas,
+    delete,
+    delete_if,
+    demote,
+    expire,
+    get,
+    promote,
+    put,
+    rescue,
+    sweep,
+    write_back,
 )  # fmt: skip
 from .wire import wire_to
 
 LONG = os.environ.get("CHAOS") == "long"
-SEEDS = 2_800 if LONG else 60
+SEEDS = 2_800 if LONG else 40
 FIRST_SEED = int(os.environ.get("CHAOS_SEED", "0"))
 
 # Every plan alone, with every fault at every effect, and every choice of the environment between any two.
@@ -88,24 +105,28 @@ def _row(scenario: Scenario, t: Tally, seconds: float, *, distinct: bool = True)
 
 @pytest.mark.timeout(600)
 def test_every_crash_point(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each plan alone: every fault at every one of its effects."""
+    """Each plan alone, in good order and after a restart: every fault at every one of its effects."""
     points, killed, lost, faults = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     runs = 0
     for name, (calls, before) in ALONE.items():
-        scenario = Scenario(f"alone/{name}", (calls,), before, faults_max=1)
-        tally, failures, whole = lab.exhaust(scenario, limit=1500)
-        assert not failures, f"{failures[0]}"
-        assert whole, f"{name} has more runs than that"
-        runs += tally.runs
-        points += tally.points
-        killed += tally.killed
-        lost += tally.lost
-        faults += tally.faults
+        for scenario in (
+            Scenario(f"alone/{name}", (calls,), before, faults_max=1),
+            Scenario(f"recovering/{name}", (calls,), before, CRASHES, 1, first="restart"),
+        ):
+            tally, failures, whole = lab.exhaust(scenario, limit=1500)
+            assert not failures, f"{failures[0]}"
+            assert whole, f"{scenario.name} has more runs than that"
+            runs += tally.runs
+            points += tally.points
+            killed += tally.killed
+            lost += tally.lost
+            faults += tally.faults
     with capsys.disabled():
         print(f"\n{len(points)} crash points in {runs} runs, faults: {dict(faults)}")
         for point in sorted(points):
             print(f"  {point:45} killed {killed[point]:5}  reply lost {lost[point]:5}")
-    missed = [p for p in points if "Sleep" not in p and not (killed[p] and lost[p])]
+    # "touch" is the second half of a pipeline, seen alone only where the first half was split off
+    missed = [p for p in points if not p.endswith(("Sleep", "touch")) and not (killed[p] and lost[p])]
     assert not missed, missed
     assert all(faults[name] for name in OUTSIDE), faults
 
@@ -127,9 +148,9 @@ PAIRS = {
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", PAIRS)
 def test_all_interleavings_of_a_pair(lab: Lab, name: str) -> None:
-    """No fault, every order of all effects (or the first 1,500 of them, depth first)."""
+    """No fault, every order of all effects (or the first 100 of them, depth first)."""
     processes, before = PAIRS[name]
-    tally, failures, _ = lab.exhaust(Scenario(name, processes, before, (), 0), limit=20_000 if LONG else 150)
+    tally, failures, _ = lab.exhaust(Scenario(name, processes, before, (), 0), limit=20_000 if LONG else 100)
     assert not failures, f"{failures[0]}"
     assert tally.runs > 1
 

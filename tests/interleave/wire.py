@@ -89,7 +89,11 @@ class Wire:
             self._sockets[database].sendall(b"".join([hiredis.pack_command(sent[i][1]) for i in places]))
         replies: list[Any] = [None] * len(sent)
         for database, places in by_database.items():
-            gets, receive, feed = self._readers[database].gets, self._sockets[database].recv, self._readers[database].feed
+            gets, receive, feed = (
+                self._readers[database].gets,
+                self._sockets[database].recv,
+                self._readers[database].feed,
+            )
             for i in places:
                 reply = gets()
                 while reply is False:

@@ -78,6 +78,8 @@ class State(NamedTuple):
 START = Server(1, True, 0, None, NONE, 0)
 EMPTY = Server(0, False, 0, None, NONE, 0)
 CLAIMS_MAX = 3
+MARKERS_MAX = 5
+"""Bounds on what could go on for ever: two claimers that always meet."""
 
 
 @dataclass
@@ -228,9 +230,7 @@ class Model:
             case ("take back", order):
                 yield self.go(s, i, ("refused",), objects=frozenset(o for o in s.objects if o.order != order))
 
-    def apply(
-        self, s: State, i: int, op: str, kind: str, order: Order, at: Order, name: str, server: Server
-    ) -> State:
+    def apply(self, s: State, i: int, op: str, kind: str, order: Order, at: Order, name: str, server: Server) -> State:
         record = server.record
         now = record.order if record else NONE
         if op == "cas2" and now not in (at, order):
@@ -258,26 +258,26 @@ class Model:
                         yield self.go(s, i, ("done",), **{name: server._replace(record=record)})
 
     def claim(self, s: State, i: int, step: tuple[object, ...]) -> Iterator[State]:
-        """A client that meets a life without an epoch. `life`: for which one it claims."""
-        server = s.primary
+        """A client that meets a life without an epoch, on the primary or on an old one. `life`: for which it claims."""
         match step:
             case ("idle",):
-                if not server.valid:
-                    if "epoch_reuse" in self.mutants and max(s.markers) > server.epoch:
-                        yield self.go(s, i, ("install", max(s.markers), server.life))
-                    else:
-                        yield self.go(s, i, ("mark", max(s.markers) + 1, server.life))
+                for _, server in self.servers(s):
+                    if not server.valid and len(s.markers) < MARKERS_MAX:
+                        if "epoch_reuse" in self.mutants and max(s.markers) > server.epoch:
+                            yield self.go(s, i, ("install", max(s.markers), server.life))
+                        else:
+                            yield self.go(s, i, ("mark", max(s.markers) + 1, server.life))
             case ("mark", number, life):
                 yield self.go(s, i, ("check", number, life), markers=(*s.markers, number))
             case ("check", number, life):
                 alone = s.markers.count(number) == 1 or "no_second_list" in self.mutants
                 yield self.go(s, i, ("install", number, life) if alone else ("idle",))
             case ("install", number, life):
-                if server.valid or server.life != life:
-                    yield self.go(s, i, ("done",))
-                else:
-                    after = server._replace(epoch=number, valid=True)
-                    yield self.go(s, i, ("done",), primary=after, installed=(*s.installed, number))
+                for name, server in self.servers(s):
+                    if not server.valid and server.life == life and number > server.epoch:
+                        after = server._replace(epoch=number, valid=True)
+                        yield self.go(s, i, ("done",), installed=(*s.installed, number), **{name: after})
+                yield self.go(s, i, ("done",))
 
     def bury(self, s: State, i: int) -> Iterator[State]:
         """A tombstone goes when nothing older can come any more."""
@@ -311,7 +311,7 @@ class Model:
         if not self.answers(server):
             return
         record = server.record
-        if top and (record is None or record.seen != server.epoch and top.order > record.order):
+        if top and (record is None or (record.seen != server.epoch and top.order > record.order)):
             record = Record(top.order, top.op, top.kind, True, False, server.epoch)
         elif record is not None:
             record = record._replace(seen=server.epoch)
@@ -330,7 +330,11 @@ class Model:
         if "sweep_uncommitted" in self.mutants:
             return top is not None and o.order < top.order
         return any(
-            server.record and server.record.clean and o.order < server.record.order and top and top.order >= server.record.order
+            server.record
+            and server.record.clean
+            and o.order < server.record.order
+            and top
+            and top.order >= server.record.order
             for _, server in self.servers(s)
         )
 

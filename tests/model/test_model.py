@@ -17,8 +17,9 @@ CASES = (
     (("cas2", "put0"), 1),
     (("cas2", "cas2"), 0),
     (("cas2", "put2", "put0"), 0),
-    (("claim", "claim"), 1),
+    (("claim", "claim"), 2),
     (("claim", "claim", "put0"), 1),
+    (("claim", "claim", "put2"), 1),
 )
 # mutant: (operations, faults, invariants that may break first)
 KILLED_BY = {
@@ -34,7 +35,7 @@ KILLED_BY = {
     "no_tombstone": (("put2", "del2"), 1),
     "early_tomb_gc": (("put2", "del2", "bury"), 1),
     "sweep_uncommitted": (("cas2", "put2", "put0"), 0),
-    "no_second_list": (("claim", "claim"), 1),
+    "no_second_list": (("claim", "claim"), 2),
 }
 
 

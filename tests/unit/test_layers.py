@@ -16,8 +16,8 @@ LAYERS = [
     "__main__", "cli", "web", "integrations", "demo", "worker", "client", "embedded", "near", "observe", "drive", "stores",
     "plans", "lua", "effects", "policy", "domain", "config", "errors",
 ]  # fmt: skip
-# Types only, never imported when it runs: an effect names what the archive answers.
-ALLOWED_FOR_TYPES = {("distier.effects", "distier.stores.archive")}
+# Types only, never imported when it runs: what the archive answers.
+ALLOWED_FOR_TYPES = {(m, "distier.stores.archive") for m in ("distier.effects", "distier.plans.sweep")}
 BANNED = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
 # Time and chance are given to logic (the Now and NewToken effects; the scripts' own clock), never taken.
 LOGIC = ("domain", "policy", "plans", "lua", "effects")
