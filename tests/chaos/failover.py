@@ -1,0 +1,702 @@
+"""Servers die, come back with old data, are partitioned and fail over, while real processes use them; then every promise
+of docs/PROTOCOL.md is checked.
+
+    python -m tests.chaos.failover --kind valkey --scenario partition --directory DIR --rounds 5 --pace 1.0
+
+    restart     kill -9 of the server (AOF always and everysec in turn), of agents and of the worker; restart
+    old-rdb     kill -9, and a restart from an RDB file of some time ago: what came after it is lost for certain
+    partition   the replication link is cut, the primary goes on, the replica is promoted beside it; the agents of the old
+                primary stay with it as zombies, others begin with the new one
+    sentinel    kill -9 of the primary; three sentinels promote the replica, and the agents find it by themselves
+
+Each process logs what it is about to do and what was acknowledged, as in `hammer`, with the epoch that it knew before
+and after the call. What must hold, for every module:
+
+    durable     a read that began after a write was acknowledged as `archived` (or `replicated`, where a replica is promoted)
+                returns this version or a later one, or a miss that a delete explains; zombies aside
+    epochs      within one epoch the same holds for every write and read of it, whatever its level: so an acknowledged `redis`
+                write may be missing only under a greater epoch than its own
+    order       a durable write comes after every version that was acknowledged before it began
+    deletes     what was there before a durable delete (of the same epoch: any delete) is not read after it
+    contents    whole, put by somebody, and one version is one content for ever
+
+and at the end: all reads are the same after a write-back, after a rescue, and after FLUSHALL and a rescue from the
+archive alone; the accounts equal a recount.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import redis
+
+from distier import Item, Store, connect
+from distier.errors import Conflict, DistierError, Full, NotFound, Unavailable
+from distier.plans import read as read_plans
+from distier.plans import recover, write
+from distier.plans.rescue import rescue
+from distier.worker import Worker
+from tests.chaos import hammer
+from tests.chaos.hammer import Bad, Log, compare_accounts, die_with, make_content, read_logs, seen
+from tests.servers import (
+    READY_S,
+    TestServer,
+    await_replica,
+    poll,
+    short_directory,
+    start_replica,
+    start_sentinels,
+    start_server,
+)
+
+AGENTS = 4
+KEPT = [f"kept/{i}" for i in range(24)]
+SHORT = [f"short/{i}" for i in range(8)]  # these are deleted again and again
+IDS = KEPT + SHORT
+REPLICATING = ("partition", "sentinel")
+LEVELS = ("redis", "replicated", "archived")
+INFINITY = float("inf")
+Version = tuple[int, int]
+
+
+def settings(url: str, directory: Path) -> dict[str, Any]:
+    found = hammer.settings(argparse.Namespace(url=url, directory=directory, near=False))
+    found["storage_tiers"]["hot"] = {"max_size": 20_000, "max_bytes": 36_000}
+    found["storage_tiers"]["warm"] |= {"max_modules": 12, "max_bytes": 24_000}
+    return found
+
+
+# -- processes -----------------------------------------------------------------------------------------------------
+
+
+class Agent:
+    """Random calls at all levels, each logged before and after."""
+
+    def __init__(self, store: Store, log: Log, name: str, seed: int, scenario: str) -> None:
+        self.store, self.log, self.name = store, log, name
+        self.rng = random.Random(seed)
+        self.shard = store.space.keys.shards[0]
+        self.weights = (55, 5, 40) if scenario in REPLICATING else (60, 0, 40)
+        self.n = 0
+
+    def run(self) -> None:
+        calls: list[Callable[[], None]] = [self.get, self.put, self.delete, self.get_many, self.demote, self.promote]
+        while True:
+            self.n += 1
+            self.rng.choices(calls, (50, 32, 6, 5, 4, 3))[0]()
+
+    def level(self) -> Any:
+        return self.rng.choices(LEVELS, self.weights)[0]
+
+    def epoch(self) -> int | None:
+        known = self.store.space.states.get(self.shard)
+        return known.epoch if known else None
+
+    def logged(self, op: str, ids: list[str], call: Callable[[], Any], said: Callable[[Any], Any], **more: Any) -> None:
+        before = self.epoch()
+        self.log.write(n=self.n, begin=op, ids=ids, **more)
+        try:
+            answer = said(call())
+        except (Conflict, NotFound, Full) as e:
+            self.log.write(n=self.n, refused=type(e).__name__)
+        except Unavailable as e:
+            self.log.write(n=self.n, failed=f"{type(e).__name__}: {e}"[:120])
+        except DistierError as e:
+            self.log.write(n=self.n, bad=f"{op} {ids}: {type(e).__name__}: {e}")
+        except Bad as e:
+            self.log.write(n=self.n, bad=str(e))
+        else:
+            self.log.write(n=self.n, end=answer, epochs=[before, self.epoch()])
+
+    def put(self) -> None:
+        id, level = self.rng.choice(IDS), self.level()
+        item = Item(id, make_content(id, self.name, self.n, self.rng), durability=level)
+        self.logged("put", [id], lambda: self.store.run(write.put(self.store.space, item)),
+                    lambda landed: [list(landed.version[:2])], level=level, content=f"{self.name}/{self.n}")  # fmt: skip
+
+    def delete(self) -> None:
+        id, level = self.rng.choice(SHORT), self.level()
+        self.logged("delete", [id], lambda: self.store.run(write.delete(self.store.space, id, None, level)),
+                    lambda was_there: was_there, level=level)  # fmt: skip
+
+    def get(self) -> None:
+        id = self.rng.choice(IDS)
+        self.logged("get", [id], lambda: self.store.get(id), lambda module: [seen(id, module)])
+
+    def get_many(self) -> None:
+        ids = self.rng.sample(IDS, 5)
+        self.logged("get", ids, lambda: self.store.get_many(ids), lambda found: [seen(id, found[id]) for id in ids])
+
+    def demote(self) -> None:
+        ids = self.rng.sample(IDS, 3)
+        self.logged("demote", ids, lambda: self.store.demote_many(ids, to="cold"), lambda _: True)
+
+    def promote(self) -> None:
+        id = self.rng.choice(IDS)
+        self.logged("promote", [id], lambda: self.store.promote(id), lambda _: True)
+
+
+class Child(NamedTuple):
+    role: str
+    number: int
+    group: str
+    url: str
+    pid: int
+
+
+@dataclass
+class Run:
+    """The parent: it forks agents and workers, and does to servers what happens to servers."""
+
+    scenario: str
+    kind: Any
+    directory: Path
+    rounds: int
+    pace_s: float
+    rng: random.Random
+    log: Log = field(init=False)
+    children: list[Child] = field(default_factory=list)
+    started: int = 0
+    kills: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.log = Log(self.directory / "parent.log")
+
+    def start_group(self, group: str, url: str) -> None:
+        for i in range(AGENTS):
+            self.start("agent", i, group, url)
+        self.start("worker", 0, group, url)
+
+    def start(self, role: str, number: int, group: str, url: str) -> None:
+        self.started += 1
+        name, seed, parent = f"{group}-{role}{number}-{self.started}", self.rng.randrange(2**32), os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            log = Log(self.directory / f"{name}.log")
+            try:
+                die_with(parent)
+                self.child(role, log, name, seed, url)
+            except BaseException as e:
+                log.write(bad=f"{name} ended: {type(e).__name__}: {e}")
+            finally:
+                os._exit(1)
+        self.children.append(Child(role, number, group, url, pid))
+
+    def child(self, role: str, log: Log, name: str, seed: int, url: str) -> None:
+        store = None
+        while store is None:
+            with suppress(Unavailable):
+                store = connect(settings(url, self.directory))
+        if role == "agent":
+            Agent(store, log, name, seed, self.scenario).run()
+        worker = Worker(store)
+        while True:
+            if not worker.run_once() and worker.report.last_failure:
+                kind = worker.report.last_failure.partition(":")[0]
+                is_weather = kind in ("RedisUnavailable", "DeadlineExceeded", "Recovering", "Full", "Fenced")
+                log.write(**{"failed" if is_weather else "bad": f"worker: {worker.report.last_failure}"})
+            time.sleep(0.05)
+
+    def kill_some(self, n: int) -> None:
+        """kill -9 of random processes of the latest group, which are then started again."""
+        group = self.children[-1].group
+        for victim in self.rng.sample([c for c in self.children if c.group == group], n):
+            self.kill(victim)
+            self.start(victim.role, victim.number, victim.group, victim.url)
+
+    def kill(self, child: Child) -> None:
+        self.children.remove(child)
+        os.kill(child.pid, signal.SIGKILL)
+        _, status = os.waitpid(child.pid, 0)
+        self.kills += 1
+        if not os.WIFSIGNALED(status):
+            self.faults.append(f"{child.role}{child.number} of {child.group} ended by itself with {status}")
+
+    def end_group(self, group: str) -> None:
+        for child in [c for c in self.children if c.group == group]:
+            self.kill(child)
+
+    def work(self, share: float) -> None:
+        """Let them work for about this share of a round."""
+        time.sleep(self.pace_s * share * self.rng.uniform(0.7, 1.3))
+
+
+# -- what happens to servers ---------------------------------------------------------------------------------------
+
+
+def restart(run: Run, tmp: Path) -> TestServer:
+    server = start_server(run.kind, tmp, args=("--appendfsync", "always"))
+    run.start_group("g0", server.url)
+    for i in range(run.rounds):
+        run.work(0.7)
+        fsync = server.args[1]
+        server.kill9()
+        run.log.write(down=fsync)
+        run.kill_some(2)
+        server.args = ("--appendfsync", "everysec" if i % 2 == 0 else "always")
+        server.start()
+        run.log.write(up=True)
+        run.work(0.3)
+    return server
+
+
+def old_rdb(run: Run, tmp: Path) -> TestServer:
+    server = start_server(run.kind, tmp, args=("--appendonly", "no"))
+    run.start_group("g0", server.url)
+    copies: list[Path] = []
+    for i in range(run.rounds):
+        run.work(0.3)
+        with server.client() as client:
+            client.save()
+        copies.append(Path(shutil.copy(tmp / "dump.rdb", tmp / f"copy{i}.rdb")))
+        run.work(0.4)
+        server.kill9()
+        run.log.write(down="old rdb")
+        shutil.copy(run.rng.choice(copies[-2:]), tmp / "dump.rdb")
+        if i % 2:
+            run.kill_some(2)
+        server.start()
+        run.log.write(up=True)
+        run.work(0.3)
+    return server
+
+
+def pair(run: Run, tmp: Path) -> tuple[TestServer, TestServer]:
+    for name in "ab":
+        (tmp / name).mkdir()
+    primary = start_server(run.kind, tmp / "a", tcp=True)
+    return primary, start_replica(primary, tmp / "b")
+
+
+def follow(server: TestServer, primary: TestServer) -> None:
+    """Start a dead server again, without its data, as a replica of `primary`."""
+    for path in server.directory.iterdir():
+        if path.name != "log":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    server.args = ("--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0")
+    server.start()
+    await_replica(server)
+
+
+def partition(run: Run, tmp: Path) -> TestServer:
+    primary, replica = pair(run, tmp)
+    run.start_group("g0", primary.socket_url)
+    for i in range(run.rounds):
+        run.work(0.3)
+        with replica.client() as client:
+            client.replicaof("127.0.0.1", 1)  # nobody listens there: the link is cut at once
+            run.work(0.2)
+            client.replicaof("NO", "ONE")
+        run.log.write(down="partition", zombies=f"g{i}")
+        run.log.write(up=True)
+        run.start_group(f"g{i + 1}", replica.socket_url)
+        run.work(0.5)
+        run.end_group(f"g{i}")
+        primary.kill9()
+        follow(primary, replica)
+        primary, replica = replica, primary
+    run.work(0.1)
+    return primary
+
+
+def sentinel(run: Run, tmp: Path) -> TestServer:
+    primary, replica = pair(run, tmp)
+    sentinels = start_sentinels(primary, tmp)
+    try:
+        run.start_group("g0", sentinels.url)
+        for i in range(run.rounds):
+            run.work(0.6)
+            poll(lambda r=replica: sentinels.see_replica(r.port), timeout_s=READY_S, what="the replica")  # type: ignore[misc]
+            primary.kill9()
+            run.log.write(down="sentinel")
+            if i % 2:
+                run.kill_some(1)
+            poll(lambda r=replica: sentinels.primary_port() == r.port, timeout_s=READY_S, what="the failover")  # type: ignore[misc]
+            run.log.write(up=True)
+            run.work(0.4)
+            follow(primary, replica)
+            primary, replica = replica, primary
+    except AssertionError as e:
+        raise AssertionError(f"{e}\n{sentinels.log[-3000:]}") from e
+    finally:
+        for child in list(run.children):
+            run.kill(child)
+        sentinels.stop()
+    return primary
+
+
+SCENARIOS: dict[str, Callable[[Run, Path], TestServer]] = {
+    "restart": restart, "old-rdb": old_rdb, "partition": partition, "sentinel": sentinel,
+}  # fmt: skip
+
+
+# -- the verdict ---------------------------------------------------------------------------------------------------
+
+
+class Ack(NamedTuple):
+    """A version that was there at `end`, in `epoch`: written (with a level), or read (level `seen`)."""
+
+    begin: int
+    end: int
+    version: Version
+    epoch: int | None
+    level: str
+    is_zombie: bool = False
+
+
+class Read(NamedTuple):
+    begin: int
+    end: int
+    version: Version | None  # None: a miss
+    content: str
+    epoch: int | None
+    is_zombie: bool
+    process: str
+
+
+class Delete(NamedTuple):
+    begin: int
+    end: float  # infinity: never acknowledged
+    epoch: int | None
+    level: str
+
+
+@dataclass
+class History:
+    """Everything that happened to one module."""
+
+    durable: frozenset[str]
+    acks: list[Ack] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
+    deletes: list[Delete] = field(default_factory=list)
+    written: set[str] = field(default_factory=set)
+    contents: dict[Version, str] = field(default_factory=dict)
+    begun: dict[Version, int] = field(default_factory=dict)
+    lost: dict[Ack, int | None] = field(default_factory=dict)
+    """Acknowledged writes of which a later read shows that they are gone, and the epoch of that read."""
+
+    def faults(self, id: str) -> Iterator[str]:
+        yield from (f"{id!r}: torn or foreign: {r.content} was never put" for r in self.reads
+                    if r.version and r.content not in self.written)  # fmt: skip
+        for version, content in [(r.version, r.content) for r in self.reads if r.version]:
+            if self.contents.setdefault(version, content) != content:
+                yield f"{id!r}: {version} is {self.contents[version]} and {content}"
+        self.begun = {a.version: a.begin for a in self.acks if a.level != "seen"}
+        yield from self._losses(id)
+        yield from self._order(id)
+        yield from self._resurrections(id)
+
+    def was_open(self, found: list[Any] | None) -> bool:
+        """Whether this is the outcome of a write that was never acknowledged."""
+        if found is None:
+            return any(d.end == INFINITY for d in self.deletes)
+        acked = {self.contents[a.version] for a in self.acks if a.level != "seen"}
+        return found[2] in self.written - acked
+
+    def _losses(self, id: str) -> Iterator[str]:
+        acks = sorted(self.acks, key=lambda a: a.end)
+        durable: Ack | None = None
+        newest: dict[int | None, Ack] = {}
+        open_acks: list[Ack] = []
+        i = 0
+        for read in sorted(self.reads, key=lambda r: r.begin):
+            while i < len(acks) and acks[i].end < read.begin:
+                ack = acks[i]
+                i += 1
+                if ack.level in self.durable and (durable is None or ack.version > durable.version):
+                    durable = ack
+                if ack.epoch not in newest or ack.version > newest[ack.epoch].version:
+                    newest[ack.epoch] = ack
+                if ack.level != "seen":
+                    open_acks.append(ack)
+            if durable and not read.is_zombie and not self._explains(read, durable):
+                yield f"{id!r}: DURABLE ACK LOST: {durable}, then {read}"
+            same = newest.get(read.epoch) if read.epoch is not None else None
+            if same and not self._explains(read, same):
+                yield f"{id!r}: STALE within an epoch: {same}, then {read}"
+            if not read.is_zombie:
+                gone = [a for a in open_acks if not self._explains(read, a)]
+                self.lost |= {ack: read.epoch for ack in gone if ack not in self.lost}
+                top = read.version or (0, 0)
+                open_acks = [a for a in open_acks if a not in self.lost and a.version > top]
+
+    def _explains(self, read: Read, ack: Ack) -> bool:
+        """Whether this read may come after this ack."""
+        if read.version is not None:
+            return read.version >= ack.version
+        put_at = self.begun.get(ack.version, 0)
+        return any(d.begin < read.end and d.end > put_at for d in self.deletes)
+
+    def _order(self, id: str) -> Iterator[str]:
+        by_end = sorted((a for a in self.acks if a.level != "seen"), key=lambda a: a.end)
+        greatest, i = Ack(0, 0, (0, 0), 0, ""), 0
+        for ack in sorted((a for a in by_end if a.level == "archived"), key=lambda a: a.begin):
+            while i < len(by_end) and by_end[i].end < ack.begin:
+                greatest = max(greatest, by_end[i], key=lambda a: a.version)
+                i += 1
+            if ack.version <= greatest.version:
+                yield f"{id!r}: ORDER: durable {ack} began after {greatest} was acknowledged"
+
+    def _resurrections(self, id: str) -> Iterator[str]:
+        there: dict[Version, int] = {}  # by when each version was there, as far as anybody knows
+        for ack in self.acks:
+            there[ack.version] = min(there.get(ack.version, ack.end), ack.end)
+        deletes = sorted((d for d in self.deletes if d.end < INFINITY), key=lambda d: d.end)
+        latest: dict[Any, int] = {}  # begin of the latest delete: durable ones, and those of each epoch
+        i = 0
+        for read in sorted(self.reads, key=lambda r: r.begin):
+            while i < len(deletes) and deletes[i].end < read.begin:
+                d = deletes[i]
+                i += 1
+                for key in [d.epoch, *(["durable"] if d.level in self.durable else [])]:
+                    latest[key] = max(latest.get(key, 0), d.begin)
+            if read.version is None:
+                continue
+            since = there[read.version]
+            if not read.is_zombie and since < latest.get("durable", 0):
+                yield f"{id!r}: RESURRECTED after a durable delete: {read}"
+            if read.epoch is not None and since < latest.get(read.epoch, 0):
+                yield f"{id!r}: RESURRECTED within an epoch: {read}"
+
+
+@dataclass
+class Verdict:
+    histories: dict[str, History]
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    downs: list[tuple[int, str]] = field(default_factory=list)
+    outages_ms: list[float] = field(default_factory=list)
+    slowest_ms: list[float] = field(default_factory=list)
+
+    @property
+    def acknowledged(self) -> int:
+        return sum(n for name, n in self.counts.items() if name.endswith(" ok"))
+
+
+def judge(directory: Path, durable: frozenset[str]) -> Verdict:
+    lines = list(read_logs(directory))
+    verdict = Verdict({id: History(durable) for id in IDS})
+    verdict.faults = [f"{line['process']}: {line['bad']}" for line in lines if "bad" in line]
+    verdict.downs = [(line["t"], line["down"]) for line in lines if "down" in line]
+    zombies = {line["zombies"]: line["t"] for line in lines if "zombies" in line}
+    ends = {(x["process"], x["n"]): x for x in lines if "n" in x and "begin" not in x}
+    for line in lines:
+        if "begin" in line:
+            end = ends.get((line["process"], line["n"]), {})
+            outcome = "ok" if "end" in end else "refused" if "refused" in end else "failed" if end else "killed"
+            verdict.counts[f"{line['begin']}{' ' + line['level'] if 'level' in line else ''} {outcome}"] += 1
+            note(verdict, line, end, zombies.get(line["process"].partition("-")[0], INFINITY))
+    recovery(verdict, lines, [line["t"] for line in lines if "up" in line])
+    return verdict
+
+
+def note(verdict: Verdict, line: dict[str, Any], end: dict[str, Any], zombie_since: float) -> None:
+    """One call in the histories of its modules."""
+    before, after = end.get("epochs", (None, None))
+    op = line["begin"]
+    if op == "put":
+        history = verdict.histories[line["ids"][0]]
+        history.written.add(line["content"])
+        if "end" in end:
+            version = tuple(end["end"][0])
+            history.acks.append(Ack(line["t"], end["t"], version, version[0], line["level"], end["t"] > zombie_since))
+            if history.contents.setdefault(version, line["content"]) != line["content"]:
+                verdict.faults.append(f"{line['ids']}: two writes were acknowledged as {version}")
+    elif op == "delete" and "refused" not in end and end.get("end") is not False:
+        acked = end["t"] if "end" in end else INFINITY
+        verdict.histories[line["ids"][0]].deletes.append(
+            Delete(line["t"], acked, after if before == after else None, line["level"])
+        )
+    elif op == "get" and "end" in end:
+        for id, answer in zip(line["ids"], end["end"], strict=True):
+            verdict.counts[f"read {answer[3] if answer else 'miss'}"] += 1
+            history, epoch = verdict.histories[id], after if before == after else None
+            add_read(history, line["t"], end["t"], answer, epoch, end["t"] > zombie_since, line["process"])
+
+
+def add_read(
+    history: History, begin: int, end: int, answer: list[Any] | None, epoch: int | None, is_zombie: bool, process: str
+) -> None:
+    version = (answer[0], answer[1]) if answer else None
+    history.reads.append(Read(begin, end, version, answer[2] if answer else "", epoch, is_zombie, process))
+    if version:
+        history.acks.append(Ack(begin, end, version, epoch, "seen"))
+
+
+def recovery(verdict: Verdict, lines: list[dict[str, Any]], ups: list[int]) -> None:
+    """From each loss of the server to the first answer, and from its return to the first answer of the slowest process.
+    A put of a zombie is no recovery."""
+    good = sorted((x["t"], x["process"]) for x in lines if "end" in x)
+    zombies = {line["t"]: line["zombies"] for line in lines if "zombies" in line}
+    for (down, _), up in zip(verdict.downs, ups, strict=True):
+        old = zombies.get(down, "none")
+        following = [t for t, _ in verdict.downs if t > down]
+        until = following[0] if following else good[-1][0] + 1
+        firsts: dict[str, int] = {}
+        for t, process in good:
+            if up < t < until and not process.startswith(f"{old}-"):
+                firsts.setdefault(process, t)
+        if firsts:
+            verdict.outages_ms.append((min(firsts.values()) - down) / 1e6)
+            verdict.slowest_ms.append((max(firsts.values()) - up) / 1e6)
+
+
+def check_the_end(run: Run, server: TestServer, verdict: Verdict) -> Iterator[str]:
+    """Everybody is dead. What is left must be the same whatever is done to it."""
+    with connect(settings(server.socket_url, run.directory)) as store:
+        before = final_reads(store, verdict)
+        store.flush()
+        yield from compare(store, before, "a write-back", verdict)
+        store.run(rescue(store.space), deadline_s=60)
+        yield from compare(store, before, "a rescue", verdict, is_rescue=True)
+        with server.client() as client:
+            client.flushall()
+        store.run(rescue(store.space), deadline_s=60)
+        yield from compare(store, before, "FLUSHALL and a rescue", verdict)
+        verdict.counts["final epoch"] = store.run(recover.recover(store.space, store.space.keys.shards[0])).epoch
+        verdict.counts["final modules"] = sum(answer is not None for answer in before.values())
+
+
+def final_reads(store: Store, verdict: Verdict) -> dict[str, list[Any] | None]:
+    found = {}
+    for id, history in verdict.histories.items():
+        begin = time.monotonic_ns()
+        answer = seen(id, store.run(read_plans.read(store.space, id)))
+        known = store.space.states.get(store.space.keys.shards[0])
+        add_read(history, begin, time.monotonic_ns(), answer, known.epoch if known else None, False, "final")
+        found[id] = answer and answer[:3]
+    return found
+
+
+def compare(
+    store: Store, before: dict[str, list[Any] | None], after_what: str, verdict: Verdict, *, is_rescue: bool = False
+) -> Iterator[str]:
+    """What changed in `before`, which is brought up to date. A rescue finds the durable writes whose writers were killed
+    between the archive and Redis: such a write may appear."""
+    now = final_reads(store, verdict)
+    for id in IDS:
+        history, was, found = verdict.histories[id], before[id], now[id]
+        if found != was and not (is_rescue and history.was_open(found)):
+            yield f"{id!r} was {was}, and is {found} after {after_what}"
+        elif found != was:
+            verdict.counts["appeared"] += 1
+        before[id] = found
+    yield from compare_accounts(store, f"after {after_what}")
+
+
+def lost_acks(verdict: Verdict) -> tuple[Counter[str], list[str]]:
+    """Acknowledged writes that are gone: how many of each level, and those that must not be."""
+    counts: Counter[str] = Counter()
+    faults = []
+    for id, history in verdict.histories.items():
+        for ack, epoch in history.lost.items():
+            counts[ack.level] += 1
+            next_down = next((what for t, what in verdict.downs if t > ack.end), "the end")
+            if next_down in ("always", "the end") and not ack.is_zombie:
+                faults.append(f"{id!r}: {ack} is lost, though {next_down!r} loses nothing")
+            if epoch is not None and epoch <= ack.version[0]:
+                faults.append(f"{id!r}: {ack} is lost and no epoch says so")
+    return counts, faults
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kind", choices=("valkey", "redis"), default="valkey")
+    parser.add_argument("--scenario", choices=sorted(SCENARIOS), required=True)
+    parser.add_argument("--directory", type=Path, required=True, help="empty, for logs and the archive")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--pace", type=float, default=1.0, help="about the seconds of a round")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--break", dest="broken", choices=sorted(BREAKS), help="a bug, to see it caught")
+    args = parser.parse_args()
+    if args.broken:
+        BREAKS[args.broken]()
+    run = Run(args.scenario, args.kind, args.directory, args.rounds, args.pace, random.Random(args.seed))
+    began = time.monotonic()
+    with short_directory() as tmp:
+        server = SCENARIOS[args.scenario](run, tmp)
+        for child in list(run.children):
+            run.kill(child)
+        found = report(run, server)
+    found["seconds"] = round(time.monotonic() - began, 1)
+    json.dump(found, sys.stdout, indent=1)
+    print()
+    return 1 if found["faults"] else 0
+
+
+def report(run: Run, server: TestServer) -> dict[str, Any]:
+    durable = frozenset({"archived", *(["replicated"] if run.scenario in REPLICATING else [])})
+    verdict = judge(run.directory, durable)
+    faults = run.faults + verdict.faults
+    try:
+        faults += check_the_end(run, server, verdict)
+    except (DistierError, Bad, redis.RedisError) as e:
+        faults.append(f"at the end: {type(e).__name__}: {e}")
+    for id, history in verdict.histories.items():
+        faults += history.faults(id)
+    lost, more = lost_acks(verdict)
+    return {
+        "scenario": run.scenario, "kind": run.kind, "disruptions": len(verdict.downs), "kills": run.kills,
+        "processes": run.started, "acknowledged": verdict.acknowledged, "lost": dict(lost),
+        "outage_ms": [round(ms) for ms in verdict.outages_ms], "slowest_ms": [round(ms) for ms in verdict.slowest_ms],
+        "counts": dict(sorted(verdict.counts.items())), "faults": faults + more,
+    }  # fmt: skip
+
+
+# -- bugs, to see them caught --------------------------------------------------------------------------------------
+
+
+def break_look() -> None:
+    """No look for a newer epoch before the ack."""
+
+    def nothing(*_: Any, **__: Any) -> Any:
+        yield from ()
+        return []
+
+    write.list_epochs = nothing  # type: ignore[attr-defined]
+
+
+def break_replid() -> None:
+    """No script compares the life of the server."""
+    from distier import lua
+
+    plain = lua._text
+    lua._text = lambda name: plain(name).replace("life ~= '' and", "false and")
+
+
+def break_seen() -> None:
+    """Records are served without having been compared with the archive in this epoch."""
+    from distier.domain.module import parse_hot
+
+    read_plans.parse_hot = lambda name, fields, epoch, verified: parse_hot(name, fields, 0, 0)  # type: ignore[assignment]
+
+
+def break_forget() -> None:
+    """What a process knows of the epoch outlives the connection."""
+    from distier.stores.redis import Lives
+
+    Lives.met = lambda self, info: None  # type: ignore[method-assign]
+
+
+BREAKS: dict[str, Callable[[], None]] = {
+    "look": break_look, "replid": break_replid, "seen": break_seen, "forget": break_forget,
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

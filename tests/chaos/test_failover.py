@@ -1,0 +1,47 @@
+"""The scenarios of `failover.py` on both kinds of server. `CHAOS=long` runs each for minutes, and more often."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import KINDS, Kind, available_kinds
+
+ROOT = Path(__file__).parent.parent.parent
+LONG = os.environ.get("CHAOS") == "long"
+ROUNDS, PACE_S = (14, 5.0) if LONG else (2, 0.6)
+TIMEOUT_S = ROUNDS * (PACE_S + 12) + 90
+
+
+def run(scenario: str, kind: Kind, directory: Path, *more: str) -> dict[str, Any]:
+    if reason := available_kinds()[kind]:
+        pytest.skip(reason)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.chaos.failover", "--scenario", scenario, "--kind", kind, "--directory", directory,
+         "--rounds", str(ROUNDS), "--pace", str(PACE_S), "--seed", os.environ.get("CHAOS_SEED", "1"), *more],
+        cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S,
+    )  # fmt: skip
+    assert done.stdout, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    print(json.dumps({name: value for name, value in found.items() if name != "faults"}))
+    return found
+
+
+@pytest.mark.timeout(TIMEOUT_S + 10)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scenario", ["restart", "old-rdb", "partition", "sentinel"])
+def test_no_promise_is_broken_when_servers_die_and_change_hands(scenario: str, kind: Kind, tmp_path: Path):
+    found = run(scenario, kind, tmp_path / "run")
+    assert not found["faults"], "\n".join(found["faults"][:40])
+    assert found["disruptions"] == ROUNDS
+    assert len(found["outage_ms"]) == ROUNDS, "somebody was answered after each of them"
+    assert max(found["outage_ms"]) < 30_000
+    counts = found["counts"]
+    for what in ("put redis ok", "put archived ok", "get ok", "delete redis ok", "read hot", "read cold"):
+        assert counts.get(what, 0) >= ROUNDS, (what, counts)
