@@ -67,7 +67,7 @@ clock is off by more than 15."""
 BATCH = 64
 PARALLEL = 8
 CHANGED_MAX = 10_000
-RECOUNTS_MAX = 6
+RECOUNTS_MAX = 30
 EXAMPLES_MAX = 1000
 
 Level = Literal["note", "fault", "lost"]

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from distier.domain import archived as names
 from distier.domain.keys import Keyspace, Shard
 from distier.domain.module import Record
-from distier.effects import ArchiveList, ArchivePut, Command, Count, NewToken, Parallel, Pipeline, Plan, collect
+from distier.effects import ArchiveList, ArchivePut, Command, Count, NewToken, Parallel, Pipeline, Plan, Sleep, collect
 from distier.errors import Invalid, Recovering
 from distier.lua import Adopted, Adoption, Opened, adopt, open_shard, state
 
@@ -33,7 +33,9 @@ from .describe import describe_object
 from .records import chunks, record_command
 from .space import Space
 
-CLAIMS_MAX = 8
+CLAIMS_MAX = 24
+STAND_BACK_FIRST_S = 0.005
+STAND_BACK_MAX_S = 0.25
 REREADS_MAX = 8
 LIFE_CHARS = 16
 
@@ -63,16 +65,26 @@ def open_space(space: Space) -> Plan[list[Opened]]:
 def recover(space: Space, shard: Shard) -> Plan[Opened]:
     """The shard's epoch; a new one where it has none for this life of the server."""
     epoch, replid, empty = 0, "", False
-    for _ in range(CLAIMS_MAX):
+    for attempt in range(CLAIMS_MAX):
         reply = yield from open_shard(shard, space.limits, epoch=epoch, replid=replid, empty=empty)
         if isinstance(reply, Opened):
             if epoch:
                 yield from Count("epochs.installed")
             space.states[shard] = reply
             return reply
+        if attempt:
+            yield from _stand_back(attempt)
         replid = reply.replid
-        epoch, empty = yield from _claim(space, shard, replid)
+        claim = yield from _claim(space, shard, replid)
+        epoch, empty = claim or (0, False)
     raise Recovering(f"shard {shard.index} of namespace {shard.namespace!r} changes hands too often; try again")
+
+
+def _stand_back(attempt: int) -> Plan[None]:
+    """All clients of a server that came back claim at once. Those whose claims met wait for a moment of their own: then one
+    of them is alone, and the others find its epoch installed."""
+    chance = int((yield from NewToken())[:4], 16) / 65536
+    yield Sleep(chance * min(STAND_BACK_FIRST_S * 2**attempt, STAND_BACK_MAX_S))
 
 
 class Claim(NamedTuple):
@@ -80,19 +92,19 @@ class Claim(NamedTuple):
     empty: bool
 
 
-def _claim(space: Space, shard: Shard, replid: str) -> Plan[Claim]:
-    """An epoch that nobody else has, greater than all in the archive; and whether the archive holds no module."""
+def _claim(space: Space, shard: Shard, replid: str) -> Plan[Claim | None]:
+    """An epoch that nobody else has, greater than all in the archive; and whether the archive holds no module. None where
+    somebody else claimed the same number."""
     life = f"-{replid[:LIFE_CHARS]}" if replid else ""
-    while True:
-        # Above those of all shards: after a total loss the namespace may come back with another number of them.
-        known = yield from _epochs_below(f"{space.namespace}/epochs/", "")
-        epoch, tok = max(known, default=0) + 1, (yield from NewToken())
-        yield from ArchivePut(
-            f"{epochs_prefix(space, shard)}{epoch:08d}-{tok[:8]}{life}", b"", "application/octet-stream", {}
-        )
-        if (yield from list_epochs(space, shard, epoch - 1)).count(epoch) == 1:
-            modules = yield from ArchiveList(names.modules_prefix(space.namespace), limit=1)
-            return Claim(epoch, not modules)
+    # Above those of all shards: after a total loss the namespace may come back with another number of them.
+    known = yield from _epochs_below(f"{space.namespace}/epochs/", "")
+    epoch, tok = max(known, default=0) + 1, (yield from NewToken())
+    key = f"{epochs_prefix(space, shard)}{epoch:08d}-{tok[:8]}{life}"
+    yield from ArchivePut(key, b"", "application/octet-stream", {})
+    if (yield from list_epochs(space, shard, epoch - 1)).count(epoch) != 1:
+        return None
+    modules = yield from ArchiveList(names.modules_prefix(space.namespace), limit=1)
+    return Claim(epoch, not modules)
 
 
 def epochs_prefix(space: Space, shard: Shard) -> str:

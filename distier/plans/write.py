@@ -427,7 +427,9 @@ def delete(space: Space, id: str, if_version: Expected = None, durability: Durab
         place = None
         if level == "archived":
             if (yield from newest_record(space, shard, id)) is None:
-                return attempt > 0  # an earlier tombstone of this call was adopted from the archive by the recovery
+                if attempt:  # gone by a tombstone of an earlier attempt, or by another delete that is in no archive
+                    raise Recovering(_unsure(id))
+                return False
             place = yield from _archive_tombstone(space, shard, id, tok, expected)
             if (yield from list_epochs(space, shard, place.epoch, but_of=place.replid)):
                 space.states.pop(shard, None)

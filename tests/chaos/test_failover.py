@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from distier import connect
+from distier.errors import Recovering
 from tests.servers import KINDS, Kind, available_kinds
 
 ROOT = Path(__file__).parent.parent.parent
@@ -45,3 +47,25 @@ def test_no_promise_is_broken_when_servers_die_and_change_hands(scenario: str, k
     counts = found["counts"]
     for what in ("put redis ok", "put archived ok", "get ok", "delete redis ok", "read hot", "read cold"):
         assert counts.get(what, 0) >= ROUNDS, (what, counts)
+
+
+def test_a_fenced_delete_is_not_acknowledged_because_somebody_else_deleted(redis_url: str, tmp_path: Path):
+    """Found by `partition`: a zombie's durable delete was refused by the look for a newer epoch, and then acknowledged,
+    because another zombie had deleted the module meanwhile, in no archive."""
+    settings = {"redis": {"url": redis_url}, "namespace": "t", "counter": "estimate", "near": {"enabled": False},
+                "storage_tiers": {"cold": {"directory": tmp_path / "cold"}}}  # fmt: skip
+    with connect(settings) as store, connect(settings) as other:
+        store.put("a", b"1", durability="archived")
+        archive = store._driver.archive
+        put = archive.put
+
+        def then_another_deletes(key: str, *args: Any, **more: Any) -> None:
+            put(key, *args, **more)
+            if key.endswith(".deleted"):
+                other.delete("a")
+
+        archive.put = then_another_deletes  # type: ignore[method-assign]
+        newer = tmp_path / "cold/t/epochs/0/@00000900-aaaaaaaa-00000000"  # of another master
+        newer.touch()
+        with pytest.raises(Recovering):
+            store.delete("a", durability="archived")

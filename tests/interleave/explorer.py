@@ -134,7 +134,7 @@ FAULTS: Mapping[str, float] = {
     "lost": 1.0,  # performed, the reply is lost, the driver sends the same call again
     "gone": 0.6,  # performed, the reply is lost, the deadline passes
     "down": 0.4,  # not performed; the deadline passes
-    "late": 0.8,  # an upload or deletion is performed later; the deadline passes
+    "late": 3.0,  # an upload or deletion is performed later; the deadline passes
     "expire": 1.0,  # a clean warm frame is gone
     "replicate": 1.0,  # the replica catches up
     "failover": 1.0,  # the replica becomes primary, the old one goes on beside it
@@ -789,6 +789,8 @@ class Failure:
 class Lab:
     """A server with the scripts loaded, where worlds can run. `patches` make a mutant."""
 
+    kind = ""
+
     def __init__(self, wire: Wire, patches: tuple[Patch, ...] = ()) -> None:
         self.wire = wire
         self._slots = list(range(WINDOW))
@@ -854,6 +856,6 @@ class Lab:
         run_all(self.wire, iter([self._run(failure.scenario, chooser, trace=True)]), found.append)
         if isinstance(found[0], Failure):
             found[0].after_runs = failure.after_runs
-            return found[0]  # type: ignore[no-any-return]
+            return found[0]
         failure.problem += " (NOT SEEN AGAIN in the replay)"
         return failure

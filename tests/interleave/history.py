@@ -160,11 +160,9 @@ class History:
 
     def check_record(self, server: Server, primary: bool, i: str, record: Seen) -> None:
         objects = self.objects[i]
-        if record.clean and not record.copy and record.tier not in ("none", "deleted"):
-            if max(objects, default=NONE) < record.place:
-                raise Violation(
-                    f"J3 readable: {record.place} of {i} is {record.tier} and has no copy; {sorted(objects)}"
-                )
+        rests = record.clean and not record.copy and record.tier not in ("none", "deleted")
+        if rests and max(objects, default=NONE) < record.place:
+            raise Violation(f"J3 readable: {record.place} of {i} is {record.tier} and has no copy; {sorted(objects)}")
         need = max(server.floor.get(i, NONE), self.durable[i] if primary else NONE)
         if record.trusted and record.tier == "none" and need > NONE and not self._deleted_since(i, need):
             raise Violation(f"J2 fresh: {i} has no record, {need} was acknowledged")

@@ -32,9 +32,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Order = tuple[int, int]  # (epoch, ver)
+Step = tuple[Any, ...]  # where a client is: the name of its next step, and what it remembers
 NONE: Order = (0, 0)
 
 
@@ -69,7 +70,7 @@ class State(NamedTuple):
     objects: frozenset[Object]
     markers: tuple[int, ...]  # epoch numbers that were claimed, each as often as it was
     installed: tuple[int, ...]
-    clients: tuple[tuple[object, ...], ...]
+    clients: tuple[Step, ...]
     durable: Order
     faults: int
     collected: bool = False
@@ -196,10 +197,13 @@ class Model:
     def servers(self, s: State) -> list[tuple[str, Server]]:
         return [("primary", s.primary), *([("zombie", s.zombie)] if s.zombie else [])]
 
-    def go(self, s: State, i: int, step: tuple[object, ...], **changes: object) -> State:
+    def at(self, s: State, name: str, server: Server) -> State:
+        return s._replace(primary=server) if name == "primary" else s._replace(zombie=server)
+
+    def go(self, s: State, i: int, step: Step, **changes: Any) -> State:
         return s._replace(clients=(*s.clients[:i], step, *s.clients[i + 1 :]), **changes)
 
-    def fast_write(self, s: State, i: int, op: str, step: tuple[object, ...]) -> Iterator[State]:
+    def fast_write(self, s: State, i: int, op: str, step: Step) -> Iterator[State]:
         for name, server in self.servers(s):
             if step == ("idle",) and self.answers(server):
                 order = (server.epoch, server.ver + 1)
@@ -207,7 +211,7 @@ class Model:
                 after = server._replace(ver=server.ver + 1, record=record, floor=max(server.floor, order))
                 yield self.go(s, i, ("done",), **{name: after})
 
-    def durable_write(self, s: State, i: int, op: str, step: tuple[object, ...]) -> Iterator[State]:
+    def durable_write(self, s: State, i: int, op: str, step: Step) -> Iterator[State]:
         kind = "d" if op == "del2" else "v"
         match step:
             case ("idle",):
@@ -239,7 +243,7 @@ class Model:
             record = Record(order, i, kind, True, True, server.epoch)
         return self.go(s, i, ("done",), durable=max(s.durable, order), **{name: server._replace(record=record)})
 
-    def write_back(self, s: State, i: int, step: tuple[object, ...]) -> Iterator[State]:
+    def write_back(self, s: State, i: int, step: Step) -> Iterator[State]:
         match step:
             case ("idle",):
                 for _, server in self.servers(s):
@@ -250,14 +254,14 @@ class Model:
                 yield self.go(s, i, ("commit", record), objects=self.put(s.objects, written))
             case ("commit", Record() as read):
                 for name, server in self.servers(s):
-                    record = server.record
-                    if self.answers(server) and record:
-                        same = record.order == read.order and record.op == read.op
+                    now = server.record
+                    if self.answers(server) and now:
+                        same = now.order == read.order and now.op == read.op
                         if same or "no_tok_check" in self.mutants:
-                            record = record._replace(clean=True)
-                        yield self.go(s, i, ("done",), **{name: server._replace(record=record)})
+                            now = now._replace(clean=True)
+                        yield self.go(s, i, ("done",), **{name: server._replace(record=now)})
 
-    def claim(self, s: State, i: int, step: tuple[object, ...]) -> Iterator[State]:
+    def claim(self, s: State, i: int, step: Step) -> Iterator[State]:
         """A client that meets a life without an epoch, on the primary or on an old one. `life`: for which it claims."""
         match step:
             case ("idle",):
@@ -293,7 +297,7 @@ class Model:
         for name, server in self.servers(s):
             record = server.record
             if record and record.copy and (record.clean or "ttl_on_dirty" in self.mutants):
-                yield s._replace(**{name: server._replace(record=record._replace(copy=False))})
+                yield self.at(s, name, server._replace(record=record._replace(copy=False)))
         yield from self.verify(s)
         yield from self.sweep(s)
         if s.snapshot != s.primary:
