@@ -34,6 +34,7 @@ _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # A temporary file this old belongs to a process that died: writing one object takes no hour.
+_LOOKS_MAX = 100
 _TMP_AGE_S_MAX = 3600
 # How often a put starts over because its directory was removed under it. Each time another process deleted.
 _WALKS_MAX = 1000
@@ -261,11 +262,11 @@ def _listed(fd: int, below: bytes, prefix: bytes, after: bytes) -> Generator[Lis
 
     With a `/` behind each directory's name, names sort as the whole keys do: `a-b/` < `a/` < `a0`.
     """
-    for key in sorted(_keys(fd, below)):
+    for key, listed in _settled(fd, below):
         if not key.startswith(prefix):
             continue
         if not key.endswith(b"/"):
-            if key > after and (listed := _stat(fd, key, key[len(below) :])):
+            if key > after and listed:
                 yield listed
         elif key > after or after.startswith(key):  # else everything in it comes before `after`
             try:
@@ -276,6 +277,22 @@ def _listed(fd: int, below: bytes, prefix: bytes, after: bytes) -> Generator[Lis
                 yield from _listed(inner, key, prefix, after)
             finally:
                 os.close(inner)
+
+
+def _settled(fd: int, below: bytes) -> list[tuple[bytes, Listed | None]]:
+    """The keys of one directory in order, files with what is known of them: read again until no file came or went during
+    it. readdir(3) is no snapshot: where a version is put and the one that it dominates is swept meanwhile, a single look
+    may show neither, though one of them was there at every moment; a module would seem not to exist."""
+    keys = sorted(_keys(fd, below))
+    for _ in range(_LOOKS_MAX):
+        found = [(key, None if key.endswith(b"/") else _stat(fd, key, key[len(below) :])) for key in keys]
+        again = sorted(_keys(fd, below))
+        if [key for key in again if not key.endswith(b"/")] == [key for key in keys if not key.endswith(b"/")]:
+            return found
+        keys = again
+    raise ArchiveUnavailable(
+        f"the directory of {below.decode(errors='replace')!r} changes too fast to be listed; try again"
+    )
 
 
 def _keys(fd: int, below: bytes) -> Iterator[bytes]:

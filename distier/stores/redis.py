@@ -434,12 +434,17 @@ class AsyncRedisExchange:
             return self._shared
 
     async def _open(self, timeout_s: float) -> _AsyncLine:
+        connection: Any = None
         try:
             async with asyncio.timeout(max(timeout_s, 0.001)):
                 connection = await self._dial.connection()
                 await connection.connect()
-        except TimeoutError as e:  # asyncio's: the built-in one
-            raise redis.TimeoutError("no connection in time") from e
+        except BaseException as e:
+            if connection is not None:
+                await connection.disconnect(nowait=True)
+            if isinstance(e, TimeoutError):  # asyncio's: the built-in one
+                raise redis.TimeoutError("no connection in time") from e
+            raise
         return _AsyncLine(connection, asyncio.get_running_loop())
 
     async def _exchange_alone(self, commands: Sequence[Words], timeout_s: float) -> list[Any]:
@@ -449,7 +454,9 @@ class AsyncRedisExchange:
         except BaseException:  # cancelled too: the server may block on it for a while
             line.fail(RedisConnectionError("given up"))
             raise
-        if not line.errors.demoted:
+        if line.errors.demoted:
+            line.fail(RedisConnectionError("the server is a replica by now"))
+        else:
             self._idle.append(line)
         return replies
 
@@ -458,6 +465,7 @@ class AsyncRedisExchange:
             if line is not None:
                 line.fail(RedisConnectionError("this store is closed"))
         self._shared, self._idle = None, []
+        await asyncio.sleep(0)  # an aborted transport closes its socket in the loop's next turn
 
 
 __all__ = [

@@ -15,7 +15,8 @@ and after the call. What must hold, for every module:
     durable     a read that began after a write was acknowledged as `archived` (or `replicated`, where a replica is promoted)
                 returns this version or a later one, or a miss that a delete explains; zombies aside
     epochs      within one epoch the same holds for every write and read of it, whatever its level: so an acknowledged `redis`
-                write may be missing only under a greater epoch than its own
+                write may be missing only under a greater epoch than its own; what zombies find of the new epoch in the
+                archive is their affair
     order       a durable write comes after every version that was acknowledged before it began
     deletes     what was there before a durable delete (of the same epoch: any delete) is not read after it
     contents    whole, put by somebody, and one version is one content for ever
@@ -453,6 +454,8 @@ class History:
         """Whether this read may come after this ack."""
         if read.version is not None:
             return read.version >= ack.version
+        if read.is_zombie and any(d.epoch is None or (read.epoch or 0) < d.epoch for d in self.deletes):
+            return True  # a zombie may find a tombstone of the new epoch in the archive
         put_at = self.begun.get(ack.version, 0)
         return any(d.begin < read.end and d.end > put_at for d in self.deletes)
 

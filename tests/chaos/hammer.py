@@ -26,7 +26,7 @@ import hashlib
 import json
 import lzma
 import os
-import random  # noqa: TID251 - seeded
+import random
 import signal
 import sys
 import time

@@ -225,7 +225,8 @@ def backend(request, tmp_path_factory) -> Iterator[Backend]:
         case "memory-sidecar":
             yield MemoryBackend(keeps_metadata=False)
         case "moto":
-            with _s3_backend(moto_server(), replaces_atomically=True) as s3:
+            # moto answers 500 where two threads put the same key at once
+            with _s3_backend(moto_server(), replaces_atomically=False) as s3:
                 yield s3
         case "rclone":
             # While an object is put once more, rclone answers 500, or that it does not exist.

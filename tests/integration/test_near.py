@@ -9,7 +9,7 @@ import json
 import logging
 import multiprocessing
 import os
-import random  # noqa: TID251 - seeded
+import random
 import signal
 import socket
 import threading

@@ -51,13 +51,14 @@ class Op:
 
 @dataclass(slots=True, eq=False)
 class Server:
-    """One server's data: a logical database, its life, and what it acknowledged."""
+    """One server's data: a logical database, its life, and what it acknowledged. `opened`: it has an epoch in this life."""
 
     database: int
     life: str
     number: int
     floor: dict[str, Place] = field(default_factory=dict)
     records: dict[str, Seen] = field(default_factory=dict)
+    opened: bool = False
 
 
 @dataclass(slots=True)
@@ -149,6 +150,7 @@ class History:
         if reply[0]:
             raise Violation(f"J5 books: {reply[0].decode()}")
         epoch, verified = int(reply[1]), int(reply[2])
+        server.opened = epoch > 0
         for n, i in enumerate(self.ids):
             tier, e, v, clean, seen, copy = reply[3 + 6 * n : 9 + 6 * n]
             trusted = epoch > 0 and max(int(seen) if tier != b"none" else 0, verified) >= epoch

@@ -126,6 +126,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("put-archived/old-primary", ((put("a", "a1", ARCHIVED),), (get("a"), get("a"))),
              DURABLE, ("replicate", "failover"), 2),
     Scenario("claim/claim/loss", ((get("a"), get("a")), (put("a", "a1", ARCHIVED),)), (), ("loss",), 1, first="loss"),
+    Scenario("claim/claim/put-archived", ((get("a"),), (get("a"),)), DURABLE, ("kill", "lost"), 1, first="restart",
+             last=(put("a", "a1", ARCHIVED),)),
     Scenario("claim/claim/twice", ((get("a"),), (put("a", "a1", ARCHIVED), get("a"))), (), ("loss", "restart"), 2),
     Scenario("adopt/put", ((get("a"), put("a", "a1")), (get("a"), get("a"))), COLD,
              ("loss", "flush", "restart", "promote", "replicate", "kill", "lost"), 4),

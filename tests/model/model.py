@@ -307,6 +307,16 @@ class Model:
             marks = s.markers if number in s.markers else (*s.markers, number)
             after = s.primary._replace(epoch=number, valid=True)
             yield s._replace(primary=after, markers=marks, installed=(*s.installed, number))
+        zombie = s.zombie
+        if (
+            "zombie_claims" in self.mutants
+            and zombie
+            and not zombie.valid
+            and len(s.markers) < CLAIMS_MAX + self.faults
+        ):
+            number = max(s.markers) + 1
+            back = zombie._replace(epoch=number, valid=True)
+            yield s._replace(zombie=back, markers=(*s.markers, number), installed=(*s.installed, number))
         yield from self.fail(s)
 
     def verify(self, s: State) -> Iterator[State]:

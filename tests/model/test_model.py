@@ -63,3 +63,11 @@ def test_taking_back_is_not_safe_across_a_failover() -> None:
     beside it, never delete it; whoever lists prefers every other version.)"""
     result = Model(("cas2", "put2"), 1).run()
     assert result.violation.startswith("J3")
+
+
+def test_an_old_primary_must_not_begin_a_new_epoch() -> None:
+    """Known, and assumed not to happen: a primary that was promoted (or restarted), is cut off before it has its epoch, and
+    gets one then, later than the next primary got its own. Its epoch is the greater one, so its durable writes pass the look
+    for newer epochs, and readers of the real primary do not see them. Nothing is lost (J1 holds)."""
+    result = Model(("put2", "put0"), 2, ("zombie_claims",)).run()
+    assert result.violation.startswith("J2"), result.violation

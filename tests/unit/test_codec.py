@@ -17,7 +17,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from random import Random  # noqa: TID251 - seeded
+from random import Random
 
 import lz4.frame
 import pytest

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-import random  # noqa: TID251 - seeded
+import random
 import sys
 import threading
 from collections import Counter, deque
