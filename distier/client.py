@@ -52,7 +52,7 @@ def resolve(source: Source = None, **overrides: Any) -> Config:
     `source` is a Redis URL, the path of a YAML file, a directory (an embedded server lives there), a mapping or a
     `Config`; None reads `DISTIER_CONFIG`, ./distier.yaml and `DISTIER_*`. Raises `ConfigError`.
     """
-    if isinstance(source, str) and source.startswith(("redis://", "rediss://", "unix://")):
+    if isinstance(source, str) and source.startswith(("redis://", "rediss://", "unix://", "sentinel://")):
         return load_config(None, redis__url=source, **overrides)
     if isinstance(source, str | Path) and Path(source).suffix.lower() not in (".yaml", ".yml"):
         return load_config(None, home=Path(source), **overrides)
@@ -114,7 +114,7 @@ def connect(source: Source = None, *, counter: TokenCounter | str | None = None,
     url = redis_url(config)  # first: it makes the embedded home, owner-only
     archive = archive_of(config)
     space = make_space(config, archive, counter)
-    return Store(space, RedisExchange(config, url, space.states.clear), archive, url=url).open()
+    return Store(space, RedisExchange(config, url, space.forget), archive, url=url).open()
 
 
 async def connect_async(
@@ -125,7 +125,7 @@ async def connect_async(
     url = await asyncio.to_thread(redis_url, config)
     archive = archive_of(config)
     space = make_space(config, archive, counter)
-    return await AsyncStore(space, AsyncRedisExchange(config, url, space.states.clear), archive, url=url).open()
+    return await AsyncStore(space, AsyncRedisExchange(config, url, space.forget), archive, url=url).open()
 
 
 class Store:

@@ -417,6 +417,13 @@ class Tracker:
         if (wire := self._wire) is not None:
             wire.interrupt()
 
+    def moved(self) -> None:
+        """The store's connections have met another life of the server: follow that one. (An old primary may go on living,
+        and would confirm what nobody else sees any more.)"""
+        self.cache.lost()
+        if (wire := self._wire) is not None:
+            wire.interrupt()
+
     def stop(self) -> None:
         """End the thread, and wait for it."""
         self.abandon()
@@ -614,6 +621,7 @@ class Near:
         self.get = self.cache.get
         connect = partial(lone_connection, space.config, url or "")
         self._tracker = Tracker(self.cache, space, connect, counters, uses)
+        space.on_new_life.append(self._tracker.moved)  # the tracker's: the space must not hold the store
         self._off = "" if config.enabled else "off: near.enabled is false"
         if url is None:
             self._off = self._off or "off: there is no server to follow"

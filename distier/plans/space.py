@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,6 +22,13 @@ class Space:
     sidecar: bool
     states: dict[Shard, Opened] = field(default_factory=dict, compare=False)
     """What this process knows of each shard's epoch; emptied when it meets another life of a server."""
+    on_new_life: list[Callable[[], None]] = field(default_factory=list, compare=False)
+
+    def forget(self) -> None:
+        """A new connection has met another life of a server: what was known of the old one is worth nothing."""
+        self.states.clear()
+        for told in self.on_new_life:
+            told()
 
     @cached_property
     def keys(self) -> Keyspace:

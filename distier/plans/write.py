@@ -429,6 +429,7 @@ def delete(space: Space, id: str, if_version: Expected = None, durability: Durab
             if (yield from newest_record(space, shard, id)) is None:
                 if attempt:  # gone by a tombstone of an earlier attempt, or by another delete that is in no archive
                     raise Recovering(_unsure(id))
+                yield from write_back(space, shard, id)  # a delete that is not archived yet: "no" shall be durable too
                 return False
             place = yield from _archive_tombstone(space, shard, id, tok, expected)
             if (yield from list_epochs(space, shard, place.epoch, but_of=place.replid)):
