@@ -185,9 +185,7 @@ def _candidates() -> Iterator[Path]:
 def _inspect(path: Path) -> ServerBinary:
     """Ask the program itself: a wheel for another libc, or one without its x bit, is found here."""
     try:
-        out = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=10, check=True
-        ).stdout
+        out = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError) as e:
         raise ConfigError(f"{path} does not run: {e}") from e
     if not (m := re.match(r"(Valkey|Redis) server v=((\d+)\.\S+)", out)):

@@ -104,9 +104,7 @@ def test_where_deleting_in_batches_fails_objects_are_deleted_one_by_one(status, 
     with fault_server(answer) as url, closing(s3_archive(url)) as archive:
         archive.delete(["a", "b"])
         archive.delete(["c"])
-    assert [path for method, path in asked if method == "DELETE"] == [
-        f"/bucket/prefix/{key}" for key in "abc"
-    ]
+    assert [path for method, path in asked if method == "DELETE"] == [f"/bucket/prefix/{key}" for key in "abc"]
     assert sum(method == "POST" for method, _ in asked) == 1  # it is remembered
 
 

@@ -139,17 +139,11 @@ NASTY = [
     "*",
 ]
 segments = st.sampled_from(NASTY) | st.text(max_size=12)
-ids = (
-    st.lists(segments, min_size=1, max_size=4)
-    .map("/".join)
-    .filter(lambda text: 1 <= len(text.encode()) <= 256)
-)
+ids = st.lists(segments, min_size=1, max_size=4).map("/".join).filter(lambda text: 1 <= len(text.encode()) <= 256)
 
 
 @given(ids=st.sets(ids | st.text(min_size=1, max_size=40), min_size=1, max_size=8), data=st.data())
-@example(
-    ids={"a" * MAX_ID_BYTES, "é" * (MAX_ID_BYTES // 2), "\x00" * MAX_ID_BYTES, "a//", "//", "a"}, data=None
-)
+@example(ids={"a" * MAX_ID_BYTES, "é" * (MAX_ID_BYTES // 2), "\x00" * MAX_ID_BYTES, "a//", "//", "a"}, data=None)
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_module_id_is_listed_in_order_page_by_page(backend, ids, data):
     keys = sorted((key_of(one, ver) for one in ids for ver in (1, 2)), key=str.encode)
@@ -224,9 +218,7 @@ def test_a_fork_may_use_the_archive_beside_its_parent(archive):
     keys = [key_of(f"m{i}") for i in range(4)]
     for key in keys:
         put(archive, key, key.encode())
-    list(
-        ThreadPoolExecutor(4).map(lambda key: archive.get(key, max_bytes=500), keys)
-    )  # connections in the pool
+    list(ThreadPoolExecutor(4).map(lambda key: archive.get(key, max_bytes=500), keys))  # connections in the pool
 
     def all_right() -> bool:
         return all(archive.get(key, max_bytes=500).data == key.encode() for _ in range(10) for key in keys)

