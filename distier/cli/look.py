@@ -38,6 +38,13 @@ def stats(context: typer.Context) -> None:
     columns = ("tier", ">modules", ">tokens", ">of", ">bytes", ">stored", ">of", ">ratio")
     output.show(output.table(columns, stats_rows(found), title=title))
     output.show(f"not archived yet: {output.number(found.dirty_count)} modules, {output.size(found.dirty_bytes)}")
+    for life in found.epochs:
+        if life.epoch > 1:
+            compared = "compared with the archive" if life.verified else "not compared with the archive yet"
+            since = output.moment(life.since_ms)
+            output.show(
+                f"shard {life.shard}: epoch {life.epoch} since {since} (Redis restarted or was lost), {compared}"
+            )
 
 
 def stats_rows(s: Stats) -> list[tuple[str, ...]]:

@@ -114,6 +114,7 @@ def stats_row(stats: Stats) -> dict[str, Any]:
         "cold": fields(stats.cold) | {"ratio": stats.cold.ratio},
         "dirty_count": stats.dirty_count,
         "dirty_bytes": stats.dirty_bytes,
+        "epochs": [fields(life) for life in stats.epochs],
     }
 
 

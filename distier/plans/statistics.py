@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distier.effects import Command, Pipeline, Plan, collect
@@ -77,6 +77,18 @@ class NearStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardEpoch:
+    """The life of a shard. Its Redis restarted, failed over or was lost at `since_ms` (ms since the Unix epoch), where
+    `epoch` is not 1; `redis` writes of the time just before may be lost. `verified`: all records have been compared with the
+    archive since then."""
+
+    shard: int
+    epoch: int
+    verified: bool
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """The namespace's sums, this process's own counters (`hits.near`, `hits.hot`, `hits.warm`,
     `hits.cold`, `misses`, ...) and near cache."""
@@ -88,6 +100,7 @@ class Stats:
     dirty_bytes: int
     counters: Mapping[str, int]
     near: NearStats = NearStats()
+    epochs: tuple[ShardEpoch, ...] = ()
 
     @property
     def count(self) -> int:
@@ -110,11 +123,14 @@ def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = Near
     calls: list[Command[dict[str, int]]] = [
         Command(shard, ("HGETALL", key), _numbers) for shard in space.keys.shards for key in (shard.usage, shard.limits)
     ]
+    epochs = [Command(s, ("HMGET", s.epoch, "epoch", "verified", "since"), _epoch) for s in space.keys.shards]
     total: dict[str, int] = {}
-    for i, reply in enumerate((yield from Pipeline(calls))):
-        for name, n in collect(reply).items():
+    replies = [collect(reply) for reply in (yield from Pipeline([*calls, *epochs]))]
+    for i, numbers in enumerate(replies[: len(calls)]):
+        for name, number in numbers.items():
             key = f"max.{name}" if i % 2 else name
-            total[key] = total.get(key, 0) + n
+            total[key] = total.get(key, 0) + number
+    lives = tuple(ShardEpoch(i, *life) for i, life in enumerate(replies[len(calls) :]))
     n = total.get
     all_bytes = sum(n(f"{tier}_bytes", 0) for tier in ("hot", "warm", "cold"))
     return Stats(
@@ -124,9 +140,14 @@ def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = Near
                   n("max.warm_modules", 0), n("max.warm_bytes", 0)),
         ColdStats(n("cold_count", 0), n("cold_tokens", 0), n("cold_bytes", 0), n("archived_count", 0),
                   n("archived_bytes", 0), all_bytes - n("dirty_bytes", 0)),
-        n("dirty_count", 0), n("dirty_bytes", 0), counters, near,
+        n("dirty_count", 0), n("dirty_bytes", 0), counters, near, lives,
     )  # fmt: skip
 
 
 def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:
     return {name.decode(): int(value) for name, value in fields.items()}
+
+
+def _epoch(values: Sequence[bytes | None]) -> tuple[int, bool, int]:
+    epoch, verified, since_ms = (int(value or 0) for value in values)
+    return epoch, verified >= epoch, since_ms

@@ -444,7 +444,8 @@ def delete(space: Space, id: str, if_version: Expected = None, durability: Durab
         if reply.word in ("CONFLICT", "SUPERSEDED"):
             if place:
                 yield from (take_back(place.key) if reply.word == "CONFLICT" else _commit_newer(space, shard, id))
-            raise Conflict(f"module {id!r} is at version {reply.version or 'none'}, the call expected {if_version}")
+            kind = Overtaken if reply.word == "SUPERSEDED" else Conflict
+            raise kind(f"module {id!r} is at version {reply.version or 'none'}, the call expected {if_version}")
         if reply.word == "UNVERIFIED":
             yield from verify(space, shard, id)
         elif reply.word == "MISSING" and (yield from newest_record(space, shard, id)) is None:

@@ -43,6 +43,7 @@ class Op:
     needs: dict[int, Place] = field(default_factory=dict)  # of a read: by server, at the first touch
     refused_before: frozenset[int] = frozenset()
     error: str = ""
+    overtaken: bool = False
 
     @property
     def writes(self) -> bool:
@@ -81,6 +82,7 @@ class History:
         self.durable: dict[str, Place] = dict.fromkeys(ids, NONE)
         self.versions: dict[tuple[str, Place], Op] = {}
         self.refused: set[int] = set()  # id() of the operations
+        self.renewed = False  # Redis lost something, or an old primary goes on beside it
         self.ops: list[Op] = []
         self._directories = {names.module_directory(namespace, i).rstrip("/"): i for i in ids}
         self.objects: dict[str, dict[Place, str]] = {i: {} for i in ids}
@@ -116,10 +118,17 @@ class History:
 
     def refuse(self, op: Op) -> None:
         op.fate = "refused"
-        self.refused.add(id(op))
+        if not (op.overtaken and self.renewed):  # see `new_life`
+            self.refused.add(id(op))
 
     def new_life(self, server: Server, floor: dict[str, Place]) -> None:
-        """A server begins a life with the data of `floor`: what was acknowledged and is in the archive by now counts too."""
+        """A server begins a life with the data of `floor`: what was acknowledged and is in the archive by now counts too.
+
+        A conditional write that was refused because a newer version had overtaken it may come back with the loss of that
+        version, where its writer could not archive that one first.
+        """
+        self.renewed = True
+        self.refused -= {id(op) for op in self.ops if op.overtaken}
         server.floor = dict(floor)
         for i in self.ids:
             for place in self.objects[i]:
@@ -196,7 +205,7 @@ class History:
             raise Violation(f"read: {place} of {op.id} has the bytes {found.content!r}, not {written.content!r}")
         if place < need:
             raise Violation(f"read: {place} of {op.id} was read, {need} was acknowledged before the read")
-        if id(written) in op.refused_before:
+        if id(written) in op.refused_before & self.refused:
             raise Violation(f"read: {place} of {op.id} was read, but that write was refused ({written.error})")
 
     def visible_top(self, i: str) -> Place:

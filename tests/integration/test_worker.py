@@ -1,0 +1,85 @@
+"""The worker as a thread and as a task, and what stats tell after Redis was lost."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from distier import AsyncStore, Store, connect, connect_async
+from distier.worker import AsyncWorker, Worker
+from tests.servers import TestServer, poll
+
+def settings(server: TestServer, tmp_path: Path) -> dict[str, object]:
+    return {
+        "namespace": "w",
+        "redis": {"url": server.url},
+        "storage_tiers": {
+            "hot": {"max_size": 100},
+            "warm": {"max_modules": 50},
+            "cold": {"archive_after": "0s", "directory": str(tmp_path / "cold")},
+        },
+        "worker": {"interval": "20ms", "headroom": 0.5},
+        "counter": "estimate",
+        "near": {"enabled": False},
+    }
+
+
+def is_kept(store: Store) -> bool:
+    found = store.stats()
+    return found.dirty_count == 0 and found.cold.archived_count == 8 and found.hot.size <= 50
+
+
+def test_a_thread_archives_and_keeps_headroom(server: TestServer, redis_url: str, tmp_path: Path):
+    with connect(settings(server, tmp_path)) as store, Worker(store) as worker:
+        for i in range(8):
+            store.put(f"m{i}", b"x" * 100, tokens=10)
+        poll(lambda: is_kept(store), what="all are archived, and half of hot is free")
+        report = worker.stop()
+    assert report.did["archived"] == 8 and report.failures == 0 and report.did["headroom"] >= 3
+
+
+async def test_a_task_archives_and_keeps_headroom(server: TestServer, redis_url: str, tmp_path: Path):
+    store: AsyncStore = await connect_async(settings(server, tmp_path))
+    async with AsyncWorker(store) as worker:
+        for i in range(8):
+            await store.put(f"m{i}", b"x" * 100, tokens=10)
+        for _ in range(500):
+            found = await store.stats()
+            if found.dirty_count == 0 and found.cold.archived_count == 8 and found.hot.size <= 50:
+                break
+            await asyncio.sleep(0.02)
+        report = await worker.stop()
+    await store.close()
+    assert report.did["archived"] == 8 and report.failures == 0 and report.did["headroom"] >= 3
+
+
+def test_a_loss_shows_in_stats_and_events_and_the_worker_brings_all_back(
+    server: TestServer, redis_url: str, tmp_path: Path
+):
+    with connect(settings(server, tmp_path)) as store:
+        for i in range(8):
+            store.put(f"m{i}", b"%d" % i)
+        store.flush()
+        before = store.stats().epochs[0]
+        assert (before.epoch, before.verified) == (1, True)
+        with server.client() as client:
+            client.flushall()
+        assert store.get("m3") is not None  # from the archive alone
+        lost = store.stats().epochs[0]
+        assert lost.epoch == 2 and not lost.verified and lost.since_ms >= before.since_ms
+        assert "epoch" in {event.reason for event in store.events(since="0", wait=False)}
+        assert Worker(store).run_once()
+        assert store.stats().epochs[0].verified and store.stats().count == 8
+        assert [store.get(f"m{i}").content for i in range(8)] == [b"%d" % i for i in range(8)]  # type: ignore[union-attr]
+
+
+def test_a_failing_round_is_told_and_repeated(server: TestServer, redis_url: str, tmp_path: Path):
+    with connect(settings(server, tmp_path)) as store:
+        store.put("a", b"1")
+        archive = tmp_path / "cold"
+        archive.rename(tmp_path / "away")
+        worker = Worker(store)
+        assert not worker.run_once() and worker.report.failures >= 1
+        assert worker.report.last_failure is not None and "ArchiveUnavailable" in worker.report.last_failure
+        (tmp_path / "away").rename(archive)
+        assert worker.run_once() and store.stats().dirty_count == 0
