@@ -144,7 +144,7 @@ def config_show(context: typer.Context) -> None:
     said = [(f"{key:<{width}}", "" if value is None else str(value), source) for key, value, source in rows]
     value_width = min(40, max(len(value) for _, value, _ in said))
     for key, value, source in said:
-        print(f"{key}  {value:<{value_width}}  {'' if source == 'default' else source}".rstrip())
+        print(f"{key}  {value:<{value_width}}  {source}")
 
 
 def _leaves(data: dict[str, object], above: str = "") -> list[tuple[str, object]]:
