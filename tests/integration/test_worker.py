@@ -9,6 +9,7 @@ from distier import AsyncStore, Store, connect, connect_async
 from distier.worker import AsyncWorker, Worker
 from tests.servers import TestServer, poll
 
+
 def settings(server: TestServer, tmp_path: Path) -> dict[str, object]:
     return {
         "namespace": "w",
