@@ -24,6 +24,11 @@ _FIELDS = {
 }  # fmt: skip
 
 
+class Vanished(Corrupt):
+    """A listed object is not there (any more): a newer version came meanwhile and the sweep was quick, or the archive is
+    damaged. Another listing tells which."""
+
+
 def describe_object(
     space: Space, id: str, found: names.VersionObject, sidecar: str | None, size_bytes: int
 ) -> Plan[Adoption]:
@@ -69,7 +74,7 @@ def _from_object(space: Space, id: str, found: names.VersionObject) -> Plan[Mapp
     """From the metadata that came with the object; where that was dropped, from its content."""
     got = yield from ArchiveGet(found.key, max_bytes=2 * space.config.max_module_bytes + 4096)
     if got is None:
-        raise Corrupt(f"the archive lists {found.key!r} of module {id!r} but does not have it; run `distier fsck`")
+        raise Vanished(f"the archive lists {found.key!r} of module {id!r} but does not have it; run `distier fsck`")
     prefix = "distier-"
     known = {n.removeprefix(prefix): unquote(v) for n, v in got.metadata.items() if n.startswith(prefix)}
     if _tells(known, found):

@@ -29,7 +29,7 @@ from distier.effects import ArchiveList, ArchivePut, Command, Count, NewToken, P
 from distier.errors import Invalid, Recovering
 from distier.lua import Adopted, Adoption, Opened, adopt, open_shard, state
 
-from .describe import describe_object
+from .describe import Vanished, describe_object
 from .records import chunks, record_command
 from .space import Space
 
@@ -37,6 +37,7 @@ CLAIMS_MAX = 24
 STAND_BACK_FIRST_S = 0.005
 STAND_BACK_MAX_S = 0.25
 REREADS_MAX = 8
+RELISTS_MAX = 4
 LIFE_CHARS = 16
 
 
@@ -221,7 +222,7 @@ def verify(space: Space, shard: Shard, id: str) -> Plan[None]:
     """Compare one module with the archive: a greater version there takes the place of the record."""
     known = yield from shard_state(space, shard)
     yield from Count("recover.verified")
-    found = yield from _newest_object(space, id)
+    found = yield from newest_listed(space, id)
     reply = yield from adopt(shard, known.epoch, [found])
     if isinstance(reply, Adopted):
         space.states[shard] = Opened(known.epoch, reply.verified)
@@ -229,7 +230,18 @@ def verify(space: Space, shard: Shard, id: str) -> Plan[None]:
         space.states.pop(shard, None)
 
 
-def _newest_object(space: Space, id: str) -> Plan[Adoption]:
+def newest_listed(space: Space, id: str) -> Plan[Adoption]:
+    """What the archive says of the newest version of a module. Raises `Corrupt` where it lists what it does not have, time
+    and again: once may be a sweep between the listing and the look."""
+    for _ in range(RELISTS_MAX):
+        try:
+            return (yield from _list_newest(space, id))
+        except Vanished:
+            yield from Count("recover.relisted")
+    return (yield from _list_newest(space, id))
+
+
+def _list_newest(space: Space, id: str) -> Plan[Adoption]:
     prefix, after = names.version_prefix(space.namespace, id), ""
     objects: list[names.VersionObject] = []
     sizes: dict[str, int] = {}

@@ -17,9 +17,10 @@ from distier.errors import Corrupt, DistierError, Recovering
 from distier.lua import Adoption, Refused, adopt, release
 from distier.lua import state as shard_state
 
+from .describe import Vanished
 from .listing import Group, Walk, places_of
 from .records import chunks, take_lease
-from .recover import newest_of
+from .recover import newest_listed, newest_of
 from .space import Space
 
 BATCH = 512
@@ -84,10 +85,17 @@ def _describe(space: Space, groups: Sequence[Group]) -> Plan[list[tuple[str, Ado
     found: list[tuple[str, Adoption | Corrupt]] = []
     for group in groups:
         try:
-            found.append((group.id, (yield from newest_of(space, group.id, group.objects, group.sizes))))
+            found.append((group.id, (yield from _newest(space, group))))
         except Corrupt as e:
             found.append((group.id, e))
     return found
+
+
+def _newest(space: Space, group: Group) -> Plan[Adoption]:
+    try:
+        return (yield from newest_of(space, group.id, group.objects, group.sizes))
+    except Vanished:  # swept since it was listed
+        return (yield from newest_listed(space, group.id))
 
 
 def _not_known(space: Space, groups: Sequence[Group], report: Rescued) -> Plan[list[Group]]:

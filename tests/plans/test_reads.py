@@ -8,7 +8,10 @@ import pytest
 
 from distier.domain.module import Module
 from distier.errors import ArchiveUnavailable, Corrupt
-from distier.plans import move, read, write
+from distier.plans import maintain, move, read, write
+from distier.plans.recover import recover
+from distier.plans.rescue import rescue
+from distier.plans.sweep import sweep
 from distier.plans.writeback import write_back
 from tests.fakes import World
 from tests.plans.audit import audit, audit_contents
@@ -243,3 +246,50 @@ def test_a_waiter_sees_that_the_module_is_gone() -> None:
 
     assert world.process("waiter", on_sleep=delete_it).run(read.read(world.space, "cold")) is None
     assert deleted == [True]
+
+
+# -- after a loss: the sweep between the listing and the look ---------------------------------------------------------
+
+
+def overwrite_before_the_look(world: World, id: str) -> list[bool]:
+    """A newer version comes, and the sweep takes the listed one, just before it is fetched for its description."""
+    done: list[bool] = []
+    real = world.archive.get
+
+    def get(key: str, *, max_bytes: int) -> Any:
+        if not done and f"/{id}/@" in key:
+            done.append(True)
+            new = write.Item(id, content("new", 50), tokens=10, durability="archived")
+            world.run(write.put(world.space, new), "rival")
+            world.run(sweep(world.space), "rival")
+        return real(key, max_bytes=max_bytes)
+
+    world.archive.get = get  # type: ignore[method-assign]
+    return done
+
+
+def lost(world: World) -> None:
+    """Redis forgets all; the archive has everything."""
+    world.run(maintain.write_back_due(world.space, world.shard, older_than_ms=0))
+    world.ask([("FLUSHALL",)])
+    world.run(recover(world.space, world.shard))
+
+
+def test_swept_between_the_listing_and_the_look() -> None:
+    world = mixed()
+    lost(world)
+    done = overwrite_before_the_look(world, "cold")
+    found = get(world, "cold")
+    assert done
+    assert found is not None and found.content == content("new", 50)
+
+
+def test_swept_between_the_listing_of_a_rescue_and_the_look() -> None:
+    world = mixed()
+    lost(world)
+    done = overwrite_before_the_look(world, "cold")
+    report = world.run(rescue(world.space))
+    assert done
+    assert not report.unreadable
+    found = get(world, "cold")
+    assert found is not None and found.content == content("new", 50)
