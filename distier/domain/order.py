@@ -14,7 +14,6 @@ from distier.errors import Invalid
 
 EPOCH_DIGITS = 8
 VER_DIGITS = 14
-TOK_CHARS = 32
 SHORT_TOK_CHARS = 8
 VERSION_CHARS_MAX = 40
 

@@ -22,7 +22,7 @@ from distier.lua import pin as pin_script
 from distier.lua import promote as promote_script
 from distier.policy.evict import Need, still_missing
 
-from .read import fetch_unless_moved, need_record, to_hot
+from .read import fetch_unless_moved, need_record, promoted_word, to_hot
 from .records import chunks, content_unless_moved, frame_command, make_frame
 from .recover import newest_records
 from .room import CANDIDATES_MAX, drop_from_warm, find_room
@@ -189,12 +189,7 @@ def _promote_loaded(
         elif isinstance(reply, DistierError):
             word = reply
         else:
-            word = {
-                "OK": "hot",
-                "ALREADY": "already",
-                "CHANGED": "changed",
-                "TOO_LARGE": "too large for hot",
-            }[getattr(reply, "word", "OK")]
+            word = promoted_word(reply)
         results[record.id] = word if isinstance(word, DistierError) else _moved_up(record, word)
 
 

@@ -33,7 +33,7 @@ from distier.effects import (  # fmt: skip
     collect,
 )
 from distier.errors import Corrupt, DeadlineExceeded, DistierError, Full, Invalid, NotFound
-from distier.lua import Over, install, promote, release, where
+from distier.lua import Applied, Over, Refused, install, promote, release, where
 
 from .records import (
     check_content,
@@ -173,9 +173,16 @@ def to_hot(space: Space, shard: Shard, record: Record, content: bytes, reason: s
     )
     if isinstance(reply, Over):
         return "no room"
-    word = getattr(reply, "word", "OK")
-    yield Count("moves.promoted", 1 if word == "OK" else 0)
-    return {"OK": "hot", "ALREADY": "already", "CHANGED": "changed", "TOO_LARGE": "too large for hot"}[word]
+    word = promoted_word(reply)
+    yield Count("moves.promoted", 1 if word == "hot" else 0)
+    return word
+
+
+def promoted_word(reply: Applied | Refused) -> str:
+    """What the answer to a promotion means: `hot`, or why not."""
+    if isinstance(reply, Applied):
+        return "hot"
+    return {"ALREADY": "already", "CHANGED": "changed", "TOO_LARGE": "too large for hot"}[reply.word]
 
 
 def to_warm(space: Space, shard: Shard, record: Record, content: bytes, reason: str) -> Plan[str]:

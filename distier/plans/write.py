@@ -258,11 +258,16 @@ class Fenced(Recovering):
     """The shard began a new epoch while this write was on its way to the archive."""
 
 
+def _conflict(id: str, version: str, expected: str) -> Conflict:
+    """`version` is the one that is there, empty for none; `expected` as the scripts take it."""
+    now = f"is at version {version}" if version else "does not exist"
+    return Conflict(f"module {id!r} {now}, the call expected {expected if expected != '-' else 'none'}")
+
+
 def _refusal(p: Prepared, reply: object) -> DistierError:
     match reply:
         case Refused("CONFLICT", version):
-            now = f"is at version {version}" if version else "does not exist"
-            return Conflict(f"module {p.id!r} {now}, the call expected {p.expected if p.expected != '-' else 'none'}")
+            return _conflict(p.id, version, p.expected)
         case Refused("SUPERSEDED", version):
             return Overtaken(f"module {p.id!r} is at version {version} by now, the call expected {p.expected}")
         case Refused("FENCED"):
@@ -360,8 +365,7 @@ def reserve_place(space: Space, shard: Shard, id: str, expected: str) -> Plan[Re
         if isinstance(reply, Reserved):
             return reply
         if reply.word == "CONFLICT":
-            now = f"is at version {reply.version}" if reply.version else "does not exist"
-            raise Conflict(f"module {id!r} {now}, the call expected {expected if expected != '-' else 'none'}")
+            raise _conflict(id, reply.version, expected)
         yield from verify(space, shard, id)
     raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
 
