@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from distier.plans.recover import check_shape, open_space, recover
 
-from .config import Config, load_config
+from .config import URL_SCHEMES, Config, load_config
 from .domain.ids import check_id
 from .domain.module import Event, Landed, Module, Moved, Placement, Tier
 from .domain.tokens import TokenCounter, token_counter
@@ -33,8 +33,9 @@ from .plans.space import Space
 from .plans.statistics import Stats, read_stats
 from .plans.write import Content, Durability, Expected, Item
 from .stores.archive import Archive
+from .stores.cluster import open_async_exchange, open_exchange
 from .stores.open import open_archive
-from .stores.redis import AsyncExchange, AsyncRedisExchange, Exchange, RedisExchange
+from .stores.redis import AsyncExchange, Exchange
 
 T = TypeVar("T")
 Source = str | Path | Mapping[str, Any] | Config | None
@@ -52,7 +53,7 @@ def resolve(source: Source = None, **overrides: Any) -> Config:
     `source` is a Redis URL, the path of a YAML file, a directory (an embedded server lives there), a mapping or a
     `Config`; None reads `DISTIER_CONFIG`, ./distier.yaml and `DISTIER_*`. Raises `ConfigError`.
     """
-    if isinstance(source, str) and source.startswith(("redis://", "rediss://", "unix://", "sentinel://")):
+    if isinstance(source, str) and source.startswith(URL_SCHEMES):
         return load_config(None, redis__url=source, **overrides)
     if isinstance(source, str | Path) and Path(source).suffix.lower() not in (".yaml", ".yml"):
         return load_config(None, home=Path(source), **overrides)
@@ -114,7 +115,7 @@ def connect(source: Source = None, *, counter: TokenCounter | str | None = None,
     url = redis_url(config)  # first: it makes the embedded home, owner-only
     archive = archive_of(config)
     space = make_space(config, archive, counter)
-    return Store(space, RedisExchange(config, url, space.forget), archive, url=url).open()
+    return Store(space, open_exchange(config, url, space.forget), archive, url=url).open()
 
 
 async def connect_async(
@@ -125,7 +126,7 @@ async def connect_async(
     url = await asyncio.to_thread(redis_url, config)
     archive = archive_of(config)
     space = make_space(config, archive, counter)
-    return await AsyncStore(space, AsyncRedisExchange(config, url, space.forget), archive, url=url).open()
+    return await AsyncStore(space, open_async_exchange(config, url, space.forget), archive, url=url).open()
 
 
 class Store:

@@ -191,58 +191,98 @@ class Section(BaseModel):
             yield name, mask_url(value) if isinstance(value, str) else value
 
 
-SENTINEL_SCHEME = "sentinel://"
+SENTINEL_SCHEMES = ("sentinel://", "sentinels://")
+CLUSTER_SCHEMES = ("cluster://", "clusters://")
+URL_SCHEMES = ("redis://", "rediss://", "unix://", *SENTINEL_SCHEMES, *CLUSTER_SCHEMES)
+TLS_SCHEMES = ("rediss://", "sentinels://", "clusters://")
 SENTINEL_PORT = 26379
-_SENTINEL_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+CLUSTER_PORT = 6379
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 _SENTINEL_MASTER = re.compile(r"([A-Za-z0-9._-]+)(?:/([0-9]{1,5}))?/?")
+_SENTINEL_FORM = "sentinel://[user:password@]host1:port1,host2:port2/name-of-the-master[/db], or sentinels:// with TLS"
+_CLUSTER_FORM = "cluster://[user:password@]host1:port1,host2:port2, or clusters:// with TLS"
+Address = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class SentinelUrl:
     """`sentinel://[user:password@]host1:port1,host2:port2/mymaster[/db]`. User and password are those of the servers, not
-    of the sentinels."""
+    of the sentinels. With `sentinels://`, sentinels and servers are spoken to over TLS."""
 
-    sentinels: tuple[tuple[str, int], ...]
+    sentinels: tuple[Address, ...]
     master: str
     db: int = 0
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    tls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterUrl:
+    """`cluster://[user:password@]host1:port1,host2:port2`: some nodes of a Redis Cluster; the others are learned from them.
+    With `clusters://`, all nodes are spoken to over TLS."""
+
+    nodes: tuple[Address, ...]
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: bool = False
+
+
+def _parse_hosts(hosts: str, port: int) -> tuple[Address, ...] | None:
+    """None where one of them is no host, or no port."""
+    found = []
+    for host in hosts.split(","):
+        match = _HOST.fullmatch(host)
+        if match is None or not 0 < int(match[2] or port) < 65536:
+            return None
+        found.append((match[1].strip("[]"), int(match[2] or port)))
+    return tuple(found)
+
+
+def _parse_user(user: str) -> tuple[str | None, str | None]:
+    name, _, password = user.partition(":")
+    return unquote(name) or None, unquote(password) or None
 
 
 def parse_sentinel_url(url: str) -> SentinelUrl:
     """Raises `ValueError`, which shows nothing of the url."""
-    wanted = ValueError("must be sentinel://[user:password@]host1:port1,host2:port2/name-of-the-master[/db]")
-    user, _, where = url.removeprefix(SENTINEL_SCHEME).rpartition("@")
-    hosts, _, rest = where.partition("/")
-    found = [_SENTINEL_HOST.fullmatch(host) for host in hosts.split(",")]
-    master = _SENTINEL_MASTER.fullmatch(rest)
-    if not url.startswith(SENTINEL_SCHEME) or master is None:
-        raise wanted
-    sentinels = []
-    for match in found:
-        if match is None or not 0 < int(match[2] or SENTINEL_PORT) < 65536:
-            raise wanted
-        sentinels.append((match[1].strip("[]"), int(match[2] or SENTINEL_PORT)))
-    name, _, password = user.partition(":")
-    return SentinelUrl(
-        tuple(sentinels), master[1], int(master[2] or 0), unquote(name) or None, unquote(password) or None
-    )
+    scheme, _, rest = url.partition("://")
+    user, _, where = rest.rpartition("@")
+    hosts, _, name = where.partition("/")
+    sentinels, master = _parse_hosts(hosts, SENTINEL_PORT), _SENTINEL_MASTER.fullmatch(name)
+    if f"{scheme}://" not in SENTINEL_SCHEMES or master is None or sentinels is None:
+        raise ValueError(f"must be {_SENTINEL_FORM}")
+    return SentinelUrl(sentinels, master[1], int(master[2] or 0), *_parse_user(user), tls=scheme == "sentinels")
+
+
+def parse_cluster_url(url: str) -> ClusterUrl:
+    """Raises `ValueError`, which shows nothing of the url."""
+    scheme, _, rest = url.partition("://")
+    user, _, hosts = rest.rpartition("@")
+    if f"{scheme}://" in CLUSTER_SCHEMES and re.fullmatch(r"[^/?#]*/[0-9]+", hosts):
+        raise ValueError(f"a cluster has no numbered databases: must be {_CLUSTER_FORM}")
+    nodes = _parse_hosts(hosts.removesuffix("/"), CLUSTER_PORT)
+    if f"{scheme}://" not in CLUSTER_SCHEMES or nodes is None:
+        raise ValueError(f"must be {_CLUSTER_FORM}")
+    return ClusterUrl(nodes, *_parse_user(user), tls=scheme == "clusters")
 
 
 def _check_redis_url(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    if scheme == "sentinel":
+    if url.startswith(SENTINEL_SCHEMES):
         parse_sentinel_url(url)
-    elif scheme not in ("redis", "rediss", "unix") or not rest:
+    elif url.startswith(CLUSTER_SCHEMES):
+        parse_cluster_url(url)
+    elif not url.startswith(URL_SCHEMES) or not url.partition("://")[2]:
         raise ValueError(
-            "must be redis://host:port/db, rediss://host:port/db, unix:///path/to.sock or "
-            "sentinel://host1:port1,host2:port2/name-of-the-master"
+            "must be redis://host:port/db, rediss://host:port/db, unix:///path/to.sock, "
+            "sentinel://host1:port1,host2:port2/name-of-the-master or cluster://host1:port1,host2:port2"
         )
     return url
 
 
 class RedisConfig(Section):
-    """The Redis or Valkey server. Without `url`, an embedded server is started in `home`."""
+    """The Redis or Valkey server, the sentinels that name it, or nodes of a cluster. Without `url`, an embedded server is
+    started in `home`."""
 
     url: Annotated[str, AfterValidator(_check_redis_url)] | None = None
     username: str | None = None
@@ -253,8 +293,10 @@ class RedisConfig(Section):
 
     @model_validator(mode="after")
     def _tls_is_used(self) -> RedisConfig:
-        if (self.ca_file or self.cert_file) and not (self.url or "").startswith("rediss://"):
-            raise ValueError("ca_file and cert_file need a rediss:// url: redis:// would not be encrypted")
+        if (self.ca_file or self.cert_file) and not (self.url or "").startswith(TLS_SCHEMES):
+            raise ValueError(
+                "ca_file and cert_file need a rediss:// url (or sentinels://, clusters://): redis:// would not be encrypted"
+            )
         if bool(self.cert_file) != bool(self.key_file):
             raise ValueError("cert_file and key_file go together")
         return self

@@ -31,7 +31,12 @@ the answer says that a module has been used often enough for hot, it is dropped 
 A hit takes no lock. It reads a clock, looks into a dict and appends to a list, each atomic; order of use, counters and
 uses are worked out of that list elsewhere: by the tracker, a few times a second, and before anything is evicted.
 
-On a cluster there will be one tracker per master; this module then needs the earliest of their times, and nothing else.
+*On a cluster* each master is followed over a connection of its own, and a hit is as old as the earliest of their times
+says. A master that was replaced would go on answering PING, so the heartbeat there asks for a key of each shard that the
+master serves: it is answered with a number only by who serves the slot, and MOVED, ASK and CLUSTERDOWN end the following of
+all. So a hit is at most `staleness` behind the moment when the old master knew that it is none; cut off from the others, that
+takes it the cluster's node timeout. All masters are followed, also those that serve none of our shards yet.
+
 Rejected: redis-py's own client-side cache (refuses Valkey and Redis < 7.4, costs as much as a GET), OPTIN/default
 tracking (the server remembers each key for each client, and forgets some when its table is full), a thread with an event
 loop (deadlocks at fork and exit).
@@ -40,6 +45,7 @@ loop (deadlocks at fork and exit).
 from __future__ import annotations
 
 import os
+import selectors
 import socket
 import threading
 import time
@@ -59,13 +65,13 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from distier.domain.ids import decode_id
 from distier.domain.keys import Shard
 from distier.domain.module import Module, pack_json
-from distier.drive.common import Counters, UseBuffer, is_passing, lacks_script, outcome, words
+from distier.drive.common import Counters, UseBuffer, is_passing, is_redirection, lacks_script, outcome, words
 from distier.effects import RunScript
 from distier.errors import DistierError, Invalid
 from distier.observe.logs import log
 from distier.plans.space import Space
 from distier.plans.statistics import NearStats
-from distier.stores.redis import lone_connection
+from distier.stores.cluster import Followed, Followers
 
 NEVER = float("-inf")
 ENTRY_BYTES = 1024
@@ -80,6 +86,8 @@ REFUSED_S = 30.0
 """An operator may change the ACL, or the server behind a name: after this it is asked once more."""
 JOIN_S = 2.0
 READ_BYTES = 65536
+READABLE_S = 0.001
+"""How long a read waits that should not have to: of TLS, less than a record may have arrived."""
 
 
 # -- the cache -------------------------------------------------------------------------------------------------------
@@ -329,6 +337,7 @@ class _Wire:
         self._connection = connection
         # redis-py's own reading hands pushes to a handler and swallows what that raises: here nothing may be missed.
         self._socket: socket.socket = connection._sock
+        self.fileno = self._socket.fileno
         self._more = object()
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError, notEnoughData=self._more)
 
@@ -337,9 +346,9 @@ class _Wire:
         for part in self._connection.pack_command(*command):
             self._socket.sendall(part)
 
-    def read(self, timeout_s: float) -> Iterator[Any]:
-        """What has arrived, waiting at most `timeout_s` for it."""
-        self._socket.settimeout(max(timeout_s, 0.001))
+    def read(self) -> Iterator[Any]:
+        """What has arrived."""
+        self._socket.settimeout(READABLE_S)
         try:
             data = self._socket.recv(READ_BYTES)
         except TimeoutError:
@@ -371,14 +380,32 @@ class _Sent:
     take: Callable[[Any], None]
 
 
+class _Peer:
+    """A server that is followed, and up to when it has vouched for its pushes. `shards`: those that it must go on serving."""
+
+    __slots__ = ("beats", "pinged_s", "sent", "shards", "tracks", "vouched_s", "wire")
+
+    def __init__(self, wire: _Wire, shards: tuple[Shard, ...]) -> None:
+        self.wire, self.shards = wire, shards
+        self.sent: deque[_Sent] = deque()
+        self.tracks = False
+        self.beats = 0  # replies to the heartbeat that are to come
+        self.pinged_s = self.vouched_s = NEVER
+
+
+# No descriptor of its own, which a child would inherit.
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
+
 class Tracker:
-    """The thread that follows one server for a cache: it takes pushes, sends heartbeats, and sends the uses that are due.
+    """The thread that follows a cache's servers: it takes pushes, sends heartbeats, and sends the uses that are due.
 
     It holds neither the store nor its `Near`, so that a forgotten store can be collected, which stops it.
     """
 
     def __init__(
-        self, cache: NearCache, space: Space, connect: Callable[[], Any], counters: Counters, uses: UseBuffer,
+        self, cache: NearCache, space: Space, connect: Callable[[], Sequence[Followed]], counters: Counters,
+        uses: UseBuffer,
     ) -> None:  # fmt: skip
         self.cache = cache
         self.status = "off: not used yet"
@@ -396,8 +423,8 @@ class Tracker:
         self._lock = threading.Lock()
         self._woken = threading.Event()
         self._thread: threading.Thread | None = None
-        self._wire: _Wire | None = None
-        self._sent: deque[_Sent] = deque()
+        self._peers: list[_Peer] = []
+        self._moves = 0
 
     def ensure_started(self) -> None:
         if self._thread is not None:
@@ -414,15 +441,18 @@ class Tracker:
     def abandon(self) -> None:
         """End the thread soon. Takes no lock: the garbage collector calls it, in any thread, at any line."""
         self._ended = True
-        if (wire := self._wire) is not None:
-            wire.interrupt()
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        for peer in self._peers:
+            peer.wire.interrupt()
 
     def moved(self) -> None:
         """The store's connections have met another life of the server: follow that one. (An old primary may go on living,
         and would confirm what nobody else sees any more.)"""
+        self._moves += 1
         self.cache.lost()
-        if (wire := self._wire) is not None:
-            wire.interrupt()
+        self._interrupt()
 
     def stop(self) -> None:
         """End the thread, and wait for it."""
@@ -436,8 +466,8 @@ class Tracker:
 
     def after_fork(self) -> None:
         """In a child: no thread came along, and the parent's connection is not ours to end."""
-        if self._wire is not None:
-            self._wire.drop()
+        for peer in self._peers:
+            peer.wire.drop()
         self.status = "off: not used yet"
         self._forget_thread()
         self.cache.after_fork()
@@ -485,59 +515,70 @@ class Tracker:
             log.warning("near cache %s; reads go to Redis", status)
 
     def _follow(self) -> None:
-        """From connecting to losing the connection, which raises; returns when the thread is to end."""
-        wire = _Wire(self._connect())
-        self._wire = wire
+        """From connecting to losing any of the connections, which raises; returns when the thread is to end."""
+        moves = self._moves
         try:
-            self._subscribe(wire)
-            self._listen(wire)
+            for connection, shards in self._connect():
+                self._peers = [*self._peers, _Peer(_Wire(connection), shards)]  # others look at it
+            for peer in self._peers:
+                self._subscribe(peer)
+            self._listen(moves)
         except (RedisError, OSError):
             if not self._ended:  # interrupted: that is how it ends
                 raise
         finally:
             self.cache.lost()
-            self._wire = None
-            self._sent.clear()
-            wire.close()
+            peers, self._peers = self._peers, []
+            for peer in peers:
+                peer.wire.close()
 
-    def _send(self, wire: _Wire, command: Sequence[Any], take: Callable[[Any], None]) -> None:
-        self._sent.append(_Sent(time.monotonic(), take))
-        wire.send(command, self._patience_s)
+    def _send(self, peer: _Peer, command: Sequence[Any], take: Callable[[Any], None]) -> None:
+        peer.sent.append(_Sent(time.monotonic(), take))
+        peer.wire.send(command, self._patience_s)
 
-    def _subscribe(self, wire: _Wire) -> None:
+    def _subscribe(self, peer: _Peer) -> None:
         """Ask; `_take_hello` and `_take_tracking` go on when the answers come."""
         prefixes = [word for shard in self._space.keys.shards for word in ("PREFIX", shard.module_pattern("")[:-1])]
         # Asked again, whatever redis-py agreed on: on RESP2 tracking is accepted, and pushes are never sent.
-        self._send(wire, ("HELLO", 3), self._take_hello)
-        self._send(wire, ("CLIENT", "TRACKING", "ON", "BCAST", *prefixes), self._take_tracking)
+        self._send(peer, ("HELLO", 3), self._take_hello)
+        self._send(peer, ("CLIENT", "TRACKING", "ON", "BCAST", *prefixes), partial(self._take_tracking, peer))
 
-    def _listen(self, wire: _Wire) -> None:
-        """Take what comes, and do what is due, until the connection or the store is closed."""
+    def _listen(self, moves: int) -> None:
+        """Take what comes, and do what is due, until a connection or the store is closed."""
         tick_s = min(self._beat_s, TICK_S)
-        self._pinging, self._pinged_s = False, NEVER
         settle_s = time.monotonic() + tick_s
-        while not self._ended:
-            now_s = time.monotonic()
-            if self._sent and now_s - self._sent[0].sent_s > self._patience_s:
-                raise RedisTimeoutError(f"no answer for {self._patience_s:g} s")
-            if now_s >= settle_s:
-                settle_s = now_s + tick_s
-                self._send_uses(wire, now_s)
-            wait_s = settle_s - now_s
-            if self.cache.is_live and not self._pinging:
-                due_s = self._pinged_s + self._beat_s
-                if now_s >= due_s:
-                    self._ping(wire, now_s)
-                else:
-                    wait_s = min(wait_s, due_s - now_s)
-            for message in wire.read(wait_s):
-                self._take(message)
+        with _Selector() as arrived:
+            for peer in self._peers:
+                arrived.register(peer.wire, selectors.EVENT_READ, peer)
+            while not self._ended:
+                if self._moves != moves:  # while we connected, too
+                    raise RedisConnectionError("the store has met another life of a server")
+                now_s = time.monotonic()
+                if now_s >= settle_s:
+                    settle_s = now_s + tick_s
+                    self._send_uses(now_s)
+                wait_s = min(settle_s - now_s, *(self._beat(peer, now_s) for peer in self._peers))
+                for key, _ in arrived.select(wait_s):
+                    for message in key.data.wire.read():
+                        self._take(key.data, message)
 
-    def _take(self, message: Any) -> None:
+    def _beat(self, peer: _Peer, now_s: float) -> float:
+        """Send the heartbeat if it is due; in how many seconds it may be due again."""
+        if peer.sent and now_s - peer.sent[0].sent_s > self._patience_s:
+            raise RedisTimeoutError(f"no answer for {self._patience_s:g} s")
+        if not self.cache.is_live or peer.beats:
+            return self._beat_s
+        due_s = peer.pinged_s + self._beat_s
+        if now_s < due_s:
+            return due_s - now_s
+        self._ping(peer, now_s)
+        return self._beat_s
+
+    def _take(self, peer: _Peer, message: Any) -> None:
         if isinstance(message, hiredis.PushNotification):
             self._take_push(message)
-        elif self._sent:
-            self._sent.popleft().take(message)
+        elif peer.sent:
+            peer.sent.popleft().take(message)
         else:
             raise RedisConnectionError(f"a reply to nothing: {message!r:.80}")
 
@@ -554,38 +595,47 @@ class Tracker:
         if not isinstance(reply, dict) or reply.get(b"proto") != 3:
             raise _Refused(f"the server does not speak RESP3: it answers HELLO 3 by {reply!r:.100}")
 
-    def _take_tracking(self, reply: Any) -> None:
+    def _take_tracking(self, peer: _Peer, reply: Any) -> None:
         if isinstance(reply, ResponseError):
             raise reply if is_passing(reply) else _Refused(f"CLIENT TRACKING is refused: {reply}")
         if reply != b"OK":
             raise _Refused(f"CLIENT TRACKING is answered by {reply!r:.80}")
-        self.cache.go_live()
-        self.status = "on"
-        self._said = None
+        peer.tracks = True
+        if all(other.tracks for other in self._peers):
+            self.cache.go_live()
+            self.status = "on"
+            self._said = None
 
-    def _ping(self, wire: _Wire, now_s: float) -> None:
-        before_s, self._pinged_s, self._pinging = self._pinged_s, now_s, True
+    def _ping(self, peer: _Peer, now_s: float) -> None:
+        before_s, peer.pinged_s = peer.pinged_s, now_s
+        beats: list[tuple[str, ...]] = [("HLEN", shard.epoch) for shard in peer.shards] or [("PING",)]
+        peer.beats = len(beats)
 
         def take(reply: Any) -> None:
-            self._pinging = False
-            if isinstance(reply, ResponseError) and not is_passing(reply):
-                raise _Refused(f"PING is refused: {reply}")
-            if reply != b"PONG":  # -LOADING, -BUSY: it did not say that all is well
-                raise RedisConnectionError(f"PING is answered by {reply!r:.80}")
-            self.cache.confirm(before_s)  # and not now_s: see the top of this file
+            peer.beats -= 1
+            if isinstance(reply, ResponseError) and not (is_passing(reply) or is_redirection(reply)):
+                raise _Refused(f"{beats[0][0]} is refused: {reply}")
+            if not (isinstance(reply, int) if peer.shards else reply == b"PONG"):
+                # -LOADING, -BUSY: it did not say that all is well. -MOVED: it is not whom to ask.
+                raise RedisConnectionError(f"{beats[0][0]} is answered by {reply!r:.80}")
+            if not peer.beats:
+                peer.vouched_s = before_s  # and not now_s: see the top of this file
+                self.cache.confirm(min(other.vouched_s for other in self._peers))
 
-        self._send(wire, ("PING",), take)
+        for beat in beats:
+            self._send(peer, beat, take)
 
-    def _send_uses(self, wire: _Wire, now_s: float) -> None:
+    def _send_uses(self, now_s: float) -> None:
         self.settle()
         if self.cache.is_live:
             for call in self._uses.due(now_s):
-                self._send(wire, words(call), partial(self._take_touched, wire, call, False))
+                peer = next((p for p in self._peers if call.shard in p.shards), self._peers[0])
+                self._send(peer, words(call), partial(self._take_touched, peer, call, False))
 
-    def _take_touched(self, wire: _Wire, call: RunScript[dict[str, float]], again: bool, reply: Any) -> None:
+    def _take_touched(self, peer: _Peer, call: RunScript[dict[str, float]], again: bool, reply: Any) -> None:
         if lacks_script(reply) and not again:
-            self._send(wire, ("SCRIPT", "LOAD", call.script.source), lambda _: None)
-            self._send(wire, words(call), partial(self._take_touched, wire, call, True))
+            self._send(peer, ("SCRIPT", "LOAD", call.script.source), lambda _: None)
+            self._send(peer, words(call), partial(self._take_touched, peer, call, True))
             return
         counts = outcome(call, reply)
         if isinstance(counts, DistierError):
@@ -619,7 +669,7 @@ class Near:
             staleness_s=config.staleness_ms / 1000,
         )  # fmt: skip
         self.get = self.cache.get
-        connect = partial(lone_connection, space.config, url or "")
+        connect = Followers(space.config, url or "", space.keys.shards)
         self._tracker = Tracker(self.cache, space, connect, counters, uses)
         space.on_new_life.append(self._tracker.moved)  # the tracker's: the space must not hold the store
         self._off = "" if config.enabled else "off: near.enabled is false"

@@ -46,7 +46,7 @@ from distier.plans.read import LEASE_MS
 from distier.plans.recover import open_space
 from distier.plans.space import Space
 from distier.stores.memory import MemoryArchive
-from distier.stores.redis import Exchange, Words
+from distier.stores.redis import Answer, Batch, Exchange, Words, split
 
 T = TypeVar("T")
 
@@ -81,6 +81,13 @@ class FakeExchange:
                     self.before = self.before or hook
                 replies.append(self.perform(*words))
         return replies
+
+    def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]:
+        """See `Exchange`."""
+        try:
+            return [*split(batches, self.exchange(batches[0][0], [w for _, c in batches for w in c], timeout_s))]
+        except RedisConnectionError as e:
+            return [e] * len(batches)
 
     def perform(self, *words: Any) -> Any:
         """One command; the reply as Redis gives it, errors as values."""
@@ -117,6 +124,10 @@ class AsyncFakeExchange:
     async def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
         """See `AsyncExchange`."""
         return self.fake.exchange(shard, commands, timeout_s)
+
+    async def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]:
+        """See `AsyncExchange`."""
+        return self.fake.exchange_many(batches, timeout_s)
 
     async def close(self) -> None:
         """Nothing to give back."""

@@ -7,6 +7,7 @@ which a test checks a live server.
 
 from __future__ import annotations
 
+from binascii import crc_hqx
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -124,10 +125,18 @@ class Shard:
     index: int
     count: int
 
+    @property
+    def tag(self) -> str:
+        return self.namespace if self.count == 1 else f"{self.namespace}.{self.index}"
+
     @cached_property
     def root(self) -> str:
-        tag = self.namespace if self.count == 1 else f"{self.namespace}.{self.index}"
-        return f"distier:{{{tag}}}:"
+        return f"distier:{{{self.tag}}}:"
+
+    @cached_property
+    def slot(self) -> int:
+        """Where a Redis Cluster keeps all keys of this shard: CRC-16/XMODEM of the hash tag, modulo 16384."""
+        return crc_hqx(self.tag.encode(), 0) % 16384
 
     @cached_property
     def fixed(self) -> tuple[str, ...]:

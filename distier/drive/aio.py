@@ -41,9 +41,11 @@ from .common import (
     Call,
     Counters,
     Recover,
+    Unfinished,
     UseBuffer,
     by_shard,
     converse,
+    converse_together,
     lost,
     time_left,
     understood,
@@ -145,19 +147,39 @@ class AsyncDriver:
         return collect((await self._calls([call], end_s))[0])
 
     async def _pipeline(self, calls: Sequence[Call], end_s: float) -> list[Any]:
-        """Calls grouped by shard: each shard's go to its server in one round trip, all shards at once."""
+        """Calls grouped by shard: all servers are asked at once, each in one round trip. The groups that have to wait, or
+        whose shard needs an epoch, then go on beside each other; what keeps one of them fails its calls, not the others."""
         results: list[Any] = [None] * len(calls)
         groups = by_shard(calls)
-        answers = await asyncio.gather(*(self._calls([calls[i] for i in group], end_s) for group in groups))
-        for group, values in zip(groups, answers, strict=True):
+        of_group = [[calls[i] for i in group] for group in groups]
+        begun = await self._begin(of_group, end_s)
+        rest = [self._rest(some, end_s, begun) for some, begun in zip(of_group, begun, strict=True)]
+        for group, values in zip(groups, await asyncio.gather(*rest), strict=True):
             for i, value in zip(group, values, strict=True):
                 results[i] = value
         return results
 
-    async def _calls(self, calls: Sequence[Call], end_s: float) -> list[Any]:
+    async def _begin(self, groups: Sequence[Sequence[Call]], end_s: float) -> list[list[Any] | Unfinished]:
+        together = converse_together(groups, end_s)
+        try:
+            batches = next(together)
+            while True:
+                batches = together.send(await self.redis.exchange_many(batches, time_left(end_s)))
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    async def _rest(self, calls: Sequence[Call], end_s: float, begun: list[Any] | Unfinished) -> list[Any]:
+        try:
+            return await self._calls(calls, end_s, begun)
+        except DistierError as e:
+            return [e] * len(calls)
+
+    async def _calls(
+        self, calls: Sequence[Call], end_s: float, begun: list[Any] | Unfinished | None = None
+    ) -> list[Any]:
         """Values or `DistierError`s of some calls to one shard. A shard that has no epoch for this life of its server is
-        given one, and the calls that were refused for that are made again."""
-        results = await self._talk(calls, end_s)
+        given one, and the calls that were refused for that are made again. `begun`: what there is of the answers."""
+        results = begun if isinstance(begun, list) else await self._talk(calls, end_s, begun)
         for _ in range(RECOVERIES_MAX):
             refused = [i for i, result in enumerate(results) if isinstance(result, Recovering)]
             if not refused or self.recover is None:
@@ -168,14 +190,14 @@ class AsyncDriver:
                 results[i] = result
         return results
 
-    async def _talk(self, calls: Sequence[Call], end_s: float) -> list[Any]:
-        """One conversation (see `converse`)."""
-        talk = converse(calls, end_s)
+    async def _talk(self, calls: Sequence[Call], end_s: float, begun: Unfinished | None = None) -> list[Any]:
+        """One conversation (see `converse`), or the rest of one."""
+        talk = begun.talk if begun else converse(calls, end_s)
         try:
-            ask = next(talk)
+            ask = begun.ask if begun else next(talk)
             while True:
                 if isinstance(ask, float):
-                    await asyncio.sleep(ask)
+                    await asyncio.sleep(min(ask, max(end_s - time.monotonic(), 0)))
                     ask = next(talk)
                     continue
                 try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
@@ -15,6 +16,7 @@ from distier.domain.keys import Shard
 from distier.effects import Command, Plan, RunScript
 from distier.errors import ConfigError, Corrupt, DeadlineExceeded, DistierError, Full, Invalid, RedisUnavailable
 from distier.lua import touch
+from distier.stores.redis import Answer, Batch
 
 Call = Command[Any] | RunScript[Any]
 Recover = Callable[[Shard], Plan[Any]]
@@ -63,6 +65,11 @@ def is_passing(reply: Any) -> bool:
     )  # fmt: skip
 
 
+def is_redirection(reply: Any) -> bool:
+    """Whether a node of a cluster says that another one serves this key."""
+    return isinstance(reply, RedisError) and _code(reply) in ("MOVED", "ASK")
+
+
 def _code(error: RedisError) -> str:
     return str(error).partition(" ")[0].lstrip("-").rstrip(":")
 
@@ -94,8 +101,16 @@ def error_of(error: RedisError) -> DistierError:
     """Our error for an error reply, with Redis' own words chained."""
     code, text = _code(error), str(error)
     made: DistierError
-    if is_passing(error):
+    if code == "TRYAGAIN":
+        made = RedisUnavailable(
+            f"the slot of this shard is on its way to another master: its writes and misses wait until it has arrived ({text})"
+        )
+    elif is_passing(error):
         made = RedisUnavailable(f"Redis cannot answer now: {text}")
+    elif is_redirection(error):
+        made = ConfigError("this server is a node of a Redis Cluster: write redis.url as cluster://host:port,host:port")
+    elif "cluster support disabled" in text:
+        made = ConfigError("this server is no node of a Redis Cluster: write redis.url as redis://host:port/db")
     elif type(error).__name__ == "OutOfMemoryError" or code == "OOM" or "OOM command not allowed" in text:
         made = Full(
             "Redis is at its maxmemory: writes are refused, reads and everything that frees memory work. "
@@ -187,6 +202,39 @@ def converse(calls: Sequence[Call], end_s: float) -> Talk:
         if time.monotonic() >= end_s:  # slept too long: what was wrong says more than that there is no time left
             return results
         backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+
+
+@dataclass(slots=True)
+class Unfinished:
+    """A conversation that goes on by itself, with `ask`."""
+
+    talk: Talk
+    ask: list[tuple[Any, ...]] | float
+
+
+Together = Generator[list[Batch], list[Answer], list[list[Any] | Unfinished]]
+
+
+def converse_together(groups: Sequence[Sequence[Call]], end_s: float) -> Together:
+    """The conversations of several shards, each step of all of them in one exchange, for as long as nobody has to wait: yields
+    batches, gets their answers. Returns results, or what is left of a conversation that has to wait for its server."""
+    results: list[Any] = [None] * len(groups)
+    talks = [converse(calls, end_s) for calls in groups]
+    asks: dict[int, Any] = {i: next(talk) for i, talk in enumerate(talks)}
+    while asks:
+        answers = yield [(groups[i][0].shard, ask) for i, ask in asks.items()]
+        asked, asks = list(asks), {}
+        for i, answer in zip(asked, answers, strict=True):
+            try:
+                ask = talks[i].throw(answer) if isinstance(answer, RedisError) else talks[i].send(answer)
+            except StopIteration as stop:
+                results[i] = stop.value
+            else:
+                if isinstance(ask, float):
+                    results[i] = Unfinished(talks[i], ask)
+                else:
+                    asks[i] = ask
+    return results
 
 
 def _send(calls: Sequence[Call]) -> Generator[list[tuple[Any, ...]], list[Any] | None, list[Any]]:

@@ -42,9 +42,11 @@ from .common import (
     Call,
     Counters,
     Recover,
+    Unfinished,
     UseBuffer,
     by_shard,
     converse,
+    converse_together,
     lost,
     time_left,
     understood,
@@ -139,17 +141,36 @@ class SyncDriver:
         return collect((self._calls([call], end_s))[0])
 
     def _pipeline(self, calls: Sequence[Call], end_s: float) -> list[Any]:
-        """Calls grouped by shard: each shard's go to its server in one round trip."""
+        """Calls grouped by shard: all servers are asked at once, each in one round trip. The groups that have to wait, or
+        whose shard needs an epoch, then go on one by one; what keeps one of them fails its calls, not the others."""
         results: list[Any] = [None] * len(calls)
-        for group in by_shard(calls):
-            for i, value in zip(group, self._calls([calls[i] for i in group], end_s), strict=True):
+        groups = by_shard(calls)
+        for group, begun in zip(
+            groups, self._begin([[calls[i] for i in group] for group in groups], end_s), strict=True
+        ):
+            for i, value in zip(group, self._rest([calls[i] for i in group], end_s, begun), strict=True):
                 results[i] = value
         return results
 
-    def _calls(self, calls: Sequence[Call], end_s: float) -> list[Any]:
+    def _begin(self, groups: Sequence[Sequence[Call]], end_s: float) -> list[list[Any] | Unfinished]:
+        together = converse_together(groups, end_s)
+        try:
+            batches = next(together)
+            while True:
+                batches = together.send(self.redis.exchange_many(batches, time_left(end_s)))
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    def _rest(self, calls: Sequence[Call], end_s: float, begun: list[Any] | Unfinished) -> list[Any]:
+        try:
+            return self._calls(calls, end_s, begun)
+        except DistierError as e:
+            return [e] * len(calls)
+
+    def _calls(self, calls: Sequence[Call], end_s: float, begun: list[Any] | Unfinished | None = None) -> list[Any]:
         """Values or `DistierError`s of some calls to one shard. A shard that has no epoch for this life of its server is
-        given one, and the calls that were refused for that are made again."""
-        results = self._talk(calls, end_s)
+        given one, and the calls that were refused for that are made again. `begun`: what there is of the answers."""
+        results = begun if isinstance(begun, list) else self._talk(calls, end_s, begun)
         for _ in range(RECOVERIES_MAX):
             refused = [i for i, result in enumerate(results) if isinstance(result, Recovering)]
             if not refused or self.recover is None:
@@ -160,14 +181,14 @@ class SyncDriver:
                 results[i] = result
         return results
 
-    def _talk(self, calls: Sequence[Call], end_s: float) -> list[Any]:
-        """One conversation (see `converse`)."""
-        talk = converse(calls, end_s)
+    def _talk(self, calls: Sequence[Call], end_s: float, begun: Unfinished | None = None) -> list[Any]:
+        """One conversation (see `converse`), or the rest of one."""
+        talk = begun.talk if begun else converse(calls, end_s)
         try:
-            ask = next(talk)
+            ask = begun.ask if begun else next(talk)
             while True:
                 if isinstance(ask, float):
-                    time.sleep(ask)
+                    time.sleep(min(ask, max(end_s - time.monotonic(), 0)))
                     ask = next(talk)
                     continue
                 try:

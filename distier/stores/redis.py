@@ -13,6 +13,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any, Protocol
 
 import hiredis
@@ -27,11 +28,14 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from distier.config import SENTINEL_SCHEME, Config, mask_url, parse_sentinel_url
+from distier.config import SENTINEL_SCHEMES, TLS_SCHEMES, Config, mask_url, parse_sentinel_url
 from distier.domain.keys import Shard
 from distier.effects import Word
 
 Words = Sequence[Word]
+Batch = tuple[Shard, Sequence[Words]]
+Answer = list[Any] | RedisError
+"""The replies to a batch, or why there are none: redis-py's `ConnectionError` or `TimeoutError`."""
 
 CONNECTIONS_MAX = 256
 READ_BYTES = 64 * 1024
@@ -44,11 +48,17 @@ class Exchange(Protocol):
 
     def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]: ...
 
+    def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]:
+        """What `exchange` answers or raises for each batch, in one round trip to each server, to all servers at once."""
+        ...
+
     def close(self) -> None: ...
 
 
 class AsyncExchange(Protocol):
     async def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]: ...
+
+    async def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]: ...
 
     async def close(self) -> None: ...
 
@@ -67,14 +77,25 @@ def _options(config: Config, url: str) -> dict[str, Any]:
         options["username"] = server.username
     if server.password:
         options["password"] = server.password.get_secret_value()
-    if url.startswith("rediss://"):
-        files = {
-            "ssl_ca_certs": server.ca_file,
-            "ssl_certfile": server.cert_file,
-            "ssl_keyfile": server.key_file,
-        }
-        options |= {name: str(path) for name, path in files.items() if path}
+    if url.startswith(TLS_SCHEMES):
+        options |= _tls_files(config)
     return options
+
+
+def _tls_files(config: Config) -> dict[str, str]:
+    server = config.redis
+    files = {"ssl_ca_certs": server.ca_file, "ssl_certfile": server.cert_file, "ssl_keyfile": server.key_file}
+    return {name: str(path) for name, path in files.items() if path}
+
+
+def _joined(batches: Sequence[Batch]) -> list[Words]:
+    return [words for _, commands in batches for words in commands]
+
+
+def split(batches: Sequence[Batch], replies: Sequence[Any]) -> list[list[Any]]:
+    """The replies to all commands of these batches, as those of each."""
+    left = iter(replies)
+    return [list(islice(left, len(commands))) for _, commands in batches]
 
 
 def lone_connection(config: Config, url: str) -> Any:
@@ -106,6 +127,8 @@ class _Sentinels:
             "socket_connect_timeout": timeout_s,
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         }
+        if self.url.tls:
+            self._options |= {"ssl": True, **_tls_files(config)}
 
     def server(self, address: tuple[str, int], options: dict[str, Any]) -> dict[str, Any]:
         """What a connection to this address needs."""
@@ -149,13 +172,14 @@ class _Dial:
 
     def __init__(self, config: Config, url: str, options: dict[str, Any]) -> None:
         self._options = options
-        self._sentinels = _Sentinels(config, url) if url.startswith(SENTINEL_SCHEME) else None
+        self._sentinels = _Sentinels(config, url) if url.startswith(SENTINEL_SCHEMES) else None
         self._pool: Any = None if self._sentinels else redis.ConnectionPool.from_url(url, **options)
 
     def connection(self) -> Any:
         pool = self._pool
         if self._sentinels:
-            pool = redis.ConnectionPool(**self._sentinels.server(self._sentinels.master(), self._options))
+            kind = redis.SSLConnection if self._sentinels.url.tls else redis.Connection
+            pool = redis.ConnectionPool(kind, **self._sentinels.server(self._sentinels.master(), self._options))
         return pool.connection_class(**pool.connection_kwargs)
 
 
@@ -164,14 +188,15 @@ class _AsyncDial:
 
     def __init__(self, config: Config, url: str, options: dict[str, Any]) -> None:
         self._options = options
-        self._sentinels = _Sentinels(config, url) if url.startswith(SENTINEL_SCHEME) else None
+        self._sentinels = _Sentinels(config, url) if url.startswith(SENTINEL_SCHEMES) else None
         self._pool: Any = None if self._sentinels else aredis.ConnectionPool.from_url(url, **options)
 
     async def connection(self) -> Any:
         pool = self._pool
         if self._sentinels:
             address = await self._sentinels.master_async()
-            pool = aredis.ConnectionPool(**self._sentinels.server(address, self._options))
+            kind = aredis.SSLConnection if self._sentinels.url.tls else aredis.Connection
+            pool = aredis.ConnectionPool(kind, **self._sentinels.server(address, self._options))
         return pool.connection_class(**pool.connection_kwargs)
 
 
@@ -243,14 +268,21 @@ class _Line:
         self._buffer = bytearray(READ_BYTES)
         self._timeout_s = self._socket.gettimeout()
 
-    def ask(self, commands: Sequence[Words], timeout_s: float | None) -> list[Any]:
-        """As many replies as commands. After any exception the line is of no more use."""
+    def send(self, commands: Sequence[Words], timeout_s: float) -> None:
+        """After any exception the line is of no more use."""
+        self.wait_at_most(timeout_s)
+        pack: Any = hiredis.pack_command
+        self._socket.sendall(pack(commands[0]) if len(commands) == 1 else b"".join([pack(words) for words in commands]))
+
+    def receive(self, n: int) -> list[Any]:
+        """The replies to the `n` commands that were sent. After any exception the line is of no more use."""
+        return [self._reply() for _ in range(n)]
+
+    def wait_at_most(self, timeout_s: float) -> None:
+        """For each single wait. Setting it is a system call: done where it differs."""
         if timeout_s != self._timeout_s:
             self._socket.settimeout(timeout_s)
             self._timeout_s = timeout_s
-        pack: Any = hiredis.pack_command
-        self._socket.sendall(pack(commands[0]) if len(commands) == 1 else b"".join([pack(words) for words in commands]))
-        return [self._reply() for _ in commands]
 
     def _reply(self) -> Any:
         gets = self._reader.gets
@@ -275,11 +307,15 @@ class RedisExchange:
     """One Redis or Valkey server, for threads: a stack of idle connections, the last used one first. Safe over fork: a new
     process starts with none."""
 
-    def __init__(self, config: Config, url: str, forget: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, config: Config, url: str, forget: Callable[[], object] = lambda: None, *, connect_s: float | None = None
+    ) -> None:
         self.url = url
         self._default_s = config.deadline_ms / 1000
-        lives = Lives(forget, only_master=url.startswith(SENTINEL_SCHEME))
+        lives = Lives(forget, only_master=url.startswith(SENTINEL_SCHEMES))
         options = _options(config, url) | {"retry": Retry(NoBackoff(), 0), "redis_connect_func": lives.on_connect}
+        if connect_s is not None:  # where there are other servers to turn to
+            options["socket_connect_timeout"] = connect_s
         self._dial = _Dial(config, url, options)
         self._idle: list[_Line] = []
         self._pid = os.getpid()
@@ -288,26 +324,63 @@ class RedisExchange:
         return f"RedisExchange({mask_url(self.url)})"
 
     def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
-        # Setting a timeout is a system call: while there is plenty of time, the usual one does.
-        wait_s = self._default_s if timeout_s > self._default_s * 0.9 else max(timeout_s, 0.001)
         line = self._take()
         try:
-            replies = line.ask(commands, wait_s)
+            line.send(commands, self._wait_s(timeout_s))
+            replies = line.receive(len(commands))
         except BaseException as e:
-            # Whatever it was (also KeyboardInterrupt): unread replies must not meet the next command.
-            line.close()
-            if isinstance(e, OSError | RedisConnectionError):
-                self._drop_idle()  # the others have most likely lost their server too
-            if isinstance(e, OSError):
-                kind = redis.TimeoutError if isinstance(e, TimeoutError) else RedisConnectionError
-                raise kind(str(e) or "no answer in time") from e
+            self._give_up(line, e)
             raise
+        self._give_back(line)
+        return replies
+
+    def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]:
+        try:
+            return [*split(batches, self.exchange(batches[0][0], _joined(batches), timeout_s))]
+        except (RedisConnectionError, redis.TimeoutError) as e:
+            return [e] * len(batches)
+
+    def begin(self, batches: Sequence[Batch], timeout_s: float) -> _Line:
+        """The first half of `exchange_many`, so that other servers can be told meanwhile; then `finish` must be called, or
+        the line closed. Raises as `exchange`."""
+        line = self._take()
+        try:
+            line.send(_joined(batches), self._wait_s(timeout_s))
+        except BaseException as e:
+            self._give_up(line, e)
+            raise
+        return line
+
+    def finish(self, line: _Line, batches: Sequence[Batch], timeout_s: float) -> list[list[Any]]:
+        """The replies to each batch. Raises as `exchange`."""
+        try:
+            line.wait_at_most(self._wait_s(timeout_s))
+            replies = line.receive(sum(len(commands) for _, commands in batches))
+        except BaseException as e:
+            self._give_up(line, e)
+            raise
+        self._give_back(line)
+        return split(batches, replies)
+
+    def _wait_s(self, timeout_s: float) -> float:
+        # Setting a timeout is a system call: while there is plenty of time, the usual one does.
+        return self._default_s if timeout_s > self._default_s * 0.9 else max(timeout_s, 0.001)
+
+    def _give_up(self, line: _Line, error: BaseException) -> None:
+        """Whatever it was (also KeyboardInterrupt): unread replies must not meet the next command."""
+        line.close()
+        if isinstance(error, OSError | RedisConnectionError):
+            self._drop_idle()  # the others have most likely lost their server too
+        if isinstance(error, OSError):
+            kind = redis.TimeoutError if isinstance(error, TimeoutError) else RedisConnectionError
+            raise kind(str(error) or "no answer in time") from error
+
+    def _give_back(self, line: _Line) -> None:
         if line.errors.demoted:  # the next try looks for the server anew: it may be another one by now
             line.close()
             self._drop_idle()
         else:
             self._idle.append(line)
-        return replies
 
     def _take(self) -> _Line:
         if self._pid != os.getpid():
@@ -406,9 +479,12 @@ class AsyncRedisExchange:
     """The same for an event loop; to be used on the loop where it was first used. One line is shared by everybody; what
     blocks at the server gets a line of its own."""
 
-    def __init__(self, config: Config, url: str, forget: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, config: Config, url: str, forget: Callable[[], object] = lambda: None, *, connect_s: float | None = None
+    ) -> None:
         self.url = url
-        lives = Lives(forget, only_master=url.startswith(SENTINEL_SCHEME))
+        self._connect_s = connect_s
+        lives = Lives(forget, only_master=url.startswith(SENTINEL_SCHEMES))
         options = _options(config, url) | {"retry": AsyncRetry(NoBackoff(), 0), "socket_timeout": None}
         options["redis_connect_func"] = lives.on_connect_async
         self._dial = _AsyncDial(config, url, options)
@@ -427,6 +503,12 @@ class AsyncRedisExchange:
             line = await self._open_shared(timeout_s)
         return await line.ask(commands, timeout_s)
 
+    async def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]:
+        try:
+            return [*split(batches, await self.exchange(batches[0][0], _joined(batches), timeout_s))]
+        except (RedisConnectionError, redis.TimeoutError) as e:
+            return [e] * len(batches)
+
     async def _open_shared(self, timeout_s: float) -> _AsyncLine:
         async with self._opening:
             if self._shared is None or self._shared.closed or self._shared.errors.demoted:
@@ -435,6 +517,8 @@ class AsyncRedisExchange:
 
     async def _open(self, timeout_s: float) -> _AsyncLine:
         connection: Any = None
+        if self._connect_s is not None:
+            timeout_s = min(timeout_s, self._connect_s)
         try:
             async with asyncio.timeout(max(timeout_s, 0.001)):
                 connection = await self._dial.connection()
@@ -469,12 +553,15 @@ class AsyncRedisExchange:
 
 
 __all__ = [
+    "Answer",
     "AsyncExchange",
     "AsyncRedisExchange",
+    "Batch",
     "Exchange",
     "RedisError",
     "RedisExchange",
     "ResponseError",
     "Words",
     "lone_connection",
+    "split",
 ]

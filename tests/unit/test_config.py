@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -20,12 +21,14 @@ from distier.config import (
     format_size,
     load_config,
     mask_url,
+    parse_cluster_url,
     parse_duration_ms,
     parse_sentinel_url,
     parse_size_bytes,
 )
 from distier.errors import ConfigError
 from distier.policy.transform import TRANSFORMS
+from distier.stores.cluster import AsyncClusterExchange, ClusterExchange
 from distier.stores.redis import AsyncRedisExchange, RedisExchange
 
 
@@ -338,12 +341,13 @@ def test_a_sentinel_url_is_taken_apart() -> None:
         None,
     )
     assert parse_sentinel_url("sentinel://:pw@h/m").password == "pw"
+    assert parse_sentinel_url(url.replace("sentinel:", "sentinels:")) == replace(found, tls=True)
 
 
 @pytest.mark.parametrize(
     "url",
     ["sentinel://", "sentinel://h:1", "sentinel://h:1/", "sentinel:///m", "sentinel://h:1,/m", "sentinel://h:70000/m",
-     "sentinel://h:0/m", "sentinel://h:1/m/x", "sentinel://h:1/m/1/2", "sentinel://h i:1/m", "sentinels://h:1/m"],
+     "sentinel://h:0/m", "sentinel://h:1/m/x", "sentinel://h:1/m/1/2", "sentinel://h i:1/m", "sentinels://h:1"],
 )  # fmt: skip
 def test_a_sentinel_url_that_names_nothing_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="sentinel://"):
@@ -366,3 +370,51 @@ def test_the_password_of_a_sentinel_url_is_never_shown() -> None:
     with pytest.raises(ConfigError) as refused:
         load_config(redis={"url": f"sentinel://ann:{SECRET}@h1:1"}, storage_tiers={"cold": {"directory": "d"}})
     assert SECRET not in str(refused.value)
+
+
+# -- cluster:// ------------------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_url_is_taken_apart() -> None:
+    url = "cluster://ann:p%40ss%2Fw@h1:7000,[::1]:5,h-2.example"
+    found = parse_cluster_url(url)
+    assert found.nodes == (("h1", 7000), ("::1", 5), ("h-2.example", 6379))
+    assert (found.username, found.password, found.tls) == ("ann", "p@ss/w", False)
+    assert parse_cluster_url(url.replace("cluster:", "clusters:")) == replace(found, tls=True)
+    assert parse_cluster_url("cluster://h:1/").nodes == (("h", 1),)
+
+
+@pytest.mark.parametrize(
+    "url", ["cluster://", "cluster:///", "cluster://h:1,", "cluster://h:70000", "cluster://h:0", "cluster://h i:1",
+            "cluster://h:1/x", "cluster://h:1?db=1", "clusters://u:p@"],
+)  # fmt: skip
+def test_a_cluster_url_that_names_no_node_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="cluster://"):
+        load_config({"redis": {"url": url}, "storage_tiers": {"cold": {"directory": "d"}}})
+
+
+def test_a_cluster_has_no_numbered_databases() -> None:
+    assert "no numbered databases" in refused(
+        redis={"url": "cluster://h:1/0"}, storage_tiers={"cold": {"directory": "d"}}
+    )
+
+
+def test_certificates_need_tls_and_all_schemes_with_tls_take_them() -> None:
+    for url in ("rediss://h", "sentinels://h/m", "clusters://h"):
+        load_config(redis={"url": url, "ca_file": "ca.pem"}, storage_tiers={"cold": {"directory": "d"}})
+    for url in ("redis://h", "sentinel://h/m", "cluster://h"):
+        said = refused(redis={"url": url, "ca_file": "ca.pem"}, storage_tiers={"cold": {"directory": "d"}})
+        assert "clusters://" in said and "sentinels://" in said
+
+
+def test_the_password_of_a_cluster_url_is_never_shown() -> None:
+    url = f"cluster://ann:{SECRET}@h1:1,h2:2"
+    config = load_config(redis={"url": url}, storage_tiers={"cold": {"directory": "d"}})
+    exchanges = (ClusterExchange(config, url), AsyncClusterExchange(config, url))
+    shown = (*map(repr, exchanges), repr(config), str(config.dump()), repr(parse_cluster_url(url)), mask_url(url),
+             mask_url(exchanges[0].nodes.url_of(("h3", 3))))  # fmt: skip
+    assert not [text for text in shown if SECRET in text]
+    assert "cluster://ann:***@h1:1,h2:2" in repr(exchanges[0])
+    assert SECRET not in refused(
+        redis={"url": f"cluster://ann:{SECRET}@h1:x"}, storage_tiers={"cold": {"directory": "d"}}
+    )

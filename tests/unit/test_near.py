@@ -25,11 +25,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from distier.config import Config
+from distier.domain.keys import Shard
 from distier.domain.module import Module
 from distier.domain.order import Order
 from distier.domain.tokens import token_counter
 from distier.drive.common import Counters, UseBuffer
-from distier.near import ENTRY_BYTES, Near, NearCache, Reading, Ticket, Tracker, _ids_of, _Refused
+from distier.near import ENTRY_BYTES, Near, NearCache, Reading, Ticket, Tracker, _ids_of, _Peer, _Refused
 from distier.plans.space import Space
 
 STALENESS_S = 5.0
@@ -335,9 +336,14 @@ def space_of(**settings: Any) -> Space:
 
 
 def tracker_of(cache: NearCache, space: Space | None = None) -> Tracker:
-    tracker = Tracker(cache, space or space_of(), lambda: None, Counters(), UseBuffer())
-    tracker._pinging, tracker._pinged_s = False, float("-inf")
-    return tracker
+    return Tracker(cache, space or space_of(), list, Counters(), UseBuffer())
+
+
+def peer_of(tracker: Tracker, *shards: Shard) -> Any:
+    """One more server that this tracker follows, without a socket."""
+    peer = _Peer(Wire(), shards)  # type: ignore[arg-type]
+    tracker._peers = [*tracker._peers, peer]
+    return peer
 
 
 def push(*keys: str) -> Any:
@@ -350,18 +356,20 @@ HELLO = {b"server": b"redis", b"proto": 3}
 
 def subscribed(cache: NearCache, space: Space | None = None) -> tuple[Tracker, Any]:
     cache.lost()
-    tracker, wire = tracker_of(cache, space), Wire()
-    tracker._subscribe(wire)  # type: ignore[arg-type]
-    wire.sent.clear()
-    tracker._take(dict(HELLO))
-    tracker._take(b"OK")
-    return tracker, wire
+    tracker = tracker_of(cache, space)
+    peer = peer_of(tracker)
+    tracker._subscribe(peer)
+    peer.wire.sent.clear()
+    tracker._take(peer, dict(HELLO))
+    tracker._take(peer, b"OK")
+    return tracker, peer
 
 
 def test_it_asks_for_the_records_of_every_shard() -> None:
-    tracker, wire = tracker_of(cache_of(), space_of(namespace="n", shards=2)), Wire()
-    tracker._subscribe(wire)  # type: ignore[arg-type]
-    assert list(wire.sent) == [
+    tracker = tracker_of(cache_of(), space_of(namespace="n", shards=2))
+    peer = peer_of(tracker)
+    tracker._subscribe(peer)
+    assert list(peer.wire.sent) == [
         ("HELLO", 3),
         ("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "distier:{n.0}:module:", "PREFIX", "distier:{n.1}:module:"),
     ]
@@ -369,13 +377,13 @@ def test_it_asks_for_the_records_of_every_shard() -> None:
 
 def test_pushes_drop_and_unknown_ones_drop_all() -> None:
     cache = cache_of()
-    tracker, _ = subscribed(cache)
+    tracker, peer = subscribed(cache)
     assert tracker.status == "on"
     for unknown in (FLUSHED, hiredis.PushNotification([b"invalidate"]), hiredis.PushNotification([b"news", b"x"])):
         keep(cache, module("a"), module("b"), module("c"))
-        tracker._take(push("a", "x"))
+        tracker._take(peer, push("a", "x"))
         assert held(cache) == "bc"
-        tracker._take(unknown)
+        tracker._take(peer, unknown)
         assert held(cache) == ""
 
 
@@ -392,81 +400,83 @@ def test_pushes_drop_and_unknown_ones_drop_all() -> None:
 def test_where_it_cannot_follow_it_says_why_and_never_goes_live(hello: Any, tracking: Any, why: str) -> None:
     cache = cache_of()
     cache.lost()
-    tracker, wire = tracker_of(cache), Wire()
-    tracker._subscribe(wire)  # type: ignore[arg-type]
+    tracker = tracker_of(cache)
+    peer = peer_of(tracker)
+    tracker._subscribe(peer)
     with pytest.raises(_Refused, match=why):
-        tracker._take(hello)
-        tracker._take(tracking)
+        tracker._take(peer, hello)
+        tracker._take(peer, tracking)
     assert not cache.is_live
 
 
 def test_a_server_that_is_loading_is_asked_again_soon() -> None:
-    tracker, wire = tracker_of(cache_of()), Wire()
-    tracker._subscribe(wire)  # type: ignore[arg-type]
-    tracker._take(dict(HELLO))
+    tracker = tracker_of(cache_of())
+    peer = peer_of(tracker)
+    tracker._subscribe(peer)
+    tracker._take(peer, dict(HELLO))
     with pytest.raises(ResponseError, match="LOADING"):
-        tracker._take(ResponseError("LOADING Redis is loading the dataset in memory"))
+        tracker._take(peer, ResponseError("LOADING Redis is loading the dataset in memory"))
 
 
 @pytest.mark.parametrize("reply", [ResponseError("LOADING"), ResponseError("BUSY script"), b"PANG", [b"pong", b""]])
 def test_only_pong_is_a_heartbeat(reply: Any) -> None:
     cache = cache_of()
-    tracker, wire = subscribed(cache)
-    tracker._ping(wire, 2000.0)
+    tracker, peer = subscribed(cache)
+    tracker._ping(peer, 2000.0)
     with pytest.raises(RedisConnectionError):
-        tracker._take(reply)
+        tracker._take(peer, reply)
 
 
 def test_a_pong_that_overtakes_the_pushes_of_its_turn_does_not_vouch_for_them() -> None:
     """PING arrives while the server executes a turn in which a record was changed: PONG is written first."""
     clock = Clock()
     cache = cache_of(clock)
-    tracker, wire = subscribed(cache)
+    tracker, peer = subscribed(cache)
     keep(cache, module("a"))
-    tracker._ping(wire, clock.now_s)
-    tracker._take(b"PONG")
+    tracker._ping(peer, clock.now_s)
+    tracker._take(peer, b"PONG")
     clock.now_s += 3  # here "a" is changed
     changed_s = clock.now_s
     clock.now_s += 1
-    tracker._ping(wire, clock.now_s)
-    tracker._take(b"PONG")  # and the network swallows all that follows
+    tracker._ping(peer, clock.now_s)
+    tracker._take(peer, b"PONG")  # and the network swallows all that follows
     clock.now_s = changed_s + STALENESS_S
     assert cache.get("a") is None
 
 
 def test_a_reply_that_nobody_asked_for_ends_the_connection() -> None:
-    tracker, _ = subscribed(cache_of())
+    tracker, peer = subscribed(cache_of())
     with pytest.raises(RedisConnectionError):
-        tracker._take(b"PONG")
+        tracker._take(peer, b"PONG")
 
 
 def test_uses_are_sent_when_due_loaded_when_unknown_and_promotable_ones_are_dropped() -> None:
     cache = cache_of()
-    tracker, wire = subscribed(cache)
+    tracker, peer = subscribed(cache)
     keep(cache, module("a", tier="warm"), module("b"))
     for _ in range(3):
         cache.get("a")
-    tracker._send_uses(wire, 0.0)
-    assert not wire.sent and tracker._counters.snapshot() == {"hits.near": 3}
-    tracker._send_uses(wire, 1e9)
-    (evalsha,) = wire.sent
+    tracker._send_uses(0.0)
+    assert not peer.wire.sent and tracker._counters.snapshot() == {"hits.near": 3}
+    tracker._send_uses(1e9)
+    (evalsha,) = peer.wire.sent
     assert evalsha[0] == "EVALSHA" and evalsha[-2:] == ("a", 3)
-    tracker._take(ResponseError("NOSCRIPT No matching script"))
-    assert [c[:2] for c in wire.sent] == [evalsha[:2], ("SCRIPT", "LOAD"), evalsha[:2]]
-    tracker._take(b"sha")
-    tracker._take([b"OK", [b"5"]])
+    tracker._take(peer, ResponseError("NOSCRIPT No matching script"))
+    assert [c[:2] for c in peer.wire.sent] == [evalsha[:2], ("SCRIPT", "LOAD"), evalsha[:2]]
+    tracker._take(peer, b"sha")
+    tracker._take(peer, [b"OK", [b"5"]])
     assert held(cache) == "b" and "touches.lost" not in tracker._counters.snapshot()
 
 
 @pytest.mark.parametrize("reply", [ResponseError("NOPERM"), [b"RECOVERING"], ResponseError("NOSCRIPT")])
 def test_uses_that_are_refused_are_lost_and_nothing_else(reply: Any) -> None:
     cache = cache_of()
-    tracker, wire = subscribed(cache)
+    tracker, peer = subscribed(cache)
     keep(cache, module("a"))
     cache.get("a")
-    tracker._send_uses(wire, 1e9)
-    while tracker._sent:
-        tracker._take(reply)
+    tracker._send_uses(1e9)
+    while peer.sent:
+        tracker._take(peer, reply)
     assert tracker._counters.snapshot() == {"hits.near": 1, "touches.lost": 1} and held(cache) == "a"
 
 
@@ -552,7 +562,7 @@ class Arrivals(RuleBasedStateMachine):
         self._no_wire()
 
     def _no_wire(self) -> None:
-        self.wire = Wire()
+        self.peer: Any = None
         self.tracking = False  # as the server sees it
         self.severed = False  # nothing arrives any more, and the client does not know
         self.turn: list[Any] = []  # replies of this turn of the server's loop
@@ -581,10 +591,10 @@ class Arrivals(RuleBasedStateMachine):
         if tracking:
             self.pushes.append(FLUSHED)
 
-    @precondition(lambda self: self.wire.sent)
+    @precondition(lambda self: self.peer and self.peer.wire.sent)
     @rule()
     def server_executes(self) -> None:
-        command = self.wire.sent.popleft()
+        command = self.peer.wire.sent.popleft()
         if command[0] == "CLIENT":
             self.tracking = True
         reply = {"HELLO": dict(HELLO), "CLIENT": b"OK", "PING": b"PONG"}[command[0]]
@@ -603,12 +613,13 @@ class Arrivals(RuleBasedStateMachine):
     def connect(self) -> None:
         self._no_wire()
         self.tracker = tracker_of(self.cache)
-        self.tracker._subscribe(self.wire)  # type: ignore[arg-type]
+        self.peer = peer_of(self.tracker)
+        self.tracker._subscribe(self.peer)
 
-    @precondition(lambda self: self.wire.sent)
+    @precondition(lambda self: self.peer and self.peer.wire.sent)
     @rule()
     def server_answers_all(self) -> None:
-        while self.wire.sent:
+        while self.peer.wire.sent:
             self.server_executes()
         self.turn_ends()
 
@@ -617,14 +628,14 @@ class Arrivals(RuleBasedStateMachine):
     def arrive(self, n: int) -> None:
         assert self.tracker
         while self.stream and n:
-            self.tracker._take(self.stream.popleft())
+            self.tracker._take(self.peer, self.stream.popleft())
             n -= 1
 
-    @precondition(lambda self: self.tracker and self.cache.is_live and not self.tracker._pinging)
+    @precondition(lambda self: self.tracker and self.cache.is_live and not self.peer.beats)
     @rule()
     def ping(self) -> None:
         assert self.tracker
-        self.tracker._ping(self.wire, self.clock.now_s)  # type: ignore[arg-type]
+        self.tracker._ping(self.peer, self.clock.now_s)
 
     @precondition(lambda self: self.tracker is not None)
     @rule()
@@ -729,11 +740,11 @@ STEPS = {
 def possible(machine: Arrivals, step: str) -> bool:
     tracker = machine.tracker
     return {
-        "server_executes": bool(machine.wire.sent),
-        "server_answers_all": bool(machine.wire.sent),
+        "server_executes": bool(machine.peer and machine.peer.wire.sent),
+        "server_answers_all": bool(machine.peer and machine.peer.wire.sent),
         "connect": tracker is None,
         "arrive": bool(machine.stream),
-        "ping": bool(tracker and machine.cache.is_live and not tracker._pinging),
+        "ping": bool(tracker and machine.cache.is_live and not machine.peer.beats),
         "sever": tracker is not None,
         "notice": tracker is not None,
         "read_is_executed": any(r.saw is None for r in machine.reads),
@@ -766,3 +777,96 @@ def test_long_walks(seed: int) -> None:
             machine.budgets()
             hits += len(machine.cache._hits)
     assert hits > 100, "the walks never came to a live cache"
+
+
+# -- several masters -------------------------------------------------------------------------------------------------
+
+
+def cluster_of_two(cache: NearCache) -> tuple[Tracker, Any, Any]:
+    """A tracker that follows two masters, with a shard each; nothing has been answered yet."""
+    cache.lost()
+    tracker = tracker_of(cache, space_of(shards=2))
+    one, two = (peer_of(tracker, shard) for shard in tracker._space.keys.shards)
+    for peer in (one, two):
+        tracker._subscribe(peer)
+        tracker._take(peer, dict(HELLO))
+    return tracker, one, two
+
+
+def test_it_is_live_once_all_masters_track() -> None:
+    cache = cache_of()
+    tracker, one, two = cluster_of_two(cache)
+    tracker._take(one, b"OK")
+    assert not cache.is_live and tracker.status != "on"
+    tracker._take(two, b"OK")
+    assert cache.is_live and tracker.status == "on"
+
+
+def test_a_hit_is_as_old_as_the_slowest_master_says() -> None:
+    clock = Clock()
+    cache = cache_of(clock)
+    tracker, one, two = cluster_of_two(cache)
+    for peer in (one, two):
+        tracker._take(peer, b"OK")
+    keep(cache, module("a"))
+    for _ in range(3):  # only one of them answers
+        tracker._ping(one, clock.now_s)
+        tracker._take(one, 13)
+        clock.now_s += STALENESS_S / 2
+    assert not cache.is_fresh and cache.get("a") is None
+    for _ in range(2):
+        tracker._ping(two, clock.now_s)
+        tracker._take(two, 13)
+    assert not cache.is_fresh, "two heartbeats at one moment: the first of them is of no earlier turn"
+    tracker._ping(one, clock.now_s)
+    tracker._take(one, 13)
+    assert cache.is_fresh
+
+
+def test_the_heartbeat_asks_each_master_for_its_shards_and_waits_for_all() -> None:
+    clock = Clock()
+    cache = cache_of(clock)
+    cache.lost()
+    tracker = tracker_of(cache, space_of(shards=3))
+    peer = peer_of(tracker, *tracker._space.keys.shards[:2])
+    tracker._subscribe(peer)
+    tracker._take(peer, dict(HELLO))
+    tracker._take(peer, b"OK")
+    peer.wire.sent.clear()
+    tracker._ping(peer, clock.now_s)
+    assert list(peer.wire.sent) == [("HLEN", "distier:{default.0}:epoch"), ("HLEN", "distier:{default.1}:epoch")]
+    tracker._take(peer, 13)
+    assert peer.beats == 1 and peer.vouched_s == float("-inf")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        ResponseError("MOVED 1 h:1"),
+        ResponseError("ASK 1 h:1"),
+        ResponseError("CLUSTERDOWN"),
+        b"PONG",
+        ResponseError("LOADING"),
+    ],
+)
+def test_a_master_that_does_not_serve_its_shard_any_more_ends_it(reply: Any) -> None:
+    cache = cache_of()
+    tracker, one, two = cluster_of_two(cache)
+    for peer in (one, two):
+        tracker._take(peer, b"OK")
+    tracker._ping(two, 0.0)
+    with pytest.raises(RedisConnectionError, match="HLEN"):
+        tracker._take(two, reply)
+
+
+def test_uses_go_to_the_master_of_their_shard() -> None:
+    cache = cache_of()
+    tracker, one, two = cluster_of_two(cache)
+    for peer in (one, two):
+        tracker._take(peer, b"OK")
+        peer.wire.sent.clear()
+    ids = {tracker._space.shard(id).index: id for id in "abcdefgh"}
+    keep(cache, module(ids[1]))
+    cache.get(ids[1])
+    tracker._send_uses(1e9)
+    assert not one.wire.sent and two.wire.sent[0][-2:] == (ids[1], 1)
