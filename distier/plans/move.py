@@ -133,10 +133,12 @@ def promote_many(space: Space, ids: Sequence[str]) -> Plan[list[Moved | DistierE
     unique = list(dict.fromkeys(ids))
     for chunk in chunks(unique, PARALLEL_MAX):
         ready = yield from _load_many(space, chunk, results)
-        for shard in space.keys.shards:
-            mine = [(r, c) for r, c in ready if space.shard(r.id) == shard]
-            for part in _by_size(mine):
-                yield from _promote_loaded(space, shard, part, results)
+        by_shard: dict[Shard, list[tuple[Record, bytes]]] = {}
+        for record, content in ready:
+            by_shard.setdefault(space.shard(record.id), []).append((record, content))
+        plans = [_promote_shard(space, shard, mine, results) for shard, mine in by_shard.items()]
+        for result in (yield from Parallel(plans)):
+            collect(result)
     return [results[id] for id in ids]
 
 
@@ -175,6 +177,13 @@ def _by_size(loaded: list[tuple[Record, bytes]]) -> list[list[tuple[Record, byte
         parts[-1].append(item)
         size_bytes += len(item[1])
     return parts
+
+
+def _promote_shard(
+    space: Space, shard: Shard, loaded: list[tuple[Record, bytes]], results: dict[str, Moved | DistierError]
+) -> Plan[None]:
+    for part in _by_size(loaded):
+        yield from _promote_loaded(space, shard, part, results)
 
 
 def _promote_loaded(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from distier.domain import archived as names
 from distier.domain import codec
@@ -33,7 +33,7 @@ from distier.effects import (  # fmt: skip
     collect,
 )
 from distier.errors import Corrupt, DeadlineExceeded, DistierError, Full, Invalid, NotFound
-from distier.lua import Applied, Over, Refused, install, promote, release, where
+from distier.lua import Applied, Over, Refused, install, promote, release, state, where
 
 from .records import (
     check_content,
@@ -401,22 +401,34 @@ def need_record(space: Space, id: str) -> Plan[Record]:
     return record
 
 
-def scan(
-    space: Space, shard: Shard, prefix: str, tier: str | None, cursor: int
-) -> Plan[tuple[int, list[tuple[str, Tier]]]]:
-    """One step through the ids of a shard: the next cursor (0 at the end), and (id, tier) of what it found.
+class Scanned(NamedTuple):
+    """The next cursor (0 at the end), the shard's epoch, and (id, tier) of what was found."""
 
-    As Redis' SCAN: what exists all the time is found at least once; what comes or goes meanwhile may be or not.
+    cursor: int
+    epoch: int
+    found: list[tuple[str, Tier]]
+
+
+def scan(space: Space, shard: Shard, prefix: str, tier: str | None, cursor: int, epoch: int = 0) -> Plan[Scanned]:
+    """One step through the ids of a shard.
+
+    As Redis' SCAN: what exists all the time is found at least once; what comes or goes meanwhile may be or not. A cursor is
+    good for one life of one server, and SCAN names no key that would be refused elsewhere: so the epoch is asked before and
+    after it, and where it is not `epoch` all the time, the shard begins anew.
     """
     pattern = shard.module_pattern(encode_prefix(prefix))
-    command = ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
-    after, keys = yield from Command(shard, command, lambda reply: reply)
+    look: Command[Any] = Command(shard, ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000), lambda reply: reply)
+    before, scanned, after = [collect(r) for r in (yield from Pipeline([state(shard), look, state(shard)]))]
+    if before.epoch != after.epoch or (cursor and before.epoch != epoch):
+        return (yield from scan(space, shard, prefix, tier, 0))
+    next_cursor, keys = scanned
     ids = [id for id in _ids_of(shard, keys) if id.startswith(prefix)]
     tiers = yield from Pipeline(
         [Command(shard, ("HGET", shard.module(id), "tier"), lambda r: r and r.decode()) for id in ids]
     )
     found = [(id, collect(t)) for id, t in zip(ids, tiers, strict=True)]
-    return int(after), [(id, t) for id, t in found if t and t != "deleted" and tier in (None, t)]
+    kept = [(id, t) for id, t in found if t and t != "deleted" and tier in (None, t)]
+    return Scanned(int(next_cursor), before.epoch, kept)
 
 
 def _ids_of(shard: Shard, keys: Sequence[bytes]) -> Iterator[str]:
@@ -437,7 +449,7 @@ class Listing:
         self._space, self._prefix, self._tier = space, prefix, tier
         self._left = limit
         self._shards = list(space.keys.shards)
-        self._cursor = 0
+        self._cursor = self._epoch = 0
         self._seen: set[str] = set()  # SCAN may show a key twice
 
     @property
@@ -446,7 +458,9 @@ class Listing:
 
     def step(self) -> Plan[list[tuple[str, Tier]]]:
         shard = self._shards[0]
-        self._cursor, found = yield from scan(self._space, shard, self._prefix, self._tier, self._cursor)
+        self._cursor, self._epoch, found = yield from scan(
+            self._space, shard, self._prefix, self._tier, self._cursor, self._epoch
+        )
         fresh = [(id, tier) for id, tier in found if id not in self._seen][: self._left]
         self._seen.update(id for id, _ in fresh)
         if self._left is not None:

@@ -56,11 +56,16 @@ def check_shape(space: Space) -> Plan[None]:
 
 
 def open_space(space: Space) -> Plan[list[Opened]]:
-    """Open every shard. Raises `Invalid` where the namespace has another shape than configured."""
-    opened = []
-    for shard in space.keys.shards:
-        opened.append((yield from recover(space, shard)))  # noqa: PERF401 - no yield in a comprehension
-    return opened
+    """Open every shard: one look at all of them, then those that need an epoch beside each other. Raises `Invalid` where the
+    namespace has another shape than configured."""
+    shards = space.keys.shards
+    if len(shards) == 1:
+        return [(yield from recover(space, shards[0]))]
+    looks = [collect(reply) for reply in (yield from Pipeline([open_shard(shard, space.limits) for shard in shards]))]
+    space.states.update({shard: look for shard, look in zip(shards, looks, strict=True) if isinstance(look, Opened)})
+    closed = [shard for shard, look in zip(shards, looks, strict=True) if not isinstance(look, Opened)]
+    found = dict(zip(closed, (yield from Parallel([recover(space, shard) for shard in closed])), strict=True))
+    return [look if isinstance(look, Opened) else collect(found[s]) for s, look in zip(shards, looks, strict=True)]
 
 
 def recover(space: Space, shard: Shard) -> Plan[Opened]:
@@ -209,11 +214,12 @@ def settle_records(space: Space, ids: Sequence[str], records: Sequence[Record | 
 def _prove_misses(space: Space, ids: Sequence[str]) -> Plan[set[Shard]]:
     """The shards of these ids whose epoch is the one that was known before, with all of the archive in its records: what
     was not found there does not exist."""
+    shards = list({space.shard(id) for id in ids})
+    known = {shard: space.states.get(shard) for shard in shards}
     proven = set()
-    for shard in {space.shard(id) for id in ids}:
-        known = space.states.get(shard)
-        fresh = space.states[shard] = yield from state(shard)
-        if fresh == known and fresh.verified >= fresh.epoch:
+    for shard, reply in zip(shards, (yield from Pipeline([state(shard) for shard in shards])), strict=True):
+        fresh = space.states[shard] = collect(reply)
+        if fresh == known[shard] and fresh.verified >= fresh.epoch:
             proven.add(shard)
     return proven
 

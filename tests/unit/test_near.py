@@ -797,9 +797,9 @@ def test_it_is_live_once_all_masters_track() -> None:
     cache = cache_of()
     tracker, one, two = cluster_of_two(cache)
     tracker._take(one, b"OK")
-    assert not cache.is_live and tracker.status != "on"
+    assert (cache.is_live, tracker.status) == (False, "off: not used yet")
     tracker._take(two, b"OK")
-    assert cache.is_live and tracker.status == "on"
+    assert (cache.is_live, tracker.status) == (True, "on")
 
 
 def test_a_hit_is_as_old_as_the_slowest_master_says() -> None:
