@@ -81,6 +81,7 @@ from distier.stores.memory import MemoryArchive
 from .history import NONE, History, Op, Server, Violation
 from .wire import DATABASES, WINDOW, Patch, Sent, Steps, Wire, patched, run_all
 
+PLACED = (Put, Replayed, Reserved, Order)
 ARCHIVE = (ArchivePut, ArchiveGet, ArchiveList, ArchiveDelete)
 AUDITED = {"open", "adopt", "put", "promote", "install", "demote", "archived", "delete", "touch", "expire"}
 SLEEPS_MAX = 3
@@ -118,10 +119,11 @@ class Chooser:
         elif self._random is None or len(weights) == 1:
             choice = 0
         else:
-            choice, left = 0, self._random.random() * sum(weights)
-            while choice < len(weights) - 1 and left >= weights[choice]:
-                left -= weights[choice]
-                choice += 1
+            left = self._random.random() * sum(weights)
+            for choice, weight in enumerate(weights):  # noqa: B007
+                left -= weight
+                if left < 0:
+                    break
         self.taken.append(choice)
         self.sizes.append(len(weights))
         return choice
@@ -542,22 +544,22 @@ class World:
         elif what == "reconnect":
             self._connect(process)
         else:
-            self.tally.points[process.point] += 1
+            point = process.point
+            self.tally.points[point] += 1
             if what in ("lost", "gone"):
-                self.tally.lost[process.point] += 1
+                self.tally.lost[point] += 1
             yield from self._effect(process, what)
 
     # -- effects -----------------------------------------------------------------------------------------------------
 
     def _effect(self, process: Process, how: str) -> Generator[Sent, Any, None]:
         pending = process.pending
-        if isinstance(pending, list):
-            yield from self._redis(process, pending, how)
-        elif isinstance(pending, Sleep):
-            yield from self._sleep(process)
-        else:
-            assert isinstance(pending, ARCHIVE)
-            self._archive(process, pending, how)
+        if type(pending) is list:
+            return self._redis(process, pending, how)
+        if type(pending) is Sleep:
+            return self._sleep(process)
+        self._archive(process, pending, how)
+        return _nothing()
 
     def _connect(self, process: Process) -> None:
         """A new connection, to the primary: the process forgets what it knew of epochs (`stores.redis.Lives`)."""
@@ -600,7 +602,7 @@ class World:
         sent: Sent = []
         audited = False
         for call in calls:
-            if isinstance(call, RunScript):
+            if type(call) is RunScript:
                 name = call.script.name
                 audited = audited or name in AUDITED
                 sent.append((database, ("EVALSHA", scripts[name].sha, len(call.keys), *call.keys, *call.args)))
@@ -614,8 +616,8 @@ class World:
         results = []
         for call, reply in zip(calls, replies, strict=False):
             result = outcome(call, reply)
-            if isinstance(call, RunScript):
-                self._note(process.op, server, call, result)
+            if type(call) is RunScript:
+                self._note(process.op, server, result)
             results.append(result)
         if audited:
             self._judge(server, replies[-1])
@@ -627,9 +629,9 @@ class World:
         self.tally.audits += 1
         self.history.audited(server, server is self.primary, reply)
 
-    def _note(self, op: Op, server: Server, call: RunScript[Any], result: Any) -> None:
+    def _note(self, op: Op, server: Server, result: Any) -> None:
         """Each place in the order that a write took, whether it learns of it or not."""
-        if isinstance(result, Put | Replayed | Reserved | Order) and op.writes:
+        if type(result) in PLACED and op.writes:
             self.history.took(op, (result.epoch, result.ver))
             op.applied_on = server
 
@@ -843,6 +845,10 @@ class World:
                 raise Violation(f"swept: {i} is {place}, the archive still has {sorted(left)}")
             if record and record.tier not in ("none", "deleted") and place not in left:
                 raise Violation(f"swept: {i} is {place}, the archive has {sorted(left)}")
+
+
+def _nothing() -> Generator[Sent, Any, None]:
+    yield from ()
 
 
 def _get(id: str) -> Call:
