@@ -21,15 +21,18 @@ TTLs end when the explorer chooses so.
 
 from __future__ import annotations
 
+import gc
 import random
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from copy import copy
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha1
+from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from distier.config import load_config
 from distier.domain import codec
@@ -78,6 +81,7 @@ from distier.stores.memory import MemoryArchive
 from .history import NONE, History, Op, Server, Violation
 from .wire import DATABASES, WINDOW, Patch, Sent, Steps, Wire, patched, run_all
 
+PLACED = (Put, Replayed, Reserved, Order)
 ARCHIVE = (ArchivePut, ArchiveGet, ArchiveList, ArchiveDelete)
 AUDITED = {"open", "adopt", "put", "promote", "install", "demote", "archived", "delete", "touch", "expire"}
 SLEEPS_MAX = 3
@@ -90,6 +94,8 @@ redis.call('UNLINK', unpack(KEYS))
 redis.call('SELECT', ARGV[1])
 for _, key in ipairs(KEYS) do redis.call('COPY', key, key, 'DB', ARGV[2]) end
 return 'OK'"""
+KEPT = DATABASES - 1
+"""The logical database where the state after `before` is kept, so that each run of a scenario begins with a copy."""
 EXPIRE = b"if redis.call('PTTL', KEYS[1]) > 0 then return redis.call('UNLINK', KEYS[1]) end return 0"
 
 
@@ -113,10 +119,11 @@ class Chooser:
         elif self._random is None or len(weights) == 1:
             choice = 0
         else:
-            choice, left = 0, self._random.random() * sum(weights)
-            while choice < len(weights) - 1 and left >= weights[choice]:
-                left -= weights[choice]
-                choice += 1
+            left = self._random.random() * sum(weights)
+            for choice, weight in enumerate(weights):  # noqa: B007
+                left -= weight
+                if left < 0:
+                    break
         self.taken.append(choice)
         self.sizes.append(len(weights))
         return choice
@@ -200,13 +207,32 @@ def _space(number: int, hot_tokens: int, warm_modules: int, sidecar: bool) -> Sp
 
 
 def _process_space(pattern: Space) -> Space:
-    space = copy(pattern)
-    object.__setattr__(space, "states", {})
+    space = object.__new__(Space)
+    space.__dict__.update(pattern.__dict__)
+    space.__dict__["states"] = {}
     return space
 
 
-# The same few contents are compressed a million times.
-_COMPRESS = cache(codec.compress_xz)
+# The same few contents are compressed and parsed a million times.
+_ONCE = {
+    name: lru_cache(4096)(getattr(codec, name))
+    for name in ("compress_xz", "decompress_xz", "compress_frame", "decompress_frame")
+}
+
+
+@contextmanager
+def _hurried() -> Iterator[None]:
+    """Codecs remember; the collector of cycles, which would walk through the same hundred worlds over and over, waits."""
+    with ExitStack() as stack:
+        for name, remembered in _ONCE.items():
+            stack.enter_context(patch.object(codec, name, remembered))
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if collecting:
+                gc.enable()
 
 
 # -- one process -----------------------------------------------------------------------------------------------------
@@ -287,13 +313,17 @@ class Process:
             plan.close()
 
     def _perform(self, effect: Effect[Any]) -> Generator[Io, Any, Any]:
+        # by type and not by `match`, which is slower and runs a hundred million times
+        kind = type(effect)
+        if kind is RunScript or kind is Command:
+            return collect((yield from self._calls([effect]))[0])
+        if kind in ARCHIVE:
+            return (yield effect)
+        if kind is Count or kind is Now:
+            return 0
         match effect:
-            case Command() | RunScript():
-                return collect((yield from self._calls([effect]))[0])
             case Pipeline(calls):
                 return (yield from self._calls(list(calls))) if calls else []
-            case ArchivePut() | ArchiveGet() | ArchiveList() | ArchiveDelete():
-                return (yield effect)
             case Parallel(plans):
                 results = []
                 for plan in plans:
@@ -312,8 +342,6 @@ class Process:
             case Sleep():
                 self.sleeps += 1
                 return (yield effect)
-            case Count() | Now():
-                return 0
         raise AssertionError(f"no driver knows the effect {effect!r}")
 
     def _calls(self, calls: list[Any]) -> Generator[Io, Any, list[Any]]:
@@ -352,8 +380,26 @@ class Tally:
         self.steps += other.steps
         self.audits += other.audits
         self.reads += other.reads
+        self.distinct |= other.distinct
         for name in ("faults", "points", "killed", "lost"):
             getattr(self, name).update(getattr(other, name))
+
+
+class Kept:
+    """What a world knew when its `before` was over; the server's part is in the database `KEPT`."""
+
+    def __init__(self, before: object, world: World) -> None:
+        self.before = before
+        self._archive = dict(world.archive._objects)
+        self._puts = next(world.archive._puts) if world.archive._objects else 1
+        self._history, self._primary, self._toks = world.history.copied(), world.primary.copied(), tuple(world.toks)
+
+    def restore(self, world: World) -> None:
+        world.archive._objects.update(self._archive)
+        world.archive._puts = count(self._puts)
+        world.history.become(self._history)
+        world.primary = self._primary.copied()
+        world.toks += self._toks
 
 
 class World:
@@ -376,6 +422,11 @@ class World:
         self.late: list[Effect[Any]] = []
         self.faults_left = 0
         self.calm = True  # no fault yet: then no call may fail
+        self.choosing = False  # the processes of the scenario run
+        weighed = [(f, FAULTS[f]) for f in scenario.faults]
+        self._of_step = [(f, w) for f, w in weighed if f in OF_STEP and f != "late"]
+        self._of_upload = [(f, w) for f, w in weighed if f == "late"]
+        self._around: list[tuple[str, Process | None, float]] = [(f, None, w) for f, w in weighed if f not in OF_STEP]
         self.processes: list[Process] = []
         self.shard = self.pattern.keys.shards[0]
         pairs = [k for i in scenario.ids for k in (self.shard.module(i), self.shard.frame(i))]
@@ -409,8 +460,7 @@ class World:
 
     def run(self) -> Steps:
         """Commands out, replies in; returns the tally. Raises `Violation`."""
-        yield [(0, ("HSET", self._life_key, "replid", self.primary.life))]
-        yield from self._alone("setup", (Call("open", "", open_space), *self.scenario.before))
+        yield from self._begin()
         self.processes = [Process(self, f"p{n}", calls) for n, calls in enumerate(self.scenario.processes)]
         self.faults_left = self.scenario.faults_max
         if self.scenario.first:
@@ -424,9 +474,28 @@ class World:
             last = yield from self._step(ready, last, sticky)
         else:
             raise Violation(f"no end after {STEPS_MAX} steps: {[p.point for p in self.processes if p.pending]}")
+        self.tally.distinct.add(hash(tuple(self.chooser.taken[1:])))  # but for how sticky the choice was
         yield from self._finish()
-        self.tally.distinct.add(hash(tuple(self.chooser.taken)))
         return self.tally
+
+    def _begin(self) -> Steps:
+        """What was `before`: performed once in this namespace, and copied for each run after that."""
+        kept = self.lab.kept.get(self.number)
+        before = (self.scenario.before, id(self.pattern))
+        if kept is None or kept.before != before:
+            yield [(0, ("HSET", self._life_key, "replid", self.primary.life))]
+            yield from self._alone("setup", (Call("open", "", open_space), *self.scenario.before))
+            assert not self.chooser.taken, "what was before has no choice"
+            yield self._copied(0, KEPT)
+            self.lab.kept[self.number] = Kept(before, self)
+        else:
+            kept.restore(self)
+            yield self._copied(KEPT, 0)
+        self.choosing = True
+
+    def _copied(self, source: int, to: int) -> Sent:
+        keys = self._all_keys()
+        return [(source, ("EVALSHA", self.lab.copy, len(keys), *keys, source, to))]
 
     def _step(self, ready: list[Process], last: Process | None, sticky: float) -> Generator[Sent, Any, Process | None]:
         """One choice: a process that goes on, a fault at a process, or something in the environment."""
@@ -435,19 +504,26 @@ class World:
         if sticky and last in ready:
             weights = [1.0 - sticky] * len(ready)
             weights[ready.index(last)] = sticky * len(ready)
-        total = sum(weights)
-        for p in ready:
-            if p.server is self.cut:  # it may notice, and connect to the new primary
-                options.append(("reconnect", p))
-                weights.append(0.3 * total / len(ready))
+        total = float(len(ready))
+        if self.cut:
+            for p in ready:
+                if p.server is self.cut:  # it may notice, and connect to the new primary
+                    options.append(("reconnect", p))
+                    weights.append(0.3)
         if self.late:
             options.append(("arrive", None))
             weights.append(0.15 * total)
         if self.faults_left:
-            kinds = [(f, p) for f in self.scenario.faults for p in self._subjects(f, ready)]
-            share = sum(FAULTS[f] for f, _ in kinds)
-            options += kinds
-            weights += [FAULTS[f] * RATE * total / share for f, _ in kinds]
+            kinds = list(self._around)
+            for p in ready:
+                kind = type(p.pending)
+                if kind is not Sleep:
+                    kinds += [(f, p, w) for f, w in self._of_step]
+                    if kind is ArchivePut or kind is ArchiveDelete:
+                        kinds += [(f, p, w) for f, w in self._of_upload]
+            scale = RATE * total / sum([w for _, _, w in kinds]) if kinds else 0.0
+            options += [(f, p) for f, p, _ in kinds]
+            weights += [w * scale for _, _, w in kinds]
         what, process = options[self.chooser.pick(weights)]
         self.tally.steps += 1
         self.say(f"{what} {process.name + ' at ' + process.point if process else ''}")
@@ -461,13 +537,6 @@ class World:
         yield from self._act(what, process)
         return process
 
-    def _subjects(self, fault: str, ready: list[Process]) -> list[Any]:
-        if fault == "late":
-            return [p for p in ready if isinstance(p.pending, ArchivePut | ArchiveDelete)]
-        if fault in OF_STEP:
-            return [p for p in ready if not isinstance(p.pending, Sleep)]
-        return [None]
-
     def _act(self, what: str, process: Process) -> Generator[Sent, Any, None]:
         if what == "kill":
             self.tally.killed[process.point] += 1
@@ -475,22 +544,22 @@ class World:
         elif what == "reconnect":
             self._connect(process)
         else:
-            self.tally.points[process.point] += 1
+            point = process.point
+            self.tally.points[point] += 1
             if what in ("lost", "gone"):
-                self.tally.lost[process.point] += 1
+                self.tally.lost[point] += 1
             yield from self._effect(process, what)
 
     # -- effects -----------------------------------------------------------------------------------------------------
 
     def _effect(self, process: Process, how: str) -> Generator[Sent, Any, None]:
         pending = process.pending
-        if isinstance(pending, list):
-            yield from self._redis(process, pending, how)
-        elif isinstance(pending, Sleep):
-            yield from self._sleep(process)
-        else:
-            assert isinstance(pending, ARCHIVE)
-            self._archive(process, pending, how)
+        if type(pending) is list:
+            return self._redis(process, pending, how)
+        if type(pending) is Sleep:
+            return self._sleep(process)
+        self._archive(process, pending, how)
+        return _nothing()
 
     def _connect(self, process: Process) -> None:
         """A new connection, to the primary: the process forgets what it knew of epochs (`stores.redis.Lives`)."""
@@ -506,7 +575,13 @@ class World:
         if how == "down":
             process.go(done + [RedisUnavailable("injected: not sent") for _ in part])
             return
-        if len(part) > 1 and how == "step" and self.chooser.seed is not None and self.chooser.pick((3, 1)):
+        if (
+            len(part) > 1
+            and how == "step"
+            and self.choosing
+            and self.chooser.seed is not None
+            and self.chooser.pick((3, 1))
+        ):
             part = part[:1]  # others may come between the commands of a pipeline
         results = yield from self._perform(process, server, part)
         if how == "lost":
@@ -527,7 +602,7 @@ class World:
         sent: Sent = []
         audited = False
         for call in calls:
-            if isinstance(call, RunScript):
+            if type(call) is RunScript:
                 name = call.script.name
                 audited = audited or name in AUDITED
                 sent.append((database, ("EVALSHA", scripts[name].sha, len(call.keys), *call.keys, *call.args)))
@@ -541,8 +616,8 @@ class World:
         results = []
         for call, reply in zip(calls, replies, strict=False):
             result = outcome(call, reply)
-            if isinstance(call, RunScript):
-                self._note(process.op, server, call, result)
+            if type(call) is RunScript:
+                self._note(process.op, server, result)
             results.append(result)
         if audited:
             self._judge(server, replies[-1])
@@ -554,9 +629,9 @@ class World:
         self.tally.audits += 1
         self.history.audited(server, server is self.primary, reply)
 
-    def _note(self, op: Op, server: Server, call: RunScript[Any], result: Any) -> None:
+    def _note(self, op: Op, server: Server, result: Any) -> None:
         """Each place in the order that a write took, whether it learns of it or not."""
-        if isinstance(result, Put | Replayed | Reserved | Order) and op.writes:
+        if type(result) in PLACED and op.writes:
             self.history.took(op, (result.epoch, result.ver))
             op.applied_on = server
 
@@ -633,7 +708,7 @@ class World:
 
     def _free_database(self) -> int:
         taken = {s.database for s in (self.primary, self.replica, self.cut) if s}
-        free = next(n for n in range(DATABASES) if n not in taken)
+        free = next(n for n in range(KEPT) if n not in taken)
         self.databases = max(self.databases, free + 1)
         return free
 
@@ -646,11 +721,11 @@ class World:
         self._judge(self.primary, replies[-1])
 
     def _env_replicate(self) -> Generator[Sent, Any, None]:
-        keys, old = self._all_keys(), self.replica
+        old = self.replica
         self.servers += 1
         database = old.database if old else self._free_database()
         self.replica = Server(database, "", self.servers, dict(self.primary.floor))
-        yield [(self.primary.database, ("EVALSHA", self.lab.copy, len(keys), *keys, self.primary.database, database))]
+        yield self._copied(self.primary.database, database)
 
     def _env_failover(self) -> Generator[Sent, Any, None]:
         yield from self._promote(keep=True)
@@ -721,6 +796,7 @@ class World:
     def _finish(self) -> Generator[Sent, Any, None]:
         """Everybody is dead or done. What was acknowledged is there, and nothing else remains."""
         self.say("-- the end")
+        self.choosing = False
         self.cut, self.calm, self.faults_left = None, True, 0
         while self.late:
             effect = self.late.pop()
@@ -741,7 +817,7 @@ class World:
         first, last = results[1 : 1 + len(ids)], results[-len(ids) :]
         self._same(first, last, "after write-back and sweep", or_newer=True)
         self._check_swept()
-        if self.chooser.pick((1, 1)) == 0:
+        if self.chooser.pick((1, 2)) == 0:
             yield from self._forget(self._life())
             again = yield from self._alone("lost", (*gets, Call("rescue", "", rescue), *gets))
             self._same(last, again[: len(ids)], "from the archive alone", or_newer=True)
@@ -769,6 +845,10 @@ class World:
                 raise Violation(f"swept: {i} is {place}, the archive still has {sorted(left)}")
             if record and record.tier not in ("none", "deleted") and place not in left:
                 raise Violation(f"swept: {i} is {place}, the archive has {sorted(left)}")
+
+
+def _nothing() -> Generator[Sent, Any, None]:
+    yield from ()
 
 
 def _get(id: str) -> Call:
@@ -802,6 +882,7 @@ class Lab:
     def __init__(self, wire: Wire, patches: tuple[Patch, ...] = ()) -> None:
         self.wire = wire
         self._slots = list(range(WINDOW))
+        self.kept: dict[int, Kept] = {}
         self.scripts: dict[str, Script] = patched(patches)
         wire.load(self.scripts.values())
         self.audit, self.copy, self.expire = wire.load([AUDIT, COPY, EXPIRE])
@@ -836,9 +917,9 @@ class Lab:
                 tally.runs += 1
             else:
                 tally.add(result)
-                tally.distinct |= result.distinct
 
-        run_all(self.wire, runs(), done)
+        with _hurried():
+            run_all(self.wire, runs(), done)
         return tally, [self.replay(f) for f in failures[:failures_max]]
 
     def exhaust(self, scenario: Scenario, *, limit: int) -> tuple[Tally, list[Failure], bool]:
@@ -847,7 +928,8 @@ class Lab:
         while tally.runs < limit:
             chooser = Chooser(script=script)
             found: list[Any] = []
-            run_all(self.wire, iter([self._run(scenario, chooser)]), found.append)
+            with _hurried():
+                run_all(self.wire, iter([self._run(scenario, chooser)]), found.append)
             if isinstance(found[0], Failure):
                 return tally, [self.replay(found[0])], False
             tally.add(found[0])
@@ -861,7 +943,8 @@ class Lab:
         """The same run again, alone, with a trace."""
         chooser = Chooser(failure.seed, [] if failure.seed is not None else failure.choices)
         found: list[Any] = []
-        run_all(self.wire, iter([self._run(failure.scenario, chooser, trace=True)]), found.append)
+        with _hurried():
+            run_all(self.wire, iter([self._run(failure.scenario, chooser, trace=True)]), found.append)
         if isinstance(found[0], Failure):
             found[0].after_runs = failure.after_runs
             return found[0]

@@ -15,13 +15,16 @@ process died, may be seen or not, for ever.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from distier.domain import archived as names
 from distier.stores.memory import MemoryArchive
 
 Place = tuple[int, int]  # (epoch, ver)
+_parse_key = lru_cache(1 << 16)(names.parse_key)
 NONE: Place = (0, 0)
 
 
@@ -61,6 +64,9 @@ class Server:
     records: dict[str, Seen] = field(default_factory=dict)
     opened: bool = False
 
+    def copied(self) -> Server:
+        return replace(self, floor=dict(self.floor), records=dict(self.records))
+
 
 @dataclass(slots=True)
 class Seen:
@@ -86,6 +92,16 @@ class History:
         self.ops: list[Op] = []
         self._directories = {names.module_directory(namespace, i).rstrip("/"): i for i in ids}
         self.objects: dict[str, dict[Place, str]] = {i: {} for i in ids}
+
+    def copied(self) -> History:
+        """The same history once more, for operations that are over."""
+        other = copy(self)
+        other.become(self)
+        return other
+
+    def become(self, other: History) -> None:
+        self.durable, self.versions, self.ops = dict(other.durable), dict(other.versions), list(other.ops)
+        self.objects = {i: dict(objects) for i, objects in other.objects.items()}
 
     # -- what happens ------------------------------------------------------------------------------------------------
 
@@ -143,7 +159,7 @@ class History:
         for objects in self.objects.values():
             objects.clear()
         for key in self.archive._objects:
-            found = names.parse_key(key)
+            found = _parse_key(key)
             if found and found.kind != "meta" and found.directory in self._directories:
                 self.objects[self._directories[found.directory]][(found.order.epoch, found.order.ver)] = found.kind
         for i in self.ids:

@@ -1,20 +1,18 @@
-"""Real plans interleaved on real servers. `CHAOS=long` runs 100,000 interleavings and more on each kind of server.
-
-A failure prints its scenario and seed: `replay` below shows it again, step by step.
-"""
+"""Real plans interleaved on real servers: every crash point of each plan, and every order of some pairs. (The seeded runs
+of all scenarios are in `test_many_valkey.py` and `test_many_redis.py`.)"""
 
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import KINDS, running_server
+from tests.servers import KINDS
 
-from .explorer import CRASHES, Lab, Scenario, Tally
+from .explorer import CRASHES, Lab, Scenario
+from .many import OUTSIDE, running_lab
 from .scenarios import (
     ARCHIVED,
     BY_NAME,
@@ -22,7 +20,6 @@ from .scenarios import (
     COLD,
     DURABLE,
     HOT,
-    SCENARIOS,
     WARM,
     cas,
     delete,
@@ -36,11 +33,8 @@ from .scenarios import (
     sweep,
     write_back,
 )  # fmt: skip
-from .wire import wire_to
 
 LONG = os.environ.get("CHAOS") == "long"
-SEEDS = 2_800 if LONG else 40
-FIRST_SEED = int(os.environ.get("CHAOS_SEED", "0"))
 
 # Every plan alone, with every fault at every effect, and every choice of the environment between any two.
 ALONE = {
@@ -64,46 +58,12 @@ ALONE = {
     "rescue": ((rescue(),), DURABLE),
 }
 # Where a process can die, lose a reply, or meet an outage: `plan: effect`. All of them are hit, and no others exist.
-OUTSIDE = ("expire", "failover", "promote", "loss", "flush", "restart")
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """A server of its own: worlds own all of its databases."""
-    with running_server(request.param, args=("--appendonly", "no")) as server, wire_to(server.socket) as wire:
-        lab = Lab(wire)
-        lab.kind = server.kind
+    with running_lab(request.param) as lab:
         yield lab
-
-
-@pytest.mark.timeout(7200 if LONG else 600)
-def test_interleavings(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    total, rows, began = Tally(), [], time.monotonic()
-    for scenario in SCENARIOS:
-        start = time.monotonic()
-        tally, failures = lab.explore(scenario, range(FIRST_SEED, FIRST_SEED + SEEDS))
-        assert not failures, f"{failures[0]}"
-        total.add(tally)
-        rows.append(_row(scenario, tally, time.monotonic() - start))
-    with capsys.disabled():
-        print(f"\n{HEADER}\n" + "\n".join(rows))
-        print(_row(Scenario("all", ()), total, time.monotonic() - began, distinct=False))
-    assert all(total.faults[name] for name in ("kill", "lost", "gone", "down", "late", *OUTSIDE)), total.faults
-
-
-HEADER = (
-    f"{'scenario':32} {'runs':>7} {'distinct':>8} {'steps':>8} {'reads':>7} {'audits':>8} {'kills':>6} {'lost':>6} "
-    f"{'late':>5} {'down':>5} {'fail-':>6} {'losses':>6} {'runs/s':>6}\n{'':90} {'':6} {'':5} {'':5} {'overs':>6}"
-)
-
-
-def _row(scenario: Scenario, t: Tally, seconds: float, *, distinct: bool = True) -> str:
-    f = t.faults
-    return (
-        f"{scenario.name:32} {t.runs:7} {len(t.distinct) if distinct else '':>8} {t.steps:8} {t.reads:7} {t.audits:8} "
-        f"{f['kill']:6} {f['lost'] + f['gone']:6} {f['late']:5} {f['down']:5} {f['failover'] + f['promote']:6} "
-        f"{f['loss'] + f['flush'] + f['restart']:6} {t.runs / max(seconds, 0.001):6.0f}"
-    )
 
 
 @pytest.mark.timeout(600)

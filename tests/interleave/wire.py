@@ -26,8 +26,8 @@ from redis.exceptions import ResponseError
 from distier.effects import Script
 from distier.lua import VERBS, script
 
-DATABASES = 4
-WINDOW = 128
+DATABASES = 5
+WINDOW = 48
 """Runs that are under way at once."""
 
 Sent = list[tuple[int, tuple[Any, ...]]]  # (database, words of a command)
