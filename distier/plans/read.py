@@ -324,14 +324,17 @@ def read_many(space: Space, ids: Sequence[str]) -> Plan[dict[str, Module | None]
 
 def _read_hot(space: Space, ids: Sequence[str], found: dict[str, Module | None]) -> Plan[list[tuple[Shard, Record]]]:
     """Puts the hot ones among these into `found`; answers the records of those that are further down."""
-    replies = yield from Pipeline([fields_command(space.shard(id), id) for id in ids])
-    hot: list[Module] = []
+    shards = [space.shard(id) for id in ids]
+    replies = yield from Pipeline([fields_command(shard, id) for shard, id in zip(shards, ids, strict=True)])
+    used: dict[Shard, list[str]] = {shard: [] for shard in shards}
+    states = {shard: space.states.get(shard) for shard in used}
     rest: dict[str, Record | None] = {}
-    for id, reply in zip(ids, replies, strict=True):
-        fields, known = collect(reply), space.states.get(space.shard(id))
+    for id, shard, reply in zip(ids, shards, replies, strict=True):
+        fields, known = collect(reply), states[shard]
         module = parse_hot(id, fields, known.epoch, known.verified) if known else None
         if module is not None:
-            hot.append(module)
+            found[id] = module
+            used[shard].append(id)
         else:
             rest[id] = parse_record(id, fields)
     below = []
@@ -340,15 +343,18 @@ def _read_hot(space: Space, ids: Sequence[str], found: dict[str, Module | None])
         if record is None:
             yield Count("misses")
         elif record.content is not None:
-            hot.append(record.hot_module())
+            found[id] = record.hot_module()
+            used[space.shard(id)].append(id)
         else:
             below.append((space.shard(id), record))
-    yield Count("hits.hot", len(hot))
-    for module in hot:
-        found[module.id] = module
-        touch = yield Used(space.shard(module.id), module.id)
-        if touch is not None:
-            yield from send_touch([touch])
+    yield Count("hits.hot", sum(map(len, used.values())))
+    touches = []
+    for shard, some in used.items():
+        while (touch := (yield Used(shard, some))) is not None:
+            touches.append(touch)
+            some = []
+    if touches:
+        yield from send_touch(touches)
     return below
 
 
