@@ -292,7 +292,7 @@ class Store:
             self._watcher.stop()
         self.near.close()
         with suppress(DistierError):  # recency is a hint, and closing must not fail because Redis is away
-            self.run(read.send_touch(self._driver.uses.drain()))
+            self.run(read.send_touch(self.space, self._driver.uses.drain()))
         self._closed = True
         self._driver.close()
 
@@ -468,7 +468,7 @@ class AsyncStore:
             await asyncio.gather(self._watch, return_exceptions=True)
         await asyncio.to_thread(self.near.close)
         with suppress(DistierError):  # recency is a hint, and closing must not fail because Redis is away
-            await self.run(read.send_touch(self._driver.uses.drain()))
+            await self.run(read.send_touch(self.space, self._driver.uses.drain()))
         self._closed = True
         await self._driver.close()
 

@@ -137,11 +137,11 @@ class Sleep(Effect[None]):
 
 @dataclass(slots=True)
 class Used(Effect["RunScript[Any] | None"]):
-    """Note one use of a module. Uses are gathered in the process; where a batch is due (or `flush` is set), the
-    answer is the script call that tells Redis, for the plan to send along with what it sends anyway."""
+    """Note one use of a module, or of each of several. Uses are gathered in the process; where a batch is due (or `flush` is
+    set), the answer is the script call that tells Redis, for the plan to send along with what it sends anyway."""
 
     shard: Shard
-    id: str
+    id: str | Sequence[str]
     flush: bool = False
 
 

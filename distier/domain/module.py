@@ -251,10 +251,12 @@ def parse_hot(id: str, fields: Mapping[bytes, bytes], epoch: int, verified: int)
         get = fields.get
         if len(content) != int(fields[b"bytes"]) or fields[b"tier"] != b"hot":
             return None
-        keywords, meta = get(b"keywords"), get(b"meta")
+        keywords, meta, tokens = get(b"keywords"), get(b"meta"), int(get(b"tokens", 0))
+        if not 0 <= tokens <= MAX_COUNT:
+            return None
         return Module(
-            id, content, get(b"type", b"").decode(), _count(get(b"tokens", 0)), get(b"counter", b"").decode(),
-            unpack_keywords(keywords), unpack_meta(meta),
+            id, content, get(b"type", b"").decode(), tokens, get(b"counter", b"").decode(),
+            unpack_keywords(keywords) if keywords else (), unpack_meta(meta) if meta else {},
             Order(int(fields[b"epoch"]), int(fields[b"ver"]), fields[b"tok"].decode()), get(b"sha256", b"").decode(),
             "hot", int(get(b"created", 0)), int(get(b"updated", 0)), _text(get(b"transform")), _text(get(b"outline")),
         )  # fmt: skip

@@ -193,9 +193,12 @@ def converse(calls: Sequence[Call], end_s: float) -> Talk:
                     results[i] = lost(e)
             todo = [i for i in todo if calls[i].retry and not isinstance(results[i], ConfigError)]
         else:
+            again = []
             for i, reply in zip(todo, replies, strict=True):
                 results[i] = outcome(calls[i], reply)
-            todo = [i for i, reply in zip(todo, replies, strict=True) if is_passing(reply)]
+                if isinstance(reply, RedisError) and is_passing(reply):
+                    again.append(i)
+            todo = again
         if not todo or time.monotonic() + backoff_s >= end_s:
             return results
         yield backoff_s
@@ -292,10 +295,13 @@ class Counters:
 
 
 class UseBuffer:
-    """Uses noted in this process and not sent yet. A batch is due at `BATCH` modules or after `AGE_S` seconds: recency
-    in Redis is late by that much, and a process that dies takes its last batch along. Thread-safe."""
+    """Uses noted in this process and not sent yet. They are due after `AGE_S` seconds, or when there are `PENDING_MAX`
+    modules, and go in batches of `BATCH`: recency in Redis is late by that much, and a process that dies takes them along.
+    Not due at `BATCH` already: who reads a thousand modules time and again would send a thousand uses each time, and now
+    sends their sums once a second. Thread-safe."""
 
     BATCH = 256
+    PENDING_MAX = 4096
     AGE_S = 1.0
 
     def __init__(self) -> None:
@@ -303,10 +309,14 @@ class UseBuffer:
         self._since: dict[Shard, float] = {}
         self._lock = threading.Lock()
 
-    def note(self, shard: Shard, id: str, now_s: float, *, flush: bool) -> RunScript[dict[str, float]] | None:
-        """Count one use; answers the script call for the shard's batch if it is due. That batch has this use in it."""
+    def note(
+        self, shard: Shard, id: str | Sequence[str], now_s: float, *, flush: bool
+    ) -> RunScript[dict[str, float]] | None:
+        """Count one use, or one of each; answers the script call for the shard's batch if it is due. That batch has this use
+        in it."""
         with self._lock:
-            self._add(shard, id, 1, now_s)
+            for one in (id,) if isinstance(id, str) else id:
+                self._add(shard, one, 1, now_s)
             return self._take(shard) if flush or self._is_due(shard, now_s) else None
 
     def note_many(self, shard: Shard, uses: Mapping[str, int], now_s: float) -> None:
@@ -332,7 +342,8 @@ class UseBuffer:
         self._since.setdefault(shard, now_s)
 
     def _is_due(self, shard: Shard, now_s: float) -> bool:
-        return len(self._pending[shard]) >= self.BATCH or now_s - self._since[shard] >= self.AGE_S
+        pending = self._pending.get(shard, ())
+        return len(pending) >= self.PENDING_MAX or (bool(pending) and now_s - self._since[shard] >= self.AGE_S)
 
     def _take(self, shard: Shard) -> RunScript[dict[str, float]] | None:
         """The last `BATCH` modules: a script over more would hold up the server."""

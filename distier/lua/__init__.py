@@ -293,28 +293,72 @@ def adopt(shard: Shard, epoch: int, found: Sequence[Adoption], *, whole: bool = 
     return RunScript(shard, script("adopt"), keys, tuple(args), parse)
 
 
+class Write(NamedTuple):
+    """One version to put, in the order of the script's arguments. `frame` is empty unless it goes into warm; what goes into
+    hot has its `content` among the `fields`, a flat list of names and values. `epoch` and `ver` are those that were reserved
+    for a version that is in the archive already, else empty."""
+
+    id: str
+    tok: str
+    tier: str
+    expected: str
+    epoch: int | str
+    ver: int | str
+    archived_bytes: int
+    tokens: int
+    size_bytes: int
+    frame: bytes
+    fields: tuple[Word, ...]
+
+
+Written = Put | Replayed | Refused | Over
+
+
 def put(
     shard: Shard, id: str, tok: str, *, tier: str, expected: str, tokens: int, size_bytes: int, body: bytes,
     codec: str, fields: Sequence[Word], moves: Sequence[Move] = (), reserved: tuple[int, int] | None = None,
     archived_bytes: int = 0,
-) -> RunScript[Put | Replayed | Refused | Over]:  # fmt: skip
+) -> RunScript[Written]:  # fmt: skip
     """Write a version. `body` is the content (hot) or the frame (warm); `fields` is a flat list of names and values.
     `reserved` (epoch, ver): the version is in the archive already, under that place in the order."""
+    epoch, ver = reserved or ("", "")
+    more: tuple[Word, ...] = ("content", body) if tier == "hot" else ("codec", codec) if tier == "warm" else ()
+    frame = body if tier == "warm" else b""
+    write = Write(id, tok, tier, expected, epoch, ver, archived_bytes, tokens, size_bytes, frame, (*fields, *more))
+    return RunScript(shard, script("put"), *_put_words(shard, (write,), moves), lambda reply: _written(reply)[0])
 
-    def parse(reply: Any) -> Put | Replayed | Refused | Over:
-        word = _word(reply)
-        if word == "OK":
-            return Put(int(reply[1]), int(reply[2]), int(reply[3]))
-        if word == "REPLAYED":
-            return Replayed(*_version(reply[1]), reply[2].decode())
-        return _over(reply) if word == "OVER" else _refused(word, reply)
 
-    keys = (*shard.fixed, shard.module(id), shard.frame(id), shard.done(tok), *_move_keys(shard, moves))
-    place = reserved or ("", "")
-    args: tuple[Word, ...] = (
-        id, tok, tier, expected, *place, archived_bytes, tokens, size_bytes, body, codec, len(fields) // 2, *fields,
-    )  # fmt: skip
-    return RunScript(shard, script("put"), keys, args + _move_args(moves), parse)
+def put_many(shard: Shard, writes: Sequence[Write]) -> RunScript[list[Written]]:
+    """Write versions of different modules in one step of the server: an answer for each. Those that need room are answered
+    `Over`, the others are written."""
+    return RunScript(shard, script("put"), *_put_words(shard, writes, ()), _written)
+
+
+def _put_words(
+    shard: Shard, writes: Sequence[Write], moves: Sequence[Move]
+) -> tuple[tuple[str, ...], tuple[Word, ...]]:
+    keys, args = list(shard.fixed), list[Word]([len(writes)])
+    for write in writes:
+        keys += (shard.module(write.id), shard.frame(write.id), shard.done(write.tok))
+        fields = write.fields
+        args += write[:-1]
+        args.append(len(fields) // 2)
+        args += fields
+    return (*keys, *_move_keys(shard, moves)), (*args, *_move_args(moves))
+
+
+def _written(reply: Any) -> list[Written]:
+    _word(reply)
+    return [_put_answer(answer) for answer in reply[1:]]
+
+
+def _put_answer(reply: Any) -> Written:
+    word = reply[0]
+    if word == b"OK":
+        return Put(int(reply[1]), int(reply[2]), int(reply[3]))
+    if word == b"REPLAYED":
+        return Replayed(*_version(reply[1]), reply[2].decode())
+    return _over(reply) if word == b"OVER" else _refused(word.decode(), reply)
 
 
 def promote(

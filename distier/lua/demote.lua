@@ -8,7 +8,7 @@ local refused = refuse()
 if refused then return refused end
 local now = now_ms()
 local moves = read_moves(10, 2, '', now)
-weigh(moves)
+weigh(moves, 1)
 local fits, over = budgets()
 if not fits then return name_victims(over, '', now) end
 apply(moves, ARGV[1], now)

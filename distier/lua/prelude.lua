@@ -24,22 +24,25 @@ end
 
 -- nil where this shard is in good order; else what to answer instead of doing anything. The epoch belongs to the life of
 -- the server that it was installed in: another life may have lost acknowledged writes, and must claim a new one.
+local current_epoch
 local function refuse()
   local e, life = call('HMGET', EPOCH, 'epoch', 'layout', 'replid'), replid()
   if e[2] and e[2] ~= LAYOUT then return {'LAYOUT', e[2]} end
   if not e[1] or life ~= '' and e[3] ~= life then return {'RECOVERING'} end
+  current_epoch = e[1]
   return nil
 end
 
 -- What a record says of where its module is; tier 'none' where there is no record. A damaged one counts as the version 0-0:
 -- any write comes after it and makes it whole.
 local function placed(key)
-  local f = call('HMGET', key, 'tier', 'tok', 'tokens', 'bytes', 'clean', 'frame_bytes', 'archived_bytes', 'epoch', 'ver')
+  local f = call('HMGET', key, 'tier', 'tok', 'tokens', 'bytes', 'clean', 'frame_bytes', 'archived_bytes', 'epoch', 'ver',
+    'created')
   local function number(i) return tonumber(f[i] or 0) or 0 end
   return {
     tier = f[1] or 'none', tok = f[2] or '', tokens = number(3), bytes = number(4), clean = f[5] == '1', epoch = number(8),
     ver = number(9), frame_bytes = number(6), archived_bytes = number(7),
-    version = f[1] and ((f[8] or '0') .. '-' .. (f[9] or '0')) or '',
+    version = f[1] and ((f[8] or '0') .. '-' .. (f[9] or '0')) or '', created = f[10],
   }
 end
 
@@ -65,10 +68,16 @@ local function settle()
 end
 
 -- The four budgets, with what the changes counted so far would do to them. A budget counts only against a
--- change that adds to it: a lowered limit stops growth and never a move that frees.
+-- change that adds to it: a lowered limit stops growth and never a move that frees. `settle` is what writes USAGE, at the
+-- end, so both are read once.
+local limit, used
+local function limits()
+  limit = limit or call('HMGET', LIMITS, 'hot_tokens', 'hot_bytes', 'warm_modules', 'warm_bytes')
+  return limit
+end
 local function budgets()
-  local limit = call('HMGET', LIMITS, 'hot_tokens', 'hot_bytes', 'warm_modules', 'warm_bytes')
-  local used = call('HMGET', USAGE, 'hot_tokens', 'hot_bytes', 'warm_count', 'warm_frame_bytes')
+  limits()
+  used = used or call('HMGET', USAGE, 'hot_tokens', 'hot_bytes', 'warm_count', 'warm_frame_bytes')
   local fields = {'hot_tokens', 'hot_bytes', 'warm_count', 'warm_frame_bytes'}
   local over, fits = {}, true
   for i, field in ipairs(fields) do
@@ -102,8 +111,10 @@ local function name_victims(over, id, now)
     string.format('%.0f', over[4])}, candidates(HOT, id, now), candidates(WARM, id, now)}
 end
 
+local events_max
 local function emit(id, from, to, reason, version)
-  call('XADD', EVENTS, 'MAXLEN', '~', call('HGET', LIMITS, 'events_max') or '10000', '*',
+  events_max = events_max or call('HGET', LIMITS, 'events_max') or '10000'
+  call('XADD', EVENTS, 'MAXLEN', '~', events_max, '*',
     'id', id, 'from', from, 'to', to, 'reason', reason, 'version', version)
 end
 
@@ -173,13 +184,13 @@ local function read_moves(k, a, subject, now)
   end
   return moves
 end
-local function weigh(moves)
+local function weigh(moves, sign)
   for _, m in ipairs(moves) do
     if not m.why then
       m.now = {tier = m.to, tokens = m.was.tokens, bytes = m.was.bytes, clean = m.was.clean,
         frame_bytes = #m.frame, archived_bytes = m.was.archived_bytes}
-      count(m.was, -1)
-      count(m.now, 1)
+      count(m.was, -sign)
+      count(m.now, sign)
     end
   end
 end
@@ -212,7 +223,8 @@ local function make_room(k, a, id, now)
   local fits, over = budgets()
   if fits then return {} end
   local moves = read_moves(k, a, id, now)
-  weigh(moves)
+  weigh(moves, 1)
   if budgets() then return moves end
+  weigh(moves, -1)
   return nil, name_victims(over, id, now)
 end

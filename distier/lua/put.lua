@@ -1,66 +1,66 @@
 -- flags:
--- Writes a new version, and makes the room that it needs in the same step: dirty, under the next place in the order; or, where
--- its place was reserved and it is in the archive already, clean.
--- KEYS    1..9 the shard, 10 record, 11 frame, 12 done, then record and frame of each move
--- ARGV    id, tok, tier ('hot'|'warm'; 'cold' where it is archived), expected ('' any, '-' none, 'epoch-ver'), reserved epoch, reserved ver ('' both: not
---         archived), archived_bytes, tokens, bytes, content or frame, codec ('' when hot), number of further fields, name
---         and value of each, moves
--- RETURNS {'OK', epoch, ver, evicted} | {'REPLAYED', version, tier} | {'CONFLICT', version} | {'UNVERIFIED'} | {'FENCED'} |
---         {'SUPERSEDED', version} | {'TOO_LARGE'} | {'OVER', ...}
+-- Writes new versions, each module by itself: dirty, under the next place in the order; or, where its place was reserved
+-- and it is in the archive already, clean. For a single one it makes the room that it needs in the same step.
+-- KEYS    1..9 the shard, record, frame and done of each module, then record and frame of each move
+-- ARGV    number of modules; of each: id, tok, tier ('hot'|'warm'; 'cold' where it is archived), expected ('' any, '-'
+--         none, 'epoch-ver'), reserved epoch, reserved ver ('' both: not archived), archived_bytes, tokens, bytes, frame
+--         ('' unless warm), number of further fields (with `content` if hot, `codec` if warm), name and value of each;
+--         then moves, only for a single one
+-- RETURNS {'OK', of each: {'OK', epoch, ver, evicted} | {'REPLAYED', version, tier} | {'CONFLICT', version} | {'UNVERIFIED'}
+--         | {'FENCED'} | {'SUPERSEDED', version} | {'TOO_LARGE'} | {'OVER', ...}}
 -- KEEPS   budgets are never exceeded; a dirty version has no TTL; a tok is applied once; the order never goes back
 local refused = refuse()
 if refused then return refused end
-local id, tok, tier, record, frame = ARGV[1], ARGV[2], ARGV[3], KEYS[10], KEYS[11]
-local old, now, clean = placed(record), now_ms(), ARGV[5] ~= ''
-local done = call('GET', KEYS[12])
-if done then
-  call('PEXPIRE', KEYS[12], 120000) -- a write, so that WAIT covers the first one
-  return {'REPLAYED', done, old.tok == tok and old.tier or ''}
+local now, modules, k, a = now_ms(), {}, 10, 2
+for i = 1, tonumber(ARGV[1]) do -- fails before the first write, if it must
+  modules[i] = {a = a, old = placed(KEYS[k]), done = call('GET', KEYS[k + 2]), record = KEYS[k], frame = KEYS[k + 1],
+    done_key = KEYS[k + 2]}
+  k, a = k + 3, a + 11 + 2 * tonumber(ARGV[a + 10])
 end
-local epoch, ver = call('HGET', EPOCH, 'epoch'), ARGV[6]
-if clean and ARGV[5] ~= epoch then return {'FENCED'} end
-if clean and comes_after(old, tonumber(epoch), tonumber(ver)) then return {'SUPERSEDED', old.version} end
--- somebody may have found this very version in the archive and adopted it: then it is not in its own way
-local conflict = not (clean and is_at(old, tonumber(epoch), tonumber(ver))) and unexpected(old, record, ARGV[4])
-if conflict then return conflict end
 
-local new = {tier = tier, tokens = tonumber(ARGV[8]), bytes = tonumber(ARGV[9]), frame_bytes = #ARGV[10], clean = clean,
-  archived_bytes = tonumber(ARGV[7])}
-local limit = call('HMGET', LIMITS, 'hot_tokens', 'hot_bytes', 'warm_bytes', 'warm_modules')
-if tier == 'hot' and (new.tokens > tonumber(limit[1]) or new.bytes > tonumber(limit[2]))
-  or tier == 'warm' and (new.frame_bytes > tonumber(limit[3]) or limit[4] == '0') then
-  return {'TOO_LARGE'}
-end
-count(old, -1)
-count(new, 1)
-local n = tonumber(ARGV[12])
-local moves, over = make_room(13, 13 + 2 * n, id, now)
-if not moves then return over end
-local evicted = apply(moves, 'evict', now)
+local function write(m)
+  local id, tok, tier, expected, reserved, ver, archived_bytes, tokens, bytes, body, n = unpack(ARGV, m.a, m.a + 10)
+  local old, record, frame, epoch, clean, done = m.old, m.record, m.frame, current_epoch, reserved ~= '', m.done
+  if done then
+    call('PEXPIRE', m.done_key, 120000) -- a write, so that WAIT covers the first one
+    return {'REPLAYED', done, old.tok == tok and old.tier or ''}
+  end
+  if clean and reserved ~= epoch then return {'FENCED'} end
+  if clean and comes_after(old, tonumber(epoch), tonumber(ver)) then return {'SUPERSEDED', old.version} end
+  -- somebody may have found this very version in the archive and adopted it: then it is not in its own way
+  local conflict = not (clean and is_at(old, tonumber(epoch), tonumber(ver))) and unexpected(old, record, expected)
+  if conflict then return conflict end
+  local new = {tier = tier, tokens = tonumber(tokens), bytes = tonumber(bytes), frame_bytes = #body, clean = clean,
+    archived_bytes = tonumber(archived_bytes)}
+  local limit = limits()
+  if tier == 'hot' and (new.tokens > tonumber(limit[1]) or new.bytes > tonumber(limit[2]))
+    or tier == 'warm' and (new.frame_bytes > tonumber(limit[4]) or limit[3] == '0') then return {'TOO_LARGE'} end
+  count(old, -1) count(new, 1)
+  local moves, over = make_room(k, a, id, now)
+  if not moves then count(new, -1) count(old, 1) return over end
+  local evicted = apply(moves, 'evict', now)
 
-if not clean then ver = call('HINCRBY', EPOCH, 'ver', 1) end
-local version = epoch .. '-' .. ver
-local exists = old.tier ~= 'none' and old.tier ~= 'deleted'
-local created = exists and call('HGET', record, 'created') or now
-call('UNLINK', record, frame)
-call('HSET', record, 'tier', tier, 'epoch', epoch, 'ver', ver, 'tok', tok, 'seen', epoch, 'bytes', ARGV[9], 'tokens', ARGV[8],
-  'clean', clean and '1' or '0', 'created', created, 'updated', now, unpack(ARGV, 13, 12 + 2 * n))
-if tier == 'hot' then
-  call('HSET', record, 'content', ARGV[10])
+  if not clean then ver = call('HINCRBY', EPOCH, 'ver', 1) end
+  local version, exists = epoch .. '-' .. ver, old.tier ~= 'none' and old.tier ~= 'deleted'
+  call('UNLINK', record, frame)
+  call('HSET', record, 'tier', tier, 'epoch', epoch, 'ver', ver, 'tok', tok, 'seen', epoch, 'bytes', bytes, 'tokens', tokens,
+    'clean', clean and '1' or '0', 'created', exists and old.created or now, 'updated', now,
+    unpack(ARGV, m.a + 11, m.a + 10 + 2 * n))
   call('ZREM', WARM, id)
-  call('ZADD', HOT, now, id)
-else
-  call('ZREM', HOT, id)
-  call('ZREM', WARM, id)
+  if tier == 'hot' then call('ZADD', HOT, now, id) else call('ZREM', HOT, id) end
+  if tier == 'warm' then
+    call('HSET', record, 'frame_bytes', #body)
+    call('SET', frame, body)
+    keep_frame(id, frame, clean, now)
+  end
+  if clean then call('ZREM', DIRTY, id)
+  else call('ZADD', DIRTY, 'NX', now, id) end -- since the oldest version that is not archived
+  call('SET', m.done_key, version, 'PX', 120000)
+  emit(id, exists and old.tier or 'none', tier, 'put', version)
+  return {'OK', epoch, ver, evicted}
 end
-if tier == 'warm' then
-  call('HSET', record, 'codec', ARGV[11], 'frame_bytes', #ARGV[10])
-  call('SET', frame, ARGV[10])
-  keep_frame(id, frame, clean, now)
-end
-if clean then call('ZREM', DIRTY, id)
-else call('ZADD', DIRTY, 'NX', now, id) end -- since the oldest version that is not archived
-call('SET', KEYS[12], version, 'PX', 120000)
+
+local answers = {'OK'}
+for i, m in ipairs(modules) do answers[i + 1] = write(m) end
 settle()
-emit(id, exists and old.tier or 'none', tier, 'put', version)
-return {'OK', epoch, ver, evicted}
+return answers

@@ -1,7 +1,8 @@
 """Reading: get, get_many, exists, where, list.
 
     hot       one plain HGETALL, and the content is in the reply
-    warm      one more round trip: the frame, together with the gathered uses
+    warm      one more round trip: the frame, together with the gathered uses; none more where this process has lately
+              found the module there, and asked for both at once
     cold      one process fetches the object (a lease per module keeps the others waiting for its result), checks it,
               and leaves a warm copy behind
 
@@ -64,48 +65,51 @@ REREADS_MAX = 20
 def read(space: Space, id: str) -> Plan[Module | None]:
     """The module, from the nearest copy; None if there is none."""
     shard = space.shard(id)
-    fields = yield from fields_command(shard, id)
+    frame: bytes | None = None
+    if id in space.warm:
+        replies = yield from Pipeline([fields_command(shard, id), frame_command(shard, id)])
+        fields, frame = map(collect, replies)
+    else:
+        fields = yield from fields_command(shard, id)
     known = space.states.get(shard)
     module = parse_hot(id, fields, known.epoch, known.verified) if known else None
     if module is not None:
-        return (yield from serve_hot(shard, module))
+        return (yield from serve_hot(space, shard, module))
     record = yield from settle_record(space, shard, id, parse_record(id, fields))
     if record is None:
         yield Count("misses")
         return None
     if record.content is not None:
-        return (yield from serve_hot(shard, record.hot_module()))
-    return (yield from read_below(space, shard, record))
+        return (yield from serve_hot(space, shard, record.hot_module()))
+    return (yield from read_below(space, shard, record, frame))
 
 
-def serve_hot(shard: Shard, module: Module) -> Plan[Module]:
+def serve_hot(space: Space, shard: Shard, module: Module) -> Plan[Module]:
+    space.warm.pop(module.id, None)
     yield Count("hits.hot")
     touch = yield Used(shard, module.id)
     if touch is not None:
-        yield from send_touch([touch])
+        yield from send_touch(space, [touch])
     return module
 
 
-def send_touch(touches: Sequence[Any]) -> Plan[dict[str, float]]:
+def send_touch(space: Space, touches: Sequence[Any]) -> Plan[None]:
     """Send gathered uses. Recency is a hint: a batch that cannot be sent is dropped, the read goes on."""
-    counts: dict[str, float] = {}
     for reply in (yield from Pipeline(touches)):
         if isinstance(reply, DistierError):
             yield Count("touches.lost")
         else:
-            counts |= reply
-    return counts
+            space.learn_uses(reply)
 
 
-def read_below(space: Space, shard: Shard, record: Record) -> Plan[Module | None]:
-    """The module from its warm or cold copy; promotes it where it has been used often enough."""
+def read_below(space: Space, shard: Shard, record: Record, frame: bytes | None = None) -> Plan[Module | None]:
+    """The module from its warm or cold copy; promotes it where it has been used often enough. `frame`: read after the
+    record, if it was."""
     lost = 0
     for _ in range(REREADS_MAX):
-        touch = yield Used(shard, record.id, flush=True)
-        calls: list[Any] = [frame_command(shard, record.id), *([touch] if touch else [])]
-        frame, *touched = yield from Pipeline(calls)
-        uses = touched[0].get(record.id, 0.0) if touched and isinstance(touched[0], dict) else 0.0
-        found = yield from _content_below(space, shard, record, collect(frame), uses)
+        frame, uses = yield from _frame_and_uses(space, shard, record, frame)
+        found = yield from _content_below(space, shard, record, frame, uses)
+        frame = None
         if found is not None:
             content, tier = found
             yield Count(f"hits.{tier}")
@@ -116,7 +120,7 @@ def read_below(space: Space, shard: Shard, record: Record) -> Plan[Module | None
             yield Count("misses")
             return None
         if again.content is not None:
-            return (yield from serve_hot(shard, again.hot_module()))
+            return (yield from serve_hot(space, shard, again.hot_module()))
         lost += again == record and not record.clean
         if lost >= LOST_MAX:
             raise Corrupt(
@@ -125,6 +129,27 @@ def read_below(space: Space, shard: Shard, record: Record) -> Plan[Module | None
             )
         record = again
     raise DeadlineExceeded(f"module {record.id!r} moved {REREADS_MAX} times while it was read; try again")
+
+
+def _frame_and_uses(
+    space: Space, shard: Shard, record: Record, frame: bytes | None
+) -> Plan[tuple[bytes | None, float]]:
+    """The frame, where it is not here yet, and the uses of the module with this one. Redis is asked for them at once where
+    this read may be the one that promotes, as far as this process knows."""
+    threshold = space.config.storage_tiers.promotion_threshold
+    guess = space.warm.get(record.id, threshold) + 1
+    touch = yield Used(shard, record.id, flush=guess >= threshold)
+    calls: list[Any] = [touch] if touch is not None else []
+    if frame is None:
+        calls.append(frame_command(shard, record.id))
+    replies = (yield from Pipeline(calls)) if calls else []
+    if frame is None:
+        frame = collect(replies[-1])
+    counts = replies[0] if touch is not None and isinstance(replies[0], dict) else {}
+    space.learn_uses(counts)
+    uses: float | None = counts.get(record.id)
+    space.guess_warm(record.id, guess if uses is None else uses)
+    return frame, uses or 0.0
 
 
 def _content_below(
@@ -324,14 +349,17 @@ def read_many(space: Space, ids: Sequence[str]) -> Plan[dict[str, Module | None]
 
 def _read_hot(space: Space, ids: Sequence[str], found: dict[str, Module | None]) -> Plan[list[tuple[Shard, Record]]]:
     """Puts the hot ones among these into `found`; answers the records of those that are further down."""
-    replies = yield from Pipeline([fields_command(space.shard(id), id) for id in ids])
-    hot: list[Module] = []
+    shards = [space.shard(id) for id in ids]
+    replies = yield from Pipeline([fields_command(shard, id) for shard, id in zip(shards, ids, strict=True)])
+    used: dict[Shard, list[str]] = {shard: [] for shard in shards}
+    states = {shard: space.states.get(shard) for shard in used}
     rest: dict[str, Record | None] = {}
-    for id, reply in zip(ids, replies, strict=True):
-        fields, known = collect(reply), space.states.get(space.shard(id))
+    for id, shard, reply in zip(ids, shards, replies, strict=True):
+        fields, known = collect(reply), states[shard]
         module = parse_hot(id, fields, known.epoch, known.verified) if known else None
         if module is not None:
-            hot.append(module)
+            found[id] = module
+            used[shard].append(id)
         else:
             rest[id] = parse_record(id, fields)
     below = []
@@ -340,15 +368,18 @@ def _read_hot(space: Space, ids: Sequence[str], found: dict[str, Module | None])
         if record is None:
             yield Count("misses")
         elif record.content is not None:
-            hot.append(record.hot_module())
+            found[id] = record.hot_module()
+            used[space.shard(id)].append(id)
         else:
             below.append((space.shard(id), record))
-    yield Count("hits.hot", len(hot))
-    for module in hot:
-        found[module.id] = module
-        touch = yield Used(space.shard(module.id), module.id)
-        if touch is not None:
-            yield from send_touch([touch])
+    yield Count("hits.hot", sum(map(len, used.values())))
+    touches = []
+    for shard, some in used.items():
+        while (touch := (yield Used(shard, some))) is not None:
+            touches.append(touch)
+            some = []
+    if touches:
+        yield from send_touch(space, touches)
     return below
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,6 +10,8 @@ from distier.config import Config
 from distier.domain.keys import Keyspace, Shard
 from distier.domain.tokens import TokenCounter
 from distier.lua import Limit, Opened
+
+WARM_MAX = 4096
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,21 @@ class Space:
     states: dict[Shard, Opened] = field(default_factory=dict, compare=False)
     """What this process knows of each shard's epoch; emptied when it meets another life of a server."""
     on_new_life: list[Callable[[], None]] = field(default_factory=list, compare=False)
+    warm: dict[str, float] = field(default_factory=dict, compare=False)
+    """Modules that this process has lately found below hot, with their uses: the count that Redis last answered, and the
+    reads here since. A guess, which saves a round trip (the frame is asked for together with the record) and a script (the
+    use is told with the next batch, where it cannot be the one that promotes)."""
+
+    def guess_warm(self, id: str, uses: float) -> None:
+        if len(self.warm) >= WARM_MAX:
+            self.warm.clear()
+        self.warm[id] = uses
+
+    def learn_uses(self, counts: Mapping[str, float]) -> None:
+        """What Redis counted: more than what is known here, where other processes have read the module too."""
+        for id, uses in counts.items():
+            if id in self.warm:
+                self.warm[id] = uses
 
     def forget(self) -> None:
         """A new connection has met another life of a server: what was known of the old one is worth nothing."""

@@ -203,7 +203,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("put", "if clean and comes_after(old, tonumber(epoch), tonumber(ver)) then", "if false then"),
     ), model="blind_apply"),
     Mutant("apply-in-any-epoch", ("put-archived/claim/claim", "put-archived/put-archived"), (
-        ("put", "if clean and ARGV[5] ~= epoch then return {'FENCED'} end", ""),
+        ("put", "if clean and reserved ~= epoch then return {'FENCED'} end", ""),
     )),
     Mutant("no-verify", ("adopt/put", "put-archived/put", "put/write-back"), (), _no_verify, model="no_verify"),
     Mutant("put-not-deduplicated", ("cas/cas",), (

@@ -28,7 +28,7 @@ from distier import lua
 from distier.domain.keys import KEYSPACE, Shard
 from distier.domain.order import Order
 from distier.effects import RunScript, T
-from distier.lua import Applied, Limit, Move, Put, Refused, Replayed
+from distier.lua import Applied, Limit, Move, Put, Refused, Replayed, Write
 from distier.stores.redis import Exchange, Words
 from tests.fakes import FakeExchange, PlanRunner, dump, ids_of
 from tests.lua.model import Model, Over, Rec
@@ -175,6 +175,31 @@ class Shards(RuleBasedStateMachine):
         ))  # fmt: skip
         result = self.model.put(id, tok, tier, expected, tokens, content, frame, "raw", fields, moves)
         self.check(answer, result, before, id)
+
+    @rule(
+        items=st.lists(
+            st.tuples(ids, tokens, contents, st.sampled_from([""] * 3 + ["-", "now"]), st.sampled_from([False] * 5 + [True])),
+            min_size=1, max_size=6, unique_by=lambda item: item[0],
+        )
+    )  # fmt: skip
+    def put_many(self, items: list[tuple[str, int, bytes, str, bool]]) -> None:
+        """Each item as if it were put alone, one after the other; what has no room changes nothing."""
+        writes: list[Write] = []
+        expected_of: dict[str, tuple[str, str, int, bytes]] = {}
+        for id, n, content, expected, again in items:
+            tok = self.used[-1] if again and self.used and not writes else next(self.toks)
+            expected = (self.model.version_of(id) or "1-1") if expected == "now" else expected
+            writes.append(Write(id, tok, "hot", expected, "", "", 0, n, len(content), b"", ("content", content)))
+            expected_of[id] = (tok, expected, n, content)
+        answers = self.run(lua.put_many(self.shard, writes))
+        for (id, (tok, expected, n, content)), answer in zip(expected_of.items(), answers, strict=True):
+            result = self.model.put(id, tok, "hot", expected, n, content, b"", "", (), [])
+            if isinstance(result, Over):
+                assert isinstance(answer, lua.Over)
+                assert tuple(answer[:4]) == result.over
+            else:
+                assert plain(answer) == result
+            self.used.append(tok)
 
     @precondition(lambda self: self.used)
     @rule(pick=picks, id=ids, tier=st.sampled_from(["hot", "warm"]), content=contents)

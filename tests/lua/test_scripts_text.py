@@ -136,6 +136,10 @@ def put(
     )  # fmt: skip
 
 
+def write(id: str) -> lua.Write:
+    return lua.Write(id, tok(id + "+"), "hot", "", "", "", 0, 4, 5, b"", ("content", b"bytes"))
+
+
 def down(id: str, to: str = "warm") -> Move:
     return Move(id, tok(id), to, "raw" if to == "warm" else "", b"frame" if to == "warm" else b"")
 
@@ -147,6 +151,7 @@ CALLS: dict[str, Callable[[], RunScript[Any]]] = {
     "put warm, evicting": lambda: put("new", "warm", moves=[down("warm", "cold")]),
     "put over hot": lambda: put("hot", "hot", "newer"),
     "put over warm": lambda: put("warm-dirty", "warm", "newer"),
+    "put many": lambda: lua.put_many(SHARD, [write("hot"), write("warm"), write("new"), write("deleted")]),
     "promote, evicting": lambda: lua.promote(SHARD, "warm-dirty", tok("warm-dirty"), b"bytes", "up", [down("hot")]),
     "install, evicting": lambda: lua.install(SHARD, "cold", tok("cold"), "raw", b"f", "get", [down("warm", "cold")]),
     "demote": lambda: lua.demote(SHARD, "down", ROOM),

@@ -498,10 +498,10 @@ def test_off_by_configuration_or_without_a_server() -> None:
 def test_no_batch_is_larger_than_a_batch_and_none_is_lost() -> None:
     shard = space_of().keys.shards[0]
     uses = UseBuffer()
-    many = {f"m{i}": i + 1 for i in range(3 * UseBuffer.BATCH + 7)}
+    many = {f"m{i}": i + 1 for i in range(UseBuffer.PENDING_MAX + 7)}
     uses.note_many(shard, many, 0.0)
     call = uses.note(shard, "m5", 0.5, flush=False)
-    assert call is not None, "there is more than a batch"
+    assert call is not None, "there is more than may wait"
     calls = [call, *uses.due(0.5), *uses.due(1.0), *uses.drain()]
     sent = Counter[str]()
     for c in calls:
