@@ -591,6 +591,7 @@ class Tracker:
         if isinstance(counts, DistierError):
             self._counters.add("touches.lost")  # recency is a hint
         else:
+            self._space.counted(counts)
             self.cache.drop_promotable(counts, self._space.config.storage_tiers.promotion_threshold)
 
 

@@ -23,6 +23,8 @@ from distier.effects import (  # fmt: skip
     ArchiveGet,
     Command,
     Count,
+    LocalGet,
+    LocalPut,
     NewToken,
     Offload,
     Parallel,
@@ -35,6 +37,7 @@ from distier.effects import (  # fmt: skip
 from distier.errors import Corrupt, DeadlineExceeded, DistierError, Full, Invalid, NotFound
 from distier.lua import Applied, Over, Refused, install, promote, release, where
 
+from .peers import ask_content, holders_of, holds_command, others
 from .records import (
     check_content,
     chunks,
@@ -68,21 +71,21 @@ def read(space: Space, id: str) -> Plan[Module | None]:
     known = space.states.get(shard)
     module = parse_hot(id, fields, known.epoch, known.verified) if known else None
     if module is not None:
-        return (yield from serve_hot(shard, module))
+        return (yield from serve_hot(space, shard, module))
     record = yield from settle_record(space, shard, id, parse_record(id, fields))
     if record is None:
         yield Count("misses")
         return None
     if record.content is not None:
-        return (yield from serve_hot(shard, record.hot_module()))
+        return (yield from serve_hot(space, shard, record.hot_module()))
     return (yield from read_below(space, shard, record))
 
 
-def serve_hot(shard: Shard, module: Module) -> Plan[Module]:
+def serve_hot(space: Space, shard: Shard, module: Module) -> Plan[Module]:
     yield Count("hits.hot")
     touch = yield Used(shard, module.id)
     if touch is not None:
-        yield from send_touch([touch])
+        space.counted((yield from send_touch([touch])))
     return module
 
 
@@ -101,6 +104,10 @@ def read_below(space: Space, shard: Shard, record: Record) -> Plan[Module | None
     """The module from its warm or cold copy; promotes it where it has been used often enough."""
     lost = 0
     for _ in range(REREADS_MAX):
+        if space.node is not None and record.clean:
+            module = yield from read_local(space, shard, record)
+            if module is not None:
+                return module
         touch = yield Used(shard, record.id, flush=True)
         calls: list[Any] = [frame_command(shard, record.id), *([touch] if touch else [])]
         frame, *touched = yield from Pipeline(calls)
@@ -116,7 +123,7 @@ def read_below(space: Space, shard: Shard, record: Record) -> Plan[Module | None
             yield Count("misses")
             return None
         if again.content is not None:
-            return (yield from serve_hot(shard, again.hot_module()))
+            return (yield from serve_hot(space, shard, again.hot_module()))
         lost += again == record and not record.clean
         if lost >= LOST_MAX:
             raise Corrupt(
@@ -125,6 +132,23 @@ def read_below(space: Space, shard: Shard, record: Record) -> Plan[Module | None
             )
         record = again
     raise DeadlineExceeded(f"module {record.id!r} moved {REREADS_MAX} times while it was read; try again")
+
+
+def read_local(space: Space, shard: Shard, record: Record) -> Plan[Module | None]:
+    """The module from this node's disk, with nothing sent to Redis: its use goes with the next batch, and where Redis then
+    counts enough of them, the next read here promotes it. None where this version is not on the disk."""
+    content = yield LocalGet(record)
+    if content is None:
+        return None
+    yield Count("hits.warm")
+    touch = yield Used(shard, record.id)
+    space.served.add(record.id)
+    if touch is not None:
+        space.counted((yield from send_touch([touch])))
+    if record.id in space.promotable:
+        space.promotable.discard(record.id)
+        yield from keep(to_hot(space, shard, record, content, "uses"))
+    return record.module(content, "warm")
 
 
 def _content_below(
@@ -137,6 +161,8 @@ def _content_below(
         damaged = frame  # unless it opens
         content = yield from _try_frame(record, frame)
         if content is not None:
+            if space.node is not None and record.clean:
+                yield from LocalPut(record, content)
             if hot_now:
                 yield from keep(to_hot(space, shard, record, content, "uses"))
             return content, "warm"
@@ -197,6 +223,14 @@ def to_warm(space: Space, shard: Shard, record: Record, content: bytes, reason: 
     return {"OK": "warm", "CHANGED": "changed", "TOO_LARGE": "too large for warm"}[word]
 
 
+def keep_warm(space: Space, shard: Shard, record: Record, content: bytes, reason: str) -> Plan[str]:
+    """Leave a warm copy of this clean version where this node has them: on its disk, in Redis, or both."""
+    kept = space.node is not None and (yield from LocalPut(record, content))
+    if space.local_only:
+        return "warm" if kept else "no room"
+    return (yield from keep(to_warm(space, shard, record, content, reason)))
+
+
 def patience_ms(space: Space) -> int:
     """How long one holder of the lease of a fetch keeps others waiting: a third of what the archive or the call may take.
     So who takes over from a holder that was killed or hangs has twice that time left for its own fetch, also where the
@@ -220,7 +254,9 @@ def _fetch_alone(
     wait_s, waited_s, waited_for = WAIT_FIRST_S, 0.0, b""
     while True:
         take = lease_command(shard, lease, me, patience_ms(space))
-        replies = yield from Pipeline([take, record_command(shard, record.id), frame_command(shard, record.id)])
+        nodes = yield from others(space)
+        holds = [holds_command(shard, node, record.id) for node in nodes]
+        replies = yield from Pipeline([take, record_command(shard, record.id), frame_command(shard, record.id), *holds])
         # At maxmemory there are no leases: then everybody fetches.
         holder = None if isinstance(replies[0], Full) else collect(replies[0])
         now, frame = collect(replies[1]), collect(replies[2])
@@ -229,8 +265,15 @@ def _fetch_alone(
             if holder is None:
                 yield from give_back(shard, lease, me)
             return None
+        if waited_for and space.node is not None:  # another process of this node may have fetched it
+            content = yield from LocalGet(record)
+            if content is not None:
+                if holder is None:
+                    yield from give_back(shard, lease, me)
+                return content, "warm"
         if holder is None:
-            return (yield from _fetch_and_keep(space, shard, record, hot_now, lease, me))
+            holding = holders_of(nodes, replies[3:])
+            return (yield from _fetch_and_keep(space, shard, record, hot_now, lease, me, holding))
         if holder != waited_for:
             waited_s, waited_for = 0.0, holder
         elif waited_s >= patience_s:
@@ -243,19 +286,22 @@ def _fetch_alone(
 
 
 def _fetch_and_keep(
-    space: Space, shard: Shard, record: Record, hot_now: bool, lease: str, holder: str
+    space: Space, shard: Shard, record: Record, hot_now: bool, lease: str, holder: str, holding: Sequence[str]
 ) -> Plan[tuple[bytes, Tier] | None]:
     try:
-        content = yield from fetch_unless_moved(space, shard, record)
+        content = yield from ask_content(space, shard, record, holding)
+        tier: Tier = "cold" if content is None else "warm"
+        if content is None:
+            content = yield from fetch_unless_moved(space, shard, record)
         if content is not None:
             hot = hot_now and (yield from keep(to_hot(space, shard, record, content, "uses"))) in ("hot", "already")
             if not hot:
-                yield from keep(to_warm(space, shard, record, content, "get"))
+                yield from keep_warm(space, shard, record, content, "get")
     except DistierError:
         yield from give_back(shard, lease, holder)
         raise
     yield from give_back(shard, lease, holder)
-    return None if content is None else (content, "cold")
+    return None if content is None else (content, tier)
 
 
 def give_back(shard: Shard, lease: str, holder: str) -> Plan[None]:
@@ -316,10 +362,26 @@ def read_many(space: Space, ids: Sequence[str]) -> Plan[dict[str, Module | None]
     below: list[tuple[Shard, Record]] = []
     for chunk in chunks(list(found), 500):
         below += yield from _read_hot(space, chunk, found)
+    if space.node is not None:
+        below = yield from _read_local_many(space, below, found)
     modules = yield from Parallel([read_below(space, shard, record) for shard, record in below])
     for (_, record), module in zip(below, modules, strict=True):
         found[record.id] = collect(module)
     return found
+
+
+def _read_local_many(
+    space: Space, below: list[tuple[Shard, Record]], found: dict[str, Module | None]
+) -> Plan[list[tuple[Shard, Record]]]:
+    """Puts those that this node's disk has into `found`; answers the others."""
+    rest = []
+    for shard, record in below:
+        module = (yield from read_local(space, shard, record)) if record.clean else None
+        if module is None:
+            rest.append((shard, record))
+        else:
+            found[record.id] = module
+    return rest
 
 
 def _read_hot(space: Space, ids: Sequence[str], found: dict[str, Module | None]) -> Plan[list[tuple[Shard, Record]]]:
@@ -348,7 +410,7 @@ def _read_hot(space: Space, ids: Sequence[str], found: dict[str, Module | None])
         found[module.id] = module
         touch = yield Used(space.shard(module.id), module.id)
         if touch is not None:
-            yield from send_touch([touch])
+            space.counted((yield from send_touch([touch])))
     return below
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -23,12 +23,30 @@ class Space:
     states: dict[Shard, Opened] = field(default_factory=dict, compare=False)
     """What this process knows of each shard's epoch; emptied when it meets another life of a server."""
     on_new_life: list[Callable[[], None]] = field(default_factory=list, compare=False)
+    node: str | None = None
+    """This node's name, where it keeps copies on its own disk."""
+    served: set[str] = field(default_factory=set, compare=False)
+    """What was read from the node's disk since its uses were last told to Redis."""
+    promotable: set[str] = field(default_factory=set, compare=False)
+    """What was used often enough for hot while it was read from the node's disk: its next read promotes it."""
 
     def forget(self) -> None:
         """A new connection has met another life of a server: what was known of the old one is worth nothing."""
         self.states.clear()
         for told in self.on_new_life:
             told()
+
+    @property
+    def local_only(self) -> bool:
+        """Whether clean warm versions are kept on disks instead of in Redis."""
+        return self.node is not None and self.config.storage_tiers.warm.placement == "local"
+
+    def counted(self, uses: Mapping[str, float]) -> None:
+        """Redis has counted these uses. A read from the node's disk does not wait for that, so a later one promotes."""
+        if self.node is not None:
+            threshold = self.config.storage_tiers.promotion_threshold
+            self.promotable.update(id for id, n in uses.items() if n >= threshold and id in self.served)
+            self.served.difference_update(uses)
 
     @cached_property
     def keys(self) -> Keyspace:
