@@ -152,12 +152,10 @@ def _shown(key: str, value: object) -> str:
 # --- the schema ---------------------------------------------------------------------------------------------
 
 
-def _one_of(*now: str, later: tuple[str, ...] = ()) -> BeforeValidator:
-    """The value is one of `now`; one of `later` gets an answer that it will come."""
+def _one_of(*now: str) -> BeforeValidator:
+    """The value is one of `now`."""
 
     def check(value: object) -> object:
-        if value in later:
-            raise ValueError(f"not available in this version; use {' or '.join(now)}")
         if value not in now:
             raise ValueError(f"must be {' or '.join(now)}")
         return value

@@ -21,8 +21,9 @@ What holds for one LMDB file, and what is done about it:
   waited for with patience (`writer.lock`, `flock`: it ends with its process).
 - Without sync, a crash of the *host* may leave a file that is torn inside. So a file of another boot is thrown away.
 - A page behind the end of the file is SIGBUS, not an error. So a file that is shorter than its last page is thrown away
-  before it is mapped for use. Left over: a file that somebody truncates or overwrites by hand while it is in use may
-  kill the processes that use it. The directory is open to its owner only.
+  before it is mapped for use, and the table of readers has all its blocks before LMDB writes to it. Left over: a file
+  that somebody truncates, or overwrites inside, by hand, may kill the processes that use it (LMDB trusts its pages), and
+  so may a full disk where a file system writes each block anew (btrfs, ZFS). The directory is open to its owner only.
 """
 
 from __future__ import annotations
@@ -59,8 +60,11 @@ SECOND_CHANCES = 8
 RECENT_MAX = 100_000
 CHANGES_MAX = 100_000
 FIRST_PAGES_BYTES = 2 * 4096
+READERS_MAX = 1024
+LOCK_FILE_BYTES = READERS_MAX * 64 + 4096
 EVICT_SHARE = 10
-"""Where the map is full in spite of the budgets (fragments): one of so many leaves, then one more try."""
+"""Where the map is full in spite of the budgets (fragments): one of so many leaves, then another try."""
+THINNINGS = 4
 
 NETWORK_FILE_SYSTEMS = frozenset({
     "9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4",
@@ -251,10 +255,12 @@ class _Environment:
         for name in ("data.mdb", "lock.mdb"):
             with suppress(FileNotFoundError):
                 (self.inner / name).chmod(0o600)
-        # No spare transactions: see the top. No readahead: reads are of single copies.
+        self._allocate_lock_file()
+        # No spare transactions: see the top. No readahead: reads are of single copies. And pages are cleared first
+        # (`meminit`): else bytes of this process's memory would lie in the file.
         self._env = env = lmdb.open(
-            str(self.inner), map_size=self.map_bytes, max_dbs=4, max_readers=1024, max_spare_txns=0, mode=0o600,
-            sync=not boot, metasync=not boot, readahead=False, meminit=False,
+            str(self.inner), map_size=self.map_bytes, max_dbs=4, max_readers=READERS_MAX, max_spare_txns=0, mode=0o600,
+            sync=not boot, metasync=not boot, readahead=False,
         )  # fmt: skip
         needed_bytes = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
         if (self.inner / "data.mdb").stat().st_size < min(needed_bytes, 1 << 62) and env.info()["last_txnid"]:
@@ -270,6 +276,16 @@ class _Environment:
             txn.put(b"layout", _U64.pack(LAYOUT), db=self.sums)
         self.lengthen()
         self._file, self._suspect = self._identity(), False
+
+    def _allocate_lock_file(self) -> None:
+        """LMDB makes its table of readers a sparse file and writes it through memory: on a full disk that is SIGBUS. With all its
+        blocks there it is `ENOSPC`, here. Not while it is open in this process: to close it would end LMDB's own locks."""
+        fd = os.open(self.inner / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(fd, 0, LOCK_FILE_BYTES)
+        finally:
+            os.close(fd)
 
     def lengthen(self) -> None:
         """LMDB may leave its last pages unwritten where they were freed in the same transaction. A file of the full length is
@@ -621,11 +637,7 @@ class LocalStore:
                         return None
                     if len(shared.changes) > CHANGES_MAX:
                         shared.changes.clear()
-                    try:
-                        result = _committed(shared, change)
-                    except lmdb.MapFullError:
-                        _committed(shared, self._thin)
-                        result = _committed(shared, change)
+                    result = self._fitted(change)
                     shared.lengthen()
                     return result
                 except lmdb.MapFullError:
@@ -637,6 +649,16 @@ class LocalStore:
                 finally:
                     self._tell_rebuilt()
         return None
+
+    def _fitted(self, change: Callable[[Any, _Environment], int]) -> int:
+        """What the change answers. Where the map is full in spite of the budgets, the oldest leave: LMDB gives their pages
+        out again two transactions later."""
+        for _ in range(THINNINGS):
+            try:
+                return _committed(self._shared, change)
+            except lmdb.MapFullError:
+                _committed(self._shared, self._thin)
+        return _committed(self._shared, change)
 
     def _tell_rebuilt(self) -> None:
         n, self._rebuilt = self._shared.rebuilt - self._rebuilt, self._shared.rebuilt
