@@ -7,13 +7,14 @@ Every call has one deadline (`deadline` in the configuration), answers a value, 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from distier.plans.recover import check_shape, open_space, recover
 
@@ -28,7 +29,7 @@ from .embedded import Home, ensure_server
 from .errors import DistierError, Invalid
 from .near import Near
 from .observe.events import Cursor, read_events
-from .plans import maintain, move, read, write
+from .plans import maintain, move, nodes, read, write
 from .plans.space import Space
 from .plans.statistics import Stats, read_stats
 from .plans.write import Content, Durability, Expected, Item
@@ -36,6 +37,10 @@ from .stores.archive import Archive
 from .stores.cluster import open_async_exchange, open_exchange
 from .stores.open import open_archive
 from .stores.redis import AsyncExchange, Exchange
+
+if TYPE_CHECKING:
+    from .node import NodeTask, NodeThread
+    from .stores.local import LocalStore  # LMDB is loaded only where it is used
 
 T = TypeVar("T")
 Source = str | Path | Mapping[str, Any] | Config | None
@@ -82,10 +87,25 @@ def archive_of(config: Config) -> Archive:
     )
 
 
-def make_space(config: Config, archive: Archive, counter: TokenCounter | None = None) -> Space:
-    """What plans know: the configuration, who counts tokens, whether the archive needs sidecars."""
+def local_of(config: Config) -> LocalStore | None:
+    """This node's disk with its copies, where the configuration wants one. Raises `ConfigError`."""
+    warm = config.storage_tiers.warm
+    if not warm.is_local:
+        return None
+    from .stores.local import LocalStore
+
+    return LocalStore(
+        config.warm_directory, namespace=config.namespace, max_modules=warm.max_modules, max_bytes=warm.max_bytes,
+        ttl_ms=warm.ttl_ms, level=warm.compression_level if warm.compression == "lz4" else None, node=config.node,
+    )  # fmt: skip
+
+
+def make_space(
+    config: Config, archive: Archive, counter: TokenCounter | None = None, local: LocalStore | None = None
+) -> Space:
+    """What plans know: the configuration, who counts tokens, whether the archive needs sidecars, this node's name."""
     sidecar = {"always": True, "never": False, "auto": not archive.keeps_metadata}[config.storage_tiers.cold.sidecar]
-    return Space(config, counter or token_counter(config.counter), sidecar)
+    return Space(config, counter or token_counter(config.counter), sidecar, node=local.node if local else None)
 
 
 def _ids(ids: Iterable[str]) -> list[str]:
@@ -113,9 +133,9 @@ def connect(source: Source = None, *, counter: TokenCounter | str | None = None,
     """
     counter, config = _counter(counter, resolve(source, **overrides))
     url = redis_url(config)  # first: it makes the embedded home, owner-only
-    archive = archive_of(config)
-    space = make_space(config, archive, counter)
-    return Store(space, open_exchange(config, url, space.forget), archive, url=url).open()
+    archive, local = archive_of(config), local_of(config)
+    space = make_space(config, archive, counter, local)
+    return Store(space, open_exchange(config, url, space.forget), archive, url=url, local=local).open()
 
 
 async def connect_async(
@@ -124,21 +144,32 @@ async def connect_async(
     """`connect` for asyncio: the same arguments, answers an `AsyncStore`."""
     counter, config = _counter(counter, resolve(source, **overrides))
     url = await asyncio.to_thread(redis_url, config)
-    archive = archive_of(config)
-    space = make_space(config, archive, counter)
-    return await AsyncStore(space, open_async_exchange(config, url, space.forget), archive, url=url).open()
+    archive, local = archive_of(config), await asyncio.to_thread(local_of, config)
+    space = make_space(config, archive, counter, local)
+    redis = open_async_exchange(config, url, space.forget)
+    return await AsyncStore(space, redis, archive, url=url, local=local).open()
 
 
 class Store:
     """A namespace of modules, blocking. Thread-safe, and safe to use after a fork. Made by `connect`."""
 
-    def __init__(self, space: Space, redis: Exchange, archive: Archive, *, url: str | None = None) -> None:
+    def __init__(
+        self,
+        space: Space,
+        redis: Exchange,
+        archive: Archive,
+        *,
+        url: str | None = None,
+        local: LocalStore | None = None,
+    ) -> None:
         self.space = space
         deadline_s = space.config.deadline_ms / 1000
         self._driver = SyncDriver(redis, archive, deadline_s=deadline_s, recover=partial(recover, space))
         self.near = Near(space, url, self._driver.counters, self._driver.uses)
         self._near_get = self.near.get
         self._watcher: _Watcher | None = None
+        self._driver.use_local(local)
+        self._node: NodeThread | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -152,12 +183,21 @@ class Store:
         except BaseException:
             self._driver.close()
             raise
+        self._serve_node()
         return self
+
+    def _serve_node(self) -> None:
+        if self._driver.local is not None:
+            from .node import NodeThread
+
+            self._node = NodeThread(self._driver.run, self.space, self._driver.local, self._driver.peers)
 
     def run(self, plan: Plan[T], *, deadline_s: float | None = None) -> T:
         """Run a plan of `distier.plans` on this store."""
         if self._closed:
             raise Invalid("this store is closed")
+        if self._node is not None and self._node.pid != os.getpid():
+            self._serve_node()  # a thread does not survive a fork
         return self._driver.run(plan, deadline_s)
 
     def put(
@@ -213,8 +253,9 @@ class Store:
         return self.run(read.exists(self.space, check_id(id)))
 
     def where(self, id: str) -> Placement | None:
-        """Where the module is: tier, version, sizes, uses, times. Touches no recency. None if there is none."""
-        return self.run(read.place(self.space, check_id(id)))
+        """Where the module is: tier, version, sizes, uses, times, nodes with copies. Touches no recency. None if there is
+        none."""
+        return self.run(nodes.place(self.space, check_id(id)))
 
     def list(self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None) -> Iterator[str]:
         """Ids that start with `prefix`, in no order, found while iterating (as Redis' SCAN finds them)."""
@@ -290,6 +331,8 @@ class Store:
             return
         if self._watcher is not None:
             self._watcher.stop()
+        if self._node is not None:
+            self._node.stop()
         self.near.close()
         with suppress(DistierError):  # recency is a hint, and closing must not fail because Redis is away
             self.run(read.send_touch(self.space, self._driver.uses.drain()))
@@ -306,13 +349,18 @@ class Store:
 class AsyncStore:
     """A namespace of modules for asyncio: the calls of `Store`, awaited. Made by `connect_async`."""
 
-    def __init__(self, space: Space, redis: AsyncExchange, archive: Archive, *, url: str | None = None) -> None:
+    def __init__(
+        self, space: Space, redis: AsyncExchange, archive: Archive, *, url: str | None = None,
+        local: LocalStore | None = None,
+    ) -> None:  # fmt: skip
         self.space = space
         deadline_s = space.config.deadline_ms / 1000
         self._driver = AsyncDriver(redis, archive, deadline_s=deadline_s, recover=partial(recover, space))
         self.near = Near(space, url, self._driver.counters, self._driver.uses)
         self._near_get = self.near.get
         self._watch: asyncio.Task[None] | None = None
+        self._driver.use_local(local)
+        self._node: NodeTask | None = None
         self._listeners: list[tuple[str, Listener]] = []
         self._closed = False
 
@@ -326,6 +374,10 @@ class AsyncStore:
         except BaseException:
             await self._driver.close()
             raise
+        if self._driver.local is not None:
+            from .node import NodeTask
+
+            self._node = NodeTask(self._driver.run, self.space, self._driver.local, self._driver.peers)
         return self
 
     async def run(self, plan: Plan[T], *, deadline_s: float | None = None) -> T:
@@ -378,7 +430,7 @@ class AsyncStore:
 
     async def where(self, id: str) -> Placement | None:
         """As `Store.where`."""
-        return await self.run(read.place(self.space, check_id(id)))
+        return await self.run(nodes.place(self.space, check_id(id)))
 
     async def list(self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None) -> AsyncIterator[str]:
         """As `Store.list`."""
@@ -466,6 +518,8 @@ class AsyncStore:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
+        if self._node is not None:
+            await self._node.stop()
         await asyncio.to_thread(self.near.close)
         with suppress(DistierError):  # recency is a hint, and closing must not fail because Redis is away
             await self.run(read.send_touch(self.space, self._driver.uses.drain()))

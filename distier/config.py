@@ -152,12 +152,10 @@ def _shown(key: str, value: object) -> str:
 # --- the schema ---------------------------------------------------------------------------------------------
 
 
-def _one_of(*now: str, later: tuple[str, ...] = ()) -> BeforeValidator:
-    """The value is one of `now`; one of `later` gets an answer that it will come."""
+def _one_of(*now: str) -> BeforeValidator:
+    """The value is one of `now`."""
 
     def check(value: object) -> object:
-        if value in later:
-            raise ValueError(f"not available in this version; use {' or '.join(now)}")
         if value not in now:
             raise ValueError(f"must be {' or '.join(now)}")
         return value
@@ -310,20 +308,47 @@ class HotConfig(Section):
     eviction_policy: Annotated[Literal["lru"], _one_of("lru")] = "lru"
 
 
-class WarmConfig(Section):
-    """Compressed in Redis; clean copies leave after `ttl`."""
+LOCAL_MAX_BYTES = 8 << 40
+"""A node's copies are mapped into memory, with room to spare: three times this has to fit into 47 bits of addresses."""
 
-    placement: Annotated[Literal["redis"], _one_of("redis", later=("local", "both"))] = "redis"
+
+class WarmConfig(Section):
+    """Compressed in Redis (`redis`), clean versions on each node's own disk instead (`local`), or there too (`both`); clean
+    copies leave after `ttl`. `max_modules` and `max_bytes` hold for the namespace in Redis, and for the disk of each node."""
+
+    placement: Annotated[Literal["redis", "local", "both"], _one_of("redis", "local", "both")] = "redis"
     ttl: Annotated[Duration, _from_to("1s", "3650d", DURATION_MS)] = Field(default="24h", validate_default=True)
     max_modules: Count = Field(default=100, ge=1, le=_MAX_INT)
     max_bytes: Annotated[Size, _from_to("1B", "1024TiB", SIZE_BYTES)] = Field(default="1GiB", validate_default=True)
-    directory: LocalPath | None = None
+    directory: LocalPath | None = Field(
+        default=None, description="of the node's copies, on a disk of this machine; `home`/warm if not given"
+    )
+    peer_timeout: Annotated[Duration, _from_to("0s", "10s", DURATION_MS)] = Field(
+        default="200ms",
+        validate_default=True,
+        description="how long to wait for another node's copy before the archive is read; 0s asks nobody",
+    )
     compression: Annotated[Literal["lz4", "none"], _one_of("lz4", "none")] = "lz4"
     compression_level: Count = Field(default=9, ge=0, le=12)
+
+    @model_validator(mode="after")
+    def _fits_a_disk(self) -> WarmConfig:
+        if self.is_local and self.max_bytes > LOCAL_MAX_BYTES:
+            raise ValueError(f"with placement {self.placement}, max_bytes is at most {format_size(LOCAL_MAX_BYTES)}")
+        return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this node keeps copies on its own disk."""
+        return self.placement != "redis"
 
     @property
     def ttl_ms(self) -> int:
         return self.ttl
+
+    @property
+    def peer_timeout_ms(self) -> int:
+        return self.peer_timeout
 
 
 def _check_s3_url(url: str) -> str:
@@ -457,6 +482,12 @@ def _check_namespace(name: str) -> str:
     return name
 
 
+def _check_node(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
+        raise ValueError("must be 1 to 64 of A-Z a-z 0-9 . _ -")
+    return name
+
+
 def _check_content_type(name: str) -> str:
     name = name.strip().lower()
     if not re.fullmatch(r"[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*", name):
@@ -475,6 +506,9 @@ class Config(Section):
     redis: RedisConfig = RedisConfig()
     namespace: Annotated[str, AfterValidator(_check_namespace)] = "default"
     shards: Count = Field(default=1, ge=1, le=16384)
+    node: Annotated[str, AfterValidator(_check_node)] | None = Field(
+        default=None, description="this node's name; made of the host's name and the warm directory if not given"
+    )
     home: LocalPath = Field(default_factory=default_home)
     deadline: Annotated[Duration, _from_to("50ms", "120s", DURATION_MS)] = Field(default="5s", validate_default=True)
     max_module_bytes: Annotated[Size, _from_to("1B", "256MiB", SIZE_BYTES)] = Field(
@@ -496,6 +530,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _has_an_archive(self) -> Config:
         cold = self.storage_tiers.cold
+        if self.node and not self.storage_tiers.warm.is_local:
+            raise ValueError("node names a disk with copies: set storage_tiers.warm.placement to local or both")
         if self.redis.url and not (cold.url or cold.directory):
             raise ValueError(
                 "an archive is required with redis.url: set storage_tiers.cold.url (s3://bucket/prefix) "
@@ -511,6 +547,11 @@ class Config(Section):
     @property
     def deadline_ms(self) -> int:
         return self.deadline
+
+    @property
+    def warm_directory(self) -> Path:
+        """Where this node keeps its copies, if it does."""
+        return self.storage_tiers.warm.directory or self.home / "warm"
 
     @property
     def archive_directory(self) -> Path | None:

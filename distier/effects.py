@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from .domain.keys import Shard
+    from .domain.module import Record
     from .stores.archive import Fetched, Listed  # noqa: F401 - in the strings below
 
 T = TypeVar("T")
@@ -151,6 +152,51 @@ class Count(Effect[None]):
 
     name: str
     n: int = 1
+
+
+# The node's own disk (`stores/local.py`). Only plans of a space that has a node yield these.
+
+
+@dataclass(slots=True)
+class LocalGet(Effect["bytes | None"]):
+    """The content of exactly this version from the node's disk, checked; None where it is not there."""
+
+    record: Record
+
+
+@dataclass(slots=True)
+class LocalPut(Effect[bool]):
+    """Keep a clean version on the node's disk. False where it was not kept; that is no error."""
+
+    record: Record
+    content: bytes
+
+
+@dataclass(slots=True)
+class LocalHas(Effect[bool]):
+    """Whether the node's disk has this version; no use."""
+
+    id: str
+    tok: str
+
+
+@dataclass(slots=True)
+class LocalDelete(Effect[bool]):
+    """Drop what the node's disk has of this module; whether that was anything."""
+
+    id: str
+
+
+@dataclass(slots=True)
+class Peers(Effect[tuple[str, ...]]):
+    """Other nodes that live and have answered lately, by name."""
+
+
+@dataclass(slots=True)
+class PeerSilent(Effect[None]):
+    """This node did not answer in time: it is left out of `Peers` for a while."""
+
+    node: str
 
 
 def collect(value: T | BaseException) -> T:

@@ -113,6 +113,38 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "compared with the archive",
         "HGETALL 'distier:{team}:epoch'",
     ),
+    KeyKind(
+        "distier:{t}:nodes",
+        "zset",
+        "nodes that keep copies on their own disks, by the time until which they count as alive, in ms; in the first shard",
+        "ZRANGE 'distier:{team}:nodes' 0 -1 WITHSCORES",
+    ),
+    KeyKind(
+        "distier:{t}:nodes:<node>",
+        "hash",
+        "what a node's disk holds, over all namespaces: `modules bytes max_modules max_bytes updated`; in the first shard; has "
+        "a TTL, and is renewed every two seconds while a process of the node lives",
+        "HGETALL 'distier:{team}:nodes:web1'",
+    ),
+    KeyKind(
+        "distier:{t}:held:<node>",
+        "set",
+        "ids of this shard that the node's disk holds, up to a second late: whom to ask. A hint; goes with the node",
+        "SCARD 'distier:{team}:held:web1'",
+    ),
+    KeyKind(
+        "distier:{t}:asks:<node>",
+        "list",
+        "copies that other nodes ask this one for: JSON of id, tok, what is wanted, and the name of the answer; the last 64, "
+        "for some seconds; in the first shard",
+        "LRANGE 'distier:{team}:asks:web1' 0 -1",
+    ),
+    KeyKind(
+        "distier:{t}:answer:<tok>",
+        "list",
+        "the answer to one ask, taken at once, or gone after five seconds: `=` and the copy, `^` promoted, `-` not there",
+        "TTL 'distier:{team}:answer:<tok>'",
+    ),
 )
 
 
@@ -202,6 +234,22 @@ class Shard:
 
     def done(self, tok: str) -> str:
         return f"{self.root}done:{tok}"
+
+    @property
+    def nodes(self) -> str:
+        return self.root + "nodes"
+
+    def node(self, name: str) -> str:
+        return f"{self.root}nodes:{name}"
+
+    def held(self, node: str) -> str:
+        return f"{self.root}held:{node}"
+
+    def asks(self, node: str) -> str:
+        return f"{self.root}asks:{node}"
+
+    def answer(self, tok: str) -> str:
+        return f"{self.root}answer:{tok}"
 
     def id_of(self, module_key: bytes) -> str:
         """The id in the name of a record's key. Raises `Invalid` for a key that distier never wrote."""

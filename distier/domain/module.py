@@ -77,7 +77,8 @@ class Landed:
 @dataclass(frozen=True, slots=True)
 class Placement:
     """What `where` answers. `stored_bytes` is the size of the copy in its tier (frame, or `.xz` object);
-    `ratio` is `size_bytes / stored_bytes` (None while hot). Times in ms since the Unix epoch."""
+    `ratio` is `size_bytes / stored_bytes` (None while hot). `nodes`: whose disks hold a copy of the module, by their word of
+    a second ago; `tier` is where Redis has it. Times in ms since the Unix epoch."""
 
     id: str
     tier: Tier
@@ -98,6 +99,7 @@ class Placement:
     updated_ms: int
     content_type: str
     sha256: str
+    nodes: tuple[str, ...] = ()
 
     @property
     def ratio(self) -> float | None:

@@ -7,12 +7,13 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from distier.domain.module import Record
 from distier.effects import (  # fmt: skip
     ArchiveDelete,
     ArchiveGet,
@@ -21,10 +22,16 @@ from distier.effects import (  # fmt: skip
     Command,
     Count,
     Effect,
+    LocalDelete,
+    LocalGet,
+    LocalHas,
+    LocalPut,
     NewToken,
     Now,
     Offload,
     Parallel,
+    Peers,
+    PeerSilent,
     Pipeline,
     Plan,
     RunScript,
@@ -40,6 +47,7 @@ from .common import (
     RECOVERIES_MAX,
     Call,
     Counters,
+    PeerTable,
     Recover,
     Unfinished,
     UseBuffer,
@@ -51,6 +59,9 @@ from .common import (
     understood,
     words,
 )
+
+if TYPE_CHECKING:
+    from distier.stores.local import LocalStore  # LMDB is loaded only where it is used
 
 T = TypeVar("T")
 
@@ -72,7 +83,15 @@ class AsyncDriver:
         self.recover = recover
         self.counters = Counters()
         self.uses = UseBuffer()
+        self.local: LocalStore | None = None
+        self.peers = PeerTable()
         self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="distier-aio")
+
+    def use_local(self, local: LocalStore | None) -> None:
+        """Perform the effects of the node's disk on `local`, which is closed with this driver."""
+        self.local = local
+        if local is not None:
+            local.count = self.counters.add
 
     async def run(self, plan: Plan[T], deadline_s: float | None = None) -> T:
         """Run a plan to its end: its result, or what it raises. A cancelled run stops the plan between two effects."""
@@ -104,6 +123,10 @@ class AsyncDriver:
                 return self.counters.add(name, n)
             case Pipeline(calls):
                 return await self._pipeline(calls, end_s)
+            case LocalGet(record):
+                return await self._local_get(record)
+            case LocalPut(record, content):
+                return await self._local_put(record, content)
             case Offload(size_bytes, function):
                 if size_bytes < OFFLOAD_BYTES:
                     return function()
@@ -123,6 +146,14 @@ class AsyncDriver:
                 return await self._archive(lambda: self.archive.delete(keys), end_s)
             case NewToken():
                 return secrets.token_hex(16)
+            case LocalHas(id, tok):
+                return self.local is not None and self.local.has(id, tok)
+            case LocalDelete(id):
+                return self.local is not None and self.local.delete(id)
+            case Peers():
+                return self.peers.ready(time.monotonic())
+            case PeerSilent(node):
+                return self.peers.silent(node, time.monotonic())
             case Now():
                 return time.time_ns() // 1_000_000
             case Sleep(seconds):
@@ -215,6 +246,20 @@ class AsyncDriver:
         if seconds >= left_s:
             raise DeadlineExceeded("the call's deadline passed while waiting for another process")
 
+    # -- the node's disk -------------------------------------------------------------------------------------------
+
+    async def _local_get(self, record: Record) -> bytes | None:
+        local = self.local
+        if local is None or record.size_bytes < OFFLOAD_BYTES:
+            return local.get(record) if local is not None else None
+        return await asyncio.get_running_loop().run_in_executor(self._threads, local.get, record)
+
+    async def _local_put(self, record: Record, content: bytes) -> bool:
+        """Always in a thread: a writer may have to wait for another one."""
+        if self.local is None:
+            return False
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.local.put, record, content)
+
     # -- the archive, and several plans at once ------------------------------------------------------------------
 
     async def _archive(self, function: Callable[[], Any], end_s: float) -> Any:
@@ -244,3 +289,5 @@ class AsyncDriver:
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self.redis.close()
         self.archive.close()
+        if self.local is not None:
+            self.local.close()

@@ -294,6 +294,29 @@ class Counters:
             return {name: n for name, n in self._counts.items() if n}
 
 
+class PeerTable:
+    """Other nodes with copies on their disks, as the heartbeat last found them, less those that were asked and kept silent.
+    Values are replaced whole: threads need no lock."""
+
+    SILENT_S = 10.0
+
+    def __init__(self) -> None:
+        self._nodes: tuple[str, ...] = ()
+        self._silent_until_s: dict[str, float] = {}
+
+    def found(self, nodes: Sequence[str]) -> None:
+        self._nodes = tuple(nodes)
+        self._silent_until_s = {n: s for n, s in self._silent_until_s.items() if n in nodes}
+
+    def ready(self, now_s: float) -> tuple[str, ...]:
+        if not self._silent_until_s:
+            return self._nodes
+        return tuple(n for n in self._nodes if self._silent_until_s.get(n, 0.0) <= now_s)
+
+    def silent(self, node: str, now_s: float) -> None:
+        self._silent_until_s = self._silent_until_s | {node: now_s + self.SILENT_S}
+
+
 class UseBuffer:
     """Uses noted in this process and not sent yet. They are due after `AGE_S` seconds, or when there are `PENDING_MAX`
     modules, and go in batches of `BATCH`: recency in Redis is late by that much, and a process that dies takes them along.

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
@@ -22,10 +22,16 @@ from distier.effects import (  # fmt: skip
     Command,
     Count,
     Effect,
+    LocalDelete,
+    LocalGet,
+    LocalHas,
+    LocalPut,
     NewToken,
     Now,
     Offload,
     Parallel,
+    Peers,
+    PeerSilent,
     Pipeline,
     Plan,
     RunScript,
@@ -41,6 +47,7 @@ from .common import (
     RECOVERIES_MAX,
     Call,
     Counters,
+    PeerTable,
     Recover,
     Unfinished,
     UseBuffer,
@@ -52,6 +59,9 @@ from .common import (
     understood,
     words,
 )
+
+if TYPE_CHECKING:
+    from distier.stores.local import LocalStore  # LMDB is loaded only where it is used
 
 T = TypeVar("T")
 
@@ -70,7 +80,15 @@ class SyncDriver:
         self.recover = recover
         self.counters = Counters()
         self.uses = UseBuffer()
+        self.local: LocalStore | None = None
+        self.peers = PeerTable()
         self._pools: dict[tuple[str, int], ThreadPoolExecutor] = {}
+
+    def use_local(self, local: LocalStore | None) -> None:
+        """Perform the effects of the node's disk on `local`, which is closed with this driver."""
+        self.local = local
+        if local is not None:
+            local.count = self.counters.add
 
     def run(self, plan: Plan[T], deadline_s: float | None = None) -> T:
         """Run a plan to its end: its result, or what it raises."""
@@ -102,6 +120,10 @@ class SyncDriver:
                 return self.counters.add(name, n)
             case Pipeline(calls):
                 return self._pipeline(calls, end_s)
+            case LocalGet(record):
+                return self.local.get(record) if self.local is not None else None
+            case LocalPut(record, content):
+                return self.local is not None and self.local.put(record, content)
             case Offload(_, function):
                 return function()
             case Parallel(plans):
@@ -117,6 +139,14 @@ class SyncDriver:
                 return self._archive(lambda: self.archive.delete(keys), end_s)
             case NewToken():
                 return secrets.token_hex(16)
+            case LocalHas(id, tok):
+                return self.local is not None and self.local.has(id, tok)
+            case LocalDelete(id):
+                return self.local is not None and self.local.delete(id)
+            case Peers():
+                return self.peers.ready(time.monotonic())
+            case PeerSilent(node):
+                return self.peers.silent(node, time.monotonic())
             case Now():
                 return time.time_ns() // 1_000_000
             case Sleep(seconds):
@@ -249,3 +279,5 @@ class SyncDriver:
         self._pools.clear()
         self.redis.close()
         self.archive.close()
+        if self.local is not None:
+            self.local.close()

@@ -20,6 +20,7 @@ from distier.errors import Corrupt, DistierError, Full, Invalid, NotFound
 from distier.lua import age, expire
 
 from .move import demote, free_hot
+from .nodes import forget_dead
 from .read import give_back
 from .records import take_lease
 from .space import Space
@@ -145,6 +146,8 @@ def maintain(space: Space, shard: Shard, tell: Callable[[dict[str, int]], None])
         "expired": expire_warm(space, shard),
         "aged": age_uses(space, shard),
     }
+    if shard.index == 0:
+        steps["nodes_forgotten"] = forget_dead(space)
     failure: DistierError | None = None
     for name, step in steps.items():
         try:

@@ -14,7 +14,7 @@ from typing import Any
 
 from distier.domain.keys import Shard
 from distier.domain.module import Moved, Record, Tier
-from distier.effects import Command, Count, Parallel, Pipeline, Plan, collect
+from distier.effects import Command, Count, LocalDelete, LocalGet, Parallel, Pipeline, Plan, collect
 from distier.errors import Corrupt, DistierError, Invalid, NotFound
 from distier.lua import Move, Over
 from distier.lua import demote as demote_script
@@ -22,10 +22,11 @@ from distier.lua import pin as pin_script
 from distier.lua import promote as promote_script
 from distier.policy.evict import Need, still_missing
 
+from .peers import PROMOTED, ask, ask_content, find_holders
 from .read import fetch_unless_moved, need_record, promoted_word, to_hot
-from .records import chunks, content_unless_moved, frame_command, make_frame
+from .records import chunks, content_unless_moved, frame_command
 from .recover import newest_records
-from .room import CANDIDATES_MAX, drop_from_warm, find_room
+from .room import CANDIDATES_MAX, drop_from_warm, find_room, step_down
 from .space import Space
 from .writeback import write_back
 
@@ -43,7 +44,12 @@ def promote(space: Space, id: str) -> Plan[Moved]:
         record = yield from need_record(space, id)
         if record.content is not None:
             return Moved(id, "hot", False, "already")
-        loaded = yield from _load(space, shard, record)
+        content = (yield from LocalGet(record)) if space.node is not None and record.clean else None
+        if content is None and record.tier == "cold" and (yield from _promote_there(space, shard, record)):
+            return Moved(id, "hot", True)
+        loaded = (
+            (record, content) if content is not None else (yield from _load(space, shard, record, ask_others=False))
+        )
         if loaded is None:
             continue
         record, content = loaded
@@ -55,12 +61,21 @@ def promote(space: Space, id: str) -> Plan[Moved]:
     return Moved(id, "warm", False, "changed")
 
 
+def _promote_there(space: Space, shard: Shard, record: Record) -> Plan[bool]:
+    """Have a node that holds a copy promote it: the content goes to Redis once, and not through this process."""
+    holders = yield from find_holders(space, shard, record.id)
+    return (yield from ask(space, shard, record, holders, "hot")) == PROMOTED
+
+
 def _tier_of(record: Record) -> Tier:
     return "warm" if record.tier == "warm" else "hot" if record.tier == "hot" else "cold"
 
 
-def _load(space: Space, shard: Shard, record: Record) -> Plan[tuple[Record, bytes] | None]:
+def _load(space: Space, shard: Shard, record: Record, *, ask_others: bool = True) -> Plan[tuple[Record, bytes] | None]:
     """The record with its content from the nearest copy that is whole; None if it changed meanwhile."""
+    content = (yield from LocalGet(record)) if space.node is not None and record.clean else None
+    if content is not None:
+        return record, content
     frame = yield from frame_command(shard, record.id)
     try:
         content = yield from content_unless_moved(shard, record, frame)
@@ -70,6 +85,10 @@ def _load(space: Space, shard: Shard, record: Record) -> Plan[tuple[Record, byte
         yield from Count("healed.warm")
         content = None
     if content is None and record.clean:
+        if ask_others:
+            content = yield from ask_content(space, shard, record, (yield from find_holders(space, shard, record.id)))
+            if content is not None:
+                return record, content
         # Straight from the archive: a warm copy on the way would be compressed only to be dropped.
         content = yield from fetch_unless_moved(space, shard, record)
     return None if content is None else (record, content)
@@ -84,6 +103,8 @@ def demote(space: Space, id: str, to: Tier | None = None) -> Plan[Moved]:
         record = yield from need_record(space, id)
         tier = _tier_of(record)
         target: Tier = to or ("warm" if tier == "hot" else "cold")
+        if target == "cold" and space.node is not None and (yield from LocalDelete(id)) and tier == "cold":
+            return Moved(id, "cold", True)
         if tier == "cold" or tier == target:
             return Moved(id, tier, False, "already")
         word = yield from _step_down(space, shard, record, target, "request")
@@ -101,9 +122,7 @@ def _step_down(space: Space, shard: Shard, record: Record, target: Tier, reason:
         return (yield from _demote(space, shard, [Move(record.id, record.order.tok, "cold")], reason))[0]
     if record.content is None:
         return "already"
-    kind, frame = yield from make_frame(space, record.content)
-    moves = [Move(record.id, record.order.tok, "warm", kind, frame)]
-    return (yield from _demote(space, shard, moves, reason))[0]
+    return (yield from _demote(space, shard, [(yield from step_down(space, record))], reason))[0]
 
 
 def _demote(space: Space, shard: Shard, moves: list[Move], reason: str) -> Plan[list[str]]:

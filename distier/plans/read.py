@@ -24,6 +24,8 @@ from distier.effects import (  # fmt: skip
     ArchiveGet,
     Command,
     Count,
+    LocalGet,
+    LocalPut,
     NewToken,
     Offload,
     Parallel,
@@ -36,6 +38,7 @@ from distier.effects import (  # fmt: skip
 from distier.errors import Corrupt, DeadlineExceeded, DistierError, Full, Invalid, NotFound
 from distier.lua import Applied, Over, Refused, install, promote, release, state, where
 
+from .peers import ask_content, holders_of, holds_command, others
 from .records import (
     check_content,
     chunks,
@@ -66,7 +69,7 @@ def read(space: Space, id: str) -> Plan[Module | None]:
     """The module, from the nearest copy; None if there is none."""
     shard = space.shard(id)
     frame: bytes | None = None
-    if id in space.warm:
+    if id in space.warm and space.node is None:
         replies = yield from Pipeline([fields_command(shard, id), frame_command(shard, id)])
         fields, frame = map(collect, replies)
     else:
@@ -107,6 +110,10 @@ def read_below(space: Space, shard: Shard, record: Record, frame: bytes | None =
     record, if it was."""
     lost = 0
     for _ in range(REREADS_MAX):
+        if space.node is not None and record.clean:
+            module = yield from read_local(space, shard, record)
+            if module is not None:
+                return module
         frame, uses = yield from _frame_and_uses(space, shard, record, frame)
         found = yield from _content_below(space, shard, record, frame, uses)
         frame = None
@@ -152,6 +159,24 @@ def _frame_and_uses(
     return frame, uses or 0.0
 
 
+def read_local(space: Space, shard: Shard, record: Record) -> Plan[Module | None]:
+    """The module from this node's disk, with nothing sent to Redis: its use goes with the next batch, and where Redis then
+    counts enough of them, the next read here promotes it. None where this version is not on the disk."""
+    content = yield LocalGet(record)
+    if content is None:
+        return None
+    yield Count("hits.warm")
+    uses = space.warm.get(record.id, 0.0)
+    space.guess_warm(record.id, uses + 1)
+    touch = yield Used(shard, record.id)
+    if touch is not None:
+        yield from send_touch(space, [touch])
+    if uses >= space.config.storage_tiers.promotion_threshold:
+        space.guess_warm(record.id, 0.0)  # where there is no room now, not before as many reads more
+        yield from keep(to_hot(space, shard, record, content, "uses"))
+    return record.module(content, "warm")
+
+
 def _content_below(
     space: Space, shard: Shard, record: Record, frame: bytes | None, uses: float
 ) -> Plan[tuple[bytes, Tier] | None]:
@@ -162,6 +187,8 @@ def _content_below(
         damaged = frame  # unless it opens
         content = yield from _try_frame(record, frame)
         if content is not None:
+            if space.node is not None and record.clean:
+                yield from LocalPut(record, content)
             if hot_now:
                 yield from keep(to_hot(space, shard, record, content, "uses"))
             return content, "warm"
@@ -222,6 +249,14 @@ def to_warm(space: Space, shard: Shard, record: Record, content: bytes, reason: 
     return {"OK": "warm", "CHANGED": "changed", "TOO_LARGE": "too large for warm"}[word]
 
 
+def keep_warm(space: Space, shard: Shard, record: Record, content: bytes, reason: str) -> Plan[str]:
+    """Leave a warm copy of this clean version where this node has them: on its disk, in Redis, or both."""
+    kept = space.node is not None and (yield from LocalPut(record, content))
+    if space.local_only:
+        return "warm" if kept else "no room"
+    return (yield from keep(to_warm(space, shard, record, content, reason)))
+
+
 def patience_ms(space: Space) -> int:
     """How long one holder of the lease of a fetch keeps others waiting: a third of what the archive or the call may take.
     So who takes over from a holder that was killed or hangs has twice that time left for its own fetch, also where the
@@ -245,7 +280,9 @@ def _fetch_alone(
     wait_s, waited_s, waited_for = WAIT_FIRST_S, 0.0, b""
     while True:
         take = lease_command(shard, lease, me, patience_ms(space))
-        replies = yield from Pipeline([take, record_command(shard, record.id), frame_command(shard, record.id)])
+        nodes = yield from others(space)
+        holds = [holds_command(shard, node, record.id) for node in nodes]
+        replies = yield from Pipeline([take, record_command(shard, record.id), frame_command(shard, record.id), *holds])
         # At maxmemory there are no leases: then everybody fetches.
         holder = None if isinstance(replies[0], Full) else collect(replies[0])
         now, frame = collect(replies[1]), collect(replies[2])
@@ -254,8 +291,15 @@ def _fetch_alone(
             if holder is None:
                 yield from give_back(shard, lease, me)
             return None
+        if waited_for and space.node is not None:  # another process of this node may have fetched it
+            content = yield from LocalGet(record)
+            if content is not None:
+                if holder is None:
+                    yield from give_back(shard, lease, me)
+                return content, "warm"
         if holder is None:
-            return (yield from _fetch_and_keep(space, shard, record, hot_now, lease, me))
+            holding = holders_of(nodes, replies[3:])
+            return (yield from _fetch_and_keep(space, shard, record, hot_now, lease, me, holding))
         if holder != waited_for:
             waited_s, waited_for = 0.0, holder
         elif waited_s >= patience_s:
@@ -268,19 +312,22 @@ def _fetch_alone(
 
 
 def _fetch_and_keep(
-    space: Space, shard: Shard, record: Record, hot_now: bool, lease: str, holder: str
+    space: Space, shard: Shard, record: Record, hot_now: bool, lease: str, holder: str, holding: Sequence[str]
 ) -> Plan[tuple[bytes, Tier] | None]:
     try:
-        content = yield from fetch_unless_moved(space, shard, record)
+        content = yield from ask_content(space, shard, record, holding)
+        tier: Tier = "cold" if content is None else "warm"
+        if content is None:
+            content = yield from fetch_unless_moved(space, shard, record)
         if content is not None:
             hot = hot_now and (yield from keep(to_hot(space, shard, record, content, "uses"))) in ("hot", "already")
             if not hot:
-                yield from keep(to_warm(space, shard, record, content, "get"))
+                yield from keep_warm(space, shard, record, content, "get")
     except DistierError:
         yield from give_back(shard, lease, holder)
         raise
     yield from give_back(shard, lease, holder)
-    return None if content is None else (content, "cold")
+    return None if content is None else (content, tier)
 
 
 def give_back(shard: Shard, lease: str, holder: str) -> Plan[None]:
@@ -341,10 +388,26 @@ def read_many(space: Space, ids: Sequence[str]) -> Plan[dict[str, Module | None]
     below: list[tuple[Shard, Record]] = []
     for chunk in chunks(list(found), 500):
         below += yield from _read_hot(space, chunk, found)
+    if space.node is not None:
+        below = yield from _read_local_many(space, below, found)
     modules = yield from Parallel([read_below(space, shard, record) for shard, record in below])
     for (_, record), module in zip(below, modules, strict=True):
         found[record.id] = collect(module)
     return found
+
+
+def _read_local_many(
+    space: Space, below: list[tuple[Shard, Record]], found: dict[str, Module | None]
+) -> Plan[list[tuple[Shard, Record]]]:
+    """Puts those that this node's disk has into `found`; answers the others."""
+    rest = []
+    for shard, record in below:
+        module = (yield from read_local(space, shard, record)) if record.clean else None
+        if module is None:
+            rest.append((shard, record))
+        else:
+            found[record.id] = module
+    return rest
 
 
 def _read_hot(space: Space, ids: Sequence[str], found: dict[str, Module | None]) -> Plan[list[tuple[Shard, Record]]]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from distier.domain.keys import Shard
 from distier.domain.module import Record, parse_record
-from distier.effects import Command, Parallel, Pipeline, Plan, RunScript, collect
+from distier.effects import Command, LocalPut, Parallel, Pipeline, Plan, RunScript, collect
 from distier.errors import ArchiveUnavailable, Full
 from distier.lua import Move, Over, demote
 from distier.policy.evict import Candidate, Need, select_for_eviction, still_missing
@@ -71,12 +71,31 @@ def find_room(space: Space, shard: Shard, over: Over) -> Plan[Room]:
         enough = still_missing([_hot_candidate(v) for v in victims], need).met
         if not enough and len(over.hot_ids) < CANDIDATES_MAX:
             return Room([])
-    moves = []
+    gone, moves, staying = [], [], []
     for victim in victims:
-        assert victim.content is not None
-        moves.append(Move(victim.id, victim.order.tok, "warm", *(yield from make_frame(space, victim.content))))
-    room = yield from _into_warm(space, shard, moves, victims, over)
-    return Room(room.moves, room.enough and enough)
+        move = yield from step_down(space, victim)
+        if move.to == "cold":
+            gone.append(move)
+        else:
+            moves.append(move)
+            staying.append(victim)
+    room = yield from _into_warm(space, shard, moves, staying, over)
+    if (
+        staying and not room.moves
+    ):  # warm takes none of them: what can leave leaves, and the caller sees what that is worth
+        return Room(gone, enough=False)
+    return Room(gone + room.moves, room.enough and enough)
+
+
+def step_down(space: Space, victim: Record) -> Plan[Move]:
+    """How a hot module leaves: into a frame in Redis, or, being clean, to this node's disk (and both, if so configured). Not
+    kept there (a full disk), it is cold: the archive has it."""
+    assert victim.content is not None
+    if space.node is not None and victim.clean:
+        yield from LocalPut(victim, victim.content)
+        if space.local_only:
+            return Move(victim.id, victim.order.tok, "cold")
+    return Move(victim.id, victim.order.tok, "warm", *(yield from make_frame(space, victim.content)))
 
 
 def _hot_victims(shard: Shard, ids: Sequence[str], need: Need) -> Plan[list[Record]]:

@@ -29,6 +29,8 @@ class Space:
     """Modules that this process has lately found below hot, with their uses: the count that Redis last answered, and the
     reads here since. A guess, which saves a round trip (the frame is asked for together with the record) and a script (the
     use is told with the next batch, where it cannot be the one that promotes)."""
+    node: str | None = None
+    """This node's name, where it keeps copies on its own disk."""
 
     def guess_warm(self, id: str, uses: float) -> None:
         if len(self.warm) >= WARM_MAX:
@@ -46,6 +48,11 @@ class Space:
         self.states.clear()
         for told in self.on_new_life:
             told()
+
+    @property
+    def local_only(self) -> bool:
+        """Whether clean warm versions are kept on disks instead of in Redis."""
+        return self.node is not None and self.config.storage_tiers.warm.placement == "local"
 
     @cached_property
     def keys(self) -> Keyspace:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from distier.effects import Command, Pipeline, Plan, collect
 
+from .nodes import Held, read_nodes
 from .space import Space
 
 
@@ -101,6 +102,10 @@ class Stats:
     counters: Mapping[str, int]
     near: NearStats = NearStats()
     epochs: tuple[ShardEpoch, ...] = ()
+    nodes: Mapping[str, Held] = field(default_factory=dict)
+    """What the disks of the nodes hold that live, over all namespaces, by the node's name."""
+    node: str | None = None
+    """This process's own node, where it keeps copies on a disk."""
 
     @property
     def count(self) -> int:
@@ -119,7 +124,7 @@ class Stats:
 
 
 def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = NearStats()) -> Plan[Stats]:
-    """The sums over all shards, from the accounts that the scripts keep: one round trip, however large."""
+    """The sums over all shards, from the accounts that the scripts keep: a few round trips, however large."""
     calls: list[Command[dict[str, int]]] = [
         Command(shard, ("HGETALL", key), _numbers) for shard in space.keys.shards for key in (shard.usage, shard.limits)
     ]
@@ -130,6 +135,7 @@ def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = Near
         for name, number in numbers.items():
             key = f"max.{name}" if i % 2 else name
             total[key] = total.get(key, 0) + number
+    nodes = yield from read_nodes(space)
     lives = tuple(ShardEpoch(i, *life) for i, life in enumerate(replies[len(calls) :]))
     n = total.get
     all_bytes = sum(n(f"{tier}_bytes", 0) for tier in ("hot", "warm", "cold"))
@@ -140,7 +146,7 @@ def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = Near
                   n("max.warm_modules", 0), n("max.warm_bytes", 0)),
         ColdStats(n("cold_count", 0), n("cold_tokens", 0), n("cold_bytes", 0), n("archived_count", 0),
                   n("archived_bytes", 0), all_bytes - n("dirty_bytes", 0)),
-        n("dirty_count", 0), n("dirty_bytes", 0), counters, near, lives,
+        n("dirty_count", 0), n("dirty_bytes", 0), counters, near, lives, nodes, space.node,
     )  # fmt: skip
 
 

@@ -7,15 +7,16 @@ and changes nothing; the object is dominated later and swept.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from distier.domain import archived as names
 from distier.domain import codec
 from distier.domain.keys import Shard
 from distier.domain.module import Record
-from distier.effects import ArchivePut, Count, Offload, Pipeline, Plan, collect
+from distier.effects import ArchivePut, Count, LocalPut, Offload, Pipeline, Plan, collect
 from distier.errors import Corrupt
-from distier.lua import Refused, archived
+from distier.lua import Move, Refused, archived, demote
 
 from .records import content_unless_moved, frame_command, record_command
 from .space import Space
@@ -49,7 +50,17 @@ def write_back(space: Space, shard: Shard, id: str) -> Plan[Archived | None]:
         return None
     yield from Count("moves.archived")
     yield from Count("archive.bytes_written", len(body))
+    if space.node is not None and record.tier == "warm":
+        yield from _to_disk(space, shard, record, content)
     return Archived(id, record.order.tok, key, len(body))
+
+
+def _to_disk(space: Space, shard: Shard, record: Record, content: bytes) -> Plan[None]:
+    """A warm version that has just become clean goes to this node's disk, as it would have if it had left hot clean. Its frame
+    in Redis is dropped where warm is not kept there; one that was read or put meanwhile stays, by its tok."""
+    kept = yield from LocalPut(replace(record, clean=True), content)
+    if kept and space.local_only:
+        yield from demote(shard, "disk", [Move(record.id, record.order.tok, "cold")])
 
 
 def _read_dirty(shard: Shard, id: str) -> Plan[tuple[Record, bytes] | None]:

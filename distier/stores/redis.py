@@ -472,7 +472,7 @@ class _AsyncLine(asyncio.Protocol):
                 future.set_exception(error)
 
 
-_BLOCKING = frozenset(("XREAD", "WAIT"))
+_BLOCKING = frozenset(("XREAD", "WAIT", "BLPOP"))
 
 
 class AsyncRedisExchange:

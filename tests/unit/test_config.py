@@ -137,7 +137,10 @@ def test_friendly_variables_and_the_named_file(tmp_path: Path, monkeypatch: pyte
         ("namespace: 5\n", ["namespace = 5"]),
         ("max_module_bytes: 257MiB\n", ["max_module_bytes", "256MiB"]),
         ("durability: maybe\n", ["durability = 'maybe': must be redis or replicated or archived"]),
-        ("storage_tiers: {warm: {placement: both}}\n", ["warm.placement", "not available in this version"]),
+        ("storage_tiers: {warm: {placement: disk}}\n", ["warm.placement", "redis or local or both"]),
+        ("storage_tiers: {warm: {placement: local, max_bytes: 9TiB}}\n", ["storage_tiers.warm", "at most 8TiB"]),
+        ("node: web1\n", ["storage_tiers.warm.placement to local or both"]),
+        ("storage_tiers: {warm: {placement: local}}\nnode: a b\n", ["node", "1 to 64"]),
         ("storage_tiers: {warm: {compression: zip}}\n", ["must be lz4 or none"]),
         (
             "storage_tiers: {cold: {url: 's3://bucket/p', directory: d}}\n",

@@ -1,0 +1,157 @@
+"""This node's part in the fleet, beside the calls of a store: a thread, or a task of an event loop, that says what the node's
+disk holds and answers other nodes (`plans/nodes.py`).
+
+One process of a node serves, which has a lock of a file of the directory (it ends with the process); the others tell what
+they themselves have changed, and are ready to take over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+from distier.drive.common import PeerTable
+from distier.effects import Plan
+from distier.errors import DistierError
+from distier.plans import nodes
+from distier.plans.space import Space
+
+if TYPE_CHECKING:
+    from distier.stores.local import LocalStore
+
+FIRST_S = 0.2
+"""A process that does one thing and ends (a command) says nothing."""
+EXPIRE_S = 60.0
+
+
+class Runs(Protocol):
+    def __call__(self, plan: Plan[Any], *, deadline_s: float | None = None) -> Any: ...
+
+
+class _Service:
+    """What thread and task share: what is due, and what came of it."""
+
+    def __init__(self, space: Space, local: LocalStore, peers: PeerTable) -> None:
+        self.space, self.local, self.peers = space, local, peers
+        self.pid = os.getpid()
+        self._next_beat_s = 0.0
+        self._next_expire_s = 0.0
+        self._anew = False
+        self._lock_fd: int | None = None
+
+    def look(self) -> Plan[Any] | None:
+        """What is to be told to Redis now; looks after the disk when that is due. Blocks for a moment."""
+        now_s = time.monotonic()
+        if now_s < self._next_beat_s:
+            changes = self.local.take_changes()
+            return nodes.tell_changes(self.space, self.local.node, changes) if changes else None
+        self._next_beat_s = now_s + nodes.BEAT_S
+        self.local.tend()
+        if now_s >= self._next_expire_s:
+            self._next_expire_s = now_s + EXPIRE_S
+            self.local.expire()
+        sums = self.local.sums()
+        held = nodes.Held(sums.modules, sums.size_bytes, sums.max_modules, sums.max_bytes)
+        return self._beat(held, anew=self._anew)
+
+    def _beat(self, held: nodes.Held, *, anew: bool) -> Plan[None]:
+        changes = self.local.take_changes()
+        self._anew = True  # unless it is told now
+        found = yield from nodes.beat(self.space, self.local.node, held, changes, self.local.ids, anew=anew)
+        self._anew = False
+        self.peers.found(found)
+
+    def serves(self) -> bool:
+        """Whether this process is the one that answers for the node."""
+        if self._lock_fd is None:
+            path = self.local.lock_path(self.space.namespace)
+            with suppress(OSError):
+                self._lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        if self._lock_fd is None:
+            return False
+        try:
+            fcntl.lockf(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not `flock`: a fork does not inherit it
+        except OSError:
+            return False
+        return True
+
+    def failed(self) -> None:
+        self._anew = True  # what was taken to be told is lost
+
+    def release(self) -> None:
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+
+class NodeThread(_Service):
+    """For a blocking store. `run` is the store's."""
+
+    def __init__(self, run: Runs, space: Space, local: LocalStore, peers: PeerTable) -> None:
+        super().__init__(space, local, peers)
+        self._run = run
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="distier-node", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        self._stopping.wait(FIRST_S)
+        while not self._stopping.is_set():
+            try:
+                plan = self.look()
+                if plan is not None:
+                    self._run(plan)
+                if not self.serves():
+                    self._stopping.wait(nodes.ASK_WAIT_S)
+                    continue
+                entry = self._run(nodes.wait_for_ask(self.space, self.local.node))
+                if entry is not None:
+                    self._run(nodes.answer(self.space, self.local.node, entry))
+            except DistierError:
+                self.failed()
+                self._stopping.wait(nodes.ASK_WAIT_S)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread.is_alive() and self.pid == os.getpid():
+            self._thread.join(timeout=5)
+        self.release()
+
+
+class NodeTask(_Service):
+    """The same as a task."""
+
+    def __init__(self, run: Runs, space: Space, local: LocalStore, peers: PeerTable) -> None:
+        super().__init__(space, local, peers)
+        self._run = run
+        self._task = asyncio.get_running_loop().create_task(self._serve())
+
+    async def _serve(self) -> None:
+        await asyncio.sleep(FIRST_S)
+        while True:
+            try:
+                plan = await asyncio.to_thread(self.look)
+                if plan is not None:
+                    await self._run(plan)
+                if not self.serves():
+                    await asyncio.sleep(nodes.ASK_WAIT_S)
+                    continue
+                entry = await self._run(nodes.wait_for_ask(self.space, self.local.node))
+                if entry is not None:
+                    await self._run(nodes.answer(self.space, self.local.node, entry))
+            except DistierError:
+                self.failed()
+                await asyncio.sleep(nodes.ASK_WAIT_S)
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self.release()
+
+
+__all__ = ["NodeTask", "NodeThread"]

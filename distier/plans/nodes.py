@@ -1,0 +1,188 @@
+"""What a node with copies on its own disk does beside its calls: it says that it lives and what it holds, and answers
+what others ask it for. Any process of the node may do all of it; several of them do no harm.
+
+    nodes           each node's name, until when it counts as alive: renewed every `BEAT_S`
+    nodes:<node>    the sums of its disk, for `stats`
+    held:<node>     the ids that it holds, for `where` and for those who look for a copy: follows the disk by a second
+    asks:<node>     waited for, entry by entry
+
+A node that died is in `nodes` with a time that has passed: nobody asks it, and the worker removes the rest of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from distier.domain.ids import check_id
+from distier.domain.keys import Shard
+from distier.domain.module import Placement
+from distier.effects import Command, Count, LocalGet, LocalHas, Pipeline, Plan, collect
+from distier.errors import DistierError, Invalid
+
+from .peers import ABSENT, PROMOTED, Ask, holders_of, holds_command, packed, popped
+from .read import keep, to_hot
+from .read import place as read_place
+from .records import chunks, record_command
+from .space import Space
+
+BEAT_S = 2.0
+ALIVE_MS = 6000
+"""Three beats: one may be late and one lost."""
+FORGET_MS = 60_000
+"""How long what a dead node held is kept, should it come back."""
+ASK_WAIT_S = 0.5
+ANSWER_TTL_MS = 5000
+MANY = 500
+
+
+class Held(NamedTuple):
+    """What a node's disk holds in sum."""
+
+    modules: int
+    size_bytes: int
+    max_modules: int
+    max_bytes: int
+
+
+def beat(
+    space: Space,
+    node: str,
+    held: Held,
+    changes: Mapping[str, bool],
+    all_ids: Callable[[], Sequence[str]],
+    *,
+    anew: bool,
+) -> Plan[tuple[str, ...]]:
+    """Say that the node lives and what came to its disk and left it; the other nodes that live. A node that was not known, or
+    no longer, says all that it holds (`all_ids`), and so does one whose last changes may be lost (`anew`)."""
+    first = space.keys.shards[0]
+    now_ms = yield from Command(first, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000)
+    sums = (
+        "modules",
+        held.modules,
+        "bytes",
+        held.size_bytes,
+        "max_modules",
+        held.max_modules,
+        "max_bytes",
+        held.max_bytes,
+    )
+    calls: list[Command[Any]] = [
+        Command(first, ("ZADD", first.nodes, now_ms + ALIVE_MS, node), int),
+        Command(first, ("HSET", first.node(node), *sums, "updated", now_ms), int),
+        Command(first, ("PEXPIRE", first.node(node), ALIVE_MS), int),
+        Command(first, ("ZRANGEBYSCORE", first.nodes, now_ms, "+inf"), lambda r: [n.decode() for n in r]),
+    ]
+    replies = [collect(reply) for reply in (yield from Pipeline([*calls, *_held_calls(space, node, changes)]))]
+    if replies[0] or anew:
+        yield from _tell_all(space, node, all_ids())
+    return tuple(other for other in replies[3] if other != node)
+
+
+def _held_calls(space: Space, node: str, changes: Mapping[str, bool]) -> list[Command[Any]]:
+    words: dict[tuple[Shard, str], list[str]] = {}
+    for id, came in changes.items():
+        words.setdefault((space.shard(id), "SADD" if came else "SREM"), []).append(id)
+    return [
+        Command(shard, (verb, shard.held(node), *part), int)
+        for (shard, verb), ids in words.items()
+        for part in chunks(ids, MANY)
+    ]
+
+
+def tell_changes(space: Space, node: str, changes: Mapping[str, bool]) -> Plan[None]:
+    """What came to the disk and left it, between two beats."""
+    for reply in (yield from Pipeline(_held_calls(space, node, changes))):
+        collect(reply)
+
+
+def _tell_all(space: Space, node: str, ids: Sequence[str]) -> Plan[None]:
+    """From nothing: what it held before may be wrong by what happened while nobody listened."""
+    for reply in (yield from Pipeline([Command(s, ("UNLINK", s.held(node)), int) for s in space.keys.shards])):
+        collect(reply)
+    for part in chunks(ids, 20 * MANY):
+        yield from tell_changes(space, node, dict.fromkeys(part, True))
+
+
+def wait_for_ask(space: Space, node: str, wait_s: float = ASK_WAIT_S) -> Plan[bytes | None]:
+    """The next entry of the node's list; None if none comes in time."""
+    first = space.keys.shards[0]
+    return (yield from popped(first, first.asks(node), wait_s))
+
+
+def answer(space: Space, node: str, entry: bytes) -> Plan[None]:
+    """Answer one ask: with the copy, by promoting it, or by saying that there is none, so that nobody waits in vain."""
+    try:
+        ask = Ask.parse(entry)
+        shard = space.shard(check_id(ask.id))
+    except Invalid:
+        yield Count("asks.invalid")
+        return
+    record = yield from record_command(shard, ask.id)
+    content = None
+    if record is not None and record.clean and not record.deleted and record.order.tok == ask.tok:
+        content = yield from LocalGet(record)
+    reply, more = ABSENT, []
+    if record is None or content is None:
+        more = [Command(shard, ("SREM", shard.held(node), ask.id), int)]
+    elif ask.want == "hot":
+        word = yield from keep(to_hot(space, shard, record, content, "request"))
+        reply = PROMOTED if word in ("hot", "already") else ABSENT
+    else:
+        reply = packed(content)
+    key = shard.answer(ask.answer)
+    yield Count("asks.absent" if reply == ABSENT else "asks.answered")
+    calls = [
+        Command(shard, ("RPUSH", key, reply), int, retry=False),
+        Command(shard, ("PEXPIRE", key, ANSWER_TTL_MS), int),
+    ]
+    for result in (yield from Pipeline([*calls, *more])):
+        if isinstance(result, DistierError):
+            yield Count("asks.lost")
+
+
+# -- looking, and clearing up ---------------------------------------------------------------------------------------
+
+
+def read_nodes(space: Space) -> Plan[dict[str, Held]]:
+    """The nodes that live, with the sums of their disks."""
+    first = space.keys.shards[0]
+    now_ms = yield from Command(first, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000)
+    words = ("ZRANGEBYSCORE", first.nodes, now_ms, "+inf")
+    names: list[str] = yield from Command(first, words, lambda r: [n.decode() for n in r])
+    fields = ("modules", "bytes", "max_modules", "max_bytes")
+    calls = [
+        Command(first, ("HMGET", first.node(n), *fields), lambda r: Held(*(int(x or 0) for x in r))) for n in names
+    ]
+    return dict(zip(names, map(collect, (yield from Pipeline(calls))), strict=True))
+
+
+def place(space: Space, id: str) -> Plan[Placement | None]:
+    """Where the module is, with the nodes that live and hold a copy; None if it does not exist."""
+    found = yield from read_place(space, id)
+    if found is None or not found.clean:
+        return found
+    names = [node for node in (yield from read_nodes(space)) if node != space.node]
+    shard = space.shard(id)
+    replies = yield from Pipeline([holds_command(shard, node, id) for node in names])
+    nodes = holders_of(names, [collect(reply) for reply in replies])
+    if space.node is not None and (yield from LocalHas(id, found.version.tok)):
+        nodes.append(space.node)
+    return replace(found, nodes=tuple(sorted(nodes)))
+
+
+def forget_dead(space: Space) -> Plan[int]:
+    """Remove what nodes said that have been dead for a minute; how many."""
+    first = space.keys.shards[0]
+    now_ms = yield from Command(first, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000)
+    words = ("ZRANGEBYSCORE", first.nodes, "-inf", now_ms - FORGET_MS, "LIMIT", 0, 64)
+    names: list[str] = yield from Command(first, words, lambda r: [n.decode() for n in r])
+    for node in names:
+        keys = [(s, s.held(node)) for s in space.keys.shards] + [(first, first.asks(node))]
+        for reply in (yield from Pipeline([Command(shard, ("UNLINK", key), int) for shard, key in keys])):
+            collect(reply)
+        # Last: until then the next round finds it again. One that came back meanwhile says all that it holds.
+        yield from Command(first, ("ZREM", first.nodes, node), int)
+    return len(names)

@@ -1,0 +1,773 @@
+"""Warm copies on the node's own disk: one LMDB environment a directory, shared by all processes of the node.
+
+It is a cache and nothing else. Only clean versions go in, the record in Redis decides what is current, and each read
+compares `tok` and SHA-256 with that record: a wrong answer is not possible, a missing one costs a read of the archive.
+So nothing here is synced, nothing is repaired, and every failure is counted and answered with "not there".
+
+    copies    <namespace> NUL <id>     ->  header, tok, lz4 block or plain bytes     (one version a module: the last)
+    order     sequence, 8 bytes        ->  key in `copies`: the order in which they leave
+    sums      bytes, sequence, layout  ->  8 bytes each
+
+Copies leave in the order in which they came, but one that this process has read since then is put at the end again, once
+each time (second chance): reads write nothing. Uses by other processes are not seen; who evicts what they use costs them a
+read of the archive. The road not taken: a clock bit in the file, which makes each read a write transaction.
+
+What holds for one LMDB file, and what is done about it:
+
+- A process may open it once: `_ENVIRONMENTS` shares it, by directory.
+- Nothing of it survives a fork. The child closes what it inherited while nobody uses it (`os.register_at_fork`; no
+  spare transactions are kept, whose reader slots would be the parent's) and opens its own.
+- LMDB waits for ever for the writer's mutex, also for one that is stopped. So a writer first takes a lock that can be
+  waited for with patience (`writer.lock`, `flock`: it ends with its process).
+- Without sync, a crash of the *host* may leave a file that is torn inside. So a file of another boot is thrown away.
+- A page behind the end of the file is SIGBUS, not an error. So a file that is shorter than its last page is thrown away
+  before it is mapped for use, and the table of readers has all its blocks before LMDB writes to it. Left over: a file
+  that somebody truncates, or overwrites inside, by hand, may kill the processes that use it (LMDB trusts its pages), and
+  so may a full disk where a file system writes each block anew (btrfs, ZFS). The directory is open to its owner only.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import socket
+import stat
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lmdb
+
+from distier.domain import codec
+from distier.domain.module import Record
+from distier.errors import ConfigError, Corrupt
+
+LAYOUT = 1
+SUBDIRECTORY = "copies"
+PATIENCE_S = 0.05
+"""How long a writer waits for another one. A copy that is not kept costs less than a caller that waits."""
+OPEN_PATIENCE_S = 2.0
+RETRY_S = 10.0
+"""After a failure to open: the disk is full, or gone."""
+SECOND_CHANCES = 8
+RECENT_MAX = 100_000
+CHANGES_MAX = 100_000
+FIRST_PAGES_BYTES = 2 * 4096
+READERS_MAX = 1024
+LOCK_FILE_BYTES = READERS_MAX * 64 + 4096
+EVICT_SHARE = 10
+"""Where the map is full in spite of the budgets (fragments): one of so many leaves, then another try."""
+THINNINGS = 4
+
+NETWORK_FILE_SYSTEMS = frozenset({
+    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4",
+    "ocfs2", "orangefs", "pvfs2", "smb2", "smb3", "smbfs", "vboxsf", "virtiofs", "fuse.blobfuse", "fuse.ceph", "fuse.davfs",
+    "fuse.gcsfuse", "fuse.glusterfs", "fuse.juicefs", "fuse.mount-s3", "fuse.rclone", "fuse.s3fs", "fuse.sshfs",
+    "fuse.vmhgfs-fuse",
+})  # fmt: skip
+
+# version, codec, length of tok; sequence, time of the copy in ms since the Unix epoch
+_HEADER = struct.Struct("<BBBxIQQ")
+_U64 = struct.Struct(">Q")
+_CODECS = {codec.RAW: 0, codec.LZ4: 1}
+_NAMES = {n: name for name, n in _CODECS.items()}
+Count = Callable[[str, int], None]
+
+
+class LocalSums(NamedTuple):
+    """What a node's store holds, over all namespaces, and its budgets. `size_bytes`: as stored."""
+
+    node: str
+    modules: int
+    size_bytes: int
+    max_modules: int
+    max_bytes: int
+
+
+# -- the directory -------------------------------------------------------------------------------------------------
+
+
+def mounts() -> str:
+    """The table of mounts of this process; empty where the system shows none there."""
+    try:
+        return Path("/proc/self/mounts").read_text("utf-8", "surrogateescape")
+    except OSError:
+        return ""
+
+
+def file_system(path: Path, table: str) -> str:
+    """The type of the file system that `path` is on, by a table of mounts; empty if that does not tell."""
+    real = str(path.resolve())
+    best, found = -1, ""
+    for line in table.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        at = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[1])
+        inside = real == at or real.startswith(at.rstrip("/") + "/")
+        if inside and len(at) >= best:  # of two on one place the later one hides the other
+            best, found = len(at), fields[2]
+    return found
+
+
+def boot_id() -> str:
+    """Another text after each start of the machine; empty where the system has none: then writes are synced."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def prepare(directory: Path, *, table: str | None = None) -> Path:
+    """The directory of the environment, made if need be, owner-only. Raises `ConfigError`."""
+    key = "storage_tiers.warm.directory"
+    inner = directory / SUBDIRECTORY
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kind = file_system(directory, mounts() if table is None else table)
+        if kind in NETWORK_FILE_SYSTEMS:
+            raise ConfigError(
+                f"{key} = {directory} is on a network file system ({kind}): a memory-mapped file that several hosts write is "
+                "damaged by them. Name a directory on a disk of this machine, or set storage_tiers.warm.placement to redis"
+            )
+        with suppress(FileExistsError):
+            inner.mkdir(mode=0o700)
+        found = inner.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise ConfigError(
+                f"{inner} is not a directory of this user (uid {os.geteuid()}): others could write what is served. Remove it, "
+                f"or name another {key}; processes of different users need a directory each"
+            )
+        if found.st_mode & 0o077:
+            inner.chmod(0o700)
+    except OSError as e:
+        raise ConfigError(
+            f"{key} = {directory} cannot be used ({e.strerror}): name a directory that this user may write"
+        ) from e
+    return inner
+
+
+def default_node(inner: Path) -> str:
+    """The host's name and eight characters for the directory: two nodes on one host differ, processes of a node do not."""
+    found = inner.stat()
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:48] or "node"
+    return f"{host}-{hashlib.sha256(f'{found.st_dev}:{found.st_ino}:{inner.resolve()}'.encode()).hexdigest()[:8]}"
+
+
+# -- the environment: one a process and directory ------------------------------------------------------------------
+
+
+class _Environment:
+    """The open file, and who may use it when. `lock` is held over each use of it, `writing` over each change as well."""
+
+    def __init__(self, inner: Path, map_bytes: int) -> None:
+        self.inner = inner
+        self.map_bytes = map_bytes
+        self.lock = threading.Lock()
+        self.users = 0
+        self.recent: set[bytes] = set()
+        self.changes: dict[bytes, bool] = {}
+        self.rebuilt = 0
+        self._writers = threading.Lock()
+        self._lock_fd: int | None = None
+        self._env: Any = None
+        self._file: tuple[int, int] | None = None
+        self._suspect = False
+        self._retry_s = 0.0
+
+    # ---- writers take turns, in this process and in others
+
+    @contextmanager
+    def writing(self, patience_s: float = PATIENCE_S) -> Iterator[bool]:
+        """Whether the turn came in time. While it lasts nobody else writes or replaces the file."""
+        end_s = time.monotonic() + patience_s
+        if not self._writers.acquire(timeout=patience_s):
+            yield False
+            return
+        try:
+            if not self._flock(end_s):
+                yield False
+                return
+            try:
+                yield True
+            finally:
+                assert self._lock_fd is not None
+                fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+        finally:
+            self._writers.release()
+
+    def _flock(self, end_s: float) -> bool:
+        try:
+            if self._lock_fd is None:
+                path = self.inner / "writer.lock"
+                self._lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            while True:
+                try:
+                    fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return True
+                except BlockingIOError:
+                    if time.monotonic() >= end_s:
+                        return False
+                    time.sleep(0.0005)
+        except OSError:
+            return False
+
+    # ---- opening
+
+    def opened(self) -> bool:
+        """Whether the file is open, in a turn of `writing` and under `lock`; opens it if it is not, anew where it was replaced
+        or is not to be trusted."""
+        if self._env is not None and (self._suspect or self._file != self._identity()):
+            self._close(wipe=self._suspect)
+        if self._env is None and time.monotonic() >= self._retry_s:
+            try:
+                self._open()
+            except (lmdb.Error, OSError):
+                self._close()
+                self._retry_s = time.monotonic() + RETRY_S
+        return self._env is not None
+
+    def _open(self) -> None:
+        boot, marker = boot_id(), self.inner / "boot"
+        with suppress(OSError):
+            if boot and marker.read_text("ascii", "replace") != boot:
+                self._wipe()
+        if not marker.exists():
+            self._wipe()
+        try:
+            self._map(boot)
+        except (lmdb.Error, OSError) as e:
+            if getattr(e, "errno", None) == errno.ENOSPC or "No space" in str(e):
+                raise
+            self._close(wipe=True)
+            self._map(boot)
+        marker.write_text(boot, "ascii")
+        marker.chmod(0o600)
+
+    def _map(self, boot: str) -> None:
+        for name in ("data.mdb", "lock.mdb"):
+            with suppress(FileNotFoundError):
+                (self.inner / name).chmod(0o600)
+        self._allocate_lock_file()
+        # No spare transactions: see the top. No readahead: reads are of single copies. And pages are cleared first
+        # (`meminit`): else bytes of this process's memory would lie in the file.
+        self._env = env = lmdb.open(
+            str(self.inner), map_size=self.map_bytes, max_dbs=4, max_readers=READERS_MAX, max_spare_txns=0, mode=0o600,
+            sync=not boot, metasync=not boot, readahead=False,
+        )  # fmt: skip
+        needed_bytes = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+        if (self.inner / "data.mdb").stat().st_size < min(needed_bytes, 1 << 62) and env.info()["last_txnid"]:
+            raise lmdb.CorruptedError("the file is shorter than its last page")
+        env.reader_check()
+        self.copies = env.open_db(b"copies")
+        self.order = env.open_db(b"order")
+        self.sums = env.open_db(b"sums")
+        with env.begin(write=True) as txn:
+            layout = txn.get(b"layout", db=self.sums)
+            if layout not in (None, _U64.pack(LAYOUT)):
+                raise lmdb.VersionMismatchError("another layout")
+            txn.put(b"layout", _U64.pack(LAYOUT), db=self.sums)
+        self.lengthen()
+        self._file, self._suspect = self._identity(), False
+
+    def _allocate_lock_file(self) -> None:
+        """LMDB makes its table of readers a sparse file and writes it through memory: on a full disk that is SIGBUS. With all its
+        blocks there it is `ENOSPC`, here. Not while it is open in this process: to close it would end LMDB's own locks."""
+        fd = os.open(self.inner / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(fd, 0, LOCK_FILE_BYTES)
+        finally:
+            os.close(fd)
+
+    def lengthen(self) -> None:
+        """LMDB may leave its last pages unwritten where they were freed in the same transaction. A file of the full length is
+        one that `_map` can tell from a truncated one."""
+        needed_bytes = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        path = self.inner / "data.mdb"
+        if path.stat().st_size < needed_bytes:
+            os.truncate(path, needed_bytes)
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = (self.inner / "data.mdb").stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def begin(self, *, write: bool = False) -> Any:
+        return self._env.begin(write=write)
+
+    @property
+    def is_open(self) -> bool:
+        return self._env is not None
+
+    def info(self) -> Any:
+        return self._env.info()
+
+    def distrust(self, error: lmdb.Error) -> None:
+        """After an error of LMDB: the next writer opens the file anew, or makes another one."""
+        if isinstance(error, lmdb.ReadersFullError):
+            with suppress(lmdb.Error):
+                self._env.reader_check()
+        elif isinstance(error, lmdb.MapResizedError):  # a process with a larger budget has made it grow
+            self._close()
+        else:
+            self._suspect = True
+
+    @property
+    def suspect(self) -> bool:
+        return self._suspect
+
+    def is_whole(self) -> bool:
+        """Whether the file is where it was and no shorter than what is mapped."""
+        try:
+            size_bytes = (self.inner / "data.mdb").stat().st_size
+        except OSError:
+            return False
+        if size_bytes < FIRST_PAGES_BYTES or self._file != self._identity():
+            return False  # not even the first two pages may be touched, where `info` looks
+        return bool(size_bytes >= (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"])
+
+    def _wipe(self) -> None:
+        for name in ("data.mdb", "lock.mdb", "boot"):
+            with suppress(FileNotFoundError):
+                (self.inner / name).unlink()
+        self.recent.clear()
+
+    def _close(self, *, wipe: bool = False) -> None:
+        env, self._env, self._file = self._env, None, None
+        if env is not None:
+            env.close()
+        if wipe:
+            self._wipe()
+            self._suspect = False
+            self.rebuilt += 1
+
+    def close(self) -> None:
+        with self._writers, self.lock:
+            self._close()
+            if self._lock_fd is not None:
+                os.close(self._lock_fd)
+                self._lock_fd = None
+
+    # ---- fork
+
+    def before_fork(self) -> None:
+        self._writers.acquire()
+        self.lock.acquire()
+
+    def after_fork(self) -> None:
+        self.lock.release()
+        self._writers.release()
+
+    def after_fork_in_child(self) -> None:
+        self._close()  # touches the slots of this process only: it has none
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)  # a lock taken over it would be the parent's too
+            self._lock_fd = None
+        self.recent.clear()
+        self.changes.clear()
+        self.after_fork()
+
+
+_ENVIRONMENTS: dict[tuple[int, int], _Environment] = {}
+_REGISTRY = threading.Lock()
+
+
+def _before_fork() -> None:
+    _REGISTRY.acquire()
+    for environment in _ENVIRONMENTS.values():
+        environment.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for environment in _ENVIRONMENTS.values():
+        environment.after_fork()
+    _REGISTRY.release()
+
+
+def _after_fork_in_child() -> None:
+    for environment in _ENVIRONMENTS.values():
+        environment.after_fork_in_child()
+    _REGISTRY.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
+def _shared(inner: Path, map_bytes: int) -> _Environment:
+    found = inner.stat()
+    with _REGISTRY:
+        environment = _ENVIRONMENTS.setdefault((found.st_dev, found.st_ino), _Environment(inner, map_bytes))
+        environment.users += 1
+        return environment
+
+
+def _leave(environment: _Environment) -> None:
+    with _REGISTRY:
+        environment.users -= 1
+        if environment.users:
+            return
+        for key in [k for k, e in _ENVIRONMENTS.items() if e is environment]:
+            del _ENVIRONMENTS[key]
+    environment.close()
+
+
+# -- a namespace's view of it -----------------------------------------------------------------------------------------
+
+
+class LocalStore:
+    """The warm copies of one namespace on this node, for threads. Safe over fork. Budgets hold over all namespaces that share
+    the directory. Raises `ConfigError` where a person must change something; nothing else ever.
+
+    Counts `local.hits`, `local.misses`, `local.kept`, `local.evicted`, `local.damaged` (a copy whose SHA-256 is wrong; it is
+    dropped), `local.refused` (no room), `local.busy` (another writer was slow), `local.errors` (LMDB or the disk) and
+    `local.rebuilt` (the file was thrown away).
+    """
+
+    def __init__(
+        self, directory: Path, *, namespace: str, max_modules: int, max_bytes: int, ttl_ms: int, level: int | None = 9,
+        node: str | None = None, count: Count = lambda name, n: None, clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        inner = prepare(directory)
+        self.node = node or default_node(inner)
+        self.directory = directory
+        self.count = count
+        self.max_modules, self.max_bytes, self.ttl_ms = max_modules, max_bytes, ttl_ms
+        self._level = level
+        self._clock = clock
+        self._prefix = namespace.encode() + b"\0"
+        # Pages are at most half empty, and a copy that spans pages leaves at most half of them empty; the rest is for
+        # fragments and for old pages that a reader still holds. Addresses only: the file grows as it is used.
+        self._shared = _shared(inner, (3 * max_bytes + 256 * max_modules + (64 << 20)) // 4096 * 4096)
+        self._rebuilt = self._shared.rebuilt
+        self._closed = False
+        with self._shared.writing(OPEN_PATIENCE_S) as mine:
+            if mine:
+                with self._shared.lock:
+                    self._shared.opened()
+        self._tell_rebuilt()
+
+    def __repr__(self) -> str:
+        return f"LocalStore({str(self.directory)!r}, node={self.node!r})"
+
+    # ---- reading
+
+    def get(self, record: Record) -> bytes | None:
+        """The content of exactly this version, checked; None where there is no such copy. Writes nothing."""
+        shared, key = self._shared, self._prefix + record.id.encode()
+        with shared.lock:
+            if not shared.is_open or shared.suspect:
+                value = None
+            else:
+                try:
+                    with shared.begin() as txn:
+                        value = txn.get(key, db=shared.copies)
+                except lmdb.Error as e:
+                    shared.distrust(e)
+                    self.count("local.errors", 1)
+                    value = None
+        found = None if value is None else _unpacked(value, record.order.tok)
+        if found is None:
+            self.count("local.misses", 1)
+            return None
+        try:
+            content = codec.decompress_block(*found, size_bytes=record.size_bytes)
+        except Corrupt:
+            content = None
+        if content is None or hashlib.sha256(content).hexdigest() != record.sha256:
+            self.count("local.damaged", 1)
+            self.delete(record.id)
+            return None
+        self.count("local.hits", 1)
+        if len(shared.recent) < RECENT_MAX:
+            shared.recent.add(key)
+        return content
+
+    def has(self, id: str, tok: str) -> bool:
+        """Whether there is a copy of this version; not opened, no use."""
+        with self._shared.lock:
+            value = self._peek(self._prefix + id.encode())
+        return value is not None and _unpacked(value, tok) is not None
+
+    def ids(self) -> list[str]:
+        """The ids of this namespace that have a copy."""
+        shared, found = self._shared, []
+        with shared.lock, suppress(lmdb.Error):
+            if shared.is_open and not shared.suspect:
+                with shared.begin() as txn:
+                    cursor = txn.cursor(db=shared.copies)
+                    if cursor.set_range(self._prefix):
+                        for key in cursor.iternext(keys=True, values=False):
+                            if not key.startswith(self._prefix):
+                                break
+                            found.append(key[len(self._prefix) :].decode(errors="replace"))
+        return found
+
+    def sums(self) -> LocalSums:
+        shared, n, size_bytes = self._shared, 0, 0
+        with shared.lock, suppress(lmdb.Error):
+            if shared.is_open and not shared.suspect:
+                with shared.begin() as txn:
+                    n, size_bytes = txn.stat(shared.copies)["entries"], _number(txn, shared, b"bytes")
+        return LocalSums(self.node, n, size_bytes, self.max_modules, self.max_bytes)
+
+    def _peek(self, key: bytes) -> bytes | None:
+        shared = self._shared
+        if not shared.is_open or shared.suspect:
+            return None
+        try:
+            with shared.begin() as txn:
+                value: bytes | None = txn.get(key, db=shared.copies)
+                return value
+        except lmdb.Error as e:
+            shared.distrust(e)
+            return None
+
+    # ---- writing
+
+    def put(self, record: Record, content: bytes) -> bool:
+        """Keep this clean version, in place of any other of the module; makes room first. False where it was not kept."""
+        if not record.clean:
+            raise AssertionError(f"module {record.id!r} is not archived: its only copy belongs in Redis")
+        key = self._prefix + record.id.encode()
+        name, data = codec.compress_block(content, level=self._level)
+        tok = record.order.tok.encode()
+        if len(tok) > 255 or _cost(key, len(data) + len(tok)) > self.max_bytes or not self.max_modules:
+            self.count("local.refused", 1)
+            return False
+
+        def keep(txn: Any, shared: _Environment) -> int:
+            evicted = self._make_room(txn, shared, key, _cost(key, len(data) + len(tok)))
+            sequence = _number(txn, shared, b"sequence") + 1
+            header = _HEADER.pack(LAYOUT, _CODECS[name], len(tok), 0, sequence, int(self._clock() * 1000))
+            value = header + tok + data
+            txn.put(key, value, db=shared.copies)
+            txn.put(_U64.pack(sequence), key, db=shared.order, append=True)
+            _set(txn, shared, b"sequence", sequence)
+            _set(txn, shared, b"bytes", _number(txn, shared, b"bytes") + len(key) + len(value))
+            shared.changes[key] = True
+            return evicted
+
+        evicted = self._write(keep)
+        if evicted is None:
+            return False
+        self.count("local.kept", 1)
+        if evicted:
+            self.count("local.evicted", evicted)
+        return True
+
+    def delete(self, id: str) -> bool:
+        """Drop the copy of a module; whether there was one."""
+        key = self._prefix + id.encode()
+
+        def drop(txn: Any, shared: _Environment) -> int:
+            return int(_drop(txn, shared, key))
+
+        return bool(self._write(drop))
+
+    def expire(self) -> int:
+        """Drop copies older than the TTL that were not read here since; how many."""
+        before_ms = int(self._clock() * 1000) - self.ttl_ms
+
+        def drop(txn: Any, shared: _Environment) -> int:
+            gone = 0
+            for _ in range(256):
+                key = self._oldest(txn, shared)
+                value = txn.get(key, db=shared.copies) if key else None
+                if key is None or value is None or _HEADER.unpack_from(value)[5] > before_ms:
+                    break
+                if key in shared.recent:
+                    self._requeue(txn, shared, key, value)
+                else:
+                    gone += _drop(txn, shared, key)
+            return gone
+
+        return self._write(drop) or 0
+
+    def tend(self) -> None:
+        """Look after the file: one that was replaced, truncated or damaged is opened or made anew."""
+        shared = self._shared
+        with shared.writing() as mine:
+            if mine:
+                with shared.lock:
+                    if shared.is_open and not shared.is_whole():
+                        shared.distrust(lmdb.CorruptedError("truncated"))
+                    if shared.opened():
+                        with suppress(lmdb.Error):
+                            shared._env.reader_check()
+        self._tell_rebuilt()
+
+    def take_changes(self) -> dict[str, bool]:
+        """Ids that came (True) or left since the last call, as far as this process has done it."""
+        shared, mine = self._shared, {}
+        with shared.lock:
+            for key in [k for k in shared.changes if k.startswith(self._prefix)]:
+                mine[key[len(self._prefix) :].decode(errors="replace")] = shared.changes.pop(key)
+        return mine
+
+    def lock_path(self, namespace: str) -> Path:
+        """The file whose lock says which process answers for this node."""
+        return self._shared.inner / f"serve-{namespace}.lock"
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            _leave(self._shared)
+
+    def _write(self, change: Callable[[Any, _Environment], int]) -> int | None:
+        """Run a change in a transaction of its own; None where it could not be made."""
+        shared = self._shared
+        with shared.writing() as mine:
+            if not mine:
+                self.count("local.busy", 1)
+                return None
+            with shared.lock:
+                try:
+                    if not shared.opened():
+                        self.count("local.errors", 1)
+                        return None
+                    if len(shared.changes) > CHANGES_MAX:
+                        shared.changes.clear()
+                    result = self._fitted(change)
+                    shared.lengthen()
+                    return result
+                except lmdb.MapFullError:
+                    self.count("local.refused", 1)
+                except (lmdb.Error, OSError) as e:
+                    self.count("local.errors", 1)
+                    if isinstance(e, lmdb.Error) and _is_damage(e):
+                        shared.distrust(e)
+                finally:
+                    self._tell_rebuilt()
+        return None
+
+    def _fitted(self, change: Callable[[Any, _Environment], int]) -> int:
+        """What the change answers. Where the map is full in spite of the budgets, the oldest leave: LMDB gives their pages
+        out again two transactions later."""
+        for _ in range(THINNINGS):
+            try:
+                return _committed(self._shared, change)
+            except lmdb.MapFullError:
+                _committed(self._shared, self._thin)
+        return _committed(self._shared, change)
+
+    def _tell_rebuilt(self) -> None:
+        n, self._rebuilt = self._shared.rebuilt - self._rebuilt, self._shared.rebuilt
+        if n > 0:
+            self.count("local.rebuilt", n)
+
+    # ---- eviction, in a transaction
+
+    def _make_room(self, txn: Any, shared: _Environment, key: bytes, need_bytes: int) -> int:
+        _drop(txn, shared, key)
+        evicted, chances = 0, SECOND_CHANCES
+        while (
+            txn.stat(shared.copies)["entries"] + 1 > self.max_modules
+            or _number(txn, shared, b"bytes") + need_bytes > self.max_bytes
+        ):
+            victim = self._oldest(txn, shared)
+            if victim is None:
+                break
+            value = txn.get(victim, db=shared.copies)
+            if victim in shared.recent and chances and value is not None:
+                chances -= 1
+                self._requeue(txn, shared, victim, value)
+            else:
+                evicted += _drop(txn, shared, victim)
+        return evicted
+
+    def _oldest(self, txn: Any, shared: _Environment) -> bytes | None:
+        """The key that leaves next. Entries of the order that point nowhere are dropped on the way."""
+        cursor = txn.cursor(db=shared.order)
+        while cursor.first():
+            sequence, key = cursor.item()
+            value = txn.get(key, db=shared.copies)
+            if value is not None and _U64.pack(_HEADER.unpack_from(value)[4]) == sequence:
+                return bytes(key)
+            cursor.delete()
+        return None
+
+    def _requeue(self, txn: Any, shared: _Environment, key: bytes, value: bytes) -> None:
+        """To the end of the order, as of now: it was read since it came."""
+        shared.recent.discard(key)
+        version, kind, tok_bytes, _, before, _ = _HEADER.unpack_from(value)
+        sequence = _number(txn, shared, b"sequence") + 1
+        header = _HEADER.pack(version, kind, tok_bytes, 0, sequence, int(self._clock() * 1000))
+        txn.delete(_U64.pack(before), db=shared.order)
+        txn.put(key, header + value[_HEADER.size :], db=shared.copies)
+        txn.put(_U64.pack(sequence), key, db=shared.order, append=True)
+        _set(txn, shared, b"sequence", sequence)
+
+    def _thin(self, txn: Any, shared: _Environment) -> int:
+        """A tenth of the copies leaves, the oldest first."""
+        gone = 0
+        for _ in range(1 + txn.stat(shared.copies)["entries"] // EVICT_SHARE):
+            key = self._oldest(txn, shared)
+            if key is None:
+                break
+            gone += _drop(txn, shared, key)
+        return gone
+
+
+def _cost(key: bytes, data_bytes: int) -> int:
+    return len(key) + _HEADER.size + data_bytes
+
+
+def _unpacked(value: bytes, tok: str) -> tuple[str, bytes] | None:
+    """Codec and data of a copy, if it is of this version."""
+    if len(value) < _HEADER.size:
+        return None
+    version, kind, tok_bytes, _, _, _ = _HEADER.unpack_from(value)
+    end = _HEADER.size + tok_bytes
+    if version != LAYOUT or value[_HEADER.size : end] != tok.encode():
+        return None
+    return _NAMES.get(kind, "?"), value[end:]
+
+
+def _number(txn: Any, shared: _Environment, name: bytes) -> int:
+    value = txn.get(name, db=shared.sums)
+    return int(_U64.unpack(value)[0]) if value is not None and len(value) == 8 else 0
+
+
+def _set(txn: Any, shared: _Environment, name: bytes, number: int) -> None:
+    txn.put(name, _U64.pack(max(0, number)), db=shared.sums)
+
+
+def _drop(txn: Any, shared: _Environment, key: bytes) -> bool:
+    value = txn.get(key, db=shared.copies)
+    if value is None:
+        return False
+    txn.delete(key, db=shared.copies)
+    if len(value) >= _HEADER.size:
+        txn.delete(_U64.pack(_HEADER.unpack_from(value)[4]), db=shared.order)
+    _set(txn, shared, b"bytes", _number(txn, shared, b"bytes") - len(key) - len(value))
+    shared.recent.discard(key)
+    shared.changes[key] = False
+    return True
+
+
+def _committed(shared: _Environment, change: Callable[[Any, _Environment], int]) -> int:
+    with shared.begin(write=True) as txn:
+        return change(txn, shared)
+
+
+def _is_damage(error: lmdb.Error) -> bool:
+    """Whether the file is to blame, and not the disk's room or the number of readers."""
+    return isinstance(
+        error,
+        lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError | lmdb.InvalidError | lmdb.VersionMismatchError
+        | lmdb.BadTxnError | lmdb.IncompatibleError | lmdb.BadDbiError | lmdb.KeyExistsError | lmdb.MapResizedError
+        | lmdb.ReadersFullError | lmdb.BadRslotError,
+    )  # fmt: skip
+
+
+__all__ = ["LocalStore", "LocalSums"]

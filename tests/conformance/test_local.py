@@ -1,0 +1,689 @@
+"""The node's disk: right or absent, never wrong and never an error, whatever happens to its file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import pytest
+
+from distier.domain.module import Record
+from distier.domain.order import Order
+from distier.errors import ConfigError
+from distier.stores import local as local_module
+from distier.stores.local import LocalStore, default_node, file_system, prepare
+
+LONG = os.environ.get("CHAOS") == "long"
+CHILD = Path(__file__).parent / "local_child.py"
+FILES = ("data.mdb", "lock.mdb")
+
+
+def content_of(id: str, version: int = 1, size_bytes: int = 2000) -> bytes:
+    """Text that nothing else has, and that compresses somewhat."""
+    seed = hashlib.sha256(f"{id}/{version}".encode()).hexdigest()
+    return (f"{id} v{version} {seed} " * (size_bytes // 60 + 2)).encode()[:size_bytes]
+
+
+def record_of(id: str, content: bytes, version: int = 1, *, clean: bool = True) -> Record:
+    tok = hashlib.sha256(f"tok/{id}/{version}".encode()).hexdigest()[:32]
+    return Record(
+        id=id, tier="cold", order=Order(1, version, tok), size_bytes=len(content), tokens=1, counter="estimate",
+        sha256=hashlib.sha256(content).hexdigest(), content_type="text/plain", keywords=b"", meta=b"", clean=clean, seen=1,
+        archived_key=None, archived_bytes=0, codec="", frame_bytes=0, created_ms=0, updated_ms=0, transform=None,
+        outline=None, content=None,
+    )  # fmt: skip
+
+
+def keep(store: LocalStore, id: str, version: int = 1, size_bytes: int = 2000) -> bool:
+    content = content_of(id, version, size_bytes)
+    return store.put(record_of(id, content, version), content)
+
+
+def read(store: LocalStore, id: str, version: int = 1, size_bytes: int = 2000) -> bytes | None:
+    """What the store has of this version: exactly that, or nothing."""
+    content = content_of(id, version, size_bytes)
+    found = store.get(record_of(id, content, version))
+    assert found in (None, content)
+    return found
+
+
+Opener = Callable[..., LocalStore]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Opener]:
+    """Opens stores in one directory; `counts` of each has what it counted."""
+    stores: list[LocalStore] = []
+
+    def open(directory: Path | None = None, **options: Any) -> LocalStore:
+        counts: Counter[str] = Counter()
+        settings: dict[str, Any] = {
+            "namespace": "ns", "max_modules": 1000, "max_bytes": 64 << 20, "ttl_ms": 3_600_000,
+            "count": lambda name, n: counts.update({name: n}),
+        } | options  # fmt: skip
+        store = LocalStore(directory or tmp_path / "warm", **settings)
+        store.counts = counts  # type: ignore[attr-defined]
+        stores.append(store)
+        return store
+
+    yield open
+    for store in stores:
+        store.close()
+
+
+def counts(store: LocalStore) -> Counter[str]:
+    found: Counter[str] = store.counts  # type: ignore[attr-defined]
+    return found
+
+
+def inner(store: LocalStore) -> Path:
+    return store.directory / "copies"
+
+
+# -- what it keeps --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 100, 2000, 5000, 70_000, 1_000_000])
+@pytest.mark.parametrize("level", [None, 0, 9])
+def test_what_was_kept_is_read(opened: Opener, size_bytes: int, level: int | None) -> None:
+    store = opened(level=level)
+    assert keep(store, "a/b", size_bytes=size_bytes)
+    assert read(store, "a/b", size_bytes=size_bytes) == content_of("a/b", size_bytes=size_bytes)
+    assert read(store, "a/c", size_bytes=size_bytes) is None
+    assert (counts(store)["local.hits"], counts(store)["local.misses"]) == (1, 1)
+
+
+def test_content_that_does_not_compress(opened: Opener) -> None:
+    store, content = opened(), random.Random(1).randbytes(5000)
+    record = record_of("noise", content)
+    assert store.put(record, content)
+    assert store.get(record) == content
+
+
+def test_one_version_of_a_module_is_kept_and_no_other_is_served(opened: Opener) -> None:
+    store = opened()
+    keep(store, "m", 1)
+    assert read(store, "m", 2) is None
+    keep(store, "m", 2)
+    assert read(store, "m", 1) is None
+    assert read(store, "m", 2) is not None
+    assert store.sums().modules == 1
+
+
+def test_the_same_tok_with_another_content_is_not_served(opened: Opener) -> None:
+    """As after a restore from elsewhere: SHA-256 decides. The copy is of no use and goes."""
+    store = opened()
+    keep(store, "m")
+    other = record_of("m", content_of("m", 2))
+    assert store.get(replace(other, order=record_of("m", b"").order)) is None
+    assert counts(store)["local.damaged"] == 1
+    assert store.sums().modules == 0
+
+
+def test_a_dirty_version_is_never_kept(opened: Opener) -> None:
+    store, content = opened(), content_of("m")
+    with pytest.raises(AssertionError, match="not archived"):
+        store.put(record_of("m", content, clean=False), content)
+    assert store.sums().modules == 0
+
+
+def test_namespaces_share_the_disk_and_see_only_their_own(opened: Opener) -> None:
+    one, two = opened(namespace="one"), opened(namespace="two")
+    keep(one, "m")
+    assert read(two, "m") is None
+    keep(two, "m")
+    assert (one.ids(), two.ids()) == (["m"], ["m"])
+    assert one.sums().modules == 2
+    assert one.take_changes() == {"m": True}
+    assert two.take_changes() == {"m": True}
+    assert one.delete("m")
+    assert read(two, "m") is not None
+
+
+def test_longest_id_and_any_text(opened: Opener) -> None:
+    store = opened(namespace="n" * 64)
+    ids = ["x" * 256, "ä" * 128, "a b/{c}*?", "…"]
+    assert all(keep(store, id) for id in ids)
+    assert all(read(store, id) for id in ids)
+    assert sorted(store.ids()) == sorted(ids)
+
+
+def test_it_is_kept_over_closing(opened: Opener) -> None:
+    store = opened()
+    keep(store, "m")
+    store.close()
+    again = opened()
+    assert read(again, "m") is not None
+    assert counts(again)["local.rebuilt"] == 0
+
+
+# -- budgets --------------------------------------------------------------------------------------------------------
+
+
+def test_the_oldest_leave_and_budgets_hold_at_every_moment(opened: Opener) -> None:
+    store = opened(max_modules=10, max_bytes=1 << 20)
+    for i in range(30):
+        assert keep(store, f"m{i}")
+        assert store.sums().modules <= 10
+    assert sorted(store.ids()) == sorted(f"m{i}" for i in range(20, 30))
+    assert counts(store)["local.evicted"] == 20
+    changes = store.take_changes()
+    assert {id for id, came in changes.items() if came} == set(store.ids())
+
+
+def test_bytes_are_a_budget_too(opened: Opener) -> None:
+    store = opened(max_bytes=200_000, level=None)
+    for i in range(50):
+        assert keep(store, f"m{i}", size_bytes=30_000)
+        assert store.sums().size_bytes <= 200_000
+    assert store.sums().modules == 6
+    assert not keep(store, "too large", size_bytes=300_000)
+    assert counts(store)["local.refused"] == 1
+    assert store.sums().modules == 6
+
+
+def test_what_was_read_since_gets_a_second_chance(opened: Opener) -> None:
+    store = opened(max_modules=4)
+    for i in range(4):
+        keep(store, f"m{i}")
+    read(store, "m0")
+    keep(store, "new")
+    assert set(store.ids()) == {"m0", "m2", "m3", "new"}
+    for i in range(2):
+        keep(store, f"more{i}")
+    assert read(store, "m0") is not None
+    for i in range(8):  # its chance was for one round; being read once more gave another
+        keep(store, f"again{i}")
+    assert read(store, "m0") is None
+
+
+def test_reads_write_nothing(opened: Opener) -> None:
+    store = opened()
+    keep(store, "m")
+    before = (inner(store) / "data.mdb").read_bytes()
+    for _ in range(100):
+        read(store, "m")
+        read(store, "nothing")
+    store.sums(), store.has("m", "x"), store.ids()
+    assert (inner(store) / "data.mdb").read_bytes() == before
+
+
+def test_copies_expire(opened: Opener) -> None:
+    now_s = [1000.0]
+    store = opened(ttl_ms=60_000, clock=lambda: now_s[0])
+    keep(store, "old")
+    keep(store, "used")
+    now_s[0] += 50
+    keep(store, "young")
+    assert read(store, "used")
+    assert store.expire() == 0
+    now_s[0] += 20
+    assert store.expire() == 1
+    assert set(store.ids()) == {"used", "young"}
+    now_s[0] += 100
+    assert store.expire() == 2
+
+
+def test_sums_are_a_recount_after_any_history(opened: Opener) -> None:
+    store = opened(max_modules=20, max_bytes=60_000, level=None)
+    rng = random.Random(7)
+    for step in range(400):
+        id, version = f"m{rng.randrange(40)}", rng.randrange(3)
+        match rng.randrange(4):
+            case 0 | 1:
+                keep(store, id, version, rng.randrange(5000))
+            case 2:
+                store.delete(id)
+            case _:
+                store.get(record_of(id, content_of(id, version), version))
+        if step % 20 == 0:
+            check_consistent(store)
+
+
+def check_consistent(store: LocalStore) -> None:
+    """Sums equal a recount, and the order names each copy exactly once."""
+    shared = store._shared
+    with shared.lock, shared.begin() as txn:
+        copies = dict(txn.cursor(db=shared.copies).iternext())
+        order = list(txn.cursor(db=shared.order).iternext())
+    assert sorted(key for _, key in order) == sorted(copies)
+    sums = store.sums()
+    assert (sums.modules, sums.size_bytes) == (len(copies), sum(len(k) + len(v) for k, v in copies.items()))
+
+
+# -- the map, and the disk, are full ----------------------------------------------------------------------------------
+
+
+def test_a_full_map_is_a_copy_that_was_not_kept(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The map is larger than the budgets; here it is not."""
+    monkeypatch.setattr(local_module, "_shared", lambda inner, _: local_module._Environment(inner, 256 * 1024))
+    store = opened(level=None, max_bytes=1 << 30)
+    kept = [keep(store, f"m{i}", size_bytes=10_000) for i in range(100)]
+    assert all(kept), "the oldest make room"
+    assert 0 < store.sums().modules < 30
+    assert not keep(store, "large", size_bytes=400_000)
+    assert counts(store)["local.refused"] == 1
+    newest = [i for i in range(100) if read(store, f"m{i}", size_bytes=10_000)]
+    assert newest
+    check_consistent(store)
+    store._shared.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of half a megabyte."""
+    at = tmp_path / "disk"
+    at.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", at], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip("may not mount a small file system here")
+    yield at
+    subprocess.run(["umount", "--lazy", at], check=True)
+
+
+def test_a_full_disk_is_a_copy_that_was_not_kept(opened: Opener, small_disk: Path) -> None:
+    store = opened(small_disk / "warm", level=None)
+    kept = [keep(store, f"m{i}", size_bytes=20_000) for i in range(60)]
+    assert kept[0], "there was room"
+    assert not all(kept)
+    assert counts(store)["local.errors"] == kept.count(False)
+    there = [i for i in range(60) if read(store, f"m{i}", size_bytes=20_000)]
+    assert there == [i for i in range(60) if kept[i]]
+    check_consistent(store)
+
+
+def test_a_disk_that_was_full_from_the_beginning(opened: Opener, small_disk: Path) -> None:
+    (small_disk / "other").write_bytes(b"x" * 510 * 1024)
+    store = opened(small_disk / "warm")
+    assert not keep(store, "m")
+    assert read(store, "m") is None
+    assert counts(store)["local.errors"] >= 1
+
+
+def test_an_error_of_the_disk_in_a_write_is_counted(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = opened()
+    keep(store, "m")
+
+    def fails(*_: Any) -> None:
+        raise lmdb.DiskError("mdb_txn_commit: No space left on device")
+
+    monkeypatch.setattr(local_module, "_committed", fails)
+    assert not keep(store, "n")
+    assert counts(store)["local.errors"] == 1
+    assert read(store, "m")
+
+
+# -- who may, and where -----------------------------------------------------------------------------------------------
+
+
+def test_all_of_it_is_the_owners_only(opened: Opener) -> None:
+    before = os.umask(0)
+    try:
+        store = opened()
+        keep(store, "m")
+    finally:
+        os.umask(before)
+    assert inner(store).stat().st_mode & 0o777 == 0o700
+    files = list(inner(store).iterdir())
+    assert {"data.mdb", "lock.mdb", "writer.lock"} <= {f.name for f in files}
+    assert all(f.stat().st_mode & 0o077 == 0 for f in files), [(f.name, oct(f.stat().st_mode)) for f in files]
+
+
+def test_open_permissions_are_closed(opened: Opener) -> None:
+    store = opened()
+    keep(store, "m")
+    store.close()
+    inner(store).chmod(0o777)
+    (inner(store) / "data.mdb").chmod(0o666)
+    again = opened()
+    assert inner(again).stat().st_mode & 0o777 == 0o700
+    assert (inner(again) / "data.mdb").stat().st_mode & 0o777 == 0o600
+    assert read(again, "m")
+
+
+def test_a_directory_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    with pytest.raises(ConfigError, match=r"not a directory of this user.*name another"):
+        prepare(tmp_path)
+
+
+def test_a_link_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "warm").mkdir()
+    (tmp_path / "warm" / "copies").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="not a directory of this user"):
+        prepare(tmp_path / "warm")
+
+
+def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "warm").write_text("x")
+    with pytest.raises(ConfigError, match="cannot be used"):
+        prepare(tmp_path / "warm")
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "9p"])
+def test_network_file_systems_are_refused(tmp_path: Path, kind: str) -> None:
+    table = f"/dev/vda / ext4 rw 0 0\nserver:/x {str(tmp_path).replace(' ', chr(92) + '040')} {kind} rw 0 0\n"
+    with pytest.raises(ConfigError, match=rf"network file system \({kind}\).*placement to redis"):
+        prepare(tmp_path / "warm", table=table)
+    prepare(tmp_path / "warm", table="server:/x /elsewhere nfs4 rw 0 0\n/dev/vda / ext4 rw 0 0\n")
+
+
+def test_the_innermost_mount_decides() -> None:
+    table = "/dev/vda / ext4 rw 0 0\nh:/ /mnt nfs rw 0 0\ntmpfs /mnt/a\\040b tmpfs rw 0 0\n"
+    assert file_system(Path("/mnt/a b/c"), table) == "tmpfs"
+    assert file_system(Path("/mnt/a"), table) == "nfs"
+    assert file_system(Path("/mntx"), table) == "ext4"
+    assert file_system(Path("/mnt"), "") == ""
+
+
+def test_two_directories_are_two_nodes(tmp_path: Path) -> None:
+    one, two = prepare(tmp_path / "one"), prepare(tmp_path / "two")
+    assert default_node(one) != default_node(two)
+    assert default_node(one) == default_node(prepare(tmp_path / "one"))
+
+
+# -- damage -----------------------------------------------------------------------------------------------------------
+
+
+def filled(opened: Opener, n: int = 200) -> Path:
+    store = opened()
+    for i in range(n):
+        keep(store, f"m{i}")
+    store.close()
+    return inner(store)
+
+
+@pytest.mark.parametrize("left", [0, 1, 100, 4095, 4096, 8191, 8192, 12288, 0.5, 0.9, -4096, -1])
+def test_a_truncated_file_is_made_anew(opened: Opener, left: float) -> None:
+    path = filled(opened) / "data.mdb"
+    size = path.stat().st_size
+    os.truncate(path, int(left * size) if isinstance(left, float) else left if left >= 0 else size + left)
+    store = opened()
+    assert all(read(store, f"m{i}") is None for i in range(200)), "nothing of it is to be trusted"
+    assert keep(store, "m1")
+    assert read(store, "m1")
+    assert counts(store)["local.rebuilt"] <= 1  # an empty file is a new one to LMDB
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("garbage", [b"", b"\0" * 65536, b"\xff" * 65536, random.Random(3).randbytes(65536)])
+def test_garbage_is_made_anew(opened: Opener, name: str, garbage: bytes) -> None:
+    path = filled(opened) / name
+    path.write_bytes(garbage)
+    store = opened()
+    for i in range(200):
+        read(store, f"m{i}")
+    assert keep(store, "m1")
+    assert read(store, "m1")
+
+
+def test_damaged_copies_are_dropped_one_by_one(opened: Opener) -> None:
+    """Bits turned over in the contents, where LMDB has no checksum: SHA-256 finds each."""
+    store = opened(level=None)
+    for i in range(20):
+        keep(store, f"m{i}", size_bytes=9000)
+    store.close()
+    path = inner(store) / "data.mdb"
+    data = bytearray(path.read_bytes())
+    broken = [f"m{i}" for i in range(0, 20, 3)]
+    for id in broken:
+        at = data.index(content_of(id, size_bytes=9000)[:60]) + 4000
+        data[at] ^= 1
+    path.write_bytes(data)
+    again = opened(level=None)
+    assert {f"m{i}" for i in range(20) if read(again, f"m{i}", size_bytes=9000) is None} == set(broken)
+    assert counts(again)["local.damaged"] == len(broken)
+    assert again.sums().modules == 20 - len(broken)
+
+
+def test_a_file_of_another_boot_is_thrown_away(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is synced: what a crash of the host left may be torn inside, where no check looks."""
+    filled(opened)
+    monkeypatch.setattr(local_module, "boot_id", lambda: "another")
+    store = opened()
+    assert store.sums().modules == 0
+    assert keep(store, "m")
+    store.close()
+    assert read(opened(), "m")
+
+
+def test_without_a_boot_id_writes_are_synced(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_module, "boot_id", lambda: "")
+    store = opened()
+    assert store._shared._env.flags()["sync"]
+    keep(store, "m")
+    store.close()
+    assert read(opened(), "m")
+
+
+def test_a_file_that_is_removed_or_replaced_while_it_is_open(opened: Opener) -> None:
+    store = opened()
+    keep(store, "m")
+    for name in FILES:
+        (inner(store) / name).unlink()
+    assert read(store, "m"), "the old one is still mapped"
+    assert keep(store, "n")
+    assert read(store, "n")
+    assert read(store, "m") is None
+    store._shared._wipe()
+    store.tend()
+    assert read(store, "n") is None
+
+
+def test_a_file_that_was_cut_while_it_is_open_is_made_anew_before_it_is_read(opened: Opener) -> None:
+    store = opened()
+    for i in range(100):
+        keep(store, f"m{i}")
+    os.truncate(inner(store) / "data.mdb", 8192)
+    store.tend()
+    assert counts(store)["local.rebuilt"] == 1
+    assert read(store, "m1") is None
+    assert keep(store, "m1")
+
+
+def test_an_error_of_lmdb_in_a_read_is_a_miss_and_the_next_writer_makes_it_anew(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened()
+    keep(store, "m")
+
+    def damaged(self: Any, *, write: bool = False) -> Any:
+        raise lmdb.CorruptedError("mdb_get: MDB_CORRUPTED")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(local_module._Environment, "begin", damaged)
+        assert read(store, "m") is None
+    assert counts(store)["local.errors"] == 1
+    assert read(store, "m") is None, "not trusted any more"
+    assert keep(store, "m")
+    assert read(store, "m")
+    assert counts(store)["local.rebuilt"] == 1
+
+
+# -- threads, forks, processes ------------------------------------------------------------------------------------------
+
+
+def test_two_stores_of_a_process_share_the_file(opened: Opener) -> None:
+    one, two = opened(), opened()
+    keep(one, "m")
+    assert read(two, "m")
+    one.close()
+    assert read(two, "m")
+    two.close()
+    assert read(opened(), "m")
+
+
+def test_threads(opened: Opener) -> None:
+    store = opened(max_modules=50)
+    failures: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        rng = random.Random(seed)
+        try:
+            for _ in range(150):
+                id = f"m{rng.randrange(80)}"
+                keep(store, id) if rng.random() < 0.3 else read(store, id)
+        except BaseException as e:
+            failures.append(e)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert counts(store)["local.errors"] == 0
+    check_consistent(store)
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run `work` in a fork; 0 if it raised nothing."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_it_survives_a_fork_on_both_sides(opened: Opener) -> None:
+    store = opened()
+    keep(store, "before")
+
+    def child() -> None:
+        assert keep(store, "child")  # opens its own
+        assert read(store, "before")
+        assert read(store, "child")
+        assert in_child(lambda: keep(store, "grandchild") or 1 / 0) == 0
+
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def busy() -> None:
+        try:
+            while not stop.is_set():
+                keep(store, "busy")
+                read(store, "before")
+        except BaseException as e:
+            failures.append(e)
+
+    threads = [threading.Thread(target=busy) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(10):  # at any moment of the other threads
+            assert in_child(child) == 0
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not failures
+    assert read(store, "before")
+    assert read(store, "grandchild")
+    assert keep(store, "after")
+    assert counts(store)["local.errors"] == 0
+    check_consistent(store)
+
+
+def start_child(directory: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, CHILD, directory, *words], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+    )
+
+
+def test_processes_that_open_at_once(tmp_path: Path) -> None:
+    children = [start_child(tmp_path / "warm", "once", str(i)) for i in range(6)]
+    for child in children:
+        out, _ = child.communicate(timeout=60)
+        assert child.returncode == 0
+        told = json.loads(out)
+        assert told["kept"], told
+        assert not told["counts"].get("local.rebuilt"), told
+
+
+def test_writers_that_are_killed_at_any_moment(opened: Opener, tmp_path: Path) -> None:
+    """kill -9 of processes in the middle of writes, again and again: what is read is right, and the file goes on."""
+    end_s = time.monotonic() + (60 if LONG else 4)
+    store = opened(max_modules=60)
+    rng = random.Random(11)
+    children: list[subprocess.Popen[str]] = []
+    kills = hits = 0
+    try:
+        while time.monotonic() < end_s:
+            while len(children) < 3:
+                child = start_child(tmp_path / "warm", "churn", str(rng.randrange(10**6)))
+                assert child.stdout is not None
+                assert child.stdout.readline() == "ready\n"
+                children.append(child)
+            for _ in range(100):
+                id = f"m{rng.randrange(100)}"
+                hits += read(store, id) is not None
+            keep(store, f"m{rng.randrange(100)}")
+            victim = children.pop(rng.randrange(len(children)))
+            time.sleep(rng.random() * 0.03)
+            assert victim.poll() is None, "a writer died by itself: a wrong copy, or a crash"
+            victim.send_signal(signal.SIGKILL)
+            victim.wait()
+            assert victim.stdout is not None
+            victim.stdout.close()
+            kills += 1
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
+    assert kills > 5
+    assert hits > 0
+    assert counts(store)["local.errors"] == 0
+    assert counts(store)["local.rebuilt"] == 0
+    check_consistent(store)
+    print(f"{kills} kills, {hits} hits")
+
+
+def test_a_writer_that_is_stopped_keeps_nobody_waiting(opened: Opener, tmp_path: Path) -> None:
+    """LMDB itself would wait for it for ever."""
+    store = opened()
+    keep(store, "m")
+    child = start_child(tmp_path / "warm", "hold")
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGSTOP)
+        assert not keep(store, "n")
+        assert counts(store)["local.busy"] == 1
+        assert read(store, "m"), "readers do not wait for writers"
+    finally:
+        child.kill()
+        child.communicate()
+    assert keep(store, "n"), "the lock ended with its process"
+
+
+def test_a_reader_that_was_killed_holds_no_pages_for_ever(opened: Opener, tmp_path: Path) -> None:
+    store = opened()
+    keep(store, "m")
+    child = start_child(tmp_path / "warm", "reading")
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    child.kill()
+    child.communicate()
+    assert "no active readers" not in store._shared._env.readers()
+    store.tend()
+    assert "no active readers" in store._shared._env.readers()
