@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from distier.plans.recover import check_shape, open_space, recover
+from distier.plans.shares import open_shares
 
 from .config import URL_SCHEMES, Config, load_config
 from .domain.ids import check_id
@@ -180,6 +181,7 @@ class Store:
         try:
             self.run(check_shape(self.space))  # a server that is down is known within the usual deadline
             self.run(open_space(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
+            self.run(open_shares(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
         except BaseException:
             self._driver.close()
             raise
@@ -371,6 +373,7 @@ class AsyncStore:
         try:
             await self.run(check_shape(self.space))  # a server that is down is known within the usual deadline
             await self.run(open_space(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
+            await self.run(open_shares(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
         except BaseException:
             await self._driver.close()
             raise

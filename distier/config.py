@@ -423,6 +423,13 @@ class TiersConfig(Section):
         return self.demotion_threshold
 
 
+def _check_listen(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if not re.fullmatch(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+", host) or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("must be host:port, such as 127.0.0.1:8080")
+    return address
+
+
 class WorkerConfig(Section):
     """The maintenance loop."""
 
@@ -437,6 +444,22 @@ class WorkerConfig(Section):
     tombstone_grace: Annotated[Duration, _from_to("1s", "3650d", DURATION_MS)] = Field(
         default="7d", validate_default=True
     )
+    lease: Annotated[Duration, _from_to("500ms", "5m", DURATION_MS)] = Field(
+        default="5s", validate_default=True, description="after so long without a sign of life others take over"
+    )
+    archive_requests_per_second: float | None = Field(
+        default=None, gt=0, description="of this worker's own work; no limit if not set"
+    )
+    cpu_share: float | None = Field(
+        default=None, gt=0, le=64, description="cores that compressing may take on average; no limit if not set"
+    )
+    health: Annotated[str, AfterValidator(_check_listen)] | None = Field(
+        default=None, description="host:port of /healthz, /readyz and /metrics of `distier worker`; none if not set"
+    )
+
+    @property
+    def lease_ms(self) -> int:
+        return self.lease
 
     @property
     def interval_ms(self) -> int:

@@ -76,7 +76,8 @@ KEYSPACE: tuple[KeyKind, ...] = (
     KeyKind(
         "distier:{t}:limits",
         "hash",
-        "this shard's budgets: `hot_tokens hot_bytes warm_modules warm_bytes warm_ttl_ms events_max`",
+        "this shard's share of the budgets: `hot_tokens hot_bytes warm_modules warm_bytes`, the version of the ledger that set "
+        "them, `shares` (with several shards), and `warm_ttl_ms events_max`",
         "HGETALL 'distier:{team}:limits'",
     ),
     KeyKind(
@@ -89,7 +90,8 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "distier:{t}:lease:<id>",
         "string",
         "who is fetching the module from the archive, or `<id>%archive`: writing it "
-        "back; has a TTL. Saves work, never guards correctness",
+        "back; `%worker`: which worker maintains the shard (`<fence>:<worker>`), `%sweep`: when the archive was swept last. Has a "
+        "TTL. Saves work, never guards correctness",
         "GET 'distier:{team}:lease:skills/pdf'",
     ),
     KeyKind(
@@ -108,7 +110,8 @@ KEYSPACE: tuple[KeyKind, ...] = (
     KeyKind(
         "distier:{t}:epoch",
         "hash",
-        "the shard's life: `layout shards epoch ver created aged replid since verified`; `ver` is the counter of versions, "
+        "the shard's life: `layout shards epoch ver created aged replid since verified fence`; `ver` is the counter of versions, "
+        "`fence` that of the workers that had its lease, "
         "`replid` the server's life for which the epoch was installed, `verified` the epoch for which all records have been "
         "compared with the archive",
         "HGETALL 'distier:{team}:epoch'",
@@ -144,6 +147,20 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "list",
         "the answer to one ask, taken at once, or gone after five seconds: `=` and the copy, `^` promoted, `-` not there",
         "TTL 'distier:{team}:answer:<tok>'",
+    ),
+    KeyKind(
+        "distier:{t}:workers",
+        "zset",
+        "workers by the time until which they count as alive, in ms; of the first shard only",
+        "ZRANGE 'distier:{team}:workers' 0 -1 WITHSCORES",
+    ),
+    KeyKind(
+        "distier:{t}:shares",
+        "hash",
+        "the ledger of the shards' shares, with several shards, of the first one only: `version`, `tok` of the last change, "
+        "`total` of the namespace, for each shard `<number>` its share, and during a change `next.<number>`; each is hot tokens, "
+        "hot bytes, warm modules, warm bytes. `making`: it is being made",
+        "HGETALL 'distier:{big.0}:shares'",
     ),
 )
 
@@ -229,8 +246,20 @@ class Shard:
         return f"{self.root}lease:{encode_id(id)}%archive"  # no encoded id has a bare `%`
 
     @property
-    def rescue_lease(self) -> str:
-        return f"{self.root}lease:%rescue"
+    def worker_lease(self) -> str:
+        return f"{self.root}lease:%worker"
+
+    @property
+    def sweep_lease(self) -> str:
+        return f"{self.root}lease:%sweep"
+
+    @property
+    def workers(self) -> str:
+        return self.root + "workers"
+
+    @property
+    def shares(self) -> str:
+        return self.root + "shares"
 
     def done(self, tok: str) -> str:
         return f"{self.root}done:{tok}"

@@ -25,6 +25,7 @@ from distier.errors import Corrupt, Invalid, Recovering
 VERBS = (
     "open", "state", "reserve", "adopt", "put", "promote", "install", "demote", "archived", "delete", "touch", "pin",
     "expire", "age", "release", "where", "mend", "reindex", "redirty", "account",
+    "ledger", "limit", "claim", "beat",
 )  # fmt: skip
 
 
@@ -483,6 +484,53 @@ def _parse_number(reply: Any) -> int:
 
 def release(shard: Shard, lease: str, holder: str) -> RunScript[bool]:
     return RunScript(shard, script("release"), (*shard.fixed, lease), (holder,), bool)
+
+
+def ledger(
+    shard: Shard, version: int, tok: str, fields: Mapping[str, str], *, fence: str = "", above: int | None = None
+) -> RunScript[int | Refused]:
+    """Change the ledger of shares that was read at `version` (0: there was none); the new version. With `above` it is made
+    anew, under a version that is greater than that."""
+
+    def parse(reply: Any) -> int | Refused:
+        word = _word(reply)
+        if word == "TOO_MUCH":
+            raise Invalid(f"the shares of namespace {shard.namespace!r} would be more than its budgets; this is a fault")
+        return int(reply[1]) if word == "OK" else Refused(word)
+
+    args: tuple[Word, ...] = (version, tok, fence, "" if above is None else above, *(word for item in fields.items() for word in item))
+    return RunScript(shard, script("ledger"), (*shard.fixed, shard.shares), args, parse)
+
+
+def limit(shard: Shard, version: int, amounts: Sequence[int] = ()) -> RunScript[tuple[int, ...] | Over | Refused]:
+    """Set this shard's share as of a version of the ledger; its limits, `Over` where it still holds more."""
+
+    def parse(reply: Any) -> tuple[int, ...] | Over | Refused:
+        word = _word(reply)
+        if word == "OVER":
+            return _over(reply)
+        return tuple(int(n) for n in reply[1:]) if word == "OK" else _refused(word, reply)
+
+    return RunScript(shard, script("limit"), shard.fixed, (version, *amounts), parse)
+
+
+def claim(shard: Shard, worker: str, ttl_ms: int) -> RunScript[int | None]:
+    """The fence of this worker's lease of the shard; None where another one has it."""
+
+    def parse(reply: Any) -> int | None:
+        return int(reply[1]) if _word(reply) == "OK" else None
+
+    return RunScript(shard, script("claim"), (*shard.fixed, shard.worker_lease), (worker, ttl_ms), parse)
+
+
+def beat(shard: Shard, worker: str, ttl_ms: int) -> RunScript[list[str]]:
+    """The workers that live, this one among them; 0 ms: it leaves."""
+
+    def parse(reply: Any) -> list[str]:
+        _word(reply)
+        return [name.decode() for name in reply[1]]
+
+    return RunScript(shard, script("beat"), (*shard.fixed, shard.workers), (worker, ttl_ms), parse)
 
 
 def where(shard: Shard, id: str) -> RunScript[Seen | None]:

@@ -23,7 +23,7 @@ from distier.lua import promote as promote_script
 from distier.policy.evict import Need, still_missing
 
 from .peers import PROMOTED, ask, ask_content, find_holders
-from .read import fetch_unless_moved, need_record, promoted_word, to_hot
+from .read import fetch_unless_moved, is_too_large, need_record, promoted_word, to_hot
 from .records import chunks, content_unless_moved, frame_command
 from .recover import newest_records
 from .room import CANDIDATES_MAX, drop_from_warm, find_room, step_down
@@ -212,7 +212,7 @@ def _promote_loaded(
     yield from free_hot(space, shard, tokens, size_bytes, "evict")
     replies = yield from Pipeline([promote_script(shard, r.id, r.order.tok, content, "request") for r, content in part])
     for (record, content), reply in zip(part, replies, strict=True):
-        if isinstance(reply, Over):  # somebody else took the room: by itself, with evictions
+        if isinstance(reply, Over) or is_too_large(reply):  # by itself, with evictions, or a larger share of this shard
             word = yield from _caught(to_hot(space, shard, record, content, "request"))
         elif isinstance(reply, DistierError):
             word = reply

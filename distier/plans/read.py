@@ -31,12 +31,13 @@ from distier.effects import (  # fmt: skip
     Parallel,
     Pipeline,
     Plan,
+    RunScript,
     Sleep,
     Used,
     collect,
 )
 from distier.errors import Corrupt, DeadlineExceeded, DistierError, Full, Invalid, NotFound
-from distier.lua import Applied, Over, Refused, install, promote, release, state, where
+from distier.lua import Applied, Move, Over, Refused, install, promote, release, state, where
 
 from .peers import ask_content, holders_of, holds_command, others
 from .records import (
@@ -52,6 +53,7 @@ from .records import (
 )
 from .recover import newest_record, settle_record, settle_records, verify
 from .room import with_room
+from .shares import make_share
 from .space import Space
 
 LEASE_MS = 10_000
@@ -220,14 +222,22 @@ def keep(plan: Plan[str]) -> Plan[str]:
 
 def to_hot(space: Space, shard: Shard, record: Record, content: bytes, reason: str) -> Plan[str]:
     """Make this version hot if there is room: `hot`, or why not."""
-    reply = yield from with_room(
-        space, shard, lambda moves: promote(shard, record.id, record.order.tok, content, reason, moves)
-    )
+    def attempt(moves: Sequence[Move]) -> RunScript[Applied | Over | Refused]:
+        return promote(shard, record.id, record.order.tok, content, reason, moves)
+
+    reply = yield from with_room(space, shard, attempt)
+    if is_too_large(reply) and (yield from make_share(space, shard, record.tokens, len(content))):
+        reply = yield from with_room(space, shard, attempt)
     if isinstance(reply, Over):
         return "no room"
     word = promoted_word(reply)
     yield Count("moves.promoted", 1 if word == "hot" else 0)
     return word
+
+
+def is_too_large(reply: object) -> bool:
+    """Whether it does not fit into hot, however empty: of one shard among several, that means its share."""
+    return isinstance(reply, Refused) and reply.word == "TOO_LARGE"
 
 
 def promoted_word(reply: Applied | Refused) -> str:

@@ -72,7 +72,7 @@ def recover(space: Space, shard: Shard) -> Plan[Opened]:
     """The shard's epoch; a new one where it has none for this life of the server."""
     epoch, replid, empty = 0, "", False
     for attempt in range(CLAIMS_MAX):
-        reply = yield from open_shard(shard, space.limits, epoch=epoch, replid=replid, empty=empty)
+        reply = yield from open_shard(shard, space.limits_of(shard), epoch=epoch, replid=replid, empty=empty)
         if isinstance(reply, Opened):
             if epoch:
                 yield from Count("epochs.installed")

@@ -12,20 +12,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from distier.domain.keys import Shard
-from distier.effects import NewToken, Parallel, Plan, collect
-from distier.errors import Corrupt, DistierError, Recovering
-from distier.lua import Adoption, Refused, adopt, release
+from distier.effects import Parallel, Plan, collect
+from distier.errors import Corrupt, Recovering
+from distier.lua import Adoption, Refused, adopt
 from distier.lua import state as shard_state
 
 from .describe import Vanished
 from .listing import Group, Walk, places_of
-from .records import chunks, take_lease
+from .records import chunks
 from .recover import newest_listed, newest_of
 from .space import Space
 
 BATCH = 512
 TOGETHER = 32
-RESCUE_LEASE_MS = 600_000
 
 
 @dataclass
@@ -122,22 +121,12 @@ def _adopt(space: Space, shard: Shard, epoch: int, found: Sequence[Adoption], *,
 
 
 def rescue_if_needed(space: Space) -> Plan[int | None]:
-    """Rescue if a shard has not been verified in its epoch and nobody else is at it; how many were adopted, None if there
-    was nothing to do."""
-    first = space.keys.shards[0]
+    """Rescue if a shard has not been verified in its epoch; how many were adopted, None if there was nothing to do. The worker
+    that has the lease of the first shard does it."""
     needed = False
     for shard in space.keys.shards:
         known = yield from shard_state(shard)
         needed = needed or known.verified < known.epoch
     if not needed:
         return None
-    holder = yield from NewToken()
-    if not (yield from take_lease(first, first.rescue_lease, holder, RESCUE_LEASE_MS)):
-        return None
-    try:
-        report = yield from rescue(space)
-    except DistierError:
-        yield from release(first, first.rescue_lease, holder)
-        raise
-    yield from release(first, first.rescue_lease, holder)
-    return report.adopted
+    return (yield from rescue(space)).adopted

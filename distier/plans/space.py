@@ -10,6 +10,7 @@ from distier.config import Config
 from distier.domain.keys import Keyspace, Shard
 from distier.domain.tokens import TokenCounter
 from distier.lua import Limit, Opened
+from distier.policy.shares import Amounts, equal
 
 WARM_MAX = 4096
 
@@ -67,22 +68,31 @@ class Space:
 
     @cached_property
     def limits(self) -> tuple[Limit, ...]:
-        """A shard's budgets: equal shares of the namespace's. What nobody set explicitly only fills gaps, so a
-        process with a bare configuration cannot shrink what operators have set."""
+        """The namespace's budgets. What nobody set explicitly only fills gaps, so a process with a bare configuration
+        cannot shrink what operators have set."""
         tiers = self.config.storage_tiers
-        shards = self.config.shards
 
-        def limit(name: str, key: str, value: int, shared: bool) -> Limit:
-            return Limit(name, max(1, value // shards) if shared else value, self.config.explicit(key))
+        def limit(name: str, key: str, value: int) -> Limit:
+            return Limit(name, value, self.config.explicit(key))
 
         return (
-            limit("hot_tokens", "storage_tiers.hot.max_size", tiers.hot.max_size, True),
-            limit("hot_bytes", "storage_tiers.hot.max_bytes", tiers.hot.max_bytes, True),
-            limit("warm_modules", "storage_tiers.warm.max_modules", tiers.warm.max_modules, True),
-            limit("warm_bytes", "storage_tiers.warm.max_bytes", tiers.warm.max_bytes, True),
-            limit("warm_ttl_ms", "storage_tiers.warm.ttl", tiers.warm.ttl_ms, False),
-            limit("events_max", "events.max_length", self.config.events.max_length, False),
+            limit("hot_tokens", "storage_tiers.hot.max_size", tiers.hot.max_size),
+            limit("hot_bytes", "storage_tiers.hot.max_bytes", tiers.hot.max_bytes),
+            limit("warm_modules", "storage_tiers.warm.max_modules", tiers.warm.max_modules),
+            limit("warm_bytes", "storage_tiers.warm.max_bytes", tiers.warm.max_bytes),
+            limit("warm_ttl_ms", "storage_tiers.warm.ttl", tiers.warm.ttl_ms),
+            limit("events_max", "events.max_length", self.config.events.max_length),
         )
+
+    def limits_of(self, shard: Shard) -> tuple[Limit, ...]:
+        """What a shard is opened with. One of several gets an equal share, only where it has none: from then on the ledger
+        says which share it has, also where the totals are set explicitly (`plans/shares.py`)."""
+        if shard.count == 1:
+            return self.limits
+        budgets = self.limits[: len(Amounts._fields)]
+        shares = equal(Amounts(*(limit.value for limit in budgets)), shard.count)[shard.index]
+        mine = tuple(Limit(b.name, share, False) for b, share in zip(budgets, shares, strict=True))
+        return mine + self.limits[len(budgets) :]
 
     @property
     def frame_level(self) -> int | None:

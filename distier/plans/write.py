@@ -37,6 +37,7 @@ from distier.policy.transform import apply_transform, outline
 from .records import make_frame
 from .recover import list_epochs, newest_record, verify
 from .room import with_room
+from .shares import make_share
 from .space import Space
 from .writeback import put_object, write_back
 
@@ -218,6 +219,8 @@ def _landed(space: Space, shard: Shard, p: Prepared, reply: Any) -> Plan[Landed]
     if _is_refused(reply, "UNVERIFIED"):
         yield from verify(space, shard, p.id)
         return (yield from put_prepared(space, p))
+    if _is_refused(reply, "TOO_LARGE") and (yield from make_share(space, shard, p.tokens, len(p.content))):
+        reply = yield from _attempt(space, shard, p, "hot", p.content, "")
     if _has_no_room(reply):
         tier, reason = "warm", _why(reply, "hot")
         kind, frame = yield from make_frame(space, p.content)

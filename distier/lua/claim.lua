@@ -1,0 +1,14 @@
+-- flags: allow-oom
+-- Takes the lease of a shard for a worker, or keeps it.
+-- KEYS    1..9 the shard, 10 the lease
+-- ARGV    the worker, how long in ms
+-- RETURNS {'OK', fence} | {'HELD', the lease: `<fence>:<worker>`}
+-- KEEPS   one worker at a time; the fence of each new holder is greater than that of all before it in this epoch
+local refused = refuse()
+if refused then return refused end
+local held = call('GET', KEYS[10])
+local fence, holder = string.match(held or '', '^(%d+):(.*)$')
+if held and holder ~= ARGV[1] then return {'HELD', held} end
+if not held then fence = call('HINCRBY', EPOCH, 'fence', 1) end
+call('SET', KEYS[10], fence .. ':' .. ARGV[1], 'PX', ARGV[2])
+return {'OK', tonumber(fence)}

@@ -1,0 +1,102 @@
+"""How workers share the shards: who is alive, and who has the lease of which shard.
+
+A lease saves work and guards nothing: every step of the worker is correct beside any other. So a worker that slept through the
+end of its lease does no harm when it wakes up. What a lease has in addition is a *fence*, a number that only grows; moves of
+shares, which two workers could undo each other for ever, name it and are refused once the lease has gone to another worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from distier.domain.keys import Shard
+from distier.effects import Command, Pipeline, Plan, collect
+from distier.errors import DistierError
+from distier.lua import beat, claim, release
+from distier.policy.fleet import assign
+
+from .records import take_lease
+from .space import Space
+
+Held = dict[Shard, int]
+"""Shards whose lease a worker has, with the fence of each."""
+
+
+class Fleet(NamedTuple):
+    """The workers that are alive, and the leases that this one has."""
+
+    workers: list[str]
+    held: Held
+
+
+def join(space: Space, worker: str, held: Mapping[Shard, int], ttl_ms: int) -> Plan[Fleet]:
+    """Say that this worker is alive; take or keep the leases of the shards that are its part, and give back those that are
+    not. A shard that another worker still has comes with a later call."""
+    shards = space.keys.shards
+    workers = yield from beat(shards[0], worker, ttl_ms)
+    mine = assign(workers, len(shards)).get(worker, [])
+    yield from give_back_leases(worker, [(s, fence) for s, fence in held.items() if s.index not in mine])
+    return Fleet(workers, (yield from claim_shards([shards[i] for i in mine], worker, ttl_ms)))
+
+
+def claim_shards(shards: Sequence[Shard], worker: str, ttl_ms: int) -> Plan[Held]:
+    """Those of these shards whose lease this worker has now."""
+    replies = yield from Pipeline([claim(shard, worker, ttl_ms) for shard in shards])
+    found = {shard: collect(reply) for shard, reply in zip(shards, replies, strict=True)}
+    return {shard: fence for shard, fence in found.items() if fence is not None}
+
+
+def give_back_leases(worker: str, held: Iterable[tuple[Shard, int]]) -> Plan[None]:
+    """So that others need not wait until they end. That fails only where it does not matter."""
+    yield from Pipeline([release(shard, shard.worker_lease, f"{fence}:{worker}") for shard, fence in held])
+
+
+def leave(space: Space, worker: str, held: Mapping[Shard, int]) -> Plan[None]:
+    """Give all leases back, then be gone: others take over at their next beat."""
+    yield from give_back_leases(worker, held.items())
+    yield from beat(space.keys.shards[0], worker, 0)
+
+
+def sweep_is_due(space: Space) -> Plan[bool]:
+    """Whether the archive has not been swept for `worker.sweep_interval`, by whomever; from now on it has. (A worker that is
+    killed in a sweep leaves the rest for the next one: nothing waits for it.)"""
+    first = space.keys.shards[0]
+    try:
+        return (yield from take_lease(first, first.sweep_lease, "swept", space.config.worker.sweep_interval_ms))
+    except DistierError:  # at maxmemory there are no leases; a sweep frees nothing there
+        return False
+
+
+def sweep_failed(space: Space) -> Plan[None]:
+    first = space.keys.shards[0]
+    yield from release(first, first.sweep_lease, "swept")
+
+
+class ShardSample(NamedTuple):
+    """What one shard holds and may hold, and since when its oldest dirty version has waited (ms)."""
+
+    usage: Mapping[str, int]
+    limits: Mapping[str, int]
+    dirty_age_ms: int
+
+
+def sample(shards: Sequence[Shard]) -> Plan[dict[Shard, ShardSample]]:
+    """A look at some shards, for those who watch."""
+    calls: list[Command[Any]] = []
+    for s in shards:
+        calls += [
+            Command(s, ("HGETALL", s.usage), _numbers),
+            Command(s, ("HGETALL", s.limits), _numbers),
+            Command(s, ("ZRANGE", s.dirty, 0, 0, "WITHSCORES"), lambda r: int(float(r[0][1])) if r else None),
+            Command(s, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000),
+        ]
+    replies = [collect(r) for r in (yield from Pipeline(calls))]
+    found = {}
+    for shard, usage, limits, since_ms, now_ms in zip(shards, *(replies[n::4] for n in range(4)), strict=True):
+        found[shard] = ShardSample(usage, limits, 0 if since_ms is None else max(0, now_ms - since_ms))
+    return found
+
+
+def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:
+    return {name.decode(): int(value) for name, value in fields.items()}

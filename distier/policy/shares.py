@@ -1,0 +1,201 @@
+"""How the budgets of a namespace are divided among its shards, and how that changes: pure functions over values.
+
+One LRU over everything evicts, everywhere, what was last used before one point in time. Many LRUs do the same where the
+oldest module of each is equally old. So a shard that evicts young modules needs more, and one whose oldest module is older
+than that can give: `rebalance` moves a small part of the shares in that direction, again and again. This is the
+`LruTailAgeStrategy` of CacheLib (Berg et al., "The CacheLib Caching Engine", OSDI 2020), by which it moves slabs between
+pools; the age of the tail stands for the marginal value of a hit. (The road not taken: shadow queues behind each shard, as
+in Cidon et al., "Cliffhanger", NSDI 2016, measure the marginal value itself, and cost a write at each miss.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+STEP = 0.1
+"""A shard gives at most this part of its share at a time; it gets at most this part of its own, or of an equal one, more."""
+
+HYSTERESIS = 0.2
+"""Ages that differ by less than this part from their middle are equal: the oldest of a few modules is a noisy number."""
+
+SHARE_MIN = 1 / 8
+"""Of an equal share: what a shard without any use keeps, so that it can show that it is used again."""
+
+FULL = 0.85
+"""A shard that holds this part of what it may hold, apart from the head-room, is full: it evicts. So is one that has no room
+for `ROOM_MODULES` more of the modules that it holds: where they are large, it may be half empty and evict."""
+
+ROOM_MODULES = 2
+
+
+class Amounts(NamedTuple):
+    """An amount of each of the four budgets."""
+
+    hot_tokens: int = 0
+    hot_bytes: int = 0
+    warm_modules: int = 0
+    warm_bytes: int = 0
+
+    def fits(self, other: Amounts) -> bool:
+        """Whether none of these amounts is greater than that of `other`."""
+        return all(mine <= theirs for mine, theirs in zip(self, other, strict=True))
+
+
+def lesser(a: Amounts, b: Amounts) -> Amounts:
+    return Amounts(*map(min, a, b))
+
+
+def sum_of(amounts: Sequence[Amounts]) -> Amounts:
+    return Amounts(*map(sum, zip(*amounts, strict=True))) if amounts else Amounts()
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Who has which share. `next` has the shares, by shard, of a change that is under way: what a shard loses by it counts
+    for it until it has been evicted there, what a shard gains does not count for it yet. `shares` is empty while the ledger
+    is being made."""
+
+    version: int
+    total: Amounts = Amounts()
+    shares: tuple[Amounts, ...] = ()
+    next: Mapping[int, Amounts] = field(default_factory=dict)
+
+    def limit(self, shard: int) -> Amounts:
+        """What the shard may hold by this version of the ledger."""
+        share = self.shares[shard]
+        return lesser(share, self.next.get(shard, share))
+
+    @property
+    def losing(self) -> list[int]:
+        """The shards that must hold less before the change can come true."""
+        return [i for i in self.next if self.limit(i) != self.shares[i]]
+
+    def moved(self) -> tuple[Amounts, ...]:
+        """The shares after the change."""
+        return tuple(self.next.get(i, share) for i, share in enumerate(self.shares))
+
+
+def equal(total: Amounts, shards: int) -> tuple[Amounts, ...]:
+    """Equal shares: they differ by one where they must, and their sum is the total."""
+    return tuple(Amounts(*((n + shards - 1 - i) // shards for n in total)) for i in range(shards))
+
+
+def scaled(shares: Sequence[Amounts], total: Amounts) -> tuple[Amounts, ...]:
+    """Shares in the same proportion whose sum is `total`. In each budget all grow, or all shrink: shares that change in one
+    direction only may be set in any order without exceeding the greater of both totals."""
+    columns = [_scaled([s[b] for s in shares], total[b]) for b in range(len(Amounts._fields))]
+    return tuple(Amounts(*row) for row in zip(*columns, strict=True))
+
+
+def _scaled(column: Sequence[int], total: int) -> list[int]:
+    before = sum(column)
+    if before == total:
+        return list(column)
+    if not before:
+        return [share[0] for share in equal(Amounts(total), len(column))]
+    made = [n * total // before for n in column]
+    left = total - sum(made)
+    for i, n in enumerate(column):  # what rounding left: at most one each
+        if left and (total > before or made[i] < n):
+            made[i] += 1
+            left -= 1
+    return made
+
+
+def enlarged(ledger: Ledger, shard: int, need: Amounts, used: Sequence[Amounts]) -> dict[int, Amounts] | None:
+    """The shares after which `shard` may hold `need`: what is missing is taken from what nobody has, then from what the
+    others do not use, then from what they use, each in proportion. None where the total does not suffice."""
+    if not need.fits(ledger.total):
+        return None
+    columns: list[list[int]] = []
+    for b, total in enumerate(ledger.total):
+        shares = [s[b] for s in ledger.shares]
+        missing = max(0, need[b] - shares[shard])
+        shares[shard] += missing
+        missing -= min(missing, total - (sum(shares) - missing))
+        for kept in ([u[b] for u in used], [0] * len(used)):
+            spare = [0 if i == shard else max(0, s - k) for i, (s, k) in enumerate(zip(shares, kept, strict=True))]
+            given = _taken(spare, missing)
+            shares = [s - g for s, g in zip(shares, given, strict=True)]
+            missing -= sum(given)
+        columns.append(shares)
+    return _changes(ledger, columns)
+
+
+def _taken(spare: Sequence[int], wanted: int) -> list[int]:
+    """Parts of `spare`, in proportion, that are `wanted` together, or all of it."""
+    return [s - kept for s, kept in zip(spare, _scaled(spare, max(0, sum(spare) - wanted)), strict=True)]
+
+
+def _changes(ledger: Ledger, columns: Sequence[Sequence[int]]) -> dict[int, Amounts]:
+    rows = [Amounts(*row) for row in zip(*columns, strict=True)]
+    return {i: row for i, (row, share) in enumerate(zip(rows, ledger.shares, strict=True)) if row != share}
+
+
+class Seen(NamedTuple):
+    """What a shard holds, in how many modules hot and warm, and how long ago those that are next to leave were last used or
+    put there (ms; None: there are none)."""
+
+    used: Amounts
+    hot_count: int
+    warm_count: int
+    hot_age_ms: int | None
+    warm_age_ms: int | None
+
+
+def rebalance(ledger: Ledger, seen: Sequence[Seen], headroom: float) -> dict[int, Amounts]:
+    """The shares that are a step closer to equal ages; empty where they are as they should be. `headroom` is the part of
+    hot that the worker keeps free."""
+    columns = []
+    for b in range(len(Amounts._fields)):
+        shares, used = [s[b] for s in ledger.shares], [s.used[b] for s in seen]
+        ages = [s.hot_age_ms if b < 2 else s.warm_age_ms for s in seen]
+        counts = [s.hot_count if b < 2 else s.warm_count for s in seen]
+        usable = 1 - headroom if b < 2 else 1.0
+        enough = [_enough(u, n, usable) for u, n in zip(used, counts, strict=True)]
+        columns.append(_rebalanced(shares, enough, ages, ledger.total[b]))
+    return _changes(ledger, columns)
+
+
+def _enough(used: int, count: int, usable: float) -> int:
+    """The share with which a shard that holds this much is not full."""
+    return int(max(used / FULL, used + ROOM_MODULES * used / max(1, count)) / usable)
+
+
+def _rebalanced(shares: list[int], enough: Sequence[int], ages: Sequence[int | None], total: int) -> list[int]:
+    """One budget. A shard that is not full does not evict: it can give what is more than enough, and needs nothing."""
+    everyone = range(len(shares))
+    evicting = {i: max(1, ages[i] or 0) for i in everyone if shares[i] <= enough[i] and ages[i] is not None}
+    if not evicting:
+        return shares
+    middle = _mean(evicting, shares)
+    free = {i: max(0, shares[i] - enough[i]) for i in everyone if i not in evicting}
+    least = total * SHARE_MIN / len(shares)
+
+    def may_give(i: int) -> int:
+        step = max(1, int(shares[i] * STEP))
+        if i in evicting:
+            return step if evicting[i] > middle * (1 + HYSTERESIS) else 0
+        return min(step, free[i])
+
+    spare = [min(may_give(i), max(0, int(shares[i] - least))) for i in everyone]
+    pool = max(0, total - sum(shares))
+    young = middle if any(free.values()) or pool else middle / (1 + HYSTERESIS)
+    step = int(total / len(shares) * STEP)
+    wanted = [max(1, step, int(shares[i] * STEP)) if evicting.get(i, middle + 1) <= young else 0 for i in everyone]
+    wanted = [0 if spare[i] else n for i, n in enumerate(wanted)]
+    moving = min(sum(wanted), sum(spare) + pool)
+    lost, gained = _taken(spare, moving - min(pool, moving)), _taken(wanted, moving)
+    return [s - lost[i] + gained[i] for i, s in enumerate(shares)]
+
+
+def _mean(ages: Mapping[int, int], shares: Sequence[int]) -> float:
+    """By share: a large shard's age says more."""
+    weight = sum(shares[i] for i in ages)
+    return sum(age * shares[i] for i, age in ages.items()) / weight if weight else 0.0
+
+
+def with_next(ledger: Ledger, version: int, changes: Mapping[int, Amounts]) -> Ledger:
+    return replace(ledger, version=version, next=dict(changes))

@@ -1,0 +1,357 @@
+"""Moving shares between shards: stopped after every effect, failing at every effect, and with others in between.
+
+What is checked after *each* effect is stronger than "the usage is within the total": the greater of what each shard holds and
+what it may hold, summed. So no load whatever could have exceeded the total at that moment.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import pytest
+
+from distier.effects import Effect, Plan
+from distier.errors import DistierError, Unavailable
+from distier.lua import Refused, ledger, limit
+from distier.plans import maintain, move, shares, write
+from distier.plans.recover import open_space
+from distier.plans.write import Item
+from distier.policy.shares import Amounts, sum_of
+from tests.fakes import Fault, FaultKind, PlanRunner, Stopped, World
+
+LONG = os.environ.get("CHAOS") == "long"
+TOTAL = Amounts(400, 40_000, 24, 80_000)
+SHARDS = 4
+
+
+def make() -> World:
+    return World.make(
+        shards=SHARDS,
+        storage_tiers__hot__max_size=TOTAL.hot_tokens,
+        storage_tiers__hot__max_bytes=TOTAL.hot_bytes,
+        storage_tiers__warm__max_modules=TOTAL.warm_modules,
+        storage_tiers__warm__max_bytes=TOTAL.warm_bytes,
+    )
+
+
+def ids_of(world: World, shard: int, n: int) -> list[str]:
+    found = (f"m{i}" for i in range(100_000))
+    return [id for id in found if world.space.shard(id).index == shard][:n]
+
+
+def put(world: World, id: str, tokens: int = 10) -> Any:
+    return run(world, write.put(world.space, Item(id, f"{id} ".encode() * 20, tokens=tokens)))
+
+
+def skewed() -> World:
+    """Shards 0 and 1 are full, and 0 evicts young modules, 1 old ones; 2 and 3 hold next to nothing. The ledger is made."""
+    world = make()
+    run(world, shares.settled(world.space))
+    for shard in (0, 1):
+        for id in ids_of(world, shard, 6):
+            put(world, id, tokens=20)
+    put(world, ids_of(world, 2, 1)[0])
+    old = world.space.keys.shards[1]
+    for id in world.ask([("ZRANGE", old.hot, 0, -1)])[0]:
+        world.ask([("ZADD", old.hot, 1, id)])
+    return world
+
+
+def amounts(world: World, key: str, names: tuple[str, ...]) -> Amounts:
+    return Amounts(*(int(n or 0) for n in world.ask([("HMGET", key, *names)])[0]))
+
+
+USED = ("hot_tokens", "hot_bytes", "warm_count", "warm_frame_bytes")
+
+
+def potential(world: World) -> Amounts:
+    """What all shards together hold, or may hold by the next put."""
+    each = []
+    for shard in world.space.keys.shards:
+        used, limits = amounts(world, shard.usage, USED), amounts(world, shard.limits, Amounts._fields)
+        each.append(Amounts(*map(max, used, limits)))
+    return sum_of(each)
+
+
+def check(world: World) -> None:
+    assert potential(world).fits(TOTAL), f"{potential(world)} of {TOTAL}"
+    kept = shares.parse_ledger(world.ask([("HGETALL", world.shard.shares)])[0])
+    assert sum_of(kept.shares).fits(TOTAL) and sum_of(kept.moved()).fits(TOTAL)
+
+
+@dataclass
+class Watched(PlanRunner):
+    """Checks after each effect; after the `at`-th one, somebody else acts."""
+
+    world: Any = None
+    at: int = 0
+    intrude: Callable[[], object] = lambda: None
+    done: int = 0
+
+    def perform(self, effect: Effect[Any]) -> Any:
+        result = super().perform(effect)
+        check(self.world)
+        self.done += 1
+        if self.done == self.at:
+            self.intrude()
+            check(self.world)
+        return result
+
+
+NUMBER = itertools.count()
+
+
+def process(world: World, **options: Any) -> Watched:
+    """A process of its own: its tokens are nobody else's."""
+    return Watched(world.redis, world.archive, f"p{next(NUMBER)}", world=world, **options)
+
+
+def run(world: World, plan: Plan[Any]) -> Any:
+    return world.run(plan, f"q{next(NUMBER)}")
+
+
+def finished(world: World) -> None:
+    """Anybody can finish or undo what is left, and then all is as the ledger says, with nothing lost."""
+    process(world).run(shares.balance(world.space))
+    kept = run(world, shares.settled(world.space))
+    for i, shard in enumerate(world.space.keys.shards):
+        limits = amounts(world, shard.limits, Amounts._fields)
+        assert limits == kept.shares[i] and amounts(world, shard.usage, USED).fits(limits)
+        assert run(world, maintain.recount(world.space, shard)) == {
+            k.decode(): int(v) for k, v in world.ask([("HGETALL", shard.usage)])[0].items() if int(v)
+        }
+    assert sum_of(kept.shares) == TOTAL
+
+
+BIG = 300
+
+
+def big_id(world: World) -> str:
+    return ids_of(world, 3, 1)[0]
+
+
+def put_big(world: World) -> Plan[Any]:
+    return write.put(world.space, Item(big_id(world), b"large " * 500, tokens=BIG))
+
+
+PLANS: dict[str, Callable[[World], Plan[Any]]] = {
+    "balance": lambda w: shares.balance(w.space),
+    "balance, no ledger": lambda w: shares.balance(w.space),
+    "put larger than a share": put_big,
+    "make the ledger": lambda w: shares.settled(w.space),
+}
+
+
+def start(name: str) -> World:
+    world = skewed()
+    if name in ("balance, no ledger", "make the ledger"):
+        world.ask([("DEL", world.shard.shares)])
+    return world
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_stopped_and_failing_at_every_effect(name: str) -> None:
+    world = start(name)
+    before = world.snapshot()
+    counted = process(world)
+    counted.run(PLANS[name](world))
+    assert len(counted.effects) >= 6
+    for kind in get_args(FaultKind):
+        for at in range(1, len(counted.effects) + 1, 1 if kind == "stop" or LONG else 3):
+            world.restore(before)
+            try:
+                process(world, fault=Fault(kind, at)).run(PLANS[name](world))
+            except (Stopped, Unavailable):
+                pass
+            check(world)
+            finished(world)
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("other", ["balance", "put larger than a share"])
+def test_a_zombie_wakes_up_after_others_have_moved_on(name: str, other: str) -> None:
+    """One sleeps after each of its effects, another one acts from the beginning to the end, the first goes on."""
+    world = start(name)
+    before = world.snapshot()
+    counted = process(world)
+    counted.run(PLANS[name](world))
+    for at in range(1, len(counted.effects) + 1, 1 if LONG else 2):
+        world.restore(before)
+        zombie = process(world, at=at, intrude=lambda: process(world).run(PLANS[other](world)))
+        zombie.run(PLANS[name](world))
+        finished(world)
+
+
+def test_two_zombies() -> None:
+    """The one that acts in between falls asleep too, and a third one acts in its sleep."""
+    world = start("balance")
+    before = world.snapshot()
+    counted = process(world)
+    counted.run(PLANS["balance"](world))
+    steps = range(1, len(counted.effects) + 1)
+    stride = 1 if LONG else 1 + len(steps) // 5
+    for at in steps[:: stride]:
+        for inner in steps[:: stride]:
+            world.restore(before)
+            third = lambda: process(world).run(PLANS["balance"](world))  # noqa: E731
+            second = lambda at=inner, third=third: _run(process(world, at=at, intrude=third), put_big(world))  # noqa: E731
+            _run(process(world, at=at, intrude=second), PLANS["balance"](world))
+            finished(world)
+
+
+def _run(runner: Watched, plan: Plan[Any]) -> None:
+    try:
+        runner.run(plan)
+    except Unavailable as e:  # "the shares change too often": nobody is promised to win against two others
+        assert "too often" in str(e)  # noqa: PT017
+
+
+# -- what it comes to ------------------------------------------------------------------------------------------------
+
+
+def test_a_balance_gives_the_shard_that_needs_it_more() -> None:
+    world = skewed()
+    first = run(world, shares.settled(world.space)).shares
+    for _ in range(12):
+        run(world, shares.balance(world.space))
+    after = run(world, shares.settled(world.space)).shares
+    assert after[0].hot_tokens > first[0].hot_tokens and after[3].hot_tokens < first[3].hot_tokens
+    finished(world)
+
+
+def test_a_module_larger_than_a_share_becomes_hot_by_put_and_by_promote() -> None:
+    world = skewed()
+    landed = process(world).run(put_big(world))
+    assert landed.tier == "hot" and landed.reason is None
+    finished(world)
+    id = big_id(world)
+    assert run(world, move.demote(world.space, id)).moved
+    for i in range(30):
+        for other in (0, 1, 2):
+            put(world, ids_of(world, other, 30)[i])
+        run(world, shares.balance(world.space))
+    assert run(world, shares.settled(world.space)).shares[3].hot_tokens < BIG
+    assert process(world).run(move.promote(world.space, id)).tier == "hot"
+    run(world, move.demote(world.space, id))
+    run(world, write.put(world.space, Item(big_id(world) + "?", b"", tokens=1)))
+    (moved,) = process(world).run(move.promote_many(world.space, [id]))
+    assert not isinstance(moved, DistierError) and moved.tier == "hot"
+    finished(world)
+
+
+def test_larger_than_the_budget_is_too_large() -> None:
+    world = skewed()
+    landed = run(world, write.put(world.space, Item(big_id(world), b"x", tokens=TOTAL.hot_tokens + 1)))
+    assert landed.tier == "warm" and landed.reason == "too large for hot"
+
+
+def test_what_cannot_be_evicted_is_not_taken() -> None:
+    """All that is hot elsewhere is pinned: the move is undone, and the limits are what they were."""
+    world = make()
+    run(world, shares.settled(world.space))
+    for shard in (0, 1, 2):
+        for id in ids_of(world, shard, 10):
+            put(world, id)
+            run(world, move.pin(world.space, id, 1_000_000))
+    before = run(world, shares.settled(world.space)).shares
+    landed = process(world).run(put_big(world))
+    assert landed.tier == "warm"
+    assert run(world, shares.settled(world.space)).shares == before
+    finished(world)
+
+
+def test_an_old_version_neither_commits_nor_sets_limits() -> None:
+    world = skewed()
+    first = world.shard
+    old = run(world, shares.settled(world.space))
+    assert run(world, shares.move_shares(world.space, old, {0: old.shares[1], 1: old.shares[0]}))
+    late = run(world, iter(ledger(first, old.version, "f" * 32, {"0": "400 0 0 0"})))
+    assert late == Refused("CHANGED")
+    assert isinstance(run(world, iter(limit(first, old.version - 1, (400, 0, 0, 0)))), Refused)
+
+
+def test_no_script_lets_the_shares_exceed_the_total() -> None:
+    world = skewed()
+    old = run(world, shares.settled(world.space))
+    for field in ("0", "next.0"):
+        with pytest.raises(DistierError, match="more than its budgets"):
+            run(world, iter(ledger(world.shard, old.version, "f" * 32, {field: "400 40000 24 80000"})))
+    assert run(world, shares.settled(world.space)) == old
+
+
+def test_a_worker_that_lost_its_lease_moves_nothing() -> None:
+    world = skewed()
+    world.ask([("HSET", world.shard.epoch, "fence", 7)])
+    old = run(world, shares.settled(world.space))
+    assert run(world, shares.balance(world.space, "6")) == 0
+    assert run(world, shares.settled(world.space)).shares == old.shares
+    assert run(world, shares.balance(world.space, "7")) == 1
+
+
+# -- totals, and what is lost -----------------------------------------------------------------------------------------
+
+
+def reopened(world: World, **overrides: Any) -> World:
+    from distier.plans.space import Space
+
+    config = world.space.config.with_overrides(**overrides)
+    other = World(Space(config, world.space.counter, False), world.redis, world.archive)
+    run(other, open_space(other.space))
+    run(other, shares.open_shares(other.space))
+    return other
+
+
+def test_an_explicit_total_scales_the_shares_and_a_default_changes_nothing() -> None:
+    world = skewed()
+    for _ in range(8):
+        run(world, shares.balance(world.space))
+    before = run(world, shares.settled(world.space))
+    raised = reopened(world, storage_tiers__hot__max_size=800)
+    after = run(raised, shares.settled(raised.space))
+    assert after.total.hot_tokens == 800 and after.total[1:] == before.total[1:]
+    for old, new in zip(before.shares, after.shares, strict=True):
+        assert abs(new.hot_tokens - 2 * old.hot_tokens) <= 1 and new[1:] == old[1:]
+    bare = World.make(opened=False, shards=SHARDS)
+    bare.redis, bare.archive = world.redis, world.archive
+    config = bare.space.config
+    config._sources.clear()
+    run(bare, open_space(bare.space))
+    run(bare, shares.open_shares(bare.space))
+    assert run(raised, shares.settled(raised.space)) == after
+    lowered = reopened(world, storage_tiers__hot__max_size=200)
+    limits = [amounts(world, s.limits, Amounts._fields) for s in world.space.keys.shards]
+    assert sum(n.hot_tokens for n in limits) == 200
+    assert sum_of(run(lowered, shares.settled(lowered.space)).shares).hot_tokens == 200
+
+
+def test_totals_that_do_not_divide_and_are_less_than_the_shards() -> None:
+    world = World.make(shards=8, storage_tiers__hot__max_size=1003, storage_tiers__warm__max_modules=3)
+    limits = [amounts(world, s.limits, Amounts._fields) for s in world.space.keys.shards]
+    assert sum(n.hot_tokens for n in limits) == 1003 and sum(n.warm_modules for n in limits) == 3
+
+
+def test_an_old_copy_of_the_ledger_after_a_failover_is_made_anew() -> None:
+    """The first shard comes back with a ledger of before a move, and its epoch is a new one; the other shards have moved on."""
+    world = skewed()
+    first = world.shard
+    before = world.ask([("HGETALL", first.shares)])[0]
+    zombie = run(world, shares.settled(world.space))
+    for _ in range(5):
+        run(world, shares.balance(world.space))
+    world.ask([("DEL", first.shares), ("HSET", first.shares, *(w for pair in before.items() for w in pair))])
+    world.ask([("HINCRBY", first.epoch, "epoch", 1)])
+    assert not run(world, shares.move_shares(world.space, zombie, {0: zombie.shares[1], 1: zombie.shares[0]}))
+    finished(world)
+
+
+def test_one_shard_has_no_ledger_and_asks_nothing() -> None:
+    world = World.make()
+    runner = world.process()
+    assert runner.run(shares.balance(world.space)) == 0 and runner.effects == []
+    runner.run(shares.open_shares(world.space))
+    assert runner.effects == []
+    assert not runner.run(shares.make_share(world.space, world.shard, 1, 1)) and runner.effects == []
