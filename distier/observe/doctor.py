@@ -8,21 +8,21 @@ not the end. Nothing is asked that a managed service forbids, except where noted
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from distier.config import Config, format_size, mask_url
 from distier.domain.keys import Keyspace, Shard
 from distier.drive.sync import SyncDriver
-from distier.effects import Command, RunScript
+from distier.effects import Command, Effect, Pipeline, collect
 from distier.errors import ConfigError, DistierError, Invalid, RedisUnavailable
 from distier.lua import Opened, open_shard
 from distier.plans.space import Space
 from distier.plans.statistics import read_stats
 from distier.stores.archive import Archive, probe
+from distier.stores.cluster import ClusterExchange, Topology, open_exchange
 from distier.stores.memory import MemoryArchive
-from distier.stores.redis import RedisExchange
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -64,7 +64,8 @@ class Server:
 
     def __init__(self, config: Config, url: str) -> None:
         self.config = config
-        self.driver = SyncDriver(RedisExchange(config, url), MemoryArchive(), deadline_s=config.deadline_ms / 1000)
+        self.exchange = open_exchange(config, url, lambda: None)
+        self.driver = SyncDriver(self.exchange, MemoryArchive(), deadline_s=config.deadline_ms / 1000)
         self.shard = Keyspace(config.namespace, config.shards).shards[0]
         self.info: dict[str, str] = {}
 
@@ -72,7 +73,7 @@ class Server:
         """The reply. Raises `DistierError`; `ConfigError` or `Invalid` where the server does not allow it."""
         return self.perform(Command(self.shard, words, lambda reply: reply))
 
-    def perform(self, effect: Command[Any] | RunScript[Any]) -> Any:
+    def perform(self, effect: Effect[Any]) -> Any:
         return self.driver.perform(effect, time.monotonic() + self.driver.deadline_s)
 
     def number(self, name: str) -> int | None:
@@ -88,20 +89,116 @@ def _redis(config: Config, redis_url: Callable[[], str]) -> Findings:
     except DistierError as e:
         yield Finding("redis", "fail", str(e), _redis_advice(config, e))
         return
+    if isinstance(server.exchange, ClusterExchange) and server.exchange.routes.topology:
+        yield from _cluster(server, server.exchange, server.exchange.routes.topology)
+    else:
+        yield from _server(server, url, _budget_bytes(server))
+    yield _scripts(server)
+    server.driver.close()
+
+
+def _server(server: Server, url: str, needed_bytes: int) -> Findings:
+    """One server, or one master of a cluster."""
     try:
         info: bytes = server.ask("INFO")
-        server.info = dict(line.split(":", 1) for line in info.decode(errors="replace").splitlines() if ":" in line)
+        server.info = _fields(info)
     except (ConfigError, Invalid) as e:
         yield Finding("redis", "warn", f"{mask_url(url)} answers, but not INFO: {e}", "allow INFO, or check by hand")
     else:
         yield Finding("redis", "ok", f"{_name(server.info)} at {mask_url(url)}")
         yield _role(server)
         yield _policy(server)
-        yield _memory(server)
+        yield _memory(server, needed_bytes)
         yield from _persistence(server)
-    yield _scripts(server)
     yield _clock(server)
-    server.driver.close()
+
+
+def _fields(text: bytes) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in text.decode(errors="replace").splitlines() if ":" in line)
+
+
+# -- a cluster ------------------------------------------------------------------------------------------------------
+
+SHARDS_A_MASTER = 16
+
+
+def _cluster(server: Server, exchange: ClusterExchange, topology: Topology) -> Findings:
+    """The cluster as a whole, then each master; what is the same on all of them is told once."""
+    masters, shards = topology.masters, _shards(server.config)
+    serving = [sum(topology.owner(shard.slot) == master for shard in shards) for master in masters]
+    yield _cluster_state(server, topology)
+    yield _spread(server.config, serving)
+    alone = [f"{host}:{port}" for host, port in masters if not topology.replicas_of((host, port))]
+    if alone:
+        found = f"without a replica: {', '.join(alone)}; where it dies, its shards are down until it is back"
+        yield Finding("replicas", "warn", found, "give every master a replica")
+    else:
+        yield Finding("replicas", "ok", "every master has a replica")
+    needed_bytes, each = _budget_bytes(server), list[list[Finding]]()
+    for master, n in zip(masters, serving, strict=True):
+        url = exchange.nodes.url_of(master)
+        node = Server(server.config, url)
+        try:
+            found_here = [*_server(node, url, needed_bytes * n // len(shards)), *_full_coverage(node)]
+        except DistierError as e:
+            found_here = [Finding("redis", "fail", f"{mask_url(url)}: {e}", "is this master up?")]
+        finally:
+            node.driver.close()
+        here = f"{master[0]}:{master[1]}: "
+        each.append([replace(f, found=here + f.found.removesuffix(f" at {mask_url(url)}")) for f in found_here])
+    yield from _told_once(each)
+
+
+def _cluster_state(server: Server, topology: Topology) -> Finding:
+    nodes = f"{len(topology.masters)} masters, {len(topology.nodes) - len(topology.masters)} replicas"
+    try:
+        info = _fields(server.ask("CLUSTER", "INFO"))
+    except (ConfigError, Invalid):
+        return Finding("cluster", "ok", f"{nodes}; CLUSTER INFO is forbidden, its state cannot be checked")
+    state, served = info.get("cluster_state", "unknown"), int(info.get("cluster_slots_ok", 0))
+    found = f"{nodes}; state {state}, {served} of 16384 slots are served"
+    if state == "ok" and served == 16384:
+        return Finding("cluster", "ok", found)
+    return Finding("cluster", "fail", found, "`redis-cli --cluster check`: which master is missing?")
+
+
+def _spread(config: Config, serving: Sequence[int]) -> Finding:
+    """How the namespace's shards lie on the masters."""
+    found = f"{config.shards} shard(s), by master: {', '.join(map(str, sorted(serving, reverse=True)))}"
+    if config.shards >= len(serving) * 2 or len(serving) == 1:
+        return Finding("shards", "ok", found)
+    advice = (
+        f"a shard is served by one master: with shards: {len(serving) * SHARDS_A_MASTER} (about {SHARDS_A_MASTER} a master) "
+        f"the namespace has the memory and the speed of all {len(serving)}, and loses less with one. `shards` is fixed when "
+        "a namespace is created: for this one it means a new namespace"
+    )
+    return Finding("shards", "warn", found, advice)
+
+
+def _full_coverage(server: Server) -> Findings:
+    """A setting that makes one lost master the loss of all."""
+    try:
+        reply = server.ask("CONFIG", "GET", "cluster-require-full-coverage")
+    except (ConfigError, Invalid):  # managed services forbid CONFIG
+        yield Finding("coverage", "ok", "cluster-require-full-coverage cannot be checked, CONFIG is forbidden")
+        return
+    words = next(iter(reply.items())) if isinstance(reply, dict) and reply else tuple(reply or ())
+    if len(words) == 2 and words[1] == b"yes":
+        found = "cluster-require-full-coverage is yes: while one slot has no master, all masters refuse everything"
+        yield Finding("coverage", "warn", found, "set it to no: the other shards go on")
+    else:
+        yield Finding("coverage", "ok", "cluster-require-full-coverage is no: a lost master stops its own shards only")
+
+
+def _told_once(each: Sequence[Sequence[Finding]]) -> Findings:
+    """The findings of all masters; those that differ in nothing but the address as one."""
+    said: dict[tuple[str, str, str, str], list[str]] = {}
+    for finding in (f for findings in each for f in findings):
+        address, _, found = finding.found.partition(": ")
+        said.setdefault((finding.check, finding.status, found, finding.advice), []).append(address)
+    for (check, status, found, advice), addresses in said.items():
+        who = "all masters" if len(addresses) == len(each) > 1 else ", ".join(addresses)
+        yield Finding(check, status, f"{who}: {found}", advice)  # type: ignore[arg-type]
 
 
 def _redis_advice(config: Config, error: DistierError) -> str:
@@ -138,9 +235,8 @@ def _policy(server: Server) -> Finding:
     return Finding("eviction", "warn", f"maxmemory-policy is {policy}: cannot be checked", wanted)
 
 
-def _memory(server: Server) -> Finding:
+def _memory(server: Server, needed_bytes: int) -> Finding:
     """Whether the budgets fit into what the server may take."""
-    needed_bytes = _budget_bytes(server)
     limit, total = server.number("maxmemory"), server.number("total_system_memory")
     budgets = f"the budgets of namespace {server.config.namespace!r} need about {_size(needed_bytes)}"
     if limit:
@@ -211,7 +307,8 @@ def _scripts(server: Server) -> Finding:
     """Runs a script that only looks: that scripts are allowed and load, and that the namespace has our shape."""
     shape = f"namespace {server.config.namespace!r} with {server.config.shards} shard(s)"
     try:
-        opened = [server.perform(open_shard(shard, ())) for shard in _shards(server.config)]
+        looks = [open_shard(shard, ()) for shard in _shards(server.config)]
+        opened = [collect(reply) for reply in server.perform(Pipeline(looks))]
     except Invalid as e:
         advice = "scripts need EVALSHA and SCRIPT LOAD, on a server of version 7 or later" if _is_refusal(e) else ""
         return Finding("scripts", "fail", str(e), advice)

@@ -1,0 +1,296 @@
+"""Every call works on a cluster as on one server, all keys of a script are in one slot, and all masters are asked at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from redis.crc import key_slot
+from typer.testing import CliRunner
+
+from distier import Item, connect
+from distier.cli.app import app
+from distier.config import load_config
+from distier.domain.keys import Keyspace, Shard
+from distier.errors import ConfigError, Conflict, Invalid, NotFound, Unavailable
+from distier.plans import fsck, rescue
+from distier.stores.cluster import ClusterExchange
+from distier.stores.redis import _AsyncLine, _Line
+from distier.worker import Worker
+from tests.cluster.conftest import SHARDS, Stores
+from tests.clusters import TestCluster
+from tests.servers import TestServer
+
+KINDS_OF_STORE = ("sync", "async")
+
+
+class Spy:
+    """Stands before an exchange and notes what goes through it. An `exchange` is a round trip; an `exchange_many` too."""
+
+    def __init__(self, exchange: Any) -> None:
+        self._exchange = exchange
+        self.trips = 0
+        self.sent: list[tuple[Shard, Sequence[Any]]] = []
+
+    def exchange(self, shard: Shard, commands: Any, timeout_s: float) -> Any:
+        self.trips += 1
+        self.sent += [(shard, words) for words in commands]
+        return self._exchange.exchange(shard, commands, timeout_s)
+
+    def exchange_many(self, batches: Any, timeout_s: float) -> Any:
+        self.trips += 1
+        self.sent += [(shard, words) for shard, commands in batches for words in commands]
+        return self._exchange.exchange_many(batches, timeout_s)
+
+    def close(self) -> Any:
+        return self._exchange.close()
+
+
+def keys_of(words: Sequence[Any]) -> list[str]:
+    if words[0] == "EVALSHA":
+        return [str(key) for key in words[3 : 3 + words[2]]]
+    return [str(word) for word in words if str(word).startswith("distier:{") and not str(word).endswith("*")]
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_STORE)
+async def test_every_call_works_in_every_tier_and_every_script_stays_in_one_slot(stores: Stores, kind: str):
+    face = await stores.open(kind)
+    spy = face.store._driver.redis = Spy(face.store._driver.redis)
+    ids = stores.ids(60)
+    for i, id in enumerate(ids[:20]):
+        assert (await face.put(id, f"text {i}", keywords=["k"], meta={"i": i})).tier == "hot"
+    landed = await face.put_many([Item(id, f"text {i}") for i, id in enumerate(ids) if i >= 20])
+    assert [r.tier for r in landed] == ["hot"] * 40
+    assert {stores.keys.shard(id).index for id in ids} == set(range(SHARDS))
+
+    async def right() -> bool:
+        found = await face.get_many(ids)
+        return list(found) == ids and all(found[id].text == f"text {i}" for i, id in enumerate(ids))
+
+    assert await right()
+    assert {m.tier for m in await face.demote_many(ids[:20], to="warm")} == {"warm"}
+    assert {m.tier for m in await face.demote_many(ids[20:40], to="cold")} == {"cold"}
+    assert {t: n for _, t in await face.scan() for n in [1]} == {"hot": 1, "warm": 1, "cold": 1}
+    assert sorted(await face.list()) == sorted(ids)
+    assert await right()
+    stats = await face.stats()
+    assert (stats.count, len(stats.epochs)) == (60, SHARDS)
+    assert all(m.tier == "hot" for m in await face.promote_many(ids))
+    assert {(await face.where(id)).tier for id in ids} == {"hot"}
+    first = await face.get(ids[0])
+    with pytest.raises(Conflict):
+        await face.put(ids[0], "x", if_version=0)
+    await face.put(ids[0], "y", if_version=first.version, durability="archived")
+    await face.put(ids[1], "y", durability="replicated")
+    assert await face.pin(ids[2], 60) and (await face.where(ids[2])).pinned_until_ms
+    await face.unpin(ids[2])
+    assert await face.delete(ids[3]) and not await face.delete(ids[3]) and not await face.exists(ids[3])
+    assert await face.delete(ids[4], durability="archived")
+    with pytest.raises(NotFound):
+        await face.promote(ids[3])
+    assert await face.get_many(["no", ids[3]]) == {"no": None, ids[3]: None}
+    assert [type(r).__name__ for r in await face.promote_many(["no", ids[5]])] == ["NotFound", "Moved"]
+    events = await face.events(since="0", wait=False)
+    assert {e.id for e in events if e.to == "hot"} >= set(ids)
+    assert await face.flush() > 0
+    await face.maintain()
+    usage = await face.recount()
+    assert usage["hot_count"] == 58 and usage.get("dirty_count", 0) == 0
+    found = await face.run(fsck.fsck(face.space), deadline_s=60)
+    assert found.records >= 58 and not found.found
+    await face.run(rescue.rescue(face.space), deadline_s=60)
+    assert (await face.get(ids[0])).text == "y"
+
+    assert len(spy.sent) > 500
+    for shard, words in spy.sent:
+        assert {key_slot(key.encode()) for key in keys_of(words)} <= {shard.slot}, (shard.index, words)
+    assert {shard.slot for shard, _ in spy.sent} == {key_slot(s.epoch.encode()) for s in stores.keys.shards}
+
+
+class Counted:
+    """What lines send while this is on: messages, which is at most one for each master in a round trip."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.messages = 0
+        for kind, name in ((_Line, "send"), (_AsyncLine, "ask")):
+            monkeypatch.setattr(kind, name, self._counting(getattr(kind, name)))
+
+    def _counting(self, method: Any) -> Any:
+        def counted(*args: Any) -> Any:
+            self.messages += 1
+            return method(*args)
+
+        return counted
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_STORE)
+async def test_many_shards_take_one_round_trip_to_all_masters(
+    stores: Stores, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    face = await stores.open(kind)
+    ids = stores.ids(64)
+    await face.put_many([Item(id, "x") for id in ids])
+    await face.get_many(ids)
+    spy = face.store._driver.redis = Spy(face.store._driver.redis)
+    counted = Counted(monkeypatch)
+
+    async def trips(call: Any) -> tuple[int, int]:
+        spy.trips = counted.messages = 0
+        await call
+        return spy.trips, counted.messages
+
+    assert await trips(face.get_many(ids)) == (1, 3)  # one a shard before: 16
+    assert await trips(face.stats()) == (1, 3)
+    assert await trips(face.put_many([Item(id, "y") for id in ids])) == (1, 3)
+    assert await trips(face.get_many(["no", *ids])) == (2, 4), "misses are proven in one more"
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_STORE)
+async def test_many_shards_of_one_server_take_one_round_trip(
+    valkey_server: TestServer, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    one = Stores(TestCluster([]), tmp_path / "cold")
+    try:
+        face = await one.open(kind, redis__url=valkey_server.url)
+        ids = one.ids(64)
+        await face.put_many([Item(id, "x") for id in ids])
+        await face.get_many(ids)
+        counted = Counted(monkeypatch)
+        found = await face.get_many(ids)
+        assert counted.messages == 1 and all(found.values())
+    finally:
+        await one.close()
+
+
+async def test_replicas_are_never_read(stores: Stores):
+    face = await stores.open("async")
+    ids = stores.ids(40)
+    await face.put_many([Item(id, "x") for id in ids])
+    for node in stores.cluster.nodes:
+        with node.client() as client:
+            client.config_resetstat()
+    for _ in range(5):
+        assert all((await face.get_many(ids)).values())
+    reads = {}
+    for node in stores.cluster.nodes:
+        with node.client() as client:
+            stats: Any = client.info("commandstats")
+            reads[node.port] = sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("hmget", "hgetall"))
+    masters = {node.port for node in stores.cluster.masters()}
+    assert sum(reads.values()) == 200
+    assert {port for port, n in reads.items() if n} == masters
+
+
+@pytest.mark.parametrize(("made", "says"), [(1, 16), (16, 1), (16, 8), (8, 16), (2, 3), (1, 2)])
+async def test_another_number_of_shards_is_refused_for_any_pair(stores: Stores, made: int, says: int):
+    stores.store(shards=made).put("a", "x")
+    for kind in KINDS_OF_STORE:
+        with pytest.raises(Invalid, match=rf"shards {made}.*{says}"):
+            await stores.open(kind, shards=says)
+
+
+async def test_a_url_of_the_other_sort_is_a_clear_error(stores: Stores, valkey_server: TestServer):
+    node = stores.cluster.nodes[0]
+    with pytest.raises(ConfigError, match="cluster://"):
+        stores.store(redis__url=f"redis://127.0.0.1:{node.port}/0", deadline="2s")
+    with pytest.raises(ConfigError, match="redis://"):
+        stores.store(redis__url=valkey_server.url.replace("redis://", "cluster://").removesuffix("/0"), deadline="2s")
+    for kind in KINDS_OF_STORE:
+        with pytest.raises(Unavailable, match="no node of the cluster answers"):
+            await stores.open(kind, redis__url="cluster://127.0.0.1:1,127.0.0.1:2", deadline="1s")
+
+
+async def test_one_node_of_the_url_is_enough_and_dead_ones_are_passed(stores: Stores):
+    replica = stores.cluster.replicas()[0]
+    store = stores.store(redis__url=f"cluster://127.0.0.1:1,127.0.0.1:{replica.port}")
+    store.put("a", "x")
+    assert store.get("a").text == "x"
+
+
+async def test_users_and_passwords_reach_every_node(stores: Stores):
+    for node in stores.cluster.nodes:
+        stores.cluster.ask(node, "ACL", "SETUSER", "ann", "on", ">p@ss/w", "~*", "&*", "+@all")
+    url = stores.cluster.url.replace("://", "://ann:p%40ss%2Fw@")
+    assert all(r.tier == "hot" for r in stores.store(redis__url=url).put_many([Item(id, "x") for id in stores.ids(40)]))
+    with pytest.raises(ConfigError, match="password"):
+        stores.store(redis__url=url.replace("w@", "wrong@"))
+
+
+def test_the_worker_and_the_command_line_work_on_a_cluster(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    store = stores.store()
+    store.put_many([Item(id, "x" * 50) for id in stores.ids(40)])
+    worker = Worker(connect({}, **stores.settings(storage_tiers__cold__archive_after="0s")))
+    assert worker.run_once(), worker.report.last_failure
+    worker.store.close()
+    assert store.stats().dirty_count == 0
+
+    monkeypatch.setenv("DISTIER_SHARDS", str(SHARDS))
+    monkeypatch.setenv("DISTIER_COUNTER", "estimate")
+    monkeypatch.setenv("DISTIER_STORAGE_TIERS__COLD__DIRECTORY", str(stores.archive))
+    (tmp_path / "new.txt").write_text("new")
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(app, ["--url", stores.cluster.url, "--namespace", stores.namespace, *words])
+        assert done.exit_code == 0, (words, done.output)
+        return done.output
+
+    run("put", "new", str(tmp_path / "new.txt"))
+    assert run("get", "new") == "new"
+    assert "m/7" in run("ls")
+    assert json.loads(run("--json", "stats"))["hot"]["count"] == 41
+    for words in (["where", "m/1"], ["demote", "m/1"], ["promote", "m/1"], ["flush"], ["fsck"], ["rescue"], ["doctor"]):
+        run(*words)
+
+
+def test_sync_calls_of_many_threads_share_what_one_learned(stores: Stores):
+    config = load_config({}, **stores.settings())
+    exchange = ClusterExchange(config, stores.cluster.url)
+    shards = Keyspace(stores.namespace, SHARDS).shards
+    for shard in shards:
+        assert exchange.exchange(shard, [("SET", shard.root + "x", "1"), ("GET", shard.root + "x")], 5)[1] == b"1"
+    assert exchange.routes.looks == 1
+    answers = exchange.exchange_many([(s, [("GET", s.root + "x"), ("GET", s.root + "y")]) for s in shards], 5)
+    assert answers == [[b"1", None]] * SHARDS
+    assert isinstance(exchange.exchange(shards[0], [("HGET", shards[0].root + "x", "f")], 5)[0], redis.ResponseError)
+    exchange.close()
+
+
+def test_doctor_looks_at_every_master(stores: Stores, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DISTIER_STORAGE_TIERS__COLD__DIRECTORY", str(stores.archive))
+    monkeypatch.setenv("DISTIER_COUNTER", "estimate")
+    last = stores.cluster.masters()[-1]
+
+    def found(shards: int) -> dict[tuple[str, str], str]:
+        monkeypatch.setenv("DISTIER_SHARDS", str(shards))
+        words = ["--json", "--url", stores.cluster.url, "--namespace", stores.namespace, "doctor"]
+        done = CliRunner().invoke(app, words)
+        checks = [json.loads(line) for line in done.output.splitlines()]
+        assert done.exit_code == (1 if any(c["status"] == "fail" for c in checks) else 0)
+        return {(c["check"], c["status"]): c["found"] + " | " + str(c["advice"]) for c in checks}
+
+    healthy = found(SHARDS)
+    assert {status for _, status in healthy} == {"ok"}, healthy
+    assert "3 masters, 3 replicas; state ok" in healthy["cluster", "ok"]
+    assert "16 shard(s), by master: " in healthy["shards", "ok"]
+    assert healthy["eviction", "ok"].startswith("all masters: ")
+    assert "shards: 48" in found(1)["shards", "warn"]
+    try:
+        with last.client() as client:
+            client.config_set("maxmemory-policy", "allkeys-lru")
+            client.config_set("appendonly", "no")
+            client.config_set("cluster-require-full-coverage", "yes")
+        ill = found(SHARDS)
+        for check in (("eviction", "fail"), ("persistence", "warn"), ("coverage", "warn")):
+            assert f"127.0.0.1:{last.port}: " in ill[check]
+        assert ("eviction", "ok") in ill
+    finally:
+        with last.client() as client:
+            client.config_set("maxmemory-policy", "noeviction")
+            client.config_set("appendonly", "yes")
+            client.config_set("cluster-require-full-coverage", "no")
