@@ -6,7 +6,7 @@
 --         archived), archived_bytes, tokens, bytes, content or frame, codec ('' when hot), number of further fields, name
 --         and value of each, moves
 -- RETURNS {'OK', epoch, ver, evicted} | {'REPLAYED', version, tier} | {'CONFLICT', version} | {'UNVERIFIED'} | {'FENCED'} |
---         {'SUPERSEDED', version} | {'TOO_LARGE'} | {'OVER', ...}
+--         {'SUPERSEDED', version} | {'PASSED'} | {'TOO_LARGE'} | {'OVER', ...}
 -- KEEPS   budgets are never exceeded; a dirty version has no TTL; a tok is applied once; the order never goes back
 local refused = refuse()
 if refused then return refused end
@@ -20,8 +20,8 @@ end
 local epoch, ver = call('HGET', EPOCH, 'epoch'), ARGV[6]
 if clean and ARGV[5] ~= epoch then return {'FENCED'} end
 if clean and comes_after(old, tonumber(epoch), tonumber(ver)) then return {'SUPERSEDED', old.version} end
--- somebody may have found this very version in the archive and adopted it: then it is not in its own way
-local conflict = not (clean and is_at(old, tonumber(epoch), tonumber(ver))) and unexpected(old, record, ARGV[4])
+if clean and passed(old, epoch, tonumber(ver), ARGV[4]) then return {'PASSED'} end
+local conflict = unexpected(old, record, ARGV[4])
 if conflict then return conflict end
 
 local new = {tier = tier, tokens = tonumber(ARGV[8]), bytes = tonumber(ARGV[9]), frame_bytes = #ARGV[10], clean = clean,

@@ -75,7 +75,6 @@ from distier.plans.read import read
 from distier.plans.recover import open_space, recover
 from distier.plans.rescue import rescue
 from distier.plans.space import Space
-from distier.plans.write import Overtaken
 from distier.stores.memory import MemoryArchive
 
 from .history import NONE, History, Op, Server, Violation
@@ -692,7 +691,6 @@ class World:
         if isinstance(e, NotFound):
             op.fate = "done"
         elif isinstance(e, Conflict | Full):
-            op.overtaken = isinstance(e, Overtaken)
             self.history.refuse(op)
         elif isinstance(e, Unavailable):
             op.fate = "unknown"
