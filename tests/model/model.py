@@ -367,6 +367,15 @@ class Model:
             marks = s.markers if number in s.markers else (*s.markers, number)
             after = s.primary._replace(epoch=number, valid=True)
             yield s._replace(primary=after, markers=marks, installed=(*s.installed, number))
+        for name, server in self.servers(s):
+            number = max(s.markers) + 1
+            if (
+                "outbid" in self.mutants
+                and self.answers(server)
+                and server.epoch + 1 < number <= CLAIMS_MAX + self.faults
+            ):
+                after = server._replace(epoch=number)
+                yield self.at(s, name, after)._replace(markers=(*s.markers, number), installed=(*s.installed, number))
         zombie = s.zombie
         if (
             "zombie_claims" in self.mutants
