@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,26 @@ def empty(server: TestServer) -> None:
         client.flushall()
         client.script_flush()
         client.function_flush()
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Say what a test counted: shown at the end of the whole run, also where tests run in several processes, whose own output
+    nobody sees."""
+    return lambda text: record_property("told", text)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    told: dict[str, list[str]] = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            told.setdefault(report.nodeid.partition("::")[0], []).extend(
+                text for name, text in report.user_properties if name == "told" and report.when == "call"
+            )
+    for file, texts in sorted(told.items()):
+        if texts:
+            terminalreporter.write_sep("-", file)
+            terminalreporter.write_line("\n".join(texts))
 
 
 @pytest.fixture

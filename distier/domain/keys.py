@@ -32,7 +32,8 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "hash",
         "the record of a module: `tier epoch ver tok seen bytes tokens counter sha256 type keywords meta clean created "
         "updated`, then where they apply `archived_key archived_bytes` (clean), `codec frame_bytes` (warm), "
-        "`transform`, `outline`, and `content` (hot). `tier=deleted` is a tombstone that is not archived yet",
+        "`transform`, `outline`, `content` (hot), and `reserved` (a durable conditional write is or was under way). "
+        "`tier=deleted` is a tombstone that is not archived yet",
         "HGETALL 'distier:{team}:module:skills/pdf'",
     ),
     KeyKind(

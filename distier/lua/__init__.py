@@ -104,7 +104,7 @@ class Replayed(NamedTuple):
 
 class Refused(NamedTuple):
     """Nothing was changed, because of `word`: `CONFLICT`, `UNVERIFIED`, `FENCED`, `SUPERSEDED`, `TOO_LARGE`, `ALREADY`,
-    `CHANGED`, `MISSING`. `version` is the one that is there, where the word is about it."""
+    `CHANGED`, `MISSING`, `PASSED`, `BUSY`. `version` is the one that is there, where the word is about it."""
 
     word: str
     version: str = ""
@@ -267,8 +267,9 @@ def state(shard: Shard) -> RunScript[Opened]:
     return RunScript(shard, script("state"), shard.fixed, (), parse)
 
 
-def reserve(shard: Shard, id: str, expected: str = "") -> RunScript[Reserved | Refused]:
-    """The next place in the order. Sent twice, it takes two: a place that stays empty does no harm."""
+def reserve(shard: Shard, id: str, expected: str = "", tok: str = "") -> RunScript[Reserved | Refused]:
+    """The next place in the order. Sent twice, it takes two: a place that stays empty does no harm. With `expected`, the
+    write `tok` holds the place until the record has another version."""
 
     def parse(reply: Any) -> Reserved | Refused:
         word = _word(reply)
@@ -277,7 +278,7 @@ def reserve(shard: Shard, id: str, expected: str = "") -> RunScript[Reserved | R
         epoch, ver, now_ms, created_ms = (int(float(n)) for n in reply[1:5])
         return Reserved(epoch, ver, now_ms, created_ms, reply[5].decode())
 
-    return RunScript(shard, script("reserve"), (*shard.fixed, shard.module(id)), (expected,), parse)
+    return RunScript(shard, script("reserve"), (*shard.fixed, shard.module(id)), (expected, tok), parse)
 
 
 def adopt(shard: Shard, epoch: int, found: Sequence[Adoption], *, whole: bool = False) -> RunScript[Adopted | Refused]:

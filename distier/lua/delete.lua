@@ -4,7 +4,7 @@
 -- KEYS    1..9 the shard, 10 record, 11 frame, 12 done
 -- ARGV    id, tok, expected ('' any, 'epoch-ver'), reserved epoch, reserved ver ('' both: not archived)
 -- RETURNS {'OK', version} | {'REPLAYED', version} | {'MISSING'} | {'CONFLICT', version} | {'UNVERIFIED'} | {'FENCED'} |
---         {'SUPERSEDED', version}
+--         {'SUPERSEDED', version} | {'PASSED'}
 -- KEEPS   the tombstone comes after every version before it in the order; a tok is applied once
 local refused = refuse()
 if refused then return refused end
@@ -18,8 +18,8 @@ end
 local epoch, ver = call('HGET', EPOCH, 'epoch'), ARGV[5]
 if clean and ARGV[4] ~= epoch then return {'FENCED'} end
 if clean and comes_after(old, tonumber(epoch), tonumber(ver)) then return {'SUPERSEDED', old.version} end
--- somebody may have found this very tombstone in the archive and adopted it: then it is not in its own way
-local conflict = not (clean and is_at(old, tonumber(epoch), tonumber(ver))) and unexpected(old, record, ARGV[3])
+if clean and passed(old, epoch, tonumber(ver), ARGV[3]) then return {'PASSED'} end
+local conflict = unexpected(old, record, ARGV[3])
 if conflict then return conflict end
 local exists = old.tier ~= 'none' and old.tier ~= 'deleted'
 if not exists and not clean then return {'MISSING'} end

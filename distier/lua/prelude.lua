@@ -37,12 +37,12 @@ end
 -- any write comes after it and makes it whole.
 local function placed(key)
   local f = call('HMGET', key, 'tier', 'tok', 'tokens', 'bytes', 'clean', 'frame_bytes', 'archived_bytes', 'epoch', 'ver',
-    'created')
+    'created', 'reserved')
   local function number(i) return tonumber(f[i] or 0) or 0 end
   return {
     tier = f[1] or 'none', tok = f[2] or '', tokens = number(3), bytes = number(4), clean = f[5] == '1', epoch = number(8),
     ver = number(9), frame_bytes = number(6), archived_bytes = number(7),
-    version = f[1] and ((f[8] or '0') .. '-' .. (f[9] or '0')) or '', created = f[10],
+    version = f[1] and ((f[8] or '0') .. '-' .. (f[9] or '0')) or '', created = f[10], reserved = f[11] or '',
   }
 end
 
@@ -129,8 +129,19 @@ end
 local function comes_after(old, epoch, ver)
   return old.tier ~= 'none' and (old.epoch > epoch or old.epoch == epoch and old.ver > ver)
 end
-local function is_at(old, epoch, ver)
-  return old.tier ~= 'none' and old.epoch == epoch and old.ver == ver
+
+-- The place that a durable conditional write holds in front of a record: `epoch-ver-ms-tok`. It goes when the record gets another
+-- version, and is worth nothing in another epoch. Answers ver (0: there is none), ms, tok.
+local function reservation(old, epoch)
+  local e, ver, at, tok = string.match(old.reserved, '^(%d+)-(%d+)-(%d+)-(%x*)$')
+  if e ~= epoch then return 0, 0, '' end
+  return tonumber(ver), tonumber(at), tok
+end
+-- Whether a write that has its object in the archive as epoch-ver must take another place. What is applied never comes before a
+-- place that is reserved: a conditional write that is refused comes before what refuses it, and can never come back.
+local function passed(old, epoch, ver, expected)
+  local place = reservation(old, epoch)
+  return place > ver or expected ~= '' and place ~= ver
 end
 
 -- What to answer where the caller expects another version than there is. A record of an older epoch is not known to be the

@@ -7,7 +7,7 @@
 --         ('' unless warm), number of further fields (with `content` if hot, `codec` if warm), name and value of each;
 --         then moves, only for a single one
 -- RETURNS {'OK', of each: {'OK', epoch, ver, evicted} | {'REPLAYED', version, tier} | {'CONFLICT', version} | {'UNVERIFIED'}
---         | {'FENCED'} | {'SUPERSEDED', version} | {'TOO_LARGE'} | {'OVER', ...}}
+--         | {'FENCED'} | {'SUPERSEDED', version} | {'PASSED'} | {'TOO_LARGE'} | {'OVER', ...}}
 -- KEEPS   budgets are never exceeded; a dirty version has no TTL; a tok is applied once; the order never goes back
 local refused = refuse()
 if refused then return refused end
@@ -27,8 +27,8 @@ local function write(m)
   end
   if clean and reserved ~= epoch then return {'FENCED'} end
   if clean and comes_after(old, tonumber(epoch), tonumber(ver)) then return {'SUPERSEDED', old.version} end
-  -- somebody may have found this very version in the archive and adopted it: then it is not in its own way
-  local conflict = not (clean and is_at(old, tonumber(epoch), tonumber(ver))) and unexpected(old, record, expected)
+  if clean and passed(old, epoch, tonumber(ver), expected) then return {'PASSED'} end
+  local conflict = unexpected(old, record, expected)
   if conflict then return conflict end
   local new = {tier = tier, tokens = tonumber(tokens), bytes = tonumber(bytes), frame_bytes = #body, clean = clean,
     archived_bytes = tonumber(archived_bytes)}

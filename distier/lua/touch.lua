@@ -3,7 +3,8 @@
 -- KEYS    1..9 the shard, then record and frame of each id
 -- ARGV    id and number of uses of each
 -- RETURNS {'OK', count of each; -1 where there is no such module}
--- KEEPS   no record is written: recency never invalidates a near cache; dirty frames get no TTL
+-- KEEPS   no record is written: recency never invalidates a near cache; dirty frames get no TTL; at maxmemory it is refused, as it
+--         may add to `uses`: what was used is noted again when there is room
 local refused = refuse()
 if refused then return refused end
 local now, tiers, counts = now_ms(), {}, {}

@@ -21,14 +21,14 @@ from distier.lua import age, expire
 
 from .move import demote, free_hot
 from .nodes import forget_dead
-from .read import give_back
+from .read import give_back, patience_ms
 from .records import take_lease
 from .space import Space
 from .sweep import sweep as sweep
 from .writeback import Archived, write_back
 
 BATCH = 64
-LEASE_MS = 30_000
+FOREIGN = "\ufffd"
 COUNTED = ("tier", "tokens", "bytes", "clean", "frame_bytes", "archived_bytes")
 
 
@@ -65,11 +65,11 @@ def _due(shard: Shard, zset: str, older_than_ms: int, offset: int) -> Plan[list[
 
 
 def _id(raw: bytes) -> str:
-    """An id, or U+FFFD for what is none: that has no record, and so does not keep the others waiting."""
+    """An id, or FOREIGN for what is none: that has no record, and so does not keep the others waiting."""
     try:
         return check_id(raw.decode())
     except (Invalid, UnicodeDecodeError):
-        return "\ufffd"
+        return FOREIGN
 
 
 def server_ms(shard: Shard) -> Plan[int]:
@@ -77,10 +77,11 @@ def server_ms(shard: Shard) -> Plan[int]:
 
 
 def _write_back_alone(space: Space, shard: Shard, id: str) -> Plan[Archived | None]:
-    """Write back unless another worker is at it: that would only do the same work twice."""
+    """Write back unless another worker is at it: that would only do the same work twice. A worker that died with the lease
+    keeps the module waiting no longer than the holder of a fetch does."""
     lease, holder = shard.write_back_lease(id), (yield from NewToken())
     try:
-        taken = yield from take_lease(shard, lease, holder, LEASE_MS)
+        taken = yield from take_lease(shard, lease, holder, patience_ms(space))
     except Full:  # at maxmemory there are no leases, and archiving is what makes room
         taken = True
     if not taken:
@@ -127,7 +128,7 @@ def expire_warm(space: Space, shard: Shard) -> Plan[int]:
         if not ids:
             return gone
         went = yield from expire(shard, ids)
-        gone, offset = gone + went, 0  # all others got a later time: the list moved on
+        gone, offset = gone + went, offset + ids.count(FOREIGN)  # all others got a later time: the list moved on
         if len(ids) < BATCH:
             return gone
 

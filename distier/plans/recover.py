@@ -79,14 +79,14 @@ def recover(space: Space, shard: Shard) -> Plan[Opened]:
             space.states[shard] = reply
             return reply
         if attempt:
-            yield from _stand_back(attempt)
+            yield from stand_back(attempt)
         replid = reply.replid
         claim = yield from _claim(space, shard, replid)
         epoch, empty = claim or (0, False)
     raise Recovering(f"shard {shard.index} of namespace {shard.namespace!r} changes hands too often; try again")
 
 
-def _stand_back(attempt: int) -> Plan[None]:
+def stand_back(attempt: int) -> Plan[None]:
     """All clients of a server that came back claim at once. Those whose claims met wait for a moment of their own: then one
     of them is alone, and the others find its epoch installed."""
     chance = int((yield from NewToken())[:4], 16) / 65536

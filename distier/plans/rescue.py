@@ -76,7 +76,7 @@ def _reconcile(
                 found.setdefault(space.shard(id), []).append(result)
     for shard, adoptions in found.items():
         for part in chunks(adoptions, 200):
-            report.adopted += yield from _adopt(space, shard, epochs[shard], part)
+            report.adopted += yield from _adopt_each(space, shard, epochs[shard], part, report)
 
 
 def _describe(space: Space, groups: Sequence[Group]) -> Plan[list[tuple[str, Adoption | Corrupt]]]:
@@ -110,6 +110,20 @@ def _not_known(space: Space, groups: Sequence[Group], report: Rescued) -> Plan[l
         else:
             report.known += 1
     return wanted
+
+
+def _adopt_each(space: Space, shard: Shard, epoch: int, found: Sequence[Adoption], report: Rescued) -> Plan[int]:
+    """Together; where a key of one module is of a foreign type, that one is reported, and the others go alone."""
+    try:
+        return (yield from _adopt(space, shard, epoch, found))
+    except Corrupt as e:
+        if len(found) == 1:
+            report.unreadable[found[0].id] = str(e)
+            return 0
+    adopted = 0
+    for one in found:
+        adopted += yield from _adopt_each(space, shard, epoch, [one], report)
+    return adopted
 
 
 def _adopt(space: Space, shard: Shard, epoch: int, found: Sequence[Adoption], *, whole: bool = False) -> Plan[int]:

@@ -6,9 +6,9 @@
     epoch markers          of each shard, all but the greatest of each of the newest lives of its server
 
 A version is dominated where it comes before one that is **committed**: a clean record says so, and what is listed has it. An
-object that is merely greater does not suffice. A durable write is in the archive before it is applied, and it may still be
-refused (`Conflict`); its writer then takes the object back, and what it seemed to dominate must still be there, even where
-the record has moved on to a version that is not archived yet. So the last committed version of a module is never
+object that is merely greater does not suffice. A durable write is in the archive before it is applied, and it may never be
+(refused, or its writer died): readers still need what the record rests on, also where the record has moved on to a version
+that is not archived yet. So the last committed version of a module is never
 deleted; it is safe to stop anywhere, to run twice, and beside anything else, also on an old primary. (The road not
 taken: to let dominated objects rest for a time would need clocks that agree, and would double the archive of a busy
 namespace.)

@@ -15,7 +15,6 @@ from distier.domain.keys import Shard
 from distier.domain.module import Landed, Record, Tier, pack_keywords, pack_meta
 from distier.domain.order import Order, parse_version
 from distier.effects import (  # fmt: skip
-    ArchiveDelete,
     Command,
     Count,
     NewToken,
@@ -28,14 +27,14 @@ from distier.effects import (  # fmt: skip
     collect,
 )
 from distier.errors import Conflict, Corrupt, DistierError, Full, Invalid, Recovering, Unavailable
-from distier.lua import Move, Over, Put, Refused, Replayed, Reserved, Write, reserve
+from distier.lua import Move, Over, Put, Refused, Replayed, Reserved, Write, reserve, state
 from distier.lua import delete as delete_script
 from distier.lua import put as put_script
 from distier.lua import put_many as put_many_script
 from distier.policy.transform import apply_transform, outline
 
-from .records import make_frame
-from .recover import list_epochs, newest_record, verify
+from .records import make_frame, record_command
+from .recover import list_epochs, newest_record, stand_back, verify
 from .room import with_room
 from .shares import make_share
 from .space import Space
@@ -50,6 +49,7 @@ SCRIPT_MAX_MODULES = 64
 SCRIPT_MAX_BYTES = 1024 * 1024
 MAX_TOKENS = 2**40
 FENCED_MAX = 4
+BUSY_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +270,8 @@ def _why(reply: object, tier: str) -> str:
 
 
 class Fenced(Recovering):
-    """The shard began a new epoch while this write was on its way to the archive."""
+    """The place of this write in the order is of no use any more: the shard began a new epoch while it was on its way to the
+    archive, or a conditional write took a place after it."""
 
 
 def _conflict(id: str, version: str, expected: str) -> Conflict:
@@ -284,9 +285,9 @@ def _refusal(p: Prepared, reply: object) -> DistierError:
         case Refused("CONFLICT", version):
             return _conflict(p.id, version, p.expected)
         case Refused("SUPERSEDED", version):
-            return Overtaken(f"module {p.id!r} is at version {version} by now, the call expected {p.expected}")
-        case Refused("FENCED"):
-            return Fenced(f"the shard of module {p.id!r} began a new epoch during the write; try again")
+            return _conflict(p.id, version, p.expected)
+        case Refused("FENCED" | "PASSED"):
+            return Fenced(f"the place in the order of this write of module {p.id!r} was lost; try again")
         case _:
             return Full(
                 f"no room for module {p.id!r}: all that is hot is pinned or in use by other writers, and warm is "
@@ -294,18 +295,15 @@ def _refusal(p: Prepared, reply: object) -> DistierError:
             )
 
 
-class Overtaken(Conflict):
-    """A conditional write that is in the archive, but that a newer version came before."""
-
-
 def put_archived(space: Space, p: Prepared) -> Plan[Landed]:
     """A put that is in the archive before it is acknowledged: reserve a place in the order, PUT, look for a newer epoch,
     apply, answer. No failure of Redis can lose it after that, and none can bring an older version back.
 
     Stopped on the way, it is a write of unknown outcome: the object may be adopted after a loss of Redis, or is dominated.
+    An object of a write that is refused is never deleted, since somebody may have adopted it: see `_is_settled`.
     """
-    shard = space.shard(p.id)
-    for attempt in range(FENCED_MAX):
+    shard, place = space.shard(p.id), None
+    for _ in range(FENCED_MAX):
         try:
             place = yield from _archive(space, shard, p)
             if (yield from list_epochs(space, shard, place.epoch, but_of=place.replid)):
@@ -315,14 +313,33 @@ def put_archived(space: Space, p: Prepared) -> Plan[Landed]:
         except Fenced:
             continue
         except Conflict as e:
-            if attempt:  # an earlier attempt may be what it meets: adopted from the archive by the recovery
+            if place and not (yield from _is_settled(space, shard, p.id, place)):
                 raise Recovering(_unsure(p.id)) from e
             raise
     raise Recovering(f"the shard of module {p.id!r} changes hands too often; try again")
 
 
 def _unsure(id: str) -> str:
-    return f"the shard of module {id!r} began a new epoch during the write, which may or may not have been applied; read it"
+    return f"module {id!r} was changed by others during the write, which may or may not have been applied for a while; read it"
+
+
+def _is_settled(space: Space, shard: Shard, id: str, place: Place) -> Plan[bool]:
+    """Whether a conditional write that was refused, and is in the archive at `place`, never took effect and never will: what
+    refused it comes after it and is in the archive too, and no newer epoch may have adopted it before.
+
+    That it comes after it is what `reserve` is for: no version from before a reserved place is applied (`prelude.lua`).
+    """
+    try:
+        record = yield from record_command(shard, id)
+        if record is None or record.order[:2] <= place[:2]:
+            return False
+        yield from write_back(space, shard, id)
+        if (yield from state(shard)).epoch != place.epoch:
+            return False
+        return not (yield from list_epochs(space, shard, place.epoch, but_of=place.replid))
+    except DistierError:
+        yield Count("writes.not_settled")
+        return False
 
 
 def _apply(space: Space, shard: Shard, p: Prepared) -> Plan[Landed]:
@@ -331,12 +348,6 @@ def _apply(space: Space, shard: Shard, p: Prepared) -> Plan[Landed]:
     try:
         reply = yield from _attempt(space, shard, p, "hot", p.content, "")
         return (yield from _landed(space, shard, p, reply))
-    except Overtaken:
-        yield from _commit_newer(space, shard, p.id)
-        raise
-    except Conflict:
-        yield from take_back(p.place.key)
-        raise
     except Full as e:
         raise Unavailable(
             f"module {p.id!r} is in the archive as {p.place.epoch}-{p.place.ver}, but Redis is full and could not take note "
@@ -344,26 +355,9 @@ def _apply(space: Space, shard: Shard, p: Prepared) -> Plan[Landed]:
         ) from e
 
 
-def take_back(key: str) -> Plan[None]:
-    """Delete the object of a write that was refused: no later recovery may find it.
-
-    Only where the record is *before* its place: then nobody has adopted it, and the sweep deleted nothing for its sake.
-    """
-    yield from ArchiveDelete([key, names.sidecar_key(key)])
-
-
-def _commit_newer(space: Space, shard: Shard, id: str) -> Plan[None]:
-    """A refused write whose place is before the record's stays in the archive until that version is there too; then it can
-    not come back. If this fails, the worker's write-back does it later."""
-    try:
-        yield from write_back(space, shard, id)
-    except DistierError:
-        yield Count("writes.not_settled")
-
-
 def _archive(space: Space, shard: Shard, p: Prepared) -> Plan[Place]:
     """Reserve a place and put the version there."""
-    reserved = yield from reserve_place(space, shard, p.id, p.expected)
+    reserved = yield from reserve_place(space, shard, p.id, p.expected, p.tok)
     flat = dict(zip(p.fields[::2], p.fields[1::2], strict=True))
     record = new_record(p.id, Order(reserved.epoch, reserved.ver, p.tok), len(p.content), p.tokens, flat, reserved)
     level = space.config.storage_tiers.cold.compression_level
@@ -373,15 +367,24 @@ def _archive(space: Space, shard: Shard, p: Prepared) -> Plan[Place]:
     return Place(reserved.epoch, reserved.ver, key, len(body), reserved.replid)
 
 
-def reserve_place(space: Space, shard: Shard, id: str, expected: str) -> Plan[Reserved]:
-    """The next place in the order. Raises `Conflict`."""
-    for _ in range(FENCED_MAX):
-        reply = yield from reserve(shard, id, expected)
+def reserve_place(space: Space, shard: Shard, id: str, expected: str, tok: str) -> Plan[Reserved]:
+    """The next place in the order. Conditional writes of one module take turns; one that seems to have died is passed.
+    Raises `Conflict`, `Unavailable`."""
+    looks, turns = 0, 0
+    while looks < FENCED_MAX and turns < BUSY_MAX:
+        reply = yield from reserve(shard, id, expected, tok)
         if isinstance(reply, Reserved):
             return reply
         if reply.word == "CONFLICT":
             raise _conflict(id, reply.version, expected)
-        yield from verify(space, shard, id)
+        if reply.word == "BUSY":
+            turns += 1
+            yield from stand_back(turns)
+        else:
+            looks += 1
+            yield from verify(space, shard, id)
+    if looks < FENCED_MAX:
+        raise Unavailable(f"too many conditional writes of module {id!r} at once; this one was not tried")
     raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
 
 
@@ -485,16 +488,20 @@ def _batches(items: Sequence[Item]) -> list[list[Item]]:
 def delete(space: Space, id: str, if_version: Expected = None, durability: Durability | None = None) -> Plan[bool]:
     """True if there was such a module. Raises `Conflict`, `Unavailable`."""
     shard, tok, expected = space.shard(id), (yield from NewToken()), _expected(if_version)
-    level = level_of(space, durability)
-    for attempt in range(FENCED_MAX):
-        place = None
+    level, place = level_of(space, durability), None
+    for _ in range(FENCED_MAX):
         if level == "archived":
             if (yield from newest_record(space, shard, id)) is None:
-                if attempt:  # gone by a tombstone of an earlier attempt, or by another delete that is in no archive
+                if place:  # gone by a tombstone of an earlier attempt, or by another delete that is in no archive
                     raise Recovering(_unsure(id))
                 yield from write_back(space, shard, id)  # a delete that is not archived yet: "no" shall be durable too
                 return False
-            place = yield from _archive_tombstone(space, shard, id, tok, expected)
+            try:
+                place = yield from _archive_tombstone(space, shard, id, tok, expected)
+            except Conflict as e:
+                if place and not (yield from _is_settled(space, shard, id, place)):
+                    raise Recovering(_unsure(id)) from e
+                raise
             if (yield from list_epochs(space, shard, place.epoch, but_of=place.replid)):
                 space.states.pop(shard, None)
                 continue
@@ -505,10 +512,9 @@ def delete(space: Space, id: str, if_version: Expected = None, durability: Durab
             yield Count("deletes")
             return True
         if reply.word in ("CONFLICT", "SUPERSEDED"):
-            if place:
-                yield from (take_back(place.key) if reply.word == "CONFLICT" else _commit_newer(space, shard, id))
-            kind = Overtaken if reply.word == "SUPERSEDED" else Conflict
-            raise kind(f"module {id!r} is at version {reply.version or 'none'}, the call expected {if_version}")
+            if place and not (yield from _is_settled(space, shard, id, place)):
+                raise Recovering(_unsure(id))
+            raise Conflict(f"module {id!r} is at version {reply.version or 'none'}, the call expected {if_version}")
         if reply.word == "UNVERIFIED":
             yield from verify(space, shard, id)
         elif reply.word == "MISSING" and (yield from newest_record(space, shard, id)) is None:
@@ -517,7 +523,7 @@ def delete(space: Space, id: str, if_version: Expected = None, durability: Durab
 
 
 def _archive_tombstone(space: Space, shard: Shard, id: str, tok: str, expected: str) -> Plan[Place]:
-    reserved = yield from reserve_place(space, shard, id, expected)
+    reserved = yield from reserve_place(space, shard, id, expected, tok)
     record = new_record(id, Order(reserved.epoch, reserved.ver, tok), 0, 0, {}, reserved, tier="deleted")
     key = names.content_key(space.namespace, record)
     yield from put_object(space, record, key, b"")

@@ -32,23 +32,22 @@ from distier.stores.s3 import S3Archive
 
 ACCESS_KEY, SECRET_KEY = "conformance-access", "conformance-secret"
 BACKENDS = ["directory", "memory", "memory-sidecar", "moto", "rclone"]
+IN_MEMORY = ["memory", "memory-sidecar"]  # neither bucket nor directory, and not shared by processes
+OUTSIDE = [name for name in BACKENDS if name not in IN_MEMORY]
+REPLACES_ATOMICALLY = ["directory", *IN_MEMORY]
+"""An object that is put once more is there, whole, at every moment. moto answers 500 where two threads put the same key at
+once; while an object is put once more, rclone answers 500, or that it does not exist."""
 
 
 class Backend(Protocol):
     def open(self) -> Archive:
         """A new and empty archive."""
 
-    @property
-    def replaces_atomically(self) -> bool:
-        """An object that is put once more is there, whole, at every moment."""
-
     def missing(self) -> Archive | None:
         """An archive whose bucket or directory does not exist; None if the kind has no such thing."""
 
 
 class MemoryBackend:
-    replaces_atomically = True
-
     def __init__(self, *, keeps_metadata: bool) -> None:
         self._keeps_metadata = keeps_metadata
 
@@ -60,8 +59,6 @@ class MemoryBackend:
 
 
 class DirectoryBackend:
-    replaces_atomically = True
-
     def __init__(self, root: Path) -> None:
         self._paths = (root / f"archive-{i}" for i in itertools.count())
 
@@ -76,8 +73,7 @@ class DirectoryBackend:
 
 
 class S3Backend:
-    def __init__(self, endpoint_url: str, *, replaces_atomically: bool) -> None:
-        self.replaces_atomically = replaces_atomically
+    def __init__(self, endpoint_url: str) -> None:
         self._endpoint_url = endpoint_url
         self._numbers = itertools.count()
         self._client = boto3.session.Session().client(
@@ -206,9 +202,9 @@ def fault_server(answer: Callable[[str, str], tuple[int, bytes]]) -> Iterator[st
 
 
 @contextmanager
-def _s3_backend(server: Any, *, replaces_atomically: bool) -> Iterator[S3Backend]:
+def _s3_backend(server: Any) -> Iterator[S3Backend]:
     with server as endpoint_url:
-        backend = S3Backend(endpoint_url, replaces_atomically=replaces_atomically)
+        backend = S3Backend(endpoint_url)
         try:
             yield backend
         finally:
@@ -225,13 +221,10 @@ def backend(request, tmp_path_factory) -> Iterator[Backend]:
         case "memory-sidecar":
             yield MemoryBackend(keeps_metadata=False)
         case "moto":
-            # moto answers 500 where two threads put the same key at once
-            with _s3_backend(moto_server(), replaces_atomically=False) as s3:
+            with _s3_backend(moto_server()) as s3:
                 yield s3
         case "rclone":
-            # While an object is put once more, rclone answers 500, or that it does not exist.
-            server = rclone_server(tmp_path_factory.mktemp("rclone"))
-            with _s3_backend(server, replaces_atomically=False) as s3:
+            with _s3_backend(rclone_server(tmp_path_factory.mktemp("rclone"))) as s3:
                 yield s3
 
 

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from distier.domain.ids import MAX_ID_BYTES, encode_id, to_path
 from distier.errors import ConfigError, Corrupt, DistierError, Invalid, Unavailable
 
+from .archives import OUTSIDE, REPLACES_ATOMICALLY
+
 TYPE = "application/x-xz"
 KEY = "team/modules/a/b/@00000001-00000000000001-0123abcd.md.xz"
 
@@ -44,10 +46,9 @@ def test_a_missing_object_is_none_beside_and_above_and_below_others(archive):
         assert archive.get(key, max_bytes=10) is None
 
 
+@pytest.mark.parametrize("backend", OUTSIDE, indirect=True)
 def test_a_missing_bucket_is_never_a_missing_object(backend):
     archive = backend.missing()
-    if archive is None:
-        pytest.skip("this kind has neither bucket nor directory")
     calls = {
         "get": lambda: archive.get(KEY, max_bytes=10),
         "list": lambda: archive.list("team/"),
@@ -198,9 +199,8 @@ def test_threads_put_and_get_at_once(archive):
     assert len(archive.list("")) == 48
 
 
+@pytest.mark.parametrize("backend", REPLACES_ATOMICALLY, indirect=True)
 def test_an_object_put_once_more_by_many_is_always_there(backend):
-    if not backend.replaces_atomically:
-        pytest.skip("this server has moments without an object that is put once more")
     data = b"s" * 100_000
     with closing(backend.open()) as archive, ThreadPoolExecutor(8) as pool:
 
@@ -212,9 +212,8 @@ def test_an_object_put_once_more_by_many_is_always_there(backend):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_fork_may_use_the_archive_beside_its_parent(archive):
-    if archive.name == "memory:":
-        pytest.skip("memory is not shared by processes")
+@pytest.mark.parametrize("backend", OUTSIDE, indirect=True)
+def test_a_fork_may_use_the_archive_beside_its_parent(backend, archive):
     keys = [key_of(f"m{i}") for i in range(4)]
     for key in keys:
         put(archive, key, key.encode())

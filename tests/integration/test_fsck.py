@@ -375,7 +375,7 @@ def test_the_sweep_keeps_what_a_record_rests_on(place: Place):
     new, old = place.objects("cold")[1], place.objects("cold")[0]
     assert place.store.run(sweep(place.store.space)) == 0
     assert old.exists()
-    remove(new)  # refused: its writer takes it back
+    remove(new)  # never applied, and lost
     assert place.read("cold").content == text("cold")
 
 

@@ -75,7 +75,6 @@ from distier.plans.read import read
 from distier.plans.recover import open_space, recover
 from distier.plans.rescue import rescue
 from distier.plans.space import Space
-from distier.plans.write import Overtaken
 from distier.stores.memory import MemoryArchive
 
 from .history import NONE, History, Op, Server, Violation
@@ -692,7 +691,6 @@ class World:
         if isinstance(e, NotFound):
             op.fate = "done"
         elif isinstance(e, Conflict | Full):
-            op.overtaken = isinstance(e, Overtaken)
             self.history.refuse(op)
         elif isinstance(e, Unavailable):
             op.fate = "unknown"
@@ -810,13 +808,15 @@ class World:
         tidy = (
             Call("write-back", "", lambda space: write_back_due(space, shard, older_than_ms=0)),
             Call("expire", "", lambda space: expire(shard, ids).__iter__()),
-            Call("sweep", "", sweep),  # adopts what has no record yet
             Call("sweep", "", sweep),
         )
-        results = yield from self._alone("end", (Call("open", "", open_space), *gets, *tidy, *gets))
-        first, last = results[1 : 1 + len(ids)], results[-len(ids) :]
-        self._same(first, last, "after write-back and sweep", or_newer=True)
-        self._check_swept()
+        results = yield from self._alone("end", (Call("open", "", open_space), *gets, *tidy))
+        if self._unswept():  # it may have adopted what had no record yet
+            yield from self._alone("again", (Call("sweep", "", sweep),))
+        last = yield from self._alone("after", gets)
+        self._same(results[1 : 1 + len(ids)], last, "after write-back and sweep", or_newer=True)
+        if problem := self._unswept():
+            raise Violation(problem)
         if self.chooser.pick((1, 2)) == 0:
             yield from self._forget(self._life())
             again = yield from self._alone("lost", (*gets, Call("rescue", "", rescue), *gets))
@@ -834,17 +834,18 @@ class World:
             if not (or_newer and op and op.fate != "refused" and (old or NONE) < top):
                 raise Violation(f"{i} was {old}, {when} it is {new}")
 
-    def _check_swept(self) -> None:
+    def _unswept(self) -> str:
         """What the records rest on remains, and what is greater: uploads whose writers died before they applied them, and
-        those of an old primary that came after the recovery."""
+        those of an old primary that came after the recovery. What is wrong with that, if anything."""
         for i in self.scenario.ids:
             record = self.primary.records.get(i)
             place = record.place if record else NONE
             left = set(self.history.objects[i])
             if any(x < place for x in left):
-                raise Violation(f"swept: {i} is {place}, the archive still has {sorted(left)}")
+                return f"swept: {i} is {place}, the archive still has {sorted(left)}"
             if record and record.tier not in ("none", "deleted") and place not in left:
-                raise Violation(f"swept: {i} is {place}, the archive has {sorted(left)}")
+                return f"swept: {i} is {place}, the archive has {sorted(left)}"
+        return ""
 
 
 def _nothing() -> Generator[Sent, Any, None]:

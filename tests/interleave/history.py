@@ -10,7 +10,7 @@ what was acknowledged, and how firmly:
 A read may answer any version that is not older than both were when it first touched the server that it read from, with
 exactly the bytes of that write; `None` where such a version is a delete, or where nothing was acknowledged yet. A write
 that was refused (`Conflict`, `Full`) must never be seen by a read that began later. Writes that failed otherwise, or whose
-process died, may be seen or not, for ever.
+process died, may be seen or not, for ever. One that was seen must not be refused later.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ class Op:
     needs: dict[int, Place] = field(default_factory=dict)  # of a read: by server, at the first touch
     refused_before: frozenset[int] = frozenset()
     error: str = ""
-    overtaken: bool = False
 
     @property
     def writes(self) -> bool:
@@ -88,7 +87,7 @@ class History:
         self.durable: dict[str, Place] = dict.fromkeys(ids, NONE)
         self.versions: dict[tuple[str, Place], Op] = {}
         self.refused: set[int] = set()  # id() of the operations
-        self.renewed = False  # Redis lost something, or an old primary goes on beside it
+        self.seen: set[int] = set()  # and of those that were read
         self.ops: list[Op] = []
         self._directories = {names.module_directory(namespace, i).rstrip("/"): i for i in ids}
         self.objects: dict[str, dict[Place, str]] = {i: {} for i in ids}
@@ -134,17 +133,12 @@ class History:
 
     def refuse(self, op: Op) -> None:
         op.fate = "refused"
-        if not (op.overtaken and self.renewed):  # see `new_life`
-            self.refused.add(id(op))
+        self.refused.add(id(op))
+        if id(op) in self.seen:
+            raise Violation(f"read: {op.kind} of {op.id} was refused ({op.error}), and has been read")
 
     def new_life(self, server: Server, floor: dict[str, Place]) -> None:
-        """A server begins a life with the data of `floor`: what was acknowledged and is in the archive by now counts too.
-
-        A conditional write that was refused because a newer version had overtaken it may come back with the loss of that
-        version, where its writer could not archive that one first.
-        """
-        self.renewed = True
-        self.refused -= {id(op) for op in self.ops if op.overtaken}
+        """A server begins a life with the data of `floor`: what was acknowledged and is in the archive by now counts too."""
         server.floor = dict(floor)
         for i in self.ids:
             for place in self.objects[i]:
@@ -217,6 +211,7 @@ class History:
         written = self.versions.get((op.id, place))
         if written is None or written.content is None:
             raise Violation(f"read: {place} of {op.id} was read, which nobody put")
+        self.seen.add(id(written))
         if found.content != written.content:
             raise Violation(f"read: {place} of {op.id} has the bytes {found.content!r}, not {written.content!r}")
         if place < need:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-import pytest
 
 from tests.servers import KINDS, Kind, running_server
 
@@ -34,7 +32,7 @@ def running_lab(kind: Kind) -> Iterator[Lab]:
         yield lab
 
 
-def explore_all(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def explore_all(lab: Lab, tell: Callable[[str], None]) -> None:
     """Half of the runs go to all scenarios alike; the rest goes where most of the first half were no repetitions."""
     runs = IN_ALL / len(KINDS) / len(SCENARIOS)
     first, began, total, rows = max(1, int(runs / 2)), time.monotonic(), Tally(), list[str]()
@@ -51,9 +49,8 @@ def explore_all(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
         total.add(tally)
         rows.append(_row(scenario, tally, len(tally.distinct), seconds + time.monotonic() - start))
     distinct = sum(len(tally.distinct) for tally, _ in tallies)
-    with capsys.disabled():
-        print(f"\n{lab.kind}\n{HEADER}\n" + "\n".join(rows))
-        print(_row(Scenario("all", ()), total, distinct, time.monotonic() - began))
+    rows.append(_row(Scenario("all", ()), total, distinct, time.monotonic() - began))
+    tell(f"{lab.kind}\n{HEADER}\n" + "\n".join(rows))
     assert total.runs >= IN_ALL // len(KINDS)
     assert all(total.faults[name] for name in ("kill", "lost", "gone", "down", "late", *OUTSIDE)), total.faults
 

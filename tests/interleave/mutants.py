@@ -15,7 +15,7 @@ import pytest
 
 from distier.domain import archived as names
 from distier.domain.module import Record
-from distier.effects import Plan
+from distier.effects import ArchiveDelete, Plan
 from distier.lua import Adoption, adopt, archived
 from distier.plans import move, recover, sweep, write, writeback
 from distier.plans.space import Space
@@ -142,13 +142,24 @@ def _claims_fence(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(write, "list_epochs", lambda space, shard, above, **_: real(space, shard, above))
 
 
-def _keeps_refused(patch: pytest.MonkeyPatch) -> None:
-    """A refused durable write leaves its object (as a refused delete did once)."""
+def _takes_back(patch: pytest.MonkeyPatch) -> None:
+    """A refused durable write deletes its object (as it was once), which somebody may have adopted."""
 
-    def nothing(key: str) -> Plan[None]:
+    def take_back(space: Space, shard: Any, id: str, place: write.Place) -> Plan[bool]:
+        yield from ArchiveDelete([place.key])
+        return True
+
+    patch.setattr(write, "_is_settled", take_back)
+
+
+def _not_settled(patch: pytest.MonkeyPatch) -> None:
+    """A refused durable write says `Conflict` at once (as it was once)."""
+
+    def done(*_: Any) -> Plan[bool]:
         yield from ()
+        return True
 
-    patch.setattr(write, "take_back", nothing)
+    patch.setattr(write, "_is_settled", done)
 
 
 def _no_write_back(patch: pytest.MonkeyPatch) -> None:
@@ -191,8 +202,7 @@ MUTANTS: tuple[Mutant, ...] = (
            model="no_unique_key"),
     Mutant("sweep-by-reference", ("sweep/write-back", "sweep/put-archived"), (), _sweep_by_reference,
            model="gc_any_unreferenced"),
-    Mutant("sweep-uncommitted", ("cas-archived/put/sweep", "cas-archived/cas-archived"), (), _sweep_uncommitted,
-           model="sweep_uncommitted"),
+    Mutant("sweep-uncommitted", ("cas-archived/put/sweep", "cas-archived/cas-archived"), (), _sweep_uncommitted),
     Mutant("no-clean-tombstone", ("delete-archived/put-archived", "delete/put-archived"), (
         ("prelude", "  call('PEXPIRE', record, 600000)\nend", "  call('UNLINK', record)\nend"),
     ), model="early_tomb_gc"),
@@ -232,9 +242,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ("adopt", "e == old.epoch and (v > old.ver\n", "true or e == old.epoch and (v > old.ver\n"),
     )),
     Mutant("claims-fence", ("claim/claim/put-archived",), (), _claims_fence),
-    Mutant("keeps-refused", ("delete-if-archived/put-archived", "cas-archived/cas-archived"), (), _keeps_refused),
-    Mutant("conflict-with-itself", ("cas-archived/rescue",), (
-        ("put", "not (clean and is_at(old, tonumber(epoch), tonumber(ver))) and unexpected", "unexpected"),
+    Mutant("not-settled", ("cas-archived/put/sweep", "cas-archived/cas-archived"), (), _not_settled, model="not_settled"),
+    Mutant("takes-back", ("cas-archived/put/sweep", "cas-archived/cas-archived", "cas-archived/rescue"), (), _takes_back,
+           model="takes_back"),
+    Mutant("nothing-reserved", ("delete-if-archived/put-archived", "cas-archived/cas-archived"), (
+        ("put", "if clean and passed(old, epoch, tonumber(ver), ARGV[4]) then return {'PASSED'} end", ""),
+        ("delete", "if clean and passed(old, epoch, tonumber(ver), ARGV[3]) then return {'PASSED'} end", ""),
+    ), _not_settled, model="nothing_reserved"),
+    Mutant("adopts-reserved", ("cas-archived/put/rescue",), (
+        ("adopt", "if place > 0 and now - since < 600000 and (e < tonumber(epoch) or v <= place) then newer = false end", ""),
     )),
 )  # fmt: skip
 BY_NAME = {m.name: m for m in MUTANTS}

@@ -123,6 +123,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("rescue/put-archived", ((rescue(), get("a")), (put("a", "a1", ARCHIVED), get("a"))), DURABLE, faults_max=4),
     Scenario("cas-archived/rescue", ((cas("a", "a1", ARCHIVED), get("a")), (rescue(), sweep()), (get("a"),)), DURABLE,
              ("loss", "restart", "kill", "lost", "late")),
+    Scenario("cas-archived/put/rescue", ((cas("a", "a1", ARCHIVED),), (rescue(), get("a")), (put("a", "a2"), get("a"))),
+             DURABLE, ("kill", "lost", "failover", "replicate")),
     Scenario("put-archived/old-primary", ((put("a", "a1", ARCHIVED),), (get("a"), get("a"))),
              DURABLE, ("replicate", "failover"), 2),
     Scenario("claim/claim/loss", ((get("a"), get("a")), (put("a", "a1", ARCHIVED),)), (), ("loss",), 1, first="loss"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -67,10 +67,10 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 
 @pytest.mark.timeout(600)
-def test_every_crash_point(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each plan alone, in good order and after a restart: every fault at every one of its effects."""
-    if lab.kind != KINDS[0] and not LONG:
-        pytest.skip("on one kind of server in the short mode; CHAOS=long: on both")
+@pytest.mark.parametrize("lab", KINDS if LONG else KINDS[:1], indirect=True)
+def test_every_crash_point(lab: Lab, tell: Callable[[str], None]) -> None:
+    """Each plan alone, in good order and after a restart: every fault at every one of its effects. On one kind of server, but
+    in the long mode."""
     points, killed, lost, faults = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     runs = 0
     for name, (calls, before) in ALONE.items():
@@ -87,10 +87,9 @@ def test_every_crash_point(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None
             killed += tally.killed
             lost += tally.lost
             faults += tally.faults
-    with capsys.disabled():
-        print(f"\n{len(points)} crash points in {runs} runs, faults: {dict(faults)}")
-        for point in sorted(points):
-            print(f"  {point:45} killed {killed[point]:5}  reply lost {lost[point]:5}")
+    tell(f"{len(points)} crash points in {runs} runs on {lab.kind}, faults: {dict(faults)}")
+    for point in sorted(points):
+        tell(f"  {point:45} killed {killed[point]:5}  reply lost {lost[point]:5}")
     # "touch" is the second half of a pipeline, seen alone only where the first half was split off
     missed = [p for p in points if not p.endswith(("Sleep", "touch")) and not (killed[p] and lost[p])]
     assert not missed, missed

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from .many import explore_all, running_lab
 
 
 @pytest.mark.timeout(7200)
-def test_interleavings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_interleavings(tell: Callable[[str], None]) -> None:
     with running_lab("redis") as lab:
-        explore_all(lab, capsys)
+        explore_all(lab, tell)

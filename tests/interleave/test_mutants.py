@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -25,7 +25,7 @@ def wire() -> Iterator[Wire]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
-def test_is_caught(wire: Wire, mutant: Mutant, capsys: pytest.CaptureFixture[str]) -> None:
+def test_is_caught(wire: Wire, mutant: Mutant, tell: Callable[[str], None]) -> None:
     lab, runs = Lab(wire, mutant.patches), 0
     with mutant.applied():
         for name in mutant.scenarios:
@@ -35,8 +35,7 @@ def test_is_caught(wire: Wire, mutant: Mutant, capsys: pytest.CaptureFixture[str
                 break
         else:
             pytest.fail(f"{mutant.name} survived {runs} runs of {mutant.scenarios}")
-    with capsys.disabled():
-        print(f"\n{mutant.name:26} after {runs:5} runs of {name:32} {failures[0].problem[:110]}")
+    tell(f"{mutant.name:26} after {runs:5} runs of {name:32} {failures[0].problem[:110]}")
 
 
 def test_the_model_knows_them() -> None:

@@ -61,7 +61,7 @@ PATTERNS = [
     (re.compile(re.escape(kind.pattern.replace("{t}", "{ns}")).replace("<id>", ".+").replace("<tok>", "[0-9a-f]{32}")),
      kind.type) for kind in KEYSPACE
 ]  # fmt: skip
-UNTIMED = {"created", "updated", "seen"}
+UNTIMED = {"created", "updated", "seen", "reserved"}
 
 
 class Shards(RuleBasedStateMachine):

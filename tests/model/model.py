@@ -9,8 +9,9 @@ What the code does, and its name here:
 
     put, delete             `put0 del0`   one script; the archive learns of it by a write-back
     put, delete (durable)   `put2 del2`   reserve, PUT, look for a newer epoch, apply, acknowledge
-    conditional put         `cas2`        the same, refused at `apply` if the record is not the one of `reserve`; then the
-                                          object is taken back if the record comes before it
+    conditional put         `cas2`        the same, but its place is reserved in the record: what comes before it is not applied
+                                          any more, and must take another place. It is refused only by what comes after it, and
+                                          says so when that is in the archive and no newer epoch is (`settle`)
     write-back              `archive`     read, PUT, commit if the version is still there
     sweep                   (environment) an object that comes before a committed version goes
     claim                   `claim`       list the markers, put the next number, list again: alone with it? then install
@@ -23,6 +24,7 @@ Invariants, in every reachable state:
     J3 readable    a record that says present has a copy somewhere
     J4 order       no epoch is installed twice, so no place in the order is given twice
     J5 closure     if everybody dies now, recovery, write-back and sweep leave one object, and it is readable
+    J6 refused     what was refused is never read, and a conditional write overtakes nothing that was acknowledged as durable
 
 `mutants` are names of single steps done wrong; each must violate something.
 """
@@ -61,6 +63,7 @@ class Server(NamedTuple):
     record: Record | None
     floor: Order  # the greatest version that this server acknowledged
     life: int
+    reserved: Order = NONE  # the place of a conditional write in front of the record
 
 
 class State(NamedTuple):
@@ -74,11 +77,13 @@ class State(NamedTuple):
     durable: Order
     faults: int
     collected: bool = False
+    refused: frozenset[int] = frozenset()  # the operations that were told so
 
 
 START = Server(1, True, 0, None, NONE, 0)
 EMPTY = Server(0, False, 0, None, NONE, 0)
 CLAIMS_MAX = 3
+TRIES_MAX = 2
 MARKERS_MAX = 5
 """Bounds on what could go on for ever: two claimers that always meet."""
 
@@ -138,7 +143,19 @@ class Model:
             need = max(s.durable, s.primary.floor)
             if seen[0] < need and not (seen == (NONE, "d") and s.collected):
                 return f"J2 fresh: {seen} is read, {need} was acknowledged"
+        if isinstance(seen, tuple) and any(self.wrote(s, i, seen[0]) for i in s.refused):
+            return f"J6 refused: {seen} is read, and was refused"
+        for i, op in enumerate(self.ops):
+            if op == "cas2" and s.clients[i][0] == "done":
+                _, place, at = s.clients[i]
+                if at < s.durable < place:
+                    return f"J6 refused: {place} was put in the place of {at}, {s.durable} was acknowledged"
         return self.closure(s)
+
+    def wrote(self, s: State, i: int, order: Order) -> bool:
+        """Whether this version is one of operation `i`."""
+        records = [server.record for _, server in self.servers(s)]
+        return any(x and x.order == order and x.op == i for x in (*s.objects, *records))
 
     def view(self, server: Server, objects: frozenset[Object]) -> object:
         """What a read of this server answers: a version, "lost", or None where it must recover first."""
@@ -208,7 +225,9 @@ class Model:
             if step == ("idle",) and self.answers(server):
                 order = (server.epoch, server.ver + 1)
                 record = Record(order, i, "v" if op == "put0" else "d", False, True, server.epoch)
-                after = server._replace(ver=server.ver + 1, record=record, floor=max(server.floor, order))
+                after = server._replace(
+                    ver=server.ver + 1, record=record, floor=max(server.floor, order), reserved=NONE
+                )
                 yield self.go(s, i, ("done",), **{name: after})
 
     def durable_write(self, s: State, i: int, op: str, step: Step) -> Iterator[State]:
@@ -217,31 +236,72 @@ class Model:
             case ("idle",):
                 for name, server in self.servers(s):
                     if self.answers(server):
-                        order, at = (server.epoch, server.ver + 1), server.record.order if server.record else NONE
-                        yield self.go(s, i, ("put", order, at), **{name: server._replace(ver=order[1])})
-            case ("put", order, at):
+                        at = server.record.order if server.record else NONE
+                        yield self.reserve(s, i, op, at, name, server)
+            case ("again", last, at, tries):  # its place was passed
+                for name, server in self.servers(s):
+                    if self.answers(server):
+                        now = server.record.order if server.record else NONE
+                        if op == "cas2" and now != at:
+                            yield self.go(s, i, ("settle", last))
+                        elif tries < TRIES_MAX:
+                            yield self.reserve(s, i, op, at, name, server, tries)
+            case ("put", order, at, tries):
                 if op == "del2" and "no_tombstone" in self.mutants:
-                    yield self.go(s, i, ("look", order, at))
+                    yield self.go(s, i, ("look", order, at, tries))
                 else:
-                    yield self.go(s, i, ("look", order, at), objects=self.put(s.objects, Object(order, i, kind)))
-            case ("look", order, at):
+                    yield self.go(s, i, ("look", order, at, tries), objects=self.put(s.objects, Object(order, i, kind)))
+            case ("look", order, at, tries):
                 fenced = max(s.markers) > order[0] and "no_validate" not in self.mutants
-                yield self.go(s, i, ("fenced",) if fenced else ("apply", order, at))
-            case ("apply", order, at):
+                yield self.go(s, i, ("fenced",) if fenced else ("apply", order, at, tries))
+            case ("apply", order, at, tries):
                 for name, server in self.servers(s):
                     if self.answers(server, order[0]):
-                        yield self.apply(s, i, op, kind, order, at, name, server)
-            case ("take back", order):
-                yield self.go(s, i, ("refused",), objects=frozenset(o for o in s.objects if o.order != order))
+                        yield self.apply(s, i, op, kind, order, at, tries, name, server)
+            case ("settle", order):
+                yield from self.settle(s, i, order)
+            case ("settled", order):
+                if max(s.markers) == order[0]:
+                    yield self.go(s, i, ("refused",), refused=s.refused | {i})
 
-    def apply(self, s: State, i: int, op: str, kind: str, order: Order, at: Order, name: str, server: Server) -> State:
+    def reserve(self, s: State, i: int, op: str, at: Order, name: str, server: Server, tries: int = 0) -> State:
+        order = (server.epoch, server.ver + 1)
+        reserved = order if op == "cas2" else server.reserved
+        after = server._replace(ver=order[1], reserved=reserved)
+        return self.go(s, i, ("put", order, at, tries + 1), **{name: after})
+
+    def apply(
+        self, s: State, i: int, op: str, kind: str, order: Order, at: Order, tries: int, name: str, server: Server
+    ) -> State:
         record = server.record
         now = record.order if record else NONE
+        if now > order and op == "cas2":
+            return self.go(s, i, ("settle", order))
+        held = server.reserved if server.reserved[0] == server.epoch else NONE
+        passed = held > order or (op == "cas2" and held != order)
+        if passed and now <= order and "nothing_reserved" not in self.mutants:
+            return self.go(s, i, ("again", order, at, tries))
         if op == "cas2" and now not in (at, order):
-            return self.go(s, i, ("take back", order) if now < order else ("refused",))
+            return self.go(s, i, ("settle", order))
         if now <= order or "blind_apply" in self.mutants:
             record = Record(order, i, kind, True, True, server.epoch)
-        return self.go(s, i, ("done",), durable=max(s.durable, order), **{name: server._replace(record=record)})
+            server = server._replace(reserved=NONE)
+        done = ("done", order, at) if op == "cas2" else ("done",)
+        return self.go(s, i, done, durable=max(s.durable, order), **{name: server._replace(record=record)})
+
+    def settle(self, s: State, i: int, order: Order) -> Iterator[State]:
+        """What refused it goes into the archive, on the server of that epoch; then no newer epoch may be there."""
+        if "takes_back" in self.mutants:
+            left = frozenset(o for o in s.objects if o.order != order)
+            yield self.go(s, i, ("refused",), objects=left, refused=s.refused | {i})
+        elif self.mutants & {"not_settled", "nothing_reserved"}:
+            yield self.go(s, i, ("refused",), refused=s.refused | {i})
+        for name, server in self.servers(s):
+            now = server.record
+            if now and now.order > order and self.answers(server, order[0]):
+                objects = s.objects if now.clean else self.put(s.objects, Object(now.order, now.op, now.kind))
+                after = server._replace(record=now._replace(clean=True))
+                yield self.go(s, i, ("settled", order), objects=objects, **{name: after})
 
     def write_back(self, s: State, i: int, step: Step) -> Iterator[State]:
         match step:
@@ -307,6 +367,15 @@ class Model:
             marks = s.markers if number in s.markers else (*s.markers, number)
             after = s.primary._replace(epoch=number, valid=True)
             yield s._replace(primary=after, markers=marks, installed=(*s.installed, number))
+        for name, server in self.servers(s):
+            number = max(s.markers) + 1
+            if (
+                "outbid" in self.mutants
+                and self.answers(server)
+                and server.epoch + 1 < number <= CLAIMS_MAX + self.faults
+            ):
+                after = server._replace(epoch=number)
+                yield self.at(s, name, after)._replace(markers=(*s.markers, number), installed=(*s.installed, number))
         zombie = s.zombie
         if (
             "zombie_claims" in self.mutants
@@ -341,8 +410,6 @@ class Model:
     def unneeded(self, s: State, o: Object, top: Object | None) -> bool:
         if "gc_any_unreferenced" in self.mutants:
             return not (s.primary.record and s.primary.record.order == o.order)
-        if "sweep_uncommitted" in self.mutants:
-            return top is not None and o.order < top.order
         return any(
             server.record
             and server.record.clean

@@ -1,0 +1,147 @@
+"""Corners of "nothing lost": durable compare-and-set under contention, keys that others wrote, leases of the dead."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distier import Store, connect
+from distier.effects import Plan
+from distier.errors import Conflict
+from distier.lua import Refused, Reserved, reserve
+from distier.plans import maintain
+from distier.plans.rescue import rescue
+from tests.servers import poll
+
+Open = Callable[..., Store]
+
+
+@pytest.fixture
+def open_store(redis_url: str, tmp_path: Path) -> Iterator[Open]:
+    stores: list[Store] = []
+
+    def open(**overrides: Any) -> Store:
+        settings: dict[str, Any] = {
+            "redis__url": redis_url, "namespace": "t", "storage_tiers__cold__directory": tmp_path / "cold",
+            "near__enabled": False, "deadline": "20s",
+        }  # fmt: skip
+        stores.append(connect({"counter": "estimate"}, **(settings | overrides)))
+        return stores[-1]
+
+    yield open
+    for store in stores:
+        store.close()
+
+
+def test_durable_increments_from_many_threads_all_count(open_store: Open) -> None:
+    """Each reads, adds one, and puts if nobody was faster."""
+    store = open_store()
+    store.put("n", "0", durability="archived")
+    threads_n, each = 4, 6
+    refused = [0] * threads_n
+
+    def work(me: int) -> None:
+        for _ in range(each):
+            while True:
+                now = store.get("n")
+                assert now is not None
+                try:
+                    store.put("n", str(int(now.text) + 1), if_version=now.version, durability="archived")
+                    break
+                except Conflict:
+                    refused[me] += 1
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(threads_n)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    found = store.get("n")
+    assert found is not None
+    assert int(found.text) == threads_n * each
+    assert sum(refused) > 0, "they never met: the test shows nothing"
+
+
+def test_conditional_writes_take_turns_and_pass_a_dead_one(open_store: Open) -> None:
+    store = open_store()
+    version = str(store.put("a", "x").version)
+    shard = store.space.shard("a")
+
+    def plan(tok: str) -> Plan[Reserved | Refused]:
+        return (yield from reserve(shard, "a", version, tok))
+
+    first = store.run(plan("aa"))
+    assert isinstance(first, Reserved)
+    assert store.run(plan("bb")) == Refused("BUSY")
+    assert isinstance(store.run(plan("aa")), Reserved), "its own place keeps nobody from trying again"
+    # nobody goes on with `aa`: the next one waits for two seconds, and then does not wait any more
+    assert store.put("a", "y", if_version=version, durability="archived").version.ver > first.ver
+    with pytest.raises(Conflict):
+        store.put("a", "z", if_version=version, durability="archived")
+
+
+def test_a_module_key_of_a_foreign_type_stops_no_rescue(open_store: Open, redis_url: str, server: Any) -> None:
+    store = open_store()
+    contents = {f"m/{i}": f"text {i}" for i in range(30)}
+    for id, text in contents.items():
+        store.put(id, text, durability="archived")
+    with server.client() as raw:
+        raw.flushall()
+        raw.set(store.space.shard("m/7").module("m/7"), "somebody else's")
+    report = store.run(rescue(store.space))
+    assert list(report.unreadable) == ["m/7"]
+    assert report.adopted == 29
+    for id, text in contents.items():
+        if id != "m/7":
+            found = store.get(id)
+            assert found is not None
+            assert found.text == text
+    with server.client() as raw:
+        raw.unlink(store.space.shard("m/7").module("m/7"))
+    assert store.run(rescue(store.space)).unreadable == {}
+
+
+def test_foreign_ids_in_the_warm_set_keep_no_round_from_ending(open_store: Open, server: Any) -> None:
+    store = open_store()
+    store.put("a", "text " * 100)
+    store.flush()
+    store.demote("a", to="warm")
+    shard = store.space.shard("a")
+    with server.client() as raw:
+        raw.zadd(shard.warm, {b"\xff%d" % i: 1 for i in range(3 * maintain.BATCH)})
+        raw.zadd(shard.warm, {"a": 1})
+        raw.unlink(shard.frame("a"))
+    assert store.run(maintain.expire_warm(store.space, shard)) == 1
+    placement = store.where("a")
+    assert placement is not None
+    assert placement.tier == "cold"
+
+
+def test_a_lease_of_a_dead_worker_does_not_outlast_the_patience(open_store: Open, server: Any) -> None:
+    store = open_store(storage_tiers__cold__timeout="300ms", storage_tiers__cold__archive_after="0s")
+    store.put("a", "text")
+    shard = store.space.shard("a")
+    taken: list[int] = []
+
+    def plan() -> Plan[int]:
+        """A worker that dies between its lease and its upload."""
+        one = maintain._write_back_alone(store.space, shard, "a")
+        effect = next(one)
+        while "SET" not in getattr(effect, "words", ()):
+            effect = one.send((yield effect))
+        yield effect
+        one.close()
+        with server.client() as raw:
+            taken.append(raw.pttl(shard.write_back_lease("a")))
+        return 0
+
+    store.run(plan())
+    assert 0 < taken[0] <= 100
+    poll(lambda: store.run(maintain.write_back_due(store.space, shard)), what="the write-back")
+    placement = store.where("a")
+    assert placement is not None
+    assert placement.clean
