@@ -61,7 +61,7 @@ def _tier_of(record: Record) -> Tier:
 
 def _load(space: Space, shard: Shard, record: Record) -> Plan[tuple[Record, bytes] | None]:
     """The record with its content from the nearest copy that is whole; None if it changed meanwhile."""
-    frame = yield from frame_command(shard, record.id)
+    frame = (yield from frame_command(shard, record.id)) if record.tier == "warm" else None
     try:
         content = yield from content_unless_moved(shard, record, frame)
     except Corrupt:
