@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench chaos docs constraints clean
+.PHONY: help demo test lint format bench guard chaos docs constraints clean
 
 help: ## What can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,8 +32,12 @@ format: $(READY) ## Lay out the code
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 
-bench: $(READY) ## Measure; ratios in one run
-	$(BIN)/python -m pytest tests/bench -o python_files='bench_*.py' -p no:xdist -q -s --benchmark-columns=min,median,ops --benchmark-sort=name --timeout 600
+bench: $(READY) ## Measure beside redis-py, glide, cashews and others in one run; writes docs/BENCHMARKS.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group bench
+	$(BIN)/python -m tests.bench
+
+guard: $(READY) ## Count the calls of each verb anew (tests/guard/counts.json), after a change that makes one cheaper or dearer
+	$(BIN)/python -m tests.guard.measure
 
 chaos: $(READY) ## The long modes of the kill -9 tests
 	CHAOS=long $(BIN)/python -m pytest tests/chaos tests/lua -p no:xdist -s

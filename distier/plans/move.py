@@ -76,7 +76,7 @@ def _load(space: Space, shard: Shard, record: Record, *, ask_others: bool = True
     content = (yield from LocalGet(record)) if space.node is not None and record.clean else None
     if content is not None:
         return record, content
-    frame = yield from frame_command(shard, record.id)
+    frame = (yield from frame_command(shard, record.id)) if record.tier == "warm" else None
     try:
         content = yield from content_unless_moved(shard, record, frame)
     except Corrupt:

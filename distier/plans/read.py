@@ -116,8 +116,10 @@ def read_below(space: Space, shard: Shard, record: Record, frame: bytes | None =
             module = yield from read_local(space, shard, record)
             if module is not None:
                 return module
-        frame, uses = yield from _frame_and_uses(space, shard, record, frame)
-        found = yield from _content_below(space, shard, record, frame, uses)
+        if record.tier == "cold" and record.clean:
+            found = yield from _fetch_alone(space, shard, record, (yield from _use(space, shard, record.id)))
+        else:
+            found = yield from _content_below(space, shard, record, frame)
         frame = None
         if found is not None:
             content, tier = found
@@ -140,27 +142,6 @@ def read_below(space: Space, shard: Shard, record: Record, frame: bytes | None =
     raise DeadlineExceeded(f"module {record.id!r} moved {REREADS_MAX} times while it was read; try again")
 
 
-def _frame_and_uses(
-    space: Space, shard: Shard, record: Record, frame: bytes | None
-) -> Plan[tuple[bytes | None, float]]:
-    """The frame, where it is not here yet, and the uses of the module with this one. Redis is asked for them at once where
-    this read may be the one that promotes, as far as this process knows."""
-    threshold = space.config.storage_tiers.promotion_threshold
-    guess = space.warm.get(record.id, threshold) + 1
-    touch = yield Used(shard, record.id, flush=guess >= threshold)
-    calls: list[Any] = [touch] if touch is not None else []
-    if frame is None:
-        calls.append(frame_command(shard, record.id))
-    replies = (yield from Pipeline(calls)) if calls else []
-    if frame is None:
-        frame = collect(replies[-1])
-    counts = replies[0] if touch is not None and isinstance(replies[0], dict) else {}
-    space.learn_uses(counts)
-    uses: float | None = counts.get(record.id)
-    space.guess_warm(record.id, guess if uses is None else uses)
-    return frame, uses or 0.0
-
-
 def read_local(space: Space, shard: Shard, record: Record) -> Plan[Module | None]:
     """The module from this node's disk, with nothing sent to Redis: its use goes with the next batch, and where Redis then
     counts enough of them, the next read here promotes it. None where this version is not on the disk."""
@@ -179,11 +160,35 @@ def read_local(space: Space, shard: Shard, record: Record) -> Plan[Module | None
     return record.module(content, "warm")
 
 
-def _content_below(
-    space: Space, shard: Shard, record: Record, frame: bytes | None, uses: float
-) -> Plan[tuple[bytes, Tier] | None]:
-    """The content from the frame or the archive, promoted if `uses` suffice. None where neither is there (any more)."""
-    hot_now = uses >= space.config.storage_tiers.promotion_threshold
+def _use(space: Space, shard: Shard, id: str) -> Plan[RunScript[Any] | None]:
+    """Note a use. Answers the script that tells Redis where uses are due, or where this one may be the one that promotes, as
+    far as this process knows."""
+    guess = space.warm.get(id, space.config.storage_tiers.promotion_threshold) + 1
+    space.guess_warm(id, guess)
+    touch: RunScript[Any] | None = yield Used(shard, id, flush=guess >= space.config.storage_tiers.promotion_threshold)
+    return touch
+
+
+def _is_hot_now(space: Space, id: str, touched: Any) -> bool:
+    """Whether the use that was told made enough of them for hot; `touched` is what the script answered, None if it was not
+    sent."""
+    if not isinstance(touched, dict):
+        return False
+    space.learn_uses(touched)
+    return bool(touched.get(id, 0.0) >= space.config.storage_tiers.promotion_threshold)
+
+
+def _content_below(space: Space, shard: Shard, record: Record, frame: bytes | None) -> Plan[tuple[bytes, Tier] | None]:
+    """The content from the frame or the archive, promoted if there are uses enough. None where neither is there (any
+    more)."""
+    touch = yield from _use(space, shard, record.id)
+    calls: list[Any] = [touch] if touch is not None else []
+    if frame is None:
+        calls.append(frame_command(shard, record.id))
+    replies = (yield from Pipeline(calls)) if calls else []
+    if frame is None:
+        frame = collect(replies[-1])
+    hot_now = _is_hot_now(space, record.id, replies[0] if touch is not None else None)
     damaged = None
     if frame is not None and record.tier == "warm":
         damaged = frame  # unless it opens
@@ -196,7 +201,7 @@ def _content_below(
             return content, "warm"
     if not record.clean:
         return None
-    return (yield from _fetch_alone(space, shard, record, hot_now, damaged))
+    return (yield from _fetch_alone(space, shard, record, None, hot_now, damaged))
 
 
 def _try_frame(record: Record, frame: bytes) -> Plan[bytes | None]:
@@ -247,24 +252,34 @@ def promoted_word(reply: Applied | Refused) -> str:
     return {"ALREADY": "already", "CHANGED": "changed", "TOO_LARGE": "too large for hot"}[reply.word]
 
 
-def to_warm(space: Space, shard: Shard, record: Record, content: bytes, reason: str) -> Plan[str]:
-    """Leave a warm copy of this clean version if there is room: `warm`, or why not."""
-    kind, frame = yield from make_frame(space, content)
-    reply = yield from with_room(
-        space, shard, lambda moves: install(shard, record.id, record.order.tok, kind, frame, reason, moves)
-    )
+def to_warm(
+    space: Space, shard: Shard, record: Record, content: bytes, reason: str, also: Sequence[RunScript[Any]] = ()
+) -> Plan[str]:
+    """Leave a warm copy of this clean version if there is room: `warm`, or why not. `also` is sent along."""
+    kind, frame = yield from make_frame(space, content, fast=True)
+
+    def attempt(moves: Sequence[Move]) -> RunScript[Applied | Over | Refused]:
+        return install(shard, record.id, record.order.tok, kind, frame, reason, moves)
+
+    first = collect((yield from Pipeline([attempt(()), *also]))[0])
+    reply = yield from with_room(space, shard, attempt, first)
     if isinstance(reply, Over):
         return "no room"
     word = getattr(reply, "word", "OK")
     return {"OK": "warm", "CHANGED": "changed", "TOO_LARGE": "too large for warm"}[word]
 
 
-def keep_warm(space: Space, shard: Shard, record: Record, content: bytes, reason: str) -> Plan[str]:
-    """Leave a warm copy of this clean version where this node has them: on its disk, in Redis, or both."""
+def keep_warm(
+    space: Space, shard: Shard, record: Record, content: bytes, reason: str, also: Sequence[RunScript[Any]] = ()
+) -> Plan[str]:
+    """Leave a warm copy of this clean version where this node has them: on its disk, in Redis, or both. `also` is sent
+    along."""
     kept = space.node is not None and (yield from LocalPut(record, content))
-    if space.local_only:
-        return "warm" if kept else "no room"
-    return (yield from keep(to_warm(space, shard, record, content, reason)))
+    if not space.local_only:
+        return (yield from keep(to_warm(space, shard, record, content, reason, also)))
+    if also:
+        yield from Pipeline(also)
+    return "warm" if kept else "no room"
 
 
 def patience_ms(space: Space) -> int:
@@ -275,10 +290,15 @@ def patience_ms(space: Space) -> int:
 
 
 def _fetch_alone(
-    space: Space, shard: Shard, record: Record, hot_now: bool, damaged: bytes | None
+    space: Space,
+    shard: Shard,
+    record: Record,
+    touch: RunScript[Any] | None,
+    hot_now: bool = False,
+    damaged: bytes | None = None,
 ) -> Plan[tuple[bytes, Tier] | None]:
-    """Fetch a cold version, once in the fleet: who has the lease fetches, the others wait for what it leaves. `damaged` is
-    a frame that is not worth waiting for.
+    """Fetch a cold version, once in the fleet: who has the lease fetches, the others wait for what it leaves. `touch` is sent
+    along; `damaged` is a frame that is not worth waiting for.
 
     The lease saves work and guards nothing: two fetches of one immutable object do no harm. A holder that dies or hangs is
     overtaken when its lease ends, or when somebody has waited for it as long as its own patience lasts (the holder's may be
@@ -291,8 +311,11 @@ def _fetch_alone(
     while True:
         take = lease_command(shard, lease, me, patience_ms(space))
         nodes = yield from others(space)
-        holds = [holds_command(shard, node, record.id) for node in nodes]
-        replies = yield from Pipeline([take, record_command(shard, record.id), frame_command(shard, record.id), *holds])
+        calls: list[Any] = [take, record_command(shard, record.id), frame_command(shard, record.id)]
+        calls += [holds_command(shard, node, record.id) for node in nodes]
+        replies = yield from Pipeline([*calls, touch] if touch is not None else calls)
+        if touch is not None:
+            hot_now, touch = _is_hot_now(space, record.id, replies.pop()), None
         # At maxmemory there are no leases: then everybody fetches.
         holder = None if isinstance(replies[0], Full) else collect(replies[0])
         now, frame = collect(replies[1]), collect(replies[2])
@@ -332,7 +355,9 @@ def _fetch_and_keep(
         if content is not None:
             hot = hot_now and (yield from keep(to_hot(space, shard, record, content, "uses"))) in ("hot", "already")
             if not hot:
-                yield from keep_warm(space, shard, record, content, "get")
+                done = release(shard, lease, holder)
+                yield from keep_warm(space, shard, record, content, "get", [done])
+                return content, tier
     except DistierError:
         yield from give_back(shard, lease, holder)
         raise

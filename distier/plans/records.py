@@ -53,11 +53,13 @@ def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[i : i + size] for i in range(0, len(items), size))
 
 
-def make_frame(space: Space, content: bytes) -> Plan[tuple[str, bytes]]:
-    """The warm copy of a content: its codec and bytes."""
+def make_frame(space: Space, content: bytes, *, fast: bool = False) -> Plan[tuple[str, bytes]]:
+    """The warm copy of a content: its codec and bytes. `fast` where somebody waits for it who has the content already: a tenth
+    of the time, and frames that are a fifth larger."""
     level = space.frame_level
     if level is None:
         return "raw", content
+    level = 0 if fast else level
     return (yield from Offload(len(content), lambda: codec.compress_frame(content, level=level)))
 
 

@@ -35,11 +35,14 @@ ROUNDS_MAX = 12
 """Each lost round means that another client made progress; after this many the caller falls back."""
 
 
-def with_room(space: Space, shard: Shard, attempt: Callable[[Sequence[Move]], RunScript[Any]]) -> Plan[Any]:
-    """Run `attempt` with the moves that make room for it. Answers `Over` where no room can be made: all that is
-    left is pinned, or others took the room in every round. Raises `Full` where only the archive could make room
-    and it does not answer."""
-    reply = yield from attempt(())
+def with_room(
+    space: Space, shard: Shard, attempt: Callable[[Sequence[Move]], RunScript[Any]], reply: Any = None
+) -> Plan[Any]:
+    """Run `attempt` with the moves that make room for it; `reply` is what it answered without any, if known. Answers `Over`
+    where no room can be made: all that is left is pinned, or others took the room in every round. Raises `Full` where only
+    the archive could make room and it does not answer."""
+    if reply is None:
+        reply = yield from attempt(())
     for _ in range(ROUNDS_MAX):
         if not isinstance(reply, Over):
             return reply

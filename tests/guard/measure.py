@@ -1,0 +1,249 @@
+"""What each verb of the API costs, counted and not timed: round trips to Redis and commands in them, calls of the archive,
+and calls of Python functions in distier (a generator that goes on is one, too).
+
+    python -m tests.guard.measure        # writes counts.json anew, for this version of Python
+
+`counts.json` is compared exactly by `test_counts.py`: who makes a verb cheaper or dearer writes it anew, and the diff shows
+by how much. The server is a real one. What may happen in between (a timer of the event loop, a reply in two packets) can only
+add calls: so each verb is counted in several rounds, on fresh modules, and the least counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import distier
+from distier import AsyncStore, Store
+from distier.client import make_space
+from distier.config import Config, load_config
+from distier.domain.ids import encode_id
+from distier.drive import aio as aio_driver
+from distier.drive import sync as sync_driver
+from distier.drive.common import UseBuffer
+from distier.stores.memory import MemoryArchive
+from distier.stores.redis import AsyncRedisExchange, RedisExchange
+from tests.servers import poll, running_server
+
+PATH = Path(__file__).with_name("counts.json")
+CODE = str(Path(distier.__file__).parent)
+ROUNDS = 4
+MANY = 10
+Counts = dict[str, int]
+
+
+def python_version() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+class Tally:
+    """Counts while `on`. Threads that start after `watch` are counted, too."""
+
+    def __init__(self) -> None:
+        self.on = False
+        self.round_trips = self.commands = self.archive_calls = 0
+        self._calls = count()  # `next` is atomic
+
+    def watch(self) -> None:
+        threading.setprofile(self._profile)
+        sys.setprofile(self._profile)
+
+    def _profile(self, frame: FrameType, event: str, _: object) -> None:
+        if self.on and event == "call" and frame.f_code.co_filename.startswith(CODE):
+            next(self._calls)
+
+    def start(self) -> None:
+        self.round_trips = self.commands = self.archive_calls = 0
+        self._calls = count()
+        self.on = True
+
+    def stop(self) -> Counts:
+        self.on = False
+        found = {"round_trips": self.round_trips, "commands": self.commands, "archive": self.archive_calls}
+        return {"python_calls": next(self._calls), **found}
+
+    def sent(self, commands: Sequence[Any]) -> None:
+        self.round_trips += 1
+        self.commands += len(commands)
+
+
+@contextmanager
+def counted(server_url: str, tally: Tally, *, near: bool = False) -> Iterator[tuple[Config, MemoryArchive]]:
+    """Configuration and archive, with everything between the store and both counted."""
+    config = load_config(
+        {}, redis__url=server_url, namespace="guard", storage_tiers__cold__directory="unused", counter="estimate",
+        near__enabled=near, storage_tiers__promotion_threshold=1000, storage_tiers__warm__max_modules=100_000,
+    )  # fmt: skip
+    archive = MemoryArchive()
+    for name in ("get", "put", "list", "delete"):
+        setattr(archive, name, _counting(getattr(archive, name), tally))
+    sync, aio, age_s = RedisExchange.exchange, AsyncRedisExchange.exchange, UseBuffer.AGE_S
+
+    def exchange(self: RedisExchange, shard: Any, commands: Any, timeout_s: float) -> list[Any]:
+        tally.sent(commands)
+        return sync(self, shard, commands, timeout_s)
+
+    async def aexchange(self: AsyncRedisExchange, shard: Any, commands: Any, timeout_s: float) -> list[Any]:
+        tally.sent(commands)
+        return await aio(self, shard, commands, timeout_s)
+
+    RedisExchange.exchange, AsyncRedisExchange.exchange = exchange, aexchange  # type: ignore[method-assign]
+    UseBuffer.AGE_S = 1e9  # a slow machine sends no uses in between
+    # One thing after the other: how many connections are opened at once, and how many replies come together, is chance.
+    threads, tasks = sync_driver.THREADS_MAX, aio_driver.TASKS_MAX
+    sync_driver.THREADS_MAX = aio_driver.TASKS_MAX = 1
+    tally.watch()
+    try:
+        yield config, archive
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+        RedisExchange.exchange, AsyncRedisExchange.exchange = sync, aio  # type: ignore[method-assign]
+        UseBuffer.AGE_S = age_s
+        sync_driver.THREADS_MAX, aio_driver.TASKS_MAX = threads, tasks
+
+
+def _counting(method: Callable[..., Any], tally: Tally) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        tally.archive_calls += 1
+        return method(*args, **kwargs)
+
+    return call
+
+
+Verb = tuple[str, str, Callable[..., Any]]
+"""Its name, the tier that its modules are brought to before, and the call with a store and their ids."""
+
+
+def _items(ids: Sequence[str]) -> list[distier.Item]:
+    return [distier.Item(id, "some text") for id in ids]
+
+
+VERBS: tuple[Verb, ...] = (
+    ("get hot", "hot", lambda s, ids: s.get(ids[0])),
+    ("get warm", "warm", lambda s, ids: s.get(ids[0])),
+    ("get warm again", "warm read", lambda s, ids: s.get(ids[0])),
+    ("get cold", "cold", lambda s, ids: s.get(ids[0])),
+    ("get miss", "none", lambda s, ids: s.get(ids[0])),
+    (f"get_many({MANY}) hot", "hot", lambda s, ids: s.get_many(ids)),
+    (f"get_many({MANY}) warm", "warm", lambda s, ids: s.get_many(ids)),
+    (f"get_many({MANY}) miss", "none", lambda s, ids: s.get_many(ids)),
+    ("put new", "none", lambda s, ids: s.put(ids[0], "some text")),
+    ("put over hot", "hot", lambda s, ids: s.put(ids[0], "other text")),
+    ("put archived", "none", lambda s, ids: s.put(ids[0], "some text", durability="archived")),
+    (f"put_many({MANY})", "none", lambda s, ids: s.put_many(_items(ids))),
+    ("delete", "hot", lambda s, ids: s.delete(ids[0])),
+    ("exists", "hot", lambda s, ids: s.exists(ids[0])),
+    ("exists, not", "none", lambda s, ids: s.exists(ids[0])),
+    ("where", "hot", lambda s, ids: s.where(ids[0])),
+    ("promote warm", "warm", lambda s, ids: s.promote(ids[0])),
+    ("promote cold", "cold", lambda s, ids: s.promote(ids[0])),
+    ("demote to warm", "hot", lambda s, ids: s.demote(ids[0])),
+    ("demote to cold, dirty", "hot", lambda s, ids: s.demote(ids[0], to="cold")),
+    (f"promote_many({MANY}) cold", "cold", lambda s, ids: s.promote_many(ids)),
+    (f"demote_many({MANY}) to warm", "hot", lambda s, ids: s.demote_many(ids, to="warm")),
+    ("pin", "hot", lambda s, ids: s.pin(ids[0], 60)),
+    ("unpin", "hot", lambda s, ids: s.unpin(ids[0])),
+    ("stats", "none", lambda s, ids: s.stats()),
+    ("flush", "hot", lambda s, ids: s.flush()),
+)
+
+
+async def _value(result: Any) -> Any:
+    return await result if inspect.isawaitable(result) else result
+
+
+async def _prepare(store: Store | AsyncStore, tier: str, ids: Sequence[str]) -> None:
+    for id in ids:
+        encode_id(id)  # its cache is not what is counted
+    if tier == "none":
+        return
+    await _value(store.put_many(_items(ids)))
+    await _value(store.flush())
+    if tier != "hot":
+        await _value(store.demote_many(ids, to="warm" if tier == "warm read" else tier))  # type: ignore[arg-type]
+    if tier == "warm read":
+        await _value(store.get(ids[0]))
+    if tier == "hot":
+        await _value(store.put_many(_items(ids)))  # dirty again
+
+
+async def _rounds(store: Store | AsyncStore, tally: Tally) -> dict[str, Counts]:
+    least: dict[str, Counts] = {}
+    for n in range(ROUNDS):
+        for v, (name, tier, call) in enumerate(VERBS):
+            ids = [f"guard-{n}-{v}-{i}" for i in range(MANY)]
+            await _value(store.flush())
+            await _prepare(store, tier, ids)
+            tally.start()
+            result = call(store, ids)
+            if inspect.isawaitable(result):
+                await result
+            found = tally.stop()
+            if n:  # the first round fills caches
+                least[name] = {k: min(found[k], least.get(name, found)[k]) for k in found}
+    return least
+
+
+def _near(server_url: str, tally: Tally) -> Counts:
+    """A hit in the near cache. The tracker's thread is not counted: only this one is watched."""
+    with counted(server_url, tally, near=True) as (config, archive):
+        threading.setprofile(None)
+        space = make_space(config, archive, None)
+        with Store(space, RedisExchange(config, server_url, space.forget), archive, url=server_url).open() as store:
+            store.put("near", "some text")
+            poll(lambda: store.get("near") and "near" in store.near.cache, what="a near cache")
+            tally.start()
+            store.get("near")
+            return tally.stop()
+
+
+def measure() -> dict[str, dict[str, Counts]]:
+    """The counts of every verb, by `sync` and `async`."""
+    with running_server("valkey") as server, server.client() as peer:
+        url, tally = server.socket_url, Tally()
+        with counted(url, tally) as (config, archive):
+            space = make_space(config, archive, None)
+            with Store(space, RedisExchange(config, url, space.forget), archive).open() as store:
+                sync = asyncio.run(_rounds(store, tally))
+        peer.flushall()
+
+        async def aio() -> dict[str, Counts]:
+            with counted(url, tally) as (config, archive):
+                space = make_space(config, archive, None)
+                made: Awaitable[AsyncStore] = AsyncStore(
+                    space, AsyncRedisExchange(config, url, space.forget), archive
+                ).open()
+                async with await made as store:
+                    return await _rounds(store, tally)
+
+        asynchronous = asyncio.run(aio())
+        peer.flushall()
+        return {"sync": {"get near": _near(url, tally), **sync}, "async": asynchronous}
+
+
+def main() -> None:
+    known = json.loads(PATH.read_text()) if PATH.exists() else {}
+    known[python_version()] = measure()
+    lines = []
+    for version in sorted(known, key=lambda v: tuple(map(int, v.split(".")))):
+        kinds = [
+            f'  "{kind}": {{\n' + ",\n".join(f'   "{verb}": {json.dumps(n)}' for verb, n in verbs.items()) + "\n  }"
+            for kind, verbs in known[version].items()
+        ]
+        lines.append(f' "{version}": {{\n' + ",\n".join(kinds) + "\n }")
+    PATH.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    print(f"{PATH.name}: Python {python_version()} written anew")
+
+
+if __name__ == "__main__":
+    main()
