@@ -278,8 +278,8 @@ class _Environment:
         self._file, self._suspect = self._identity(), False
 
     def _allocate_lock_file(self) -> None:
-        """LMDB makes its table of readers a sparse file and writes it through memory: on a full disk that is SIGBUS. With all its
-        blocks there it is `ENOSPC`, here. Not while it is open in this process: to close it would end LMDB's own locks."""
+        """LMDB makes its table of readers a sparse file and writes it through memory: on a full disk that is SIGBUS. With all
+        its blocks there it is `ENOSPC`, here. Not while it is open in this process: to close it would end LMDB's locks."""
         fd = os.open(self.inner / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             if hasattr(os, "posix_fallocate"):
