@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from distier.stores.local import LocalStore
-from tests.conformance.test_local import keep, read
+from tests.conformance.test_local import keep, keep_in_turn, read
 
 
 def main(directory: str, word: str, seed: str = "0") -> None:
@@ -22,7 +22,7 @@ def main(directory: str, word: str, seed: str = "0") -> None:
         count=lambda name, n: counts.update({name: n}),
     )  # fmt: skip
     if word == "once":
-        kept = keep(store, f"m{seed}") and read(store, f"m{seed}") is not None
+        kept = keep_in_turn(store, f"m{seed}") and read(store, f"m{seed}") is not None
         print(json.dumps({"kept": kept, "counts": counts}))
         return
     if word == "churn":
@@ -40,7 +40,7 @@ def main(directory: str, word: str, seed: str = "0") -> None:
             print("ready", flush=True)
             time.sleep(60)
     if word == "reading":
-        with store._shared.begin() as txn:
+        with store._shared.reader() as txn:
             txn.get(b"x", db=store._shared.copies)
             print("ready", flush=True)
             time.sleep(60)
