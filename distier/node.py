@@ -109,7 +109,7 @@ class NodeThread(_Service):
                 if not self.serves():
                     self._stopping.wait(nodes.ASK_WAIT_S)
                     continue
-                entry = self._run(nodes.wait_for_ask(self.space, self.local.node))
+                entry = self._run(nodes.wait_for_ask(self.space, self.local.node, nodes.ASK_WAIT_S))
                 if entry is not None:
                     self._run(nodes.answer(self.space, self.local.node, entry))
             except DistierError:
@@ -141,7 +141,7 @@ class NodeTask(_Service):
                 if not self.serves():
                     await asyncio.sleep(nodes.ASK_WAIT_S)
                     continue
-                entry = await self._run(nodes.wait_for_ask(self.space, self.local.node))
+                entry = await self._run(nodes.wait_for_ask(self.space, self.local.node, nodes.ASK_WAIT_S))
                 if entry is not None:
                     await self._run(nodes.answer(self.space, self.local.node, entry))
             except DistierError:

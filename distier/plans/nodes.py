@@ -106,7 +106,7 @@ def _tell_all(space: Space, node: str, ids: Sequence[str]) -> Plan[None]:
         yield from tell_changes(space, node, dict.fromkeys(part, True))
 
 
-def wait_for_ask(space: Space, node: str, wait_s: float = ASK_WAIT_S) -> Plan[bytes | None]:
+def wait_for_ask(space: Space, node: str, wait_s: float) -> Plan[bytes | None]:
     """The next entry of the node's list; None if none comes in time."""
     first = space.keys.shards[0]
     return (yield from popped(first, first.asks(node), wait_s))

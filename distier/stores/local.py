@@ -177,6 +177,8 @@ class _Environment:
         self.rebuilt = 0
         self._writers = threading.Lock()
         self._lock_fd: int | None = None
+        self.reader: Any = None
+        """Begins a transaction that reads; None while the file is not open or not to be trusted."""
         self._env: Any = None
         self._file: tuple[int, int] | None = None
         self._suspect = False
@@ -276,10 +278,11 @@ class _Environment:
             txn.put(b"layout", _U64.pack(LAYOUT), db=self.sums)
         self.lengthen()
         self._file, self._suspect = self._identity(), False
+        self.reader = env.begin
 
     def _allocate_lock_file(self) -> None:
-        """LMDB makes its table of readers a sparse file and writes it through memory: on a full disk that is SIGBUS. With all its
-        blocks there it is `ENOSPC`, here. Not while it is open in this process: to close it would end LMDB's own locks."""
+        """LMDB makes its table of readers a sparse file and writes it through memory: on a full disk that is SIGBUS. With all
+        its blocks there it is `ENOSPC`, here. Not while it is open in this process: to close it would end LMDB's locks."""
         fd = os.open(self.inner / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             if hasattr(os, "posix_fallocate"):
@@ -302,8 +305,9 @@ class _Environment:
             return None
         return found.st_dev, found.st_ino
 
-    def begin(self, *, write: bool = False) -> Any:
-        return self._env.begin(write=write)
+    def begin(self) -> Any:
+        """A transaction that writes, in a turn of `writing` and under `lock`."""
+        return self._env.begin(write=True)
 
     @property
     def is_open(self) -> bool:
@@ -320,11 +324,7 @@ class _Environment:
         elif isinstance(error, lmdb.MapResizedError):  # a process with a larger budget has made it grow
             self._close()
         else:
-            self._suspect = True
-
-    @property
-    def suspect(self) -> bool:
-        return self._suspect
+            self._suspect, self.reader = True, None
 
     def is_whole(self) -> bool:
         """Whether the file is where it was and no shorter than what is mapped."""
@@ -343,7 +343,7 @@ class _Environment:
         self.recent.clear()
 
     def _close(self, *, wipe: bool = False) -> None:
-        env, self._env, self._file = self._env, None, None
+        env, self._env, self._file, self.reader = self._env, None, None, None
         if env is not None:
             env.close()
         if wipe:
@@ -428,9 +428,9 @@ class LocalStore:
     """The warm copies of one namespace on this node, for threads. Safe over fork. Budgets hold over all namespaces that share
     the directory. Raises `ConfigError` where a person must change something; nothing else ever.
 
-    Counts `local.hits`, `local.misses`, `local.kept`, `local.evicted`, `local.damaged` (a copy whose SHA-256 is wrong; it is
-    dropped), `local.refused` (no room), `local.busy` (another writer was slow), `local.errors` (LMDB or the disk) and
-    `local.rebuilt` (the file was thrown away).
+    Counts `local.misses`, `local.kept`, `local.evicted`, `local.damaged` (a copy whose SHA-256 is wrong; it is dropped),
+    `local.refused` (no room), `local.busy` (another writer was slow), `local.errors` (LMDB or the disk) and `local.rebuilt`
+    (the file was thrown away).
     """
 
     def __init__(
@@ -463,18 +463,15 @@ class LocalStore:
 
     def get(self, record: Record) -> bytes | None:
         """The content of exactly this version, checked; None where there is no such copy. Writes nothing."""
-        shared, key = self._shared, self._prefix + record.id.encode()
+        shared, key, value = self._shared, self._prefix + record.id.encode(), None
         with shared.lock:
-            if not shared.is_open or shared.suspect:
-                value = None
-            else:
+            if shared.reader is not None:
                 try:
-                    with shared.begin() as txn:
-                        value = txn.get(key, db=shared.copies)
+                    with shared.reader() as txn:
+                        value = txn.get(key, None, shared.copies)
                 except lmdb.Error as e:
                     shared.distrust(e)
                     self.count("local.errors", 1)
-                    value = None
         found = None if value is None else _unpacked(value, record.order.tok)
         if found is None:
             self.count("local.misses", 1)
@@ -487,7 +484,6 @@ class LocalStore:
             self.count("local.damaged", 1)
             self.delete(record.id)
             return None
-        self.count("local.hits", 1)
         if len(shared.recent) < RECENT_MAX:
             shared.recent.add(key)
         return content
@@ -502,8 +498,8 @@ class LocalStore:
         """The ids of this namespace that have a copy."""
         shared, found = self._shared, []
         with shared.lock, suppress(lmdb.Error):
-            if shared.is_open and not shared.suspect:
-                with shared.begin() as txn:
+            if shared.reader is not None:
+                with shared.reader() as txn:
                     cursor = txn.cursor(db=shared.copies)
                     if cursor.set_range(self._prefix):
                         for key in cursor.iternext(keys=True, values=False):
@@ -515,17 +511,17 @@ class LocalStore:
     def sums(self) -> LocalSums:
         shared, n, size_bytes = self._shared, 0, 0
         with shared.lock, suppress(lmdb.Error):
-            if shared.is_open and not shared.suspect:
-                with shared.begin() as txn:
+            if shared.reader is not None:
+                with shared.reader() as txn:
                     n, size_bytes = txn.stat(shared.copies)["entries"], _number(txn, shared, b"bytes")
         return LocalSums(self.node, n, size_bytes, self.max_modules, self.max_bytes)
 
     def _peek(self, key: bytes) -> bytes | None:
         shared = self._shared
-        if not shared.is_open or shared.suspect:
+        if shared.reader is None:
             return None
         try:
-            with shared.begin() as txn:
+            with shared.reader() as txn:
                 value: bytes | None = txn.get(key, db=shared.copies)
                 return value
         except lmdb.Error as e:
@@ -727,10 +723,9 @@ def _unpacked(value: bytes, tok: str) -> tuple[str, bytes] | None:
     if len(value) < _HEADER.size:
         return None
     version, kind, tok_bytes, _, _, _ = _HEADER.unpack_from(value)
-    end = _HEADER.size + tok_bytes
-    if version != LAYOUT or value[_HEADER.size : end] != tok.encode():
+    if version != LAYOUT or tok_bytes != len(tok) or not value.startswith(tok.encode(), _HEADER.size):
         return None
-    return _NAMES.get(kind, "?"), value[end:]
+    return _NAMES.get(kind, "?"), value[_HEADER.size + tok_bytes :]
 
 
 def _number(txn: Any, shared: _Environment, name: bytes) -> int:
@@ -756,7 +751,7 @@ def _drop(txn: Any, shared: _Environment, key: bytes) -> bool:
 
 
 def _committed(shared: _Environment, change: Callable[[Any, _Environment], int]) -> int:
-    with shared.begin(write=True) as txn:
+    with shared.begin() as txn:
         return change(txn, shared)
 
 

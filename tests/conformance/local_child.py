@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import sys
 import time
 from collections import Counter
@@ -12,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from distier.stores.local import LocalStore
-from tests.conformance.test_local import keep, read
+from tests.conformance.test_local import keep_in_turn, read
 
 
 def main(directory: str, word: str, seed: str = "0") -> None:
@@ -22,25 +21,16 @@ def main(directory: str, word: str, seed: str = "0") -> None:
         count=lambda name, n: counts.update({name: n}),
     )  # fmt: skip
     if word == "once":
-        kept = keep(store, f"m{seed}") and read(store, f"m{seed}") is not None
+        kept = keep_in_turn(store, f"m{seed}") and read(store, f"m{seed}") is not None
         print(json.dumps({"kept": kept, "counts": counts}))
         return
-    if word == "churn":
-        print("ready", flush=True)
-        rng = random.Random(int(seed))
-        while True:  # until killed; a wrong copy ends it before
-            id = f"m{rng.randrange(100)}"
-            if rng.random() < 0.7:
-                keep(store, id, size_bytes=2000)
-            else:
-                read(store, id)
     if word == "hold":
         with store._shared.writing() as mine:
             assert mine
             print("ready", flush=True)
             time.sleep(60)
     if word == "reading":
-        with store._shared.begin() as txn:
+        with store._shared.reader() as txn:
             txn.get(b"x", db=store._shared.copies)
             print("ready", flush=True)
             time.sleep(60)

