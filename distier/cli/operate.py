@@ -120,7 +120,9 @@ def worker(
     once: Annotated[bool, typer.Option("--once", help="One round over what no other worker has, then end.")] = False,
     health: Annotated[
         str | None,
-        typer.Option("--health", metavar="HOST:PORT", help="Serve /healthz, /readyz and /metrics there (worker.health)."),
+        typer.Option(
+            "--health", metavar="HOST:PORT", help="Serve /healthz, /readyz and /metrics there (worker.health)."
+        ),
     ] = None,
 ) -> None:
     """Maintain the namespace: archive, demote, keep head-room, sweep; any number of workers share its shards. Ends with the

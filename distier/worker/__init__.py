@@ -177,7 +177,7 @@ class Rounds:
         return paced(step.make(), self.pacer), SWEEP_DEADLINE_S if slow else step.deadline_s
 
     def _ask_to_stop(self) -> None:
-        self.stopping = True
+        self.stopping = self.pacer.ending = True
         if self.step is not None and self.step.long:
             self.pacer.over = True
 
