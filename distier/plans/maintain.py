@@ -27,7 +27,7 @@ from .sweep import sweep as sweep
 from .writeback import Archived, write_back
 
 BATCH = 64
-LEASE_MS = 30_000
+LEASE_MS = 10_000
 COUNTED = ("tier", "tokens", "bytes", "clean", "frame_bytes", "archived_bytes")
 
 

@@ -89,6 +89,21 @@ class ShardEpoch:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardShare:
+    """What one of several shards holds, and its share of the budgets."""
+
+    shard: int
+    hot_tokens: int
+    max_hot_tokens: int
+    hot_bytes: int
+    max_hot_bytes: int
+    warm_modules: int
+    max_warm_modules: int
+    warm_bytes: int
+    max_warm_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """The namespace's sums, this process's own counters (`hits.near`, `hits.hot`, `hits.warm`,
     `hits.cold`, `misses`, ...) and near cache."""
@@ -101,6 +116,7 @@ class Stats:
     counters: Mapping[str, int]
     near: NearStats = NearStats()
     epochs: tuple[ShardEpoch, ...] = ()
+    shares: tuple[ShardShare, ...] = ()
 
     @property
     def count(self) -> int:
@@ -131,6 +147,8 @@ def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = Near
             key = f"max.{name}" if i % 2 else name
             total[key] = total.get(key, 0) + number
     lives = tuple(ShardEpoch(i, *life) for i, life in enumerate(replies[len(calls) :]))
+    pairs = list(zip(replies[: len(calls) : 2], replies[1 : len(calls) : 2], strict=True))
+    shares = tuple(_share(i, *pair) for i, pair in enumerate(pairs)) if len(pairs) > 1 else ()
     n = total.get
     all_bytes = sum(n(f"{tier}_bytes", 0) for tier in ("hot", "warm", "cold"))
     return Stats(
@@ -140,8 +158,14 @@ def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = Near
                   n("max.warm_modules", 0), n("max.warm_bytes", 0)),
         ColdStats(n("cold_count", 0), n("cold_tokens", 0), n("cold_bytes", 0), n("archived_count", 0),
                   n("archived_bytes", 0), all_bytes - n("dirty_bytes", 0)),
-        n("dirty_count", 0), n("dirty_bytes", 0), counters, near, lives,
+        n("dirty_count", 0), n("dirty_bytes", 0), counters, near, lives, shares,
     )  # fmt: skip
+
+
+def _share(shard: int, usage: Mapping[str, int], limits: Mapping[str, int]) -> ShardShare:
+    names = (("hot_tokens", "hot_tokens"), ("hot_bytes", "hot_bytes"), ("warm_count", "warm_modules"),
+             ("warm_frame_bytes", "warm_bytes"))  # fmt: skip
+    return ShardShare(shard, *(n for used, limit in names for n in (usage.get(used, 0), limits.get(limit, 0))))
 
 
 def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:
