@@ -155,7 +155,9 @@ EXAMPLES: dict[str, str] = {
 13) "created"
 14) "1795440656355"
 15) "ver"
-16) "3"''',
+16) "3"
+17) "fence"
+18) "1"''',
     "distier:{t}:warm:<id>": r"""(integer) 86399989""",
     "distier_where": r"""1)  1) "tier"
     2) "warm"
