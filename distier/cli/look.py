@@ -37,6 +37,9 @@ def stats(context: typer.Context) -> None:
     title = f"namespace {space.namespace}{shards}: {output.number(found.count)} modules"
     columns = ("tier", ">modules", ">tokens", ">of", ">bytes", ">stored", ">of", ">ratio")
     output.show(output.table(columns, stats_rows(found), title=title))
+    if found.shares:
+        of_shards = ("shard", ">hot tokens", ">of", ">hot bytes", ">of", ">warm modules", ">of", ">warm stored", ">of")
+        output.show(output.table(of_shards, share_rows(found)))
     output.show(f"not archived yet: {output.number(found.dirty_count)} modules, {output.size(found.dirty_bytes)}")
     for life in found.epochs:
         if life.epoch > 1:
@@ -59,6 +62,15 @@ def stats_rows(s: Stats) -> list[tuple[str, ...]]:
         ("cold", n(cold.count), n(cold.tokens), "", size(cold.size_bytes), "", "", ""),
         ("archived", n(cold.archived_count), "", "", size(cold.archived_size_bytes), size(cold.stored_bytes), "",
          output.ratio(cold.ratio)),
+    ]  # fmt: skip
+
+
+def share_rows(s: Stats) -> list[tuple[str, ...]]:
+    """A row for each shard: what it holds, and its share of each budget."""
+    n, size = output.number, output.size
+    return [
+        (str(x.shard), n(x.hot_tokens), n(x.max_hot_tokens), size(x.hot_bytes), size(x.max_hot_bytes), n(x.warm_modules),
+         n(x.max_warm_modules), size(x.warm_bytes), size(x.max_warm_bytes)) for x in s.shares
     ]  # fmt: skip
 
 

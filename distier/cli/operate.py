@@ -117,23 +117,36 @@ def flush(context: typer.Context) -> None:
 
 def worker(
     context: typer.Context,
-    once: Annotated[bool, typer.Option("--once", help="One round, then end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="One round over what no other worker has, then end.")] = False,
+    health: Annotated[
+        str | None,
+        typer.Option(
+            "--health", metavar="HOST:PORT", help="Serve /healthz, /readyz and /metrics there (worker.health)."
+        ),
+    ] = None,
 ) -> None:
-    """Maintain the namespace: archive, demote, keep head-room, sweep. Ends with its round at SIGTERM or Ctrl-C."""
+    """Maintain the namespace: archive, demote, keep head-room, sweep; any number of workers share its shards. Ends with the
+    step under way at SIGTERM or Ctrl-C, at once at a second one."""
     import logging
 
     from distier.worker import Worker
+    from distier.worker.health import HealthServer
 
     session = session_of(context)
     if not session.verbose:
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    with session.store() as store:
+    with session.store(**({"worker": {"health": health}} if health else {})) as store:
         works = Worker(store)
+        address = store.space.config.worker.health
         if once:
             good = works.run_once()
         else:
-            output.say(f"distier: working on namespace {store.space.namespace!r}; SIGTERM or Ctrl-C ends it")
+            served = HealthServer(address, works) if address else None
+            where = f", health at port {served.port}" if served else ""
+            output.say(f"distier: working on namespace {store.space.namespace!r}{where}; SIGTERM or Ctrl-C ends it")
             good = _until_signal(works)
+            if served:
+                served.close()
     session.tell(_report(works.report), _report_words(works.report))
     if not good:
         raise typer.Exit(exits.FAILED)
@@ -161,9 +174,10 @@ def _until_signal(works: Worker) -> bool:
     thread = threading.Thread(target=rounds, name="distier-worker", daemon=True)
     thread.start()
     signal.sigwait(ends)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ends)  # a second Ctrl-C does not wait for the round
-    works.stop()
-    thread.join(timeout=60)
+    for end in ends:  # a second one ends it at once
+        signal.signal(end, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ends)
+    works.stop_in(thread)
     if crashed:
         raise crashed[0]
     return True

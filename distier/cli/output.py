@@ -115,6 +115,7 @@ def stats_row(stats: Stats) -> dict[str, Any]:
         "dirty_count": stats.dirty_count,
         "dirty_bytes": stats.dirty_bytes,
         "epochs": [fields(life) for life in stats.epochs],
+        "shares": [fields(share) for share in stats.shares],
     }
 
 

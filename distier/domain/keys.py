@@ -91,8 +91,8 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "distier:{t}:lease:<id>",
         "string",
         "who is fetching the module from the archive, or `<id>%archive`: writing it "
-        "back; `%worker`: which worker maintains the shard (`<fence>:<worker>`), `%sweep`: when the archive was swept last. Has a "
-        "TTL. Saves work, never guards correctness",
+        "back; `%worker`: which worker maintains the shard (`<fence>:<worker>`), `%sweep`: the archive was swept a short time "
+        "ago. Has a TTL. Saves work, never guards correctness",
         "GET 'distier:{team}:lease:skills/pdf'",
     ),
     KeyKind(
@@ -111,8 +111,8 @@ KEYSPACE: tuple[KeyKind, ...] = (
     KeyKind(
         "distier:{t}:epoch",
         "hash",
-        "the shard's life: `layout shards epoch ver created aged replid since verified fence`; `ver` is the counter of versions, "
-        "`fence` that of the workers that had its lease, "
+        "the shard's life: `layout shards epoch ver created aged replid since verified fence`; `ver` is the counter of "
+        "versions, `fence` that of the workers that had its lease, "
         "`replid` the server's life for which the epoch was installed, `verified` the epoch for which all records have been "
         "compared with the archive",
         "HGETALL 'distier:{team}:epoch'",
@@ -159,8 +159,8 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "distier:{t}:shares",
         "hash",
         "the ledger of the shards' shares, with several shards, of the first one only: `version`, `tok` of the last change, "
-        "`total` of the namespace, for each shard `<number>` its share, and during a change `next.<number>`; each is hot tokens, "
-        "hot bytes, warm modules, warm bytes. `making`: it is being made",
+        "`total` of the namespace, for each shard `<number>` its share, and during a change `next.<number>`; each is hot "
+        "tokens, hot bytes, warm modules, warm bytes. `making`: it is being made",
         "HGETALL 'distier:{big.0}:shares'",
     ),
 )

@@ -27,6 +27,18 @@ EXAMPLES: dict[str, str] = {
 5) "skills/pdf"
 6) "1795440656359"''',
     "distier:{t}:done:<tok>": r"""(integer) 120""",
+    "distier:{t}:shares": r''' 1) "version"
+ 2) "4294967297"
+ 3) "tok"
+ 4) "89b76c0cb96fe603ad6b5da5c2d3ace6"
+ 5) "total"
+ 6) "50000 268435456 100 1073741824"
+ 7) "0"
+ 8) "25000 134217728 50 536870912"
+ 9) "1"
+10) "25000 134217728 50 536870912"''',
+    "distier:{t}:workers": r'''1) "host-4711-a1b2c3"
+2) "1795658158691"''',
     "distier:{t}:module:<id>": r''' 1) "tier"
  2) "hot"
  3) "epoch"
@@ -143,7 +155,9 @@ EXAMPLES: dict[str, str] = {
 13) "created"
 14) "1795440656355"
 15) "ver"
-16) "3"''',
+16) "3"
+17) "fence"
+18) "1"''',
     "distier:{t}:warm:<id>": r"""(integer) 86399989""",
     "distier_where": r"""1)  1) "tier"
     2) "warm"

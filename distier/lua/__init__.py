@@ -496,10 +496,13 @@ def ledger(
     def parse(reply: Any) -> int | Refused:
         word = _word(reply)
         if word == "TOO_MUCH":
-            raise Invalid(f"the shares of namespace {shard.namespace!r} would be more than its budgets; this is a fault")
+            raise Invalid(
+                f"the shares of namespace {shard.namespace!r} would be more than its budgets; this is a fault"
+            )
         return int(reply[1]) if word == "OK" else Refused(word)
 
-    args: tuple[Word, ...] = (version, tok, fence, "" if above is None else above, *(word for item in fields.items() for word in item))
+    flat: list[Word] = [word for item in fields.items() for word in item]
+    args: tuple[Word, ...] = (version, tok, fence, "" if above is None else above, *flat)
     return RunScript(shard, script("ledger"), (*shard.fixed, shard.shares), args, parse)
 
 

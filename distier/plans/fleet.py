@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from distier.domain.keys import Shard
-from distier.effects import Command, Pipeline, Plan, collect
-from distier.errors import DistierError
+from distier.effects import ArchiveList, Command, NewToken, Pipeline, Plan, collect
+from distier.errors import DistierError, Full
 from distier.lua import beat, claim, release
 from distier.policy.fleet import assign
 
 from .records import take_lease
 from .space import Space
+from .sweep import sweep
 
 Held = dict[Shard, int]
 """Shards whose lease a worker has, with the fence of each."""
@@ -58,19 +59,26 @@ def leave(space: Space, worker: str, held: Mapping[Shard, int]) -> Plan[None]:
     yield from beat(space.keys.shards[0], worker, 0)
 
 
-def sweep_is_due(space: Space) -> Plan[bool]:
-    """Whether the archive has not been swept for `worker.sweep_interval`, by whomever; from now on it has. (A worker that is
-    killed in a sweep leaves the rest for the next one: nothing waits for it.)"""
-    first = space.keys.shards[0]
+def sweep_in_turn(space: Space) -> Plan[int | None]:
+    """Sweep the archive if nobody has for `worker.sweep_interval`; None if somebody has. (A worker that is killed in a sweep
+    leaves the rest for the next one: nothing waits for it.)"""
+    first, holder = space.keys.shards[0], (yield from NewToken())
     try:
-        return (yield from take_lease(first, first.sweep_lease, "swept", space.config.worker.sweep_interval_ms))
-    except DistierError:  # at maxmemory there are no leases; a sweep frees nothing there
-        return False
+        due = yield from take_lease(first, first.sweep_lease, holder, space.config.worker.sweep_interval_ms)
+    except Full:  # at maxmemory there are no leases
+        due = False
+    if not due:
+        return None
+    try:
+        return (yield from sweep(space))
+    except DistierError:
+        yield from release(first, first.sweep_lease, holder)
+        raise
 
 
-def sweep_failed(space: Space) -> Plan[None]:
-    first = space.keys.shards[0]
-    yield from release(first, first.sweep_lease, "swept")
+def look_at_archive(space: Space) -> Plan[None]:
+    """The least that shows whether the archive answers. Raises `ArchiveUnavailable`."""
+    yield from ArchiveList(f"{space.namespace}/epochs/", limit=1)
 
 
 class ShardSample(NamedTuple):

@@ -50,8 +50,12 @@ class Pace(Protocol):
         """A request was answered, or not."""
 
     @property
+    def ending(self) -> bool:
+        """Whether what would have to wait shall not begin any more."""
+
+    @property
     def over(self) -> bool:
-        """Whether what has not begun yet shall not begin any more."""
+        """Whether nothing shall begin any more."""
 
 
 class Stopping(Unavailable):
@@ -96,9 +100,9 @@ def _one(effect: Effect[Any], pace: Pace) -> Plan[Any]:
 
 def _wait(pace: Pace, kind: str, wait_s: Callable[[], float]) -> Plan[None]:
     while True:
-        if pace.over:
+        left_s = 0.0 if pace.over else wait_s()
+        if pace.over or (pace.ending and left_s > 0):
             raise Stopping("the worker is ending")
-        left_s = wait_s()
         if left_s <= 0:
             return
         nap_s = min(left_s, NAP_S)

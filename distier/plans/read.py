@@ -227,6 +227,7 @@ def keep(plan: Plan[str]) -> Plan[str]:
 
 def to_hot(space: Space, shard: Shard, record: Record, content: bytes, reason: str) -> Plan[str]:
     """Make this version hot if there is room: `hot`, or why not."""
+
     def attempt(moves: Sequence[Move]) -> RunScript[Applied | Over | Refused]:
         return promote(shard, record.id, record.order.tok, content, reason, moves)
 

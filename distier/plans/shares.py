@@ -160,7 +160,8 @@ def totals(space: Space) -> tuple[Amounts, tuple[bool, ...]]:
 
 
 def open_shares(space: Space) -> Plan[None]:
-    """Bring the totals to what the configuration says explicitly: the shares keep their proportion. Lowered, no shard takes more from now on, and the worker evicts what is too much."""
+    """Bring the totals to what the configuration says explicitly: the shares keep their proportion. Where they are lowered,
+    no shard takes more from now on, and the worker evicts what is too much."""
     if space.config.shards == 1:
         return
     configured, explicit = totals(space)
@@ -234,7 +235,11 @@ def _seen(space: Space) -> Plan[list[Seen]]:
     calls: list[Command[Any]] = []
     for s in space.keys.shards:
         calls += [
-            Command(s, ("HMGET", s.usage, "hot_tokens", "hot_bytes", "warm_count", "warm_frame_bytes", "hot_count"), _numbers),
+            Command(
+                s,
+                ("HMGET", s.usage, "hot_tokens", "hot_bytes", "warm_count", "warm_frame_bytes", "hot_count"),
+                _numbers,
+            ),
             Command(s, ("ZRANGE", s.hot, 0, 0, "WITHSCORES"), _score),
             Command(s, ("ZRANGE", s.warm, 0, 0, "WITHSCORES"), _score),
             Command(s, ("HGET", s.limits, "warm_ttl_ms"), lambda reply: int(reply or 0)),
@@ -297,4 +302,3 @@ def make_share(space: Space, shard: Shard, tokens: int, size_bytes: int) -> Plan
         except Full:
             return False
     return False
-

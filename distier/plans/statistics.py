@@ -90,6 +90,21 @@ class ShardEpoch:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardShare:
+    """What one of several shards holds, and its share of the budgets."""
+
+    shard: int
+    hot_tokens: int
+    max_hot_tokens: int
+    hot_bytes: int
+    max_hot_bytes: int
+    warm_modules: int
+    max_warm_modules: int
+    warm_bytes: int
+    max_warm_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """The namespace's sums, this process's own counters (`hits.near`, `hits.hot`, `hits.warm`,
     `hits.cold`, `misses`, ...) and near cache."""
@@ -102,6 +117,7 @@ class Stats:
     counters: Mapping[str, int]
     near: NearStats = NearStats()
     epochs: tuple[ShardEpoch, ...] = ()
+    shares: tuple[ShardShare, ...] = ()
     nodes: Mapping[str, Held] = field(default_factory=dict)
     """What the disks of the nodes hold that live, over all namespaces, by the node's name."""
     node: str | None = None
@@ -137,6 +153,8 @@ def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = Near
             total[key] = total.get(key, 0) + number
     nodes = yield from read_nodes(space)
     lives = tuple(ShardEpoch(i, *life) for i, life in enumerate(replies[len(calls) :]))
+    pairs = list(zip(replies[: len(calls) : 2], replies[1 : len(calls) : 2], strict=True))
+    shares = tuple(_share(i, *pair) for i, pair in enumerate(pairs)) if len(pairs) > 1 else ()
     n = total.get
     all_bytes = sum(n(f"{tier}_bytes", 0) for tier in ("hot", "warm", "cold"))
     return Stats(
@@ -146,8 +164,14 @@ def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = Near
                   n("max.warm_modules", 0), n("max.warm_bytes", 0)),
         ColdStats(n("cold_count", 0), n("cold_tokens", 0), n("cold_bytes", 0), n("archived_count", 0),
                   n("archived_bytes", 0), all_bytes - n("dirty_bytes", 0)),
-        n("dirty_count", 0), n("dirty_bytes", 0), counters, near, lives, nodes, space.node,
+        n("dirty_count", 0), n("dirty_bytes", 0), counters, near, lives, shares, nodes, space.node,
     )  # fmt: skip
+
+
+def _share(shard: int, usage: Mapping[str, int], limits: Mapping[str, int]) -> ShardShare:
+    names = (("hot_tokens", "hot_tokens"), ("hot_bytes", "hot_bytes"), ("warm_count", "warm_modules"),
+             ("warm_frame_bytes", "warm_bytes"))  # fmt: skip
+    return ShardShare(shard, *(n for used, limit in names for n in (usage.get(used, 0), limits.get(limit, 0))))
 
 
 def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:

@@ -11,7 +11,7 @@ in Cidon et al., "Cliffhanger", NSDI 2016, measure the marginal value itself, an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 STEP = 0.1
@@ -58,7 +58,7 @@ class Ledger:
     is being made."""
 
     version: int
-    total: Amounts = Amounts()
+    total: Amounts
     shares: tuple[Amounts, ...] = ()
     next: Mapping[int, Amounts] = field(default_factory=dict)
 
@@ -195,7 +195,3 @@ def _mean(ages: Mapping[int, int], shares: Sequence[int]) -> float:
     """By share: a large shard's age says more."""
     weight = sum(shares[i] for i in ages)
     return sum(age * shares[i] for i, age in ages.items()) / weight if weight else 0.0
-
-
-def with_next(ledger: Ledger, version: int, changes: Mapping[int, Amounts]) -> Ledger:
-    return replace(ledger, version=version, next=dict(changes))

@@ -1,37 +1,51 @@
 """The worker: it runs the maintenance plans in rounds, as a thread of a process or as `distier worker`.
 
-Any number of workers may run at once. They share nothing but leases that save double work; every step is correct
-alone, so a worker may be killed at any line and another one goes on.
+Any number of workers share the shards: each holds the leases of its part, renews them while it works, and takes over those of
+a worker that dies. The leases save double work and guard nothing; every step is correct alone, so a worker may be killed at
+any line, or sleep for an hour in the middle of a step, and another one goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from distier.client import AsyncStore, Store
+from distier.domain.keys import Shard
 from distier.effects import Plan
 from distier.errors import DistierError
 from distier.observe.logs import log
-from distier.plans import maintain
+from distier.plans import fleet, maintain, shares
+from distier.plans.paced import Stopping, paced
 from distier.plans.rescue import rescue_if_needed
 from distier.plans.space import Space
+
+from .pace import Pacer
 
 ROUND_DEADLINE_S = 60.0
 SWEEP_DEADLINE_S = 3600.0
 BACKOFF_MAX_S = 30.0
+STOP_GRACE_S = 20.0
+"""The step under way may take this long to end after `stop`; then it is stopped where it is, which any step may be."""
+
+LEAVE_DEADLINE_S = 2.0
+LOOK_AT_ARCHIVE_S = 10.0
+"""Where somebody watches the worker's health, the archive is asked this often if there is nothing else to ask it for."""
 
 
 @dataclass
 class Report:
-    """What a worker has done so far, by name (`archived`, `idle`, `headroom`, `expired`, `aged`, `swept`), the rounds
-    and failures, and the last failure."""
+    """What a worker has done so far, by name (`archived`, `idle`, `headroom`, `expired`, `aged`, `rescued`, `shares`,
+    `swept`), the rounds and failures, and the last failure."""
 
     rounds: int = 0
     failures: int = 0
@@ -44,75 +58,208 @@ class Report:
 
 
 class Step(NamedTuple):
-    """One thing to do in a round: `make` makes its plan, `deadline_s` is how long it may take."""
+    """One thing to do in a round: `make` makes its plan, `deadline_s` is how long it may take. A `long` one is not waited
+    for when the worker ends."""
 
-    make: Callable[[], Plan[object]]
-    deadline_s: float
+    make: Callable[[], Plan[Any]]
+    deadline_s: float = ROUND_DEADLINE_S
+    long: bool = False
 
 
-class _Rounds:
-    """What both workers share: the steps of a round, what came of them, how long to wait for the next."""
+class Lease(NamedTuple):
+    fence: int
+    until_s: float
+
+
+class Rounds:
+    """What both workers share: who they are, the steps of a round, what came of them, how long to wait for the next."""
 
     def __init__(self, space: Space, on_round: Callable[[Report], None] | None) -> None:
+        config = space.config.worker
         self.report = Report()
-        self._space = space
+        self.name = f"{socket.gethostname()[:64]}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.space = space
+        self.lease_s = config.lease_ms / 1000
+        self.pacer = Pacer(config.archive_requests_per_second, config.cpu_share)
+        self.workers: list[str] = []
+        self.leases: Mapping[Shard, Lease] = {}
+        self.samples: Mapping[Shard, fleet.ShardSample] = {}
+        self.watched = False
+        self.stopping = False
+        self.last_beat_s: float | None = None
+        self.last_beat_failure: str | None = None
+        self.last_round_s: float | None = None
+        self.last_round_failure: str | None = None
+        self.step: Step | None = None
         self._on_round = on_round
-        self._next_sweep_s = 0.0
         self._pause_s = 0.0
 
-    def _steps(self) -> Iterator[Step]:
-        """One round over all shards, and a sweep of the archive when it is due."""
-        space = self._space
-        for shard in space.keys.shards:
-            yield Step(partial(maintain.maintain, space, shard, self.report.add), ROUND_DEADLINE_S)
-        # After a restart or a loss of Redis: compare the records with the archive, one worker of the fleet at a time.
-        yield Step(partial(self._told, "rescued", rescue_if_needed), SWEEP_DEADLINE_S)
-        if time.monotonic() >= self._next_sweep_s:
-            yield Step(partial(self._told, "swept", maintain.sweep), SWEEP_DEADLINE_S)
-            self._next_sweep_s = time.monotonic() + space.config.worker.sweep_interval_ms / 1000
+    # -- leases ----------------------------------------------------------------------------------------------------
 
-    def _told(self, name: str, make: Callable[[Space], Plan[int | None]]) -> Plan[None]:
-        n = yield from make(self._space)
+    def holds(self, shard: Shard) -> bool:
+        """Whether this worker still has the lease: by its own clock, from before it asked for it."""
+        lease = self.leases.get(shard)
+        return lease is not None and time.monotonic() < lease.until_s
+
+    @property
+    def held(self) -> list[Shard]:
+        return [shard for shard in self.leases if self.holds(shard)]
+
+    def _fences(self) -> fleet.Held:
+        return {shard: lease.fence for shard, lease in self.leases.items()}
+
+    def _take(self, held: fleet.Held, began_s: float) -> None:
+        self.leases = {shard: Lease(fence, began_s + self.lease_s) for shard, fence in held.items()}
+        self.last_beat_s, self.last_beat_failure = time.monotonic(), None
+
+    def _join(self) -> Plan[None]:
+        """One beat."""
+        began_s = time.monotonic()
+        found = yield from fleet.join(self.space, self.name, self._fences(), self.space.config.worker.lease_ms)
+        self.workers = found.workers
+        self._take(found.held, began_s)
+
+    def _claim_all(self) -> Plan[None]:
+        """For one round alone: all that no worker has."""
+        began_s, ttl_ms = time.monotonic(), int(ROUND_DEADLINE_S * 1000)
+        self._take((yield from fleet.claim_shards(self.space.keys.shards, self.name, ttl_ms)), began_s)
+        self.leases = {
+            shard: lease._replace(until_s=began_s + ROUND_DEADLINE_S) for shard, lease in self.leases.items()
+        }
+
+    def _give_back(self) -> Plan[None]:
+        fences, self.leases = self._fences(), {}
+        yield from fleet.give_back_leases(self.name, fences.items())
+
+    def _leave(self) -> Plan[None]:
+        fences, self.leases = self._fences(), {}
+        yield from fleet.leave(self.space, self.name, fences)
+
+    def _beat_failed(self, error: DistierError) -> None:
+        self.last_beat_failure = f"{type(error).__name__}: {error}"
+        log.warning("the worker could not renew its leases, it will try again: %s", self.last_beat_failure)
+
+    # -- steps -----------------------------------------------------------------------------------------------------
+
+    def _steps(self) -> Iterator[Step]:
+        """One round over the shards that this worker has; the worker that has the first one also does what concerns all."""
+        space = self.space
+        for shard in self.held:
+            if self.holds(shard):
+                yield Step(partial(maintain.maintain, space, shard, self.report.add))
+        first = space.keys.shards[0]
+        if self.holds(first):
+            # After a restart or a loss of Redis: compare the records with the archive.
+            yield Step(partial(self._told, "rescued", rescue_if_needed(space)), SWEEP_DEADLINE_S, long=True)
+        if self.holds(first):
+            fence = str(self.leases[first].fence)
+            yield Step(partial(self._told, "shares", shares.balance(space, fence)))
+        if self.holds(first):
+            yield Step(partial(self._told, "swept", fleet.sweep_in_turn(space)), SWEEP_DEADLINE_S, long=True)
+        if self.watched:
+            yield Step(self._look)
+
+    def _told(self, name: str, plan: Plan[int | None]) -> Plan[None]:
+        n = yield from plan
         if n is not None:
             self.report.add({name: n})
 
+    def _look(self) -> Plan[None]:
+        """For who watches."""
+        self.samples = yield from fleet.sample(self.held)
+        asked_s = self.pacer.last_answer_s
+        if self.pacer.last_failure or asked_s is None or time.monotonic() - asked_s > LOOK_AT_ARCHIVE_S:
+            yield from fleet.look_at_archive(self.space)
+
+    def _begin(self, step: Step) -> tuple[Plan[Any], float]:
+        self.step = step
+        slow = self.space.config.worker.archive_requests_per_second or self.space.config.worker.cpu_share
+        return paced(step.make(), self.pacer), SWEEP_DEADLINE_S if slow else step.deadline_s
+
+    def _ask_to_stop(self) -> None:
+        self.stopping = self.pacer.ending = True
+        if self.step is not None and self.step.long:
+            self.pacer.over = True
+
     def _failed(self, error: DistierError) -> None:
         self.report.failures += 1
-        self.report.last_failure = f"{type(error).__name__}: {error}"
+        self.report.last_failure = self.last_round_failure = f"{type(error).__name__}: {error}"
         log.warning("a round of the worker failed, it will be repeated: %s", self.report.last_failure)
 
     def _ended(self, good: bool) -> bool:
         """The round is over: the pause until the next one doubles up to 30 s while rounds fail."""
-        usual_s = self._space.config.worker.interval_ms / 1000
+        self.step = None
+        usual_s = self.space.config.worker.interval_ms / 1000
         self._pause_s = usual_s if good else min(max(self._pause_s, usual_s) * 2, BACKOFF_MAX_S)
         self.report.rounds += 1
+        self.last_round_s = time.monotonic()
+        if good:
+            self.last_round_failure = None
         if self._on_round:
             self._on_round(self.report)
         return good
 
 
-class Worker(_Rounds):
+class Worker(Rounds):
     """Maintains the namespace of `store` until `stop`. The store stays the caller's, and may be used meanwhile."""
 
     def __init__(self, store: Store, *, on_round: Callable[[Report], None] | None = None) -> None:
         super().__init__(store.space, on_round)
         self.store = store
         self._stopping = threading.Event()
+        self._left = threading.Event()
         self._thread: threading.Thread | None = None
 
     def run(self) -> Report:
-        """Rounds until `stop` is called; the round under way is finished. A failing round is logged and repeated."""
-        while not self._stopping.is_set():
-            self.run_once()
-            self._stopping.wait(self._pause_s)
+        """Rounds until `stop` is called; the step under way is finished. A failing round is logged and repeated."""
+        self._beat()
+        beats = threading.Thread(target=self._beats, name="distier-worker-leases", daemon=True)
+        beats.start()
+        try:
+            while not self._stopping.is_set():
+                self._round()
+                self._stopping.wait(self._pause_s)
+        finally:
+            self._left.set()
+            beats.join()
+            with suppress(DistierError):  # they end by themselves
+                self.store.run(self._leave(), deadline_s=LEAVE_DEADLINE_S)
         return self.report
 
+    def _beats(self) -> None:
+        while not self._left.wait(self.lease_s / 3):
+            self._beat()
+
+    def _beat(self) -> None:
+        try:
+            self.store.run(self._join(), deadline_s=self.lease_s)
+        except DistierError as e:
+            self._beat_failed(e)
+
     def run_once(self) -> bool:
-        """One round. False if anything failed; each step is tried even where another failed."""
+        """One round over all shards that no other worker has. False if anything failed; each step is tried even where
+        another failed."""
+        try:
+            self.store.run(self._claim_all())
+        except DistierError as e:
+            self._failed(e)
+            return self._ended(False)
+        try:
+            return self._round()
+        finally:
+            with suppress(DistierError):
+                self.store.run(self._give_back(), deadline_s=LEAVE_DEADLINE_S)
+
+    def _round(self) -> bool:
         good = True
         for step in self._steps():
+            if self._stopping.is_set():
+                break
             try:
-                self.store.run(step.make(), deadline_s=step.deadline_s)
+                plan, deadline_s = self._begin(step)
+                self.store.run(plan, deadline_s=deadline_s)
+            except Stopping:
+                break
             except DistierError as e:
                 self._failed(e)
                 good = False
@@ -125,11 +272,18 @@ class Worker(_Rounds):
         return self
 
     def stop(self, *, timeout_s: float = ROUND_DEADLINE_S) -> Report:
-        """End after the round under way, and wait for that at most `timeout_s`."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        """End after the step under way, or after 20 s in the middle of it; wait for that at most `timeout_s`."""
+        self.stop_in(self._thread, timeout_s=timeout_s)
         return self.report
+
+    def stop_in(self, thread: threading.Thread | None, *, timeout_s: float = ROUND_DEADLINE_S) -> None:
+        """`stop` where `run` was called in a thread of the caller's."""
+        self._ask_to_stop()
+        self._stopping.set()
+        if thread is not None:
+            thread.join(min(timeout_s, STOP_GRACE_S))
+            self.pacer.over = True
+            thread.join(max(0.0, timeout_s - STOP_GRACE_S))
 
     def __enter__(self) -> Worker:
         return self.start()
@@ -138,7 +292,7 @@ class Worker(_Rounds):
         self.stop()
 
 
-class AsyncWorker(_Rounds):
+class AsyncWorker(Rounds):
     """The same as a task of an event loop: `async with AsyncWorker(store): ...`."""
 
     def __init__(self, store: AsyncStore, *, on_round: Callable[[Report], None] | None = None) -> None:
@@ -149,18 +303,54 @@ class AsyncWorker(_Rounds):
 
     async def run(self) -> Report:
         """As `Worker.run`."""
-        while not self._stopping.is_set():
-            await self.run_once()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), self._pause_s)
+        await self._beat()
+        beats = asyncio.get_running_loop().create_task(self._beats())
+        try:
+            while not self._stopping.is_set():
+                await self._round()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), self._pause_s)
+        finally:
+            beats.cancel()
+            await asyncio.gather(beats, return_exceptions=True)
+            with suppress(DistierError):
+                await self.store.run(self._leave(), deadline_s=LEAVE_DEADLINE_S)
         return self.report
+
+    async def _beats(self) -> None:
+        while True:
+            await asyncio.sleep(self.lease_s / 3)
+            await self._beat()
+
+    async def _beat(self) -> None:
+        try:
+            await self.store.run(self._join(), deadline_s=self.lease_s)
+        except DistierError as e:
+            self._beat_failed(e)
 
     async def run_once(self) -> bool:
         """As `Worker.run_once`."""
+        try:
+            await self.store.run(self._claim_all())
+        except DistierError as e:
+            self._failed(e)
+            return self._ended(False)
+        try:
+            return await self._round()
+        finally:
+            with suppress(DistierError):
+                await self.store.run(self._give_back(), deadline_s=LEAVE_DEADLINE_S)
+
+    async def _round(self) -> bool:
         good = True
         for step in self._steps():
+            if self._stopping.is_set():
+                break
             try:
-                await self.store.run(step.make(), deadline_s=step.deadline_s)
+                plan, deadline_s = self._begin(step)
+                await self.store.run(plan, deadline_s=deadline_s)
+            except Stopping:
+                break
             except DistierError as e:
                 self._failed(e)
                 good = False
@@ -172,9 +362,14 @@ class AsyncWorker(_Rounds):
         return self
 
     async def stop(self) -> Report:
-        """End after the round under way."""
+        """As `Worker.stop`."""
+        self._ask_to_stop()
         self._stopping.set()
-        return await self._task if self._task else self.report
+        if self._task is None:
+            return self.report
+        await asyncio.wait({self._task}, timeout=STOP_GRACE_S)
+        self.pacer.over = True
+        return await self._task
 
     async def __aenter__(self) -> AsyncWorker:
         return self.start()

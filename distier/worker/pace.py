@@ -31,7 +31,7 @@ class Pacer:
         self.cpu_s = 0.0
         self.last_answer_s: float | None = None
         self.last_failure: str | None = None
-        self.over = False
+        self.ending = self.over = False
         self._clock, self._cpu_clock = clock, cpu_clock
         self._lock = threading.Lock()
         self._request_s = 1 / requests_per_second if requests_per_second else 0.0

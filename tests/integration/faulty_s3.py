@@ -76,6 +76,7 @@ class FaultyS3:
         self.objects: dict[str, Object] = {}
         self.asked: Counter[str] = Counter()
         self.gets: Counter[str] = Counter()
+        self.puts: Counter[str] = Counter()
         self.conditional = 0
         self.slow_s = 0.4
         self.lock = threading.Lock()
@@ -174,6 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
         with s3.lock:
             s3.asked[verb] += 1
             s3.gets[key] += verb == "GET"
+            s3.puts[key] += verb == "PUT"
             s3.conditional += any(name in self.headers for name in ("If-None-Match", "If-Match"))
         faults = s3.active(verb, key)
         kinds = {f.fault for f in faults}

@@ -295,6 +295,22 @@ def test_a_deployer_loads_functions_and_sets_limits_and_reads_no_module(filled: 
         refused(server, "deployer", *words)
 
 
+def test_the_roles_suffice_for_several_shards(roles: TestServer, tmp_path: Path) -> None:
+    """An agent moves shares for a large module, a worker balances, a deployer sets totals, an operator looks."""
+    more = {"namespace": "wide", "shards": 4, "storage_tiers__hot__max_size": 1000}
+    with store_of(roles, "agent", tmp_path, **more) as store:
+        for i in range(20):
+            store.put(f"m{i}", TEXT, tokens=20)
+        assert store.put("large", TEXT, tokens=700).tier == "hot"
+    with store_of(roles, "worker", tmp_path, **more) as store:
+        worker = Worker(store)
+        assert worker.run_once(), worker.report.last_failure
+    with store_of(roles, "deployer", tmp_path, **more | {"storage_tiers__hot__max_size": 700}) as store:
+        assert store.stats().hot.max_size == 700
+    with store_of(roles, "operator", tmp_path, namespace="wide", shards=4) as store:
+        assert store.stats().hot.max_size == sum(s.max_hot_tokens for s in store.stats().shares) == 700
+
+
 def test_the_exporter_gets_numbers_only(filled: tuple[TestServer, Path]) -> None:
     server, archive = filled
     script = (ACL_FILE.parents[1] / "prometheus" / "distier.lua").read_text().replace("'default'", "'team'")

@@ -176,7 +176,9 @@ CALLS: dict[str, Callable[[], RunScript[Any]]] = {
     "mend": lambda: lua.mend(SHARD, ["hot", "warm", "cold", "gone"], repair=True),
     "reindex": lambda: lua.reindex(SHARD, ["hot", "warm", "cold", "gone"], repair=True),
     "account": lambda: lua.account(SHARD, {"hot_count": 1}, ["hot"], "0-0", repair=True),
-    "ledger": lambda: lua.ledger(SHARD, 0, tok("l"), {"total": "4 4 4 4", "0": "1 2 3 4", "next.0": "4 4 4 4"}, above=0),
+    "ledger": lambda: lua.ledger(
+        SHARD, 0, tok("l"), {"total": "4 4 4 4", "0": "1 2 3 4", "next.0": "4 4 4 4"}, above=0
+    ),
     "limit": lambda: lua.limit(SHARD, 7, (50, 500, 50, 500)),
     "claim": lambda: lua.claim(SHARD, "me", 10_000),
     "beat": lambda: lua.beat(SHARD, "me", 10_000),

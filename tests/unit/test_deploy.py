@@ -11,8 +11,8 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from importlib import import_module, resources
+from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from redis.retry import Retry
 
 from distier.config import Config, load_config
 from distier.lua import VERBS, script
+from distier.worker.health import METRICS
 from tests.servers import KINDS, Kind, available_kinds, binary, poll, short_directory
 
 TOP = Path(__file__).parents[2]
@@ -123,16 +124,75 @@ def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
 
 
-def test_compose_against_the_schema_of_an_installed_package() -> None:
-    pytest.importorskip("jsonschema")
-    for package, file in (("compose_spec", "compose-spec.json"), ("compose", "config/compose_spec.json")):
-        try:
-            schema = resources.files(package).joinpath(file).read_text()
-        except (ModuleNotFoundError, FileNotFoundError):
-            continue
-        import_module("jsonschema").validate(compose(), json.loads(schema))
-        return
-    pytest.skip("no installed package has the schema of compose files; the tests above look at its structure")
+WORDS, DURATION = re.compile(r"[a-zA-Z0-9._-]+"), re.compile(r"([0-9]+(us|ms|s|m|h))+")
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, str | int) for k, v in value.items())
+
+
+def _is_duration(value: Any) -> bool:
+    return isinstance(value, str) and DURATION.fullmatch(value) is not None
+
+
+def _is_build(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"context", "dockerfile"} and (TOP / value["dockerfile"]).is_file()
+
+
+def _is_healthcheck(value: Any) -> bool:
+    durations = {"interval", "timeout", "start_period"}
+    if not isinstance(value, dict) or set(value) - durations - {"test", "retries"}:
+        return False
+    test = value["test"]
+    return (
+        _is_words(test) and test[0] in ("CMD", "CMD-SHELL") and (test[0] == "CMD" or len(test) == 2) and len(test) > 1
+        and all(_is_duration(value[name]) for name in durations & set(value)) and isinstance(value["retries"], int)
+    )  # fmt: skip
+
+
+def _is_dependence(value: Any) -> bool:
+    conditions = {"service_started", "service_healthy", "service_completed_successfully"}
+    return _is_words(value) or all(
+        set(how) <= {"condition", "required"} and how["condition"] in conditions for how in value.values()
+    )
+
+
+# What the compose specification says of the keys that we use; any other key is a slip, or belongs in here.
+SERVICE: dict[str, Callable[[Any], bool]] = {
+    "image": lambda v: isinstance(v, str), "build": _is_build, "user": lambda v: isinstance(v, str),
+    "entrypoint": _is_words, "command": _is_words, "environment": _is_map, "volumes": _is_words, "ports": _is_words,
+    "expose": lambda v: _is_words(v) and all(port.isdecimal() for port in v), "profiles": _is_words, "tmpfs": _is_words,
+    "security_opt": _is_words, "cap_drop": _is_words, "depends_on": _is_dependence, "healthcheck": _is_healthcheck,
+    "restart": lambda v: v in ("no", "always", "on-failure", "unless-stopped"), "stop_grace_period": _is_duration,
+    "read_only": lambda v: isinstance(v, bool),
+}  # fmt: skip
+
+
+def test_compose_keeps_to_the_specification() -> None:
+    found = compose()
+    assert {key for key in found if not key.startswith("x-")} == {"name", "services", "volumes"}
+    assert WORDS.fullmatch(found["name"]) and all(WORDS.fullmatch(name) for name in found["services"])
+    assert all(value is None for value in found["volumes"].values())
+    for name, service in found["services"].items():
+        assert set(service) <= set(SERVICE), f"{name}: {set(service) - set(SERVICE)}"
+        for key, value in service.items():
+            assert SERVICE[key](value), f"{name}: {key} is {value!r}"
+        for port in service.get("ports", ()):
+            assert re.fullmatch(r"[0-9.]+:[0-9]+:[0-9]+", port), port
+        for volume in service.get("volumes", ()):
+            assert re.fullmatch(r"[^:]+:/[^:]+(:ro)?", volume), volume
+
+
+def test_the_checks_of_the_specification_see_slips() -> None:
+    assert not _is_healthcheck({"test": "curl", "retries": 1}) and not _is_healthcheck(
+        {"test": ["CMD", "a"], "retry": 1}
+    )
+    assert not _is_duration("5 s") and not _is_duration(5) and not _is_words("a") and not _is_map(["A=b"])
+    assert not _is_dependence({"redis": {"condition": "healthy"}})
 
 
 def _interpolated(environment: dict[str, Any]) -> dict[str, str]:
@@ -419,8 +479,10 @@ def test_kubectl_builds_the_overlay() -> None:
 
 def test_prometheus_and_grafana_ask_for_what_the_exporter_has() -> None:
     (scrape,) = documents(DEPLOY / "prometheus" / "prometheus.yml")
-    targets = [t for job in scrape["scrape_configs"] for c in job["static_configs"] for t in c["targets"]]
+    targets = [t for job in scrape["scrape_configs"] for c in job.get("static_configs", ()) for t in c["targets"]]
     assert [t.split(":")[0] for t in targets] == ["redis-exporter"] and "redis-exporter" in compose()["services"]
+    (workers,) = (c for job in scrape["scrape_configs"] for c in job.get("dns_sd_configs", ()))
+    assert workers["names"] == ["worker"] and str(workers["port"]) in compose()["services"]["worker"]["expose"]
     assert all((DEPLOY / "prometheus" / file).is_file() for file in scrape["rule_files"])
     dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "distier.json").read_text())
     asked = [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
@@ -435,6 +497,33 @@ def test_prometheus_and_grafana_ask_for_what_the_exporter_has() -> None:
         assert f"'{name}'" in source and any(name in e for e in asked)
     panels = {(p["gridPos"]["x"], p["gridPos"]["y"]) for p in dashboard["panels"]}
     assert len(panels) == len(dashboard["panels"])
+
+
+def test_what_is_asked_of_workers_is_what_they_tell_and_is_documented() -> None:
+    """Alerts, dashboard and the page of the operator name the metrics that there are."""
+    known = {metric.name: metric.kind for metric in METRICS}
+    (alerts,) = documents(DEPLOY / "prometheus" / "alerts.yml")
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "distier.json").read_text())
+    asked = [rule["expr"] for group in alerts["groups"] for rule in group["rules"]]
+    asked += [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
+    names = {name for expr in asked for name in re.findall(r"\bdistier_\w+", expr)}
+    assert names <= set(known) and len(names) >= 4, names - set(known)
+    for expr in asked:
+        for counted in re.findall(r"(?:rate|increase)\((distier_\w+)", expr):
+            assert known[counted] == "counter", expr
+    page = (TOP / "docs" / "OPERATIONS.md").read_text()
+    told = set(re.findall(r"\| `(distier_\w+)", page))
+    assert told == set(known), told ^ set(known)
+    for name, kind in known.items():
+        assert re.fullmatch(r"distier_[a-z_]+", name) and name.endswith("_total") == (kind == "counter"), name
+
+
+def test_probes_ask_for_what_workers_answer() -> None:
+    service = compose()["services"]["worker"]
+    assert service["command"][1:] == ["--health", "0.0.0.0:8080"] and "/readyz" in service["healthcheck"]["test"][-1]
+    container = _pods()["distier-worker"]["containers"][0]
+    assert container["args"] == service["command"] and container["ports"] == [{"name": "health", "containerPort": 8080}]
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
 
 
 def test_the_bucket_is_created_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

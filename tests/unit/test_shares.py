@@ -75,7 +75,9 @@ def test_a_balance_never_exceeds_the_total_and_moves_small_steps(
     equal_share = ledger.total[0] / len(shards)
     assert sum(after) <= ledger.total[0] and min(after) >= 0
     for old, new in zip(ledger.shares, after, strict=True):
-        assert 0 <= old[0] - new <= max(1, STEP * old[0]) or 0 <= new - old[0] <= max(1, STEP * max(old[0], equal_share))
+        assert 0 <= old[0] - new <= max(1, STEP * old[0]) or 0 <= new - old[0] <= max(
+            1, STEP * max(old[0], equal_share)
+        )
 
 
 def test_the_shard_that_evicts_young_modules_gets_from_the_one_that_evicts_old_ones() -> None:
@@ -159,4 +161,3 @@ def test_sixteen_moving_shards_are_nearly_as_good_as_one_and_fixed_ones_are_not(
     fixed, moving = (hits(keys, 16, 600, moving=moving) for moving in (False, True))
     assert one - moving <= 0.02, (one, fixed, moving)
     assert one - fixed > 0.04, (one, fixed, moving)
-

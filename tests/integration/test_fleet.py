@@ -1,0 +1,307 @@
+"""A fleet of `distier worker` processes: who has which shard, what happens when one dies or sleeps, what they tell."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distier import Store, connect
+from distier.plans import maintain
+from distier.worker import AsyncWorker, Worker
+from distier.worker.health import METRICS
+from tests.conftest import empty
+from tests.integration.faulty_s3 import FaultyS3
+from tests.servers import TestServer, free_port, poll
+
+SOON_S = 20.0
+LEASE = {"lease": "1s", "interval": "50ms"}
+
+
+def settings(server: TestServer, s3: FaultyS3, shards: int, **worker: Any) -> dict[str, Any]:
+    return s3.settings(
+        redis__url=server.url, namespace="f", shards=shards, counter="estimate", near__enabled=False,
+        storage_tiers__cold__archive_after="0s", storage_tiers__cold__timeout="2s", deadline="3s", worker=LEASE | worker,
+    )  # fmt: skip
+
+
+class Process:
+    """`distier worker`, by the environment alone."""
+
+    def __init__(self, made: dict[str, Any], at: Path, *args: str) -> None:
+        env = {k: v for k, v in os.environ.items() if not k.startswith("DISTIER_")}
+        flat = {k: v for k, v in made.items() if k != "worker"} | {f"worker__{k}": v for k, v in made["worker"].items()}
+        env |= {f"DISTIER_{name.upper()}": str(value).lower() if isinstance(value, bool) else str(value)
+                for name, value in flat.items()}  # fmt: skip
+        self.log = at / f"{free_port()}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "distier", "worker", *args], env=env, cwd=at, stdout=log, stderr=log
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> int:
+        """SIGTERM, and its exit code."""
+        self.signal(signal.SIGTERM)
+        return self.process.wait(SOON_S)
+
+
+@pytest.fixture
+def s3() -> Iterator[FaultyS3]:
+    with FaultyS3() as found:
+        yield found
+
+
+@pytest.fixture
+def fleet(valkey_server: TestServer, s3: FaultyS3, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Starts workers; whatever is left of them at the end is killed."""
+    empty(valkey_server)
+    started: list[Process] = []
+
+    def start(shards: int, *args: str, **worker: Any) -> Process:
+        started.append(Process(settings(valkey_server, s3, shards, **worker), tmp_path, *args))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+
+
+@contextmanager
+def client(server: TestServer, s3: FaultyS3, shards: int) -> Iterator[Store]:
+    with connect({}, **settings(server, s3, shards)) as store:
+        yield store
+
+
+def holders(store: Store, server: TestServer) -> dict[int, int]:
+    """The pid of the worker that has each shard."""
+    with server.client() as raw:
+        found = {s.index: raw.get(s.worker_lease) for s in store.space.keys.shards}
+    return {i: pid_of(lease.decode()) for i, lease in found.items() if lease}
+
+
+def pid_of(name: str) -> int:
+    return int(name.rsplit("-", 2)[1])
+
+
+def spread(store: Store, server: TestServer, *workers: Process) -> bool:
+    """All shards are held, by these workers only, and each has its part."""
+    found = holders(store, server)
+    counts = [list(found.values()).count(w.pid) for w in workers]
+    shards = store.space.config.shards
+    return sum(counts) == shards and max(counts) <= -(-shards // len(workers))
+
+
+def is_clean(store: Store) -> bool:
+    return store.stats().dirty_count == 0
+
+
+def put(store: Store, n: int, round: int) -> dict[str, bytes]:
+    made = {f"m{i}": f"module {i} of round {round}; ".encode() * 9 for i in range(n)}
+    for id, content in made.items():
+        store.put(id, content)
+    return made
+
+
+def is_whole(store: Store, expected: dict[str, bytes], s3: FaultyS3) -> None:
+    for id, content in expected.items():
+        module = store.get(id)
+        assert module is not None and module.content == content
+        placed = store.where(id)
+        assert placed is not None and placed.clean and placed.archived_key
+        assert f"p/{placed.archived_key}" in s3.objects
+    for shard in store.space.keys.shards:
+        counted = store.run(maintain.recount(store.space, shard))
+        with_zeros = store.run(iter_usage(shard))
+        assert counted == {name: n for name, n in with_zeros.items() if n}
+
+
+def iter_usage(shard: Any) -> Any:
+    from distier.effects import Command
+
+    return (yield from Command(shard, ("HGETALL", shard.usage), lambda r: {k.decode(): int(v) for k, v in r.items()}))
+
+
+def archived_twice(s3: FaultyS3) -> dict[str, int]:
+    return {key: n for key, n in s3.puts.items() if "/modules/" in key and n > 1}
+
+
+def test_a_fleet_shares_the_shards_and_takes_over_from_who_dies_or_sleeps(
+    fleet: Callable[..., Process], valkey_server: TestServer, s3: FaultyS3
+) -> None:
+    workers = [fleet(4) for _ in range(3)]
+    with client(valkey_server, s3, 4) as store:
+        poll(lambda: spread(store, valkey_server, *workers), timeout_s=SOON_S, what="each has its part")
+        expected = put(store, 60, 0)
+        poll(lambda: is_clean(store), timeout_s=SOON_S, what="all are archived")
+        assert archived_twice(s3) == {}
+
+        dead = next(w for w in workers if w.pid in holders(store, valkey_server).values())
+        dead.signal(signal.SIGKILL)
+        workers.remove(dead)
+        expected |= put(store, 60, 1)
+        poll(lambda: spread(store, valkey_server, *workers), timeout_s=SOON_S, what="two take over from the dead one")
+        poll(lambda: is_clean(store), timeout_s=SOON_S, what="what it would have archived is archived")
+
+        asleep, awake = workers
+        asleep.signal(signal.SIGSTOP)
+        poll(lambda: spread(store, valkey_server, awake), timeout_s=SOON_S, what="one has all")
+        expected |= put(store, 60, 2)
+        poll(lambda: is_clean(store), timeout_s=SOON_S, what="one archives all")
+        asleep.signal(signal.SIGCONT)
+        expected |= put(store, 30, 3)
+        poll(lambda: spread(store, valkey_server, *workers), timeout_s=SOON_S, what="it comes back")
+        poll(lambda: is_clean(store), timeout_s=SOON_S, what="all are archived again")
+        is_whole(store, expected, s3)
+
+        assert [w.end() for w in workers] == [0, 0], [w.log.read_text() for w in workers]
+        with valkey_server.client() as raw:
+            assert holders(store, valkey_server) == {} and raw.zcard(store.space.keys.shards[0].workers) == 0
+
+
+def ask(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as e:
+        return e.code, e.read().decode()
+    except (urllib.error.URLError, ConnectionError):
+        return 0, ""
+
+
+def metrics(port: int) -> dict[str, float]:
+    lines = [line for line in ask(port, "/metrics")[1].splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def test_health_and_metrics_while_the_archive_and_redis_come_and_go(
+    fleet: Callable[..., Process], valkey_server: TestServer, s3: FaultyS3
+) -> None:
+    first, standby = free_port(), free_port()
+    worker = fleet(1, "--health", f"127.0.0.1:{first}")
+    poll(lambda: ask(first, "/healthz")[0] == 200, timeout_s=SOON_S, what="the first is healthy")
+    other = fleet(1, health=f"127.0.0.1:{standby}")
+    poll(lambda: ask(standby, "/readyz")[0] == 200, timeout_s=SOON_S, what="the second stands by, or the first does")
+    with client(valkey_server, s3, 1) as store:
+        store.put("a", b"content " * 100)
+        poll(lambda: is_clean(store), timeout_s=SOON_S, what="archived")
+        ports = {worker.pid: first, other.pid: standby}
+        active = holders(store, valkey_server)[0]
+        poll(lambda: metrics(ports[active]).get('distier_modules{namespace="f",shard="0",tier="hot"}') == 1,
+             timeout_s=SOON_S, what="a sample")  # fmt: skip
+        seen = metrics(ports[active])
+        assert seen['distier_worker_done_total{namespace="f",what="archived"}'] >= 1
+        assert seen['distier_worker_archive_requests_total{namespace="f",verb="put"}'] >= 1
+        assert seen['distier_worker_leases_held{namespace="f"}'] == 1
+        assert seen['distier_dirty_modules{namespace="f",shard="0"}'] == 0
+        names = {re.split(r"[{ ]", name)[0] for name in seen}
+        assert names == {m.name for m in METRICS}
+
+        with s3.refusing():
+            poll(lambda: [ask(p, "/healthz")[0] for p in ports.values()] == [503, 503], timeout_s=SOON_S,
+                 what="both say that the archive is away")  # fmt: skip
+            status, said = ask(ports[active], "/healthz")
+            assert status == 503 and any(reason.startswith("archive: ") for reason in json.loads(said)["reasons"])
+            assert ask(ports[active], "/readyz")[0] == 200
+            store.put("b", b"waits")
+            poll(lambda: metrics(ports[active])['distier_write_back_lag_seconds{namespace="f",shard="0"}'] > 0.3,
+                 timeout_s=SOON_S, what="the lag grows")  # fmt: skip
+        poll(lambda: ask(ports[active], "/healthz")[0] == 200, timeout_s=40, what="healthy again")
+
+        os.kill(active, signal.SIGKILL)
+        left = next(pid for pid in ports if pid != active)
+        poll(lambda: holders(store, valkey_server).get(0) == left, timeout_s=SOON_S, what="the standby takes over")
+        assert ask(ports[left], "/nothing")[0] == 404
+
+
+def test_a_second_signal_ends_it_at_once(
+    fleet: Callable[..., Process], valkey_server: TestServer, s3: FaultyS3
+) -> None:
+    worker = fleet(1)
+    with client(valkey_server, s3, 1) as store, s3.fault("stall", "PUT", match="/modules/"):
+        poll(lambda: 0 in holders(store, valkey_server), timeout_s=SOON_S, what="its lease")
+        before = s3.asked["PUT"]
+        store.put("a", b"x")
+        poll(lambda: s3.asked["PUT"] > before, timeout_s=SOON_S, what="a PUT that hangs")
+        worker.signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.process.wait(0.5)
+        worker.signal(signal.SIGTERM)
+        assert worker.process.wait(SOON_S) == -signal.SIGTERM
+
+
+def test_a_slow_pace_ends_at_once_and_keeps_to_its_rate(
+    fleet: Callable[..., Process], valkey_server: TestServer, s3: FaultyS3
+) -> None:
+    worker = fleet(1, archive_requests_per_second=0.5, cpu_share=0.5)
+    with client(valkey_server, s3, 1) as store:
+        poll(lambda: 0 in holders(store, valkey_server), timeout_s=SOON_S, what="its lease")
+        before = s3.asked["PUT"]
+        put(store, 20, 0)
+        poll(lambda: s3.asked["PUT"] > before, timeout_s=SOON_S, what="a first one")
+        assert worker.end() == 0, worker.log.read_text()
+        assert store.stats().dirty_count >= 10
+        assert holders(store, valkey_server) == {}
+
+
+def test_an_address_that_is_taken_is_told(fleet: Callable[..., Process], s3: FaultyS3) -> None:
+    port = int(s3.url.rsplit(":", 1)[1])
+    worker = fleet(1, "--health", f"127.0.0.1:{port}")
+    assert worker.process.wait(SOON_S) == 9
+    assert "cannot listen at" in worker.log.read_text()
+
+
+def test_one_round_takes_only_what_no_worker_has(valkey_server: TestServer, s3: FaultyS3) -> None:
+    empty(valkey_server)
+    with client(valkey_server, s3, 2) as store, Worker(store) as worker:
+        poll(lambda: len(worker.held) == 2, what="both leases")
+        with client(valkey_server, s3, 2) as other:
+            alone = Worker(other)
+            assert alone.run_once() and alone.report.did == {} and len(worker.held) == 2
+        worker.stop()
+        assert alone.store is not store
+        with client(valkey_server, s3, 2) as other:
+            again = Worker(other)
+            assert again.run_once() and again.report.did["archived"] == 0 and not again.held
+
+
+async def test_an_async_worker_is_one_of_the_fleet(valkey_server: TestServer, s3: FaultyS3) -> None:
+    import asyncio
+
+    from distier import connect_async
+
+    empty(valkey_server)
+    store = await connect_async({}, **settings(valkey_server, s3, 4))
+    other = await connect_async({}, **settings(valkey_server, s3, 4))
+    async with AsyncWorker(store) as worker, AsyncWorker(other) as second:
+        for _ in range(1000):
+            if len(worker.held) == len(second.held) == 2:
+                break
+            await asyncio.sleep(0.02)
+        assert {s.index for s in worker.held} | {s.index for s in second.held} == {0, 1, 2, 3}
+        await second.stop()
+        for _ in range(1000):
+            if len(worker.held) == 4:
+                break
+            await asyncio.sleep(0.02)
+        assert len(worker.held) == 4
+    await store.close()
+    await other.close()
