@@ -6,6 +6,7 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Stores:
 
     # -- which is where --------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def keys(self) -> Keyspace:
         return Keyspace(self.namespace, self.shards)
 
