@@ -47,6 +47,7 @@ def test_a_master_that_is_killed_under_load_loses_nothing_durable(stores: Stores
     assert all(store.get_many(sorted(everything)).values())
 
 
+@pytest.mark.usefixtures("takes_seconds")
 @pytest.mark.parametrize("kind", ("sync", "async"))
 async def test_while_a_master_is_dead_the_other_shards_go_on(stores: Stores, kind: str):
     face, cluster = await stores.open(kind, deadline="300ms"), stores.cluster
@@ -66,6 +67,7 @@ async def test_while_a_master_is_dead_the_other_shards_go_on(stores: Stores, kin
     cluster.revive(dead)
 
 
+@pytest.mark.usefixtures("takes_seconds")
 def test_a_master_that_hangs_is_left_within_the_deadline(stores: Stores):
     """No connection is refused, and none is reset: nothing comes back. The replica takes its place meanwhile."""
     store, cluster = stores.store(), stores.cluster
@@ -104,6 +106,7 @@ async def test_a_master_that_is_demoted_while_it_lives_is_left(stores: Stores):
     cluster.await_agreement()
 
 
+@pytest.mark.usefixtures("takes_seconds")
 def test_near_caches_survive_a_failover_without_a_stale_hit(stores: Stores):
     store, writer, cluster = stores.store(near__enabled=True), stores.store(), stores.cluster
     dead, shards = victim_of(stores)
@@ -124,6 +127,7 @@ def test_near_caches_survive_a_failover_without_a_stale_hit(stores: Stores):
     cluster.revive(dead)
 
 
+@pytest.mark.usefixtures("takes_seconds")
 def test_a_worker_goes_on_over_a_failover(stores: Stores):
     from distier.worker import Worker
 

@@ -60,6 +60,7 @@ def test_slots_that_move_atomically_under_load_lose_nothing(stores: Stores):
     cluster.await_agreement()
 
 
+@pytest.mark.usefixtures("takes_seconds")
 @pytest.mark.parametrize("kind", KINDS_OF_STORE)
 async def test_while_a_slot_is_on_its_way_reads_go_on_and_writes_wait(stores: Stores, kind: str):
     face, cluster, shard = await stores.open(kind, deadline="1s"), stores.cluster, stores.keys.shards[3]
@@ -174,6 +175,7 @@ def shows(store, id: str, text: str | None) -> None:
     poll(does, timeout_s=4, what=f"{id} as {text} ({store.near.status})")
 
 
+@pytest.mark.usefixtures("takes_seconds")
 def test_a_near_cache_follows_all_masters_and_slots_that_move(stores: Stores):
     store, writer, cluster = stores.store(near__enabled=True), stores.store(), stores.cluster
     ids = stores.ids(32)
@@ -199,6 +201,7 @@ def test_a_near_cache_follows_all_masters_and_slots_that_move(stores: Stores):
         shows(store, id, None)
 
 
+@pytest.mark.usefixtures("takes_seconds")
 def test_a_near_cache_does_not_trust_a_master_that_lost_a_slot(stores: Stores):
     """Only hits, no call that could meet MOVED: the heartbeat notices. The slot is taken over without its keys being moved, so
     the old master has nothing to push."""
@@ -223,6 +226,7 @@ def test_a_near_cache_does_not_trust_a_master_that_lost_a_slot(stores: Stores):
     cluster.await_agreement()
 
 
+@pytest.mark.usefixtures("takes_seconds")
 def test_a_near_cache_does_not_trust_a_master_that_serves_its_shard_no_more(stores: Stores):
     """It answers PING, and pushes nothing: as a master that is cut off from the others, once it knows that."""
     store, cluster = stores.store(near__enabled=True, deadline="500ms"), stores.cluster
