@@ -9,7 +9,7 @@ of docs/PROTOCOL.md is checked.
                 primary stay with it as zombies, others begin with the new one
     sentinel    kill -9 of the primary; three sentinels promote the replica, and the agents find it by themselves
     cluster     six shards on three masters with a replica each: slots move under the agents (the classic way and, where there
-                is one, the atomic one), then a master is killed, and the cluster promotes its replica
+                is one, the atomic one), then a master is killed, and its replica, which has not heard the last, is promoted
 
 Each process logs what it is about to do and what was acknowledged, as in `hammer`, with the epoch that it knew before
 and after the call. What must hold, for every module:
@@ -386,8 +386,14 @@ def cluster(run: Run, tmp: Path) -> Masters:
             nodes.move(shard.slot, target)
         run.work(0.2)
         slots = [s.slot for s in shards if nodes.owner(s.slot) is dead]
+        behind = [nodes.at(replica) for replica in nodes.topology().replicas_of(("127.0.0.1", dead.port))]
+        for replica in behind:  # it misses what comes now, and takes over all the same
+            os.kill(replica.pid, signal.SIGSTOP)
+        time.sleep(0.1)
         dead.kill9()
         run.log.write(down="cluster")
+        for replica in behind:
+            os.kill(replica.pid, signal.SIGCONT)
         if i % 2:
             run.kill_some(1)
         nodes.await_failover(dead, [*slots, *dead_slots(nodes, dead)])
