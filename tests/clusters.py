@@ -175,12 +175,22 @@ class TestCluster:
 def running_cluster(kind: Kind) -> Iterator[TestCluster]:
     """Three masters and three replicas of the same kind, stopped and removed at the end."""
     with short_directory() as tmp:
-        cluster = TestCluster([])
+        cluster = start_cluster(kind, tmp)
         try:
-            _start(cluster, kind, tmp)
             yield cluster
         finally:
             cluster.stop()
+
+
+def start_cluster(kind: Kind, tmp: Path) -> TestCluster:
+    """Three masters and three replicas in the empty directory `tmp`. The caller stops them."""
+    cluster = TestCluster([])
+    try:
+        _start(cluster, kind, tmp)
+    except BaseException:
+        cluster.stop()
+        raise
+    return cluster
 
 
 def _start(cluster: TestCluster, kind: Kind, tmp: Path) -> None:

@@ -51,6 +51,7 @@ from .redis import (
 )
 
 CONNECT_MAX_S = 1.0
+ATTEMPTS = 3
 REDIRECTS_MAX = 5
 ASK_SLOTS: tuple[Words, ...] = (("CLUSTER", "SLOTS"),)
 _NO_ANSWER = (RedisConnectionError, RedisTimeoutError)
@@ -237,6 +238,8 @@ class Nodes:
         self.url: ClusterUrl = parse_cluster_url(url)
         # One that does not answer must leave time for the others.
         self.connect_s = min(config.deadline_ms / 1000 / 4, CONNECT_MAX_S)
+        # A master that the network swallows takes this much of a call's deadline; the next try finds who took its place.
+        self.attempt_s = config.deadline_ms / 1000 / ATTEMPTS
 
     def url_of(self, address: Address) -> str:
         """The url of one node."""
@@ -334,7 +337,8 @@ class ClusterExchange:
         try:
             for address, members in self._by_master(batches, answers, end_s):
                 try:
-                    line = self._at(address).begin([batches[i] for i in members], _left_s(end_s))
+                    wait_s = min(_left_s(end_s), self.nodes.attempt_s)
+                    line = self._at(address).begin([batches[i] for i in members], wait_s)
                     begun.append((address, members, line))
                 except _NO_ANSWER as e:
                     self._lost(address, members, answers, e)
@@ -342,7 +346,8 @@ class ClusterExchange:
                 address, members, line = begun.pop(0)
                 asked = [batches[i] for i in members]
                 try:
-                    answers |= zip(members, self._at(address).finish(line, asked, _left_s(end_s)), strict=True)
+                    wait_s = min(_left_s(end_s), self.nodes.attempt_s)
+                    answers |= zip(members, self._at(address).finish(line, asked, wait_s), strict=True)
                 except _NO_ANSWER as e:
                     self._lost(address, members, answers, e)
                 for i, (shard, commands) in zip(members, asked, strict=True):
@@ -380,7 +385,7 @@ class ClusterExchange:
 
     def _send(self, address: Address, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
         try:
-            return self._at(address).exchange(shard, commands, timeout_s)
+            return self._at(address).exchange(shard, commands, min(timeout_s, self.nodes.attempt_s))
         except _NO_ANSWER:
             self.routes.suspect(address)
             raise
@@ -526,7 +531,7 @@ class AsyncClusterExchange:
 
     async def _send(self, address: Address, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
         try:
-            return await self._at(address).exchange(shard, commands, timeout_s)
+            return await self._at(address).exchange(shard, commands, min(timeout_s, self.nodes.attempt_s))
         except _NO_ANSWER:
             self.routes.suspect(address)
             raise

@@ -26,7 +26,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError, Sentinel
 
 from distier.config import SENTINEL_SCHEMES, TLS_SCHEMES, Config, mask_url, parse_sentinel_url
 from distier.domain.keys import Shard
@@ -144,6 +144,13 @@ class _Sentinels:
                 address: tuple[str, int] = found.discover_master(self.url.master)
             except ResponseError as e:
                 raise RedisConnectionError(f"a sentinel refuses to name the master: {e}") from e
+            except MasterNotFoundError as e:
+                why: RedisError | None = None
+                try:
+                    found.sentinels[0].ping()
+                except RedisError as said:
+                    why = said
+                raise self._unknown(why) from e
             self._prefer(found.sentinels[0])
         return address
 
@@ -156,10 +163,22 @@ class _Sentinels:
             self._prefer(found.sentinels[0])
         except ResponseError as e:
             raise RedisConnectionError(f"a sentinel refuses to name the master: {e}") from e
+        except MasterNotFoundError as e:
+            why: RedisError | None = None
+            try:
+                await found.sentinels[0].ping()
+            except RedisError as said:
+                why = said
+            raise self._unknown(why) from e
         finally:
             for sentinel in found.sentinels:
                 await sentinel.aclose()
         return address
+
+    def _unknown(self, why: RedisError | None) -> RedisConnectionError:
+        """redis-py says only that it was the network, among all settings of its connections. (`why`: what the first says)"""
+        reason = f"the first one: {why}" if why else "they answer, and know none of this name, or hold it for dead"
+        return RedisConnectionError(f"no sentinel names a master {self.url.master!r} ({reason})")
 
     def _prefer(self, answered: Any) -> None:
         kwargs = answered.connection_pool.connection_kwargs

@@ -8,6 +8,8 @@ of docs/PROTOCOL.md is checked.
     partition   the replication link is cut, the primary goes on, the replica is promoted beside it; the agents of the old
                 primary stay with it as zombies, others begin with the new one
     sentinel    kill -9 of the primary; three sentinels promote the replica, and the agents find it by themselves
+    cluster     six shards on three masters with a replica each: slots move under the agents (the classic way and, where there
+                is one, the atomic one), then a master is killed, and its replica, which has not heard the last, is promoted
 
 Each process logs what it is about to do and what was acknowledged, as in `hammer`, with the epoch that it knew before
 and after the call. What must hold, for every module:
@@ -37,7 +39,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +47,7 @@ from typing import Any, NamedTuple
 import redis
 
 from distier import Item, Store, connect
+from distier.domain.keys import Keyspace
 from distier.errors import Conflict, DistierError, Full, NotFound, Unavailable
 from distier.plans import read as read_plans
 from distier.plans import recover, write
@@ -52,6 +55,7 @@ from distier.plans.rescue import rescue
 from distier.worker import Worker
 from tests.chaos import hammer
 from tests.chaos.hammer import Bad, Log, compare_accounts, die_with, make_content, read_logs, seen
+from tests.clusters import TestCluster, start_cluster
 from tests.servers import (
     READY_S,
     TestServer,
@@ -67,6 +71,7 @@ AGENTS, READERS = 3, 1
 KEPT = [f"kept/{i}" for i in range(24)]
 SHORT = [f"short/{i}" for i in range(8)]  # these are deleted again and again
 IDS = KEPT + SHORT
+CLUSTER_SHARDS = 6
 REPLICATING = ("partition", "sentinel")
 LEVELS = ("redis", "replicated", "archived")
 INFINITY = float("inf")
@@ -77,7 +82,7 @@ def settings(url: str, directory: Path) -> dict[str, Any]:
     found = hammer.settings(argparse.Namespace(url=url, directory=directory, near=False))
     found["storage_tiers"]["hot"] = {"max_size": 20_000, "max_bytes": 36_000}
     found["storage_tiers"]["warm"] |= {"max_modules": 12, "max_bytes": 24_000}
-    return found
+    return found | {"shards": CLUSTER_SHARDS if url.startswith("cluster://") else 1}
 
 
 # -- processes -----------------------------------------------------------------------------------------------------
@@ -89,7 +94,6 @@ class Agent:
     def __init__(self, store: Store, log: Log, name: str, seed: int, scenario: str) -> None:
         self.store, self.log, self.name = store, log, name
         self.rng = random.Random(seed)
-        self.shard = store.space.keys.shards[0]
         self.weights = (55, 5, 40) if scenario in REPLICATING else (60, 0, 40)
         self.n = 0
 
@@ -109,12 +113,13 @@ class Agent:
     def level(self) -> Any:
         return self.rng.choices(LEVELS, self.weights)[0]
 
-    def epoch(self) -> int | None:
-        known = self.store.space.states.get(self.shard)
-        return known.epoch if known else None
+    def epochs(self, ids: list[str]) -> list[int | None]:
+        """What this process knows of the epoch of each of these modules' shards."""
+        known = [self.store.space.states.get(self.store.space.shard(id)) for id in ids]
+        return [k.epoch if k else None for k in known]
 
     def logged(self, op: str, ids: list[str], call: Callable[[], Any], said: Callable[[Any], Any], **more: Any) -> None:
-        before = self.epoch()
+        before = self.epochs(ids)
         self.log.write(n=self.n, begin=op, ids=ids, **more)
         try:
             answer = said(call())
@@ -127,7 +132,7 @@ class Agent:
         except Bad as e:
             self.log.write(n=self.n, bad=str(e))
         else:
-            self.log.write(n=self.n, end=answer, epochs=[before, self.epoch()])
+            self.log.write(n=self.n, end=answer, epochs=list(zip(before, self.epochs(ids), strict=True)))
 
     def put(self) -> None:
         id, level = self.rng.choice(IDS), self.level()
@@ -352,8 +357,60 @@ def sentinel(run: Run, tmp: Path) -> TestServer:
     return primary
 
 
-SCENARIOS: dict[str, Callable[[Run, Path], TestServer]] = {
-    "restart": restart, "old-rdb": old_rdb, "partition": partition, "sentinel": sentinel,
+class Masters:
+    """All masters of a cluster, where one server is expected."""
+
+    def __init__(self, cluster: TestCluster) -> None:
+        self._cluster = cluster
+        self.socket_url = cluster.url
+
+    @contextmanager
+    def client(self) -> Iterator[Masters]:
+        yield self
+
+    def flushall(self) -> None:
+        for master in self._cluster.masters():
+            with master.client() as client:
+                client.flushall()
+
+
+def cluster(run: Run, tmp: Path) -> Masters:
+    nodes = start_cluster(run.kind, tmp)
+    shards = Keyspace("h", CLUSTER_SHARDS).shards
+    run.start_group("g0", nodes.url)
+    for i in range(run.rounds):
+        run.work(0.3)
+        shard, dead = run.rng.choice(shards), run.rng.choice(nodes.masters())
+        target = run.rng.choice([m for m in nodes.masters() if m is not nodes.owner(shard.slot)])
+        if i % 2 == 0 or not nodes.move_atomically(shard.slot, target):
+            nodes.move(shard.slot, target)
+        run.work(0.2)
+        slots = [s.slot for s in shards if nodes.owner(s.slot) is dead]
+        behind = [nodes.at(replica) for replica in nodes.topology().replicas_of(("127.0.0.1", dead.port))]
+        for replica in behind:  # it misses what comes now, and takes over all the same
+            os.kill(replica.pid, signal.SIGSTOP)
+        time.sleep(0.1)
+        dead.kill9()
+        run.log.write(down="cluster")
+        for replica in behind:
+            os.kill(replica.pid, signal.SIGCONT)
+        if i % 2:
+            run.kill_some(1)
+        nodes.await_failover(dead, [*slots, *dead_slots(nodes, dead)])
+        run.log.write(up=True)
+        run.work(0.5)
+        nodes.revive(dead)
+    return Masters(nodes)
+
+
+def dead_slots(nodes: TestCluster, dead: TestServer) -> list[int]:
+    """The first slot of each range that is still a dead master's: also where it has none of our shards, it is replaced."""
+    view = nodes.topology()
+    return [start for start, owner in zip(view.starts, view.owners, strict=True) if owner[1] == dead.port]
+
+
+SCENARIOS: dict[str, Callable[[Run, Path], TestServer | Masters]] = {
+    "restart": restart, "old-rdb": old_rdb, "partition": partition, "sentinel": sentinel, "cluster": cluster,
 }  # fmt: skip
 
 
@@ -524,7 +581,7 @@ def judge(directory: Path, durable: frozenset[str]) -> Verdict:
 
 def note(verdict: Verdict, line: dict[str, Any], end: dict[str, Any], zombie_since: float) -> None:
     """One call in the histories of its modules."""
-    before, after = end.get("epochs", (None, None))
+    epochs = [after if before == after else None for before, after in end.get("epochs", [(None, None)])]
     op = line["begin"]
     if op == "put":
         history = verdict.histories[line["ids"][0]]
@@ -536,13 +593,11 @@ def note(verdict: Verdict, line: dict[str, Any], end: dict[str, Any], zombie_sin
                 verdict.faults.append(f"{line['ids']}: two writes were acknowledged as {version}")
     elif op == "delete" and "refused" not in end and end.get("end") is not False:
         acked = end["t"] if "end" in end else INFINITY
-        verdict.histories[line["ids"][0]].deletes.append(
-            Delete(line["t"], acked, after if before == after else None, line["level"])
-        )
+        verdict.histories[line["ids"][0]].deletes.append(Delete(line["t"], acked, epochs[0], line["level"]))
     elif op == "get" and "end" in end:
-        for id, answer in zip(line["ids"], end["end"], strict=True):
+        for id, answer, epoch in zip(line["ids"], end["end"], epochs, strict=True):
             verdict.counts[f"read {answer[3] if answer else 'miss'}"] += 1
-            history, epoch = verdict.histories[id], after if before == after else None
+            history = verdict.histories[id]
             add_read(history, line["t"], end["t"], answer, epoch, end["t"] > zombie_since, line["process"])
 
 
@@ -573,7 +628,7 @@ def recovery(verdict: Verdict, lines: list[dict[str, Any]], ups: list[int]) -> N
             verdict.slowest_ms.append((max(firsts.values()) - up) / 1e6)
 
 
-def check_the_end(run: Run, server: TestServer, verdict: Verdict) -> Iterator[str]:
+def check_the_end(run: Run, server: TestServer | Masters, verdict: Verdict) -> Iterator[str]:
     """Everybody is dead. What is left must be the same whatever is done to it."""
     with connect(settings(server.socket_url, run.directory)) as store:
         before = final_reads(store, verdict)
@@ -585,7 +640,9 @@ def check_the_end(run: Run, server: TestServer, verdict: Verdict) -> Iterator[st
             client.flushall()
         store.run(rescue(store.space), deadline_s=60)
         yield from compare(store, before, "FLUSHALL and a rescue", verdict)
-        verdict.counts["final epoch"] = store.run(recover.recover(store.space, store.space.keys.shards[0])).epoch
+        verdict.counts["final epoch"] = max(
+            store.run(recover.recover(store.space, shard)).epoch for shard in store.space.keys.shards
+        )
         verdict.counts["final modules"] = sum(answer is not None for answer in before.values())
 
 
@@ -594,7 +651,7 @@ def final_reads(store: Store, verdict: Verdict) -> dict[str, list[Any] | None]:
     for id, history in verdict.histories.items():
         begin = time.monotonic_ns()
         answer = seen(id, store.run(read_plans.read(store.space, id)))
-        known = store.space.states.get(store.space.keys.shards[0])
+        known = store.space.states.get(store.space.shard(id))
         add_read(history, begin, time.monotonic_ns(), answer, known.epoch if known else None, False, "final")
         found[id] = answer and answer[:3]
     return found
@@ -605,9 +662,9 @@ def compare(
 ) -> Iterator[str]:
     """What changed in `before`, which is brought up to date. After a rescue some versions may appear: see `may_appear`."""
     now = final_reads(store, verdict)
-    epoch = store.run(recover.recover(store.space, store.space.keys.shards[0])).epoch
+    epochs = {shard: store.run(recover.recover(store.space, shard)).epoch for shard in store.space.keys.shards}
     for id in IDS:
-        history, was, found = verdict.histories[id], before[id], now[id]
+        history, was, found, epoch = verdict.histories[id], before[id], now[id], epochs[store.space.shard(id)]
         if found != was and not (is_rescue and history.may_appear(found, epoch)):
             yield f"{id!r} was {was}, and is {found} after {after_what}"
         elif found != was:
@@ -656,7 +713,7 @@ def main() -> int:
     return 1 if found["faults"] else 0
 
 
-def report(run: Run, server: TestServer) -> dict[str, Any]:
+def report(run: Run, server: TestServer | Masters) -> dict[str, Any]:
     durable = frozenset({"archived", *(["replicated"] if run.scenario in REPLICATING else [])})
     verdict = judge(run.directory, durable)
     faults = run.faults + verdict.faults

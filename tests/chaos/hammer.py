@@ -40,6 +40,7 @@ import redis
 
 from distier import Item, Module, Store, connect
 from distier.domain import archived as names
+from distier.effects import Command
 from distier.errors import Conflict, DistierError, Full, NotFound
 from distier.plans import maintain
 from distier.stores.directory import DirectoryArchive
@@ -520,16 +521,15 @@ def final_read(store: Store, id: str, history: History) -> list[Any] | None:
 
 
 def compare_accounts(store: Store, when: str) -> Iterator[str]:
-    shard = store.space.keys.shards[0]
-    recounted = store.run(maintain.recount(store.space, shard))
-    client = redis.Redis.from_url(store.space.config.redis.url or "")
-    found: Any = client.hgetall(shard.usage)
-    accounts = {name.decode(): int(n) for name, n in found.items() if int(n)}
-    if accounts != recounted:
-        different = {n for n in accounts | recounted if accounts.get(n, 0) != recounted.get(n, 0)}
-        yield f"{when} the accounts are wrong: " + ", ".join(
-            f"{n} {accounts.get(n, 0)} is {recounted.get(n, 0)}" for n in sorted(different)
-        )
+    for shard in store.space.keys.shards:
+        recounted = store.run(maintain.recount(store.space, shard))
+        found: dict[bytes, bytes] = store.run(iter(Command(shard, ("HGETALL", shard.usage), lambda reply: reply)))
+        accounts = {name.decode(): int(n) for name, n in found.items() if int(n)}
+        if accounts != recounted:
+            different = {n for n in accounts | recounted if accounts.get(n, 0) != recounted.get(n, 0)}
+            yield f"{when} the accounts of shard {shard.index} are wrong: " + ", ".join(
+                f"{n} {accounts.get(n, 0)} is {recounted.get(n, 0)}" for n in sorted(different)
+            )
 
 
 def check_archive(path: Path, kills: int) -> Iterator[str]:

@@ -37,7 +37,7 @@ def run(scenario: str, kind: Kind, directory: Path, *more: str) -> dict[str, Any
 
 @pytest.mark.timeout(TIMEOUT_S + 10)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("scenario", ["restart", "old-rdb", "partition", "sentinel"])
+@pytest.mark.parametrize("scenario", ["restart", "old-rdb", "partition", "sentinel", "cluster"])
 def test_no_promise_is_broken_when_servers_die_and_change_hands(scenario: str, kind: Kind, tmp_path: Path):
     found = run(scenario, kind, tmp_path / "run")
     assert not found["faults"], "\n".join(found["faults"][:40])

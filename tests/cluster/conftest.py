@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tests.integration.world import Face
 from tests.servers import KINDS, TestServer, available_kinds
 
 SHARDS = 16
+LONG = os.environ.get("CHAOS") == "long"
 _names = (f"t{i}" for i in itertools.count())
 
 
@@ -29,6 +32,13 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[TestCluster]:
         pytest.skip(reason)
     with running_cluster(request.param) as found:
         yield found
+
+
+@pytest.fixture
+def takes_seconds(request: pytest.FixtureRequest, cluster: TestCluster) -> None:
+    """For tests that wait for elections: on Redis only with CHAOS=long."""
+    if cluster.nodes[0].kind == "redis" and not LONG:
+        pytest.skip("on Valkey only, but with CHAOS=long")
 
 
 @dataclass
@@ -66,7 +76,7 @@ class Stores:
 
     # -- which is where --------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def keys(self) -> Keyspace:
         return Keyspace(self.namespace, self.shards)
 

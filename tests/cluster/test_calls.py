@@ -23,8 +23,10 @@ from distier.stores.redis import _AsyncLine, _Line
 from distier.worker import Worker
 from tests.cluster.conftest import SHARDS, Stores
 from tests.clusters import TestCluster
+from tests.integration.world import until
 from tests.servers import TestServer
 
+ACL_FILE = Path(__file__).parents[2] / "deploy" / "redis" / "users.acl"
 KINDS_OF_STORE = ("sync", "async")
 
 
@@ -218,6 +220,29 @@ async def test_users_and_passwords_reach_every_node(stores: Stores):
     assert all(r.tier == "hot" for r in stores.store(redis__url=url).put_many([Item(id, "x") for id in stores.ids(40)]))
     with pytest.raises(ConfigError, match="password"):
         stores.store(redis__url=url.replace("w@", "wrong@"))
+
+
+async def test_the_roles_of_the_acl_file_suffice_on_a_cluster(stores: Stores):
+    roles = [line.split()[1:] for line in ACL_FILE.read_text().splitlines()]
+    for node in stores.cluster.nodes:
+        for name, *rules in roles:
+            if name in ("agent", "worker"):
+                stores.cluster.ask(node, "ACL", "SETUSER", name, "reset", *[r for r in rules if r[0] != "#"], ">secret")
+    as_role = {name: {"redis__username": name, "redis__password": "secret"} for name in ("agent", "worker")}
+    agent, shard = await stores.open("async", near__enabled=True, **as_role["agent"]), stores.keys.shards[2]
+    id, ids = stores.id_in(shard), stores.ids(40)
+    assert all(r.tier == "hot" for r in await agent.put_many([Item(i, "x") for i in (id, *ids)]))
+    assert all((await agent.get_many([id, *ids])).values())
+    await until(lambda: agent.store.near.status == "on", what="the near cache of an agent")
+    assert Worker(stores.store(**as_role["worker"])).run_once()
+    home = stores.cluster.owner(shard.slot)
+    target = next(m for m in stores.cluster.masters() if m is not home)
+    stores.cluster.begin_move(shard.slot, target)
+    stores.cluster.move_keys(home, target, [shard.module(id).encode()])
+    agent.store.near.cache.flush()
+    assert (await agent.get(id)).text == "x", "ASKING is allowed"
+    stores.cluster.move(shard.slot, target)
+    assert (await agent.get(id)).text == "x" and (await agent.put(id, "y")).tier == "hot"
 
 
 def test_the_worker_and_the_command_line_work_on_a_cluster(

@@ -1,0 +1,143 @@
+"""Masters die, hang and are replaced while agents read and write."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from distier import Item
+from distier.errors import RedisUnavailable
+from tests.cluster.conftest import SHARDS, Stores
+from tests.cluster.load import Load
+from tests.cluster.test_moves import near_on, shows
+from tests.clusters import NODE_TIMEOUT_MS
+from tests.servers import poll
+
+ANSWERED_S = NODE_TIMEOUT_MS / 1000 + 12
+"""The election takes about as long as the node timeout, on an idle machine."""
+
+
+def victim_of(stores: Stores):
+    """A master that serves some of the shards, and those."""
+    master = max(stores.cluster.masters(), key=lambda m: len(stores.on(m)))
+    return master, stores.on(master)
+
+
+def test_a_master_that_is_killed_under_load_loses_nothing_durable(stores: Stores):
+    store, cluster = stores.store(), stores.cluster
+    dead, shards = victim_of(stores)
+    before = {e.shard: e.epoch for e in store.stats().epochs}
+    with Load(stores.settings(), durable=True) as load:
+        load.await_calls(100)
+        dead.kill9()
+        cluster.await_failover(dead, [s.slot for s in shards])
+        load.await_calls(100)
+        cluster.revive(dead)
+        load.await_calls(50)
+    assert not load.failed, load.failed[:3]
+    assert load.slowest_s < ANSWERED_S
+    print("slowest call", round(load.slowest_s, 2), "s of", load.calls)
+    after = {e.shard: e.epoch for e in store.stats().epochs}
+    moved = {s.index for s in shards}
+    assert {i for i in after if after[i] > before[i]} == moved, "a new epoch where the master is new, and nowhere else"
+    everything = {id for a in load.agents for id in a.acked}
+    assert all(store.get_many(sorted(everything)).values())
+
+
+@pytest.mark.usefixtures("takes_seconds")
+@pytest.mark.parametrize("kind", ("sync", "async"))
+async def test_while_a_master_is_dead_the_other_shards_go_on(stores: Stores, kind: str):
+    face, cluster = await stores.open(kind, deadline="300ms"), stores.cluster
+    ids = stores.ids(48)
+    await face.put_many([Item(id, "x") for id in ids])
+    dead, shards = victim_of(stores)
+    gone = {id for id in ids if stores.keys.shard(id) in shards}
+    dead.kill9()
+    results = dict(zip(ids, await face.put_many([Item(id, "y") for id in ids]), strict=True))
+    assert {id for id, r in results.items() if isinstance(r, RedisUnavailable)} == gone
+    assert all((await face.get_many([id for id in ids if id not in gone])).values())
+    with pytest.raises(RedisUnavailable):
+        await face.get_many(ids)
+    cluster.await_failover(dead, [s.slot for s in shards])
+    found = (await stores.open(kind)).get_many(ids)
+    assert all((await found).values())
+    cluster.revive(dead)
+
+
+@pytest.mark.usefixtures("takes_seconds")
+def test_a_master_that_hangs_is_left_within_the_deadline(stores: Stores):
+    """No connection is refused, and none is reset: nothing comes back. The replica takes its place meanwhile."""
+    store, cluster = stores.store(), stores.cluster
+    shard = stores.keys.shards[0]
+    id, home = stores.id_in(shard), cluster.owner(shard.slot)
+    store.put(id, "1", durability="archived")
+    os.kill(home.pid, signal.SIGSTOP)
+    try:
+        began_s = time.monotonic()
+        store.put(id, "2")
+        assert time.monotonic() - began_s < ANSWERED_S
+        assert store.get(id).text == "2"
+    finally:
+        os.kill(home.pid, signal.SIGCONT)
+    cluster.await_agreement()
+    assert cluster.owner(shard.slot) is not home
+    assert store.get(id).text == "2"
+
+
+async def test_a_master_that_is_demoted_while_it_lives_is_left(stores: Stores):
+    """`CLUSTER FAILOVER`: the old master goes on as a replica and says MOVED."""
+    store, other, cluster = stores.store(), await stores.open("async"), stores.cluster
+    ids = stores.ids(48)
+    store.put_many([Item(id, "1") for id in ids])
+    assert all((await other.get_many(ids)).values())
+    home, _ = victim_of(stores)
+    address = ("127.0.0.1", home.port)
+    successor = cluster.at(cluster.topology().replicas_of(address)[0])
+    assert address in store._driver.redis._masters and address in other.store._driver.redis._masters  # type: ignore[union-attr]
+    cluster.ask(successor, "CLUSTER", "FAILOVER")
+    poll(lambda: successor in cluster.masters(), what="the failover")
+    for n in range(2, 5):
+        store.put_many([Item(id, str(n)) for id in ids])
+        assert {m.text for m in (await other.get_many(ids)).values()} == {str(n)}
+    assert address not in store._driver.redis._masters and address not in other.store._driver.redis._masters  # type: ignore[union-attr]
+    cluster.await_agreement()
+
+
+@pytest.mark.usefixtures("takes_seconds")
+def test_near_caches_survive_a_failover_without_a_stale_hit(stores: Stores):
+    store, writer, cluster = stores.store(near__enabled=True), stores.store(), stores.cluster
+    dead, shards = victim_of(stores)
+    ids = [stores.id_in(shard) for shard in stores.keys.shards]
+    writer.put_many([Item(id, "1", durability="archived") for id in ids])
+    for id in ids:
+        near_on(store, id)
+    dead.kill9()
+    cluster.await_failover(dead, [s.slot for s in shards])
+    for id in ids:
+        writer.put(id, "2")
+    for id in ids:
+        shows(store, id, "2")
+    for id in ids:
+        near_on(store, id)
+        writer.put(id, "3")
+        shows(store, id, "3")
+    cluster.revive(dead)
+
+
+@pytest.mark.usefixtures("takes_seconds")
+def test_a_worker_goes_on_over_a_failover(stores: Stores):
+    from distier.worker import Worker
+
+    store, cluster = stores.store(storage_tiers__cold__archive_after="0s"), stores.cluster
+    worker = Worker(store)
+    store.put_many([Item(id, "x") for id in stores.ids(3 * SHARDS)])
+    assert worker.run_once(), worker.report.last_failure
+    dead, shards = victim_of(stores)
+    dead.kill9()
+    cluster.await_failover(dead, [s.slot for s in shards])
+    store.put_many([Item(id, "y") for id in stores.ids(3 * SHARDS)])
+    poll(lambda: worker.run_once() and not store.stats().dirty_count, timeout_s=20, what="a good round")
+    cluster.revive(dead)
