@@ -267,9 +267,11 @@ def state(shard: Shard) -> RunScript[Opened]:
     return RunScript(shard, script("state"), shard.fixed, (), parse)
 
 
-def reserve(shard: Shard, id: str, expected: str = "", tok: str = "") -> RunScript[Reserved | Refused]:
-    """The next place in the order. Sent twice, it takes two: a place that stays empty does no harm. With `expected`, the
-    write `tok` holds the place until the record has another version."""
+def reserve(
+    shard: Shard, id: str, expected: str = "", tok: str = "", *, hold: bool = False
+) -> RunScript[Reserved | Refused]:
+    """The next place in the order. Sent twice, it takes two: a place that stays empty does no harm. With `expected`, or
+    `hold`, the write `tok` holds the place until the record has another version."""
 
     def parse(reply: Any) -> Reserved | Refused:
         word = _word(reply)
@@ -278,7 +280,7 @@ def reserve(shard: Shard, id: str, expected: str = "", tok: str = "") -> RunScri
         epoch, ver, now_ms, created_ms = (int(float(n)) for n in reply[1:5])
         return Reserved(epoch, ver, now_ms, created_ms, reply[5].decode())
 
-    return RunScript(shard, script("reserve"), (*shard.fixed, shard.module(id)), (expected, tok), parse)
+    return RunScript(shard, script("reserve"), (*shard.fixed, shard.module(id)), (expected, tok, int(hold)), parse)
 
 
 def adopt(shard: Shard, epoch: int, found: Sequence[Adoption], *, whole: bool = False) -> RunScript[Adopted | Refused]:

@@ -13,7 +13,9 @@ if old.clean then return {'ALREADY'} end
 count(old, -1)
 call('ZREM', DIRTY, id)
 if old.tier == 'deleted' then
-  bury(record, old.epoch, old.ver, old.tok, now_ms())
+  -- not `seen`: it may be of an older epoch, and what the archive has after it is not known
+  call('HSET', record, 'clean', '1')
+  call('PEXPIRE', record, 600000)
 else
   local new = {tier = old.tier, tokens = old.tokens, bytes = old.bytes, clean = true, frame_bytes = old.frame_bytes,
     archived_bytes = tonumber(ARGV[4])}

@@ -144,13 +144,17 @@ local function passed(old, epoch, ver, expected)
   return place > ver or expected ~= '' and place ~= ver
 end
 
--- What to answer where the caller expects another version than there is. A record of an older epoch is not known to be the
--- newest before it has been compared with the archive.
+-- Whether a record, or that there is none, is known to be the newest: one of an older epoch is not before it has been compared
+-- with the archive.
+local function is_checked(record)
+  local e = call('HMGET', EPOCH, 'epoch', 'verified')
+  return math.max(tonumber(call('HGET', record, 'seen') or 0), tonumber(e[2] or 0)) >= tonumber(e[1])
+end
+
+-- What to answer where the caller expects another version than there is.
 local function unexpected(old, record, expected)
   if expected == '' then return nil end
-  local e = call('HMGET', EPOCH, 'epoch', 'verified')
-  local checked = math.max(tonumber(call('HGET', record, 'seen') or 0), tonumber(e[2] or 0))
-  if checked < tonumber(e[1]) then return {'UNVERIFIED'} end
+  if not is_checked(record) then return {'UNVERIFIED'} end
   local exists = old.tier ~= 'none' and old.tier ~= 'deleted'
   if expected == '-' and exists or expected ~= '-' and not (exists and expected == old.version) then
     return {'CONFLICT', exists and old.version or ''}

@@ -86,11 +86,11 @@ def recover(space: Space, shard: Shard) -> Plan[Opened]:
     raise Recovering(f"shard {shard.index} of namespace {shard.namespace!r} changes hands too often; try again")
 
 
-def stand_back(attempt: int) -> Plan[None]:
+def stand_back(attempt: int, max_s: float = STAND_BACK_MAX_S) -> Plan[None]:
     """All clients of a server that came back claim at once. Those whose claims met wait for a moment of their own: then one
     of them is alone, and the others find its epoch installed."""
     chance = int((yield from NewToken())[:4], 16) / 65536
-    yield Sleep(chance * min(STAND_BACK_FIRST_S * 2**attempt, STAND_BACK_MAX_S))
+    yield Sleep(chance * min(STAND_BACK_FIRST_S * 2 ** min(attempt, 16), max_s))
 
 
 class Claim(NamedTuple):

@@ -49,7 +49,8 @@ SCRIPT_MAX_MODULES = 64
 SCRIPT_MAX_BYTES = 1024 * 1024
 MAX_TOKENS = 2**40
 FENCED_MAX = 4
-BUSY_MAX = 64
+BUSY_MAX = 256
+TURN_MAX_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +306,7 @@ def put_archived(space: Space, p: Prepared) -> Plan[Landed]:
     shard, place = space.shard(p.id), None
     for _ in range(FENCED_MAX):
         try:
-            place = yield from _archive(space, shard, p)
+            place = yield from _archive(space, shard, p, again=place is not None)
             if (yield from list_epochs(space, shard, place.epoch, but_of=place.replid)):
                 space.states.pop(shard, None)
                 continue
@@ -355,9 +356,10 @@ def _apply(space: Space, shard: Shard, p: Prepared) -> Plan[Landed]:
         ) from e
 
 
-def _archive(space: Space, shard: Shard, p: Prepared) -> Plan[Place]:
-    """Reserve a place and put the version there."""
-    reserved = yield from reserve_place(space, shard, p.id, p.expected, p.tok)
+def _archive(space: Space, shard: Shard, p: Prepared, *, again: bool) -> Plan[Place]:
+    """Reserve a place and put the version there. Who lost a place holds the next one, or conditional writes could pass it for
+    ever."""
+    reserved = yield from reserve_place(space, shard, p.id, p.expected, p.tok, hold=again)
     flat = dict(zip(p.fields[::2], p.fields[1::2], strict=True))
     record = new_record(p.id, Order(reserved.epoch, reserved.ver, p.tok), len(p.content), p.tokens, flat, reserved)
     level = space.config.storage_tiers.cold.compression_level
@@ -367,19 +369,19 @@ def _archive(space: Space, shard: Shard, p: Prepared) -> Plan[Place]:
     return Place(reserved.epoch, reserved.ver, key, len(body), reserved.replid)
 
 
-def reserve_place(space: Space, shard: Shard, id: str, expected: str, tok: str) -> Plan[Reserved]:
-    """The next place in the order. Conditional writes of one module take turns; one that seems to have died is passed.
+def reserve_place(space: Space, shard: Shard, id: str, expected: str, tok: str, *, hold: bool) -> Plan[Reserved]:
+    """The next place in the order. Those who hold places of one module take turns; one that seems to have died is passed.
     Raises `Conflict`, `Unavailable`."""
     looks, turns = 0, 0
     while looks < FENCED_MAX and turns < BUSY_MAX:
-        reply = yield from reserve(shard, id, expected, tok)
+        reply = yield from reserve(shard, id, expected, tok, hold=hold)
         if isinstance(reply, Reserved):
             return reply
         if reply.word == "CONFLICT":
             raise _conflict(id, reply.version, expected)
         if reply.word == "BUSY":
             turns += 1
-            yield from stand_back(turns)
+            yield from stand_back(turns, TURN_MAX_S)
         else:
             looks += 1
             yield from verify(space, shard, id)
@@ -497,7 +499,7 @@ def delete(space: Space, id: str, if_version: Expected = None, durability: Durab
                 yield from write_back(space, shard, id)  # a delete that is not archived yet: "no" shall be durable too
                 return False
             try:
-                place = yield from _archive_tombstone(space, shard, id, tok, expected)
+                place = yield from _archive_tombstone(space, shard, id, tok, expected, again=place is not None)
             except Conflict as e:
                 if place and not (yield from _is_settled(space, shard, id, place)):
                     raise Recovering(_unsure(id)) from e
@@ -522,8 +524,8 @@ def delete(space: Space, id: str, if_version: Expected = None, durability: Durab
     raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
 
 
-def _archive_tombstone(space: Space, shard: Shard, id: str, tok: str, expected: str) -> Plan[Place]:
-    reserved = yield from reserve_place(space, shard, id, expected, tok)
+def _archive_tombstone(space: Space, shard: Shard, id: str, tok: str, expected: str, *, again: bool) -> Plan[Place]:
+    reserved = yield from reserve_place(space, shard, id, expected, tok, hold=again)
     record = new_record(id, Order(reserved.epoch, reserved.ver, tok), 0, 0, {}, reserved, tier="deleted")
     key = names.content_key(space.namespace, record)
     yield from put_object(space, record, key, b"")

@@ -242,6 +242,10 @@ MUTANTS: tuple[Mutant, ...] = (
         ("adopt", "e == old.epoch and (v > old.ver\n", "true or e == old.epoch and (v > old.ver\n"),
     )),
     Mutant("claims-fence", ("claim/claim/put-archived",), (), _claims_fence),
+    Mutant("archived-is-seen", ("delete/put-archived",), (
+        ("archived", "call('HSET', record, 'clean', '1')\n  call('PEXPIRE'",
+         "call('HSET', record, 'clean', '1', 'seen', call('HGET', EPOCH, 'epoch'))\n  call('PEXPIRE'"),
+    )),
     Mutant("not-settled", ("cas-archived/put/sweep", "cas-archived/cas-archived"), (), _not_settled, model="not_settled"),
     Mutant("takes-back", ("cas-archived/put/sweep", "cas-archived/cas-archived", "cas-archived/rescue"), (), _takes_back,
            model="takes_back"),

@@ -266,7 +266,8 @@ class Model:
 
     def reserve(self, s: State, i: int, op: str, at: Order, name: str, server: Server, tries: int = 0) -> State:
         order = (server.epoch, server.ver + 1)
-        reserved = order if op == "cas2" else server.reserved
+        checked = server.record is not None and server.record.seen == server.epoch
+        reserved = order if op == "cas2" or (tries and checked) else server.reserved
         after = server._replace(ver=order[1], reserved=reserved)
         return self.go(s, i, ("put", order, at, tries + 1), **{name: after})
 

@@ -21,7 +21,6 @@ CASES = (
     (("cas2", "put2", "put0"), 0),
     (("cas2", "put2"), 1),
     (("cas2", "cas2"), 1),
-    (("cas2", "del2"), 1),
     (("claim", "claim"), 2),
     (("claim", "claim", "put0"), 1),
     (("claim", "claim", "put2"), 1),
