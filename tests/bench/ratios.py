@@ -1,53 +1,68 @@
-"""Ratios in one run: two ways of doing a thing, measured in turn, so that a noisy machine disturbs both alike."""
+"""Ratios in one run: several ways of doing a thing, measured in turn, so that a noisy machine disturbs all alike."""
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Mapping
+
+Do = Callable[[], object]
+AsyncDo = Callable[[], Awaitable[object]]
+
+ROUND_S = 0.008
+CALLS_MAX = 5000
 
 
-class Ratio(NamedTuple):
-    """`ours_us` and `theirs_us` are medians over the rounds, in microseconds a call; `ratio` is the median of the rounds'
-    ratios, ours by theirs: below 1 is faster."""
+class Race:
+    """Microseconds a call, for each contender one figure a round. The rounds alternate: A B C, A B C, ..."""
 
-    ours_us: float
-    theirs_us: float
-    ratio: float
+    def __init__(self, us: Mapping[str, list[float]]) -> None:
+        self.us = us
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.us[name])
+
+    def ratio(self, name: str, base: str) -> float:
+        """The median of the rounds' ratios: below 1 is faster than `base`."""
+        return statistics.median(a / b for a, b in zip(self.us[name], self.us[base], strict=True))
 
 
-def compare(ours: Callable[[], object], theirs: Callable[[], object], *, rounds: int = 21, calls: int = 100) -> Ratio:
-    def batch(function: Callable[[], object]) -> float:
+def race(contenders: Mapping[str, Do], *, rounds: int = 15, calls: int = 0) -> Race:
+    """`calls` of each in a round; 0: as many as fit in 8 ms."""
+
+    def batch(do: Do, n: int) -> float:
         begin = time.perf_counter()
-        for _ in range(calls):
-            function()
-        return (time.perf_counter() - begin) / calls * 1e6
+        for _ in range(n):
+            do()
+        return (time.perf_counter() - begin) / n * 1e6
 
-    batch(ours), batch(theirs)
-    return _ratio([(batch(ours), batch(theirs)) for _ in range(rounds)])
+    many = {name: calls or _calls(min(batch(do, 3), batch(do, 3))) for name, do in contenders.items()}
+    us: dict[str, list[float]] = {name: [] for name in contenders}
+    gc.collect()
+    for _ in range(rounds):
+        for name, do in contenders.items():
+            us[name].append(batch(do, many[name]))
+    return Race(us)
 
 
-async def compare_async(
-    ours: Callable[[], Awaitable[object]],
-    theirs: Callable[[], Awaitable[object]],
-    *,
-    rounds: int = 21,
-    calls: int = 100,
-) -> Ratio:
-    async def batch(function: Callable[[], Awaitable[object]]) -> float:
+async def arace(contenders: Mapping[str, AsyncDo], *, rounds: int = 15, calls: int = 0) -> Race:
+    """`race` for coroutines, awaited one after the other."""
+
+    async def batch(do: AsyncDo, n: int) -> float:
         begin = time.perf_counter()
-        for _ in range(calls):
-            await function()
-        return (time.perf_counter() - begin) / calls * 1e6
+        for _ in range(n):
+            await do()
+        return (time.perf_counter() - begin) / n * 1e6
 
-    await batch(ours), await batch(theirs)
-    return _ratio([(await batch(ours), await batch(theirs)) for _ in range(rounds)])
+    many = {name: calls or _calls(min(await batch(do, 3), await batch(do, 3))) for name, do in contenders.items()}
+    us: dict[str, list[float]] = {name: [] for name in contenders}
+    gc.collect()
+    for _ in range(rounds):
+        for name, do in contenders.items():
+            us[name].append(await batch(do, many[name]))
+    return Race(us)
 
 
-def _ratio(pairs: list[tuple[float, float]]) -> Ratio:
-    return Ratio(
-        statistics.median(a for a, _ in pairs),
-        statistics.median(b for _, b in pairs),
-        statistics.median(a / b for a, b in pairs),
-    )
+def _calls(us: float) -> int:
+    return max(1, min(CALLS_MAX, int(ROUND_S * 1e6 / us)))

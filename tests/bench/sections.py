@@ -1,0 +1,606 @@
+"""The measurements of `make bench`. Each answers a table, and the figures that the goals are held against, by name."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import itertools
+import lzma
+import multiprocessing
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import lz4.frame
+import redis
+import redis.asyncio as aredis
+from botocore.config import Config as BotoConfig
+
+import distier
+from distier.client import make_space
+from distier.config import load_config
+from distier.drive.common import words
+from distier.stores.archive import Fetched
+from distier.stores.memory import MemoryArchive
+from distier.stores.redis import AsyncRedisExchange, RedisExchange
+from distier.worker import Worker
+from tests.bench.peers import RawSocket, async_peers, cachetools_with_a_lock, redis_py_client_cache, sync_peers
+from tests.bench.ratios import Do, Race, arace, race
+from tests.conformance.archives import ACCESS_KEY, SECRET_KEY, rclone_server
+from tests.servers import TestServer, poll, running_server
+
+SIZES = {"2 kB": 2_000, "20 kB": 20_000, "200 kB": 200_000}
+MANY = 1000
+ARCHIVE_DELAY_S = 0.02
+PROCESSES = 8
+SETTINGS: dict[str, Any] = {
+    "namespace": "bench", "counter": "estimate", "near__enabled": False, "storage_tiers__hot__max_size": 10**9,
+    "storage_tiers__hot__max_bytes": 10**9, "storage_tiers__warm__max_modules": 100_000,
+    "storage_tiers__promotion_threshold": 10**9, "deadline": "60s",
+}  # fmt: skip
+
+
+@dataclass
+class Table:
+    title: str
+    head: tuple[str, ...]
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    notes: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+    """What the goals look at."""
+
+    def add(self, *cells: object) -> None:
+        self.rows.append(tuple(_cell(cell) for cell in cells))
+        print("   " + " | ".join(self.rows[-1]), flush=True)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.2f}" if value < 10 else f"{value:.0f}"
+    return str(value)
+
+
+def text(size_bytes: int) -> str:
+    """Real text of that size: sources of the standard library."""
+    out = io.StringIO()
+    for path in sorted(Path(io.__file__).parent.glob("*.py")):
+        out.write(path.read_text("utf-8"))
+        if out.tell() > size_bytes:
+            break
+    return out.getvalue()[:size_bytes]
+
+
+@contextmanager
+def stores(**overrides: Any) -> Iterator[tuple[TestServer, Path, Callable[..., distier.Store]]]:
+    """A server, an archive directory, and how to connect to them."""
+    with running_server("valkey", tcp=True) as server, tempfile.TemporaryDirectory() as tmp:
+        made: list[distier.Store] = []
+
+        def connect(url: str = server.socket_url, **more: Any) -> distier.Store:
+            settings = SETTINGS | {"storage_tiers__cold__directory": tmp} | overrides | more
+            made.append(distier.connect(url, **settings))
+            return made[-1]
+
+        yield server, Path(tmp), connect
+        for store in made:
+            store.close()
+
+
+def add_race(table: Table, found: Race, base: str, *first: str) -> None:
+    for name in found.us:
+        table.add(*first, name, found.median(name), found.ratio(name, base))
+
+
+# -- reads ---------------------------------------------------------------------------------------------------------------
+
+
+def near_hits() -> Table:
+    table = Table("Near hit: a read answered in the process (2 kB)", ("what", "us a call", "ratio to distier"))
+    body = text(2000)
+    with stores() as (server, tmp, connect):
+        store = connect(near__enabled=True)
+        store.put("a", body)
+        poll(lambda: store.get("a") and "a" in store.near.cache, what="a near cache")
+        record = store.space.shard("a").module("a")
+        with redis_py_client_cache(server, record, body) as client_cache:
+            found = race({
+                "distier Store.get": lambda: store.get("a"),
+                "cachetools.LRUCache + lock": cachetools_with_a_lock(body),
+                **client_cache,
+            })  # fmt: skip
+        for name in found.us:
+            table.add(name, found.median(name), found.ratio(name, "distier Store.get"))
+        table.figures["near sync us"] = found.median("distier Store.get")
+
+        async def asynchronous() -> None:
+            settings = SETTINGS | {"storage_tiers__cold__directory": tmp, "near__enabled": True}
+            near = await distier.connect_async(server.socket_url, **settings)
+            while not (await near.get("a") and "a" in near.near.cache):
+                await asyncio.sleep(0.01)
+            async with async_peers(server, tcp=True, record=record, text=body, client_side=True) as peers:
+                found = await arace({"distier AsyncStore.get": lambda: near.get("a"), **peers})
+            for name in found.us:
+                table.add(name, found.median(name), found.ratio(name, "distier AsyncStore.get"))
+            table.figures["near async us"] = found.median("distier AsyncStore.get")
+            await near.close()
+
+        asyncio.run(asynchronous())
+    return table
+
+
+def hot_gets() -> Table:
+    table = Table(
+        "Hot get over the network, near cache off",
+        ("module", "over", "what", "us a call", "ratio to redis-py HGETALL"),
+        notes="distier answers a checked `Module`, redis-py a dict of bytes, the others the text alone. diskcache uses no "
+        "network. The asyncio rows are one call after the other on one event loop.",
+    )
+    for (size, n), tcp in itertools.product(SIZES.items(), (False, True)):
+        over, body = "TCP" if tcp else "unix", text(n)
+        with stores() as (server, tmp, connect):
+            url = server.url if tcp else server.socket_url
+            store = connect(url)
+            store.put("a", body)
+            record = store.space.shard("a").module("a")
+            with sync_peers(server, tcp=tcp, record=record, text=body, tmp=tmp) as peers:
+                found = race({"distier": lambda: store.get("a"), **peers})
+            add_race(table, found, "redis-py HGETALL", size, over)
+            table.figures[f"hot sync {over} {size}"] = found.ratio("distier", "redis-py HGETALL")
+            # What the server spends: its own clock for the command, and the scripts that tell uses.
+            with redis.Redis.from_url(server.socket_url) as peer:
+                spent = _server_us(peer, lambda: store.get("a"))
+                theirs = _server_us(peer, lambda: peer.hgetall(record))
+            table.figures[f"server {over} {size}"] = spent / theirs
+
+            async def asynchronous() -> Race:
+                settings = SETTINGS | {"storage_tiers__cold__directory": tmp}
+                async with await distier.connect_async(url, **settings) as aio:
+                    async with async_peers(server, tcp=tcp, record=record, text=body) as peers:
+                        return await arace({"distier": lambda: aio.get("a"), **peers})
+
+            found = asyncio.run(asynchronous())
+            add_race(table, found, "redis-py HGETALL", size, over + ", asyncio")
+            table.figures[f"hot async {over} {size}"] = found.ratio("distier", "redis-py HGETALL")
+    return table
+
+
+def _server_us(peer: redis.Redis, do: Do, calls: int = 3000) -> float:
+    """Microseconds a call that the server spends in commands (INFO commandstats), over more than a second's flush of uses."""
+    peer.config_resetstat()
+    for _ in range(calls):
+        do()
+    stats: Mapping[str, Any] = peer.info("commandstats")
+    outer = {name: s for name, s in stats.items() if name in ("cmdstat_hgetall", "cmdstat_evalsha")}
+    return float(sum(s["usec"] for s in outer.values())) / calls
+
+
+def warm_gets() -> Table:
+    table = Table(
+        "Warm get (over a unix socket, the module stays warm)",
+        ("module", "what", "us a call", "ratio to GET + lz4"),
+        notes="distier also reads the record, and compares the SHA-256; both are in one round trip.",
+    )
+    for size, n in SIZES.items():
+        with stores() as (server, tmp, connect):
+            store = connect()
+            store.put("w", text(n))
+            store.flush()
+            store.demote("w", to="warm")
+            shard = store.space.shard("w")
+            frame, record = shard.frame("w"), shard.module("w")
+            with redis.Redis.from_url(server.socket_url) as peer:
+                unpack: Any = lz4.frame.decompress
+
+                def both() -> Any:
+                    peer.hgetall(record)
+                    return unpack(peer.get(frame))
+
+                found = race({
+                    "distier": lambda: store.get("w"),
+                    "redis-py GET + lz4": lambda: unpack(peer.get(frame)),
+                    "redis-py HGETALL, GET + lz4": both,
+                })  # fmt: skip
+            add_race(table, found, "redis-py GET + lz4", size)
+            table.figures[f"warm {size}"] = found.ratio("distier", "redis-py GET + lz4")
+            table.figures[f"warm both {size}"] = found.ratio("distier", "redis-py HGETALL, GET + lz4")
+
+            async def asynchronous() -> Race:
+                settings = SETTINGS | {"storage_tiers__cold__directory": tmp}
+                async with await distier.connect_async(server.socket_url, **settings) as aio:
+                    peer = aredis.Redis.from_url(server.socket_url)
+
+                    async def by_hand() -> Any:
+                        return unpack(await peer.get(frame))
+
+                    found = await arace({"distier": lambda: aio.get("w"), "redis-py GET + lz4": by_hand})
+                    await peer.aclose()
+                    return found
+
+            found = asyncio.run(asynchronous())
+            add_race(table, found, "redis-py GET + lz4", size + ", asyncio")
+            table.figures[f"warm async {size}"] = found.ratio("distier", "redis-py GET + lz4")
+    return table
+
+
+def cold_gets() -> Table:
+    table = Table(
+        "Cold get: lease, GET, xz, SHA-256, and a warm copy left behind",
+        ("module", "archive", "what", "us a call", "ratio"),
+        notes="S3 is `rclone serve s3` in a process of its own on this machine; the client by hand is boto3 with the same "
+        "options, in one thread. A real S3 answers in 10 to 50 ms, in which the three round trips to Redis do not show.",
+    )
+    for size, n in SIZES.items():
+        for kind in ("directory", "S3"):
+            with tempfile.TemporaryDirectory() as root, rclone_server(Path(root)) as endpoint:
+                (Path(root) / "bucket").mkdir()
+                s3: dict[str, Any] = {
+                    "storage_tiers__cold__url": "s3://bucket/p", "storage_tiers__cold__endpoint_url": endpoint,
+                    "storage_tiers__cold__access_key": ACCESS_KEY, "storage_tiers__cold__secret_key": SECRET_KEY,
+                    "storage_tiers__cold__region": "us-east-1", "storage_tiers__cold__directory": None,
+                }  # fmt: skip
+                if kind == "directory":
+                    s3 = {"storage_tiers__cold__directory": root}
+                with running_server("valkey") as server, distier.connect(
+                    server.socket_url, **{k: v for k, v in (SETTINGS | s3).items() if v is not None}
+                ) as store:  # fmt: skip
+                    _cold(table, store, size, n, kind, _by_hand(kind, Path(root), endpoint))
+    return table
+
+
+def _by_hand(kind: str, root: Path, endpoint: str) -> Callable[[str], bytes]:
+    if kind == "directory":
+        return lambda key: lzma.decompress((root / key).read_bytes())
+    client: Any = boto3.client(
+        "s3", endpoint_url=endpoint, aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY,
+        region_name="us-east-1",
+        config=BotoConfig(
+            s3={"addressing_style": "path"}, request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )  # fmt: skip
+    return lambda key: lzma.decompress(client.get_object(Bucket="bucket", Key=f"p/{key}")["Body"].read())
+
+
+def _cold(table: Table, store: distier.Store, size: str, n: int, kind: str, by_hand: Callable[[str], bytes]) -> None:
+    calls, rounds, body = 4, 12, text(n)
+    ids = [f"c{i}" for i in range(calls * (rounds + 1))]
+    store.put_many(distier.Item(id, f"{id}\n" + body, tokens=n // 4) for id in ids)
+    store.flush()
+    store.demote_many(ids, to="cold")
+    keys = []
+    for id in ids:
+        placed = store.where(id)
+        assert placed is not None
+        keys.append(str(placed.archived_key))
+    ours, theirs = iter(ids), iter(keys)
+    name = "boto3 GET + xz" if kind == "S3" else "read + xz"
+    found = race(
+        {"distier": lambda: store.get(next(ours)), name: lambda: by_hand(next(theirs))}, rounds=rounds, calls=calls
+    )
+    add_race(table, found, name, size, kind)
+    table.figures[f"cold {kind} {size}"] = found.ratio("distier", name)
+
+
+# -- many ----------------------------------------------------------------------------------------------------------------
+
+
+def batches() -> Table:
+    table = Table(
+        f"{MANY} modules of 2 kB in one call, all hot",
+        ("over", "what", "us an item", "ratio to redis-py's pipeline"),
+        notes="A put is more than an HSET: a version in the order, token, SHA-256, four budgets, three sets, accounts, an "
+        "event and a retry key, all in one script.",
+    )
+    body = text(2000)
+    for tcp in (False, True):
+        with stores() as (server, tmp, connect):
+            over, url = ("TCP", server.url) if tcp else ("unix", server.socket_url)
+            store = connect(url)
+            ids = [f"m{i}" for i in range(MANY)]
+            items = [distier.Item(id, body, tokens=500) for id in ids]
+            store.put_many(items)
+            keys = [store.space.shard(id).module(id) for id in ids]
+            with redis.Redis.from_url(url) as peer:
+
+                def reads() -> None:
+                    pipe = peer.pipeline(transaction=False)
+                    for key in keys:
+                        pipe.hgetall(key)
+                    pipe.execute()
+
+                def writes() -> None:
+                    pipe = peer.pipeline(transaction=False)
+                    for key in keys:
+                        pipe.hset(f"peer:{key}", mapping={"content": body, "tokens": 500})
+                    pipe.execute()
+
+                get = race({
+                    "get_many": lambda: store.get_many(ids),
+                    "pipeline of HGETALL": reads,
+                }, rounds=15, calls=1)  # fmt: skip
+                put = race({
+                    "put_many": lambda: store.put_many(items),
+                    "pipeline of HSET": writes,
+                }, rounds=9, calls=1)  # fmt: skip
+            _per_item(table, over, get, "get_many", "pipeline of HGETALL")
+            _per_item(table, over, put, "put_many", "pipeline of HSET")
+
+            async def asynchronous() -> tuple[Race, Race]:
+                peer = aredis.Redis.from_url(url)
+
+                async def areads() -> None:
+                    pipe = peer.pipeline(transaction=False)
+                    for key in keys:
+                        pipe.hgetall(key)
+                    await pipe.execute()
+
+                async def awrites() -> None:
+                    pipe = peer.pipeline(transaction=False)
+                    for key in keys:
+                        pipe.hset(f"peer:{key}", mapping={"content": body, "tokens": 500})
+                    await pipe.execute()
+
+                settings = SETTINGS | {"storage_tiers__cold__directory": tmp}
+                async with await distier.connect_async(url, **settings) as aio:
+                    get = await arace(
+                        {"get_many": lambda: aio.get_many(ids), "pipeline of HGETALL": areads}, rounds=9, calls=1
+                    )
+                    put = await arace(
+                        {"put_many": lambda: aio.put_many(items), "pipeline of HSET": awrites}, rounds=7, calls=1
+                    )
+                await peer.aclose()
+                return get, put
+
+            get, put = asyncio.run(asynchronous())
+            _per_item(table, over + ", asyncio", get, "get_many", "pipeline of HGETALL")
+            _per_item(table, over + ", asyncio", put, "put_many", "pipeline of HSET")
+    return table
+
+
+def _per_item(table: Table, over: str, found: Race, ours: str, theirs: str) -> None:
+    for name in (ours, theirs):
+        table.add(over, name, found.median(name) / MANY, found.ratio(name, theirs))
+    table.figures[f"{ours} {over}"] = found.ratio(ours, theirs)
+
+
+class SlowArchive(MemoryArchive):
+    """Answers each GET after 20 ms, as a bucket does."""
+
+    def get(self, key: str, *, max_bytes: int) -> Fetched | None:
+        time.sleep(ARCHIVE_DELAY_S)
+        return super().get(key, max_bytes=max_bytes)
+
+
+def promotions() -> Table:
+    one_by_one = 50
+    table = Table(
+        f"promote_many({MANY}), all cold, an archive that answers after {ARCHIVE_DELAY_S * 1000:.0f} ms",
+        ("what", "ms a module", "times as fast"),
+        notes=f"One after the other: {one_by_one} calls of `promote`.",
+    )
+    with running_server("valkey") as server:
+        config = load_config(
+            {},
+            redis__url=server.socket_url,
+            **SETTINGS | {"storage_tiers__cold__directory": "unused", "deadline": "120s"},
+        )
+        archive = SlowArchive()
+        space = make_space(config, archive)
+        ids = [f"p{i}" for i in range(MANY)]
+
+        def timed(do: Do) -> float:
+            begin = time.perf_counter()
+            do()
+            return time.perf_counter() - begin
+
+        with distier.Store(space, RedisExchange(config, server.socket_url, space.forget), archive).open() as store:
+            store.put_many(distier.Item(id, text(2000), tokens=500) for id in ids)
+            store.flush()
+            store.demote_many(ids, to="cold")
+            alone = timed(lambda: [store.promote(id) for id in ids[:one_by_one]]) / one_by_one * 1000
+            table.add("promote, one after the other", alone, 1.0)
+            store.demote_many(ids, to="cold")
+            many = timed(lambda: store.promote_many(ids)) / MANY * 1000
+            table.add("promote_many", many, alone / many)
+            table.figures["promote_many"] = alone / many
+            store.demote_many(ids, to="cold")
+
+        async def asynchronous() -> float:
+            space = make_space(config, archive)
+            exchange = AsyncRedisExchange(config, server.socket_url, space.forget)
+            aio = await distier.AsyncStore(space, exchange, archive).open()
+            begin = time.perf_counter()
+            await aio.promote_many(ids)
+            took_s = time.perf_counter() - begin
+            await aio.close()
+            return took_s
+
+        many = asyncio.run(asynchronous()) / MANY * 1000
+        table.add("promote_many, asyncio", many, alone / many)
+        table.figures["promote_many async"] = alone / many
+    return table
+
+
+def evictions() -> Table:
+    puts, hot = 600, 300
+    table = Table(
+        "put of 2 kB where hot is full: each has to evict",
+        ("what", "p50 us", "p99 us", "p50 ratio", "p99 ratio"),
+        notes=f"Hot holds {hot} modules; {puts} new ones are put. Head-room: a worker in a thread of the same process, as an "
+        "embedded one, keeps 10 % of hot free; puts come at half the rate that it can free, one every 2 ms.",
+    )
+    body = text(2000)
+
+    def run(pause_s: float = 0.0, *, worker: bool = False, full: bool = True) -> list[float]:
+        size = hot * 500 if full else 10**9
+        with stores(storage_tiers__hot__max_size=size) as (_, _, connect):
+            store = connect(worker__interval="10ms", worker__headroom=0.1)
+            store.put_many(distier.Item(f"old{i}", body, tokens=500) for i in range(hot))
+            store.flush()
+            runs = Worker(store).start() if worker else None
+            if worker:
+                time.sleep(0.3)
+            us = []
+            for i in range(puts):
+                begin = time.perf_counter()
+                store.put(f"new{i}", body, tokens=500)
+                us.append((time.perf_counter() - begin) * 1e6)
+                if pause_s:
+                    time.sleep(pause_s)
+            if runs is not None:
+                runs.stop()
+            return us
+
+    room, full = run(full=False), run()
+    paced, headroom = run(0.002, full=False), run(0.002, worker=True)
+    for name, us, base in (
+        ("with room", room, room), ("hot is full", full, room), ("with room, one every 2 ms", paced, paced),
+        ("hot is full, worker's head-room, one every 2 ms", headroom, paced),
+    ):  # fmt: skip
+        p50, p99 = (_percentile(us, q) for q in (50, 99))
+        table.add(name, p50, p99, p50 / _percentile(base, 50), p99 / _percentile(base, 99))
+    table.figures["evict p99"] = _percentile(full, 99) / _percentile(room, 99)
+    table.figures["headroom p99"] = _percentile(headroom, 99) / _percentile(paced, 99)
+    table.figures["headroom p50"] = _percentile(headroom, 50) / _percentile(paced, 50)
+    return table
+
+
+def _percentile(values: list[float], q: int) -> float:
+    return statistics.quantiles(values, n=100)[q - 1]
+
+
+# -- processes -----------------------------------------------------------------------------------------------------------
+
+
+def _reader(
+    kind: str, url: str, tmp: str, ids: list[str], keys: list[str], begin: Any, results: Any, for_s: float
+) -> None:
+    if kind == "distier":
+        get = distier.connect(url, **SETTINGS | {"storage_tiers__cold__directory": tmp}).get
+        names = ids
+    else:
+        get = redis.Redis.from_url(url).hgetall  # type: ignore[assignment]
+        names = keys
+    get(names[0])
+    begin.wait()
+    end, n = time.perf_counter() + for_s, 0
+    for name in itertools.cycle(names):
+        get(name)
+        n += 1
+        if time.perf_counter() > end:
+            break
+    results.put(n / for_s)
+
+
+def processes() -> Table:
+    table = Table(
+        f"{PROCESSES} processes read 100 hot modules of 2 kB from one server (TCP), near cache off",
+        ("what", "reads a second, all together", "ratio"),
+        notes="Rounds of 2 s, in turn; medians.",
+    )
+    context = multiprocessing.get_context("spawn")
+    with stores() as (server, tmp, connect):
+        store = connect()
+        ids = [f"m{i}" for i in range(100)]
+        store.put_many(distier.Item(id, text(2000), tokens=500) for id in ids)
+        keys = [store.space.shard(id).module(id) for id in ids]
+        rates: dict[str, list[float]] = {"distier": [], "redis-py HGETALL": []}
+        for _ in range(3):
+            for kind, found in rates.items():
+                begin, results = context.Barrier(PROCESSES), context.Queue()
+                args = (kind, server.url, str(tmp), ids, keys, begin, results, 2.0)
+                running = [context.Process(target=_reader, args=args) for _ in range(PROCESSES)]
+                for process in running:
+                    process.start()
+                found.append(sum(results.get(timeout=60) for _ in running))
+                for process in running:
+                    process.join()
+        ratio = statistics.median(a / b for a, b in zip(*rates.values(), strict=True))
+        table.add("distier", statistics.median(rates["distier"]), ratio)
+        table.add("redis-py HGETALL", statistics.median(rates["redis-py HGETALL"]), 1.0)
+        table.figures["processes"] = ratio
+        table.figures["server rate"] = _server_rate(server, ids, keys, store)
+    table.rows.append(
+        ("server alone: HGETALLs beside the scripts that tell uses", "", _cell(table.figures["server rate"]))
+    )
+    return table
+
+
+def _server_rate(server: TestServer, ids: list[str], keys: list[str], store: distier.Store) -> float:
+    """The server's rate with distier's commands by its rate with HGETALL alone: pipelined by raw sockets, so that the
+    clients are not what limits it. distier sends HGETALL, and once a second the uses of a process, 256 in a script."""
+    call = store._driver.uses
+    call.note_many(store.space.shard(ids[0]), dict.fromkeys(ids, 1), time.monotonic())
+    (touch,) = call.drain()
+    store.run(iter_one(touch))  # the script is known to the server
+    reads = [("HGETALL", key) for key in keys] * 200
+    with_uses = [*reads, *[words(touch)] * PROCESSES]  # a second's worth of 8 processes in less than a second of reads
+    rates = {"plain": [0.0], "ours": [0.0]}
+    for _ in range(5):
+        for name, commands in (("plain", reads), ("ours", with_uses)):
+            line = RawSocket(server, tcp=False, words=("PING",))
+            begin = time.perf_counter()
+            sender = threading.Thread(target=line.send, args=(commands,))
+            sender.start()
+            line.take(len(commands))
+            rates[name].append(len(reads) / (time.perf_counter() - begin))
+            sender.join()
+            line.close()
+    return statistics.median(rates["ours"][1:]) / statistics.median(rates["plain"][1:])
+
+
+def iter_one(effect: Any) -> Any:
+    return (yield effect)
+
+
+_MEMORY = """
+import sys, distier
+
+def peak_mib():  # not getrusage: that has in it what the process was before exec
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) // 1024
+
+store = distier.connect(sys.argv[1], storage_tiers__cold__directory=sys.argv[2], namespace="bench", counter="estimate",
+                        near__enabled=sys.argv[3] == "near")
+ids = [f"m{i}" for i in range(100)]
+store.get(ids[0])
+before = peak_mib()
+read = 0
+while read < 1_000_000_000:
+    for at in range(0, 100, 20):
+        read += sum(len(m.content) for m in store.get_many(ids[at:at + 20]).values())
+print(before, peak_mib())
+"""
+
+
+def memory() -> Table:
+    table = Table(
+        "Peak memory of a client that reads 1 GB by get_many, 20 modules of 200 kB (4 MB) a call",
+        ("near cache", "MiB before", "MiB at most", "MiB more"),
+        notes="`VmHWM` of a process of its own. The near cache may hold 64 MiB by default.",
+    )
+    with stores() as (server, tmp, connect):
+        store = connect()
+        body = text(200_000)
+        store.put_many(distier.Item(f"m{i}", body, tokens=50_000) for i in range(100))
+        for near in ("off", "near"):
+            argv = [sys.executable, "-c", _MEMORY, server.socket_url, str(tmp), near]
+            out = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True).stdout
+            before, most = map(int, out.split())
+            table.add("off" if near == "off" else "on", before, most, most - before)
+            table.figures[f"memory {near}"] = most - before
+    return table
+
+
+SECTIONS: tuple[Callable[[], Table], ...] = (
+    near_hits, hot_gets, warm_gets, cold_gets, batches, promotions, evictions, processes, memory,
+)  # fmt: skip
