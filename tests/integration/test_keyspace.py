@@ -18,7 +18,7 @@ from distier import Item, Store, connect
 from distier.domain.keys import KEYSPACE
 from distier.domain.keyspace_doc import EXAMPLES, FCALLS, LOAD, render
 from distier.lua import library
-from distier.plans import maintain
+from distier.plans import maintain, nodes, peers, read
 from distier.plans.records import take_lease
 from tests.servers import TestServer
 
@@ -65,6 +65,16 @@ def broad_workload(store: Store) -> None:
         store.run(iter(take_lease(shard, shard.write_back_lease("m/1"), "somebody", 60_000)))
     store.flush()
     store.put("m/18", "dirty again")
+    a_node(store)
+
+
+def a_node(store: Store) -> None:
+    """What nodes with copies on their disks leave: one that holds a module, an ask that nobody takes, an answer."""
+    store.run(nodes.beat(store.space, "web1", nodes.Held(1, 2, 3, 4), {}, lambda: ["m/1"], anew=False))
+    record = store.run(read.need_record(store.space, "m/0"))
+    assert record.clean
+    assert store.run(peers.ask(store.space, store.space.shard("m/0"), record, ["web1"], "copy")) is None
+    store.run(nodes.answer(store.space, "web1", peers.Ask("nobody", "t", "copy", "k").pack().encode()))
 
 
 @pytest.mark.parametrize("shards", [1, 4])
