@@ -17,11 +17,21 @@ SECONDS = 180 if os.environ.get("CHAOS") == "long" else 10
 
 
 @pytest.mark.timeout(SECONDS * 3 + 60)
+@pytest.mark.parametrize("server", ["valkey"], indirect=True)
+def test_the_same_with_warm_copies_on_the_disks_of_three_nodes(server: TestServer, redis_url: str, tmp_path: Path):
+    hammer(redis_url, tmp_path, "--nodes", "3")
+
+
+@pytest.mark.timeout(SECONDS * 3 + 60)
 def test_nothing_is_lost_torn_stale_or_over_budget_under_kill_9(server: TestServer, redis_url: str, tmp_path: Path):
+    hammer(redis_url, tmp_path)
+
+
+def hammer(redis_url: str, tmp_path: Path, *more: str) -> None:
     seed = os.environ.get("CHAOS_SEED", "1")
     done = subprocess.run(
         [sys.executable, "-m", "tests.chaos.hammer", "--url", redis_url, "--directory", str(tmp_path / "hammer"),
-         "--seconds", str(SECONDS), "--seed", seed],
+         "--seconds", str(SECONDS), "--seed", seed, *more],
         cwd=ROOT, capture_output=True, text=True, timeout=SECONDS * 3 + 50,
     )  # fmt: skip
     assert done.stdout, done.stderr
