@@ -38,6 +38,12 @@ def stats(context: typer.Context) -> None:
     columns = ("tier", ">modules", ">tokens", ">of", ">bytes", ">stored", ">of", ">ratio")
     output.show(output.table(columns, stats_rows(found), title=title))
     output.show(f"not archived yet: {output.number(found.dirty_count)} modules, {output.size(found.dirty_bytes)}")
+    for name, held in sorted(found.nodes.items()):
+        mine = ", this one" if name == found.node else ""
+        modules = f"{output.number(held.modules)}/{output.number(held.max_modules)} modules"
+        output.show(
+            f"disk of node {name}{mine}: {modules}, {output.size(held.size_bytes)} of {output.size(held.max_bytes)}"
+        )
     for life in found.epochs:
         if life.epoch > 1:
             compared = "compared with the archive" if life.verified else "not compared with the archive yet"

@@ -115,6 +115,8 @@ def stats_row(stats: Stats) -> dict[str, Any]:
         "dirty_count": stats.dirty_count,
         "dirty_bytes": stats.dirty_bytes,
         "epochs": [fields(life) for life in stats.epochs],
+        "node": stats.node,
+        "nodes": {name: held._asdict() for name, held in sorted(stats.nodes.items())},
     }
 
 
