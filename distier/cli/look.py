@@ -41,6 +41,12 @@ def stats(context: typer.Context) -> None:
         of_shards = ("shard", ">hot tokens", ">of", ">hot bytes", ">of", ">warm modules", ">of", ">warm stored", ">of")
         output.show(output.table(of_shards, share_rows(found)))
     output.show(f"not archived yet: {output.number(found.dirty_count)} modules, {output.size(found.dirty_bytes)}")
+    for name, held in sorted(found.nodes.items()):
+        mine = ", this one" if name == found.node else ""
+        modules = f"{output.number(held.modules)}/{output.number(held.max_modules)} modules"
+        output.show(
+            f"disk of node {name}{mine}: {modules}, {output.size(held.size_bytes)} of {output.size(held.max_bytes)}"
+        )
     for life in found.epochs:
         if life.epoch > 1:
             compared = "compared with the archive" if life.verified else "not compared with the archive yet"

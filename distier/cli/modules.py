@@ -237,6 +237,7 @@ def _placement(p: Placement) -> str:
         ("tokens", output.number(p.tokens)),
         ("size", f"{output.number(p.size_bytes)} bytes"),
         ("stored", stored),
+        ("on nodes", ", ".join(p.nodes)),
         ("archived", archived or f"not yet (since {when(p.dirty_since_ms)})"),
         ("uses", f"{p.uses:g}"),
         ("last use", when(p.last_use_ms)),

@@ -116,6 +116,8 @@ def stats_row(stats: Stats) -> dict[str, Any]:
         "dirty_bytes": stats.dirty_bytes,
         "epochs": [fields(life) for life in stats.epochs],
         "shares": [fields(share) for share in stats.shares],
+        "node": stats.node,
+        "nodes": {name: held._asdict() for name, held in sorted(stats.nodes.items())},
     }
 
 

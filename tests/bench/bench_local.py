@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import diskcache
+import diskcache  # type: ignore[import-untyped]  # a peer, for comparison only
 import lmdb
 import lz4.block
 import pytest
@@ -51,7 +51,8 @@ def test_warm_get_beyond_the_record_read(tmp_path: Path, size: int) -> None:
     body = text(size).encode()
     warm = {"placement": "local", "directory": tmp_path / "warm", "max_modules": 10_000}
     with running_server("valkey") as server:
-        settings = {**SETTINGS, "storage_tiers": {**SETTINGS["storage_tiers"], "warm": warm}}
+        tiers: Any = SETTINGS["storage_tiers"]
+        settings = {**SETTINGS, "storage_tiers": {**tiers, "warm": warm}}
         with distier.connect(
             settings, redis__url=server.socket_url, storage_tiers__cold__directory=tmp_path / "cold", counter="estimate",
             storage_tiers__promotion_threshold=10**9,

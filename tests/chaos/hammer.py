@@ -54,13 +54,17 @@ HOT_TOKENS, HOT_BYTES, WARM_MODULES, WARM_BYTES = 4000, 16_000, 6, 12_000
 KILL_EVERY_S = (0.05, 0.35)
 
 
-def settings(args: argparse.Namespace) -> dict[str, Any]:
+def settings(args: argparse.Namespace, process: int = 0) -> dict[str, Any]:
+    """With `--nodes`, processes belong to that many nodes in turn, each with a disk of its own for clean warm copies."""
+    local = (
+        {"placement": "local", "directory": str(args.directory / f"node{process % args.nodes}")} if args.nodes else {}
+    )
     return {
         "redis": {"url": args.url}, "namespace": "h", "counter": "estimate", "deadline": "5s",
         "near": {"enabled": args.near},
         "storage_tiers": {
             "hot": {"max_size": HOT_TOKENS, "max_bytes": HOT_BYTES},
-            "warm": {"max_modules": WARM_MODULES, "max_bytes": WARM_BYTES, "ttl": "1s"},
+            "warm": {"max_modules": WARM_MODULES, "max_bytes": WARM_BYTES, "ttl": "1s"} | local,
             "cold": {"directory": str(args.directory / "cold"), "archive_after": "100ms", "compression_level": 1},
             "promotion_threshold": 3, "demotion_threshold": "1s",
         },
@@ -330,7 +334,7 @@ class Hammer:
         log = Log(self.args.directory / f"{name}.log")
         if role == "sampler":
             sample(self.args, log)
-        store = connect(settings(self.args))
+        store = connect(settings(self.args, self.started))
         if role == "agent":
             Agent(store, log, name, seed).run()
         worker = Worker(store, on_round=lambda report: log.write(round=report.did) if report.rounds % 20 == 0 else None)
@@ -579,6 +583,7 @@ def main() -> int:
     parser.add_argument(
         "--near", action="store_true", help="with near caches: reads may be 2 s old, so order is unchecked"
     )
+    parser.add_argument("--nodes", type=int, default=0, help="warm copies on the disks of so many nodes")
     args = parser.parse_args()
     args.directory.mkdir(parents=True, exist_ok=True)
     with connect(settings(args)):

@@ -15,9 +15,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from distier import connect
-from distier.plans import nodes
+from distier.domain.module import Moved
+from distier.plans import nodes as node_plans
 from tests.integration.test_nodes import body, hasten
 
+nodes: Any = node_plans
 IDS = [f"a{i}" for i in range(10)]
 
 
@@ -43,7 +45,7 @@ def main(settings: str, word: str = "") -> None:
             for id in IDS:
                 store.put(id, body(id))
             store.flush()
-            assert all(moved.tier == "warm" for moved in store.demote_many(IDS))
+            assert all(isinstance(m, Moved) and m.tier == "warm" for m in store.demote_many(IDS))
         print("ready", flush=True)
         sys.stdin.read()
 

@@ -18,7 +18,7 @@ from distier import Item, Store, connect
 from distier.domain.keys import KEYSPACE
 from distier.domain.keyspace_doc import EXAMPLES, FCALLS, LOAD, render
 from distier.lua import library
-from distier.plans import fleet, maintain, shares
+from distier.plans import fleet, maintain, nodes, peers, read, shares
 from distier.plans.records import take_lease
 from distier.worker import Worker
 from tests.servers import TestServer
@@ -68,6 +68,16 @@ def broad_workload(store: Store) -> None:
     assert Worker(store).run_once()
     store.run(fleet.join(store.space, "host-1-abc", {}, 60_000))
     store.put("m/18", "dirty again")
+    a_node(store)
+
+
+def a_node(store: Store) -> None:
+    """What nodes with copies on their disks leave: one that holds a module, an ask that nobody takes, an answer."""
+    store.run(nodes.beat(store.space, "web1", nodes.Held(1, 2, 3, 4), {}, lambda: ["m/1"], anew=False))
+    record = store.run(read.need_record(store.space, "m/0"))
+    assert record.clean
+    assert store.run(peers.ask(store.space, store.space.shard("m/0"), record, ["web1"], "copy")) is None
+    store.run(nodes.answer(store.space, "web1", peers.Ask("nobody", "t", "copy", "k").pack().encode()))
 
 
 @pytest.mark.parametrize("shards", [1, 4])

@@ -44,7 +44,7 @@ class Spy:
         self.verbs: list[str] = []
         self.trips = self.gets = 0
         self.archive_down = False
-        driver = face.store._driver
+        driver: Any = face.store._driver
         exchange, get, put = driver.redis.exchange, driver.archive.get, driver.archive.put
 
         def note(commands: Any) -> None:
@@ -140,9 +140,11 @@ def hasten(set_: Callable[[Any, str, float], None]) -> None:
 
 
 @pytest_asyncio.fixture(params=["sync", "async"])
-async def world(request: pytest.FixtureRequest, valkey_server: TestServer, tmp_path: Path) -> AsyncIterator[Nodes]:
+async def world(
+    request: pytest.FixtureRequest, valkey_server: TestServer, tmp_path: Path, shards: int
+) -> AsyncIterator[Nodes]:
     empty(valkey_server)
-    world = Nodes(valkey_server, valkey_server.url, tmp_path / "cold", request.param, 1)
+    world = Nodes(valkey_server, valkey_server.url, tmp_path / "cold", request.param, shards)
     yield world
     await world.close()
 
@@ -375,6 +377,7 @@ async def test_many_at_once_fetch_a_cold_module_once(world: Nodes) -> None:
 # -- several nodes ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("shards", [1, 4], indirect=True)
 async def test_another_nodes_copy_is_asked_for(world: Nodes) -> None:
     a, b = await world.node("a"), await world.node("b")
     await put_clean(a, "m", "n", "o", "p")
@@ -406,7 +409,7 @@ async def test_a_node_that_has_it_no_more_says_so_at_once(world: Nodes) -> None:
     await a.demote("m")
     await world.know(b, "a")
     await until(lambda: world.held("a", "m"), what="a to say that it holds m")
-    local = a.store._driver.local
+    local: Any = a.store._driver.local
     local.delete("m")
     local.take_changes()  # as if that were still to be told
     start = time.monotonic()
