@@ -389,6 +389,7 @@ def cluster(run: Run, tmp: Path) -> Masters:
         behind = [nodes.at(replica) for replica in nodes.topology().replicas_of(("127.0.0.1", dead.port))]
         for replica in behind:  # it misses what comes now, and takes over all the same
             os.kill(replica.pid, signal.SIGSTOP)
+        nodes.ask(dead, "CLIENT", "KILL", "TYPE", "replica")  # or the kernel keeps the stream for it
         time.sleep(0.1)
         dead.kill9()
         run.log.write(down="cluster")
