@@ -36,7 +36,7 @@ bench: $(READY) ## Measure; ratios in one run
 	$(BIN)/python -m pytest tests/bench -o python_files='bench_*.py' -p no:xdist -q -s --benchmark-columns=min,median,ops --benchmark-sort=name --timeout 600
 
 chaos: $(READY) ## The long modes of the kill -9 tests
-	CHAOS=long $(BIN)/python -m pytest tests/chaos tests/lua -p no:xdist -s
+	CHAOS=long $(BIN)/python -m pytest tests/chaos tests/cluster tests/lua -p no:xdist -s
 
 docs: $(READY) ## Write the generated pages again
 	$(BIN)/python -m distier.domain.keyspace_doc > docs/KEYSPACE.md
