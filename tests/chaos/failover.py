@@ -763,9 +763,9 @@ def break_seen() -> None:
 
 def break_forget() -> None:
     """What a process knows of the epoch outlives the connection."""
-    from distier.stores.redis import Lives
+    from distier.plans.space import Space
 
-    Lives.met = lambda self, info: None  # type: ignore[method-assign]
+    Space.forget = lambda self: None  # type: ignore[method-assign]
 
 
 BREAKS: dict[str, Callable[[], None]] = {
