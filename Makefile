@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Several agents share one cache under memory pressure, on real text, for half a minute
 	$(BIN)/distier demo
 
-test: $(READY) ## All tests; what this machine lacks is skipped with a reason
+test: $(READY) ## All tests; what this machine lacks is skipped with a reason (INTERLEAVINGS=4000: three minutes less)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY) ## ruff and mypy --strict

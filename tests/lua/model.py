@@ -96,7 +96,7 @@ class Model:
     ) -> tuple[object, ...] | Over:  # fmt: skip
         old = self.records.get(id)
         if tok in self.done:
-            return "REPLAYED", self.done[tok], old.tier if old and old.tok == tok else ""
+            return "REPLAYED", self.done[tok], old.tier if old and old.alive and old.tok == tok else ""
         now = self.version_of(id)
         if (expected == "-" and now) or (expected not in ("", "-") and expected != now):
             return "CONFLICT", now
