@@ -35,6 +35,7 @@ from distier.stores.redis import AsyncRedisExchange, RedisExchange
 from distier.worker import Worker
 from tests.bench.peers import RawSocket, async_peers, cachetools_with_a_lock, redis_py_client_cache, sync_peers
 from tests.bench.ratios import Do, Race, arace, race
+from tests.bench.reader import read_for_a_while
 from tests.conformance.archives import ACCESS_KEY, SECRET_KEY, rclone_server
 from tests.servers import TestServer, poll, running_server
 
@@ -481,26 +482,6 @@ def _percentile(values: list[float], q: int) -> float:
 # -- processes -----------------------------------------------------------------------------------------------------------
 
 
-def _reader(
-    kind: str, url: str, tmp: str, ids: list[str], keys: list[str], begin: Any, results: Any, for_s: float
-) -> None:
-    if kind == "distier":
-        get = distier.connect(url, **SETTINGS | {"storage_tiers__cold__directory": tmp}).get
-        names = ids
-    else:
-        get = redis.Redis.from_url(url).hgetall  # type: ignore[assignment]
-        names = keys
-    get(names[0])
-    begin.wait()
-    end, n = time.perf_counter() + for_s, 0
-    for name in itertools.cycle(names):
-        get(name)
-        n += 1
-        if time.perf_counter() > end:
-            break
-    results.put(n / for_s)
-
-
 def processes() -> Table:
     table = Table(
         f"{PROCESSES} processes read 100 hot modules of 2 kB from one server (TCP), near cache off",
@@ -517,8 +498,17 @@ def processes() -> Table:
         for _ in range(3):
             for kind, found in rates.items():
                 begin, results = context.Barrier(PROCESSES), context.Queue()
-                args = (kind, server.url, str(tmp), ids, keys, begin, results, 2.0)
-                running = [context.Process(target=_reader, args=args) for _ in range(PROCESSES)]
+                args = (
+                    kind,
+                    server.url,
+                    SETTINGS | {"storage_tiers__cold__directory": str(tmp)},
+                    ids,
+                    keys,
+                    begin,
+                    results,
+                    2.0,
+                )
+                running = [context.Process(target=read_for_a_while, args=args) for _ in range(PROCESSES)]
                 for process in running:
                     process.start()
                 found.append(sum(results.get(timeout=60) for _ in running))
