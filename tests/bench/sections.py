@@ -490,6 +490,7 @@ def processes() -> Table:
     )
     context = multiprocessing.get_context("spawn")
     with stores() as (server, tmp, connect):
+        settings = SETTINGS | {"storage_tiers__cold__directory": str(tmp)}
         store = connect()
         ids = [f"m{i}" for i in range(100)]
         store.put_many(distier.Item(id, text(2000), tokens=500) for id in ids)
@@ -532,16 +533,16 @@ def _server_rate(server: TestServer, ids: list[str], keys: list[str], store: dis
     call.note_many(store.space.shard(ids[0]), dict.fromkeys(ids, 1), time.monotonic())
     (touch,) = call.drain()
     store.run(iter_one(touch))  # the script is known to the server
-    reads = [("HGETALL", key) for key in keys] * 200
-    with_uses = [*reads, *[words(touch)] * PROCESSES]  # a second's worth of 8 processes in less than a second of reads
+    reads: list[Any] = [("HGETALL", key) for key in keys] * 600
+    with_uses = [*reads, *[words(touch)] * PROCESSES]  # a second's uses of 8 processes beside half a second's reads
     rates = {"plain": [0.0], "ours": [0.0]}
     for _ in range(5):
         for name, commands in (("plain", reads), ("ours", with_uses)):
             line = RawSocket(server, tcp=False, words=("PING",))
             begin = time.perf_counter()
-            sender = threading.Thread(target=line.send, args=(commands,))
+            sender = threading.Thread(target=line.send, args=([*commands, ("ECHO", "that was all")],))
             sender.start()
-            line.take(len(commands))
+            line.drain(b"$12\r\nthat was all\r\n")
             rates[name].append(len(reads) / (time.perf_counter() - begin))
             sender.join()
             line.close()
