@@ -499,16 +499,7 @@ def processes() -> Table:
         for _ in range(3):
             for kind, found in rates.items():
                 begin, results = context.Barrier(PROCESSES), context.Queue()
-                args = (
-                    kind,
-                    server.url,
-                    SETTINGS | {"storage_tiers__cold__directory": str(tmp)},
-                    ids,
-                    keys,
-                    begin,
-                    results,
-                    2.0,
-                )
+                args = (kind, server.url, settings, ids, keys, begin, results, 2.0)
                 running = [context.Process(target=read_for_a_while, args=args) for _ in range(PROCESSES)]
                 for process in running:
                     process.start()
