@@ -8,7 +8,7 @@ import pytest
 
 from distier.domain.module import Landed
 from distier.errors import Conflict, Corrupt, DistierError
-from distier.lua import script
+from distier.lua import script, touch
 from distier.plans import read, write
 from distier.plans.move import demote
 from distier.plans.records import record_command
@@ -93,6 +93,18 @@ def test_uses_of_other_processes_promote_too() -> None:
         tiers.append(module.tier)
     assert "hot" in tiers[3:], tiers
     assert tiers[:3] == ["warm"] * 3
+
+
+def test_the_counts_that_a_batch_of_uses_brings_home_promote_at_the_next_read() -> None:
+    world = World.make(storage_tiers__promotion_threshold=5)
+    run = world.process("reader").run
+    run(put(world.space, Item("a", "x", tokens=1)))
+    run(demote(world.space, "a"))
+    assert run(read.read(world.space, "a")) is not None  # 1 of 5, and the next three would not ask
+    run(read.send_touch(world.space, [touch(world.shard, [("a", 10)])]))  # hits of a near cache, or of other processes
+    assert run(read.read(world.space, "a")) is not None
+    record = run(record_command(world.shard, "a").__iter__())
+    assert record is not None and record.tier == "hot"
 
 
 def test_a_guess_that_is_wrong_costs_nothing_but_a_reply() -> None:
