@@ -105,10 +105,12 @@ local function candidates(zset, id, now)
 end
 
 -- The answer that changes nothing and says what is missing: over by {hot tokens, hot bytes, warm modules, warm
--- bytes}, the least recently used hot ids, the warm ids that are due first.
+-- bytes}, the least recently used hot ids, the warm ids that are due first; none of these where warm has room for all that
+-- hot could send there.
 local function name_victims(over, id, now)
+  local roomy = over[3] <= -64 and over[4] + tonumber(used[2] or 0) <= 0
   return {'OVER', {string.format('%.0f', over[1]), string.format('%.0f', over[2]), string.format('%.0f', over[3]),
-    string.format('%.0f', over[4])}, candidates(HOT, id, now), candidates(WARM, id, now)}
+    string.format('%.0f', over[4])}, candidates(HOT, id, now), roomy and {} or candidates(WARM, id, now)}
 end
 
 local events_max

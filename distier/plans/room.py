@@ -28,7 +28,7 @@ from .writeback import write_back
 CANDIDATES_MAX = 64
 """As many as the scripts name at most (`candidates` in prelude.lua). Fewer are all that may leave."""
 
-READ_FIRST = 8
+READ_FIRST = 2
 """Victims are read with their content, so only as many as it takes: at first this many, then twice as many."""
 
 ROUNDS_MAX = 12

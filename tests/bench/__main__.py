@@ -29,8 +29,8 @@ MEASURED = f"measured ({', '.join(SIZES)}; sync, asyncio; unix, TCP, where it ap
 INTRO = """\
 Written by `make bench` (`python -m tests.bench`); do not edit. Servers and clients are on one machine, so absolute times are
 those of this machine under its load at that time, and only ratios within one run mean anything. The contenders of a row
-alternate in rounds of some milliseconds (`tests/bench/ratios.py`); ratios are medians of the rounds' ratios. How each peer is set up:
-`tests/bench/peers.py`. redis-py's client-side cache refuses Valkey by its name: that gate, and nothing else, is patched."""
+alternate in rounds of some milliseconds (`tests/bench/ratios.py`); ratios are medians of the rounds' ratios. How each peer is
+set up: `tests/bench/peers.py`. redis-py's client-side cache refuses Valkey by its name: that gate is patched, nothing else."""
 
 
 class Goal(NamedTuple):

@@ -55,9 +55,12 @@ class RawSocket:
     def send(self, commands: Sequence[Any]) -> None:
         self._socket.sendall(b"".join([_pack(words) for words in commands]))
 
-    def take(self, n: int) -> None:
-        for _ in range(n):
-            self._reply()
+    def drain(self, end: bytes) -> None:
+        """Read until what comes ends with `end`, unparsed: the server is to be what takes the time."""
+        tail = b""
+        while not tail.endswith(end):
+            n = self._socket.recv_into(self._buffer)
+            tail = (tail + bytes(self._buffer[max(0, n - len(end)) : n]))[-len(end) :]
 
     def _reply(self) -> Any:
         while (reply := self._reader.gets()) is False:

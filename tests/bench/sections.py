@@ -35,6 +35,7 @@ from distier.stores.redis import AsyncRedisExchange, RedisExchange
 from distier.worker import Worker
 from tests.bench.peers import RawSocket, async_peers, cachetools_with_a_lock, redis_py_client_cache, sync_peers
 from tests.bench.ratios import Do, Race, arace, race
+from tests.bench.reader import read_for_a_while
 from tests.conformance.archives import ACCESS_KEY, SECRET_KEY, rclone_server
 from tests.servers import TestServer, poll, running_server
 
@@ -481,26 +482,6 @@ def _percentile(values: list[float], q: int) -> float:
 # -- processes -----------------------------------------------------------------------------------------------------------
 
 
-def _reader(
-    kind: str, url: str, tmp: str, ids: list[str], keys: list[str], begin: Any, results: Any, for_s: float
-) -> None:
-    if kind == "distier":
-        get = distier.connect(url, **SETTINGS | {"storage_tiers__cold__directory": tmp}).get
-        names = ids
-    else:
-        get = redis.Redis.from_url(url).hgetall  # type: ignore[assignment]
-        names = keys
-    get(names[0])
-    begin.wait()
-    end, n = time.perf_counter() + for_s, 0
-    for name in itertools.cycle(names):
-        get(name)
-        n += 1
-        if time.perf_counter() > end:
-            break
-    results.put(n / for_s)
-
-
 def processes() -> Table:
     table = Table(
         f"{PROCESSES} processes read 100 hot modules of 2 kB from one server (TCP), near cache off",
@@ -509,6 +490,7 @@ def processes() -> Table:
     )
     context = multiprocessing.get_context("spawn")
     with stores() as (server, tmp, connect):
+        settings = SETTINGS | {"storage_tiers__cold__directory": str(tmp)}
         store = connect()
         ids = [f"m{i}" for i in range(100)]
         store.put_many(distier.Item(id, text(2000), tokens=500) for id in ids)
@@ -517,8 +499,8 @@ def processes() -> Table:
         for _ in range(3):
             for kind, found in rates.items():
                 begin, results = context.Barrier(PROCESSES), context.Queue()
-                args = (kind, server.url, str(tmp), ids, keys, begin, results, 2.0)
-                running = [context.Process(target=_reader, args=args) for _ in range(PROCESSES)]
+                args = (kind, server.url, settings, ids, keys, begin, results, 2.0)
+                running = [context.Process(target=read_for_a_while, args=args) for _ in range(PROCESSES)]
                 for process in running:
                     process.start()
                 found.append(sum(results.get(timeout=60) for _ in running))
@@ -542,16 +524,16 @@ def _server_rate(server: TestServer, ids: list[str], keys: list[str], store: dis
     call.note_many(store.space.shard(ids[0]), dict.fromkeys(ids, 1), time.monotonic())
     (touch,) = call.drain()
     store.run(iter_one(touch))  # the script is known to the server
-    reads = [("HGETALL", key) for key in keys] * 200
-    with_uses = [*reads, *[words(touch)] * PROCESSES]  # a second's worth of 8 processes in less than a second of reads
+    reads: list[Any] = [("HGETALL", key) for key in keys] * 600
+    with_uses = [*reads, *[words(touch)] * PROCESSES]  # a second's uses of 8 processes beside half a second's reads
     rates = {"plain": [0.0], "ours": [0.0]}
     for _ in range(5):
         for name, commands in (("plain", reads), ("ours", with_uses)):
             line = RawSocket(server, tcp=False, words=("PING",))
             begin = time.perf_counter()
-            sender = threading.Thread(target=line.send, args=(commands,))
+            sender = threading.Thread(target=line.send, args=([*commands, ("ECHO", "that was all")],))
             sender.start()
-            line.take(len(commands))
+            line.drain(b"$12\r\nthat was all\r\n")
             rates[name].append(len(reads) / (time.perf_counter() - begin))
             sender.join()
             line.close()

@@ -1,0 +1,151 @@
+"""Batches: what one item of `put_many` meets does not touch its neighbours; and what a warm read saves is saved safely."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from distier.domain.module import Landed
+from distier.errors import Conflict, Corrupt, DistierError
+from distier.lua import script, touch
+from distier.plans import read, write
+from distier.plans.move import demote
+from distier.plans.records import record_command
+from distier.plans.space import Space
+from distier.plans.write import Item, put, put_many
+from tests.fakes import World
+
+
+def landed(world: World, items: list[Item]) -> list[Any]:
+    return world.run(put_many(world.space, items))
+
+
+def test_each_item_has_its_own_answer() -> None:
+    world = World.make()
+    world.run(put(world.space, Item("there", "x", tokens=1)))
+    results = landed(world, [
+        Item("new", "x", tokens=1), Item("there", "y", tokens=1, if_version=0), Item("too-large", "z", tokens=101),
+        Item("", "no id"), Item("there-not", "x", tokens=1, if_version="1-1"), Item("newer", "x", tokens=1),
+    ])  # fmt: skip
+    kinds = [r.tier if isinstance(r, Landed) else type(r).__name__ for r in results]
+    assert kinds == ["hot", "Conflict", "warm", "Invalid", "Conflict", "hot"]
+    found = world.run(read.read(world.space, "there"))
+    assert found is not None and found.content == b"x"
+
+
+def test_a_key_of_a_foreign_type_fails_its_own_item_only() -> None:
+    world = World.make()
+    world.ask([("SET", world.shard.module("foreign"), "not ours")])
+    first, foreign, last = landed(world, [Item(id, "x", tokens=1) for id in ("first", "foreign", "last")])
+    assert isinstance(first, Landed) and isinstance(last, Landed)
+    assert isinstance(foreign, Corrupt)
+
+
+def test_what_does_not_fit_beside_its_neighbours_makes_room_for_itself() -> None:
+    """100 tokens hot: twelve of 10 go in one script, of which two find no room and evict."""
+    world = World.make()
+    results = landed(world, [Item(f"m{i}", "x", tokens=10) for i in range(12)])
+    assert [r.tier for r in results] == ["hot"] * 12
+    assert sum(r.evicted for r in results) == 2
+    assert world.ask([("HGET", world.shard.usage, "hot_tokens")]) == [b"100"]
+
+
+@pytest.mark.parametrize("size_bytes", [1, 300_000])
+def test_a_script_takes_no_more_than_holds_the_server_up_for_a_moment(size_bytes: int) -> None:
+    world = World.make(storage_tiers__hot__max_size=10**9, storage_tiers__hot__max_bytes=10**9)
+    sent: list[list[Any]] = []
+
+    def note(words: Any) -> None:
+        if words[:2] == ("EVALSHA", script("put").sha):
+            sent.append(list(words[3 + words[2] :]))
+
+    landed(world, [Item("first", "x", tokens=1)])  # the script is known from here on
+    world.redis.before = note
+    results = landed(world, [Item(f"m{i}", "x" * size_bytes, tokens=1) for i in range(150)])
+    assert all(isinstance(r, Landed) for r in results)
+    assert max(sum(len(word) for word in args if isinstance(word, bytes)) for args in sent) <= write.SCRIPT_MAX_BYTES
+    assert max(args[0] for args in sent) <= write.SCRIPT_MAX_MODULES
+    assert len(sent) == (3 if size_bytes == 1 else 50)
+
+
+# -- warm reads ----------------------------------------------------------------------------------------------------------
+
+
+def fresh(world: World) -> Space:
+    """What another process knows of the same namespace."""
+    space = Space(world.space.config, world.space.counter, world.space.sidecar)
+    space.states.update(world.space.states)
+    return space
+
+
+def test_uses_of_other_processes_promote_too() -> None:
+    """Two processes read in turn: neither counts to three alone."""
+    world = World.make(storage_tiers__promotion_threshold=3)
+    world.run(put(world.space, Item("a", "x", tokens=1)))
+    world.run(demote(world.space, "a"))
+    processes = [(fresh(world), world.process(name)) for name in ("p", "q")]
+    tiers = []
+    for i in range(6):
+        space, runner = processes[i % 2]
+        module = runner.run(read.read(space, "a"))
+        assert module is not None
+        tiers.append(module.tier)
+    assert "hot" in tiers[3:], tiers
+    assert tiers[:3] == ["warm"] * 3
+
+
+def test_the_counts_that_a_batch_of_uses_brings_home_promote_at_the_next_read() -> None:
+    world = World.make(storage_tiers__promotion_threshold=5)
+    run = world.process("reader").run
+    run(put(world.space, Item("a", "x", tokens=1)))
+    run(demote(world.space, "a"))
+    assert run(read.read(world.space, "a")) is not None  # 1 of 5, and the next three would not ask
+    run(read.send_touch(world.space, [touch(world.shard, [("a", 10)])]))  # hits of a near cache, or of other processes
+    assert run(read.read(world.space, "a")) is not None
+    record = run(record_command(world.shard, "a").__iter__())
+    assert record is not None and record.tier == "hot"
+
+
+def test_a_guess_that_is_wrong_costs_nothing_but_a_reply() -> None:
+    """What was warm at the last look is hot, deleted, another version by now."""
+    world = World.make()
+    run = world.process("writer").run  # its tokens go on
+    for id in ("hot", "gone", "newer"):
+        run(put(world.space, Item(id, "x", tokens=1)))
+        run(demote(world.space, id))
+    mine, runner = fresh(world), world.process("mine")
+    for id in ("hot", "gone", "newer"):
+        assert runner.run(read.read(mine, id)) is not None
+        assert id in mine.warm
+    run(put(world.space, Item("hot", "now hot", tokens=1)))
+    run(write.delete(world.space, "gone"))
+    run(put(world.space, Item("newer", "now newer", tokens=1)))
+    run(demote(world.space, "newer"))
+    found = {id: runner.run(read.read(mine, id)) for id in ("hot", "gone", "newer")}
+    assert found["gone"] is None
+    assert {id: (m.tier, m.content) for id, m in found.items() if m} == {
+        "hot": ("hot", b"now hot"), "newer": ("warm", b"now newer"),
+    }  # fmt: skip
+    assert "hot" not in mine.warm
+
+
+def test_a_frame_of_another_version_is_not_taken_for_this_one() -> None:
+    """Record and frame are two keys: between their reads another version of the same size may come."""
+    world = World.make()
+    run = world.process("writer").run  # its tokens go on
+    for content in ("one", "two"):
+        run(put(world.space, Item("a", content, tokens=1)))
+        run(demote(world.space, "a"))
+        if content == "one":
+            record = run(record_command(world.shard, "a").__iter__())
+    frame = world.ask([("GET", world.shard.frame("a"))])[0]
+    assert record is not None
+    module = run(read.read_below(world.space, world.shard, record, frame))
+    assert module is not None and module.content == b"two"
+
+
+def test_errors_are_values() -> None:
+    world = World.make()
+    (result,) = landed(world, [Item("a", "x", if_version="9-9")])
+    assert isinstance(result, Conflict) and isinstance(result, DistierError)
