@@ -610,6 +610,11 @@ class LocalStore:
                 mine[key[len(self._prefix) :].decode(errors="replace")] = shared.changes.pop(key)
         return mine
 
+    @property
+    def is_open(self) -> bool:
+        """Whether copies are kept and read now; where not, it is tried again every ten seconds."""
+        return self._shared.reader is not None
+
     def lock_path(self, namespace: str) -> Path:
         """The file whose lock says which process answers for this node."""
         return self._shared.inner / f"serve-{namespace}.lock"
