@@ -36,7 +36,7 @@ from .plans.statistics import Stats, read_stats
 from .plans.write import Content, Durability, Expected, Item
 from .stores.archive import Archive
 from .stores.cluster import open_async_exchange, open_exchange
-from .stores.open import open_archive
+from .stores.open import open_archive, open_local
 from .stores.redis import AsyncExchange, Exchange
 
 if TYPE_CHECKING:
@@ -88,19 +88,6 @@ def archive_of(config: Config) -> Archive:
     )
 
 
-def local_of(config: Config) -> LocalStore | None:
-    """This node's disk with its copies, where the configuration wants one. Raises `ConfigError`."""
-    warm = config.storage_tiers.warm
-    if not warm.is_local:
-        return None
-    from .stores.local import LocalStore
-
-    return LocalStore(
-        config.warm_directory, namespace=config.namespace, max_modules=warm.max_modules, max_bytes=warm.max_bytes,
-        ttl_ms=warm.ttl_ms, level=warm.compression_level if warm.compression == "lz4" else None, node=config.node,
-    )  # fmt: skip
-
-
 def make_space(
     config: Config, archive: Archive, counter: TokenCounter | None = None, local: LocalStore | None = None
 ) -> Space:
@@ -134,7 +121,7 @@ def connect(source: Source = None, *, counter: TokenCounter | str | None = None,
     """
     counter, config = _counter(counter, resolve(source, **overrides))
     url = redis_url(config)  # first: it makes the embedded home, owner-only
-    archive, local = archive_of(config), local_of(config)
+    archive, local = archive_of(config), open_local(config)
     space = make_space(config, archive, counter, local)
     return Store(space, open_exchange(config, url, space.forget), archive, url=url, local=local).open()
 
@@ -145,7 +132,7 @@ async def connect_async(
     """`connect` for asyncio: the same arguments, answers an `AsyncStore`."""
     counter, config = _counter(counter, resolve(source, **overrides))
     url = await asyncio.to_thread(redis_url, config)
-    archive, local = archive_of(config), await asyncio.to_thread(local_of, config)
+    archive, local = archive_of(config), await asyncio.to_thread(open_local, config)
     space = make_space(config, archive, counter, local)
     redis = open_async_exchange(config, url, space.forget)
     return await AsyncStore(space, redis, archive, url=url, local=local).open()

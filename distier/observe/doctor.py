@@ -23,6 +23,7 @@ from distier.plans.statistics import read_stats
 from distier.stores.archive import Archive, probe
 from distier.stores.cluster import ClusterExchange, Topology, open_exchange
 from distier.stores.memory import MemoryArchive
+from distier.stores.open import open_local
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -53,7 +54,29 @@ def examine(
     """Each check in turn, as it is done. Raises nothing that a finding can say."""
     yield from _redis(config, redis_url)
     yield from _archive(archive)
+    yield from _disk(config)
     yield _counter(config, make_space)
+
+
+def _disk(config: Config) -> Findings:
+    """This node's disk, where it keeps copies."""
+    try:
+        local = open_local(config)
+    except ConfigError as e:
+        yield Finding("disk", "fail", str(e), "see the message: until then no store of this configuration opens")
+        return
+    if local is None:
+        return
+    sums, is_open = local.sums(), local.is_open
+    local.close()
+    if is_open:
+        yield Finding(
+            "disk", "ok", f"node {sums.node}: {sums.modules} modules, {sums.size_bytes} bytes in {local.directory}"
+        )
+    else:
+        yield Finding(
+            "disk", "warn", f"{local.directory} cannot be opened now: warm copies are not kept", "is the disk full?"
+        )
 
 
 # -- Redis ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 
 from distier.domain.keys import Shard
 from distier.domain.module import Moved, Record, Tier
-from distier.effects import Command, Count, LocalDelete, LocalGet, Parallel, Pipeline, Plan, collect
+from distier.effects import Command, Count, LocalDelete, LocalGet, LocalHas, Parallel, Pipeline, Plan, collect
 from distier.errors import Corrupt, DistierError, Invalid, NotFound
 from distier.lua import Move, Over
 from distier.lua import demote as demote_script
@@ -44,12 +44,9 @@ def promote(space: Space, id: str) -> Plan[Moved]:
         record = yield from need_record(space, id)
         if record.content is not None:
             return Moved(id, "hot", False, "already")
-        content = (yield from LocalGet(record)) if space.node is not None and record.clean else None
-        if content is None and record.tier == "cold" and (yield from _promote_there(space, shard, record)):
+        if record.tier == "cold" and (yield from _promote_there(space, shard, record)):
             return Moved(id, "hot", True)
-        loaded = (
-            (record, content) if content is not None else (yield from _load(space, shard, record, ask_others=False))
-        )
+        loaded = yield from _load(space, shard, record, ask_others=False)
         if loaded is None:
             continue
         record, content = loaded
@@ -62,7 +59,10 @@ def promote(space: Space, id: str) -> Plan[Moved]:
 
 
 def _promote_there(space: Space, shard: Shard, record: Record) -> Plan[bool]:
-    """Have a node that holds a copy promote it: the content goes to Redis once, and not through this process."""
+    """Have a node that holds a copy promote it, where this one has none: the content goes to Redis once, and not through this
+    process."""
+    if space.node is None or (yield from LocalHas(record.id, record.order.tok)):
+        return False
     holders = yield from find_holders(space, shard, record.id)
     return (yield from ask(space, shard, record, holders, "hot")) == PROMOTED
 

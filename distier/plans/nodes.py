@@ -149,9 +149,14 @@ def answer(space: Space, node: str, entry: bytes) -> Plan[None]:
 def read_nodes(space: Space) -> Plan[dict[str, Held]]:
     """The nodes that live, with the sums of their disks."""
     first = space.keys.shards[0]
-    now_ms = yield from Command(first, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000)
-    words = ("ZRANGEBYSCORE", first.nodes, now_ms, "+inf")
-    names: list[str] = yield from Command(first, words, lambda r: [n.decode() for n in r])
+    looks: list[Command[Any]] = [
+        Command(first, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000),
+        Command(first, ("ZRANGE", first.nodes, 0, -1, "WITHSCORES"), lambda r: [(n.decode(), float(s)) for n, s in r]),
+    ]
+    now_ms, found = (collect(reply) for reply in (yield from Pipeline(looks)))
+    names = [name for name, until_ms in found if until_ms >= now_ms]
+    if not names:
+        return {}
     fields = ("modules", "bytes", "max_modules", "max_bytes")
     calls = [
         Command(first, ("HMGET", first.node(n), *fields), lambda r: Held(*(int(x or 0) for x in r))) for n in names
@@ -166,7 +171,7 @@ def place(space: Space, id: str) -> Plan[Placement | None]:
         return found
     names = [node for node in (yield from read_nodes(space)) if node != space.node]
     shard = space.shard(id)
-    replies = yield from Pipeline([holds_command(shard, node, id) for node in names])
+    replies = (yield from Pipeline([holds_command(shard, node, id) for node in names])) if names else []
     nodes = holders_of(names, [collect(reply) for reply in replies])
     if space.node is not None and (yield from LocalHas(id, found.version.tok)):
         nodes.append(space.node)

@@ -180,7 +180,7 @@ class _Environment:
         self.reader: Any = None
         """Begins a transaction that reads; None while the file is not open or not to be trusted."""
         self._env: Any = None
-        self._file: tuple[int, int] | None = None
+        self._file: tuple[int, ...] | None = None
         self._suspect = False
         self._retry_s = 0.0
 
@@ -298,12 +298,13 @@ class _Environment:
         if path.stat().st_size < needed_bytes:
             os.truncate(path, needed_bytes)
 
-    def _identity(self) -> tuple[int, int] | None:
+    def _identity(self) -> tuple[int, ...] | None:
+        """Both files: with another table of readers, writers would not see who reads here."""
         try:
-            found = (self.inner / "data.mdb").stat()
+            data, lock = ((self.inner / name).stat() for name in ("data.mdb", "lock.mdb"))
         except OSError:
             return None
-        return found.st_dev, found.st_ino
+        return data.st_dev, data.st_ino, lock.st_ino
 
     def begin(self) -> Any:
         """A transaction that writes, in a turn of `writing` and under `lock`."""
@@ -609,6 +610,11 @@ class LocalStore:
             for key in [k for k in shared.changes if k.startswith(self._prefix)]:
                 mine[key[len(self._prefix) :].decode(errors="replace")] = shared.changes.pop(key)
         return mine
+
+    @property
+    def is_open(self) -> bool:
+        """Whether copies are kept and read now; where not, it is tried again every ten seconds."""
+        return self._shared.reader is not None
 
     def lock_path(self, namespace: str) -> Path:
         """The file whose lock says which process answers for this node."""

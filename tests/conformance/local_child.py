@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from distier.stores.local import LocalStore
-from tests.conformance.test_local import keep_in_turn, read
+from tests.conformance.test_local import keep, keep_in_turn, read
 
 
 def main(directory: str, word: str, seed: str = "0") -> None:
@@ -23,6 +23,12 @@ def main(directory: str, word: str, seed: str = "0") -> None:
     if word == "once":
         kept = keep_in_turn(store, f"m{seed}") and read(store, f"m{seed}") is not None
         print(json.dumps({"kept": kept, "counts": counts}))
+        return
+    if word == "grow":
+        store = LocalStore(
+            Path(directory), namespace="ns", max_modules=100, max_bytes=64 << 20, ttl_ms=10**9, level=None
+        )
+        print(sum(keep(store, f"m{i}", size_bytes=100_000) for i in range(39)))
         return
     if word == "hold":
         with store._shared.writing() as mine:

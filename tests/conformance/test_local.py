@@ -480,15 +480,16 @@ def test_without_a_boot_id_writes_are_synced(opened: Opener, monkeypatch: pytest
     assert read(opened(), "m")
 
 
-def test_a_file_that_is_removed_or_replaced_while_it_is_open(opened: Opener) -> None:
+@pytest.mark.parametrize("names", [FILES, FILES[:1], FILES[1:]])
+def test_a_file_that_is_removed_or_replaced_while_it_is_open(opened: Opener, names: tuple[str, ...]) -> None:
     store = opened()
     keep(store, "m")
-    for name in FILES:
+    for name in names:
         (inner(store) / name).unlink()
     assert read(store, "m"), "the old one is still mapped"
     assert keep(store, "n")
     assert read(store, "n")
-    assert read(store, "m") is None
+    assert (read(store, "m") is None) == ("data.mdb" in names)
     store._shared._wipe()
     store.tend()
     assert read(store, "n") is None
@@ -641,6 +642,22 @@ def churning(store: LocalStore, seed: int) -> int:
                 read(store, id)
     finally:
         os._exit(1)
+
+
+def test_another_process_with_a_larger_budget(opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes the file grow beyond what is mapped here: that is a miss, and then mapped anew."""
+    monkeypatch.setattr(local_module, "_shared", lambda inner, _: local_module._Environment(inner, 1 << 20))
+    store = opened()
+    keep(store, "m")
+    told, _ = start_child(tmp_path / "warm", "grow").communicate(timeout=60)
+    assert told == "39\n"
+    assert read(store, "m") in (None, content_of("m"))
+    store.tend()
+    assert read(store, "m")
+    assert all(read(store, f"m{i}", size_bytes=100_000) for i in range(39))
+    assert keep(store, "n")
+    assert counts(store)["local.rebuilt"] == 0
+    store._shared.close()
 
 
 def test_writers_that_are_killed_at_any_moment(opened: Opener) -> None:

@@ -6,6 +6,7 @@ Nodes are stores with directories of their own, in this process or in one that c
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -22,8 +23,10 @@ import pytest
 import pytest_asyncio
 
 from distier import node
-from distier.errors import ArchiveUnavailable
+from distier.errors import ArchiveUnavailable, ConfigError
+from distier.observe.doctor import Finding, _disk
 from distier.plans import nodes as node_plans
+from distier.stores import local
 from tests.conftest import empty
 from tests.integration.world import Face, World, until
 from tests.servers import TestServer
@@ -374,6 +377,65 @@ async def test_many_at_once_fetch_a_cold_module_once(world: Nodes) -> None:
     assert spy.gets == 1
 
 
+async def test_a_disk_that_must_not_be_used_is_an_error_at_once(world: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "mounts", lambda: "/dev/vda / ext4 rw 0 0\nserver:/ / nfs4 rw 0 0\n")
+    with pytest.raises(ConfigError, match="network file system"):
+        await world.node("a")
+
+
+async def test_a_disk_that_cannot_be_used_now_is_done_without(world: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Any, boot: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(local._Environment, "_map", full)
+        a = await world.node("a")
+        await put_clean(a, "m")
+        assert (await a.demote("m")).moved
+        for _ in range(3):
+            assert (await a.get("m")).content == body("m")
+        assert counted(a)["local.errors"] >= 1
+        assert disk_finding(a).status == "warn"
+    world_disk: Any = a.store._driver.local
+    world_disk._shared._retry_s = 0.0  # ten seconds later
+    assert (await a.get("m")).tier == "cold"
+    assert (await a.get("m")).tier == "warm"
+    assert disk_finding(a).status == "ok"
+
+
+def disk_finding(face: Face) -> Finding:
+    found = [f for f in _disk(face.space.config) if f.check == "disk"]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+async def test_a_fork_of_a_process_is_a_part_of_the_node(world: Nodes) -> None:
+    """Its disk is opened anew, and what it keeps is told by a thread of its own."""
+    if world.kind == "async":
+        pytest.skip("an event loop does not survive a fork")
+    a = await world.node("a")
+    await put_clean(a, "m", "n")
+    await a.demote("m")
+    store: Any = a.store
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            assert store.get("m").tier == "warm"
+            assert store.demote("n").tier == "warm"
+            assert store.get("n").tier == "warm"
+            end = time.monotonic() + 10
+            while not world.held("a", "n") and time.monotonic() < end:
+                time.sleep(0.02)
+            code = 0 if world.held("a", "n") else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert (await a.get("n")).tier == "warm"
+    assert (await a.get("m")).tier == "warm"
+
+
 # -- several nodes ----------------------------------------------------------------------------------------------------
 
 
@@ -409,9 +471,9 @@ async def test_a_node_that_has_it_no_more_says_so_at_once(world: Nodes) -> None:
     await a.demote("m")
     await world.know(b, "a")
     await until(lambda: world.held("a", "m"), what="a to say that it holds m")
-    local: Any = a.store._driver.local
-    local.delete("m")
-    local.take_changes()  # as if that were still to be told
+    disk: Any = a.store._driver.local
+    disk.delete("m")
+    disk.take_changes()  # as if that were still to be told
     start = time.monotonic()
     assert (await b.get("m")).content == body("m")
     assert time.monotonic() - start < 4, "it did not wait for the timeout"

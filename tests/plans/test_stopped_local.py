@@ -1,0 +1,182 @@
+"""The plans of a node with copies on its own disk, stopped and failing at every effect, as in `test_stopped.py`.
+
+The disk is not put back with the rest of the world: after each fault it holds copies of times that never were. That must make
+no difference, as rule 1 has it: what it holds is clean, and what it serves is what the record says. With STOPPED_EVERY set,
+`placement: both`, a disk that keeps nothing, and the last row are stopped everywhere too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+
+from distier.domain.module import Record
+from distier.domain.tokens import token_counter
+from distier.effects import Effect, LocalDelete, LocalGet, LocalHas, LocalPut, Peers, PeerSilent
+from distier.plans import maintain, move, read, write
+from distier.plans.recover import open_space
+from distier.plans.space import Space
+from distier.plans.writeback import write_back
+from distier.stores.memory import MemoryArchive
+from tests.fakes import FakeExchange, PlanRunner, World, small_config
+from tests.plans import test_stopped as stopped
+from tests.plans.test_stopped import FULL, MIXED, Row, content, item
+
+Disk = dict[str, tuple[str, bytes]]
+
+
+@dataclass
+class NodeRunner(PlanRunner):
+    disk: Disk = field(default_factory=dict)
+    keeps: bool = True
+
+    def perform(self, effect: Effect[Any]) -> Any:
+        match effect:
+            case LocalGet(record):
+                tok, content = self.disk.get(record.id, ("", b""))
+                return content if tok == record.order.tok and is_content(record, content) else None
+            case LocalPut(record, content):
+                assert record.clean, "its only copy"
+                assert is_content(record, content)
+                if self.keeps:
+                    self.disk[record.id] = (record.order.tok, content)
+                return self.keeps
+            case LocalHas(id, tok):
+                return self.disk.get(id, ("", b""))[0] == tok
+            case LocalDelete(id):
+                return self.disk.pop(id, None) is not None
+            case Peers():
+                return ()
+            case PeerSilent():
+                return None
+        return super().perform(effect)
+
+
+def is_content(record: Record, content: bytes) -> bool:
+    return hashlib.sha256(content).hexdigest() == record.sha256
+
+
+@dataclass
+class NodeWorld(World):
+    disk: Disk = field(default_factory=dict)
+    keeps: bool = True
+
+    @staticmethod
+    def of(placement: str, *, keeps: bool = True, **overrides: Any) -> NodeWorld:
+        config = small_config(storage_tiers__warm__placement=placement, **overrides)
+        space = Space(config, token_counter("estimate"), False, node="here")
+        world = NodeWorld(space, FakeExchange(), MemoryArchive(), keeps=keeps)
+        world.process("opener").run(open_space(space))
+        return world
+
+    def process(self, name: str = "p", **options: Any) -> PlanRunner:
+        plain = super().process(name, **options)
+        known = {f: getattr(plain, f) for f in ("fault", "on_sleep", "archive_down")}
+        return NodeRunner(self.redis, self.archive, name, **known, disk=self.disk, keeps=self.keeps)
+
+
+def mixed(placement: str, *, keeps: bool = True) -> NodeWorld:
+    """As `test_stopped.mixed`; `warm-clean` went to the disk."""
+    world = NodeWorld.of(placement, keeps=keeps, storage_tiers__promotion_threshold=3)
+    space, shard = world.space, world.shard
+    for id in ("hot-dirty", "hot-clean", "warm-dirty", "warm-clean", "cold", "expired", "deleted"):
+        world.run(write.put(space, item(id)), id)
+    for id in ("hot-clean", "warm-clean", "cold", "expired"):
+        world.run(write_back(space, shard, id))
+    for id, to in [("warm-dirty", "warm"), ("warm-clean", "warm"), ("expired", "warm"), ("cold", "cold")]:
+        assert world.run(move.demote(space, id, to)).moved  # type: ignore[arg-type]
+    world.disk.pop("expired", None)
+    world.run(write.delete(space, "deleted"), "deleter")
+    world.ask([("DEL", shard.frame("expired"))])
+    return world
+
+
+def full(placement: str, *, keeps: bool = True) -> NodeWorld:
+    """Hot is full, one half of it clean, and warm is full of versions that only Redis has."""
+    world = NodeWorld.of(placement, keeps=keeps)
+    for i in range(6):
+        world.run(write.put(world.space, item(f"w{i}", tokens=10)), f"w{i}")
+        assert world.run(move.demote(world.space, f"w{i}", "warm")).moved
+    for i in range(5):
+        world.run(write.put(world.space, item(f"h{i}", tokens=20)), f"h{i}")
+        if i % 2:
+            world.run(write_back(world.space, world.shard, f"h{i}"))
+    return world
+
+
+def has(tier: str) -> Callable[[Any], bool]:
+    return lambda result: result.tier == tier
+
+
+def rows(placement: str, *, keeps: bool = True) -> Sequence[Row]:
+    def make() -> World:
+        return mixed(placement, keeps=keeps)
+
+    def crowded() -> World:
+        return full(placement, keeps=keeps)
+
+    def promotable(world: World) -> None:
+        world.space.promotable.add("warm-clean")
+
+    plans: dict[str, Callable[[Space], Any]] = {
+        f"read {id}": partial(read.read, id=id) for id in ("warm-dirty", "warm-clean", "cold", "expired")
+    }
+    here = {"warm": has("warm"), "hot": has("hot")}
+    return [
+        *(Row(name, make, plan, MIXED) for name, plan in plans.items()),
+        Row("read, promoted", make, lambda s: read.read(s, "warm-clean"), MIXED, before=promotable),
+        Row("read many", make, lambda s: read.read_many(s, [*MIXED, "nobody"]), MIXED, check=lambda r: len(r) == 7),
+        Row("put over the disk's", make, lambda s: write.put(s, item("warm-clean", text="2")), MIXED,
+            {"warm-clean": content("2")}),
+        Row("demote hot, clean", make, lambda s: move.demote(s, "hot-clean"), MIXED, check=here["warm"]),
+        Row("demote hot, dirty", make, lambda s: move.demote(s, "hot-dirty"), MIXED, check=here["warm"]),
+        Row("demote the disk's", make, lambda s: move.demote(s, "warm-clean", "cold"), MIXED),
+        Row("promote the disk's", make, lambda s: move.promote(s, "warm-clean"), MIXED, check=here["hot"]),
+        Row("promote cold", make, lambda s: move.promote(s, "cold"), MIXED, check=here["hot"]),
+        Row("promote many", make, lambda s: move.promote_many(s, ["warm-dirty", "warm-clean", "cold"]), MIXED),
+        Row("write back, warm", make, lambda s: write_back(s, s.keys.shards[0], "warm-dirty"), MIXED),
+        Row("put, evicting", crowded, lambda s: write.put(s, item("new", tokens=90)), FULL, {"new": content("new")},
+            here["hot"]),
+        Row("promote, all is full", crowded, lambda s: move.promote(s, "w3"), FULL, check=here["hot"]),
+        Row("head-room", crowded, lambda s: maintain.keep_headroom(s, s.keys.shards[0]), FULL),
+        Row("maintain", crowded, lambda s: maintain.maintain(s, s.keys.shards[0], lambda _: None), FULL,
+            before=stopped.idle),
+    ]  # fmt: skip
+
+
+ROWS = [
+    pytest.param(row, id=f"{name}: {row.name}")
+    for name, found in (("local", rows("local")), ("both", rows("both")), ("a full disk", rows("local", keeps=False)))
+    for row in found
+]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_to_the_end(row: Row) -> None:
+    stopped.test_to_the_end(row)
+
+
+@pytest.mark.parametrize("row", ROWS if stopped.EVERY else ROWS[: len(rows("local")) - 1])
+def test_with_a_fault_at_every_effect(row: Row) -> None:
+    stopped.test_with_a_fault_at_every_effect(row)
+
+
+def test_clean_victims_go_to_the_disk_and_dirty_ones_stay_in_redis() -> None:
+    world = full("local")
+    world.run(write.put(world.space, item("new", tokens=90)))
+    shard, left = world.shard, {}
+    for i in range(5):
+        tier, clean = world.ask([("HMGET", shard.module(f"h{i}"), "tier", "clean")])[0]
+        left[i] = (tier, clean, f"h{i}" in world.disk)
+    for i, (tier, clean, on_disk) in left.items():
+        if tier == b"cold":
+            assert clean == b"1"
+            assert on_disk or i % 2 == 0  # dirty ones that warm had no room for were archived first
+        else:
+            assert tier in (b"hot", b"warm")
+    assert left[1] == left[3] == (b"cold", b"1", True)
