@@ -24,7 +24,7 @@ from typing import Any
 
 from distier.domain.keys import Shard
 from distier.effects import Command, Count, NewToken, Parallel, Pipeline, Plan, collect
-from distier.errors import DistierError, Full, Unavailable
+from distier.errors import ArchiveUnavailable, DistierError, Full, Unavailable
 from distier.lua import Over, Refused, demote, limit
 from distier.lua import ledger as ledger_script
 from distier.policy.shares import (
@@ -45,6 +45,10 @@ EPOCH = 2**32
 
 TRIES_MAX = 6
 LOWER_ROUNDS_MAX = 256
+
+
+class Contended(Unavailable):
+    """Others change the shares all the time."""
 
 
 def _amounts(text: bytes) -> Amounts:
@@ -109,7 +113,7 @@ def settled(space: Space, *, fence: str = "") -> Plan[Ledger]:
             yield from _finish(space, ledger, fence)
         else:
             return ledger
-    raise Unavailable("the shares of the shards change too often; try again")
+    raise Contended("the shares of the shards change too often; try again")
 
 
 def _make(space: Space, ledger: Ledger) -> Plan[None]:
@@ -182,7 +186,7 @@ def open_shares(space: Space) -> Plan[None]:
         if version is not None:
             yield from _apply(space, Ledger(version, total, shares))
             return
-    raise Unavailable("the shares of the shards change too often; try again")
+    raise Contended("the shares of the shards change too often; try again")
 
 
 # -- moving ---------------------------------------------------------------------------------------------------------
@@ -283,6 +287,14 @@ def make_share(space: Space, shard: Shard, tokens: int, size_bytes: int) -> Plan
     False where the namespace's budget does not suffice, or the others cannot evict what it takes."""
     if space.config.shards == 1:
         return False
+    try:
+        return (yield from _make_share(space, shard, tokens, size_bytes))
+    except (Full, ArchiveUnavailable, Contended):  # the module goes where it can go without
+        yield from Count("shares.refused")
+        return False
+
+
+def _make_share(space: Space, shard: Shard, tokens: int, size_bytes: int) -> Plan[bool]:
     free = 1 - space.config.worker.headroom
     for _ in range(TRIES_MAX):
         ledger = yield from settled(space)
@@ -297,8 +309,5 @@ def make_share(space: Space, shard: Shard, tokens: int, size_bytes: int) -> Plan
         if changes is None:
             return False
         yield from Count("shares.asked")
-        try:
-            yield from move_shares(space, ledger, changes)
-        except Full:
-            return False
+        yield from move_shares(space, ledger, changes)
     return False

@@ -120,12 +120,10 @@ class Rounds:
         self._take(found.held, began_s)
 
     def _claim_all(self) -> Plan[None]:
-        """For one round alone: all that no worker has."""
-        began_s, ttl_ms = time.monotonic(), int(ROUND_DEADLINE_S * 1000)
+        """For one round alone: all that no worker has. Done again before each step, in place of a thread that renews: a step
+        that takes longer than a lease may be done twice."""
+        began_s, ttl_ms = time.monotonic(), self.space.config.worker.lease_ms
         self._take((yield from fleet.claim_shards(self.space.keys.shards, self.name, ttl_ms)), began_s)
-        self.leases = {
-            shard: lease._replace(until_s=began_s + ROUND_DEADLINE_S) for shard, lease in self.leases.items()
-        }
 
     def _give_back(self) -> Plan[None]:
         fences, self.leases = self._fences(), {}
@@ -152,7 +150,8 @@ class Rounds:
             # After a restart or a loss of Redis: compare the records with the archive.
             yield Step(partial(self._told, "rescued", rescue_if_needed(space)), SWEEP_DEADLINE_S, long=True)
         if self.holds(first):
-            fence = str(self.leases[first].fence)
+            lease = self.leases.get(first)
+            fence = str(lease.fence) if lease else ""
             yield Step(partial(self._told, "shares", shares.balance(space, fence)))
         if self.holds(first):
             yield Step(partial(self._told, "swept", fleet.sweep_in_turn(space)), SWEEP_DEADLINE_S, long=True)
@@ -245,17 +244,19 @@ class Worker(Rounds):
             self._failed(e)
             return self._ended(False)
         try:
-            return self._round()
+            return self._round(alone=True)
         finally:
             with suppress(DistierError):
                 self.store.run(self._give_back(), deadline_s=LEAVE_DEADLINE_S)
 
-    def _round(self) -> bool:
+    def _round(self, *, alone: bool = False) -> bool:
         good = True
         for step in self._steps():
             if self._stopping.is_set():
                 break
             try:
+                if alone:
+                    self.store.run(self._claim_all())
                 plan, deadline_s = self._begin(step)
                 self.store.run(plan, deadline_s=deadline_s)
             except Stopping:
@@ -336,17 +337,19 @@ class AsyncWorker(Rounds):
             self._failed(e)
             return self._ended(False)
         try:
-            return await self._round()
+            return await self._round(alone=True)
         finally:
             with suppress(DistierError):
                 await self.store.run(self._give_back(), deadline_s=LEAVE_DEADLINE_S)
 
-    async def _round(self) -> bool:
+    async def _round(self, *, alone: bool = False) -> bool:
         good = True
         for step in self._steps():
             if self._stopping.is_set():
                 break
             try:
+                if alone:
+                    await self.store.run(self._claim_all())
                 plan, deadline_s = self._begin(step)
                 await self.store.run(plan, deadline_s=deadline_s)
             except Stopping:

@@ -52,8 +52,8 @@ from distier.errors import Conflict, DistierError, Full, NotFound, Unavailable
 from distier.plans import read as read_plans
 from distier.plans import recover, write
 from distier.plans.rescue import rescue
-from distier.worker import Worker
 from tests.chaos import hammer
+from tests.chaos.careless import Careless
 from tests.chaos.hammer import Bad, Log, compare_accounts, die_with, make_content, read_logs, seen
 from tests.clusters import TestCluster, start_cluster
 from tests.servers import (
@@ -221,7 +221,7 @@ class Run:
             Agent(store, log, name, seed, self.scenario).run()
         if role == "reader":
             Agent(store, log, name, seed, self.scenario).run_reading()
-        worker = Worker(store)
+        worker = Careless(store)
         while True:
             if not worker.run_once() and worker.report.last_failure:
                 kind = worker.report.last_failure.partition(":")[0]

@@ -199,6 +199,6 @@ def test_real_traces(valkey_server: TestServer, tmp_path: Path, name: str) -> No
         pytest.skip(f"no {path}")
     with gzip.open(path, "rt") as lines:
         next(lines)
-        keys = [line.split(",")[1] for line in itertools.islice(lines, 20_000)]
+        keys = [line.split(",")[1] for line in itertools.islice(lines, 12_000)]
     one, _, moving = compare(valkey_server, tmp_path, name, [f"k{key}" for key in keys], max(64, len(set(keys)) // 8))
     assert one - moving <= 0.02

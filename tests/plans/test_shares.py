@@ -40,8 +40,8 @@ def make() -> World:
 
 
 def ids_of(world: World, shard: int, n: int) -> list[str]:
-    found = (f"m{i}" for i in range(100_000))
-    return [id for id in found if world.space.shard(id).index == shard][:n]
+    found = (id for id in (f"m{i}" for i in itertools.count()) if world.space.shard(id).index == shard)
+    return list(itertools.islice(found, n))
 
 
 def put(world: World, id: str, tokens: int = 10) -> Any:
@@ -162,7 +162,7 @@ def test_stopped_and_failing_at_every_effect(name: str) -> None:
     counted.run(PLANS[name](world))
     assert len(counted.effects) >= 6
     for kind in get_args(FaultKind):
-        for at in range(1, len(counted.effects) + 1, 1 if kind == "stop" or LONG else 3):
+        for at in range(1, len(counted.effects) + 1, 1 if kind == "stop" or LONG else 6):
             world.restore(before)
             with suppress(Stopped, Unavailable):
                 process(world, fault=Fault(kind, at)).run(PLANS[name](world))
