@@ -57,6 +57,11 @@ def content_key(namespace: str, record: Record) -> str:
     return f"{module_directory(namespace, record.id)}{record.order.stem}.{extension_for(record.content_type)}.xz"
 
 
+def object_key(namespace: str, record: Record) -> str:
+    """Where a clean version is: under its own name, unless it was found under another one (`archived_key`)."""
+    return record.archived_key or content_key(namespace, record)
+
+
 def sidecar_key(key: str) -> str:
     directory, _, name = key.rpartition("/")
     return f"{directory}/{name.partition('.')[0]}.meta.json"

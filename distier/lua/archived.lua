@@ -1,7 +1,7 @@
 -- flags: allow-oom
 -- Commits a write-back: the version is in the archive now, so its copies here may expire.
 -- KEYS    1..9 the shard, 10 record, 11 frame
--- ARGV    id, tok, archived_key, archived_bytes
+-- ARGV    id, tok, archived_bytes
 -- RETURNS {'OK'} | {'ALREADY'} | {'CHANGED'}
 -- KEEPS   only the version that was archived becomes clean; a tombstone may leave when its object is there
 local refused = refuse()
@@ -18,9 +18,9 @@ if old.tier == 'deleted' then
   call('PEXPIRE', record, 600000)
 else
   local new = {tier = old.tier, tokens = old.tokens, bytes = old.bytes, clean = true, frame_bytes = old.frame_bytes,
-    archived_bytes = tonumber(ARGV[4])}
+    archived_bytes = tonumber(ARGV[3])}
   count(new, 1)
-  call('HSET', record, 'clean', '1', 'archived_key', ARGV[3], 'archived_bytes', ARGV[4])
+  call('HSET', record, 'clean', '1', 'archived_bytes', ARGV[3])
   if old.tier == 'warm' then keep_frame(id, KEYS[11], true, now_ms()) end
 end
 settle()

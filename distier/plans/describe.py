@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from distier.domain import archived as names
 from distier.domain import codec
-from distier.domain.content_types import type_for_extension
+from distier.domain.content_types import extension_for, type_for_extension
 from distier.effects import ArchiveGet, Offload, Plan, Word
 from distier.errors import Corrupt
 from distier.lua import Adoption
@@ -40,7 +40,9 @@ def describe_object(
     if not _tells(known, found):
         known = yield from _from_object(space, id, found)
     assert known is not None
-    fields: list[Word] = ["archived_key", found.key]
+    fields: list[Word] = []
+    if found.extension != extension_for(known.get("type", "")):
+        fields += ["archived_key", found.key]
     for name, field in _FIELDS.items():
         if known.get(name):
             fields += [field, known[name]]

@@ -467,7 +467,7 @@ def _check_object(run: _Run, shard: Shard, id: str) -> Plan[None]:
     present = [o for o in (yield from _versions(run.space, id)) if o.kind != "meta"]
     if any(o.kind == "content" and o.order == _short(record.order) for o in present):
         return
-    key = record.archived_key or names.content_key(run.space.namespace, record)
+    key = names.object_key(run.space.namespace, record)
     if (yield from ArchiveGet(key, max_bytes=2 * run.space.config.max_module_bytes + 4096)) is not None:
         return
     again = yield from _clean_record(shard, id)
@@ -554,7 +554,7 @@ def _check_contents(run: _Run, shard: Shard, id: str) -> Plan[None]:
 
 
 def _check_archived(run: _Run, shard: Shard, record: Record, content: bytes | None) -> Plan[None]:
-    key = record.archived_key or names.content_key(run.space.namespace, record)
+    key = names.object_key(run.space.namespace, record)
     try:
         got = yield from ArchiveGet(key, max_bytes=record.size_bytes + record.size_bytes // 2 + 4096)
         if got is None:

@@ -395,7 +395,7 @@ def fetch_unless_moved(space: Space, shard: Shard, record: Record) -> Plan[bytes
 
 def fetch_cold(space: Space, record: Record) -> Plan[bytes]:
     """The content of a clean version from the archive, checked. Raises `ArchiveUnavailable` or `Corrupt`."""
-    key = record.archived_key or names.content_key(space.namespace, record)
+    key = names.object_key(space.namespace, record)
     got = yield from ArchiveGet(key, max_bytes=record.size_bytes + record.size_bytes // 2 + 4096)
     if got is None:
         raise ObjectGone(
@@ -509,8 +509,9 @@ def place(space: Space, id: str) -> Plan[Placement | None]:
         return None
     tier: Tier = "cold" if record.tier == "warm" and record.clean and seen.pttl_ms == -2 else _tier(record)
     stored = {"hot": record.size_bytes, "warm": record.frame_bytes, "cold": record.archived_bytes}[tier]
+    archived_key = names.object_key(space.namespace, record) if record.clean else None
     return Placement(
-        id, tier, record.order, record.tokens, record.size_bytes, stored, record.clean, record.archived_key,
+        id, tier, record.order, record.tokens, record.size_bytes, stored, record.clean, archived_key,
         record.archived_bytes if record.clean else None, seen.uses, seen.last_use_ms, seen.due_ms,
         seen.pttl_ms if seen.pttl_ms >= 0 else None, seen.dirty_since_ms, seen.pinned_until_ms,
         record.created_ms, record.updated_ms, record.content_type, record.sha256,

@@ -202,7 +202,7 @@ def put_prepared(space: Space, p: Prepared) -> Plan[Landed]:
 
 def _put(shard: Shard, p: Prepared, tier: Tier, body: bytes, kind: str, moves: Sequence[Move]) -> RunScript[Any]:
     place = p.place
-    fields = (*p.fields, "archived_key", place.key, "archived_bytes", place.size_bytes) if place else p.fields
+    fields = (*p.fields, "archived_bytes", place.size_bytes) if place else p.fields
     call = put_script(
         shard, p.id, p.tok, tier=tier, expected=p.expected, tokens=p.tokens, size_bytes=len(p.content), body=body,
         codec=kind, fields=fields, moves=moves, reserved=place and (place.epoch, place.ver),

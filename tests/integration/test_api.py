@@ -247,6 +247,7 @@ async def test_where_says_what_it_is(world: World):
     cold = await face.where("a")
     assert (cold.tier, cold.stored_bytes) == ("cold", (world.archive / cold.archived_key).stat().st_size)
     assert cold.sha256 == hashlib.sha256(content).hexdigest()
+    assert world.raw.object("encoding", world.shard("a").module("a")) == b"listpack"  # a third of a hash table's memory
     assert cold.created_ms <= cold.updated_ms
 
 

@@ -171,7 +171,7 @@ def _flush(store: Store) -> Any:
     """Recency of hot hits is sent once a second, which here is hundreds of reads."""
     from distier.plans.read import send_touch
 
-    return send_touch(store._driver.uses.drain())
+    return send_touch(store.space, store._driver.uses.drain())
 
 
 def compare(server: TestServer, tmp_path: Path, name: str, ids: Sequence[str], hot: int) -> tuple[float, float, float]:

@@ -106,7 +106,7 @@ def _commit_before_put(patch: pytest.MonkeyPatch) -> None:
     real = writeback.put_object
 
     def put_object(space: Space, record: Record, key: str, body: bytes) -> Plan[None]:
-        yield from archived(space.shard(record.id), record.id, record.order.tok, key, len(body))
+        yield from archived(space.shard(record.id), record.id, record.order.tok, len(body))
         yield from real(space, record, key, body)
 
     patch.setattr(writeback, "put_object", put_object)

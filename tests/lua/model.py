@@ -30,7 +30,6 @@ class Rec:
     codec: str = ""
     frame: bytes | None = None
     lost: bool = False
-    archived_key: str = ""
     archived_bytes: int = 0
     fields: tuple[tuple[str, str], ...] = ()
 
@@ -152,14 +151,14 @@ class Model:
         self._become(new)
         return "OK", tuple(words)
 
-    def archived(self, id: str, tok: str, key: str, size_bytes: int) -> tuple[object, ...]:
+    def archived(self, id: str, tok: str, size_bytes: int) -> tuple[object, ...]:
         old = self.records.get(id)
         if old is None or old.tok != tok:
             return ("CHANGED",)
         if old.clean:
             return ("ALREADY",)
         if old.alive:
-            self.records[id] = replace(old, clean=True, archived_key=key, archived_bytes=size_bytes)
+            self.records[id] = replace(old, clean=True, archived_bytes=size_bytes)
         else:
             del self.records[id]
         self.events.append((id, old.tier, old.tier, "archive", old.version))
@@ -186,7 +185,7 @@ class Model:
         old = self.records.get(id)
         if old is None or old.tok != tok or not old.clean or old.tier == "cold" or old.lost:
             return ("CHANGED",)
-        self.records[id] = replace(old, clean=False, archived_key="", archived_bytes=0)
+        self.records[id] = replace(old, clean=False, archived_bytes=0)
         self.events.append((id, old.tier, old.tier, "repair", old.version))
         return "OK", 0
 

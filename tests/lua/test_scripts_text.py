@@ -114,10 +114,10 @@ def fill(exchange: Exchange) -> None:
     for id, tier in [("hot", "hot"), ("hot2", "hot"), ("warm", "warm"), ("warm-dirty", "warm"), ("gone", "warm")]:
         assert isinstance(run_script(exchange, put(id, tier)), lua.Put)
         if id in ("warm", "gone"):
-            run_script(exchange, lua.archived(SHARD, id, tok(id), "key", 5))
+            run_script(exchange, lua.archived(SHARD, id, tok(id), 5))
     cold = put("cold", "warm", moves=[Move("gone", tok("gone"), "cold")])
     assert isinstance(run_script(exchange, cold), lua.Put)
-    run_script(exchange, lua.archived(SHARD, "cold", tok("cold"), "key", 5))
+    run_script(exchange, lua.archived(SHARD, "cold", tok("cold"), 5))
     run_script(exchange, lua.demote(SHARD, "x", [Move("cold", tok("cold"), "cold")]))
     install = lua.install(SHARD, "gone", tok("gone"), "raw", b"frame", "get")
     assert isinstance(run_script(exchange, install), lua.Applied)
@@ -155,9 +155,9 @@ CALLS: dict[str, Callable[[], RunScript[Any]]] = {
     "promote, evicting": lambda: lua.promote(SHARD, "warm-dirty", tok("warm-dirty"), b"bytes", "up", [down("hot")]),
     "install, evicting": lambda: lua.install(SHARD, "cold", tok("cold"), "raw", b"f", "get", [down("warm", "cold")]),
     "demote": lambda: lua.demote(SHARD, "down", ROOM),
-    "archived hot": lambda: lua.archived(SHARD, "hot", tok("hot"), "key", 9),
-    "archived warm": lambda: lua.archived(SHARD, "warm-dirty", tok("warm-dirty"), "key", 9),
-    "archived deleted": lambda: lua.archived(SHARD, "deleted", tok("d"), "key", 0),
+    "archived hot": lambda: lua.archived(SHARD, "hot", tok("hot"), 9),
+    "archived warm": lambda: lua.archived(SHARD, "warm-dirty", tok("warm-dirty"), 9),
+    "archived deleted": lambda: lua.archived(SHARD, "deleted", tok("d"), 0),
     "delete": lambda: lua.delete(SHARD, "hot", tok("d2")),
     "touch": lambda: lua.touch(SHARD, [("hot", 1), ("warm", 2), ("warm-dirty", 1)]),
     "pin": lambda: lua.pin(SHARD, "hot", 1000),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from distier.domain.archived import object_key
+from distier.domain.module import parse_record
 from distier.plans import maintain
 from distier.plans.read import read
 from tests.fakes import World, ids_of
@@ -38,7 +40,9 @@ def audit_copy(state: dict[str, Any], world: World, id: str, record: dict[bytes,
     if not clean:
         assert tier in (b"hot", b"deleted") or frame is not None, f"the only copy of {id} is gone"
     elif tier != b"deleted":
-        key = record[b"archived_key"].decode()
+        known = parse_record(id, record)
+        assert known is not None
+        key = object_key(world.space.namespace, known)
         assert world.archive.get(key, max_bytes=1 << 20) is not None, f"{id} is called clean, the archive has no {key}"
 
 

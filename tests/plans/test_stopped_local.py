@@ -121,7 +121,7 @@ def rows(placement: str, *, keeps: bool = True) -> Sequence[Row]:
         return full(placement, keeps=keeps)
 
     def promotable(world: World) -> None:
-        world.space.promotable.add("warm-clean")
+        world.space.guess_warm("warm-clean", 1000.0)
 
     plans: dict[str, Callable[[Space], Any]] = {
         f"read {id}": partial(read.read, id=id) for id in ("warm-dirty", "warm-clean", "cold", "expired")
