@@ -10,6 +10,7 @@ import pytest
 
 from distier import Item
 from distier.errors import RedisUnavailable
+from distier.plans import read
 from tests.cluster.conftest import SHARDS, Stores
 from tests.cluster.load import Load
 from tests.servers import poll
@@ -245,3 +246,16 @@ def test_a_near_cache_does_not_trust_a_master_that_serves_its_shard_no_more(stor
         cluster.ask(home, "CLUSTER", "ADDSLOTS", shard.slot)
     near_on(store, id)
     cluster.await_agreement()
+
+
+async def test_a_cursor_of_the_old_master_means_nothing_to_the_new_one(stores: Stores):
+    face, cluster, shard = await stores.open("sync"), stores.cluster, stores.keys.shards[0]
+    ids = {id for id in stores.ids(400) if stores.keys.shard(id) is shard}
+    await face.put_many([Item(id, "x") for id in ids])
+    mine = face.space.keys.shards[0]
+    before = await face.run(read.scan(face.space, mine, "", None, 0))
+    assert {id for id, _ in before.found} == ids and before.cursor == 0
+    cluster.move(shard.slot, next(m for m in cluster.masters() if m is not cluster.owner(shard.slot)))
+    # As if a page had been read there: of what this cursor leaves out here, nobody would hear.
+    after = await face.run(read.scan(face.space, mine, "", None, 2**13 - 1, before.epoch))
+    assert {id for id, _ in after.found} == ids and after.epoch > before.epoch
