@@ -556,6 +556,21 @@ def test_two_stores_of_a_process_share_the_file(opened: Opener) -> None:
     assert read(opened(), "m")
 
 
+def test_who_is_late_does_not_open_it_again(opened: Opener) -> None:
+    """A thread of a store that was closed meanwhile: LMDB allows one environment a process."""
+    late = opened()
+    keep(late, "m")
+    late.close()
+    assert not keep(late, "n")
+    late.tend()
+    assert read(late, "m") is None
+    store = opened()
+    assert not late.delete("m")
+    assert read(store, "m")
+    assert keep(store, "n")
+    assert counts(store)["local.errors"] == 0
+
+
 def test_threads(opened: Opener) -> None:
     store = opened(max_modules=50)
     failures: list[BaseException] = []
