@@ -83,11 +83,9 @@ def find_room(space: Space, shard: Shard, over: Over) -> Plan[Room]:
             moves.append(move)
             staying.append(victim)
     room = yield from _into_warm(space, shard, moves, staying, over)
-    if (
-        staying and not room.moves
-    ):  # warm takes none of them: what can leave leaves, and the caller sees what that is worth
-        return Room(gone, enough=False)
-    return Room(gone + room.moves, room.enough and enough)
+    # Where warm takes none of those that need it, what can leave leaves, and the caller sees what that is worth.
+    enough = enough and room.enough and bool(room.moves or not staying)
+    return Room(gone + room.moves, enough)
 
 
 def step_down(space: Space, victim: Record) -> Plan[Move]:

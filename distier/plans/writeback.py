@@ -57,7 +57,8 @@ def write_back(space: Space, shard: Shard, id: str) -> Plan[Archived | None]:
 
 def _to_disk(space: Space, shard: Shard, record: Record, content: bytes) -> Plan[None]:
     """A warm version that has just become clean goes to this node's disk, as it would have if it had left hot clean. Its frame
-    in Redis is dropped where warm is not kept there; one that was read or put meanwhile stays, by its tok."""
+    in Redis is dropped where warm is not kept there. A version that was put meanwhile stays, by its tok; one that became hot
+    in this moment leaves it again, which costs a promotion and no content."""
     kept = yield from LocalPut(replace(record, clean=True), content)
     if kept and space.local_only:
         yield from demote(shard, "disk", [Move(record.id, record.order.tok, "cold")])

@@ -183,6 +183,7 @@ class _Environment:
         self._file: tuple[int, ...] | None = None
         self._suspect = False
         self._retry_s = 0.0
+        self._closed = False
 
     # ---- writers take turns, in this process and in others
 
@@ -206,6 +207,8 @@ class _Environment:
             self._writers.release()
 
     def _flock(self, end_s: float) -> bool:
+        if self._closed:  # a thread that was late: it must not open the file beside its next user
+            return False
         try:
             if self._lock_fd is None:
                 path = self.inner / "writer.lock"
@@ -354,6 +357,7 @@ class _Environment:
 
     def close(self) -> None:
         with self._writers, self.lock:
+            self._closed = True
             self._close()
             if self._lock_fd is not None:
                 os.close(self._lock_fd)

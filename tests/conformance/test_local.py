@@ -460,6 +460,27 @@ def test_damaged_copies_are_dropped_one_by_one(opened: Opener) -> None:
     assert again.sums().modules == 20 - len(broken)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.parametrize("seed", range(200 if LONG else 8))
+def test_pages_full_of_garbage_are_no_crash_and_no_wrong_answer(opened: Opener, seed: int) -> None:
+    """Not promised (LMDB trusts its pages), but so it is; in a fork, which may crash."""
+    path = filled(opened, 400) / "data.mdb"
+    data, rng = bytearray(path.read_bytes()), random.Random(seed)
+    for _ in range(3):
+        page = rng.randrange(2, len(data) // 4096)
+        data[page * 4096 : page * 4096 + 4096] = rng.randbytes(4096) if seed % 2 else bytes(4096)
+    path.write_bytes(data)
+
+    def child() -> None:
+        store = opened()
+        for i in range(400):
+            read(store, f"m{i}")
+        assert keep_in_turn(store, "m1")
+        assert read(store, "m1")
+
+    assert in_child(child) == 0
+
+
 def test_a_file_of_another_boot_is_thrown_away(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is synced: what a crash of the host left may be torn inside, where no check looks."""
     filled(opened)
@@ -533,6 +554,21 @@ def test_two_stores_of_a_process_share_the_file(opened: Opener) -> None:
     assert read(two, "m")
     two.close()
     assert read(opened(), "m")
+
+
+def test_who_is_late_does_not_open_it_again(opened: Opener) -> None:
+    """A thread of a store that was closed meanwhile: LMDB allows one environment a process."""
+    late = opened()
+    keep(late, "m")
+    late.close()
+    assert not keep(late, "n")
+    late.tend()
+    assert read(late, "m") is None
+    store = opened()
+    assert not late.delete("m")
+    assert read(store, "m")
+    assert keep(store, "n")
+    assert counts(store)["local.errors"] == 0
 
 
 def test_threads(opened: Opener) -> None:
