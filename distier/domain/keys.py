@@ -31,9 +31,9 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "distier:{t}:module:<id>",
         "hash",
         "the record of a module: `tier epoch ver tok seen bytes tokens counter sha256 type keywords meta clean created "
-        "updated`, then where they apply `archived_bytes` (clean), `archived_key` (its object has another name than its own), "
-        "`codec frame_bytes` (warm), `transform`, `outline`, `content` (hot), and `reserved` (a durable conditional write is or was under way). "
-        "`tier=deleted` is a tombstone that is not archived yet",
+        "updated`, then where they apply `archived_bytes` (clean), `archived_key` (its object has another name than its "
+        "own), `codec frame_bytes` (warm), `transform`, `outline`, `content` (hot), and `reserved` (a durable conditional "
+        "write is or was under way). `tier=deleted` is a tombstone that is not archived yet",
         "HGETALL 'distier:{team}:module:skills/pdf'",
     ),
     KeyKind(
