@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import itertools
 import lzma
@@ -14,12 +15,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import boto3
+import diskcache
+import lmdb
+import lz4.block
 import lz4.frame
 import redis
 import redis.asyncio as aredis
@@ -29,6 +33,8 @@ import distier
 from distier.client import make_space
 from distier.config import load_config
 from distier.drive.common import words
+from distier.plans.read import read_local
+from distier.plans.records import record_command
 from distier.stores.archive import Fetched
 from distier.stores.memory import MemoryArchive
 from distier.stores.redis import AsyncRedisExchange, RedisExchange
@@ -229,6 +235,52 @@ def warm_gets() -> Table:
             found = asyncio.run(asynchronous())
             add_race(table, found, "redis-py GET + lz4", size + ", asyncio")
             table.figures[f"warm async {size}"] = found.ratio("distier", "redis-py GET + lz4")
+    return table
+
+
+def local_gets() -> Table:
+    """What a warm get costs beyond its record read, where the copy is on the node's own disk."""
+    table = Table(
+        "Warm get from the node's disk: beyond the read of the record", ("module", "what", "us a call", "ratio to diskcache"),
+        notes="`read_local` is what distier does after it has the record: copy, lz4, SHA-256, counts, the `Module`. The others "
+        "are bare reads of a file that is in the page cache.",
+    )  # fmt: skip
+    for size, n in SIZES.items():
+        body = text(n).encode()
+        with stores(storage_tiers__warm__placement="local") as (_, tmp, connect):
+            store = connect(storage_tiers__warm__directory=tmp / "warm")
+            store.put("a", body)
+            store.flush()
+            store.demote("a")
+            shard = store.space.shard("a")
+            record = store.run(record_command(shard, "a").__iter__())
+            local = store._driver.local
+            assert record is not None and local is not None and local.get(record) == body
+            with (
+                diskcache.Cache(str(tmp / "diskcache")) as cache,
+                closing(lmdb.open(str(tmp / "lmdb"), map_size=2**30)) as env,
+            ):
+                cache.set("a", body)
+                pack, unpack = lz4.block.compress, lz4.block.decompress
+                with env.begin(write=True) as txn:
+                    txn.put(b"a", pack(body, mode="high_compression", compression=9))
+
+                def by_hand(env: Any = env, unpack: Any = unpack) -> bytes:
+                    with env.begin() as txn:
+                        return unpack(txn.get(b"a"))  # type: ignore[no-any-return]
+
+                found = race({
+                    "distier, whole get": lambda: store.get("a"),
+                    "distier, the record read": lambda: store.run(record_command(shard, "a").__iter__()),
+                    "distier, read_local": lambda: store.run(read_local(store.space, shard, record)),
+                    "distier, LocalStore.get": lambda: local.get(record),
+                    "diskcache": lambda: cache.get("a"),
+                    "lmdb + lz4": by_hand,
+                    "lmdb + lz4 + SHA-256": lambda: hashlib.sha256(by_hand()).digest(),
+                })  # fmt: skip
+            add_race(table, found, "diskcache", size)
+            table.figures[f"local {size}"] = found.median("distier, read_local")
+            table.figures[f"disk {size}"] = found.median("distier, LocalStore.get")
     return table
 
 
@@ -584,5 +636,5 @@ def memory() -> Table:
 
 
 SECTIONS: tuple[Callable[[], Table], ...] = (
-    near_hits, hot_gets, warm_gets, cold_gets, batches, promotions, evictions, processes, memory,
+    near_hits, hot_gets, warm_gets, local_gets, cold_gets, batches, promotions, evictions, processes, memory,
 )  # fmt: skip
