@@ -217,7 +217,7 @@ def requests(n: int = 2_000) -> None:
         steps: Mapping[str, Callable[[], object]] = {
             "put and written back": lambda: ([store.put(id_of(i), content_of(i)) for i in range(n)], store.flush()),
             "each read once, cold": lambda: (
-                demote_all(store, "cold", n),
+                demote_all(store, "cold", n),  # type: ignore[func-returns-value]
                 [store.get(id_of(i)) for i in range(n)],
             ),
             "a sweep, nothing to do": lambda: store.run(sweep(space), deadline_s=600),
