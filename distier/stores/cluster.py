@@ -182,7 +182,7 @@ def redirect_of(reply: Any, asked: Address) -> Redirect | None:
     if kind not in ("MOVED", "ASK"):
         return None
     host, _, port = rest.partition(" ")[2].rpartition(":")
-    return Redirect(kind, (host or asked[0], int(port)))
+    return Redirect(kind, (host or asked[0], int(port))) if port.isdigit() else None
 
 
 def _redirected(replies: Sequence[Any]) -> bool:
