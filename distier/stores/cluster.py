@@ -52,6 +52,8 @@ from .redis import (
 
 CONNECT_MAX_S = 1.0
 ATTEMPTS = 3
+ATTEMPT_MIN_S = 1.5
+"""More than WAIT and XREAD are told to wait at the server."""
 REDIRECTS_MAX = 5
 ASK_SLOTS: tuple[Words, ...] = (("CLUSTER", "SLOTS"),)
 _NO_ANSWER = (RedisConnectionError, RedisTimeoutError)
@@ -182,7 +184,7 @@ def redirect_of(reply: Any, asked: Address) -> Redirect | None:
     if kind not in ("MOVED", "ASK"):
         return None
     host, _, port = rest.partition(" ")[2].rpartition(":")
-    return Redirect(kind, (host or asked[0], int(port)))
+    return Redirect(kind, (host or asked[0], int(port))) if port.isdigit() else None
 
 
 def _redirected(replies: Sequence[Any]) -> bool:
@@ -239,7 +241,7 @@ class Nodes:
         # One that does not answer must leave time for the others.
         self.connect_s = min(config.deadline_ms / 1000 / 4, CONNECT_MAX_S)
         # A master that the network swallows takes this much of a call's deadline; the next try finds who took its place.
-        self.attempt_s = config.deadline_ms / 1000 / ATTEMPTS
+        self.attempt_s = max(config.deadline_ms / 1000 / ATTEMPTS, ATTEMPT_MIN_S)
 
     def url_of(self, address: Address) -> str:
         """The url of one node."""
