@@ -106,7 +106,7 @@ GOALS = (
         "8 processes on one server", ">= 90 % of 8 redis-py processes", 0.9, _starts("processes"),
         "what the client costs", least=True,
     ),
-    Goal("memory of a client that reads 1 GB", "bounded (here: <= 150 MiB more)", 150.0, _starts("memory"), "", unit=" MiB"),
+    Goal("memory of a client that reads 1 GB", "bounded: <= 150 MiB more", 150.0, _starts("memory"), "", unit=" MiB"),
 )  # fmt: skip
 
 
@@ -121,6 +121,8 @@ def judge(figures: Figures) -> list[tuple[str, ...]]:
         span = f"{low:.2f}{goal.unit}" if len(found) == 1 else f"{low:.2f} to {high:.2f}{goal.unit}"
         good = sum((v >= goal.bound) if goal.least else (v <= goal.bound) for v in found.values())
         told = "met" if met else f"{good} of {len(found)} met" if good else "not met"
+        if goal.goal.startswith("("):  # nobody asked for it
+            told = ""
         rows.append((goal.what, goal.goal, span, told, "" if met else goal.why))
     return rows
 
