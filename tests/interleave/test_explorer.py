@@ -131,7 +131,7 @@ def test_every_crash_point(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None
         print(f"\n{len(points)} crash points in {runs} runs, faults: {dict(faults)}")
         for point in sorted(points):
             print(f"  {point:45} killed {killed[point]:5}  reply lost {lost[point]:5}")
-    # "touch", and "release" after a fetch, are the second half of a pipeline, seen alone only where the first half was split off
+    # "touch", and "release" after a fetch, are the second half of a pipeline, seen alone only where the first was split off
     halves = ("Sleep", "touch", "get: release")
     missed = [p for p in points if not p.endswith(halves) and not (killed[p] and lost[p])]
     assert not missed, missed
