@@ -54,7 +54,7 @@ GOALS = (
     Goal("near-cache hit, asyncio", "<= 2 us", 2.0, _starts("near async"), "", unit=" us"),
     Goal(
         "hot get, sync", "<= 1.10x redis-py HGETALL", 1.10, _starts("hot sync"),
-        "parsing a record into a checked `Module` costs about 10 us more than a dict",
+        "a checked `Module` instead of a dict costs about 5 us",
     ),
     Goal("hot get, asyncio", "<= 1.10x redis-py HGETALL", 1.10, _starts("hot async"), "as above"),
     Goal(
@@ -112,7 +112,7 @@ GOALS = (
         "8 processes on one server", ">= 90 % of 8 redis-py processes", 0.9, _starts("processes"),
         "what the client costs", least=True,
     ),
-    Goal("memory of a client that reads 1 GB", "bounded (here: <= 150 MiB more)", 150.0, _starts("memory"), "", unit=" MiB"),
+    Goal("memory of a client that reads 1 GB", "bounded: <= 150 MiB more", 150.0, _starts("memory"), "", unit=" MiB"),
 )  # fmt: skip
 
 
@@ -127,6 +127,8 @@ def judge(figures: Figures) -> list[tuple[str, ...]]:
         span = f"{low:.2f}{goal.unit}" if len(found) == 1 else f"{low:.2f} to {high:.2f}{goal.unit}"
         good = sum((v >= goal.bound) if goal.least else (v <= goal.bound) for v in found.values())
         told = "met" if met else f"{good} of {len(found)} met" if good else "not met"
+        if goal.goal.startswith("("):  # nobody asked for it
+            told = ""
         rows.append((goal.what, goal.goal, span, told, "" if met else goal.why))
     return rows
 
@@ -161,7 +163,7 @@ def page(tables: Sequence[Table], took_s: float, ran_on: str) -> str:
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, in {took_s:.0f} s. {ran_on}",
         "## Goals",
         table_of(
-            ("what", "goal", "measured (" + ", ".join(SIZES) + "; sync, asyncio)", "", "why not, and what next"),
+            ("what", "goal", MEASURED, "", "why not, and what next"),
             judge(figures),
         ),
     ]
