@@ -9,12 +9,18 @@ the next one. When a worker comes or goes, few shards change hands besides its o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 
 
 def assign(workers: Sequence[str], shards: int) -> dict[str, list[int]]:
     """The shards of each worker, at most `ceil(shards / workers)` each; with more workers than shards, some have none and
     stand by."""
+    return {worker: list(mine) for worker, mine in _assign(tuple(workers), shards).items()}
+
+
+@lru_cache(maxsize=4)  # asked at every beat, and the answer is nearly always the same
+def _assign(workers: tuple[str, ...], shards: int) -> dict[str, list[int]]:
     most = -(-shards // max(1, len(workers)))
     taken: dict[str, list[int]] = {worker: [] for worker in workers}
     for shard in range(shards):

@@ -184,7 +184,7 @@ def compare(server: TestServer, tmp_path: Path, name: str, ids: Sequence[str], h
 
 
 def test_sixteen_shards_hit_as_one_does(valkey_server: TestServer, tmp_path: Path) -> None:
-    one, fixed, moving = compare(valkey_server, tmp_path, "zipf", skewed(5000, 1200, 7), 200)
+    one, fixed, moving = compare(valkey_server, tmp_path, "zipf", skewed(4000, 1000, 7), 160)
     assert one - moving <= 0.02, (one, fixed, moving)
     assert one - fixed > 0.03, "the load is not skewed enough to show anything"
 
