@@ -391,9 +391,9 @@ def demote(shard: Shard, reason: str, moves: Sequence[Move]) -> RunScript[tuple[
     return RunScript(shard, script("demote"), keys, (reason, *_move_args(moves)), parse)
 
 
-def archived(shard: Shard, id: str, tok: str, size_bytes: int) -> RunScript[Applied | Refused]:
+def archived(shard: Shard, id: str, order: Order, size_bytes: int) -> RunScript[Applied | Refused]:
     keys = (*shard.fixed, *_pairs(shard, [id]))
-    return RunScript(shard, script("archived"), keys, (id, tok, size_bytes), _parse_change)  # type: ignore[arg-type]
+    return RunScript(shard, script("archived"), keys, (id, order.tok, str(order), size_bytes), _parse_change)  # type: ignore[arg-type]
 
 
 def delete(

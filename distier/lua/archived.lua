@@ -1,14 +1,15 @@
 -- flags: allow-oom
 -- Commits a write-back: the version is in the archive now, so its copies here may expire.
 -- KEYS    1..9 the shard, 10 record, 11 frame
--- ARGV    id, tok, archived_bytes
+-- ARGV    id, tok, version, archived_bytes
 -- RETURNS {'OK'} | {'ALREADY'} | {'CHANGED'}
 -- KEEPS   only the version that was archived becomes clean; a tombstone may leave when its object is there
 local refused = refuse()
 if refused then return refused end
 local id, record = ARGV[1], KEYS[10]
 local old = placed(record)
-if old.tok ~= ARGV[2] then return {'CHANGED'} end
+-- the same write, sent again after a loss, has another place in the order by now than its object
+if old.tok ~= ARGV[2] or old.version ~= ARGV[3] then return {'CHANGED'} end
 if old.clean then return {'ALREADY'} end
 count(old, -1)
 call('ZREM', DIRTY, id)
@@ -18,9 +19,9 @@ if old.tier == 'deleted' then
   call('PEXPIRE', record, 600000)
 else
   local new = {tier = old.tier, tokens = old.tokens, bytes = old.bytes, clean = true, frame_bytes = old.frame_bytes,
-    archived_bytes = tonumber(ARGV[3])}
+    archived_bytes = tonumber(ARGV[4])}
   count(new, 1)
-  call('HSET', record, 'clean', '1', 'archived_bytes', ARGV[3])
+  call('HSET', record, 'clean', '1', 'archived_bytes', ARGV[4])
   if old.tier == 'warm' then keep_frame(id, KEYS[11], true, now_ms()) end
 end
 settle()

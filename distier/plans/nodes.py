@@ -146,15 +146,19 @@ def answer(space: Space, node: str, entry: bytes) -> Plan[None]:
 # -- looking, and clearing up ---------------------------------------------------------------------------------------
 
 
-def read_nodes(space: Space) -> Plan[dict[str, Held]]:
-    """The nodes that live, with the sums of their disks."""
+def look_for_nodes(space: Space) -> list[Command[Any]]:
+    """What to ask for `read_nodes`, along with other calls: the time, and the nodes."""
     first = space.keys.shards[0]
-    looks: list[Command[Any]] = [
+    return [
         Command(first, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000),
         Command(first, ("ZRANGE", first.nodes, 0, -1, "WITHSCORES"), lambda r: [(n.decode(), float(s)) for n, s in r]),
     ]
-    now_ms, found = (collect(reply) for reply in (yield from Pipeline(looks)))
-    names = [name for name, until_ms in found if until_ms >= now_ms]
+
+
+def read_nodes(space: Space, looked: Sequence[Any] | None = None) -> Plan[dict[str, Held]]:
+    """The nodes that live, with the sums of their disks. `looked`: the answers to `look_for_nodes`."""
+    now_ms, found = map(collect, looked or (yield from Pipeline(look_for_nodes(space))))
+    first, names = space.keys.shards[0], [name for name, until_ms in found if until_ms >= now_ms]
     if not names:
         return {}
     fields = ("modules", "bytes", "max_modules", "max_bytes")

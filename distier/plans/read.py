@@ -325,7 +325,7 @@ def _fetch_alone(
             if holder is None:
                 yield from give_back(shard, lease, me)
             return None
-        if waited_for and space.node is not None:  # another process of this node may have fetched it
+        if space.node is not None:  # another process of this node may have fetched it since this one looked
             content = yield from LocalGet(record)
             if content is not None:
                 if holder is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from distier.effects import Command, Pipeline, Plan, collect
 
-from .nodes import Held, read_nodes
+from .nodes import Held, look_for_nodes, read_nodes
 from .space import Space
 
 
@@ -146,12 +146,12 @@ def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = Near
     ]
     epochs = [Command(s, ("HMGET", s.epoch, "epoch", "verified", "since"), _epoch) for s in space.keys.shards]
     total: dict[str, int] = {}
-    replies = [collect(reply) for reply in (yield from Pipeline([*calls, *epochs]))]
+    *replies, now_ms, nodes_found = map(collect, (yield from Pipeline([*calls, *epochs, *look_for_nodes(space)])))
     for i, numbers in enumerate(replies[: len(calls)]):
         for name, number in numbers.items():
             key = f"max.{name}" if i % 2 else name
             total[key] = total.get(key, 0) + number
-    nodes = yield from read_nodes(space)
+    nodes = yield from read_nodes(space, (now_ms, nodes_found))
     lives = tuple(ShardEpoch(i, *life) for i, life in enumerate(replies[len(calls) :]))
     pairs = list(zip(replies[: len(calls) : 2], replies[1 : len(calls) : 2], strict=True))
     shares = tuple(_share(i, *pair) for i, pair in enumerate(pairs)) if len(pairs) > 1 else ()

@@ -45,7 +45,7 @@ def write_back(space: Space, shard: Shard, id: str) -> Plan[Archived | None]:
     body = yield from _object(space, record, content)
     key = names.content_key(space.namespace, record)
     yield from put_object(space, record, key, body)
-    reply = yield from archived(shard, id, record.order.tok, len(body))
+    reply = yield from archived(shard, id, record.order, len(body))
     if isinstance(reply, Refused) and reply.word == "CHANGED":
         return None
     yield from Count("moves.archived")

@@ -79,7 +79,7 @@ Version = tuple[int, int]
 
 
 def settings(url: str, directory: Path) -> dict[str, Any]:
-    found = hammer.settings(argparse.Namespace(url=url, directory=directory, near=False))
+    found = hammer.settings(argparse.Namespace(url=url, directory=directory, near=False, nodes=0))
     found["storage_tiers"]["hot"] = {"max_size": 20_000, "max_bytes": 36_000}
     found["storage_tiers"]["warm"] |= {"max_modules": 12, "max_bytes": 24_000}
     return found | {"shards": CLUSTER_SHARDS if url.startswith("cluster://") else 1}

@@ -63,6 +63,11 @@ def role(server: TestServer) -> str:
     return info["role"] if info["role"] == "master" else str(info["master_link_status"])
 
 
+def online(server: TestServer) -> bool:
+    with server.client() as client:
+        return "online" in str(client.info("replication").get("slave0"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_sentinel_as_the_page_says(kind: Kind, tmp_path: Path):
     if reason := available_kinds()[kind]:
@@ -73,6 +78,7 @@ def test_sentinel_as_the_page_says(kind: Kind, tmp_path: Path):
             servers.append(start(kind, tmp / "a"))
             servers.append(start(kind, tmp / "b", "--replicaof", f"127.0.0.1 {servers[0].port}"))
             poll(lambda: role(servers[1]) == "up", timeout_s=READY_S, what="the replica")
+            poll(lambda: online(servers[0]), timeout_s=READY_S, what="the replica, to its primary")
             page = (ROOT / "docs" / "OPERATIONS.md").read_text()
             lines = re.findall(r"^    (sentinel [a-z].*?)(?: +#.*)?$", page, re.M)
             conf = (

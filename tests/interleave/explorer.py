@@ -208,7 +208,7 @@ def _space(number: int, hot_tokens: int, warm_modules: int, sidecar: bool) -> Sp
 def _process_space(pattern: Space) -> Space:
     space = object.__new__(Space)
     space.__dict__.update(pattern.__dict__)
-    space.__dict__["states"] = {}
+    space.__dict__.update(states={}, warm={})
     return space
 
 

@@ -106,7 +106,7 @@ def _commit_before_put(patch: pytest.MonkeyPatch) -> None:
     real = writeback.put_object
 
     def put_object(space: Space, record: Record, key: str, body: bytes) -> Plan[None]:
-        yield from archived(space.shard(record.id), record.id, record.order.tok, len(body))
+        yield from archived(space.shard(record.id), record.id, record.order, len(body))
         yield from real(space, record, key, body)
 
     patch.setattr(writeback, "put_object", put_object)
@@ -180,7 +180,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("prelude", "elseif m.was.tok ~= m.tok then m.why = 'changed'", "elseif false then"),
     )),
     Mutant("blind-archived", ("put/write-back",), (
-        ("archived", "if old.tok ~= ARGV[2] then return {'CHANGED'} end", ""),
+        ("archived", "if old.tok ~= ARGV[2] or old.version ~= ARGV[3] then return {'CHANGED'} end", ""),
     ), model="no_tok_check"),
     Mutant("blind-promote", ("promote/put", "get-warm/put/expire"), (
         ("promote", "if old.tok ~= ARGV[2] or old.bytes ~= #ARGV[3] or", "if"),
@@ -250,12 +250,13 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("takes-back", ("cas-archived/put/sweep", "cas-archived/cas-archived", "cas-archived/rescue"), (), _takes_back,
            model="takes_back"),
     Mutant("nothing-reserved", ("delete-if-archived/put-archived", "cas-archived/cas-archived"), (
-        ("put", "if clean and passed(old, epoch, tonumber(ver), ARGV[4]) then return {'PASSED'} end", ""),
+        ("put", "if clean and passed(old, epoch, tonumber(ver), expected) then return {'PASSED'} end", ""),
         ("delete", "if clean and passed(old, epoch, tonumber(ver), ARGV[3]) then return {'PASSED'} end", ""),
     ), _not_settled, model="nothing_reserved"),
     Mutant("adopts-reserved", ("cas-archived/put/rescue",), (
         ("adopt", "if place > 0 and now - since < 600000 and (e < tonumber(epoch) or v <= place) then newer = false end", ""),
     )),
+    Mutant("archived-elsewhere", ("two/evict",), (("archived", " or old.version ~= ARGV[3]", ""),)),
 )  # fmt: skip
 BY_NAME = {m.name: m for m in MUTANTS}
 assert len(BY_NAME) == len(MUTANTS)

@@ -122,7 +122,9 @@ def test_all_interleavings_of_a_pair(lab: Lab, name: str) -> None:
 
 
 def test_a_failure_is_replayed_from_its_seed(lab: Lab) -> None:
-    broken = Lab(lab.wire, (("archived", "if old.tok ~= ARGV[2] then return {'CHANGED'} end", ""),))
+    broken = Lab(
+        lab.wire, (("archived", "if old.tok ~= ARGV[2] or old.version ~= ARGV[3] then return {'CHANGED'} end", ""),)
+    )
     _, failures = broken.explore(BY_NAME["put/write-back"], range(400))
     assert failures
     first = failures[0]

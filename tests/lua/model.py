@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from distier.domain.order import Order
 from distier.lua import Move
 
 BUDGETS = {"hot_tokens": "hot_tokens", "hot_bytes": "hot_bytes", "warm_count": "warm_modules",
@@ -151,9 +152,9 @@ class Model:
         self._become(new)
         return "OK", tuple(words)
 
-    def archived(self, id: str, tok: str, size_bytes: int) -> tuple[object, ...]:
+    def archived(self, id: str, order: Order, size_bytes: int) -> tuple[object, ...]:
         old = self.records.get(id)
-        if old is None or old.tok != tok:
+        if old is None or (old.tok, old.version) != (order.tok, str(order)):
             return ("CHANGED",)
         if old.clean:
             return ("ALREADY",)

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 
 from distier import lua
 from distier.domain.keys import KEYSPACE, Shard
-from distier.domain.order import Order
+from distier.domain.order import Order, parse_version
 from distier.effects import RunScript, T
 from distier.lua import Applied, Limit, Move, Put, Refused, Replayed, Write
 from distier.stores.redis import Exchange, Words
@@ -231,13 +231,15 @@ class Shards(RuleBasedStateMachine):
         before = self.dump()
         self.check(self.run(lua.demote(self.shard, "down", moves)), self.model.demote(moves), before)
 
-    @rule(who=whos, fresh=fresh, size=st.sampled_from([0, 60, 2**40]))
-    def archived(self, who: Who, fresh: bool, size: int) -> None:
+    @rule(who=whos, fresh=fresh, moved=st.sampled_from([0, 0, 0, 1]), size=st.sampled_from([0, 60, 2**40]))
+    def archived(self, who: Who, fresh: bool, size: int, moved: int = 0) -> None:
         id = self.who(who, lambda rec: not rec.clean)
-        tok = self.tok(id, fresh)
+        rec = self.model.records.get(id)
+        epoch, ver = parse_version(rec.version) if rec else (1, 1)
+        order = Order(epoch, ver + moved, self.tok(id, fresh))
         before = self.dump()
-        answer = self.run(lua.archived(self.shard, id, tok, size))
-        self.compare(answer, self.model.archived(id, tok, size), before)
+        answer = self.run(lua.archived(self.shard, id, order, size))
+        self.compare(answer, self.model.archived(id, order, size), before)
 
     @rule(id=ids, expected=st.sampled_from(["", "", "now", "1-999999"]), again=st.booleans())
     def delete(self, id: str, expected: str, again: bool) -> None:

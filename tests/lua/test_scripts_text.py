@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 
 from distier import lua
 from distier.domain.keys import Shard
+from distier.domain.order import Order
 from distier.drive.common import words
 from distier.effects import RunScript
 from distier.errors import Corrupt, DistierError, Invalid, Recovering
@@ -105,6 +106,11 @@ def tok(id: str) -> str:
     return id.encode().hex().rjust(32, "0")
 
 
+def order(id: str) -> Order:
+    """The place of a module's version in what `fill` makes."""
+    return Order(1, 3 + ["hot", "hot2", "warm", "warm-dirty", "gone", "cold"].index(id), tok(id))
+
+
 def fill(exchange: Exchange) -> None:
     """Modules in every state: hot, warm, cold, clean, dirty, deleted, pinned, used; hot and warm are full."""
     ask(exchange, ("FLUSHALL",))
@@ -114,10 +120,10 @@ def fill(exchange: Exchange) -> None:
     for id, tier in [("hot", "hot"), ("hot2", "hot"), ("warm", "warm"), ("warm-dirty", "warm"), ("gone", "warm")]:
         assert isinstance(run_script(exchange, put(id, tier)), lua.Put)
         if id in ("warm", "gone"):
-            run_script(exchange, lua.archived(SHARD, id, tok(id), 5))
+            run_script(exchange, lua.archived(SHARD, id, order(id), 5))
     cold = put("cold", "warm", moves=[Move("gone", tok("gone"), "cold")])
     assert isinstance(run_script(exchange, cold), lua.Put)
-    run_script(exchange, lua.archived(SHARD, "cold", tok("cold"), 5))
+    run_script(exchange, lua.archived(SHARD, "cold", order("cold"), 5))
     run_script(exchange, lua.demote(SHARD, "x", [Move("cold", tok("cold"), "cold")]))
     install = lua.install(SHARD, "gone", tok("gone"), "raw", b"frame", "get")
     assert isinstance(run_script(exchange, install), lua.Applied)
@@ -155,9 +161,9 @@ CALLS: dict[str, Callable[[], RunScript[Any]]] = {
     "promote, evicting": lambda: lua.promote(SHARD, "warm-dirty", tok("warm-dirty"), b"bytes", "up", [down("hot")]),
     "install, evicting": lambda: lua.install(SHARD, "cold", tok("cold"), "raw", b"f", "get", [down("warm", "cold")]),
     "demote": lambda: lua.demote(SHARD, "down", ROOM),
-    "archived hot": lambda: lua.archived(SHARD, "hot", tok("hot"), 9),
-    "archived warm": lambda: lua.archived(SHARD, "warm-dirty", tok("warm-dirty"), 9),
-    "archived deleted": lambda: lua.archived(SHARD, "deleted", tok("d"), 0),
+    "archived hot": lambda: lua.archived(SHARD, "hot", order("hot"), 9),
+    "archived warm": lambda: lua.archived(SHARD, "warm-dirty", order("warm-dirty"), 9),
+    "archived deleted": lambda: lua.archived(SHARD, "deleted", Order(1, 2, tok("d")), 0),
     "delete": lambda: lua.delete(SHARD, "hot", tok("d2")),
     "touch": lambda: lua.touch(SHARD, [("hot", 1), ("warm", 2), ("warm-dirty", 1)]),
     "pin": lambda: lua.pin(SHARD, "hot", 1000),
