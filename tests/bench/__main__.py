@@ -150,7 +150,7 @@ def machine() -> str:
     server = find_server()
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
     return (
-        f"{os.cpu_count()} x {model}, {platform.system()} {platform.release()}; Python {platform.python_version()}; "
+        f"{os.cpu_count()} x {model}, {platform.system()}; Python {platform.python_version()}; "
         f"{server.flavour} {server.version}; {versions}. Load before the run: {os.getloadavg()[0]:.2f}."
     )
 
