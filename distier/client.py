@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -180,6 +181,7 @@ class Store:
             from .node import NodeThread
 
             self._node = NodeThread(self._driver.run, self.space, self._driver.local, self._driver.peers)
+            weakref.finalize(self, self._node.stopping.set)  # a store that is dropped without `close`
 
     def run(self, plan: Plan[T], *, deadline_s: float | None = None) -> T:
         """Run a plan of `distier.plans` on this store."""

@@ -43,6 +43,8 @@ class Command(Effect[T]):
     parse: Callable[[Any], T]
     retry: bool = True
     replicas: int = 0
+    hint: bool = False
+    """Worth nothing later: not sent again where the server refuses it for the moment."""
 
 
 @dataclass(frozen=True, slots=True)

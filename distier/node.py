@@ -43,6 +43,7 @@ class _Service:
         self._next_expire_s = 0.0
         self._anew = False
         self._lock_fd: int | None = None
+        self.wait_s = min(nodes.ASK_WAIT_S, space.config.deadline_ms / 2000)
 
     def look(self) -> Plan[Any] | None:
         """What is to be told to Redis now; looks after the disk when that is due. Blocks for a moment."""
@@ -95,29 +96,29 @@ class NodeThread(_Service):
     def __init__(self, run: Runs, space: Space, local: LocalStore, peers: PeerTable) -> None:
         super().__init__(space, local, peers)
         self._run = run
-        self._stopping = threading.Event()
+        self.stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="distier-node", daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
-        self._stopping.wait(FIRST_S)
-        while not self._stopping.is_set():
+        self.stopping.wait(FIRST_S)
+        while not self.stopping.is_set():
             try:
                 plan = self.look()
                 if plan is not None:
                     self._run(plan)
                 if not self.serves():
-                    self._stopping.wait(nodes.ASK_WAIT_S)
+                    self.stopping.wait(self.wait_s)
                     continue
-                entry = self._run(nodes.wait_for_ask(self.space, self.local.node, nodes.ASK_WAIT_S))
+                entry = self._run(nodes.wait_for_ask(self.space, self.local.node, self.wait_s))
                 if entry is not None:
                     self._run(nodes.answer(self.space, self.local.node, entry))
             except DistierError:
                 self.failed()
-                self._stopping.wait(nodes.ASK_WAIT_S)
+                self.stopping.wait(self.wait_s)
 
     def stop(self) -> None:
-        self._stopping.set()
+        self.stopping.set()
         if self._thread.is_alive() and self.pid == os.getpid():
             self._thread.join(timeout=5)
         self.release()
@@ -139,14 +140,14 @@ class NodeTask(_Service):
                 if plan is not None:
                     await self._run(plan)
                 if not self.serves():
-                    await asyncio.sleep(nodes.ASK_WAIT_S)
+                    await asyncio.sleep(self.wait_s)
                     continue
-                entry = await self._run(nodes.wait_for_ask(self.space, self.local.node, nodes.ASK_WAIT_S))
+                entry = await self._run(nodes.wait_for_ask(self.space, self.local.node, self.wait_s))
                 if entry is not None:
                     await self._run(nodes.answer(self.space, self.local.node, entry))
             except DistierError:
                 self.failed()
-                await asyncio.sleep(nodes.ASK_WAIT_S)
+                await asyncio.sleep(self.wait_s)
 
     async def stop(self) -> None:
         self._task.cancel()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -196,7 +198,7 @@ def converse(calls: Sequence[Call], end_s: float) -> Talk:
             again = []
             for i, reply in zip(todo, replies, strict=True):
                 results[i] = outcome(calls[i], reply)
-                if isinstance(reply, RedisError) and is_passing(reply):
+                if isinstance(reply, RedisError) and is_passing(reply) and not getattr(calls[i], "hint", False):
                     again.append(i)
             todo = again
         if not todo or time.monotonic() + backoff_s >= end_s:
@@ -278,12 +280,25 @@ def by_shard(calls: Sequence[Call]) -> list[list[int]]:
     return list(groups.values())
 
 
+# A fork may come while another thread has one of the locks: nobody would ever give it back in the child.
+_LOCKED: weakref.WeakSet[Counters | UseBuffer] = weakref.WeakSet()
+
+
+def _unlock() -> None:
+    for locked in _LOCKED:
+        locked._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_unlock)
+
+
 class Counters:
     """This process's own counters, by name. Thread-safe."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._lock = threading.Lock()
+        _LOCKED.add(self)
 
     def add(self, name: str, n: int = 1) -> None:
         with self._lock:
@@ -331,6 +346,7 @@ class UseBuffer:
         self._pending: dict[Shard, dict[str, int]] = {}
         self._since: dict[Shard, float] = {}
         self._lock = threading.Lock()
+        _LOCKED.add(self)
 
     def note(
         self, shard: Shard, id: str | Sequence[str], now_s: float, *, flush: bool

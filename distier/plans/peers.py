@@ -86,15 +86,16 @@ def ask(space: Space, shard: Shard, record: Record, holders: Sequence[str], want
     if not holders or not record.clean:
         return None
     node = holders[crc32(record.id.encode()) % len(holders)]
-    timeout_ms = space.config.storage_tiers.warm.peer_timeout_ms
+    # The archive must have time left when nobody answers.
+    timeout_ms = min(space.config.storage_tiers.warm.peer_timeout_ms, space.config.deadline_ms // 3)
     entry = Ask(record.id, record.order.tok, want, (yield from NewToken()))
     first, answer = space.keys.shards[0], shard.answer(entry.answer)
     asks = first.asks(node)
     calls: list[Command[Any]] = [
-        Command(first, ("RPUSH", asks, entry.pack()), _same, retry=False),
-        Command(first, ("LTRIM", asks, -ASKS_MAX, -1), _same, retry=False),
-        Command(first, ("PEXPIRE", asks, max(ASKS_TTL_MIN_MS, 2 * timeout_ms)), _same, retry=False),
-        Command(shard, ("BLPOP", answer, timeout_ms / 1000), _popped, retry=False),
+        Command(first, ("RPUSH", asks, entry.pack()), _same, retry=False, hint=True),
+        Command(first, ("LTRIM", asks, -ASKS_MAX, -1), _same, retry=False, hint=True),
+        Command(first, ("PEXPIRE", asks, max(ASKS_TTL_MIN_MS, 2 * timeout_ms)), _same, retry=False, hint=True),
+        Command(shard, ("BLPOP", answer, timeout_ms / 1000), _popped, retry=False, hint=True),
     ]
     yield Count("peers.asked")
     replies = yield from Pipeline(calls)
@@ -144,4 +145,4 @@ def _popped(reply: Any) -> bytes | None:
 
 def popped(shard: Shard, key: str, wait_s: float) -> Command[bytes | None]:
     """Take the first of a list, waiting for it. Not sent twice: what the lost reply had in it is gone."""
-    return Command(shard, ("BLPOP", key, wait_s), _popped, retry=False)
+    return Command(shard, ("BLPOP", key, wait_s), _popped, retry=False, hint=True)

@@ -61,7 +61,10 @@ def open_space(space: Space) -> Plan[list[Opened]]:
     shards = space.keys.shards
     if len(shards) == 1:
         return [(yield from recover(space, shards[0]))]
-    looks = [collect(reply) for reply in (yield from Pipeline([open_shard(shard, space.limits) for shard in shards]))]
+    looks = [
+        collect(reply)
+        for reply in (yield from Pipeline([open_shard(shard, space.limits_of(shard)) for shard in shards]))
+    ]
     space.states.update({shard: look for shard, look in zip(shards, looks, strict=True) if isinstance(look, Opened)})
     closed = [shard for shard, look in zip(shards, looks, strict=True) if not isinstance(look, Opened)]
     found = dict(zip(closed, (yield from Parallel([recover(space, shard) for shard in closed])), strict=True))

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from distier import node
+from distier import connect, node
 from distier.errors import ArchiveUnavailable, ConfigError
 from distier.observe.doctor import Finding, _disk
 from distier.plans import nodes as node_plans
@@ -618,3 +620,26 @@ async def test_another_process_of_the_node_takes_over(world: Nodes) -> None:
             assert (await b.get(f"a{i}")).content == body(f"a{i}")
         assert spy.gets < 10
         assert counted(b)["peers.answered"] > 0
+
+
+async def test_a_silent_node_leaves_time_for_the_archive(world: Nodes) -> None:
+    b = await world.node("b", storage_tiers__warm__peer_timeout="9s", deadline="3s")
+    with world.child("a") as child:
+        await world.know(b, "a")
+        await until(lambda: world.held("a", "a9"), what="a to say what it holds")
+        child.send_signal(signal.SIGSTOP)
+        assert (await b.get("a0")).content == body("a0")
+        assert counted(b)["peers.silent"] == 1
+
+
+def test_a_store_that_is_dropped_ends_its_thread(server: TestServer, tmp_path: Path) -> None:
+    store = connect(
+        {}, redis__url=server.url, storage_tiers__cold__directory=tmp_path / "cold", counter="estimate",
+        storage_tiers__warm__placement="local", storage_tiers__warm__directory=tmp_path / "warm",
+    )  # fmt: skip
+    thread, gone = store._node._thread, weakref.ref(store)  # type: ignore[union-attr]
+    del store
+    gc.collect()
+    assert gone() is None
+    thread.join(timeout=10)
+    assert not thread.is_alive()

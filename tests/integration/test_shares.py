@@ -51,6 +51,18 @@ def budgets() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def test_who_opens_again_leaves_the_shares_as_they_are(server: TestServer, tmp_path: Path) -> None:
+    def limits(store: Store) -> Amounts:
+        names = ("hot_tokens", "hot_bytes", "warm_modules", "warm_bytes")
+        with server.client() as raw:
+            found = [raw.hmget(shard.limits, *names) for shard in store.space.keys.shards]
+        return sum_of([Amounts(*(int(n or 0) for n in reply)) for reply in found])
+
+    for _ in range(3):
+        with opened(server, tmp_path, 4, **budgets()) as store:
+            assert limits(store) == TOTAL
+
+
 def used_at_once(server: TestServer, keys: Keyspace) -> Amounts:
     """What all shards hold at one moment: one transaction, which a single server can give."""
     with server.client() as raw:
