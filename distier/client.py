@@ -103,6 +103,14 @@ def _ids(ids: Iterable[str]) -> list[str]:
     return [check_id(id) for id in ids]
 
 
+def _items(items: Iterable[Item]) -> list[Item]:
+    wanted = list(items)
+    for item in wanted:
+        if not isinstance(item, Item):
+            raise Invalid(f"put_many takes distier.Item(id, content, ...) of each module, not {type(item).__name__}")
+    return wanted
+
+
 def _ttl_ms(ttl: float) -> int:
     if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl <= 366 * 86400:
         raise Invalid(f"a pin's ttl is a number of seconds, more than 0 and at most a year; not {ttl!r}")
@@ -212,7 +220,7 @@ class Store:
 
     def put_many(self, items: Iterable[Item]) -> Landings:
         """Write many modules; a result per item, in order: where it landed, or its error."""
-        wanted = list(items)
+        wanted = _items(items)
         with self.near.writing([item.id for item in wanted]):
             return self.run(write.put_many(self.space, wanted))
 
@@ -389,7 +397,7 @@ class AsyncStore:
 
     async def put_many(self, items: Iterable[Item]) -> Landings:
         """As `Store.put_many`."""
-        wanted = list(items)
+        wanted = _items(items)
         with self.near.writing([item.id for item in wanted]):
             return await self.run(write.put_many(self.space, wanted))
 

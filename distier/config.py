@@ -116,6 +116,16 @@ Size = Annotated[int, BeforeValidator(parse_size_bytes), PlainSerializer(format_
 Count = Annotated[int, BeforeValidator(_no_bool)]
 
 
+def _finite(value: object) -> object:
+    spelling = str(_no_bool(value)).strip().lower().lstrip("+-.")
+    if spelling in ("nan", "inf", "infinity"):
+        raise ValueError("must be a finite number; leave the key out for no limit")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_finite)]
+
+
 def _from_to(low: str, high: str, units: Mapping[str, int]) -> AfterValidator:
     """Bounds that are said in the units that people write; pydantic's `ge` would say `120000`."""
     least, most = _quantity(low, units, 1, low), _quantity(high, units, 1, high)
@@ -434,7 +444,7 @@ class WorkerConfig(Section):
     """The maintenance loop."""
 
     interval: Annotated[Duration, _from_to("10ms", "3650d", DURATION_MS)] = Field(default="1s", validate_default=True)
-    headroom: float = Field(default=0.1, ge=0, le=0.9, description="fraction of hot kept free")
+    headroom: Number = Field(default=0.1, ge=0, le=0.9, description="fraction of hot kept free")
     uses_half_life: Annotated[Duration, _from_to("1s", "3650d", DURATION_MS)] = Field(
         default="24h", validate_default=True
     )
@@ -447,10 +457,10 @@ class WorkerConfig(Section):
     lease: Annotated[Duration, _from_to("500ms", "5m", DURATION_MS)] = Field(
         default="5s", validate_default=True, description="after so long without a sign of life others take over"
     )
-    archive_requests_per_second: float | None = Field(
+    archive_requests_per_second: Number | None = Field(
         default=None, gt=0, description="of this worker's own work; no limit if not set"
     )
-    cpu_share: float | None = Field(
+    cpu_share: Number | None = Field(
         default=None, gt=0, le=64, description="cores that compressing may take on average; no limit if not set"
     )
     health: Annotated[str, AfterValidator(_check_listen)] | None = Field(

@@ -19,7 +19,7 @@ class ExitCode(NamedTuple):
 # Of several that match, the first counts: the special stand before the general.
 EXITS = (
     ExitCode(OK, None, "done"),
-    ExitCode(FAILED, None, "a check failed (doctor, demo, worker --once)"),
+    ExitCode(FAILED, None, "a check failed (doctor, fsck, demo, worker --once)"),
     ExitCode(USAGE, None, "wrong words, or a file that cannot be read or written"),
     ExitCode(NOT_FOUND, errors.NotFound, "there is no such module"),
     ExitCode(ARCHIVE, errors.ArchiveUnavailable, "the archive does not answer: try again"),

@@ -48,7 +48,7 @@ def stats(context: typer.Context) -> None:
             f"disk of node {name}{mine}: {modules}, {output.size(held.size_bytes)} of {output.size(held.max_bytes)}"
         )
     for life in found.epochs:
-        if life.epoch > 1:
+        if not life.first:
             compared = "compared with the archive" if life.verified else "not compared with the archive yet"
             since = output.moment(life.since_ms)
             output.show(

@@ -142,7 +142,7 @@ def worker(
             good = works.run_once()
         else:
             served = HealthServer(address, works) if address else None
-            where = f", health at port {served.port}" if served else ""
+            where = f", health at http://{served.address}/healthz" if served else ""
             output.say(f"distier: working on namespace {store.space.namespace!r}{where}; SIGTERM or Ctrl-C ends it")
             good = _until_signal(works)
             if served:

@@ -161,6 +161,11 @@ def lost(error: Exception) -> DistierError:
         made = ConfigError(
             f"the server's certificate is not trusted: {error}. Check redis.ca_file and the host in redis.url"
         )
+    elif "unknown command 'SENTINEL'" in str(error):
+        made = ConfigError(
+            "this server is no sentinel: name sentinels (their port is 26379 by default), or write redis.url as "
+            "redis://host:port/db"
+        )
     else:
         made = RedisUnavailable(f"Redis did not answer within the deadline: {type(error).__name__}: {error}")
     made.__cause__ = error

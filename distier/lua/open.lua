@@ -17,7 +17,8 @@ if epoch == 0 or life ~= '' and stored[4] ~= life then
   local now = now_ms()
   call('HSET', EPOCH, 'layout', ARGV[1], 'shards', ARGV[2], 'epoch', claimed, 'replid', life, 'verified', verified,
     'since', now)
-  call('HSETNX', EPOCH, 'created', now)
+  -- Where the archive holds modules, the shard is older than these keys: they were lost, and nobody knows when it was made.
+  if ARGV[5] == '1' then call('HSETNX', EPOCH, 'created', now) end
   call('HSETNX', EPOCH, 'ver', 0)
   if epoch > 0 or verified < claimed then emit('', tostring(epoch), tostring(claimed), 'epoch', claimed .. '-0') end
   epoch = claimed

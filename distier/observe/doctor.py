@@ -18,6 +18,7 @@ from distier.drive.sync import SyncDriver
 from distier.effects import Command, Effect, Pipeline, collect
 from distier.errors import ConfigError, DistierError, Invalid, RedisUnavailable
 from distier.lua import Opened, open_shard
+from distier.plans.recover import check_shape
 from distier.plans.space import Space
 from distier.plans.statistics import read_stats
 from distier.stores.archive import Archive, probe
@@ -330,6 +331,7 @@ def _scripts(server: Server) -> Finding:
     """Runs a script that only looks: that scripts are allowed and load, and that the namespace has our shape."""
     shape = f"namespace {server.config.namespace!r} with {server.config.shards} shard(s)"
     try:
+        server.driver.run(check_shape(_bare_space(server.config)))
         looks = [open_shard(shard, ()) for shard in _shards(server.config)]
         opened = [collect(reply) for reply in server.perform(Pipeline(looks))]
     except Invalid as e:

@@ -33,7 +33,7 @@ from typing import Any, Literal, NamedTuple
 from distier.domain import archived as names
 from distier.domain import codec
 from distier.domain.ids import check_id, decode_id
-from distier.domain.keys import Shard
+from distier.domain.keys import KEYSPACE, Shard
 from distier.domain.module import Record
 from distier.domain.order import Order
 from distier.effects import (
@@ -330,7 +330,7 @@ def _check_keys(run: _Run, shard: Shard) -> Plan[None]:
                 ids[kind].append(id)
             elif kind == "lease":
                 timed.append(key)
-            elif kind != "fixed":
+            elif kind != "known":
                 run.found("foreign-key", key=_shown(key))
         yield from _check_modules(run, shard, ids["module"])
         yield from _mend_missing(run, shard, ids["warm"])  # other frames are looked at with their records
@@ -349,19 +349,22 @@ def _shown(key: bytes) -> str:
     return key.decode(errors="backslashreplace")
 
 
+_NAMES = [kind.pattern.removeprefix("distier:{t}:").partition(":") for kind in KEYSPACE]
+_FIXED = frozenset(name for name, colon, _ in _NAMES if not colon)
+_OPEN = frozenset(name for name, colon, _ in _NAMES if colon)
+
+
 def _what_is(shard: Shard, key: bytes) -> tuple[str, str]:
-    """The kind of a key by its name, and the id in it."""
+    """The kind of a key by its name, and the id in it: `module`, `warm`, `lease` (what has a TTL from the start), `known`
+    (other keys of the table), `foreign`."""
     try:
-        name = key.decode()
-        if name in shard.fixed:
-            return "fixed", ""
-        kind, colon, _ = name[len(shard.root) :].partition(":")
-        if not colon:
-            return "foreign", ""
-        if kind in ("lease", "done"):
+        kind, colon, rest = key.decode()[len(shard.root) :].partition(":")
+        if colon and kind in ("module", "warm"):
+            return kind, decode_id(rest)
+        if colon and kind in ("lease", "done"):
             return "lease", ""
-        if kind in ("module", "warm"):
-            return kind, decode_id(name[len(shard.root) + len(kind) + 1 :])
+        if kind in (_OPEN if colon else _FIXED):
+            return "known", ""
     except (UnicodeDecodeError, Invalid):
         pass
     return "foreign", ""

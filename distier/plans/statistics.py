@@ -79,14 +79,15 @@ class NearStats:
 
 @dataclass(frozen=True, slots=True)
 class ShardEpoch:
-    """The life of a shard. Its Redis restarted, failed over or was lost at `since_ms` (ms since the Unix epoch), where
-    `epoch` is not 1; `redis` writes of the time just before may be lost. `verified`: all records have been compared with the
-    archive since then."""
+    """The life of a shard. `first`: it is the one that the shard was made with (by any number: a claim is above those of all
+    shards). Where it is not, its Redis restarted, failed over or was lost at `since_ms` (ms since the Unix epoch), and `redis`
+    writes of the time just before may be lost. `verified`: all records have been compared with the archive since then."""
 
     shard: int
     epoch: int
     verified: bool
     since_ms: int
+    first: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,9 @@ def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = Near
     calls: list[Command[dict[str, int]]] = [
         Command(shard, ("HGETALL", key), _numbers) for shard in space.keys.shards for key in (shard.usage, shard.limits)
     ]
-    epochs = [Command(s, ("HMGET", s.epoch, "epoch", "verified", "since"), _epoch) for s in space.keys.shards]
+    epochs = [
+        Command(s, ("HMGET", s.epoch, "epoch", "verified", "since", "created"), _epoch) for s in space.keys.shards
+    ]
     total: dict[str, int] = {}
     *replies, now_ms, nodes_found = map(collect, (yield from Pipeline([*calls, *epochs, *look_for_nodes(space)])))
     for i, numbers in enumerate(replies[: len(calls)]):
@@ -178,6 +181,6 @@ def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:
     return {name.decode(): int(value) for name, value in fields.items()}
 
 
-def _epoch(values: Sequence[bytes | None]) -> tuple[int, bool, int]:
-    epoch, verified, since_ms = (int(value or 0) for value in values)
-    return epoch, verified >= epoch, since_ms
+def _epoch(values: Sequence[bytes | None]) -> tuple[int, bool, int, bool]:
+    epoch, verified, since_ms, created_ms = (int(value or 0) for value in values)
+    return epoch, verified >= epoch, since_ms, since_ms <= created_ms

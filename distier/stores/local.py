@@ -148,6 +148,9 @@ def prepare(directory: Path, *, table: str | None = None) -> Path:
         if found.st_mode & 0o077:
             inner.chmod(0o700)
     except OSError as e:
+        for path in (directory, *directory.parents):
+            if path.exists() and not path.is_dir():
+                raise ConfigError(f"{key} = {directory}: {path} is a file, not a directory") from e
         raise ConfigError(
             f"{key} = {directory} cannot be used ({e.strerror}): name a directory that this user may write"
         ) from e

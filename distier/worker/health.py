@@ -11,6 +11,7 @@ Plain HTTP without a password: it listens where `worker.health` says, and shows 
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 import time
@@ -36,7 +37,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("distier_worker_rounds_total", "counter", "Rounds that have ended."),
     Metric("distier_worker_failures_total", "counter", "Steps of rounds that failed."),
     Metric("distier_worker_done_total", "counter", "What the rounds did, by `what`: archived, idle, headroom, expired, "
-           "aged, rescued, shares, swept."),
+           "aged, rescued, shares, nodes_forgotten, swept."),
     Metric("distier_worker_last_round_age_seconds", "gauge", "Since the last round ended."),
     Metric("distier_worker_healthy", "gauge", "1 while /healthz answers 200."),
     Metric("distier_worker_fleet_size", "gauge", "Workers that are alive, as this one sees it."),
@@ -176,6 +177,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
     timeout = 10
 
+    def version_string(self) -> str:
+        return "distier"
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         worker, path = self.server.worker, self.path.partition("?")[0]
         if path == "/metrics":
@@ -198,10 +205,24 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
         """A probe each few seconds is no news."""
+
+
+def _advice(error: Exception) -> str:
+    number = getattr(error, "errno", None)
+    if number == errno.EADDRINUSE:
+        return (
+            "the port is in use, perhaps by another worker; each worker of a host needs a port of its own (0 takes any)"
+        )
+    if number == errno.EADDRNOTAVAIL:
+        return "this host has no such address; 127.0.0.1 is for this host only, 0.0.0.0 means all its addresses"
+    if number == errno.EACCES:
+        return "this user may not listen there; take a port above 1023"
+    return str(getattr(error, "strerror", None) or error)
 
 
 class HealthServer:
@@ -214,10 +235,11 @@ class HealthServer:
         try:
             self._server = kind((host.strip("[]"), int(port)), _Handler)
         except (OSError, OverflowError) as e:
-            raise ConfigError(f"worker.health: cannot listen at {address}: {e}") from e
+            raise ConfigError(f"worker.health: cannot listen at {address}: {_advice(e)}") from e
         self._server.worker = worker
         worker.watched = True
         self.port: int = self._server.server_address[1]
+        self.address = f"{host}:{self.port}"
         threading.Thread(target=self._server.serve_forever, name="distier-health", daemon=True).start()
 
     def close(self) -> None:

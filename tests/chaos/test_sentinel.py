@@ -13,6 +13,7 @@ import pytest
 from distier import connect, connect_async
 from distier.config import load_config
 from distier.domain.keys import Shard
+from distier.errors import ConfigError
 from distier.stores.redis import RedisExchange
 from tests.servers import (
     KINDS,
@@ -121,3 +122,14 @@ def test_sentinels_that_are_down_and_a_master_that_nobody_knows(fleet: Fleet, tm
     with pytest.raises(Exception, match="nobody"):
         connect(settings | {"redis": {"url": unknown}})
     assert time.monotonic() - began < 10
+
+
+async def test_a_server_that_is_no_sentinel_is_told_at_once(server: TestServer, redis_url: str, tmp_path: Path):
+    settings = {"redis": {"url": f"sentinel://127.0.0.1:{server.port}/mymaster"}, "namespace": "t", "deadline": "60s",
+                "storage_tiers": {"cold": {"directory": tmp_path / "cold"}}}  # fmt: skip
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match="this server is no sentinel"):
+        connect(settings)
+    with pytest.raises(ConfigError, match="this server is no sentinel"):
+        await connect_async(settings)
+    assert time.monotonic() - began < 30  # not until the deadline

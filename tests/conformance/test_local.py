@@ -380,8 +380,9 @@ def test_a_link_in_its_place_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "warm").write_text("x")
-    with pytest.raises(ConfigError, match="cannot be used"):
-        prepare(tmp_path / "warm")
+    for at in (tmp_path / "warm", tmp_path / "warm" / "below"):
+        with pytest.raises(ConfigError, match=r"warm is a file, not a directory"):
+            prepare(at)
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "9p"])

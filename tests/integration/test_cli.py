@@ -563,3 +563,26 @@ def test_doctor_of_another_shape(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> N
     assert said.code == 1
     assert "shards 2" in {row["check"]: row for row in said.rows}["scripts"]["found"]
     assert cli("get", "a").code == 9
+
+
+def test_doctor_says_that_one_shard_is_not_four(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One shard has another tag than the first of four: their scripts never meet."""
+    cli("put", "a", "-", stdin=b"x")
+    monkeypatch.setenv("DISTIER_SHARDS", "4")
+    said = cli("doctor", "--json")
+    assert said.code == 1
+    assert "was made with shards 1; this client says 4" in {r["check"]: r for r in said.rows}["scripts"]["found"]
+
+
+def test_a_new_namespace_is_no_loss_and_a_lost_one_is(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTIER_SHARDS", "8")
+    cli("put", "a", "-", stdin=b"x")
+    assert cli("flush").code == 0
+    epochs = [life["epoch"] for life in cli("stats", "--json").rows[0]["epochs"]]
+    assert "was lost" not in cli("stats").text, epochs
+    with redis.Redis(unix_socket_path=str(Home(home).socket)) as client:
+        tag = json.loads(cli("stats", "--json").out)["namespace"]
+        for key in client.scan_iter(f"distier:{{{tag}.*", count=1000):
+            client.delete(key)
+    assert cli("get", "a").out == b"x"
+    assert cli("stats").text.count("(Redis restarted or was lost)") == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -20,7 +21,7 @@ import pytest
 from distier import Store, connect
 from distier.plans import maintain
 from distier.worker import AsyncWorker, Worker
-from distier.worker.health import METRICS
+from distier.worker.health import METRICS, HealthServer
 from tests.conftest import empty
 from tests.integration.faulty_s3 import FaultyS3
 from tests.servers import TestServer, free_port, poll
@@ -267,7 +268,23 @@ def test_an_address_that_is_taken_is_told(fleet: Callable[..., Process], s3: Fau
     port = int(s3.url.rsplit(":", 1)[1])
     worker = fleet(1, "--health", f"127.0.0.1:{port}")
     assert worker.process.wait(SOON_S) == 9
-    assert "cannot listen at" in worker.log.read_text()
+    said = worker.log.read_text()
+    assert "cannot listen at" in said and "port of its own" in said and "Errno" not in said
+
+
+def test_a_probe_may_ask_with_head_and_learns_no_version(valkey_server: TestServer, s3: FaultyS3) -> None:
+    empty(valkey_server)
+    with client(valkey_server, s3, 1) as store, Worker(store) as worker:
+        server = HealthServer("127.0.0.1:0", worker)
+        assert server.address == f"127.0.0.1:{server.port}"
+        for path, status in (("/healthz", (200, 503)), ("/metrics", (200,)), ("/nothing", (404,))):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SOON_S)
+            connection.request("HEAD", path)
+            answer = connection.getresponse()
+            assert answer.status in status and answer.read() == b"" and int(answer.headers["Content-Length"]) > 0
+            assert answer.headers["Server"] == "distier"
+            connection.close()
+        server.close()
 
 
 def test_one_round_takes_only_what_no_worker_has(valkey_server: TestServer, s3: FaultyS3) -> None:
@@ -282,6 +299,8 @@ def test_one_round_takes_only_what_no_worker_has(valkey_server: TestServer, s3: 
         with client(valkey_server, s3, 2) as other:
             again = Worker(other)
             assert again.run_once() and again.report.did["archived"] == 0 and not again.held
+    steps = next(metric.what for metric in METRICS if metric.name == "distier_worker_done_total")
+    assert set(again.report.did) <= set(re.findall(r"[a-z_]+", steps))
 
 
 async def test_an_async_worker_is_one_of_the_fleet(valkey_server: TestServer, s3: FaultyS3) -> None:

@@ -20,12 +20,12 @@ import pytest
 import redis
 
 from distier import Store, connect
-from distier.domain.keys import Shard
+from distier.domain.keys import KEYSPACE, KeyKind, Shard
 from distier.domain.module import Module
 from distier.domain.order import Order
 from distier.errors import Corrupt, DistierError
 from distier.plans import maintain
-from distier.plans.fsck import KINDS, Findings, fsck
+from distier.plans.fsck import KINDS, Findings, _what_is, fsck
 from distier.plans.sweep import sweep
 from distier.stores.archive import Fetched
 from tests.servers import TestServer
@@ -299,6 +299,15 @@ def test_garbage_is_noted_and_swept(place: Place):
     assert len(place.objects("hot")) == 2  # README is one of them
     assert foreign.exists()
     assert place.read("hot").content == b"newer"
+
+
+@pytest.mark.parametrize("kind", KEYSPACE, ids=lambda kind: kind.pattern)
+def test_no_key_of_the_table_is_foreign(kind: KeyKind):
+    shard = Shard("t", 0, 1)
+    key = re.sub("<[a-z]+>", "x", kind.pattern)  # the namespace is called t
+    assert key.startswith(shard.root)
+    assert _what_is(shard, key.encode())[0] != "foreign"
+    assert _what_is(shard, (key + "s-of-mine").replace(":x", "x").encode())[0] == "foreign"
 
 
 def test_a_repair_never_deletes_the_greatest(place: Place):

@@ -421,3 +421,10 @@ def test_the_password_of_a_cluster_url_is_never_shown() -> None:
     assert SECRET not in refused(
         redis={"url": f"cluster://ann:{SECRET}@h1:x"}, storage_tiers={"cold": {"directory": "d"}}
     )
+
+
+@pytest.mark.parametrize("key", ["headroom", "cpu_share", "archive_requests_per_second"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-Infinity", float("nan"), float("inf")], ids=repr)
+def test_numbers_are_finite(key: str, value: object) -> None:
+    said = refused(None, worker={key: value})
+    assert f"worker.{key}" in said and "must be a finite number" in said

@@ -1,0 +1,39 @@
+"""Commands of the pages, typed as they are there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from distier import Store, connect
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.skipif(shutil.which("xz") is None, reason="there is no xz")
+def test_the_archive_comes_back_by_the_loop_of_the_page(redis_url: str, tmp_path: Path):
+    ids = ["same", "a/same", "b/same", "a", "meta.json", "a b/\u00fc", "x" * 230, "@odd/@"]
+    with connect({"counter": "estimate"}, redis__url=redis_url, namespace="team", near__enabled=False,
+                 storage_tiers__cold__directory=tmp_path / "archive") as store:  # fmt: skip
+        put(store, ids, "old")
+        store.put("gone", b"x", content_type="text/markdown")
+        store.flush()
+        put(store, ids, "new")
+        store.delete("gone")
+        store.flush()
+    page = (ROOT / "docs" / "ARCHIVE.md").read_text("utf-8")
+    loop = "\n".join(re.findall(r"^    ((?:out=| *cd | *find |    |done).*)$", page, re.MULTILINE))
+    assert loop.startswith("out=") and loop.endswith("done")
+    subprocess.run(["sh", "-eu", "-c", loop], cwd=tmp_path, check=True, timeout=60)
+    found = sorted(path.read_bytes() for path in (tmp_path / "out").rglob("@.md"))
+    assert found == sorted(f"new {id}".encode() for id in ids)
+    assert (tmp_path / "out" / "a" / "same" / "@.md").read_bytes() == b"new a/same"
+
+
+def put(store: Store, ids: list[str], age: str) -> None:
+    for id in ids:
+        store.put(id, f"{age} {id}".encode(), content_type="text/markdown")
