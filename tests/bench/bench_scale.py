@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import statistics
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,9 @@ from distier.stores.memory import MemoryArchive
 from distier.stores.redis import RedisExchange
 from tests.servers import Kind, TestServer, running_server
 
-from .ratios import race
-
 BATCH = 200
 SMALL = 1_000
+ROUNDS, CALLS = 21, 50
 TIER_N = 10_000
 # S3 Standard in us-east-1, in dollars: a request, and a GB for a month.
 PUT_DOLLARS, GET_DOLLARS, GB_MONTH_DOLLARS = 0.005 / 1000, 0.0004 / 1000, 0.023
@@ -142,11 +142,13 @@ def by_size(kind: Kind, sizes: Sequence[int]) -> None:
             fill(many, done, size)
             done, used = size, used_bytes(large) - empty
             print(f"| {size:,} | {used / size:.0f} | {used / 2**20:.0f} MiB |", flush=True)
-        latencies(many, few, done)
+        latencies((many, large), (few, small), done)
 
 
-def latencies(many: Store, few: Store, n: int) -> None:
-    for store in (many, few):
+def latencies(many: tuple[Store, TestServer], few: tuple[Store, TestServer], n: int) -> None:
+    """Beside the time of a call, the CPU time of the server: a reply that finds the client asleep takes three times as long,
+    and which of two servers does is chance."""
+    for store, _ in (many, few):
         for i in range(100):
             store.put(f"hot/{i}", content_of(i))
         store.flush()
@@ -166,13 +168,29 @@ def latencies(many: Store, few: Store, n: int) -> None:
         "stats": lambda s: s.stats(),
         "a worker's round": lambda s: s.run(maintain(s.space, s.space.keys.shards[0], lambda _: None)),
     }
-    print(f"\n| call | at {n:,} modules, us | at {SMALL:,}, us | ratio |\n|---|---|---|---|")
+    print(
+        f"\n| call | at {n:,} modules, us | ratio to {SMALL:,} | the server's CPU, us | ratio |\n|---|---|---|---|---|"
+    )
     for name, call in calls.items():
-        found = race({"many": partial(call, many), "few": partial(call, few)}, rounds=31)
-        print(
-            f"| {name} | {found.median('many'):.0f} | {found.median('few'):.0f} | {found.ratio('many', 'few'):.2f} |",
-            flush=True,
-        )
+        rounds = [(_round(call, *many), _round(call, *few)) for _ in range(ROUNDS)][1:]
+        us, cpu_us = (statistics.median(large[i] for large, _ in rounds) for i in (0, 1))
+        ratios = [statistics.median(large[i] / max(small[i], 0.1) for large, small in rounds) for i in (0, 1)]
+        print(f"| {name} | {us:.0f} | {ratios[0]:.2f} | {cpu_us:.0f} | {ratios[1]:.2f} |", flush=True)
+
+
+def _round(call: Callable[[Store], object], store: Store, server: TestServer) -> tuple[float, float]:
+    """Microseconds a call: by the clock, and of the server's CPU."""
+
+    def cpu_s() -> float:
+        with server.client() as client:
+            info = client.info("cpu")
+        return float(info["used_cpu_user_main_thread"]) + float(info["used_cpu_sys_main_thread"])
+
+    before_s, begin_s = cpu_s(), time.perf_counter()
+    for _ in range(CALLS):
+        call(store)
+    took_s = time.perf_counter() - begin_s
+    return took_s / CALLS * 1e6, (cpu_s() - before_s) / CALLS * 1e6
 
 
 class CountingArchive(MemoryArchive):
