@@ -44,6 +44,7 @@ chaos: $(READY) ## The long modes of the kill -9 tests
 
 docs: $(READY) ## Write the generated pages again
 	$(BIN)/python -m distier.domain.keyspace_doc > docs/KEYSPACE.md
+	$(BIN)/python -m distier.domain.config_doc > docs/CONFIG.md
 
 constraints: $(READY) ## Pin what is installed now, for CI
 	$(BIN)/python -m pip list --format=freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel)==' > constraints.txt

@@ -135,6 +135,7 @@ def _from_to(low: str, high: str, units: Mapping[str, int]) -> AfterValidator:
             raise ValueError(f"must be {low} to {high}")
         return value
 
+    check.range = f"{low} to {high}"  # type: ignore[attr-defined]  # for docs/CONFIG.md
     return AfterValidator(check)
 
 
@@ -292,12 +293,19 @@ class RedisConfig(Section):
     """The Redis or Valkey server, the sentinels that name it, or nodes of a cluster. Without `url`, an embedded server is
     started in `home`."""
 
-    url: Annotated[str, AfterValidator(_check_redis_url)] | None = None
-    username: str | None = None
-    password: SecretStr | None = None
-    ca_file: LocalPath | None = None
-    cert_file: LocalPath | None = None
-    key_file: LocalPath | None = None
+    url: Annotated[str, AfterValidator(_check_redis_url)] | None = Field(
+        default=None,
+        description="`redis://host:port/db`, `rediss://`, `unix:///path`, `sentinel[s]://`, `cluster[s]://`",
+    )
+    username: str | None = Field(default=None, description="of the ACL of Redis; one in the url stands over it")
+    password: SecretStr | None = Field(
+        default=None, description="of that user, masked wherever settings are shown; one in the url stands over it"
+    )
+    ca_file: LocalPath | None = Field(default=None, description="whose certificates are trusted; needs a url with TLS")
+    cert_file: LocalPath | None = Field(
+        default=None, description="this client's certificate, where the server wants one"
+    )
+    key_file: LocalPath | None = Field(default=None, description="its key")
 
     @model_validator(mode="after")
     def _tls_is_used(self) -> RedisConfig:
@@ -313,9 +321,15 @@ class RedisConfig(Section):
 class HotConfig(Section):
     """Uncompressed in Redis, within two budgets that are never exceeded."""
 
-    max_size: Count = Field(default=50_000, ge=1, le=_MAX_INT, description="tokens")
-    max_bytes: Annotated[Size, _from_to("1B", "1024TiB", SIZE_BYTES)] = Field(default="256MiB", validate_default=True)
-    eviction_policy: Annotated[Literal["lru"], _one_of("lru")] = "lru"
+    max_size: Count = Field(
+        default=50_000, ge=1, le=_MAX_INT, description="tokens of hot modules of the namespace, never exceeded"
+    )
+    max_bytes: Annotated[Size, _from_to("1B", "1024TiB", SIZE_BYTES)] = Field(
+        default="256MiB", validate_default=True, description="bytes of hot modules of the namespace, never exceeded"
+    )
+    eviction_policy: Annotated[Literal["lru"], _one_of("lru")] = Field(
+        default="lru", description="who leaves when there is no room: the least recently used"
+    )
 
 
 LOCAL_MAX_BYTES = 8 << 40
@@ -326,10 +340,21 @@ class WarmConfig(Section):
     """Compressed in Redis (`redis`), clean versions on each node's own disk instead (`local`), or there too (`both`); clean
     copies leave after `ttl`. `max_modules` and `max_bytes` hold for the namespace in Redis, and for the disk of each node."""
 
-    placement: Annotated[Literal["redis", "local", "both"], _one_of("redis", "local", "both")] = "redis"
-    ttl: Annotated[Duration, _from_to("1s", "3650d", DURATION_MS)] = Field(default="24h", validate_default=True)
-    max_modules: Count = Field(default=100, ge=1, le=_MAX_INT)
-    max_bytes: Annotated[Size, _from_to("1B", "1024TiB", SIZE_BYTES)] = Field(default="1GiB", validate_default=True)
+    placement: Annotated[Literal["redis", "local", "both"], _one_of("redis", "local", "both")] = Field(
+        default="redis", description="where clean warm copies are: in Redis, on each node's disk, or in both"
+    )
+    ttl: Annotated[Duration, _from_to("1s", "3650d", DURATION_MS)] = Field(
+        default="24h", validate_default=True, description="after so long without a use a clean warm copy leaves"
+    )
+    max_modules: Count = Field(
+        default=100,
+        ge=1,
+        le=_MAX_INT,
+        description="warm modules of the namespace in Redis, and on the disk of each node",
+    )
+    max_bytes: Annotated[Size, _from_to("1B", "1024TiB", SIZE_BYTES)] = Field(
+        default="1GiB", validate_default=True, description="their bytes as stored; on disks at most 8TiB"
+    )
     directory: LocalPath | None = Field(
         default=None, description="of the node's copies, on a disk of this machine; `home`/warm if not given"
     )
@@ -338,8 +363,12 @@ class WarmConfig(Section):
         validate_default=True,
         description="how long to wait for another node's copy before the archive is read; 0s asks nobody",
     )
-    compression: Annotated[Literal["lz4", "none"], _one_of("lz4", "none")] = "lz4"
-    compression_level: Count = Field(default=9, ge=0, le=12)
+    compression: Annotated[Literal["lz4", "none"], _one_of("lz4", "none")] = Field(
+        default="lz4", description="of warm copies"
+    )
+    compression_level: Count = Field(
+        default=9, ge=0, le=12, description="of lz4; from 3 on it is the slower, denser kind"
+    )
 
     @model_validator(mode="after")
     def _fits_a_disk(self) -> WarmConfig:
@@ -376,19 +405,34 @@ def _check_http_url(url: str) -> str:
 class ColdConfig(Section):
     """The archive: an S3 bucket (`url`) or a directory of the same layout."""
 
-    url: Annotated[str, AfterValidator(_check_s3_url)] | None = None
-    directory: LocalPath | None = None
-    endpoint_url: Annotated[str, AfterValidator(_check_http_url)] | None = None
-    region: str | None = None
-    access_key: str | None = None
-    secret_key: SecretStr | None = None
-    compression: Annotated[Literal["lzma"], _one_of("lzma")] = "lzma"
-    compression_level: Count = Field(default=9, ge=0, le=9)
-    archive_after: Annotated[Duration, _from_to("0s", "3650d", DURATION_MS)] = Field(
-        default="60s", validate_default=True
+    url: Annotated[str, AfterValidator(_check_s3_url)] | None = Field(
+        default=None, description="`s3://bucket/prefix`; this or `directory`"
     )
-    timeout: Annotated[Duration, _from_to("50ms", "120s", DURATION_MS)] = Field(default="5s", validate_default=True)
-    sidecar: Annotated[Literal["auto", "always", "never"], _one_of("auto", "always", "never")] = "auto"
+    directory: LocalPath | None = Field(
+        default=None, description="that all processes of the namespace see; `home`/cold with the embedded server"
+    )
+    endpoint_url: Annotated[str, AfterValidator(_check_http_url)] | None = Field(
+        default=None, description="of an S3 server that is not AWS"
+    )
+    region: str | None = Field(default=None, description="of the bucket; as boto3 finds it if not given")
+    access_key: str | None = Field(default=None, description="with `secret_key`; as boto3 finds them if not given")
+    secret_key: SecretStr | None = Field(default=None, description="masked wherever settings are shown")
+    compression: Annotated[Literal["lzma"], _one_of("lzma")] = Field(
+        default="lzma", description="of archived objects: plain `.xz`"
+    )
+    compression_level: Count = Field(default=9, ge=0, le=9, description="the preset of xz")
+    archive_after: Annotated[Duration, _from_to("0s", "3650d", DURATION_MS)] = Field(
+        default="60s", validate_default=True, description="the worker archives a version when it is this old"
+    )
+    timeout: Annotated[Duration, _from_to("50ms", "120s", DURATION_MS)] = Field(
+        default="5s",
+        validate_default=True,
+        description="an S3 server that does not answer is reported after about this time",
+    )
+    sidecar: Annotated[Literal["auto", "always", "never"], _one_of("auto", "always", "never")] = Field(
+        default="auto",
+        description="`.meta.json` beside each object; `auto`: where the store keeps no metadata, or it is too long",
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> ColdConfig:
@@ -423,9 +467,9 @@ class TiersConfig(Section):
     hot: HotConfig = HotConfig()
     warm: WarmConfig = WarmConfig()
     cold: ColdConfig = ColdConfig()
-    promotion_threshold: Count = Field(default=5, ge=1, le=_MAX_INT, description="uses")
+    promotion_threshold: Count = Field(default=5, ge=1, le=_MAX_INT, description="so many uses make a module hot")
     demotion_threshold: Annotated[Duration, _from_to("1s", "3650d", DURATION_MS)] = Field(
-        default="1h", validate_default=True
+        default="1h", validate_default=True, description="after so long without a use a hot module becomes warm"
     )
 
     @property
@@ -443,16 +487,18 @@ def _check_listen(address: str) -> str:
 class WorkerConfig(Section):
     """The maintenance loop."""
 
-    interval: Annotated[Duration, _from_to("10ms", "3650d", DURATION_MS)] = Field(default="1s", validate_default=True)
-    headroom: Number = Field(default=0.1, ge=0, le=0.9, description="fraction of hot kept free")
+    interval: Annotated[Duration, _from_to("10ms", "3650d", DURATION_MS)] = Field(
+        default="1s", validate_default=True, description="between two rounds of a worker"
+    )
+    headroom: Number = Field(default=0.1, ge=0, le=0.9, description="fraction of hot kept free, so that puts find room")
     uses_half_life: Annotated[Duration, _from_to("1s", "3650d", DURATION_MS)] = Field(
-        default="24h", validate_default=True
+        default="24h", validate_default=True, description="counts of uses are halved so often"
     )
     sweep_interval: Annotated[Duration, _from_to("1s", "3650d", DURATION_MS)] = Field(
-        default="1h", validate_default=True
+        default="1h", validate_default=True, description="between two sweeps of the archive"
     )
     tombstone_grace: Annotated[Duration, _from_to("1s", "3650d", DURATION_MS)] = Field(
-        default="7d", validate_default=True
+        default="7d", validate_default=True, description="how long the archive keeps the mark of a deleted module"
     )
     lease: Annotated[Duration, _from_to("500ms", "5m", DURATION_MS)] = Field(
         default="5s", validate_default=True, description="after so long without a sign of life others take over"
@@ -498,11 +544,17 @@ class NearConfig(Section):
     """Modules kept in each process, within three budgets. A hit is at most `staleness` behind Redis, also when the
     network swallows everything; usually it is a millisecond."""
 
-    enabled: bool = True
-    max_tokens: Count = Field(default=16_000_000, ge=1, le=_MAX_INT, description="about what 64 MiB of text hold")
-    max_bytes: Annotated[Size, _from_to("1B", "1024TiB", SIZE_BYTES)] = Field(default="64MiB", validate_default=True)
-    max_entries: Count = Field(default=10_000, ge=1, le=_MAX_INT)
-    staleness: Annotated[Duration, _from_to("100ms", "60s", DURATION_MS)] = Field(default="2s", validate_default=True)
+    enabled: bool = Field(default=True, description="whether this process keeps modules")
+    max_tokens: Count = Field(
+        default=16_000_000, ge=1, le=_MAX_INT, description="of this process; about what 64 MiB of text hold"
+    )
+    max_bytes: Annotated[Size, _from_to("1B", "1024TiB", SIZE_BYTES)] = Field(
+        default="64MiB", validate_default=True, description="of this process"
+    )
+    max_entries: Count = Field(default=10_000, ge=1, le=_MAX_INT, description="modules, of this process")
+    staleness: Annotated[Duration, _from_to("100ms", "60s", DURATION_MS)] = Field(
+        default="2s", validate_default=True, description="how far a hit may be behind Redis at most"
+    )
 
     @property
     def staleness_ms(self) -> int:
@@ -537,24 +589,41 @@ class Config(Section):
     """All settings of a store. Made by `load_config`; `Config()` alone is the embedded default."""
 
     redis: RedisConfig = RedisConfig()
-    namespace: Annotated[str, AfterValidator(_check_namespace)] = "default"
-    shards: Count = Field(default=1, ge=1, le=16384)
+    namespace: Annotated[str, AfterValidator(_check_namespace)] = Field(
+        default="default", description="whose modules these are: 1 to 64 of `a-z 0-9 . _ -`"
+    )
+    shards: Count = Field(
+        default=1,
+        ge=1,
+        le=16384,
+        description="fixed when the namespace is created; about 16 a master on a Redis Cluster",
+    )
     node: Annotated[str, AfterValidator(_check_node)] | None = Field(
         default=None, description="this node's name; made of the host's name and the warm directory if not given"
     )
-    home: LocalPath = Field(default_factory=default_home)
-    deadline: Annotated[Duration, _from_to("50ms", "120s", DURATION_MS)] = Field(default="5s", validate_default=True)
-    max_module_bytes: Annotated[Size, _from_to("1B", "256MiB", SIZE_BYTES)] = Field(
-        default="16MiB", validate_default=True
+    home: LocalPath = Field(
+        default_factory=default_home, description="the embedded server's data, its archive, and copies of this node"
     )
-    counter: Annotated[Literal["auto", "o200k", "estimate"], _one_of("auto", "o200k", "estimate")] = "auto"
+    deadline: Annotated[Duration, _from_to("50ms", "120s", DURATION_MS)] = Field(
+        default="5s", validate_default=True, description="how long a call may take, retries included"
+    )
+    max_module_bytes: Annotated[Size, _from_to("1B", "256MiB", SIZE_BYTES)] = Field(
+        default="16MiB", validate_default=True, description="longer contents are refused"
+    )
+    counter: Annotated[Literal["auto", "o200k", "estimate"], _one_of("auto", "o200k", "estimate")] = Field(
+        default="auto", description="who counts tokens; `auto`: `o200k` where `distier[tokens]` is installed"
+    )
     durability: Annotated[Literal["redis", "replicated", "archived"], _one_of("redis", "replicated", "archived")] = (
-        "redis"
+        Field(default="redis", description="when a put or delete is acknowledged, see PROTOCOL.md")
     )
     storage_tiers: TiersConfig = TiersConfig()
     near: NearConfig = NearConfig()
-    transforms: dict[ContentType, TransformName] = {}
-    outline: list[ContentType] = []
+    transforms: dict[ContentType, TransformName] = Field(
+        default={}, description="by content type: how its contents are shortened at put, for good"
+    )
+    outline: list[ContentType] = Field(
+        default=[], description="content types of whose modules an outline is kept in the record"
+    )
     worker: WorkerConfig = WorkerConfig()
     events: EventsConfig = EventsConfig()
 

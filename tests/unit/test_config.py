@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from distier.config import (
     parse_sentinel_url,
     parse_size_bytes,
 )
+from distier.domain.config_doc import render
 from distier.errors import ConfigError
 from distier.policy.transform import TRANSFORMS
 from distier.stores.cluster import AsyncClusterExchange, ClusterExchange
@@ -428,3 +430,29 @@ def test_the_password_of_a_cluster_url_is_never_shown() -> None:
 def test_numbers_are_finite(key: str, value: object) -> None:
     said = refused(None, worker={key: value})
     assert f"worker.{key}" in said and "must be a finite number" in said
+
+
+# -- docs/CONFIG.md -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_what_the_code_says() -> None:
+    page = Path(__file__).parent.parent.parent / "docs" / "CONFIG.md"
+    assert page.read_text("utf-8") == render(), "run `make docs`"
+
+
+def test_the_page_names_each_setting_and_says_what_it_is() -> None:
+    rows = [line.strip("| ").split(" | ") for line in render().splitlines() if line.startswith("| `")]
+    said = {cells[0].strip("`"): cells[-1].strip() for cells in rows}
+    assert said.keys() == Config().sources().keys()
+    assert all(said.values()), [key for key, what in said.items() if not what]
+
+
+def test_the_page_tells_true_ranges() -> None:
+    """Of each range of durations or sizes that the page shows, the ends are taken and what is next to them is not."""
+    found = re.findall(r"^\| `([a-z_.]+)` \| [^|]* \| ([0-9]\w* to [0-9]\w*) \|", render(), re.MULTILINE)
+    assert len(found) > 15
+    for key, values in found:
+        least, most = values.split(" to ")
+        name = key.replace(".", "__")
+        load_config(None, **{name: least}), load_config(None, **{name: most})
+        assert key in refused(None, **{name: f"9{most}"}), key
