@@ -40,7 +40,7 @@ guard: $(READY) ## Count the calls of each verb anew (tests/guard/counts.json), 
 	$(BIN)/python -m tests.guard.measure
 
 chaos: $(READY) ## The long modes of the kill -9 tests
-	CHAOS=long $(BIN)/python -m pytest tests/chaos tests/cluster tests/lua -p no:xdist -s
+	CHAOS=long $(BIN)/python -m pytest tests/chaos tests/cluster -n 2 --dist load
 
 docs: $(READY) ## Write the generated pages again
 	$(BIN)/python -m distier.domain.keyspace_doc > docs/KEYSPACE.md
