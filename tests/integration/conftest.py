@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from tests.integration.world import World
+from distier import Store, connect
+from tests.integration.world import Open, World
 from tests.servers import TestServer
 
 
@@ -25,3 +27,20 @@ async def world(
     world = World(server, redis_url, tmp_path / "cold", request.param, shards)
     yield world
     await world.close()
+
+
+@pytest.fixture
+def open_store(redis_url: str, tmp_path: Path) -> Iterator[Open]:
+    stores: list[Store] = []
+
+    def open(**overrides: Any) -> Store:
+        settings: dict[str, Any] = {
+            "redis__url": redis_url, "namespace": "t", "storage_tiers__cold__directory": tmp_path / "cold",
+            "near__enabled": False, "deadline": "20s",
+        }  # fmt: skip
+        stores.append(connect({"counter": "estimate"}, **(settings | overrides)))
+        return stores[-1]
+
+    yield open
+    for store in stores:
+        store.close()

@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from distier import Store, connect
 from distier.effects import Plan
 from distier.errors import Conflict
 from distier.lua import Refused, Reserved, reserve
 from distier.plans import maintain
 from distier.plans.rescue import rescue
+from tests.integration.world import Open
 from tests.servers import poll
-
-Open = Callable[..., Store]
-
-
-@pytest.fixture
-def open_store(redis_url: str, tmp_path: Path) -> Iterator[Open]:
-    stores: list[Store] = []
-
-    def open(**overrides: Any) -> Store:
-        settings: dict[str, Any] = {
-            "redis__url": redis_url, "namespace": "t", "storage_tiers__cold__directory": tmp_path / "cold",
-            "near__enabled": False, "deadline": "20s",
-        }  # fmt: skip
-        stores.append(connect({"counter": "estimate"}, **(settings | overrides)))
-        return stores[-1]
-
-    yield open
-    for store in stores:
-        store.close()
 
 
 def test_durable_increments_from_many_threads_all_count(open_store: Open) -> None:

@@ -7,13 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from distier import Store, connect
+from distier import Store
 from distier.domain.keys import Shard
 from distier.domain.module import Module
 from distier.effects import Plan
@@ -24,27 +23,10 @@ from distier.plans.fsck import KINDS, fsck
 from distier.plans.rescue import Rescued, rescue
 from distier.stores.archive import Archive
 from tests.integration.test_api import ODD_IDS, text_of
+from tests.integration.world import Open
 from tests.servers import TestServer
 
 ROOT = Path(__file__).parent.parent.parent
-Open = Callable[..., Store]
-
-
-@pytest.fixture
-def open_store(redis_url: str, tmp_path: Path) -> Iterator[Open]:
-    stores: list[Store] = []
-
-    def open(**overrides: Any) -> Store:
-        settings: dict[str, Any] = {
-            "redis__url": redis_url, "namespace": "t", "storage_tiers__cold__directory": tmp_path / "cold",
-            "near__enabled": False, "deadline": "20s",
-        }  # fmt: skip
-        stores.append(connect({"counter": "estimate"}, **(settings | overrides)))
-        return stores[-1]
-
-    yield open
-    for store in stores:
-        store.close()
 
 
 def lose(server: TestServer) -> None:

@@ -22,6 +22,8 @@ from tests.servers import TestServer
 
 TTL_FAR_S = 3600.0
 
+Open = Callable[..., Store]
+
 
 class Face:
     """A store of either kind; every method of the stores is awaited, and iterators come as lists."""
