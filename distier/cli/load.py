@@ -40,7 +40,7 @@ def put_tree(
             if session.json:
                 output.emit(output.row(result))
     output.say(
-        f"{landed.total()} modules, {output.number(tokens)} tokens, {output.size(size_bytes)}: "
+        f"{output.counted(landed.total(), 'module')}, {output.counted(tokens, 'token')}, {output.size(size_bytes)}: "
         + (", ".join(f"{n} {tier}" for tier, n in sorted(landed.items())) or "nothing was put")
     )
 

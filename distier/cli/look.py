@@ -34,16 +34,16 @@ def stats(context: typer.Context) -> None:
         output.emit({"namespace": space.namespace, "shards": space.config.shards} | output.stats_row(found))
         return
     shards = f", {space.config.shards} shards" if space.config.shards > 1 else ""
-    title = f"namespace {space.namespace}{shards}: {output.number(found.count)} modules"
+    title = f"namespace {space.namespace}{shards}: {output.counted(found.count, 'module')}"
     columns = ("tier", ">modules", ">tokens", ">of", ">bytes", ">stored", ">of", ">ratio")
     output.show(output.table(columns, stats_rows(found), title=title))
     if found.shares:
         of_shards = ("shard", ">hot tokens", ">of", ">hot bytes", ">of", ">warm modules", ">of", ">warm stored", ">of")
         output.show(output.table(of_shards, share_rows(found)))
-    output.show(f"not archived yet: {output.number(found.dirty_count)} modules, {output.size(found.dirty_bytes)}")
+    output.show(f"not archived yet: {output.counted(found.dirty_count, 'module')}, {output.size(found.dirty_bytes)}")
     for name, held in sorted(found.nodes.items()):
         mine = ", this one" if name == found.node else ""
-        modules = f"{output.number(held.modules)}/{output.number(held.max_modules)} modules"
+        modules = f"{output.number(held.modules)}/{output.counted(held.max_modules, 'module')}"
         output.show(
             f"disk of node {name}{mine}: {modules}, {output.size(held.size_bytes)} of {output.size(held.max_bytes)}"
         )

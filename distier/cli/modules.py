@@ -75,7 +75,7 @@ def put(
 
 
 def _landed(landed: Landed) -> str:
-    words = [landed.tier, f"version {landed.version}", f"{output.number(landed.tokens)} tokens"]
+    words = [landed.tier, f"version {landed.version}", output.counted(landed.tokens, "token")]
     words += [output.size(landed.size_bytes), f"{landed.evicted} evicted" if landed.evicted else ""]
     why = f" ({landed.reason})" if landed.reason else ""
     return f"{output.shown(landed.id)}: {', '.join(w for w in words if w)}{why}"

@@ -189,9 +189,11 @@ def _report(report: Report) -> dict[str, Any]:
 
 
 def _report_words(report: Report) -> str:
-    did = ", ".join(f"{n} {name}" for name, n in report.did.items() if n) or "nothing to do"
-    failed = f"; {report.failures} failures, the last: {report.last_failure}" if report.failures else ""
-    return f"{report.rounds} round{'s' * (report.rounds != 1)}: {did}{failed}"
+    did = ", ".join(f"{name} {n}" for name, n in report.did.items() if n) or "nothing to do"
+    failed = (
+        f"; {output.counted(report.failures, 'failure')}, the last: {report.last_failure}" if report.failures else ""
+    )
+    return f"{output.counted(report.rounds, 'round')}: {did}{failed}"
 
 
 # -- the embedded server ----------------------------------------------------------------------------------------------

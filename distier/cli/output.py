@@ -68,12 +68,18 @@ def shown(id: str) -> str:
 
 
 def size(size_bytes: float) -> str:
-    """`1.2 MB`, in powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 999.5:
-            return f"{size_bytes:.0f} {unit}" if unit == "B" or size_bytes >= 99.5 else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.1f} TB"
+    """`1.2 MiB`, in powers of 1024, as budgets are written."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size_bytes < 1023.5:
+            digits = f"{size_bytes:.0f}" if unit == "B" or size_bytes >= 99.5 else f"{size_bytes:.1f}"
+            return f"{digits.removesuffix('.0')} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f} TiB"
+
+
+def counted(n: int, thing: str) -> str:
+    """`1 module`, `1,200 modules`."""
+    return f"{number(n)} {thing}{'s' * (n != 1)}"
 
 
 def number(n: float) -> str:

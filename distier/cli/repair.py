@@ -54,7 +54,7 @@ def fsck(
     with session.store() as store, _counting("checking") as say:
 
         def progress(f: Findings) -> None:
-            say(f"{output.number(f.objects)} objects, {output.number(f.records)} records")
+            say(f"{output.counted(f.objects, 'object')}, {output.counted(f.records, 'record')}")
 
         def tell(f: Finding) -> None:
             if session.json:
@@ -90,12 +90,12 @@ def _findings(found: Findings) -> dict[str, Any]:
 
 
 def _findings_words(found: Findings) -> str:
-    checked = f"{output.number(found.objects)} objects, {output.number(found.records)} records"
+    checked = f"{output.counted(found.objects, 'object')}, {output.counted(found.records, 'record')}"
     if found.contents:
-        checked += f", {output.number(found.contents)} contents"
+        checked += f", {output.counted(found.contents, 'content')}"
     faults, lost = found.count("fault"), found.count("lost")
     notes = ", ".join(f"{n} {kind}" for kind, n in sorted(found.found.items()) if n and _is_note(kind))
-    words = f"{checked}: {lost} lost, {faults} faults ({found.remaining} remain)"
+    words = f"{checked}: {lost} lost, {output.counted(faults, 'fault')} ({found.remaining} remain)"
     return f"{words}; notes: {notes}" if notes else words
 
 
@@ -119,7 +119,7 @@ def rescue(
     with session.store() as store, _counting("rescuing") as say:
 
         def tell(r: Rescued) -> None:
-            say(f"{output.number(r.objects)} objects, {output.number(r.adopted)} modules adopted")
+            say(f"{output.counted(r.objects, 'object')}, {output.counted(r.adopted, 'module')} adopted")
 
         report = store.run(plans.rescue(store.space, tell, dry_run=dry_run), deadline_s=DEADLINE_S)
     for name, why in report.unreadable.items():
@@ -136,7 +136,7 @@ def _rescued(r: Rescued, dry_run: bool) -> dict[str, Any]:
 
 def _rescued_words(r: Rescued, dry_run: bool) -> str:
     verb = "would be adopted" if dry_run else "adopted"
-    words = f"{output.number(r.modules)} modules in the archive, {output.number(r.deleted)} deleted ones: "
+    words = f"{output.counted(r.modules, 'module')} in the archive, {output.number(r.deleted)} deleted: "
     words += f"{output.number(r.adopted)} {verb}, {output.number(r.known)} known already"
     return f"{words}, {len(r.unreadable)} unreadable" if r.unreadable else words
 
@@ -148,4 +148,4 @@ def sweep(context: typer.Context) -> None:
     session = session_of(context)
     with session.store() as store:
         n = store.run(plans.sweep(store.space), deadline_s=DEADLINE_S)
-    session.tell({"swept": n}, f"{n} objects swept")
+    session.tell({"swept": n}, f"{output.counted(n, 'object')} swept")

@@ -7,6 +7,7 @@ not the end. Nothing is asked that a managed service forbids, except where noted
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -71,9 +72,8 @@ def _disk(config: Config) -> Findings:
     sums, is_open = local.sums(), local.is_open
     local.close()
     if is_open:
-        yield Finding(
-            "disk", "ok", f"node {sums.node}: {sums.modules} modules, {sums.size_bytes} bytes in {local.directory}"
-        )
+        held = f"{_counted(sums.modules, 'module')}, {_size(sums.size_bytes)}"
+        yield Finding("disk", "ok", f"node {sums.node}: {held} in {local.directory}")
     else:
         yield Finding(
             "disk", "warn", f"{local.directory} cannot be opened now: warm copies are not kept", "is the disk full?"
@@ -294,9 +294,9 @@ def _bare_space(config: Config) -> Space:
 
 
 def _size(size_bytes: int) -> str:
-    """Rounded to three digits or so: 2148864123 -> `2049MiB`."""
-    unit = 1024 ** (2 if size_bytes >= 1024**2 else 1)
-    return format_size(round(size_bytes / unit) * unit)
+    """Rounded to three digits or so: 2148864123 -> `2049 MiB`."""
+    unit = 1024 ** (2 if size_bytes >= 1024**2 else 1 if size_bytes >= 1024 else 0)
+    return re.sub(r"(?<=\d)(?=[A-Za-z])", " ", format_size(round(size_bytes / unit) * unit))
 
 
 def _persistence(server: Server) -> Findings:
@@ -329,7 +329,7 @@ def _fsync(server: Server) -> Findings:
 
 def _scripts(server: Server) -> Finding:
     """Runs a script that only looks: that scripts are allowed and load, and that the namespace has our shape."""
-    shape = f"namespace {server.config.namespace!r} with {server.config.shards} shard(s)"
+    shape = f"namespace {server.config.namespace!r} with {_counted(server.config.shards, 'shard')}"
     try:
         server.driver.run(check_shape(_bare_space(server.config)))
         looks = [open_shard(shard, ()) for shard in _shards(server.config)]
@@ -341,6 +341,10 @@ def _scripts(server: Server) -> Finding:
         return Finding("scripts", "fail", str(e), "the namespace is there, but not usable now")
     fresh = not any(isinstance(o, Opened) for o in opened)
     return Finding("scripts", "ok", f"run; {shape}: {'does not exist yet' if fresh else 'is as configured'}")
+
+
+def _counted(n: int, thing: str) -> str:
+    return f"{n} {thing}{'s' * (n != 1)}"
 
 
 def _is_refusal(error: Invalid) -> bool:

@@ -22,7 +22,7 @@ import pytest
 import redis
 
 from distier import __version__, connect
-from distier.cli import run
+from distier.cli import output, run
 from distier.cli.app import hoist
 from distier.cli.exits import EXITS, code_of
 from distier.embedded import Home, ensure_server, stop_server
@@ -266,8 +266,19 @@ def test_stats(cli: Cli) -> None:
     assert row["warm"]["ratio"] > 10
     said = cli("stats").text
     assert "2 modules" in said
-    assert "not archived yet: 2 modules, 2.0 kB" in said
+    assert "not archived yet: 2 modules, 2 KiB" in said and "256 MiB" in said
     assert max(map(len, (line.rstrip() for line in said.splitlines()))) <= 80
+    assert cli("rm", "b").code == 0
+    assert "1 module " in cli("stats").text
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "said"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (102400, "100 KiB"), (256 << 20, "256 MiB"),
+     ((1 << 30) - 1, "1 GiB"), (5 << 40, "5.0 TiB")],
+)  # fmt: skip
+def test_sizes_are_said_as_budgets_are_written(size_bytes: int, said: str) -> None:
+    assert output.size(size_bytes) == said
 
 
 def test_watch_what_was(cli: Cli) -> None:
