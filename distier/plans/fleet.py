@@ -8,10 +8,12 @@ shares, which two workers could undo each other for ever, name it and are refuse
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from distier.domain.keys import Shard
-from distier.effects import ArchiveList, Command, NewToken, Pipeline, Plan, collect
+from distier.effects import ArchiveList, Command, NewToken, Pipeline, Plan, RunScript, collect
 from distier.errors import DistierError, Full
 from distier.lua import beat, claim, release
 from distier.policy.fleet import assign
@@ -25,27 +27,69 @@ Held = dict[Shard, int]
 
 
 class Fleet(NamedTuple):
-    """The workers that are alive, and the leases that this one has."""
+    """The workers that are alive, and the leases that this one has; `failure`: why a shard, or the list of workers, was not
+    reached."""
 
     workers: list[str]
     held: Held
+    failure: DistierError | None = None
 
 
-def join(space: Space, worker: str, held: Mapping[Shard, int], ttl_ms: int) -> Plan[Fleet]:
+class Claims(NamedTuple):
+    """What came of asking for leases: one whose shard did not answer is not held. `failure`: the first one's reason."""
+
+    held: Held
+    failure: DistierError | None = None
+    answered: bool = False
+
+
+def join(
+    space: Space, worker: str, held: Mapping[Shard, int], ttl_ms: int, *, workers: Sequence[str] = ()
+) -> Plan[Fleet]:
     """Say that this worker is alive; take or keep the leases of the shards that are its part, and give back those that are
-    not. A shard that another worker still has comes with a later call."""
+    not. A shard that another worker still has comes with a later call.
+
+    A shard whose master does not answer keeps none of the others waiting: what is held, and what is due by `workers` (the list
+    as last known), is asked for along with the list, all masters at once. Without the first shard, which has the list, the
+    last one goes on to count. Raises only where no shard answered."""
     shards = space.keys.shards
-    workers = yield from beat(shards[0], worker, ttl_ms)
-    mine = assign(workers, len(shards)).get(worker, [])
-    yield from give_back_leases(worker, [(s, fence) for s, fence in held.items() if s.index not in mine])
-    return Fleet(workers, (yield from claim_shards([shards[i] for i in mine], worker, ttl_ms)))
+    due = assign(workers, len(shards)).get(worker, [])
+    asked = [s for s in shards if s in held or s.index in due]
+    # Not tried again where a connection fails: the next beat comes soon, and others wait for this one's end.
+    said, *replies = yield from Pipeline(
+        [replace(beat(shards[0], worker, ttl_ms), retry=False), *_claim_calls(asked, worker, ttl_ms)]
+    )
+    found = _claims(asked, replies)
+    failure = said if isinstance(said, DistierError) else None
+    alive = (list(workers) or [worker]) if failure else said
+    mine = assign(alive, len(shards)).get(worker, [])
+    more = Claims({})
+    new = [s for s in shards if s.index in mine and s not in asked]
+    try:
+        more = yield from claim_shards(new, worker, ttl_ms)
+    except DistierError as e:  # a shard that did not answer took all the time: with the next beat
+        failure = failure or e
+    with suppress(DistierError):
+        yield from give_back_leases(worker, [(s, fence) for s, fence in found.held.items() if s.index not in mine])
+    failure = failure or found.failure or more.failure
+    if isinstance(said, DistierError) and not (found.answered or more.answered):
+        raise said
+    return Fleet(alive, {s: fence for s, fence in (found.held | more.held).items() if s.index in mine}, failure)
 
 
-def claim_shards(shards: Sequence[Shard], worker: str, ttl_ms: int) -> Plan[Held]:
+def claim_shards(shards: Sequence[Shard], worker: str, ttl_ms: int) -> Plan[Claims]:
     """Those of these shards whose lease this worker has now."""
-    replies = yield from Pipeline([claim(shard, worker, ttl_ms) for shard in shards])
-    found = {shard: collect(reply) for shard, reply in zip(shards, replies, strict=True)}
-    return {shard: fence for shard, fence in found.items() if fence is not None}
+    return _claims(shards, (yield from Pipeline(_claim_calls(shards, worker, ttl_ms)))) if shards else Claims({})
+
+
+def _claim_calls(shards: Sequence[Shard], worker: str, ttl_ms: int) -> list[RunScript[int | None]]:
+    return [replace(claim(shard, worker, ttl_ms), retry=False) for shard in shards]
+
+
+def _claims(shards: Sequence[Shard], replies: Sequence[int | DistierError | None]) -> Claims:
+    failures = [reply for reply in replies if isinstance(reply, DistierError)]
+    held = {shard: reply for shard, reply in zip(shards, replies, strict=True) if isinstance(reply, int)}
+    return Claims(held, failures[0] if failures else None, len(failures) < len(replies))
 
 
 def give_back_leases(worker: str, held: Iterable[tuple[Shard, int]]) -> Plan[None]:

@@ -19,7 +19,7 @@ from distier.domain.ids import check_id
 from distier.domain.keys import Shard
 from distier.domain.module import Placement
 from distier.effects import Command, Count, LocalGet, LocalHas, Pipeline, Plan, collect
-from distier.errors import DistierError, Invalid
+from distier.errors import DistierError, Invalid, Unavailable
 
 from .peers import ABSENT, PROMOTED, Ask, holders_of, holds_command, packed, popped
 from .read import keep, to_hot
@@ -56,7 +56,8 @@ def beat(
     anew: bool,
 ) -> Plan[tuple[str, ...]]:
     """Say that the node lives and what came to its disk and left it; the other nodes that live. A node that was not known, or
-    no longer, says all that it holds (`all_ids`), and so does one whose last changes may be lost (`anew`)."""
+    no longer, says all that it holds (`all_ids`), and so does one whose last changes may be lost (`anew`). A shard that does
+    not answer is told all anew by a later beat, and the others know nothing of it; only the first one must answer."""
     first = space.keys.shards[0]
     now_ms = yield from Command(first, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000)
     sums = (
@@ -75,9 +76,15 @@ def beat(
         Command(first, ("PEXPIRE", first.node(node), ALIVE_MS), int),
         Command(first, ("ZRANGEBYSCORE", first.nodes, now_ms, "+inf"), lambda r: [n.decode() for n in r]),
     ]
-    replies = [collect(reply) for reply in (yield from Pipeline([*calls, *_held_calls(space, node, changes)]))]
+    told = _held_calls(space, node, changes)
+    found = yield from Pipeline([*calls, *told])
+    replies = [collect(reply) for reply in found[: len(calls)]]
+    late = [s for s in space.keys.shards if (s, node) in _untold]
+    _note(node, told, found[len(calls) :])
     if replies[0] or anew:
-        yield from _tell_all(space, node, all_ids())
+        late = list(space.keys.shards)
+    if late:
+        yield from _tell_all(space, node, all_ids(), late)
     return tuple(other for other in replies[3] if other != node)
 
 
@@ -86,7 +93,7 @@ def _held_calls(space: Space, node: str, changes: Mapping[str, bool]) -> list[Co
     for id, came in changes.items():
         words.setdefault((space.shard(id), "SADD" if came else "SREM"), []).append(id)
     return [
-        Command(shard, (verb, shard.held(node), *part), int)
+        Command(shard, (verb, shard.held(node), *part), int, retry=False, hint=True)
         for (shard, verb), ids in words.items()
         for part in chunks(ids, MANY)
     ]
@@ -94,16 +101,31 @@ def _held_calls(space: Space, node: str, changes: Mapping[str, bool]) -> list[Co
 
 def tell_changes(space: Space, node: str, changes: Mapping[str, bool]) -> Plan[None]:
     """What came to the disk and left it, between two beats."""
-    for reply in (yield from Pipeline(_held_calls(space, node, changes))):
-        collect(reply)
+    calls = _held_calls(space, node, changes)
+    _note(node, calls, (yield from Pipeline(calls)))
 
 
-def _tell_all(space: Space, node: str, ids: Sequence[str]) -> Plan[None]:
+def _tell_all(space: Space, node: str, ids: Sequence[str], shards: Sequence[Shard]) -> Plan[None]:
     """From nothing: what it held before may be wrong by what happened while nobody listened."""
-    for reply in (yield from Pipeline([Command(s, ("UNLINK", s.held(node)), int) for s in space.keys.shards])):
-        collect(reply)
-    for part in chunks(ids, 20 * MANY):
+    calls = [Command(s, ("UNLINK", s.held(node)), int, retry=False, hint=True) for s in shards]
+    _untold.difference_update((s, node) for s in shards)  # first: what fails meanwhile beside this is noted again
+    _note(node, calls, (yield from Pipeline(calls)))
+    ready = {s for s in shards if (s, node) not in _untold}
+    for part in chunks([id for id in ids if space.shard(id) in ready], 20 * MANY):
         yield from tell_changes(space, node, dict.fromkeys(part, True))
+
+
+_untold: set[tuple[Shard, str]] = set()
+"""Shards that missed something of what a node of this process told, and are told all anew when they answer."""
+
+
+def _note(node: str, calls: Sequence[Command[Any]], replies: Sequence[Any]) -> None:
+    """Remember whose shard did not answer. Raises every other error."""
+    for call, reply in zip(calls, replies, strict=True):
+        if isinstance(reply, Unavailable):
+            _untold.add((call.shard, node))
+        else:
+            collect(reply)
 
 
 def wait_for_ask(space: Space, node: str, wait_s: float) -> Plan[bytes | None]:
@@ -190,7 +212,11 @@ def forget_dead(space: Space) -> Plan[int]:
     names: list[str] = yield from Command(first, words, lambda r: [n.decode() for n in r])
     for node in names:
         keys = [(s, s.held(node)) for s in space.keys.shards] + [(first, first.asks(node))]
-        for reply in (yield from Pipeline([Command(shard, ("UNLINK", key), int) for shard, key in keys])):
+        calls = [Command(shard, ("UNLINK", key), int, retry=False, hint=True) for shard, key in keys]
+        replies = yield from Pipeline(calls)
+        if any(isinstance(reply, Unavailable) for reply in replies):
+            continue  # when all shards answer
+        for reply in replies:
             collect(reply)
         # Last: until then the next round finds it again. One that came back meanwhile says all that it holds.
         yield from Command(first, ("ZREM", first.nodes, node), int)

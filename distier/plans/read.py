@@ -36,7 +36,7 @@ from distier.effects import (  # fmt: skip
     Used,
     collect,
 )
-from distier.errors import Corrupt, DeadlineExceeded, DistierError, Full, Invalid, NotFound
+from distier.errors import Corrupt, DeadlineExceeded, DistierError, Full, Invalid, NotFound, Unavailable
 from distier.lua import Applied, Move, Over, Refused, install, promote, release, state, where
 
 from .peers import ask_content, holders_of, holds_command, others
@@ -217,12 +217,15 @@ def _try_frame(record: Record, frame: bytes) -> Plan[bytes | None]:
 
 def keep(plan: Plan[str]) -> Plan[str]:
     """`to_hot` or `to_warm` beside a read that has its content: where there is no room for a copy (Redis is at
-    maxmemory, or a victim cannot leave), the read succeeds without."""
+    maxmemory, or a victim cannot leave), or Redis does not answer any more, the read succeeds without."""
     try:
         return (yield from plan)
     except (Full, Corrupt) as e:
         yield Count("keeps.refused")
         return f"no room: {e}"
+    except Unavailable as e:
+        yield Count("keeps.failed")
+        return f"unavailable: {e}"
 
 
 def to_hot(space: Space, shard: Shard, record: Record, content: bytes, reason: str) -> Plan[str]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from distier.domain.keys import Shard
 from distier.effects import Command, Count, NewToken, Parallel, Pipeline, Plan, collect
-from distier.errors import ArchiveUnavailable, DistierError, Full, Unavailable
+from distier.errors import DistierError, Full, Unavailable
 from distier.lua import Over, Refused, demote, limit
 from distier.lua import ledger as ledger_script
 from distier.policy.shares import (
@@ -284,14 +284,24 @@ def balance(space: Space, fence: str = "") -> Plan[int]:
 
 def make_share(space: Space, shard: Shard, tokens: int, size_bytes: int) -> Plan[bool]:
     """Have this shard's share of hot grow so that a module of this size fits, with the head-room that the worker keeps free;
-    False where the namespace's budget does not suffice, or the others cannot evict what it takes."""
+    False where the namespace's budget does not suffice, or the others cannot evict what it takes, or one of them does not
+    answer: that is no fault of a call that has its own shard, and the module goes where it can go without."""
     if space.config.shards == 1:
         return False
     try:
+        yield from all_answer(space)
         return (yield from _make_share(space, shard, tokens, size_bytes))
-    except (Full, ArchiveUnavailable, Contended):  # the module goes where it can go without
+    except Unavailable:
         yield from Count("shares.refused")
         return False
+
+
+def all_answer(space: Space) -> Plan[None]:
+    """Raises `Unavailable` at the first sign that a shard does not answer: to wait for it would take the time that the call
+    needs to go on without."""
+    look = [Command(s, ("EXISTS", s.epoch), int, retry=False, hint=True) for s in space.keys.shards]
+    for reply in (yield from Pipeline(look)):
+        collect(reply)
 
 
 def _make_share(space: Space, shard: Shard, tokens: int, size_bytes: int) -> Plan[bool]:

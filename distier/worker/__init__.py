@@ -13,7 +13,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from distier.client import AsyncStore, Store
 from distier.domain.keys import Shard
 from distier.effects import Plan
-from distier.errors import DistierError
+from distier.errors import DistierError, Unavailable
 from distier.observe.logs import log
 from distier.plans import fleet, maintain, shares
 from distier.plans.paced import Stopping, paced
@@ -80,6 +80,8 @@ class Rounds:
         self.name = f"{socket.gethostname()[:64]}-{os.getpid()}-{secrets.token_hex(3)}"
         self.space = space
         self.lease_s = config.lease_ms / 1000
+        self.beat_s = self.lease_s / 3
+        """From one beat to the next, and the longest that one may take: a lease counts from the beginning of its beat."""
         self.pacer = Pacer(config.archive_requests_per_second, config.cpu_share)
         self.workers: list[str] = []
         self.leases: Mapping[Shard, Lease] = {}
@@ -93,6 +95,8 @@ class Rounds:
         self.step: Step | None = None
         self._on_round = on_round
         self._pause_s = 0.0
+        self._beat_began_s = 0.0
+        self._left_out = False
 
     # -- leases ----------------------------------------------------------------------------------------------------
 
@@ -113,17 +117,27 @@ class Rounds:
         self.last_beat_s, self.last_beat_failure = time.monotonic(), None
 
     def _join(self) -> Plan[None]:
-        """One beat."""
-        began_s = time.monotonic()
-        found = yield from fleet.join(self.space, self.name, self._fences(), self.space.config.worker.lease_ms)
+        """One beat. A shard that does not answer is not held; the others are."""
+        began_s, ttl_ms = time.monotonic(), self.space.config.worker.lease_ms
+        found = yield from fleet.join(self.space, self.name, self._fences(), ttl_ms, workers=self.workers)
         self.workers = found.workers
         self._take(found.held, began_s)
+        if found.failure:
+            self._beat_failed(found.failure)
 
-    def _claim_all(self) -> Plan[None]:
-        """For one round alone: all that no worker has. Done again before each step, in place of a thread that renews: a step
-        that takes longer than a lease may be done twice."""
+    def _next_beat_s(self) -> float:
+        """Seconds to wait for it."""
+        return max(0.0, self._beat_began_s + self.beat_s - time.monotonic())
+
+    def _claim(self, shards: Sequence[Shard]) -> Plan[None]:
+        """For one round alone: those of them that no worker has. Done again before each step, in place of a thread that renews:
+        a step that takes longer than a lease may be done twice. A shard that does not answer is left out."""
         began_s, ttl_ms = time.monotonic(), self.space.config.worker.lease_ms
-        self._take((yield from fleet.claim_shards(self.space.keys.shards, self.name, ttl_ms)), began_s)
+        found = yield from fleet.claim_shards(shards, self.name, ttl_ms)
+        self._take(found.held, began_s)
+        if found.failure:
+            self._left_out = True
+            self._failed(found.failure)
 
     def _give_back(self) -> Plan[None]:
         fences, self.leases = self._fences(), {}
@@ -135,7 +149,7 @@ class Rounds:
 
     def _beat_failed(self, error: DistierError) -> None:
         self.last_beat_failure = f"{type(error).__name__}: {error}"
-        log.warning("the worker could not renew its leases, it will try again: %s", self.last_beat_failure)
+        log.warning("the worker could not renew all its leases, it will try again: %s", self.last_beat_failure)
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
@@ -148,17 +162,26 @@ class Rounds:
         first = space.keys.shards[0]
         if self.holds(first):
             # After a restart or a loss of Redis: compare the records with the archive.
-            yield Step(partial(self._told, "rescued", rescue_if_needed(space)), SWEEP_DEADLINE_S, long=True)
+            yield Step(partial(self._for_all, "rescued", rescue_if_needed(space)), SWEEP_DEADLINE_S, long=True)
         if self.holds(first):
             lease = self.leases.get(first)
             fence = str(lease.fence) if lease else ""
-            yield Step(partial(self._told, "shares", shares.balance(space, fence)))
+            yield Step(partial(self._for_all, "shares", shares.balance(space, fence)))
         if self.holds(first):
-            yield Step(partial(self._told, "swept", fleet.sweep_in_turn(space)), SWEEP_DEADLINE_S, long=True)
+            yield Step(partial(self._for_all, "swept", fleet.sweep_in_turn(space)), SWEEP_DEADLINE_S, long=True)
         if self.watched:
             yield Step(self._look)
 
-    def _told(self, name: str, plan: Plan[int | None]) -> Plan[None]:
+    def _for_all(self, name: str, plan: Plan[int | None]) -> Plan[None]:
+        """What concerns all shards. Where one does not answer it is left for a later round: it would wait for that one as long
+        as it may, and the shards that answer for it."""
+        try:
+            yield from shares.all_answer(self.space)
+        except Unavailable as e:
+            plan.close()
+            self._left_out = True
+            self._failed(e)
+            return
         n = yield from plan
         if n is not None:
             self.report.add({name: n})
@@ -186,12 +209,14 @@ class Rounds:
         log.warning("a round of the worker failed, it will be repeated: %s", self.report.last_failure)
 
     def _ended(self, good: bool) -> bool:
-        """The round is over: the pause until the next one doubles up to 30 s while rounds fail."""
+        """The round is over: the pause until the next one doubles up to 30 s while rounds fail; not where something was only
+        left out. Whether all was done."""
         self.step = None
         usual_s = self.space.config.worker.interval_ms / 1000
         self._pause_s = usual_s if good else min(max(self._pause_s, usual_s) * 2, BACKOFF_MAX_S)
         self.report.rounds += 1
         self.last_round_s = time.monotonic()
+        good, self._left_out = good and not self._left_out, False
         if good:
             self.last_round_failure = None
         if self._on_round:
@@ -226,12 +251,13 @@ class Worker(Rounds):
         return self.report
 
     def _beats(self) -> None:
-        while not self._left.wait(self.lease_s / 3):
+        while not self._left.wait(self._next_beat_s()):
             self._beat()
 
     def _beat(self) -> None:
+        self._beat_began_s = time.monotonic()
         try:
-            self.store.run(self._join(), deadline_s=self.lease_s)
+            self.store.run(self._join(), deadline_s=self.beat_s)
         except DistierError as e:
             self._beat_failed(e)
 
@@ -239,7 +265,7 @@ class Worker(Rounds):
         """One round over all shards that no other worker has. False if anything failed; each step is tried even where
         another failed."""
         try:
-            self.store.run(self._claim_all())
+            self.store.run(self._claim(self.space.keys.shards), deadline_s=self.beat_s)
         except DistierError as e:
             self._failed(e)
             return self._ended(False)
@@ -256,7 +282,7 @@ class Worker(Rounds):
                 break
             try:
                 if alone:
-                    self.store.run(self._claim_all())
+                    self.store.run(self._claim(list(self.leases)), deadline_s=self.beat_s)
                 plan, deadline_s = self._begin(step)
                 self.store.run(plan, deadline_s=deadline_s)
             except Stopping:
@@ -320,19 +346,20 @@ class AsyncWorker(Rounds):
 
     async def _beats(self) -> None:
         while True:
-            await asyncio.sleep(self.lease_s / 3)
+            await asyncio.sleep(self._next_beat_s())
             await self._beat()
 
     async def _beat(self) -> None:
+        self._beat_began_s = time.monotonic()
         try:
-            await self.store.run(self._join(), deadline_s=self.lease_s)
+            await self.store.run(self._join(), deadline_s=self.beat_s)
         except DistierError as e:
             self._beat_failed(e)
 
     async def run_once(self) -> bool:
         """As `Worker.run_once`."""
         try:
-            await self.store.run(self._claim_all())
+            await self.store.run(self._claim(self.space.keys.shards), deadline_s=self.beat_s)
         except DistierError as e:
             self._failed(e)
             return self._ended(False)
@@ -349,7 +376,7 @@ class AsyncWorker(Rounds):
                 break
             try:
                 if alone:
-                    await self.store.run(self._claim_all())
+                    await self.store.run(self._claim(list(self.leases)), deadline_s=self.beat_s)
                 plan, deadline_s = self._begin(step)
                 await self.store.run(plan, deadline_s=deadline_s)
             except Stopping:

@@ -1,0 +1,267 @@
+"""One of several masters is away: what its shard has to do with is refused, and nothing else is.
+
+The exchange here answers for all shards but those that are `down`, as a cluster does: by CLUSTERDOWN, or not at all.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from distier.domain.keys import Shard
+from distier.drive.sync import SyncDriver
+from distier.effects import Plan
+from distier.errors import DistierError, RedisUnavailable, Unavailable
+from distier.plans import fleet, move, nodes, read, shares, write
+from distier.plans.write import Item
+from distier.stores.redis import Answer, Batch, Words
+from distier.worker import Worker
+from tests.fakes import World
+
+SHARDS = 4
+TTL_MS = 60_000
+AWAY: dict[str, Callable[[], ResponseError | RedisConnectionError]] = {
+    "refuses": lambda: ResponseError("CLUSTERDOWN Hash slot not served"),
+    "silent": lambda: RedisConnectionError("refused"),
+}
+
+
+class Partly:
+    """`world.redis`, without the shards that are down; counts how often each is asked."""
+
+    def __init__(self, world: World, how: str) -> None:
+        self.world, self.how = world, how
+        self.down: set[int] = set()
+        self.asked: Counter[int] = Counter()
+
+    def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
+        self.asked[shard.index] += 1
+        if shard.index not in self.down:
+            return self.world.redis.exchange(shard, commands, timeout_s)
+        error = AWAY[self.how]()
+        if isinstance(error, RedisConnectionError):
+            raise error
+        return [error] * len(commands)
+
+    def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]:
+        return [self._one(shard, commands, timeout_s) for shard, commands in batches]
+
+    def _one(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> Answer:
+        try:
+            return self.exchange(shard, commands, timeout_s)
+        except RedisConnectionError as e:
+            return e
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class Client:
+    """As much of a store as a worker needs, with the real driver."""
+
+    def __init__(self, world: World, redis: Partly) -> None:
+        self.space, self.redis = world.space, redis
+        self.driver = SyncDriver(redis, world.archive, deadline_s=3.0)
+
+    def run(self, plan: Plan[Any], *, deadline_s: float | None = None) -> Any:
+        return self.driver.run(plan, deadline_s)
+
+
+@pytest.fixture(params=AWAY)
+def client(request: pytest.FixtureRequest) -> Iterator[Client]:
+    world = World.make(
+        shards=SHARDS,
+        storage_tiers__hot__max_size=400,
+        storage_tiers__hot__max_bytes=40_000,
+        storage_tiers__warm__max_modules=24,
+        storage_tiers__warm__max_bytes=80_000,
+        storage_tiers__promotion_threshold=1,
+        storage_tiers__cold__archive_after="0s",
+        worker__lease="2s",
+    )
+    world.run(shares.settled(world.space))
+    made = Client(world, Partly(world, request.param))
+    yield made
+    made.driver.close()
+
+
+def id_on(client: Client, shard: int, nth: int = 0) -> str:
+    found = (id for id in (f"m{i}" for i in itertools.count()) if client.space.shard(id).index == shard)
+    return next(itertools.islice(found, nth, None))
+
+
+BIG = b"large " * 500
+
+
+def put_big(client: Client, id: str) -> Any:
+    return client.run(write.put(client.space, Item(id, BIG, tokens=300)))
+
+
+# -- shares -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("down", [0, 2])
+def test_a_put_larger_than_its_share_goes_warm(client: Client, down: int) -> None:
+    client.redis.down = {down}
+    landed = put_big(client, id_on(client, 3))
+    assert landed.tier == "warm" and landed.reason == "too large for hot"
+    assert client.redis.asked[down] == 1, "one look is enough: the time is the caller's"
+    assert client.driver.counters.snapshot()["shares.refused"] == 1
+    client.redis.down = set()
+    assert put_big(client, id_on(client, 3, 1)).tier == "hot", "with all shards it grows"
+
+
+def test_a_read_whose_promotion_asks_other_shards_succeeds(client: Client) -> None:
+    id = id_on(client, 3)
+    client.redis.down = {0}
+    assert put_big(client, id).tier == "warm"
+    for _ in range(4):
+        module = client.run(read.read(client.space, id))
+        assert module is not None and module.content == BIG
+    assert client.driver.counters.snapshot()["shares.refused"] >= 2, "a read has tried to promote it"
+    client.redis.down = set()
+    assert client.run(move.promote(client.space, id)).tier == "hot"
+
+
+def test_a_share_is_refused_and_the_ledger_left_when_a_shard_goes_in_the_middle(client: Client) -> None:
+    client.redis.down = {1}
+    client.driver.deadline_s = 0.5
+    whole = shares.all_answer
+    try:
+        shares.all_answer = lambda space: iter(())  # type: ignore[assignment,return-value]
+        assert client.run(shares.make_share(client.space, client.space.keys.shards[3], 300, 3000)) is False
+    finally:
+        shares.all_answer = whole
+    client.redis.down = set()
+    assert client.run(shares.settled(client.space)).next == {}
+
+
+def test_keep_passes_over_a_server_that_is_away_and_over_nothing_else(client: Client) -> None:
+    def raises(error: Exception) -> Plan[str]:
+        yield from ()
+        raise error
+
+    assert client.run(read.keep(raises(RedisUnavailable("away")))) == "unavailable: away"
+    assert client.driver.counters.snapshot()["keeps.failed"] == 1
+    with pytest.raises(DistierError, match="wrong password"):
+        client.run(read.keep(raises(DistierError("wrong password"))))
+    client.redis.down = {3}
+    client.driver.deadline_s = 0.2
+    with pytest.raises(Unavailable):  # the read's own
+        client.run(read.read(client.space, id_on(client, 3)))
+
+
+# -- the fleet --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("down", [0, 2])
+def test_a_worker_keeps_the_leases_of_the_shards_that_answer(client: Client, down: int) -> None:
+    worker: Any = Worker(client)  # type: ignore[arg-type]
+    worker._beat()
+    assert {s.index for s in worker.held} == {0, 1, 2, 3} and worker.last_beat_failure is None
+    client.redis.down = {down}
+    healthy = {0, 1, 2, 3} - {down}
+    for _ in range(5):  # more than a lease long, where each takes its whole time
+        worker._beat()
+        assert {s.index for s in worker.held} == healthy and worker.workers == [worker.name]
+        assert "RedisUnavailable" in str(worker.last_beat_failure)
+    client.redis.down = set()
+    worker._beat()
+    assert {s.index for s in worker.held} == {0, 1, 2, 3} and worker.last_beat_failure is None
+
+
+def test_the_last_list_of_workers_counts_while_the_first_shard_is_away(client: Client) -> None:
+    run, space = client.run, client.space
+    held: dict[str, fleet.Held] = {"a": {}, "b": {}}
+    workers: dict[str, list[str]] = {"a": [], "b": []}
+
+    def beats() -> None:
+        for name in held:
+            found = run(fleet.join(space, name, held[name], TTL_MS, workers=workers[name]), deadline_s=0.3)
+            held[name], workers[name] = found.held, found.workers
+
+    for _ in range(3):
+        beats()
+    before = {name: set(mine) for name, mine in held.items()}
+    assert all(len(mine) == 2 for mine in before.values())
+    client.redis.down = {0}
+    for _ in range(2):
+        beats()
+    assert {name: sorted(all_of) for name, all_of in workers.items()} == {"a": ["a", "b"], "b": ["a", "b"]}
+    assert {name: set(mine) for name, mine in held.items()} == {
+        n: mine - {space.keys.shards[0]} for n, mine in before.items()
+    }
+
+
+def test_a_beat_that_nobody_answers_is_an_error(client: Client) -> None:
+    client.redis.down = {0, 1, 2, 3}
+    with pytest.raises(Unavailable):
+        client.run(fleet.join(client.space, "a", {}, TTL_MS), deadline_s=0.2)
+    worker: Any = Worker(client)  # type: ignore[arg-type]
+    worker._beat()
+    assert worker.held == [] and worker.last_beat_s is None and worker.last_beat_failure
+
+
+def test_one_round_does_what_it_can_and_tells_of_the_rest(client: Client) -> None:
+    ids = [id_on(client, 1), id_on(client, 3)]
+    for id in ids:
+        client.run(write.put(client.space, Item(id, b"content", tokens=1)))
+    client.redis.down = {2}
+    worker: Any = Worker(client)  # type: ignore[arg-type]
+    assert worker.run_once() is False and "RedisUnavailable" in str(worker.report.last_failure)
+    assert client.redis.asked[2] < 100, "nothing waits for it"
+    assert worker.report.did["archived"] == 2 and "swept" not in worker.report.did
+    assert worker._pause_s == client.space.config.worker.interval_ms / 1000, "the healthy shards are not slowed down"
+    client.redis.down = set()
+    assert worker.run_once() is True and worker.last_round_failure is None and "swept" in worker.report.did
+
+
+# -- nodes ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_tells_the_shards_that_answer_and_the_others_later(client: Client) -> None:
+    ids = {shard: id_on(client, shard) for shard in range(SHARDS)}
+    more = {shard: id_on(client, shard, 1) for shard in range(SHARDS)}
+    disk = [*ids.values()]
+    node = f"node-{client.redis.how}"
+
+    def beat(changes: dict[str, bool]) -> None:
+        held = nodes.Held(len(disk), 1, 9, 9)
+        client.run(nodes.beat(client.space, node, held, changes, lambda: list(disk), anew=False))
+
+    def told() -> dict[int, set[str]]:
+        ask = client.redis.world.ask
+        return {s.index: {m.decode() for m in ask([("SMEMBERS", s.held(node))])[0]} for s in client.space.keys.shards}
+
+    beat({})
+    assert told() == {shard: {id} for shard, id in ids.items()}
+    client.redis.down = {2}
+    disk += more.values()
+    client.run(nodes.tell_changes(client.space, node, dict.fromkeys(more.values(), True)))
+    healthy = [0, 1, 3]
+    unlinked: list[Words] = []
+    client.redis.world.redis.before = lambda words: unlinked.append(words) if words[0] == "UNLINK" else None
+    for _ in range(3):
+        beat({})
+        assert {s: told()[s] for s in healthy} == {s: {ids[s], more[s]} for s in healthy}
+        assert told()[2] == {ids[2]} and unlinked == [], "the others are left alone"
+    disk.remove(ids[2])
+    beat({ids[2]: False})
+    client.redis.down = set()
+    beat({})
+    assert told() == {s: {more[2]} if s == 2 else {ids[s], more[s]} for s in range(SHARDS)}
+    assert [words[1] for words in unlinked] == [client.space.keys.shards[2].held(node)]
+    beat({})
+    assert len(unlinked) == 1
+
+
+def test_a_node_whose_first_shard_is_away_does_not_live(client: Client) -> None:
+    client.redis.down = {0}
+    with pytest.raises(Unavailable):
+        client.run(nodes.beat(client.space, "n", nodes.Held(0, 0, 1, 1), {}, list, anew=False), deadline_s=0.2)
