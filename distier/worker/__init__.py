@@ -124,6 +124,9 @@ class Rounds:
         self._take(found.held, began_s)
         if found.failure:
             self._beat_failed(found.failure)
+            return
+        with suppress(DistierError):  # also here: rounds pause for up to 30 s while the archive is away
+            self.samples = yield from fleet.sample(self.held)
 
     def _next_beat_s(self) -> float:
         """Seconds to wait for it."""
