@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,20 @@ def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None
     return lambda text: record_property("told", text)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The two longest files first: else one process still runs them when the other has nothing left."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is for the long mode is not collected in the short one. The two longest files come first: else one process still
+    runs them when the other has nothing left."""
+    if os.environ.get("CHAOS") != "long":
+        late = [item for item in items if _is_long(item)]
+        config.hook.pytest_deselected(items=late)
+        items[:] = [item for item in items if item not in late]
     items.sort(key=lambda item: "/test_many_" not in item.nodeid)
+
+
+def _is_long(item: pytest.Item) -> bool:
+    """Marked so, or waiting for elections of a cluster on the second kind of server."""
+    fixtures = getattr(item, "fixturenames", ())
+    return item.get_closest_marker("slow") is not None or ("takes_seconds" in fixtures and "[redis" in item.nodeid)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

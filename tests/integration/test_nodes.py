@@ -412,10 +412,9 @@ def disk_finding(face: Face) -> Finding:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.parametrize("world", ["sync"], indirect=True)  # an event loop does not survive a fork
 async def test_a_fork_of_a_process_is_a_part_of_the_node(world: Nodes) -> None:
     """Its disk is opened anew, and what it keeps is told by a thread of its own."""
-    if world.kind == "async":
-        pytest.skip("an event loop does not survive a fork")
     a = await world.node("a")
     await put_clean(a, "m", "n")
     await a.demote("m")

@@ -203,7 +203,6 @@ def test_sixteen_shards_hit_as_one_does(valkey_server: TestServer, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif(not LONG, reason="CHAOS=long")
 @pytest.mark.parametrize("name", ["mooncake_conv", "nasa_day", "git_caffeine", "c2k_web12"])
 def test_real_traces(valkey_server: TestServer, tmp_path: Path, name: str) -> None:
     path = TRACES / f"{name}.csv.gz"
