@@ -20,9 +20,11 @@ while ARGV[a] do
   local newer = old.tier == 'none' or e > old.epoch or e == old.epoch and (v > old.ver
     or v == old.ver and string.sub(tok, 1, 8) > string.sub(old.tok, 1, 8))
     or old.tier == 'cold' and old.clean and old.tok == ARGV[a + 8]
-  -- not while a conditional write holds a place after it (at most ten minutes: then nobody is at it any more), nor that write itself
+  -- not while a conditional write of this epoch holds a place after it (at most ten minutes: then nobody is at it any more),
+  -- nor that write itself
   local place, since = reservation(old, epoch)
-  if place > 0 and now - since < 600000 and (e < tonumber(epoch) or v <= place) then newer = false end
+  local held, current = place > 0 and now - since < 600000, tonumber(epoch)
+  if held and (e < current or e == current and v <= place) then newer = false end
   if kind ~= 'none' and newer then
     count(old, -1)
     local created = old.tier ~= 'none' and call('HGET', record, 'created')

@@ -9,7 +9,7 @@ import pytest
 
 from distier.effects import Plan
 from distier.errors import Conflict
-from distier.lua import Refused, Reserved, reserve
+from distier.lua import Adopted, Adoption, Refused, Reserved, adopt, reserve
 from distier.plans import maintain
 from distier.plans.rescue import rescue
 from tests.integration.world import Open
@@ -124,3 +124,21 @@ def test_a_lease_of_a_dead_worker_does_not_outlast_the_patience(open_store: Open
     placement = store.where("a")
     assert placement is not None
     assert placement.clean
+
+
+def test_a_reserved_place_is_no_obstacle_to_a_version_of_a_greater_epoch(open_store: Open) -> None:
+    """An old primary, which counts its versions on: `partition` found readers there that had lost their object for ever."""
+    store = open_store()
+    landed = store.put("a", b"old", durability="archived")
+    shard = store.space.shard("a")
+    assert isinstance(store.run(iter(reserve(shard, "a", str(landed.version), "f" * 32))), Reserved)
+    fields = ("sha256", "0" * 64, "type", "text/plain")
+
+    def adopted(epoch: int, ver: int) -> int:
+        found = Adoption("a", epoch, ver, "e" * 32, "content", 1, 3, 60, fields=fields)
+        reply = store.run(iter(adopt(shard, landed.version.epoch, [found])))
+        assert isinstance(reply, Adopted)
+        return reply.adopted
+
+    assert adopted(landed.version.epoch, landed.version.ver + 1) == 0, "what was reserved is not adopted"
+    assert adopted(landed.version.epoch + 1, 1) == 1

@@ -254,7 +254,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("delete", "if clean and passed(old, epoch, tonumber(ver), ARGV[3]) then return {'PASSED'} end", ""),
     ), _not_settled, model="nothing_reserved"),
     Mutant("adopts-reserved", ("cas-archived/put/rescue",), (
-        ("adopt", "if place > 0 and now - since < 600000 and (e < tonumber(epoch) or v <= place) then newer = false end", ""),
+        ("adopt", "if held and (e < current or e == current and v <= place) then newer = false end", ""),
     )),
     Mutant("archived-elsewhere", ("two/evict",), (("archived", " or old.version ~= ARGV[3]", ""),)),
 )  # fmt: skip
