@@ -36,7 +36,7 @@ from distier.effects import (  # fmt: skip
     Used,
     collect,
 )
-from distier.errors import Corrupt, DeadlineExceeded, DistierError, Full, Invalid, NotFound, Unavailable
+from distier.errors import Corrupt, DeadlineExceeded, DistierError, Full, Invalid, NotFound, Recovering, Unavailable
 from distier.lua import Applied, Move, Over, Refused, install, promote, release, state, where
 
 from .peers import ask_content, holders_of, holds_command, others
@@ -51,7 +51,7 @@ from .records import (
     make_frame,
     record_command,
 )
-from .recover import newest_record, settle_record, settle_records, verify
+from .recover import list_epochs, newest_record, settle_record, settle_records, shard_state, verify
 from .room import with_room
 from .shares import make_share
 from .space import Space
@@ -392,6 +392,12 @@ def fetch_unless_moved(space: Space, shard: Shard, record: Record) -> Plan[bytes
         if isinstance(e, ObjectGone):
             yield from verify(space, shard, record.id)
         if (yield from is_current(shard, record)):
+            known = yield from shard_state(space, shard)
+            if isinstance(e, ObjectGone) and (yield from list_epochs(space, shard, known.epoch)):
+                raise Recovering(
+                    f"what module {record.id!r} rests on was swept in a newer epoch: this Redis is not the primary of its "
+                    "shard any more. Connect to the one that is"
+                ) from e
             raise
         return None
 
