@@ -18,7 +18,7 @@ from tests.servers import KINDS, Kind, available_kinds
 
 ROOT = Path(__file__).parent.parent.parent
 LONG = os.environ.get("CHAOS") == "long"
-ROUNDS, PACE_S = (9, 5.0) if LONG else (2, 0.6)
+ROUNDS, PACE_S = (9, 5.0) if LONG else (2, 1.5)
 TIMEOUT_S = ROUNDS * (PACE_S + 12) + 90
 
 
