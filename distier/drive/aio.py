@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
@@ -22,16 +22,12 @@ from distier.effects import (  # fmt: skip
     Command,
     Count,
     Effect,
-    LocalDelete,
     LocalGet,
-    LocalHas,
     LocalPut,
     NewToken,
     Now,
     Offload,
     Parallel,
-    Peers,
-    PeerSilent,
     Pipeline,
     Plan,
     RunScript,
@@ -46,11 +42,9 @@ from distier.stores.redis import AsyncExchange
 from .common import (
     RECOVERIES_MAX,
     Call,
-    Counters,
-    PeerTable,
+    Process,
     Recover,
     Unfinished,
-    UseBuffer,
     by_shard,
     converse,
     converse_together,
@@ -60,9 +54,6 @@ from .common import (
     words,
 )
 
-if TYPE_CHECKING:
-    from distier.stores.local import LocalStore  # LMDB is loaded only where it is used
-
 T = TypeVar("T")
 
 THREADS_MAX = 16
@@ -71,7 +62,7 @@ OFFLOAD_BYTES = 128 * 1024
 """Computations over less than this take less time than handing them to a thread."""
 
 
-class AsyncDriver:
+class AsyncDriver(Process):
     """Performs effects on `redis` and `archive` within one deadline per plan, `deadline_s` from its start."""
 
     def __init__(
@@ -81,17 +72,8 @@ class AsyncDriver:
         self.archive = archive
         self.deadline_s = deadline_s
         self.recover = recover
-        self.counters = Counters()
-        self.uses = UseBuffer()
-        self.local: LocalStore | None = None
-        self.peers = PeerTable()
+        super().__init__()
         self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="distier-aio")
-
-    def use_local(self, local: LocalStore | None) -> None:
-        """Perform the effects of the node's disk on `local`, which is closed with this driver."""
-        self.local = local
-        if local is not None:
-            local.count = self.counters.add
 
     async def run(self, plan: Plan[T], deadline_s: float | None = None) -> T:
         """Run a plan to its end: its result, or what it raises. A cancelled run stops the plan between two effects."""
@@ -146,20 +128,12 @@ class AsyncDriver:
                 return await self._archive(lambda: self.archive.delete(keys), end_s)
             case NewToken():
                 return secrets.token_hex(16)
-            case LocalHas(id, tok):
-                return self.local is not None and self.local.has(id, tok)
-            case LocalDelete(id):
-                return self.local is not None and self.local.delete(id)
-            case Peers():
-                return self.peers.ready(time.monotonic())
-            case PeerSilent(node):
-                return self.peers.silent(node, time.monotonic())
             case Now():
                 return time.time_ns() // 1_000_000
             case Sleep(seconds):
                 return await self._sleep(seconds, end_s)
             case _:
-                raise AssertionError(f"no driver knows the effect {effect!r}")
+                return self.at_once(effect)
 
     # -- Redis ---------------------------------------------------------------------------------------------------
 

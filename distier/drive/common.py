@@ -8,17 +8,20 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.domain.keys import Shard
-from distier.effects import Command, Plan, RunScript
+from distier.effects import Command, Effect, LocalDelete, LocalHas, Peers, PeerSilent, Plan, RunScript
 from distier.errors import ConfigError, Corrupt, DeadlineExceeded, DistierError, Full, Invalid, RedisUnavailable
 from distier.lua import touch
 from distier.stores.redis import Answer, Batch
+
+if TYPE_CHECKING:
+    from distier.stores.local import LocalStore  # LMDB is loaded only where it is used
 
 Call = Command[Any] | RunScript[Any]
 Recover = Callable[[Shard], Plan[Any]]
@@ -402,3 +405,33 @@ class UseBuffer:
     def _take_all(self, shard: Shard) -> Iterator[RunScript[dict[str, float]]]:
         while call := self._take(shard):
             yield call
+
+
+class Process:
+    """What a driver keeps for its process, and the effects that nobody waits for: the same in both drivers."""
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self.uses = UseBuffer()
+        self.local: LocalStore | None = None
+        self.peers = PeerTable()
+
+    def use_local(self, local: LocalStore | None) -> None:
+        """Perform the effects of the node's disk on `local`, which is closed with this driver."""
+        self.local = local
+        if local is not None:
+            local.count = self.counters.add
+
+    def at_once(self, effect: Effect[Any]) -> Any:
+        """An effect of the node's disk or of what is known of other nodes."""
+        match effect:
+            case LocalHas(id, tok):
+                return self.local is not None and self.local.has(id, tok)
+            case LocalDelete(id):
+                return self.local is not None and self.local.delete(id)
+            case Peers():
+                return self.peers.ready(time.monotonic())
+            case PeerSilent(node):
+                return self.peers.silent(node, time.monotonic())
+            case _:
+                raise AssertionError(f"no driver knows the effect {effect!r}")

@@ -9,7 +9,7 @@
 --         marked `seen`; all is `verified` only after a whole listing
 local refused = refuse()
 if refused then return refused end
-local epoch = call('HGET', EPOCH, 'epoch')
+local epoch = current_epoch
 if epoch ~= ARGV[1] then return {'CHANGED'} end
 local a, k, adopted, now = 3, 10, 0, now_ms()
 for i = k, #KEYS, 2 do placed(KEYS[i]) end -- fails before the first write, if it must

@@ -15,7 +15,7 @@ if done then
   call('PEXPIRE', KEYS[12], 120000) -- a write, so that WAIT covers the first one
   return {'REPLAYED', done}
 end
-local epoch, ver = call('HGET', EPOCH, 'epoch'), ARGV[5]
+local epoch, ver = current_epoch, ARGV[5]
 if clean and ARGV[4] ~= epoch then return {'FENCED'} end
 if clean and comes_after(old, tonumber(epoch), tonumber(ver)) then return {'SUPERSEDED', old.version} end
 if clean and passed(old, epoch, tonumber(ver), ARGV[3]) then return {'PASSED'} end

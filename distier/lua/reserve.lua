@@ -10,7 +10,7 @@ if refused then return refused end
 local old = placed(KEYS[10])
 local conflict = unexpected(old, KEYS[10], ARGV[1])
 if conflict then return conflict end
-local now, epoch = now_ms(), call('HGET', EPOCH, 'epoch')
+local now, epoch = now_ms(), current_epoch
 local hold = ARGV[1] ~= '' or ARGV[3] == '1' and is_checked(KEYS[10])
 if hold then
   local place, at, tok = reservation(old, epoch)

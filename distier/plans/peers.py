@@ -11,7 +11,6 @@ as it is where the node says that it has no copy (any more). What comes is check
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -23,6 +22,7 @@ from distier.domain.module import Record
 from distier.effects import Command, Count, NewToken, Offload, Peers, PeerSilent, Pipeline, Plan
 from distier.errors import Corrupt, DistierError, Invalid
 
+from .records import check_content
 from .space import Space
 
 ASKS_MAX = 64
@@ -95,7 +95,7 @@ def ask(space: Space, shard: Shard, record: Record, holders: Sequence[str], want
         Command(first, ("RPUSH", asks, entry.pack()), _same, retry=False, hint=True),
         Command(first, ("LTRIM", asks, -ASKS_MAX, -1), _same, retry=False, hint=True),
         Command(first, ("PEXPIRE", asks, max(ASKS_TTL_MIN_MS, 2 * timeout_ms)), _same, retry=False, hint=True),
-        Command(shard, ("BLPOP", answer, timeout_ms / 1000), _popped, retry=False, hint=True),
+        popped(shard, answer, timeout_ms / 1000),
     ]
     yield Count("peers.asked")
     replies = yield from Pipeline(calls)
@@ -130,9 +130,7 @@ def opened(record: Record, answer: bytes) -> bytes:
     """The content in an answer. Raises `Corrupt` where it is not the record's."""
     kind, _, data = answer[1:].partition(b"\0")
     content = codec.decompress_block(kind.decode("ascii", "replace"), data, size_bytes=record.size_bytes)
-    if hashlib.sha256(content).hexdigest() != record.sha256:
-        raise Corrupt(f"another node's copy of module {record.id!r} does not match its SHA-256")
-    return content
+    return check_content(record, content, "other node's")
 
 
 def _same(reply: Any) -> Any:
