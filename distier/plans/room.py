@@ -32,29 +32,45 @@ READ_FIRST = 2
 """Victims are read with their content, so only as many as it takes: at first this many, then twice as many."""
 
 ROUNDS_MAX = 12
-"""Each lost round means that another client made progress; after this many the caller falls back."""
+"""Each lost round means that another client made progress; after this many the caller falls back, if it can."""
 
 
 def with_room(
-    space: Space, shard: Shard, attempt: Callable[[Sequence[Move]], RunScript[Any]], reply: Any = None
+    space: Space,
+    shard: Shard,
+    attempt: Callable[[Sequence[Move]], RunScript[Any]],
+    reply: Any = None,
+    *,
+    last_resort: bool = False,
 ) -> Plan[Any]:
     """Run `attempt` with the moves that make room for it; `reply` is what it answered without any, if known. Answers `Over`
     where no room can be made: all that is left is pinned, or others took the room in every round. Raises `Full` where only
-    the archive could make room and it does not answer."""
+    the archive could make room and it does not answer.
+
+    The `last_resort`, a put into warm with nowhere else to go, is for as long as the deadline allows: that others are quicker
+    is no lack of room. It answers `Over` when two looks in succession found the same, and nothing that could leave."""
     if reply is None:
         reply = yield from attempt(())
-    for _ in range(ROUNDS_MAX):
-        if not isinstance(reply, Over):
-            return reply
+    rounds = 0
+    while isinstance(reply, Over) and (last_resort or rounds < ROUNDS_MAX):
+        rounds += 1
         room = yield from find_room(space, shard, reply)
         if not room.moves:
-            return reply
-        if room.enough:
+            before = reply
+            if not last_resort or _same_warm(before, reply := (yield from attempt(()))):
+                return reply
+        elif room.enough:
             reply = yield from attempt(room.moves)
         else:  # more victims than one script names: these go first
             yield from demote(shard, "evict", room.moves)
             reply = yield from attempt(())
     return reply
+
+
+def _same_warm(one: Over, other: object) -> bool:
+    """Whether nothing came to warm or left it between two answers. Its budget alone does not say: one that left makes room
+    for one that came."""
+    return isinstance(other, Over) and one[2:4] == other[2:4] and set(one.warm_ids) == set(other.warm_ids)
 
 
 class Room(NamedTuple):

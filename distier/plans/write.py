@@ -250,8 +250,13 @@ def _landed(space: Space, shard: Shard, p: Prepared, reply: Any) -> Plan[Landed]
 def _attempt(space: Space, shard: Shard, p: Prepared, tier: Tier, body: bytes, kind: str) -> Plan[Any]:
     """Put into this tier, with the evictions that it takes. What is in the archive already needs no room: None, where that
     could only be made with the archive's help, and it does not answer."""
+    nowhere_else = tier == "warm" and p.place is None
+
+    def attempt(moves: Sequence[Move]) -> RunScript[Any]:
+        return _put(shard, p, tier, body, kind, moves)
+
     try:
-        return (yield from with_room(space, shard, lambda moves: _put(shard, p, tier, body, kind, moves)))
+        return (yield from with_room(space, shard, attempt, last_resort=nowhere_else))
     except Full:
         if p.place is None:
             raise
@@ -291,7 +296,7 @@ def _refusal(p: Prepared, reply: object) -> DistierError:
             return Fenced(f"the place in the order of this write of module {p.id!r} was lost; try again")
         case _:
             return Full(
-                f"no room for module {p.id!r}: all that is hot is pinned or in use by other writers, and warm is "
+                f"no room for module {p.id!r}: what is hot is pinned, or other writers were quicker, and warm is "
                 "full too; nothing was changed. Raise the budgets, or end some pins"
             )
 

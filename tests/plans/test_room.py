@@ -193,6 +193,29 @@ def test_victims_that_change_in_every_round_end_in_warm_and_not_in_a_loop() -> N
     audit(world)
 
 
+@pytest.mark.parametrize("taken", ["with its moves", "while it looks"])
+def test_a_put_with_nowhere_else_to_go_is_not_refused_because_others_are_quicker(taken: str) -> None:
+    """Thirty times another client takes the room that was made in warm, or what could have left has left already."""
+    world = World.make(storage_tiers__warm__max_modules=2)
+    for id in ("a", "b"):
+        put(world, item(id, tokens=101))
+    rivals: list[str] = []
+
+    def take_the_room(words: Any) -> None:
+        comes = words[0] == "EVALSHA" and "cold" in words and "new" in words
+        looks = words[0] == "HMGET"
+        if (comes if taken == "with its moves" else looks) and len(rivals) < 30:
+            rivals.append(f"r{len(rivals)}")
+            put(world, item(rivals[-1], tokens=101))
+
+    world.redis.before = take_the_room
+    landed = put(world, item("new", tokens=101))
+    world.redis.before = None
+    assert len(rivals) == 30
+    assert landed.tier == "warm"
+    audit(world)
+
+
 def test_a_drop_that_changed_between_naming_and_demoting_is_counted_once() -> None:
     """Warm is full; while its victim is named, somebody else makes that hot. The budget holds, and the demotion ends."""
     world = World.make(storage_tiers__warm__max_modules=2)
