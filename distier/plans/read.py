@@ -11,7 +11,7 @@ A miss is answered from the record alone: while a module exists, its record does
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -65,6 +65,9 @@ LOST_MAX = 5
 reads."""
 REREADS_MAX = 20
 """A module that changes its place between every two reads of one `get` this often is not moving, it is broken."""
+FRAMES_MAX = 500
+FRAMES_MAX_BYTES = 8 * 1024 * 1024
+"""So many, and so much of them, are asked for in one round trip; one that is larger alone."""
 
 
 def read(space: Space, id: str) -> Plan[Module | None]:
@@ -98,13 +101,16 @@ def serve_hot(space: Space, shard: Shard, module: Module) -> Plan[Module]:
     return module
 
 
-def send_touch(space: Space, touches: Sequence[Any]) -> Plan[None]:
-    """Send gathered uses. Recency is a hint: a batch that cannot be sent is dropped, the read goes on."""
-    for reply in (yield from Pipeline(touches)):
+def send_touch(space: Space, touches: Sequence[Any]) -> Plan[dict[str, float]]:
+    """Send gathered uses; answers the counts. Recency is a hint: a batch that cannot be sent is dropped, the read goes on."""
+    counts: dict[str, float] = {}
+    for reply in (yield from Pipeline(touches)) if touches else ():
         if isinstance(reply, DistierError):
             yield Count("touches.lost")
         else:
-            space.learn_uses(reply)
+            counts |= reply
+    space.learn_uses(counts)
+    return counts
 
 
 def read_below(space: Space, shard: Shard, record: Record, frame: bytes | None = None) -> Plan[Module | None]:
@@ -163,10 +169,28 @@ def read_local(space: Space, shard: Shard, record: Record) -> Plan[Module | None
 def _use(space: Space, shard: Shard, id: str) -> Plan[RunScript[Any] | None]:
     """Note a use. Answers the script that tells Redis where uses are due, or where this one may be the one that promotes, as
     far as this process knows."""
-    guess = space.warm.get(id, space.config.storage_tiers.promotion_threshold) + 1
-    space.guess_warm(id, guess)
-    touch: RunScript[Any] | None = yield Used(shard, id, flush=guess >= space.config.storage_tiers.promotion_threshold)
+    touch: RunScript[Any] | None = yield Used(shard, id, flush=_may_promote(space, id))
     return touch
+
+
+def _may_promote(space: Space, id: str) -> bool:
+    """Guess one use more. Whether this one may be the one that promotes, as far as this process knows."""
+    threshold = space.config.storage_tiers.promotion_threshold
+    guess = space.warm.get(id, threshold) + 1
+    space.guess_warm(id, guess)
+    return guess >= threshold
+
+
+def _use_many(space: Space, used: Mapping[Shard, Sequence[str]], *, below_hot: bool = False) -> Plan[dict[str, float]]:
+    """Note one use of each. Answers the counts of those that were told to Redis: in a round trip of its own, if it is time, or
+    if one of them, being `below_hot`, may be promoted."""
+    touches = []
+    for shard, ids in used.items():
+        flush = below_hot and True in [_may_promote(space, id) for id in ids]
+        while (touch := (yield Used(shard, ids, flush))) is not None:
+            touches.append(touch)
+            ids = ()
+    return (yield from send_touch(space, touches))
 
 
 def _is_hot_now(space: Space, id: str, touched: Any) -> bool:
@@ -425,7 +449,8 @@ def fetch_cold(space: Space, record: Record) -> Plan[bytes]:
 
 
 def read_many(space: Space, ids: Sequence[str]) -> Plan[dict[str, Module | None]]:
-    """Modules by id, None for misses. Hot ones in one round trip per 500, warm and cold ones in parallel after it.
+    """Modules by id, None for misses. Hot ones in one round trip per 500; after it warm ones in one per 8 MiB of frames, and
+    cold ones in parallel.
 
     Raises what any one of them raises: a fault is not a miss.
     """
@@ -435,6 +460,7 @@ def read_many(space: Space, ids: Sequence[str]) -> Plan[dict[str, Module | None]
         below += yield from _read_hot(space, chunk, found)
     if space.node is not None:
         below = yield from _read_local_many(space, below, found)
+    below = yield from _read_warm_many(space, below, found)
     modules = yield from Parallel([read_below(space, shard, record) for shard, record in below])
     for (_, record), module in zip(below, modules, strict=True):
         found[record.id] = collect(module)
@@ -453,6 +479,52 @@ def _read_local_many(
         else:
             found[record.id] = module
     return rest
+
+
+def _read_warm_many(
+    space: Space, below: list[tuple[Shard, Record]], found: dict[str, Module | None]
+) -> Plan[list[tuple[Shard, Record]]]:
+    """Puts those that have a frame in Redis into `found`; answers the others, and those that moved meanwhile."""
+    rest = [(shard, record) for shard, record in below if record.tier != "warm"]
+    threshold = space.config.storage_tiers.promotion_threshold
+    for part in _by_bytes([(shard, record) for shard, record in below if record.tier == "warm"]):
+        read: dict[Shard, list[tuple[Record, bytes]]] = {}
+        frames = yield from Pipeline([frame_command(shard, record.id) for shard, record in part])
+        for (shard, record), reply in zip(part, frames, strict=True):
+            frame = collect(reply)
+            content = None if frame is None else (yield from _try_frame(record, frame))
+            if content is None:
+                rest.append((shard, record))
+                continue
+            found[record.id] = record.module(content, "warm")
+            read.setdefault(shard, []).append((record, content))
+            if space.node is not None and record.clean:
+                yield from LocalPut(record, content)
+        yield Count("hits.warm", sum(map(len, read.values())))
+        used = {shard: [record.id for record, _ in some] for shard, some in read.items()}
+        counts = yield from _use_many(space, used, below_hot=True)
+        yield Parallel(
+            [
+                keep(to_hot(space, shard, record, content, "uses"))
+                for shard, some in read.items()
+                for record, content in some
+                if counts.get(record.id, 0.0) >= threshold
+            ]
+        )
+    return rest
+
+
+def _by_bytes(warm: Sequence[tuple[Shard, Record]]) -> Iterator[list[tuple[Shard, Record]]]:
+    part: list[tuple[Shard, Record]] = []
+    size_bytes = 0
+    for shard, record in warm:
+        if part and (len(part) >= FRAMES_MAX or size_bytes + record.frame_bytes > FRAMES_MAX_BYTES):
+            yield part
+            part, size_bytes = [], 0
+        part.append((shard, record))
+        size_bytes += record.frame_bytes
+    if part:
+        yield part
 
 
 def _read_hot(space: Space, ids: Sequence[str], found: dict[str, Module | None]) -> Plan[list[tuple[Shard, Record]]]:
@@ -481,13 +553,7 @@ def _read_hot(space: Space, ids: Sequence[str], found: dict[str, Module | None])
         else:
             below.append((space.shard(id), record))
     yield Count("hits.hot", sum(map(len, used.values())))
-    touches = []
-    for shard, some in used.items():
-        while (touch := (yield Used(shard, some))) is not None:
-            touches.append(touch)
-            some = []
-    if touches:
-        yield from send_touch(space, touches)
+    yield from _use_many(space, used)
     return below
 
 

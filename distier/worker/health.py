@@ -1,7 +1,7 @@
 """What a worker tells about itself over HTTP: `/healthz`, `/readyz`, and `/metrics` for Prometheus.
 
-    /healthz   200 while rounds succeed and Redis and the archive answer; else 503 and the reasons. For people and alarms: a
-               restart of the worker ends no outage of what it depends on
+    /healthz   200 while rounds succeed and Redis (each master) and the archive answer; else 503 and the reasons. For people
+               and alarms: a restart of the worker ends no outage of what it depends on
     /readyz    200 while it is in the fleet (a worker that stands by is); else 503. For probes
     /metrics   its own work, and samples of the shards that it has the leases of, so that the sum over all workers is the
                whole namespace
@@ -68,7 +68,10 @@ USED = {
 
 def reasons(worker: Rounds) -> list[str]:
     """Why the worker is not healthy; empty if it is."""
-    return [*not_ready(worker), *_not_working(worker)]
+    why = not_ready(worker)
+    if not why and worker.last_beat_failure is not None:  # of several masters, some did not answer
+        why = [f"redis: {worker.last_beat_failure}"]
+    return [*why, *_not_working(worker)]
 
 
 def not_ready(worker: Rounds) -> list[str]:

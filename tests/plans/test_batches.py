@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from distier.domain.module import Landed
+from distier.effects import Command, Pipeline, Plan, T
 from distier.errors import Conflict, Corrupt, DistierError
 from distier.lua import script, touch
 from distier.plans import read, write
@@ -14,7 +15,9 @@ from distier.plans.move import demote
 from distier.plans.records import record_command
 from distier.plans.space import Space
 from distier.plans.write import Item, put, put_many
+from distier.plans.writeback import write_back
 from tests.fakes import World
+from tests.plans.audit import audit
 
 
 def landed(world: World, items: list[Item]) -> list[Any]:
@@ -149,3 +152,58 @@ def test_errors_are_values() -> None:
     world = World.make()
     (result,) = landed(world, [Item("a", "x", if_version="9-9")])
     assert isinstance(result, Conflict) and isinstance(result, DistierError)
+
+
+def frames_asked_for(plan: Plan[T], asked: list[int]) -> Plan[T]:
+    """The plan, and how many frames it asks for in each round trip."""
+    effect = next(plan)
+    while True:
+        if isinstance(effect, Pipeline):
+            gets = [call for call in effect.calls if isinstance(call, Command) and call.words[0] == "GET"]
+            asked += [len(gets)] if gets else []
+        result = yield effect
+        try:
+            effect = plan.send(result)
+        except StopIteration as stop:
+            return cast(T, stop.value)
+
+
+def test_warm_ones_come_in_one_round_trip_and_those_used_enough_become_hot() -> None:
+    """Two clean, two dirty, one whose frame has expired, one that is hot, one that is cold, one that is not there."""
+    world = World.make(storage_tiers__promotion_threshold=3)
+    contents = {id: id.encode() * 30 for id in ("clean/1", "clean/2", "dirty/1", "dirty/2", "expired", "hot", "cold")}
+    for id, content in contents.items():
+        world.run(put(world.space, Item(id, content, tokens=1)), id)
+        if not id.startswith("dirty"):
+            world.run(write_back(world.space, world.shard, id))
+        if id != "hot":
+            world.run(demote(world.space, id, "cold" if id == "cold" else "warm"))
+    world.ask([("DEL", world.shard.frame("expired"))])
+    ids = ["none", *contents]
+    asked: list[int] = []
+    tiers, run = [], world.process("reader").run  # which gathers uses
+    for _ in range(4):
+        found = run(frames_asked_for(read.read_many(world.space, ids), asked))
+        assert found.pop("none") is None
+        assert {id: m.content for id, m in found.items() if m} == contents
+        tiers.append({id: m.tier for id, m in found.items() if m})
+    assert asked[0] == 5
+    assert tiers[0] == {
+        id: "hot" if id == "hot" else "cold" if id in ("cold", "expired") else "warm" for id in contents
+    }
+    assert tiers[1]["cold"] == tiers[1]["expired"] == "warm", "a copy was left"
+    assert set(tiers[3].values()) == {"hot"}
+    audit(world)
+
+
+def test_frames_are_asked_for_in_parts_that_memory_bears(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read, "FRAMES_MAX_BYTES", 1000)
+    world = World.make(storage_tiers__warm__max_bytes=10**6, storage_tiers__warm__compression="none")
+    sizes = [400, 400, 400, 2000, 1, 1]
+    for i, size_bytes in enumerate(sizes):
+        world.run(put(world.space, Item(f"m{i}", bytes([i]) * size_bytes, tokens=101)), f"put {i}")
+    asked: list[int] = []
+    plan = read.read_many(world.space, [f"m{i}" for i in range(len(sizes))])
+    found = world.run(frames_asked_for(plan, asked))
+    assert [len(m.content) for m in found.values() if m] == sizes
+    assert asked == [2, 1, 1, 2]

@@ -22,6 +22,7 @@ from distier.plans import fleet, move, nodes, read, shares, write
 from distier.plans.write import Item
 from distier.stores.redis import Answer, Batch, Words
 from distier.worker import Worker
+from distier.worker.health import not_ready, reasons
 from tests.fakes import World
 
 SHARDS = 4
@@ -171,6 +172,7 @@ def test_a_worker_keeps_the_leases_of_the_shards_that_answer(client: Client, dow
         worker._beat()
         assert {s.index for s in worker.held} == healthy and worker.workers == [worker.name]
         assert "RedisUnavailable" in str(worker.last_beat_failure)
+        assert not not_ready(worker) and any(why.startswith("redis: ") for why in reasons(worker))
     client.redis.down = set()
     worker._beat()
     assert {s.index for s in worker.held} == {0, 1, 2, 3} and worker.last_beat_failure is None

@@ -18,8 +18,19 @@ from tests.plans.audit import audit, audit_contents
 from tests.plans.test_stopped import MIXED, content, item, mixed
 
 
+@pytest.fixture(params=["get", "get_many"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of this holds for both ways to read."""
+    if request.param == "get_many":
+        monkeypatch.setattr(f"{__name__}.get", get_in_a_batch)
+
+
 def get(world: World, id: str, name: str = "reader") -> Module | None:
     return world.run(read.read(world.space, id), name)
+
+
+def get_in_a_batch(world: World, id: str, name: str = "reader") -> Module | None:
+    return world.run(read.read_many(world.space, ["none", id]), name)[id]
 
 
 def tier(world: World, id: str) -> str:
