@@ -245,13 +245,21 @@ def parse_hot(id: str, fields: Mapping[bytes, bytes], epoch: int, verified: int)
     The short way for the most frequent read: the same as `parse_record(...).hot_module()`, without a `Record`.
     """
     content = fields.get(b"content")
-    if content is None:
+    if content is None or fields.get(b"tier") != b"hot":
         return None
+    return parse_copy(id, fields, content, "hot", epoch, verified)
+
+
+def parse_copy(
+    id: str, fields: Mapping[bytes, bytes], content: bytes, tier: Tier, epoch: int, verified: int
+) -> Module | None:
+    """The module of a record with its content from `tier`, if it is known in `epoch` to be the newest version, and the content
+    as long as it says; else None."""
     try:
         if verified < epoch and int(fields[b"seen"]) < epoch:
             return None
         get = fields.get
-        if len(content) != int(fields[b"bytes"]) or fields[b"tier"] != b"hot":
+        if len(content) != int(fields[b"bytes"]):
             return None
         keywords, meta, tokens = get(b"keywords"), get(b"meta"), int(get(b"tokens", 0))
         if not 0 <= tokens <= MAX_COUNT:
@@ -260,7 +268,7 @@ def parse_hot(id: str, fields: Mapping[bytes, bytes], epoch: int, verified: int)
             id, content, get(b"type", b"").decode(), tokens, get(b"counter", b"").decode(),
             unpack_keywords(keywords) if keywords else (), unpack_meta(meta) if meta else {},
             Order(int(fields[b"epoch"]), int(fields[b"ver"]), fields[b"tok"].decode()), get(b"sha256", b"").decode(),
-            "hot", int(get(b"created", 0)), int(get(b"updated", 0)), _text(get(b"transform")), _text(get(b"outline")),
+            tier, int(get(b"created", 0)), int(get(b"updated", 0)), _text(get(b"transform")), _text(get(b"outline")),
         )  # fmt: skip
     except (KeyError, ValueError, RecursionError):
         return None  # `parse_record` says what is wrong with it

@@ -48,6 +48,7 @@ from .common import (
     by_shard,
     converse,
     converse_together,
+    first_answered,
     lost,
     time_left,
     understood,
@@ -154,8 +155,10 @@ class AsyncDriver(Process):
     async def _pipeline(self, calls: Sequence[Call], end_s: float) -> list[Any]:
         """Calls grouped by shard: all servers are asked at once, each in one round trip. The groups that have to wait, or
         whose shard needs an epoch, then go on beside each other; what keeps one of them fails its calls, not the others."""
-        results: list[Any] = [None] * len(calls)
         groups = by_shard(calls)
+        if len(groups) == 1:
+            return await self._rest(calls, end_s, await self._ask(calls, end_s))
+        results: list[Any] = [None] * len(calls)
         of_group = [[calls[i] for i in group] for group in groups]
         begun = await self._begin(of_group, end_s)
         rest = [self._rest(some, end_s, begun) for some, begun in zip(of_group, begun, strict=True)]
@@ -163,6 +166,19 @@ class AsyncDriver(Process):
             for i, value in zip(group, values, strict=True):
                 results[i] = value
         return results
+
+    async def _ask(self, calls: Sequence[Call], end_s: float) -> list[Any] | Unfinished | None:
+        """Some calls to one shard, sent at once. None if that needs a conversation from the start."""
+        if any(isinstance(call, RunScript) and call.replicas for call in calls):
+            return None
+        try:
+            return first_answered(
+                calls, await self.redis.exchange(calls[0].shard, [words(c) for c in calls], time_left(end_s)), end_s
+            )
+        except DeadlineExceeded:
+            return None
+        except (RedisConnectionError, RedisTimeoutError) as e:
+            return first_answered(calls, e, end_s)
 
     async def _begin(self, groups: Sequence[Sequence[Call]], end_s: float) -> list[list[Any] | Unfinished]:
         together = converse_together(groups, end_s)
@@ -173,7 +189,7 @@ class AsyncDriver(Process):
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 
-    async def _rest(self, calls: Sequence[Call], end_s: float, begun: list[Any] | Unfinished) -> list[Any]:
+    async def _rest(self, calls: Sequence[Call], end_s: float, begun: list[Any] | Unfinished | None) -> list[Any]:
         try:
             return await self._calls(calls, end_s, begun)
         except DistierError as e:

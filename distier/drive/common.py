@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -223,6 +223,20 @@ class Unfinished:
 
     talk: Talk
     ask: list[tuple[Any, ...]] | float
+
+
+def first_answered(
+    calls: Sequence[Call], answer: list[Any] | RedisConnectionError | RedisTimeoutError, end_s: float
+) -> list[Any] | Unfinished:
+    """What the first answer to some calls comes to: nearly always it is all, and there is no conversation."""
+    if isinstance(answer, list) and not any(isinstance(reply, RedisError) for reply in answer):
+        return [outcome(call, reply) for call, reply in zip(calls, answer, strict=True)]
+    talk = converse(calls, end_s)
+    next(talk)
+    try:
+        return Unfinished(talk, talk.send(answer) if isinstance(answer, list) else talk.throw(answer))
+    except StopIteration as stop:
+        return cast(list[Any], stop.value)
 
 
 Together = Generator[list[Batch], list[Answer], list[list[Any] | Unfinished]]

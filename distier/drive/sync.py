@@ -48,6 +48,7 @@ from .common import (
     by_shard,
     converse,
     converse_together,
+    first_answered,
     lost,
     time_left,
     understood,
@@ -147,14 +148,29 @@ class SyncDriver(Process):
     def _pipeline(self, calls: Sequence[Call], end_s: float) -> list[Any]:
         """Calls grouped by shard: all servers are asked at once, each in one round trip. The groups that have to wait, or
         whose shard needs an epoch, then go on one by one; what keeps one of them fails its calls, not the others."""
-        results: list[Any] = [None] * len(calls)
         groups = by_shard(calls)
+        if len(groups) == 1:
+            return self._rest(calls, end_s, self._ask(calls, end_s))
+        results: list[Any] = [None] * len(calls)
         for group, begun in zip(
             groups, self._begin([[calls[i] for i in group] for group in groups], end_s), strict=True
         ):
             for i, value in zip(group, self._rest([calls[i] for i in group], end_s, begun), strict=True):
                 results[i] = value
         return results
+
+    def _ask(self, calls: Sequence[Call], end_s: float) -> list[Any] | Unfinished | None:
+        """Some calls to one shard, sent at once. None if that needs a conversation from the start."""
+        if any(isinstance(call, RunScript) and call.replicas for call in calls):
+            return None
+        try:
+            return first_answered(
+                calls, self.redis.exchange(calls[0].shard, [words(c) for c in calls], time_left(end_s)), end_s
+            )
+        except DeadlineExceeded:
+            return None
+        except (RedisConnectionError, RedisTimeoutError) as e:
+            return first_answered(calls, e, end_s)
 
     def _begin(self, groups: Sequence[Sequence[Call]], end_s: float) -> list[list[Any] | Unfinished]:
         together = converse_together(groups, end_s)
@@ -165,7 +181,7 @@ class SyncDriver(Process):
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 
-    def _rest(self, calls: Sequence[Call], end_s: float, begun: list[Any] | Unfinished) -> list[Any]:
+    def _rest(self, calls: Sequence[Call], end_s: float, begun: list[Any] | Unfinished | None) -> list[Any]:
         try:
             return self._calls(calls, end_s, begun)
         except DistierError as e:

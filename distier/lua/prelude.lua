@@ -46,8 +46,9 @@ local function placed(key)
   }
 end
 
--- Accounting: `count(p, -1)` takes a placement out of the sums, `count(p, 1)` puts it in; `settle` writes them.
-local delta = {}
+-- Accounting: `count(p, -1)` takes a placement out of the sums, `count(p, 1)` puts it in; `next_change` ends one change of
+-- several, each of which is weighed by itself; `settle` writes them all.
+local delta, earlier = {}, {}
 local function add(field, n)
   if n ~= 0 then delta[field] = (delta[field] or 0) + n end
 end
@@ -61,13 +62,18 @@ local function count(p, sign)
   if p.tier == 'warm' then add('warm_frame_bytes', sign * p.frame_bytes) end
   if p.clean then add('archived_count', sign) add('archived_bytes', sign * p.archived_bytes) end
 end
+local function next_change()
+  for field, n in pairs(delta) do earlier[field] = (earlier[field] or 0) + n end
+  delta = {}
+end
 local function settle()
-  for field, n in pairs(delta) do
+  next_change()
+  for field, n in pairs(earlier) do
     if n ~= 0 then call('HINCRBY', USAGE, field, string.format('%.0f', n)) end
   end
 end
 
--- The four budgets, with what the changes counted so far would do to them. A budget counts only against a
+-- The four budgets, with what the change counted so far would do to them, after the earlier ones. A budget counts only against a
 -- change that adds to it: a lowered limit stops growth and never a move that frees. `settle` is what writes USAGE, at the
 -- end, so both are read once.
 local limit, used
@@ -82,7 +88,7 @@ local function budgets()
   local over, fits = {}, true
   for i, field in ipairs(fields) do
     local change = delta[field] or 0
-    over[i] = tonumber(used[i] or 0) + change - tonumber(limit[i])
+    over[i] = tonumber(used[i] or 0) + (earlier[field] or 0) + change - tonumber(limit[i])
     if change > 0 and over[i] > 0 then fits = false end
   end
   return fits, over
@@ -108,7 +114,7 @@ end
 -- bytes}, the least recently used hot ids, the warm ids that are due first; none of these where warm has room for all that
 -- hot could send there.
 local function name_victims(over, id, now)
-  local roomy = over[3] <= -64 and over[4] + tonumber(used[2] or 0) <= 0
+  local roomy = over[3] <= -64 and over[4] + tonumber(used[2] or 0) + (earlier.hot_bytes or 0) <= 0
   return {'OVER', {string.format('%.0f', over[1]), string.format('%.0f', over[2]), string.format('%.0f', over[3]),
     string.format('%.0f', over[4])}, candidates(HOT, id, now), roomy and {} or candidates(WARM, id, now)}
 end

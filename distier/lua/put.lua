@@ -61,6 +61,9 @@ local function write(m)
 end
 
 local answers = {'OK'}
-for i, m in ipairs(modules) do answers[i + 1] = write(m) end
+for i, m in ipairs(modules) do
+  answers[i + 1] = write(m)
+  next_change()
+end
 settle()
 return answers

@@ -11,6 +11,7 @@ A miss is answered from the record alone: while a module exists, its record does
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from distier.domain import archived as names
 from distier.domain import codec
 from distier.domain.ids import encode_prefix
 from distier.domain.keys import Shard
-from distier.domain.module import TIERS, Module, Placement, Record, Tier, parse_hot, parse_record
+from distier.domain.module import TIERS, Module, Placement, Record, Tier, parse_copy, parse_hot, parse_record
 from distier.effects import (  # fmt: skip
     ArchiveGet,
     Command,
@@ -37,7 +38,7 @@ from distier.effects import (  # fmt: skip
     collect,
 )
 from distier.errors import Corrupt, DeadlineExceeded, DistierError, Full, Invalid, NotFound, Recovering, Unavailable
-from distier.lua import Applied, Move, Over, Refused, install, promote, release, state, where
+from distier.lua import Applied, Move, Opened, Over, Refused, install, promote, release, state, where
 
 from .peers import ask_content, holders_of, holds_command, others
 from .records import (
@@ -56,6 +57,8 @@ from .room import with_room
 from .shares import make_share
 from .space import Space
 
+AT_ONCE_BYTES = 64 * 1024
+"""To open the frame of as much takes less time than handing that to a thread."""
 LEASE_MS = 10_000
 """The longest that a lease lasts; see `patience_ms`."""
 WAIT_FIRST_S = 0.002
@@ -83,6 +86,8 @@ def read(space: Space, id: str) -> Plan[Module | None]:
     module = parse_hot(id, fields, known.epoch, known.verified) if known else None
     if module is not None:
         return (yield from serve_hot(space, shard, module))
+    if known and frame is not None and (module := open_warm(id, fields, frame, known)) is not None:
+        return (yield from _serve_warm(space, shard, module, fields))
     record = yield from settle_record(space, shard, id, parse_record(id, fields))
     if record is None:
         yield Count("misses")
@@ -98,6 +103,32 @@ def serve_hot(space: Space, shard: Shard, module: Module) -> Plan[Module]:
     touch = yield Used(shard, module.id)
     if touch is not None:
         yield from send_touch(space, [touch])
+    return module
+
+
+def open_warm(id: str, fields: Mapping[bytes, bytes], frame: bytes, known: Opened) -> Module | None:
+    """The module of a small warm record, with the content of the frame that was read along: the short way, as `parse_hot` is
+    for hot ones. None for anything else; the long way then says what it is."""
+    try:
+        size_bytes = int(fields[b"bytes"])
+        if fields[b"tier"] != b"warm" or size_bytes > AT_ONCE_BYTES:
+            return None
+        content = codec.decompress_frame(fields[b"codec"].decode(), frame, size_bytes=size_bytes)
+    except (KeyError, ValueError, Corrupt):
+        return None
+    if hashlib.sha256(content).hexdigest().encode() != fields.get(b"sha256"):
+        return None
+    return parse_copy(id, fields, content, "warm", known.epoch, known.verified)
+
+
+def _serve_warm(space: Space, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[Module]:
+    yield Count("hits.warm")
+    touch = yield from _use(space, shard, module.id)
+    if touch is not None:
+        counts = yield from send_touch(space, [touch])
+        record = parse_record(module.id, fields)
+        if record is not None and counts.get(module.id, 0.0) >= space.config.storage_tiers.promotion_threshold:
+            yield from keep(to_hot(space, shard, record, module.content, "uses"))
     return module
 
 

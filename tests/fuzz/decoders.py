@@ -13,6 +13,7 @@ cut out, doubled or taken from another seed, and 2, 4 or 8 bytes replaced by an 
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import resource
 import sys
@@ -33,8 +34,9 @@ from distier.domain.order import Order, parse_version
 from distier.domain.tokens import token_counter
 from distier.effects import ArchiveGet, Offload
 from distier.errors import Corrupt, DistierError, Invalid
-from distier.lua import Adoption
+from distier.lua import Adoption, Opened
 from distier.plans.describe import describe_object
+from distier.plans.read import open_warm
 from distier.plans.space import Space
 from distier.stores.archive import Fetched
 
@@ -165,6 +167,11 @@ RECORD: dict[bytes, bytes] = {
     b"content": b"abcde",
 }
 VALUES = list(RECORD.values())
+WARM_TEXT = b"what agents load. " * 40
+WARM_FRAME = codec.compress_frame(WARM_TEXT, level=0)[1]
+WARM_FIELDS = {
+    b"tier": b"warm", b"codec": b"lz4", b"bytes": b"720", b"sha256": hashlib.sha256(WARM_TEXT).hexdigest().encode(),
+}  # fmt: skip
 
 
 def _record(n: int, mutations: Sequence[Mutation], extra: int) -> str:
@@ -181,6 +188,12 @@ def _record(n: int, mutations: Sequence[Mutation], extra: int) -> str:
         _check_module(hot)
     record = parse_record("a", fields)
     assert record is not None
+    warm = open_warm("a", fields | WARM_FIELDS, WARM_FRAME, Opened(3, extra % 5))
+    if warm is not None:
+        _check_module(warm)
+        assert warm.content == WARM_TEXT and parse_record("a", fields | WARM_FIELDS) is not None
+    broken = open_warm("a", dict(RECORD) | WARM_FIELDS, mutate(WARM_FRAME, mutations, VALUES), Opened(3, 3))
+    assert broken is None or broken.content == WARM_TEXT
     numbers = (
         *record.order[:2],
         record.size_bytes,

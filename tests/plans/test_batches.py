@@ -54,6 +54,17 @@ def test_what_does_not_fit_beside_its_neighbours_makes_room_for_itself() -> None
     assert world.ask([("HGET", world.shard.usage, "hot_tokens")]) == [b"100"]
 
 
+def test_what_one_frees_of_a_lowered_budget_is_not_for_its_neighbours() -> None:
+    """Each item as if it were put alone: one that makes itself smaller may, and nobody may grow while hot is over its limit."""
+    world = World.make()
+    world.run(put(world.space, Item("a", "x", tokens=100)))
+    world.ask([("HSET", world.shard.limits, "hot_tokens", 10)])
+    smaller, other = landed(world, [Item("a", "y", tokens=9), Item("b", "x", tokens=2)])
+    assert (smaller.tier, smaller.evicted) == ("hot", 0)
+    assert (other.tier, other.evicted) == ("hot", 1)
+    assert world.ask([("HGET", world.shard.usage, "hot_tokens")]) == [b"2"]
+
+
 @pytest.mark.parametrize("size_bytes", [1, 300_000])
 def test_a_script_takes_no_more_than_holds_the_server_up_for_a_moment(size_bytes: int) -> None:
     world = World.make(storage_tiers__hot__max_size=10**9, storage_tiers__hot__max_bytes=10**9)
