@@ -157,11 +157,14 @@ class AsyncDriver(Process):
         whose shard needs an epoch, then go on beside each other; what keeps one of them fails its calls, not the others."""
         groups = by_shard(calls)
         if len(groups) == 1:
-            return await self._rest(calls, end_s, await self._ask(calls, end_s))
-        results: list[Any] = [None] * len(calls)
+            return await self._rest(calls, end_s)
         of_group = [[calls[i] for i in group] for group in groups]
-        begun = await self._begin(of_group, end_s)
-        rest = [self._rest(some, end_s, begun) for some, begun in zip(of_group, begun, strict=True)]
+        try:
+            all_begun = await self._begin(of_group, end_s)
+        except DistierError as e:  # no time is left
+            return [e] * len(calls)
+        results: list[Any] = [None] * len(calls)
+        rest = [self._rest(some, end_s, begun) for some, begun in zip(of_group, all_begun, strict=True)]
         for group, values in zip(groups, await asyncio.gather(*rest), strict=True):
             for i, value in zip(group, values, strict=True):
                 results[i] = value
@@ -175,8 +178,6 @@ class AsyncDriver(Process):
             return first_answered(
                 calls, await self.redis.exchange(calls[0].shard, [words(c) for c in calls], time_left(end_s)), end_s
             )
-        except DeadlineExceeded:
-            return None
         except (RedisConnectionError, RedisTimeoutError) as e:
             return first_answered(calls, e, end_s)
 
@@ -189,8 +190,12 @@ class AsyncDriver(Process):
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 
-    async def _rest(self, calls: Sequence[Call], end_s: float, begun: list[Any] | Unfinished | None) -> list[Any]:
+    async def _rest(
+        self, calls: Sequence[Call], end_s: float, begun: list[Any] | Unfinished | None = None
+    ) -> list[Any]:
         try:
+            if begun is None:
+                begun = await self._ask(calls, end_s)
             return await self._calls(calls, end_s, begun)
         except DistierError as e:
             return [e] * len(calls)

@@ -150,11 +150,13 @@ class SyncDriver(Process):
         whose shard needs an epoch, then go on one by one; what keeps one of them fails its calls, not the others."""
         groups = by_shard(calls)
         if len(groups) == 1:
-            return self._rest(calls, end_s, self._ask(calls, end_s))
+            return self._rest(calls, end_s)
+        try:
+            all_begun = self._begin([[calls[i] for i in group] for group in groups], end_s)
+        except DistierError as e:  # no time is left
+            return [e] * len(calls)
         results: list[Any] = [None] * len(calls)
-        for group, begun in zip(
-            groups, self._begin([[calls[i] for i in group] for group in groups], end_s), strict=True
-        ):
+        for group, begun in zip(groups, all_begun, strict=True):
             for i, value in zip(group, self._rest([calls[i] for i in group], end_s, begun), strict=True):
                 results[i] = value
         return results
@@ -167,8 +169,6 @@ class SyncDriver(Process):
             return first_answered(
                 calls, self.redis.exchange(calls[0].shard, [words(c) for c in calls], time_left(end_s)), end_s
             )
-        except DeadlineExceeded:
-            return None
         except (RedisConnectionError, RedisTimeoutError) as e:
             return first_answered(calls, e, end_s)
 
@@ -181,8 +181,10 @@ class SyncDriver(Process):
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 
-    def _rest(self, calls: Sequence[Call], end_s: float, begun: list[Any] | Unfinished | None) -> list[Any]:
+    def _rest(self, calls: Sequence[Call], end_s: float, begun: list[Any] | Unfinished | None = None) -> list[Any]:
         try:
+            if begun is None:
+                begun = self._ask(calls, end_s)
             return self._calls(calls, end_s, begun)
         except DistierError as e:
             return [e] * len(calls)

@@ -46,8 +46,8 @@ local function placed(key)
   }
 end
 
--- Accounting: `count(p, -1)` takes a placement out of the sums, `count(p, 1)` puts it in; `next_change` ends one change of
--- several, each of which is weighed by itself; `settle` writes them all.
+-- Accounting: `count(p, -1)` takes a placement out of the sums, `count(p, 1)` puts it in; `next_change` begins one of
+-- several changes, each of which is weighed by itself; `settle` writes them all.
 local delta, earlier = {}, {}
 local function add(field, n)
   if n ~= 0 then delta[field] = (delta[field] or 0) + n end
@@ -217,10 +217,10 @@ local function weigh(moves, sign)
     end
   end
 end
--- The hash of a record without some fields, written anew: one that has held content stays a hash table when the content goes,
--- and takes three times the memory that the same fields take in a listpack.
-local function strip(record, ...)
-  call('HDEL', record, ...)
+-- The record without its content, written anew: a hash that has held it stays a hash table when it goes, and takes three times
+-- the memory that the same fields take in a listpack.
+local function drop_content(record)
+  call('HDEL', record, 'content')
   local fields = call('HGETALL', record)
   call('UNLINK', record)
   call('HSET', record, unpack(fields))
@@ -229,7 +229,7 @@ local function apply(moves, reason, now)
   local done = 0
   for _, m in ipairs(moves) do
     if not m.why then
-      strip(m.key, 'content', 'codec', 'frame_bytes')
+      if m.was.tier == 'hot' then drop_content(m.key) else call('HDEL', m.key, 'codec', 'frame_bytes') end
       call('ZREM', HOT, m.id)
       call('ZREM', USES, m.id) -- uses count towards the next promotion
       if m.to == 'warm' then

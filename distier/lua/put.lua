@@ -35,7 +35,7 @@ local function write(m)
   local limit = limits()
   if tier == 'hot' and (new.tokens > tonumber(limit[1]) or new.bytes > tonumber(limit[2]))
     or tier == 'warm' and (new.frame_bytes > tonumber(limit[4]) or limit[3] == '0') then return {'TOO_LARGE'} end
-  count(old, -1) count(new, 1)
+  next_change() count(old, -1) count(new, 1)
   local moves, over = make_room(k, a, id, now)
   if not moves then count(new, -1) count(old, 1) return over end
   local evicted = apply(moves, 'evict', now)
@@ -61,9 +61,6 @@ local function write(m)
 end
 
 local answers = {'OK'}
-for i, m in ipairs(modules) do
-  answers[i + 1] = write(m)
-  next_change()
-end
+for i, m in ipairs(modules) do answers[i + 1] = write(m) end
 settle()
 return answers

@@ -68,9 +68,9 @@ LOST_MAX = 5
 reads."""
 REREADS_MAX = 20
 """A module that changes its place between every two reads of one `get` this often is not moving, it is broken."""
-FRAMES_MAX = 500
-FRAMES_MAX_BYTES = 8 * 1024 * 1024
-"""So many, and so much of them, are asked for in one round trip; one that is larger alone."""
+PART_MAX = 500
+PART_MAX_BYTES = 8 * 1024 * 1024
+"""The frames of so many modules, and of so much content, are asked for and opened at once; of one that is larger alone."""
 
 
 def read(space: Space, id: str) -> Plan[Module | None]:
@@ -126,10 +126,15 @@ def _serve_warm(space: Space, shard: Shard, module: Module, fields: Mapping[byte
     touch = yield from _use(space, shard, module.id)
     if touch is not None:
         counts = yield from send_touch(space, [touch])
-        record = parse_record(module.id, fields)
-        if record is not None and counts.get(module.id, 0.0) >= space.config.storage_tiers.promotion_threshold:
-            yield from keep(to_hot(space, shard, record, module.content, "uses"))
+        if counts.get(module.id, 0.0) >= space.config.storage_tiers.promotion_threshold:
+            yield from keep(_fields_to_hot(space, shard, module, fields))
     return module
+
+
+def _fields_to_hot(space: Space, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[str]:
+    record = parse_record(module.id, fields)
+    assert record is not None
+    return (yield from to_hot(space, shard, record, module.content, "uses"))
 
 
 def send_touch(space: Space, touches: Sequence[Any]) -> Plan[dict[str, float]]:
@@ -262,11 +267,16 @@ def _content_below(space: Space, shard: Shard, record: Record, frame: bytes | No
 def _try_frame(record: Record, frame: bytes) -> Plan[bytes | None]:
     """The frame's content, None if it is not the record's: damaged, or of another version, because the record was read
     before it. The archive has a clean version whole; of a dirty one the caller reads the record again."""
+    content = yield from _opened(record, frame)
+    if content is None and record.clean:
+        yield Count("healed.warm")
+    return content
+
+
+def _opened(record: Record, frame: bytes) -> Plan[bytes | None]:
     try:
         return (yield from content_of(record, frame))
     except Corrupt:
-        if record.clean:
-            yield Count("healed.warm")
         return None
 
 
@@ -480,8 +490,8 @@ def fetch_cold(space: Space, record: Record) -> Plan[bytes]:
 
 
 def read_many(space: Space, ids: Sequence[str]) -> Plan[dict[str, Module | None]]:
-    """Modules by id, None for misses. Hot ones in one round trip per 500; after it warm ones in one per 8 MiB of frames, and
-    cold ones in parallel.
+    """Modules by id, None for misses. Hot ones in one round trip per 500; after it warm ones in one per 500 or 8 MiB, and one
+    more where their uses are due; then cold ones in parallel.
 
     Raises what any one of them raises: a fault is not a miss.
     """
@@ -517,14 +527,14 @@ def _read_warm_many(
 ) -> Plan[list[tuple[Shard, Record]]]:
     """Puts those that have a frame in Redis into `found`; answers the others, and those that moved meanwhile."""
     rest = [(shard, record) for shard, record in below if record.tier != "warm"]
-    threshold = space.config.storage_tiers.promotion_threshold
+    promoted: list[Plan[str]] = []
     for part in _by_bytes([(shard, record) for shard, record in below if record.tier == "warm"]):
         read: dict[Shard, list[tuple[Record, bytes]]] = {}
         frames = yield from Pipeline([frame_command(shard, record.id) for shard, record in part])
         for (shard, record), reply in zip(part, frames, strict=True):
             frame = collect(reply)
-            content = None if frame is None else (yield from _try_frame(record, frame))
-            if content is None:
+            content = None if frame is None else (yield from _opened(record, frame))
+            if content is None:  # the long way says why
                 rest.append((shard, record))
                 continue
             found[record.id] = record.module(content, "warm")
@@ -534,14 +544,14 @@ def _read_warm_many(
         yield Count("hits.warm", sum(map(len, read.values())))
         used = {shard: [record.id for record, _ in some] for shard, some in read.items()}
         counts = yield from _use_many(space, used, below_hot=True)
-        yield Parallel(
-            [
-                keep(to_hot(space, shard, record, content, "uses"))
-                for shard, some in read.items()
-                for record, content in some
-                if counts.get(record.id, 0.0) >= threshold
-            ]
-        )
+        promoted += [
+            keep(to_hot(space, shard, record, content, "uses"))
+            for shard, some in read.items()
+            for record, content in some
+            if counts.get(record.id, 0.0) >= space.config.storage_tiers.promotion_threshold
+        ]
+    for result in (yield Parallel(promoted)):  # at the end: those may push frames out that are still to be read
+        collect(result)
     return rest
 
 
@@ -549,11 +559,11 @@ def _by_bytes(warm: Sequence[tuple[Shard, Record]]) -> Iterator[list[tuple[Shard
     part: list[tuple[Shard, Record]] = []
     size_bytes = 0
     for shard, record in warm:
-        if part and (len(part) >= FRAMES_MAX or size_bytes + record.frame_bytes > FRAMES_MAX_BYTES):
+        if part and (len(part) >= PART_MAX or size_bytes + record.size_bytes > PART_MAX_BYTES):
             yield part
             part, size_bytes = [], 0
         part.append((shard, record))
-        size_bytes += record.frame_bytes
+        size_bytes += record.size_bytes
     if part:
         yield part
 

@@ -22,6 +22,7 @@ from distier.lua import Move, Over, demote
 from distier.policy.evict import Candidate, Need, select_for_eviction, still_missing
 
 from .records import make_frame, record_command
+from .recover import stand_back
 from .space import Space
 from .writeback import write_back
 
@@ -33,6 +34,8 @@ READ_FIRST = 2
 
 ROUNDS_MAX = 12
 """Each lost round means that another client made progress; after this many the caller falls back, if it can."""
+LAST_ROUNDS_MAX = 64
+"""Where it cannot: some seconds, as it stands back for a moment of its own after each of those behind `ROUNDS_MAX`."""
 
 
 def with_room(
@@ -47,30 +50,30 @@ def with_room(
     where no room can be made: all that is left is pinned, or others took the room in every round. Raises `Full` where only
     the archive could make room and it does not answer.
 
-    The `last_resort`, a put into warm with nowhere else to go, is for as long as the deadline allows: that others are quicker
-    is no lack of room. It answers `Over` when two looks in succession found the same, and nothing that could leave."""
+    The `last_resort`, a put into warm with nowhere else to go, is not given up because others are quicker: nor where nothing
+    could leave at the first look, as long as warm changes between two looks."""
     if reply is None:
         reply = yield from attempt(())
-    rounds = 0
-    while isinstance(reply, Over) and (last_resort or rounds < ROUNDS_MAX):
-        rounds += 1
+    drained = 0
+    for n in range(LAST_ROUNDS_MAX if last_resort else ROUNDS_MAX):
+        if not isinstance(reply, Over):
+            break
+        if n >= ROUNDS_MAX:
+            yield from stand_back(n - ROUNDS_MAX)
         room = yield from find_room(space, shard, reply)
-        if not room.moves:
-            before = reply
-            if not last_resort or _same_warm(before, reply := (yield from attempt(()))):
-                return reply
-        elif room.enough:
+        if room.moves and room.enough:
             reply = yield from attempt(room.moves)
-        else:  # more victims than one script names: these go first
+        elif room.moves and drained < ROUNDS_MAX:  # more victims than one script names: these go first
+            drained += 1
             yield from demote(shard, "evict", room.moves)
             reply = yield from attempt(())
+        elif room.moves or not last_resort or not reply.warm_ids:
+            break
+        else:
+            before, reply = reply, (yield from attempt(()))
+            if isinstance(reply, Over) and set(reply.warm_ids) == set(before.warm_ids):
+                break
     return reply
-
-
-def _same_warm(one: Over, other: object) -> bool:
-    """Whether nothing came to warm or left it between two answers. Its budget alone does not say: one that left makes room
-    for one that came."""
-    return isinstance(other, Over) and one[2:4] == other[2:4] and set(one.warm_ids) == set(other.warm_ids)
 
 
 class Room(NamedTuple):

@@ -90,6 +90,8 @@ class Rounds:
         self.stopping = False
         self.last_beat_s: float | None = None
         self.last_beat_failure: str | None = None
+        self.unanswered: str | None = None
+        """Of several masters, one did not answer the last beat that others answered."""
         self.last_round_s: float | None = None
         self.last_round_failure: str | None = None
         self.step: Step | None = None
@@ -122,6 +124,7 @@ class Rounds:
         found = yield from fleet.join(self.space, self.name, self._fences(), ttl_ms, workers=self.workers)
         self.workers = found.workers
         self._take(found.held, began_s)
+        self.unanswered = None if found.failure is None else str(found.failure)
         if found.failure:
             self._beat_failed(found.failure)
             return

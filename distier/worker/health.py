@@ -68,10 +68,7 @@ USED = {
 
 def reasons(worker: Rounds) -> list[str]:
     """Why the worker is not healthy; empty if it is."""
-    why = not_ready(worker)
-    if not why and worker.last_beat_failure is not None:  # of several masters, some did not answer
-        why = [f"redis: {worker.last_beat_failure}"]
-    return [*why, *_not_working(worker)]
+    return [*not_ready(worker), *_not_working(worker)]
 
 
 def not_ready(worker: Rounds) -> list[str]:
@@ -87,6 +84,8 @@ def not_ready(worker: Rounds) -> list[str]:
 
 
 def _not_working(worker: Rounds) -> Iterator[str]:
+    if worker.unanswered is not None:
+        yield f"redis: {worker.unanswered}"
     if worker.pacer.last_failure is not None:
         yield f"archive: {worker.pacer.last_failure}"
     if worker.last_round_failure is not None:

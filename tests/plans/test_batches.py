@@ -208,7 +208,7 @@ def test_warm_ones_come_in_one_round_trip_and_those_used_enough_become_hot() -> 
 
 
 def test_frames_are_asked_for_in_parts_that_memory_bears(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read, "FRAMES_MAX_BYTES", 1000)
+    monkeypatch.setattr(read, "PART_MAX_BYTES", 1000)
     world = World.make(storage_tiers__warm__max_bytes=10**6, storage_tiers__warm__compression="none")
     sizes = [400, 400, 400, 2000, 1, 1]
     for i, size_bytes in enumerate(sizes):

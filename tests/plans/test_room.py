@@ -9,7 +9,7 @@ import pytest
 
 from distier.domain.module import Landed
 from distier.errors import Full
-from distier.plans import maintain, move, read, write
+from distier.plans import maintain, move, read, room, write
 from distier.plans.write import Item
 from distier.plans.writeback import write_back
 from tests.fakes import World
@@ -213,6 +213,42 @@ def test_a_put_with_nowhere_else_to_go_is_not_refused_because_others_are_quicker
     world.redis.before = None
     assert len(rivals) == 30
     assert landed.tier == "warm"
+    audit(world)
+
+
+def test_a_put_that_nothing_can_make_room_for_is_refused_at_the_second_look() -> None:
+    """What is in warm is pinned, and changes all the time: that makes no room."""
+    world = World.make(storage_tiers__warm__max_modules=2)
+    for id in ("a", "b"):
+        put(world, item(id, tokens=101))
+        world.run(move.pin(world.space, id, 1_000_000))
+    puts: list[int] = []
+
+    def overwrite(words: Any) -> None:
+        if words[0] == "EVALSHA" and "new" in words:
+            puts.append(1)
+            world.process(f"other {len(puts)}").run(write.put(world.space, item("a", tokens=101, text=f"{len(puts)}")))
+
+    world.redis.before = overwrite
+    with pytest.raises(Full, match="nothing was changed"):
+        put(world, item("new", tokens=101))
+    world.redis.before = None
+    assert len(puts) <= 3
+    audit(world)
+
+
+def test_a_put_that_cannot_fit_does_not_empty_warm_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of warm is pinned, the rest is many small ones: after a bounded number of them it is refused."""
+    monkeypatch.setattr(room, "ROUNDS_MAX", 2)
+    world = World.make(storage_tiers__warm__max_modules=2000, storage_tiers__warm__max_bytes=100_000,
+                       storage_tiers__warm__compression="none", storage_tiers__hot__max_size=10)  # fmt: skip
+    put(world, Item("pinned", noise("p", 60_000), tokens=101))
+    world.run(move.pin(world.space, "pinned", 1_000_000))
+    for i in range(300):
+        world.process(f"put {i}").run(write.put(world.space, Item(f"m{i}", noise(f"{i}", 32), tokens=101)))
+    with pytest.raises(Full):
+        put(world, Item("new", noise("n", 50_000), tokens=101))
+    assert usage(world)["warm_count"] > 100
     audit(world)
 
 
