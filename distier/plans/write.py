@@ -496,6 +496,8 @@ def delete(space: Space, id: str, if_version: Expected = None, durability: Durab
     """True if there was such a module. Raises `Conflict`, `Unavailable`."""
     shard, tok, expected = space.shard(id), (yield from NewToken()), _expected(if_version)
     level, place = level_of(space, durability), None
+    if level == "replicated":
+        yield from need_replica(shard)
     for _ in range(FENCED_MAX):
         if level == "archived":
             if (yield from newest_record(space, shard, id)) is None:

@@ -1,0 +1,96 @@
+"""The level `replicated`, on a primary with a real replica: what is acknowledged is there, and what is not there is not
+acknowledged."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from distier import Item
+from distier.domain.module import Landed
+from distier.errors import RedisUnavailable, Unavailable
+from tests.integration.world import Face, World
+from tests.servers import KINDS, TestServer, available_kinds, running_server, short_directory, start_replica
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def primary(request: pytest.FixtureRequest) -> Iterator[TestServer]:
+    if reason := available_kinds()[request.param]:
+        pytest.skip(reason)
+    # Slow to see that a replica is silent: for these tests it is stopped, and not gone.
+    with running_server(request.param, tcp=True, args=("--repl-timeout", "600")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def replica(primary: TestServer) -> Iterator[TestServer]:
+    with short_directory() as tmp:
+        found = start_replica(primary, tmp)
+        yield found
+        found.kill9()
+
+
+@pytest_asyncio.fixture(params=["sync", "async"])
+async def face(request: pytest.FixtureRequest, primary: TestServer, tmp_path: Any) -> AsyncIterator[Face]:
+    with primary.client() as client:
+        client.flushall()
+    world = World(primary, primary.url, tmp_path / "cold", request.param)
+    yield await world.open()
+    await world.close()
+
+
+async def no_replica(primary: TestServer) -> None:
+    with primary.client() as client:
+        assert client.info("replication")["connected_slaves"] == 0
+
+
+async def test_without_a_replica_it_is_refused_and_nothing_is_changed(primary: TestServer, face: Face):
+    await face.put("there", "x")
+    await no_replica(primary)
+    refused = "no replica is connected to this Redis; nothing was changed"
+    with pytest.raises(Unavailable, match=refused):
+        await face.put("new", "x", durability="replicated")
+    with pytest.raises(Unavailable, match=refused):
+        await face.put("there", "y", durability="replicated")
+    with pytest.raises(Unavailable, match=refused):
+        await face.delete("there", durability="replicated")
+    one, two = await face.put_many([Item("new", "x", durability="replicated"), Item("other", "x")])
+    assert isinstance(one, Unavailable) and refused in str(one)
+    assert isinstance(two, Landed)
+    assert await face.get("new") is None and (await face.get("there")).text == "x"
+
+
+async def test_what_is_acknowledged_is_on_the_replica(primary: TestServer, replica: TestServer, face: Face):
+    """Read there at once, a hundred times: without WAIT some of these would come too early."""
+    with replica.client() as there:
+        for i in range(100):
+            await face.put(f"m{i}", f"{i}", durability="replicated")
+            assert there.hget(face.space.shard(f"m{i}").module(f"m{i}"), "content") == f"{i}".encode()
+        assert await face.delete("m0", durability="replicated")
+        assert there.hget(face.space.shard("m0").module("m0"), "tier") == b"deleted"
+        landed = await face.put_many([Item(f"n{i}", "x", durability="replicated") for i in range(20)])
+        assert all(isinstance(one, Landed) for one in landed)
+        assert {there.hget(face.space.shard(f"n{i}").module(f"n{i}"), "content") for i in range(20)} == {b"x"}
+
+
+async def test_a_replica_that_hangs_acknowledges_nothing(primary: TestServer, replica: TestServer, face: Face):
+    await face.put("there", "x")
+    os.kill(replica.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(RedisUnavailable, match="applied, but is not replicated: 0 of 1 replicas"):
+            await face.put("a", "x", durability="replicated")
+        with pytest.raises(RedisUnavailable, match="applied, but is not replicated"):
+            await face.delete("there", durability="replicated")
+        (one,) = await face.put_many([Item("b", "x", durability="replicated")])
+        assert isinstance(one, RedisUnavailable)
+        assert (await face.get("a")).text == "x", "as it said"
+    finally:
+        os.kill(replica.pid, signal.SIGCONT)
+    assert (await face.put("a", "y", durability="replicated")).tier == "hot"
+    with replica.client() as there:
+        assert there.hget(face.space.shard("a").module("a"), "content") == b"y"
