@@ -557,6 +557,8 @@ class Verdict:
     downs: list[tuple[int, str]] = field(default_factory=list)
     outages_ms: list[float] = field(default_factory=list)
     slowest_ms: list[float] = field(default_factory=list)
+    told: dict[str, int] = field(default_factory=dict)
+    """The epoch of each module's shard at the end, as `stats` shows it to people."""
 
     @property
     def acknowledged(self) -> int:
@@ -633,6 +635,8 @@ def check_the_end(run: Run, server: TestServer | Masters, verdict: Verdict) -> I
     """Everybody is dead. What is left must be the same whatever is done to it."""
     with connect(settings(server.socket_url, run.directory)) as store:
         before = final_reads(store, verdict)
+        told = {shard.shard: shard.epoch for shard in store.stats().epochs}
+        verdict.told = {id: told[store.space.shard(id).index] for id in IDS}
         store.flush()
         yield from compare(store, before, "a write-back", verdict)
         store.run(rescue(store.space), deadline_s=60)
@@ -686,6 +690,8 @@ def lost_acks(verdict: Verdict) -> tuple[Counter[str], list[str]]:
                 faults.append(f"{id!r}: {ack} is lost, though {next_down!r} loses nothing")
             if epoch is not None and epoch <= ack.version[0]:
                 faults.append(f"{id!r}: {ack} is lost and no epoch says so")
+            if not ack.is_zombie and verdict.told.get(id, 0) <= ack.version[0]:
+                faults.append(f"{id!r}: {ack} is lost, and `stats` shows epoch {verdict.told.get(id)}")
     return counts, faults
 
 

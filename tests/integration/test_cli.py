@@ -550,7 +550,12 @@ def test_doctor_where_config_and_scripts_are_forbidden(
             client.execute_command("ACL", "SETUSER", "default", "-config")
         code, found = doctor_on(words, monkeypatch, tmp_path, server.socket_url)
         assert code == 0
-        assert "cannot be checked" in found["persistence"]["found"]
+        assert "cannot be checked" in found["persistence"]["found"] and "fencing" not in found
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "default", "-info")
+        code, found = doctor_on(words, monkeypatch, tmp_path, server.socket_url)
+        assert code == 0 and found["scripts"]["status"] == "ok"
+        assert found["fencing"]["status"] == "warn" and "begins no new epoch" in found["fencing"]["found"]
         with server.client() as client:
             client.execute_command("ACL", "SETUSER", "default", "-@scripting", "-info")
         code, found = doctor_on(words, monkeypatch, tmp_path, server.socket_url)

@@ -28,7 +28,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from hashlib import sha1
+from hashlib import sha1, sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ from .wire import DATABASES, WINDOW, Patch, Sent, Steps, Wire, patched, run_all
 
 PLACED = (Put, Replayed, Reserved, Order)
 ARCHIVE = (ArchivePut, ArchiveGet, ArchiveList, ArchiveDelete)
-AUDITED = {"open", "adopt", "put", "promote", "install", "demote", "archived", "delete", "touch", "expire"}
+AUDITED = {"open", "adopt", "put", "reserve", "promote", "install", "demote", "archived", "delete", "touch", "expire"}
 SLEEPS_MAX = 3
 STEPS_MAX = 600
 
@@ -443,7 +443,7 @@ class World:
 
     def token(self, name: str, n: int) -> str:
         tok = sha1(f"{name}/{n}".encode()).hexdigest()[:32]
-        self.toks.append(tok)
+        self.toks += [tok, sha256(f"{tok}-0".encode()).hexdigest()[:32]]  # the second: of the first item of a batch
         return tok
 
     def say(self, text: str) -> None:
@@ -630,9 +630,10 @@ class World:
 
     def _note(self, op: Op, server: Server, result: Any) -> None:
         """Each place in the order that a write took, whether it learns of it or not."""
-        if type(result) in PLACED and op.writes:
-            self.history.took(op, (result.epoch, result.ver))
-            op.applied_on = server
+        for one in result if type(result) is list else (result,):  # a batch answers a list, here of one
+            if type(one) in PLACED and op.writes:
+                self.history.took(op, (one.epoch, one.ver))
+                op.applied_on = server
 
     def _sleep(self, process: Process) -> Generator[Sent, Any, None]:
         """The others had a turn; a lease may end whenever its holder is slow."""

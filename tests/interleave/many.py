@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tests.servers import KINDS, Kind, running_server
+import pytest
+
+from tests.servers import KINDS, Kind, available_kinds, running_server
 
 from .explorer import Lab, Scenario, Tally
 from .scenarios import SCENARIOS
@@ -25,7 +27,9 @@ QUIET = ("--appendonly", "no", "--save", "", "--latency-tracking", "no", "--slow
 
 @contextmanager
 def running_lab(kind: Kind) -> Iterator[Lab]:
-    """A server of its own: worlds own all of its databases."""
+    """A server of its own: worlds own all of its databases. Skipped with a reason where there is none of this kind."""
+    if reason := available_kinds()[kind]:
+        pytest.skip(reason)
     with running_server(kind, args=QUIET) as server, wire_to(server.socket) as wire:
         lab = Lab(wire)
         lab.kind = server.kind

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from distier.effects import Plan
+from distier.effects import Plan, collect
 from distier.lua import expire as expire_script
 from distier.plans import maintain, move, write
 from distier.plans import rescue as rescue_plan
-from distier.plans.read import read
+from distier.plans.read import read, read_many
 from distier.plans.recover import newest_record
 from distier.plans.space import Space
 
@@ -58,6 +58,25 @@ def get(id: str) -> Call:
     return Call("get", id, lambda space: read(space, id))
 
 
+def put_many(id: str, text: str) -> Call:
+    content = text.encode()
+
+    def plan(space: Space) -> Plan[Any]:
+        (result,) = yield from write.put_many(space, [write.Item(id, content, "text/plain", tokens=40)])
+        return collect(result)
+
+    return Call("put", id, plan, False, content)
+
+
+def get_many(id: str) -> Call:
+    """Together with others, of which there are none."""
+
+    def plan(space: Space) -> Plan[Any]:
+        return (yield from read_many(space, ["x", id, "y"]))[id]
+
+    return Call("get", id, plan)
+
+
 def demote(id: str, to: str | None = None) -> Call:
     return Call(f"demote-{to or 'step'}", id, lambda space: move.demote(space, id, to))  # type: ignore[arg-type]
 
@@ -100,6 +119,9 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("get-cold/get-cold", ((get("a"), get("a")), (get("a"),), (demote("a", "cold"),)), COLD),
     Scenario("get-cold/delete", ((get("a"), get("a")), (delete("a"), get("a")), (write_back(),)), COLD),
     Scenario("get-warm/put/expire", ((get("a"),), (put("a", "a1"),), (expire("a"), get("a"))), WARM),
+    Scenario("many/get-warm/put", ((get_many("a"), get_many("a")), (put_many("a", "a1"),), (expire("a"), get("a"))), WARM),
+    Scenario("many/get-cold/demote", ((get_many("a"), get("a")), (demote("a"), put_many("a", "a1")), (write_back(),)), COLD),
+    Scenario("many/put/put", ((put_many("a", "a1"), get_many("a")), (put("a", "a2"), delete("a")), (get_many("a"),)), HOT),
     Scenario("promote/demote", ((promote("a"), get("a")), (demote("a"), demote("a")), (write_back(),)), WARM),
     Scenario("promote/put", ((promote("a"), get("a")), (put("a", "a1"), get("a"))), COLD),
     Scenario("delete/write-back", ((delete("a"), get("a")), (write_back(), write_back()), (get("a"),)), HOT),

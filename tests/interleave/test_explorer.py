@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,8 +28,10 @@ from .scenarios import (
     demote,
     expire,
     get,
+    get_many,
     promote,
     put,
+    put_many,
     rescue,
     sweep,
     write_back,
@@ -40,11 +43,15 @@ LONG = os.environ.get("CHAOS") == "long"
 ALONE = {
     "put": ((put("a", "a1"),), HOT),
     "put-archived": ((put("a", "a1", ARCHIVED),), CLEAN),
+    "put-many": ((put_many("a", "a1"),), HOT),
     "cas": ((cas("a", "a1"),), HOT),
     "cas-archived": ((cas("a", "a1", ARCHIVED),), CLEAN),
     "get-hot": ((get("a"),), HOT),
     "get-warm": ((get("a"),), WARM),
     "get-cold": ((get("a"),), COLD),
+    "get-many-hot": ((get_many("a"),), HOT),
+    "get-many-warm": ((get_many("a"),), WARM),
+    "get-many-cold": ((get_many("a"),), COLD),
     "demote": ((demote("a", "warm"),), HOT),
     "demote-cold": ((demote("a", "cold"),), HOT),
     "demote-cold-clean": ((demote("a", "cold"),), CLEAN),
@@ -57,7 +64,11 @@ ALONE = {
     "sweep": ((sweep(),), (*CLEAN, put("a", "a1"), write_back())),
     "rescue": ((rescue(),), DURABLE),
 }
-# Where a process can die, lose a reply, or meet an outage: `plan: effect`. All of them are hit, and no others exist.
+# Where a process can die, lose a reply, or meet an outage: `plan: effect`, a line each. All of them are hit, and no others
+# exist: a difference fails the test, and is taken over by hand once it has been understood.
+CRASH_POINTS = Path(__file__).with_name("crash_points.txt")
+# "touch", and "release" after a fetch, are the second half of a pipeline, seen alone only where the first was split off.
+HALVES = ("Sleep", "touch", "get: release")
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -90,9 +101,9 @@ def test_every_crash_point(lab: Lab, tell: Callable[[str], None]) -> None:
     tell(f"{len(points)} crash points in {runs} runs on {lab.kind}, faults: {dict(faults)}")
     for point in sorted(points):
         tell(f"  {point:45} killed {killed[point]:5}  reply lost {lost[point]:5}")
-    # "touch", and "release" after a fetch, are the second half of a pipeline, seen alone only where the first was split off
-    halves = ("Sleep", "touch", "get: release")
-    missed = [p for p in points if not p.endswith(halves) and not (killed[p] and lost[p])]
+    known = CRASH_POINTS.read_text().splitlines()
+    assert sorted(points) == known, "a plan has other effects: look at them, and write the list anew"
+    missed = [p for p in known if not p.endswith(HALVES) and not (killed[p] and lost[p])]
     assert not missed, missed
     assert all(faults[name] for name in OUTSIDE), faults
 
@@ -114,11 +125,11 @@ PAIRS = {
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", PAIRS)
 def test_all_interleavings_of_a_pair(lab: Lab, name: str) -> None:
-    """No fault, every order of all effects (or the first 100 of them, depth first)."""
+    """No fault, every order of all effects."""
     processes, before = PAIRS[name]
-    tally, failures, _ = lab.exhaust(Scenario(name, processes, before, (), 0), limit=20_000 if LONG else 100)
+    tally, failures, whole = lab.exhaust(Scenario(name, processes, before, (), 0), limit=100)
     assert not failures, f"{failures[0]}"
-    assert tally.runs > 1
+    assert tally.runs > 1 and whole
 
 
 def test_a_failure_is_replayed_from_its_seed(lab: Lab) -> None:

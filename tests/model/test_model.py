@@ -25,7 +25,7 @@ CASES = (
     (("claim", "claim", "put0"), 1),
     (("claim", "claim", "put2"), 1),
 )
-# mutant: (operations, faults, invariants that may break first)
+# mutant: (operations, faults) in which it breaks an invariant
 KILLED_BY = {
     "no_validate": (("put2", "put0"), 1),
     "no_epoch": (("put2", "put0", "archive"), 1),
