@@ -128,7 +128,9 @@ def _server(server: Server, url: str, needed_bytes: int) -> Findings:
         server.info = _fields(info)
     except (ConfigError, Invalid) as e:
         yield Finding("redis", "warn", f"{mask_url(url)} answers, but not INFO: {e}", "allow INFO, or check by hand")
-        found = "scripts cannot ask INFO: a restart, failover or loss of it begins no new epoch, so nothing tells of lost writes"
+        found = (
+            "scripts cannot ask INFO: after a restart or failover no new epoch begins, so nothing tells of lost writes"
+        )
         yield Finding("fencing", "warn", found, "give the user `+info`")
     else:
         yield Finding("redis", "ok", f"{_name(server.info)} at {mask_url(url)}")

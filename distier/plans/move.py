@@ -23,7 +23,15 @@ from distier.lua import promote as promote_script
 from distier.policy.evict import Need, still_missing
 
 from .peers import PROMOTED, ask, ask_content, find_holders
-from .read import fetch_unless_moved, is_too_large, need_record, promoted_word, to_hot
+from .read import (
+    by_bytes,
+    fetch_unless_moved,
+    is_too_large,
+    need_record,
+    open_frames,
+    promoted_word,
+    to_hot,
+)  # fmt: skip
 from .records import chunks, content_unless_moved, frame_command
 from .recover import newest_records
 from .room import CANDIDATES_MAX, drop_from_warm, find_room, step_down
@@ -174,9 +182,15 @@ def _load_many(
             results[id] = Moved(id, "hot", False, "already")
         else:
             below.append(record)
-    loaded = yield from Parallel([_load(space, space.shard(r.id), r) for r in below])
     ready = []
-    for record, result in zip(below, loaded, strict=True):
+    warm = [(space.shard(r.id), r) for r in below if r.tier == "warm"]
+    for part in by_bytes(warm):
+        contents = yield from open_frames(part)
+        ready += [(r, content) for (_, r), content in zip(part, contents, strict=True) if content is not None]
+    done = {record.id for record, _ in ready}
+    rest = [record for record in below if record.id not in done]
+    loaded = yield from Parallel([_load(space, space.shard(r.id), r) for r in rest])
+    for record, result in zip(rest, loaded, strict=True):
         if isinstance(result, DistierError):
             results[record.id] = result
         elif result is None:

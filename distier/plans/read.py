@@ -528,12 +528,9 @@ def _read_warm_many(
     """Puts those that have a frame in Redis into `found`; answers the others, and those that moved meanwhile."""
     rest = [(shard, record) for shard, record in below if record.tier != "warm"]
     promoted: list[Plan[str]] = []
-    for part in _by_bytes([(shard, record) for shard, record in below if record.tier == "warm"]):
+    for part in by_bytes([(shard, record) for shard, record in below if record.tier == "warm"]):
         read: dict[Shard, list[tuple[Record, bytes]]] = {}
-        frames = yield from Pipeline([frame_command(shard, record.id) for shard, record in part])
-        for (shard, record), reply in zip(part, frames, strict=True):
-            frame = collect(reply)
-            content = None if frame is None else (yield from _opened(record, frame))
+        for (shard, record), content in zip(part, (yield from open_frames(part)), strict=True):
             if content is None:  # the long way says why
                 rest.append((shard, record))
                 continue
@@ -555,7 +552,18 @@ def _read_warm_many(
     return rest
 
 
-def _by_bytes(warm: Sequence[tuple[Shard, Record]]) -> Iterator[list[tuple[Shard, Record]]]:
+def open_frames(part: Sequence[tuple[Shard, Record]]) -> Plan[list[bytes | None]]:
+    """The contents of some warm records, in one round trip; None where the frame is gone, damaged or of another version."""
+    frames = yield from Pipeline([frame_command(shard, record.id) for shard, record in part])
+    contents = []
+    for (_, record), reply in zip(part, frames, strict=True):
+        frame = collect(reply)
+        contents.append(None if frame is None else (yield from _opened(record, frame)))
+    return contents
+
+
+def by_bytes(warm: Sequence[tuple[Shard, Record]]) -> Iterator[list[tuple[Shard, Record]]]:
+    """Parts of what `open_frames` takes at once."""
     part: list[tuple[Shard, Record]] = []
     size_bytes = 0
     for shard, record in warm:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +17,16 @@ from distier import Item, connect
 from distier.cli.app import app
 from distier.config import load_config
 from distier.domain.keys import Keyspace, Shard
+from distier.drive.common import UseBuffer
 from distier.errors import ConfigError, Conflict, Invalid, NotFound, Unavailable
 from distier.plans import fsck, rescue
 from distier.stores.cluster import ClusterExchange
-from distier.stores.redis import _AsyncLine, _Line
+from distier.stores.redis import Batch, _AsyncLine, _Line
 from distier.worker import Worker
 from tests.cluster.conftest import SHARDS, Stores
 from tests.clusters import TestCluster
 from tests.integration.world import until
-from tests.servers import TestServer
+from tests.servers import TestServer, poll
 
 ACL_FILE = Path(__file__).parents[2] / "deploy" / "redis" / "users.acl"
 KINDS_OF_STORE = ("sync", "async")
@@ -133,10 +135,14 @@ class Counted:
 async def test_many_shards_take_one_round_trip_to_all_masters(
     stores: Stores, kind: str, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(UseBuffer, "AGE_S", 1e9)  # a slow machine sends no uses in between
     face = await stores.open(kind)
     ids = stores.ids(64)
     await face.put_many([Item(id, "x") for id in ids])
+    await face.get_many(["no", *ids])
+    await face.demote_many(ids, to="warm")  # all masters know all scripts then
     await face.get_many(ids)
+    await face.promote_many(ids)
     spy = face.store._driver.redis = Spy(face.store._driver.redis)
     counted = Counted(monkeypatch)
 
@@ -149,6 +155,40 @@ async def test_many_shards_take_one_round_trip_to_all_masters(
     assert await trips(face.stats()) == (1, 3)
     assert await trips(face.put_many([Item(id, "y") for id in ids])) == (1, 3)
     assert await trips(face.get_many(["no", *ids])) == (2, 4), "misses are proven in one more"
+    await face.demote_many(ids, to="warm")
+    warm = (await trips(face.get_many(ids)))[0]
+    assert warm <= 3, "records, frames, uses"
+    moved, _ = await trips(face.promote_many(ids))
+    assert moved <= 2 + 2 * SHARDS, "records, frames; of each shard: room, and the promotions"
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_STORE)
+async def test_all_masters_are_asked_before_any_has_answered(stores: Stores, kind: str):
+    """The answer of one waits for what another one is told in the same call: asked in turn, it would never come."""
+    face = await stores.open(kind)
+    exchange: Any = face.store._driver.redis
+    nodes = stores.cluster.masters()[:2]
+    key = {node.port: f"{stores.on(node)[0].epoch}:told" for node in nodes}
+
+    def push_when_told(waits: TestServer, told: TestServer) -> None:
+        with waits.client() as to, told.client() as at:
+            poll(lambda: at.exists(key[told.port]) or to.exists(key[waits.port]), what="the other master is told")
+            to.rpush(key[waits.port], "go on")
+
+    for waits, told in (nodes, nodes[::-1]):
+        batches: list[Batch] = [
+            (stores.on(waits)[0], [("BLPOP", key[waits.port], 5)]),
+            (stores.on(told)[0], [("SET", key[told.port], "")]),
+        ]
+        pushed = asyncio.create_task(asyncio.to_thread(push_when_told, waits, told))
+        if kind == "sync":
+            answers = await asyncio.to_thread(exchange.exchange_many, batches, 10.0)
+        else:
+            answers = await exchange.exchange_many(batches, 10.0)
+        assert answers[0][0] is not None, "it waited in vain"
+        await pushed
+        with told.client() as at:
+            at.delete(key[told.port])
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_STORE)

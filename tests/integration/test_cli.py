@@ -555,7 +555,7 @@ def test_doctor_where_config_and_scripts_are_forbidden(
             client.execute_command("ACL", "SETUSER", "default", "-info")
         code, found = doctor_on(words, monkeypatch, tmp_path, server.socket_url)
         assert code == 0 and found["scripts"]["status"] == "ok"
-        assert found["fencing"]["status"] == "warn" and "begins no new epoch" in found["fencing"]["found"]
+        assert found["fencing"]["status"] == "warn" and "no new epoch begins" in found["fencing"]["found"]
         with server.client() as client:
             client.execute_command("ACL", "SETUSER", "default", "-@scripting", "-info")
         code, found = doctor_on(words, monkeypatch, tmp_path, server.socket_url)
