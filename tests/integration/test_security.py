@@ -349,11 +349,14 @@ def _openssl(*words: str | Path, cwd: Path) -> None:
 
 def _authority(at: Path, name: str) -> None:
     _openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj",
-             f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.crt", cwd=at)  # fmt: skip
+             f"/CN={name}", "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-keyout", f"{name}.key", "-out",
+             f"{name}.crt", cwd=at)  # fmt: skip
 
 
 def _certificate(at: Path, name: str, authority: str, usage: str) -> None:
-    (at / f"{name}.ext").write_text(f"subjectAltName=IP:127.0.0.1\nextendedKeyUsage={usage}\n")
+    (at / f"{name}.ext").write_text(
+        f"subjectAltName=IP:127.0.0.1\nextendedKeyUsage={usage}\nauthorityKeyIdentifier=keyid\n"  # Python 3.13 looks for it
+    )
     _openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}", "-keyout",
              f"{name}.key", "-out", f"{name}.csr", cwd=at)  # fmt: skip
     _openssl("x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}.crt", "-CAkey", f"{authority}.key", "-CAcreateserial",
