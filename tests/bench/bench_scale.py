@@ -142,10 +142,10 @@ def by_size(kind: Kind, sizes: Sequence[int]) -> None:
             fill(many, done, size)
             done, used = size, used_bytes(large) - empty
             print(f"| {size:,} | {used / size:.0f} | {used / 2**20:.0f} MiB |", flush=True)
-        latencies((many, large), (few, small), done)
+        latencies(kind, (many, large), (few, small), done)
 
 
-def latencies(many: tuple[Store, TestServer], few: tuple[Store, TestServer], n: int) -> None:
+def latencies(kind: Kind, many: tuple[Store, TestServer], few: tuple[Store, TestServer], n: int) -> None:
     """Beside the time of a call, the CPU time of the server: a reply that finds the client asleep takes three times as long,
     and which of two servers does is chance."""
     for store, _ in (many, few):
@@ -169,9 +169,11 @@ def latencies(many: tuple[Store, TestServer], few: tuple[Store, TestServer], n: 
         "a worker's round": lambda s: s.run(maintain(s.space, s.space.keys.shards[0], lambda _: None)),
     }
     print(
-        f"\n| call | at {n:,} modules, us | ratio to {SMALL:,} | the server's CPU, us | ratio |\n|---|---|---|---|---|"
+        f"\n| {kind}: call | at {n:,} modules, us | ratio to {SMALL:,} | the server's CPU, us | ratio |\n|---|---|---|---|---|"
     )
     for name, call in calls.items():
+        for store, _ in (many, few):
+            store.flush()  # what the call before has left to do is not this one's
         rounds = [(_round(call, *many), _round(call, *few)) for _ in range(ROUNDS)][1:]
         us, cpu_us = (statistics.median(large[i] for large, _ in rounds) for i in (0, 1))
         ratios = [statistics.median(large[i] / max(small[i], 0.1) for large, small in rounds) for i in (0, 1)]

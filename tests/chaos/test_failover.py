@@ -23,12 +23,14 @@ ROUNDS, PACE_S, ACKS_LEAST = (9, 5.0, 10_000) if LONG else (2, 1.5, 0)
 TIMEOUT_S = ROUNDS * (PACE_S + 12) + 90
 
 
-def run(scenario: str, kind: Kind, directory: Path, *more: str) -> dict[str, Any]:
+def run(
+    scenario: str, kind: Kind, directory: Path, *more: str, rounds: int = ROUNDS, pace_s: float = PACE_S
+) -> dict[str, Any]:
     if reason := available_kinds()[kind]:
         pytest.skip(reason)
     done = subprocess.run(
         [sys.executable, "-m", "tests.chaos.failover", "--scenario", scenario, "--kind", kind, "--directory", directory,
-         "--rounds", str(ROUNDS), "--pace", str(PACE_S), "--seed", os.environ.get("CHAOS_SEED", "1"), *more],
+         "--rounds", str(rounds), "--pace", str(pace_s), "--seed", os.environ.get("CHAOS_SEED", "1"), *more],
         cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S,
     )  # fmt: skip
     assert done.stdout, done.stderr
@@ -51,6 +53,21 @@ def test_no_promise_is_broken_when_servers_die_and_change_hands(
     counts = found["counts"]
     for what in ("put redis ok", "put archived ok", "get ok", "delete redis ok", "read hot", "read cold"):
         assert counts.get(what, 0) >= ROUNDS, (what, counts)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("broken", "scenario"), [("look", "partition"), ("replid", "old-rdb"), ("seen", "old-rdb"), ("forget", "old-rdb")]
+)
+def test_a_bug_that_is_put_in_is_caught(broken: str, scenario: str, tmp_path: Path) -> None:
+    for attempt in range(4):  # chance has its part in it
+        found = run(
+            scenario, "valkey", tmp_path / str(attempt), "--break", broken, "--seed", str(attempt), rounds=3, pace_s=3
+        )
+        if found["faults"]:
+            return
+    pytest.fail(f"without `{broken}` nothing was seen to be wrong")
 
 
 def test_a_fenced_delete_is_not_acknowledged_because_somebody_else_deleted(redis_url: str, tmp_path: Path):
