@@ -326,6 +326,7 @@ def test_real_servers_start_with_our_configuration_and_roles(started: _Started) 
 
 def test_acl_file_has_no_password_and_covers_what_the_scripts_call() -> None:
     users = {line.split()[1]: line.split()[2:] for line in (DEPLOY / "redis" / "users.acl").read_text().splitlines()}
+    assert users.pop("admin") == ["on", "#" + "0" * 64, "allchannels", "allkeys", "+@all"]  # of people
     assert set(users) == {"default", "health", "agent", "worker", "operator", "deployer", "exporter"}
     for user, words in users.items():
         assert "-@all" in words and "resetchannels" in words, user
