@@ -197,6 +197,11 @@ def _start(cluster: TestCluster, kind: Kind, tmp: Path) -> None:
     for i in range(2 * MASTERS):
         (tmp / f"n{i}").mkdir()
         cluster.nodes.append(start_server(kind, tmp / f"n{i}", tcp=True, args=ARGS))
+    join(cluster)
+
+
+def join(cluster: TestCluster) -> None:
+    """Six nodes that have just started become a cluster: the first three are masters."""
     first, *others = cluster.nodes
     for i, node in enumerate(cluster.nodes):
         cluster.ask(node, "CLUSTER", "SET-CONFIG-EPOCH", i + 1)

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Starts Redis or Valkey with redis.conf and users.acl, the passwords put in as SHA-256 from the environment:
-# AGENT_PASSWORD, WORKER_PASSWORD, OPERATOR_PASSWORD, DEPLOYER_PASSWORD, EXPORTER_PASSWORD. A role without a password
-# keeps the hash of zeros in users.acl, for which nobody has a password: it cannot log in. Arguments go to the server.
+# AGENT_PASSWORD, WORKER_PASSWORD, OPERATOR_PASSWORD, DEPLOYER_PASSWORD, EXPORTER_PASSWORD, ADMIN_PASSWORD. A role without
+# a password keeps the hash of zeros in users.acl, for which nobody has a password: it cannot log in. Arguments go to
+# the server.
 set -eu
 umask 077
 
@@ -22,7 +23,8 @@ set_password worker "${WORKER_PASSWORD:-}"
 set_password operator "${OPERATOR_PASSWORD:-}"
 set_password deployer "${DEPLOYER_PASSWORD:-}"
 set_password exporter "${EXPORTER_PASSWORD:-}"
-unset AGENT_PASSWORD WORKER_PASSWORD OPERATOR_PASSWORD DEPLOYER_PASSWORD EXPORTER_PASSWORD
+set_password admin "${ADMIN_PASSWORD:-}"
+unset AGENT_PASSWORD WORKER_PASSWORD OPERATOR_PASSWORD DEPLOYER_PASSWORD EXPORTER_PASSWORD ADMIN_PASSWORD
 
 server=$(command -v valkey-server || command -v redis-server)
 exec "$server" "$here/redis.conf" --aclfile "$acl" "$@"

@@ -1,12 +1,18 @@
-"""What docs/OPERATIONS.md tells operators to write for Sentinel, tried as it stands there, with the default user off."""
+"""What docs/OPERATIONS.md tells operators to write for Sentinel and for a cluster, tried as it stands there, with the default
+user off."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +20,8 @@ import pytest
 import redis
 
 from distier import connect
+from distier.domain.keys import Keyspace
+from tests.clusters import ARGS, MASTERS, TestCluster, join
 from tests.servers import (
     _DIE_WITH_PARENT,
     KINDS,
@@ -32,13 +40,24 @@ PASSWORD = "secret"
 HASH = hashlib.sha256(PASSWORD.encode()).hexdigest()
 
 
-def users() -> str:
-    """users.acl with passwords put in, and what the page adds to it."""
+def section(title: str) -> str:
     page = (ROOT / "docs" / "OPERATIONS.md").read_text()
-    added = re.findall(r"^    (user \w+ on #<hash> .*)$", page, re.M)
-    assert {line.split()[1] for line in added} == {"replica", "sentinel"}
+    found = re.search(rf"^## {title}$(.*?)^## ", page, re.M | re.S)
+    assert found, title
+    return found[1]
+
+
+def users(title: str) -> str:
+    """users.acl with passwords put in, and what this part of the page adds to it."""
+    added = re.findall(r"^    (user \w+ on #<hash> .*)$", section(title), re.M)
     kept = (ROOT / "deploy" / "redis" / "users.acl").read_text()
     return re.sub(r"#(0{64}|<hash>)", f"#{HASH}", kept + "\n".join(added) + "\n")
+
+
+def added(title: str) -> set[str]:
+    return {line.split()[1] for line in users(title).splitlines()} - {
+        "default", "health", "agent", "worker", "operator", "deployer", "exporter", "admin",
+    }  # fmt: skip
 
 
 class Server(TestServer):
@@ -50,7 +69,7 @@ class Server(TestServer):
 
 def start(kind: Kind, at: Path, *args: str) -> Server:
     at.mkdir()
-    (at / "users.acl").write_text(users())
+    (at / "users.acl").write_text(users("With Sentinel"))
     server = Server(kind, at, free_port(), ("--aclfile", str(at / "users.acl"), "--masteruser", "replica", "--masterauth",
                                             PASSWORD, "--repl-diskless-sync-delay", "0", *args))  # fmt: skip
     server.start()
@@ -72,6 +91,7 @@ def online(server: TestServer) -> bool:
 def test_sentinel_as_the_page_says(kind: Kind, tmp_path: Path):
     if reason := available_kinds()[kind]:
         pytest.skip(reason)
+    assert added("With Sentinel") == {"replica", "sentinel"}
     with short_directory() as tmp:
         sentinel, servers = None, list[TestServer]()
         try:
@@ -113,3 +133,169 @@ def test_sentinel_as_the_page_says(kind: Kind, tmp_path: Path):
                 sentinel.wait()
             for server in servers:
                 server.kill9()
+
+
+# -- a cluster ---------------------------------------------------------------------------------------------------------
+
+
+class Node(TestServer):
+    """As above, and tests do what an administrator does."""
+
+    def client(self, **options: object) -> redis.Redis:
+        return super().client(username="admin", password=PASSWORD, **options)
+
+
+@contextmanager
+def nodes(kind: Kind, acl: str) -> Iterator[TestCluster]:
+    """Six nodes that do not know each other yet, with the lines that the page has for redis.conf."""
+    if reason := available_kinds()[kind]:
+        pytest.skip(reason)
+    lines = re.findall(r"^    ([a-z-]+ \S+)(?: +#.*)?$", section("Redis Cluster"), re.M)
+    written = {f"--{name}": value.replace("<password>", PASSWORD) for name, value in map(str.split, lines)}
+    assert {"--cluster-enabled", "--masteruser", "--masterauth"} <= set(written)
+    written |= dict(zip(ARGS[::2], ARGS[1::2], strict=True))  # a short node timeout
+    with short_directory() as tmp:
+        cluster = TestCluster([])
+        try:
+            for i in range(2 * MASTERS):
+                at = tmp / f"n{i}"
+                at.mkdir()
+                (at / "users.acl").write_text(acl)
+                args = [word for pair in written.items() for word in pair]
+                node = Node(kind, at, free_port(), (*args, "--aclfile", str(at / "users.acl")))
+                cluster.nodes.append(node)
+                node.start()
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+def cli(*words: str, password: str = PASSWORD) -> str:
+    """redis-cli as the page has it: the password in the environment."""
+    program = shutil.which("redis-cli")
+    assert program
+    environment = {"PATH": os.environ["PATH"], "REDISCLI_AUTH": password}
+    done = subprocess.run([program, *words], env=environment, capture_output=True, text=True, check=False, timeout=60)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0 and not re.search("NOAUTH|NOPERM|WRONGPASS|\\[ERR\\]", said), (words, said)
+    return said
+
+
+def shards_told_by(node: TestServer) -> set[str]:
+    """What redis_exporter gets at one master."""
+    script = (ROOT / "deploy" / "prometheus" / "distier.lua").read_text().replace("'default'", "'m'")
+    with TestServer.client(node, username="exporter", password=PASSWORD) as client:
+        names = [name.decode() for name in client.eval(script, 0)[::2]]
+    return {name.removesuffix(".epoch") for name in names if name.endswith(".epoch")}
+
+
+def settings(cluster: TestCluster, archive: Path) -> dict[str, Any]:
+    return {"redis__url": cluster.url, "redis__username": "agent", "redis__password": PASSWORD, "namespace": "m",
+            "shards": 16, "counter": "estimate", "deadline": "15s", "near__enabled": False,
+            "storage_tiers__cold__directory": archive}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_administrator_builds_and_keeps_a_cluster(kind: Kind, tmp_path: Path):
+    if not shutil.which("redis-cli"):
+        pytest.skip("no redis-cli")
+    acl = users("With Sentinel") if kind == "redis" else users("Redis Cluster")
+    with nodes(kind, acl) as cluster:
+        addresses = [f"127.0.0.1:{node.port}" for node in cluster.nodes]
+        admin = ("--user", "admin")
+        cli(*admin, "--cluster", "create", *addresses, "--cluster-replicas", "1", "--cluster-yes")
+        cluster.await_agreement()
+        with connect({}, **settings(cluster, tmp_path / "cold")) as store:
+            for i in range(50):
+                store.put(f"a/{i}", "x" * 100)
+            slot = Keyspace("m", 16).shards[0].slot
+            source = cluster.owner(slot)
+            target = next(node for node in cluster.masters() if node is not source)
+            before = cluster.topology()
+            first = min(s for s in range(slot + 1) if before.owner(s) == ("127.0.0.1", source.port))
+            cli(*admin, "--cluster", "reshard", addresses[0], "--cluster-from", cluster.id_of(source), "--cluster-to",
+                cluster.id_of(target), "--cluster-slots", "2", "--cluster-pipeline", "100", "--cluster-yes")  # fmt: skip
+            poll(lambda: cluster.owner(first) is target, timeout_s=READY_S, what="two slots, elsewhere")
+            cluster.await_agreement()
+            assert "All 16384 slots covered" in cli(*admin, "--cluster", "check", addresses[0])
+            assert "distier:" in cli(*admin, "-h", "127.0.0.1", "-p", str(source.port), "--memkeys")
+            told = set[str]()
+            for master in cluster.masters():
+                told |= shards_told_by(master)
+            assert told == {f"m.{i}" for i in range(16)}
+            assert not set[str]().union(*map(shards_told_by, cluster.replicas()))
+            replica = cluster.at(cluster.topology().replicas_of(("127.0.0.1", source.port))[0])
+            at = (*admin, "-h", "127.0.0.1", "-p", str(replica.port))
+            assert cli(*at, "CLUSTER", "FAILOVER", "TAKEOVER").strip() == "OK"
+            poll(lambda: cluster.owner(slot) is replica, timeout_s=READY_S, what="the takeover")
+            assert cli(*at, "CONFIG", "SET", "maxmemory", "1gb").strip() == "OK"
+            path = replica.directory / "users.acl"
+            another = hashlib.sha256(b"another").hexdigest()
+            path.write_text(path.read_text().replace(f"user operator on #{HASH}", f"user operator on #{another}"))
+            assert cli(*at, "ACL", "LOAD").strip() == "OK"
+            operator = ("--user", "operator", "-p", str(replica.port), "PING")
+            assert cli(*operator, password="another").strip() == "PONG"
+            assert all(store.get(f"a/{i}") for i in range(50))
+
+
+def test_slots_move_at_once_as_the_page_says(tmp_path: Path):
+    """CLUSTER MIGRATESLOTS while an agent writes; without the page's line for `replica` the slots stay."""
+    with nodes("valkey", users("Redis Cluster")) as cluster:
+        assert added("Redis Cluster") == {"replica"}
+        join(cluster)
+        with connect({}, **settings(cluster, tmp_path / "cold")) as store:
+            for i in range(100):
+                store.put(f"a/{i}", "x" * 1000)
+            slot = Keyspace("m", 16).shards[0].slot
+            source = cluster.owner(slot)
+            target = next(node for node in cluster.masters() if node is not source)
+            with writing(store), target.client() as client:  # as it is with Sentinel
+                client.execute_command(
+                    "ACL", "SETUSER", "replica", "resetkeys", "-@all", "+psync", "+replconf", "+ping"
+                )
+                assert moved(cluster, slot, target) == "failed" and cluster.owner(slot) is source
+                client.execute_command("ACL", "LOAD")
+                client.execute_command("ACL", "LOG", "RESET")
+                assert moved(cluster, slot, target) == "success"
+                poll(lambda: cluster.owner(slot) is target, timeout_s=READY_S, what="the slot, elsewhere")
+                assert "replica" not in str(client.execute_command("ACL", "LOG"))
+            assert all(store.get(f"a/{i}") for i in range(100))
+
+
+@contextmanager
+def writing(store: Any) -> Iterator[None]:
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            for i in range(100):
+                store.put(f"b/{i}", "y" * 500)
+            store.demote("b/1")
+            store.delete("b/2")
+
+    with ThreadPoolExecutor(1) as pool:
+        writes = pool.submit(write)
+        try:
+            yield
+        finally:
+            ended.set()
+            writes.result(60)
+
+
+def moved(cluster: TestCluster, slot: int, target: TestServer) -> str:
+    """Moves a slot, while keys of all kinds are written in it; answers how that ended."""
+    source = cluster.owner(slot)
+    shard = Keyspace("m", 16).shards[0]
+    with source.client() as client:
+        client.sadd(f"{shard.root}held:n", "a")
+        client.rpush(f"{shard.root}asks:n", "a")
+        client.set(f"{shard.root}done:x", "1", px=60_000)
+        client.pexpire(f"{shard.root}asks:n", 60_000)
+        cluster.ask(source, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", cluster.id_of(target))
+
+        def state() -> str:
+            (last, *_) = cluster.ask(source, "CLUSTER", "GETSLOTMIGRATIONS")
+            return str(dict(zip(last[::2], last[1::2], strict=True))[b"state"].decode())
+
+        poll(lambda: state() in ("failed", "success"), timeout_s=READY_S, what="the end of a migration")
+        return state()

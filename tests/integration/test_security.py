@@ -53,7 +53,7 @@ def roles(server: TestServer, redis_url: str) -> Iterator[TestServer]:
             if user != "default":  # the tests' own; test_deploy starts a server with it off
                 client.execute_command("ACL", "SETUSER", user, "reset", *words)
         yield server
-        client.execute_command("ACL", "DELUSER", *ROLES)
+        client.execute_command("ACL", "DELUSER", *ROLES, "admin")
         client.flushall()
 
 
@@ -98,6 +98,14 @@ FORBIDDEN_TO_ALL: tuple[tuple[str | int, ...], ...] = (
 def test_no_role_can_leave_its_fence(roles: TestServer, role: str) -> None:
     for words in FORBIDDEN_TO_ALL:
         refused(roles, role, *words)
+
+
+def test_an_administrator_may_do_what_the_page_asks_of_one(roles: TestServer) -> None:
+    with raw(roles, "admin") as client:
+        before = client.config_get("maxmemory")
+        assert client.config_set("maxmemory", 1 << 30) and client.config_set("maxmemory", before["maxmemory"])
+        assert client.acl_whoami() == "admin" and client.set("other", "x") and client.memory_usage("other")
+        assert client.delete("other") and client.client_list() and client.execute_command("ACL", "LOG", "RESET")
 
 
 async def everything_an_agent_does(store: Store, other: AsyncStore) -> None:
@@ -311,12 +319,44 @@ def test_the_roles_suffice_for_several_shards(roles: TestServer, tmp_path: Path)
         assert store.stats().hot.max_size == sum(s.max_hot_tokens for s in store.stats().shares) == 700
 
 
+def exported(client: redis.Redis, tmp: Path, namespaces: str) -> dict[bytes, float]:
+    """What the script says that exporter.sh makes for these namespaces and hands to a redis_exporter."""
+    tmp = tmp / "exporter"
+    tmp.mkdir(exist_ok=True)
+    (tmp / "redis_exporter").write_text('#!/bin/sh\n[ "$1" = --script ] && cat "$2"\n')
+    (tmp / "redis_exporter").chmod(0o700)
+    prometheus = ACL_FILE.parents[1] / "prometheus"
+    environment = {"PATH": f"{tmp}:{os.environ['PATH']}", "NAMESPACES": namespaces, "EXPORTER_CONFIG_DIR": str(prometheus),
+                   "EXPORTER_SCRIPT": str(tmp / "script.lua")}  # fmt: skip
+    done = subprocess.run(
+        [prometheus / "exporter.sh"], env=environment, capture_output=True, text=True, check=False, timeout=20
+    )
+    assert done.returncode == 0, done.stderr
+    flat = client.eval(done.stdout, 0)
+    return dict(zip(flat[::2], map(float, flat[1::2]), strict=True))
+
+
+def test_the_exporter_tells_of_each_shard_of_each_namespace(roles: TestServer, tmp_path: Path) -> None:
+    for namespace, shards in (("team", 1), ("other-1.x", 4)):
+        with store_of(roles, "agent", tmp_path, namespace=namespace, shards=shards) as store:
+            store.put_many([_item(f"m/{i}", TEXT) for i in range(20)])
+    with raw(roles, "exporter") as client:
+        found = exported(client, tmp_path, "team other-1.x")
+        assert found[b"team.usage.hot_count"] == 20 and found[b"team.epoch"] == 1
+        assert sum(found[f"other-1.x.{i}.usage.hot_count".encode()] for i in range(4)) == 20
+        assert {key.rpartition(b".")[0] for key in found if key.endswith(b".epoch")} == {
+            b"team", *(f"other-1.x.{i}".encode() for i in range(4))
+        }  # fmt: skip
+        assert not exported(client, tmp_path, "nobody")
+        assert set(exported(client, tmp_path, "team")) < set(found)
+    with raw(roles, "exporter") as client, pytest.raises(AssertionError, match="not the name of a namespace"):
+        exported(client, tmp_path, "x'} redis.call('FLUSHALL') --")
+
+
 def test_the_exporter_gets_numbers_only(filled: tuple[TestServer, Path]) -> None:
     server, archive = filled
-    script = (ACL_FILE.parents[1] / "prometheus" / "distier.lua").read_text().replace("'default'", "'team'")
     with raw(server, "exporter") as client:
-        flat = client.eval(script, 0)
-        found = dict(zip(flat[::2], map(float, flat[1::2]), strict=True))
+        found = exported(client, archive, "none team")
         with store_of(server, "operator", archive) as store:
             stats = store.stats()
         assert found[b"team.usage.hot_tokens"] == stats.hot.size and found[b"team.limits.hot_tokens"] == 50_000

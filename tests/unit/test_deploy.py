@@ -16,6 +16,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
+import promql_parser
 import pytest
 import redis
 import yaml
@@ -43,6 +45,7 @@ def compose() -> dict[str, Any]:
 
 
 YAML_FILES = [COMPOSE, *sorted(p for p in DEPLOY.rglob("*.y*ml"))]
+OVERLAY = DEPLOY / "k8s" / "overlays" / "example"
 MANIFESTS = sorted((DEPLOY / "k8s").rglob("*.yaml")) + sorted(DEPLOY.glob("*/kustomization.yaml"))
 
 
@@ -93,8 +96,11 @@ def test_compose_is_whole() -> None:
         assert service.get("restart") in ("unless-stopped", "no"), name
         assert "no-new-privileges:true" in service.get("security_opt", ()) or name == "bucket", name
     assert used == volumes
-    long_lived = set(services) - {"bucket", "redis-exporter"}  # the exporter's image has nothing to run a check with
-    assert all("healthcheck" in services[name] for name in long_lived)
+    assert all("healthcheck" in services[name] for name in set(services) - {"bucket"})
+    for name, service in services.items():
+        asked = re.findall(r"127\.0\.0\.1[: ]([0-9]+)", str(service.get("healthcheck", {}).get("test")))
+        listening = {p.split(":")[2] for p in service.get("ports", ())} | set(service.get("expose", ()))
+        assert set(asked) <= listening and (asked or name in ("redis", "valkey", "bucket")), f"{name}: {asked}"
     ports = [p.split(":")[1] for s in services.values() for p in s.get("ports", ())]
     assert len(ports) == len(set(ports))
 
@@ -326,6 +332,7 @@ def test_real_servers_start_with_our_configuration_and_roles(started: _Started) 
 
 def test_acl_file_has_no_password_and_covers_what_the_scripts_call() -> None:
     users = {line.split()[1]: line.split()[2:] for line in (DEPLOY / "redis" / "users.acl").read_text().splitlines()}
+    assert users.pop("admin") == ["on", "#" + "0" * 64, "allchannels", "allkeys", "+@all"]  # of people
     assert set(users) == {"default", "health", "agent", "worker", "operator", "deployer", "exporter"}
     for user, words in users.items():
         assert "-@all" in words and "resetchannels" in words, user
@@ -339,6 +346,35 @@ def test_acl_file_has_no_password_and_covers_what_the_scripts_call() -> None:
     assert _called() - {w[1:] for w in users["agent"]} - rare == set()
     writes = {"set", "del", "unlink", "hset", "hsetnx", "hdel", "hincrby", "zadd", "zrem", "xadd", "pexpire", "persist"}
     assert not writes & {w[1:] for w in users["operator"] + users["exporter"]}
+
+
+def test_every_role_gets_its_password_and_no_program_that_of_admin() -> None:
+    users = {line.split()[1] for line in (DEPLOY / "redis" / "users.acl").read_text().splitlines()}
+    entrypoint = (DEPLOY / "redis" / "entrypoint.sh").read_text()
+    passwords = {f"{user.upper()}_PASSWORD" for user in users - {"default", "health"}}
+    assert set(re.findall(r"\$\{([A-Z]+_PASSWORD)", entrypoint)) == passwords
+    assert set(re.findall(r"\bunset (.*)", entrypoint)[0].split()) == passwords
+    assert set(_variables(OVERLAY / "redis-passwords.env.example")) == passwords
+    services = compose()["services"]
+    assert passwords <= set(services["redis"]["environment"]) and passwords <= set(_variables(TOP / ".env.example"))
+    having = {name for name, service in services.items() if "{ADMIN_PASSWORD" in str(service)}
+    assert having == {"redis", "valkey"}
+
+
+def _variables(path: Path) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in _lines(path))
+
+
+def test_the_page_says_as_whom_redis_cli_is_used() -> None:
+    """The default user is off: what changes servers needs `admin`, and no password stands in an argument."""
+    page = (TOP / "docs" / "OPERATIONS.md").read_text()
+    commands = re.findall(r"`((?:redis|valkey)-cli [^`]+)`|^    ((?:redis|valkey)-cli .*)$", page, re.M)
+    assert len(commands) >= 8
+    for command in ("".join(pair).replace("\n", " ") for pair in commands):
+        assert re.match(r"[a-z]+-cli --user (admin|operator) ", command + " "), command
+        assert not re.search(r" (-a|--pass|-u) ", command), command
+        if re.search(r"--cluster|CLUSTER|ACL|CONFIG|--memkeys", command):
+            assert " --user admin " in command, command
 
 
 def _called() -> set[str]:
@@ -385,6 +421,9 @@ def test_systemd_unit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
                 "PrivateDevices": "yes", "User": "distier", "CapabilityBoundingSet": ""}  # fmt: skip
     assert {name: service.get(name) for name in hardened} == hardened
     assert service["ExecStart"].endswith("distier worker")
+    sources = "".join(path.read_text() for path in (TOP / "distier").rglob("*.py"))
+    read = {path.split("/")[2] for path in re.findall(r'"(/proc/[^"]+)"', sources)}
+    assert "sys" in read and service.get("ProcSubset", "all") == "all", f"ProcSubset=pid hides {read - {'self'}}"
     _only(monkeypatch, {}, tmp_path)
     named = re.findall(r"DISTIER_[A-Z_]+", path.read_text())
     _only(monkeypatch, {name: "word" for name in named if name != "DISTIER_CONFIG"}, tmp_path)
@@ -413,14 +452,50 @@ def test_kustomizations_name_what_is_there() -> None:
     assert {p.name for p in base.glob("*.yaml")} - {"kustomization.yaml"} <= listed
 
 
+# The fields that we use; any other is a slip, or belongs in here. (kubectl knows them all, where there is one.)
+KUSTOMIZATION = {"apiVersion", "kind", "labels", "resources", "namespace", "images", "patches", "configMapGenerator",
+                 "secretGenerator"}  # fmt: skip
+
+
+def slips(document: dict[str, Any]) -> None:
+    """Raises what the schemas of Kubernetes have against it, unknown fields included."""
+    kubernetes_validate.validate(document, "1.33", strict=True)
+    if document["kind"] == "PodDisruptionBudget":  # to the schema any text will do
+        assert re.fullmatch(r"[0-9]+%?", str(document["spec"]["minAvailable"])), document["spec"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong"),
+    [
+        ("Deployment", "terminationGracePeriodSeconds:", "terminationGracePeriodSecond:"),
+        ("Deployment", "replicas: 2", "replica: 2"),
+        ("Deployment", "replicas: 2", "replicas: two"),
+        ("StatefulSet", "mountPath: /data", "mountpath: /data"),
+        ("StatefulSet", "requests: {storage: 10Gi}", "request: {storage: 10Gi}"),
+        ("PodDisruptionBudget", "minAvailable: 1", "minAvailable: one"),
+        ("PodDisruptionBudget", "minAvailable: 1", "minAvailble: 1"),
+        ("NetworkPolicy", "policyTypes:", "policyType:"),
+        ("Service", "clusterIP:", "clusterIp:"),
+    ],
+)
+def test_the_checks_of_manifests_see_slips(kind: str, right: str, wrong: str) -> None:
+    texts = [p.read_text() for p in MANIFESTS if f"kind: {kind}\n" in p.read_text() and right in p.read_text()]
+    assert texts
+    with pytest.raises((kubernetes_validate.ValidationError, AssertionError)):
+        for document in yaml.safe_load_all(texts[0].replace(right, wrong)):
+            slips(document)
+
+
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda p: str(p.relative_to(DEPLOY)))
 def test_manifests_are_manifests(path: Path) -> None:
     for document in documents(path):
         assert document["apiVersion"] and document["kind"]
-        if document["kind"] != "Kustomization":
-            assert document["metadata"]["name"].startswith("distier-")
-        if document["kind"] == "Secret":
-            assert not any(document["stringData"].values()), "no secret in a file"
+        if document["kind"] == "Kustomization":
+            assert set(document) <= KUSTOMIZATION, set(document) - KUSTOMIZATION
+            continue
+        assert document["kind"] != "Secret", "no secret in a file"
+        assert document["metadata"]["name"].startswith("distier-") or document["kind"] == "Namespace"
+        slips(document)
 
 
 def _pods() -> dict[str, dict[str, Any]]:
@@ -446,31 +521,58 @@ def test_pods_are_fenced_and_configured(monkeypatch: pytest.MonkeyPatch, tmp_pat
         mounted = {m["name"] for m in container["volumeMounts"]}
         assert {v["name"] for v in pod["volumes"]} <= mounted
     worker = pods["distier-worker"]["containers"][0]
-    names = [e["name"] for e in worker["env"]] + [
-        key for document in documents(DEPLOY / "k8s" / "base" / "secret.yaml") for key in document["stringData"]
-    ]
+    names = [e["name"] for e in worker["env"]] + list(_variables(OVERLAY / "archive.env.example"))
     environment = {name: "word" for name in names if name.startswith("DISTIER_") and name != "DISTIER_CONFIG"}
     assert len(environment) == 3
     _only(monkeypatch, environment, tmp_path)
     assert load_config(DEPLOY / "worker" / "distier.yaml").redis.password
-    secret = documents(DEPLOY / "k8s" / "base" / "secret.yaml")[0]["stringData"]
-    entrypoint = (DEPLOY / "redis" / "entrypoint.sh").read_text()
-    assert all(key in entrypoint for key in secret)
 
 
-def test_kubectl_builds_the_overlay() -> None:
+def test_the_overlay_makes_its_namespace_and_its_secrets() -> None:
+    (overlay,) = documents(OVERLAY / "kustomization.yaml")
+    (namespace,) = documents(OVERLAY / "namespace.yaml")
+    assert "namespace.yaml" in overlay["resources"] and namespace["metadata"]["name"] == overlay["namespace"]
+    generated = {secret["name"]: secret["envs"] for secret in overlay["secretGenerator"]}
+    used = set()
+    for pod in _pods().values():
+        (container,) = pod["containers"]
+        used |= {source["secretRef"]["name"] for source in container.get("envFrom", ())}
+        for variable in container.get("env", ()):
+            if reference := variable.get("valueFrom", {}).get("secretKeyRef"):
+                used.add(reference["name"])
+                (file,) = generated[reference["name"]]
+                assert reference["key"] in _variables(OVERLAY / f"{file}.example")
+    assert used == set(generated)
+    files = [file for envs in generated.values() for file in envs]
+    page = (TOP / "docs" / "OPERATIONS.md").read_text()
+    for file in files:
+        assert not any(_variables(OVERLAY / f"{file}.example").values()), "no secret in a file"
+        assert f"{file}.example" in page and not (OVERLAY / file).exists()
+    assert "deploy/k8s/overlays/*/*.env" in _lines(TOP / ".gitignore") and all(f.endswith(".env") for f in files)
+
+
+def test_kubectl_builds_the_overlay(tmp_path: Path) -> None:
     if not shutil.which("kubectl"):
         pytest.skip("no kubectl")
-    command: list[str | Path] = [
-        "kubectl",
-        "kustomize",
-        DEPLOY / "k8s" / "overlays" / "example",
-    ]  # reads files only, asks no cluster
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    overlay = tmp_path / "deploy" / "k8s" / "overlays" / "ours"
+    (tmp_path / "deploy" / "k8s" / "overlays" / "example").rename(overlay)
+    command: list[str | Path] = ["kubectl", "kustomize", overlay]  # reads files only, asks no cluster
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode != 0 and ".env" in done.stderr, "without passwords nothing is built"
+    for example in overlay.glob("*.example"):
+        example.with_suffix("").write_text(re.sub("=$", "=word", example.read_text(), flags=re.M))
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
-    kinds = [d["kind"] for d in yaml.safe_load_all(done.stdout)]
-    assert sorted(set(kinds)) == ["ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Secret", "Service",
-                                  "StatefulSet"]  # fmt: skip
+    built = list(yaml.safe_load_all(done.stdout))
+    assert sorted({d["kind"] for d in built}) == ["ConfigMap", "Deployment", "Namespace", "NetworkPolicy",
+                                                  "PodDisruptionBudget", "Secret", "Service", "StatefulSet"]  # fmt: skip
+    for document in built:
+        slips(document)
+        assert document["kind"] == "Namespace" or document["metadata"]["namespace"] == "distier"
+    secrets = {d["metadata"]["name"] for d in built if d["kind"] == "Secret"}
+    pods = str([d for d in built if d["kind"] in ("StatefulSet", "Deployment")])
+    assert len(secrets) == 2 and all(name in pods for name in secrets)
     assert "0" * 64 in done.stdout and "noeviction" in done.stdout
 
 
@@ -497,6 +599,93 @@ def test_prometheus_and_grafana_ask_for_what_the_exporter_has() -> None:
         assert f"'{name}'" in source and any(name in e for e in asked)
     panels = {(p["gridPos"]["x"], p["gridPos"]["y"]) for p in dashboard["panels"]}
     assert len(panels) == len(dashboard["panels"])
+
+
+# What the alerts and the dashboard ask redis_exporter for: it has these (its list of metrics, v1.78).
+EXPORTER = {
+    "redis_up", "redis_script_values", "redis_memory_used_bytes", "redis_memory_max_bytes", "redis_aof_enabled",
+    "redis_aof_last_write_status", "redis_evicted_keys_total", "redis_slowlog_last_id", "redis_commands_total",
+}  # fmt: skip
+PROMETHEUS = {"global", "rule_files", "scrape_configs"}
+JOB = {"job_name", "static_configs", "dns_sd_configs"}
+PROMETHEUS_DURATION = re.compile(r"([0-9]+(ms|s|m|h|d))+")
+
+
+def rules() -> list[dict[str, Any]]:
+    (alerts,) = documents(DEPLOY / "prometheus" / "alerts.yml")
+    assert set(alerts) == {"groups"} and all(set(group) == {"name", "rules"} for group in alerts["groups"])
+    return [rule for group in alerts["groups"] for rule in group["rules"]]
+
+
+def check_rule(rule: dict[str, Any]) -> None:
+    assert set(rule) - {"for"} == {"alert", "expr", "labels", "annotations"}, rule
+    assert PROMETHEUS_DURATION.fullmatch(rule.get("for", "1m")), rule
+    assert set(rule["annotations"]) == {"summary"} and rule["labels"]["severity"] in ("page", "warn")
+    assert len(rule["labels"]) == 1
+    check_query(rule["expr"])
+
+
+def check_query(text: str) -> None:
+    """PromQL, of metrics that there are."""
+    parsed = promql_parser.parse(text)
+    names = set(re.findall(r"\b(?:redis|distier)_\w+", parsed.prettify()))
+    assert names and names <= EXPORTER | {metric.name for metric in METRICS}, names
+
+
+def test_alerts_and_the_dashboard_are_what_prometheus_takes() -> None:
+    for rule in rules():
+        check_rule(rule)
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "distier.json").read_text())
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            check_query(target["expr"])
+    (settings,) = documents(DEPLOY / "prometheus" / "prometheus.yml")
+    assert set(settings) == PROMETHEUS and set(settings["global"]) == {"scrape_interval", "evaluation_interval"}
+    assert all(PROMETHEUS_DURATION.fullmatch(value) for value in settings["global"].values())
+    for job in settings["scrape_configs"]:
+        assert set(job) <= JOB, job
+        assert all(set(found) == {"targets"} for found in job.get("static_configs", ()))
+        assert all(set(found) == {"names", "type", "port"} for found in job.get("dns_sd_configs", ()))
+        assert len(job) == 2 and all(found["type"] == "A" for found in job.get("dns_sd_configs", ()))
+
+
+@pytest.mark.parametrize(
+    "slip",
+    [{"for": "fivem"}, {"expr": "redis_up == "}, {"expr": "redis_upp == 0"}, {"fore": "5m"}, {"labels": {"severity": "x"}},
+     {"expr": "sum by (namespace (distier_shards) > 1"}, {"annotations": {"summery": "x"}}],
+)  # fmt: skip
+def test_the_checks_of_alerts_see_slips(slip: dict[str, Any]) -> None:
+    with pytest.raises((AssertionError, ValueError)):
+        check_rule(rules()[0] | slip)
+
+
+def test_the_page_has_a_row_for_each_alert_and_says_which_rows_have_none() -> None:
+    page = (TOP / "docs" / "OPERATIONS.md").read_text()
+    table = page[page.index("## What to alarm on") :].split("\n\n")[2].splitlines()
+    assert table[0].endswith("| alert |")
+    told = [row.split(" | ")[-1].removesuffix(" |") for row in table[2:]]
+    named = [name for cell in told for name in re.findall(r"Distier\w+", cell)]
+    assert sorted(named) == sorted(rule["alert"] for rule in rules())
+    assert all(re.fullmatch(r"Distier\w+(, Distier\w+)*", cell) or cell.startswith("none: ") for cell in told), told
+    assert [cell for cell in told if cell.startswith("none: ")] == [told[-1]] and table[-1].startswith("| damage")
+
+
+def test_sizes_are_those_that_were_measured() -> None:
+    """What a record takes beside its content, on the page of operators and on that of measurements."""
+    scale = (TOP / "docs" / "SCALE.md").read_text()
+    measured = {}
+    for kind in ("valkey", "redis"):
+        table = scale[scale.index(f"| {kind}: tier |") :].split("\n\n")[0]
+        rows = [list(map(str.strip, row.strip("|").split("|"))) for row in table.splitlines()[2:]]
+        measured[kind] = {tier: int(whole) - int(content) for tier, whole, content in rows}
+    page = (TOP / "docs" / "OPERATIONS.md").read_text()
+    for tier in ("cold", "warm", "hot"):
+        told = re.search(rf"([0-9]+)(?: bytes of Redis)? {tier} \(([0-9]+)", page)
+        assert told, tier
+        for kind, text in zip(("valkey", "redis"), told.groups(), strict=True):
+            assert abs(int(text) - measured[kind][tier]) <= 0.02 * measured[kind][tier], (tier, kind, measured[kind])
+    assert max(measured["redis"].values()) <= 1700 and measured["redis"]["cold"] <= 530
+    assert "0.5 kB (hot: 1.7) a module" in (DEPLOY / "redis" / "redis.conf").read_text()
 
 
 def test_what_is_asked_of_workers_is_what_they_tell_and_is_documented() -> None:

@@ -1,0 +1,17 @@
+#!/bin/sh
+# Starts redis_exporter with distier.lua for NAMESPACES: one, or several with blanks between. Arguments go to it.
+set -euf
+
+here=${EXPORTER_CONFIG_DIR:-/etc/distier}
+script=${EXPORTER_SCRIPT:-/tmp/distier.lua}
+list=
+for namespace in ${NAMESPACES:-default}; do
+    case $namespace in
+        *[!a-z0-9._-]*) echo "NAMESPACES: $namespace is not the name of a namespace (a-z 0-9 . _ -)" >&2; exit 2 ;;
+    esac
+    list="$list'$namespace', "
+done
+sed "s/^local namespaces = .*/local namespaces = {$list}/" "$here/distier.lua" > "$script"
+
+PATH=$PATH:/ # where its image has it
+exec redis_exporter --script "$script" "$@"
