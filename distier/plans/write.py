@@ -527,6 +527,10 @@ def delete(space: Space, id: str, if_version: Expected = None, durability: Durab
         if reply.word == "UNVERIFIED":
             yield from verify(space, shard, id)
         elif reply.word == "MISSING" and (yield from newest_record(space, shard, id)) is None:
+            if level == "replicated":  # by a delete that is not replicated yet: "no" shall be as good as "yes"
+                confirm = reserve(shard, id, "", tok, hold=False)
+                confirm.replicas = 1
+                yield from confirm
             return False
     raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
 

@@ -80,8 +80,12 @@ async def test_what_is_acknowledged_is_on_the_replica(primary: TestServer, repli
 
 async def test_a_replica_that_hangs_acknowledges_nothing(primary: TestServer, replica: TestServer, face: Face):
     await face.put("there", "x")
+    await face.put("gone", "x")
     os.kill(replica.pid, signal.SIGSTOP)
     try:
+        assert await face.delete("gone")
+        with pytest.raises(RedisUnavailable, match="not replicated"):
+            await face.delete("gone", durability="replicated")
         with pytest.raises(RedisUnavailable, match="applied, but is not replicated: 0 of 1 replicas"):
             await face.put("a", "x", durability="replicated")
         with pytest.raises(RedisUnavailable, match="applied, but is not replicated"):
@@ -92,5 +96,6 @@ async def test_a_replica_that_hangs_acknowledges_nothing(primary: TestServer, re
     finally:
         os.kill(replica.pid, signal.SIGCONT)
     assert (await face.put("a", "y", durability="replicated")).tier == "hot"
+    assert not await face.delete("gone", durability="replicated")
     with replica.client() as there:
         assert there.hget(face.space.shard("a").module("a"), "content") == b"y"
