@@ -17,11 +17,12 @@ from typing import NamedTuple
 STEP = 0.1
 """A shard gives at most this part of its share at a time; it gets at most this part of its own, or of an equal one, more."""
 
-HYSTERESIS = 0.2
-"""Ages that differ by less than this part from their middle are equal: the oldest of a few modules is a noisy number."""
+HYSTERESIS = 0.1
+"""Ages that differ by less than this part from their middle are equal; see `_tolerance`."""
 
-SHARE_MIN = 1 / 8
-"""Of an equal share: what a shard without any use keeps, so that it can show that it is used again."""
+SHARE_MIN = 1 / 16
+"""Of an equal share: what a shard without any use keeps, so that it can show that it is used again. It is what is lost where
+one shard has all the load: a sixteenth of the budget."""
 
 FULL = 0.85
 """A shard that holds this part of what it may hold, apart from the head-room, is full: it evicts. So is one that has no room
@@ -155,8 +156,14 @@ def rebalance(ledger: Ledger, seen: Sequence[Seen], headroom: float) -> dict[int
         counts = [s.hot_count if b < 2 else s.warm_count for s in seen]
         usable = 1 - headroom if b < 2 else 1.0
         enough = [_enough(u, n, usable) for u, n in zip(used, counts, strict=True)]
-        columns.append(_rebalanced(shares, enough, ages, ledger.total[b]))
+        columns.append(_rebalanced(shares, enough, ages, [_tolerance(n) for n in counts], ledger.total[b]))
     return _changes(ledger, columns)
+
+
+def _tolerance(count: int) -> float:
+    """By which part the age of a shard's oldest of so many modules may differ from the middle: by chance alone it differs by
+    about one part in the square root of their number. (To follow that costs hits: what leaves the one shard is read again.)"""
+    return float(HYSTERESIS + max(1, count) ** -0.5)
 
 
 def _enough(used: int, count: int, usable: float) -> int:
@@ -164,7 +171,9 @@ def _enough(used: int, count: int, usable: float) -> int:
     return int(max(used / FULL, used + ROOM_MODULES * used / max(1, count)) / usable)
 
 
-def _rebalanced(shares: list[int], enough: Sequence[int], ages: Sequence[int | None], total: int) -> list[int]:
+def _rebalanced(
+    shares: list[int], enough: Sequence[int], ages: Sequence[int | None], tolerance: Sequence[float], total: int
+) -> list[int]:
     """One budget. A shard that is not full does not evict: it can give what is more than enough, and needs nothing."""
     everyone = range(len(shares))
     evicting = {i: max(1, ages[i] or 0) for i in everyone if shares[i] <= enough[i] and ages[i] is not None}
@@ -177,14 +186,15 @@ def _rebalanced(shares: list[int], enough: Sequence[int], ages: Sequence[int | N
     def may_give(i: int) -> int:
         step = max(1, int(shares[i] * STEP))
         if i in evicting:
-            return step if evicting[i] > middle * (1 + HYSTERESIS) else 0
+            return step if evicting[i] > middle * (1 + tolerance[i]) else 0
         return min(step, free[i])
 
     spare = [min(may_give(i), max(0, int(shares[i] - least))) for i in everyone]
     pool = max(0, total - sum(shares))
-    young = middle if any(free.values()) or pool else middle / (1 + HYSTERESIS)
+    spared = any(free.values()) or pool > 0  # nobody loses what is used: then who is only a little younger gets it too
+    young = [middle if spared else middle / (1 + t) for t in tolerance]
     step = int(total / len(shares) * STEP)
-    wanted = [max(1, step, int(shares[i] * STEP)) if evicting.get(i, middle + 1) <= young else 0 for i in everyone]
+    wanted = [max(1, step, int(shares[i] * STEP)) if evicting.get(i, middle + 1) <= young[i] else 0 for i in everyone]
     wanted = [0 if spare[i] else n for i, n in enumerate(wanted)]
     moving = min(sum(wanted), sum(spare) + pool)
     lost, gained = _taken(spare, moving - min(pool, moving)), _taken(wanted, moving)
