@@ -20,9 +20,12 @@ STEP = 0.1
 HYSTERESIS = 0.1
 """Ages that differ by less than this part from their middle are equal; see `_tolerance`."""
 
+FAR = 4
+"""An age below the middle by this power of the tolerance is no chance: the load has moved to a shard that has little."""
+
 SHARE_MIN = 1 / 16
-"""Of an equal share: what a shard without any use keeps, so that it can show that it is used again. It is what is lost where
-one shard has all the load: a sixteenth of the budget."""
+"""Of an equal share: what a shard without any use keeps, so that it can show that it is used again. Where one
+shard has all the load, about a sixteenth of the budget lies idle by it."""
 
 FULL = 0.85
 """A shard that holds this part of what it may hold, apart from the head-room, is full: it evicts. So is one that has no room
@@ -181,21 +184,30 @@ def _rebalanced(
         return shares
     middle = _mean(evicting, shares)
     free = {i: max(0, shares[i] - enough[i]) for i in everyone if i not in evicting}
+    pool = max(0, total - sum(shares))
     least = total * SHARE_MIN / len(shares)
+    equal_step = int(total / len(shares) * STEP)
 
-    def may_give(i: int) -> int:
+    def may_give(i: int, age_min: float) -> int:
         step = max(1, int(shares[i] * STEP))
         if i in evicting:
-            return step if evicting[i] > middle * (1 + tolerance[i]) else 0
-        return min(step, free[i])
+            step = step if evicting[i] > age_min else 0
+        else:
+            step = min(step, free[i])
+        return min(step, max(0, int(shares[i] - least)))
 
-    spare = [min(may_give(i), max(0, int(shares[i] - least))) for i in everyone]
-    pool = max(0, total - sum(shares))
-    spared = any(free.values()) or pool > 0  # nobody loses what is used: then who is only a little younger gets it too
-    young = [middle if spared else middle / (1 + t) for t in tolerance]
-    step = int(total / len(shares) * STEP)
-    wanted = [max(1, step, int(shares[i] * STEP)) if evicting.get(i, middle + 1) <= young[i] else 0 for i in everyone]
-    wanted = [0 if spare[i] else n for i, n in enumerate(wanted)]
+    def wants(i: int) -> int:
+        if i not in evicting or evicting[i] > middle / (1 if others_give else 1 + tolerance[i]):
+            return 0
+        return max(1, equal_step, int(shares[i] * STEP))
+
+    # The middle is near the many that are about equal, and all may be within the tolerance of it but for one that has next to
+    # nothing and is far too young: then all that are older than the middle give.
+    spare = [may_give(i, middle * (1 + tolerance[i])) for i in everyone]
+    others_give = pool > 0 or any(spare)
+    if any(age < middle / (1 + tolerance[i]) ** FAR for i, age in evicting.items()):
+        spare = [may_give(i, middle) for i in everyone]
+    wanted = [0 if spare[i] else wants(i) for i in everyone]
     moving = min(sum(wanted), sum(spare) + pool)
     lost, gained = _taken(spare, moving - min(pool, moving)), _taken(wanted, moving)
     return [s - lost[i] + gained[i] for i, s in enumerate(shares)]

@@ -107,6 +107,13 @@ def test_ages_that_are_about_equal_stay_as_they_are() -> None:
     assert rebalance(ledger_of(1000, 1000), [seen(100, 60_000), seen(100, 5)], 0.0) == {}
 
 
+def test_a_young_shard_with_a_tiny_share_gets_from_many_that_are_equally_old() -> None:
+    """Their age is the middle, so none of them is much older than that."""
+    old = [seen(1000, 60_000 + n) for n in range(15)]
+    changes = rebalance(ledger_of(*[1000] * 15, 62), [*old, seen(62, 900)], 0.0)
+    assert changes[15][0] > 62 and len(changes) > 1
+
+
 def test_a_shard_without_any_use_keeps_a_little() -> None:
     ledger = ledger_of(*[1000] * 4)
     for _ in range(200):
@@ -209,7 +216,7 @@ def shard_of(load: str, chance: Random) -> int:
     match load:
         case "even":
             return chance.randrange(16)
-        case "skewed":  # the shards' parts of the reads fall from 18 % to 0.02 %
+        case "skewed" | "moves on":  # the shards' parts of the reads fall from 18 % to 0.02 %
             return min(chance.randrange(16) for _ in range(3))
         case "steep":  # half of the reads go to one shard
             return min(chance.randrange(16) for _ in range(10))
@@ -222,7 +229,10 @@ def zipf(load: str, n: int, modules: int, seed: int) -> Reads:
     weights = list(itertools.accumulate(1 / (rank + 1) ** 0.9 for rank in range(modules)))
     shards = [shard_of(load, chance) for _ in weights]
     drawn = (bisect.bisect(weights, chance.random() * weights[-1]) for _ in range(n))
-    return [(shards[module], module) for module in drawn]
+    reads = [(shards[module], module) for module in drawn]
+    if load == "moves on":  # in the middle, to modules that nobody has read, in shards that had little
+        reads[n // 2 :] = [((shard + 8) % 16, modules + module) for shard, module in reads[n // 2 :]]
+    return reads
 
 
 TYPICAL = 200
@@ -257,14 +267,14 @@ def test_sixteen_skewed_shards_are_nearly_as_good_as_one_and_fixed_ones_are_not(
     assert min(lost.fixed for lost in found) > 4 * POINT, found
 
 
-@pytest.mark.parametrize("load", ["even", "steep", "all in one"])
+@pytest.mark.parametrize("load", ["even", "steep", "all in one", "moves on"])
 def test_other_loads(load: str, tell: Callable[[str], None]) -> None:
     found = losses(load, per_shard=30, every=64)
     tell(told(f"{load}, 30 modules a shard, 64 reads a round", found))
     assert max(lost.moving for lost in found) <= 2 * POINT, found
 
 
-@pytest.mark.parametrize(("per_shard", "mean_max", "worst_max"), [(10, 2.2, 3.0), (20, 1.3, 2.0)])
+@pytest.mark.parametrize(("per_shard", "mean_max", "worst_max"), [(10, 2.1, 2.5), (20, 1.2, 1.7)])
 def test_shards_of_few_modules_lose_more(
     per_shard: int, mean_max: float, worst_max: float, tell: Callable[[str], None]
 ) -> None:
