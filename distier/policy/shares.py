@@ -17,11 +17,15 @@ from typing import NamedTuple
 STEP = 0.1
 """A shard gives at most this part of its share at a time; it gets at most this part of its own, or of an equal one, more."""
 
-HYSTERESIS = 0.2
-"""Ages that differ by less than this part from their middle are equal: the oldest of a few modules is a noisy number."""
+HYSTERESIS = 0.1
+"""Ages that differ by less than this part from their middle are equal; see `_tolerance`."""
 
-SHARE_MIN = 1 / 8
-"""Of an equal share: what a shard without any use keeps, so that it can show that it is used again."""
+FAR = 4
+"""An age below the middle by this power of the tolerance is no chance: the load has moved to a shard that has little."""
+
+SHARE_MIN = 1 / 16
+"""Of an equal share: what a shard without any use keeps, so that it can show that it is used again. Where one
+shard has all the load, about a sixteenth of the budget lies idle by it."""
 
 FULL = 0.85
 """A shard that holds this part of what it may hold, apart from the head-room, is full: it evicts. So is one that has no room
@@ -155,8 +159,14 @@ def rebalance(ledger: Ledger, seen: Sequence[Seen], headroom: float) -> dict[int
         counts = [s.hot_count if b < 2 else s.warm_count for s in seen]
         usable = 1 - headroom if b < 2 else 1.0
         enough = [_enough(u, n, usable) for u, n in zip(used, counts, strict=True)]
-        columns.append(_rebalanced(shares, enough, ages, ledger.total[b]))
+        columns.append(_rebalanced(shares, enough, ages, [_tolerance(n) for n in counts], ledger.total[b]))
     return _changes(ledger, columns)
+
+
+def _tolerance(count: int) -> float:
+    """By which part the age of a shard's oldest of so many modules may differ from the middle: by chance alone it differs by
+    about one part in the square root of their number. (To follow that costs hits: what leaves the one shard is read again.)"""
+    return float(HYSTERESIS + max(1, count) ** -0.5)
 
 
 def _enough(used: int, count: int, usable: float) -> int:
@@ -164,7 +174,9 @@ def _enough(used: int, count: int, usable: float) -> int:
     return int(max(used / FULL, used + ROOM_MODULES * used / max(1, count)) / usable)
 
 
-def _rebalanced(shares: list[int], enough: Sequence[int], ages: Sequence[int | None], total: int) -> list[int]:
+def _rebalanced(
+    shares: list[int], enough: Sequence[int], ages: Sequence[int | None], tolerance: Sequence[float], total: int
+) -> list[int]:
     """One budget. A shard that is not full does not evict: it can give what is more than enough, and needs nothing."""
     everyone = range(len(shares))
     evicting = {i: max(1, ages[i] or 0) for i in everyone if shares[i] <= enough[i] and ages[i] is not None}
@@ -172,20 +184,30 @@ def _rebalanced(shares: list[int], enough: Sequence[int], ages: Sequence[int | N
         return shares
     middle = _mean(evicting, shares)
     free = {i: max(0, shares[i] - enough[i]) for i in everyone if i not in evicting}
+    pool = max(0, total - sum(shares))
     least = total * SHARE_MIN / len(shares)
+    equal_step = int(total / len(shares) * STEP)
 
-    def may_give(i: int) -> int:
+    def may_give(i: int, age_min: float) -> int:
         step = max(1, int(shares[i] * STEP))
         if i in evicting:
-            return step if evicting[i] > middle * (1 + HYSTERESIS) else 0
-        return min(step, free[i])
+            step = step if evicting[i] > age_min else 0
+        else:
+            step = min(step, free[i])
+        return min(step, max(0, int(shares[i] - least)))
 
-    spare = [min(may_give(i), max(0, int(shares[i] - least))) for i in everyone]
-    pool = max(0, total - sum(shares))
-    young = middle if any(free.values()) or pool else middle / (1 + HYSTERESIS)
-    step = int(total / len(shares) * STEP)
-    wanted = [max(1, step, int(shares[i] * STEP)) if evicting.get(i, middle + 1) <= young else 0 for i in everyone]
-    wanted = [0 if spare[i] else n for i, n in enumerate(wanted)]
+    def wants(i: int) -> int:
+        if i not in evicting or evicting[i] > middle / (1 if others_give else 1 + tolerance[i]):
+            return 0
+        return max(1, equal_step, int(shares[i] * STEP))
+
+    # The middle is near the many that are about equal, and all may be within the tolerance of it but for one that has next to
+    # nothing and is far too young: then all that are older than the middle give.
+    spare = [may_give(i, middle * (1 + tolerance[i])) for i in everyone]
+    others_give = pool > 0 or any(spare)
+    if any(age < middle / (1 + tolerance[i]) ** FAR for i, age in evicting.items()):
+        spare = [may_give(i, middle) for i in everyone]
+    wanted = [0 if spare[i] else wants(i) for i in everyone]
     moving = min(sum(wanted), sum(spare) + pool)
     lost, gained = _taken(spare, moving - min(pool, moving)), _taken(wanted, moving)
     return [s - lost[i] + gained[i] for i, s in enumerate(shares)]

@@ -8,11 +8,13 @@ import gzip
 import itertools
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from typing import Any
+from statistics import mean
+from typing import Any, NamedTuple
+from zlib import crc32
 
 import pytest
 
@@ -146,6 +148,15 @@ def test_an_operators_total_holds_for_all_shards(server: TestServer, redis_url: 
 
 # -- hits ------------------------------------------------------------------------------------------------------------
 
+SEEDS = range(1, 11 if LONG else 6)
+POINT = 0.01
+READS = 12_288 if LONG else 3584
+ROUND = 256 if LONG else 128
+"""Reads between two rounds of the worker, as if there were so many a second."""
+
+TOGETHER = 64
+"""Reads in one `get_many`."""
+
 
 def skewed(n: int, keys: int, seed: int) -> list[str]:
     """Zipf ids, most of which are of a few of 16 shards."""
@@ -158,58 +169,111 @@ def skewed(n: int, keys: int, seed: int) -> list[str]:
     return [ids[bisect.bisect(weights, chance.random() * weights[-1])] for _ in range(n)]
 
 
+def tokens_of(id: str) -> int:
+    """From 50 to 349, 200 on average."""
+    return 50 + crc32(id.encode()) % 300
+
+
 def hit_ratio(
     server: TestServer, archive: Path, shards: int, ids: Sequence[str], hot: int, *, moving: bool = True
 ) -> float:
-    """How many reads of the second half found the module hot. A read of another makes it hot; each module is a token."""
+    """How many reads of the second half found the module hot, where `hot` typical ones find room. A read of another makes it
+    hot; what is read twice in a batch is hot the second time. The worker has its defaults."""
     empty(server)
-    budget = {"storage_tiers__hot__max_size": hot, "storage_tiers__warm__max_modules": 1_000_000}
-    quiet = {"headroom": 0, "sweep_interval": "1d"}
-    with opened(server, archive / f"{shards}{moving}", shards, **budget, worker=quiet) as store:
-        store.put_many([Item(id, b"x", tokens=1) for id in dict.fromkeys(ids)])
-        found = 0
-        for i, id in enumerate(ids):
-            module = store.get(id)
-            assert module is not None
-            found += module.tier == "hot" and i >= len(ids) // 2
-            if i % 16 == 0:
-                store.run(_flush(store))
-            if moving and i % 64 == 0:
-                store.run(shares.balance(store.space))
-        return found / (len(ids) - len(ids) // 2)
+    budget = {"storage_tiers__hot__max_size": hot * 200, "storage_tiers__warm__max_modules": 1_000_000}
+    parts = [ids[at : at + TOGETHER] for at in range(0, len(ids), TOGETHER)]
+    counted, missed = parts[len(parts) // 2 :], 0
+    with opened(server, archive / f"{shards}{moving}", shards, **budget) as store:
+        fill(store, list(dict.fromkeys(ids)))
+        worker = Worker(store)
+        for i, part in enumerate(parts):
+            tiers = [module.tier for module in store.get_many(part).values() if module is not None]
+            assert len(tiers) == len(set(part))
+            if i >= len(parts) - len(counted):
+                missed += sum(tier != "hot" for tier in tiers)
+            if i % (ROUND // TOGETHER) == 0:
+                work(worker, moving=moving)
+    return 1 - missed / sum(map(len, counted))
+
+
+def work(worker: Worker, *, moving: bool) -> None:
+    """A round of the worker, or what it does apart from moving shares."""
+    store = worker.store
+    store.run(_flush(store))
+    if moving:
+        assert worker.run_once(), worker.report
+        return
+    for shard in store.space.keys.shards:
+        store.run(maintain.keep_headroom(store.space, shard))
+
+
+def fill(store: Store, ids: Sequence[str]) -> None:
+    """In parts that each end within the deadline."""
+    for at in range(0, len(ids), 250):
+        landed = store.put_many([Item(id, b"x", tokens=tokens_of(id)) for id in ids[at : at + 250]])
+        faults = [result for result in landed if isinstance(result, Exception)]
+        assert not faults, faults[:3]
 
 
 def _flush(store: Store) -> Any:
-    """Recency of hot hits is sent once a second, which here is hundreds of reads."""
+    """Recency of hot hits is sent once a second, which here is a round of the worker."""
     from distier.plans.read import send_touch
 
     return send_touch(store.space, store._driver.uses.drain())
 
 
-def compare(server: TestServer, tmp_path: Path, name: str, ids: Sequence[str], hot: int) -> tuple[float, float, float]:
+class Compared(NamedTuple):
+    """Hit ratios."""
+
+    one: float
+    fixed: float
+    moving: float
+
+    @property
+    def lost(self) -> float:
+        return self.one - self.moving
+
+
+def compare(server: TestServer, tmp_path: Path, what: str, ids: Sequence[str], hot: int) -> Compared:
     one = hit_ratio(server, tmp_path, 1, ids, hot)
     fixed = hit_ratio(server, tmp_path, 16, ids, hot, moving=False)
-    moving = hit_ratio(server, tmp_path, 16, ids, hot)
-    what = f"{name}: {len(ids)} reads, {len(set(ids))} modules, hot {hot}"
-    print(f"{what}: 1 shard {one:.4f}, 16 fixed {fixed:.4f}, 16 moving {moving:.4f}")
-    return one, fixed, moving
+    found = Compared(one, fixed, hit_ratio(server, tmp_path, 16, ids, hot))
+    print(f"{what}, {len(ids)} reads, {len(set(ids))} modules, hot {hot}: {found}")
+    return found
 
 
-def test_sixteen_shards_hit_as_one_does(valkey_server: TestServer, tmp_path: Path) -> None:
-    one, fixed, moving = compare(valkey_server, tmp_path, "zipf", skewed(4000, 1000, 7), 160)
-    assert one - moving <= 0.02, (one, fixed, moving)
-    assert one - fixed > 0.03, "the load is not skewed enough to show anything"
+@pytest.mark.timeout(600)
+def test_sixteen_shards_hit_as_one_does(valkey_server: TestServer, tmp_path: Path, tell: Callable[[str], None]) -> None:
+    """Thirty typical modules a shard, as OPERATIONS asks for, for each seed."""
+    lost: dict[int, float] = {}
+    for seed in SEEDS:
+        path, ids = tmp_path / str(seed), skewed(READS, 3000, seed)
+        if seed == 1:
+            found = compare(valkey_server, path, "zipf", ids, 480)
+            assert found.one - found.fixed > 4 * POINT, "the load is not skewed enough to show anything"
+            tell(
+                f"one shard {found.one:.1%}, 16 with fixed shares {found.fixed:.1%}, with moving ones {found.moving:.1%}"
+            )
+            lost[seed] = found.lost
+        else:
+            lost[seed] = hit_ratio(valkey_server, path, 1, ids, 480) - hit_ratio(valkey_server, path, 16, ids, 480)
+    points = [one / POINT for one in lost.values()]
+    tell(f"points lost: mean {mean(points):.2f}, {min(points):.2f} to {max(points):.2f} ({len(points)} seeds)")
+    assert max(points) <= 2, lost
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["mooncake_conv", "nasa_day", "git_caffeine", "c2k_web12"])
-def test_real_traces(valkey_server: TestServer, tmp_path: Path, name: str) -> None:
+def test_real_traces(valkey_server: TestServer, tmp_path: Path, name: str, tell: Callable[[str], None]) -> None:
     path = TRACES / f"{name}.csv.gz"
     if not path.exists():
         pytest.skip(f"no {path}")
     with gzip.open(path, "rt") as lines:
         next(lines)
         keys = [line.split(",")[1] for line in itertools.islice(lines, 12_000)]
-    one, _, moving = compare(valkey_server, tmp_path, name, [f"k{key}" for key in keys], max(64, len(set(keys)) // 8))
-    assert one - moving <= 0.02
+    hot = max(64, len(set(keys)) // 8)
+    found = compare(valkey_server, tmp_path, name, [f"k{key}" for key in keys], hot)
+    tell(f"{name}, hot holds {hot} of {len(set(keys))}: one shard {found.one:.1%}, points lost {found.lost / POINT:.2f}, "
+         f"with fixed shares {(found.one - found.fixed) / POINT:.2f}")  # fmt: skip
+    assert found.lost <= 2 * POINT, found

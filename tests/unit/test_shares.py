@@ -5,10 +5,13 @@ from __future__ import annotations
 import bisect
 import gzip
 import itertools
+import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
+from statistics import mean
+from typing import NamedTuple
 from zlib import crc32
 
 import pytest
@@ -104,71 +107,186 @@ def test_ages_that_are_about_equal_stay_as_they_are() -> None:
     assert rebalance(ledger_of(1000, 1000), [seen(100, 60_000), seen(100, 5)], 0.0) == {}
 
 
+def test_a_young_shard_with_a_tiny_share_gets_from_many_that_are_equally_old() -> None:
+    """Their age is the middle, so none of them is much older than that."""
+    old = [seen(1000, 60_000 + n) for n in range(15)]
+    changes = rebalance(ledger_of(*[1000] * 15, 62), [*old, seen(62, 900)], 0.0)
+    assert changes[15][0] > 62 and len(changes) > 1
+
+
 def test_a_shard_without_any_use_keeps_a_little() -> None:
     ledger = ledger_of(*[1000] * 4)
     for _ in range(200):
         changes = rebalance(ledger, [seen(ledger.shares[0][0], 10), *[seen(0, None)] * 3], 0.1)
         ledger = Ledger(1, ledger.total, tuple(changes.get(i, s) for i, s in enumerate(ledger.shares)))
     assert sum(s[0] for s in ledger.shares) == 4000
-    assert all(124 <= s[0] <= 140 for s in ledger.shares[1:])
+    assert all(62 <= s[0] <= 70 for s in ledger.shares[1:])
 
 
 # -- as a simulation -------------------------------------------------------------------------------------------------
 
+HEADROOM = 0.1
+"""`worker.headroom`, as it is by default."""
 
-class Lru:
-    """One shard: modules of size 1 by the time of their last use."""
+SEEDS = range(1, 21 if os.environ.get("CHAOS") == "long" else 7)
+POINT = 0.01
 
-    def __init__(self) -> None:
-        self.last: OrderedDict[int, int] = OrderedDict()
+Reads = Sequence[tuple[int, int]]
+"""A shard and a module each."""
 
-    def get(self, key: int, now: int, share: int) -> bool:
-        hit = key in self.last
-        self.last[key] = now
-        self.last.move_to_end(key)
-        while len(self.last) > share:
-            self.last.popitem(last=False)
+
+class Hot:
+    """Hot of a namespace: shards that evict what was used longest ago, and a worker."""
+
+    def __init__(self, shards: int, total: int, sizes: Mapping[int, int]) -> None:
+        self.ledger = Ledger(1, Amounts(total), equal(Amounts(total), shards))
+        self.sizes = sizes
+        self.last: list[OrderedDict[int, int]] = [OrderedDict() for _ in range(shards)]
+        self.used = [0] * shards
+
+    def read(self, shard: int, module: int, now: int) -> bool:
+        """Whether it was there. It is now, unless fixed shares have no room for it."""
+        last, size = self.last[shard], self.sizes[module]
+        hit = module in last
+        if not hit:
+            self.evict(shard, self.ledger.shares[shard][0] - size)
+            self.used[shard] += size
+        last[module] = now
+        last.move_to_end(module)
         return hit
 
-    def seen(self, now: int) -> Seen:
-        return seen(len(self.last), now - next(iter(self.last.values())) if self.last else None)
+    def evict(self, shard: int, limit: int) -> None:
+        while self.used[shard] > max(0, limit):
+            module, _ = self.last[shard].popitem(last=False)
+            self.used[shard] -= self.sizes[module]
+
+    def ask(self, shard: int, module: int) -> None:
+        """As a put does that is larger than the share."""
+        need = Amounts(int(self.sizes[module] / (1 - HEADROOM)) + 1)
+        if self.sizes[module] > self.ledger.shares[shard][0]:
+            self.move(enlarged(self.ledger, shard, need, [Amounts(n) for n in self.used]) or {})
+
+    def work(self, now: int, *, moving: bool) -> None:
+        """A round of the worker: the head-room, then the shares."""
+        for i, share in enumerate(self.ledger.shares):
+            self.evict(i, share[0] - int(share[0] * HEADROOM))
+        if moving:
+            self.move(rebalance(self.ledger, [self.seen(i, now) for i in range(len(self.last))], HEADROOM))
+
+    def seen(self, shard: int, now: int) -> Seen:
+        last = self.last[shard]
+        age = now - next(iter(last.values())) if last else None
+        return Seen(Amounts(self.used[shard]), len(last), 0, age, None)
+
+    def move(self, changes: Mapping[int, Amounts]) -> None:
+        shares = tuple(changes.get(i, share) for i, share in enumerate(self.ledger.shares))
+        self.ledger = Ledger(1, self.ledger.total, shares)
+        for i in changes:
+            self.evict(i, shares[i][0])
 
 
-def hits(keys: Sequence[tuple[int, int]], shards: int, total: int, *, moving: bool, every: int = 50) -> float:
-    """The hit ratio of the second half of `keys`, (shard, key) each."""
-    caches = [Lru() for _ in range(shards)]
-    ledger = Ledger(1, Amounts(total), equal(Amounts(total), shards))
-    found = 0
-    for now, (shard, key) in enumerate(keys):
-        found += caches[shard % shards].get(key, now, ledger.shares[shard % shards][0]) and now >= len(keys) // 2
-        if moving and now % every == 0:
-            changes = rebalance(ledger, [c.seen(now) for c in caches], 0.0)
-            ledger = Ledger(1, ledger.total, tuple(changes.get(i, s) for i, s in enumerate(ledger.shares)))
-            for cache, share in zip(caches, ledger.shares, strict=True):
-                while len(cache.last) > share[0]:
-                    cache.last.popitem(last=False)
-    return found / (len(keys) - len(keys) // 2)
+def hit_ratio(reads: Reads, sizes: Mapping[int, int], shards: int, total: int, every: int, *, moving: bool) -> float:
+    """Of the second half of the reads; the worker has a round after `every` of them."""
+    hot, found = Hot(shards, total, sizes), 0
+    for now, (shard, module) in enumerate(reads):
+        if moving:
+            hot.ask(shard, module)
+        found += hot.read(shard, module, now) and now >= len(reads) // 2
+        if now % every == 0:
+            hot.work(now, moving=moving)
+    return found / (len(reads) - len(reads) // 2)
 
 
-def skewed(n: int, seed: int) -> list[tuple[int, int]]:
-    """Zipf keys, of which most belong to a few of 16 shards."""
+class Loss(NamedTuple):
+    """How often one shard hits, and by what 16 hit less often."""
+
+    one: float
+    fixed: float
+    moving: float
+
+
+def loss(reads: Reads, sizes: Mapping[int, int], total: int, every: int) -> Loss:
+    one = hit_ratio([(0, module) for _, module in reads], sizes, 1, total, every, moving=False)
+    fixed, moving = (hit_ratio(reads, sizes, 16, total, every, moving=moving) for moving in (False, True))
+    return Loss(one, one - fixed, one - moving)
+
+
+def shard_of(load: str, chance: Random) -> int:
+    """How the modules lie in 16 shards."""
+    match load:
+        case "even":
+            return chance.randrange(16)
+        case "skewed" | "moves on":  # the shards' parts of the reads fall from 18 % to 0.02 %
+            return min(chance.randrange(16) for _ in range(3))
+        case "steep":  # half of the reads go to one shard
+            return min(chance.randrange(16) for _ in range(10))
+    return 0
+
+
+def zipf(load: str, n: int, modules: int, seed: int) -> Reads:
+    """Reads of modules, some often, most seldom."""
     chance = Random(seed)
-    weights = list(itertools.accumulate(1 / (rank + 1) ** 0.9 for rank in range(4000)))
-    shard_of = [min(chance.randrange(16), chance.randrange(16), chance.randrange(16)) for _ in weights]
+    weights = list(itertools.accumulate(1 / (rank + 1) ** 0.9 for rank in range(modules)))
+    shards = [shard_of(load, chance) for _ in weights]
     drawn = (bisect.bisect(weights, chance.random() * weights[-1]) for _ in range(n))
-    return [(shard_of[key], key) for key in drawn]
+    reads = [(shards[module], module) for module in drawn]
+    if load == "moves on":  # in the middle, to modules that nobody has read, in shards that had little
+        reads[n // 2 :] = [((shard + 8) % 16, modules + module) for shard, module in reads[n // 2 :]]
+    return reads
 
 
-def test_sixteen_moving_shards_are_nearly_as_good_as_one_and_fixed_ones_are_not() -> None:
-    keys = skewed(40_000, 7)
-    one = hits([(0, key) for _, key in keys], 1, 600, moving=False)
-    fixed, moving = (hits(keys, 16, 600, moving=moving) for moving in (False, True))
-    assert one - moving <= 0.02, (one, fixed, moving)
-    assert one - fixed > 0.04, (one, fixed, moving)
+TYPICAL = 200
+"""Tokens of a typical module; the smallest has a quarter of that, the largest seven quarters."""
+
+
+def losses(load: str, *, per_shard: int, every: int, n: int = 12_000) -> list[Loss]:
+    """For each seed; hot holds 16 % of the modules."""
+    found = []
+    for seed in SEEDS:
+        reads = zipf(load, n, per_shard * 100, seed)
+        sizes = {module: Random(module + seed).randrange(TYPICAL // 4, TYPICAL * 7 // 4) for _, module in reads}
+        found.append(loss(reads, sizes, per_shard * 16 * TYPICAL, every))
+    return found
+
+
+def told(what: str, found: Sequence[Loss]) -> str:
+    """Hits in percent; mean and spread over the seeds of what is lost, in points."""
+    one, fixed, moving = ([part / POINT for part in column] for column in zip(*found, strict=True))
+    spread = f"{mean(moving):.2f} ({min(moving):.2f} to {max(moving):.2f}, {len(found)} seeds)"
+    return f"{what}: one shard {mean(one):.1f} %; points lost with moving shares {spread}, with fixed ones {mean(fixed):.2f}"
+
+
+@pytest.mark.parametrize("every", [16, 64, 256, 1024])
+def test_sixteen_skewed_shards_are_nearly_as_good_as_one_and_fixed_ones_are_not(
+    every: int, tell: Callable[[str], None]
+) -> None:
+    """Thirty typical modules a shard; the worker has at least 23 rounds before it counts."""
+    found = losses("skewed", per_shard=30, every=every, n=max(12_000, 50 * every))
+    tell(told(f"30 modules a shard, {every} reads a round", found))
+    assert max(lost.moving for lost in found) <= 2 * POINT, found
+    assert min(lost.fixed for lost in found) > 4 * POINT, found
+
+
+@pytest.mark.parametrize("load", ["even", "steep", "all in one", "moves on"])
+def test_other_loads(load: str, tell: Callable[[str], None]) -> None:
+    found = losses(load, per_shard=30, every=64)
+    tell(told(f"{load}, 30 modules a shard, 64 reads a round", found))
+    assert max(lost.moving for lost in found) <= 2 * POINT, found
+
+
+@pytest.mark.parametrize(("per_shard", "mean_max", "worst_max"), [(10, 2.1, 2.5), (20, 1.2, 1.7)])
+def test_shards_of_few_modules_lose_more(
+    per_shard: int, mean_max: float, worst_max: float, tell: Callable[[str], None]
+) -> None:
+    """The limit that OPERATIONS states: the oldest of few modules says little, and no shard holds part of a module."""
+    found = losses("skewed", per_shard=per_shard, every=64)
+    tell(told(f"{per_shard} modules a shard, 64 reads a round", found))
+    assert mean([lost.moving for lost in found]) <= mean_max * POINT, found
+    assert max(lost.moving for lost in found) <= worst_max * POINT, found
 
 
 @pytest.mark.parametrize("name", ["mooncake_conv", "nasa_day", "git_caffeine", "c2k_web12", "c2k_orm_busy"])
-def test_real_traces(name: str) -> None:
+def test_real_traces(name: str, tell: Callable[[str], None]) -> None:
     """Here hashing spreads the load well, so fixed shares lose little; moving ones must not lose more."""
     path = Path(__file__).resolve().parents[3] / "shared" / "traces" / f"{name}.csv.gz"
     if not path.exists():
@@ -176,9 +294,8 @@ def test_real_traces(name: str) -> None:
     with gzip.open(path, "rt") as lines:
         next(lines)
         read = [int(line.split(",")[1]) for line in itertools.islice(lines, 15_000)]
-    keys = [(crc32(f"k{key}".encode()) % 16, key) for key in read]
-    hot = max(64, len(set(read)) // 8)
-    one = hits([(0, key) for key in read], 1, hot, moving=False)
-    fixed, moving = (hits(keys, 16, hot, moving=moving) for moving in (False, True))
-    print(f"{name}, hot {hot}: 1 shard {one:.4f}, 16 fixed {fixed:.4f}, 16 moving {moving:.4f}")
-    assert one - moving <= 0.02
+    reads = [(crc32(f"k{key}".encode()) % 16, key) for key in read]
+    total = max(64, len(set(read)) // 8)
+    found = loss(reads, dict.fromkeys(read, TYPICAL), total * TYPICAL, 64)
+    tell(told(f"{name}, {len(read)} reads, hot holds {total} of {len(set(read))}", [found]))
+    assert found.moving <= 2 * POINT
