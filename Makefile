@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+LONG   := tests/chaos tests/cluster tests/conformance/test_local.py tests/integration/test_nodes.py \
+          tests/integration/test_shares.py tests/plans/test_shares.py tests/unit/test_shares.py
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
@@ -39,8 +41,8 @@ bench: $(READY) ## Measure beside redis-py, glide, cashews and others in one run
 guard: $(READY) ## Count the calls of each verb anew (tests/guard/counts.json), after a change that makes one cheaper or dearer
 	$(BIN)/python -m tests.guard.measure
 
-chaos: $(READY) ## The long modes of the kill -9 tests
-	CHAOS=long $(BIN)/python -m pytest tests/chaos tests/cluster -n 2 --dist load
+chaos: $(READY) ## The long modes: servers and processes that die, clusters, nodes, shares; a quarter of an hour
+	CHAOS=long $(BIN)/python -m pytest $(LONG) -n 2 --dist load
 
 docs: $(READY) ## Write the generated pages again
 	$(BIN)/python -m distier.domain.keyspace_doc > docs/KEYSPACE.md
