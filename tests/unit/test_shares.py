@@ -216,9 +216,9 @@ def shard_of(load: str, chance: Random) -> int:
     match load:
         case "even":
             return chance.randrange(16)
-        case "skewed" | "moves on":  # the shards' parts of the reads fall from 18 % to 0.02 %
+        case "skewed" | "moves on":  # the shards' parts of the modules fall from 18 % to 0.02 %
             return min(chance.randrange(16) for _ in range(3))
-        case "steep":  # half of the reads go to one shard
+        case "steep":  # nearly half of the modules are in one shard
             return min(chance.randrange(16) for _ in range(10))
     return 0
 
@@ -260,7 +260,7 @@ def told(what: str, found: Sequence[Loss]) -> str:
 def test_sixteen_skewed_shards_are_nearly_as_good_as_one_and_fixed_ones_are_not(
     every: int, tell: Callable[[str], None]
 ) -> None:
-    """Thirty typical modules a shard; the worker has at least 23 rounds before it counts."""
+    """Thirty typical modules a shard; the worker has at least 25 rounds before it counts."""
     found = losses("skewed", per_shard=30, every=every, n=max(12_000, 50 * every))
     tell(told(f"30 modules a shard, {every} reads a round", found))
     assert max(lost.moving for lost in found) <= 2 * POINT, found
