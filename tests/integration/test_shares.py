@@ -74,6 +74,7 @@ def used_at_once(server: TestServer, keys: Keyspace) -> Amounts:
         return sum_of([Amounts(*(int(n or 0) for n in reply)) for reply in pipe.execute()])
 
 
+@pytest.mark.timeout(900 if LONG else 120)
 def test_a_sampler_under_load_never_sees_more_than_the_total(valkey_server: TestServer, tmp_path: Path) -> None:
     """Writers, large ones among them, and two workers that move shares as fast as they can."""
     empty(valkey_server)
