@@ -7,30 +7,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import pytest
 
 from distier import Item, connect, connect_async
 from distier.errors import ConfigError
+from tests.certificates import certificates
 from tests.cluster.test_moves import near_on
 from tests.clusters import SLOTS, TestCluster
-from tests.integration.test_security import _authority, _certificate, _has_tls
 from tests.servers import _DIE_WITH_PARENT, READY_S, TestServer, binary, free_port, poll, short_directory, start_server
 
 
-@pytest.fixture(scope="module")
-def certificates() -> Iterator[Path]:
-    if not which("openssl"):
-        pytest.skip("no openssl program: no certificates")
-    if reason := _has_tls():
-        pytest.skip(reason)
-    with short_directory() as at:
-        _authority(at, "ca")
-        _authority(at, "other")
-        _certificate(at, "server", "ca", "serverAuth,clientAuth")
-        _certificate(at, "client", "ca", "clientAuth")
+@pytest.fixture(scope="module", name="certificates")
+def _certificates() -> Iterator[Path]:
+    with certificates() as at:
         yield at
 
 

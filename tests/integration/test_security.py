@@ -27,7 +27,8 @@ from distier.errors import ConfigError, DistierError, Invalid, Unavailable
 from distier.lua import library
 from distier.stores.redis import RedisExchange
 from distier.worker import Worker
-from tests.servers import TestServer, binary, free_port, poll, running_server, start_server
+from tests.certificates import certificates
+from tests.servers import TestServer, free_port, poll, start_server
 
 ACL_FILE = Path(__file__).parents[2] / "deploy" / "redis" / "users.acl"
 SECRET = "s3cr3t-pa55word"
@@ -382,53 +383,10 @@ def test_a_wrong_password_is_told_at_once_and_not_shown(roles: TestServer, tmp_p
 # -- TLS -------------------------------------------------------------------------------------------------------------
 
 
-def _openssl(*words: str | Path, cwd: Path) -> None:
-    done = subprocess.run(["openssl", *map(str, words)], cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def _authority(at: Path, name: str) -> None:
-    _openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj",
-             f"/CN={name}", "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-keyout", f"{name}.key", "-out",
-             f"{name}.crt", cwd=at)  # fmt: skip
-
-
-def _certificate(at: Path, name: str, authority: str, usage: str) -> None:
-    (at / f"{name}.ext").write_text(
-        f"subjectAltName=IP:127.0.0.1\nextendedKeyUsage={usage}\nauthorityKeyIdentifier=keyid\n"  # Python 3.13 looks for it
-    )
-    _openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}", "-keyout",
-             f"{name}.key", "-out", f"{name}.csr", cwd=at)  # fmt: skip
-    _openssl("x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}.crt", "-CAkey", f"{authority}.key", "-CAcreateserial",
-             "-days", "2", "-extfile", f"{name}.ext", "-out", f"{name}.crt", cwd=at)  # fmt: skip
-
-
-def _has_tls() -> str:
-    """Why there can be no TLS test here, or nothing."""
-    program = binary("redis")
-    if program is None:
-        return "no redis-server on PATH (the embedded Valkey is built without TLS)"
-    with running_server("redis") as server, server.client() as client:
-        return "" if client.config_get("tls-port") else "this redis-server is built without TLS"
-
-
 @pytest.fixture(scope="module")
 def tls() -> Iterator[tuple[str, Path]]:
     """A server that takes TLS with client certificates only: its URL, and where the files are."""
-    from shutil import which
-
-    from tests.servers import short_directory
-
-    if not which("openssl"):
-        pytest.skip("no openssl program: no certificates")
-    if reason := _has_tls():
-        pytest.skip(reason)
-    with short_directory() as at:
-        _authority(at, "ca")
-        _authority(at, "other")
-        _certificate(at, "server", "ca", "serverAuth")
-        _certificate(at, "client", "ca", "clientAuth")
-        _certificate(at, "stranger", "other", "clientAuth")
+    with certificates() as at:
         port = free_port()
         files = {"--tls-cert-file": "server.crt", "--tls-key-file": "server.key", "--tls-ca-cert-file": "ca.crt"}
         args = [word for name, file in files.items() for word in (name, str(at / file))]
