@@ -111,13 +111,22 @@ def demote_idle(space: Space, shard: Shard) -> Plan[int]:
 
 
 def keep_headroom(space: Space, shard: Shard) -> Plan[int]:
-    """Demote the least recently used until the head-room is free; how many went."""
+    """Demote the least recently used until the head-room is free; how many went. A single module stays: a shard that had to
+    give it up each time could never show that it needs more."""
     share = space.config.worker.headroom
-    limits = yield from Command(
-        shard, ("HMGET", shard.limits, "hot_tokens", "hot_bytes"), lambda r: [int(n or 0) for n in r]
-    )
+    calls = [
+        Command(shard, ("HMGET", shard.limits, "hot_tokens", "hot_bytes"), _numbers),
+        Command(shard, ("HMGET", shard.usage, "hot_count"), _numbers),
+    ]
+    limits, (count,) = [collect(reply) for reply in (yield from Pipeline(calls))]
+    if count <= 1:
+        return 0
     tokens, size_bytes = (int(n * share) for n in limits)
     return (yield from free_hot(space, shard, tokens, size_bytes, "headroom"))
+
+
+def _numbers(reply: Sequence[bytes | None]) -> list[int]:
+    return [int(n or 0) for n in reply]
 
 
 def expire_warm(space: Space, shard: Shard) -> Plan[int]:

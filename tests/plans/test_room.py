@@ -291,6 +291,15 @@ def test_headroom_and_its_pins() -> None:
     audit(world)
 
 
+def test_headroom_leaves_a_module_that_is_alone() -> None:
+    world = World.make(worker__headroom=0.5)
+    put(world, item("large", tokens=90))
+    assert world.run(maintain.keep_headroom(world.space, world.shard)) == 0
+    put(world, item("small", tokens=10))
+    assert world.run(maintain.keep_headroom(world.space, world.shard)) == 1
+    assert (tier(world, "large"), tier(world, "small")) == ("warm", "hot")
+
+
 def test_idle_ones_are_demoted_though_the_first_batch_is_pinned() -> None:
     world = World.make(storage_tiers__hot__max_size=1000, storage_tiers__hot__max_bytes=10**6,
                        storage_tiers__warm__max_modules=1000, storage_tiers__warm__max_bytes=10**6)  # fmt: skip
