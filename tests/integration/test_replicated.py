@@ -15,7 +15,7 @@ from distier import Item
 from distier.domain.module import Landed
 from distier.errors import RedisUnavailable, Unavailable
 from tests.integration.world import Face, World
-from tests.servers import KINDS, TestServer, available_kinds, running_server, short_directory, start_replica
+from tests.servers import KINDS, TestServer, available_kinds, poll, running_server, short_directory, start_replica
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -27,10 +27,16 @@ def primary(request: pytest.FixtureRequest) -> Iterator[TestServer]:
         yield server
 
 
+def states(info: Any) -> list[str]:
+    return [value["state"] for name, value in info.items() if name.startswith("slave") and isinstance(value, dict)]
+
+
 @pytest.fixture(scope="module")
 def replica(primary: TestServer) -> Iterator[TestServer]:
     with short_directory() as tmp:
         found = start_replica(primary, tmp)
+        with primary.client() as client:  # which may still be sending to one that says that it has all
+            poll(lambda: "online" in states(client.info("replication")), what="an online replica")
         yield found
         found.kill9()
 
