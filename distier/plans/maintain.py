@@ -22,7 +22,7 @@ from distier.lua import age, expire
 from .move import demote, free_hot
 from .nodes import forget_dead
 from .read import give_back, patience_ms
-from .records import take_lease
+from .records import numbers, take_lease
 from .space import Space
 from .sweep import sweep as sweep
 from .writeback import Archived, write_back
@@ -115,18 +115,14 @@ def keep_headroom(space: Space, shard: Shard) -> Plan[int]:
     give it up each time could never show that it needs more."""
     share = space.config.worker.headroom
     calls = [
-        Command(shard, ("HMGET", shard.limits, "hot_tokens", "hot_bytes"), _numbers),
-        Command(shard, ("HMGET", shard.usage, "hot_count"), _numbers),
+        Command(shard, ("HMGET", shard.limits, "hot_tokens", "hot_bytes"), numbers),
+        Command(shard, ("HMGET", shard.usage, "hot_count"), numbers),
     ]
     limits, (count,) = [collect(reply) for reply in (yield from Pipeline(calls))]
     if count <= 1:
         return 0
     tokens, size_bytes = (int(n * share) for n in limits)
     return (yield from free_hot(space, shard, tokens, size_bytes, "headroom"))
-
-
-def _numbers(reply: Sequence[bytes | None]) -> list[int]:
-    return [int(n or 0) for n in reply]
 
 
 def expire_warm(space: Space, shard: Shard) -> Plan[int]:

@@ -32,7 +32,7 @@ from .read import (
     promoted_word,
     to_hot,
 )  # fmt: skip
-from .records import chunks, content_unless_moved, frame_command
+from .records import chunks, content_unless_moved, frame_command, numbers
 from .recover import newest_records
 from .room import CANDIDATES_MAX, drop_from_warm, find_room, step_down
 from .space import Space
@@ -276,9 +276,6 @@ def free_hot(space: Space, shard: Shard, tokens: int, size_bytes: int, reason: s
 
 def hot_shortage(shard: Shard, tokens: int, size_bytes: int) -> Plan[Over | None]:
     """What hot lacks to take this much more, with the candidates to leave; None if it has the room."""
-
-    def numbers(reply: list[bytes | None]) -> list[int]:
-        return [int(n or 0) for n in reply]
 
     names = ("hot_tokens", "hot_bytes", "warm_count", "warm_frame_bytes")
     calls: list[Command[Any]] = [

@@ -35,6 +35,11 @@ def _same(reply: Any) -> Any:
     return reply
 
 
+def numbers(reply: Sequence[bytes | None]) -> list[int]:
+    """What `HMGET` answers where all fields are whole numbers; 0 for those that are not there."""
+    return [int(n or 0) for n in reply]
+
+
 def lease_command(shard: Shard, lease: str, me: str, ttl_ms: int) -> Command[bytes | None]:
     """Take a lease: None if it is mine now, else the name of its holder. `GET` makes it safe to send twice: a repeated one
     meets its own name."""

@@ -37,6 +37,7 @@ from distier.policy.shares import (
     sum_of,
 )
 
+from .records import numbers
 from .room import find_room
 from .space import Space
 
@@ -92,8 +93,8 @@ def _limits(space: Space) -> Plan[list[tuple[Amounts, int]]]:
     """What each shard's limits are, and the version of the ledger that set them."""
 
     def parse(reply: Sequence[bytes | None]) -> tuple[Amounts, int]:
-        numbers = [int(n or 0) for n in reply]
-        return Amounts(*numbers[:4]), numbers[4]
+        *amounts, version = numbers(reply)
+        return Amounts(*amounts), version
 
     calls = [Command(s, ("HMGET", s.limits, *Amounts._fields, "shares"), parse) for s in space.keys.shards]
     return [collect(r) for r in (yield from Pipeline(calls))]
@@ -242,7 +243,7 @@ def _seen(space: Space) -> Plan[list[Seen]]:
             Command(
                 s,
                 ("HMGET", s.usage, "hot_tokens", "hot_bytes", "warm_count", "warm_frame_bytes", "hot_count"),
-                _numbers,
+                numbers,
             ),
             Command(s, ("ZRANGE", s.hot, 0, 0, "WITHSCORES"), _score),
             Command(s, ("ZRANGE", s.warm, 0, 0, "WITHSCORES"), _score),
@@ -256,10 +257,6 @@ def _seen(space: Space) -> Plan[list[Seen]]:
         warm_age_ms = None if due_ms is None else now_ms + ttl_ms - due_ms
         seen.append(Seen(Amounts(*used[:4]), used[4], used[2], hot_age_ms, warm_age_ms))
     return seen
-
-
-def _numbers(reply: Sequence[bytes | None]) -> list[int]:
-    return [int(n or 0) for n in reply]
 
 
 def _score(reply: Any) -> int | None:

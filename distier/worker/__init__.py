@@ -128,8 +128,9 @@ class Rounds:
         if found.failure:
             self._beat_failed(found.failure)
             return
-        with suppress(DistierError):  # also here: rounds pause for up to 30 s while the archive is away
-            self.samples = yield from fleet.sample(self.held)
+        if self.watched:  # also here: rounds pause for up to 30 s while the archive is away
+            with suppress(DistierError):
+                self.samples = yield from fleet.sample(self.held)
 
     def _next_beat_s(self) -> float:
         """Seconds to wait for it."""

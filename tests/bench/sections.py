@@ -35,7 +35,6 @@ from distier.config import load_config
 from distier.drive.common import words
 from distier.plans.read import read_local
 from distier.plans.records import record_command
-from distier.stores.archive import Fetched
 from distier.stores.memory import MemoryArchive
 from distier.stores.redis import AsyncRedisExchange, RedisExchange
 from distier.worker import Worker
@@ -316,6 +315,8 @@ def cold_gets() -> Table:
 
 
 def _late(get: Callable[..., Any]) -> Callable[..., Any]:
+    """`get` of an archive that answers 20 ms later, as a bucket does."""
+
     def late(*args: Any, **kwargs: Any) -> Any:
         time.sleep(ARCHIVE_DELAY_S)
         return get(*args, **kwargs)
@@ -439,14 +440,6 @@ def _per_item(table: Table, over: str, found: Race, ours: str, theirs: str) -> N
     table.figures[f"{ours} {over}"] = found.ratio(ours, theirs)
 
 
-class SlowArchive(MemoryArchive):
-    """Answers each GET after 20 ms, as a bucket does."""
-
-    def get(self, key: str, *, max_bytes: int) -> Fetched | None:
-        time.sleep(ARCHIVE_DELAY_S)
-        return super().get(key, max_bytes=max_bytes)
-
-
 def promotions() -> Table:
     one_by_one = 50
     table = Table(
@@ -460,7 +453,8 @@ def promotions() -> Table:
             redis__url=server.socket_url,
             **SETTINGS | {"storage_tiers__cold__directory": "unused", "deadline": "120s"},
         )
-        archive = SlowArchive()
+        archive = MemoryArchive()
+        archive.get = _late(archive.get)  # type: ignore[method-assign]
         space = make_space(config, archive)
         ids = [f"p{i}" for i in range(MANY)]
 

@@ -195,6 +195,13 @@ def settings(cluster: TestCluster, archive: Path) -> dict[str, Any]:
             "storage_tiers__cold__directory": archive}  # fmt: skip
 
 
+def a_move(cluster: TestCluster) -> tuple[int, TestServer, TestServer]:
+    """The slot of the first shard, the master that serves it, and another one."""
+    slot = Keyspace("m", 16).shards[0].slot
+    source = cluster.owner(slot)
+    return slot, source, next(node for node in cluster.masters() if node is not source)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_administrator_builds_and_keeps_a_cluster(kind: Kind, tmp_path: Path):
     if not shutil.which("redis-cli"):
@@ -208,9 +215,7 @@ def test_an_administrator_builds_and_keeps_a_cluster(kind: Kind, tmp_path: Path)
         with connect({}, **settings(cluster, tmp_path / "cold")) as store:
             for i in range(50):
                 store.put(f"a/{i}", "x" * 100)
-            slot = Keyspace("m", 16).shards[0].slot
-            source = cluster.owner(slot)
-            target = next(node for node in cluster.masters() if node is not source)
+            slot, source, target = a_move(cluster)
             before = cluster.topology()
             first = min(s for s in range(slot + 1) if before.owner(s) == ("127.0.0.1", source.port))
             cli(*admin, "--cluster", "reshard", addresses[0], "--cluster-from", cluster.id_of(source), "--cluster-to",
@@ -246,9 +251,7 @@ def test_slots_move_at_once_as_the_page_says(tmp_path: Path):
         with connect({}, **settings(cluster, tmp_path / "cold")) as store:
             for i in range(100):
                 store.put(f"a/{i}", "x" * 1000)
-            slot = Keyspace("m", 16).shards[0].slot
-            source = cluster.owner(slot)
-            target = next(node for node in cluster.masters() if node is not source)
+            slot, source, target = a_move(cluster)
             with writing(store), target.client() as client:  # as it is with Sentinel
                 client.execute_command(
                     "ACL", "SETUSER", "replica", "resetkeys", "-@all", "+psync", "+replconf", "+ping"
