@@ -15,7 +15,7 @@ from typing import Any
 from distier.domain.keys import Shard
 from distier.domain.module import Moved, Record, Tier
 from distier.effects import Command, Count, LocalDelete, LocalGet, LocalHas, Parallel, Pipeline, Plan, collect
-from distier.errors import Corrupt, DistierError, Invalid, NotFound
+from distier.errors import Corrupt, DistierError, Invalid, NotFound, Recovering
 from distier.lua import Move, Over
 from distier.lua import demote as demote_script
 from distier.lua import pin as pin_script
@@ -304,11 +304,13 @@ def hot_shortage(shard: Shard, tokens: int, size_bytes: int) -> Plan[Over | None
 def pin(space: Space, id: str, ttl_ms: int) -> Plan[int]:
     """Keep the module where it is (hot, if there is room) until `ttl_ms` from now; the end of the pin in ms since the
     Unix epoch. Raises `NotFound`."""
-    yield from promote(space, id)
-    until = yield from pin_script(space.shard(id), id, ttl_ms)
-    if until is None:
-        raise NotFound(f"there is no module {id!r} in namespace {space.namespace!r}")
-    return until
+    for _ in range(ROUNDS_MAX):
+        yield from promote(space, id)
+        until = yield from pin_script(space.shard(id), id, ttl_ms)
+        if until is not None:
+            return until
+        # The script found no module. That is no proof: Redis may have been emptied since `promote`, which looks again.
+    raise Recovering(f"the shard of module {id!r} is emptied again and again while it is pinned; try again")
 
 
 def unpin(space: Space, id: str) -> Plan[None]:

@@ -38,7 +38,7 @@ from distier.effects import (  # fmt: skip
     collect,
 )
 from distier.errors import Corrupt, DeadlineExceeded, DistierError, Full, Invalid, NotFound, Recovering, Unavailable
-from distier.lua import Applied, Move, Opened, Over, Refused, install, promote, release, state, where
+from distier.lua import Applied, Move, Opened, Over, Refused, Seen, install, promote, release, state, where
 
 from .peers import ask_content, holders_of, holds_command, others
 from .records import (
@@ -75,20 +75,22 @@ PART_MAX_BYTES = 8 * 1024 * 1024
 
 def read(space: Space, id: str) -> Plan[Module | None]:
     """The module, from the nearest copy; None if there is none."""
-    shard = space.shard(id)
+    shard, states = space.shard(id), space.states
+    known = states.get(shard)  # what proves a read is known before it: see `read_record`
     frame: bytes | None = None
     if id in space.warm and space.node is None:
         replies = yield from Pipeline([fields_command(shard, id), frame_command(shard, id)])
         fields, frame = map(collect, replies)
     else:
         fields = yield from fields_command(shard, id)
-    known = space.states.get(shard)
+    if states is not space.states:
+        known = None
     module = parse_hot(id, fields, known.epoch, known.verified) if known else None
     if module is not None:
         return (yield from serve_hot(space, shard, module))
     if known and frame is not None and (module := open_warm(id, fields, frame, known)) is not None:
         return (yield from _serve_warm(space, shard, module, fields))
-    record = yield from settle_record(space, shard, id, parse_record(id, fields))
+    record = yield from settle_record(space, shard, id, parse_record(id, fields), known)
     if record is None:
         yield Count("misses")
         return None
@@ -579,20 +581,21 @@ def by_bytes(warm: Sequence[tuple[Shard, Record]]) -> Iterator[list[tuple[Shard,
 def _read_hot(space: Space, ids: Sequence[str], found: dict[str, Module | None]) -> Plan[list[tuple[Shard, Record]]]:
     """Puts the hot ones among these into `found`; answers the records of those that are further down."""
     shards = [space.shard(id) for id in ids]
-    replies = yield from Pipeline([fields_command(shard, id) for shard, id in zip(shards, ids, strict=True)])
     used: dict[Shard, list[str]] = {shard: [] for shard in shards}
-    states = {shard: space.states.get(shard) for shard in used}
+    states, known = space.states, {shard: space.states.get(shard) for shard in used}
+    replies = yield from Pipeline([fields_command(shard, id) for shard, id in zip(shards, ids, strict=True)])
+    same = states is space.states
     rest: dict[str, Record | None] = {}
     for id, shard, reply in zip(ids, shards, replies, strict=True):
-        fields, known = collect(reply), states[shard]
-        module = parse_hot(id, fields, known.epoch, known.verified) if known else None
+        fields, before = collect(reply), known[shard]
+        module = parse_hot(id, fields, before.epoch, before.verified) if same and before else None
         if module is not None:
             found[id] = module
             used[shard].append(id)
         else:
             rest[id] = parse_record(id, fields)
     below = []
-    settled = yield from settle_records(space, list(rest), list(rest.values()))
+    settled = yield from settle_records(space, list(rest), list(rest.values()), known, states)
     for id, record in zip(rest, settled, strict=True):
         if record is None:
             yield Count("misses")
@@ -610,10 +613,11 @@ def _read_hot(space: Space, ids: Sequence[str], found: dict[str, Module | None])
 
 
 def exists(space: Space, id: str) -> Plan[bool]:
-    shard, known = space.shard(id), space.states.get(space.shard(id))
+    shard, states = space.shard(id), space.states
+    known = states.get(shard)
     words = ("HMGET", shard.module(id), "tier", "seen")
     tier, seen = yield from Command(shard, words, lambda reply: (reply[0], int(reply[1] or 0)))
-    if tier is not None and known is not None and max(seen, known.verified) >= known.epoch:
+    if tier is not None and known and states is space.states and max(seen, known.verified) >= known.epoch:
         return bool(tier != b"deleted")
     return (yield from newest_record(space, shard, id)) is not None
 
@@ -621,21 +625,26 @@ def exists(space: Space, id: str) -> Plan[bool]:
 def place(space: Space, id: str) -> Plan[Placement | None]:
     """Where the module is, in one consistent look; None if it does not exist."""
     shard = space.shard(id)
-    seen = yield from where(shard, id)
-    record = parse_record(id, seen.fields) if seen else None
-    known = space.states.get(shard)
-    if record is None or known is None or max(record.seen, known.verified) < known.epoch:
-        if (yield from newest_record(space, shard, id)) is None:
-            return None
+    for _ in range(REREADS_MAX):
+        states = space.states
+        known = states.get(shard)
         seen = yield from where(shard, id)
         record = parse_record(id, seen.fields) if seen else None
-    if seen is None or record is None:
-        return None
+        proven = record and known and states is space.states and max(record.seen, known.verified) >= known.epoch
+        if seen and record and proven:
+            return None if record.deleted else _placement(space, seen, record)
+        if (yield from newest_record(space, shard, id)) is None:
+            return None
+        yield from shard_state(space, shard)
+    raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
+
+
+def _placement(space: Space, seen: Seen, record: Record) -> Placement:
     tier: Tier = "cold" if record.tier == "warm" and record.clean and seen.pttl_ms == -2 else _tier(record)
     stored = {"hot": record.size_bytes, "warm": record.frame_bytes, "cold": record.archived_bytes}[tier]
     archived_key = names.object_key(space.namespace, record) if record.clean else None
     return Placement(
-        id, tier, record.order, record.tokens, record.size_bytes, stored, record.clean, archived_key,
+        record.id, tier, record.order, record.tokens, record.size_bytes, stored, record.clean, archived_key,
         record.archived_bytes if record.clean else None, seen.uses, seen.last_use_ms, seen.due_ms,
         seen.pttl_ms if seen.pttl_ms >= 0 else None, seen.dirty_since_ms, seen.pinned_until_ms,
         record.created_ms, record.updated_ms, record.content_type, record.sha256,

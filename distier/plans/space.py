@@ -24,7 +24,8 @@ class Space:
     counter: TokenCounter
     sidecar: bool
     states: dict[Shard, Opened] = field(default_factory=dict, compare=False)
-    """What this process knows of each shard's epoch; emptied when it meets another life of a server."""
+    """What this process knows of each shard's epoch. Replaced, not emptied, when a connection meets another life of a server: a
+    reader that still sees the same mapping after its read knows that its connection was to the life that it knew."""
     on_new_life: list[Callable[[], None]] = field(default_factory=list, compare=False)
     warm: dict[str, float] = field(default_factory=dict, compare=False)
     """Modules that this process has lately found below hot, with their uses: the count that Redis last answered, and the
@@ -46,7 +47,7 @@ class Space:
 
     def forget(self) -> None:
         """A new connection has met another life of a server: what was known of the old one is worth nothing."""
-        self.states.clear()
+        object.__setattr__(self, "states", {})
         for told in self.on_new_life:
             told()
 

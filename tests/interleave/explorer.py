@@ -562,7 +562,7 @@ class World:
 
     def _connect(self, process: Process) -> None:
         """A new connection, to the primary: the process forgets what it knew of epochs (`stores.redis.Lives`)."""
-        process.space.states.clear()
+        process.space.forget()
         process.server, process.life = self.primary, self.primary.life
 
     def _redis(self, process: Process, calls: list[Any], how: str) -> Generator[Sent, Any, None]:
