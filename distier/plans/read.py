@@ -12,7 +12,7 @@ A miss is answered from the record alone: while a module exists, its record does
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -295,15 +295,17 @@ def keep(plan: Plan[str]) -> Plan[str]:
         return f"unavailable: {e}"
 
 
-def to_hot(space: Space, shard: Shard, record: Record, content: bytes, reason: str) -> Plan[str]:
-    """Make this version hot if there is room: `hot`, or why not."""
+def to_hot(
+    space: Space, shard: Shard, record: Record, content: bytes, reason: str, keep: Collection[str] = ()
+) -> Plan[str]:
+    """Make this version hot if there is room: `hot`, or why not. Modules in `keep` are not evicted for it."""
 
     def attempt(moves: Sequence[Move]) -> RunScript[Applied | Over | Refused]:
         return promote(shard, record.id, record.order.tok, content, reason, moves)
 
-    reply = yield from with_room(space, shard, attempt)
+    reply = yield from with_room(space, shard, attempt, keep=keep)
     if is_too_large(reply) and (yield from make_share(space, shard, record.tokens, len(content))):
-        reply = yield from with_room(space, shard, attempt)
+        reply = yield from with_room(space, shard, attempt, keep=keep)
     if isinstance(reply, Over):
         return "no room"
     word = promoted_word(reply)
