@@ -50,6 +50,7 @@ from .common import (
     converse_together,
     first_answered,
     lost,
+    note_lost,
     time_left,
     understood,
     words,
@@ -146,6 +147,7 @@ class AsyncDriver(Process):
                 if not isinstance(reply, RedisError):
                     return understood(call, reply)
             except (RedisConnectionError, RedisTimeoutError) as e:
+                note_lost([call])
                 if not call.retry or time.monotonic() >= end_s:
                     raise lost(e) from e
             except Recovering:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -51,9 +51,19 @@ _PASSING = (
 
 
 def words(call: Call) -> tuple[Any, ...]:
-    if isinstance(call, RunScript):
-        return ("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
-    return call.words
+    """The words of a call, made for each time that it is sent: a write says whether it may have been applied before."""
+    if not isinstance(call, RunScript):
+        return call.words
+    head = ("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
+    sending = call.sending
+    return head if sending is None else (*head, sending.since if sending.lost else "")
+
+
+def note_lost(calls: Iterable[Call]) -> None:
+    """No reply to these calls came: they may have been executed."""
+    for call in calls:
+        if isinstance(call, RunScript) and call.sending is not None:
+            call.sending.lost = True
 
 
 def lacks_script(reply: Any) -> bool:
@@ -196,6 +206,7 @@ def converse(calls: Sequence[Call], end_s: float) -> Talk:
                 results[i] = error_of(e)
             return results
         except (RedisConnectionError, RedisTimeoutError) as e:
+            note_lost(calls[i] for i in todo)
             for i in todo:
                 # The last try may have no time for more than a timeout: what an earlier one met tells more.
                 told = isinstance(getattr(results[i], "__cause__", None), RedisConnectionError)

@@ -50,6 +50,7 @@ from .common import (
     converse_together,
     first_answered,
     lost,
+    note_lost,
     time_left,
     understood,
     words,
@@ -139,6 +140,7 @@ class SyncDriver(Process):
                 if not isinstance(reply, RedisError):
                     return understood(call, reply)
             except (RedisConnectionError, RedisTimeoutError) as e:
+                note_lost([call])
                 if not call.retry or time.monotonic() >= end_s:
                     raise lost(e) from e
             except Recovering:

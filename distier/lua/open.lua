@@ -3,7 +3,7 @@
 -- KEYS    1..9 the shard
 -- ARGV    layout, shards, epoch to install ('0': only look), replid that it was claimed for, '1' if the archive holds no
 --         module, then name, value, 'set' (the operator says so) or 'default' (only where none is stored) for each limit
--- RETURNS {'OK', epoch, verified} | {'UNCLAIMED', replid} | {'MISMATCH', what, stored}
+-- RETURNS {'OK', epoch, verified, ver} | {'UNCLAIMED', replid} | {'MISMATCH', what, stored}
 -- KEEPS   an epoch is installed once, in the life that it was claimed for, and is greater than the one before; `shards`
 --         never changes
 local stored, life = call('HMGET', EPOCH, 'layout', 'shards', 'epoch', 'replid', 'verified'), replid()
@@ -28,4 +28,4 @@ for i = 6, #ARGV, 3 do
   local kept = call('HGET', LIMITS, ARGV[i])
   if not kept or ARGV[i + 2] == 'set' and kept ~= ARGV[i + 1] then call('HSET', LIMITS, ARGV[i], ARGV[i + 1]) end
 end
-return {'OK', epoch, verified}
+return {'OK', epoch, verified, call('HGET', EPOCH, 'ver') or '0'}

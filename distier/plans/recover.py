@@ -94,11 +94,13 @@ def recover(space: Space, shard: Shard) -> Plan[Opened]:
     raise Recovering(f"shard {shard.index} of namespace {shard.namespace!r} changes hands too often; try again")
 
 
-def stand_back(attempt: int, max_s: float = STAND_BACK_MAX_S) -> Plan[None]:
+def stand_back(attempt: int, max_s: float = STAND_BACK_MAX_S) -> Plan[float]:
     """All clients of a server that came back claim at once. Those whose claims met wait for a moment of their own: then one
-    of them is alone, and the others find its epoch installed."""
+    of them is alone, and the others find its epoch installed. Returns how long it was, in seconds."""
     chance = int((yield from NewToken())[:4], 16) / 65536
-    yield Sleep(chance * min(STAND_BACK_FIRST_S * 2 ** min(attempt, 16), max_s))
+    seconds: float = chance * min(STAND_BACK_FIRST_S * 2 ** min(attempt, 16), max_s)
+    yield Sleep(seconds)
+    return seconds
 
 
 class Claim(NamedTuple):

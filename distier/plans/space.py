@@ -31,6 +31,8 @@ class Space:
     """Modules that this process has lately found below hot, with their uses: the count that Redis last answered, and the
     reads here since. A guess, which saves a round trip (the frame is asked for together with the record) and a script (the
     use is told with the next batch, where it cannot be the one that promotes)."""
+    versions: dict[Shard, tuple[int, int]] = field(default_factory=dict, compare=False)
+    """The last version, (epoch, ver), that this process was given in each shard."""
     node: str | None = None
     """This node's name, where it keeps copies on its own disk."""
 
@@ -50,6 +52,17 @@ class Space:
         object.__setattr__(self, "states", {})
         for told in self.on_new_life:
             told()
+
+    def note_version(self, shard: Shard, epoch: int, ver: int) -> None:
+        """A write of this process was given this version."""
+        self.versions[shard] = (epoch, ver)
+
+    def since(self, shard: Shard) -> str:
+        """A version of the shard that was given before now, the latest that is known here: for `Sending`."""
+        known = self.states.get(shard)
+        given = self.versions.get(shard, (0, 0))
+        epoch, ver = max(given, (known.epoch, known.ver)) if known else given
+        return f"{epoch}-{ver}"
 
     @property
     def local_only(self) -> bool:

@@ -28,7 +28,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from hashlib import sha1, sha256
+from hashlib import sha1
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from distier.config import load_config
 from distier.domain import codec
 from distier.domain.order import Order
 from distier.domain.tokens import token_counter
-from distier.drive.common import RECOVERIES_MAX, UseBuffer, outcome
+from distier.drive.common import RECOVERIES_MAX, UseBuffer, note_lost, outcome, words
 from distier.effects import (
     ArchiveDelete,
     ArchiveGet,
@@ -391,14 +391,13 @@ class Kept:
         self.before = before
         self._archive = dict(world.archive._objects)
         self._puts = next(world.archive._puts) if world.archive._objects else 1
-        self._history, self._primary, self._toks = world.history.copied(), world.primary.copied(), tuple(world.toks)
+        self._history, self._primary = world.history.copied(), world.primary.copied()
 
     def restore(self, world: World) -> None:
         world.archive._objects.update(self._archive)
         world.archive._puts = count(self._puts)
         world.history.become(self._history)
         world.primary = self._primary.copied()
-        world.toks += self._toks
 
 
 class World:
@@ -412,7 +411,6 @@ class World:
         self.trace: list[str] | None = [] if trace else None
         self.tally = Tally(runs=1)
         self.lives = 0
-        self.toks: list[str] = []
         self.primary = Server(0, self._life(), 0)
         self.servers = 1
         self.databases = 1
@@ -442,9 +440,7 @@ class World:
         return f"{self.lives:08x}"
 
     def token(self, name: str, n: int) -> str:
-        tok = sha1(f"{name}/{n}".encode()).hexdigest()[:32]
-        self.toks += [tok, sha256(f"{tok}-0".encode()).hexdigest()[:32]]  # the second: of the first item of a batch
-        return tok
+        return sha1(f"{name}/{n}".encode()).hexdigest()[:32]
 
     def say(self, text: str) -> None:
         if self.trace is not None:
@@ -584,6 +580,7 @@ class World:
             part = part[:1]  # others may come between the commands of a pipeline
         results = yield from self._perform(process, server, part)
         if how == "lost":
+            note_lost(part)
             if all(call.retry for call in part):
                 process.sent = done  # the driver sends it all again, some time
                 return
@@ -604,7 +601,7 @@ class World:
             if type(call) is RunScript:
                 name = call.script.name
                 audited = audited or name in AUDITED
-                sent.append((database, ("EVALSHA", scripts[name].sha, len(call.keys), *call.keys, *call.args)))
+                sent.append((database, ("EVALSHA", scripts[name].sha, *words(call)[2:])))
             else:
                 sent.append((database, call.words))
         if audited:
@@ -703,7 +700,7 @@ class World:
     # -- the environment ---------------------------------------------------------------------------------------------
 
     def _all_keys(self) -> list[str]:
-        return [*self._keys, *(self.shard.done(tok) for tok in self.toks)]
+        return [*self._keys, self.shard.done]
 
     def _free_database(self) -> int:
         taken = {s.database for s in (self.primary, self.replica, self.cut) if s}

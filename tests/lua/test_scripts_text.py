@@ -131,6 +131,7 @@ def fill(exchange: Exchange) -> None:
     run_script(exchange, lua.pin(SHARD, "hot2", 1_000_000))
     run_script(exchange, lua.touch(SHARD, [("hot", 1), ("warm", 1)]))
     ask(exchange, ("SET", SHARD.lease("hot"), "me"))
+    ask(exchange, ("HSET", SHARD.module("cold"), "reserved", f"1-99-0-{tok('newer')}"))  # a durable write is under way
 
 
 def put(
@@ -176,7 +177,7 @@ CALLS: dict[str, Callable[[], RunScript[Any]]] = {
     "state": lambda: lua.state(SHARD),
     "reserve": lambda: lua.reserve(SHARD, "hot"),
     "put archived": lambda: put("cold", "hot", "newer", moves=ROOM, reserved=(1, 99)),
-    "delete archived": lambda: lua.delete(SHARD, "cold", tok("d2"), reserved=(1, 99)),
+    "delete archived": lambda: lua.delete(SHARD, "cold", tok("newer"), reserved=(1, 99)),
     "adopt": lambda: lua.adopt(SHARD, 1, [found("warm"), found("other"), found("cold", "deleted"), found("x", "none")]),
     "redirty": lambda: lua.redirty(SHARD, "warm", tok("warm")),
     "mend": lambda: lua.mend(SHARD, ["hot", "warm", "cold", "gone"], repair=True),
