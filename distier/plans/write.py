@@ -618,7 +618,7 @@ def _delete_archived(space: Space, shard: Shard, id: str, tok: str, expected: st
         reserved = yield from _reserve_again(space, shard, id, expected, tok, first)
         if isinstance(reserved, Record):
             return existed
-        existed = reserved.exists
+        existed = reserved.exists if first is None else existed
         place = yield from _archive_tombstone(space, id, tok, reserved)
         if (yield from list_epochs(space, shard, place.epoch, but_of=place.replid)):
             space.states.pop(shard, None)
@@ -634,12 +634,13 @@ def _delete_archived(space: Space, shard: Shard, id: str, tok: str, expected: st
             if not (yield from _is_settled(space, shard, id, place)):
                 raise Recovering(_unsure(id))
             raise _conflict(id, reply.version, expected)
-        if reply.word in ("UNHELD", "DELETED_SINCE"):
+        if reply.word == "UNHELD":
             raise Recovering(_unsure(id))
         if reply.word == "FENCED":
             first = first or place
-        else:
+        elif reply.word == "UNVERIFIED":
             yield from verify(space, shard, id)
+        # Else DELETED_SINCE: a delete and a put came before it. It was held all the time, so nobody has adopted it: once more.
     raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
 
 
