@@ -125,9 +125,11 @@ class Opened(NamedTuple):
 
 
 class Unclaimed(NamedTuple):
-    """The shard has no epoch for this life of the server, whose replication id is `replid`."""
+    """The shard has no epoch for this life of the server, whose replication id is `replid`. `opening` is the token of the look
+    that found that first; it goes with all of the shard's keys."""
 
     replid: str
+    opening: str = ""
 
 
 class Reserved(NamedTuple):
@@ -250,10 +252,10 @@ class Limit:
 
 
 def open_shard(
-    shard: Shard, limits: Sequence[Limit], *, epoch: int = 0, replid: str = "", empty: bool = False
+    shard: Shard, limits: Sequence[Limit], *, epoch: int = 0, replid: str = "", empty: bool = False, opening: str = ""
 ) -> RunScript[Opened | Unclaimed]:
-    """Open a shard; with `epoch`, install it for the life `replid`. Raises `Invalid` on another layout or number of
-    shards."""
+    """Open a shard; with `epoch`, install it for the life `replid`, if `opening` is still the token of the look from before it
+    was claimed. Raises `Invalid` on another layout or number of shards."""
 
     def parse(reply: Any) -> Opened | Unclaimed:
         word = _word(reply)
@@ -263,10 +265,10 @@ def open_shard(
                 f"says {LAYOUT if reply[1] == b'layout' else shard.count}. It is fixed when a namespace is created: "
                 "correct the configuration, or use another namespace"
             )
-        return Opened(*map(int, reply[1:4])) if word == "OK" else Unclaimed(reply[1].decode())
+        return Opened(*map(int, reply[1:4])) if word == "OK" else Unclaimed(reply[1].decode(), reply[2].decode())
 
     args = [w for x in limits for w in (x.name, x.value, "set" if x.explicit else "default")]
-    head = (LAYOUT, shard.count, epoch, replid, int(empty))
+    head = (LAYOUT, shard.count, epoch, replid, int(empty), opening)
     return RunScript(shard, script("open"), shard.fixed, (*head, *args), parse)
 
 

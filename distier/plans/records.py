@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from distier.domain import codec
 from distier.domain.keys import Shard
 from distier.domain.module import Record, parse_record
-from distier.effects import Command, Offload, Plan
+from distier.effects import Command, Offload, Pipeline, Plan
 from distier.errors import Corrupt
 
 from .space import Space
@@ -52,6 +52,11 @@ def take_lease(shard: Shard, lease: str, holder: str, ttl_ms: int) -> Command[bo
     return Command(
         shard, lease_command(shard, lease, holder, ttl_ms).words, lambda before: before in (None, holder.encode())
     )
+
+
+def cut_lease(shard: Shard, lease: str, ttl_ms: int) -> Plan[None]:
+    """A lease that others have does not last longer than any can: one that does is of before the server's clock went back."""
+    yield from Pipeline([Command(shard, ("PEXPIRE", lease, ttl_ms, "LT"), int, hint=True)])
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -6,7 +6,8 @@ restart, a promotion and a total loss change it; the script then answers `RECOVE
     claims      a new epoch: it writes `<ns>/epochs/<shard>/@<number>-<tok8>-<life>` into the archive, above the greatest there,
                 and lists again: if another claim has the same number, neither is used (whoever lists last sees both,
                 so at most one goes on; no conditional PUT is needed);
-    installs    it, in the life of the server for which it was claimed, never an epoch that it only found.
+    installs    it, in the life of the server for which it was claimed, never an epoch that it only found. If Redis was emptied
+                since it looked, a greater epoch may have been installed meanwhile, and forgotten: then it begins again.
 
 From then on everything written comes after everything written before, and a write of the old epoch that is still on its
 way to the archive finds the new one there and is not acknowledged (see `write.put_archived`).
@@ -77,10 +78,12 @@ def open_space(space: Space) -> Plan[list[Opened]]:
 
 def recover(space: Space, shard: Shard) -> Plan[Opened]:
     """The shard's epoch; a new one where it has none for this life of the server."""
-    epoch, replid, empty = 0, "", False
+    epoch, replid, empty, opening = 0, "", False, (yield from NewToken())
     for attempt in range(CLAIMS_MAX):
         states = space.states
-        reply = yield from open_shard(shard, space.limits_of(shard), epoch=epoch, replid=replid, empty=empty)
+        reply = yield from open_shard(
+            shard, space.limits_of(shard), epoch=epoch, replid=replid, empty=empty, opening=opening
+        )
         if isinstance(reply, Opened):
             if epoch:
                 yield from Count("epochs.installed")
@@ -88,7 +91,7 @@ def recover(space: Space, shard: Shard) -> Plan[Opened]:
             return reply
         if attempt:
             yield from stand_back(attempt)
-        replid = reply.replid
+        replid, opening = reply.replid, reply.opening
         claim = yield from _claim(space, shard, replid)
         epoch, empty = claim or (0, False)
     raise Recovering(f"shard {shard.index} of namespace {shard.namespace!r} changes hands too often; try again")

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from distier.config import Config
 from distier.domain.keys import Keyspace, Shard
 from distier.domain.tokens import TokenCounter
+from distier.errors import DistierError
 from distier.lua import Limit, Opened
 from distier.policy.shares import Amounts, equal
 
 WARM_MAX = 4096
+
+
+class Failing:
+    """What this process could not archive lately, and when it is worth another try: later each time. What a worker passes over
+    for a while keeps the others from nothing."""
+
+    FIRST_MS = 2_000
+    LAST_MS = 300_000
+    MODULES_MAX = 4096
+
+    def __init__(self) -> None:
+        self._until_ms: dict[tuple[Shard, str], tuple[int, int]] = {}
+
+    def is_waiting(self, shard: Shard, id: str, now_ms: int) -> bool:
+        _, until_ms = self._until_ms.get((shard, id), (0, 0))
+        return 0 < until_ms - now_ms <= self.LAST_MS
+
+    def note(self, shard: Shard, results: Iterable[tuple[str, object]], now_ms: int) -> None:
+        """What came of some tries: an error, or anything else."""
+        for id, result in results:
+            pause_ms, _ = self._until_ms.pop((shard, id), (0, 0))
+            if isinstance(result, DistierError) and len(self._until_ms) < self.MODULES_MAX:
+                pause_ms = min(max(2 * pause_ms, self.FIRST_MS), self.LAST_MS)
+                self._until_ms[(shard, id)] = pause_ms, now_ms + pause_ms
 
 
 @dataclass(frozen=True)
@@ -33,6 +58,7 @@ class Space:
     use is told with the next batch, where it cannot be the one that promotes)."""
     versions: dict[Shard, tuple[int, int]] = field(default_factory=dict, compare=False)
     """The last version, (epoch, ver), that this process was given in each shard."""
+    failing: Failing = field(default_factory=Failing, compare=False)
     node: str | None = None
     """This node's name, where it keeps copies on its own disk."""
 

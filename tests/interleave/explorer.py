@@ -73,7 +73,7 @@ from distier.plans.maintain import sweep, write_back_due
 from distier.plans.read import read
 from distier.plans.recover import open_space, recover
 from distier.plans.rescue import rescue
-from distier.plans.space import Space
+from distier.plans.space import Failing, Space
 from distier.stores.memory import MemoryArchive
 
 from .history import NONE, History, Op, Place, Server, Violation
@@ -210,7 +210,7 @@ def _space(number: int, hot_tokens: int, warm_modules: int, sidecar: bool) -> Sp
 def _process_space(pattern: Space) -> Space:
     space = object.__new__(Space)
     space.__dict__.update(pattern.__dict__)
-    space.__dict__.update(states={}, warm={})
+    space.__dict__.update(states={}, warm={}, versions={}, failing=Failing())
     return space
 
 

@@ -231,8 +231,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("epoch-found", ("put-archived/claim/claim", "put/write-back"), (
         ("open", "claimed <= epoch", "claimed < epoch"),
     ), _epoch_found, model="epoch_reuse"),
-    Mutant("install-any-life", ("claim/claim/loss",), (
-        ("open", "if claimed <= epoch or ARGV[4] ~= life then", "if claimed <= epoch then"),
+    Mutant("install-any-life", ("claim/claim/restart",), (
+        ("open", "or ARGV[4] ~= life or opening", "or opening"),
     )),
     Mutant("version-only-keys", ("put/write-back", "put-archived/put-archived", "put-archived/put"), (), _version_only_keys,
            model="no_unique_key"),
@@ -262,7 +262,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("prelude", "if p.tier == 'warm' then add('warm_frame_bytes', sign * p.frame_bytes) end", ""),
     )),
     Mutant("dirty-forgotten-at-put", ("put/put", "put/write-back"), (
-        ("put", "else call('ZADD', DIRTY, 'NX', now, id) end", "end"),
+        ("put", "else call('ZADD', DIRTY, 'NX', score(), id) end", "end"),
     )),
     Mutant("expire-calls-dirty-cold", ("demote/write-back/expire",), (
         ("prelude", "if clean then call('PEXPIRE', frame_key, ttl) else", "if true then call('PEXPIRE', frame_key, ttl) else"),
@@ -283,7 +283,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "call('HSET', record, 'clean', '1', 'seen', call('HGET', EPOCH, 'epoch'))\n  call('PEXPIRE'"),
     )),
     Mutant("not-settled", ("cas-archived/put/sweep", "cas-archived/cas-archived"), (), _not_settled, model="not_settled"),
-    Mutant("takes-back", ("cas-archived/put/sweep", "cas-archived/cas-archived", "cas-archived/rescue"), (), _takes_back,
+    Mutant("takes-back", ("cas-archived/old-primary", "cas-archived/put/rescue"), (), _takes_back,
            model="takes_back"),
     Mutant("nothing-reserved", ("delete-if-archived/put-archived", "cas-archived/cas-archived"), (
         ("prelude", UNHELD, ""),
@@ -300,7 +300,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("deleted-twice", ("delete-archived/twice",), (("delete", "return {exists and 'OK' or 'GONE', version}",
                                                           "return {'OK', version}"),)),
     Mutant("trusts-missing", ("verbs/flush",), (), _trusts_missing),
-    Mutant("archived-elsewhere", ("two/evict",), (("archived", " or old.version ~= ARGV[3]", ""),)),
+    Mutant("install-after-flush", ("claim/claim/flush",), (("open", " or opening ~= ARGV[6] then", " then"),),
+           model="install_after_flush"),
 )  # fmt: skip
 BY_NAME = {m.name: m for m in MUTANTS}
 assert len(BY_NAME) == len(MUTANTS)

@@ -26,7 +26,7 @@ Invariants, in every reachable state:
     J1 durable     what was acknowledged as durable has an object that is as great
     J2 fresh       a read answers nothing older than what was acknowledged
     J3 readable    a record that says present has a copy somewhere
-    J4 order       no epoch is installed twice, so no place in the order is given twice
+    J4 order       no epoch is installed twice, so no place in the order is given twice; those of one life only grow
     J5 closure     if everybody dies now, recovery, write-back and sweep leave one object, and it is readable
     J6 refused     what was refused is never read, and a conditional write overtakes nothing that was acknowledged
     J7 once        a write that was overwritten never comes back, on the server where that happened
@@ -70,6 +70,7 @@ class Server(NamedTuple):
     life: int
     reserved: Order = NONE  # the position of a durable write in front of the record
     past: frozenset[int] = frozenset()  # operations whose versions were overwritten here
+    flushed: int = 0  # how often it was emptied in its life
 
     @property
     def slot(self) -> Order:
@@ -89,7 +90,7 @@ class State(NamedTuple):
     snapshot: Server
     objects: frozenset[Object]
     markers: tuple[int, ...]  # epoch numbers that were claimed, each as often as it was
-    installed: tuple[int, ...]
+    installed: tuple[tuple[int, int], ...]  # (epoch, life of the server)
     clients: tuple[Step, ...]
     durable: Order
     faults: int
@@ -128,7 +129,7 @@ class Model:
     # -- the search --------------------------------------------------------------------------------------------------
 
     def run(self, limit: int = 2_000_000) -> Result:
-        start = State(START, None, START, frozenset(), (1,), (1,), (("idle",),) * len(self.ops), NONE, 0)
+        start = State(START, None, START, frozenset(), (1,), ((1, 0),), (("idle",),) * len(self.ops), NONE, 0)
         before: dict[State, State | None] = {start: None}
         queue, transitions = deque([start]), 0
         while queue:
@@ -148,7 +149,9 @@ class Model:
     # -- what must hold ----------------------------------------------------------------------------------------------
 
     def violation(self, s: State) -> str:
-        if len(set(s.installed)) < len(s.installed):
+        numbers = [number for number, _ in s.installed]
+        lives = [[number for number, life in s.installed if life == one] for one in {life for _, life in s.installed}]
+        if len(set(numbers)) < len(numbers) or any(life != sorted(life) for life in lives):
             return f"J4 order: epochs {s.installed} were installed"
         top = greatest(s.objects)
         if s.durable > NONE and not s.collected and (top is None or top.order < s.durable):
@@ -417,19 +420,20 @@ class Model:
                 for _, server in self.servers(s):
                     if not server.valid and len(s.markers) < MARKERS_MAX:
                         if "epoch_reuse" in self.mutants and max(s.markers) > server.epoch:
-                            yield self.go(s, i, ("install", max(s.markers), server.life))
+                            yield self.go(s, i, ("install", max(s.markers), server.life, server.flushed))
                         else:
-                            yield self.go(s, i, ("mark", max(s.markers) + 1, server.life))
-            case ("mark", number, life):
-                yield self.go(s, i, ("check", number, life), markers=(*s.markers, number))
-            case ("check", number, life):
+                            yield self.go(s, i, ("mark", max(s.markers) + 1, server.life, server.flushed))
+            case ("mark", number, life, flushed):
+                yield self.go(s, i, ("check", number, life, flushed), markers=(*s.markers, number))
+            case ("check", number, life, flushed):
                 alone = s.markers.count(number) == 1 or "no_second_list" in self.mutants
-                yield self.go(s, i, ("install", number, life) if alone else ("idle",))
-            case ("install", number, life):
+                yield self.go(s, i, ("install", number, life, flushed) if alone else ("idle",))
+            case ("install", number, life, flushed):
                 for name, server in self.servers(s):
-                    if not server.valid and server.life == life and number > server.epoch:
+                    same = server.flushed == flushed or "install_after_flush" in self.mutants
+                    if not server.valid and server.life == life and same and number > server.epoch:
                         after = server._replace(epoch=number, valid=True)
-                        yield self.go(s, i, ("done",), installed=(*s.installed, number), **{name: after})
+                        yield self.go(s, i, ("done",), installed=(*s.installed, (number, life)), **{name: after})
                 yield self.go(s, i, ("done",))
 
     def bury(self, s: State, i: int) -> Iterator[State]:
@@ -455,7 +459,7 @@ class Model:
             number = s.primary.epoch + 1 if "epoch_reuse" in self.mutants else max(s.markers) + 1
             marks = s.markers if number in s.markers else (*s.markers, number)
             after = s.primary._replace(epoch=number, valid=True)
-            yield s._replace(primary=after, markers=marks, installed=(*s.installed, number))
+            yield s._replace(primary=after, markers=marks, installed=(*s.installed, (number, after.life)))
         for name, server in self.servers(s):
             number = max(s.markers) + 1
             if (
@@ -464,7 +468,9 @@ class Model:
                 and server.epoch + 1 < number <= CLAIMS_MAX + self.faults
             ):
                 after = server._replace(epoch=number)
-                yield self.at(s, name, after)._replace(markers=(*s.markers, number), installed=(*s.installed, number))
+                yield self.at(s, name, after)._replace(
+                    markers=(*s.markers, number), installed=(*s.installed, (number, after.life))
+                )
         zombie = s.zombie
         if (
             "zombie_claims" in self.mutants
@@ -474,7 +480,7 @@ class Model:
         ):
             number = max(s.markers) + 1
             back = zombie._replace(epoch=number, valid=True)
-            yield s._replace(zombie=back, markers=(*s.markers, number), installed=(*s.installed, number))
+            yield s._replace(zombie=back, markers=(*s.markers, number), installed=(*s.installed, (number, back.life)))
         yield from self.fail(s)
 
     def verify(self, s: State) -> Iterator[State]:
@@ -522,6 +528,9 @@ class Model:
         yield s._replace(primary=new, zombie=s.primary, snapshot=new, faults=life)  # fails over, the old one goes on
         yield s._replace(primary=new, zombie=None, snapshot=new, faults=life)
         yield s._replace(primary=lost, zombie=None, snapshot=lost, faults=life)
+        if self.claims_are_clients:  # FLUSHALL: the same life goes on
+            empty = EMPTY._replace(life=s.primary.life, flushed=s.primary.flushed + 1)
+            yield s._replace(primary=empty, snapshot=empty, faults=life)
 
 
 def _trace(before: dict[State, State | None], state: State) -> list[State]:

@@ -17,6 +17,7 @@ from distier.plans import move, read, write
 from distier.plans.recover import recover, shard_state
 from distier.plans.rescue import rescue
 from distier.plans.space import Space
+from distier.plans.writeback import write_back
 from tests.fakes import PlanRunner, World, dump
 
 CONTENT = {"old": b"old " * 40, "new": b"new " * 40}
@@ -130,3 +131,20 @@ def test_redis_is_emptied_in_the_middle_of_a_verb(verb: str) -> None:
             break
         at += 1
     assert at >= 1
+
+
+def test_a_write_back_commits_its_own_position() -> None:
+    """A put whose reply was lost is written back; Redis forgets it before that is committed, and the put, sent again, gets another
+    position. The object that was made of the first one says nothing about the second."""
+    world = World.make()
+    item = world.run(write.prepare(world.space, write.Item("a", CONTENT["old"], tokens=10)))
+    first = world.run(write.put_prepared(world.space, item))
+
+    def lost() -> None:
+        emptied(world)
+        again = world.run(write.put_prepared(world.space, item))
+        assert again.version.tok == first.version.tok and again.version > first.version
+
+    writer = Interrupted(world.redis, world.archive, "writer", after=0, happens=lost)
+    assert writer.run(write_back(world.space, world.shard, "a")) is None
+    assert world.ask([("HGET", world.shard.module("a"), "clean")]) == [b"0"]
