@@ -134,8 +134,8 @@ def test_redis_is_emptied_in_the_middle_of_a_verb(verb: str) -> None:
 
 
 def test_a_write_back_commits_its_own_position() -> None:
-    """A put whose reply was lost is written back; Redis forgets it before that is committed, and the put, sent again, gets another
-    position. The object that was made of the first one says nothing about the second."""
+    """A put whose reply was lost is written back; Redis forgets it before that is committed, and the put, sent again, gets
+    another position. The object that was made of the first one says nothing about the second."""
     world = World.make()
     item = world.run(write.prepare(world.space, write.Item("a", CONTENT["old"], tokens=10)))
     first = world.run(write.put_prepared(world.space, item))
