@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from .config import URL_SCHEMES, Config, load_config
 from .domain.ids import check_id
 from .domain.module import Event, Landed, Module, Moved, Placement, Tier
 from .domain.tokens import TokenCounter, token_counter
-from .drive.aio import AsyncDriver
+from .drive.aio import AsyncDriver, OwnTask
 from .drive.sync import SyncDriver
 from .effects import Plan
 from .embedded import Home, ensure_server
@@ -357,10 +357,9 @@ class AsyncStore:
         self._driver = AsyncDriver(redis, archive, deadline_s=deadline_s, recover=partial(recover, space))
         self.near = Near(space, url, self._driver.counters, self._driver.uses)
         self._near_get = self.near.get
-        self._watch: asyncio.Task[None] | None = None
+        self._listening: list[_Listening] = []
         self._driver.use_local(local)
         self._node: NodeTask | None = None
-        self._listeners: list[tuple[str, Listener]] = []
         self._closed = False
 
     def __repr__(self) -> str:
@@ -374,15 +373,21 @@ class AsyncStore:
         except BaseException:
             await self._driver.close()
             raise
+        self._serve_node()
+        return self
+
+    def _serve_node(self) -> None:
         if self._driver.local is not None:
             from .node import NodeTask
 
             self._node = NodeTask(self._driver.run, self.space, self._driver.local, self._driver.peers)
-        return self
 
     async def run(self, plan: Plan[T], *, deadline_s: float | None = None) -> T:
+        """As `Store.run`. Any event loop may run it, also in another thread or in a child: each has its own connections."""
         if self._closed:
             raise Invalid("this store is closed")
+        if self._node is not None and self._node.is_over:
+            self._serve_node()
         return await self._driver.run(plan, deadline_s)
 
     async def put(
@@ -496,28 +501,19 @@ class AsyncStore:
         """As `Store.on`; listeners are called on the event loop."""
         if event not in ("tier_change", "event"):
             raise Invalid(f"there are events 'tier_change' and 'event', not {event!r}")
-        entry = (event, listener)
-        self._listeners.append(entry)
-        if self._watch is None:
-            cursor = await self.run(Cursor.start(self.space, "$"))
-            self._watch = asyncio.get_running_loop().create_task(self._tell(cursor))
-        return lambda: self._listeners.remove(entry) if entry in self._listeners else None
-
-    async def _tell(self, cursor: Cursor) -> None:
-        while True:
-            try:
-                for event in await self.run(read_events(cursor, EVENT_WAIT_MS)):
-                    notify(self._listeners, event)
-            except DistierError:
-                await asyncio.sleep(EVENT_WAIT_MS / 1000)
+        self._listening = [some for some in self._listening if not some.is_over]
+        here = next((some for some in self._listening if some.loop is asyncio.get_running_loop()), None)
+        if here is None:
+            here = _Listening(self.run, await self.run(Cursor.start(self.space, "$")))
+            self._listening.append(here)
+        return here.add(event, listener)
 
     async def close(self) -> None:
         """As `Store.close`."""
         if self._closed:
             return
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        for some in self._listening:
+            await some.stop()
         if self._node is not None:
             await self._node.stop()
         await asyncio.to_thread(self.near.close)
@@ -531,6 +527,36 @@ class AsyncStore:
 
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         await self.close()
+
+
+class _Listening:
+    """The task that reads a store's events for the listeners of one event loop."""
+
+    def __init__(self, run: Callable[[Plan[list[Event]]], Awaitable[list[Event]]], cursor: Cursor) -> None:
+        self._run, self._cursor = run, cursor
+        self._listeners: list[tuple[str, Listener]] = []
+        self.loop = asyncio.get_running_loop()
+        self._task = OwnTask(self._tell())
+
+    @property
+    def is_over(self) -> bool:
+        return self._task.is_over
+
+    def add(self, event: str, listener: Listener) -> Callable[[], None]:
+        entry = (event, listener)
+        self._listeners.append(entry)
+        return lambda: self._listeners.remove(entry) if entry in self._listeners else None
+
+    async def _tell(self) -> None:
+        while True:
+            try:
+                for event in await self._run(read_events(self._cursor, EVENT_WAIT_MS)):
+                    notify(self._listeners, event)
+            except DistierError:
+                await asyncio.sleep(EVENT_WAIT_MS / 1000)
+
+    async def stop(self) -> None:
+        await self._task.stop()
 
 
 class _Watcher:

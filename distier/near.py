@@ -72,6 +72,7 @@ from distier.observe.logs import log
 from distier.plans.space import Space
 from distier.plans.statistics import NearStats
 from distier.stores.cluster import Followed, Followers
+from distier.stores.wire import greeting
 
 NEVER = float("-inf")
 ENTRY_BYTES = 1024
@@ -335,6 +336,7 @@ class _Wire:
     def __init__(self, connection: Any) -> None:
         connection.connect()
         self._connection = connection
+        self.greeting = greeting(connection)
         # redis-py's own reading hands pushes to a handler and swallows what that raises: here nothing may be missed.
         self._socket: socket.socket = connection._sock
         self.fileno = self._socket.fileno
@@ -539,8 +541,10 @@ class Tracker:
     def _subscribe(self, peer: _Peer) -> None:
         """Ask; `_take_hello` and `_take_tracking` go on when the answers come."""
         prefixes = [word for shard in self._space.keys.shards for word in ("PREFIX", shard.module_pattern("")[:-1])]
-        # Asked again, whatever redis-py agreed on: on RESP2 tracking is accepted, and pushes are never sent.
-        self._send(peer, ("HELLO", 3), self._take_hello)
+        hello, *rest = peer.wire.greeting  # on RESP2 tracking is accepted, and pushes are never sent
+        self._send(peer, hello, self._take_hello)
+        for command in rest:
+            self._send(peer, command, self._take_selected)
         self._send(peer, ("CLIENT", "TRACKING", "ON", "BCAST", *prefixes), partial(self._take_tracking, peer))
 
     def _listen(self, moves: int) -> None:
@@ -591,9 +595,13 @@ class Tracker:
     def _take_hello(self, reply: Any) -> None:
         # A map comes as a dict, or on RESP2 as a flat list.
         if isinstance(reply, ResponseError):
-            raise reply if is_passing(reply) else _Refused(f"the server does not speak RESP3: {reply}")
+            raise reply if is_passing(reply) else _Refused(f"HELLO 3 (RESP3) is refused: {reply}")
         if not isinstance(reply, dict) or reply.get(b"proto") != 3:
             raise _Refused(f"the server does not speak RESP3: it answers HELLO 3 by {reply!r:.100}")
+
+    def _take_selected(self, reply: Any) -> None:
+        if isinstance(reply, ResponseError):
+            raise reply if is_passing(reply) else _Refused(f"SELECT is refused: {reply}")
 
     def _take_tracking(self, peer: _Peer, reply: Any) -> None:
         if isinstance(reply, ResponseError):

@@ -15,6 +15,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
+from distier.drive.aio import OwnTask
 from distier.drive.common import PeerTable
 from distier.effects import Plan
 from distier.errors import DistierError
@@ -130,7 +131,12 @@ class NodeTask(_Service):
     def __init__(self, run: Runs, space: Space, local: LocalStore, peers: PeerTable) -> None:
         super().__init__(space, local, peers)
         self._run = run
-        self._task = asyncio.get_running_loop().create_task(self._serve())
+        self._task = OwnTask(self._serve())
+
+    @property
+    def is_over(self) -> bool:
+        """Another event loop, or this process, has to go on with it."""
+        return self._task.is_over
 
     async def _serve(self) -> None:
         await asyncio.sleep(FIRST_S)
@@ -150,8 +156,7 @@ class NodeTask(_Service):
                 await asyncio.sleep(self.wait_s)
 
     async def stop(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await self._task.stop()
         self.release()
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -62,6 +64,30 @@ THREADS_MAX = 16
 TASKS_MAX = 64
 OFFLOAD_BYTES = 128 * 1024
 """Computations over less than this take less time than handing them to a thread."""
+
+
+class OwnTask:
+    """A task that a store keeps on one event loop, and that is over where that is: after `asyncio.run`, or in a child."""
+
+    def __init__(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task = asyncio.get_running_loop().create_task(work)
+        self._pid = os.getpid()
+
+    @property
+    def is_over(self) -> bool:
+        return self._task.done() or self._task.get_loop().is_closed() or self._pid != os.getpid()
+
+    async def stop(self) -> None:
+        """From whatever loop; waited for where it is the task's own."""
+        if self.is_over:
+            return
+        loop = self._task.get_loop()
+        if loop is asyncio.get_running_loop():
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        else:
+            with suppress(RuntimeError):  # it has just been closed
+                loop.call_soon_threadsafe(self._task.cancel)
 
 
 class AsyncDriver(Process):

@@ -45,6 +45,7 @@ from .redis import (
     Batch,
     Exchange,
     RedisExchange,
+    Together,
     Words,
     lone_connection,
     split,
@@ -315,7 +316,7 @@ class ClusterExchange:
         self.routes = Routes(self.nodes.url.nodes)
         self._forget = forget
         self._masters: dict[Address, RedisExchange] = {}
-        self._looking = threading.Lock()
+        self._looking = threading.RLock()  # a signal handler may look, too
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -434,7 +435,7 @@ class ClusterExchange:
 
     def _look(self, shard: Shard, end_s: float) -> None:
         if self._pid != os.getpid():  # another thread of the parent may have held it
-            self._looking, self._pid = threading.Lock(), os.getpid()
+            self._looking, self._pid = threading.RLock(), os.getpid()
         looks = self.routes.looks
         if not self._looking.acquire(timeout=_left_s(end_s)):
             raise RedisTimeoutError("no answer in time: who serves which slot?")
@@ -467,7 +468,7 @@ class ClusterExchange:
 
 
 class AsyncClusterExchange:
-    """The same for an event loop; to be used on the loop where it was first used."""
+    """The same for event loops: each has connections of its own."""
 
     def __init__(self, config: Config, url: str, forget: Callable[[], object] = lambda: None) -> None:
         self.url = url
@@ -475,7 +476,7 @@ class AsyncClusterExchange:
         self.routes = Routes(self.nodes.url.nodes)
         self._forget = forget
         self._masters: dict[Address, AsyncRedisExchange] = {}
-        self._looking = asyncio.Lock()
+        self._looking = Together()
 
     def __repr__(self) -> str:
         return f"AsyncClusterExchange({mask_url(self.url)})"
@@ -558,19 +559,17 @@ class AsyncClusterExchange:
 
     async def _owner(self, shard: Shard, end_s: float) -> Address:
         if self.routes.stale:
-            await self._look(shard, end_s)
+            await self._looking.wait(lambda: self._look(shard), _left_s(end_s))
         address = self.routes.owner(shard.slot)
         if address is None:
             self.routes.stale = True
             raise ResponseError(NOT_COVERED)
         return address
 
-    async def _look(self, shard: Shard, end_s: float) -> None:
-        looks = self.routes.looks
-        async with self._looking:
-            if self.routes.looks == looks:
-                topology, asked = await self._ask(shard, end_s)
-                await self._take(topology, asked)
+    async def _look(self, shard: Shard) -> None:
+        """For all who wait for it: so its end is that of a usual call, and no caller's own."""
+        topology, asked = await self._ask(shard, time.monotonic() + self.nodes.config.deadline_ms / 1000)
+        await self._take(topology, asked)
 
     async def _ask(self, shard: Shard, end_s: float) -> tuple[Topology, Address]:
         failed, nodes = _Failed(), self.nodes
@@ -593,7 +592,8 @@ class AsyncClusterExchange:
         if self.routes.learn(topology, asked):
             self._forget()
         for address in set(self._masters) - set(topology.masters):
-            await self._masters.pop(address).close()
+            if (gone := self._masters.pop(address, None)) is not None:
+                await gone.close()
 
     def _at(self, address: Address) -> AsyncRedisExchange:
         found = self._masters.get(address)

@@ -326,6 +326,7 @@ class Wire:
     """What the tracker sends is kept, what it is to read is given to `_take`."""
 
     sent: deque[tuple[Any, ...]] = field(default_factory=deque)
+    greeting: tuple[tuple[Any, ...], ...] = (("HELLO", 3),)
 
     def send(self, command: Any, timeout_s: float) -> None:
         self.sent.append(tuple(command))
