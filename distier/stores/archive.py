@@ -121,6 +121,8 @@ def probe(archive: Archive) -> None:
         archive.put(key, data, content_type="application/octet-stream", metadata={})
         step = "read"
         found = archive.get(key, max_bytes=len(data))
+        step = "list"
+        listed = archive.list(key)
         step = "delete"
         archive.delete([key])
         step = "read a deleted object in"
@@ -129,5 +131,9 @@ def probe(archive: Archive) -> None:
         raise ConfigError(f"can not {step} {archive.name}: {e}") from e
     if found is None or found.data != data:
         raise Corrupt(f"{archive.name} did not give back the probe {key} as it was written")
+    if [one.key for one in listed] != [key]:
+        raise ConfigError(
+            f"{archive.name} does not list the probe {key} that it has: modules in it would seem not to exist"
+        )
     if left is not None:
         raise ConfigError(f"{archive.name} still has the probe {key} after deleting it: write-once storage?")

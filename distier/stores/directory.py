@@ -283,10 +283,10 @@ def _settled(fd: int, below: bytes) -> list[tuple[bytes, Listed | None]]:
     """The keys of one directory in order, files with what is known of them: read again until no file came or went during
     it. readdir(3) is no snapshot: where a version is put and the one that it dominates is swept meanwhile, a single look
     may show neither, though one of them was there at every moment; a module would seem not to exist."""
-    keys = sorted(_keys(fd, below))
+    keys = sorted(set(_keys(fd, below)))  # some network file systems show a name twice
     for _ in range(_LOOKS_MAX):
         found = [(key, None if key.endswith(b"/") else _stat(fd, key, key[len(below) :])) for key in keys]
-        again = sorted(_keys(fd, below))
+        again = sorted(set(_keys(fd, below)))
         if [key for key in again if not key.endswith(b"/")] == [key for key in keys if not key.endswith(b"/")]:
             return found
         keys = again

@@ -66,6 +66,12 @@ class Step(NamedTuple):
     long: bool = False
 
 
+def _unexpected(error: Exception) -> Exception | None:
+    """The error where it is none that distier raises on purpose: its traceback is logged. A round survives it like any other,
+    for the worker guards all modules, and one that died of a fault in one of them would guard none."""
+    return None if isinstance(error, DistierError) else error
+
+
 class Lease(NamedTuple):
     fence: int
     until_s: float
@@ -154,9 +160,13 @@ class Rounds:
         fences, self.leases = self._fences(), {}
         yield from fleet.leave(self.space, self.name, fences)
 
-    def _beat_failed(self, error: DistierError) -> None:
+    def _beat_failed(self, error: Exception) -> None:
         self.last_beat_failure = f"{type(error).__name__}: {error}"
-        log.warning("the worker could not renew all its leases, it will try again: %s", self.last_beat_failure)
+        log.warning(
+            "the worker could not renew all its leases, it will try again: %s",
+            self.last_beat_failure,
+            exc_info=_unexpected(error),
+        )
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
@@ -210,10 +220,14 @@ class Rounds:
         if self.step is not None and self.step.long:
             self.pacer.over = True
 
-    def _failed(self, error: DistierError) -> None:
+    def _failed(self, error: Exception) -> None:
         self.report.failures += 1
         self.report.last_failure = self.last_round_failure = f"{type(error).__name__}: {error}"
-        log.warning("a round of the worker failed, it will be repeated: %s", self.report.last_failure)
+        log.warning(
+            "a round of the worker failed, it will be repeated: %s",
+            self.report.last_failure,
+            exc_info=_unexpected(error),
+        )
 
     def _ended(self, good: bool) -> bool:
         """The round is over: the pause until the next one doubles up to 30 s while rounds fail; not where something was only
@@ -227,7 +241,10 @@ class Rounds:
         if good:
             self.last_round_failure = None
         if self._on_round:
-            self._on_round(self.report)
+            try:
+                self._on_round(self.report)
+            except Exception:
+                log.exception("the worker's on_round failed")
         return good
 
 
@@ -253,7 +270,7 @@ class Worker(Rounds):
         finally:
             self._left.set()
             beats.join()
-            with suppress(DistierError):  # they end by themselves
+            with suppress(Exception):  # they end by themselves
                 self.store.run(self._leave(), deadline_s=LEAVE_DEADLINE_S)
         return self.report
 
@@ -265,7 +282,7 @@ class Worker(Rounds):
         self._beat_began_s = time.monotonic()
         try:
             self.store.run(self._join(), deadline_s=self.beat_s)
-        except DistierError as e:
+        except Exception as e:
             self._beat_failed(e)
 
     def run_once(self) -> bool:
@@ -273,13 +290,13 @@ class Worker(Rounds):
         another failed."""
         try:
             self.store.run(self._claim(self.space.keys.shards), deadline_s=self.beat_s)
-        except DistierError as e:
+        except Exception as e:
             self._failed(e)
             return self._ended(False)
         try:
             return self._round(alone=True)
         finally:
-            with suppress(DistierError):
+            with suppress(Exception):
                 self.store.run(self._give_back(), deadline_s=LEAVE_DEADLINE_S)
 
     def _round(self, *, alone: bool = False) -> bool:
@@ -294,7 +311,7 @@ class Worker(Rounds):
                 self.store.run(plan, deadline_s=deadline_s)
             except Stopping:
                 break
-            except DistierError as e:
+            except Exception as e:
                 self._failed(e)
                 good = False
         return self._ended(good)
@@ -347,7 +364,7 @@ class AsyncWorker(Rounds):
         finally:
             beats.cancel()
             await asyncio.gather(beats, return_exceptions=True)
-            with suppress(DistierError):
+            with suppress(Exception):
                 await self.store.run(self._leave(), deadline_s=LEAVE_DEADLINE_S)
         return self.report
 
@@ -360,20 +377,20 @@ class AsyncWorker(Rounds):
         self._beat_began_s = time.monotonic()
         try:
             await self.store.run(self._join(), deadline_s=self.beat_s)
-        except DistierError as e:
+        except Exception as e:
             self._beat_failed(e)
 
     async def run_once(self) -> bool:
         """As `Worker.run_once`."""
         try:
             await self.store.run(self._claim(self.space.keys.shards), deadline_s=self.beat_s)
-        except DistierError as e:
+        except Exception as e:
             self._failed(e)
             return self._ended(False)
         try:
             return await self._round(alone=True)
         finally:
-            with suppress(DistierError):
+            with suppress(Exception):
                 await self.store.run(self._give_back(), deadline_s=LEAVE_DEADLINE_S)
 
     async def _round(self, *, alone: bool = False) -> bool:
@@ -388,7 +405,7 @@ class AsyncWorker(Rounds):
                 await self.store.run(plan, deadline_s=deadline_s)
             except Stopping:
                 break
-            except DistierError as e:
+            except Exception as e:
                 self._failed(e)
                 good = False
         return self._ended(good)

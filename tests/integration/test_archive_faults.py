@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from distier import Store, connect
-from distier.errors import ArchiveUnavailable, Conflict, Corrupt, DistierError, Full, Unavailable
+from distier.effects import Command
+from distier.errors import ArchiveUnavailable, ConfigError, Conflict, Corrupt, DistierError, Full, Unavailable
 from distier.plans import maintain
 from distier.plans.fsck import KINDS, fsck
 from distier.plans.rescue import rescue
 from distier.plans.write import Item, delete, put
+from distier.worker import Worker
 from tests.integration.faulty_s3 import FaultyS3
-from tests.servers import TestServer
+from tests.servers import TestServer, poll
 
 DEADLINE_S = 1.0
 SLACK_S = 1.5  # two cores, shared with other tests
@@ -32,6 +34,8 @@ OUTAGES: dict[str, Callable[[FaultyS3], AbstractContextManager[None]]] = {
     "500": lambda s3: s3.fault("500"),
     "503 SlowDown": lambda s3: s3.fault("503"),
     "drops replies": lambda s3: s3.fault("drop-reply"),
+    "is behind a login page": lambda s3: s3.fault("login-page"),
+    "answers with nothing": lambda s3: s3.fault("empty"),
     "cuts bodies": lambda s3: s3.fault("cut-body", "GET", "LIST"),
 }
 DAMAGES = {"truncate": Corrupt, "flip": Corrupt}
@@ -273,3 +277,41 @@ def test_a_refused_durable_put_leaves_the_current_version_alone(store: Store, s3
     with pytest.raises(Conflict):
         finish(plan, second)
     assert store.get("m/0").text == "wins"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("fault", ["login-page", "empty", "redirect"])
+def test_an_answer_that_is_no_listing_is_no_empty_archive(
+    open_store: Callable[..., Store], store: Store, s3: FaultyS3, fault: Any
+):
+    """Redis has lost all. Nothing may be taken for a miss, and no shard for compared with the archive."""
+    store.flush()
+    keys = set(s3.objects)
+    store._driver.run(wipe(store.space))
+    with s3.fault(fault, "LIST"):
+        for call in (lambda: store.get("m/0"), lambda: store.get_many(["m/0"]), lambda: store.exists("m/0")):
+            with pytest.raises((ArchiveUnavailable, ConfigError)):
+                call()
+        with pytest.raises((ArchiveUnavailable, ConfigError)):
+            store.run(rescue(store.space))
+        with pytest.raises((ArchiveUnavailable, ConfigError)):
+            store._driver.archive.check()
+    assert store.get("m/0").content == TEXT["m/0"]  # type: ignore[union-attr]
+    assert store.run(rescue(store.space), deadline_s=60).modules == len(TEXT)
+    assert keys <= set(s3.objects)
+    all_is_well(store)
+
+
+@pytest.mark.parametrize("fault", ["redirect", "login-page"])
+def test_a_worker_outlives_whatever_the_archive_answers(open_store: Callable[..., Store], s3: FaultyS3, fault: Any):
+    store = open_store(worker__interval="10ms", storage_tiers__cold__archive_after="0s")
+    with s3.fault(fault):
+        store.put("m/0", TEXT["m/0"])
+        with Worker(store) as worker:
+            poll(lambda: worker.report.failures >= 2, what="rounds fail", timeout_s=30)
+            assert worker._thread is not None and worker._thread.is_alive()
+    with Worker(store) as worker:
+        poll(lambda: store.stats().dirty_count == 0, what="it is archived", timeout_s=30)
+
+
+def wipe(space: Any) -> Any:
+    yield from Command(space.keys.shards[0], ("FLUSHALL",), lambda reply: reply)
