@@ -94,7 +94,9 @@ def make_space(
 ) -> Space:
     """What plans know: the configuration, who counts tokens, whether the archive needs sidecars, this node's name."""
     sidecar = {"always": True, "never": False, "auto": not archive.keeps_metadata}[config.storage_tiers.cold.sidecar]
-    return Space(config, counter or token_counter(config.counter), sidecar, node=local.node if local else None)
+    limits = None if archive.limits.take_all else archive.limits
+    node = local.node if local else None
+    return Space(config, counter or token_counter(config.counter), sidecar, node=node, archive_limits=limits)
 
 
 def _ids(ids: Iterable[str]) -> list[str]:

@@ -124,6 +124,8 @@ def rescue(
         report = store.run(plans.rescue(store.space, tell, dry_run=dry_run), deadline_s=DEADLINE_S)
     for name, why in report.unreadable.items():
         output.say(f"distier: {output.shown(name)}: {why}")
+    for id in report.foreign:
+        output.say(f"distier: {output.shown(id)}: not adopted, its objects in the archive name another module")
     session.tell(_rescued(report, dry_run), _rescued_words(report, dry_run))
     if report.unreadable:
         raise typer.Exit(exits.CORRUPT)
@@ -131,7 +133,7 @@ def rescue(
 
 def _rescued(r: Rescued, dry_run: bool) -> dict[str, Any]:
     counts = {name: getattr(r, name) for name in ("objects", "modules", "adopted", "known", "deleted")}
-    return counts | {"unreadable": r.unreadable, "dry_run": dry_run}
+    return counts | {"unreadable": r.unreadable, "foreign": r.foreign, "dry_run": dry_run}
 
 
 def _rescued_words(r: Rescued, dry_run: bool) -> str:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from distier.config import Config, format_size, mask_url
+from distier.domain.archived import id_bytes_left
+from distier.domain.ids import MAX_SEGMENT_CHARS
 from distier.domain.keys import Keyspace, Shard
 from distier.drive.sync import SyncDriver
 from distier.effects import Command, Effect, Pipeline, collect
@@ -55,7 +57,7 @@ def examine(
 ) -> Findings:
     """Each check in turn, as it is done. Raises nothing that a finding can say."""
     yield from _redis(config, redis_url)
-    yield from _archive(archive)
+    yield from _archive(config, archive)
     yield from _disk(config)
     yield _counter(config, make_space)
 
@@ -378,7 +380,7 @@ def _clock(server: Server) -> Finding:
 # -- the archive, and this process ------------------------------------------------------------------------------------
 
 
-def _archive(archive: Callable[[], Archive]) -> Findings:
+def _archive(config: Config, archive: Callable[[], Archive]) -> Findings:
     try:
         store = archive()
     except DistierError as e:
@@ -396,8 +398,28 @@ def _archive(archive: Callable[[], Archive]) -> Findings:
         yield Finding("archive", "ok", found)
         if not store.keeps_metadata:
             yield Finding("metadata", "ok", "the archive keeps no object metadata: written beside each object as JSON")
+        yield from _names(config, store)
     finally:
         store.close()
+
+
+def _names(config: Config, store: Archive) -> Findings:
+    """Which ids can be archived; a put of any other is refused."""
+    limits = store.limits
+    if limits.take_all:
+        return
+    left_bytes = id_bytes_left(config.namespace, limits)
+    found = f"ids of up to {left_bytes} bytes can be archived"
+    if limits.name_bytes <= MAX_SEGMENT_CHARS:
+        found += f", and no part of one (between two `/`) may have more than {limits.name_bytes}"
+    if limits.refused:
+        found += f"; none with {' '.join(limits.refused)}"
+    if limits.drops_dots:
+        found += "; none with a part that ends in a dot"
+    advice = (
+        "puts of other ids are refused; a shorter prefix in storage_tiers.cold.url, or another file system, takes more"
+    )
+    yield Finding("names", "warn" if left_bytes else "fail", found, advice)
 
 
 def _counter(config: Config, make_space: Callable[[Config, Archive], Space]) -> Finding:

@@ -265,10 +265,10 @@ def _list_newest(space: Space, id: str) -> Plan[Adoption]:
 
 
 def newest_of(space: Space, id: str, objects: Sequence[names.VersionObject], sizes: dict[str, int]) -> Plan[Adoption]:
-    """What the greatest version among a module's objects says of it."""
-    present = [o for o in objects if o.kind != "meta"]
-    if not present:
-        return Adoption(id)
-    newest = max(present, key=lambda o: o.order)
-    sidecar = next((o.key for o in objects if o.kind == "meta" and o.order == newest.order), None)
-    return (yield from describe_object(space, id, newest, sidecar, sizes[newest.key]))
+    """What the greatest version among a module's objects says of it; those that name another module are passed over."""
+    for newest in sorted([o for o in objects if o.kind != "meta"], key=lambda o: o.order, reverse=True):
+        sidecar = next((o.key for o in objects if o.kind == "meta" and o.order == newest.order), None)
+        found = yield from describe_object(space, id, newest, sidecar, sizes[newest.key])
+        if found.kind != "none":
+            return found
+    return Adoption(id)

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from distier.domain.archived import Limits
 from distier.errors import ConfigError, Corrupt, Invalid
 
 MAX_KEY_BYTES = 1024  # of S3, its own prefix included
@@ -57,6 +58,10 @@ class Archive(Protocol):
     @property
     def keeps_metadata(self) -> bool:
         """False: metadata is not kept, and writers put a sidecar object beside each version."""
+
+    @property
+    def limits(self) -> Limits:
+        """What a key may be. A key within them can be put, unless the archive is full or away."""
 
     def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str]) -> None:
         """Store a whole object; it is durable when this returns. Readers see all of it or nothing.

@@ -28,9 +28,10 @@ from botocore.config import Config
 from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 
+from distier.domain.archived import Limits
 from distier.errors import ArchiveUnavailable, ConfigError, Corrupt, DistierError, Invalid
 
-from .archive import Fetched, Listed, check_key, check_limit, probe
+from .archive import MAX_KEY_BYTES, Fetched, Listed, check_key, check_limit, probe
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -123,6 +124,7 @@ class S3Archive:
     ) -> None:
         self._bucket, self._own = _parse(url)
         self.name = f"s3://{self._bucket}/{self._own}".rstrip("/")
+        self.limits = Limits(MAX_KEY_BYTES - len(self._own.encode()))
         config = Config(
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

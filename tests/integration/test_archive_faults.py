@@ -315,3 +315,38 @@ def test_a_worker_outlives_whatever_the_archive_answers(open_store: Callable[...
 
 def wipe(space: Any) -> Any:
     yield from Command(space.keys.shards[0], ("FLUSHALL",), lambda reply: reply)
+
+
+def _copied(s3: FaultyS3, id: str, to: str, kind: str) -> None:
+    """All objects of a module under the name of another, as by `aws s3 cp --recursive`."""
+    for key, found in list(s3.objects.items()):
+        if f"/modules/{id}/@" in key and key.endswith(kind):
+            s3.objects[key.replace(f"/modules/{id}/", f"/modules/{to}/")] = found
+
+
+@pytest.mark.parametrize("sidecar", ["auto", "always"])
+def test_an_object_that_names_another_module_is_foreign(open_store: Callable[..., Store], s3: FaultyS3, sidecar: str):
+    """Copies of `m/0` lie under `copy` (which does not exist) and, greater than its own, under `m/1`."""
+    store = open_store(storage_tiers__cold__sidecar=sidecar)
+    for id in ("m/1", "m/0"):
+        store.put(id, TEXT[id], durability="archived")
+    store.put("gone", b"x", durability="archived")
+    store.delete("gone", durability="archived")
+    for to in ("copy", "m/1"):
+        _copied(s3, "m/0", to, "")
+    _copied(s3, "gone", "m/0", ".deleted")
+    keys = set(s3.objects)
+    found = store.run(fsck(store.space))
+    assert not found.count("lost")
+    for _ in range(2):
+        store._driver.run(wipe(store.space))
+        assert store.get("copy") is None and not store.exists("copy")
+        assert store.get("m/1").content == TEXT["m/1"]  # type: ignore[union-attr]
+        assert store.get("m/0").content == TEXT["m/0"]  # type: ignore[union-attr]
+        store._driver.run(wipe(store.space))
+        report = store.run(rescue(store.space), deadline_s=60)
+        assert report.foreign == ["copy"] and not report.unreadable
+        assert store.get("m/1").content == TEXT["m/1"]  # type: ignore[union-attr]
+    found = store.run(fsck(store.space, repair=True), deadline_s=60)
+    assert {f.id for f in found.listed if f.kind == "foreign-object"} <= {"copy", "m/1", "m/0"}
+    assert not found.remaining and keys - set(s3.objects) <= {k for k in keys if "/gone/" in k or "/m/0/" in k}
