@@ -122,9 +122,11 @@ class Opened(NamedTuple):
 
 
 class Unclaimed(NamedTuple):
-    """The shard has no epoch for this life of the server, whose replication id is `replid`."""
+    """The shard has no epoch for this life of the server, whose replication id is `replid`. `epoch`: that of an earlier one,
+    0 for none."""
 
     replid: str
+    epoch: int = 0
 
 
 class Reserved(NamedTuple):
@@ -252,7 +254,7 @@ def open_shard(
                 f"says {LAYOUT if reply[1] == b'layout' else shard.count}. It is fixed when a namespace is created: "
                 "correct the configuration, or use another namespace"
             )
-        return Opened(int(reply[1]), int(reply[2])) if word == "OK" else Unclaimed(reply[1].decode())
+        return Opened(int(reply[1]), int(reply[2])) if word == "OK" else Unclaimed(reply[1].decode(), int(reply[2]))
 
     args = [w for x in limits for w in (x.name, x.value, "set" if x.explicit else "default")]
     head = (LAYOUT, shard.count, epoch, replid, int(empty))

@@ -3,7 +3,7 @@
 -- KEYS    1..9 the shard
 -- ARGV    layout, shards, epoch to install ('0': only look), replid that it was claimed for, '1' if the archive holds no
 --         module, then name, value, 'set' (the operator says so) or 'default' (only where none is stored) for each limit
--- RETURNS {'OK', epoch, verified} | {'UNCLAIMED', replid} | {'MISMATCH', what, stored}
+-- RETURNS {'OK', epoch, verified} | {'UNCLAIMED', replid, epoch} | {'MISMATCH', what, stored}
 -- KEEPS   an epoch is installed once, in the life that it was claimed for, and is greater than the one before; `shards`
 --         never changes
 local stored, life = call('HMGET', EPOCH, 'layout', 'shards', 'epoch', 'replid', 'verified'), replid()
@@ -12,7 +12,7 @@ if stored[2] and stored[2] ~= ARGV[2] then return {'MISMATCH', 'shards', stored[
 local epoch, verified = tonumber(stored[3] or 0), tonumber(stored[5] or 0)
 if epoch == 0 or life ~= '' and stored[4] ~= life then
   local claimed = tonumber(ARGV[3])
-  if claimed <= epoch or ARGV[4] ~= life then return {'UNCLAIMED', life} end
+  if claimed <= epoch or ARGV[4] ~= life then return {'UNCLAIMED', life, epoch} end
   verified = ARGV[5] == '1' and claimed or verified
   local now = now_ms()
   call('HSET', EPOCH, 'layout', ARGV[1], 'shards', ARGV[2], 'epoch', claimed, 'replid', life, 'verified', verified,

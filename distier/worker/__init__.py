@@ -21,11 +21,13 @@ from typing import Any, NamedTuple
 
 from distier.client import AsyncStore, Store
 from distier.domain.keys import Shard
-from distier.effects import Plan
+from distier.effects import Command, Pipeline, Plan
 from distier.errors import DistierError, Unavailable
 from distier.observe.logs import log
 from distier.plans import fleet, maintain, shares
+from distier.plans.identity import try_archive
 from distier.plans.paced import Stopping, paced
+from distier.plans.recover import WrongArchive
 from distier.plans.rescue import rescue_if_needed
 from distier.plans.space import Space
 
@@ -105,6 +107,7 @@ class Rounds:
         self._pause_s = 0.0
         self._beat_began_s = 0.0
         self._left_out = False
+        self._identified_s: float | None = None
 
     # -- leases ----------------------------------------------------------------------------------------------------
 
@@ -171,8 +174,11 @@ class Rounds:
     # -- steps -----------------------------------------------------------------------------------------------------
 
     def _steps(self) -> Iterator[Step]:
-        """One round over the shards that this worker has; the worker that has the first one also does what concerns all."""
+        """One round over the shards that this worker has; the worker that has the first one also does what concerns all.
+        Where the archive is another one (`WrongArchive`) the round ends: all of it counts on what is archived."""
         space = self.space
+        if self.held:
+            yield Step(self._identify)
         for shard in self.held:
             if self.holds(shard):
                 yield Step(partial(maintain.maintain, space, shard, self.report.add))
@@ -188,6 +194,15 @@ class Rounds:
             yield Step(partial(self._for_all, "swept", fleet.sweep_in_turn(space)), SWEEP_DEADLINE_S, long=True)
         if self.watched:
             yield Step(self._look)
+
+    def _identify(self) -> Plan[None]:
+        """Before anything is archived, and now and then: one request to the archive."""
+        shards = self.held
+        calls = [Command(shard, ("ZCARD", shard.dirty), int, retry=False) for shard in shards]
+        dirty = any(reply for reply in (yield from Pipeline(calls)))
+        if dirty or self._identified_s is None or time.monotonic() - self._identified_s > LOOK_AT_ARCHIVE_S:
+            yield from try_archive(self.space, shards)
+            self._identified_s = time.monotonic()
 
     def _for_all(self, name: str, plan: Plan[int | None]) -> Plan[None]:
         """What concerns all shards. Where one does not answer it is left for a later round: it would wait for that one as long
@@ -314,6 +329,8 @@ class Worker(Rounds):
             except Exception as e:
                 self._failed(e)
                 good = False
+                if isinstance(e, WrongArchive):
+                    break
         return self._ended(good)
 
     def start(self) -> Worker:
@@ -408,6 +425,8 @@ class AsyncWorker(Rounds):
             except Exception as e:
                 self._failed(e)
                 good = False
+                if isinstance(e, WrongArchive):
+                    break
         return self._ended(good)
 
     def start(self) -> AsyncWorker:

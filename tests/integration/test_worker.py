@@ -94,6 +94,16 @@ class Broken(MemoryArchive):
 
     broken = False
 
+    @classmethod
+    def of(cls, store: Any) -> Broken:
+        """With all that the store's archive has; the store uses it from now on."""
+        made = cls()
+        for one in store._driver.archive.list(""):
+            data = store._driver.archive.get(one.key, max_bytes=one.size_bytes).data
+            made.put(one.key, data, content_type="application/octet-stream", metadata={})
+        store._driver.archive = made
+        return made
+
     def list(self, prefix: str, **options: Any) -> Any:
         if self.broken:
             raise RecursionError("as botocore once did")
@@ -110,7 +120,7 @@ def test_a_thread_survives_any_exception(server: TestServer, redis_url: str, tmp
         raise KeyError("on_round")
 
     with connect(settings(server, tmp_path)) as store:
-        store._driver.archive = archive = Broken()
+        archive = Broken.of(store)
         archive.broken = True
         store.put("m", b"x")
         with Worker(store, on_round=fail) as worker:
@@ -125,7 +135,7 @@ def test_a_thread_survives_any_exception(server: TestServer, redis_url: str, tmp
 
 async def test_a_task_survives_any_exception(server: TestServer, redis_url: str, tmp_path: Path):
     store: AsyncStore = await connect_async(settings(server, tmp_path))
-    store._driver.archive = archive = Broken()
+    archive = Broken.of(store)
     archive.broken = True
     await store.put("m", b"x")
     async with AsyncWorker(store) as worker:
