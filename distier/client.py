@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from distier.plans.recover import check_shape, open_space, recover
+from distier.plans.identity import try_archive
+from distier.plans.recover import WrongArchive, check_shape, open_space, recover
 from distier.plans.shares import open_shares
 
 from .config import URL_SCHEMES, Config, load_config
@@ -51,6 +52,9 @@ Landings = list[Landed | DistierError]
 Moves = list[Moved | DistierError]
 
 OPEN_DEADLINE_S = 30.0
+ARCHIVE_LOOK_S = 2.0
+"""Opening a store waits for the archive no longer than this: what is in Redis can be read without it."""
+
 EVENT_WAIT_MS = 500
 
 
@@ -94,7 +98,9 @@ def make_space(
 ) -> Space:
     """What plans know: the configuration, who counts tokens, whether the archive needs sidecars, this node's name."""
     sidecar = {"always": True, "never": False, "auto": not archive.keeps_metadata}[config.storage_tiers.cold.sidecar]
-    return Space(config, counter or token_counter(config.counter), sidecar, node=local.node if local else None)
+    limits = None if archive.limits.take_all else archive.limits
+    node = local.node if local else None
+    return Space(config, counter or token_counter(config.counter), sidecar, node=node, archive_limits=limits)
 
 
 def _ids(ids: Iterable[str]) -> list[str]:
@@ -176,6 +182,7 @@ class Store:
         """Check the namespace's shape and create it if it is new. `connect` has done this."""
         try:
             self.run(check_shape(self.space))  # a server that is down is known within the usual deadline
+            self._look_at_archive()
             self.run(open_space(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
             self.run(open_shares(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
         except BaseException:
@@ -183,6 +190,14 @@ class Store:
             raise
         self._serve_node()
         return self
+
+    def _look_at_archive(self) -> None:
+        try:
+            self.run(try_archive(self.space), deadline_s=min(ARCHIVE_LOOK_S, self._driver.deadline_s))
+        except WrongArchive:
+            raise
+        except DistierError:
+            pass  # no time was left
 
     def _serve_node(self) -> None:
         if self._driver.local is not None:
@@ -368,6 +383,7 @@ class AsyncStore:
     async def open(self) -> AsyncStore:
         try:
             await self.run(check_shape(self.space))  # a server that is down is known within the usual deadline
+            await self._look_at_archive()
             await self.run(open_space(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
             await self.run(open_shares(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
         except BaseException:
@@ -381,6 +397,14 @@ class AsyncStore:
             from .node import NodeTask
 
             self._node = NodeTask(self._driver.run, self.space, self._driver.local, self._driver.peers)
+
+    async def _look_at_archive(self) -> None:
+        try:
+            await self.run(try_archive(self.space), deadline_s=min(ARCHIVE_LOOK_S, self._driver.deadline_s))
+        except WrongArchive:
+            raise
+        except DistierError:
+            pass
 
     async def run(self, plan: Plan[T], *, deadline_s: float | None = None) -> T:
         """As `Store.run`. Any event loop may run it, also in another thread or in a child: each has its own connections."""

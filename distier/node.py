@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from distier.drive.aio import OwnTask
 from distier.drive.common import PeerTable
 from distier.effects import Plan
-from distier.errors import DistierError
 from distier.plans import nodes
 from distier.plans.space import Space
 
@@ -114,7 +113,7 @@ class NodeThread(_Service):
                 entry = self._run(nodes.wait_for_ask(self.space, self.local.node, self.wait_s))
                 if entry is not None:
                     self._run(nodes.answer(self.space, self.local.node, entry))
-            except DistierError:
+            except Exception:  # whatever it was: other nodes count on an answer
                 self.failed()
                 self.stopping.wait(self.wait_s)
 
@@ -151,7 +150,7 @@ class NodeTask(_Service):
                 entry = await self._run(nodes.wait_for_ask(self.space, self.local.node, self.wait_s))
                 if entry is not None:
                     await self._run(nodes.answer(self.space, self.local.node, entry))
-            except DistierError:
+            except Exception:  # whatever it was: other nodes count on an answer
                 self.failed()
                 await asyncio.sleep(self.wait_s)
 

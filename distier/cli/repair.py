@@ -23,6 +23,10 @@ DEADLINE_S = 24 * 3600.0
 def register(app: typer.Typer) -> None:
     for function in (fsck, rescue, sweep):
         app.command(function.__name__)(function)
+    archive = typer.Typer(no_args_is_help=True, help="The archive as a whole.")
+    archive.callback()(lambda: None)  # a group, though it has one command so far
+    archive.command("adopt")(adopt)
+    app.add_typer(archive, name="archive")
 
 
 @contextmanager
@@ -124,6 +128,8 @@ def rescue(
         report = store.run(plans.rescue(store.space, tell, dry_run=dry_run), deadline_s=DEADLINE_S)
     for name, why in report.unreadable.items():
         output.say(f"distier: {output.shown(name)}: {why}")
+    for id in report.foreign:
+        output.say(f"distier: {output.shown(id)}: not adopted, its objects in the archive name another module")
     session.tell(_rescued(report, dry_run), _rescued_words(report, dry_run))
     if report.unreadable:
         raise typer.Exit(exits.CORRUPT)
@@ -131,7 +137,7 @@ def rescue(
 
 def _rescued(r: Rescued, dry_run: bool) -> dict[str, Any]:
     counts = {name: getattr(r, name) for name in ("objects", "modules", "adopted", "known", "deleted")}
-    return counts | {"unreadable": r.unreadable, "dry_run": dry_run}
+    return counts | {"unreadable": r.unreadable, "foreign": r.foreign, "dry_run": dry_run}
 
 
 def _rescued_words(r: Rescued, dry_run: bool) -> str:
@@ -149,3 +155,30 @@ def sweep(context: typer.Context) -> None:
     with session.store() as store:
         n = store.run(plans.sweep(store.space), deadline_s=DEADLINE_S)
     session.tell({"swept": n}, f"{output.counted(n, 'object')} swept")
+
+
+def adopt(context: typer.Context) -> None:
+    """Say that the archive of the configuration is meant, though it is another one than before.
+
+    Without this, a namespace is not opened with another archive than the one that it was put into: that is an unmounted
+    disk, or a wrong url. Modules that only the old archive has cannot be read any more; `distier fsck` lists them, and
+    `--repair` archives again what Redis still holds.
+    """
+    from distier.client import archive_of, make_space, redis_url
+    from distier.drive.sync import SyncDriver
+    from distier.plans.identity import adopt_archive
+    from distier.plans.recover import check_shape
+    from distier.stores.cluster import open_exchange
+
+    session = session_of(context)
+    config = session.config()
+    url, archive = redis_url(config), archive_of(config)
+    space = make_space(config, archive)
+    driver = SyncDriver(open_exchange(config, url, space.forget), archive, deadline_s=config.deadline_ms / 1000)
+    try:
+        driver.run(check_shape(space))
+        name = driver.run(adopt_archive(space))
+    finally:
+        driver.close()
+    words = f"namespace {space.namespace!r} is in the archive {archive.name} now ({name}); next: distier rescue, distier fsck"
+    session.tell({"archive": archive.name, "identity": name}, words)

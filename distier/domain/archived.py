@@ -16,14 +16,23 @@ from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote
 
+from distier.errors import Invalid
+
 from .content_types import extension_for
-from .ids import decode_id, encode_id, from_path, to_path
+from .ids import MAX_ID_BYTES, MAX_SEGMENT_CHARS, decode_id, encode_id, from_path, to_path
 from .module import Record
 from .order import Order, parse_stem
 
 CONTENT_TYPE = "application/x-xz"
 MAX_USER_METADATA_BYTES = 1800
 """S3 allows 2 kB of names and values together; some servers count their own headers in."""
+
+LEAF_BYTES_MAX = 45
+"""The longest name of an object without its directory: a stem of 33, and `.` an extension of 8 and `.xz`."""
+
+_PATH_BYTES_MAX = 3 * MAX_ID_BYTES + 2 * (1 + 3 * MAX_ID_BYTES // (MAX_SEGMENT_CHARS - 2))
+_NAMESPACE_BYTES_MAX = 64
+_KEY_BYTES_MAX = _NAMESPACE_BYTES_MAX + len("/modules/") + _PATH_BYTES_MAX + len("/") + LEAF_BYTES_MAX
 
 ObjectKind = Literal["content", "deleted", "meta"]
 
@@ -36,6 +45,60 @@ class VersionObject(NamedTuple):
     order: Order
     kind: ObjectKind
     extension: str
+
+
+class Limits(NamedTuple):
+    """What an archive can take: keys of `key_bytes`, components between two `/` of `name_bytes`; none of the characters in
+    `refused`, and no component that ends in a dot, where it `drops_dots`."""
+
+    key_bytes: int = 1024
+    name_bytes: int = MAX_SEGMENT_CHARS + 1
+    refused: str = ""
+    drops_dots: bool = False
+
+    @property
+    def take_all(self) -> bool:
+        """Whether they hold for every id in every namespace."""
+        fits = self.key_bytes >= _KEY_BYTES_MAX and self.name_bytes > MAX_SEGMENT_CHARS
+        return fits and not self.refused and not self.drops_dots
+
+
+def check_fits(namespace: str, id: str, limits: Limits) -> None:
+    """Raises `Invalid` for an id whose versions could never be archived. Where that is found out after the put is acknowledged,
+    the version stays in Redis for ever, and is lost with it."""
+    path = to_path(encode_id(id))
+    parts = path.split("/")
+    left_bytes = id_bytes_left(namespace, limits)
+    why = ""
+    if len(path) > _path_bytes_left(namespace, limits):
+        why = f"its path there has {len(path)} bytes, and {left_bytes} bytes are left for an id"
+    elif (longest := max(map(len, parts))) > limits.name_bytes:
+        why = f"a part of it has {longest} bytes there, and {limits.name_bytes} are left for each part of an id between two `/`"
+    elif found := sorted(set(path) & set(limits.refused)):
+        why = f"the archive's file system takes no name with {' '.join(found)}"
+    elif limits.drops_dots and any(part.endswith(".") for part in parts):
+        why = "the archive's file system drops a dot at the end of a name"
+    if why:
+        encoded = "" if path == id else " (all but letters, digits and common signs take three bytes or more)"
+        raise Invalid(
+            f"module {id[:60]!r} could never be archived: {why}{encoded}; nothing was changed. Use a shorter id"
+        )
+
+
+def id_bytes_left(namespace: str, limits: Limits) -> int:
+    """The longest id of one part, in letters, that can be archived."""
+    room = min(_path_bytes_left(namespace, limits), MAX_ID_BYTES)
+    if limits.name_bytes <= MAX_SEGMENT_CHARS:
+        room = min(room, limits.name_bytes)
+    if limits.name_bytes < LEAF_BYTES_MAX:
+        return 0
+    return next((n for n in range(room, 0, -1) if len(to_path("a" * n)) <= _path_bytes_left(namespace, limits)), 0)
+
+
+def _path_bytes_left(namespace: str, limits: Limits) -> int:
+    if limits.name_bytes < max(LEAF_BYTES_MAX, len(namespace)):
+        return 0
+    return limits.key_bytes - len(modules_prefix(namespace)) - len("/") - LEAF_BYTES_MAX
 
 
 def modules_prefix(namespace: str) -> str:

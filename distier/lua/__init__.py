@@ -126,10 +126,11 @@ class Opened(NamedTuple):
 
 class Unclaimed(NamedTuple):
     """The shard has no epoch for this life of the server, whose replication id is `replid`. `opening` is the token of the look
-    that found that first; it goes with all of the shard's keys."""
+    that found that first; it goes with all of the shard's keys. `epoch`: that of an earlier life, 0 for none."""
 
     replid: str
     opening: str = ""
+    epoch: int = 0
 
 
 class Reserved(NamedTuple):
@@ -265,7 +266,9 @@ def open_shard(
                 f"says {LAYOUT if reply[1] == b'layout' else shard.count}. It is fixed when a namespace is created: "
                 "correct the configuration, or use another namespace"
             )
-        return Opened(*map(int, reply[1:4])) if word == "OK" else Unclaimed(reply[1].decode(), reply[2].decode())
+        if word == "OK":
+            return Opened(*map(int, reply[1:4]))
+        return Unclaimed(reply[1].decode(), reply[2].decode(), int(reply[3]))
 
     args = [w for x in limits for w in (x.name, x.value, "set" if x.explicit else "default")]
     head = (LAYOUT, shard.count, epoch, replid, int(empty), opening)

@@ -14,12 +14,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from distier.config import Config, format_size, mask_url
+from distier.domain.archived import id_bytes_left
+from distier.domain.ids import MAX_SEGMENT_CHARS
 from distier.domain.keys import Keyspace, Shard
 from distier.drive.sync import SyncDriver
 from distier.effects import Command, Effect, Pipeline, collect
 from distier.errors import ConfigError, DistierError, Invalid, RedisUnavailable
 from distier.lua import Opened, open_shard
-from distier.plans.recover import check_shape
+from distier.plans.identity import check_archive
+from distier.plans.recover import WrongArchive, check_shape
 from distier.plans.space import Space
 from distier.plans.statistics import read_stats
 from distier.stores.archive import Archive, probe
@@ -55,7 +58,7 @@ def examine(
 ) -> Findings:
     """Each check in turn, as it is done. Raises nothing that a finding can say."""
     yield from _redis(config, redis_url)
-    yield from _archive(archive)
+    yield from _archive(config, redis_url, archive)
     yield from _disk(config)
     yield _counter(config, make_space)
 
@@ -378,7 +381,7 @@ def _clock(server: Server) -> Finding:
 # -- the archive, and this process ------------------------------------------------------------------------------------
 
 
-def _archive(archive: Callable[[], Archive]) -> Findings:
+def _archive(config: Config, redis_url: Callable[[], str], archive: Callable[[], Archive]) -> Findings:
     try:
         store = archive()
     except DistierError as e:
@@ -396,8 +399,52 @@ def _archive(archive: Callable[[], Archive]) -> Findings:
         yield Finding("archive", "ok", found)
         if not store.keeps_metadata:
             yield Finding("metadata", "ok", "the archive keeps no object metadata: written beside each object as JSON")
+        yield from _names(config, store)
+        yield from _identity(config, redis_url, store)
     finally:
         store.close()
+
+
+def _identity(config: Config, redis_url: Callable[[], str], store: Archive) -> Findings:
+    """Whether this archive is the one that the namespace is in."""
+    try:
+        driver = SyncDriver(
+            open_exchange(config, redis_url(), lambda: None), store, deadline_s=config.deadline_ms / 1000
+        )
+    except DistierError:  # told with Redis
+        return
+    try:
+        named = driver.run(check_archive(_bare_space(config), name=False))
+    except WrongArchive as e:
+        yield Finding("identity", "fail", str(e), "until then nothing is opened, archived or swept with it")
+    except DistierError as e:
+        yield Finding("identity", "warn", f"cannot be checked: {e}")
+    else:
+        found = (
+            "the archive is the one that the namespace is in" if named else "the archive gets a name when a store opens"
+        )
+        yield Finding("identity", "ok", found)
+    finally:
+        driver.redis.close()
+
+
+def _names(config: Config, store: Archive) -> Findings:
+    """Which ids can be archived; a put of any other is refused."""
+    limits = store.limits
+    if limits.take_all:
+        return
+    left_bytes = id_bytes_left(config.namespace, limits)
+    found = f"ids of up to {left_bytes} bytes can be archived"
+    if limits.name_bytes <= MAX_SEGMENT_CHARS:
+        found += f", and no part of one (between two `/`) may have more than {limits.name_bytes}"
+    if limits.refused:
+        found += f"; none with {' '.join(limits.refused)}"
+    if limits.drops_dots:
+        found += "; none with a part that ends in a dot"
+    advice = (
+        "puts of other ids are refused; a shorter prefix in storage_tiers.cold.url, or another file system, takes more"
+    )
+    yield Finding("names", "warn" if left_bytes else "fail", found, advice)
 
 
 def _counter(config: Config, make_space: Callable[[Config, Archive], Space]) -> Finding:

@@ -6,12 +6,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from distier.domain import archived as names
 from distier.domain import codec
 from distier.domain.content_types import extension_for, type_for_extension
-from distier.effects import ArchiveGet, Offload, Plan, Word
+from distier.effects import ArchiveGet, Count, Offload, Plan, Word
 from distier.errors import Corrupt
 from distier.lua import Adoption
 
@@ -32,13 +33,19 @@ class Vanished(Corrupt):
 def describe_object(
     space: Space, id: str, found: names.VersionObject, sidecar: str | None, size_bytes: int
 ) -> Plan[Adoption]:
-    """The version as `adopt` takes it. Raises `ArchiveUnavailable`, and `Corrupt` where only damaged bytes could tell."""
+    """The version as `adopt` takes it: of kind `none` where what is said beside it names another module. Such an object is
+    foreign, whoever put it here: a copy by hand, a store to which different names are one. Raises `ArchiveUnavailable`, and
+    `Corrupt` where only damaged bytes could tell."""
     order = found.order
     if found.kind == "deleted":
+        if _is_foreign(id, (yield from _told_with(id, found)).known):
+            return (yield from _foreign(id))
         return Adoption(id, order.epoch, order.ver, order.tok, "deleted")
     known = (yield from _from_sidecar(sidecar)) if sidecar else None
-    if not _tells(known, found):
+    if not _is_foreign(id, known) and not _tells(known, found):
         known = yield from _from_object(space, id, found)
+    if _is_foreign(id, known):
+        return (yield from _foreign(id))
     assert known is not None
     fields: list[Word] = []
     if found.extension != extension_for(known.get("type", "")):
@@ -49,6 +56,15 @@ def describe_object(
     tok = known["tok"] if known.get("tok", "").startswith(order.tok) else order.tok
     numbers = int(known["tokens"]), int(known["bytes"]), size_bytes
     return Adoption(id, order.epoch, order.ver, tok, "content", *numbers, fields=tuple(fields))
+
+
+def _is_foreign(id: str, known: Mapping[str, str] | None) -> bool:
+    return known is not None and known.get("id", id) != id
+
+
+def _foreign(id: str) -> Plan[Adoption]:
+    yield Count("archive.foreign")
+    return Adoption(id)
 
 
 def _tells(known: Mapping[str, str] | None, found: names.VersionObject) -> bool:
@@ -72,17 +88,30 @@ def _from_sidecar(key: str) -> Plan[Mapping[str, str] | None]:
     return {str(name): str(value) for name, value in known.items()}
 
 
-def _from_object(space: Space, id: str, found: names.VersionObject) -> Plan[Mapping[str, str]]:
-    """From the metadata that came with the object; where that was dropped, from its content."""
-    got = yield from ArchiveGet(found.key, max_bytes=2 * space.config.max_module_bytes + 4096)
+class _Told(NamedTuple):
+    """An object, and what was said of it in its metadata."""
+
+    data: bytes
+    known: Mapping[str, str]
+
+
+def _told_with(id: str, found: names.VersionObject, max_bytes: int = SIDECAR_MAX_BYTES) -> Plan[_Told]:
+    got = yield from ArchiveGet(found.key, max_bytes=max_bytes)
     if got is None:
         raise Vanished(f"the archive lists {found.key!r} of module {id!r} but does not have it; run `distier fsck`")
     prefix = "distier-"
-    known = {n.removeprefix(prefix): unquote(v) for n, v in got.metadata.items() if n.startswith(prefix)}
-    if _tells(known, found):
+    return _Told(
+        got.data, {n.removeprefix(prefix): unquote(v) for n, v in got.metadata.items() if n.startswith(prefix)}
+    )
+
+
+def _from_object(space: Space, id: str, found: names.VersionObject) -> Plan[Mapping[str, str]]:
+    """From the metadata that came with the object; where that was dropped, from its content."""
+    data, known = yield from _told_with(id, found, 2 * space.config.max_module_bytes + 4096)
+    if _tells(known, found) or _is_foreign(id, known):
         return known
     content = yield from Offload(
-        len(got.data) * 8, lambda: codec.decompress_xz(got.data, max_bytes=space.config.max_module_bytes)
+        len(data) * 8, lambda: codec.decompress_xz(data, max_bytes=space.config.max_module_bytes)
     )
     tokens = yield from Offload(len(content), lambda: space.counter.count(content))
     return {

@@ -297,6 +297,11 @@ def _unknown(
     still = max((o.order for o in listed if o.kind != "meta"), default=None)
     if still != newest.order or (place is not None and place >= newest.order):
         return
+    sidecar = next((o.key for o in listed if o.kind == "meta" and o.order == newest.order), None)
+    found = yield from describe_object(space, group.id, newest, sidecar, group.sizes[newest.key])
+    if found.kind == "none":
+        run.found("foreign-object", group.id, newest.key, "what is said beside it names another module")
+        return
     if run.repair:
         yield from verify(space, shard, group.id)
         place, _ = yield from command

@@ -27,12 +27,17 @@ from distier.domain import archived as names
 from distier.domain.keys import Keyspace, Shard
 from distier.domain.module import Record
 from distier.effects import ArchiveList, ArchivePut, Command, Count, NewToken, Parallel, Pipeline, Plan, Sleep, collect
-from distier.errors import Invalid, Recovering
+from distier.errors import ConfigError, Invalid, Recovering
 from distier.lua import Adopted, Adoption, Opened, adopt, open_shard, state
 
 from .describe import Vanished, describe_object
 from .records import chunks, record_command
 from .space import Space
+
+
+class WrongArchive(ConfigError):
+    """The archive is not the one that the namespace is in (`identity.py`)."""
+
 
 CLAIMS_MAX = 24
 STAND_BACK_FIRST_S = 0.005
@@ -92,7 +97,7 @@ def recover(space: Space, shard: Shard) -> Plan[Opened]:
         if attempt:
             yield from stand_back(attempt)
         replid, opening = reply.replid, reply.opening
-        claim = yield from _claim(space, shard, replid)
+        claim = yield from _claim(space, shard, replid, reply.epoch)
         epoch, empty = claim or (0, False)
     raise Recovering(f"shard {shard.index} of namespace {shard.namespace!r} changes hands too often; try again")
 
@@ -111,12 +116,15 @@ class Claim(NamedTuple):
     empty: bool
 
 
-def _claim(space: Space, shard: Shard, replid: str) -> Plan[Claim | None]:
+def _claim(space: Space, shard: Shard, replid: str, last: int) -> Plan[Claim | None]:
     """An epoch that nobody else has, greater than all in the archive; and whether the archive holds no module. None where
-    somebody else claimed the same number."""
+    somebody else claimed the same number. `last` is the shard's epoch in an earlier life, 0 where it has none: an archive in
+    which that was never claimed is another one."""
     life = f"-{replid[:LIFE_CHARS]}" if replid else ""
     # Above those of all shards: after a total loss the namespace may come back with another number of them.
-    known = yield from _epochs_below(f"{space.namespace}/epochs/", "")
+    known = [n for n, _ in (yield from _epochs_below(f"{space.namespace}/epochs/", ""))]
+    if last > max(known, default=0):
+        raise _wrong(space, last)
     epoch, tok = max(known, default=0) + 1, (yield from NewToken())
     key = f"{epochs_prefix(space, shard)}{epoch:08d}-{tok[:8]}{life}"
     yield from ArchivePut(key, b"", "application/octet-stream", {})
@@ -137,21 +145,36 @@ def list_epochs(space: Space, shard: Shard, above: int, *, but_of: str = "") -> 
     When many clients meet a new life at once, several claim an epoch for it, and one is installed. The others stay in the
     archive and mean nothing: in its own life a server refuses a write of another epoch by itself. Taken for newer lives,
     they would fence all durable writes until the next restart.
+
+    With `but_of`, `above` is the epoch that this life is in: raises `WrongArchive` where it was never claimed here.
     """
     prefix = epochs_prefix(space, shard)
-    return (yield from _epochs_below(prefix, f"{prefix}{above:08d}~" if above else "", but_of))
+    if not but_of:
+        return [n for n, _ in (yield from _epochs_below(prefix, f"{prefix}{above:08d}~" if above else ""))]
+    found = yield from _epochs_below(prefix, f"{prefix}{above - 1:08d}~" if above > 1 else "")
+    if not found:
+        raise _wrong(space, above)
+    return [n for n, life in found if n > above and life != but_of[:LIFE_CHARS]]
 
 
-def _epochs_below(prefix: str, after: str, but_of: str = "") -> Plan[list[int]]:
-    found = list[int]()
+def _wrong(space: Space, epoch: int) -> WrongArchive:
+    return WrongArchive(
+        f"this is not the archive of namespace {space.namespace!r}: epoch {epoch} was never claimed in it; is its disk not "
+        "mounted, or its url another one? `distier doctor` looks"
+    )
+
+
+def _epochs_below(prefix: str, after: str) -> Plan[list[tuple[int, str]]]:
+    """Numbers and lives of claimed epochs."""
+    found = list[tuple[int, str]]()
     while True:
         page = yield from ArchiveList(prefix, start_after=after)
         if not page:
             return found
         for entry in page:
             match = re.fullmatch(r"@(\d{8})-[0-9a-f]{8}(?:-([0-9a-f]+))?", entry.key.rpartition("/")[2])
-            if match and not (but_of and match[2] == but_of[:LIFE_CHARS]):
-                found.append(int(match[1]))
+            if match:
+                found.append((int(match[1]), match[2] or ""))
         after = page[-1].key
 
 
@@ -305,10 +328,10 @@ def _list_newest(space: Space, id: str) -> Plan[Adoption]:
 
 
 def newest_of(space: Space, id: str, objects: Sequence[names.VersionObject], sizes: dict[str, int]) -> Plan[Adoption]:
-    """What the greatest version among a module's objects says of it."""
-    present = [o for o in objects if o.kind != "meta"]
-    if not present:
-        return Adoption(id)
-    newest = max(present, key=lambda o: o.order)
-    sidecar = next((o.key for o in objects if o.kind == "meta" and o.order == newest.order), None)
-    return (yield from describe_object(space, id, newest, sidecar, sizes[newest.key]))
+    """What the greatest version among a module's objects says of it; those that name another module are passed over."""
+    for newest in sorted([o for o in objects if o.kind != "meta"], key=lambda o: o.order, reverse=True):
+        sidecar = next((o.key for o in objects if o.kind == "meta" and o.order == newest.order), None)
+        found = yield from describe_object(space, id, newest, sidecar, sizes[newest.key])
+        if found.kind != "none":
+            return found
+    return Adoption(id)

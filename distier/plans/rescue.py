@@ -30,7 +30,8 @@ TOGETHER = 32
 @dataclass
 class Rescued:
     """What a rescue found and did. `adopted`: modules whose records were made or replaced; `known`: those that Redis had
-    already; `unreadable`: ids (or directories) whose newest version is damaged, with why."""
+    already; `unreadable`: ids (or directories) whose newest version is damaged, with why; `foreign`: ids under which there are
+    only objects that name another module."""
 
     objects: int = 0
     modules: int = 0
@@ -38,6 +39,7 @@ class Rescued:
     known: int = 0
     deleted: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
+    foreign: list[str] = field(default_factory=list)
 
 
 def rescue(space: Space, tell: Callable[[Rescued], None] = lambda _: None, *, dry_run: bool = False) -> Plan[Rescued]:
@@ -72,6 +74,8 @@ def _reconcile(
         for id, result in collect(results):
             if isinstance(result, Corrupt):
                 report.unreadable[id] = str(result)
+            elif result.kind == "none":
+                report.foreign.append(id)
             else:
                 found.setdefault(space.shard(id), []).append(result)
     for shard, adoptions in found.items():

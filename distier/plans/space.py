@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from distier.config import Config
+from distier.domain.archived import Limits
 from distier.domain.keys import Keyspace, Shard
 from distier.domain.tokens import TokenCounter
 from distier.errors import DistierError
@@ -61,6 +62,8 @@ class Space:
     failing: Failing = field(default_factory=Failing, compare=False)
     node: str | None = None
     """This node's name, where it keeps copies on its own disk."""
+    archive_limits: Limits | None = None
+    """What the archive can take; None where that is any id."""
 
     def guess_warm(self, id: str, uses: float) -> None:
         if len(self.warm) >= WARM_MAX:

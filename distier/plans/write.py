@@ -145,6 +145,8 @@ def _made_ready(space: Space, item: Item, tok: str, sending: Sending) -> Prepare
     id, content = check_id(item.id), _bytes(item.id, item.content)
     if len(content) > space.config.max_module_bytes:
         raise Invalid(f"module {id!r} has {len(content)} bytes; max_module_bytes is {space.config.max_module_bytes}")
+    if space.archive_limits is not None:
+        names.check_fits(space.namespace, id, space.archive_limits)
     content_type = check_content_type(item.content_type or guess_content_type(id, content))
     made, transform, summary = _transform(space, content, content_type)
     tokens = item.tokens

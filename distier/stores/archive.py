@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from distier.domain.archived import Limits
 from distier.errors import ConfigError, Corrupt, Invalid
 
 MAX_KEY_BYTES = 1024  # of S3, its own prefix included
@@ -57,6 +58,10 @@ class Archive(Protocol):
     @property
     def keeps_metadata(self) -> bool:
         """False: metadata is not kept, and writers put a sidecar object beside each version."""
+
+    @property
+    def limits(self) -> Limits:
+        """What a key may be. A key within them can be put, unless the archive is full or away."""
 
     def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str]) -> None:
         """Store a whole object; it is durable when this returns. Readers see all of it or nothing.
@@ -121,6 +126,8 @@ def probe(archive: Archive) -> None:
         archive.put(key, data, content_type="application/octet-stream", metadata={})
         step = "read"
         found = archive.get(key, max_bytes=len(data))
+        step = "list"
+        listed = archive.list(key)
         step = "delete"
         archive.delete([key])
         step = "read a deleted object in"
@@ -129,5 +136,9 @@ def probe(archive: Archive) -> None:
         raise ConfigError(f"can not {step} {archive.name}: {e}") from e
     if found is None or found.data != data:
         raise Corrupt(f"{archive.name} did not give back the probe {key} as it was written")
+    if [one.key for one in listed] != [key]:
+        raise ConfigError(
+            f"{archive.name} does not list the probe {key} that it has: modules in it would seem not to exist"
+        )
     if left is not None:
         raise ConfigError(f"{archive.name} still has the probe {key} after deleting it: write-once storage?")

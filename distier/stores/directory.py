@@ -22,11 +22,19 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from distier.domain.archived import Limits
 from distier.errors import ArchiveUnavailable, ConfigError, Corrupt, Invalid
 
 from .archive import Fetched, Listed, check_key, check_limit, probe
+from .filenames import Names, probe_names
 
 _TMP = ".tmp"
+_NAMES = ".names"
+_OWN = (_TMP, _NAMES)
+_NAMES_TEXT = b"""The archive in this directory is written for file systems that do not tell README from readme.
+A name that ends in %~ and hexadecimal digits stands for one with capitals: the digits are a bitmap of them,
+bit 0 is the first character. readme.md%~3f is README.md. Do not remove this file.
+"""
 _DIR_MODE = 0o700
 _FILE_MODE = 0o600
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -70,15 +78,38 @@ class DirectoryArchive:
         except OSError as e:
             raise ConfigError(f"{self.name} can not be the archive's directory: {e.strerror}") from e
         self._identity = (found.st_dev, found.st_ino)
-        with self._root("clean up") as root:
+        self._names, self.limits = Names(), Limits()
+        with self._root("be opened") as root:
             _remove_old_temps(root)
+            self._names, self.limits = self._look_at_names(root)
 
     def __repr__(self) -> str:
         return f"DirectoryArchive({self.name!r})"
 
+    def _look_at_names(self, root: int) -> tuple[Names, Limits]:
+        with _opened(_TMP, _OPEN_DIR, root) as tmp:
+            found = probe_names(tmp, len(os.fsencode(self.name)))
+        names = Names(_is_marked(root), found.folds_form)
+        if found.folds_case and not names.case:
+            entries = _listed(root, names, b"", b"", b"")
+            with closing(entries):
+                capital = next((one.key for one in entries if one.key != one.key.lower()), None)
+            if capital is not None:
+                raise ConfigError(
+                    f"{self.name}: its file system takes names that differ only in case for one, and what is in it was not "
+                    f"written for that ({capital!r}): modules would be read, and swept, as others. Move it to a file "
+                    "system that tells them apart (or to S3), or use an empty directory"
+                )
+            names = names._replace(case=True)
+            _mark(root)
+        return names, names.limits(found.limits)
+
+    def _stored(self, key: str) -> list[str]:
+        return [self._names.stored(part) for part in _parts(key)]
+
     def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str]) -> None:
         """See `Archive.put`. Of two contents for one key the first one stays."""
-        parts = _parts(key)
+        parts = self._stored(key)
         with self._root(f"put {key}") as root, _opened(_TMP, _OPEN_DIR, root) as tmp:
             temp = secrets.token_hex(16)
             try:
@@ -93,7 +124,7 @@ class DirectoryArchive:
 
     def get(self, key: str, *, max_bytes: int) -> Fetched | None:
         """See `Archive.get`."""
-        *parents, leaf = _parts(key)
+        *parents, leaf = self._stored(key)
         with self._root(f"get {key}") as root:
             try:
                 with _walk(root, parents) as parent, _opened(leaf, _OPEN_FILE, parent) as file:
@@ -123,9 +154,9 @@ class DirectoryArchive:
             return []  # no key starts so
         with self._root(f"list {prefix}") as root:
             try:
-                with _walk(root, parents) as fd:
+                with _walk(root, [self._names.stored(part) for part in parents]) as fd:
                     below = b"".join(os.fsencode(part) + b"/" for part in parents)
-                    found = _listed(fd, below, below + os.fsencode(start), start_after.encode())
+                    found = _listed(fd, self._names, below, below + os.fsencode(start), start_after.encode())
                     with closing(found):
                         return list(itertools.islice(found, limit))
             except FileNotFoundError:
@@ -133,7 +164,7 @@ class DirectoryArchive:
 
     def delete(self, keys: Sequence[str]) -> None:
         """See `Archive.delete`."""
-        paths = sorted(_parts(key) for key in keys)
+        paths = sorted(self._stored(key) for key in keys)
         with self._root(f"delete {len(paths)} objects") as root:
             for parents, group in itertools.groupby(paths, key=lambda parts: parts[:-1]):
                 with suppress(FileNotFoundError), _walk(root, parents) as parent:
@@ -171,9 +202,25 @@ class DirectoryArchive:
 def _parts(key: str) -> list[str]:
     """The path components of a key. Raises `Invalid` for one that is not a plain relative path."""
     parts = check_key(key).split("/")
-    if parts[0] == _TMP:
-        raise Invalid(f"archive key {key!r} lies in {_TMP}/, where unfinished files are")
+    if parts[0] in _OWN:
+        raise Invalid(f"archive key {key!r} has a name that the archive uses itself: {', '.join(_OWN)}")
     return parts
+
+
+def _is_marked(root: int) -> bool:
+    """Whether names are written without capitals here."""
+    try:
+        os.stat(_NAMES, dir_fd=root, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _mark(root: int) -> None:
+    """Before the first name is written so; by whoever comes first."""
+    with suppress(FileExistsError):
+        _write(root, _NAMES, _NAMES_TEXT)
+    os.fsync(root)
 
 
 @contextmanager
@@ -257,12 +304,12 @@ def _link(tmp: int, temp: str, parent: int, leaf: str) -> None:
             os.rename(temp, leaf, src_dir_fd=tmp, dst_dir_fd=parent)
 
 
-def _listed(fd: int, below: bytes, prefix: bytes, after: bytes) -> Generator[Listed, None, None]:
+def _listed(fd: int, names: Names, below: bytes, prefix: bytes, after: bytes) -> Generator[Listed, None, None]:
     """The objects in and under a directory whose keys all start with `below`, in the order of their keys.
 
     With a `/` behind each directory's name, names sort as the whole keys do: `a-b/` < `a/` < `a0`.
     """
-    for key, listed in _settled(fd, below):
+    for key, listed in _settled(fd, names, below):
         if not key.startswith(prefix):
             continue
         if not key.endswith(b"/"):
@@ -270,23 +317,23 @@ def _listed(fd: int, below: bytes, prefix: bytes, after: bytes) -> Generator[Lis
                 yield listed
         elif key > after or after.startswith(key):  # else everything in it comes before `after`
             try:
-                inner = _enter(fd, os.fsdecode(key[len(below) : -1]))
+                inner = _enter(fd, names.stored(os.fsdecode(key[len(below) : -1])))
             except FileNotFoundError:
                 continue  # removed meanwhile
             try:
-                yield from _listed(inner, key, prefix, after)
+                yield from _listed(inner, names, key, prefix, after)
             finally:
                 os.close(inner)
 
 
-def _settled(fd: int, below: bytes) -> list[tuple[bytes, Listed | None]]:
+def _settled(fd: int, names: Names, below: bytes) -> list[tuple[bytes, Listed | None]]:
     """The keys of one directory in order, files with what is known of them: read again until no file came or went during
     it. readdir(3) is no snapshot: where a version is put and the one that it dominates is swept meanwhile, a single look
     may show neither, though one of them was there at every moment; a module would seem not to exist."""
-    keys = sorted(_keys(fd, below))
+    keys = _named(fd, names, below)  # some network file systems show a name twice
     for _ in range(_LOOKS_MAX):
-        found = [(key, None if key.endswith(b"/") else _stat(fd, key, key[len(below) :])) for key in keys]
-        again = sorted(_keys(fd, below))
+        found = [(key, None if key.endswith(b"/") else _stat(fd, names, key, key[len(below) :])) for key in keys]
+        again = _named(fd, names, below)
         if [key for key in again if not key.endswith(b"/")] == [key for key in keys if not key.endswith(b"/")]:
             return found
         keys = again
@@ -295,22 +342,36 @@ def _settled(fd: int, below: bytes) -> list[tuple[bytes, Listed | None]]:
     )
 
 
+def _named(fd: int, names: Names, below: bytes) -> list[bytes]:
+    """`_keys` in order, as keys. Some network file systems show a name twice."""
+    found = set(_keys(fd, below))
+    if names.case or names.ascii:
+
+        def key(raw: bytes) -> bytes:
+            name = raw[len(below) :].rstrip(b"/")
+            return below + os.fsencode(names.part(os.fsdecode(name))) + raw[len(below) + len(name) :]
+
+        found = {key(raw) for raw in found}
+    return sorted(found)
+
+
 def _keys(fd: int, below: bytes) -> Iterator[bytes]:
     """The keys of one directory, a `/` behind those of directories. Symlinks and the like are not ours."""
     with os.scandir(fd) as entries:
         for entry in entries:
+            if not below and entry.name in _OWN:
+                continue
             name = os.fsencode(entry.name)
             if entry.is_dir(follow_symlinks=False):
-                if below or entry.name != _TMP:
-                    yield below + name + b"/"
+                yield below + name + b"/"
             elif entry.is_file(follow_symlinks=False):
                 yield below + name
 
 
-def _stat(fd: int, key: bytes, name: bytes) -> Listed | None:
+def _stat(fd: int, names: Names, key: bytes, part: bytes) -> Listed | None:
     """None if the file was removed meanwhile, or has a name that is no UTF-8 and so no key."""
     try:
-        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        found = os.stat(names.stored(os.fsdecode(part)), dir_fd=fd, follow_symlinks=False)
         return Listed(key.decode(), found.st_size, found.st_mtime_ns // 1_000_000)
     except (FileNotFoundError, UnicodeDecodeError):
         return None

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from distier.domain.archived import Limits
 from distier.errors import Corrupt
 
 from .archive import Fetched, Listed, check_key, check_limit, probe
@@ -23,6 +24,7 @@ class MemoryArchive:
     """Keeps objects in a dict, the first of equal keys. `modified_ms` counts puts: no wall clock in tests."""
 
     name = "memory:"
+    limits = Limits()
 
     def __init__(self, *, keeps_metadata: bool = True) -> None:
         self.keeps_metadata = keeps_metadata

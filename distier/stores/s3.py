@@ -6,15 +6,21 @@ where it works. No conditional writes, no versioning, no checksum headers unless
 
 An S3 error is a code, not an HTTP status: 404 is also "no such bucket", or a proxy that knows no S3. Only
 the code `NoSuchKey` is a miss.
+
+A success is not a status either. A login page of a proxy is also 200, and botocore reads every document without the elements
+that it looks for as an empty one. So a success counts only if it shows that it comes from an S3 server, and a listing only if
+it says which prefix it is of and whether it is whole (`_check_success`, `_check_page`).
 """
 
 from __future__ import annotations
 
-import itertools
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_plus, urlsplit
+from xml.etree import ElementTree
 
 import boto3
 from botocore import exceptions as boto_errors
@@ -22,9 +28,10 @@ from botocore.config import Config
 from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 
+from distier.domain.archived import Limits
 from distier.errors import ArchiveUnavailable, ConfigError, Corrupt, DistierError, Invalid
 
-from .archive import Fetched, Listed, check_key, check_limit, probe
+from .archive import MAX_KEY_BYTES, Fetched, Listed, check_key, check_limit, probe
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -32,6 +39,12 @@ if TYPE_CHECKING:
 _PAGE_KEYS = 1000  # the most that S3 lists or deletes in one request
 _CHUNK_BYTES = 1 << 20
 _ATTEMPTS = 2
+_EMPTY_PAGES_MAX = 100
+"""Truncated pages without a key, one after the other. S3 may give some where many objects were deleted."""
+# The root element of a success with a body. Other operations answer with headers alone.
+_ROOTS = {"ListObjectsV2": "ListBucketResult", "DeleteObjects": "DeleteResult"}
+# Operations whose success is told by an ETag, or at least by a header that only S3 servers send.
+_TAGGED = frozenset(["PutObject", "GetObject"])
 
 _PASSING_CODES = frozenset(
     [
@@ -111,6 +124,7 @@ class S3Archive:
     ) -> None:
         self._bucket, self._own = _parse(url)
         self.name = f"s3://{self._bucket}/{self._own}".rstrip("/")
+        self.limits = Limits(MAX_KEY_BYTES - len(self._own.encode()))
         config = Config(
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
@@ -135,6 +149,8 @@ class S3Archive:
             # No `Expect: 100-continue`: botocore waits a second for a server that does not answer to that,
             # and it only pays for large bodies.
             client.meta.events.unregister("before-call.s3", add_expect_header)
+            client.meta.events.register("before-send.s3", _headers_as_text)
+            client.meta.events.register("before-parse.s3", self._check_answer)
             return client
 
         self._connect = connect
@@ -198,28 +214,71 @@ class S3Archive:
 
     def list(self, prefix: str, *, start_after: str = "", limit: int = 1000) -> list[Listed]:
         """See `Archive.list`. Raises `ConfigError` if the server does not list in the order of bytes."""
-        found = list(itertools.islice(self._listed(prefix, start_after, check_limit(limit)), limit))
-        keys = [one.key.encode() for one in found]
-        if any(a >= b for a, b in itertools.pairwise(keys)):
-            raise ConfigError(f"{self.name} does not list in byte order (a directory bucket?); distier needs that")
+        found: list[Listed] = []
+        for one in self._listed(prefix, start_after, check_limit(limit)):
+            # A server that replaces an object may show its key twice: both mean the one object that is there now.
+            if found and one.key == found[-1].key:
+                found[-1] = max(found[-1], one, key=lambda listed: listed.modified_ms)
+                continue
+            if found and one.key.encode() < found[-1].key.encode():
+                raise ConfigError(f"{self.name} does not list in byte order (a directory bucket?); distier needs that")
+            if len(found) == limit:
+                break
+            found.append(one)
         return found
 
     def _listed(self, prefix: str, start_after: str, limit: int) -> Iterator[Listed]:
-        own = self._own
-        request: dict[str, Any] = {"Bucket": self._bucket, "Prefix": own + prefix}
+        full = self._own + prefix
+        request: dict[str, Any] = {"Bucket": self._bucket, "Prefix": full}
         if start_after.encode() > prefix.encode():  # else it excludes nothing, and servers differ on it
-            request["StartAfter"] = own + start_after
-        after = start_after.encode()
+            request["StartAfter"] = self._own + start_after
+        for page in self._pages(request, f"list {prefix or 'all'}", min(limit, _PAGE_KEYS)):
+            for one in page:
+                if one.key.encode() > start_after.encode():
+                    yield one
+
+    def _pages(self, request: dict[str, Any], step: str, size: int) -> Iterator[Sequence[Listed]]:
+        """The pages of a listing, each of which goes on after the one before, else this is an error: a server that repeats
+        itself would be asked for ever."""
+        last, empty, tokens = b"", 0, set[str]()
         while True:
-            with self._faults(f"list {prefix or 'all'}"):
-                page = self._client.list_objects_v2(**request, MaxKeys=min(limit, _PAGE_KEYS))
-            for item in page.get("Contents", ()):
-                key = item["Key"].removeprefix(own)
-                if key.encode() > after:
-                    yield Listed(key, item["Size"], int(item["LastModified"].timestamp() * 1000))
-            if not page.get("IsTruncated"):
+            with self._faults(step):
+                reply = self._client.list_objects_v2(**request, MaxKeys=size)
+                page = self._page(reply, request["Prefix"])
+            yield page
+            if not reply["IsTruncated"]:
                 return
-            request["ContinuationToken"] = page["NextContinuationToken"]
+            end = page[-1].key.encode() if page else b""
+            token = reply.get("NextContinuationToken")
+            empty = 0 if page else empty + 1
+            if (page and end <= last) or empty > _EMPTY_PAGES_MAX or token in tokens or not (page or token):
+                raise ConfigError(
+                    f"{self.name}: can not {step}: the server says that there is more, and does not go on "
+                    f"after {end.decode()!r}"
+                )
+            last = max(last, end)
+            if token:
+                tokens.add(token)
+                request["ContinuationToken"] = token
+            else:  # as some gateways do
+                request.pop("ContinuationToken", None)
+                request["StartAfter"] = self._own + end.decode()
+
+    def _page(self, reply: Mapping[str, Any], prefix: str) -> Sequence[Listed]:
+        """What one page lists. Raises `ArchiveUnavailable` where it is none, or not of `prefix`."""
+        items = reply.get("Contents", ())
+        shown = reply.get("Prefix", "")
+        # Servers differ in whether they encode the prefix.
+        if prefix not in (shown, unquote_plus(shown)) and unquote_plus(prefix) != shown:
+            raise _Strange(f"a listing of {shown!r}")
+        if "IsTruncated" not in reply or (reply.get("KeyCount") and not items):
+            raise _Strange("a listing that is not whole")
+        if any(not item.get("Key", "").startswith(prefix) for item in items):
+            raise _Strange(f"a listing with keys that do not begin with {prefix!r}")
+        return [
+            Listed(item["Key"].removeprefix(self._own), item["Size"], int(item["LastModified"].timestamp() * 1000))
+            for item in items
+        ]
 
     def delete(self, keys: Sequence[str]) -> None:
         """See `Archive.delete`. One request for 1000 keys, or one each where the server knows no batches."""
@@ -237,8 +296,8 @@ class S3Archive:
             reply = self._client.delete_objects(
                 Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in full], "Quiet": True}
             )
-        except boto_errors.ClientError as e:
-            if e.response["Error"]["Code"] not in _NO_BATCH_CODES:
+        except (boto_errors.ClientError, _Strange) as e:
+            if isinstance(e, boto_errors.ClientError) and e.response["Error"]["Code"] not in _NO_BATCH_CODES:
                 raise
             self._batch_deletes = False
             return False
@@ -261,20 +320,46 @@ class S3Archive:
         full = self._own + check_key(key)
         return check_key(full)  # the limit is one of the whole key
 
+    def _check_answer(self, response_dict: dict[str, Any], **_: object) -> None:
+        """Each answer before botocore reads it (an event of botocore). Raises `ConfigError`, `ArchiveUnavailable`."""
+        status, headers = response_dict["status_code"], response_dict["headers"]
+        operation = response_dict["context"]["operation_name"]
+        if status < 300:
+            _check_success(operation, status, headers, response_dict["body"])
+        # Where S3 says in which region the bucket is, botocore goes there, once. Where nobody says so, it asks by HEAD; if
+        # that is redirected as well, it asks again, without end.
+        elif status < 400 and "x-amz-bucket-region" not in headers and b"<Region>" not in response_dict["body"]:
+            location = urlsplit(str(headers.get("location", "")))
+            to = f"{location.scheme}://{location.netloc}{location.path}" if location.netloc else location.path
+            raise ConfigError(
+                f"the server redirects to {to or 'nowhere'} ({status}): is endpoint_url the S3 server, is the region of the "
+                "bucket right, does a proxy want a login?"
+            )
+
     @contextmanager
     def _faults(self, step: str) -> Iterator[None]:
-        """Turn what botocore raises into what the caller should do."""
+        """Turn what botocore raises into what the caller should do: whatever a server answers, one of our errors."""
         try:
             yield
         except boto_errors.ClientError as e:
             error, meta = e.response["Error"], e.response["ResponseMetadata"]
-            raise self._explain(step, error["Code"], meta.get("HTTPStatusCode", 0), str(e)) from e
+            raise self._explain(step, error.get("Code", ""), meta.get("HTTPStatusCode", 0), str(e)) from e
         except _PASSING_ERRORS as e:
             if "CERTIFICATE_VERIFY_FAILED" in str(e):
                 raise ConfigError(f"{self.name}: can not {step}: {e}") from e
             raise ArchiveUnavailable(f"{self.name}: can not {step} now: {e}") from e
         except boto_errors.BotoCoreError as e:
             raise ConfigError(f"{self.name}: can not {step}: {e}") from e
+        except ConfigError as e:
+            raise ConfigError(f"{self.name}: can not {step}: {e}") from e
+        except _Strange as e:
+            raise ArchiveUnavailable(f"{self.name}: can not {step} now: {e}") from e
+        except DistierError:
+            raise
+        except Exception as e:  # botocore takes for granted that answers have the shape of S3's
+            raise ArchiveUnavailable(
+                f"{self.name}: can not {step} now: no answer of an S3 server ({type(e).__name__}: {e})"
+            ) from e
 
     def _explain(self, step: str, code: str, status: int, text: str) -> DistierError:
         passing = code in _PASSING_CODES or status in (408, 409, 429) or (status >= 500 and status != 501)
@@ -284,6 +369,45 @@ class S3Archive:
             return Invalid(f"{self.name}: can not {step}: {text}")
         advice = f"; {_ADVICE[code]}" if code in _ADVICE else ""
         return ConfigError(f"{self.name}: can not {step}: {text.removesuffix('.')}{advice}")
+
+
+class _Strange(ArchiveUnavailable):
+    """An answer that no S3 server gives."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the answer is {what}: is endpoint_url an S3 server, or does a proxy want a login?")
+
+
+def _check_success(operation: str, status: int, headers: Mapping[str, str], body: Any) -> None:
+    """Raises `ArchiveUnavailable` for a success that no S3 server sends. Taken for one, an empty answer to LIST would mean that
+    every module was deleted, and one to PUT that a version is archived."""
+    if operation in _TAGGED or (operation == "DeleteObject" and status != 204):
+        if status != 200 or not any(name.lower() == "etag" or name.lower().startswith("x-amz-") for name in headers):
+            if operation == "GetObject":
+                body.close()  # a stream: nobody else will read it, or give its connection back
+            raise _Strange(f"none of S3 to {operation} ({status} without an ETag)")
+    elif (wanted := _ROOTS.get(operation)) is not None:
+        found = _root_of(body)
+        if found != wanted:
+            raise _Strange(f"no {wanted} but {'<' + found + '>' if found else 'empty, or no XML'}")
+
+
+def _root_of(body: bytes) -> str:
+    """The name of the root element, empty if this is no XML. Reads little more of it than that."""
+    try:
+        # botocore parses the whole of it in the same way, just after.
+        for _, element in ElementTree.iterparse(io.BytesIO(body), events=("start",)):  # noqa: S314 - see above
+            return str(element.tag).rpartition("}")[2]
+    except ElementTree.ParseError:
+        pass
+    return ""
+
+
+def _headers_as_text(request: Any, **_: object) -> None:
+    """urllib3 fails on values that are bytes where the server answers 303, and its answer is lost."""
+    for name, value in list(request.headers.items()):
+        if isinstance(value, bytes):
+            request.headers[name] = value.decode("latin-1")
 
 
 def _parse(url: str) -> tuple[str, str]:

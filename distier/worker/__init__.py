@@ -21,11 +21,13 @@ from typing import Any, NamedTuple
 
 from distier.client import AsyncStore, Store
 from distier.domain.keys import Shard
-from distier.effects import Plan
+from distier.effects import Command, Pipeline, Plan
 from distier.errors import DistierError, Unavailable
 from distier.observe.logs import log
 from distier.plans import fleet, maintain, shares
+from distier.plans.identity import try_archive
 from distier.plans.paced import Stopping, paced
+from distier.plans.recover import WrongArchive
 from distier.plans.rescue import rescue_if_needed
 from distier.plans.space import Space
 
@@ -66,6 +68,12 @@ class Step(NamedTuple):
     long: bool = False
 
 
+def _unexpected(error: Exception) -> Exception | None:
+    """The error where it is none that distier raises on purpose: its traceback is logged. A round survives it like any other,
+    for the worker guards all modules, and one that died of a fault in one of them would guard none."""
+    return None if isinstance(error, DistierError) else error
+
+
 class Lease(NamedTuple):
     fence: int
     until_s: float
@@ -99,6 +107,7 @@ class Rounds:
         self._pause_s = 0.0
         self._beat_began_s = 0.0
         self._left_out = False
+        self._identified_s: float | None = None
 
     # -- leases ----------------------------------------------------------------------------------------------------
 
@@ -154,15 +163,22 @@ class Rounds:
         fences, self.leases = self._fences(), {}
         yield from fleet.leave(self.space, self.name, fences)
 
-    def _beat_failed(self, error: DistierError) -> None:
+    def _beat_failed(self, error: Exception) -> None:
         self.last_beat_failure = f"{type(error).__name__}: {error}"
-        log.warning("the worker could not renew all its leases, it will try again: %s", self.last_beat_failure)
+        log.warning(
+            "the worker could not renew all its leases, it will try again: %s",
+            self.last_beat_failure,
+            exc_info=_unexpected(error),
+        )
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
     def _steps(self) -> Iterator[Step]:
-        """One round over the shards that this worker has; the worker that has the first one also does what concerns all."""
+        """One round over the shards that this worker has; the worker that has the first one also does what concerns all.
+        Where the archive is another one (`WrongArchive`) the round ends: all of it counts on what is archived."""
         space = self.space
+        if self.held:
+            yield Step(self._identify)
         for shard in self.held:
             if self.holds(shard):
                 yield Step(partial(maintain.maintain, space, shard, self.report.add))
@@ -178,6 +194,15 @@ class Rounds:
             yield Step(partial(self._for_all, "swept", fleet.sweep_in_turn(space)), SWEEP_DEADLINE_S, long=True)
         if self.watched:
             yield Step(self._look)
+
+    def _identify(self) -> Plan[None]:
+        """Before anything is archived, and now and then: one request to the archive."""
+        shards = self.held
+        calls = [Command(shard, ("ZCARD", shard.dirty), int, retry=False) for shard in shards]
+        dirty = any(reply for reply in (yield from Pipeline(calls)))
+        if dirty or self._identified_s is None or time.monotonic() - self._identified_s > LOOK_AT_ARCHIVE_S:
+            yield from try_archive(self.space, shards)
+            self._identified_s = time.monotonic()
 
     def _for_all(self, name: str, plan: Plan[int | None]) -> Plan[None]:
         """What concerns all shards. Where one does not answer it is left for a later round: it would wait for that one as long
@@ -210,10 +235,14 @@ class Rounds:
         if self.step is not None and self.step.long:
             self.pacer.over = True
 
-    def _failed(self, error: DistierError) -> None:
+    def _failed(self, error: Exception) -> None:
         self.report.failures += 1
         self.report.last_failure = self.last_round_failure = f"{type(error).__name__}: {error}"
-        log.warning("a round of the worker failed, it will be repeated: %s", self.report.last_failure)
+        log.warning(
+            "a round of the worker failed, it will be repeated: %s",
+            self.report.last_failure,
+            exc_info=_unexpected(error),
+        )
 
     def _ended(self, good: bool) -> bool:
         """The round is over: the pause until the next one doubles up to 30 s while rounds fail; not where something was only
@@ -227,7 +256,10 @@ class Rounds:
         if good:
             self.last_round_failure = None
         if self._on_round:
-            self._on_round(self.report)
+            try:
+                self._on_round(self.report)
+            except Exception:
+                log.exception("the worker's on_round failed")
         return good
 
 
@@ -253,7 +285,7 @@ class Worker(Rounds):
         finally:
             self._left.set()
             beats.join()
-            with suppress(DistierError):  # they end by themselves
+            with suppress(Exception):  # they end by themselves
                 self.store.run(self._leave(), deadline_s=LEAVE_DEADLINE_S)
         return self.report
 
@@ -265,7 +297,7 @@ class Worker(Rounds):
         self._beat_began_s = time.monotonic()
         try:
             self.store.run(self._join(), deadline_s=self.beat_s)
-        except DistierError as e:
+        except Exception as e:
             self._beat_failed(e)
 
     def run_once(self) -> bool:
@@ -273,13 +305,13 @@ class Worker(Rounds):
         another failed."""
         try:
             self.store.run(self._claim(self.space.keys.shards), deadline_s=self.beat_s)
-        except DistierError as e:
+        except Exception as e:
             self._failed(e)
             return self._ended(False)
         try:
             return self._round(alone=True)
         finally:
-            with suppress(DistierError):
+            with suppress(Exception):
                 self.store.run(self._give_back(), deadline_s=LEAVE_DEADLINE_S)
 
     def _round(self, *, alone: bool = False) -> bool:
@@ -294,9 +326,11 @@ class Worker(Rounds):
                 self.store.run(plan, deadline_s=deadline_s)
             except Stopping:
                 break
-            except DistierError as e:
+            except Exception as e:
                 self._failed(e)
                 good = False
+                if isinstance(e, WrongArchive):
+                    break
         return self._ended(good)
 
     def start(self) -> Worker:
@@ -347,7 +381,7 @@ class AsyncWorker(Rounds):
         finally:
             beats.cancel()
             await asyncio.gather(beats, return_exceptions=True)
-            with suppress(DistierError):
+            with suppress(Exception):
                 await self.store.run(self._leave(), deadline_s=LEAVE_DEADLINE_S)
         return self.report
 
@@ -360,20 +394,20 @@ class AsyncWorker(Rounds):
         self._beat_began_s = time.monotonic()
         try:
             await self.store.run(self._join(), deadline_s=self.beat_s)
-        except DistierError as e:
+        except Exception as e:
             self._beat_failed(e)
 
     async def run_once(self) -> bool:
         """As `Worker.run_once`."""
         try:
             await self.store.run(self._claim(self.space.keys.shards), deadline_s=self.beat_s)
-        except DistierError as e:
+        except Exception as e:
             self._failed(e)
             return self._ended(False)
         try:
             return await self._round(alone=True)
         finally:
-            with suppress(DistierError):
+            with suppress(Exception):
                 await self.store.run(self._give_back(), deadline_s=LEAVE_DEADLINE_S)
 
     async def _round(self, *, alone: bool = False) -> bool:
@@ -388,9 +422,11 @@ class AsyncWorker(Rounds):
                 await self.store.run(plan, deadline_s=deadline_s)
             except Stopping:
                 break
-            except DistierError as e:
+            except Exception as e:
                 self._failed(e)
                 good = False
+                if isinstance(e, WrongArchive):
+                    break
         return self._ended(good)
 
     def start(self) -> AsyncWorker:

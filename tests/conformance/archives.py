@@ -16,8 +16,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
@@ -173,8 +173,10 @@ def rclone_server(root: Path) -> Iterator[str]:
 
 
 @contextmanager
-def fault_server(answer: Callable[[str, str], tuple[int, bytes]]) -> Iterator[str]:
-    """The endpoint of a server that gives `answer(method, path)` -> (status, body) to every request."""
+def fault_server(
+    answer: Callable[[str, str], tuple[int, bytes]], headers: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """The endpoint of a server that gives `answer(method, path)` -> (status, body), and `headers`, to every request."""
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
@@ -182,10 +184,13 @@ def fault_server(answer: Callable[[str, str], tuple[int, bytes]]) -> Iterator[st
             status, body = answer(self.command, self.path)
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
-        do_GET = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - http.server's names
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _answer  # noqa: N815 - http.server's names
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -199,6 +204,33 @@ def fault_server(answer: Callable[[str, str], tuple[int, bytes]]) -> Iterator[st
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def raw_server(reply: bytes) -> Iterator[str]:
+    """The endpoint of a server that sends these bytes to every request, whatever they are, and closes."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    with connection, suppress(OSError):
+                        connection.settimeout(5)
+                        asked = b""
+                        while b"\r\n\r\n" not in asked and (part := connection.recv(65536)):
+                            asked += part
+                        connection.sendall(reply)
+                        connection.shutdown(socket.SHUT_WR)
+                        connection.settimeout(0.2)
+                        while connection.recv(65536):  # what is still sent: a close before would reset the connection
+                            pass
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
 
 
 @contextmanager

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import time
-from contextlib import closing
-from urllib.parse import parse_qs, urlsplit
+from contextlib import closing, contextmanager
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
-from distier.errors import ArchiveUnavailable, ConfigError
+from distier.errors import ArchiveUnavailable, ConfigError, DistierError
 from distier.stores.open import open_archive
 
-from .archives import SECRET_KEY, fault_server, free_port, s3_archive
+from .archives import SECRET_KEY, fault_server, free_port, raw_server, s3_archive
 
 KEY = "team/modules/a/@00000001-00000000000001-0123abcd.md.xz"
 
 
 def error(code: str) -> bytes:
     return f"<Error><Code>{code}</Code><Message>said so</Message></Error>".encode()
+
+
+def page(*keys, prefix="prefix/", token="", truncated=None):
+    """A page of a listing, as S3 writes it. `truncated`: what it says of that, if not what follows from `token`."""
+    item = "<Contents><Key>prefix/{}</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
+    more = str(bool(token) if truncated is None else truncated).lower()
+    rest = f"<NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+    said = f"<Prefix>{prefix}</Prefix><IsTruncated>{more}</IsTruncated>{rest}{''.join(map(item.format, keys))}"
+    return f'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{said}</ListBucketResult>'.encode()
+
+
+def query(path):
+    return {name: values[0] for name, values in parse_qs(urlsplit(path).query).items()}
 
 
 def calls(archive):
@@ -120,11 +134,8 @@ def test_a_batch_that_fails_in_part_is_an_error():
 
 
 def test_a_listing_out_of_order_is_refused():
-    item = "<Contents><Key>prefix/{}</Key><Size>1</Size><LastModified>{}</LastModified></Contents>"
-    items = "".join(item.format(key, "2026-01-01T00:00:00Z") for key in ("a/x", "a-b/x"))
-    page = f"<ListBucketResult>{items}</ListBucketResult>".encode()
     with (
-        fault_server(lambda *_: (200, page)) as url,
+        fault_server(lambda *_: (200, page("a/x", "a-b/x"))) as url,
         closing(s3_archive(url)) as archive,
         pytest.raises(ConfigError, match="order"),
     ):
@@ -132,15 +143,10 @@ def test_a_listing_out_of_order_is_refused():
 
 
 def test_a_server_that_ignores_start_after_costs_requests_and_nothing_else():
-    item = "<Contents><Key>prefix/{}</Key><Size>1</Size><LastModified>2026-01-01T00:00Z</LastModified></Contents>"
-    pages = {"": ("ab", "1"), "1": ("cd", "2"), "2": ("ef", "")}
+    pages = {"": page(*"ab", token="1"), "1": page(*"cd", token="2"), "2": page(*"ef")}
 
     def answer(method: str, path: str) -> tuple[int, bytes]:
-        token = parse_qs(urlsplit(path).query).get("continuation-token", [""])[0]
-        keys, following = pages[token]
-        rest = f"<NextContinuationToken>{following}</NextContinuationToken>" if following else ""
-        more = f"<IsTruncated>{'true' if following else 'false'}</IsTruncated>{rest}"
-        return 200, f"<ListBucketResult>{more}{''.join(map(item.format, keys))}</ListBucketResult>".encode()
+        return 200, pages[query(path).get("continuation-token", "")]
 
     with fault_server(answer) as url, closing(s3_archive(url)) as archive:
         assert [one.key for one in archive.list("", start_after="c")] == ["d", "e", "f"]
@@ -148,23 +154,211 @@ def test_a_server_that_ignores_start_after_costs_requests_and_nothing_else():
 
 
 def test_check_says_which_right_is_missing():
-    page = b"<ListBucketResult></ListBucketResult>"
     for denied, said in (("GET", "list"), ("PUT", "write"), ("POST", "delete")):
-        kept: dict[str, bytes] = {}
-
-        def answer(method: str, path: str, denied=denied, kept=kept) -> tuple[int, bytes]:
-            if method == denied:
-                return 403, error("AccessDenied")
-            if method == "PUT":
-                kept[path] = path.rpartition("prefix/")[2].encode()
-            return (200, kept[path]) if method == "GET" and path in kept else (200, page)
-
         with (
-            fault_server(answer) as url,
+            bucket(
+                lambda method, path, denied=denied: (403, error("AccessDenied")) if method == denied else None
+            ) as url,
             closing(s3_archive(url)) as archive,
             pytest.raises(ConfigError, match=rf"can not {said} s3://bucket/prefix.*grant s3:"),
         ):
             archive.check()
+
+
+@contextmanager
+def bucket(wrong=lambda method, path: None, headers=(("ETag", '"x"'),)):
+    """A server that keeps objects, except where `wrong(method, path)` gives (status, body)."""
+    kept: dict[str, bytes] = {}
+
+    def answer(method, path):
+        if (given := wrong(method, path)) is not None:
+            return given
+        if method == "PUT":
+            kept[path] = path.rpartition("prefix/")[2].encode()
+            return 200, b""
+        if "list-type" in path:
+            keys = [k.rpartition("bucket/prefix/")[2] for k in kept if query(path)["prefix"] in k]
+            return 200, page(*keys, prefix=query(path)["prefix"])
+        if method == "POST":
+            kept.clear()
+            return 200, b"<DeleteResult></DeleteResult>"
+        return (200, kept[path]) if path in kept else (404, error("NoSuchKey"))
+
+    with fault_server(answer, dict(headers)) as url:
+        yield url
+
+
+NO_LISTINGS = {
+    "nothing": b"",
+    "an element": b"<ListBucketResult/>",
+    "a login page": b"<html><body>Log in</body></html>",
+    "HTML that is no XML": b"<!doctype html><html><br></html>",
+    "JSON": b'{"contents": []}',
+    "an error that is a success": error("NoSuchKey"),
+    "other XML": b"<ListAllMyBucketsResult><Buckets/><IsTruncated>false</IsTruncated></ListAllMyBucketsResult>",
+    "other XML around it": b"<page>" + page() + b"</page>",
+    "not whether it is whole": page().replace(b"IsTruncated", b"Truncated"),
+    "no prefix": page().replace(b"Prefix", b"Name"),
+    "of all": page(prefix=""),
+    "of another prefix": page("a", prefix="prefix/other/"),
+    "keys of another prefix": page("a").replace(b"<Key>prefix/a", b"<Key>other/a"),
+    "keys that were cut out": page().replace(b"<IsTr", b"<KeyCount>2</KeyCount><IsTr"),
+    "keys without a size": page("a").replace(b"<Size>1</Size>", b""),
+    "keys without a name": page("a").replace(b"<Key>prefix/a</Key>", b""),
+    "sizes that are none": page("a").replace(b"<Size>1<", b"<Size>much<"),
+    "a date that is none": page("a").replace(b"2026-01-01T00:00:00Z", b"lately"),
+}
+
+
+def test_a_success_that_is_no_listing_is_no_empty_one():
+    said = {"name": ""}
+    with fault_server(lambda *_: (200, NO_LISTINGS[said["name"]])) as url, closing(s3_archive(url)) as archive:
+        for said["name"] in NO_LISTINGS:
+            try:
+                found = archive.list("")
+            except ArchiveUnavailable:
+                continue
+            pytest.fail(f"{said['name']} is taken for {found}")
+
+
+def test_a_success_that_is_not_of_an_s3_server_is_none():
+    """A put that a login page answers is not archived, and what it says to a get is no damaged object."""
+    said = [(0, b"")]
+    with fault_server(lambda *_: said[0]) as url, closing(s3_archive(url)) as archive:
+        for status, body in itertools.product([200, 201, 204, 206], [b"", b"<html>Log in</html>"]):
+            said[0] = status, body
+            for name in ("get", "put", "list", "check"):
+                with pytest.raises(ArchiveUnavailable):
+                    calls(archive)[name]()
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_a_prefix_may_come_back_encoded(encoded):
+    key = "a%20+b/ä/x"
+
+    def answer(method: str, path: str) -> tuple[int, bytes]:
+        said = quote("prefix/" + key)
+        shown = f"<EncodingType>url</EncodingType><Prefix>{said if encoded else 'prefix/' + key}</Prefix>"
+        item = f"<Contents><Key>{said}</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
+        return 200, f"<ListBucketResult>{shown}<IsTruncated>false</IsTruncated>{item}</ListBucketResult>".encode()
+
+    with fault_server(answer) as url, closing(s3_archive(url)) as archive:
+        assert [one.key for one in archive.list(key)] == [key]
+
+
+def test_a_truncated_page_without_a_token_goes_on_by_start_after():
+    pages = {"": page(*"ab", truncated=True), "prefix/b": page(*"cd", truncated=True), "prefix/d": page("e")}
+    with (
+        fault_server(lambda _, path: (200, pages[query(path).get("start-after", "")])) as url,
+        closing(s3_archive(url)) as archive,
+    ):
+        assert [one.key for one in archive.list("")] == list("abcde")
+
+
+def test_a_page_may_be_empty_and_more_may_follow():
+    pages = {"": page(token="1"), "1": page("a", token="2"), "2": page(token="3"), "3": page("b")}
+    with (
+        fault_server(lambda _, path: (200, pages[query(path).get("continuation-token", "")])) as url,
+        closing(s3_archive(url)) as archive,
+    ):
+        assert [one.key for one in archive.list("")] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda n: page(*"ab", token="same"),
+        lambda n: page(*"ab", token=f"token{n}"),
+        lambda n: page(*"ab", truncated=True),
+        lambda n: page("a" if n % 2 else "b", token=f"token{n}"),
+        lambda n: page(token="same"),
+        lambda n: page(token=f"token{n}"),
+        lambda n: page(truncated=True),
+    ],
+)
+def test_pages_that_do_not_advance_are_an_error_and_no_loop(answer):
+    asked: list[str] = []
+
+    def count(method: str, path: str) -> tuple[int, bytes]:
+        asked.append(path)
+        return 200, answer(len(asked))
+
+    with (
+        fault_server(count) as url,
+        closing(s3_archive(url)) as archive,
+        pytest.raises(ConfigError, match=r"go on|order"),
+    ):
+        archive.list("")
+    assert len(asked) < 200
+
+
+def test_equal_keys_are_one():
+    """`rclone serve s3` shows a key twice while it is replaced; others begin a page with the last key of the one before."""
+    pages = {"": page(*"aabb", token="1"), "1": page(*"bccd", token="2"), "2": page("d")}
+    with (
+        fault_server(lambda _, path: (200, pages[query(path).get("continuation-token", "")])) as url,
+        closing(s3_archive(url)) as archive,
+    ):
+        assert [one.key for one in archive.list("")] == list("abcd")
+        assert [one.key for one in archive.list("", limit=3)] == list("abc")
+        assert [one.key for one in archive.list("", start_after="b", limit=1)] == ["c"]
+
+
+def test_check_wants_to_see_its_own_probe_listed():
+    def wrong(method: str, path: str) -> tuple[int, bytes] | None:
+        return (200, page(prefix=query(path)["prefix"])) if "list-type" in path else None
+
+    with bucket(wrong) as url, closing(s3_archive(url)) as archive, pytest.raises(ConfigError, match="does not list"):
+        archive.check()
+    with bucket() as url, closing(s3_archive(url)) as archive:
+        archive.check()
+
+
+PERMANENT = b"<Error><Code>PermanentRedirect</Code><Message>m</Message><Endpoint>s3.elsewhere</Endpoint></Error>"
+
+
+def test_a_redirect_says_where_to():
+    headers, said = {"Location": "https://login.example/sso?state=secret"}, [(0, b"")]
+    with fault_server(lambda *_: said[0], headers) as url, closing(s3_archive(url)) as archive:
+        for status, body in itertools.product([300, 301, 302, 303, 304, 305, 307, 308], [b"", b"<html/>", PERMANENT]):
+            said[0] = status, body
+            for call in calls(archive).values():
+                with pytest.raises(ConfigError, match=r"https://login\.example/sso") as caught:
+                    call()
+                assert "secret" not in str(caught.value)
+
+
+def test_a_redirect_to_nowhere_and_one_to_a_region_that_redirects():
+    for headers in ({}, {"x-amz-bucket-region": "eu-west-1"}):
+        with fault_server(lambda *_: (301, PERMANENT), headers) as url, closing(s3_archive(url)) as archive:
+            for call in calls(archive).values():
+                with pytest.raises(ConfigError):
+                    call()
+
+
+RAW = {
+    "no HTTP": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "a status that is none": b"HTTP/1.1 abc OK\r\n\r\n",
+    "a status out of range": b"HTTP/1.1 999 What\r\nContent-Length: 0\r\n\r\n",
+    "1xx without end": b"HTTP/1.1 100 Continue\r\n\r\n",
+    "a cut body": b"HTTP/1.1 200 OK\r\nETag: x\r\nContent-Length: 100\r\n\r\n<ListB",
+    "a length that is none": b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+    "broken chunks": b"HTTP/1.1 200 OK\r\nETag: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc",
+    "headers without end": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+    "bytes in a redirect": b"HTTP/1.1 307 Found\r\nLocation: \xff\xfe\r\nContent-Length: 0\r\n\r\n",
+    "an error without a code": b"HTTP/1.1 403 No\r\nContent-Length: 15\r\n\r\n<Error></Error>",
+    "another document as an error": b"HTTP/1.1 400 No\r\nContent-Length: 8\r\n\r\n<a><b/></a>"[:-3],
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_whatever_a_server_answers_it_is_one_of_our_errors(name):
+    with raw_server(RAW[name]) as url, closing(s3_archive(url, timeout_s=1.0)) as archive:
+        for verb, call in calls(archive).items():
+            if (verb, name) == ("put", "a cut body"):
+                continue  # the headers tell all that a put needs to know
+            with pytest.raises(DistierError):
+                call()
 
 
 def test_no_secret_is_shown():

@@ -39,6 +39,9 @@ Fault = Literal[
     "truncate",  # a shorter object, with a length that says so
     "flip",  # one bit
     "slow",  # each answer takes `slow_s`
+    "redirect",  # a proxy that wants a login: 302
+    "login-page",  # the same, as a success
+    "empty",  # a success without a body
 ]
 STALL_S = 60.0
 BUCKET = "bucket"
@@ -190,6 +193,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(500, "InternalError")
         if "503" in kinds:
             return self._error(503, "SlowDown")
+        if "redirect" in kinds:
+            return self._reply(302, {"Location": "https://login.example/"}, b"")
+        if "login-page" in kinds or "empty" in kinds:
+            return self._reply(200, {}, b"<html>Log in</html>" if "login-page" in kinds else b"")
         if self._refuses_condition(key, kinds):
             return self._error(412, "PreconditionFailed")
         status, headers, data = self._do(verb, key, parse_qs(parts.query, keep_blank_values=True), body)
@@ -249,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
         token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
         return (
-            f"<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>{str(more).lower()}</IsTruncated>{token}"
+            f"<ListBucketResult><EncodingType>url</EncodingType><Prefix>{quote(one('prefix'))}</Prefix><IsTruncated>{str(more).lower()}</IsTruncated>{token}"
             f"{items}</ListBucketResult>"
         ).encode()
 

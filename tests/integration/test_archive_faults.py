@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from distier import Store, connect
-from distier.errors import ArchiveUnavailable, Conflict, Corrupt, DistierError, Full, Unavailable
+from distier.effects import Command
+from distier.errors import ArchiveUnavailable, ConfigError, Conflict, Corrupt, DistierError, Full, Unavailable
 from distier.plans import maintain
 from distier.plans.fsck import KINDS, fsck
 from distier.plans.rescue import rescue
 from distier.plans.write import Item, delete, put
+from distier.worker import Worker
 from tests.integration.faulty_s3 import FaultyS3
-from tests.servers import TestServer
+from tests.servers import TestServer, poll
 
 DEADLINE_S = 1.0
 SLACK_S = 1.5  # two cores, shared with other tests
@@ -32,6 +34,8 @@ OUTAGES: dict[str, Callable[[FaultyS3], AbstractContextManager[None]]] = {
     "500": lambda s3: s3.fault("500"),
     "503 SlowDown": lambda s3: s3.fault("503"),
     "drops replies": lambda s3: s3.fault("drop-reply"),
+    "is behind a login page": lambda s3: s3.fault("login-page"),
+    "answers with nothing": lambda s3: s3.fault("empty"),
     "cuts bodies": lambda s3: s3.fault("cut-body", "GET", "LIST"),
 }
 DAMAGES = {"truncate": Corrupt, "flip": Corrupt}
@@ -273,3 +277,76 @@ def test_a_refused_durable_put_leaves_the_current_version_alone(store: Store, s3
     with pytest.raises(Conflict):
         finish(plan, second)
     assert store.get("m/0").text == "wins"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("fault", ["login-page", "empty", "redirect"])
+def test_an_answer_that_is_no_listing_is_no_empty_archive(
+    open_store: Callable[..., Store], store: Store, s3: FaultyS3, fault: Any
+):
+    """Redis has lost all. Nothing may be taken for a miss, and no shard for compared with the archive."""
+    store.flush()
+    keys = set(s3.objects)
+    store._driver.run(wipe(store.space))
+    with s3.fault(fault, "LIST"):
+        for call in (lambda: store.get("m/0"), lambda: store.get_many(["m/0"]), lambda: store.exists("m/0")):
+            with pytest.raises((ArchiveUnavailable, ConfigError)):
+                call()
+        with pytest.raises((ArchiveUnavailable, ConfigError)):
+            store.run(rescue(store.space))
+        with pytest.raises((ArchiveUnavailable, ConfigError)):
+            store._driver.archive.check()
+    assert store.get("m/0").content == TEXT["m/0"]  # type: ignore[union-attr]
+    assert store.run(rescue(store.space), deadline_s=60).modules == len(TEXT)
+    assert keys <= set(s3.objects)
+    all_is_well(store)
+
+
+@pytest.mark.parametrize("fault", ["redirect", "login-page"])
+def test_a_worker_outlives_whatever_the_archive_answers(open_store: Callable[..., Store], s3: FaultyS3, fault: Any):
+    store = open_store(worker__interval="10ms", storage_tiers__cold__archive_after="0s")
+    with s3.fault(fault):
+        store.put("m/0", TEXT["m/0"])
+        with Worker(store) as worker:
+            poll(lambda: worker.report.failures >= 2, what="rounds fail", timeout_s=30)
+            assert worker._thread is not None and worker._thread.is_alive()
+    with Worker(store) as worker:
+        poll(lambda: store.stats().dirty_count == 0, what="it is archived", timeout_s=30)
+
+
+def wipe(space: Any) -> Any:
+    yield from Command(space.keys.shards[0], ("FLUSHALL",), lambda reply: reply)
+
+
+def _copied(s3: FaultyS3, id: str, to: str, kind: str) -> None:
+    """All objects of a module under the name of another, as by `aws s3 cp --recursive`."""
+    for key, found in list(s3.objects.items()):
+        if f"/modules/{id}/@" in key and key.endswith(kind):
+            s3.objects[key.replace(f"/modules/{id}/", f"/modules/{to}/")] = found
+
+
+@pytest.mark.parametrize("sidecar", ["auto", "always"])
+def test_an_object_that_names_another_module_is_foreign(open_store: Callable[..., Store], s3: FaultyS3, sidecar: str):
+    """Copies of `m/0` lie under `copy` (which does not exist) and, greater than its own, under `m/1`."""
+    store = open_store(storage_tiers__cold__sidecar=sidecar)
+    for id in ("m/1", "m/0"):
+        store.put(id, TEXT[id], durability="archived")
+    store.put("gone", b"x", durability="archived")
+    store.delete("gone", durability="archived")
+    for to in ("copy", "m/1"):
+        _copied(s3, "m/0", to, "")
+    _copied(s3, "gone", "m/0", ".deleted")
+    keys = set(s3.objects)
+    found = store.run(fsck(store.space))
+    assert not found.count("lost")
+    for _ in range(2):
+        store._driver.run(wipe(store.space))
+        assert store.get("copy") is None and not store.exists("copy")
+        assert store.get("m/1").content == TEXT["m/1"]  # type: ignore[union-attr]
+        assert store.get("m/0").content == TEXT["m/0"]  # type: ignore[union-attr]
+        store._driver.run(wipe(store.space))
+        report = store.run(rescue(store.space), deadline_s=60)
+        assert report.foreign == ["copy"] and not report.unreadable
+        assert store.get("m/1").content == TEXT["m/1"]  # type: ignore[union-attr]
+    found = store.run(fsck(store.space, repair=True), deadline_s=60)
+    assert {f.id for f in found.listed if f.kind == "foreign-object"} <= {"copy", "m/1", "m/0"}
+    assert not found.remaining and keys - set(s3.objects) <= {k for k in keys if "/gone/" in k or "/m/0/" in k}

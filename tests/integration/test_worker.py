@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 from distier import AsyncStore, Store, connect, connect_async
+from distier.stores.memory import MemoryArchive
 from distier.worker import AsyncWorker, Worker
 from tests.servers import TestServer, poll
 
@@ -85,3 +87,66 @@ def test_a_failing_round_is_told_and_repeated(server: TestServer, redis_url: str
         assert worker.report.last_failure is not None and "ArchiveUnavailable" in worker.report.last_failure
         (tmp_path / "away").rename(archive)
         assert worker.run_once() and store.stats().dirty_count == 0
+
+
+class Broken(MemoryArchive):
+    """Fails as no archive should: with what distier does not know."""
+
+    broken = False
+
+    @classmethod
+    def of(cls, store: Any) -> Broken:
+        """With all that the store's archive has; the store uses it from now on."""
+        made = cls()
+        for one in store._driver.archive.list(""):
+            data = store._driver.archive.get(one.key, max_bytes=one.size_bytes).data
+            made.put(one.key, data, content_type="application/octet-stream", metadata={})
+        store._driver.archive = made
+        return made
+
+    def list(self, prefix: str, **options: Any) -> Any:
+        if self.broken:
+            raise RecursionError("as botocore once did")
+        return super().list(prefix, **options)
+
+    def put(self, key: str, data: bytes, **options: Any) -> None:
+        if self.broken:
+            raise RecursionError("as botocore once did")
+        super().put(key, data, **options)
+
+
+def test_a_thread_survives_any_exception(server: TestServer, redis_url: str, tmp_path: Path):
+    def fail(_: object) -> None:
+        raise KeyError("on_round")
+
+    with connect(settings(server, tmp_path)) as store:
+        archive = Broken.of(store)
+        archive.broken = True
+        store.put("m", b"x")
+        with Worker(store, on_round=fail) as worker:
+            poll(lambda: worker.report.failures >= 3, what="rounds fail", timeout_s=30)
+            assert "RecursionError" in str(worker.report.last_failure)
+            archive.broken = False
+            poll(lambda: store.stats().dirty_count == 0, what="it is archived", timeout_s=60)
+        archive.broken = True
+        store.put("m", b"y")
+        assert not Worker(store, on_round=fail).run_once()
+
+
+async def test_a_task_survives_any_exception(server: TestServer, redis_url: str, tmp_path: Path):
+    store: AsyncStore = await connect_async(settings(server, tmp_path))
+    archive = Broken.of(store)
+    archive.broken = True
+    await store.put("m", b"x")
+    async with AsyncWorker(store) as worker:
+        for broken, over in (
+            (True, lambda: worker.report.failures >= 3),
+            (False, lambda: "archived" in worker.report.did),
+        ):
+            archive.broken = broken
+            for _ in range(3000):
+                if over():
+                    break
+                await asyncio.sleep(0.02)
+            assert over()
+    await store.close()

@@ -68,7 +68,7 @@ from distier.errors import (
     RedisUnavailable,
     Unavailable,
 )
-from distier.lua import Deleted, Put, Replayed, Reserved, expire
+from distier.lua import Deleted, Opened, Put, Replayed, Reserved, expire
 from distier.plans.maintain import sweep, write_back_due
 from distier.plans.read import read
 from distier.plans.recover import open_space, recover
@@ -249,6 +249,7 @@ class Process:
         self.name = name
         self.calls = calls
         self.space = space or _process_space(world.pattern)
+        self.space.versions[world.shard] = world.given  # it has opened the shard, as every client does
         self.server = world.primary
         self.life = world.primary.life
         self.uses = UseBuffer()
@@ -393,13 +394,13 @@ class Kept:
         self.before = before
         self._archive = dict(world.archive._objects)
         self._puts = next(world.archive._puts) if world.archive._objects else 1
-        self._history, self._primary = world.history.copied(), world.primary.copied()
+        self._history, self._primary, self._given = world.history.copied(), world.primary.copied(), world.given
 
     def restore(self, world: World) -> None:
         world.archive._objects.update(self._archive)
         world.archive._puts = count(self._puts)
         world.history.become(self._history)
-        world.primary = self._primary.copied()
+        world.primary, world.given = self._primary.copied(), self._given
 
 
 class World:
@@ -413,6 +414,7 @@ class World:
         self.trace: list[str] | None = [] if trace else None
         self.tally = Tally(runs=1)
         self.lives = 0
+        self.given = NONE
         self.primary = Server(0, self._life(), 0)
         self.servers = 1
         self.databases = 1
@@ -638,6 +640,8 @@ class World:
 
     def _note(self, op: Op, server: Server, result: Any) -> None:
         """Each place in the order that a write took, whether it learns of it or not."""
+        if type(result) is Opened and not self.choosing:
+            self.given = max(self.given, (result.epoch, result.ver))
         for one in result if type(result) is list else (result,):  # a batch answers a list, here of one
             if type(one) in PLACED and op.writes:
                 place = one.version if type(one) is Deleted else one

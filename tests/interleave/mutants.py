@@ -129,10 +129,10 @@ def _epoch_found(patch: pytest.MonkeyPatch) -> None:
     """A recovering client installs the greatest epoch that it finds, instead of one of its own."""
     real = recover._claim
 
-    def claim(space: Space, shard: Any, replid: str) -> Plan[recover.Claim | None]:
+    def claim(space: Space, shard: Any, replid: str, last: int) -> Plan[recover.Claim | None]:
         known = yield from recover.list_epochs(space, shard, 0)
         if not known:
-            return (yield from real(space, shard, replid))
+            return (yield from real(space, shard, replid, last))
         return recover.Claim(max(known), False)
 
     patch.setattr(recover, "_claim", claim)
