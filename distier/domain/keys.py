@@ -113,10 +113,11 @@ KEYSPACE: tuple[KeyKind, ...] = (
     KeyKind(
         "distier:{t}:epoch",
         "hash",
-        "the shard's life: `layout shards epoch ver created aged replid since verified fence clock archive`; `ver` is the counter "
-        "of versions, `clock` the last time that was used for a score, in ms, `fence` that of the workers that had its lease, "
-        "`replid` the server's life for which the epoch was installed, `verified` the epoch for which all records have been "
-        "compared with the archive, `archive` the name that the archive must have (its object `<ns>/identity/<name>`)",
+        "the shard's life: `layout shards epoch ver created aged replid since verified fence clock archive`; `ver` is the "
+        "counter of versions, `clock` the last time that was used for a score, in ms, `fence` that of the workers that had "
+        "its lease, `replid` the server's life for which the epoch was installed, `verified` the epoch for which all records "
+        "have been compared with the archive, `archive` the name that the archive must have (its object "
+        "`<ns>/identity/<name>`); `opening` while it has no epoch",
         "HGETALL 'distier:{team}:epoch'",
     ),
     KeyKind(

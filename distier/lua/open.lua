@@ -4,7 +4,7 @@
 -- ARGV    layout, shards, epoch to install ('0': only look), replid that it was claimed for, '1' if the archive holds no
 --         module, a token: that of the look before the claim, or to look under, then name, value, 'set' (the operator says so) or
 --         'default' (only where none is stored) for each limit
--- RETURNS {'OK', epoch, verified, ver} | {'UNCLAIMED', replid, token of this look, epoch} | {'MISMATCH', what, stored}
+-- RETURNS {'OK', epoch, verified, ver} | {'UNCLAIMED', replid, token of this look ('' where that is lost), epoch} | {'MISMATCH', what, stored}
 -- KEEPS   an epoch is installed once, in the life that it was claimed for, and is greater than the one before, also where FLUSHALL
 --         has made the server forget that one: it takes the token of the look along; `shards` never changes
 local stored, life = call('HMGET', EPOCH, 'layout', 'shards', 'epoch', 'replid', 'verified'), replid()
@@ -15,7 +15,7 @@ if epoch == 0 or life ~= '' and stored[4] ~= life then
   local claimed = tonumber(ARGV[3])
   local opening = call('HGET', EPOCH, 'opening') or ''
   if claimed <= epoch or ARGV[4] ~= life or opening ~= ARGV[6] then
-    if opening == '' and ARGV[6] ~= '' then call('HSET', EPOCH, 'opening', ARGV[6]) opening = ARGV[6] end
+    if claimed == 0 and opening == '' and ARGV[6] ~= '' then call('HSET', EPOCH, 'opening', ARGV[6]) opening = ARGV[6] end
     return {'UNCLAIMED', life, opening, epoch}
   end
   verified = ARGV[5] == '1' and claimed or verified

@@ -96,6 +96,9 @@ def recover(space: Space, shard: Shard) -> Plan[Opened]:
             return reply
         if attempt:
             yield from stand_back(attempt)
+        if not reply.opening:  # Redis was emptied since the look: what was claimed before that is worth nothing
+            epoch, empty, opening = 0, False, (yield from NewToken())
+            continue
         replid, opening = reply.replid, reply.opening
         claim = yield from _claim(space, shard, replid, reply.epoch)
         epoch, empty = claim or (0, False)

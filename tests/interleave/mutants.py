@@ -231,9 +231,6 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("epoch-found", ("put-archived/claim/claim", "put/write-back"), (
         ("open", "claimed <= epoch", "claimed < epoch"),
     ), _epoch_found, model="epoch_reuse"),
-    Mutant("install-any-life", ("claim/claim/restart",), (
-        ("open", "or ARGV[4] ~= life or opening", "or opening"),
-    )),
     Mutant("version-only-keys", ("put/write-back", "put-archived/put-archived", "put-archived/put"), (), _version_only_keys,
            model="no_unique_key"),
     Mutant("sweep-by-reference", ("sweep/write-back", "sweep/put-archived"), (), _sweep_by_reference,

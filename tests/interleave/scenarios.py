@@ -174,8 +174,6 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("cas-archived/old-primary", ((cas("a", "a1", ARCHIVED),), (put("a", "a2"),), (get("a"), get("a"))), DURABLE,
              ("failover",), 1),
     Scenario("put/again/write-back", ((put("a", "a1"), get("a")), (write_back(),)), (), ("lost", "flush"), 2),
-    Scenario("claim/claim/restart", ((get("a"),), (get("a"),)), (), ("restart",), 2, first="restart",
-             last=(put("a", "a1", ARCHIVED),)),
     Scenario("claim/claim/flush", ((get("a"),), (put("a", "a1", ARCHIVED), get("a")), (get("a"), put("a", "a2"))), (),
              ("flush",), 1, first="restart"),
     Scenario("put-archived/cas", ((put("a", "a1", ARCHIVED), get("a")), (cas("a", "a2"), get("a"))), DURABLE, CRASHES),
