@@ -26,6 +26,7 @@ from .domain.module import Event, Landed, Module, Moved, Placement, Tier
 from .domain.tokens import TokenCounter, token_counter
 from .drive.aio import AsyncDriver, OwnTask
 from .drive.sync import SyncDriver
+from .drive.threads import Flag, Helpers
 from .effects import Plan
 from .embedded import Home, ensure_server
 from .errors import DistierError, Invalid
@@ -140,8 +141,9 @@ async def connect_async(
 ) -> AsyncStore:
     """`connect` for asyncio: the same arguments, answers an `AsyncStore`."""
     counter, config = _counter(counter, resolve(source, **overrides))
-    url = await asyncio.to_thread(redis_url, config)
-    archive, local = archive_of(config), await asyncio.to_thread(open_local, config)
+    helper = Helpers(1)  # as `AsyncDriver.in_thread`, which is not there yet
+    url = await asyncio.wrap_future(helper.submit(partial(redis_url, config)))
+    archive, local = archive_of(config), await asyncio.wrap_future(helper.submit(partial(open_local, config)))
     space = make_space(config, archive, counter, local)
     redis = open_async_exchange(config, url, space.forget)
     return await AsyncStore(space, redis, archive, url=url, local=local).open()
@@ -516,7 +518,7 @@ class AsyncStore:
             await some.stop()
         if self._node is not None:
             await self._node.stop()
-        await asyncio.to_thread(self.near.close)
+        await self._driver.in_thread(self.near.close)
         with suppress(DistierError):  # recency is a hint, and closing must not fail because Redis is away
             await self.run(read.send_touch(self.space, self._driver.uses.drain()))
         self._closed = True
@@ -565,7 +567,7 @@ class _Watcher:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._listeners: list[tuple[str, Listener]] = []
-        self._stopping = threading.Event()
+        self._stopping = Flag()
         self._cursor = store.run(Cursor.start(store.space, "$"))
         self._thread = threading.Thread(target=self._watch, name="distier-events", daemon=True)
         self._thread.start()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from distier.drive.aio import OwnTask
 from distier.drive.common import PeerTable
+from distier.drive.threads import Flag, Helpers
 from distier.effects import Plan
 from distier.errors import DistierError
 from distier.plans import nodes
@@ -97,7 +98,7 @@ class NodeThread(_Service):
     def __init__(self, run: Runs, space: Space, local: LocalStore, peers: PeerTable) -> None:
         super().__init__(space, local, peers)
         self._run = run
-        self.stopping = threading.Event()
+        self.stopping = Flag()
         self._thread = threading.Thread(target=self._serve, name="distier-node", daemon=True)
         self._thread.start()
 
@@ -131,6 +132,7 @@ class NodeTask(_Service):
     def __init__(self, run: Runs, space: Space, local: LocalStore, peers: PeerTable) -> None:
         super().__init__(space, local, peers)
         self._run = run
+        self._helper = Helpers(1)
         self._task = OwnTask(self._serve())
 
     @property
@@ -142,7 +144,7 @@ class NodeTask(_Service):
         await asyncio.sleep(FIRST_S)
         while True:
             try:
-                plan = await asyncio.to_thread(self.look)
+                plan = await asyncio.wrap_future(self._helper.submit(self.look))
                 if plan is not None:
                     await self._run(plan)
                 if not self.serves():
@@ -157,6 +159,7 @@ class NodeTask(_Service):
 
     async def stop(self) -> None:
         await self._task.stop()
+        self._helper.close()
         self.release()
 
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from distier.client import AsyncStore, Store
 from distier.domain.keys import Shard
+from distier.drive.threads import Flag
 from distier.effects import Plan
 from distier.errors import DistierError, Unavailable
 from distier.observe.logs import log
@@ -237,8 +238,8 @@ class Worker(Rounds):
     def __init__(self, store: Store, *, on_round: Callable[[Report], None] | None = None) -> None:
         super().__init__(store.space, on_round)
         self.store = store
-        self._stopping = threading.Event()
-        self._left = threading.Event()
+        self._stopping = Flag()  # a signal handler may stop it
+        self._left = Flag()
         self._thread: threading.Thread | None = None
 
     def run(self) -> Report:
