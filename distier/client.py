@@ -26,10 +26,9 @@ from .domain.module import Event, Landed, Module, Moved, Placement, Tier
 from .domain.tokens import TokenCounter, token_counter
 from .drive.aio import AsyncDriver, OwnTask
 from .drive.sync import SyncDriver
-from .drive.threads import Flag, Helpers
 from .effects import Plan
 from .embedded import Home, ensure_server
-from .errors import DistierError, Invalid
+from .errors import DistierError, Invalid, Unavailable
 from .near import Near
 from .observe.events import Cursor, read_events
 from .plans import maintain, move, nodes, read, write
@@ -40,6 +39,7 @@ from .stores.archive import Archive
 from .stores.cluster import open_async_exchange, open_exchange
 from .stores.open import open_archive, open_local
 from .stores.redis import AsyncExchange, Exchange
+from .stores.threads import Flag, Helpers
 
 if TYPE_CHECKING:
     from .node import NodeTask, NodeThread
@@ -570,7 +570,10 @@ class _Watcher:
         self._stopping = Flag()
         self._cursor = store.run(Cursor.start(store.space, "$"))
         self._thread = threading.Thread(target=self._watch, name="distier-events", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as e:
+            raise Unavailable(f"listeners are called in a thread, and this process can start none: {e}") from e
 
     def add(self, event: str, listener: Listener) -> Callable[[], None]:
         entry = (event, listener)

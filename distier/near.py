@@ -70,13 +70,13 @@ from distier.domain.ids import decode_id
 from distier.domain.keys import Shard
 from distier.domain.module import Module, pack_json
 from distier.drive.common import Counters, UseBuffer, is_passing, is_redirection, lacks_script, outcome, words
-from distier.drive.threads import Flag
 from distier.effects import RunScript
 from distier.errors import DistierError, Invalid
 from distier.observe.logs import log
 from distier.plans.space import Space
 from distier.plans.statistics import NearStats
 from distier.stores.cluster import Followed, Followers
+from distier.stores.threads import Flag
 from distier.stores.wire import greeting
 
 NEVER = float("-inf")

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from distier.drive.aio import OwnTask
 from distier.drive.common import PeerTable
-from distier.drive.threads import Flag, Helpers
 from distier.effects import Plan
 from distier.errors import DistierError
+from distier.observe.logs import log
 from distier.plans import nodes
 from distier.plans.space import Space
+from distier.stores.threads import Flag, Helpers
 
 if TYPE_CHECKING:
     from distier.stores.local import LocalStore
@@ -100,7 +101,10 @@ class NodeThread(_Service):
         self._run = run
         self.stopping = Flag()
         self._thread = threading.Thread(target=self._serve, name="distier-node", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as e:  # no more threads, or the interpreter is ending
+            log.warning("this process does not serve its node's copies to others: %s", e)
 
     def _serve(self) -> None:
         self.stopping.wait(FIRST_S)

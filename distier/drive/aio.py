@@ -40,6 +40,7 @@ from distier.effects import (  # fmt: skip
 from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, Recovering
 from distier.stores.archive import Archive
 from distier.stores.redis import AsyncExchange
+from distier.stores.threads import Helpers
 
 from .common import (
     RECOVERIES_MAX,
@@ -56,7 +57,6 @@ from .common import (
     understood,
     words,
 )
-from .threads import Helpers
 
 T = TypeVar("T")
 

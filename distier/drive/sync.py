@@ -37,6 +37,7 @@ from distier.effects import (  # fmt: skip
 from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, Recovering
 from distier.stores.archive import Archive
 from distier.stores.redis import Exchange
+from distier.stores.threads import Helpers
 
 from .common import (
     RECOVERIES_MAX,
@@ -53,7 +54,6 @@ from .common import (
     understood,
     words,
 )
-from .threads import Helpers
 
 T = TypeVar("T")
 

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 from distier.client import AsyncStore, Store
 from distier.domain.keys import Shard
-from distier.drive.threads import Flag
 from distier.effects import Plan
 from distier.errors import DistierError, Unavailable
 from distier.observe.logs import log
@@ -29,6 +28,7 @@ from distier.plans import fleet, maintain, shares
 from distier.plans.paced import Stopping, paced
 from distier.plans.rescue import rescue_if_needed
 from distier.plans.space import Space
+from distier.stores.threads import Flag
 
 from .pace import Pacer
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from distier.drive.threads import Flag, Helpers
+from distier.stores.threads import Flag, Helpers
 
 LONG_S = 30.0
 
