@@ -29,7 +29,7 @@ from .drive.aio import AsyncDriver, OwnTask
 from .drive.sync import SyncDriver
 from .effects import Plan
 from .embedded import Home, ensure_server
-from .errors import DistierError, Invalid
+from .errors import DistierError, Invalid, Unavailable
 from .near import Near
 from .observe.events import Cursor, read_events
 from .plans import maintain, move, nodes, read, write
@@ -40,6 +40,7 @@ from .stores.archive import Archive
 from .stores.cluster import open_async_exchange, open_exchange
 from .stores.open import open_archive, open_local
 from .stores.redis import AsyncExchange, Exchange
+from .stores.threads import Flag, Helpers
 
 if TYPE_CHECKING:
     from .node import NodeTask, NodeThread
@@ -146,8 +147,9 @@ async def connect_async(
 ) -> AsyncStore:
     """`connect` for asyncio: the same arguments, answers an `AsyncStore`."""
     counter, config = _counter(counter, resolve(source, **overrides))
-    url = await asyncio.to_thread(redis_url, config)
-    archive, local = archive_of(config), await asyncio.to_thread(open_local, config)
+    helper = Helpers(1)  # as `AsyncDriver.in_thread`, which is not there yet
+    url = await asyncio.wrap_future(helper.submit(partial(redis_url, config)))
+    archive, local = archive_of(config), await asyncio.wrap_future(helper.submit(partial(open_local, config)))
     space = make_space(config, archive, counter, local)
     redis = open_async_exchange(config, url, space.forget)
     return await AsyncStore(space, redis, archive, url=url, local=local).open()
@@ -540,7 +542,7 @@ class AsyncStore:
             await some.stop()
         if self._node is not None:
             await self._node.stop()
-        await asyncio.to_thread(self.near.close)
+        await self._driver.in_thread(self.near.close)
         with suppress(DistierError):  # recency is a hint, and closing must not fail because Redis is away
             await self.run(read.send_touch(self.space, self._driver.uses.drain()))
         self._closed = True
@@ -589,10 +591,13 @@ class _Watcher:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._listeners: list[tuple[str, Listener]] = []
-        self._stopping = threading.Event()
+        self._stopping = Flag()
         self._cursor = store.run(Cursor.start(store.space, "$"))
         self._thread = threading.Thread(target=self._watch, name="distier-events", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as e:
+            raise Unavailable(f"listeners are called in a thread, and this process can start none: {e}") from e
 
     def add(self, event: str, listener: Listener) -> Callable[[], None]:
         entry = (event, listener)

@@ -18,8 +18,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from distier.drive.aio import OwnTask
 from distier.drive.common import PeerTable
 from distier.effects import Plan
+<<<<<<< HEAD
+=======
+from distier.errors import DistierError
+from distier.observe.logs import log
+>>>>>>> 9da74ce7b04295577b56ed331048df88922cd552
 from distier.plans import nodes
 from distier.plans.space import Space
+from distier.stores.threads import Flag, Helpers
 
 if TYPE_CHECKING:
     from distier.stores.local import LocalStore
@@ -96,9 +102,12 @@ class NodeThread(_Service):
     def __init__(self, run: Runs, space: Space, local: LocalStore, peers: PeerTable) -> None:
         super().__init__(space, local, peers)
         self._run = run
-        self.stopping = threading.Event()
+        self.stopping = Flag()
         self._thread = threading.Thread(target=self._serve, name="distier-node", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as e:  # no more threads, or the interpreter is ending
+            log.warning("this process does not serve its node's copies to others: %s", e)
 
     def _serve(self) -> None:
         self.stopping.wait(FIRST_S)
@@ -130,6 +139,7 @@ class NodeTask(_Service):
     def __init__(self, run: Runs, space: Space, local: LocalStore, peers: PeerTable) -> None:
         super().__init__(space, local, peers)
         self._run = run
+        self._helper = Helpers(1)
         self._task = OwnTask(self._serve())
 
     @property
@@ -141,7 +151,7 @@ class NodeTask(_Service):
         await asyncio.sleep(FIRST_S)
         while True:
             try:
-                plan = await asyncio.to_thread(self.look)
+                plan = await asyncio.wrap_future(self._helper.submit(self.look))
                 if plan is not None:
                     await self._run(plan)
                 if not self.serves():
@@ -156,6 +166,7 @@ class NodeTask(_Service):
 
     async def stop(self) -> None:
         await self._task.stop()
+        self._helper.close()
         self.release()
 
 

@@ -7,8 +7,8 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -40,6 +40,7 @@ from distier.effects import (  # fmt: skip
 from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, Recovering
 from distier.stores.archive import Archive
 from distier.stores.redis import AsyncExchange
+from distier.stores.threads import Helpers
 
 from .common import (
     RECOVERIES_MAX,
@@ -101,7 +102,7 @@ class AsyncDriver(Process):
         self.deadline_s = deadline_s
         self.recover = recover
         super().__init__()
-        self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="distier-aio")
+        self._threads = Helpers(THREADS_MAX)
 
     async def run(self, plan: Plan[T], deadline_s: float | None = None) -> T:
         """Run a plan to its end: its result, or what it raises. A cancelled run stops the plan between two effects."""
@@ -140,7 +141,7 @@ class AsyncDriver(Process):
             case Offload(size_bytes, function):
                 if size_bytes < OFFLOAD_BYTES:
                     return function()
-                return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+                return await self.in_thread(function)
             case Parallel(plans):
                 return await self._parallel(plans, end_s)
             case ArchiveGet(key, max_bytes):
@@ -275,19 +276,23 @@ class AsyncDriver(Process):
         local = self.local
         if local is None or record.size_bytes < OFFLOAD_BYTES:
             return local.get(record) if local is not None else None
-        return await asyncio.get_running_loop().run_in_executor(self._threads, local.get, record)
+        return await self.in_thread(partial(local.get, record))
 
     async def _local_put(self, record: Record, content: bytes) -> bool:
         """Always in a thread: a writer may have to wait for another one."""
         if self.local is None:
             return False
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self.local.put, record, content)
+        return await self.in_thread(partial(self.local.put, record, content))
 
     # -- the archive, and several plans at once ------------------------------------------------------------------
 
+    def in_thread(self, function: Callable[[], T]) -> asyncio.Future[T]:
+        """Not the loop's own executor, which takes no work at the exit of the interpreter."""
+        return asyncio.wrap_future(self._threads.submit(function))
+
     async def _archive(self, function: Callable[[], Any], end_s: float) -> Any:
         """Run in a thread, so that a server that stalls cannot hold the caller past its deadline."""
-        future = asyncio.get_running_loop().run_in_executor(self._threads, function)
+        future = self.in_thread(function)
         try:
             async with asyncio.timeout(time_left(end_s)):
                 return await future
@@ -309,7 +314,7 @@ class AsyncDriver(Process):
         return [task.result() for task in tasks]
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
         await self.redis.close()
         self.archive.close()
         if self.local is not None:

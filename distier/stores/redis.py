@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
+from ipaddress import ip_address
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -33,6 +36,7 @@ from distier.config import SENTINEL_SCHEMES, TLS_SCHEMES, Config, mask_url, pars
 from distier.domain.keys import Shard
 from distier.errors import DistierError, Invalid
 
+from .threads import Helpers
 from .wire import BLOCK_MAX_S, AsyncLine, Line, Silent, Words, block, check_greeting, greeting
 
 T = TypeVar("T")
@@ -570,7 +574,7 @@ class AsyncRedisExchange:
         try:
             async with asyncio.timeout(max(timeout_s, 0.001)):
                 connection = await self._dial.connection()
-                await connection.connect()
+                await _connected(connection)
                 line = AsyncLine(connection, asyncio.get_running_loop(), pid, self._doubt_s)
                 words = self._lives.greeting(connection)
                 self._lives.greeted(connection, await line.ask(words, timeout_s))
@@ -654,6 +658,42 @@ class AsyncRedisExchange:
     def after_fork_in_child(self) -> None:
         """The lines have left already (`wire.CONNECTIONS`)."""
         self._all, self._last = [], None
+
+
+_RESOLVERS = Helpers(4)
+
+
+async def _connected(connection: Any) -> None:
+    """Connect, by the addresses of the host in their order. asyncio would resolve the name in a thread of the loop's executor,
+    which takes no work at the exit of the interpreter, or where no thread can be started."""
+    host = getattr(connection, "host", None)
+    if host is None or _is_address(host):  # or a unix socket
+        await connection.connect()
+        return
+    find = partial(socket.getaddrinfo, host, connection.port, type=socket.SOCK_STREAM)
+    try:
+        found = await asyncio.wrap_future(_RESOLVERS.submit(find))
+    except OSError as e:
+        raise RedisConnectionError(f"Error {e.errno} connecting to {host}:{connection.port}. {e.strerror}.") from e
+    if isinstance(connection, aredis.SSLConnection):  # the certificate has the name
+        inner = connection._connection_arguments
+        connection._connection_arguments = lambda: {**inner(), "server_hostname": host}  # type: ignore[method-assign]
+    addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
+    for address in addresses:
+        connection.host = address
+        try:
+            await connection.connect()
+            break
+        except RedisConnectionError:
+            if address == addresses[-1]:
+                raise
+    connection.host = host
+
+
+def _is_address(host: str) -> bool:
+    with suppress(ValueError):
+        return bool(ip_address(host))
+    return False
 
 
 _ASYNC: weakref.WeakSet[AsyncRedisExchange] = weakref.WeakSet()
