@@ -90,6 +90,8 @@ def archive_of(config: Config) -> Archive:
         region=cold.region,
         access_key=cold.access_key,
         secret_key=cold.secret_key.get_secret_value() if cold.secret_key else None,
+        session_token=cold.session_token.get_secret_value() if cold.session_token else None,
+        addressing_style=cold.addressing_style,
         timeout_s=cold.timeout_ms / 1000,
     )
 

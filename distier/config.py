@@ -417,6 +417,14 @@ class ColdConfig(Section):
     region: str | None = Field(default=None, description="of the bucket; as boto3 finds it if not given")
     access_key: str | None = Field(default=None, description="with `secret_key`; as boto3 finds them if not given")
     secret_key: SecretStr | None = Field(default=None, description="masked wherever settings are shown")
+    session_token: SecretStr | None = Field(
+        default=None, description="of temporary credentials, with `access_key` and `secret_key`; masked as these"
+    )
+    addressing_style: Annotated[Literal["auto", "path", "virtual"], _one_of("auto", "path", "virtual")] | None = Field(
+        default=None,
+        description="how requests name the bucket; if not given as `~/.aws/config` says, else `path` with an `endpoint_url` "
+        "and `auto` without",
+    )
     compression: Annotated[Literal["lzma"], _one_of("lzma")] = Field(
         default="lzma", description="of archived objects: plain `.xz`"
     )
@@ -440,6 +448,8 @@ class ColdConfig(Section):
             raise ValueError("give url or directory, not both")
         if bool(self.access_key) != bool(self.secret_key):
             raise ValueError("access_key and secret_key go together")
+        if self.session_token and not self.access_key:
+            raise ValueError("session_token goes together with access_key and secret_key")
         return self
 
     @property

@@ -18,11 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from distier.drive.aio import OwnTask
 from distier.drive.common import PeerTable
 from distier.effects import Plan
-<<<<<<< HEAD
-=======
-from distier.errors import DistierError
 from distier.observe.logs import log
->>>>>>> 9da74ce7b04295577b56ed331048df88922cd552
 from distier.plans import nodes
 from distier.plans.space import Space
 from distier.stores.threads import Flag, Helpers

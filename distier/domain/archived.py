@@ -12,13 +12,14 @@ convenience that real servers drop, so nothing rests on it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote
 
 from distier.errors import Invalid
 
-from .content_types import extension_for
+from .content_types import KNOWN_EXTENSIONS, extension_for
 from .ids import MAX_ID_BYTES, MAX_SEGMENT_CHARS, decode_id, encode_id, from_path, to_path
 from .module import Record
 from .order import Order, parse_stem
@@ -34,6 +35,9 @@ _PATH_BYTES_MAX = 3 * MAX_ID_BYTES + 2 * (1 + 3 * MAX_ID_BYTES // (MAX_SEGMENT_C
 _NAMESPACE_BYTES_MAX = 64
 _KEY_BYTES_MAX = _NAMESPACE_BYTES_MAX + len("/modules/") + _PATH_BYTES_MAX + len("/") + LEAF_BYTES_MAX
 
+# Also extensions that a later version may add: a version that is not seen would be a module in an older one.
+_CONTENT = re.compile(r"([a-z0-9]{1,8})\.xz", re.ASCII)
+
 ObjectKind = Literal["content", "deleted", "meta"]
 
 
@@ -45,6 +49,15 @@ class VersionObject(NamedTuple):
     order: Order
     kind: ObjectKind
     extension: str
+
+    def is_in(self, prefix: str) -> bool:
+        """Whether it is a version of the module with this `version_prefix`, and does not lie in a directory below."""
+        return f"{self.directory}/@" == prefix
+
+    @property
+    def rank(self) -> tuple[Order, bool]:
+        """The greatest is the current one. Of two with one place in the order, the one with an extension that distier gives."""
+        return self.order, self.kind == "deleted" or self.extension in KNOWN_EXTENSIONS
 
 
 class Limits(NamedTuple):
@@ -131,7 +144,8 @@ def sidecar_key(key: str) -> str:
 
 
 def parse_key(key: str) -> VersionObject | None:
-    """What a key of the archive is; None for anything that distier did not name."""
+    """What a key of the archive is; None for anything that distier did not name: editors, sync tools and operating systems
+    leave files beside ours whose names begin or end as ours do."""
     directory, _, name = key.rpartition("/")
     stem, _, extension = name.partition(".")
     order = parse_stem(stem)
@@ -141,8 +155,8 @@ def parse_key(key: str) -> VersionObject | None:
         return VersionObject(key, directory, order, "deleted", extension)
     if extension == "meta.json":
         return VersionObject(key, directory, order, "meta", extension)
-    if extension.endswith(".xz"):
-        return VersionObject(key, directory, order, "content", extension[: -len(".xz")])
+    if match := _CONTENT.fullmatch(extension):
+        return VersionObject(key, directory, order, "content", match[1])
     return None
 
 

@@ -132,6 +132,9 @@ def base_type(content_type: str) -> str:
     return TYPE_ALIASES.get(base, base)
 
 
+KNOWN_EXTENSIONS = frozenset(EXTENSIONS.values()) | {"txt", "bin"}
+
+
 def extension_for(content_type: str) -> str:
     """The extension for a content type, 1 to 8 of `[a-z0-9]`: `txt` for unknown text, `bin` for the rest."""
     base = base_type(content_type)

@@ -399,6 +399,7 @@ def _archive(config: Config, redis_url: Callable[[], str], archive: Callable[[],
         yield Finding("archive", "ok", found)
         if not store.keeps_metadata:
             yield Finding("metadata", "ok", "the archive keeps no object metadata: written beside each object as JSON")
+        yield from _sync(store)
         yield from _names(config, store)
         yield from _identity(config, redis_url, store)
     finally:
@@ -426,6 +427,22 @@ def _identity(config: Config, redis_url: Callable[[], str], store: Archive) -> F
         yield Finding("identity", "ok", found)
     finally:
         driver.redis.close()
+
+
+def _sync(store: Archive) -> Findings:
+    """Whether a directory's file system keeps what it has taken."""
+    syncs = getattr(store, "syncs", None)
+    if syncs is None:
+        return
+    try:
+        kept = syncs()
+    except DistierError as e:
+        yield Finding("sync", "warn", f"cannot be checked: {e}")
+        return
+    if not kept:
+        found = f"the file system of {store.name} cannot sync directories or files: after a power cut or a crash of the host, "
+        found += "what was archived lately may be gone, also what a durable put has acknowledged"
+        yield Finding("sync", "warn", found, "put the archive on another file system, or into S3")
 
 
 def _names(config: Config, store: Archive) -> Findings:

@@ -315,7 +315,7 @@ def _versions(space: Space, id: str) -> Plan[list[names.VersionObject]]:
         page = yield from ArchiveList(prefix, start_after=after)
         if not page:
             return found
-        found += [o for o in (names.parse_key(entry.key) for entry in page) if o]
+        found += [o for o in (names.parse_key(entry.key) for entry in page) if o and o.is_in(prefix)]
         after = page[-1].key
 
 

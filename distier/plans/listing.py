@@ -35,7 +35,7 @@ class Group:
     def newest(self) -> VersionObject | None:
         """The greatest content or tombstone."""
         present = [o for o in self.objects if o.kind != "meta"]
-        return max(present, key=lambda o: o.order) if present else None
+        return max(present, key=lambda o: o.rank) if present else None
 
     @property
     def lone_sidecars(self) -> list[str]:

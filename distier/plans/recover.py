@@ -324,7 +324,7 @@ def _list_newest(space: Space, id: str) -> Plan[Adoption]:
         page = yield from ArchiveList(prefix, start_after=after)
         if not page:
             break
-        objects += [found for found in (names.parse_key(entry.key) for entry in page) if found]
+        objects += [found for found in (names.parse_key(entry.key) for entry in page) if found and found.is_in(prefix)]
         sizes |= {entry.key: entry.size_bytes for entry in page}
         after = page[-1].key
     return (yield from newest_of(space, id, objects, sizes))
@@ -332,7 +332,7 @@ def _list_newest(space: Space, id: str) -> Plan[Adoption]:
 
 def newest_of(space: Space, id: str, objects: Sequence[names.VersionObject], sizes: dict[str, int]) -> Plan[Adoption]:
     """What the greatest version among a module's objects says of it; those that name another module are passed over."""
-    for newest in sorted([o for o in objects if o.kind != "meta"], key=lambda o: o.order, reverse=True):
+    for newest in sorted([o for o in objects if o.kind != "meta"], key=lambda o: o.rank, reverse=True):
         sidecar = next((o.key for o in objects if o.kind == "meta" and o.order == newest.order), None)
         found = yield from describe_object(space, id, newest, sidecar, sizes[newest.key])
         if found.kind != "none":

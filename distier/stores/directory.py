@@ -55,6 +55,19 @@ _LASTING = {
     errno.ENOTDIR,
     errno.EISDIR,
 }
+# File systems that cannot sync a directory (some network and FUSE ones), or not this one (no right to read it), answer one of
+# these; a few say so of files as well. Whoever has such a disk wants its archive on it all the same, and `doctor` tells what is
+# then not promised.
+_NO_SYNC = {
+    errno.EINVAL,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOTTY,
+    errno.ENOSYS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EBADF,
+}
 # File systems without hard links (FAT, some FUSE) answer one of these.
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -171,12 +184,24 @@ class DirectoryArchive:
                     for parts in group:
                         with suppress(FileNotFoundError):
                             os.unlink(parts[-1], dir_fd=parent)
-                    os.fsync(parent)
+                    _sync(parent)
                 _remove_empty(root, parents)
 
     def check(self) -> None:
         """See `Archive.check`."""
         probe(self)
+
+    def syncs(self) -> bool:
+        """Whether the file system does what a put asks of it before it returns. Where not, what was put lately may be gone
+        after a power cut."""
+        with self._root("sync") as root, _opened(_TMP, _OPEN_DIR, root) as tmp:
+            name = secrets.token_hex(16)
+            fd = os.open(name, _CREATE, _FILE_MODE, dir_fd=tmp)
+            try:
+                return _sync(fd) and _sync(tmp) and _sync(root)
+            finally:
+                os.close(fd)
+                os.unlink(name, dir_fd=tmp)
 
     def close(self) -> None:
         """Nothing to give back: no descriptor is kept between calls, which also makes forks harmless."""
@@ -220,7 +245,7 @@ def _mark(root: int) -> None:
     """Before the first name is written so; by whoever comes first."""
     with suppress(FileExistsError):
         _write(root, _NAMES, _NAMES_TEXT)
-    os.fsync(root)
+    _sync(root)
 
 
 @contextmanager
@@ -262,9 +287,20 @@ def _write(tmp: int, name: str, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(fd, rest) :]
-        os.fsync(fd)
+        _sync(fd)
     finally:
         os.close(fd)
+
+
+def _sync(fd: int) -> bool:
+    """fsync(2); False where this file system has none for it. A disk that fails is another matter, and raises."""
+    try:
+        os.fsync(fd)
+    except OSError as e:
+        if e.errno not in _NO_SYNC:
+            raise
+        return False
+    return True
 
 
 def _publish(root: int, parts: Sequence[str], tmp: int, temp: str) -> bool:
@@ -277,7 +313,7 @@ def _publish(root: int, parts: Sequence[str], tmp: int, temp: str) -> bool:
             fds.append(os.open(part, _OPEN_DIR, dir_fd=fds[-1]))
         _link(tmp, temp, fds[-1], parts[-1])
         for fd in reversed(fds):
-            os.fsync(fd)
+            _sync(fd)
     except FileNotFoundError:
         os.stat(temp, dir_fd=tmp)  # if that is what is gone, starting over is no use: raise
         return False

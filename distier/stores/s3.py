@@ -14,11 +14,15 @@ it says which prefix it is of and whether it is whole (`_check_success`, `_check
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import unquote_plus, urlsplit
 from xml.etree import ElementTree
 
@@ -35,6 +39,8 @@ from .archive import MAX_KEY_BYTES, Fetched, Listed, check_key, check_limit, pro
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+T = TypeVar("T")
 
 _PAGE_KEYS = 1000  # the most that S3 lists or deletes in one request
 _CHUNK_BYTES = 1 << 20
@@ -78,6 +84,16 @@ _NO_BATCH_CODES = frozenset(
         "501",
     ]
 )
+# Codes with which servers say that a PUT needs Content-MD5 or a checksum (a bucket with object lock), and what is then sent, in
+# this order. Not from the start: some servers reject each of them.
+_WANTS_CHECKSUM_CODES = frozenset(
+    ["InvalidRequest", "MissingContentMD5", "MissingDigest", "MissingSecurityHeader", "InvalidDigest", "BadDigest"]
+)
+_CHECKSUMS = ("", "md5", "sha256")
+# Codes with which servers say that the credentials are over. Those that come from files or from STS may have been renewed.
+_EXPIRED_CODES = frozenset(
+    ["ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId"]
+)
 _ADVICE = {
     "NoSuchBucket": "create the bucket or correct the url",
     "AccessDenied": "grant s3:ListBucket on the bucket and s3:GetObject, s3:PutObject, s3:DeleteObject in it",
@@ -119,12 +135,25 @@ class S3Archive:
         region: str | None = None,
         access_key: str | None = None,
         secret_key: str | None = None,
+        session_token: str | None = None,
+        addressing_style: str | None = None,
         timeout_s: float = 5.0,
         max_connections: int = 16,
     ) -> None:
         self._bucket, self._own = _parse(url)
         self.name = f"s3://{self._bucket}/{self._own}".rstrip("/")
         self.limits = Limits(MAX_KEY_BYTES - len(self._own.encode()))
+        if bool(access_key) != bool(secret_key):
+            raise ConfigError(f"{self.name}: access_key and secret_key go together")
+        for name, value in (("access_key", access_key), ("secret_key", secret_key), ("session_token", session_token)):
+            if value is not None and not re.fullmatch(r"[!-~]+", value):
+                raise ConfigError(f"{self.name}: {name} has white space or other characters that no key has: {_WHITE}")
+        if access_key is None:
+            for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+                if not re.fullmatch(r"[!-~]*", os.environ.get(variable, "")):
+                    raise ConfigError(
+                        f"{self.name}: {variable} has white space or other characters that no key has: {_WHITE}"
+                    )
         config = Config(
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
@@ -132,19 +161,19 @@ class S3Archive:
             connect_timeout=timeout_s / _ATTEMPTS,
             read_timeout=timeout_s / _ATTEMPTS,
             max_pool_connections=max_connections,
-            # Servers at an endpoint of their own seldom have a DNS name for each bucket.
-            s3={"addressing_style": "path" if endpoint_url else "auto"},
         )
 
         def connect() -> S3Client:  # a closure: the secret is no attribute that a repr or a debugger shows
-            # A session of its own: the default one of boto3 is not thread-safe.
-            client: S3Client = boto3.session.Session().client(
+            # A session of its own: the default one of boto3 is not thread-safe, and keeps the credentials that it once read.
+            session = boto3.session.Session(
+                aws_access_key_id=access_key, aws_secret_access_key=secret_key, aws_session_token=session_token
+            )
+            style = addressing_style or _style_of(session, endpoint_url)
+            client: S3Client = session.client(
                 "s3",
                 endpoint_url=endpoint_url,
                 region_name=region,
-                aws_access_key_id=access_key,
-                aws_secret_access_key=secret_key,
-                config=config,
+                config=config.merge(Config(s3=cast(Any, {"addressing_style": style}))),
             )
             # No `Expect: 100-continue`: botocore waits a second for a server that does not answer to that,
             # and it only pays for large bodies.
@@ -154,11 +183,13 @@ class S3Archive:
             return client
 
         self._connect = connect
+        self._own_credentials = access_key is not None
         try:
             self._connected = (os.getpid(), connect())
         except (boto_errors.BotoCoreError, ValueError) as e:
             raise ConfigError(f"{self.name}: {e}") from e
         self._batch_deletes = True
+        self._checksum = 0
 
     def __repr__(self) -> str:
         return f"S3Archive({self.name!r})"
@@ -178,22 +209,52 @@ class S3Archive:
 
     def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str]) -> None:
         """See `Archive.put`. Of two contents for one key the last one stays."""
+        request: dict[str, Any] = {
+            "Bucket": self._bucket,
+            "Key": self._full(key),
+            "Body": data,
+            "ContentType": content_type,
+            "Metadata": dict(metadata),
+        }
         with self._faults(f"put {key}"):
-            self._client.put_object(
-                Bucket=self._bucket,
-                Key=self._full(key),
-                Body=data,
-                ContentType=content_type,
-                Metadata=dict(metadata),
-            )
+            self._renewed(lambda: self._put_with_checksum(request, data))
+
+    def _put_with_checksum(self, request: Mapping[str, Any], data: bytes) -> None:
+        """With the least that this server takes; which that is, is remembered."""
+        refused: boto_errors.ClientError | None = None
+        for checksum in range(self._checksum, len(_CHECKSUMS)):
+            try:
+                self._client.put_object(**request, **_checksum_of(data, _CHECKSUMS[checksum]))
+            except boto_errors.ClientError as e:
+                if e.response["Error"].get("Code") not in _WANTS_CHECKSUM_CODES:
+                    raise refused or e from None
+                refused = refused or e
+            else:
+                self._checksum = checksum
+                return
+        assert refused is not None
+        raise refused
+
+    def _renewed(self, call: Callable[[], T]) -> T:
+        """`call`, and once more with new credentials where the old ones are over. Those that are given in the configuration
+        stay as they are until somebody changes it."""
+        try:
+            return call()
+        except boto_errors.ClientError as e:
+            if self._own_credentials or e.response["Error"].get("Code") not in _EXPIRED_CODES:
+                raise
+        # Two threads may both connect: the last one stays. The old client is not closed, because others may be using it.
+        self._connected = (os.getpid(), self._connect())
+        return call()
 
     def get(self, key: str, *, max_bytes: int) -> Fetched | None:
         """See `Archive.get`."""
         with self._faults(f"get {key}"):
             try:
-                reply = self._client.get_object(Bucket=self._bucket, Key=self._full(key))
+                full = self._full(key)
+                reply = self._renewed(lambda: self._client.get_object(Bucket=self._bucket, Key=full))
             except boto_errors.ClientError as e:
-                if e.response["Error"]["Code"] == "NoSuchKey":
+                if e.response["Error"].get("Code") == "NoSuchKey":
                     return None
                 raise
             with closing(reply["Body"]) as body:
@@ -243,7 +304,7 @@ class S3Archive:
         last, empty, tokens = b"", 0, set[str]()
         while True:
             with self._faults(step):
-                reply = self._client.list_objects_v2(**request, MaxKeys=size)
+                reply = self._renewed(lambda: self._client.list_objects_v2(**request, MaxKeys=size))
                 page = self._page(reply, request["Prefix"])
             yield page
             if not reply["IsTruncated"]:
@@ -283,12 +344,28 @@ class S3Archive:
     def delete(self, keys: Sequence[str]) -> None:
         """See `Archive.delete`. One request for 1000 keys, or one each where the server knows no batches."""
         full = [self._full(key) for key in keys]
+        refused: ConfigError | None = None
         for start in range(0, len(full), _PAGE_KEYS):
             page = full[start : start + _PAGE_KEYS]
-            with self._faults(f"delete {len(page)} objects"):
-                if not (self._batch_deletes and self._delete_batch(page)):
-                    for key in page:
-                        self._client.delete_object(Bucket=self._bucket, Key=key)
+            try:
+                with self._faults(f"delete {len(page)} objects"):
+                    if not (self._batch_deletes and self._renewed(partial(self._delete_batch, page))):
+                        self._delete_each(page)
+            except ConfigError as e:  # by a lock, say: the others go all the same
+                refused = refused or e
+        if refused is not None:
+            raise refused
+
+    def _delete_each(self, full: Sequence[str]) -> None:
+        """One after the other; where some are refused, the others go all the same."""
+        refused: boto_errors.ClientError | None = None
+        for key in full:
+            try:
+                self._renewed(partial(self._client.delete_object, Bucket=self._bucket, Key=key))
+            except boto_errors.ClientError as e:
+                refused = refused or e
+        if refused is not None:
+            raise refused
 
     def _delete_batch(self, full: Sequence[str]) -> bool:
         """False if the server has no DeleteObjects as botocore asks for it; remembered."""
@@ -297,7 +374,7 @@ class S3Archive:
                 Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in full], "Quiet": True}
             )
         except (boto_errors.ClientError, _Strange) as e:
-            if isinstance(e, boto_errors.ClientError) and e.response["Error"]["Code"] not in _NO_BATCH_CODES:
+            if isinstance(e, boto_errors.ClientError) and e.response["Error"].get("Code") not in _NO_BATCH_CODES:
                 raise
             self._batch_deletes = False
             return False
@@ -369,6 +446,30 @@ class S3Archive:
             return Invalid(f"{self.name}: can not {step}: {text}")
         advice = f"; {_ADVICE[code]}" if code in _ADVICE else ""
         return ConfigError(f"{self.name}: can not {step}: {text.removesuffix('.')}{advice}")
+
+
+_WHITE = "was it copied with the end of its line?"
+
+
+def _style_of(session: Any, endpoint_url: str | None) -> str:
+    """How the bucket is named in requests: as `~/.aws/config` says, else in the path where the server has an endpoint of its
+    own. Such servers seldom have a DNS name for each bucket."""
+    scoped = session._session.get_scoped_config()
+    section = scoped.get("s3")
+    if isinstance(section, dict) and section.get("addressing_style"):
+        return str(section["addressing_style"])
+    variables = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    own = endpoint_url or scoped.get("endpoint_url") or scoped.get("services") or any(map(os.environ.get, variables))
+    return "path" if own else "auto"
+
+
+def _checksum_of(data: bytes, kind: str) -> dict[str, Any]:
+    if kind == "md5":
+        digest = hashlib.md5(data, usedforsecurity=False).digest()
+        return {"ContentMD5": base64.b64encode(digest).decode()}
+    if kind == "sha256":
+        return {"ChecksumSHA256": base64.b64encode(hashlib.sha256(data).digest()).decode()}
+    return {}
 
 
 class _Strange(ArchiveUnavailable):

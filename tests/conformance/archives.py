@@ -174,14 +174,15 @@ def rclone_server(root: Path) -> Iterator[str]:
 
 @contextmanager
 def fault_server(
-    answer: Callable[[str, str], tuple[int, bytes]], headers: Mapping[str, str] | None = None
+    answer: Callable[..., tuple[int, bytes]], headers: Mapping[str, str] | None = None, *, with_headers: bool = False
 ) -> Iterator[str]:
-    """The endpoint of a server that gives `answer(method, path)` -> (status, body), and `headers`, to every request."""
+    """The endpoint of a server that gives `answer(method, path)` -> (status, body), and `headers`, to every request;
+    `with_headers`: `answer(method, path, headers)`."""
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, body = answer(self.command, self.path)
+            status, body = answer(self.command, self.path, *([self.headers] if with_headers else []))
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             for name, value in (headers or {}).items():

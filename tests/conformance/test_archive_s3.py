@@ -383,3 +383,179 @@ def test_open_archive_wants_one_place(tmp_path):
         with pytest.raises(ConfigError):
             open_archive(**given)
     assert open_archive(directory=tmp_path).name == str(tmp_path)
+
+
+# -- what a server wants with a PUT; credentials; how the bucket is named ------------------------------------------------
+
+EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
+
+
+def put_one(archive):
+    archive.put("a/b", b"data", content_type="text/plain", metadata={})
+
+
+@pytest.mark.parametrize(("wanted", "code"), [
+    ("Content-MD5", "InvalidRequest"), ("Content-MD5", "MissingContentMD5"), ("x-amz-checksum-sha256", "InvalidRequest"),
+])  # fmt: skip
+def test_a_bucket_that_wants_a_checksum_gets_the_one_that_it_takes(wanted, code):
+    """As buckets with object lock do. It is found out once."""
+    asked = []
+    right = {
+        "Content-MD5": "jXd/OF09/siBXSD3SWAm3A==",
+        "x-amz-checksum-sha256": "Om6weQ85rIfJTzhWst0sXREOaBFgImGpqSPTuyOtyLc=",
+    }
+
+    def answer(method, path, headers):
+        asked.append(method)
+        return (200, b"") if headers.get(wanted) == right[wanted] else (400, error(code))
+
+    with fault_server(answer, {"ETag": '"x"'}, with_headers=True) as url, closing(s3_archive(url)) as archive:
+        put_one(archive)
+        first = len(asked)
+        put_one(archive)
+        assert 2 <= first <= 3 and len(asked) == first + 1
+
+
+def test_a_put_that_is_refused_for_another_reason_says_which():
+    for status, code in ((400, "InvalidRequest"), (403, "AccessDenied")):
+        reply = (status, error(code))
+        with fault_server(lambda *_, reply=reply: reply) as url, closing(s3_archive(url)) as archive:  # noqa: SIM117 - its own
+            with pytest.raises(ConfigError, match=code):
+                put_one(archive)
+
+
+def test_a_delete_that_a_lock_refuses_leaves_the_others_deleted():
+    gone = []
+
+    def answer(method, path):
+        if method == "POST":
+            return 501, error("NotImplemented")
+        if path.endswith("locked"):
+            return 403, error("AccessDenied")
+        gone.append(path.rsplit("/", 1)[1])
+        return 204, b""
+
+    with (
+        fault_server(answer) as url,
+        closing(s3_archive(url)) as archive,
+        pytest.raises(ConfigError, match="AccessDenied"),
+    ):
+        archive.delete(["a", "locked", "z"])
+    assert gone == ["a", "z"]
+
+
+@pytest.fixture
+def aws(tmp_path, monkeypatch):
+    """A home of AWS's files; writes one of them."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+
+    def write(name, text):
+        (tmp_path / name).write_text(f"[default]\n{text}\n")
+
+    return write
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId"])
+def test_renewed_credentials_are_read_once_the_old_ones_are_over(aws, code):
+    aws("credentials", "aws_access_key_id = OLD\naws_secret_access_key = s\naws_session_token = t")
+    good, asked = ["OLD"], []
+
+    def answer(method, path, headers):
+        key = headers["Authorization"].split("Credential=")[1].split("/")[0]
+        asked.append(key)
+        if key not in good:
+            return 403, error(code)
+        return 200, page() if "list-type" in path else b"data" if method == "GET" else b""
+
+    with fault_server(answer, {"ETag": '"x"'}, with_headers=True) as url:
+        archive = open_archive(url="s3://bucket/prefix", endpoint_url=url, region="us-east-1")
+        archive.list("")
+        good[:] = ["NEW"]
+        with pytest.raises(ConfigError):  # nobody has renewed them yet
+            archive.list("")
+        aws("credentials", "aws_access_key_id = NEW\naws_secret_access_key = s\naws_session_token = t")
+        for call in (lambda: archive.list(""), lambda: archive.get("a", max_bytes=9), lambda: put_one(archive)):
+            call()
+        assert asked[-3:] == ["NEW"] * 3
+        archive.close()
+
+
+def test_given_credentials_are_not_replaced(aws):
+    aws("credentials", "aws_access_key_id = OTHER\naws_secret_access_key = s")
+    asked = []
+
+    def answer(method, path, headers):
+        asked.append(
+            (headers["Authorization"].split("Credential=")[1].split("/")[0], headers.get("x-amz-security-token"))
+        )
+        return 403, EXPIRED
+
+    with fault_server(answer, with_headers=True) as url, pytest.raises(ConfigError, match="renew the credentials"):
+        open_archive(
+            url="s3://bucket",
+            endpoint_url=url,
+            region="us-east-1",
+            access_key="MINE",
+            secret_key="s",
+            session_token="tok",
+        ).list("")
+    assert asked == [("MINE", "tok")]
+
+
+@pytest.mark.parametrize("bad", ["key\n", " key", "ke y", "\tkey", "k\u00e9y"])
+def test_white_space_in_keys_is_a_configuration_error(bad, monkeypatch):
+    for name in ("access_key", "secret_key", "session_token"):
+        given = {"access_key": "a", "secret_key": "s", "session_token": "t"} | {name: bad}
+        with pytest.raises(ConfigError, match=name) as caught:
+            open_archive(url="s3://bucket", region="us-east-1", **given)
+        assert bad.strip() not in str(caught.value).replace("key has", "").replace("_key", "")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", bad)
+    with pytest.raises(ConfigError, match="AWS_SECRET_ACCESS_KEY"):
+        open_archive(url="s3://bucket", region="us-east-1")
+
+
+@pytest.mark.parametrize(("setting", "file", "host"), [
+    (None, "", "127.0.0.1"), ("path", "s3 =\n  addressing_style = virtual", "s3.test"),
+    ("virtual", "", "bucket.s3.test"), (None, "s3 =\n  addressing_style = virtual", "bucket.s3.test"),
+    (None, "s3 =\n  addressing_style = path", "s3.test"), (None, "", "s3.test"),
+])  # fmt: skip
+def test_the_bucket_is_named_as_configured(aws, monkeypatch, setting, file, host):
+    """In the setting, else in ~/.aws/config, else in the path where there is an endpoint."""
+    aws("config", file)
+    hosts = []
+
+    def answer(method, path, headers):
+        hosts.append((headers["Host"].partition(":")[0], path.startswith("/bucket")))
+        return 200, page()
+
+    real = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda name, *rest, **more: real("127.0.0.1" if "s3.test" in str(name) else name, *rest, **more),
+    )
+    with fault_server(answer, with_headers=True) as url:
+        url = url if host == "127.0.0.1" else url.replace("127.0.0.1", "s3.test")
+        archive = open_archive(
+            url="s3://bucket/prefix",
+            endpoint_url=url,
+            addressing_style=setting,
+            access_key="a",
+            secret_key="s",
+            region="r-1",
+        )
+        archive.list("")
+        archive.close()
+    assert hosts == [(host, not host.startswith("bucket"))]
+
+
+def test_an_endpoint_of_the_file_is_used(aws):
+    with fault_server(lambda method, path: (200, page())) as url:
+        aws("config", f"endpoint_url = {url}\nregion = eu-west-1")
+        archive = open_archive(url="s3://bucket/prefix", access_key="a", secret_key="s")
+        assert archive.list("") == []
+        archive.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from distier import Item, Store, connect
 from distier.client import archive_of, make_space
 from distier.config import load_config
-from distier.errors import ConfigError, Invalid
+from distier.errors import ArchiveUnavailable, ConfigError, Invalid
 from distier.observe.doctor import examine
 from distier.plans.fsck import fsck
 from distier.plans.rescue import rescue
@@ -141,6 +143,73 @@ def test_a_read_only_directory_can_be_read(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "open", read_only)
     again = DirectoryArchive(tmp_path / "cold")
     assert again.get("n/A", max_bytes=9) is not None and again.limits.take_all
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOTTY, errno.EACCES, errno.ENOSYS])
+@pytest.mark.parametrize("files_too", [False, True])
+def test_a_file_system_that_cannot_sync_archives_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, files_too: bool
+):
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        if files_too or stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    archive = DirectoryArchive(tmp_path / "cold")
+    archive.put("n/a", b"A", content_type="text/plain", metadata={})
+    assert archive.get("n/a", max_bytes=9) is not None
+    archive.delete(["n/a"])
+    assert archive.get("n/a", max_bytes=9) is None
+    config = load_config({}, redis__url="redis://127.0.0.1:1/0", storage_tiers__cold__directory=tmp_path / "cold")
+    found = {
+        f.check: f for f in examine(config, lambda: "redis://127.0.0.1:1/0", lambda: archive_of(config), make_space)
+    }
+    assert found["archive"].status == "ok" and found["sync"].status == "warn" and "power cut" in found["sync"].found
+
+
+def test_a_disk_that_fails_to_sync_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    archive = DirectoryArchive(tmp_path / "cold")
+    for number in (errno.EIO, errno.ENOSPC):
+
+        def fsync(_: int, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        with pytest.raises(ArchiveUnavailable):
+            archive.put("n/a", b"A", content_type="text/plain", metadata={})
+
+
+def test_files_of_others_beside_ours_are_no_versions(opened: Callable[..., Store], server: TestServer, tmp_path: Path):
+    store = opened()
+    for id in ("a", "b/c"):
+        store.put(id, id, durability="archived", content_type="text/markdown")
+    for path in list((tmp_path / "cold").rglob("@*.md.xz")):
+        later = path.name.replace("@0000", "@0009")
+        stem = later.partition(".")[0]
+        foreign = [
+            f"{later}~", f".{later}.swp", f"{stem}.md (1).xz", f"{stem}.md.sync-conflict-1.xz", f"{stem}.MD.xz", ".DS_Store",
+            f"{stem}.md.xz.bak", f"._{later}", f"{stem}.md", f"{path.name.partition('.')[0]}.tmp.xz", f"{stem}.deleted~",
+        ]  # fmt: skip
+        for name in foreign:
+            (path.parent / name).write_bytes(b"not ours")
+        (path.parent / "@eaDir").mkdir()
+        (path.parent / "@eaDir" / f"{later}@SynoEAStream").write_bytes(b"not ours")
+        (path.parent / "@eaDir" / "SYNO").write_bytes(b"not ours")
+    (tmp_path / "cold" / store.space.namespace / "identity" / ".DS_Store").write_bytes(b"")
+    (tmp_path / "cold" / store.space.namespace / "epochs" / "0" / "@00000009-0123abcd (1)").write_bytes(b"")
+    for rescued in (False, True):
+        wipe(store, server)
+        if rescued:
+            report = store.run(rescue(store.space), deadline_s=60)
+            assert (report.modules, report.unreadable, report.foreign) == (2, {}, [])
+        store = opened()
+        assert [store.get(id).text for id in ("a", "b/c")] == ["a", "b/c"]  # type: ignore[union-attr]
+    store.run(sweep(store.space))
+    assert len(list((tmp_path / "cold").rglob(".DS_Store"))) == 3
+    assert not store.run(fsck(store.space, checksums=1), deadline_s=60).remaining
 
 
 # -- what can never be archived ---------------------------------------------------------------------------------------

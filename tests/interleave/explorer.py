@@ -644,8 +644,10 @@ class World:
             self.given = max(self.given, (result.epoch, result.ver))
         for one in result if type(result) is list else (result,):  # a batch answers a list, here of one
             if type(one) in PLACED and op.writes:
-                place = one.version if type(one) is Deleted else one
-                self.history.took(op, (place.epoch, place.ver))
+                version = one.version if type(one) is Deleted else one
+                place = (version.epoch, version.ver)
+                self.given = self.given if self.choosing else max(self.given, place)
+                self.history.took(op, place)
                 op.applied_on = server
 
     def _sleep(self, process: Process) -> Generator[Sent, Any, None]:

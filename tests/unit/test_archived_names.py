@@ -107,3 +107,32 @@ def test_descriptions_are_ascii_bounded_and_come_back(meta: str, outline: str) -
     assert plain.get("meta", "") == meta
     assert plain.get("outline", "") == outline
     assert unquote(described["distier-id"]) == "a/é"
+
+
+FOREIGN = (
+    "{name}~", ".{name}.swp", "#{name}#", "{name}.bak", "{name}.tmp", "{name}.partial", "{name}.part", "._{name}",
+    "{name}.orig", "{stem}", "{stem}.md", "{stem}.xz", "{stem}..xz", "{stem}.md.xz.xz",
+    "{stem}.md.sync-conflict-20260101-120000-ABCDEF.xz", "{stem}.md (1).xz", "{stem}.md (conflicted copy).xz",
+    "{stem} (1).md.xz", "{stem}~20260101.md.xz", "{stem}.MD.xz", "{stem}.md.XZ", "{stem}.md.xz\n", " {name}",
+    "{name} ", "{stem}.deleted~", "{stem}.Deleted", "{stem}.meta.json~", "{stem}.meta.json.tmp", ".DS_Store",
+    "Thumbs.db", "desktop.ini", "", "@eaDir", "{name}@SynoEAStream", ".{name}.icloud", "{name}.AbC123",
+    ".{name}.AbC123", "{stem}.\u0661.xz", "{stem}.verylongextension.xz", "0{stem}.md.xz", "{stem}0.md.xz",
+)  # fmt: skip
+
+
+@given(orders, st.sampled_from(FOREIGN))
+def test_what_others_leave_beside_a_version_is_none(order: Order, pattern: str) -> None:
+    name = pattern.format(name=f"{order.stem}.md.xz", stem=order.stem)
+    assert names.parse_key(f"ns/modules/a/{name}") is None
+
+
+def test_of_two_objects_with_one_place_the_one_that_distier_named_counts() -> None:
+    stem = Order(1, 2, "0123abcd").stem
+    found = [names.parse_key(f"ns/modules/a/{stem}.{extension}.xz") for extension in ("old", "md", "tmp")]
+    assert max((o for o in found if o), key=lambda o: o.rank).extension == "md"
+
+
+def test_what_lies_in_a_directory_below_is_no_version() -> None:
+    prefix = names.version_prefix("ns", "a")
+    inside = names.parse_key(f"{prefix}eaDir/{Order(1, 2, '0123abcd').stem}.md.xz")
+    assert inside is not None and inside.key.startswith(prefix) and not inside.is_in(prefix)
