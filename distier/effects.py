@@ -77,6 +77,7 @@ class RunScript(Effect[T]):
     parse: Callable[[Any], T]
     retry: bool = True
     replicas: int = 0
+    hint: bool = False
     sending: Sending | None = None
 
 

@@ -389,7 +389,7 @@ def promote(
 ) -> RunScript[Applied | Over | Refused]:
     keys = (*shard.fixed, *_pairs(shard, [id]), *_move_keys(shard, moves))
     args = (id, tok, content, reason, *_move_args(moves))
-    return RunScript(shard, script("promote"), keys, args, _parse_change)
+    return RunScript(shard, script("promote"), keys, args, _parse_change, hint=reason != "request")
 
 
 def install(
@@ -397,7 +397,7 @@ def install(
 ) -> RunScript[Applied | Over | Refused]:
     keys = (*shard.fixed, *_pairs(shard, [id]), *_move_keys(shard, moves))
     args = (id, tok, codec, frame, reason, *_move_args(moves))
-    return RunScript(shard, script("install"), keys, args, _parse_change)
+    return RunScript(shard, script("install"), keys, args, _parse_change, hint=True)
 
 
 def demote(shard: Shard, reason: str, moves: Sequence[Move]) -> RunScript[tuple[str, ...] | Over]:
@@ -441,7 +441,8 @@ def touch(shard: Shard, uses: Sequence[tuple[str, int]]) -> RunScript[dict[str, 
         return {id: float(count) for (id, _), count in zip(uses, reply[1], strict=True)}
 
     keys = (*shard.fixed, *_pairs(shard, [id for id, _ in uses]))
-    return RunScript(shard, script("touch"), keys, tuple(w for use in uses for w in use), parse, retry=False)
+    args = tuple(w for use in uses for w in use)
+    return RunScript(shard, script("touch"), keys, args, parse, retry=False, hint=True)
 
 
 def pin(shard: Shard, id: str, ttl_ms: int) -> RunScript[int | None]:
@@ -512,7 +513,7 @@ def _parse_number(reply: Any) -> int:
 
 
 def release(shard: Shard, lease: str, holder: str) -> RunScript[bool]:
-    return RunScript(shard, script("release"), (*shard.fixed, lease), (holder,), bool)
+    return RunScript(shard, script("release"), (*shard.fixed, lease), (holder,), bool, hint=True)
 
 
 def ledger(

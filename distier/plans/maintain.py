@@ -16,7 +16,7 @@ from typing import Any
 from distier.domain.ids import check_id
 from distier.domain.keys import Shard
 from distier.effects import Command, Count, NewToken, Parallel, Pipeline, Plan, collect
-from distier.errors import Corrupt, DistierError, Full, Invalid, NotFound
+from distier.errors import Corrupt, DistierError, Full, Invalid, NotFound, RedisUnavailable
 from distier.lua import age, expire
 
 from .move import demote, free_hot
@@ -105,7 +105,7 @@ def _write_back_alone(space: Space, shard: Shard, id: str) -> Plan[Archived | No
     lease, holder = shard.write_back_lease(id), (yield from NewToken())
     try:
         taken = yield from take_lease(shard, lease, holder, patience_ms(space))
-    except Full:  # at maxmemory there are no leases, and archiving is what makes room
+    except (Full, RedisUnavailable):  # at maxmemory there are no leases, and archiving is what makes room
         taken = True
     if not taken:
         yield from cut_lease(shard, lease, patience_ms(space))

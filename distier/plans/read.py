@@ -37,7 +37,18 @@ from distier.effects import (  # fmt: skip
     Used,
     collect,
 )
-from distier.errors import Corrupt, DeadlineExceeded, DistierError, Full, Invalid, NotFound, Recovering, Unavailable
+from distier.errors import (
+    ArchiveUnavailable,
+    Corrupt,
+    DeadlineExceeded,
+    DistierError,
+    Full,
+    Invalid,
+    NotFound,
+    Recovering,
+    RedisUnavailable,
+    Unavailable,
+)
 from distier.lua import Applied, Move, Opened, Over, Refused, Seen, install, promote, release, state, where
 
 from .peers import ask_content, holders_of, holds_command, others
@@ -53,6 +64,7 @@ from .records import (
     record_command,
 )
 from .recover import list_epochs, newest_record, settle_record, settle_records, shard_state, verify
+from .rescue import rescue_if_needed
 from .room import with_room
 from .shares import make_share
 from .space import Space
@@ -389,8 +401,8 @@ def _fetch_alone(
         replies = yield from Pipeline([*calls, touch] if touch is not None else calls)
         if touch is not None:
             hot_now, touch = _is_hot_now(space, record.id, replies.pop()), None
-        # At maxmemory there are no leases: then everybody fetches.
-        holder = None if isinstance(replies[0], Full) else collect(replies[0])
+        # Where Redis refuses writes (maxmemory, no replica, no disk) there are no leases: then everybody fetches.
+        holder = None if isinstance(replies[0], Full | RedisUnavailable) else collect(replies[0])
         now, frame = collect(replies[1]), collect(replies[2])
         is_warm = now is not None and now.tier == "warm" and frame not in (None, damaged)
         if now is None or now.order != record.order or now.content is not None or is_warm:
@@ -704,6 +716,18 @@ def _ids_of(shard: Shard, keys: Sequence[bytes]) -> Iterator[str]:
             yield shard.id_of(key)
 
 
+def complete(space: Space) -> Plan[None]:
+    """Records of all that is archived, as far as it can be read: after a loss of Redis some have none before a rescue, and a
+    listing would lack them without a word. Raises `Recovering` where that takes longer than this call has time for."""
+    try:
+        yield from rescue_if_needed(space)
+    except (ArchiveUnavailable, DeadlineExceeded) as e:
+        raise Recovering(
+            f"Redis was restarted or lost, and namespace {space.namespace!r} is not compared with its archive yet: a listing "
+            "might lack modules. Run `distier rescue`, or a worker, which does it"
+        ) from e
+
+
 class Listing:
     """A walk through all shards, a step at a time: `step()` is a plan that answers the next (id, tier) pairs."""
 
@@ -717,12 +741,16 @@ class Listing:
         self._shards = list(space.keys.shards)
         self._cursor = self._epoch = 0
         self._seen: set[str] = set()  # SCAN may show a key twice
+        self._complete = False
 
     @property
     def done(self) -> bool:
         return not self._shards or self._left == 0
 
     def step(self) -> Plan[list[tuple[str, Tier]]]:
+        if not self._complete:
+            yield from complete(self._space)
+            self._complete = True
         shard = self._shards[0]
         self._cursor, self._epoch, found = yield from scan(
             self._space, shard, self._prefix, self._tier, self._cursor, self._epoch

@@ -44,13 +44,16 @@ def lease_command(shard: Shard, lease: str, me: str, ttl_ms: int) -> Command[byt
     """Take a lease: None if it is mine now, else the name of its holder. `GET` makes it safe to send twice: a repeated one
     meets its own name."""
     words = ("SET", lease, me, "NX", "GET", "PX", ttl_ms)
-    return Command(shard, words, lambda before: None if before == me.encode() else before)
+    return Command(shard, words, lambda before: None if before == me.encode() else before, hint=True)
 
 
 def take_lease(shard: Shard, lease: str, holder: str, ttl_ms: int) -> Command[bool]:
     """Whether `holder` has the lease now."""
     return Command(
-        shard, lease_command(shard, lease, holder, ttl_ms).words, lambda before: before in (None, holder.encode())
+        shard,
+        lease_command(shard, lease, holder, ttl_ms).words,
+        lambda before: before in (None, holder.encode()),
+        hint=True,
     )
 
 

@@ -275,7 +275,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("adopt", "e == old.epoch and (v > old.ver\n", "true or e == old.epoch and (v > old.ver\n"),
     )),
     Mutant("claims-fence", ("claim/claim/put-archived",), (), _claims_fence),
-    Mutant("archived-is-seen", ("delete/put-archived",), (
+    Mutant("archived-is-seen", ("delete/put-archived/replica",), (
         ("archived", "call('HSET', record, 'clean', '1')\n  call('PEXPIRE'",
          "call('HSET', record, 'clean', '1', 'seen', call('HGET', EPOCH, 'epoch'))\n  call('PEXPIRE'"),
     )),

@@ -171,6 +171,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("two/promote", ((promote("a"), get("b")), (put("b", "b1"), get("a"))), (*COLD, put("b", "b0")), hot_tokens=50),
     Scenario("evict/expire", ((put("b", "b1"), get("a")), (put("a", "a1"), expire("a", "b"))), (*WARM, put("b", "b0")),
              CRASHES, hot_tokens=50, warm_modules=1),
+    Scenario("delete/put-archived/replica", ((delete("a"), put("a", "a1", ARCHIVED)), (write_back(), get("a"))), CLEAN,
+             ("replicate", "promote"), 2),
     Scenario("cas-archived/old-primary", ((cas("a", "a1", ARCHIVED),), (put("a", "a2"),), (get("a"), get("a"))), DURABLE,
              ("failover",), 1),
     Scenario("put/again/write-back", ((put("a", "a1"), get("a")), (write_back(),)), (), ("lost", "flush"), 2),

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from distier.effects import Effect, Plan
+from distier.errors import Recovering
 from distier.plans import move, read, write
 from distier.plans.recover import recover, shard_state
 from distier.plans.rescue import rescue
@@ -148,3 +149,17 @@ def test_a_write_back_commits_its_own_position() -> None:
     writer = Interrupted(world.redis, world.archive, "writer", after=0, happens=lost)
     assert writer.run(write_back(world.space, world.shard, "a")) is None
     assert world.ask([("HGET", world.shard.module("a"), "clean")]) == [b"0"]
+
+
+def test_a_listing_after_a_loss_lacks_nothing() -> None:
+    """The records are gone: what is archived is listed all the same, or the call says that it cannot be."""
+    world = World.make()
+    put(world, "old")
+    emptied(world)
+    walk = read.Listing(world.space, "", None, None)
+    assert world.run(walk.step()) == [("a", "cold")]
+
+    emptied(world)
+    walk = read.Listing(world.space, "", None, None)
+    with pytest.raises(Recovering, match="a listing might lack modules"):
+        world.process("reader", archive_down=True).run(walk.step())
