@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from distier.plans.recover import check_shape, open_space, recover
 from distier.plans.shares import open_shares
 
-from .config import URL_SCHEMES, Config, load_config
+from .config import Config, check_directory, is_url, load_config
 from .domain.ids import check_id
 from .domain.module import Event, Landed, Module, Moved, Placement, Tier
 from .domain.tokens import TokenCounter, token_counter
@@ -61,10 +61,10 @@ def resolve(source: Source = None, **overrides: Any) -> Config:
     `source` is a Redis URL, the path of a YAML file, a directory (an embedded server lives there), a mapping or a
     `Config`; None reads `DISTIER_CONFIG`, ./distier.yaml and `DISTIER_*`. Raises `ConfigError`.
     """
-    if isinstance(source, str) and source.startswith(URL_SCHEMES):
+    if isinstance(source, str) and is_url(source):
         return load_config(None, redis__url=source, **overrides)
     if isinstance(source, str | Path) and Path(source).suffix.lower() not in (".yaml", ".yml"):
-        return load_config(None, home=Path(source), **overrides)
+        return load_config(None, home=Path(check_directory(str(source))).expanduser().absolute(), **overrides)
     return load_config(source, **overrides)
 
 

@@ -90,6 +90,8 @@ def _options(config: Config, url: str) -> dict[str, Any]:
         options["password"] = server.password.get_secret_value()
     if url.startswith(TLS_SCHEMES):
         options |= _tls_files(config)
+    if "ssl_cert_reqs=none" in url:  # Python has no check of the name without one of the certificate
+        options["ssl_check_hostname"] = False
     return options
 
 
