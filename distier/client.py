@@ -27,7 +27,7 @@ from .domain.tokens import TokenCounter, token_counter
 from .drive.aio import AsyncDriver, OwnTask
 from .drive.sync import SyncDriver
 from .effects import Plan
-from .embedded import Home, ensure_server
+from .embedded import Home, ensure_server, revive
 from .errors import DistierError, Invalid, Unavailable
 from .near import Near
 from .observe.events import Cursor, read_events
@@ -38,7 +38,7 @@ from .plans.write import Content, Durability, Expected, Item
 from .stores.archive import Archive
 from .stores.cluster import open_async_exchange, open_exchange
 from .stores.open import open_archive, open_local
-from .stores.redis import AsyncExchange, Exchange
+from .stores.redis import AsyncExchange, Exchange, Revive
 from .stores.threads import Flag, Helpers
 
 if TYPE_CHECKING:
@@ -73,6 +73,10 @@ def redis_url(config: Config) -> str:
     if config.redis.url is not None:
         return config.redis.url
     return ensure_server(Home(config.home)).url
+
+
+def _revive(config: Config) -> Revive | None:
+    return partial(revive, Home(config.home)) if config.embedded else None
 
 
 def archive_of(config: Config) -> Archive:
@@ -133,7 +137,8 @@ def connect(source: Source = None, *, counter: TokenCounter | str | None = None,
     url = redis_url(config)  # first: it makes the embedded home, owner-only
     archive, local = archive_of(config), open_local(config)
     space = make_space(config, archive, counter, local)
-    return Store(space, open_exchange(config, url, space.forget), archive, url=url, local=local).open()
+    redis = open_exchange(config, url, space.forget, _revive(config))
+    return Store(space, redis, archive, url=url, local=local).open()
 
 
 async def connect_async(
@@ -145,7 +150,7 @@ async def connect_async(
     url = await asyncio.wrap_future(helper.submit(partial(redis_url, config)))
     archive, local = archive_of(config), await asyncio.wrap_future(helper.submit(partial(open_local, config)))
     space = make_space(config, archive, counter, local)
-    redis = open_async_exchange(config, url, space.forget)
+    redis = open_async_exchange(config, url, space.forget, _revive(config))
     return await AsyncStore(space, redis, archive, url=url, local=local).open()
 
 
