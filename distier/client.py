@@ -21,14 +21,14 @@ from distier.plans.identity import try_archive
 from distier.plans.recover import WrongArchive, check_shape, open_space, recover
 from distier.plans.shares import open_shares
 
-from .config import URL_SCHEMES, Config, load_config
+from .config import Config, check_directory, is_url, load_config
 from .domain.ids import check_id
 from .domain.module import Event, Landed, Module, Moved, Placement, Tier
 from .domain.tokens import TokenCounter, token_counter
 from .drive.aio import AsyncDriver, OwnTask
 from .drive.sync import SyncDriver
 from .effects import Plan
-from .embedded import Home, ensure_server
+from .embedded import Home, ensure_server, revive
 from .errors import DistierError, Invalid, Unavailable
 from .near import Near
 from .observe.events import Cursor, read_events
@@ -39,7 +39,7 @@ from .plans.write import Content, Durability, Expected, Item
 from .stores.archive import Archive
 from .stores.cluster import open_async_exchange, open_exchange
 from .stores.open import open_archive, open_local
-from .stores.redis import AsyncExchange, Exchange
+from .stores.redis import AsyncExchange, Exchange, Revive
 from .stores.threads import Flag, Helpers
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ def resolve(source: Source = None, **overrides: Any) -> Config:
     `source` is a Redis URL, the path of a YAML file, a directory (an embedded server lives there), a mapping or a
     `Config`; None reads `DISTIER_CONFIG`, ./distier.yaml and `DISTIER_*`. Raises `ConfigError`.
     """
-    if isinstance(source, str) and source.startswith(URL_SCHEMES):
+    if isinstance(source, str) and is_url(source):
         return load_config(None, redis__url=source, **overrides)
     if isinstance(source, str | Path) and Path(source).suffix.lower() not in (".yaml", ".yml"):
-        return load_config(None, home=Path(source), **overrides)
+        return load_config(None, home=Path(check_directory(str(source))).expanduser().absolute(), **overrides)
     return load_config(source, **overrides)
 
 
@@ -77,6 +77,10 @@ def redis_url(config: Config) -> str:
     if config.redis.url is not None:
         return config.redis.url
     return ensure_server(Home(config.home)).url
+
+
+def _revive(config: Config) -> Revive | None:
+    return partial(revive, Home(config.home)) if config.embedded else None
 
 
 def archive_of(config: Config) -> Archive:
@@ -141,7 +145,8 @@ def connect(source: Source = None, *, counter: TokenCounter | str | None = None,
     url = redis_url(config)  # first: it makes the embedded home, owner-only
     archive, local = archive_of(config), open_local(config)
     space = make_space(config, archive, counter, local)
-    return Store(space, open_exchange(config, url, space.forget), archive, url=url, local=local).open()
+    redis = open_exchange(config, url, space.forget, _revive(config))
+    return Store(space, redis, archive, url=url, local=local).open()
 
 
 async def connect_async(
@@ -153,7 +158,7 @@ async def connect_async(
     url = await asyncio.wrap_future(helper.submit(partial(redis_url, config)))
     archive, local = archive_of(config), await asyncio.wrap_future(helper.submit(partial(open_local, config)))
     space = make_space(config, archive, counter, local)
-    redis = open_async_exchange(config, url, space.forget)
+    redis = open_async_exchange(config, url, space.forget, _revive(config))
     return await AsyncStore(space, redis, archive, url=url, local=local).open()
 
 

@@ -81,6 +81,10 @@ def is_passing(reply: Any) -> bool:
     )  # fmt: skip
 
 
+def _may_pass(reply: RedisError) -> bool:
+    return is_passing(reply) or lacks_script(reply)
+
+
 def is_redirection(reply: Any) -> bool:
     """Whether a node of a cluster says that another one serves this key."""
     return isinstance(reply, RedisError) and _code(reply) in ("MOVED", "ASK")
@@ -120,6 +124,10 @@ def error_of(error: RedisError) -> DistierError:
     if code == "TRYAGAIN":
         made = RedisUnavailable(
             f"the slot of this shard is on its way to another master: its writes and misses wait until it has arrived ({text})"
+        )
+    elif lacks_script(error):
+        made = RedisUnavailable(
+            f"Redis forgets scripts as soon as they are loaded: does something call SCRIPT FLUSH all the time? ({text})"
         )
     elif is_passing(error):
         made = RedisUnavailable(f"Redis cannot answer now: {text}")
@@ -218,7 +226,7 @@ def converse(calls: Sequence[Call], end_s: float) -> Talk:
             again = []
             for i, reply in zip(todo, replies, strict=True):
                 results[i] = outcome(calls[i], reply)
-                if isinstance(reply, RedisError) and is_passing(reply) and not getattr(calls[i], "hint", False):
+                if isinstance(reply, RedisError) and _may_pass(reply) and not getattr(calls[i], "hint", False):
                     again.append(i)
             todo = again
         if not todo or time.monotonic() + backoff_s >= end_s:
@@ -277,27 +285,38 @@ def converse_together(groups: Sequence[Sequence[Call]], end_s: float) -> Togethe
 
 
 def _send(calls: Sequence[Call]) -> Generator[list[tuple[Any, ...]], list[Any] | None, list[Any]]:
-    """Raw replies; scripts that the server does not know are loaded and sent again."""
+    """Raw replies; scripts that the server does not know are loaded and sent again, both in one packet: where somebody empties
+    the server's cache all the time (`SCRIPT FLUSH`), there would be none of it left a round trip later."""
     replies = yield from _send_once(calls)
     unknown = [i for i, reply in enumerate(replies) if lacks_script(reply)]
     if unknown:
-        scripts = {c.script.sha: c.script.source for c in (calls[i] for i in unknown) if isinstance(c, RunScript)}
-        yield [("SCRIPT", "LOAD", source) for source in scripts.values()]
-        for i, reply in zip(unknown, (yield from _send_once([calls[i] for i in unknown])), strict=True):
-            replies[i] = reply
+        some = [calls[i] for i in unknown]
+        load = _load(some)
+        again = yield from _send_once(some, load)
+        refused = next((reply for reply in again[: len(load)] if isinstance(reply, RedisError)), None)
+        for i, reply in zip(unknown, again[len(load) :], strict=True):
+            replies[i] = refused if refused is not None and lacks_script(reply) else reply
     return replies
 
 
-def _send_once(calls: Sequence[Call]) -> Generator[list[tuple[Any, ...]], list[Any] | None, list[Any]]:
-    """Raw replies; behind a call that needs replicas goes a WAIT, over the same connection."""
+def _load(calls: Sequence[Call]) -> list[tuple[Any, ...]]:
+    scripts = {call.script.sha: call.script.source for call in calls if isinstance(call, RunScript)}
+    return [("SCRIPT", "LOAD", source) for source in scripts.values()]
+
+
+def _send_once(
+    calls: Sequence[Call], before: Sequence[tuple[Any, ...]] = ()
+) -> Generator[list[tuple[Any, ...]], list[Any] | None, list[Any]]:
+    """Raw replies, first those to what goes `before`; behind a call that needs replicas goes a WAIT, over the same
+    connection."""
     needs = [call.replicas if isinstance(call, RunScript) else 0 for call in calls]
     if not any(needs):
-        return (yield [words(call) for call in calls]) or []
-    batch: list[tuple[Any, ...]] = []
+        return (yield [*before, *(words(call) for call in calls)]) or []
+    batch: list[tuple[Any, ...]] = [*before]
     for call, n in zip(calls, needs, strict=True):
         batch += [words(call), ("WAIT", n, REPLICA_WAIT_MS)] if n else [words(call)]
     received = iter((yield batch) or [])
-    replies = []
+    replies = [next(received) for _ in before]
     for n in needs:
         reply = next(received)
         got = next(received) if n else 0

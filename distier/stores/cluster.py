@@ -45,6 +45,7 @@ from .redis import (
     Batch,
     Exchange,
     RedisExchange,
+    Revive,
     Together,
     Words,
     lone_connection,
@@ -60,14 +61,20 @@ ASK_SLOTS: tuple[Words, ...] = (("CLUSTER", "SLOTS"),)
 _NO_ANSWER = (RedisConnectionError, RedisTimeoutError)
 
 
-def open_exchange(config: Config, url: str, forget: Callable[[], object]) -> Exchange:
+def open_exchange(config: Config, url: str, forget: Callable[[], object], revive: Revive | None = None) -> Exchange:
     """The exchange for `url`: a cluster's, or that of one server (which sentinels may name)."""
-    return (ClusterExchange if url.startswith(CLUSTER_SCHEMES) else RedisExchange)(config, url, forget)
+    if url.startswith(CLUSTER_SCHEMES):
+        return ClusterExchange(config, url, forget)
+    return RedisExchange(config, url, forget, revive=revive)
 
 
-def open_async_exchange(config: Config, url: str, forget: Callable[[], object]) -> AsyncExchange:
+def open_async_exchange(
+    config: Config, url: str, forget: Callable[[], object], revive: Revive | None = None
+) -> AsyncExchange:
     """The same for an event loop."""
-    return (AsyncClusterExchange if url.startswith(CLUSTER_SCHEMES) else AsyncRedisExchange)(config, url, forget)
+    if url.startswith(CLUSTER_SCHEMES):
+        return AsyncClusterExchange(config, url, forget)
+    return AsyncRedisExchange(config, url, forget, revive=revive)
 
 
 # -- who serves which slot -------------------------------------------------------------------------------------------

@@ -53,6 +53,10 @@ IDLE_S = 30.0
 SENTINEL_TIMEOUT_MAX_S = 1.0
 
 
+Revive = Callable[[float], bool]
+"""Starts a server that has died, within so many seconds; whether it is worth to connect again. Raises `DistierError`."""
+
+
 class Exchange(Protocol):
     """Where commands go, blocking. Raises redis-py's `ConnectionError` or `TimeoutError` if the answer is not known."""
 
@@ -90,6 +94,8 @@ def _options(config: Config, url: str) -> dict[str, Any]:
         options["password"] = server.password.get_secret_value()
     if url.startswith(TLS_SCHEMES):
         options |= _tls_files(config)
+    if "ssl_cert_reqs=none" in url:  # Python has no check of the name without one of the certificate
+        options["ssl_check_hostname"] = False
     return options
 
 
@@ -277,14 +283,16 @@ class RedisExchange:
     process starts with none. Takes no lock that it waits for: a signal handler may call it in the middle of a call."""
 
     def __init__(
-        self, config: Config, url: str, forget: Callable[[], object] = lambda: None, *, connect_s: float | None = None
-    ) -> None:
+        self, config: Config, url: str, forget: Callable[[], object] = lambda: None, *, connect_s: float | None = None,
+        revive: Revive | None = None,
+    ) -> None:  # fmt: skip
         self.url = url
         default_s = config.deadline_ms / 1000
         self._doubt_s = min(DOUBT_MAX_S, default_s / DOUBT_SHARE)
         self._connect_s = default_s if connect_s is None else connect_s  # where there are other servers to turn to
         self._lives = Lives(forget, only_master=url.startswith(SENTINEL_SCHEMES))
         self._dial = _Dial(config, url, _options(config, url) | {"retry": Retry(NoBackoff(), 0)})
+        self._revive = None if revive is None else _Patient(revive)
         self._start_anew()
 
     def _start_anew(self) -> None:
@@ -379,6 +387,14 @@ class RedisExchange:
 
     def _open(self, end_s: float) -> Line:
         """A new connection, greeted. Raises as `exchange`, and `ConfigError`."""
+        try:
+            return self._open_once(end_s)
+        except RedisConnectionError:
+            if self._revive is None or not self._revive(end_s - time.monotonic()):
+                raise
+        return self._open_once(end_s)
+
+    def _open_once(self, end_s: float) -> Line:
         end_s = min(end_s, time.monotonic() + self._connect_s)
         connection = self._dial.connection(end_s - time.monotonic())
         line = Line(connection, end_s - time.monotonic(), self._doubt_s)
@@ -424,6 +440,26 @@ class RedisExchange:
     def close(self) -> None:
         if self._pid == os.getpid():
             self._drop_idle()
+
+
+class _Patient:
+    """`Revive` that is not tried again at once where it failed: a server that cannot start would be started by every call."""
+
+    PAUSE_S = 5.0
+
+    def __init__(self, revive: Revive) -> None:
+        self._inner = revive
+        self._failed_s = float("-inf")
+        self._why = ""
+
+    def __call__(self, left_s: float) -> bool:
+        if time.monotonic() - self._failed_s < self.PAUSE_S:
+            raise RedisConnectionError(self._why)
+        try:
+            return self._inner(max(left_s, 0.1))
+        except DistierError as e:
+            self._failed_s, self._why = time.monotonic(), str(e)
+            raise RedisConnectionError(self._why) from e
 
 
 def _of_redis(error: OSError) -> RedisError:
@@ -497,8 +533,9 @@ class AsyncRedisExchange:
     gets a line of its own. Nothing is shared between loops, whatever thread they run in."""
 
     def __init__(
-        self, config: Config, url: str, forget: Callable[[], object] = lambda: None, *, connect_s: float | None = None
-    ) -> None:
+        self, config: Config, url: str, forget: Callable[[], object] = lambda: None, *, connect_s: float | None = None,
+        revive: Revive | None = None,
+    ) -> None:  # fmt: skip
         self.url = url
         default_s = config.deadline_ms / 1000
         self._doubt_s = min(DOUBT_MAX_S, default_s / DOUBT_SHARE)
@@ -506,6 +543,7 @@ class AsyncRedisExchange:
         self._lives = Lives(forget, only_master=url.startswith(SENTINEL_SCHEMES))
         options = _options(config, url) | {"retry": AsyncRetry(NoBackoff(), 0), "socket_timeout": None}
         self._dial = _AsyncDial(config, url, options)
+        self._revive = None if revive is None else _Patient(revive)
         self._all: list[_Lines] = []
         self._last: _Lines | None = None
         self._closed = False
@@ -568,6 +606,16 @@ class AsyncRedisExchange:
 
     async def _open(self, timeout_s: float) -> AsyncLine:
         """A new connection, greeted. Raises as `exchange`, and `ConfigError`."""
+        try:
+            return await self._open_once(timeout_s)
+        except RedisConnectionError:
+            if self._revive is None or not await asyncio.wrap_future(
+                _RESOLVERS.submit(partial(self._revive, timeout_s))
+            ):
+                raise
+        return await self._open_once(timeout_s)
+
+    async def _open_once(self, timeout_s: float) -> AsyncLine:
         connection: Any = None
         line: AsyncLine | None = None
         pid = os.getpid()
