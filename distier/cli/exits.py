@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from distier import errors
 
-OK, FAILED, USAGE, NOT_FOUND, REDIS, ARCHIVE, CORRUPT, CONFLICT, FULL, INVALID = range(10)
+OK, FAILED, USAGE, NOT_FOUND, REDIS, ARCHIVE, CORRUPT, CONFLICT, FULL, INVALID, IN_PART = range(11)
 INTERRUPTED = 130
 
 
@@ -28,6 +28,7 @@ EXITS = (
     ExitCode(CORRUPT, errors.Corrupt, "a copy does not match its checksum"),
     ExitCode(CONFLICT, errors.Conflict, "the module is at another version than expected"),
     ExitCode(INVALID, errors.Invalid, "configuration, id or content is invalid"),
+    ExitCode(IN_PART, None, "done in part: the archive does not give, or delete, some objects (rescue, sweep)"),
     ExitCode(INTERRUPTED, None, "interrupted (Ctrl-C)"),
 )
 

@@ -115,7 +115,7 @@ def rescue(
 ) -> None:
     """Rebuild all records from the archive, after Redis was lost. May be stopped and run again; reads work meanwhile.
 
-    Exit code 6 if the newest version of a module cannot be read.
+    Exit code 6 if the newest version of a module is damaged, 10 if the archive does not give it; the others are adopted.
     """
     from distier.plans import rescue as plans
 
@@ -132,7 +132,7 @@ def rescue(
         output.say(f"distier: {output.shown(id)}: not adopted, its objects in the archive name another module")
     session.tell(_rescued(report, dry_run), _rescued_words(report, dry_run))
     if report.unreadable:
-        raise typer.Exit(exits.CORRUPT)
+        raise typer.Exit(exits.CORRUPT if report.damaged else exits.IN_PART)
 
 
 def _rescued(r: Rescued, dry_run: bool) -> dict[str, Any]:
@@ -148,13 +148,23 @@ def _rescued_words(r: Rescued, dry_run: bool) -> str:
 
 
 def sweep(context: typer.Context) -> None:
-    """Delete what nobody needs from the archive, now: versions that a greater one dominates, old tombstones."""
-    from distier.plans import sweep as plans
+    """Delete what nobody needs from the archive, now: versions that a greater one dominates, old tombstones.
 
-    session = session_of(context)
+    Exit code 10 if something could not be read or deleted (a lock, a right that is missing); the rest is swept.
+    """
+    from distier.plans import sweep as plans
+    from distier.plans.listing import Skipped
+
+    session, skipped = session_of(context), Skipped()
     with session.store() as store:
-        n = store.run(plans.sweep(store.space), deadline_s=DEADLINE_S)
-    session.tell({"swept": n}, f"{output.counted(n, 'object')} swept")
+        n = store.run(plans.sweep(store.space, skipped), deadline_s=DEADLINE_S)
+    for name, why in skipped.why.items():
+        output.say(f"distier: {output.shown(name)}: {why}")
+    kept = {name: str(why) for name, why in skipped.why.items()}
+    words = f"{output.counted(n, 'object')} swept" + (f", {len(kept)} kept" if kept else "")
+    session.tell({"swept": n, "kept": kept}, words)
+    if kept:
+        raise typer.Exit(exits.IN_PART)
 
 
 def adopt(context: typer.Context) -> None:

@@ -37,7 +37,6 @@ from distier.domain.keys import KEYSPACE, Shard
 from distier.domain.module import Record
 from distier.domain.order import Order
 from distier.effects import (
-    ArchiveDelete,
     ArchiveGet,
     ArchiveList,
     Command,
@@ -53,12 +52,12 @@ from distier.errors import Conflict, Corrupt, DistierError, Invalid
 from distier.lua import Applied, Mended, Move, Moving, Opened, account, adopt, demote, mend, redirty, reindex, state
 
 from .describe import describe_object
-from .listing import Group, Place, Walk
+from .listing import Group, Place, Skipped, Walk
 from .maintain import COUNTED, contribution
 from .records import check_content, chunks, content_of, frame_command, is_current, record_command
 from .recover import verify
 from .space import Space
-from .sweep import unneeded
+from .sweep import delete_each, unneeded
 from .write import Item, put
 
 SETTLED_MS = 20 * 60_000
@@ -111,6 +110,7 @@ KINDS: Mapping[str, Kind] = {
     "accounts": Kind("fault", "the sums in `usage` differ from a recount", "set to the recount"),
     "accounts-unknown": Kind("note", "too much changes: the accounts could not be compared", ""),
     "lease-no-ttl": Kind("fault", "a lease that never ends", "gets a TTL"),
+    "unreadable-object": Kind("fault", "the archive lists an object and does not give it, or refuses to delete it", ""),
     "orphan-object": Kind("fault", "an object that no record knows of", "adopted"),
     "unreadable-name": Kind("fault", "the archive has objects whose directory is no module id", ""),
     "wrong-type": Kind("note", f"its object is not served as {names.CONTENT_TYPE}", ""),
@@ -188,6 +188,7 @@ class _Run:
     salt: bytes
     now_ms: int
     findings: Findings = field(default_factory=Findings)
+    skipped: Skipped = field(default_factory=Skipped)
     present: array[int] = field(default_factory=lambda: array("q"))
     """Hashes of (id, place) of every content object, sorted after the walk through the archive."""
 
@@ -268,11 +269,29 @@ def _check_groups(run: _Run, states: Mapping[Shard, Opened], groups: Sequence[Gr
         newest = group.newest
         known = states[space.shard(group.id)]
         if newest is not None and (place is None or place < newest.order):
-            yield from _unknown(run, group, newest, place, reconciled=max(seen, known.verified) >= known.epoch)
-    for key in (keys := (yield from unneeded(space, groups, run.now_ms))):
-        run.found("unneeded-objects", key=key, repaired=run.repair)
-    if run.repair and keys:
-        yield from ArchiveDelete(keys)
+            reconciled = max(seen, known.verified) >= known.epoch
+            yield from _each(run, group.id, _unknown(run, group, newest, place, reconciled=reconciled))
+    unread, kept = Skipped(), Skipped()
+    keys = yield from unneeded(space, groups, run.now_ms, unread)
+    if run.repair:
+        yield from delete_each(keys, kept)
+    for key in keys:
+        run.found("unneeded-objects", key=key, repaired=run.repair and key not in kept.why)
+    for key, why in kept.why.items():
+        run.found("unreadable-object", key=key, detail=str(why))
+    for id, why in unread.why.items():
+        if id not in run.skipped.why:
+            run.found("unreadable-object", id, detail=str(why))
+
+
+def _each(run: _Run, id: str, plan: Plan[None]) -> Plan[None]:
+    """What is done with one module. An object that the archive does not give is told, and keeps nothing else."""
+    try:
+        yield from plan
+        run.skipped.went_well()
+    except DistierError as e:
+        run.skipped.add(id, e)
+        run.found("unreadable-object", id, detail=str(e))
 
 
 def _place_and_seen(reply: Sequence[bytes | None]) -> tuple[Place | None, int]:
@@ -430,8 +449,8 @@ def _check_modules(run: _Run, shard: Shard, ids: Sequence[str]) -> Plan[None]:
         if place is not None and not run.is_archived(id, place):
             suspects.append(id)
     sampled = [id for id in ids if run.share and run.is_sampled(id)]
-    plans: list[Plan[None]] = [_check_object(run, shard, id) for id in suspects]
-    plans += [_check_contents(run, shard, id) for id in sampled]
+    plans: list[Plan[None]] = [_each(run, id, _check_object(run, shard, id)) for id in suspects]
+    plans += [_each(run, id, _check_contents(run, shard, id)) for id in sampled]
     for few in chunks(plans, PARALLEL):
         for result in (yield from Parallel(few)):
             collect(result)
@@ -449,7 +468,7 @@ def _tell_mended(run: _Run, shard: Shard, mended: Mended) -> Plan[None]:
     for word in mended.found:
         repaired = word in mended.repaired
         if repaired and word == "malformed":
-            yield from verify(run.space, shard, mended.id)
+            yield from _each(run, mended.id, verify(run.space, shard, mended.id))
         if word == "hot-content" and run.repair:
             repaired = yield from _drop_copy(shard, mended.id)
         run.found(word, mended.id, shard.module(mended.id), repaired=repaired)

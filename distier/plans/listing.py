@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from distier.domain import archived as names
 from distier.domain.archived import VersionObject
 from distier.effects import ArchiveList, Command, Pipeline, Plan, collect
-from distier.errors import Corrupt, Invalid
+from distier.errors import ArchiveUnavailable, Corrupt, DistierError, Invalid
 
+from .recover import WrongArchive
 from .space import Space
 
 PAGE = 5000
@@ -19,6 +20,30 @@ Place = tuple[int, int, str]
 """A place in the order, with the first 8 characters of the tok: as much as an object's name says."""
 
 NOWHERE: Place = (0, 0, "")
+
+
+UNAVAILABLE_MAX = 3
+
+
+class Skipped:
+    """What could not be read or deleted, by id or key, with why: one object that is refused does not keep the others. Where it
+    is not an object, but the archive that does not answer, several fail one after the other, and the last error is raised."""
+
+    def __init__(self) -> None:
+        self.why: dict[str, DistierError] = {}
+        self._in_a_row = 0
+
+    def add(self, name: str, error: DistierError) -> None:
+        if isinstance(error, WrongArchive) or not isinstance(error, ArchiveUnavailable | Corrupt | Invalid):
+            raise error
+        if isinstance(error, ArchiveUnavailable):
+            self._in_a_row += 1
+            if self._in_a_row >= UNAVAILABLE_MAX:
+                raise error
+        self.why[name] = error
+
+    def went_well(self) -> None:
+        self._in_a_row = 0
 
 
 @dataclass(slots=True)

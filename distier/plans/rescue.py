@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 from distier.domain.keys import Shard
 from distier.effects import Parallel, Plan, collect
-from distier.errors import Corrupt, Recovering
+from distier.errors import Corrupt, DistierError, Recovering
 from distier.lua import Adoption, Refused, adopt
 from distier.lua import state as shard_state
 
 from .describe import Vanished
-from .listing import Group, Walk, places_of
+from .listing import Group, Skipped, Walk, places_of
 from .records import chunks
 from .recover import newest_listed, newest_of
 from .space import Space
@@ -27,10 +27,16 @@ BATCH = 512
 TOGETHER = 32
 
 
+class RescuedInPart(Corrupt):
+    """Some modules could not be read. A read of one of them looks again; the others need no look into the archive either, until
+    all can be read."""
+
+
 @dataclass
 class Rescued:
     """What a rescue found and did. `adopted`: modules whose records were made or replaced; `known`: those that Redis had
-    already; `unreadable`: ids (or directories) whose newest version is damaged, with why; `foreign`: ids under which there are
+    already; `unreadable`: ids (or directories) whose newest version cannot be read, with why, `damaged`: how many of them
+    because they are damaged (the archive does not give the others); `foreign`: ids under which there are
     only objects that name another module."""
 
     objects: int = 0
@@ -39,7 +45,12 @@ class Rescued:
     known: int = 0
     deleted: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
+    damaged: int = 0
     foreign: list[str] = field(default_factory=list)
+
+    def failed(self, id: str, error: DistierError) -> None:
+        self.unreadable[id] = str(error)
+        self.damaged += isinstance(error, Corrupt)
 
 
 def rescue(space: Space, tell: Callable[[Rescued], None] = lambda _: None, *, dry_run: bool = False) -> Plan[Rescued]:
@@ -56,6 +67,7 @@ def rescue(space: Space, tell: Callable[[Rescued], None] = lambda _: None, *, dr
             tell(report)
         report.unreadable |= walk.unreadable
     report.objects = walk.objects
+    report.damaged += len(walk.unreadable)
     if not dry_run and not report.unreadable:
         for shard, epoch in epochs.items():
             yield from _adopt(space, shard, epoch, [], whole=True)
@@ -72,8 +84,8 @@ def _reconcile(
     found: dict[Shard, list[Adoption]] = {}
     for results in (yield from Parallel([_describe(space, part) for part in chunks(wanted, TOGETHER)])):
         for id, result in collect(results):
-            if isinstance(result, Corrupt):
-                report.unreadable[id] = str(result)
+            if isinstance(result, DistierError):
+                report.failed(id, result)
             elif result.kind == "none":
                 report.foreign.append(id)
             else:
@@ -83,13 +95,16 @@ def _reconcile(
             report.adopted += yield from _adopt_each(space, shard, epochs[shard], part, report)
 
 
-def _describe(space: Space, groups: Sequence[Group]) -> Plan[list[tuple[str, Adoption | Corrupt]]]:
+def _describe(space: Space, groups: Sequence[Group]) -> Plan[list[tuple[str, Adoption | DistierError]]]:
     """What the archive says of some modules, one after the other: a thread for each would cost more than it saves."""
-    found: list[tuple[str, Adoption | Corrupt]] = []
+    found: list[tuple[str, Adoption | DistierError]] = []
+    skipped = Skipped()
     for group in groups:
         try:
             found.append((group.id, (yield from _newest(space, group))))
-        except Corrupt as e:
+            skipped.went_well()
+        except DistierError as e:
+            skipped.add(group.id, e)
             found.append((group.id, e))
     return found
 
@@ -122,7 +137,7 @@ def _adopt_each(space: Space, shard: Shard, epoch: int, found: Sequence[Adoption
         return (yield from _adopt(space, shard, epoch, found))
     except Corrupt as e:
         if len(found) == 1:
-            report.unreadable[found[0].id] = str(e)
+            report.failed(found[0].id, e)
             return 0
     adopted = 0
     for one in found:
@@ -147,4 +162,11 @@ def rescue_if_needed(space: Space) -> Plan[int | None]:
         needed = needed or known.verified < known.epoch
     if not needed:
         return None
-    return (yield from rescue(space)).adopted
+    report = yield from rescue(space)
+    if report.unreadable:
+        id, why = next(iter(report.unreadable.items()))
+        raise RescuedInPart(
+            f"{len(report.unreadable)} modules could not be read from the archive, such as {id!r} ({why}); the others are "
+            "there. `distier rescue` lists them"
+        )
+    return report.adopted

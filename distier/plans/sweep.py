@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING
 from distier.domain import archived as names
 from distier.domain.keys import Shard
 from distier.effects import ArchiveDelete, ArchiveList, Command, Count, Now, Pipeline, Plan, collect
-from distier.errors import Corrupt
+from distier.errors import Corrupt, DistierError, Invalid
 from distier.lua import state
 
-from .listing import NOWHERE, Group, Place, Walk
+from .listing import NOWHERE, Group, Place, Skipped, Walk
 from .records import chunks
 from .recover import epochs_prefix, verify
 from .space import Space
@@ -43,22 +43,26 @@ LIVES_KEPT = 8
 YOUNG_MS = 20 * 60_000
 
 
-def sweep(space: Space) -> Plan[int]:
-    """Delete what nobody needs from the archive; how many objects. Raises `Unavailable`."""
+def sweep(space: Space, skipped: Skipped | None = None) -> Plan[int]:
+    """Delete what nobody needs from the archive; how many objects. What is refused (an object with a lock, one that cannot be
+    read) is kept, is in `skipped`, and keeps nothing else. Raises `Unavailable`."""
     now_ms = yield Now()
     walk, deleted = Walk(space), 0
+    skipped = skipped or Skipped()
     for shard in space.keys.shards:
         yield from state(shard)  # is this the Redis that the records are in?
     while not walk.done:
         groups = yield from walk.step()
-        deleted += yield from _delete((yield from unneeded(space, groups, now_ms)))
+        deleted += yield from delete_each((yield from unneeded(space, groups, now_ms, skipped)), skipped)
     for shard in space.keys.shards:
-        deleted += yield from _delete((yield from _old_epochs(space, shard, now_ms)))
+        deleted += yield from delete_each((yield from _old_epochs(space, shard, now_ms)), skipped)
+    yield from Count("archive.swept", deleted)
+    yield from Count("archive.kept", len(skipped.why))
     return deleted
 
 
-def unneeded(space: Space, groups: Sequence[Group], now_ms: int) -> Plan[list[str]]:
-    """The keys among the objects of these modules that may be deleted now."""
+def unneeded(space: Space, groups: Sequence[Group], now_ms: int, skipped: Skipped) -> Plan[list[str]]:
+    """The keys among the objects of these modules that may be deleted now. Modules that cannot be looked at are `skipped`."""
     old_ms = now_ms - space.config.worker.tombstone_grace_ms
     wanted = [g for g in groups if names.dominated(g.objects) or _is_buried(g, old_ms) or _old_sidecars(g, old_ms)]
     if not wanted:
@@ -67,9 +71,9 @@ def unneeded(space: Space, groups: Sequence[Group], now_ms: int) -> Plan[list[st
     for group, (place, clean) in zip(wanted, (yield from _records(space, wanted)), strict=True):
         keys += _old_sidecars(group, old_ms)
         if _is_buried(group, old_ms):
-            keys += yield from _bury(space, group, place)
+            keys += yield from _bury(space, group, place, skipped)
         elif place is None:
-            yield from verify(space, space.shard(group.id), group.id)  # what is adopted now is swept in the next round
+            yield from _verify(space, group.id, skipped)  # what is adopted now is swept in the next round
         elif clean:
             keys += _below(group, place)
     return keys
@@ -115,14 +119,22 @@ def _old_sidecars(group: Group, old_ms: int) -> list[str]:
     return [key for key in group.lone_sidecars if group.modified_ms[key] < old_ms]
 
 
-def _bury(space: Space, group: Group, place: Place | None) -> Plan[list[str]]:
+def _verify(space: Space, id: str, skipped: Skipped) -> Plan[None]:
+    try:
+        yield from verify(space, space.shard(id), id)
+        skipped.went_well()
+    except DistierError as e:
+        skipped.add(id, e)
+
+
+def _bury(space: Space, group: Group, place: Place | None, skipped: Skipped) -> Plan[list[str]]:
     newest = group.newest
     assert newest is not None
     if place is None:
         yield Count("archive.buried")
         return [o.key for o in group.objects]
     if NOWHERE < place < newest.order:  # an older record came back: it must learn of its end first
-        yield from verify(space, space.shard(group.id), group.id)
+        yield from _verify(space, group.id, skipped)
     return []
 
 
@@ -146,8 +158,18 @@ def _old_epochs(space: Space, shard: Shard, now_ms: int) -> Plan[list[str]]:
     return keys
 
 
-def _delete(keys: Sequence[str]) -> Plan[int]:
+def delete_each(keys: Sequence[str], skipped: Skipped) -> Plan[int]:
+    """Delete objects, in batches; one of which something is refused, one by one, so that it is known what. How many went."""
+    gone = 0
     for part in chunks(keys, 1000):
-        yield from ArchiveDelete(part)
-    yield from Count("archive.swept", len(keys))
-    return len(keys)
+        try:
+            yield from ArchiveDelete(part)
+            gone += len(part)
+        except Invalid:
+            for key in part:
+                try:
+                    yield from ArchiveDelete([key])
+                    gone += 1
+                except Invalid as e:
+                    skipped.add(key, e)
+    return gone

@@ -28,7 +28,7 @@ from distier.plans import fleet, maintain, shares
 from distier.plans.identity import try_archive
 from distier.plans.paced import Stopping, paced
 from distier.plans.recover import WrongArchive
-from distier.plans.rescue import rescue_if_needed
+from distier.plans.rescue import RescuedInPart, rescue_if_needed
 from distier.plans.space import Space
 from distier.stores.threads import Flag
 
@@ -41,6 +41,7 @@ STOP_GRACE_S = 20.0
 """The step under way may take this long to end after `stop`; then it is stopped where it is, which any step may be."""
 
 LEAVE_DEADLINE_S = 2.0
+RESCUE_AGAIN_S = 600.0
 LOOK_AT_ARCHIVE_S = 10.0
 """Where somebody watches the worker's health, the archive is asked this often if there is nothing else to ask it for."""
 
@@ -109,6 +110,7 @@ class Rounds:
         self._beat_began_s = 0.0
         self._left_out = False
         self._identified_s: float | None = None
+        self._rescue_again_s: float | None = None
 
     # -- leases ----------------------------------------------------------------------------------------------------
 
@@ -186,7 +188,7 @@ class Rounds:
         first = space.keys.shards[0]
         if self.holds(first):
             # After a restart or a loss of Redis: compare the records with the archive.
-            yield Step(partial(self._for_all, "rescued", rescue_if_needed(space)), SWEEP_DEADLINE_S, long=True)
+            yield Step(partial(self._for_all, "rescued", self._rescue()), SWEEP_DEADLINE_S, long=True)
         if self.holds(first):
             lease = self.leases.get(first)
             fence = str(lease.fence) if lease else ""
@@ -218,6 +220,16 @@ class Rounds:
         n = yield from plan
         if n is not None:
             self.report.add({name: n})
+
+    def _rescue(self) -> Plan[int | None]:
+        """Where some modules could not be read, not in each round again: reads look for them themselves."""
+        if self._rescue_again_s is not None and time.monotonic() < self._rescue_again_s:
+            return None
+        try:
+            return (yield from rescue_if_needed(self.space))
+        except RescuedInPart:
+            self._rescue_again_s = time.monotonic() + RESCUE_AGAIN_S
+            raise
 
     def _look(self) -> Plan[None]:
         """For who watches."""

@@ -42,6 +42,7 @@ Fault = Literal[
     "redirect",  # a proxy that wants a login: 302
     "login-page",  # the same, as a success
     "empty",  # a success without a body
+    "denied",  # 403: no right to this object, or a lock on it
 ]
 STALL_S = 60.0
 BUCKET = "bucket"
@@ -193,6 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(500, "InternalError")
         if "503" in kinds:
             return self._error(503, "SlowDown")
+        if "denied" in kinds:
+            return self._error(403, "AccessDenied")
         if "redirect" in kinds:
             return self._reply(302, {"Location": "https://login.example/"}, b"")
         if "login-page" in kinds or "empty" in kinds:
@@ -233,10 +236,17 @@ class _Handler(BaseHTTPRequestHandler):
                 case "LIST":
                     return 200, {}, self._listing(query)
                 case _ if self.command == "POST":
-                    for element in ElementTree.fromstring(body).iter():
-                        if element.tag.rpartition("}")[2] == "Key":
-                            s3.objects.pop(element.text or "", None)
-                    return 200, {}, b"<DeleteResult></DeleteResult>"
+                    named = [
+                        e.text or "" for e in ElementTree.fromstring(body).iter() if e.tag.rpartition("}")[2] == "Key"
+                    ]
+                    locked = [f.match for f in s3._faults if f.fault == "denied" and "DELETE" in f.verbs and f.match]
+                    errors = ""
+                    for one in named:
+                        if any(match in one for match in locked):
+                            errors += f"<Error><Key>{escape(one)}</Key><Code>AccessDenied</Code></Error>"
+                        else:
+                            s3.objects.pop(one, None)
+                    return 200, {}, f"<DeleteResult>{errors}</DeleteResult>".encode()
                 case _:
                     s3.objects.pop(key, None)
                     return 204, {}, b""

@@ -15,7 +15,9 @@ from distier.effects import Command
 from distier.errors import ArchiveUnavailable, ConfigError, Conflict, Corrupt, DistierError, Full, Unavailable
 from distier.plans import maintain
 from distier.plans.fsck import KINDS, fsck
+from distier.plans.listing import Skipped
 from distier.plans.rescue import rescue
+from distier.plans.sweep import sweep
 from distier.plans.write import Item, delete, put
 from distier.worker import Worker
 from tests.integration.faulty_s3 import FaultyS3
@@ -350,3 +352,65 @@ def test_an_object_that_names_another_module_is_foreign(open_store: Callable[...
     found = store.run(fsck(store.space, repair=True), deadline_s=60)
     assert {f.id for f in found.listed if f.kind == "foreign-object"} <= {"copy", "m/1", "m/0"}
     assert not found.remaining and keys - set(s3.objects) <= {k for k in keys if "/gone/" in k or "/m/0/" in k}
+
+
+@pytest.mark.parametrize("fault", ["denied", "500", "cut-body"])
+def test_one_object_that_cannot_be_read_keeps_no_other(open_store: Callable[..., Store], s3: FaultyS3, fault: Any):
+    """The metadata is dropped, so that a rescue has to read each object."""
+    store = open_store(storage_tiers__cold__sidecar="never")
+    ids = [f"n/{i}" for i in range(40)]
+    for put_twice in range(2):
+        store.put_many([Item(id, f"{id} {put_twice}") for id in ids])
+        store.flush()
+    for found in s3.objects.values():
+        found.headers.clear()
+    store._driver.run(wipe(store.space))
+    with s3.fault(fault, "GET", match="n/7/"):
+        report = store.run(rescue(store.space), deadline_s=100)
+        assert list(report.unreadable) == ["n/7"] and (report.adopted, report.damaged) == (39, 0)
+        assert {id for id in ids if id != "n/7" and store.get(id) is None} == set()
+        with pytest.raises((ConfigError, ArchiveUnavailable)):
+            store.get("n/7")
+        done = store.run(fsck(store.space, checksums=1), deadline_s=100)
+        assert {f.id for f in done.listed if f.kind == "unreadable-object"} == {"n/7"}
+        worker = Worker(store)
+        assert not worker.run_once() and "n/7" in str(worker.report.last_failure)
+        asked = s3.gets.total()
+        worker.run_once()
+        assert s3.gets.total() == asked, "it is not read again in each round"
+        skipped = Skipped()
+        store.run(sweep(store.space, skipped), deadline_s=100)
+        assert list(skipped.why) == ["n/7"]
+        assert sum("/modules/" in key for key in s3.objects) == len(ids) + 1, "the others' old versions are swept"
+    assert store.run(rescue(store.space), deadline_s=100).unreadable == {}
+    assert store.get("n/7").text == "n/7 1"  # type: ignore[union-attr]
+    assert not store.run(fsck(store.space, repair=True), deadline_s=100).remaining
+
+
+def test_an_object_that_may_not_be_deleted_keeps_no_other(open_store: Callable[..., Store], s3: FaultyS3):
+    store = open_store()
+    for n in range(3):
+        for id in ("n/1", "n/2", "n/3"):
+            store.put(id, f"{n}", durability="archived")
+    locked = min(key for key in s3.objects if "/n/2/@" in key and key.endswith(".xz"))
+    with s3.fault("denied", "DELETE", match=locked.rsplit("/", 1)[1]):
+        skipped = Skipped()
+        assert store.run(sweep(store.space, skipped), deadline_s=60) == 5
+        assert [key in locked for key in skipped.why] == [True] and isinstance(
+            next(iter(skipped.why.values())), ConfigError
+        )
+        done = store.run(fsck(store.space, repair=True), deadline_s=60)
+        assert [f.kind for f in done.listed if f.level != "note"] == ["unreadable-object"]
+    assert store.run(sweep(store.space), deadline_s=60) == 1
+
+
+def test_where_the_archive_does_not_answer_a_rescue_ends(open_store: Callable[..., Store], s3: FaultyS3):
+    store = open_store(storage_tiers__cold__sidecar="never")
+    store.put_many([Item(f"n/{i}", f"{i}") for i in range(40)])
+    store.flush()
+    for found in s3.objects.values():
+        found.headers.clear()
+    store._driver.run(wipe(store.space))
+    with s3.fault("500", "GET"), pytest.raises(ArchiveUnavailable):
+        store.run(rescue(store.space), deadline_s=100)
+    assert s3.gets.total() < 40

@@ -72,7 +72,7 @@ def _fields(record: Record) -> dict[str, Any]:
 def _sweep_by_reference(patch: pytest.MonkeyPatch) -> None:
     """Whatever no record rests on is deleted, the greatest too."""
 
-    def unneeded(space: Space, groups: Any, now_ms: int) -> Plan[list[str]]:
+    def unneeded(space: Space, groups: Any, now_ms: int, skipped: Any) -> Plan[list[str]]:
         keys: list[str] = []
         for group, (place, _) in zip(groups, (yield from sweep._records(space, groups)), strict=True):
             keys += [o.key for o in group.objects if o.order != place]
@@ -84,7 +84,7 @@ def _sweep_by_reference(patch: pytest.MonkeyPatch) -> None:
 def _sweep_uncommitted(patch: pytest.MonkeyPatch) -> None:
     """A greater object dominates, whether a record says so or not (as it was once)."""
 
-    def unneeded(space: Space, groups: Any, now_ms: int) -> Plan[list[str]]:
+    def unneeded(space: Space, groups: Any, now_ms: int, skipped: Any) -> Plan[list[str]]:
         yield from ()
         return [key for group in groups for key in names.dominated(group.objects)]
 
