@@ -26,6 +26,15 @@ Plan = Generator["Effect[Any]", Any, T]
 Word = str | bytes | int | float
 
 
+class Cancelled(BaseException):
+    """Thrown into a plan whose call is given up (a task was cancelled, somebody pressed Ctrl-C): a plan that holds a lease
+    gives it back, with one last effect."""
+
+
+TIDY_S = 1.0
+"""How long that may take."""
+
+
 class Effect(Generic[T]):
     __slots__ = ()
 

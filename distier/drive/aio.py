@@ -17,10 +17,12 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.domain.module import Record
 from distier.effects import (  # fmt: skip
+    TIDY_S,
     ArchiveDelete,
     ArchiveGet,
     ArchiveList,
     ArchivePut,
+    Cancelled,
     Command,
     Count,
     Effect,
@@ -103,6 +105,7 @@ class AsyncDriver(Process):
         self.recover = recover
         super().__init__()
         self._threads = Helpers(THREADS_MAX)
+        self._tidying: set[asyncio.Task[None]] = set()
 
     async def run(self, plan: Plan[T], deadline_s: float | None = None) -> T:
         """Run a plan to its end: its result, or what it raises. A cancelled run stops the plan between two effects."""
@@ -116,12 +119,30 @@ class AsyncDriver(Process):
                     result = await self.perform(effect, end_s)
                 except Exception as e:
                     effect = plan.throw(e)
+                except asyncio.CancelledError:
+                    self._give_up(plan)
+                    raise
                 else:
                     effect = plan.send(result)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
         finally:
             plan.close()
+
+    def _give_up(self, plan: Plan[Any]) -> None:
+        """The plan's task is cancelled: what the plan still wants done for others (a lease is given back) is done beside it."""
+        try:
+            effect = plan.throw(Cancelled())
+        except (Cancelled, StopIteration, DistierError):
+            return
+        with suppress(RuntimeError):  # the loop is closing
+            task = asyncio.get_running_loop().create_task(self._tidy(effect))
+            self._tidying.add(task)
+            task.add_done_callback(self._tidying.discard)
+
+    async def _tidy(self, effect: Effect[Any]) -> None:
+        with suppress(DistierError):
+            await self.perform(effect, time.monotonic() + TIDY_S)
 
     async def perform(self, effect: Effect[Any], end_s: float) -> Any:
         """One effect. Raises `DistierError`."""
@@ -314,6 +335,8 @@ class AsyncDriver(Process):
         return [task.result() for task in tasks]
 
     async def close(self) -> None:
+        mine = [task for task in self._tidying if task.get_loop() is asyncio.get_running_loop()]
+        await asyncio.gather(*mine, return_exceptions=True)
         self._threads.close()
         await self.redis.close()
         self.archive.close()

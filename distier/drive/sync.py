@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,10 +15,12 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.effects import (  # fmt: skip
+    TIDY_S,
     ArchiveDelete,
     ArchiveGet,
     ArchiveList,
     ArchivePut,
+    Cancelled,
     Command,
     Count,
     Effect,
@@ -86,12 +89,20 @@ class SyncDriver(Process):
                     result = self.perform(effect, end_s, nested=nested)
                 except Exception as e:
                     effect = plan.throw(e)
+                except BaseException:
+                    self._give_up(plan)
+                    raise
                 else:
                     effect = plan.send(result)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
         finally:
             plan.close()
+
+    def _give_up(self, plan: Plan[Any]) -> None:
+        """The call is interrupted (Ctrl-C): what the plan still wants done for others (a lease is given back) is done first."""
+        with suppress(Cancelled, StopIteration, DistierError):
+            self.perform(plan.throw(Cancelled()), time.monotonic() + TIDY_S)
 
     def perform(self, effect: Effect[Any], end_s: float, *, nested: bool = False) -> Any:
         """One effect. Raises `DistierError`."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from distier.domain.keys import Shard
-from distier.effects import Command, NewToken, Pipeline, Plan, RunScript, collect
+from distier.effects import Cancelled, Command, NewToken, Pipeline, Plan, RunScript, collect
 from distier.errors import DistierError, Full
 from distier.lua import beat, claim, release
 from distier.policy.fleet import assign
@@ -117,7 +117,7 @@ def sweep_in_turn(space: Space) -> Plan[int | None]:
         return None
     try:
         return (yield from sweep(space))
-    except DistierError:
+    except (DistierError, Cancelled):
         yield from release(first, first.sweep_lease, holder)
         raise
 

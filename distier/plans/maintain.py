@@ -15,7 +15,7 @@ from typing import Any
 
 from distier.domain.ids import check_id
 from distier.domain.keys import Shard
-from distier.effects import Command, Count, NewToken, Parallel, Pipeline, Plan, collect
+from distier.effects import Cancelled, Command, Count, NewToken, Parallel, Pipeline, Plan, collect
 from distier.errors import Corrupt, DistierError, Full, Invalid, NotFound, RedisUnavailable
 from distier.lua import age, expire
 
@@ -112,7 +112,7 @@ def _write_back_alone(space: Space, shard: Shard, id: str) -> Plan[Archived | No
         return None
     try:
         result = yield from write_back(space, shard, id)
-    except DistierError:
+    except (DistierError, Cancelled):
         yield from give_back(shard, lease, holder)
         raise
     yield from give_back(shard, lease, holder)

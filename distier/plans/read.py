@@ -23,6 +23,7 @@ from distier.domain.keys import Shard
 from distier.domain.module import TIERS, Module, Placement, Record, Tier, parse_copy, parse_hot, parse_record
 from distier.effects import (  # fmt: skip
     ArchiveGet,
+    Cancelled,
     Command,
     Count,
     LocalGet,
@@ -398,7 +399,11 @@ def _fetch_alone(
         nodes = yield from others(space)
         calls: list[Any] = [take, record_command(shard, record.id), frame_command(shard, record.id)]
         calls += [holds_command(shard, node, record.id) for node in nodes]
-        replies = yield from Pipeline([*calls, touch] if touch is not None else calls)
+        try:
+            replies = yield from Pipeline([*calls, touch] if touch is not None else calls)
+        except Cancelled:  # it may be this one's by now
+            yield from give_back(shard, lease, me)
+            raise
         if touch is not None:
             hot_now, touch = _is_hot_now(space, record.id, replies.pop()), None
         # Where Redis refuses writes (maxmemory, no replica, no disk) there are no leases: then everybody fetches.
@@ -443,7 +448,7 @@ def _fetch_and_keep(
                 done = release(shard, lease, holder)
                 yield from keep_warm(space, shard, record, content, "get", [done])
                 return content, tier
-    except DistierError:
+    except (DistierError, Cancelled):
         yield from give_back(shard, lease, holder)
         raise
     yield from give_back(shard, lease, holder)
