@@ -28,7 +28,7 @@ EXITS = (
     ExitCode(CORRUPT, errors.Corrupt, "a copy does not match its checksum"),
     ExitCode(CONFLICT, errors.Conflict, "the module is at another version than expected"),
     ExitCode(INVALID, errors.Invalid, "configuration, id or content is invalid"),
-    ExitCode(IN_PART, None, "done in part: the archive does not give, or delete, some objects (rescue, sweep)"),
+    ExitCode(IN_PART, None, "done in part: some objects cannot be read or deleted"),
     ExitCode(INTERRUPTED, None, "interrupted (Ctrl-C)"),
 )
 

@@ -45,6 +45,7 @@ STAND_BACK_MAX_S = 0.25
 REREADS_MAX = 8
 RELISTS_MAX = 4
 LIFE_CHARS = 16
+MARKERS_A_PAGE = 1000
 
 Known = Mapping[Shard, Opened | None]
 """What a process knew of some shards before it read."""
@@ -171,13 +172,13 @@ def _epochs_below(prefix: str, after: str) -> Plan[list[tuple[int, str]]]:
     """Numbers and lives of claimed epochs."""
     found = list[tuple[int, str]]()
     while True:
-        page = yield from ArchiveList(prefix, start_after=after)
-        if not page:
-            return found
+        page = yield from ArchiveList(prefix, start_after=after, limit=MARKERS_A_PAGE)
         for entry in page:
             match = re.fullmatch(r"@(\d{8})-[0-9a-f]{8}(?:-([0-9a-f]+))?", entry.key.rpartition("/")[2])
             if match:
                 found.append((int(match[1]), match[2] or ""))
+        if len(page) < MARKERS_A_PAGE:
+            return found
         after = page[-1].key
 
 
