@@ -22,6 +22,32 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 _Work = tuple["Future[Any]", Callable[[], Any]]
+_Inbox = SimpleQueue["_Work | None"]
+
+
+class _Crew:
+    """What the threads know; not `Helpers`, which must not be held by them."""
+
+    def __init__(self, most: int) -> None:
+        self.free = [None] * most  # one for each thread that may still be started
+        self.idle: list[_Inbox] = []  # of threads that wait, each for its own
+        self.backlog: SimpleQueue[_Work] = SimpleQueue()  # while all are busy
+        self.ended = False
+
+    def end(self) -> None:
+        self.ended = True
+        while (inbox := _popped(self.idle)) is not None:
+            inbox.put(None)
+
+    def distribute(self) -> None:
+        """Give what is in the backlog to threads that are idle."""
+        while (inbox := _popped(self.idle)) is not None:
+            try:
+                inbox.put(self.backlog.get_nowait())
+            except Empty:
+                self.idle.append(inbox)
+                if self.backlog.empty():  # else it came while this one was neither idle nor given anything
+                    return
 
 
 class Helpers:
@@ -34,77 +60,84 @@ class Helpers:
 
     def _start_anew(self) -> None:
         self._pid = os.getpid()
-        self._work: SimpleQueue[_Work | None] = SimpleQueue()
-        self._free = [None] * self._most  # one for each thread that may still be started
-        self._waiting: list[None] = []  # one for each thread that waits for work
-        self._end = weakref.finalize(self, _end, self._work, self._most)
+        self._crew = _Crew(self._most)
+        self._end = weakref.finalize(self, self._crew.end)
         self._end.atexit = False  # other handlers of the exit may still need them
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
-        """`function` in a thread; run by the caller, before this returns, if no thread can be started."""
+        """`function` in a thread; run by the caller, before this returns, if there is no thread and none can be started."""
         if self._pid != os.getpid():
             self._start_anew()
+        crew = self._crew
         future: Future[T] = Future()
-        self._work.put((future, function))
-        if not _took(self._waiting) and _took(self._free) and not self._start():
-            self._help(future)
+        work = (future, function)
+        try:
+            crew.idle.pop().put(work)
+        except IndexError:
+            self._none_idle(crew, work)
         return future
 
-    def _start(self) -> bool:
-        try:
-            _thread.start_new_thread(_serve, (self._work, self._waiting))
-        except RuntimeError:
-            self._free.append(None)
-            return len(self._free) < self._most  # a thread that is busy now will come to it
-        return True
+    def _none_idle(self, crew: _Crew, work: _Work) -> None:
+        if self._started(crew, work):
+            return
+        if len(crew.free) == self._most:  # there are no threads
+            _do(work)
+        else:
+            crew.backlog.put(work)
+            crew.distribute()  # one may have become idle in between
 
-    def _help(self, future: Future[Any]) -> None:
-        """Do what is waiting, in order, until that is done."""
-        while not future.done():
-            try:
-                work = self._work.get_nowait()
-            except Empty:
-                return
-            if work is not None:
-                _do(work)
+    def _started(self, crew: _Crew, work: _Work) -> bool:
+        try:
+            crew.free.pop()
+        except IndexError:
+            return False
+        try:
+            _thread.start_new_thread(_serve, (crew, work))
+        except RuntimeError:
+            crew.free.append(None)
+            return False
+        return True
 
     def close(self) -> None:
         """What nobody has begun is cancelled; threads end when they have done what they are at."""
-        while self._pid == os.getpid():
-            try:
-                work = self._work.get_nowait()
-            except Empty:
-                break
-            if work is not None:
-                work[0].cancel()
+        crew = self._crew
         self._end()
         self._start_anew()  # for whoever comes late
+        while True:
+            try:
+                crew.backlog.get_nowait()[0].cancel()
+            except Empty:
+                return
 
 
-def _took(tokens: list[None]) -> bool:
+def _popped(idle: list[_Inbox]) -> _Inbox | None:
     try:
-        tokens.pop()
+        return idle.pop()
     except IndexError:
-        return False
-    return True
+        return None
 
 
-def _serve(queue: SimpleQueue[_Work | None], waiting: list[None]) -> None:
+def _serve(crew: _Crew, first: _Work) -> None:
     # As `threading` does for its own threads: for debuggers, coverage, profilers.
     if (trace := threading.gettrace()) is not None:
         sys.settrace(trace)
     if (profile := threading.getprofile()) is not None:
         sys.setprofile(profile)
-    while True:
-        try:
-            work = queue.get_nowait()
-        except Empty:
-            waiting.append(None)
-            work = queue.get()
-        if work is None:
-            return
+    inbox: _Inbox = SimpleQueue()
+    work: _Work | None = first
+    del first
+    while work is not None:
         _do(work)
         del work  # nothing of it is kept while this waits
+        try:
+            work = crew.backlog.get_nowait()
+        except Empty:
+            crew.idle.append(inbox)
+            if not crew.backlog.empty():  # something has come in between, maybe for this one
+                crew.distribute()
+            if crew.ended:
+                crew.end()
+            work = inbox.get()
 
 
 def _do(work: _Work) -> None:
@@ -114,11 +147,6 @@ def _do(work: _Work) -> None:
             future.set_result(function())
         except BaseException as e:
             future.set_exception(e)
-
-
-def _end(queue: SimpleQueue[_Work | None], most: int) -> None:
-    for _ in range(most):
-        queue.put(None)
 
 
 class Flag:

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from concurrent.futures import CancelledError
+from functools import partial
 from typing import Any, NoReturn
 
 import pytest
@@ -49,6 +50,29 @@ def test_two_tasks_that_wait_for_each_other_get_a_thread_each() -> None:
         met = threading.Barrier(2)
         for future in [helpers.submit(lambda met=met: met.wait(LONG_S)) for _ in range(2)]:  # type: ignore[misc]
             future.result(LONG_S)
+
+
+def test_nothing_is_left_lying_about_when_many_submit() -> None:
+    helpers = Helpers(3)
+    done: list[int] = []
+
+    def submit(n: int) -> None:
+        for i in range(300):
+            if i % 3:
+                helpers.submit(partial(done.append, n))
+            else:
+                helpers.submit(partial(done.append, n)).result(LONG_S)
+
+    threads = [threading.Thread(target=submit, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG_S * 2)
+    helpers.submit(int).result(LONG_S)
+    end_s = time.monotonic() + LONG_S
+    while len(done) < 1200 and time.monotonic() < end_s:
+        time.sleep(0.01)
+    assert len(done) == 1200
 
 
 def test_what_is_raised_is_raised_for_whoever_asked() -> None:
