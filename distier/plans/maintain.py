@@ -56,12 +56,14 @@ def write_back_due(space: Space, shard: Shard, *, older_than_ms: int | None = No
             tried |= set(ids)
             results = yield from Parallel([one(space, shard, id) for id in ids])
             failed = [r for r in results if isinstance(r, DistierError)]
+            if failed and len(failed) == len(ids):
+                yield from look_at_archive(
+                    space
+                )  # where it is away, that is nobody's own fault, and all are due when it is back
             space.failing.note(shard, zip(ids, results, strict=True), now_ms)
             went = sum(isinstance(r, Archived) for r in results)
             done, failure = done + went, failure or next(iter(failed), None)
             stuck += len(page) - went  # those stay in the list: look behind them
-            if failed and len(failed) == len(ids):
-                yield from look_at_archive(space)
             if len(page) < BATCH:
                 break
     if failure:

@@ -24,6 +24,7 @@ import pytest
 
 from distier import AsyncStore, Store, connect, connect_async
 from distier.errors import Unavailable
+from tests.conftest import empty
 from tests.integration.world import Face, World, until
 from tests.proxy import Proxy
 from tests.servers import TestServer, running_server
@@ -278,6 +279,7 @@ async def face_of(kind: str, url: str, cold: Path, **overrides: Any) -> Face:
 async def test_a_reply_that_comes_twice_answers_nobody(
     valkey_server: TestServer, tmp_path: Path, kind: str, after_s: float
 ) -> None:
+    empty(valkey_server)
     with Proxy(valkey_server.port) as proxy:
         face = await face_of(kind, proxy.url, tmp_path)
         for name in NAMES:
@@ -313,9 +315,16 @@ def frozen(server: TestServer) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def own_server() -> Iterator[TestServer]:
+def shared_server() -> Iterator[TestServer]:
     with running_server("valkey", tcp=True) as server:
         yield server
+
+
+@pytest.fixture
+def own_server(shared_server: TestServer) -> TestServer:
+    """Empty: each test has an archive of its own."""
+    empty(shared_server)
+    return shared_server
 
 
 async def _beside(long: Coroutine[Any, Any, Any], short: Coroutine[Any, Any, Any]) -> float:
