@@ -53,7 +53,9 @@ FENCED_MAX = 4
 BUSY_MAX = 256
 TURN_MAX_S = 0.05
 PATIENCE_SHARE = 0.5
-"""Of a call's deadline, for one holder of a position: then there is as much left for the call's own steps."""
+PATIENCE_MAX_S = 2.0
+"""How long one holder of a position is waited for: half of the call's deadline at most, so that there is as much left for the
+call's own steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +304,7 @@ class Turn:
 
     def __init__(self, space: Space, id: str) -> None:
         self._id = id
-        self._patience_s = space.config.deadline_ms / 1000 * PATIENCE_SHARE
+        self._patience_s = min(space.config.deadline_ms / 1000 * PATIENCE_SHARE, PATIENCE_MAX_S)
         self._holder, self._waited_s, self._waits = "", 0.0, 0
 
     def wait(self, holder: str) -> Plan[str]:
