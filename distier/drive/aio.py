@@ -39,7 +39,7 @@ from distier.effects import (  # fmt: skip
     Used,
     collect,
 )
-from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, Recovering
+from distier.errors import ArchiveTimeout, DeadlineExceeded, DistierError, Recovering
 from distier.stores.archive import Archive
 from distier.stores.redis import AsyncExchange
 from distier.stores.threads import Helpers
@@ -47,6 +47,7 @@ from distier.stores.threads import Helpers
 from .common import (
     RECOVERIES_MAX,
     Call,
+    End,
     Process,
     Recover,
     Unfinished,
@@ -56,6 +57,7 @@ from .common import (
     first_answered,
     lost,
     note_lost,
+    note_spent,
     time_left,
     understood,
     words,
@@ -109,7 +111,10 @@ class AsyncDriver(Process):
 
     async def run(self, plan: Plan[T], deadline_s: float | None = None) -> T:
         """Run a plan to its end: its result, or what it raises. A cancelled run stops the plan between two effects."""
-        return await self._run(plan, time.monotonic() + (deadline_s or self.deadline_s))
+        begun_s = time.monotonic()
+        end_s = End(begun_s + (deadline_s or self.deadline_s))
+        end_s.begun_s = begun_s
+        return await self._run(plan, end_s)
 
     async def _run(self, plan: Plan[T], end_s: float) -> T:
         try:
@@ -313,12 +318,15 @@ class AsyncDriver(Process):
 
     async def _archive(self, function: Callable[[], Any], end_s: float) -> Any:
         """Run in a thread, so that a server that stalls cannot hold the caller past its deadline."""
+        begun_s = time.monotonic()
         future = self.in_thread(function)
         try:
             async with asyncio.timeout(time_left(end_s)):
                 return await future
         except TimeoutError as e:
-            raise ArchiveUnavailable(f"the archive {self.archive.name} did not answer within the deadline") from e
+            raise ArchiveTimeout(f"the archive {self.archive.name} did not answer within the deadline") from e
+        finally:
+            note_spent(end_s, "the archive", begun_s)
 
     async def _parallel(self, plans: Sequence[Plan[Any]], end_s: float) -> list[Any]:
         gate = asyncio.Semaphore(TASKS_MAX)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from distier.domain import archived as names
@@ -32,11 +33,12 @@ from distier.lua import Deleted, Move, Over, Put, Refused, Replayed, Reserved, W
 from distier.lua import delete as delete_script
 from distier.lua import put as put_script
 from distier.lua import put_many as put_many_script
+from distier.policy.evict import Need
 from distier.policy.transform import apply_transform, outline
 
 from .records import make_frame, record_command
 from .recover import list_epochs, newest_record, stand_back, verify
-from .room import with_room
+from .room import NOTHING, with_room
 from .shares import make_share
 from .space import Space
 from .writeback import put_object, write_back
@@ -86,6 +88,8 @@ class Prepared:
     sending: Sending = field(default_factory=Sending)
     given_up: str = ""
     """Who holds a position in front of the module and does not seem to live any more."""
+    ahead: Need = NOTHING
+    """What the same call puts after it into its shard: modules and bytes."""
 
 
 class Place(NamedTuple):
@@ -205,7 +209,8 @@ def _expected(if_version: Expected) -> str:
 def put_prepared(space: Space, p: Prepared, turn: Turn | None = None) -> Plan[Landed]:
     """Into hot, with the evictions that it takes; into warm where hot cannot take it."""
     shard = space.shard(p.id)
-    reply = yield from with_room(space, shard, lambda moves: _put(shard, p, "hot", p.content, "", moves))
+    put = partial(_put, shard, p, "hot", p.content, "")
+    reply = yield from with_room(space, shard, put, own=p.id, ahead=p.ahead)
     return (yield from _landed(space, shard, p, reply, turn))
 
 
@@ -267,11 +272,9 @@ def _attempt(space: Space, shard: Shard, p: Prepared, tier: Tier, body: bytes, k
     could only be made with the archive's help, and it does not answer."""
     nowhere_else = tier == "warm" and p.place is None
 
-    def attempt(moves: Sequence[Move]) -> RunScript[Any]:
-        return _put(shard, p, tier, body, kind, moves)
-
+    put = partial(_put, shard, p, tier, body, kind)
     try:
-        return (yield from with_room(space, shard, attempt, last_resort=nowhere_else))
+        return (yield from with_room(space, shard, put, last_resort=nowhere_else, own=p.id, ahead=p.ahead))
     except Full:
         if p.place is None:
             raise
@@ -510,18 +513,19 @@ def _put_ready(space: Space, ready: Sequence[Prepared], at: Mapping[str, int], d
     """Write these; puts the results into `done`, by id `at` their positions."""
     parts = _parts(space, ready)
     calls = [put_many_script(shard, [_write(p) for p in part], part[0].sending) for shard, part in parts]
-    landed = 0
+    landed, left = 0, _left(parts)
     for (shard, part), replies in zip(parts, (yield from Pipeline(calls)), strict=True):
         # One key of a foreign type fails the whole step, which then did nothing: each by itself.
         alone = isinstance(replies, Corrupt) and len(part) > 1
         for p, reply in zip(part, replies if isinstance(replies, list) else [replies] * len(part), strict=True):
+            ahead = left[shard] = Need(left[shard].amount - 1, left[shard].size_bytes - len(p.content))
             if isinstance(reply, Put):
                 version = Order(reply.epoch, reply.ver, p.tok)
                 landed += 1
                 space.versions[shard] = (reply.epoch, reply.ver)
                 done[at[p.id]] = Landed(p.id, "hot", version, p.tokens, len(p.content), 0, None, False, p.transform)
             else:
-                done[at[p.id]] = yield from _finish(space, p, None if alone else reply)
+                done[at[p.id]] = yield from _finish(space, replace(p, ahead=ahead), None if alone else reply)
     yield Count("puts", landed)
 
 
@@ -538,6 +542,15 @@ def _parts(space: Space, ready: Sequence[Prepared]) -> list[tuple[Shard, list[Pr
         part.append(p)
         room[shard] = part, free_bytes - len(p.content)
     return parts
+
+
+def _left(parts: Sequence[tuple[Shard, Sequence[Prepared]]]) -> dict[Shard, Need]:
+    """How many modules and bytes each shard is to take."""
+    left: dict[Shard, Need] = {}
+    for shard, part in parts:
+        before = left.get(shard, NOTHING)
+        left[shard] = Need(before.amount + len(part), before.size_bytes + sum(len(p.content) for p in part))
+    return left
 
 
 def _write(p: Prepared) -> Write:
