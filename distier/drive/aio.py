@@ -45,6 +45,7 @@ from distier.stores.redis import AsyncExchange
 from distier.stores.threads import Helpers
 
 from .common import (
+    OFFLOAD_BYTES,
     RECOVERIES_MAX,
     Call,
     End,
@@ -67,8 +68,6 @@ T = TypeVar("T")
 
 THREADS_MAX = 16
 TASKS_MAX = 64
-OFFLOAD_BYTES = 128 * 1024
-"""Computations over less than this take less time than handing them to a thread."""
 
 
 class OwnTask:
@@ -164,10 +163,8 @@ class AsyncDriver(Process):
                 return await self._local_get(record)
             case LocalPut(record, content):
                 return await self._local_put(record, content)
-            case Offload(size_bytes, function):
-                if size_bytes < OFFLOAD_BYTES:
-                    return function()
-                return await self.in_thread(function)
+            case Offload(size_bytes, function, what):
+                return function() if size_bytes < OFFLOAD_BYTES else await self._compute(function, what, end_s)
             case Parallel(plans):
                 return await self._parallel(plans, end_s)
             case ArchiveGet(key, max_bytes):
@@ -189,6 +186,14 @@ class AsyncDriver(Process):
                 return await self._sleep(seconds, end_s)
             case _:
                 return self.at_once(effect)
+
+    async def _compute(self, function: Callable[[], Any], what: str, end_s: float) -> Any:
+        time_left(end_s)
+        begun_s = time.monotonic()
+        try:
+            return await self.in_thread(function)
+        finally:
+            note_spent(end_s, what, begun_s)
 
     # -- Redis ---------------------------------------------------------------------------------------------------
 

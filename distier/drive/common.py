@@ -168,6 +168,10 @@ def error_of(error: RedisError) -> DistierError:
     return made
 
 
+OFFLOAD_BYTES = 128 * 1024
+"""Computations over less than this take less time than handing them to a thread."""
+
+
 class End(float):
     """When a call must have ended, on the monotonic clock; and what took its time."""
 

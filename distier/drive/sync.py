@@ -43,6 +43,7 @@ from distier.stores.redis import Exchange
 from distier.stores.threads import Helpers
 
 from .common import (
+    OFFLOAD_BYTES,
     RECOVERIES_MAX,
     Call,
     End,
@@ -124,8 +125,8 @@ class SyncDriver(Process):
                 return self.local.get(record) if self.local is not None else None
             case LocalPut(record, content):
                 return self.local is not None and self.local.put(record, content)
-            case Offload(_, function):
-                return function()
+            case Offload(size_bytes, function, what):
+                return function() if size_bytes < OFFLOAD_BYTES else self._compute(function, what, end_s)
             case Parallel(plans):
                 return self._parallel(plans, end_s, nested=nested)
             case ArchiveGet(key, max_bytes):
@@ -145,6 +146,14 @@ class SyncDriver(Process):
                 return self._sleep(seconds, end_s)
             case _:
                 return self.at_once(effect)
+
+    def _compute(self, function: Callable[[], Any], what: str, end_s: float) -> Any:
+        time_left(end_s)
+        begun_s = time.monotonic()
+        try:
+            return function()
+        finally:
+            note_spent(end_s, what, begun_s)
 
     # -- Redis ---------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from distier.domain import archived as names
-from distier.domain import codec
 from distier.domain.content_types import base_type, check_content_type, guess_content_type
 from distier.domain.ids import check_id
 from distier.domain.keys import Shard
@@ -41,11 +40,12 @@ from .recover import list_epochs, newest_record, stand_back, verify
 from .room import NOTHING, with_room
 from .shares import make_share
 from .space import Space
-from .writeback import put_object, write_back
+from .writeback import compressed, put_object, write_back
 
 Content = str | bytes | bytearray | memoryview
 Expected = Order | str | int | None
 Durability = Literal["redis", "replicated", "archived"]
+COUNTING = "counting tokens and hashing"
 PIPELINE_MAX_BYTES = 8 * 1024 * 1024
 BATCH_MAX = 512
 SCRIPT_MAX_MODULES = 64
@@ -138,7 +138,7 @@ def prepare(space: Space, item: Item) -> Plan[Prepared]:
     """Check, transform, count and hash. Raises `Invalid` for what can never be put."""
     tok = yield from NewToken()
     sending = Sending(space.since(space.shard(check_id(item.id))))
-    return (yield from Offload(_length(item), lambda: _made_ready(space, item, tok, sending)))
+    return (yield from Offload(_length(item), lambda: _made_ready(space, item, tok, sending), COUNTING))
 
 
 def _length(item: Item) -> int:
@@ -448,8 +448,7 @@ def _archive(space: Space, p: Prepared, reserved: Reserved) -> Plan[Place]:
     """Put the version into the archive at the position that was reserved for it."""
     flat = dict(zip(p.fields[::2], p.fields[1::2], strict=True))
     record = new_record(p.id, Order(reserved.epoch, reserved.ver, p.tok), len(p.content), p.tokens, flat, reserved)
-    level = space.config.storage_tiers.cold.compression_level
-    body = yield from Offload(len(p.content) * 8, lambda: codec.compress_xz(p.content, level=level))
+    body = yield from compressed(space, p.content)
     key = names.content_key(space.namespace, record)
     yield from put_object(space, record, key, body)
     return Place(reserved.epoch, reserved.ver, key, len(body), reserved.replid)
@@ -506,26 +505,28 @@ def _prepare_many(space: Space, batch: Sequence[Item], but: set[int]) -> Plan[li
             return e
 
     size_bytes = sum(map(_length, batch))
-    return (yield from Offload(size_bytes, lambda: [one(i, item) for i, item in enumerate(batch)]))
+    return (yield from Offload(size_bytes, lambda: [one(i, item) for i, item in enumerate(batch)], COUNTING))
 
 
 def _put_ready(space: Space, ready: Sequence[Prepared], at: Mapping[str, int], done: list[Any]) -> Plan[None]:
     """Write these; puts the results into `done`, by id `at` their positions."""
     parts = _parts(space, ready)
     calls = [put_many_script(shard, [_write(p) for p in part], part[0].sending) for shard, part in parts]
-    landed, left = 0, _left(parts)
-    for (shard, part), replies in zip(parts, (yield from Pipeline(calls)), strict=True):
+    landed = 0
+    for k, replies in enumerate((yield from Pipeline(calls))):
+        shard, part = parts[k]
         # One key of a foreign type fails the whole step, which then did nothing: each by itself.
         alone = isinstance(replies, Corrupt) and len(part) > 1
-        for p, reply in zip(part, replies if isinstance(replies, list) else [replies] * len(part), strict=True):
-            ahead = left[shard] = Need(left[shard].amount - 1, left[shard].size_bytes - len(p.content))
+        for i, reply in enumerate(replies if isinstance(replies, list) else [replies] * len(part)):
+            p = part[i]
             if isinstance(reply, Put):
                 version = Order(reply.epoch, reply.ver, p.tok)
                 landed += 1
                 space.versions[shard] = (reply.epoch, reply.ver)
                 done[at[p.id]] = Landed(p.id, "hot", version, p.tokens, len(p.content), 0, None, False, p.transform)
             else:
-                done[at[p.id]] = yield from _finish(space, replace(p, ahead=ahead), None if alone else reply)
+                p = replace(p, ahead=_behind(shard, part[i + 1 :], parts[k + 1 :]))
+                done[at[p.id]] = yield from _finish(space, p, None if alone else reply)
     yield Count("puts", landed)
 
 
@@ -544,13 +545,10 @@ def _parts(space: Space, ready: Sequence[Prepared]) -> list[tuple[Shard, list[Pr
     return parts
 
 
-def _left(parts: Sequence[tuple[Shard, Sequence[Prepared]]]) -> dict[Shard, Need]:
-    """How many modules and bytes each shard is to take."""
-    left: dict[Shard, Need] = {}
-    for shard, part in parts:
-        before = left.get(shard, NOTHING)
-        left[shard] = Need(before.amount + len(part), before.size_bytes + sum(len(p.content) for p in part))
-    return left
+def _behind(shard: Shard, part: Sequence[Prepared], parts: Sequence[tuple[Shard, Sequence[Prepared]]]) -> Need:
+    """How many modules and bytes the shard is to take with these."""
+    rest = [p for of, some in [(shard, part), *parts] if of == shard for p in some]
+    return Need(len(rest), sum([len(p.content) for p in rest]))
 
 
 def _write(p: Prepared) -> Write:
