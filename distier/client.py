@@ -179,6 +179,7 @@ class Store:
         self._driver = SyncDriver(redis, archive, deadline_s=deadline_s, recover=partial(recover, space))
         self.near = Near(space, url, self._driver.counters, self._driver.uses)
         self._near_get = self.near.get
+        self._load: Callable[[], None] | None = getattr(space.counter, "load", None)
         self._watcher: _Watcher | None = None
         self._driver.use_local(local)
         self._node: NodeThread | None = None
@@ -237,14 +238,24 @@ class Store:
 
         Raises `Invalid`, `Conflict`, `Full`: nothing was changed; `Unavailable`: it may or may not have been applied.
         """
+        if self._load is not None and tokens is None:
+            self._load_counter()
         with self.near.writing([id]):
             return self.run(
                 write.put(self.space, Item(id, content, content_type, keywords, meta, tokens, if_version, durability))
             )
 
+    def _load_counter(self) -> None:
+        """The counter's tables, before the clock of the first put starts: they take a second on a busy machine."""
+        if self._load is not None:
+            self._load()
+        self._load = None
+
     def put_many(self, items: Iterable[Item]) -> Landings:
         """Write many modules; a result per item, in order: where it landed, or its error."""
         wanted = _items(items)
+        if self._load is not None and any(item.tokens is None for item in wanted):
+            self._load_counter()
         with self.near.writing([item.id for item in wanted]):
             return self.run(write.put_many(self.space, wanted))
 
@@ -381,6 +392,7 @@ class AsyncStore:
         self._driver = AsyncDriver(redis, archive, deadline_s=deadline_s, recover=partial(recover, space))
         self.near = Near(space, url, self._driver.counters, self._driver.uses)
         self._near_get = self.near.get
+        self._load: Callable[[], None] | None = getattr(space.counter, "load", None)
         self._listening: list[_Listening] = []
         self._driver.use_local(local)
         self._node: NodeTask | None = None
@@ -430,12 +442,21 @@ class AsyncStore:
     ) -> Landed:  # fmt: skip
         """As `Store.put`."""
         item = Item(id, content, content_type, keywords, meta, tokens, if_version, durability)
+        if self._load is not None and tokens is None:
+            await self._load_counter()
         with self.near.writing([id]):
             return await self.run(write.put(self.space, item))
+
+    async def _load_counter(self) -> None:
+        if self._load is not None:
+            await self._driver.in_thread(self._load)
+        self._load = None
 
     async def put_many(self, items: Iterable[Item]) -> Landings:
         """As `Store.put_many`."""
         wanted = _items(items)
+        if self._load is not None and any(item.tokens is None for item in wanted):
+            await self._load_counter()
         with self.near.writing([item.id for item in wanted]):
             return await self.run(write.put_many(self.space, wanted))
 

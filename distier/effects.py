@@ -130,10 +130,13 @@ class ArchiveDelete(Effect[None]):
 
 @dataclass(slots=True)
 class Offload(Effect[T]):
-    """A computation over `size_bytes` of data; the asyncio driver runs large ones in a thread."""
+    """A computation over `size_bytes` of data; the asyncio driver runs large ones in a thread. A large one is not begun after
+    the call's deadline, and not ended by it: what takes long comes in steps."""
 
     size_bytes: int
     function: Callable[[], T]
+    what: str = "its own computations"
+    """What an error calls it where it took most of a call's time."""
 
 
 @dataclass(slots=True)

@@ -33,6 +33,10 @@ class DeadlineExceeded(Unavailable):
     repeat it with the same `tok`, or read `where(id)`."""
 
 
+class ArchiveTimeout(ArchiveUnavailable, DeadlineExceeded):
+    """The call's deadline passed while it waited for the archive, which may be slow or silent."""
+
+
 class Full(Unavailable):
     """No room: Redis is at `maxmemory`, or the budgets are full of versions that are not archived yet."""
 

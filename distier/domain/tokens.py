@@ -68,6 +68,10 @@ class O200k:
         count: Callable[[str], int] = _bindings.tokenizer_for_encoding("o200k_base").count
         return count
 
+    def load(self) -> None:
+        """Load the tables now, if they are not: `count` does it by itself, in somebody's time."""
+        _ = self._count
+
     def count(self, content: bytes) -> int:
         text = _text(content)
         return _binary_tokens(content) if text is None else int(self._count(text))

@@ -39,14 +39,16 @@ from distier.effects import (  # fmt: skip
     Used,
     collect,
 )
-from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, Recovering
+from distier.errors import ArchiveTimeout, DeadlineExceeded, DistierError, Recovering
 from distier.stores.archive import Archive
 from distier.stores.redis import AsyncExchange
 from distier.stores.threads import Helpers
 
 from .common import (
+    OFFLOAD_BYTES,
     RECOVERIES_MAX,
     Call,
+    End,
     Process,
     Recover,
     Unfinished,
@@ -56,6 +58,7 @@ from .common import (
     first_answered,
     lost,
     note_lost,
+    note_spent,
     time_left,
     understood,
     words,
@@ -65,8 +68,6 @@ T = TypeVar("T")
 
 THREADS_MAX = 16
 TASKS_MAX = 64
-OFFLOAD_BYTES = 128 * 1024
-"""Computations over less than this take less time than handing them to a thread."""
 
 
 class OwnTask:
@@ -109,7 +110,10 @@ class AsyncDriver(Process):
 
     async def run(self, plan: Plan[T], deadline_s: float | None = None) -> T:
         """Run a plan to its end: its result, or what it raises. A cancelled run stops the plan between two effects."""
-        return await self._run(plan, time.monotonic() + (deadline_s or self.deadline_s))
+        begun_s = time.monotonic()
+        end_s = End(begun_s + (deadline_s or self.deadline_s))
+        end_s.begun_s = begun_s
+        return await self._run(plan, end_s)
 
     async def _run(self, plan: Plan[T], end_s: float) -> T:
         try:
@@ -159,10 +163,8 @@ class AsyncDriver(Process):
                 return await self._local_get(record)
             case LocalPut(record, content):
                 return await self._local_put(record, content)
-            case Offload(size_bytes, function):
-                if size_bytes < OFFLOAD_BYTES:
-                    return function()
-                return await self.in_thread(function)
+            case Offload(size_bytes, function, what):
+                return function() if size_bytes < OFFLOAD_BYTES else await self._compute(function, what, end_s)
             case Parallel(plans):
                 return await self._parallel(plans, end_s)
             case ArchiveGet(key, max_bytes):
@@ -184,6 +186,14 @@ class AsyncDriver(Process):
                 return await self._sleep(seconds, end_s)
             case _:
                 return self.at_once(effect)
+
+    async def _compute(self, function: Callable[[], Any], what: str, end_s: float) -> Any:
+        time_left(end_s)
+        begun_s = time.monotonic()
+        try:
+            return await self.in_thread(function)
+        finally:
+            note_spent(end_s, what, begun_s)
 
     # -- Redis ---------------------------------------------------------------------------------------------------
 
@@ -313,12 +323,15 @@ class AsyncDriver(Process):
 
     async def _archive(self, function: Callable[[], Any], end_s: float) -> Any:
         """Run in a thread, so that a server that stalls cannot hold the caller past its deadline."""
+        begun_s = time.monotonic()
         future = self.in_thread(function)
         try:
             async with asyncio.timeout(time_left(end_s)):
                 return await future
         except TimeoutError as e:
-            raise ArchiveUnavailable(f"the archive {self.archive.name} did not answer within the deadline") from e
+            raise ArchiveTimeout(f"the archive {self.archive.name} did not answer within the deadline") from e
+        finally:
+            note_spent(end_s, "the archive", begun_s)
 
     async def _parallel(self, plans: Sequence[Plan[Any]], end_s: float) -> list[Any]:
         gate = asyncio.Semaphore(TASKS_MAX)

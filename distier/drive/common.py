@@ -168,12 +168,40 @@ def error_of(error: RedisError) -> DistierError:
     return made
 
 
+OFFLOAD_BYTES = 128 * 1024
+"""Computations over less than this take less time than handing them to a thread."""
+
+
+class End(float):
+    """When a call must have ended, on the monotonic clock; and what took its time."""
+
+    begun_s = 0.0
+    spent: dict[str, float] | None = None
+
+
+def note_spent(end_s: float, what: str, begun_s: float) -> None:
+    """`what` has taken the call's time since `begun_s`."""
+    if isinstance(end_s, End):
+        spent = end_s.spent = end_s.spent or {}
+        spent[what] = spent.get(what, 0.0) + time.monotonic() - begun_s
+
+
 def time_left(end_s: float) -> float:
     """Seconds until `end_s` on the monotonic clock. Raises `DeadlineExceeded` if there are none."""
     left_s = end_s - time.monotonic()
     if left_s <= 0:
-        raise DeadlineExceeded("the call's deadline has passed")
+        raise DeadlineExceeded(f"the call's deadline has passed{_most(end_s)}")
     return left_s
+
+
+def _most(end_s: float) -> str:
+    """What most of a call's time went into. What was not noted was waiting for Redis, or for other processes."""
+    if not isinstance(end_s, End):
+        return ""
+    what, seconds = max((end_s.spent or {}).items(), key=lambda item: item[1], default=("", 0.0))
+    if seconds < (end_s - end_s.begun_s) / 2:
+        what = "Redis, or the wait for a processor"
+    return f"; most of its {end_s - end_s.begun_s:.3g} s went into {what}"
 
 
 def lost(error: Exception) -> DistierError:

@@ -37,14 +37,16 @@ from distier.effects import (  # fmt: skip
     Used,
     collect,
 )
-from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, Recovering
+from distier.errors import ArchiveTimeout, DeadlineExceeded, DistierError, Recovering
 from distier.stores.archive import Archive
 from distier.stores.redis import Exchange
 from distier.stores.threads import Helpers
 
 from .common import (
+    OFFLOAD_BYTES,
     RECOVERIES_MAX,
     Call,
+    End,
     Process,
     Recover,
     Unfinished,
@@ -54,6 +56,7 @@ from .common import (
     first_answered,
     lost,
     note_lost,
+    note_spent,
     time_left,
     understood,
     words,
@@ -79,7 +82,10 @@ class SyncDriver(Process):
 
     def run(self, plan: Plan[T], deadline_s: float | None = None) -> T:
         """Run a plan to its end: its result, or what it raises."""
-        return self._run(plan, time.monotonic() + (deadline_s or self.deadline_s), nested=False)
+        begun_s = time.monotonic()
+        end_s = End(begun_s + (deadline_s or self.deadline_s))
+        end_s.begun_s = begun_s
+        return self._run(plan, end_s, nested=False)
 
     def _run(self, plan: Plan[T], end_s: float, *, nested: bool) -> T:
         try:
@@ -119,8 +125,8 @@ class SyncDriver(Process):
                 return self.local.get(record) if self.local is not None else None
             case LocalPut(record, content):
                 return self.local is not None and self.local.put(record, content)
-            case Offload(_, function):
-                return function()
+            case Offload(size_bytes, function, what):
+                return function() if size_bytes < OFFLOAD_BYTES else self._compute(function, what, end_s)
             case Parallel(plans):
                 return self._parallel(plans, end_s, nested=nested)
             case ArchiveGet(key, max_bytes):
@@ -140,6 +146,14 @@ class SyncDriver(Process):
                 return self._sleep(seconds, end_s)
             case _:
                 return self.at_once(effect)
+
+    def _compute(self, function: Callable[[], Any], what: str, end_s: float) -> Any:
+        time_left(end_s)
+        begun_s = time.monotonic()
+        try:
+            return function()
+        finally:
+            note_spent(end_s, what, begun_s)
 
     # -- Redis ---------------------------------------------------------------------------------------------------
 
@@ -248,6 +262,7 @@ class SyncDriver(Process):
         so far away that the archive's own timeouts end the call long before (a rescue, a sweep)."""
         if time_left(end_s) > UNWATCHED_S:
             return function()
+        begun_s = time.monotonic()
         future = self._for_archive.submit(function)
         try:
             return future.result(time_left(end_s))
@@ -255,7 +270,9 @@ class SyncDriver(Process):
             if future.done() and not future.cancelled():
                 raise
             future.cancel()
-            raise ArchiveUnavailable(f"the archive {self.archive.name} did not answer within the deadline") from e
+            raise ArchiveTimeout(f"the archive {self.archive.name} did not answer within the deadline") from e
+        finally:
+            note_spent(end_s, "the archive", begun_s)
 
     def _parallel(self, plans: Sequence[Plan[Any]], end_s: float, *, nested: bool) -> list[Any]:
         """One level of threads; what is nested in them runs in turn (a bounded pool that waits on itself hangs)."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from distier.domain.keys import Shard
 from distier.domain.module import Moved, Record, Tier
@@ -33,17 +33,15 @@ from .read import (
     promoted_word,
     to_hot,
 )  # fmt: skip
-from .records import chunks, content_unless_moved, frame_command, numbers
+from .records import chunks, content_unless_moved, frame_command
 from .recover import newest_records
-from .room import CANDIDATES_MAX, drop_from_warm, find_room, step_down
+from .room import CANDIDATES_MAX, Hot, Stuck, drop_from_warm, find_room, look_at_hot, past, step_down
 from .space import Space
 from .writeback import write_back
 
 ROUNDS_MAX = 8
 PARALLEL_MAX = 256
 PIPELINE_MAX_BYTES = 8 * 1024 * 1024
-LOOK_MAX = 1024
-"""How far behind pinned modules one looks for those that may leave."""
 
 
 def promote(space: Space, id: str) -> Plan[Moved]:
@@ -136,14 +134,20 @@ def _step_down(space: Space, shard: Shard, record: Record, target: Tier, reason:
 
 def _demote(space: Space, shard: Shard, moves: list[Move], reason: str) -> Plan[list[str]]:
     """Run these moves down; room in warm is made for them as needed. A word for each: `no room` if that fails."""
+    own, stuck = {m.id for m in moves}, dict[str, DistierError]()
     for _ in range(ROUNDS_MAX):
         reply = yield from demote_script(shard, reason, moves)
         if not isinstance(reply, Over):
             yield from Count("moves.demoted", reply.count("moved"))
             return list(reply)
         need = Need(reply.warm_modules_over, reply.warm_bytes_over)
-        named = [i for i in reply.warm_ids if i not in {m.id for m in moves}]
-        leaving = yield from drop_from_warm(space, shard, named, need)
+        left = (yield from past(shard, reply, own | stuck.keys())) if stuck else reply
+        named = [i for i in left.warm_ids if i not in own]
+        try:
+            leaving = yield from drop_from_warm(space, shard, named, need, Need(len(stuck), len(stuck)))
+        except Stuck as e:
+            stuck |= e.failed
+            continue
         if not leaving or not (still_missing(leaving, need, by_count=True).met or len(named) >= CANDIDATES_MAX):
             break
         # Not in one script with `moves`: a second round could not tell which of its drops still count.
@@ -317,25 +321,6 @@ def demote_many(space: Space, ids: Sequence[str], to: Tier | None = None) -> Pla
     return [results[id] for id in ids]
 
 
-class Hot(NamedTuple):
-    """What hot and warm hold and may hold (hot tokens, hot bytes, warm modules, warm bytes), and who may leave, the first to go
-    first: pinned ones are left out."""
-
-    used: Sequence[int]
-    limits: Sequence[int]
-    hot_ids: tuple[str, ...]
-    warm_ids: tuple[str, ...]
-
-    def shortage(self, tokens: int, size_bytes: int, keep: Collection[str] = ()) -> Over | None:
-        """What hot lacks to take this much more, with the candidates to leave; None if it has the room."""
-        wanted = [min(tokens, self.limits[0]), min(size_bytes, self.limits[1]), 0, 0]
-        over = [u + w - limit for u, w, limit in zip(self.used, wanted, self.limits, strict=True)]
-        if over[0] <= 0 and over[1] <= 0:
-            return None
-        leaving = tuple(i for i in self.hot_ids if i not in keep)[:CANDIDATES_MAX]
-        return Over(over[0], over[1], over[2], over[3], leaving, self.warm_ids[:CANDIDATES_MAX])
-
-
 def free_hot(
     space: Space,
     shard: Shard,
@@ -362,24 +347,6 @@ def free_hot(
         if "moved" not in words:
             break
     return left
-
-
-def look_at_hot(shard: Shard) -> Plan[Hot]:
-    names = ("hot_tokens", "hot_bytes", "warm_count", "warm_frame_bytes")
-    calls: list[Command[Any]] = [
-        Command(shard, ("HMGET", shard.usage, *names), numbers),
-        Command(shard, ("HMGET", shard.limits, "hot_tokens", "hot_bytes", "warm_modules", "warm_bytes"), numbers),
-        Command(shard, ("ZRANGE", shard.hot, 0, LOOK_MAX - 1), lambda r: tuple(i.decode() for i in r)),
-        Command(shard, ("ZRANGE", shard.warm, 0, LOOK_MAX - 1), lambda r: tuple(i.decode() for i in r)),
-        Command(
-            shard, ("ZRANGE", shard.pins, 0, -1, "WITHSCORES"), lambda r: [(i.decode(), float(end)) for i, end in r]
-        ),
-        Command(shard, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000),
-    ]
-    used, limits, hot, warm, pins, now_ms = (collect(r) for r in (yield from Pipeline(calls)))
-    pinned = {id for id, end_ms in pins if end_ms > now_ms}
-    hot_ids, warm_ids = (tuple(i for i in ids if i not in pinned) for ids in (hot, warm))
-    return Hot(used, limits, hot_ids, warm_ids)
 
 
 # -- pins --------------------------------------------------------------------------------------------------------

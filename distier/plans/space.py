@@ -28,6 +28,9 @@ class Failing:
     def __init__(self) -> None:
         self._until_ms: dict[tuple[Shard, str], tuple[int, int]] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._until_ms)
+
     def is_waiting(self, shard: Shard, id: str, now_ms: int) -> bool:
         _, until_ms = self._until_ms.get((shard, id), (0, 0))
         return 0 < until_ms - now_ms <= self.LAST_MS

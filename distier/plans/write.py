@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from distier.domain import archived as names
-from distier.domain import codec
 from distier.domain.content_types import base_type, check_content_type, guess_content_type
 from distier.domain.ids import check_id
 from distier.domain.keys import Shard
@@ -32,18 +32,20 @@ from distier.lua import Deleted, Move, Over, Put, Refused, Replayed, Reserved, W
 from distier.lua import delete as delete_script
 from distier.lua import put as put_script
 from distier.lua import put_many as put_many_script
+from distier.policy.evict import Need
 from distier.policy.transform import apply_transform, outline
 
 from .records import make_frame, record_command
 from .recover import list_epochs, newest_record, stand_back, verify
-from .room import with_room
+from .room import NOTHING, with_room
 from .shares import make_share
 from .space import Space
-from .writeback import put_object, write_back
+from .writeback import compressed, put_object, write_back
 
 Content = str | bytes | bytearray | memoryview
 Expected = Order | str | int | None
 Durability = Literal["redis", "replicated", "archived"]
+COUNTING = "counting tokens and hashing"
 PIPELINE_MAX_BYTES = 8 * 1024 * 1024
 BATCH_MAX = 512
 SCRIPT_MAX_MODULES = 64
@@ -88,6 +90,8 @@ class Prepared:
     sending: Sending = field(default_factory=Sending)
     given_up: str = ""
     """Who holds a position in front of the module and does not seem to live any more."""
+    ahead: Need = NOTHING
+    """What the same call puts after it into its shard: modules and bytes."""
 
 
 class Place(NamedTuple):
@@ -136,7 +140,7 @@ def prepare(space: Space, item: Item) -> Plan[Prepared]:
     """Check, transform, count and hash. Raises `Invalid` for what can never be put."""
     tok = yield from NewToken()
     sending = Sending(space.since(space.shard(check_id(item.id))))
-    return (yield from Offload(_length(item), lambda: _made_ready(space, item, tok, sending)))
+    return (yield from Offload(_length(item), lambda: _made_ready(space, item, tok, sending), COUNTING))
 
 
 def _length(item: Item) -> int:
@@ -207,7 +211,8 @@ def _expected(if_version: Expected) -> str:
 def put_prepared(space: Space, p: Prepared, turn: Turn | None = None) -> Plan[Landed]:
     """Into hot, with the evictions that it takes; into warm where hot cannot take it."""
     shard = space.shard(p.id)
-    reply = yield from with_room(space, shard, lambda moves: _put(shard, p, "hot", p.content, "", moves))
+    put = partial(_put, shard, p, "hot", p.content, "")
+    reply = yield from with_room(space, shard, put, own=p.id, ahead=p.ahead)
     return (yield from _landed(space, shard, p, reply, turn))
 
 
@@ -269,11 +274,9 @@ def _attempt(space: Space, shard: Shard, p: Prepared, tier: Tier, body: bytes, k
     could only be made with the archive's help, and it does not answer."""
     nowhere_else = tier == "warm" and p.place is None
 
-    def attempt(moves: Sequence[Move]) -> RunScript[Any]:
-        return _put(shard, p, tier, body, kind, moves)
-
+    put = partial(_put, shard, p, tier, body, kind)
     try:
-        return (yield from with_room(space, shard, attempt, last_resort=nowhere_else))
+        return (yield from with_room(space, shard, put, last_resort=nowhere_else, own=p.id, ahead=p.ahead))
     except Full:
         if p.place is None:
             raise
@@ -447,8 +450,7 @@ def _archive(space: Space, p: Prepared, reserved: Reserved) -> Plan[Place]:
     """Put the version into the archive at the position that was reserved for it."""
     flat = dict(zip(p.fields[::2], p.fields[1::2], strict=True))
     record = new_record(p.id, Order(reserved.epoch, reserved.ver, p.tok), len(p.content), p.tokens, flat, reserved)
-    level = space.config.storage_tiers.cold.compression_level
-    body = yield from Offload(len(p.content) * 8, lambda: codec.compress_xz(p.content, level=level))
+    body = yield from compressed(space, p.content)
     key = names.content_key(space.namespace, record)
     yield from put_object(space, record, key, body)
     return Place(reserved.epoch, reserved.ver, key, len(body), reserved.replid)
@@ -505,7 +507,7 @@ def _prepare_many(space: Space, batch: Sequence[Item], but: set[int]) -> Plan[li
             return e
 
     size_bytes = sum(map(_length, batch))
-    return (yield from Offload(size_bytes, lambda: [one(i, item) for i, item in enumerate(batch)]))
+    return (yield from Offload(size_bytes, lambda: [one(i, item) for i, item in enumerate(batch)], COUNTING))
 
 
 def _put_ready(space: Space, ready: Sequence[Prepared], at: Mapping[str, int], done: list[Any]) -> Plan[None]:
@@ -513,16 +515,19 @@ def _put_ready(space: Space, ready: Sequence[Prepared], at: Mapping[str, int], d
     parts = _parts(space, ready)
     calls = [put_many_script(shard, [_write(p) for p in part], part[0].sending) for shard, part in parts]
     landed = 0
-    for (shard, part), replies in zip(parts, (yield from Pipeline(calls)), strict=True):
+    for k, replies in enumerate((yield from Pipeline(calls))):
+        shard, part = parts[k]
         # One key of a foreign type fails the whole step, which then did nothing: each by itself.
         alone = isinstance(replies, Corrupt) and len(part) > 1
-        for p, reply in zip(part, replies if isinstance(replies, list) else [replies] * len(part), strict=True):
+        for i, reply in enumerate(replies if isinstance(replies, list) else [replies] * len(part)):
+            p = part[i]
             if isinstance(reply, Put):
                 version = Order(reply.epoch, reply.ver, p.tok)
                 landed += 1
                 space.versions[shard] = (reply.epoch, reply.ver)
                 done[at[p.id]] = Landed(p.id, "hot", version, p.tokens, len(p.content), 0, None, False, p.transform)
             else:
+                p = replace(p, ahead=_behind(shard, part[i + 1 :], parts[k + 1 :]))
                 done[at[p.id]] = yield from _finish(space, p, None if alone else reply)
     yield Count("puts", landed)
 
@@ -540,6 +545,12 @@ def _parts(space: Space, ready: Sequence[Prepared]) -> list[tuple[Shard, list[Pr
         part.append(p)
         room[shard] = part, free_bytes - len(p.content)
     return parts
+
+
+def _behind(shard: Shard, part: Sequence[Prepared], parts: Sequence[tuple[Shard, Sequence[Prepared]]]) -> Need:
+    """How many modules and bytes the shard is to take with these."""
+    rest = [p for of, some in [(shard, part), *parts] if of == shard for p in some]
+    return Need(len(rest), sum([len(p.content) for p in rest]))
 
 
 def _write(p: Prepared) -> Write:

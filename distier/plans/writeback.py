@@ -8,6 +8,7 @@ and changes nothing; the object is dominated later and swept.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from distier.domain import archived as names
@@ -22,6 +23,7 @@ from .records import content_unless_moved, frame_command, record_command
 from .space import Space
 
 REREADS_MAX = 8
+XZ = "compressing for the archive (xz)"
 
 
 class Archived(NamedTuple):
@@ -89,8 +91,22 @@ def _read_dirty(shard: Shard, id: str) -> Plan[tuple[Record, bytes] | None]:
 def _object(space: Space, record: Record, content: bytes) -> Plan[bytes]:
     if record.deleted:
         return b""
-    level = space.config.storage_tiers.cold.compression_level
-    return (yield from Offload(len(content) * 8, lambda: codec.compress_xz(content, level=level)))
+    return (yield from compressed(space, content))
+
+
+def compressed(space: Space, content: bytes) -> Plan[bytes]:
+    """`content` as the archive keeps it. A large one in steps: xz takes most of a second for a MiB, and a call whose time is
+    over ends between two of them."""
+    level, step = space.config.storage_tiers.cold.compression_level, codec.XzPacker.STEP_BYTES
+    if len(content) <= step:
+        return (yield from Offload(len(content) * 8, lambda: codec.compress_xz(content, level=level), XZ))
+    packer = codec.XzPacker(len(content), level=level)
+    parts = []
+    for start in range(0, len(content), step):
+        some = memoryview(content)[start : start + step]
+        parts.append((yield from Offload(len(some) * 8, partial(packer.add, some), XZ)))
+    parts.append((yield from Offload(step * 8, packer.end, XZ)))
+    return b"".join(parts)
 
 
 def look_at_archive(space: Space) -> Plan[None]:
