@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,15 +21,15 @@ from distier.plans.identity import try_archive
 from distier.plans.recover import WrongArchive, check_shape, open_space, recover
 from distier.plans.shares import open_shares
 
-from .config import URL_SCHEMES, Config, load_config
+from .config import Config, check_directory, is_url, load_config
 from .domain.ids import check_id
 from .domain.module import Event, Landed, Module, Moved, Placement, Tier
 from .domain.tokens import TokenCounter, token_counter
-from .drive.aio import AsyncDriver
+from .drive.aio import AsyncDriver, OwnTask
 from .drive.sync import SyncDriver
 from .effects import Plan
-from .embedded import Home, ensure_server
-from .errors import DistierError, Invalid
+from .embedded import Home, ensure_server, revive
+from .errors import DistierError, Invalid, Unavailable
 from .near import Near
 from .observe.events import Cursor, read_events
 from .plans import maintain, move, nodes, read, write
@@ -39,7 +39,8 @@ from .plans.write import Content, Durability, Expected, Item
 from .stores.archive import Archive
 from .stores.cluster import open_async_exchange, open_exchange
 from .stores.open import open_archive, open_local
-from .stores.redis import AsyncExchange, Exchange
+from .stores.redis import AsyncExchange, Exchange, Revive
+from .stores.threads import Flag, Helpers
 
 if TYPE_CHECKING:
     from .node import NodeTask, NodeThread
@@ -64,10 +65,10 @@ def resolve(source: Source = None, **overrides: Any) -> Config:
     `source` is a Redis URL, the path of a YAML file, a directory (an embedded server lives there), a mapping or a
     `Config`; None reads `DISTIER_CONFIG`, ./distier.yaml and `DISTIER_*`. Raises `ConfigError`.
     """
-    if isinstance(source, str) and source.startswith(URL_SCHEMES):
+    if isinstance(source, str) and is_url(source):
         return load_config(None, redis__url=source, **overrides)
     if isinstance(source, str | Path) and Path(source).suffix.lower() not in (".yaml", ".yml"):
-        return load_config(None, home=Path(source), **overrides)
+        return load_config(None, home=Path(check_directory(str(source))).expanduser().absolute(), **overrides)
     return load_config(source, **overrides)
 
 
@@ -76,6 +77,10 @@ def redis_url(config: Config) -> str:
     if config.redis.url is not None:
         return config.redis.url
     return ensure_server(Home(config.home)).url
+
+
+def _revive(config: Config) -> Revive | None:
+    return partial(revive, Home(config.home)) if config.embedded else None
 
 
 def archive_of(config: Config) -> Archive:
@@ -140,7 +145,8 @@ def connect(source: Source = None, *, counter: TokenCounter | str | None = None,
     url = redis_url(config)  # first: it makes the embedded home, owner-only
     archive, local = archive_of(config), open_local(config)
     space = make_space(config, archive, counter, local)
-    return Store(space, open_exchange(config, url, space.forget), archive, url=url, local=local).open()
+    redis = open_exchange(config, url, space.forget, _revive(config))
+    return Store(space, redis, archive, url=url, local=local).open()
 
 
 async def connect_async(
@@ -148,10 +154,11 @@ async def connect_async(
 ) -> AsyncStore:
     """`connect` for asyncio: the same arguments, answers an `AsyncStore`."""
     counter, config = _counter(counter, resolve(source, **overrides))
-    url = await asyncio.to_thread(redis_url, config)
-    archive, local = archive_of(config), await asyncio.to_thread(open_local, config)
+    helper = Helpers(1)  # as `AsyncDriver.in_thread`, which is not there yet
+    url = await asyncio.wrap_future(helper.submit(partial(redis_url, config)))
+    archive, local = archive_of(config), await asyncio.wrap_future(helper.submit(partial(open_local, config)))
     space = make_space(config, archive, counter, local)
-    redis = open_async_exchange(config, url, space.forget)
+    redis = open_async_exchange(config, url, space.forget, _revive(config))
     return await AsyncStore(space, redis, archive, url=url, local=local).open()
 
 
@@ -374,10 +381,9 @@ class AsyncStore:
         self._driver = AsyncDriver(redis, archive, deadline_s=deadline_s, recover=partial(recover, space))
         self.near = Near(space, url, self._driver.counters, self._driver.uses)
         self._near_get = self.near.get
-        self._watch: asyncio.Task[None] | None = None
+        self._listening: list[_Listening] = []
         self._driver.use_local(local)
         self._node: NodeTask | None = None
-        self._listeners: list[tuple[str, Listener]] = []
         self._closed = False
 
     def __repr__(self) -> str:
@@ -392,11 +398,14 @@ class AsyncStore:
         except BaseException:
             await self._driver.close()
             raise
+        self._serve_node()
+        return self
+
+    def _serve_node(self) -> None:
         if self._driver.local is not None:
             from .node import NodeTask
 
             self._node = NodeTask(self._driver.run, self.space, self._driver.local, self._driver.peers)
-        return self
 
     async def _look_at_archive(self) -> None:
         try:
@@ -407,8 +416,11 @@ class AsyncStore:
             pass
 
     async def run(self, plan: Plan[T], *, deadline_s: float | None = None) -> T:
+        """As `Store.run`. Any event loop may run it, also in another thread or in a child: each has its own connections."""
         if self._closed:
             raise Invalid("this store is closed")
+        if self._node is not None and self._node.is_over:
+            self._serve_node()
         return await self._driver.run(plan, deadline_s)
 
     async def put(
@@ -522,31 +534,22 @@ class AsyncStore:
         """As `Store.on`; listeners are called on the event loop."""
         if event not in ("tier_change", "event"):
             raise Invalid(f"there are events 'tier_change' and 'event', not {event!r}")
-        entry = (event, listener)
-        self._listeners.append(entry)
-        if self._watch is None:
-            cursor = await self.run(Cursor.start(self.space, "$"))
-            self._watch = asyncio.get_running_loop().create_task(self._tell(cursor))
-        return lambda: self._listeners.remove(entry) if entry in self._listeners else None
-
-    async def _tell(self, cursor: Cursor) -> None:
-        while True:
-            try:
-                for event in await self.run(read_events(cursor, EVENT_WAIT_MS)):
-                    notify(self._listeners, event)
-            except DistierError:
-                await asyncio.sleep(EVENT_WAIT_MS / 1000)
+        self._listening = [some for some in self._listening if not some.is_over]
+        here = next((some for some in self._listening if some.loop is asyncio.get_running_loop()), None)
+        if here is None:
+            here = _Listening(self.run, await self.run(Cursor.start(self.space, "$")))
+            self._listening.append(here)
+        return here.add(event, listener)
 
     async def close(self) -> None:
         """As `Store.close`."""
         if self._closed:
             return
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        for some in self._listening:
+            await some.stop()
         if self._node is not None:
             await self._node.stop()
-        await asyncio.to_thread(self.near.close)
+        await self._driver.in_thread(self.near.close)
         with suppress(DistierError):  # recency is a hint, and closing must not fail because Redis is away
             await self.run(read.send_touch(self.space, self._driver.uses.drain()))
         self._closed = True
@@ -559,16 +562,49 @@ class AsyncStore:
         await self.close()
 
 
+class _Listening:
+    """The task that reads a store's events for the listeners of one event loop."""
+
+    def __init__(self, run: Callable[[Plan[list[Event]]], Awaitable[list[Event]]], cursor: Cursor) -> None:
+        self._run, self._cursor = run, cursor
+        self._listeners: list[tuple[str, Listener]] = []
+        self.loop = asyncio.get_running_loop()
+        self._task = OwnTask(self._tell())
+
+    @property
+    def is_over(self) -> bool:
+        return self._task.is_over
+
+    def add(self, event: str, listener: Listener) -> Callable[[], None]:
+        entry = (event, listener)
+        self._listeners.append(entry)
+        return lambda: self._listeners.remove(entry) if entry in self._listeners else None
+
+    async def _tell(self) -> None:
+        while True:
+            try:
+                for event in await self._run(read_events(self._cursor, EVENT_WAIT_MS)):
+                    notify(self._listeners, event)
+            except DistierError:
+                await asyncio.sleep(EVENT_WAIT_MS / 1000)
+
+    async def stop(self) -> None:
+        await self._task.stop()
+
+
 class _Watcher:
     """The thread that reads a store's events for its listeners."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._listeners: list[tuple[str, Listener]] = []
-        self._stopping = threading.Event()
+        self._stopping = Flag()
         self._cursor = store.run(Cursor.start(store.space, "$"))
         self._thread = threading.Thread(target=self._watch, name="distier-events", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as e:
+            raise Unavailable(f"listeners are called in a thread, and this process can start none: {e}") from e
 
     def add(self, event: str, listener: Listener) -> Callable[[], None]:
         entry = (event, listener)

@@ -20,12 +20,12 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import yaml
 from pydantic import (
@@ -144,12 +144,16 @@ def _from_to(low: str, high: str, units: Mapping[str, int]) -> AfterValidator:
 SECRET_KEYS = frozenset({"password", "secret_key"})
 # Greedy to the last `@` of the word: a password with an unescaped `@` or `/` must not leak its tail.
 _URL_PASSWORD = re.compile(r"(://[^:@/\s]*):\S*@")
+_BARE_PASSWORD = re.compile(
+    r"""((?:^|[\s'"(=])[^:/\s'"(=]*):(?!/)\S*@"""
+)  # user:password@host, where somebody forgot the scheme
 _QUERY_PASSWORD = re.compile(r"([?&][a-z_]*(?:password|secret|token)[a-z_]*=)[^&\s'\"]*", re.IGNORECASE)
 
 
 def mask_url(text: str) -> str:
     """`text` with the passwords of all URLs in it replaced by `***`; for messages, logs and `repr`."""
-    return _QUERY_PASSWORD.sub(rf"\1{MASK}", _URL_PASSWORD.sub(rf"\1:{MASK}@", text))
+    text = _BARE_PASSWORD.sub(rf"\1:{MASK}@", _URL_PASSWORD.sub(rf"\1:{MASK}@", text))
+    return _QUERY_PASSWORD.sub(rf"\1{MASK}", text)
 
 
 def _shown(key: str, value: object) -> str:
@@ -174,6 +178,12 @@ def _one_of(*now: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _no_address(path: object) -> object:
+    if re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*:/", str(path)) or _ADDRESS.fullmatch(str(path)):
+        raise ValueError("is the url or the address of a server; here goes a directory or a file (./name if it is one)")
+    return path
+
+
 def _absolute(path: Path) -> Path:
     # Not resolve(): a link such as `current -> v3` is the owner's choice and should stay visible.
     return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100
@@ -187,7 +197,7 @@ def default_home() -> Path:
     return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "share") / "distier"  # noqa: PTH117
 
 
-LocalPath = Annotated[Path, AfterValidator(_absolute)]
+LocalPath = Annotated[Path, BeforeValidator(_no_address), AfterValidator(_absolute)]
 
 
 class Section(BaseModel):
@@ -200,8 +210,43 @@ class Section(BaseModel):
             yield name, mask_url(value) if isinstance(value, str) else value
 
 
+# `host:port`, `host:port/db`, `user:password@host`: not what a path begins with.
+_ADDRESS = re.compile(r"\s*[^./~\s]\S*:[0-9]+(/[0-9]*)?\s*|\s*[^./~@\s]?[^/@\s]*:[^@\s]*@\S+\s*")
+_HOST_ALONE = re.compile(
+    r"localhost|[0-9]+(\.[0-9]+){3}|\[?[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]?|[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+"
+)
+
+
+def is_url(text: str) -> bool:
+    """Whether this is meant as a url, of whatever kind."""
+    return re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*:(//|/[^/])|\s*//|.*://", text) is not None
+
+
+def check_directory(text: str) -> str:
+    """A directory's name, which must not be what somebody means for a server. Raises `ConfigError`, which does not show it: it
+    may have a password."""
+    alone = _HOST_ALONE.fullmatch(text.strip()) is not None and not Path(text).expanduser().is_dir()
+    if alone or _ADDRESS.fullmatch(text):
+        raise ConfigError(
+            "this looks like the address of a server: write redis://host:port/db; or ./name if it is the name of a directory, "
+            "where an embedded server is to live"
+        )
+    if Path(text).expanduser().is_socket():
+        raise ConfigError(f"{text} is a socket: write unix://{Path(text).expanduser().absolute()}")
+    return text
+
+
 SENTINEL_SCHEMES = ("sentinel://", "sentinels://")
 CLUSTER_SCHEMES = ("cluster://", "clusters://")
+# Other people's names for the same.
+_SCHEMES = {
+    "valkey": "redis", "valkeys": "rediss", "redis+tls": "rediss", "redis+ssl": "rediss", "valkey+tls": "rediss",
+    "redis+unix": "unix", "valkey+unix": "unix", "redis+socket": "unix",
+    "redis+sentinel": "sentinel", "rediss+sentinel": "sentinels",
+    "valkey+sentinel": "sentinel", "valkeys+sentinel": "sentinels",
+    "redis-sentinel": "sentinel", "rediss-sentinel": "sentinels",
+    "redis+cluster": "cluster", "rediss+cluster": "clusters", "valkey+cluster": "cluster", "valkeys+cluster": "clusters",
+}  # fmt: skip
 URL_SCHEMES = ("redis://", "rediss://", "unix://", *SENTINEL_SCHEMES, *CLUSTER_SCHEMES)
 TLS_SCHEMES = ("rediss://", "sentinels://", "clusters://")
 SENTINEL_PORT = 26379
@@ -276,17 +321,62 @@ def parse_cluster_url(url: str) -> ClusterUrl:
     return ClusterUrl(nodes, *_parse_user(user), tls=scheme == "clusters")
 
 
-def _check_redis_url(url: str) -> str:
+_CERT_REQS = ("none", "optional", "required")
+_URL_SETTINGS: dict[str, Callable[[str], object]] = {
+    "db": str.isdecimal, "username": bool, "password": bool, "client_name": bool,
+    "ssl_cert_reqs": _CERT_REQS.__contains__, "ssl_check_hostname": ("true", "false", "True", "False", "1", "0").__contains__,
+    "ssl_ca_certs": bool, "ssl_certfile": bool, "ssl_keyfile": bool,
+}  # fmt: skip
+
+
+def _check_redis_url(given: str) -> str:
+    """The url as the rest of distier knows it. Raises `ValueError`, which shows nothing of it."""
+    scheme, separator, rest = given.strip().partition("://")
+    scheme = _SCHEMES.get(scheme.lower(), scheme.lower())
+    url = f"{scheme}{separator}{rest}"
+    if re.search(r"\s", url):
+        raise ValueError("has white space in it (in a password, write it as %20)")
     if url.startswith(SENTINEL_SCHEMES):
         parse_sentinel_url(url)
     elif url.startswith(CLUSTER_SCHEMES):
         parse_cluster_url(url)
-    elif not url.startswith(URL_SCHEMES) or not url.partition("://")[2]:
+    elif not url.startswith(URL_SCHEMES) or not rest:
         raise ValueError(
             "must be redis://host:port/db, rediss://host:port/db, unix:///path/to.sock, "
             "sentinel://host1:port1,host2:port2/name-of-the-master or cluster://host1:port1,host2:port2"
         )
+    else:
+        _check_server_url(url)
     return url
+
+
+def _check_server_url(url: str) -> None:
+    """The parts of a redis://, rediss:// or unix:// url, which redis-py would otherwise take for something else, or find fault
+    with at the first connection."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("has no good host or port: the port is a number up to 65535, and / @ : # ? of a password are "
+                         "written as %2F %40 %3A %23 %3F") from None  # fmt: skip
+    if parts.port == 0 or parts.fragment:
+        raise ValueError("has a port of 0, or a #: in a password write it as %23")
+    if parts.scheme != "unix" and not re.fullmatch(r"/?[0-9]*/?", parts.path):
+        raise ValueError("names a database that is no number: must be redis://host:port/db")
+    if parts.scheme == "unix" and not parts.path.strip("/"):
+        raise ValueError("has no path: must be unix:///path/to.sock")
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        known = _URL_SETTINGS.get(name)
+        if name == "protocol":
+            raise ValueError("has protocol=: distier always speaks RESP3; leave it out")
+        if known is None:
+            raise ValueError(
+                f"has an unknown setting {name!r}; known are {', '.join(_URL_SETTINGS)}; for timeouts set `deadline`"
+            )
+        if name.startswith("ssl_") and parts.scheme != "rediss":
+            raise ValueError(f"has {name}, which needs rediss://")
+        if not known(value):
+            raise ValueError(f"has a bad value for {name}")
 
 
 class RedisConfig(Section):

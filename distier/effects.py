@@ -26,6 +26,15 @@ Plan = Generator["Effect[Any]", Any, T]
 Word = str | bytes | int | float
 
 
+class Cancelled(BaseException):
+    """Thrown into a plan whose call is given up (a task was cancelled, somebody pressed Ctrl-C): a plan that holds a lease
+    gives it back, with one last effect."""
+
+
+TIDY_S = 1.0
+"""How long that may take."""
+
+
 class Effect(Generic[T]):
     __slots__ = ()
 
@@ -57,6 +66,15 @@ class Script:
 
 
 @dataclass(slots=True)
+class Sending:
+    """Of a write: whether a reply to it was `lost`, so that it may have been applied. `since` is a version (`epoch-ver`) of its
+    shard from before it was sent for the first time; it is sent along from then on."""
+
+    since: str = "0-0"
+    lost: bool = False
+
+
+@dataclass(slots=True)
 class RunScript(Effect[T]):
     """One run of a script on one shard; every key that it touches is in `keys`. With `replicas`, it is done only when that
     many replicas have it (`WAIT`); fewer in time is an error, though the write was applied."""
@@ -68,6 +86,8 @@ class RunScript(Effect[T]):
     parse: Callable[[Any], T]
     retry: bool = True
     replicas: int = 0
+    hint: bool = False
+    sending: Sending | None = None
 
 
 @dataclass(slots=True)

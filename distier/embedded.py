@@ -24,8 +24,9 @@ in a directory that only we can write.
 
 The server runs as a daemon of its own session, so it survives the process, terminal and process group that
 started it (a service manager that kills whole control groups still ends it; the next `ensure_server` then
-starts it again from its append-only file). It knows its files by relative names only: paths with spaces or
-of any length work, and a home may be renamed while it is up.
+starts it again from its append-only file). One that was killed is started again by the stores that are open
+(`revive`). It knows its files by relative names only: paths with spaces or of any length work, and a home may be
+renamed while it is up.
 """
 
 from __future__ import annotations
@@ -223,6 +224,26 @@ def ensure_server(home: Home, *, maxmemory_bytes: int | None = None, timeout_s: 
         if time.monotonic() > deadline:
             raise RedisUnavailable(_held(home, problem, timeout_s))
         time.sleep(POLL_S)
+
+
+def revive(home: Home, timeout_s: float) -> bool:
+    """Start the server of `home` again if it has died: whether this did so, or another process just has. False if it lives, or
+    was stopped in order (then it removed its pid file): who stops a server does not want the next call to start it.
+
+    Raises as `ensure_server`."""
+    if not home.pidfile.exists() or _is_alive(home):
+        return False
+    ensure_server(home, maxmemory_bytes=_last_limit(home), timeout_s=timeout_s)
+    return True
+
+
+def _last_limit(home: Home) -> int | None:
+    """What the server that died was started with."""
+    try:
+        found = re.search(r"^maxmemory (\d+)$", home.config.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) if found else None
 
 
 def server_status(home: Home, *, timeout_s: float = 2) -> Running | None:

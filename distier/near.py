@@ -28,6 +28,10 @@ saw can never be filled, so a `get` after an acknowledged `put` never meets an o
 Warm and cold-served modules are held as well as hot ones. Their hits are sent to Redis as uses like any others, and where
 the answer says that a module has been used often enough for hot, it is dropped here: its next `get` promotes it.
 
+*A signal handler or a finaliser* may call the store in the middle of any line here, in the thread that holds the cache's
+lock. Then it neither waits nor changes what is half changed: its reads get no ticket, and what it writes makes the cache
+*spoilt*: it serves nothing until whoever has the lock next has emptied it.
+
 A hit takes no lock. It reads a clock, looks into a dict and appends to a list, each atomic; order of use, counters and
 uses are worked out of that list elsewhere: by the tracker, a few times a second, and before anything is evicted.
 
@@ -72,6 +76,8 @@ from distier.observe.logs import log
 from distier.plans.space import Space
 from distier.plans.statistics import NearStats
 from distier.stores.cluster import Followed, Followers
+from distier.stores.threads import Flag
+from distier.stores.wire import greeting
 
 NEVER = float("-inf")
 ENTRY_BYTES = 1024
@@ -125,7 +131,8 @@ class NearCache:
         self._writing: Counter[str] = Counter()
         self._hits: list[str] = []
         self._uses: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self._spoilt = False
+        self._lock: Any = threading.RLock()
 
     def __len__(self) -> int:
         return len(self._modules)
@@ -146,14 +153,22 @@ class NearCache:
     def begin(self, id: str) -> Ticket | None:
         """To be called before a read is sent; None if what it reads must not be kept. Reads of one id at one time
         share a ticket: any of them may fill."""
+        if self._lock._is_owned():
+            return None
         with self._lock:
+            if self._spoilt:
+                self._clear()
             if not self._live or id in self._writing:
                 return None
             return self._reading.setdefault(id, Ticket(id))
 
     def fill(self, ticket: Ticket, module: Module | None) -> bool:
         """Whether `module`, which a read after `begin` found, is held now. None gives the ticket back."""
+        if self._lock._is_owned():
+            return False
         with self._lock:
+            if self._spoilt:
+                self._clear()
             if self._reading.get(ticket.id) is not ticket:
                 return False
             del self._reading[ticket.id]
@@ -163,12 +178,18 @@ class NearCache:
 
     def start_writing(self, ids: Iterable[str]) -> None:
         """Drop `ids`; until `end_writing` no read of them gets a ticket."""
+        if self._lock._is_owned():  # `end_writing` will be called in there, too
+            self._spoil()
+            return
         with self._lock:
             for id in ids:
                 self._writing[id] += 1
                 self._forget(id)
 
     def end_writing(self, ids: Iterable[str]) -> None:
+        if self._lock._is_owned():
+            self._spoil()
+            return
         with self._lock:
             for id in ids:
                 self._writing[id] -= 1
@@ -177,6 +198,9 @@ class NearCache:
 
     def invalidate(self, ids: Iterable[str]) -> None:
         """They changed: entries and tickets are void."""
+        if self._lock._is_owned():
+            self._spoil()
+            return
         with self._lock:
             for id in ids:
                 self._forget(id)
@@ -184,6 +208,8 @@ class NearCache:
     def drop_promotable(self, uses: Mapping[str, float], threshold: float) -> None:
         """Drop what Redis counted as used often enough for hot and is not held from there, so that its next read goes
         all the way and promotes it."""
+        if self._lock._is_owned():
+            return
         with self._lock:
             for id, count in uses.items():
                 module = self._modules.get(id)
@@ -192,24 +218,37 @@ class NearCache:
 
     def flush(self) -> None:
         """Everything may have changed."""
+        if self._lock._is_owned():
+            self._spoil()
+            return
         with self._lock:
             self._clear()
 
     def go_live(self) -> None:
         """From now on every change is pushed."""
+        if self._lock._is_owned():
+            return
         with self._lock:
             self._clear()  # also tickets that were taken while it was live before
             self._live = True
-            self._fresh_until_s = self._clock() + self.staleness_s
+            self._serve_until(self._clock() + self.staleness_s)
 
     def confirm(self, at_s: float) -> None:
         """Every change until `at_s` has been pushed and taken."""
+        if self._lock._is_owned():
+            return
         with self._lock:
+            if self._spoilt:
+                self._clear()
             if self._live:
-                self._fresh_until_s = max(self._fresh_until_s, at_s + self.staleness_s)
+                self._serve_until(max(self._fresh_until_s, at_s + self.staleness_s))
 
     def lost(self) -> None:
         """Changes may be missed from now on."""
+        if self._lock._is_owned():
+            self._live = False
+            self._spoil()
+            return
         with self._lock:
             self._fresh_until_s = NEVER
             self._live = False
@@ -226,6 +265,8 @@ class NearCache:
 
     def take_uses(self) -> Mapping[str, int]:
         """Hits by id since the last call; each hit is in exactly one answer."""
+        if self._lock._is_owned():
+            return {}
         with self._lock:
             self._gather()
             uses, self._uses = self._uses, Counter()
@@ -233,13 +274,22 @@ class NearCache:
 
     def after_fork(self) -> None:
         """In a child: nothing of the parent's is valid, not even the lock."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._writing.clear()
         self._hits.clear()
         self._uses.clear()
         self.lost()
 
+    def _spoil(self) -> None:
+        """What is here may be old, and cannot be changed now."""
+        self._spoilt = True
+        self._fresh_until_s = NEVER
+
     # The rest is called with the lock held.
+
+    def _serve_until(self, at_s: float) -> None:
+        if not self._spoilt:  # nothing can come between this line and the next
+            self._fresh_until_s = at_s
 
     def _keep(self, module: Module) -> bool:
         tokens, size_bytes = module.tokens, _size_bytes(module)
@@ -267,6 +317,7 @@ class NearCache:
         self._reading.pop(id, None)
 
     def _clear(self) -> None:
+        self._spoilt = False  # first: what comes in between spoils what is left here
         self._modules.clear()
         self._costs.clear()
         self._reading.clear()
@@ -335,6 +386,7 @@ class _Wire:
     def __init__(self, connection: Any) -> None:
         connection.connect()
         self._connection = connection
+        self.greeting = greeting(connection)
         # redis-py's own reading hands pushes to a handler and swallows what that raises: here nothing may be missed.
         self._socket: socket.socket = connection._sock
         self.fileno = self._socket.fileno
@@ -421,13 +473,13 @@ class Tracker:
 
     def _forget_thread(self) -> None:
         self._lock = threading.Lock()
-        self._woken = threading.Event()
+        self._woken = Flag()
         self._thread: threading.Thread | None = None
         self._peers: list[_Peer] = []
         self._moves = 0
 
     def ensure_started(self) -> None:
-        if self._thread is not None:
+        if self._thread is not None or self._lock.locked():  # somebody is at it: maybe the lines that this interrupts
             return
         with self._lock:
             if self._thread is None and not self._ended:
@@ -459,8 +511,7 @@ class Tracker:
         self.abandon()
         self._woken.set()
         self.cache.lost()
-        with self._lock:
-            thread = self._thread
+        thread = self._thread
         if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join(JOIN_S)
 
@@ -539,8 +590,10 @@ class Tracker:
     def _subscribe(self, peer: _Peer) -> None:
         """Ask; `_take_hello` and `_take_tracking` go on when the answers come."""
         prefixes = [word for shard in self._space.keys.shards for word in ("PREFIX", shard.module_pattern("")[:-1])]
-        # Asked again, whatever redis-py agreed on: on RESP2 tracking is accepted, and pushes are never sent.
-        self._send(peer, ("HELLO", 3), self._take_hello)
+        hello, *rest = peer.wire.greeting  # on RESP2 tracking is accepted, and pushes are never sent
+        self._send(peer, hello, self._take_hello)
+        for command in rest:
+            self._send(peer, command, self._take_selected)
         self._send(peer, ("CLIENT", "TRACKING", "ON", "BCAST", *prefixes), partial(self._take_tracking, peer))
 
     def _listen(self, moves: int) -> None:
@@ -591,9 +644,13 @@ class Tracker:
     def _take_hello(self, reply: Any) -> None:
         # A map comes as a dict, or on RESP2 as a flat list.
         if isinstance(reply, ResponseError):
-            raise reply if is_passing(reply) else _Refused(f"the server does not speak RESP3: {reply}")
+            raise reply if is_passing(reply) else _Refused(f"HELLO 3 (RESP3) is refused: {reply}")
         if not isinstance(reply, dict) or reply.get(b"proto") != 3:
             raise _Refused(f"the server does not speak RESP3: it answers HELLO 3 by {reply!r:.100}")
+
+    def _take_selected(self, reply: Any) -> None:
+        if isinstance(reply, ResponseError):
+            raise reply if is_passing(reply) else _Refused(f"SELECT is refused: {reply}")
 
     def _take_tracking(self, peer: _Peer, reply: Any) -> None:
         if isinstance(reply, ResponseError):

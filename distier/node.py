@@ -15,10 +15,13 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
+from distier.drive.aio import OwnTask
 from distier.drive.common import PeerTable
 from distier.effects import Plan
+from distier.observe.logs import log
 from distier.plans import nodes
 from distier.plans.space import Space
+from distier.stores.threads import Flag, Helpers
 
 if TYPE_CHECKING:
     from distier.stores.local import LocalStore
@@ -95,9 +98,12 @@ class NodeThread(_Service):
     def __init__(self, run: Runs, space: Space, local: LocalStore, peers: PeerTable) -> None:
         super().__init__(space, local, peers)
         self._run = run
-        self.stopping = threading.Event()
+        self.stopping = Flag()
         self._thread = threading.Thread(target=self._serve, name="distier-node", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as e:  # no more threads, or the interpreter is ending
+            log.warning("this process does not serve its node's copies to others: %s", e)
 
     def _serve(self) -> None:
         self.stopping.wait(FIRST_S)
@@ -129,13 +135,19 @@ class NodeTask(_Service):
     def __init__(self, run: Runs, space: Space, local: LocalStore, peers: PeerTable) -> None:
         super().__init__(space, local, peers)
         self._run = run
-        self._task = asyncio.get_running_loop().create_task(self._serve())
+        self._helper = Helpers(1)
+        self._task = OwnTask(self._serve())
+
+    @property
+    def is_over(self) -> bool:
+        """Another event loop, or this process, has to go on with it."""
+        return self._task.is_over
 
     async def _serve(self) -> None:
         await asyncio.sleep(FIRST_S)
         while True:
             try:
-                plan = await asyncio.to_thread(self.look)
+                plan = await asyncio.wrap_future(self._helper.submit(self.look))
                 if plan is not None:
                     await self._run(plan)
                 if not self.serves():
@@ -149,8 +161,8 @@ class NodeTask(_Service):
                 await asyncio.sleep(self.wait_s)
 
     async def stop(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await self._task.stop()
+        self._helper.close()
         self.release()
 
 

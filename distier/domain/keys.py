@@ -32,8 +32,9 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "hash",
         "the record of a module: `tier epoch ver tok seen bytes tokens counter sha256 type keywords meta clean created "
         "updated`, then where they apply `archived_bytes` (clean), `archived_key` (its object has another name than its "
-        "own), `codec frame_bytes` (warm), `transform`, `outline`, `content` (hot), and `reserved` (a durable conditional "
-        "write is or was under way). `tier=deleted` is a tombstone that is not archived yet",
+        "own), `codec frame_bytes` (warm), `transform`, `outline`, `content` (hot), and `reserved` (a durable "
+        "write is or was under way: `<epoch>-<ver>-<1 once deleted>-<tok>`). "
+        "`tier=deleted` is a tombstone that is not archived yet",
         "HGETALL 'distier:{team}:module:skills/pdf'",
     ),
     KeyKind(
@@ -96,11 +97,12 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "GET 'distier:{team}:lease:skills/pdf'",
     ),
     KeyKind(
-        "distier:{t}:done:<tok>",
-        "string",
-        "the version that a put or delete made, for two minutes, so that a retried "
-        "call is answered and not applied again",
-        "TTL 'distier:{team}:done:<tok>'",
+        "distier:{t}:done",
+        "hash",
+        "the last 8,192 writes of the shard: `<tok>` is the version that a put or delete made (with `-` behind it where a "
+        "delete found nothing), so that a call that is sent again is answered and not applied again; `#<n>` is the tok "
+        "in place `n`",
+        "HLEN 'distier:{team}:done'",
     ),
     KeyKind(
         "distier:{t}:events",
@@ -111,10 +113,11 @@ KEYSPACE: tuple[KeyKind, ...] = (
     KeyKind(
         "distier:{t}:epoch",
         "hash",
-        "the shard's life: `layout shards epoch ver created aged replid since verified fence archive`; `ver` is the counter of "
-        "versions, `fence` that of the workers that had its lease, "
-        "`replid` the server's life for which the epoch was installed, `verified` the epoch for which all records have been "
-        "compared with the archive, `archive` the name that the archive must have (its object `<ns>/identity/<name>`)",
+        "the shard's life: `layout shards epoch ver created aged replid since verified fence clock archive`; `ver` is the "
+        "counter of versions, `clock` the last time that was used for a score, in ms, `fence` that of the workers that had "
+        "its lease, `replid` the server's life for which the epoch was installed, `verified` the epoch for which all records "
+        "have been compared with the archive, `archive` the name that the archive must have (its object "
+        "`<ns>/identity/<name>`); `opening` while it has no epoch",
         "HGETALL 'distier:{team}:epoch'",
     ),
     KeyKind(
@@ -262,8 +265,9 @@ class Shard:
     def shares(self) -> str:
         return self.root + "shares"
 
-    def done(self, tok: str) -> str:
-        return f"{self.root}done:{tok}"
+    @cached_property
+    def done(self) -> str:
+        return self.root + "done"
 
     @property
     def nodes(self) -> str:

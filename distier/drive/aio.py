@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -15,10 +17,12 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.domain.module import Record
 from distier.effects import (  # fmt: skip
+    TIDY_S,
     ArchiveDelete,
     ArchiveGet,
     ArchiveList,
     ArchivePut,
+    Cancelled,
     Command,
     Count,
     Effect,
@@ -38,6 +42,7 @@ from distier.effects import (  # fmt: skip
 from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, Recovering
 from distier.stores.archive import Archive
 from distier.stores.redis import AsyncExchange
+from distier.stores.threads import Helpers
 
 from .common import (
     RECOVERIES_MAX,
@@ -50,6 +55,7 @@ from .common import (
     converse_together,
     first_answered,
     lost,
+    note_lost,
     time_left,
     understood,
     words,
@@ -63,6 +69,30 @@ OFFLOAD_BYTES = 128 * 1024
 """Computations over less than this take less time than handing them to a thread."""
 
 
+class OwnTask:
+    """A task that a store keeps on one event loop, and that is over where that is: after `asyncio.run`, or in a child."""
+
+    def __init__(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task = asyncio.get_running_loop().create_task(work)
+        self._pid = os.getpid()
+
+    @property
+    def is_over(self) -> bool:
+        return self._task.done() or self._task.get_loop().is_closed() or self._pid != os.getpid()
+
+    async def stop(self) -> None:
+        """From whatever loop; waited for where it is the task's own."""
+        if self.is_over:
+            return
+        loop = self._task.get_loop()
+        if loop is asyncio.get_running_loop():
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        else:
+            with suppress(RuntimeError):  # it has just been closed
+                loop.call_soon_threadsafe(self._task.cancel)
+
+
 class AsyncDriver(Process):
     """Performs effects on `redis` and `archive` within one deadline per plan, `deadline_s` from its start."""
 
@@ -74,7 +104,8 @@ class AsyncDriver(Process):
         self.deadline_s = deadline_s
         self.recover = recover
         super().__init__()
-        self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="distier-aio")
+        self._threads = Helpers(THREADS_MAX)
+        self._tidying: set[asyncio.Task[None]] = set()
 
     async def run(self, plan: Plan[T], deadline_s: float | None = None) -> T:
         """Run a plan to its end: its result, or what it raises. A cancelled run stops the plan between two effects."""
@@ -88,12 +119,30 @@ class AsyncDriver(Process):
                     result = await self.perform(effect, end_s)
                 except Exception as e:
                     effect = plan.throw(e)
+                except asyncio.CancelledError:
+                    self._give_up(plan)
+                    raise
                 else:
                     effect = plan.send(result)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
         finally:
             plan.close()
+
+    def _give_up(self, plan: Plan[Any]) -> None:
+        """The plan's task is cancelled: what the plan still wants done for others (a lease is given back) is done beside it."""
+        try:
+            effect = plan.throw(Cancelled())
+        except (Cancelled, StopIteration, DistierError):
+            return
+        with suppress(RuntimeError):  # the loop is closing
+            task = asyncio.get_running_loop().create_task(self._tidy(effect))
+            self._tidying.add(task)
+            task.add_done_callback(self._tidying.discard)
+
+    async def _tidy(self, effect: Effect[Any]) -> None:
+        with suppress(DistierError):
+            await self.perform(effect, time.monotonic() + TIDY_S)
 
     async def perform(self, effect: Effect[Any], end_s: float) -> Any:
         """One effect. Raises `DistierError`."""
@@ -113,7 +162,7 @@ class AsyncDriver(Process):
             case Offload(size_bytes, function):
                 if size_bytes < OFFLOAD_BYTES:
                     return function()
-                return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+                return await self.in_thread(function)
             case Parallel(plans):
                 return await self._parallel(plans, end_s)
             case ArchiveGet(key, max_bytes):
@@ -146,6 +195,7 @@ class AsyncDriver(Process):
                 if not isinstance(reply, RedisError):
                     return understood(call, reply)
             except (RedisConnectionError, RedisTimeoutError) as e:
+                note_lost([call])
                 if not call.retry or time.monotonic() >= end_s:
                     raise lost(e) from e
             except Recovering:
@@ -247,19 +297,23 @@ class AsyncDriver(Process):
         local = self.local
         if local is None or record.size_bytes < OFFLOAD_BYTES:
             return local.get(record) if local is not None else None
-        return await asyncio.get_running_loop().run_in_executor(self._threads, local.get, record)
+        return await self.in_thread(partial(local.get, record))
 
     async def _local_put(self, record: Record, content: bytes) -> bool:
         """Always in a thread: a writer may have to wait for another one."""
         if self.local is None:
             return False
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self.local.put, record, content)
+        return await self.in_thread(partial(self.local.put, record, content))
 
     # -- the archive, and several plans at once ------------------------------------------------------------------
 
+    def in_thread(self, function: Callable[[], T]) -> asyncio.Future[T]:
+        """Not the loop's own executor, which takes no work at the exit of the interpreter."""
+        return asyncio.wrap_future(self._threads.submit(function))
+
     async def _archive(self, function: Callable[[], Any], end_s: float) -> Any:
         """Run in a thread, so that a server that stalls cannot hold the caller past its deadline."""
-        future = asyncio.get_running_loop().run_in_executor(self._threads, function)
+        future = self.in_thread(function)
         try:
             async with asyncio.timeout(time_left(end_s)):
                 return await future
@@ -281,7 +335,9 @@ class AsyncDriver(Process):
         return [task.result() for task in tasks]
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        mine = [task for task in self._tidying if task.get_loop() is asyncio.get_running_loop()]
+        await asyncio.gather(*mine, return_exceptions=True)
+        self._threads.close()
         await self.redis.close()
         self.archive.close()
         if self.local is not None:

@@ -6,7 +6,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -51,9 +52,19 @@ _PASSING = (
 
 
 def words(call: Call) -> tuple[Any, ...]:
-    if isinstance(call, RunScript):
-        return ("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
-    return call.words
+    """The words of a call, made for each time that it is sent: a write says whether it may have been applied before."""
+    if not isinstance(call, RunScript):
+        return call.words
+    head = ("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
+    sending = call.sending
+    return head if sending is None else (*head, sending.since if sending.lost else "")
+
+
+def note_lost(calls: Iterable[Call]) -> None:
+    """No reply to these calls came: they may have been executed."""
+    for call in calls:
+        if isinstance(call, RunScript) and call.sending is not None:
+            call.sending.lost = True
 
 
 def lacks_script(reply: Any) -> bool:
@@ -68,6 +79,10 @@ def is_passing(reply: Any) -> bool:
         _code(reply) in _PASSING or type(reply).__name__ in ("BusyLoadingError", "ReadOnlyError", "TryAgainError",
                                                              "MasterDownError", "ClusterDownError")
     )  # fmt: skip
+
+
+def _may_pass(reply: RedisError) -> bool:
+    return is_passing(reply) or lacks_script(reply)
 
 
 def is_redirection(reply: Any) -> bool:
@@ -109,6 +124,10 @@ def error_of(error: RedisError) -> DistierError:
     if code == "TRYAGAIN":
         made = RedisUnavailable(
             f"the slot of this shard is on its way to another master: its writes and misses wait until it has arrived ({text})"
+        )
+    elif lacks_script(error):
+        made = RedisUnavailable(
+            f"Redis forgets scripts as soon as they are loaded: does something call SCRIPT FLUSH all the time? ({text})"
         )
     elif is_passing(error):
         made = RedisUnavailable(f"Redis cannot answer now: {text}")
@@ -196,6 +215,7 @@ def converse(calls: Sequence[Call], end_s: float) -> Talk:
                 results[i] = error_of(e)
             return results
         except (RedisConnectionError, RedisTimeoutError) as e:
+            note_lost(calls[i] for i in todo)
             for i in todo:
                 # The last try may have no time for more than a timeout: what an earlier one met tells more.
                 told = isinstance(getattr(results[i], "__cause__", None), RedisConnectionError)
@@ -206,7 +226,7 @@ def converse(calls: Sequence[Call], end_s: float) -> Talk:
             again = []
             for i, reply in zip(todo, replies, strict=True):
                 results[i] = outcome(calls[i], reply)
-                if isinstance(reply, RedisError) and is_passing(reply) and not getattr(calls[i], "hint", False):
+                if isinstance(reply, RedisError) and _may_pass(reply) and not getattr(calls[i], "hint", False):
                     again.append(i)
             todo = again
         if not todo or time.monotonic() + backoff_s >= end_s:
@@ -265,27 +285,38 @@ def converse_together(groups: Sequence[Sequence[Call]], end_s: float) -> Togethe
 
 
 def _send(calls: Sequence[Call]) -> Generator[list[tuple[Any, ...]], list[Any] | None, list[Any]]:
-    """Raw replies; scripts that the server does not know are loaded and sent again."""
+    """Raw replies; scripts that the server does not know are loaded and sent again, both in one packet: where somebody empties
+    the server's cache all the time (`SCRIPT FLUSH`), there would be none of it left a round trip later."""
     replies = yield from _send_once(calls)
     unknown = [i for i, reply in enumerate(replies) if lacks_script(reply)]
     if unknown:
-        scripts = {c.script.sha: c.script.source for c in (calls[i] for i in unknown) if isinstance(c, RunScript)}
-        yield [("SCRIPT", "LOAD", source) for source in scripts.values()]
-        for i, reply in zip(unknown, (yield from _send_once([calls[i] for i in unknown])), strict=True):
-            replies[i] = reply
+        some = [calls[i] for i in unknown]
+        load = _load(some)
+        again = yield from _send_once(some, load)
+        refused = next((reply for reply in again[: len(load)] if isinstance(reply, RedisError)), None)
+        for i, reply in zip(unknown, again[len(load) :], strict=True):
+            replies[i] = refused if refused is not None and lacks_script(reply) else reply
     return replies
 
 
-def _send_once(calls: Sequence[Call]) -> Generator[list[tuple[Any, ...]], list[Any] | None, list[Any]]:
-    """Raw replies; behind a call that needs replicas goes a WAIT, over the same connection."""
+def _load(calls: Sequence[Call]) -> list[tuple[Any, ...]]:
+    scripts = {call.script.sha: call.script.source for call in calls if isinstance(call, RunScript)}
+    return [("SCRIPT", "LOAD", source) for source in scripts.values()]
+
+
+def _send_once(
+    calls: Sequence[Call], before: Sequence[tuple[Any, ...]] = ()
+) -> Generator[list[tuple[Any, ...]], list[Any] | None, list[Any]]:
+    """Raw replies, first those to what goes `before`; behind a call that needs replicas goes a WAIT, over the same
+    connection."""
     needs = [call.replicas if isinstance(call, RunScript) else 0 for call in calls]
     if not any(needs):
-        return (yield [words(call) for call in calls]) or []
-    batch: list[tuple[Any, ...]] = []
+        return (yield [*before, *(words(call) for call in calls)]) or []
+    batch: list[tuple[Any, ...]] = [*before]
     for call, n in zip(calls, needs, strict=True):
         batch += [words(call), ("WAIT", n, REPLICA_WAIT_MS)] if n else [words(call)]
     received = iter((yield batch) or [])
-    replies = []
+    replies = [next(received) for _ in before]
     for n in needs:
         reply = next(received)
         got = next(received) if n else 0
@@ -307,28 +338,52 @@ _LOCKED: weakref.WeakSet[Counters | UseBuffer] = weakref.WeakSet()
 
 
 def _unlock() -> None:
-    for locked in _LOCKED:
-        locked._lock = threading.Lock()
+    for locked in list(_LOCKED):
+        locked.after_fork_in_child()
 
 
 os.register_at_fork(after_in_child=_unlock)
 
+TURN_S = 0.2
+"""Longer than anybody has one of these locks, unless it was interrupted with it."""
+
 
 class Counters:
-    """This process's own counters, by name. Thread-safe."""
+    """This process's own counters, by name. Thread-safe, and safe for a signal handler or a finaliser in the middle of any of
+    its own lines: what is added is noted first, by one operation, and summed up by whoever has the lock. Who is interrupted
+    with it sums up what was noted meanwhile."""
+
+    NOTES_MAX = 512
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._notes: deque[tuple[str, int]] = deque()
+        self._lock: Any = threading.RLock()
         _LOCKED.add(self)
 
     def add(self, name: str, n: int = 1) -> None:
-        with self._lock:
-            self._counts[name] = self._counts.get(name, 0) + n
+        self._notes.append((name, n))
+        if len(self._notes) >= self.NOTES_MAX:
+            self._sum_up()
 
     def snapshot(self) -> dict[str, int]:
-        with self._lock:
-            return {name: n for name, n in self._counts.items() if n}
+        self._sum_up()
+        return {name: n for name, n in self._counts.copy().items() if n}
+
+    def _sum_up(self) -> None:
+        if self._lock._is_owned():
+            return
+        try:
+            if self._lock.acquire(timeout=TURN_S):
+                while self._notes:
+                    name, n = self._notes.popleft()
+                    self._counts[name] = self._counts.get(name, 0) + n
+        finally:
+            if self._lock._is_owned():  # also where it was interrupted by an exception just after it got the lock
+                self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        self._lock = threading.RLock()
 
 
 class PeerTable:
@@ -367,40 +422,64 @@ class UseBuffer:
     def __init__(self) -> None:
         self._pending: dict[Shard, dict[str, int]] = {}
         self._since: dict[Shard, float] = {}
-        self._lock = threading.Lock()
+        self._notes: deque[tuple[Shard, Sequence[str] | Mapping[str, int], float]] = deque()
+        self._lock: Any = threading.RLock()
         _LOCKED.add(self)
 
     def note(
         self, shard: Shard, id: str | Sequence[str], now_s: float, *, flush: bool
     ) -> RunScript[dict[str, float]] | None:
         """Count one use, or one of each; answers the script call for the shard's batch if it is due. That batch has this use
-        in it."""
-        with self._lock:
-            for one in (id,) if isinstance(id, str) else id:
-                self._add(shard, one, 1, now_s)
+        in it. None to a signal handler or finaliser that interrupts this very line: its use goes with the next batch."""
+        self._notes.append((shard, (id,) if isinstance(id, str) else id, now_s))
+        if self._lock._is_owned():
+            return None
+        try:
+            if not self._lock.acquire(timeout=TURN_S):
+                return None
+            self._gather()
             return self._take(shard) if flush or self._is_due(shard, now_s) else None
+        finally:
+            if self._lock._is_owned():
+                self._lock.release()
 
     def note_many(self, shard: Shard, uses: Mapping[str, int], now_s: float) -> None:
         """Count uses by id; they go with the next batches that are due."""
-        with self._lock:
-            for id, n in uses.items():
-                self._add(shard, id, n, now_s)
+        self._notes.append((shard, uses, now_s))
 
     def due(self, now_s: float) -> Sequence[RunScript[dict[str, float]]]:
         """The script calls for all batches that are due."""
-        with self._lock:
-            shards = [shard for shard in self._pending if self._is_due(shard, now_s)]
-            return [call for shard in shards for call in self._take_all(shard)]
+        return self._calls(lambda shard: self._is_due(shard, now_s))
 
     def drain(self) -> Sequence[RunScript[dict[str, float]]]:
         """All that is pending, as script calls."""
-        with self._lock:
-            return [call for shard in list(self._pending) for call in self._take_all(shard)]
+        return self._calls(lambda shard: True)
 
-    def _add(self, shard: Shard, id: str, n: int, now_s: float) -> None:
-        uses = self._pending.setdefault(shard, {})
-        uses[id] = uses.pop(id, 0) + n  # at the end, where batches are taken from
-        self._since.setdefault(shard, now_s)
+    def _calls(self, which: Callable[[Shard], bool]) -> Sequence[RunScript[dict[str, float]]]:
+        if self._lock._is_owned():
+            return ()
+        try:
+            if not self._lock.acquire(timeout=TURN_S):
+                return ()
+            self._gather()
+            return [call for shard in list(self._pending) if which(shard) for call in self._take_all(shard)]
+        finally:
+            if self._lock._is_owned():
+                self._lock.release()
+
+    def _gather(self) -> None:
+        while self._notes:
+            shard, ids, now_s = self._notes.popleft()
+            self._since.setdefault(shard, now_s)
+            uses = self._pending.setdefault(shard, {})
+            for id in ids:
+                n = ids[id] if isinstance(ids, Mapping) else 1
+                uses[id] = uses.pop(id, 0) + n  # at the end, where batches are taken from
+
+    def after_fork_in_child(self) -> None:
+        """The parent sends what it noted."""
+        self._pending, self._since, self._notes = {}, {}, deque()
+        self._lock = threading.RLock()
 
     def _is_due(self, shard: Shard, now_s: float) -> bool:
         pending = self._pending.get(shard, ())
@@ -413,7 +492,8 @@ class UseBuffer:
             return None
         batch = [uses.popitem() for _ in range(min(self.BATCH, len(uses)))]
         if not uses:
-            del self._pending[shard], self._since[shard]
+            self._pending.pop(shard, None)
+            self._since.pop(shard, None)
         return touch(shard, batch)
 
     def _take_all(self, shard: Shard) -> Iterator[RunScript[dict[str, float]]]:

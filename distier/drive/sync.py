@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -15,10 +15,12 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.effects import (  # fmt: skip
+    TIDY_S,
     ArchiveDelete,
     ArchiveGet,
     ArchiveList,
     ArchivePut,
+    Cancelled,
     Command,
     Count,
     Effect,
@@ -38,6 +40,7 @@ from distier.effects import (  # fmt: skip
 from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, Recovering
 from distier.stores.archive import Archive
 from distier.stores.redis import Exchange
+from distier.stores.threads import Helpers
 
 from .common import (
     RECOVERIES_MAX,
@@ -50,6 +53,7 @@ from .common import (
     converse_together,
     first_answered,
     lost,
+    note_lost,
     time_left,
     understood,
     words,
@@ -71,7 +75,7 @@ class SyncDriver(Process):
         self.deadline_s = deadline_s
         self.recover = recover
         super().__init__()
-        self._pools: dict[tuple[str, int], ThreadPoolExecutor] = {}
+        self._for_archive, self._for_plans = Helpers(THREADS_MAX), Helpers(THREADS_MAX)
 
     def run(self, plan: Plan[T], deadline_s: float | None = None) -> T:
         """Run a plan to its end: its result, or what it raises."""
@@ -85,12 +89,20 @@ class SyncDriver(Process):
                     result = self.perform(effect, end_s, nested=nested)
                 except Exception as e:
                     effect = plan.throw(e)
+                except BaseException:
+                    self._give_up(plan)
+                    raise
                 else:
                     effect = plan.send(result)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
         finally:
             plan.close()
+
+    def _give_up(self, plan: Plan[Any]) -> None:
+        """The call is interrupted (Ctrl-C): what the plan still wants done for others (a lease is given back) is done first."""
+        with suppress(Cancelled, StopIteration, DistierError):
+            self.perform(plan.throw(Cancelled()), time.monotonic() + TIDY_S)
 
     def perform(self, effect: Effect[Any], end_s: float, *, nested: bool = False) -> Any:
         """One effect. Raises `DistierError`."""
@@ -139,6 +151,7 @@ class SyncDriver(Process):
                 if not isinstance(reply, RedisError):
                     return understood(call, reply)
             except (RedisConnectionError, RedisTimeoutError) as e:
+                note_lost([call])
                 if not call.retry or time.monotonic() >= end_s:
                     raise lost(e) from e
             except Recovering:
@@ -230,19 +243,12 @@ class SyncDriver(Process):
 
     # -- the archive, and several plans at once ------------------------------------------------------------------
 
-    def _pool(self, kind: str) -> ThreadPoolExecutor:
-        key = (kind, os.getpid())  # threads do not survive a fork
-        pool = self._pools.get(key)
-        if pool is None:
-            pool = self._pools.setdefault(key, ThreadPoolExecutor(THREADS_MAX, thread_name_prefix=f"distier-{kind}"))
-        return pool
-
     def _archive(self, function: Callable[[], Any], end_s: float) -> Any:
         """Run in a thread, so that a server that stalls cannot hold the caller past its deadline; at once where that is
         so far away that the archive's own timeouts end the call long before (a rescue, a sweep)."""
         if time_left(end_s) > UNWATCHED_S:
             return function()
-        future: Future[Any] = self._pool("archive").submit(function)
+        future = self._for_archive.submit(function)
         try:
             return future.result(time_left(end_s))
         except FutureTimeout as e:
@@ -262,13 +268,12 @@ class SyncDriver(Process):
 
         if nested or len(plans) <= 1:
             return [one(plan) for plan in plans]
-        return list(self._pool("plans").map(one, plans))
+        begun = [self._for_plans.submit(partial(one, plan)) for plan in plans]
+        return [future.result() for future in begun]
 
     def close(self) -> None:
-        for (_, pid), pool in self._pools.items():
-            if pid == os.getpid():
-                pool.shutdown(wait=False, cancel_futures=True)
-        self._pools.clear()
+        self._for_archive.close()
+        self._for_plans.close()
         self.redis.close()
         self.archive.close()
         if self.local is not None:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from distier.domain.keys import LAYOUT, Shard
 from distier.domain.order import Order
-from distier.effects import RunScript, Script, Word
+from distier.effects import RunScript, Script, Sending, Word
 from distier.errors import Corrupt, Invalid, Recovering
 
 VERBS = (
@@ -103,8 +103,9 @@ class Replayed(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """Nothing was changed, because of `word`: `CONFLICT`, `UNVERIFIED`, `FENCED`, `SUPERSEDED`, `TOO_LARGE`, `ALREADY`,
-    `CHANGED`, `MISSING`, `PASSED`, `BUSY`. `version` is the one that is there, where the word is about it."""
+    """Nothing was changed, because of `word`: `CONFLICT`, `UNVERIFIED`, `FENCED`, `SUPERSEDED`, `DELETED_SINCE` (superseded,
+    and others have deleted the module meanwhile), `UNHELD`, `UNKNOWN`, `TOO_LARGE`, `ALREADY`, `CHANGED`, `MISSING`, `BUSY`.
+    `version` is the one that is there, where the word is about it; with `BUSY` it is the tok of who holds a position."""
 
     word: str
     version: str = ""
@@ -115,17 +116,20 @@ class Applied(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A shard in good order. `verified`: the epoch in which all of the archive was last compared with the records."""
+    """A shard in good order. `verified`: the epoch in which all of the archive was last compared with the records. `ver`: the
+    last version that had been given."""
 
     epoch: int
     verified: int
+    ver: int = 0
 
 
 class Unclaimed(NamedTuple):
-    """The shard has no epoch for this life of the server, whose replication id is `replid`. `epoch`: that of an earlier one,
-    0 for none."""
+    """The shard has no epoch for this life of the server, whose replication id is `replid`. `opening` is the token of the look
+    that found that first; it goes with all of the shard's keys. `epoch`: that of an earlier life, 0 for none."""
 
     replid: str
+    opening: str = ""
     epoch: int = 0
 
 
@@ -135,6 +139,14 @@ class Reserved(NamedTuple):
     now_ms: int
     created_ms: int
     replid: str = ""
+    exists: bool = False
+
+
+class Deleted(NamedTuple):
+    """A tombstone is there, of this version. `existed`: whether it is of a module; None where somebody adopted it."""
+
+    version: Order
+    existed: bool | None
 
 
 class Adoption(NamedTuple):
@@ -241,10 +253,10 @@ class Limit:
 
 
 def open_shard(
-    shard: Shard, limits: Sequence[Limit], *, epoch: int = 0, replid: str = "", empty: bool = False
+    shard: Shard, limits: Sequence[Limit], *, epoch: int = 0, replid: str = "", empty: bool = False, opening: str = ""
 ) -> RunScript[Opened | Unclaimed]:
-    """Open a shard; with `epoch`, install it for the life `replid`. Raises `Invalid` on another layout or number of
-    shards."""
+    """Open a shard; with `epoch`, install it for the life `replid`, if `opening` is still the token of the look from before it
+    was claimed. Raises `Invalid` on another layout or number of shards."""
 
     def parse(reply: Any) -> Opened | Unclaimed:
         word = _word(reply)
@@ -254,35 +266,37 @@ def open_shard(
                 f"says {LAYOUT if reply[1] == b'layout' else shard.count}. It is fixed when a namespace is created: "
                 "correct the configuration, or use another namespace"
             )
-        return Opened(int(reply[1]), int(reply[2])) if word == "OK" else Unclaimed(reply[1].decode(), int(reply[2]))
+        if word == "OK":
+            return Opened(*map(int, reply[1:4]))
+        return Unclaimed(reply[1].decode(), reply[2].decode(), int(reply[3]))
 
     args = [w for x in limits for w in (x.name, x.value, "set" if x.explicit else "default")]
-    head = (LAYOUT, shard.count, epoch, replid, int(empty))
+    head = (LAYOUT, shard.count, epoch, replid, int(empty), opening)
     return RunScript(shard, script("open"), shard.fixed, (*head, *args), parse)
 
 
 def state(shard: Shard) -> RunScript[Opened]:
     def parse(reply: Any) -> Opened:
         _word(reply)
-        return Opened(int(reply[1]), int(reply[2]))
+        return Opened(*map(int, reply[1:4]))
 
     return RunScript(shard, script("state"), shard.fixed, (), parse)
 
 
 def reserve(
-    shard: Shard, id: str, expected: str = "", tok: str = "", *, hold: bool = False
+    shard: Shard, id: str, expected: str = "", tok: str = "", given_up: str = ""
 ) -> RunScript[Reserved | Refused]:
-    """The next place in the order. Sent twice, it takes two: a place that stays empty does no harm. With `expected`, or
-    `hold`, the write `tok` holds the place until the record has another version."""
+    """The next position in the order, which the write `tok` holds until it is applied or passed (without `tok` nobody does).
+    Sent twice, it takes two: a position that stays empty does no harm. The one that `given_up` holds is passed."""
 
     def parse(reply: Any) -> Reserved | Refused:
         word = _word(reply)
         if word != "OK":
             return _refused(word, reply)
         epoch, ver, now_ms, created_ms = (int(float(n)) for n in reply[1:5])
-        return Reserved(epoch, ver, now_ms, created_ms, reply[5].decode())
+        return Reserved(epoch, ver, now_ms, created_ms, reply[5].decode(), reply[6] == b"1")
 
-    return RunScript(shard, script("reserve"), (*shard.fixed, shard.module(id)), (expected, tok, int(hold)), parse)
+    return RunScript(shard, script("reserve"), (*shard.fixed, shard.module(id)), (expected, tok, given_up), parse)
 
 
 def adopt(shard: Shard, epoch: int, found: Sequence[Adoption], *, whole: bool = False) -> RunScript[Adopted | Refused]:
@@ -323,21 +337,24 @@ Written = Put | Replayed | Refused | Over
 def put(
     shard: Shard, id: str, tok: str, *, tier: str, expected: str, tokens: int, size_bytes: int, body: bytes,
     codec: str, fields: Sequence[Word], moves: Sequence[Move] = (), reserved: tuple[int, int] | None = None,
-    archived_bytes: int = 0,
+    archived_bytes: int = 0, sending: Sending | None = None,
 ) -> RunScript[Written]:  # fmt: skip
     """Write a version. `body` is the content (hot) or the frame (warm); `fields` is a flat list of names and values.
-    `reserved` (epoch, ver): the version is in the archive already, under that place in the order."""
+    `reserved` (epoch, ver): the version is in the archive already, at that position in the order, which `tok` holds."""
     epoch, ver = reserved or ("", "")
     more: tuple[Word, ...] = ("content", body) if tier == "hot" else ("codec", codec) if tier == "warm" else ()
     frame = body if tier == "warm" else b""
     write = Write(id, tok, tier, expected, epoch, ver, archived_bytes, tokens, size_bytes, frame, (*fields, *more))
-    return RunScript(shard, script("put"), *_put_words(shard, (write,), moves), lambda reply: _written(reply)[0])
+    return RunScript(
+        shard, script("put"), *_put_words(shard, (write,), moves), lambda reply: _written(reply)[0],
+        sending=sending or Sending(),
+    )  # fmt: skip
 
 
-def put_many(shard: Shard, writes: Sequence[Write]) -> RunScript[list[Written]]:
+def put_many(shard: Shard, writes: Sequence[Write], sending: Sending | None = None) -> RunScript[list[Written]]:
     """Write versions of different modules in one step of the server: an answer for each. Those that need room are answered
     `Over`, the others are written."""
-    return RunScript(shard, script("put"), *_put_words(shard, writes, ()), _written)
+    return RunScript(shard, script("put"), *_put_words(shard, writes, ()), _written, sending=sending or Sending())
 
 
 def _put_words(
@@ -345,7 +362,7 @@ def _put_words(
 ) -> tuple[tuple[str, ...], tuple[Word, ...]]:
     keys, args = list(shard.fixed), list[Word]([len(writes)])
     for write in writes:
-        keys += (shard.module(write.id), shard.frame(write.id), shard.done(write.tok))
+        keys += (shard.module(write.id), shard.frame(write.id), shard.done)
         fields = write.fields
         args += write[:-1]
         args.append(len(fields) // 2)
@@ -372,7 +389,7 @@ def promote(
 ) -> RunScript[Applied | Over | Refused]:
     keys = (*shard.fixed, *_pairs(shard, [id]), *_move_keys(shard, moves))
     args = (id, tok, content, reason, *_move_args(moves))
-    return RunScript(shard, script("promote"), keys, args, _parse_change)
+    return RunScript(shard, script("promote"), keys, args, _parse_change, hint=reason != "request")
 
 
 def install(
@@ -380,7 +397,7 @@ def install(
 ) -> RunScript[Applied | Over | Refused]:
     keys = (*shard.fixed, *_pairs(shard, [id]), *_move_keys(shard, moves))
     args = (id, tok, codec, frame, reason, *_move_args(moves))
-    return RunScript(shard, script("install"), keys, args, _parse_change)
+    return RunScript(shard, script("install"), keys, args, _parse_change, hint=True)
 
 
 def demote(shard: Shard, reason: str, moves: Sequence[Move]) -> RunScript[tuple[str, ...] | Over]:
@@ -399,14 +416,21 @@ def archived(shard: Shard, id: str, order: Order, size_bytes: int) -> RunScript[
 
 
 def delete(
-    shard: Shard, id: str, tok: str, expected: str = "", reserved: tuple[int, int] | None = None
-) -> RunScript[Order | Refused]:
-    def parse(reply: Any) -> Order | Refused:
+    shard: Shard, id: str, tok: str, expected: str = "", reserved: tuple[int, int] | None = None,
+    sending: Sending | None = None,
+) -> RunScript[Deleted | Refused]:  # fmt: skip
+    def parse(reply: Any) -> Deleted | Refused:
         word = _word(reply)
-        return Order(*_version(reply[1]), tok) if word in ("OK", "REPLAYED") else _refused(word, reply)
+        if word in ("OK", "REPLAYED", "GONE"):
+            existed = None if len(reply) > 2 else word != "GONE"
+            return Deleted(Order(*_version(reply[1]), tok), existed)
+        if word == "SUPERSEDED" and reply[2] == b"1":
+            word = "DELETED_SINCE"
+        return _refused(word, reply)
 
-    keys = (*shard.fixed, *_pairs(shard, [id]), shard.done(tok))
-    return RunScript(shard, script("delete"), keys, (id, tok, expected, *(reserved or ("", ""))), parse)
+    keys = (*shard.fixed, *_pairs(shard, [id]), shard.done)
+    args = (id, tok, expected, *(reserved or ("", "")))
+    return RunScript(shard, script("delete"), keys, args, parse, sending=sending or Sending())
 
 
 def touch(shard: Shard, uses: Sequence[tuple[str, int]]) -> RunScript[dict[str, float]]:
@@ -417,7 +441,8 @@ def touch(shard: Shard, uses: Sequence[tuple[str, int]]) -> RunScript[dict[str, 
         return {id: float(count) for (id, _), count in zip(uses, reply[1], strict=True)}
 
     keys = (*shard.fixed, *_pairs(shard, [id for id, _ in uses]))
-    return RunScript(shard, script("touch"), keys, tuple(w for use in uses for w in use), parse, retry=False)
+    args = tuple(w for use in uses for w in use)
+    return RunScript(shard, script("touch"), keys, args, parse, retry=False, hint=True)
 
 
 def pin(shard: Shard, id: str, ttl_ms: int) -> RunScript[int | None]:
@@ -488,7 +513,7 @@ def _parse_number(reply: Any) -> int:
 
 
 def release(shard: Shard, lease: str, holder: str) -> RunScript[bool]:
-    return RunScript(shard, script("release"), (*shard.fixed, lease), (holder,), bool)
+    return RunScript(shard, script("release"), (*shard.fixed, lease), (holder,), bool, hint=True)
 
 
 def ledger(

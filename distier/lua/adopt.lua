@@ -20,11 +20,9 @@ while ARGV[a] do
   local newer = old.tier == 'none' or e > old.epoch or e == old.epoch and (v > old.ver
     or v == old.ver and string.sub(tok, 1, 8) > string.sub(old.tok, 1, 8))
     or old.tier == 'cold' and old.clean and old.tok == ARGV[a + 8]
-  -- not while a conditional write of this epoch holds a place after it (at most ten minutes: then nobody is at it any more),
-  -- nor that write itself
-  local place, since = reservation(old, epoch)
-  local held, current = place > 0 and now - since < 600000, tonumber(epoch)
-  if held and (e < current or e == current and v <= place) then newer = false end
+  -- not while a durable write of this epoch holds a position after it, nor that write itself
+  local place, current = reservation(old, epoch), tonumber(epoch)
+  if place > 0 and (e < current or e == current and v <= place) then newer = false end
   if kind ~= 'none' and newer then
     count(old, -1)
     local created = old.tier ~= 'none' and call('HGET', record, 'created')

@@ -8,7 +8,11 @@ local refused = refuse()
 if refused then return refused end
 local held = call('GET', KEYS[10])
 local fence, holder = string.match(held or '', '^(%d+):(.*)$')
-if held and holder ~= ARGV[1] then return {'HELD', held} end
+if held and holder ~= ARGV[1] then
+  -- no lease is longer than that: this one is from before the server's clock went back
+  if call('PTTL', KEYS[10]) > tonumber(ARGV[2]) then call('PEXPIRE', KEYS[10], ARGV[2]) end
+  return {'HELD', held}
+end
 if not held then fence = call('HINCRBY', EPOCH, 'fence', 1) end
 call('SET', KEYS[10], fence .. ':' .. ARGV[1], 'PX', ARGV[2])
 return {'OK', tonumber(fence)}

@@ -10,10 +10,19 @@ local LAYOUT = '1'
 call('ZINTERCARD', 5, PINS, HOT, WARM, DIRTY, USES, 'LIMIT', 1)
 call('HLEN', LIMITS) call('HLEN', USAGE) call('XLEN', EVENTS)
 
--- The server's clock, in ms: one clock for all nodes.
+-- The shard's clock, in ms: one clock for all nodes. It is the server's, but never goes back: a server that is set back, or one
+-- behind it that takes over, would turn the order of last uses round. While it lags, each use counts one microsecond on.
+local clock
 local function now_ms()
   local t = call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
+  clock = math.max(t[1] * 1000 + t[2] / 1000, (tonumber(call('HGET', EPOCH, 'clock')) or 0) + 0.001)
+  return math.floor(clock)
+end
+-- A score for this moment, or `after` ms later, greater than all that were given before with the same `after`.
+local noted
+local function score(after)
+  if not noted then call('HSET', EPOCH, 'clock', string.format('%.3f', clock)) noted = true end
+  return string.format('%.3f', clock + (after or 0))
 end
 
 -- The replication id of this server: another one after each restart, promotion, or loss. '' where INFO is not to be had.
@@ -138,25 +147,67 @@ local function comes_after(old, epoch, ver)
   return old.tier ~= 'none' and (old.epoch > epoch or old.epoch == epoch and old.ver > ver)
 end
 
--- The place that a durable conditional write holds in front of a record: `epoch-ver-ms-tok`. It goes when the record gets another
--- version, and is worth nothing in another epoch. Answers ver (0: there is none), ms, tok.
-local function reservation(old, epoch)
-  local e, ver, at, tok = string.match(old.reserved, '^(%d+)-(%d+)-(%d+)-(%x*)$')
-  if e ~= epoch then return 0, 0, '' end
-  return tonumber(ver), tonumber(at), tok
-end
--- Whether a write that has its object in the archive as epoch-ver must take another place. What is applied never comes before a
--- place that is reserved: a conditional write that is refused comes before what refuses it, and can never come back.
-local function passed(old, epoch, ver, expected)
-  local place = reservation(old, epoch)
-  return place > ver or expected ~= '' and place ~= ver
-end
-
 -- Whether a record, or that there is none, is known to be the newest: one of an older epoch is not before it has been compared
 -- with the archive.
 local function is_checked(record)
   local e = call('HMGET', EPOCH, 'epoch', 'verified')
   return math.max(tonumber(call('HGET', record, 'seen') or 0), tonumber(e[2] or 0)) >= tonumber(e[1])
+end
+
+-- The position that a durable write holds in front of a record: `epoch-ver-deleted-tok`; worth nothing in another epoch. It stays
+-- over unconditional writes (`deleted` is 1 once one of them was a delete), and ends when its holder is applied, or when a conditional
+-- or durable write passes it because its holder seems to have died. So a holder that finds it gone knows that it was passed, and
+-- one that finds it knows that only unconditional writes came. Returns ver (0: there is none), tok, deleted.
+local function reservation(old, epoch)
+  local e, ver, deleted, tok = string.match(old.reserved, '^(%d+)-(%d+)-(%d+)-(%x*)$')
+  if e ~= epoch then return 0, '', false end
+  return tonumber(ver), tok, deleted ~= '0'
+end
+-- What keeps a conditional write out: another one's position, unless the caller has watched this holder for long enough.
+local function busy(old, epoch, tok, given_up)
+  local place, holder = reservation(old, epoch)
+  if place > 0 and holder ~= tok and holder ~= given_up then return {'BUSY', holder} end
+  return nil
+end
+-- nil where a write that is in the archive as epoch-ver may be applied; else what to answer. Whoever does not hold its position
+-- cannot tell what became of its object: somebody may have adopted it, and others may have changed the module since.
+local function not_applicable(old, epoch, ver, tok)
+  if old.epoch == tonumber(epoch) and old.ver == ver and string.sub(old.tok, 1, 8) == string.sub(tok, 1, 8) then
+    return {'REPLAYED', old.version, old.tier} -- adopted
+  end
+  local place, holder, deleted = reservation(old, epoch)
+  if place ~= ver or holder ~= tok then return {'UNHELD'} end
+  if comes_after(old, tonumber(epoch), ver) then return {'SUPERSEDED', old.version, deleted and '1' or '0'} end
+  return nil
+end
+-- The reservation as an unconditional write leaves it.
+local function kept_reservation(old, epoch, deletes)
+  local place, holder, deleted = reservation(old, epoch)
+  if place == 0 then return nil end
+  return string.format('%s-%.0f-%d-%s', epoch, place, (deleted or deletes) and 1 or 0, holder)
+end
+
+-- Writes that were applied, by tok, so that one that is sent again is answered and not applied again: the last 8192 of the shard,
+-- each in the place of the one that many versions before it. (A TTL would end by a clock that jumps, or by an eviction.)
+local DONE_MAX = 8192
+local function remember(done, tok, version, ver)
+  local place = '#' .. string.format('%.0f', tonumber(ver) % DONE_MAX)
+  local before = call('HGET', done, place)
+  if before then call('HDEL', done, before) end
+  call('HSET', done, place, tok, tok, version)
+end
+-- What to answer a write that was sent before, without an answer, and is not remembered; nil where it was certainly not applied.
+-- `since` is a version from before it was first sent ('' where this is the first time): it was applied after that, if at all.
+-- So nothing was applied where the record is not newer, or fewer versions were given since than are remembered.
+local function maybe_applied(old, record, since)
+  if since == '' then return nil end
+  local e, v = string.match(since, '^(%d+)-(%d+)$')
+  e, v = tonumber(e), tonumber(v)
+  local now = call('HMGET', EPOCH, 'epoch', 'ver')
+  if e == tonumber(now[1]) and tonumber(now[2]) - v < DONE_MAX then return nil end
+  if not is_checked(record) then return {'UNVERIFIED'} end
+  if not comes_after(old, e, v) then return nil end
+  return {'UNKNOWN', old.version}
 end
 
 -- What to answer where the caller expects another version than there is.
@@ -170,6 +221,18 @@ local function unexpected(old, record, expected)
   return nil
 end
 
+-- What keeps a write from being applied, before anybody looks for room; nil where nothing does. A write that is in the archive has
+-- its position in `reserved` (the epoch; '' for all others) and `ver`.
+local function refuse_write(old, record, tok, expected, reserved, ver, since)
+  local version, given_up = string.match(expected, '^([^/]*)/?(.*)$')
+  if reserved == '' then
+    return maybe_applied(old, record, since) or unexpected(old, record, version)
+      or version ~= '' and busy(old, current_epoch, tok, given_up) or nil
+  end
+  if reserved ~= current_epoch then return {'FENCED'} end
+  return not_applicable(old, reserved, tonumber(ver), tok) or unexpected(old, record, version)
+end
+
 -- Takes a module out of all sets; its keys go, `record` too.
 local function forget(id, record, frame)
   call('UNLINK', record, frame)
@@ -180,7 +243,7 @@ end
 local function keep_frame(id, frame_key, clean, now)
   local ttl = tonumber(call('HGET', LIMITS, 'warm_ttl_ms'))
   if clean then call('PEXPIRE', frame_key, ttl) else call('PERSIST', frame_key) end
-  call('ZADD', WARM, now + ttl, id)
+  call('ZADD', WARM, score(ttl), id)
 end
 
 -- Moves: victims that go one step down. ARGV[a] is their number, then five arguments each: id, tok, to

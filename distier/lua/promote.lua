@@ -23,7 +23,7 @@ call('HSET', record, 'tier', 'hot', 'content', ARGV[3])
 call('HDEL', record, 'codec', 'frame_bytes')
 call('UNLINK', frame)
 call('ZREM', WARM, id)
-call('ZADD', HOT, now, id)
+call('ZADD', HOT, score(), id)
 settle()
 emit(id, old.tier, 'hot', ARGV[4], old.version)
 return {'OK', evicted}

@@ -1,19 +1,20 @@
 -- flags:
 -- Writes new versions, each module by itself: dirty, under the next place in the order; or, where its place was reserved
 -- and it is in the archive already, clean. For a single one it makes the room that it needs in the same step.
--- KEYS    1..9 the shard, record, frame and done of each module, then record and frame of each move
+-- KEYS    1..9 the shard, record, frame and `done` of each module, then record and frame of each move
 -- ARGV    number of modules; of each: id, tok, tier ('hot'|'warm'; 'cold' where it is archived), expected ('' any, '-'
---         none, 'epoch-ver'), reserved epoch, reserved ver ('' both: not archived), archived_bytes, tokens, bytes, frame
+--         none, 'epoch-ver'; then '/' and the holder of a position that the caller gives up on), reserved epoch, reserved ver ('' both: not archived), archived_bytes, tokens, bytes, frame
 --         ('' unless warm), number of further fields (with `content` if hot, `codec` if warm), name and value of each;
---         then moves, only for a single one
+--         then moves, only for a single one; last '', or where it was sent before a version from before that (`maybe_applied`)
 -- RETURNS {'OK', of each: {'OK', epoch, ver, evicted} | {'REPLAYED', version, tier} | {'CONFLICT', version} | {'UNVERIFIED'}
---         | {'FENCED'} | {'SUPERSEDED', version} | {'PASSED'} | {'TOO_LARGE'} | {'OVER', ...}}
+--         | {'FENCED'} | {'SUPERSEDED', version} | {'UNHELD'} | {'BUSY', holder} | {'UNKNOWN', version} | {'TOO_LARGE'}
+--         | {'OVER', ...}}
 -- KEEPS   budgets are never exceeded; a dirty version has no TTL; a tok is applied once; the order never goes back
 local refused = refuse()
 if refused then return refused end
-local now, modules, k, a = now_ms(), {}, 10, 2
+local now, modules, k, a, since = now_ms(), {}, 10, 2, ARGV[#ARGV]
 for i = 1, tonumber(ARGV[1]) do -- fails before the first write, if it must
-  modules[i] = {a = a, old = placed(KEYS[k]), done = call('GET', KEYS[k + 2]), record = KEYS[k], frame = KEYS[k + 1],
+  modules[i] = {a = a, old = placed(KEYS[k]), done = call('HGET', KEYS[k + 2], ARGV[a + 1]), record = KEYS[k], frame = KEYS[k + 1],
     done_key = KEYS[k + 2]}
   k, a = k + 3, a + 11 + 2 * tonumber(ARGV[a + 10])
 end
@@ -22,14 +23,11 @@ local function write(m)
   local id, tok, tier, expected, reserved, ver, archived_bytes, tokens, bytes, body, n = unpack(ARGV, m.a, m.a + 10)
   local old, record, frame, epoch, clean, done = m.old, m.record, m.frame, current_epoch, reserved ~= '', m.done
   if done then
-    call('PEXPIRE', m.done_key, 120000) -- a write, so that WAIT covers the first one
+    call('HSET', m.done_key, tok, done) -- a write, so that WAIT covers the first one
     return {'REPLAYED', done, old.tok == tok and old.tier or ''}
   end
-  if clean and reserved ~= epoch then return {'FENCED'} end
-  if clean and comes_after(old, tonumber(epoch), tonumber(ver)) then return {'SUPERSEDED', old.version} end
-  if clean and passed(old, epoch, tonumber(ver), expected) then return {'PASSED'} end
-  local conflict = unexpected(old, record, expected)
-  if conflict then return conflict end
+  local no = refuse_write(old, record, tok, expected, reserved, ver, since)
+  if no then return no end
   local new = {tier = tier, tokens = tonumber(tokens), bytes = tonumber(bytes), frame_bytes = #body, clean = clean,
     archived_bytes = tonumber(archived_bytes)}
   local limit = limits()
@@ -42,20 +40,22 @@ local function write(m)
 
   if not clean then ver = call('HINCRBY', EPOCH, 'ver', 1) end
   local version, exists = epoch .. '-' .. ver, old.tier ~= 'none' and old.tier ~= 'deleted'
+  local reservation = not clean and expected == '' and kept_reservation(old, epoch)
   call('UNLINK', record, frame)
   call('HSET', record, 'tier', tier, 'epoch', epoch, 'ver', ver, 'tok', tok, 'seen', epoch, 'bytes', bytes, 'tokens', tokens,
     'clean', clean and '1' or '0', 'created', exists and old.created or now, 'updated', now,
     unpack(ARGV, m.a + 11, m.a + 10 + 2 * n))
   call('ZREM', WARM, id)
-  if tier == 'hot' then call('ZADD', HOT, now, id) else call('ZREM', HOT, id) end
+  if reservation then call('HSET', record, 'reserved', reservation) end
+  if tier == 'hot' then call('ZADD', HOT, score(), id) else call('ZREM', HOT, id) end
   if tier == 'warm' then
     call('HSET', record, 'frame_bytes', #body)
     call('SET', frame, body)
     keep_frame(id, frame, clean, now)
   end
   if clean then call('ZREM', DIRTY, id)
-  else call('ZADD', DIRTY, 'NX', now, id) end -- since the oldest version that is not archived
-  call('SET', m.done_key, version, 'PX', 120000)
+  else call('ZADD', DIRTY, 'NX', score(), id) end -- since the oldest version that is not archived
+  remember(m.done_key, tok, version, ver)
   emit(id, exists and old.tier or 'none', tier, 'put', version)
   return {'OK', epoch, ver, evicted}
 end

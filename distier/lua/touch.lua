@@ -14,7 +14,7 @@ for i, tier in ipairs(tiers) do
   if tier and tier ~= 'deleted' then
     counts[i] = call('ZINCRBY', USES, uses, id)
     if tier == 'hot' then
-      call('ZADD', HOT, 'XX', now, id)
+      call('ZADD', HOT, 'XX', score(), id)
     elseif tier == 'warm' and call('EXISTS', frame) == 1 then
       keep_frame(id, frame, not call('ZSCORE', DIRTY, id), now)
     end

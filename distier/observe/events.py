@@ -27,8 +27,7 @@ class Cursor:
         if since != "$":
             return Cursor(dict.fromkeys(shards, since))
         calls: list[Command[str]] = [
-            Command(s, ("XREVRANGE", s.events, "+", "-", "COUNT", 1), lambda r: r[0][0].decode() if r else "0")
-            for s in shards
+            Command(s, ("XREVRANGE", s.events, "+", "-", "COUNT", 1), _last_id) for s in shards
         ]
         return Cursor(dict(zip(shards, [collect(r) for r in (yield from Pipeline(calls))], strict=True)))
 
@@ -47,17 +46,29 @@ def read_events(cursor: Cursor, wait_ms: int) -> Plan[list[Event]]:
 
 def _read_once(cursor: Cursor, block_ms: int) -> Plan[list[Event]]:
     block = ("BLOCK", block_ms) if block_ms else ()
-    calls: list[Command[list[Event]]] = [
-        Command(shard, ("XREAD", "COUNT", BATCH, *block, "STREAMS", shard.events, last), _parse)
-        for shard, last in cursor.last.items()
-    ]
+    calls: list[Command[Any]] = []
+    for shard, last in cursor.last.items():
+        calls.append(Command(shard, ("XREVRANGE", shard.events, "+", "-", "COUNT", 1), _last_id))
+        calls.append(Command(shard, ("XREAD", "COUNT", BATCH, *block, "STREAMS", shard.events, last), _parse))
     found: list[Event] = []
-    for shard, reply in zip(list(cursor.last), (yield from Pipeline(calls)), strict=True):
-        events = collect(reply)
+    replies = [collect(reply) for reply in (yield from Pipeline(calls))]
+    for shard, end, events in zip(list(cursor.last), replies[::2], replies[1::2], strict=True):
         if events:
             cursor.last[shard] = events[-1].stream_id
+        elif _place(end) < _place(cursor.last[shard]):
+            # The stream ends before what was read of it: it was lost, and begins anew, by a clock that may have gone back.
+            cursor.last[shard] = "0"
         found += events
     return sorted(found, key=lambda e: e.at_ms)
+
+
+def _last_id(reply: Any) -> str:
+    return reply[0][0].decode() if reply else "0"
+
+
+def _place(stream_id: str) -> tuple[int, int]:
+    ms, _, n = stream_id.partition("-")
+    return int(ms), int(n or 0)
 
 
 def _parse(reply: Any) -> list[Event]:

@@ -13,14 +13,15 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from distier.domain.keys import Shard
-from distier.effects import ArchiveList, Command, NewToken, Pipeline, Plan, RunScript, collect
+from distier.effects import Cancelled, Command, NewToken, Pipeline, Plan, RunScript, collect
 from distier.errors import DistierError, Full
 from distier.lua import beat, claim, release
 from distier.policy.fleet import assign
 
-from .records import take_lease
+from .records import cut_lease, take_lease
 from .space import Space
 from .sweep import sweep
+from .writeback import look_at_archive as look_at_archive
 
 Held = dict[Shard, int]
 """Shards whose lease a worker has, with the fence of each."""
@@ -112,17 +113,13 @@ def sweep_in_turn(space: Space) -> Plan[int | None]:
     except Full:  # at maxmemory there are no leases
         due = False
     if not due:
+        yield from cut_lease(first, first.sweep_lease, space.config.worker.sweep_interval_ms)
         return None
     try:
         return (yield from sweep(space))
-    except DistierError:
+    except (DistierError, Cancelled):
         yield from release(first, first.sweep_lease, holder)
         raise
-
-
-def look_at_archive(space: Space) -> Plan[None]:
-    """The least that shows whether the archive answers. Raises `ArchiveUnavailable`."""
-    yield from ArchiveList(f"{space.namespace}/epochs/", limit=1)
 
 
 class ShardSample(NamedTuple):

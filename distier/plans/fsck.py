@@ -385,7 +385,7 @@ def _what_is(shard: Shard, key: bytes) -> tuple[str, str]:
         kind, colon, rest = key.decode()[len(shard.root) :].partition(":")
         if colon and kind in ("module", "warm"):
             return kind, decode_id(rest)
-        if colon and kind in ("lease", "done"):
+        if colon and kind in ("lease", "done"):  # `done:<tok>` is of older versions
             return "lease", ""
         if kind in (_OPEN if colon else _FIXED):
             return "known", ""

@@ -15,51 +15,74 @@ from typing import Any
 
 from distier.domain.ids import check_id
 from distier.domain.keys import Shard
-from distier.effects import Command, Count, NewToken, Parallel, Pipeline, Plan, collect
-from distier.errors import Corrupt, DistierError, Full, Invalid, NotFound
+from distier.effects import Cancelled, Command, Count, NewToken, Parallel, Pipeline, Plan, collect
+from distier.errors import Corrupt, DistierError, Full, Invalid, NotFound, RedisUnavailable
 from distier.lua import age, expire
 
 from .move import demote, free_hot
 from .nodes import forget_dead
 from .read import give_back, patience_ms
-from .records import numbers, take_lease
+from .records import cut_lease, numbers, take_lease
 from .space import Space
 from .sweep import sweep as sweep
-from .writeback import Archived, write_back
+from .writeback import Archived, look_at_archive, write_back
 
 BATCH = 64
 FOREIGN = "\ufffd"
+CLOCK_SLACK_MS = 1000
+"""A version that was put since the clock was read is a little after it, and not due."""
 COUNTED = ("tier", "tokens", "bytes", "clean", "frame_bytes", "archived_bytes")
 
 
 def write_back_due(space: Space, shard: Shard, *, older_than_ms: int | None = None) -> Plan[int]:
-    """Archive dirty versions whose time has come; how many. `older_than_ms` 0 archives all (`flush`), also those whose
-    lease another worker has: it may be dead, and who flushes wants to be sure.
+    """Archive dirty versions whose time has come; how many. `older_than_ms` 0 archives all (`flush`), whatever their times
+    say, and also those whose lease another worker has: it may be dead, and who flushes wants to be sure.
 
-    Raises the first `DistierError` after having tried each: one damaged module does not keep the others.
+    What cannot be archived keeps nobody waiting: the others are tried, and a worker leaves it alone for longer each time.
+    Raises the first `DistierError` after having tried each; at once where the archive answers nothing at all.
     """
+    flush = older_than_ms == 0
     after_ms = space.config.storage_tiers.cold.archive_after_ms if older_than_ms is None else older_than_ms
-    one = write_back if older_than_ms == 0 else _write_back_alone
-    done, seen = 0, 0
+    one = write_back if flush else _write_back_alone
+    now_ms = yield from server_ms(shard)
+    tried: set[str] = set()
+    done = 0
     failure: DistierError | None = None
-    while True:
-        ids = yield from _due(shard, shard.dirty, after_ms, seen)
-        for result in (yield from Parallel([one(space, shard, id) for id in ids])):
-            if isinstance(result, DistierError):
-                failure = failure or result
-            done += isinstance(result, Archived)
-            seen += not isinstance(result, Archived)  # stays in the list: look behind it
-        if len(ids) < BATCH or (failure and not isinstance(failure, Corrupt)):
-            break
+    for low, high in [("-inf", "+inf")] if flush else _due_times(now_ms, after_ms):
+        stuck = 0
+        while True:
+            page = yield from _page(shard, shard.dirty, low, high, stuck)
+            ids = [id for id in page if id not in tried and (flush or not space.failing.is_waiting(shard, id, now_ms))]
+            tried |= set(ids)
+            results = yield from Parallel([one(space, shard, id) for id in ids])
+            failed = [r for r in results if isinstance(r, DistierError)]
+            space.failing.note(shard, zip(ids, results, strict=True), now_ms)
+            went = sum(isinstance(r, Archived) for r in results)
+            done, failure = done + went, failure or next(iter(failed), None)
+            stuck += len(page) - went  # those stay in the list: look behind them
+            if failed and len(failed) == len(ids):
+                yield from look_at_archive(space)
+            if len(page) < BATCH:
+                break
     if failure:
         raise failure
     return done
 
 
+def _due_times(now_ms: int, after_ms: int) -> list[tuple[str, str]]:
+    """From when to when a version has been dirty that is due. A time after the server's clock is of before that went back: how
+    long ago that was, nobody knows."""
+    return [("-inf", f"{now_ms - after_ms}.999"), (f"({now_ms + CLOCK_SLACK_MS}", "+inf")]
+
+
 def _due(shard: Shard, zset: str, older_than_ms: int, offset: int) -> Plan[list[str]]:
     """The next ids of a time-ordered set that are older than this by the server's clock."""
     now_ms = yield from server_ms(shard)
-    words = ("ZRANGEBYSCORE", zset, "-inf", now_ms - older_than_ms, "LIMIT", offset, BATCH)
+    return (yield from _page(shard, zset, "-inf", f"{now_ms - older_than_ms}.999", offset))  # scores have microseconds
+
+
+def _page(shard: Shard, zset: str, low: str, high: str, offset: int) -> Plan[list[str]]:
+    words = ("ZRANGEBYSCORE", zset, low, high, "LIMIT", offset, BATCH)
     ids: list[str] = yield from Command(shard, words, lambda reply: [_id(i) for i in reply])
     return ids
 
@@ -82,13 +105,14 @@ def _write_back_alone(space: Space, shard: Shard, id: str) -> Plan[Archived | No
     lease, holder = shard.write_back_lease(id), (yield from NewToken())
     try:
         taken = yield from take_lease(shard, lease, holder, patience_ms(space))
-    except Full:  # at maxmemory there are no leases, and archiving is what makes room
+    except (Full, RedisUnavailable):  # at maxmemory there are no leases, and archiving is what makes room
         taken = True
     if not taken:
+        yield from cut_lease(shard, lease, patience_ms(space))
         return None
     try:
         result = yield from write_back(space, shard, id)
-    except DistierError:
+    except (DistierError, Cancelled):
         yield from give_back(shard, lease, holder)
         raise
     yield from give_back(shard, lease, holder)
@@ -96,18 +120,25 @@ def _write_back_alone(space: Space, shard: Shard, id: str) -> Plan[Archived | No
 
 
 def demote_idle(space: Space, shard: Shard) -> Plan[int]:
-    """Demote hot modules that nobody used for `demotion_threshold`; how many."""
+    """Demote hot modules that nobody used for `demotion_threshold`; how many. Raises the first failure after having tried
+    each."""
     threshold_ms = space.config.storage_tiers.demotion_threshold_ms
     moved, offset = 0, 0
+    failure: DistierError | None = None
     while True:
         ids = yield from _due(shard, shard.hot, threshold_ms, offset)
         went = 0
         for result in (yield from Parallel([demote(space, id, "warm") for id in ids])):
-            if not isinstance(result, NotFound):  # deleted meanwhile
-                went += collect(result).moved
+            if not isinstance(result, DistierError):
+                went += result.moved
+            elif not isinstance(result, NotFound):  # deleted meanwhile
+                failure = failure or result
         moved, offset = moved + went, offset + len(ids) - went
         if len(ids) < BATCH:
-            return moved
+            break
+    if failure:
+        raise failure
+    return moved
 
 
 def keep_headroom(space: Space, shard: Shard) -> Plan[int]:
@@ -126,16 +157,40 @@ def keep_headroom(space: Space, shard: Shard) -> Plan[int]:
 
 
 def expire_warm(space: Space, shard: Shard) -> Plan[int]:
-    """Account for frames that are gone; how many modules became cold."""
+    """Account for frames that are gone; how many modules became cold. Raises the first failure after having tried each."""
     gone, offset = 0, 0
+    failure: DistierError | None = None
     while True:
         ids = yield from _due(shard, shard.warm, 0, offset)
         if not ids:
-            return gone
-        went = yield from expire(shard, ids)
-        gone, offset = gone + went, offset + ids.count(FOREIGN)  # all others got a later time: the list moved on
+            break
+        went, stuck, failed = yield from _expire(shard, ids)
+        gone, offset, failure = (
+            gone + went,
+            offset + stuck,
+            failure or failed,
+        )  # others got a later time: the list moved on
         if len(ids) < BATCH:
-            return gone
+            break
+    if failure:
+        raise failure
+    return gone
+
+
+def _expire(shard: Shard, ids: Sequence[str]) -> Plan[tuple[int, int, DistierError | None]]:
+    """How many of these became cold, how many stay in the list as they are, and why the first of those does. A key of a foreign
+    type fails the script before it writes: then each goes alone."""
+    try:
+        return (yield from expire(shard, ids)), ids.count(FOREIGN), None
+    except Corrupt as e:
+        if len(ids) == 1:
+            return 0, 1, e
+    gone, stuck = 0, 0
+    failure: DistierError | None = None
+    for id in ids:
+        went, left, failed = yield from _expire(shard, [id])
+        gone, stuck, failure = gone + went, stuck + left, failure or failed
+    return gone, stuck, failure
 
 
 def age_uses(space: Space, shard: Shard) -> Plan[int]:

@@ -9,13 +9,14 @@ work, nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from distier.domain.keys import Shard
 from distier.domain.module import Moved, Record, Tier
 from distier.effects import Command, Count, LocalDelete, LocalGet, LocalHas, Parallel, Pipeline, Plan, collect
-from distier.errors import Corrupt, DistierError, Invalid, NotFound
+from distier.errors import Corrupt, DistierError, Invalid, NotFound, Recovering
 from distier.lua import Move, Over
 from distier.lua import demote as demote_script
 from distier.lua import pin as pin_script
@@ -153,24 +154,59 @@ def _demote(space: Space, shard: Shard, moves: list[Move], reason: str) -> Plan[
 # -- many --------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class _Together:
+    """The modules of one call, which never evict each other; `hot` has the tokens and bytes of those that are hot, by shard."""
+
+    ids: frozenset[str]
+    hot: dict[Shard, Need] = field(default_factory=dict)
+    evicting: bool = False
+    """Whether anything was evicted on the way: then others may be evicting too."""
+
+    def now_hot(self, shard: Shard, record: Record) -> None:
+        held = self.hot.get(shard, Need(0, 0))
+        self.hot[shard] = Need(held.amount + record.tokens, held.size_bytes + record.size_bytes)
+
+    def fits(self, shard: Shard, record: Record, limits: Sequence[int]) -> bool:
+        """Whether there is room for `record` beside its own kind, if all others leave."""
+        held = self.hot.get(shard, Need(0, 0))
+        return held.amount + record.tokens <= limits[0] and held.size_bytes + record.size_bytes <= limits[1]
+
+
 def promote_many(space: Space, ids: Sequence[str]) -> Plan[list[Moved | DistierError]]:
     """Make these modules hot; a result per id, in order. Contents are loaded in parallel, room for all of them is made
-    once per shard before any is promoted, and the promotions are pipelined."""
+    once per shard before any is promoted, and the promotions are pipelined.
+
+    The first that fit together are promoted; the others are refused before anything is evicted, and none of them is evicted for
+    another one. The tiers are those at the end of the call."""
     results: dict[str, Moved | DistierError] = {}
     unique = list(dict.fromkeys(ids))
+    call = _Together(frozenset(unique))
     for chunk in chunks(unique, PARALLEL_MAX):
-        ready = yield from _load_many(space, chunk, results)
+        ready = yield from _load_many(space, chunk, results, call)
         by_shard: dict[Shard, list[tuple[Record, bytes]]] = {}
         for record, content in ready:
             by_shard.setdefault(space.shard(record.id), []).append((record, content))
-        plans = [_promote_shard(space, shard, mine, results) for shard, mine in by_shard.items()]
+        plans = [_promote_shard(space, shard, mine, results, call) for shard, mine in by_shard.items()]
         for result in (yield from Parallel(plans)):
             collect(result)
+    if call.evicting:
+        yield from _as_they_are(space, results)
     return [results[id] for id in ids]
 
 
+def _as_they_are(space: Space, results: dict[str, Moved | DistierError]) -> Plan[None]:
+    """Other clients evict too: a module that is not hot any more is not reported as hot."""
+    hot = [id for id, result in results.items() if isinstance(result, Moved) and result.tier == "hot"]
+    for chunk in chunks(hot, 500):
+        tiers = [Command(space.shard(id), ("HGET", space.shard(id).module(id), "tier"), bytes) for id in chunk]
+        for id, tier in zip(chunk, (yield from Pipeline(tiers)), strict=True):
+            if tier in (b"warm", b"cold"):
+                results[id] = Moved(id, "warm" if tier == b"warm" else "cold", False, "evicted by others")
+
+
 def _load_many(
-    space: Space, ids: Sequence[str], results: dict[str, Moved | DistierError]
+    space: Space, ids: Sequence[str], results: dict[str, Moved | DistierError], call: _Together
 ) -> Plan[list[tuple[Record, bytes]]]:
     """Records and contents of those that are not hot yet; puts the results of the others into `results`."""
     records = yield from newest_records(space, ids)
@@ -180,6 +216,7 @@ def _load_many(
             results[id] = NotFound(f"there is no module {id!r} in namespace {space.namespace!r}")
         elif record.content is not None:
             results[id] = Moved(id, "hot", False, "already")
+            call.now_hot(space.shard(id), record)
         else:
             below.append(record)
     ready = []
@@ -213,21 +250,45 @@ def _by_size(loaded: list[tuple[Record, bytes]]) -> list[list[tuple[Record, byte
 
 
 def _promote_shard(
-    space: Space, shard: Shard, loaded: list[tuple[Record, bytes]], results: dict[str, Moved | DistierError]
+    space: Space,
+    shard: Shard,
+    loaded: list[tuple[Record, bytes]],
+    results: dict[str, Moved | DistierError],
+    call: _Together,
 ) -> Plan[None]:
     for part in _by_size(loaded):
-        yield from _promote_loaded(space, shard, part, results)
+        yield from _promote_loaded(space, shard, part, results, call)
 
 
 def _promote_loaded(
-    space: Space, shard: Shard, part: list[tuple[Record, bytes]], results: dict[str, Moved | DistierError]
+    space: Space,
+    shard: Shard,
+    part: list[tuple[Record, bytes]],
+    results: dict[str, Moved | DistierError],
+    call: _Together,
 ) -> Plan[None]:
-    tokens, size_bytes = sum(r.tokens for r, _ in part), sum(len(c) for _, c in part)
-    yield from free_hot(space, shard, tokens, size_bytes, "evict")
-    replies = yield from Pipeline([promote_script(shard, r.id, r.order.tok, content, "request") for r, content in part])
-    for (record, content), reply in zip(part, replies, strict=True):
-        if isinstance(reply, Over) or is_too_large(reply):  # by itself, with evictions, or a larger share of this shard
-            word = yield from _caught(to_hot(space, shard, record, content, "request"))
+    room = yield from look_at_hot(shard)
+    fitting, large = [], []
+    for record, content in part:
+        if record.tokens > room.limits[0] or record.size_bytes > room.limits[1]:
+            large.append((record, content))  # than all of hot; of one shard among several, than its share
+        elif call.fits(shard, record, room.limits):
+            call.now_hot(shard, record)
+            fitting.append((record, content))
+        else:
+            results[record.id] = Moved(record.id, _tier_of(record), False, "no room beside the others of this call")
+    tokens, size_bytes = sum(r.tokens for r, _ in fitting), sum(len(c) for _, c in fitting)
+    if room.shortage(tokens, size_bytes):
+        call.evicting = True
+        yield from free_hot(space, shard, tokens, size_bytes, "evict", keep=call.ids, room=room)
+    calls = [promote_script(shard, r.id, r.order.tok, content, "request") for r, content in fitting]
+    replies = (yield from Pipeline(calls)) if calls else []
+    for (record, content), reply in zip(fitting + large, [*replies, *[None] * len(large)], strict=True):
+        if (
+            reply is None or isinstance(reply, Over) or is_too_large(reply)
+        ):  # by itself: with evictions, or a larger share
+            call.evicting = True
+            word = yield from _caught(to_hot(space, shard, record, content, "request", keep=call.ids))
         elif isinstance(reply, DistierError):
             word = reply
         else:
@@ -256,14 +317,43 @@ def demote_many(space: Space, ids: Sequence[str], to: Tier | None = None) -> Pla
     return [results[id] for id in ids]
 
 
-def free_hot(space: Space, shard: Shard, tokens: int, size_bytes: int, reason: str) -> Plan[int]:
+class Hot(NamedTuple):
+    """What hot and warm hold and may hold (hot tokens, hot bytes, warm modules, warm bytes), and who may leave, the first to go
+    first: pinned ones are left out."""
+
+    used: Sequence[int]
+    limits: Sequence[int]
+    hot_ids: tuple[str, ...]
+    warm_ids: tuple[str, ...]
+
+    def shortage(self, tokens: int, size_bytes: int, keep: Collection[str] = ()) -> Over | None:
+        """What hot lacks to take this much more, with the candidates to leave; None if it has the room."""
+        wanted = [min(tokens, self.limits[0]), min(size_bytes, self.limits[1]), 0, 0]
+        over = [u + w - limit for u, w, limit in zip(self.used, wanted, self.limits, strict=True)]
+        if over[0] <= 0 and over[1] <= 0:
+            return None
+        leaving = tuple(i for i in self.hot_ids if i not in keep)[:CANDIDATES_MAX]
+        return Over(over[0], over[1], over[2], over[3], leaving, self.warm_ids[:CANDIDATES_MAX])
+
+
+def free_hot(
+    space: Space,
+    shard: Shard,
+    tokens: int,
+    size_bytes: int,
+    reason: str,
+    *,
+    keep: Collection[str] = (),
+    room: Hot | None = None,
+) -> Plan[int]:
     """Demote the least recently used until hot has room for this much more; the number that left. Stops early where
-    nothing more can leave."""
+    nothing more can leave. Modules in `keep` stay; `room` is what the last look showed, if there was one."""
     left = 0
     for _ in range(64):
-        over = yield from hot_shortage(shard, tokens, size_bytes)
+        over = (room or (yield from look_at_hot(shard))).shortage(tokens, size_bytes, keep)
         if over is None:
             break
+        room = None
         moves = (yield from find_room(space, shard, over)).moves
         if not moves:
             break
@@ -274,9 +364,7 @@ def free_hot(space: Space, shard: Shard, tokens: int, size_bytes: int, reason: s
     return left
 
 
-def hot_shortage(shard: Shard, tokens: int, size_bytes: int) -> Plan[Over | None]:
-    """What hot lacks to take this much more, with the candidates to leave; None if it has the room."""
-
+def look_at_hot(shard: Shard) -> Plan[Hot]:
     names = ("hot_tokens", "hot_bytes", "warm_count", "warm_frame_bytes")
     calls: list[Command[Any]] = [
         Command(shard, ("HMGET", shard.usage, *names), numbers),
@@ -290,12 +378,8 @@ def hot_shortage(shard: Shard, tokens: int, size_bytes: int) -> Plan[Over | None
     ]
     used, limits, hot, warm, pins, now_ms = (collect(r) for r in (yield from Pipeline(calls)))
     pinned = {id for id, end_ms in pins if end_ms > now_ms}
-    wanted = [min(tokens, limits[0]), min(size_bytes, limits[1]), 0, 0]
-    over = [u + w - limit for u, w, limit in zip(used, wanted, limits, strict=True)]
-    if over[0] <= 0 and over[1] <= 0:
-        return None
-    hot_ids, warm_ids = (tuple(i for i in ids if i not in pinned)[:CANDIDATES_MAX] for ids in (hot, warm))
-    return Over(over[0], over[1], over[2], over[3], hot_ids, warm_ids)
+    hot_ids, warm_ids = (tuple(i for i in ids if i not in pinned) for ids in (hot, warm))
+    return Hot(used, limits, hot_ids, warm_ids)
 
 
 # -- pins --------------------------------------------------------------------------------------------------------
@@ -304,11 +388,13 @@ def hot_shortage(shard: Shard, tokens: int, size_bytes: int) -> Plan[Over | None
 def pin(space: Space, id: str, ttl_ms: int) -> Plan[int]:
     """Keep the module where it is (hot, if there is room) until `ttl_ms` from now; the end of the pin in ms since the
     Unix epoch. Raises `NotFound`."""
-    yield from promote(space, id)
-    until = yield from pin_script(space.shard(id), id, ttl_ms)
-    if until is None:
-        raise NotFound(f"there is no module {id!r} in namespace {space.namespace!r}")
-    return until
+    for _ in range(ROUNDS_MAX):
+        yield from promote(space, id)
+        until = yield from pin_script(space.shard(id), id, ttl_ms)
+        if until is not None:
+            return until
+        # The script found no module. That is no proof: Redis may have been emptied since `promote`, which looks again.
+    raise Recovering(f"the shard of module {id!r} is emptied again and again while it is pinned; try again")
 
 
 def unpin(space: Space, id: str) -> Plan[None]:

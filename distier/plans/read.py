@@ -12,7 +12,7 @@ A miss is answered from the record alone: while a module exists, its record does
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from distier.domain.keys import Shard
 from distier.domain.module import TIERS, Module, Placement, Record, Tier, parse_copy, parse_hot, parse_record
 from distier.effects import (  # fmt: skip
     ArchiveGet,
+    Cancelled,
     Command,
     Count,
     LocalGet,
@@ -37,8 +38,19 @@ from distier.effects import (  # fmt: skip
     Used,
     collect,
 )
-from distier.errors import Corrupt, DeadlineExceeded, DistierError, Full, Invalid, NotFound, Recovering, Unavailable
-from distier.lua import Applied, Move, Opened, Over, Refused, install, promote, release, state, where
+from distier.errors import (
+    ArchiveUnavailable,
+    Corrupt,
+    DeadlineExceeded,
+    DistierError,
+    Full,
+    Invalid,
+    NotFound,
+    Recovering,
+    RedisUnavailable,
+    Unavailable,
+)
+from distier.lua import Applied, Move, Opened, Over, Refused, Seen, install, promote, release, state, where
 
 from .peers import ask_content, holders_of, holds_command, others
 from .records import (
@@ -53,6 +65,7 @@ from .records import (
     record_command,
 )
 from .recover import list_epochs, newest_record, settle_record, settle_records, shard_state, verify
+from .rescue import rescue_if_needed
 from .room import with_room
 from .shares import make_share
 from .space import Space
@@ -75,20 +88,22 @@ PART_MAX_BYTES = 8 * 1024 * 1024
 
 def read(space: Space, id: str) -> Plan[Module | None]:
     """The module, from the nearest copy; None if there is none."""
-    shard = space.shard(id)
+    shard, states = space.shard(id), space.states
+    known = states.get(shard)  # what proves a read is known before it: see `read_record`
     frame: bytes | None = None
     if id in space.warm and space.node is None:
         replies = yield from Pipeline([fields_command(shard, id), frame_command(shard, id)])
         fields, frame = map(collect, replies)
     else:
         fields = yield from fields_command(shard, id)
-    known = space.states.get(shard)
+    if states is not space.states:
+        known = None
     module = parse_hot(id, fields, known.epoch, known.verified) if known else None
     if module is not None:
         return (yield from serve_hot(space, shard, module))
     if known and frame is not None and (module := open_warm(id, fields, frame, known)) is not None:
         return (yield from _serve_warm(space, shard, module, fields))
-    record = yield from settle_record(space, shard, id, parse_record(id, fields))
+    record = yield from settle_record(space, shard, id, parse_record(id, fields), known)
     if record is None:
         yield Count("misses")
         return None
@@ -293,15 +308,17 @@ def keep(plan: Plan[str]) -> Plan[str]:
         return f"unavailable: {e}"
 
 
-def to_hot(space: Space, shard: Shard, record: Record, content: bytes, reason: str) -> Plan[str]:
-    """Make this version hot if there is room: `hot`, or why not."""
+def to_hot(
+    space: Space, shard: Shard, record: Record, content: bytes, reason: str, keep: Collection[str] = ()
+) -> Plan[str]:
+    """Make this version hot if there is room: `hot`, or why not. Modules in `keep` are not evicted for it."""
 
     def attempt(moves: Sequence[Move]) -> RunScript[Applied | Over | Refused]:
         return promote(shard, record.id, record.order.tok, content, reason, moves)
 
-    reply = yield from with_room(space, shard, attempt)
+    reply = yield from with_room(space, shard, attempt, keep=keep)
     if is_too_large(reply) and (yield from make_share(space, shard, record.tokens, len(content))):
-        reply = yield from with_room(space, shard, attempt)
+        reply = yield from with_room(space, shard, attempt, keep=keep)
     if isinstance(reply, Over):
         return "no room"
     word = promoted_word(reply)
@@ -382,11 +399,15 @@ def _fetch_alone(
         nodes = yield from others(space)
         calls: list[Any] = [take, record_command(shard, record.id), frame_command(shard, record.id)]
         calls += [holds_command(shard, node, record.id) for node in nodes]
-        replies = yield from Pipeline([*calls, touch] if touch is not None else calls)
+        try:
+            replies = yield from Pipeline([*calls, touch] if touch is not None else calls)
+        except Cancelled:  # it may be this one's by now
+            yield from give_back(shard, lease, me)
+            raise
         if touch is not None:
             hot_now, touch = _is_hot_now(space, record.id, replies.pop()), None
-        # At maxmemory there are no leases: then everybody fetches.
-        holder = None if isinstance(replies[0], Full) else collect(replies[0])
+        # Where Redis refuses writes (maxmemory, no replica, no disk) there are no leases: then everybody fetches.
+        holder = None if isinstance(replies[0], Full | RedisUnavailable) else collect(replies[0])
         now, frame = collect(replies[1]), collect(replies[2])
         is_warm = now is not None and now.tier == "warm" and frame not in (None, damaged)
         if now is None or now.order != record.order or now.content is not None or is_warm:
@@ -427,7 +448,7 @@ def _fetch_and_keep(
                 done = release(shard, lease, holder)
                 yield from keep_warm(space, shard, record, content, "get", [done])
                 return content, tier
-    except DistierError:
+    except (DistierError, Cancelled):
         yield from give_back(shard, lease, holder)
         raise
     yield from give_back(shard, lease, holder)
@@ -579,20 +600,21 @@ def by_bytes(warm: Sequence[tuple[Shard, Record]]) -> Iterator[list[tuple[Shard,
 def _read_hot(space: Space, ids: Sequence[str], found: dict[str, Module | None]) -> Plan[list[tuple[Shard, Record]]]:
     """Puts the hot ones among these into `found`; answers the records of those that are further down."""
     shards = [space.shard(id) for id in ids]
-    replies = yield from Pipeline([fields_command(shard, id) for shard, id in zip(shards, ids, strict=True)])
     used: dict[Shard, list[str]] = {shard: [] for shard in shards}
-    states = {shard: space.states.get(shard) for shard in used}
+    states, known = space.states, {shard: space.states.get(shard) for shard in used}
+    replies = yield from Pipeline([fields_command(shard, id) for shard, id in zip(shards, ids, strict=True)])
+    same = states is space.states
     rest: dict[str, Record | None] = {}
     for id, shard, reply in zip(ids, shards, replies, strict=True):
-        fields, known = collect(reply), states[shard]
-        module = parse_hot(id, fields, known.epoch, known.verified) if known else None
+        fields, before = collect(reply), known[shard]
+        module = parse_hot(id, fields, before.epoch, before.verified) if same and before else None
         if module is not None:
             found[id] = module
             used[shard].append(id)
         else:
             rest[id] = parse_record(id, fields)
     below = []
-    settled = yield from settle_records(space, list(rest), list(rest.values()))
+    settled = yield from settle_records(space, list(rest), list(rest.values()), known, states)
     for id, record in zip(rest, settled, strict=True):
         if record is None:
             yield Count("misses")
@@ -610,10 +632,11 @@ def _read_hot(space: Space, ids: Sequence[str], found: dict[str, Module | None])
 
 
 def exists(space: Space, id: str) -> Plan[bool]:
-    shard, known = space.shard(id), space.states.get(space.shard(id))
+    shard, states = space.shard(id), space.states
+    known = states.get(shard)
     words = ("HMGET", shard.module(id), "tier", "seen")
     tier, seen = yield from Command(shard, words, lambda reply: (reply[0], int(reply[1] or 0)))
-    if tier is not None and known is not None and max(seen, known.verified) >= known.epoch:
+    if tier is not None and known and states is space.states and max(seen, known.verified) >= known.epoch:
         return bool(tier != b"deleted")
     return (yield from newest_record(space, shard, id)) is not None
 
@@ -621,21 +644,26 @@ def exists(space: Space, id: str) -> Plan[bool]:
 def place(space: Space, id: str) -> Plan[Placement | None]:
     """Where the module is, in one consistent look; None if it does not exist."""
     shard = space.shard(id)
-    seen = yield from where(shard, id)
-    record = parse_record(id, seen.fields) if seen else None
-    known = space.states.get(shard)
-    if record is None or known is None or max(record.seen, known.verified) < known.epoch:
-        if (yield from newest_record(space, shard, id)) is None:
-            return None
+    for _ in range(REREADS_MAX):
+        states = space.states
+        known = states.get(shard)
         seen = yield from where(shard, id)
         record = parse_record(id, seen.fields) if seen else None
-    if seen is None or record is None:
-        return None
+        proven = record and known and states is space.states and max(record.seen, known.verified) >= known.epoch
+        if seen and record and proven:
+            return None if record.deleted else _placement(space, seen, record)
+        if (yield from newest_record(space, shard, id)) is None:
+            return None
+        yield from shard_state(space, shard)
+    raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
+
+
+def _placement(space: Space, seen: Seen, record: Record) -> Placement:
     tier: Tier = "cold" if record.tier == "warm" and record.clean and seen.pttl_ms == -2 else _tier(record)
     stored = {"hot": record.size_bytes, "warm": record.frame_bytes, "cold": record.archived_bytes}[tier]
     archived_key = names.object_key(space.namespace, record) if record.clean else None
     return Placement(
-        id, tier, record.order, record.tokens, record.size_bytes, stored, record.clean, archived_key,
+        record.id, tier, record.order, record.tokens, record.size_bytes, stored, record.clean, archived_key,
         record.archived_bytes if record.clean else None, seen.uses, seen.last_use_ms, seen.due_ms,
         seen.pttl_ms if seen.pttl_ms >= 0 else None, seen.dirty_since_ms, seen.pinned_until_ms,
         record.created_ms, record.updated_ms, record.content_type, record.sha256,
@@ -693,6 +721,18 @@ def _ids_of(shard: Shard, keys: Sequence[bytes]) -> Iterator[str]:
             yield shard.id_of(key)
 
 
+def complete(space: Space) -> Plan[None]:
+    """Records of all that is archived, as far as it can be read: after a loss of Redis some have none before a rescue, and a
+    listing would lack them without a word. Raises `Recovering` where that takes longer than this call has time for."""
+    try:
+        yield from rescue_if_needed(space)
+    except (ArchiveUnavailable, DeadlineExceeded) as e:
+        raise Recovering(
+            f"Redis was restarted or lost, and namespace {space.namespace!r} is not compared with its archive yet: a listing "
+            "might lack modules. Run `distier rescue`, or a worker, which does it"
+        ) from e
+
+
 class Listing:
     """A walk through all shards, a step at a time: `step()` is a plan that answers the next (id, tier) pairs."""
 
@@ -706,12 +746,16 @@ class Listing:
         self._shards = list(space.keys.shards)
         self._cursor = self._epoch = 0
         self._seen: set[str] = set()  # SCAN may show a key twice
+        self._complete = False
 
     @property
     def done(self) -> bool:
         return not self._shards or self._left == 0
 
     def step(self) -> Plan[list[tuple[str, Tier]]]:
+        if not self._complete:
+            yield from complete(self._space)
+            self._complete = True
         shard = self._shards[0]
         self._cursor, self._epoch, found = yield from scan(
             self._space, shard, self._prefix, self._tier, self._cursor, self._epoch

@@ -6,7 +6,8 @@ restart, a promotion and a total loss change it; the script then answers `RECOVE
     claims      a new epoch: it writes `<ns>/epochs/<shard>/@<number>-<tok8>-<life>` into the archive, above the greatest there,
                 and lists again: if another claim has the same number, neither is used (whoever lists last sees both,
                 so at most one goes on; no conditional PUT is needed);
-    installs    it, in the life of the server for which it was claimed, never an epoch that it only found.
+    installs    it, in the life of the server for which it was claimed, never an epoch that it only found. If Redis was emptied
+                since it looked, a greater epoch may have been installed meanwhile, and forgotten: then it begins again.
 
 From then on everything written comes after everything written before, and a write of the old epoch that is still on its
 way to the archive finds the new one there and is not acknowledged (see `write.put_archived`).
@@ -19,7 +20,7 @@ them in one listing and marks the shard `verified`; total loss is the same path 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from distier.domain import archived as names
@@ -46,6 +47,9 @@ RELISTS_MAX = 4
 LIFE_CHARS = 16
 MARKERS_A_PAGE = 1000
 
+Known = Mapping[Shard, Opened | None]
+"""What a process knew of some shards before it read."""
+
 
 def check_shape(space: Space) -> Plan[None]:
     """Raises `Invalid` where the namespace was made with one shard and now has several, or the other way round: their keys
@@ -67,11 +71,12 @@ def open_space(space: Space) -> Plan[list[Opened]]:
     shards = space.keys.shards
     if len(shards) == 1:
         return [(yield from recover(space, shards[0]))]
+    states = space.states
     looks = [
         collect(reply)
         for reply in (yield from Pipeline([open_shard(shard, space.limits_of(shard)) for shard in shards]))
     ]
-    space.states.update({shard: look for shard, look in zip(shards, looks, strict=True) if isinstance(look, Opened)})
+    states.update({shard: look for shard, look in zip(shards, looks, strict=True) if isinstance(look, Opened)})
     closed = [shard for shard, look in zip(shards, looks, strict=True) if not isinstance(look, Opened)]
     found = dict(zip(closed, (yield from Parallel([recover(space, shard) for shard in closed])), strict=True))
     return [look if isinstance(look, Opened) else collect(found[s]) for s, look in zip(shards, looks, strict=True)]
@@ -79,27 +84,35 @@ def open_space(space: Space) -> Plan[list[Opened]]:
 
 def recover(space: Space, shard: Shard) -> Plan[Opened]:
     """The shard's epoch; a new one where it has none for this life of the server."""
-    epoch, replid, empty = 0, "", False
+    epoch, replid, empty, opening = 0, "", False, (yield from NewToken())
     for attempt in range(CLAIMS_MAX):
-        reply = yield from open_shard(shard, space.limits_of(shard), epoch=epoch, replid=replid, empty=empty)
+        states = space.states
+        reply = yield from open_shard(
+            shard, space.limits_of(shard), epoch=epoch, replid=replid, empty=empty, opening=opening
+        )
         if isinstance(reply, Opened):
             if epoch:
                 yield from Count("epochs.installed")
-            space.states[shard] = reply
+            states[shard] = reply
             return reply
         if attempt:
             yield from stand_back(attempt)
-        replid = reply.replid
+        if not reply.opening:  # Redis was emptied since the look: what was claimed before that is worth nothing
+            epoch, empty, opening = 0, False, (yield from NewToken())
+            continue
+        replid, opening = reply.replid, reply.opening
         claim = yield from _claim(space, shard, replid, reply.epoch)
         epoch, empty = claim or (0, False)
     raise Recovering(f"shard {shard.index} of namespace {shard.namespace!r} changes hands too often; try again")
 
 
-def stand_back(attempt: int, max_s: float = STAND_BACK_MAX_S) -> Plan[None]:
+def stand_back(attempt: int, max_s: float = STAND_BACK_MAX_S) -> Plan[float]:
     """All clients of a server that came back claim at once. Those whose claims met wait for a moment of their own: then one
-    of them is alone, and the others find its epoch installed."""
+    of them is alone, and the others find its epoch installed. Returns how long it was, in seconds."""
     chance = int((yield from NewToken())[:4], 16) / 65536
-    yield Sleep(chance * min(STAND_BACK_FIRST_S * 2 ** min(attempt, 16), max_s))
+    seconds: float = chance * min(STAND_BACK_FIRST_S * 2 ** min(attempt, 16), max_s)
+    yield Sleep(seconds)
+    return seconds
 
 
 class Claim(NamedTuple):
@@ -171,39 +184,64 @@ def _epochs_below(prefix: str, after: str) -> Plan[list[tuple[int, str]]]:
 
 def shard_state(space: Space, shard: Shard) -> Plan[Opened]:
     """The shard's epoch as this process knows it; asked for where it has no connection that it was asked over."""
-    known = space.states.get(shard)
-    if known is None:
-        known = space.states[shard] = yield from state(shard)
-    return known
+    return space.states.get(shard) or (yield from ask_state(space, shard))
+
+
+def ask_state(space: Space, shard: Shard) -> Plan[Opened]:
+    """The shard's epoch, asked for and noted: in the mapping from before the question, since the reply may come from a life of
+    the server that has been given up meanwhile."""
+    states = space.states
+    found = states[shard] = yield from state(shard)
+    return found
+
+
+def read_record(space: Space, shard: Shard, id: str) -> Plan[tuple[Record | None, Opened | None]]:
+    """A record, and what proves it: what this process knew of the shard before it read, if that still held afterwards.
+
+    What proves a read must be known before the read. Between a record and a later look at the shard, a rescue may adopt the
+    module and mark the shard verified; that mark says nothing about a record, or its absence, from before."""
+    states = space.states
+    known = states.get(shard)
+    record = yield from record_command(shard, id)
+    return record, known if states is space.states else None
 
 
 def newest_record(space: Space, shard: Shard, id: str) -> Plan[Record | None]:
     """The record of a module that exists, known to be the newest version; None for a proven miss."""
-    record = yield from record_command(shard, id)
-    return (yield from settle_record(space, shard, id, record))
+    record, known = yield from read_record(space, shard, id)
+    return (yield from settle_record(space, shard, id, record, known))
 
 
-def settle_record(space: Space, shard: Shard, id: str, record: Record | None) -> Plan[Record | None]:
-    """`record` if it is known to be the newest version, else what there is after a look into the archive.
+def settle_record(
+    space: Space, shard: Shard, id: str, record: Record | None, known: Opened | None
+) -> Plan[Record | None]:
+    """`record` if it is known to be the newest version, else what there is after a look into the archive. `known` is what
+    `read_record` returned with it.
 
     A hit is as good as its connection: a new one makes the process ask for the shard's epoch again. A miss is
     confirmed by a script, because FLUSHALL leaves connections alone.
     """
     for _ in range(REREADS_MAX):
-        known = space.states.get(shard)
+        now = known
         if record is None or known is None:
-            fresh = space.states[shard] = yield from state(shard)
-            if record is None and fresh == known and known.verified >= known.epoch:
-                return None
-            known = fresh
-            if record is None and known.verified >= known.epoch:
-                record = yield from record_command(shard, id)
-                continue
-        if record is not None and max(record.seen, known.verified) >= known.epoch:
-            return None if record.deleted else record
-        yield from verify(space, shard, id)
-        record = yield from record_command(shard, id)
+            now = yield from ask_state(space, shard)
+        assert now is not None
+        if _is_proven(record, known, now):
+            return None if record is None or record.deleted else record
+        if now.verified < now.epoch:
+            yield from verify(space, shard, id)
+        record, known = yield from read_record(space, shard, id)
     raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
+
+
+def _is_proven(record: Record | None, known: Opened | None, now: Opened) -> bool:
+    """Whether `record`, or that there is none, is the newest version. `known` is the shard's state from before it was read,
+    `now` one from after it (the same one where nobody had to ask). A record proves itself by the epoch that it was last `seen`
+    in."""
+    same = known is not None and known.epoch == now.epoch
+    if same and known is not None and known.verified >= known.epoch:
+        return True
+    return record is not None and record.seen >= now.epoch
 
 
 def newest_records(space: Space, ids: Sequence[str]) -> Plan[list[Record | None]]:
@@ -211,56 +249,61 @@ def newest_records(space: Space, ids: Sequence[str]) -> Plan[list[Record | None]
     those that need it."""
     found: list[Record | None] = []
     for chunk in chunks(ids, 500):
+        states, known = space.states, known_of(space, chunk)
         replies = yield from Pipeline([record_command(space.shard(id), id) for id in chunk])
-        found += yield from settle_records(space, chunk, [collect(r) for r in replies])
+        found += yield from settle_records(space, chunk, [collect(r) for r in replies], known, states)
     return found
 
 
-def settle_records(space: Space, ids: Sequence[str], records: Sequence[Record | None]) -> Plan[list[Record | None]]:
-    """`settle_record` of many records that were just read."""
+def known_of(space: Space, ids: Sequence[str]) -> Known:
+    """What this process knows of the shards of these ids: to be asked for before their records are read."""
+    return {shard: space.states.get(shard) for shard in {space.shard(id) for id in ids}}
+
+
+def settle_records(
+    space: Space, ids: Sequence[str], records: Sequence[Record | None], known: Known, states: Mapping[Shard, Opened]
+) -> Plan[list[Record | None]]:
+    """`settle_record` of many records. `known` is what `known_of` returned before they were read, `states` the mapping that it
+    was taken from."""
+    if states is not space.states:
+        known = dict.fromkeys(known)
     settled = list(records)
-    proven = yield from _prove_misses(space, [id for id, r in zip(ids, records, strict=True) if r is None])
+    now = yield from _look_again(space, [id for id, r in zip(ids, records, strict=True) if r is None])
     doubtful = []
     for i, (id, record) in enumerate(zip(ids, records, strict=True)):
         shard = space.shard(id)
-        known = space.states.get(shard)
-        if record is None:
-            sure = shard in proven
-        else:
-            sure = known is not None and max(record.seen, known.verified) >= known.epoch
-        if not sure:
+        before = known[shard]
+        after = before if record is not None else now[shard]
+        if after is None or not _is_proven(record, before, after):
             doubtful.append(i)
         elif record is not None and record.deleted:
             settled[i] = None
-    plans = [settle_record(space, space.shard(ids[i]), ids[i], records[i]) for i in doubtful]
+    plans = [settle_record(space, (s := space.shard(ids[i])), ids[i], records[i], known[s]) for i in doubtful]
     for i, result in zip(doubtful, (yield from Parallel(plans)), strict=True):
         settled[i] = collect(result)
     return settled
 
 
-def _prove_misses(space: Space, ids: Sequence[str]) -> Plan[set[Shard]]:
-    """The shards of these ids whose epoch is the one that was known before, with all of the archive in its records: what
-    was not found there does not exist."""
-    shards = list({space.shard(id) for id in ids})
-    known = {shard: space.states.get(shard) for shard in shards}
-    proven = set()
-    for shard, reply in zip(shards, (yield from Pipeline([state(shard) for shard in shards])), strict=True):
-        fresh = space.states[shard] = collect(reply)
-        if fresh == known[shard] and fresh.verified >= fresh.epoch:
-            proven.add(shard)
-    return proven
+def _look_again(space: Space, ids: Sequence[str]) -> Plan[dict[Shard, Opened]]:
+    """The states of the shards of these ids, after nothing was found there."""
+    shards, states = list({space.shard(id) for id in ids}), space.states
+    replies = yield from Pipeline([state(shard) for shard in shards])
+    found = {shard: collect(reply) for shard, reply in zip(shards, replies, strict=True)}
+    states.update(found)
+    return found
 
 
 def verify(space: Space, shard: Shard, id: str) -> Plan[None]:
     """Compare one module with the archive: a greater version there takes the place of the record."""
+    states = space.states
     known = yield from shard_state(space, shard)
     yield from Count("recover.verified")
     found = yield from newest_listed(space, id)
     reply = yield from adopt(shard, known.epoch, [found])
     if isinstance(reply, Adopted):
-        space.states[shard] = Opened(known.epoch, reply.verified)
+        states[shard] = Opened(known.epoch, reply.verified)
     else:
-        space.states.pop(shard, None)
+        states.pop(shard, None)
 
 
 def newest_listed(space: Space, id: str) -> Plan[Adoption]:

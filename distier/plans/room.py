@@ -11,7 +11,7 @@ archive down it refuses them (`Full`): it never drops the only copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from distier.domain.keys import Shard
@@ -45,10 +45,11 @@ def with_room(
     reply: Any = None,
     *,
     last_resort: bool = False,
+    keep: Collection[str] = (),
 ) -> Plan[Any]:
     """Run `attempt` with the moves that make room for it; `reply` is what it answered without any, if known. Answers `Over`
     where no room can be made: all that is left is pinned, or others took the room in every round. Raises `Full` where only
-    the archive could make room and it does not answer.
+    the archive could make room and it does not answer. Hot modules in `keep` stay.
 
     The `last_resort`, a put into warm with nowhere else to go, is not given up because others are quicker: nor where nothing
     could leave at the first look, as long as warm changes between two looks."""
@@ -60,6 +61,8 @@ def with_room(
             break
         if n >= ROUNDS_MAX:
             yield from stand_back(n - ROUNDS_MAX)
+        if keep:
+            reply = reply._replace(hot_ids=tuple(id for id in reply.hot_ids if id not in keep))
         room = yield from find_room(space, shard, reply)
         if room.moves and room.enough:
             reply = yield from attempt(room.moves)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,10 +10,35 @@ from distier.config import Config
 from distier.domain.archived import Limits
 from distier.domain.keys import Keyspace, Shard
 from distier.domain.tokens import TokenCounter
+from distier.errors import DistierError
 from distier.lua import Limit, Opened
 from distier.policy.shares import Amounts, equal
 
 WARM_MAX = 4096
+
+
+class Failing:
+    """What this process could not archive lately, and when it is worth another try: later each time. What a worker passes over
+    for a while keeps the others from nothing."""
+
+    FIRST_MS = 2_000
+    LAST_MS = 300_000
+    MODULES_MAX = 4096
+
+    def __init__(self) -> None:
+        self._until_ms: dict[tuple[Shard, str], tuple[int, int]] = {}
+
+    def is_waiting(self, shard: Shard, id: str, now_ms: int) -> bool:
+        _, until_ms = self._until_ms.get((shard, id), (0, 0))
+        return 0 < until_ms - now_ms <= self.LAST_MS
+
+    def note(self, shard: Shard, results: Iterable[tuple[str, object]], now_ms: int) -> None:
+        """What came of some tries: an error, or anything else."""
+        for id, result in results:
+            pause_ms, _ = self._until_ms.pop((shard, id), (0, 0))
+            if isinstance(result, DistierError) and len(self._until_ms) < self.MODULES_MAX:
+                pause_ms = min(max(2 * pause_ms, self.FIRST_MS), self.LAST_MS)
+                self._until_ms[(shard, id)] = pause_ms, now_ms + pause_ms
 
 
 @dataclass(frozen=True)
@@ -25,12 +50,16 @@ class Space:
     counter: TokenCounter
     sidecar: bool
     states: dict[Shard, Opened] = field(default_factory=dict, compare=False)
-    """What this process knows of each shard's epoch; emptied when it meets another life of a server."""
+    """What this process knows of each shard's epoch. Replaced, not emptied, when a connection meets another life of a server: a
+    reader that still sees the same mapping after its read knows that its connection was to the life that it knew."""
     on_new_life: list[Callable[[], None]] = field(default_factory=list, compare=False)
     warm: dict[str, float] = field(default_factory=dict, compare=False)
     """Modules that this process has lately found below hot, with their uses: the count that Redis last answered, and the
     reads here since. A guess, which saves a round trip (the frame is asked for together with the record) and a script (the
     use is told with the next batch, where it cannot be the one that promotes)."""
+    versions: dict[Shard, tuple[int, int]] = field(default_factory=dict, compare=False)
+    """The last version, (epoch, ver), that this process was given in each shard."""
+    failing: Failing = field(default_factory=Failing, compare=False)
     node: str | None = None
     """This node's name, where it keeps copies on its own disk."""
     archive_limits: Limits | None = None
@@ -49,9 +78,20 @@ class Space:
 
     def forget(self) -> None:
         """A new connection has met another life of a server: what was known of the old one is worth nothing."""
-        self.states.clear()
+        object.__setattr__(self, "states", {})
         for told in self.on_new_life:
             told()
+
+    def note_version(self, shard: Shard, epoch: int, ver: int) -> None:
+        """A write of this process was given this version."""
+        self.versions[shard] = (epoch, ver)
+
+    def since(self, shard: Shard) -> str:
+        """A version of the shard that was given before now, the latest that is known here: for `Sending`."""
+        known = self.states.get(shard)
+        given = self.versions.get(shard, (0, 0))
+        epoch, ver = max(given, (known.epoch, known.ver)) if known else given
+        return f"{epoch}-{ver}"
 
     @property
     def local_only(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from distier.domain import archived as names
@@ -23,11 +23,12 @@ from distier.effects import (  # fmt: skip
     Pipeline,
     Plan,
     RunScript,
+    Sending,
     Word,
     collect,
 )
 from distier.errors import Conflict, Corrupt, DistierError, Full, Invalid, Recovering, Unavailable
-from distier.lua import Move, Over, Put, Refused, Replayed, Reserved, Write, reserve, state
+from distier.lua import Deleted, Move, Over, Put, Refused, Replayed, Reserved, Write, reserve, state
 from distier.lua import delete as delete_script
 from distier.lua import put as put_script
 from distier.lua import put_many as put_many_script
@@ -51,6 +52,8 @@ MAX_TOKENS = 2**40
 FENCED_MAX = 4
 BUSY_MAX = 256
 TURN_MAX_S = 0.05
+PATIENCE_SHARE = 0.5
+"""Of a call's deadline, for one holder of a position: then there is as much left for the call's own steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,9 @@ class Prepared:
     fields: tuple[Word, ...]
     replicas: int = 0
     place: Place | None = None
+    sending: Sending = field(default_factory=Sending)
+    given_up: str = ""
+    """Who holds a position in front of the module and does not seem to live any more."""
 
 
 class Place(NamedTuple):
@@ -127,14 +133,15 @@ def put(space: Space, item: Item) -> Plan[Landed]:
 def prepare(space: Space, item: Item) -> Plan[Prepared]:
     """Check, transform, count and hash. Raises `Invalid` for what can never be put."""
     tok = yield from NewToken()
-    return (yield from Offload(_length(item), lambda: _made_ready(space, item, tok)))
+    sending = Sending(space.since(space.shard(check_id(item.id))))
+    return (yield from Offload(_length(item), lambda: _made_ready(space, item, tok, sending)))
 
 
 def _length(item: Item) -> int:
     return len(item.content) if hasattr(item.content, "__len__") else 0
 
 
-def _made_ready(space: Space, item: Item, tok: str) -> Prepared:
+def _made_ready(space: Space, item: Item, tok: str, sending: Sending) -> Prepared:
     id, content = check_id(item.id), _bytes(item.id, item.content)
     if len(content) > space.config.max_module_bytes:
         raise Invalid(f"module {id!r} has {len(content)} bytes; max_module_bytes is {space.config.max_module_bytes}")
@@ -158,7 +165,7 @@ def _made_ready(space: Space, item: Item, tok: str) -> Prepared:
     }
     fields = tuple([word for name, value in known.items() if value for word in (name, value)])
     replicas = int(level_of(space, item.durability) == "replicated")
-    return Prepared(id, tok, made, tokens, _expected(item.if_version), transform, fields, replicas)
+    return Prepared(id, tok, made, tokens, _expected(item.if_version), transform, fields, replicas, None, sending)
 
 
 def _bytes(id: str, content: object) -> bytes:
@@ -195,33 +202,34 @@ def _expected(if_version: Expected) -> str:
     return if_version
 
 
-def put_prepared(space: Space, p: Prepared) -> Plan[Landed]:
+def put_prepared(space: Space, p: Prepared, turn: Turn | None = None) -> Plan[Landed]:
     """Into hot, with the evictions that it takes; into warm where hot cannot take it."""
     shard = space.shard(p.id)
     reply = yield from with_room(space, shard, lambda moves: _put(shard, p, "hot", p.content, "", moves))
-    return (yield from _landed(space, shard, p, reply))
+    return (yield from _landed(space, shard, p, reply, turn))
 
 
 def _put(shard: Shard, p: Prepared, tier: Tier, body: bytes, kind: str, moves: Sequence[Move]) -> RunScript[Any]:
     place = p.place
+    expected = f"{p.expected}/{p.given_up}" if p.given_up else p.expected
     fields = (*p.fields, "archived_bytes", place.size_bytes) if place else p.fields
     call = put_script(
-        shard, p.id, p.tok, tier=tier, expected=p.expected, tokens=p.tokens, size_bytes=len(p.content), body=body,
+        shard, p.id, p.tok, tier=tier, expected=expected, tokens=p.tokens, size_bytes=len(p.content), body=body,
         codec=kind, fields=fields, moves=moves, reserved=place and (place.epoch, place.ver),
-        archived_bytes=place.size_bytes if place else 0,
+        archived_bytes=place.size_bytes if place else 0, sending=p.sending,
     )  # fmt: skip
     call.replicas = p.replicas
     return call
 
 
-def _landed(space: Space, shard: Shard, p: Prepared, reply: Any) -> Plan[Landed]:
+def _landed(space: Space, shard: Shard, p: Prepared, reply: Any, turn: Turn | None = None) -> Plan[Landed]:
     """What the answer to a put into hot means; goes on to warm where hot is not to be had, and to cold where warm is not
     either and the version is in the archive."""
     tier: Tier = "hot"
     reason = None
     if _is_refused(reply, "UNVERIFIED"):
         yield from verify(space, shard, p.id)
-        return (yield from put_prepared(space, p))
+        return (yield from put_prepared(space, p, turn))
     if _is_refused(reply, "TOO_LARGE") and (yield from make_share(space, shard, p.tokens, len(p.content))):
         reply = yield from _attempt(space, shard, p, "hot", p.content, "")
     if _has_no_room(reply):
@@ -233,8 +241,12 @@ def _landed(space: Space, shard: Shard, p: Prepared, reply: Any) -> Plan[Landed]
         reply = yield from _put(shard, p, "cold", b"", "", ())
     elif _is_refused(reply, "TOO_LARGE"):
         return (yield from put_archived(space, p))  # larger than what Redis may hold: the archive can
+    if _is_refused(reply, "BUSY"):
+        turn = turn or Turn(space, p.id)
+        return (yield from put_prepared(space, replace(p, given_up=(yield from turn.wait(reply.version))), turn))
     if isinstance(reply, Put):
         yield Count("puts")
+        space.note_version(shard, reply.epoch, reply.ver)
         yield Count("moves.evicted", reply.evicted)
         version = Order(reply.epoch, reply.ver, p.tok)
         return Landed(p.id, tier, version, p.tokens, len(p.content), reply.evicted, reason, False, p.transform)
@@ -243,6 +255,7 @@ def _landed(space: Space, shard: Shard, p: Prepared, reply: Any) -> Plan[Landed]
         version = Order(reply.epoch, reply.ver, p.tok)
         return Landed(p.id, where, version, p.tokens, len(p.content), 0, None, True, p.transform)
     if _is_refused(reply, "SUPERSEDED") and p.place and not p.expected:
+        # It still held its position: what superseded it was unconditional, and it took effect just before that.
         version = Order(p.place.epoch, p.place.ver, p.tok)
         reason = f"superseded by version {reply.version}"
         return Landed(p.id, "cold", version, p.tokens, len(p.content), 0, reason, False, p.transform)
@@ -278,8 +291,33 @@ def _why(reply: object, tier: str) -> str:
 
 
 class Fenced(Recovering):
-    """The place of this write in the order is of no use any more: the shard began a new epoch while it was on its way to the
-    archive, or a conditional write took a place after it."""
+    """The shard began a new epoch while this write was on its way to the archive."""
+
+
+class Turn:
+    """Waiting for those who hold a position in front of a module: durable writes that are under way.
+
+    One that was watched for `patience_s` without an end, by this process's own clock, is given up on: it may be dead. It loses
+    its position when it is passed, and cannot tell any more what became of its write."""
+
+    def __init__(self, space: Space, id: str) -> None:
+        self._id = id
+        self._patience_s = space.config.deadline_ms / 1000 * PATIENCE_SHARE
+        self._holder, self._waited_s, self._waits = "", 0.0, 0
+
+    def wait(self, holder: str) -> Plan[str]:
+        """Wait for a moment. Returns the holder that is to be passed, empty for none. Raises `Unavailable`."""
+        if holder != self._holder:
+            self._holder, self._waited_s = holder, 0.0
+        if self._waited_s >= self._patience_s:
+            return holder
+        if self._waits >= BUSY_MAX:
+            raise Unavailable(
+                f"too many conditional or durable writes of module {self._id!r} at once; this one was not tried"
+            )
+        self._waits += 1
+        self._waited_s += yield from stand_back(self._waits, TURN_MAX_S)
+        return ""
 
 
 def _conflict(id: str, version: str, expected: str) -> Conflict:
@@ -294,8 +332,12 @@ def _refusal(p: Prepared, reply: object) -> DistierError:
             return _conflict(p.id, version, p.expected)
         case Refused("SUPERSEDED", version):
             return _conflict(p.id, version, p.expected)
-        case Refused("FENCED" | "PASSED"):
-            return Fenced(f"the place in the order of this write of module {p.id!r} was lost; try again")
+        case Refused("FENCED"):
+            return Fenced(f"the shard of module {p.id!r} began a new epoch during the write; try again")
+        case Refused("UNHELD"):
+            return Recovering(_unsure(p.id))
+        case Refused("UNKNOWN", version):
+            return Unavailable(_unknown(p.id, version))
         case _:
             return Full(
                 f"no room for module {p.id!r}: what is hot is pinned, or other writers were quicker, and warm is "
@@ -304,24 +346,29 @@ def _refusal(p: Prepared, reply: object) -> DistierError:
 
 
 def put_archived(space: Space, p: Prepared) -> Plan[Landed]:
-    """A put that is in the archive before it is acknowledged: reserve a place in the order, PUT, look for a newer epoch,
+    """A put that is in the archive before it is acknowledged: reserve a position in the order, PUT, look for a newer epoch,
     apply, answer. No failure of Redis can lose it after that, and none can bring an older version back.
 
     Stopped on the way, it is a write of unknown outcome: the object may be adopted after a loss of Redis, or is dominated.
-    An object of a write that is refused is never deleted, since somebody may have adopted it: see `_is_settled`.
+    An object of a write that is refused is never deleted, since somebody may have adopted it: see `_is_settled`. Nor is it put
+    again before it is proven that nobody has: see `_found_again`.
     """
-    shard, place = space.shard(p.id), None
+    shard, first = space.shard(p.id), None
     for _ in range(FENCED_MAX):
+        reserved = yield from _reserve_again(space, shard, p.id, p.expected, p.tok, first)
+        if isinstance(reserved, Record):
+            return Landed(p.id, "cold", reserved.order, p.tokens, len(p.content), 0, "recovered", True, p.transform)
+        place = yield from _archive(space, p, reserved)
+        if (yield from list_epochs(space, shard, place.epoch, but_of=place.replid)):
+            space.states.pop(shard, None)
+            first = first or place
+            continue
         try:
-            place = yield from _archive(space, shard, p, again=place is not None)
-            if (yield from list_epochs(space, shard, place.epoch, but_of=place.replid)):
-                space.states.pop(shard, None)
-                continue
             return (yield from _apply(space, shard, replace(p, place=place)))
         except Fenced:
-            continue
+            first = first or place
         except Conflict as e:
-            if place and not (yield from _is_settled(space, shard, p.id, place)):
+            if not (yield from _is_settled(space, shard, p.id, place)):
                 raise Recovering(_unsure(p.id)) from e
             raise
     raise Recovering(f"the shard of module {p.id!r} changes hands too often; try again")
@@ -331,11 +378,42 @@ def _unsure(id: str) -> str:
     return f"module {id!r} was changed by others during the write, which may or may not have been applied for a while; read it"
 
 
+def _unknown(id: str, version: str) -> str:
+    return (
+        f"the connection was lost during a write of module {id!r}, and it is not known whether it was applied before version "
+        f"{version}, which is there now: read the module, then decide"
+    )
+
+
+def _reserve_again(
+    space: Space, shard: Shard, id: str, expected: str, tok: str, first: Place | None
+) -> Plan[Reserved | Record]:
+    """A position for this write. Where its object is in the archive already, at `first` and from before a newer epoch, it is
+    put again only if nobody has adopted that, and nobody will: that is so once a newer position is held and the record is
+    older. The record where it was adopted: then the write is done. Raises `Conflict`, `Recovering` (not known)."""
+    try:
+        reserved = yield from reserve_place(space, shard, id, expected, tok)
+    except Conflict as e:
+        record = (yield from newest_record(space, shard, id)) if first else None
+        if record and record.order.tok[:8] == tok[:8]:
+            return record
+        raise Recovering(_unsure(id)) if first else e from e
+    if first is None:
+        return reserved
+    record = yield from record_command(shard, id)
+    if record is not None and record.order.tok[:8] == tok[:8]:
+        return record
+    newer = record is not None and record.order[:2] > first[:2]
+    if newer or reserved.epoch <= first.epoch:  # an old primary, which has not heard of the newer epoch, proves nothing
+        raise Recovering(_unsure(id))
+    return reserved
+
+
 def _is_settled(space: Space, shard: Shard, id: str, place: Place) -> Plan[bool]:
     """Whether a conditional write that was refused, and is in the archive at `place`, never took effect and never will: what
     refused it comes after it and is in the archive too, and no newer epoch may have adopted it before.
 
-    That it comes after it is what `reserve` is for: no version from before a reserved place is applied (`prelude.lua`).
+    That it comes after it is what `reserve` is for: nothing from before a position that is held is applied or adopted.
     """
     try:
         record = yield from record_command(shard, id)
@@ -363,10 +441,8 @@ def _apply(space: Space, shard: Shard, p: Prepared) -> Plan[Landed]:
         ) from e
 
 
-def _archive(space: Space, shard: Shard, p: Prepared, *, again: bool) -> Plan[Place]:
-    """Reserve a place and put the version there. Who lost a place holds the next one, or conditional writes could pass it for
-    ever."""
-    reserved = yield from reserve_place(space, shard, p.id, p.expected, p.tok, hold=again)
+def _archive(space: Space, p: Prepared, reserved: Reserved) -> Plan[Place]:
+    """Put the version into the archive at the position that was reserved for it."""
     flat = dict(zip(p.fields[::2], p.fields[1::2], strict=True))
     record = new_record(p.id, Order(reserved.epoch, reserved.ver, p.tok), len(p.content), p.tokens, flat, reserved)
     level = space.config.storage_tiers.cold.compression_level
@@ -376,24 +452,22 @@ def _archive(space: Space, shard: Shard, p: Prepared, *, again: bool) -> Plan[Pl
     return Place(reserved.epoch, reserved.ver, key, len(body), reserved.replid)
 
 
-def reserve_place(space: Space, shard: Shard, id: str, expected: str, tok: str, *, hold: bool) -> Plan[Reserved]:
-    """The next place in the order. Those who hold places of one module take turns; one that seems to have died is passed.
+def reserve_place(space: Space, shard: Shard, id: str, expected: str, tok: str) -> Plan[Reserved]:
+    """The next position in the order. Durable writes of one module take turns; one that seems to have died is passed.
     Raises `Conflict`, `Unavailable`."""
-    looks, turns = 0, 0
-    while looks < FENCED_MAX and turns < BUSY_MAX:
-        reply = yield from reserve(shard, id, expected, tok, hold=hold)
+    turn, given_up, looks = Turn(space, id), "", 0
+    while looks < FENCED_MAX:
+        reply = yield from reserve(shard, id, expected, tok, given_up)
         if isinstance(reply, Reserved):
+            space.note_version(shard, reply.epoch, reply.ver)
             return reply
         if reply.word == "CONFLICT":
             raise _conflict(id, reply.version, expected)
         if reply.word == "BUSY":
-            turns += 1
-            yield from stand_back(turns, TURN_MAX_S)
+            given_up = yield from turn.wait(reply.version)
         else:
             looks += 1
             yield from verify(space, shard, id)
-    if looks < FENCED_MAX:
-        raise Unavailable(f"too many conditional writes of module {id!r} at once; this one was not tried")
     raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
 
 
@@ -416,12 +490,15 @@ def put_many(space: Space, items: Sequence[Item]) -> Plan[list[Landed | DistierE
 def _prepare_many(space: Space, batch: Sequence[Item], but: set[int]) -> Plan[list[Prepared | DistierError | None]]:
     """`prepare` of all but those positions (None there), errors as values. One random token makes the tokens of all."""
     seed = yield from NewToken()
+    sendings: dict[Shard, Sending] = {}  # those of a shard go together
 
     def one(i: int, item: Item) -> Prepared | DistierError | None:
         if i in but:
             return None
         try:
-            return _made_ready(space, item, hashlib.sha256(f"{seed}-{i}".encode()).hexdigest()[:32])
+            shard = space.shard(check_id(item.id))
+            sending = sendings.get(shard) or sendings.setdefault(shard, Sending(space.since(shard)))
+            return _made_ready(space, item, hashlib.sha256(f"{seed}-{i}".encode()).hexdigest()[:32], sending)
         except DistierError as e:
             return e
 
@@ -432,15 +509,16 @@ def _prepare_many(space: Space, batch: Sequence[Item], but: set[int]) -> Plan[li
 def _put_ready(space: Space, ready: Sequence[Prepared], at: Mapping[str, int], done: list[Any]) -> Plan[None]:
     """Write these; puts the results into `done`, by id `at` their positions."""
     parts = _parts(space, ready)
-    calls = [put_many_script(shard, [_write(p) for p in part]) for shard, part in parts]
+    calls = [put_many_script(shard, [_write(p) for p in part], part[0].sending) for shard, part in parts]
     landed = 0
-    for (_, part), replies in zip(parts, (yield from Pipeline(calls)), strict=True):
+    for (shard, part), replies in zip(parts, (yield from Pipeline(calls)), strict=True):
         # One key of a foreign type fails the whole step, which then did nothing: each by itself.
         alone = isinstance(replies, Corrupt) and len(part) > 1
         for p, reply in zip(part, replies if isinstance(replies, list) else [replies] * len(part), strict=True):
             if isinstance(reply, Put):
                 version = Order(reply.epoch, reply.ver, p.tok)
                 landed += 1
+                space.versions[shard] = (reply.epoch, reply.ver)
                 done[at[p.id]] = Landed(p.id, "hot", version, p.tokens, len(p.content), 0, None, False, p.transform)
             else:
                 done[at[p.id]] = yield from _finish(space, p, None if alone else reply)
@@ -497,48 +575,78 @@ def _batches(items: Sequence[Item]) -> list[list[Item]]:
 def delete(space: Space, id: str, if_version: Expected = None, durability: Durability | None = None) -> Plan[bool]:
     """True if there was such a module. Raises `Conflict`, `Unavailable`."""
     shard, tok, expected = space.shard(id), (yield from NewToken()), _expected(if_version)
-    level, place = level_of(space, durability), None
+    level = level_of(space, durability)
+    if level == "archived":
+        return (yield from _delete_archived(space, shard, id, tok, expected))
     if level == "replicated":
         yield from need_replica(shard)
-    for _ in range(FENCED_MAX):
-        if level == "archived":
-            if (yield from newest_record(space, shard, id)) is None:
-                if place:  # gone by a tombstone of an earlier attempt, or by another delete that is in no archive
-                    raise Recovering(_unsure(id))
-                yield from write_back(space, shard, id)  # a delete that is not archived yet: "no" shall be durable too
-                return False
-            try:
-                place = yield from _archive_tombstone(space, shard, id, tok, expected, again=place is not None)
-            except Conflict as e:
-                if place and not (yield from _is_settled(space, shard, id, place)):
-                    raise Recovering(_unsure(id)) from e
-                raise
-            if (yield from list_epochs(space, shard, place.epoch, but_of=place.replid)):
-                space.states.pop(shard, None)
-                continue
-        call = delete_script(shard, id, tok, expected, place and place[:2])
+    sending, turn, given_up, looks = Sending(space.since(shard)), Turn(space, id), "", 0
+    while looks < FENCED_MAX:
+        call = delete_script(shard, id, tok, f"{expected}/{given_up}" if given_up else expected, None, sending)
         call.replicas = int(level == "replicated")
         reply = yield from call
-        if not isinstance(reply, Refused) or (reply.word == "SUPERSEDED" and not expected):
+        if isinstance(reply, Deleted):
             yield Count("deletes")
+            space.note_version(shard, reply.version.epoch, reply.version.ver)
             return True
-        if reply.word in ("CONFLICT", "SUPERSEDED"):
-            if place and not (yield from _is_settled(space, shard, id, place)):
-                raise Recovering(_unsure(id))
-            raise Conflict(f"module {id!r} is at version {reply.version or 'none'}, the call expected {if_version}")
+        if reply.word == "CONFLICT":
+            raise _conflict(id, reply.version, expected)
+        if reply.word == "UNKNOWN":
+            raise Unavailable(_unknown(id, reply.version))
+        if reply.word == "BUSY":
+            given_up = yield from turn.wait(reply.version)
+            continue
+        looks += 1
         if reply.word == "UNVERIFIED":
             yield from verify(space, shard, id)
         elif reply.word == "MISSING" and (yield from newest_record(space, shard, id)) is None:
             if level == "replicated":  # by a delete that is not replicated yet: "no" shall be as good as "yes"
-                confirm = reserve(shard, id, "", tok, hold=False)
+                confirm = reserve(shard, id)
                 confirm.replicas = 1
                 yield from confirm
             return False
     raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
 
 
-def _archive_tombstone(space: Space, shard: Shard, id: str, tok: str, expected: str, *, again: bool) -> Plan[Place]:
-    reserved = yield from reserve_place(space, shard, id, expected, tok, hold=again)
+def _delete_archived(space: Space, shard: Shard, id: str, tok: str, expected: str) -> Plan[bool]:
+    """A tombstone in the archive before the answer, by the same steps as `put_archived`. Of several deletes of one module, one
+    says True: whoever found it there when its tombstone was applied."""
+    first: Place | None = None
+    existed = False
+    for _ in range(FENCED_MAX):
+        if first is None and (yield from newest_record(space, shard, id)) is None:
+            yield from write_back(space, shard, id)  # a delete that is not archived yet: "no" shall be durable too
+            return False
+        reserved = yield from _reserve_again(space, shard, id, expected, tok, first)
+        if isinstance(reserved, Record):
+            return existed
+        existed = reserved.exists if first is None else existed
+        place = yield from _archive_tombstone(space, id, tok, reserved)
+        if (yield from list_epochs(space, shard, place.epoch, but_of=place.replid)):
+            space.states.pop(shard, None)
+            first = first or place
+            continue
+        reply = yield from delete_script(shard, id, tok, expected, place[:2])
+        if isinstance(reply, Deleted):
+            yield Count("deletes")
+            return existed if reply.existed is None else reply.existed
+        if reply.word == "SUPERSEDED" and not expected:
+            return existed  # by unconditional puts alone: it took effect just before them
+        if reply.word in ("CONFLICT", "SUPERSEDED"):
+            if not (yield from _is_settled(space, shard, id, place)):
+                raise Recovering(_unsure(id))
+            raise _conflict(id, reply.version, expected)
+        if reply.word == "UNHELD":
+            raise Recovering(_unsure(id))
+        if reply.word == "FENCED":
+            first = first or place
+        elif reply.word == "UNVERIFIED":
+            yield from verify(space, shard, id)
+        # Else DELETED_SINCE: a delete and a put came before it. It was held all the time, so nobody has adopted it: once more.
+    raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
+
+
+def _archive_tombstone(space: Space, id: str, tok: str, reserved: Reserved) -> Plan[Place]:
     record = new_record(id, Order(reserved.epoch, reserved.ver, tok), 0, 0, {}, reserved, tier="deleted")
     key = names.content_key(space.namespace, record)
     yield from put_object(space, record, key, b"")

@@ -14,7 +14,7 @@ from distier.domain import archived as names
 from distier.domain import codec
 from distier.domain.keys import Shard
 from distier.domain.module import Record
-from distier.effects import ArchivePut, Count, LocalPut, Offload, Pipeline, Plan, collect
+from distier.effects import ArchiveList, ArchivePut, Count, LocalPut, Offload, Pipeline, Plan, collect
 from distier.errors import Corrupt
 from distier.lua import Move, Refused, archived, demote
 
@@ -91,6 +91,11 @@ def _object(space: Space, record: Record, content: bytes) -> Plan[bytes]:
         return b""
     level = space.config.storage_tiers.cold.compression_level
     return (yield from Offload(len(content) * 8, lambda: codec.compress_xz(content, level=level)))
+
+
+def look_at_archive(space: Space) -> Plan[None]:
+    """The least that shows whether the archive answers. Raises `ArchiveUnavailable`."""
+    yield from ArchiveList(f"{space.namespace}/epochs/", limit=1)
 
 
 def put_object(space: Space, record: Record, key: str, body: bytes) -> Plan[None]:

@@ -45,6 +45,8 @@ from .redis import (
     Batch,
     Exchange,
     RedisExchange,
+    Revive,
+    Together,
     Words,
     lone_connection,
     split,
@@ -59,14 +61,20 @@ ASK_SLOTS: tuple[Words, ...] = (("CLUSTER", "SLOTS"),)
 _NO_ANSWER = (RedisConnectionError, RedisTimeoutError)
 
 
-def open_exchange(config: Config, url: str, forget: Callable[[], object]) -> Exchange:
+def open_exchange(config: Config, url: str, forget: Callable[[], object], revive: Revive | None = None) -> Exchange:
     """The exchange for `url`: a cluster's, or that of one server (which sentinels may name)."""
-    return (ClusterExchange if url.startswith(CLUSTER_SCHEMES) else RedisExchange)(config, url, forget)
+    if url.startswith(CLUSTER_SCHEMES):
+        return ClusterExchange(config, url, forget)
+    return RedisExchange(config, url, forget, revive=revive)
 
 
-def open_async_exchange(config: Config, url: str, forget: Callable[[], object]) -> AsyncExchange:
+def open_async_exchange(
+    config: Config, url: str, forget: Callable[[], object], revive: Revive | None = None
+) -> AsyncExchange:
     """The same for an event loop."""
-    return (AsyncClusterExchange if url.startswith(CLUSTER_SCHEMES) else AsyncRedisExchange)(config, url, forget)
+    if url.startswith(CLUSTER_SCHEMES):
+        return AsyncClusterExchange(config, url, forget)
+    return AsyncRedisExchange(config, url, forget, revive=revive)
 
 
 # -- who serves which slot -------------------------------------------------------------------------------------------
@@ -315,7 +323,7 @@ class ClusterExchange:
         self.routes = Routes(self.nodes.url.nodes)
         self._forget = forget
         self._masters: dict[Address, RedisExchange] = {}
-        self._looking = threading.Lock()
+        self._looking = threading.RLock()  # a signal handler may look, too
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -434,7 +442,7 @@ class ClusterExchange:
 
     def _look(self, shard: Shard, end_s: float) -> None:
         if self._pid != os.getpid():  # another thread of the parent may have held it
-            self._looking, self._pid = threading.Lock(), os.getpid()
+            self._looking, self._pid = threading.RLock(), os.getpid()
         looks = self.routes.looks
         if not self._looking.acquire(timeout=_left_s(end_s)):
             raise RedisTimeoutError("no answer in time: who serves which slot?")
@@ -467,7 +475,7 @@ class ClusterExchange:
 
 
 class AsyncClusterExchange:
-    """The same for an event loop; to be used on the loop where it was first used."""
+    """The same for event loops: each has connections of its own."""
 
     def __init__(self, config: Config, url: str, forget: Callable[[], object] = lambda: None) -> None:
         self.url = url
@@ -475,7 +483,7 @@ class AsyncClusterExchange:
         self.routes = Routes(self.nodes.url.nodes)
         self._forget = forget
         self._masters: dict[Address, AsyncRedisExchange] = {}
-        self._looking = asyncio.Lock()
+        self._looking = Together()
 
     def __repr__(self) -> str:
         return f"AsyncClusterExchange({mask_url(self.url)})"
@@ -558,19 +566,17 @@ class AsyncClusterExchange:
 
     async def _owner(self, shard: Shard, end_s: float) -> Address:
         if self.routes.stale:
-            await self._look(shard, end_s)
+            await self._looking.wait(lambda: self._look(shard), _left_s(end_s))
         address = self.routes.owner(shard.slot)
         if address is None:
             self.routes.stale = True
             raise ResponseError(NOT_COVERED)
         return address
 
-    async def _look(self, shard: Shard, end_s: float) -> None:
-        looks = self.routes.looks
-        async with self._looking:
-            if self.routes.looks == looks:
-                topology, asked = await self._ask(shard, end_s)
-                await self._take(topology, asked)
+    async def _look(self, shard: Shard) -> None:
+        """For all who wait for it: so its end is that of a usual call, and no caller's own."""
+        topology, asked = await self._ask(shard, time.monotonic() + self.nodes.config.deadline_ms / 1000)
+        await self._take(topology, asked)
 
     async def _ask(self, shard: Shard, end_s: float) -> tuple[Topology, Address]:
         failed, nodes = _Failed(), self.nodes
@@ -593,7 +599,8 @@ class AsyncClusterExchange:
         if self.routes.learn(topology, asked):
             self._forget()
         for address in set(self._masters) - set(topology.masters):
-            await self._masters.pop(address).close()
+            if (gone := self._masters.pop(address, None)) is not None:
+                await gone.close()
 
     def _at(self, address: Address) -> AsyncRedisExchange:
         found = self._masters.get(address)

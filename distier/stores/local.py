@@ -173,12 +173,12 @@ class _Environment:
     def __init__(self, inner: Path, map_bytes: int) -> None:
         self.inner = inner
         self.map_bytes = map_bytes
-        self.lock = threading.Lock()
+        self.lock: Any = threading.RLock()
         self.users = 0
         self.recent: set[bytes] = set()
         self.changes: dict[bytes, bool] = {}
         self.rebuilt = 0
-        self._writers = threading.Lock()
+        self._writers: Any = threading.RLock()
         self._lock_fd: int | None = None
         self.reader: Any = None
         """Begins a transaction that reads; None while the file is not open or not to be trusted."""
@@ -188,11 +188,19 @@ class _Environment:
         self._retry_s = 0.0
         self._closed = False
 
+    def is_interrupted(self) -> bool:
+        """Whether this is a signal handler or a finaliser in the middle of this very thread's use of the file: LMDB has one
+        transaction that writes, and the file must not be changed or closed under one that reads."""
+        return bool(self.lock._is_owned() or self._writers._is_owned())
+
     # ---- writers take turns, in this process and in others
 
     @contextmanager
     def writing(self, patience_s: float = PATIENCE_S) -> Iterator[bool]:
         """Whether the turn came in time. While it lasts nobody else writes or replaces the file."""
+        if self.is_interrupted():
+            yield False
+            return
         end_s = time.monotonic() + patience_s
         if not self._writers.acquire(timeout=patience_s):
             yield False
@@ -204,8 +212,8 @@ class _Environment:
             try:
                 yield True
             finally:
-                assert self._lock_fd is not None
-                fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+                if self._lock_fd is not None:  # closed by a signal handler, or this is its child
+                    fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
         finally:
             self._writers.release()
 
@@ -387,7 +395,7 @@ class _Environment:
 
 
 _ENVIRONMENTS: dict[tuple[int, int], _Environment] = {}
-_REGISTRY = threading.Lock()
+_REGISTRY = threading.RLock()
 
 
 def _before_fork() -> None:
@@ -472,6 +480,9 @@ class LocalStore:
     def get(self, record: Record) -> bytes | None:
         """The content of exactly this version, checked; None where there is no such copy. Writes nothing."""
         shared, key, value = self._shared, self._prefix + record.id.encode(), None
+        if shared.lock._is_owned() or shared._writers._is_owned():  # see `is_interrupted`
+            self.count("local.misses", 1)
+            return None
         with shared.lock:
             if shared.reader is not None:
                 try:
@@ -498,6 +509,8 @@ class LocalStore:
 
     def has(self, id: str, tok: str) -> bool:
         """Whether there is a copy of this version; not opened, no use."""
+        if self._shared.is_interrupted():
+            return False
         with self._shared.lock:
             value = self._peek(self._prefix + id.encode())
         return value is not None and _unpacked(value, tok) is not None

@@ -30,7 +30,7 @@ class MemoryArchive:
         self.keeps_metadata = keeps_metadata
         self._objects: dict[str, _Object] = {}
         self._puts = itertools.count(1)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str]) -> None:
         """See `Archive.put`."""
@@ -51,7 +51,7 @@ class MemoryArchive:
         """See `Archive.list`."""
         after = start_after.encode()
         with self._lock:
-            keys = [k for k in self._objects if k.startswith(prefix) and k.encode() > after]
+            keys = [k for k in list(self._objects) if k.startswith(prefix) and k.encode() > after]
             keys.sort(key=str.encode)
             page = [(k, self._objects[k]) for k in keys[: check_limit(limit)]]
         return [Listed(k, len(found.data), found.modified_ms) for k, found in page]

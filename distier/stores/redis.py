@@ -10,37 +10,51 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections import deque
-from collections.abc import Callable, Sequence
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
+from ipaddress import ip_address
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-import hiredis
 import redis
 import redis.asyncio as aredis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from distier.config import SENTINEL_SCHEMES, TLS_SCHEMES, Config, mask_url, parse_sentinel_url
 from distier.domain.keys import Shard
-from distier.effects import Word
+from distier.errors import DistierError, Invalid
 
-Words = Sequence[Word]
+from .threads import Helpers
+from .wire import BLOCK_MAX_S, AsyncLine, Line, Silent, Words, block, check_greeting, greeting
+
+T = TypeVar("T")
 Batch = tuple[Shard, Sequence[Words]]
 Answer = list[Any] | RedisError
 """The replies to a batch, or why there are none: redis-py's `ConnectionError` or `TimeoutError`."""
 
 CONNECTIONS_MAX = 256
-READ_BYTES = 64 * 1024
-WATCH_S = 0.05
+DOUBT_MAX_S = 1.0
+DOUBT_SHARE = 4
+"""A connection is doubted when it has been silent for a second, or for a quarter of the usual deadline if that is less."""
+IDLE_S = 30.0
+"""A connection that was idle for longer is asked whether it is still there before anything else is sent over it."""
 SENTINEL_TIMEOUT_MAX_S = 1.0
+
+
+Revive = Callable[[float], bool]
+"""Starts a server that has died, within so many seconds; whether it is worth to connect again. Raises `DistierError`."""
 
 
 class Exchange(Protocol):
@@ -71,6 +85,7 @@ def _options(config: Config, url: str) -> dict[str, Any]:
         "socket_timeout": config.deadline_ms / 1000,
         "socket_connect_timeout": config.deadline_ms / 1000,
         "max_connections": CONNECTIONS_MAX,
+        "redis_connect_func": _no_greeting,
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     if server.username:
@@ -79,7 +94,14 @@ def _options(config: Config, url: str) -> dict[str, Any]:
         options["password"] = server.password.get_secret_value()
     if url.startswith(TLS_SCHEMES):
         options |= _tls_files(config)
+    if "ssl_cert_reqs=none" in url:  # Python has no check of the name without one of the certificate
+        options["ssl_check_hostname"] = False
     return options
+
+
+def _no_greeting(connection: Any) -> None:
+    """redis-py only opens the connection; the first words are ours (`wire.greeting`): one round trip instead of up to six,
+    within the call's own deadline, and what is refused is told apart."""
 
 
 def _tls_files(config: Config) -> dict[str, str]:
@@ -102,7 +124,7 @@ def lone_connection(config: Config, url: str) -> Any:
     """A redis-py connection outside of any pool, not connected yet: for a conversation of its own. Raises redis-py's
     `ConnectionError` where the sentinels know no master."""
     options = _options(config, url) | {"retry": Retry(NoBackoff(), 0), "client_name": "distier-near"}
-    return _Dial(config, url, options).connection()
+    return _Dial(config, url, options).connection(config.deadline_ms / 1000)
 
 
 # -- which server ----------------------------------------------------------------------------------------------------
@@ -136,10 +158,14 @@ class _Sentinels:
         host, port = address
         return options | {name: v for name, v in own.items() if v} | {"host": host, "port": port, "db": self.url.db}
 
-    def master(self) -> tuple[str, int]:
-        retry = Retry(NoBackoff(), 0)
+    def _within(self, timeout_s: float, retry: Any) -> dict[str, Any]:
+        """Settings for asking all sentinels in turn within this time."""
+        each_s = min(self._options["socket_timeout"], max(timeout_s, 0.01) / len(self._order))
+        return self._options | {"retry": retry, "socket_timeout": each_s, "socket_connect_timeout": each_s}
+
+    def master(self, timeout_s: float) -> tuple[str, int]:
         sentinel: Any = Sentinel  # redis-py says no types here
-        with sentinel(self._order, sentinel_kwargs=self._options | {"retry": retry}) as found:
+        with sentinel(self._order, sentinel_kwargs=self._within(timeout_s, Retry(NoBackoff(), 0))) as found:
             try:
                 address: tuple[str, int] = found.discover_master(self.url.master)
             except ResponseError as e:
@@ -194,11 +220,12 @@ class _Dial:
         self._sentinels = _Sentinels(config, url) if url.startswith(SENTINEL_SCHEMES) else None
         self._pool: Any = None if self._sentinels else redis.ConnectionPool.from_url(url, **options)
 
-    def connection(self) -> Any:
+    def connection(self, timeout_s: float) -> Any:
         pool = self._pool
         if self._sentinels:
             kind = redis.SSLConnection if self._sentinels.url.tls else redis.Connection
-            pool = redis.ConnectionPool(kind, **self._sentinels.server(self._sentinels.master(), self._options))
+            address = self._sentinels.master(timeout_s)
+            pool = redis.ConnectionPool(kind, **self._sentinels.server(address, self._options))
         return pool.connection_class(**pool.connection_kwargs)
 
 
@@ -241,111 +268,47 @@ class Lives:
             self._replid = replid
             self._forget()
 
-    def on_connect(self, connection: Any) -> None:
-        connection.on_connect()
-        try:
-            connection.send_command("INFO", "replication")
-            self.met(connection.read_response())
-        except ResponseError:  # this user may not ask: then every connection may be another life
-            self.met(b"")
+    def greeting(self, connection: Any) -> list[Words]:
+        return [*greeting(connection), ("INFO", "replication")]
 
-    async def on_connect_async(self, connection: Any) -> None:
-        await connection.on_connect()
-        try:
-            await connection.send_command("INFO", "replication")
-            self.met(await connection.read_response())
-        except ResponseError:
-            self.met(b"")
-
-
-class _Errors:
-    """Makes the error replies of a line, and notices those of a replica: the line is then to be dropped."""
-
-    __slots__ = ("demoted",)
-
-    def __init__(self) -> None:
-        self.demoted = False
-
-    def __call__(self, text: str) -> ResponseError:
-        if text.startswith(("READONLY", "MASTERDOWN", "UNBLOCKED")):
-            self.demoted = True
-        return ResponseError(text)
-
-
-class _Line:
-    """A connection whose handshake redis-py has made (address, TLS, AUTH, HELLO), and whose socket is then used directly:
-    redis-py's own way of sending and reading costs as much again as the round trip over a unix socket."""
-
-    __slots__ = ("_buffer", "_connection", "_reader", "_socket", "_timeout_s", "errors")
-
-    def __init__(self, connection: Any) -> None:
-        connection.connect()
-        self._connection = connection
-        self._socket = connection._get_socket()
-        self.errors = _Errors()
-        self._reader = hiredis.Reader(replyError=self.errors, protocolError=InvalidResponse, notEnoughData=_NOT_YET)
-        self._buffer = bytearray(READ_BYTES)
-        self._timeout_s = self._socket.gettimeout()
-
-    def send(self, commands: Sequence[Words], timeout_s: float) -> None:
-        """After any exception the line is of no more use."""
-        self.wait_at_most(timeout_s)
-        pack: Any = hiredis.pack_command
-        self._socket.sendall(pack(commands[0]) if len(commands) == 1 else b"".join([pack(words) for words in commands]))
-
-    def receive(self, n: int) -> list[Any]:
-        """The replies to the `n` commands that were sent. After any exception the line is of no more use."""
-        return [self._reply() for _ in range(n)]
-
-    def wait_at_most(self, timeout_s: float) -> None:
-        """For each single wait. Setting it is a system call: done where it differs."""
-        if timeout_s != self._timeout_s:
-            self._socket.settimeout(timeout_s)
-            self._timeout_s = timeout_s
-
-    def _reply(self) -> Any:
-        gets = self._reader.gets
-        while True:
-            reply = gets()
-            if reply is _NOT_YET:
-                n = self._socket.recv_into(self._buffer)
-                if n == 0:
-                    raise RedisConnectionError("Redis closed the connection")
-                self._reader.feed(self._buffer, 0, n)  # type: ignore[arg-type]
-            elif type(reply) is not hiredis.PushNotification:  # nobody asked for one here
-                return reply
-
-    def close(self) -> None:
-        self._connection.disconnect()
-
-
-_NOT_YET = object()
+    def greeted(self, connection: Any, replies: Sequence[Any]) -> None:
+        """Raises as `check_greeting`."""
+        check_greeting(connection, replies[:-1])
+        # A user who may not ask: then every connection may be another life.
+        self.met(b"" if isinstance(replies[-1], ResponseError) else replies[-1])
 
 
 class RedisExchange:
     """One Redis or Valkey server, for threads: a stack of idle connections, the last used one first. Safe over fork: a new
-    process starts with none."""
+    process starts with none. Takes no lock that it waits for: a signal handler may call it in the middle of a call."""
 
     def __init__(
-        self, config: Config, url: str, forget: Callable[[], object] = lambda: None, *, connect_s: float | None = None
-    ) -> None:
+        self, config: Config, url: str, forget: Callable[[], object] = lambda: None, *, connect_s: float | None = None,
+        revive: Revive | None = None,
+    ) -> None:  # fmt: skip
         self.url = url
-        self._default_s = config.deadline_ms / 1000
-        lives = Lives(forget, only_master=url.startswith(SENTINEL_SCHEMES))
-        options = _options(config, url) | {"retry": Retry(NoBackoff(), 0), "redis_connect_func": lives.on_connect}
-        if connect_s is not None:  # where there are other servers to turn to
-            options["socket_connect_timeout"] = connect_s
-        self._dial = _Dial(config, url, options)
-        self._idle: list[_Line] = []
+        default_s = config.deadline_ms / 1000
+        self._doubt_s = min(DOUBT_MAX_S, default_s / DOUBT_SHARE)
+        self._connect_s = default_s if connect_s is None else connect_s  # where there are other servers to turn to
+        self._lives = Lives(forget, only_master=url.startswith(SENTINEL_SCHEMES))
+        self._dial = _Dial(config, url, _options(config, url) | {"retry": Retry(NoBackoff(), 0)})
+        self._revive = None if revive is None else _Patient(revive)
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._idle: list[Line] = []
+        self._proving = threading.Lock()
+        self._proved_s = 0.0
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
         return f"RedisExchange({mask_url(self.url)})"
 
     def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
-        line = self._take()
+        end_s = time.monotonic() + timeout_s
+        line = self._take(end_s)
         try:
-            line.send(commands, self._wait_s(timeout_s))
+            line.send(commands, end_s)
             replies = line.receive(len(commands))
         except BaseException as e:
             self._give_up(line, e)
@@ -359,21 +322,22 @@ class RedisExchange:
         except (RedisConnectionError, redis.TimeoutError) as e:
             return [e] * len(batches)
 
-    def begin(self, batches: Sequence[Batch], timeout_s: float) -> _Line:
+    def begin(self, batches: Sequence[Batch], timeout_s: float) -> Line:
         """The first half of `exchange_many`, so that other servers can be told meanwhile; then `finish` must be called, or
         the line closed. Raises as `exchange`."""
-        line = self._take()
+        end_s = time.monotonic() + timeout_s
+        line = self._take(end_s)
         try:
-            line.send(_joined(batches), self._wait_s(timeout_s))
+            line.send(_joined(batches), end_s)
         except BaseException as e:
             self._give_up(line, e)
             raise
         return line
 
-    def finish(self, line: _Line, batches: Sequence[Batch], timeout_s: float) -> list[list[Any]]:
+    def finish(self, line: Line, batches: Sequence[Batch], timeout_s: float) -> list[list[Any]]:
         """The replies to each batch. Raises as `exchange`."""
         try:
-            line.wait_at_most(self._wait_s(timeout_s))
+            line.until(time.monotonic() + timeout_s)
             replies = line.receive(sum(len(commands) for _, commands in batches))
         except BaseException as e:
             self._give_up(line, e)
@@ -381,33 +345,92 @@ class RedisExchange:
         self._give_back(line)
         return split(batches, replies)
 
-    def _wait_s(self, timeout_s: float) -> float:
-        # Setting a timeout is a system call: while there is plenty of time, the usual one does.
-        return self._default_s if timeout_s > self._default_s * 0.9 else max(timeout_s, 0.001)
-
-    def _give_up(self, line: _Line, error: BaseException) -> None:
+    def _give_up(self, line: Line, error: BaseException) -> None:
         """Whatever it was (also KeyboardInterrupt): unread replies must not meet the next command."""
         line.close()
+        if isinstance(error, Silent):
+            return  # `_is_dead` has looked after the others
         if isinstance(error, OSError | RedisConnectionError):
             self._drop_idle()  # the others have most likely lost their server too
         if isinstance(error, OSError):
-            kind = redis.TimeoutError if isinstance(error, TimeoutError) else RedisConnectionError
-            raise kind(str(error) or "no answer in time") from error
+            raise _of_redis(error) from error
 
-    def _give_back(self, line: _Line) -> None:
-        if line.errors.demoted:  # the next try looks for the server anew: it may be another one by now
+    def _give_back(self, line: Line) -> None:
+        if line.pid != self._pid:  # forked in the middle of the call
+            line.close()
+        elif line.errors.demoted:  # the next try looks for the server anew: it may be another one by now
             line.close()
             self._drop_idle()
         else:
             self._idle.append(line)
 
-    def _take(self) -> _Line:
+    def _take(self, end_s: float) -> Line:
         if self._pid != os.getpid():
-            self._idle, self._pid = [], os.getpid()
+            self._start_anew()
+        while True:
+            try:
+                line = self._idle.pop()
+            except IndexError:
+                return self._open(end_s)
+            if line.has_arrived(0) and not line.is_clean():
+                line.close()
+            elif (now_s := time.monotonic()) - line.heard_s > IDLE_S and not line.answers(
+                self._patience_s(end_s - now_s)
+            ):
+                line.close()
+                self._drop_idle()  # they were idle for longer
+            else:
+                return line
+
+    def _patience_s(self, left_s: float) -> float:
+        return max(min(self._doubt_s, left_s / 2), 0.001)
+
+    def _open(self, end_s: float) -> Line:
+        """A new connection, greeted. Raises as `exchange`, and `ConfigError`."""
         try:
-            return self._idle.pop()
-        except IndexError:
-            return _Line(self._dial.connection())
+            return self._open_once(end_s)
+        except RedisConnectionError:
+            if self._revive is None or not self._revive(end_s - time.monotonic()):
+                raise
+        return self._open_once(end_s)
+
+    def _open_once(self, end_s: float) -> Line:
+        end_s = min(end_s, time.monotonic() + self._connect_s)
+        connection = self._dial.connection(end_s - time.monotonic())
+        line = Line(connection, end_s - time.monotonic(), self._doubt_s)
+        try:
+            words = self._lives.greeting(connection)
+            line.send(words, end_s)
+            self._lives.greeted(connection, line.receive(len(words)))
+        except BaseException as e:
+            line.close()
+            if isinstance(e, OSError):
+                raise _of_redis(e) from e
+            raise
+        line.is_dead = self._is_dead
+        return line
+
+    def _is_dead(self, line: Line) -> bool:
+        """Whether a silent line is of no more use: a connection that was made after it fell silent is answered. One thread
+        makes it; for the others its success counts as well."""
+        if self._proved_s <= line.heard_s and not self._prove(line):
+            return False
+        return not line.has_arrived(0)  # it may have spoken meanwhile
+
+    def _prove(self, line: Line) -> bool:
+        if not self._proving.acquire(blocking=False):
+            return False
+        try:
+            began_s = time.monotonic()
+            fresh = self._open(min(line.end_s, began_s + self._doubt_s))
+        except (RedisError, OSError, DistierError):
+            return False
+        finally:
+            self._proving.release()
+        self._proved_s = began_s
+        self._drop_idle()  # as old as the silent one, or older
+        self._idle.append(fresh)
+        return True
 
     def _drop_idle(self) -> None:
         with suppress(IndexError):  # other threads take from it too
@@ -419,107 +442,129 @@ class RedisExchange:
             self._drop_idle()
 
 
-class _AsyncLine(asyncio.Protocol):
-    """The same on an event loop, shared by all tasks: commands go out as they come, replies are dealt out in order. A task
-    that is cancelled leaves its place in the queue, and its replies are dropped when they arrive."""
+class _Patient:
+    """`Revive` that is not tried again at once where it failed: a server that cannot start would be started by every call."""
 
-    def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._connection = connection
-        self._loop = loop
-        self._transport = connection._writer.transport
-        self.errors = _Errors()
-        self._reader = hiredis.Reader(replyError=self.errors, protocolError=InvalidResponse, notEnoughData=_NOT_YET)
-        self._waiting: deque[tuple[asyncio.Future[list[Any]], int, float]] = deque()
-        self._replies: list[Any] = []
-        self._watching = False
-        self.closed = False
-        self._transport.set_protocol(self)
+    PAUSE_S = 5.0
 
-    def ask(self, commands: Sequence[Words], timeout_s: float) -> asyncio.Future[list[Any]]:
-        pack: Any = hiredis.pack_command
-        self._transport.write(
-            pack(commands[0]) if len(commands) == 1 else b"".join([pack(words) for words in commands])
-        )
-        future: asyncio.Future[list[Any]] = self._loop.create_future()
-        self._waiting.append((future, len(commands), self._loop.time() + timeout_s))
-        if not self._watching:
-            self._watch()
-        return future
+    def __init__(self, revive: Revive) -> None:
+        self._inner = revive
+        self._failed_s = float("-inf")
+        self._why = ""
 
-    def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
+    def __call__(self, left_s: float) -> bool:
+        if time.monotonic() - self._failed_s < self.PAUSE_S:
+            raise RedisConnectionError(self._why)
         try:
-            while (reply := self._reader.gets()) is not _NOT_YET:
-                if type(reply) is not hiredis.PushNotification:  # nobody asked for one here
-                    self._deal(reply)
-        except InvalidResponse as e:
-            self.fail(RedisConnectionError(f"Redis sent what is no reply: {e}"))
-        if self.errors.demoted and not self._waiting:  # nobody begins to use it any more, and this was the last reply
-            self.fail(RedisConnectionError("the server is a replica by now"))
+            return self._inner(max(left_s, 0.1))
+        except DistierError as e:
+            self._failed_s, self._why = time.monotonic(), str(e)
+            raise RedisConnectionError(self._why) from e
 
-    def _deal(self, reply: Any) -> None:
-        future, n, _ = self._waiting[0]
-        self._replies.append(reply)
-        if len(self._replies) == n:
-            self._waiting.popleft()
-            replies, self._replies = self._replies, []
-            if not future.done():
-                future.set_result(replies)
 
-    def _watch(self) -> None:
-        """One timer for the line, not one for each call: looks every 50 ms whether the first in the queue is late."""
-        self._watching = bool(self._waiting) and not self.closed
-        if not self._watching:
-            return
-        if self._loop.time() > self._waiting[0][2]:
-            self.fail(redis.TimeoutError("no answer in time"))
+def _of_redis(error: OSError) -> RedisError:
+    kind = redis.TimeoutError if isinstance(error, TimeoutError) else RedisConnectionError
+    return kind(str(error) or "no answer in time")
+
+
+# -- on an event loop ------------------------------------------------------------------------------------------------
+
+
+class Together:
+    """One attempt at something at a time, for all who need its outcome: each waits until its own deadline, and who leaves
+    ends nothing for the others. (A lock would make each wait for as long as the one before it may take.)"""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[Any] | None = None
+
+    async def wait(self, begin: Callable[[], Coroutine[Any, Any, T]], timeout_s: float) -> T:
+        """What `begin` answers or raises; redis-py's `TimeoutError` where that takes too long."""
+        task, loop = self._task, asyncio.get_running_loop()
+        if task is None or task.done() or task.get_loop() is not loop:
+            task = self._task = loop.create_task(begin())
+            task.add_done_callback(_looked_at)
+        done, _ = await asyncio.wait({task}, timeout=max(timeout_s, 0.001))
+        if not done:
+            raise redis.TimeoutError("no connection in time")
+        if task.cancelled():
+            raise RedisConnectionError("the event loop is ending")
+        return task.result()  # type: ignore[no-any-return]
+
+
+def _looked_at(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # all who waited may have left
+
+
+class _Lines:
+    """The connections of one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.shared: AsyncLine | None = None
+        self.idle: list[AsyncLine] = []
+        self.opening: Together = Together()
+        self.proving: asyncio.Task[None] | None = None
+        self._ended = ""
+
+    def take(self, line: AsyncLine) -> AsyncLine:
+        """To be called with each new line. Raises redis-py's `ConnectionError` if it comes too late."""
+        if self._ended:
+            line.fail(RedisConnectionError(self._ended))
+            raise RedisConnectionError(self._ended)
+        return line
+
+    def give_back(self, line: AsyncLine) -> None:
+        if self._ended:
+            line.fail(RedisConnectionError(self._ended))
         else:
-            self._loop.call_later(WATCH_S, self._watch)
+            self.idle.append(line)
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self.fail(RedisConnectionError(str(error) if error else "Redis closed the connection"))
-
-    def fail(self, error: Exception) -> None:
-        """End the line: nobody may take a reply that was meant for another."""
-        self.closed = True
-        self._watching = False
-        self._transport.abort()
-        self._connection._reader = self._connection._writer = None  # or redis-py calls it unclosed
-        while self._waiting:
-            future, _, _ = self._waiting.popleft()
-            if not future.done():
-                future.set_exception(error)
-
-
-_BLOCKING = frozenset(("XREAD", "WAIT", "BLPOP"))
+    def end(self, why: str) -> None:
+        self._ended = why
+        for line in [self.shared, *self.idle]:
+            if line is not None:
+                line.end(RedisConnectionError(why))
+        self.shared, self.idle = None, []
 
 
 class AsyncRedisExchange:
-    """The same for an event loop; to be used on the loop where it was first used. One line is shared by everybody; what
-    blocks at the server gets a line of its own."""
+    """The same for event loops. On each loop that it is used on, one line is shared by everybody; what blocks at the server
+    gets a line of its own. Nothing is shared between loops, whatever thread they run in."""
 
     def __init__(
-        self, config: Config, url: str, forget: Callable[[], object] = lambda: None, *, connect_s: float | None = None
-    ) -> None:
+        self, config: Config, url: str, forget: Callable[[], object] = lambda: None, *, connect_s: float | None = None,
+        revive: Revive | None = None,
+    ) -> None:  # fmt: skip
         self.url = url
-        self._connect_s = connect_s
-        lives = Lives(forget, only_master=url.startswith(SENTINEL_SCHEMES))
+        default_s = config.deadline_ms / 1000
+        self._doubt_s = min(DOUBT_MAX_S, default_s / DOUBT_SHARE)
+        self._connect_s = default_s if connect_s is None else connect_s
+        self._lives = Lives(forget, only_master=url.startswith(SENTINEL_SCHEMES))
         options = _options(config, url) | {"retry": AsyncRetry(NoBackoff(), 0), "socket_timeout": None}
-        options["redis_connect_func"] = lives.on_connect_async
         self._dial = _AsyncDial(config, url, options)
-        self._shared: _AsyncLine | None = None
-        self._idle: list[_AsyncLine] = []
-        self._opening = asyncio.Lock()
+        self._revive = None if revive is None else _Patient(revive)
+        self._all: list[_Lines] = []
+        self._last: _Lines | None = None
+        self._closed = False
+        _ASYNC.add(self)
 
     def __repr__(self) -> str:
         return f"AsyncRedisExchange({mask_url(self.url)})"
 
     async def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
-        if any(words[0] in _BLOCKING for words in commands):
-            return await self._exchange_alone(commands, timeout_s)
-        line = self._shared
-        if line is None or line.closed or line.errors.demoted:
-            line = await self._open_shared(timeout_s)
+        lines = self._last
+        if lines is None or lines.loop is not _running():
+            lines = self._of_this_loop()
+        if block(commands):
+            return await self._exchange_alone(lines, commands, timeout_s)
+        line = lines.shared
+        if line is None or line.closed or line.errors.demoted or (
+            time.monotonic() - line.heard_s > IDLE_S and line.is_idle
+        ):  # fmt: skip
+            end_s = time.monotonic() + timeout_s
+            line = await lines.opening.wait(lambda: self._usable(lines), timeout_s)
+            timeout_s = max(end_s - time.monotonic(), 0.001)
         return await line.ask(commands, timeout_s)
 
     async def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]:
@@ -528,47 +573,187 @@ class AsyncRedisExchange:
         except (RedisConnectionError, redis.TimeoutError) as e:
             return [e] * len(batches)
 
-    async def _open_shared(self, timeout_s: float) -> _AsyncLine:
-        async with self._opening:
-            if self._shared is None or self._shared.closed or self._shared.errors.demoted:
-                self._shared = await self._open(timeout_s)
-            return self._shared
+    def _of_this_loop(self) -> _Lines:
+        loop = _running()
+        if self._closed:
+            raise RedisConnectionError("these connections are closed")
+        if loop is None:
+            raise Invalid(
+                "this process was forked inside a running event loop: run another one (asyncio.run) in the child"
+            )
+        for lines in list(self._all):
+            if lines.loop.is_closed():
+                lines.end("its event loop is closed")
+                with suppress(ValueError):  # another thread was faster
+                    self._all.remove(lines)
+        own = next((lines for lines in self._all if lines.loop is loop), None)
+        if own is None:
+            own = _Lines(loop)
+            self._all.append(own)
+        self._last = own  # other threads set it too
+        return own
 
-    async def _open(self, timeout_s: float) -> _AsyncLine:
+    async def _usable(self, lines: _Lines) -> AsyncLine:
+        """The shared line of a loop, looked at, or a new one."""
+        line = lines.shared
+        if line is None or line.closed or line.errors.demoted or not await line.answers(self._doubt_s):
+            fresh = lines.take(await self._open(self._connect_s))
+            if line is not None and not line.errors.demoted:  # else the rest of its replies may still come
+                line.fail(RedisConnectionError("no answer after a long pause"))
+            line = lines.shared = fresh
+            line.doubt = lambda silent: self._doubt(lines, silent)
+        return line
+
+    async def _open(self, timeout_s: float) -> AsyncLine:
+        """A new connection, greeted. Raises as `exchange`, and `ConfigError`."""
+        try:
+            return await self._open_once(timeout_s)
+        except RedisConnectionError:
+            if self._revive is None or not await asyncio.wrap_future(
+                _RESOLVERS.submit(partial(self._revive, timeout_s))
+            ):
+                raise
+        return await self._open_once(timeout_s)
+
+    async def _open_once(self, timeout_s: float) -> AsyncLine:
         connection: Any = None
-        if self._connect_s is not None:
-            timeout_s = min(timeout_s, self._connect_s)
+        line: AsyncLine | None = None
+        pid = os.getpid()
         try:
             async with asyncio.timeout(max(timeout_s, 0.001)):
                 connection = await self._dial.connection()
-                await connection.connect()
+                await _connected(connection)
+                line = AsyncLine(connection, asyncio.get_running_loop(), pid, self._doubt_s)
+                words = self._lives.greeting(connection)
+                self._lives.greeted(connection, await line.ask(words, timeout_s))
         except BaseException as e:
-            if connection is not None:
+            if line is not None:
+                line.fail(RedisConnectionError("given up"))
+            elif connection is not None:
                 await connection.disconnect(nowait=True)
             if isinstance(e, TimeoutError):  # asyncio's: the built-in one
                 raise redis.TimeoutError("no connection in time") from e
             raise
-        return _AsyncLine(connection, asyncio.get_running_loop())
+        return line
 
-    async def _exchange_alone(self, commands: Sequence[Words], timeout_s: float) -> list[Any]:
-        line = self._idle.pop() if self._idle else await self._open(timeout_s)
+    async def _exchange_alone(self, lines: _Lines, commands: Sequence[Words], timeout_s: float) -> list[Any]:
+        end_s = time.monotonic() + timeout_s
+        line = await self._lone(lines, timeout_s)
         try:
-            replies = await line.ask(commands, timeout_s)
+            asked = line.ask(commands, max(end_s - time.monotonic(), 0.001))
+            line.allow(BLOCK_MAX_S)
+            replies = await asked
         except BaseException:  # cancelled too: the server may block on it for a while
             line.fail(RedisConnectionError("given up"))
             raise
         if line.errors.demoted:
             line.fail(RedisConnectionError("the server is a replica by now"))
         else:
-            self._idle.append(line)
+            lines.give_back(line)
         return replies
 
+    async def _lone(self, lines: _Lines, timeout_s: float) -> AsyncLine:
+        """A line for what blocks: an idle one that is still good, or a new one."""
+        end_s = time.monotonic() + timeout_s
+        while lines.idle:
+            line = lines.idle.pop()
+            if line.closed or line.errors.demoted:
+                continue
+            if time.monotonic() - line.heard_s <= IDLE_S:
+                return line
+            good = False
+            try:
+                good = await line.answers(min(self._doubt_s, timeout_s / 2))
+            finally:  # also where this task is cancelled
+                if not good:
+                    line.fail(RedisConnectionError("no answer after a long pause"))
+            if good:
+                return line
+        line = lines.take(await self._open(min(self._connect_s, end_s - time.monotonic())))
+        line.doubt = lambda silent: self._doubt(lines, silent)
+        return line
+
+    def _doubt(self, lines: _Lines, silent: AsyncLine) -> None:
+        """Compare a silent line with a new one, one at a time."""
+        if lines.proving is None or lines.proving.done():
+            lines.proving = lines.loop.create_task(self._prove(lines, silent))
+
+    async def _prove(self, lines: _Lines, silent: AsyncLine) -> None:
+        heard_s = silent.heard_s
+        try:
+            fresh = lines.take(await self._open(max(self._doubt_s, 0.05)))
+        except (RedisError, OSError, DistierError):
+            await asyncio.sleep(self._doubt_s)  # not again at once
+            return
+        fresh.doubt = lambda line: self._doubt(lines, line)
+        lines.give_back(fresh)
+        await asyncio.sleep(0)  # what has come meanwhile is read first
+        if silent.closed or silent.heard_s != heard_s:
+            return
+        if silent is lines.shared and fresh in lines.idle:
+            lines.idle.remove(fresh)
+            lines.shared = fresh
+        silent.fail(Silent("no answer on this connection, while the server answers on a new one"))
+
     async def close(self) -> None:
-        for line in [self._shared, *self._idle]:
-            if line is not None:
-                line.fail(RedisConnectionError("this store is closed"))
-        self._shared, self._idle = None, []
+        """From whatever loop."""
+        self._closed = True
+        lines, self._all, self._last = self._all, [], None
+        for some in lines:
+            some.end("this store is closed")
         await asyncio.sleep(0)  # an aborted transport closes its socket in the loop's next turn
+
+    def after_fork_in_child(self) -> None:
+        """The lines have left already (`wire.CONNECTIONS`)."""
+        self._all, self._last = [], None
+
+
+_RESOLVERS = Helpers(4)
+
+
+async def _connected(connection: Any) -> None:
+    """Connect, by the addresses of the host in their order. asyncio would resolve the name in a thread of the loop's executor,
+    which takes no work at the exit of the interpreter, or where no thread can be started."""
+    host = getattr(connection, "host", None)
+    if host is None or _is_address(host):  # or a unix socket
+        await connection.connect()
+        return
+    find = partial(socket.getaddrinfo, host, connection.port, type=socket.SOCK_STREAM)
+    try:
+        found = await asyncio.wrap_future(_RESOLVERS.submit(find))
+    except OSError as e:
+        raise RedisConnectionError(f"Error {e.errno} connecting to {host}:{connection.port}. {e.strerror}.") from e
+    if isinstance(connection, aredis.SSLConnection):  # the certificate has the name
+        inner = connection._connection_arguments
+        connection._connection_arguments = lambda: {**inner(), "server_hostname": host}  # type: ignore[method-assign]
+    addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
+    for address in addresses:
+        connection.host = address
+        try:
+            await connection.connect()
+            break
+        except RedisConnectionError:
+            if address == addresses[-1]:
+                raise
+    connection.host = host
+
+
+def _is_address(host: str) -> bool:
+    with suppress(ValueError):
+        return bool(ip_address(host))
+    return False
+
+
+_ASYNC: weakref.WeakSet[AsyncRedisExchange] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for exchange in list(_ASYNC):
+        exchange.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+_running = asyncio._get_running_loop  # in C, and None in a child of the loop's process
 
 
 __all__ = [

@@ -30,6 +30,7 @@ from distier.plans.paced import Stopping, paced
 from distier.plans.recover import WrongArchive
 from distier.plans.rescue import RescuedInPart, rescue_if_needed
 from distier.plans.space import Space
+from distier.stores.threads import Flag
 
 from .pace import Pacer
 
@@ -281,8 +282,8 @@ class Worker(Rounds):
     def __init__(self, store: Store, *, on_round: Callable[[Report], None] | None = None) -> None:
         super().__init__(store.space, on_round)
         self.store = store
-        self._stopping = threading.Event()
-        self._left = threading.Event()
+        self._stopping = Flag()  # a signal handler may stop it
+        self._left = Flag()
         self._thread: threading.Thread | None = None
 
     def run(self) -> Report:

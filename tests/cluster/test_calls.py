@@ -21,7 +21,8 @@ from distier.drive.common import UseBuffer
 from distier.errors import ConfigError, Conflict, Invalid, NotFound, Unavailable
 from distier.plans import fsck, rescue
 from distier.stores.cluster import ClusterExchange
-from distier.stores.redis import Batch, _AsyncLine, _Line
+from distier.stores.redis import Batch
+from distier.stores.wire import AsyncLine, Line
 from distier.worker import Worker
 from tests.cluster.conftest import SHARDS, Stores
 from tests.clusters import TestCluster
@@ -120,7 +121,7 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.messages = 0
-        for kind, name in ((_Line, "send"), (_AsyncLine, "ask")):
+        for kind, name in ((Line, "send"), (AsyncLine, "ask")):
             monkeypatch.setattr(kind, name, self._counting(getattr(kind, name)))
 
     def _counting(self, method: Any) -> Any:

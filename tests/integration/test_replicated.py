@@ -3,6 +3,7 @@ acknowledged."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -101,3 +102,14 @@ async def test_a_replica_that_hangs_acknowledges_nothing(primary: TestServer, re
     assert not await face.delete("gone", durability="replicated")
     with replica.client() as there:
         assert there.hget(face.space.shard("a").module("a"), "content") == b"y"
+
+
+async def test_a_connection_that_was_killed_while_idle_is_not_waited_on(
+    primary: TestServer, replica: TestServer, face: Face
+):
+    with primary.client() as client:
+        for i in range(4):
+            async with asyncio.timeout(60):  # it hung for good
+                assert (await face.put("a", str(i), durability="replicated")).tier == "hot"
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            await asyncio.sleep(0.05)

@@ -28,7 +28,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from hashlib import sha1, sha256
+from hashlib import sha1
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,8 @@ from unittest.mock import patch
 
 from distier.config import load_config
 from distier.domain import codec
-from distier.domain.order import Order
 from distier.domain.tokens import token_counter
-from distier.drive.common import RECOVERIES_MAX, UseBuffer, outcome
+from distier.drive.common import RECOVERIES_MAX, UseBuffer, note_lost, outcome, words
 from distier.effects import (
     ArchiveDelete,
     ArchiveGet,
@@ -69,18 +68,19 @@ from distier.errors import (
     RedisUnavailable,
     Unavailable,
 )
-from distier.lua import Put, Replayed, Reserved, expire
+from distier.lua import Deleted, Opened, Put, Replayed, Reserved, expire
 from distier.plans.maintain import sweep, write_back_due
 from distier.plans.read import read
 from distier.plans.recover import open_space, recover
 from distier.plans.rescue import rescue
-from distier.plans.space import Space
+from distier.plans.space import Failing, Space
 from distier.stores.memory import MemoryArchive
 
-from .history import NONE, History, Op, Server, Violation
+from .history import NONE, History, Op, Place, Server, Violation
+from .linear import NEVER
 from .wire import DATABASES, WINDOW, Patch, Sent, Steps, Wire, patched, run_all
 
-PLACED = (Put, Replayed, Reserved, Order)
+PLACED = (Put, Replayed, Reserved, Deleted)
 ARCHIVE = (ArchivePut, ArchiveGet, ArchiveList, ArchiveDelete)
 AUDITED = {"open", "adopt", "put", "reserve", "promote", "install", "demote", "archived", "delete", "touch", "expire"}
 SLEEPS_MAX = 3
@@ -163,7 +163,7 @@ class Call:
 
     kind: str
     id: str
-    plan: Callable[[Space], Plan[Any]]
+    plan: Callable[[Space, Op], Plan[Any]]
     durable: bool = False
     content: bytes | None = None
 
@@ -185,6 +185,7 @@ class Scenario:
     keeps_metadata: bool = True
     first: str = ""  # what the environment does before anybody begins
     last: tuple[Call, ...] = ()  # what must succeed at the end
+    together: bool = False  # the processes are tasks of one: they share what it knows of epochs
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -199,6 +200,7 @@ def _space(number: int, hot_tokens: int, warm_modules: int, sidecar: bool) -> Sp
         {}, redis__url="redis://127.0.0.1:1/0", namespace=f"w{number}", storage_tiers__cold__directory="unused",
         counter="estimate", storage_tiers__hot__max_size=hot_tokens, storage_tiers__warm__max_modules=warm_modules,
         storage_tiers__cold__compression_level=0, storage_tiers__promotion_threshold=2,
+        deadline="80ms",  # it sets how long a durable write of another is waited for; nothing here ends by it
     )  # fmt: skip
     space = Space(config, token_counter("estimate"), sidecar)
     assert space.limits and space.keys.shards[0].fixed  # cached from here on
@@ -208,7 +210,7 @@ def _space(number: int, hot_tokens: int, warm_modules: int, sidecar: bool) -> Sp
 def _process_space(pattern: Space) -> Space:
     space = object.__new__(Space)
     space.__dict__.update(pattern.__dict__)
-    space.__dict__.update(states={}, warm={})
+    space.__dict__.update(states={}, warm={}, versions={}, failing=Failing())
     return space
 
 
@@ -242,11 +244,12 @@ Io = list[Any] | Effect[Any]
 class Process:
     """Runs its calls as a driver would; stops before each effect that touches Redis, the archive, or waits."""
 
-    def __init__(self, world: World, name: str, calls: Sequence[Call]) -> None:
+    def __init__(self, world: World, name: str, calls: Sequence[Call], space: Space | None = None) -> None:
         self.world = world
         self.name = name
         self.calls = calls
-        self.space = _process_space(world.pattern)
+        self.space = space or _process_space(world.pattern)
+        self.space.versions[world.shard] = world.given  # it has opened the shard, as every client does
         self.server = world.primary
         self.life = world.primary.life
         self.uses = UseBuffer()
@@ -288,7 +291,7 @@ class Process:
             self.op = op = call.op()
             self.world.history.began(op)
             try:
-                result = yield from self._run(call.plan(self.space))
+                result = yield from self._run(call.plan(self.space, op))
             except DistierError as e:
                 self.world.failed(op, e)
                 self.results.append(e)
@@ -391,14 +394,13 @@ class Kept:
         self.before = before
         self._archive = dict(world.archive._objects)
         self._puts = next(world.archive._puts) if world.archive._objects else 1
-        self._history, self._primary, self._toks = world.history.copied(), world.primary.copied(), tuple(world.toks)
+        self._history, self._primary, self._given = world.history.copied(), world.primary.copied(), world.given
 
     def restore(self, world: World) -> None:
         world.archive._objects.update(self._archive)
         world.archive._puts = count(self._puts)
         world.history.become(self._history)
-        world.primary = self._primary.copied()
-        world.toks += self._toks
+        world.primary, world.given = self._primary.copied(), self._given
 
 
 class World:
@@ -412,7 +414,7 @@ class World:
         self.trace: list[str] | None = [] if trace else None
         self.tally = Tally(runs=1)
         self.lives = 0
-        self.toks: list[str] = []
+        self.given = NONE
         self.primary = Server(0, self._life(), 0)
         self.servers = 1
         self.databases = 1
@@ -442,9 +444,7 @@ class World:
         return f"{self.lives:08x}"
 
     def token(self, name: str, n: int) -> str:
-        tok = sha1(f"{name}/{n}".encode()).hexdigest()[:32]
-        self.toks += [tok, sha256(f"{tok}-0".encode()).hexdigest()[:32]]  # the second: of the first item of a batch
-        return tok
+        return sha1(f"{name}/{n}".encode()).hexdigest()[:32]
 
     def say(self, text: str) -> None:
         if self.trace is not None:
@@ -460,7 +460,8 @@ class World:
     def run(self) -> Steps:
         """Commands out, replies in; returns the tally. Raises `Violation`."""
         yield from self._begin()
-        self.processes = [Process(self, f"p{n}", calls) for n, calls in enumerate(self.scenario.processes)]
+        shared = _process_space(self.pattern) if self.scenario.together else None
+        self.processes = [Process(self, f"p{n}", calls, shared) for n, calls in enumerate(self.scenario.processes)]
         self.faults_left = self.scenario.faults_max
         if self.scenario.first:
             yield from getattr(self, f"_env_{self.scenario.first}")()
@@ -475,6 +476,7 @@ class World:
             raise Violation(f"no end after {STEPS_MAX} steps: {[p.point for p in self.processes if p.pending]}")
         self.tally.distinct.add(hash(tuple(self.chooser.taken[1:])))  # but for how sticky the choice was
         yield from self._finish()
+        self.history.check_linear()
         return self.tally
 
     def _begin(self) -> Steps:
@@ -483,7 +485,9 @@ class World:
         before = (self.scenario.before, id(self.pattern))
         if kept is None or kept.before != before:
             yield [(0, ("HSET", self._life_key, "replid", self.primary.life))]
-            yield from self._alone("setup", (Call("open", "", open_space), *self.scenario.before))
+            yield from self._alone(
+                "setup", (Call("open", "", lambda space, _: open_space(space)), *self.scenario.before)
+            )
             assert not self.chooser.taken, "what was before has no choice"
             yield self._copied(0, KEPT)
             self.lab.kept[self.number] = Kept(before, self)
@@ -553,6 +557,8 @@ class World:
 
     def _effect(self, process: Process, how: str) -> Generator[Sent, Any, None]:
         pending = process.pending
+        if process.op.began_at == NEVER:
+            process.op.began_at = self.history.next_tick()
         if type(pending) is list:
             return self._redis(process, pending, how)
         if type(pending) is Sleep:
@@ -562,7 +568,8 @@ class World:
 
     def _connect(self, process: Process) -> None:
         """A new connection, to the primary: the process forgets what it knew of epochs (`stores.redis.Lives`)."""
-        process.space.states.clear()
+        if not (self.scenario.together and any(p.life == self.primary.life for p in self.processes)):
+            process.space.forget()
         process.server, process.life = self.primary, self.primary.life
 
     def _redis(self, process: Process, calls: list[Any], how: str) -> Generator[Sent, Any, None]:
@@ -584,6 +591,7 @@ class World:
             part = part[:1]  # others may come between the commands of a pipeline
         results = yield from self._perform(process, server, part)
         if how == "lost":
+            note_lost(part)
             if all(call.retry for call in part):
                 process.sent = done  # the driver sends it all again, some time
                 return
@@ -604,7 +612,9 @@ class World:
             if type(call) is RunScript:
                 name = call.script.name
                 audited = audited or name in AUDITED
-                sent.append((database, ("EVALSHA", scripts[name].sha, len(call.keys), *call.keys, *call.args)))
+                # Somebody lost its position to a caller that had waited for long: a process that is slow is a fault.
+                self.calm = self.calm and not _passes(call)
+                sent.append((database, ("EVALSHA", scripts[name].sha, *words(call)[2:])))
             else:
                 sent.append((database, call.words))
         if audited:
@@ -630,9 +640,14 @@ class World:
 
     def _note(self, op: Op, server: Server, result: Any) -> None:
         """Each place in the order that a write took, whether it learns of it or not."""
+        if type(result) is Opened and not self.choosing:
+            self.given = max(self.given, (result.epoch, result.ver))
         for one in result if type(result) is list else (result,):  # a batch answers a list, here of one
             if type(one) in PLACED and op.writes:
-                self.history.took(op, (one.epoch, one.ver))
+                version = one.version if type(one) is Deleted else one
+                place = (version.epoch, version.ver)
+                self.given = self.given if self.choosing else max(self.given, place)
+                self.history.took(op, place)
                 op.applied_on = server
 
     def _sleep(self, process: Process) -> Generator[Sent, Any, None]:
@@ -676,19 +691,29 @@ class World:
 
     def ended(self, op: Op, result: Any) -> None:
         self.say(f"   {op.kind} {op.id} -> {getattr(result, 'version', result)}")
+        op.ended_at = self.history.next_tick()
         if op.kind == "get":
             self.tally.reads += 1
+            op.found = result and (result.version.epoch, result.version.ver)
             self.history.read(op, result)
             op.fate = "done"
         elif op.writes and result is not False:
-            place = (result.version.epoch, result.version.ver) if hasattr(result, "version") else op.places[-1]
-            self.history.acked(op, place)
+            self.history.acked(op, self._place_of(op, result))
         else:
             op.fate = "done"
+
+    def _place_of(self, op: Op, result: Any) -> Place:
+        """Where a write that was acknowledged stands. A durable delete does not say: at the last position that it put an object
+        to, as one that finds its first tombstone adopted has reserved another one in vain."""
+        if hasattr(result, "version"):
+            return (result.version.epoch, result.version.ver)
+        written = [place for place in op.places if place in self.history.objects[op.id]]
+        return written[-1] if op.durable and written else op.places[-1]
 
     def failed(self, op: Op, e: DistierError) -> None:
         self.say(f"   {op.kind} {op.id} -> {type(e).__name__}: {e}")
         op.error = f"{type(e).__name__}: {e}"
+        op.ended_at = self.history.next_tick()
         if isinstance(e, NotFound):
             op.fate = "done"
         elif isinstance(e, Conflict | Full):
@@ -703,7 +728,7 @@ class World:
     # -- the environment ---------------------------------------------------------------------------------------------
 
     def _all_keys(self) -> list[str]:
-        return [*self._keys, *(self.shard.done(tok) for tok in self.toks)]
+        return [*self._keys, self.shard.done]
 
     def _free_database(self) -> int:
         taken = {s.database for s in (self.primary, self.replica, self.cut) if s}
@@ -740,6 +765,7 @@ class World:
             self.servers += 1
             new = Server(self._free_database(), "", self.servers)
             yield [(new.database, ("UNLINK", *self._all_keys()))]
+        self.history.lost("failover" if keep and self.primary.opened else "promote")
         old, self.replica = self.primary, None
         self.primary, new.life = new, self._life()
         self.history.new_life(new, new.floor)
@@ -761,6 +787,7 @@ class World:
         yield from self._forget(self.primary.life)
 
     def _forget(self, life: str) -> Generator[Sent, Any, None]:
+        self.history.lost("loss")
         database = self.primary.database
         self.servers += 1
         old, self.primary = self.primary, Server(database, life, self.servers)
@@ -807,20 +834,20 @@ class World:
         ids, shard = self.scenario.ids, self.shard
         gets = tuple(_get(i) for i in ids)
         tidy = (
-            Call("write-back", "", lambda space: write_back_due(space, shard, older_than_ms=0)),
-            Call("expire", "", lambda space: expire(shard, ids).__iter__()),
-            Call("sweep", "", sweep),
+            Call("write-back", "", lambda space, _: write_back_due(space, shard, older_than_ms=0)),
+            Call("expire", "", lambda space, _: expire(shard, ids).__iter__()),
+            Call("sweep", "", lambda space, _: sweep(space)),
         )
-        results = yield from self._alone("end", (Call("open", "", open_space), *gets, *tidy))
+        results = yield from self._alone("end", (Call("open", "", lambda space, _: open_space(space)), *gets, *tidy))
         if self._unswept():  # it may have adopted what had no record yet
-            yield from self._alone("again", (Call("sweep", "", sweep),))
+            yield from self._alone("again", (Call("sweep", "", lambda space, _: sweep(space)),))
         last = yield from self._alone("after", gets)
         self._same(results[1 : 1 + len(ids)], last, "after write-back and sweep", or_newer=True)
         if problem := self._unswept():
             raise Violation(problem)
         if self.chooser.pick((1, 2)) == 0:
             yield from self._forget(self._life())
-            again = yield from self._alone("lost", (*gets, Call("rescue", "", rescue), *gets))
+            again = yield from self._alone("lost", (*gets, Call("rescue", "", lambda space, _: rescue(space)), *gets))
             self._same(last, again[: len(ids)], "from the archive alone", or_newer=True)
             self._same(again[: len(ids)], again[-len(ids) :], "after the rescue")
 
@@ -849,12 +876,20 @@ class World:
         return ""
 
 
+def _passes(call: RunScript[Any]) -> bool:
+    """Whether this call gives up on the holder of a position."""
+    at = {"reserve": 2, "delete": 2, "put": 4}.get(call.script.name)
+    return at is not None and (
+        call.args[at] != "" if at == 2 and call.script.name == "reserve" else "/" in str(call.args[at])
+    )
+
+
 def _nothing() -> Generator[Sent, Any, None]:
     yield from ()
 
 
 def _get(id: str) -> Call:
-    return Call("get", id, lambda space: read(space, id))
+    return Call("get", id, lambda space, _: read(space, id))
 
 
 # -- many runs -------------------------------------------------------------------------------------------------------

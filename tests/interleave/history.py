@@ -15,6 +15,7 @@ process died, may be seen or not, for ever. One that was seen must not be refuse
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -22,6 +23,8 @@ from typing import Any
 
 from distier.domain import archived as names
 from distier.stores.memory import MemoryArchive
+
+from .linear import NEVER, Call, explained
 
 Place = tuple[int, int]  # (epoch, ver)
 _parse_key = lru_cache(1 << 16)(names.parse_key)
@@ -46,6 +49,11 @@ class Op:
     needs: dict[int, Place] = field(default_factory=dict)  # of a read: by server, at the first touch
     refused_before: frozenset[int] = frozenset()
     error: str = ""
+    began_at: float = NEVER  # at its first effect
+    ended_at: float = NEVER
+    found: Place | None = None  # of a read: the version that it answered
+    expected: Place | None = None  # of a compare-and-set: the version that it was for
+    compares: bool = False
 
     @property
     def writes(self) -> bool:
@@ -89,6 +97,8 @@ class History:
         self.refused: set[int] = set()  # id() of the operations
         self.seen: set[int] = set()  # and of those that were read
         self.ops: list[Op] = []
+        self.tick = 0
+        self.losses: list[tuple[int, str]] = []
         self._directories = {names.module_directory(namespace, i).rstrip("/"): i for i in ids}
         self.objects: dict[str, dict[Place, str]] = {i: {} for i in ids}
 
@@ -100,6 +110,7 @@ class History:
 
     def become(self, other: History) -> None:
         self.durable, self.versions, self.ops = dict(other.durable), dict(other.versions), list(other.ops)
+        self.tick = other.tick
         self.objects = {i: dict(objects) for i, objects in other.objects.items()}
 
     # -- what happens ------------------------------------------------------------------------------------------------
@@ -218,6 +229,55 @@ class History:
             raise Violation(f"read: {place} of {op.id} was read, {need} was acknowledged before the read")
         if id(written) in op.refused_before & self.refused:
             raise Violation(f"read: {place} of {op.id} was read, but that write was refused ({written.error})")
+
+    # -- linearizability ---------------------------------------------------------------------------------------------
+
+    def next_tick(self) -> int:
+        self.tick += 1
+        return self.tick
+
+    def lost(self, how: str) -> None:
+        """A server begins a life, or goes on, without something that it acknowledged."""
+        self.losses.append((self.tick, how))
+
+    def check_linear(self) -> None:
+        """An order of the calls explains all answers, up to the first loss that they do not promise to survive: of data, where
+        not all writes were durable; and where an old primary goes on beside the new one."""
+        durable = all(op.durable for op in self.ops if op.writes)
+        cuts = ("failover",) if durable else ("failover", "promote", "loss", "flush")
+        cut = next((at + 0.5 for at, how in self.losses if how in cuts), NEVER)
+        for i in self.ids:
+            calls = [call for op in self.ops if op.id == i and op.began_at < cut for call in self._call(op, cut)]
+            if not explained(calls):
+                raise Violation(f"linear: no order of these calls of {i} explains their answers: {calls}")
+
+    def _call(self, op: Op, cut: float) -> Iterator[Call]:
+        ended = op.ended_at if op.ended_at < cut else NEVER
+        known = op.fate in ("acked", "done", "refused") and ended < NEVER
+
+        def call(kind: str, value: Any = None, expected: Place | None = None) -> Call:
+            return Call(kind, op.began_at, ended, value, expected and self._write_of(op.id, expected), known)
+
+        wrote = None if op.kind.startswith("delete") else id(op)
+        if not op.writes:
+            missing = op.error.startswith("NotFound") and not op.kind.startswith("delete")
+            if known and (op.kind == "get" or missing):
+                yield call("read", op.found and self._write_of(op.id, op.found))
+        elif op.fate == "refused" and known:
+            if op.compares and op.error.startswith("Conflict"):
+                yield call("conflict", None, op.expected)
+        elif op.kind.startswith(("cas", "delete-if")):
+            if op.fate == "done":  # a conditional delete that found nothing to compare with
+                yield call("read")
+            elif op.compares:
+                yield call("cas", wrote, op.expected)
+        elif op.kind.startswith("delete"):
+            yield call("nothing" if op.fate == "done" else "delete")
+        else:
+            yield call("put", wrote)
+
+    def _write_of(self, i: str, place: Place) -> int:
+        return id(self.versions[(i, place)])
 
     def visible_top(self, i: str) -> Place:
         return max(self.objects[i], default=NONE)

@@ -16,8 +16,10 @@ import pytest
 from distier.domain import archived as names
 from distier.domain.module import Record
 from distier.effects import ArchiveDelete, Plan
+from distier.errors import NotFound
 from distier.lua import Adoption, adopt, archived
-from distier.plans import move, recover, sweep, write, writeback
+from distier.lua import pin as pin_script
+from distier.plans import move, read, recover, sweep, write, writeback
 from distier.plans.space import Space
 
 from .wire import Patch
@@ -172,6 +174,40 @@ def _no_write_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(move, "write_back", done)
 
 
+def _proof_after_read(patch: pytest.MonkeyPatch) -> None:
+    """A record, or its absence, is compared with what is known of the shard after it was read (as it was once)."""
+    real = recover.settle_record
+
+    def settle(space: Space, shard: Any, id: str, record: Record | None, known: Any) -> Plan[Record | None]:
+        return real(space, shard, id, record, space.states.get(shard))
+
+    patch.setattr(recover, "settle_record", settle)
+    patch.setattr(read, "settle_record", settle)
+
+
+def _puts_again(patch: pytest.MonkeyPatch) -> None:
+    """A durable write that meets a newer epoch takes another position and goes on (as it was once)."""
+
+    def again(space: Space, shard: Any, id: str, expected: str, tok: str, first: Any) -> Plan[Any]:
+        return write.reserve_place(space, shard, id, expected, tok)
+
+    patch.setattr(write, "_reserve_again", again)
+
+
+def _trusts_missing(patch: pytest.MonkeyPatch) -> None:
+    """`pin` takes a MISSING of its script for a proof (as it was once)."""
+
+    def pin(space: Space, id: str, ttl_ms: int) -> Plan[int]:
+        yield from move.promote(space, id)
+        until = yield from pin_script(space.shard(id), id, ttl_ms)
+        if until is None:
+            raise NotFound(id)
+        return until
+
+    patch.setattr(move, "pin", pin)
+
+
+UNHELD = "if place ~= ver or holder ~= tok then return {'UNHELD'} end"
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("ttl-on-dirty", ("demote/put", "demote/write-back/expire"), (
         ("prelude", "if clean then call('PEXPIRE', frame_key, ttl) else", "if true then call('PEXPIRE', frame_key, ttl) else"),
@@ -195,9 +231,6 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("epoch-found", ("put-archived/claim/claim", "put/write-back"), (
         ("open", "claimed <= epoch", "claimed < epoch"),
     ), _epoch_found, model="epoch_reuse"),
-    Mutant("install-any-life", ("claim/claim/loss",), (
-        ("open", "if claimed <= epoch or ARGV[4] ~= life then", "if claimed <= epoch then"),
-    )),
     Mutant("version-only-keys", ("put/write-back", "put-archived/put-archived", "put-archived/put"), (), _version_only_keys,
            model="no_unique_key"),
     Mutant("sweep-by-reference", ("sweep/write-back", "sweep/put-archived"), (), _sweep_by_reference,
@@ -210,10 +243,10 @@ MUTANTS: tuple[Mutant, ...] = (
            model="no_tombstone"),
     Mutant("no-look-for-epochs", ("put-archived/old-primary",), (), _no_look, model="no_validate"),
     Mutant("blind-apply", ("put-archived/put", "put-archived/put-archived"), (
-        ("put", "if clean and comes_after(old, tonumber(epoch), tonumber(ver)) then", "if false then"),
+        ("prelude", "if comes_after(old, tonumber(epoch), ver) then", "if false then"),
     ), model="blind_apply"),
     Mutant("apply-in-any-epoch", ("put-archived/claim/claim", "put-archived/put-archived"), (
-        ("put", "if clean and reserved ~= epoch then return {'FENCED'} end", ""),
+        ("prelude", "if reserved ~= current_epoch then return {'FENCED'} end", ""),
     )),
     Mutant("no-verify", ("adopt/put", "put-archived/put", "put/write-back"), (), _no_verify, model="no_verify"),
     Mutant("put-not-deduplicated", ("cas/cas",), (
@@ -226,7 +259,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("prelude", "if p.tier == 'warm' then add('warm_frame_bytes', sign * p.frame_bytes) end", ""),
     )),
     Mutant("dirty-forgotten-at-put", ("put/put", "put/write-back"), (
-        ("put", "else call('ZADD', DIRTY, 'NX', now, id) end", "end"),
+        ("put", "else call('ZADD', DIRTY, 'NX', score(), id) end", "end"),
     )),
     Mutant("expire-calls-dirty-cold", ("demote/write-back/expire",), (
         ("prelude", "if clean then call('PEXPIRE', frame_key, ttl) else", "if true then call('PEXPIRE', frame_key, ttl) else"),
@@ -242,21 +275,30 @@ MUTANTS: tuple[Mutant, ...] = (
         ("adopt", "e == old.epoch and (v > old.ver\n", "true or e == old.epoch and (v > old.ver\n"),
     )),
     Mutant("claims-fence", ("claim/claim/put-archived",), (), _claims_fence),
-    Mutant("archived-is-seen", ("delete/put-archived",), (
+    Mutant("archived-is-seen", ("delete/put-archived/replica",), (
         ("archived", "call('HSET', record, 'clean', '1')\n  call('PEXPIRE'",
          "call('HSET', record, 'clean', '1', 'seen', call('HGET', EPOCH, 'epoch'))\n  call('PEXPIRE'"),
     )),
     Mutant("not-settled", ("cas-archived/put/sweep", "cas-archived/cas-archived"), (), _not_settled, model="not_settled"),
-    Mutant("takes-back", ("cas-archived/put/sweep", "cas-archived/cas-archived", "cas-archived/rescue"), (), _takes_back,
+    Mutant("takes-back", ("cas-archived/old-primary", "cas-archived/put/rescue"), (), _takes_back,
            model="takes_back"),
     Mutant("nothing-reserved", ("delete-if-archived/put-archived", "cas-archived/cas-archived"), (
-        ("put", "if clean and passed(old, epoch, tonumber(ver), expected) then return {'PASSED'} end", ""),
-        ("delete", "if clean and passed(old, epoch, tonumber(ver), ARGV[3]) then return {'PASSED'} end", ""),
+        ("prelude", UNHELD, ""),
     ), _not_settled, model="nothing_reserved"),
     Mutant("adopts-reserved", ("cas-archived/put/rescue",), (
-        ("adopt", "if held and (e < current or e == current and v <= place) then newer = false end", ""),
+        ("adopt", "if place > 0 and (e < current or e == current and v <= place) then newer = false end", ""),
     )),
-    Mutant("archived-elsewhere", ("two/evict",), (("archived", " or old.version ~= ARGV[3]", ""),)),
+    Mutant("proof-after-read", ("together/flush", "together/restart"), (), _proof_after_read),
+    Mutant("acks-overtaken", ("put-archived/cas",), (
+        ("prelude", UNHELD, "if place ~= ver or holder ~= tok then\n    if comes_after(old, tonumber(epoch), ver) then "
+         "return {'SUPERSEDED', old.version, '0'} end\n    return {'UNHELD'}\n  end"),
+    ), model="acks_overtaken"),
+    Mutant("puts-again", ("put-archived/epoch", "delete-archived/epoch"), (), _puts_again, model="puts_again"),
+    Mutant("deleted-twice", ("delete-archived/twice",), (("delete", "return {exists and 'OK' or 'GONE', version}",
+                                                          "return {'OK', version}"),)),
+    Mutant("trusts-missing", ("verbs/flush",), (), _trusts_missing),
+    Mutant("install-after-flush", ("claim/claim/flush",), (("open", " or opening ~= ARGV[6] then", " then"),),
+           model="install_after_flush"),
 )  # fmt: skip
 BY_NAME = {m.name: m for m in MUTANTS}
 assert len(BY_NAME) == len(MUTANTS)

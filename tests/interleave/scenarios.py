@@ -13,12 +13,13 @@ from distier.plans.recover import newest_record
 from distier.plans.space import Space
 
 from .explorer import ALL_FAULTS, CRASHES, Call, Scenario
+from .history import Op
 
 
 def put(id: str, text: str, level: str = "redis") -> Call:
     content = text.encode()
 
-    def plan(space: Space) -> Plan[Any]:
+    def plan(space: Space, op: Op) -> Plan[Any]:
         return write.put(space, write.Item(id, content, "text/plain", tokens=40, durability=level))  # type: ignore[arg-type]
 
     return Call("put-archived" if level == "archived" else "put", id, plan, level == "archived", content)
@@ -28,8 +29,9 @@ def cas(id: str, text: str, level: str = "redis") -> Call:
     """Read the version, then put if it is still the one."""
     content = text.encode()
 
-    def plan(space: Space) -> Plan[Any]:
+    def plan(space: Space, op: Op) -> Plan[Any]:
         record = yield from newest_record(space, space.shard(id), id)
+        op.compares, op.expected = True, record.order[:2] if record else None
         expected = record.order if record else 0
         item = write.Item(id, content, "text/plain", tokens=40, durability=level, if_version=expected)  # type: ignore[arg-type]
         return (yield from write.put(space, item))
@@ -40,14 +42,15 @@ def cas(id: str, text: str, level: str = "redis") -> Call:
 def delete(id: str, level: str = "redis") -> Call:
     durable = level == "archived"
     kind = "delete-archived" if durable else "delete"
-    return Call(kind, id, lambda space: write.delete(space, id, durability=level), durable)  # type: ignore[arg-type]
+    return Call(kind, id, lambda space, _: write.delete(space, id, durability=level), durable)  # type: ignore[arg-type]
 
 
 def delete_if(id: str, level: str = "redis") -> Call:
-    def plan(space: Space) -> Plan[Any]:
+    def plan(space: Space, op: Op) -> Plan[Any]:
         record = yield from newest_record(space, space.shard(id), id)
         if record is None:
             return False
+        op.compares, op.expected = True, record.order[:2]
         return (yield from write.delete(space, id, record.order, durability=level))  # type: ignore[arg-type]
 
     durable = level == "archived"
@@ -55,13 +58,13 @@ def delete_if(id: str, level: str = "redis") -> Call:
 
 
 def get(id: str) -> Call:
-    return Call("get", id, lambda space: read(space, id))
+    return Call("get", id, lambda space, _: read(space, id))
 
 
 def put_many(id: str, text: str) -> Call:
     content = text.encode()
 
-    def plan(space: Space) -> Plan[Any]:
+    def plan(space: Space, op: Op) -> Plan[Any]:
         (result,) = yield from write.put_many(space, [write.Item(id, content, "text/plain", tokens=40)])
         return collect(result)
 
@@ -71,34 +74,40 @@ def put_many(id: str, text: str) -> Call:
 def get_many(id: str) -> Call:
     """Together with others, of which there are none."""
 
-    def plan(space: Space) -> Plan[Any]:
+    def plan(space: Space, op: Op) -> Plan[Any]:
         return (yield from read_many(space, ["x", id, "y"]))[id]
 
     return Call("get", id, plan)
 
 
 def demote(id: str, to: str | None = None) -> Call:
-    return Call(f"demote-{to or 'step'}", id, lambda space: move.demote(space, id, to))  # type: ignore[arg-type]
+    return Call(f"demote-{to or 'step'}", id, lambda space, _: move.demote(space, id, to))  # type: ignore[arg-type]
 
 
 def promote(id: str) -> Call:
-    return Call("promote", id, lambda space: move.promote(space, id))
+    return Call("promote", id, lambda space, _: move.promote(space, id))
+
+
+def pin(id: str) -> Call:
+    return Call("pin", id, lambda space, _: move.pin(space, id, 1_000_000))
 
 
 def write_back() -> Call:
-    return Call("write-back", "", lambda space: maintain.write_back_due(space, space.keys.shards[0], older_than_ms=0))
+    return Call(
+        "write-back", "", lambda space, _: maintain.write_back_due(space, space.keys.shards[0], older_than_ms=0)
+    )
 
 
 def expire(*ids: str) -> Call:
-    return Call("expire", "", lambda space: expire_script(space.keys.shards[0], ids).__iter__())
+    return Call("expire", "", lambda space, _: expire_script(space.keys.shards[0], ids).__iter__())
 
 
 def sweep() -> Call:
-    return Call("sweep", "", maintain.sweep)
+    return Call("sweep", "", lambda space, _: maintain.sweep(space))
 
 
 def rescue() -> Call:
-    return Call("rescue", "", rescue_plan.rescue)
+    return Call("rescue", "", lambda space, _: rescue_plan.rescue(space))
 
 
 ARCHIVED = "archived"
@@ -162,6 +171,28 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("two/promote", ((promote("a"), get("b")), (put("b", "b1"), get("a"))), (*COLD, put("b", "b0")), hot_tokens=50),
     Scenario("evict/expire", ((put("b", "b1"), get("a")), (put("a", "a1"), expire("a", "b"))), (*WARM, put("b", "b0")),
              CRASHES, hot_tokens=50, warm_modules=1),
+    Scenario("delete/put-archived/replica", ((delete("a"), put("a", "a1", ARCHIVED)), (write_back(), get("a"))), CLEAN,
+             ("replicate", "promote"), 2),
+    Scenario("cas-archived/old-primary", ((cas("a", "a1", ARCHIVED),), (put("a", "a2"),), (get("a"), get("a"))), DURABLE,
+             ("failover",), 1),
+    Scenario("put/again/write-back", ((put("a", "a1"), get("a")), (write_back(),)), (), ("lost", "flush"), 2),
+    Scenario("claim/claim/flush", ((get("a"),), (put("a", "a1", ARCHIVED), get("a")), (get("a"), put("a", "a2"))), (),
+             ("flush",), 1, first="restart"),
+    Scenario("put-archived/cas", ((put("a", "a1", ARCHIVED), get("a")), (cas("a", "a2"), get("a"))), DURABLE, CRASHES),
+    Scenario("put-archived/cas/delete", ((put("a", "a1", ARCHIVED), get("a")), (cas("a", "a2"), get("a")), (delete("a"),)),
+             DURABLE, CRASHES),
+    Scenario("put-archived/epoch", ((put("a", "a1", ARCHIVED), get("a")), (cas("a", "a2", ARCHIVED), get("a")), (get("a"),)),
+             DURABLE, ("restart", "promote", "loss", "lost", "late"), 2),
+    Scenario("delete-archived/twice", ((delete("a", ARCHIVED), get("a")), (delete("a", ARCHIVED),)), DURABLE, CRASHES),
+    Scenario("delete-archived/delete", ((delete("a", ARCHIVED), get("a")), (delete("a"), put("a", "a1"))), DURABLE, CRASHES),
+    Scenario("delete-archived/epoch", ((delete("a", ARCHIVED), get("a")), (cas("a", "a2", ARCHIVED), get("a"))), DURABLE,
+             ("restart", "promote", "loss", "lost", "late"), 2),
+    Scenario("verbs/flush", ((pin("a"), get("a")), (promote("a"), demote("a"), get_many("a")), (delete("a", ARCHIVED),)),
+             DURABLE, ("flush",), 2),
+    Scenario("together/flush", ((get("a"), get_many("a")), (rescue(), pin("a")), (get("a"), promote("a"))), DURABLE,
+             ("flush",), 2, together=True),
+    Scenario("together/restart", ((get("a"), get_many("a")), (rescue(),), (put("a", "a1", ARCHIVED), get("a"))), DURABLE,
+             ("promote", "replicate", "restart", "loss"), 3, together=True),
     Scenario("sidecar/rescue", ((rescue(), get("a")), (put("a", "a1", ARCHIVED),), (sweep(),)), DURABLE, keeps_metadata=False),
 )  # fmt: skip
 BY_NAME = {s.name: s for s in SCENARIOS}

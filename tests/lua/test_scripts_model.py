@@ -391,14 +391,16 @@ class Shards(RuleBasedStateMachine):
 
     def records_are_right(self, state: dict[str, Any]) -> None:
         shard, model = self.shard, self.model
-        found = {k: v for k, v in state.items() if re.search(r"\}:(module|warm|lease|done):", k)}
+        found = {k: v for k, v in state.items() if re.search(r"\}:(module|warm|lease):", k)}
         wanted: dict[str, Any] = {shard.module(id): ("hash", record(rec), -1) for id, rec in model.records.items()}
         for id, rec in model.records.items():
             if rec.frame is not None and not rec.lost:
                 wanted[shard.frame(id)] = ("string", rec.frame, 1 if rec.clean else -1)
-        wanted |= {shard.done(tok): ("string", version.encode(), 1) for tok, version in model.done.items()}
         wanted |= {shard.lease(id): ("string", holder.encode(), 1) for id, holder in model.leases.items()}
         assert untimed(found) == wanted
+        done = state.get(shard.done, ("hash", {}, -1))[1]
+        assert {k.decode(): v.decode() for k, v in done.items() if not k.startswith(b"#")} == model.done
+        assert sorted(v for k, v in done.items() if k.startswith(b"#")) == sorted(t.encode() for t in model.done)
 
     def sets_are_right(self, state: dict[str, Any]) -> None:
         def members(key: str) -> dict[str, float]:
@@ -460,8 +462,8 @@ def plain(answer: object) -> object:
             return (word, version) if word in ("CONFLICT", "MISSING") else (word,)
         case Applied(evicted):
             return "OK", evicted
-        case Order():
-            return "OK", str(answer)
+        case lua.Deleted(version, _):
+            return "OK", str(version)
         case tuple():
             return "OK", answer
     return answer

@@ -131,6 +131,7 @@ def fill(exchange: Exchange) -> None:
     run_script(exchange, lua.pin(SHARD, "hot2", 1_000_000))
     run_script(exchange, lua.touch(SHARD, [("hot", 1), ("warm", 1)]))
     ask(exchange, ("SET", SHARD.lease("hot"), "me"))
+    ask(exchange, ("HSET", SHARD.module("cold"), "reserved", f"1-99-0-{tok('newer')}"))  # a durable write is under way
 
 
 def put(
@@ -176,7 +177,7 @@ CALLS: dict[str, Callable[[], RunScript[Any]]] = {
     "state": lambda: lua.state(SHARD),
     "reserve": lambda: lua.reserve(SHARD, "hot"),
     "put archived": lambda: put("cold", "hot", "newer", moves=ROOM, reserved=(1, 99)),
-    "delete archived": lambda: lua.delete(SHARD, "cold", tok("d2"), reserved=(1, 99)),
+    "delete archived": lambda: lua.delete(SHARD, "cold", tok("newer"), reserved=(1, 99)),
     "adopt": lambda: lua.adopt(SHARD, 1, [found("warm"), found("other"), found("cold", "deleted"), found("x", "none")]),
     "redirty": lambda: lua.redirty(SHARD, "warm", tok("warm")),
     "mend": lambda: lua.mend(SHARD, ["hot", "warm", "cold", "gone"], repair=True),
@@ -274,6 +275,29 @@ def test_open_refuses_another_layout_and_another_number_of_shards(real_exchange:
         run_script(real_exchange, lua.open_shard(SHARD, []))
     ask(real_exchange, ("HSET", SHARD.epoch, "layout", "1"))
     assert state(real_exchange) == before
+
+
+def test_an_epoch_is_installed_only_as_it_was_claimed(real_exchange: Exchange) -> None:
+    """In the life that it was claimed for, above the one that is there, and no FLUSHALL since the look before the claim."""
+    fill(real_exchange)
+    ask(real_exchange, ("HSET", SHARD.epoch, "replid", "of an earlier life"))
+
+    def opened(**claim: Any) -> lua.Opened | lua.Unclaimed:
+        return run_script(real_exchange, lua.open_shard(SHARD, [], **claim))
+
+    look = opened(opening="one")
+    assert isinstance(look, lua.Unclaimed) and look.opening == "one" and look.epoch == 1
+    assert opened(opening="two") == look, "the first look stays"
+    good = {"epoch": 5, "replid": look.replid, "opening": "one"}
+    for wrong in ({"replid": "of another life"}, {"epoch": 1}, {"opening": "two"}):
+        assert isinstance(opened(**good | wrong), lua.Unclaimed), wrong
+    ask(real_exchange, ("FLUSHALL",))
+    for _ in range(2):
+        assert opened(**good) == lua.Unclaimed(look.replid, "", 0), "a claim from before does not make a look of after"
+    assert isinstance(opened(opening="three"), lua.Unclaimed)
+    assert isinstance(opened(**good), lua.Unclaimed)
+    installed = opened(**good | {"opening": "three"})
+    assert isinstance(installed, lua.Opened) and installed.epoch == 5
 
 
 def test_at_maxmemory_what_frees_runs_and_what_takes_is_refused(real_exchange: Exchange) -> None:

@@ -9,9 +9,13 @@ What the code does, and its name here:
 
     put, delete             `put0 del0`   one script; the archive learns of it by a write-back
     put, delete (durable)   `put2 del2`   reserve, PUT, look for a newer epoch, apply, acknowledge
-    conditional put         `cas2`        the same, but its place is reserved in the record: what comes before it is not applied
-                                          any more, and must take another place. It is refused only by what comes after it, and
-                                          says so when that is in the archive and no newer epoch is (`settle`)
+                                          Its position is reserved in the record: only who holds it is applied, what it passes
+                                          is not adopted, and it stays over unconditional writes. Who lost it does not know what
+                                          became of its object (`unknown`). Who finds a newer epoch takes a position there
+                                          (`again`), and puts once more if its object was not adopted (`check`)
+    conditional put         `cas2`        the same; it is refused only by what comes after it, and says so when that is in the
+                                          archive and no newer epoch is (`settle`)
+                            `cas0`        read, one script; it may pass a reserved position, which is then gone
     write-back              `archive`     read, PUT, commit if the version is still there
     sweep                   (environment) an object that comes before a committed version goes
     claim                   `claim`       list the markers, put the next number, list again: alone with it? then install
@@ -22,9 +26,10 @@ Invariants, in every reachable state:
     J1 durable     what was acknowledged as durable has an object that is as great
     J2 fresh       a read answers nothing older than what was acknowledged
     J3 readable    a record that says present has a copy somewhere
-    J4 order       no epoch is installed twice, so no place in the order is given twice
+    J4 order       no epoch is installed twice, so no place in the order is given twice; those of one life only grow
     J5 closure     if everybody dies now, recovery, write-back and sweep leave one object, and it is readable
-    J6 refused     what was refused is never read, and a conditional write overtakes nothing that was acknowledged as durable
+    J6 refused     what was refused is never read, and a conditional write overtakes nothing that was acknowledged
+    J7 once        a write that was overwritten never comes back, on the server where that happened
 
 `mutants` are names of single steps done wrong; each must violate something.
 """
@@ -63,7 +68,20 @@ class Server(NamedTuple):
     record: Record | None
     floor: Order  # the greatest version that this server acknowledged
     life: int
-    reserved: Order = NONE  # the place of a conditional write in front of the record
+    reserved: Order = NONE  # the position of a durable write in front of the record
+    past: frozenset[int] = frozenset()  # operations whose versions were overwritten here
+    flushed: int = 0  # how often it was emptied in its life
+
+    @property
+    def slot(self) -> Order:
+        """The reserved position; one of an older epoch is worth nothing."""
+        return self.reserved if self.reserved[0] == self.epoch else NONE
+
+    def with_record(self, record: Record, **changes: Any) -> Server:
+        """With this record in place of the one that is there."""
+        old = self.record
+        past = self.past | {old.op} if old and old.op >= 0 and old.op != record.op else self.past
+        return self._replace(record=record, past=past, **changes)
 
 
 class State(NamedTuple):
@@ -72,7 +90,7 @@ class State(NamedTuple):
     snapshot: Server
     objects: frozenset[Object]
     markers: tuple[int, ...]  # epoch numbers that were claimed, each as often as it was
-    installed: tuple[int, ...]
+    installed: tuple[tuple[int, int], ...]  # (epoch, life of the server)
     clients: tuple[Step, ...]
     durable: Order
     faults: int
@@ -111,7 +129,7 @@ class Model:
     # -- the search --------------------------------------------------------------------------------------------------
 
     def run(self, limit: int = 2_000_000) -> Result:
-        start = State(START, None, START, frozenset(), (1,), (1,), (("idle",),) * len(self.ops), NONE, 0)
+        start = State(START, None, START, frozenset(), (1,), ((1, 0),), (("idle",),) * len(self.ops), NONE, 0)
         before: dict[State, State | None] = {start: None}
         queue, transitions = deque([start]), 0
         while queue:
@@ -131,7 +149,9 @@ class Model:
     # -- what must hold ----------------------------------------------------------------------------------------------
 
     def violation(self, s: State) -> str:
-        if len(set(s.installed)) < len(s.installed):
+        numbers = [number for number, _ in s.installed]
+        lives = [[number for number, life in s.installed if life == one] for one in {life for _, life in s.installed}]
+        if len(set(numbers)) < len(numbers) or any(life != sorted(life) for life in lives):
             return f"J4 order: epochs {s.installed} were installed"
         top = greatest(s.objects)
         if s.durable > NONE and not s.collected and (top is None or top.order < s.durable):
@@ -145,11 +165,15 @@ class Model:
                 return f"J2 fresh: {seen} is read, {need} was acknowledged"
         if isinstance(seen, tuple) and any(self.wrote(s, i, seen[0]) for i in s.refused):
             return f"J6 refused: {seen} is read, and was refused"
-        for i, op in enumerate(self.ops):
-            if op == "cas2" and s.clients[i][0] == "done":
-                _, place, at = s.clients[i]
-                if at < s.durable < place:
-                    return f"J6 refused: {place} was put in the place of {at}, {s.durable} was acknowledged"
+        for _, server in self.servers(s):
+            if server.record and server.record.op in server.past:
+                return f"J7 once: operation {server.record.op} is back, after it was overwritten"
+        acked = [step for step in s.clients if step[0] == "done" and len(step) == 4]
+        durable = [step for op, step in zip(self.ops, s.clients, strict=True) if op[-1] == "2" and step in acked]
+        for _, position, at, _ in acked:
+            for _, other, _, where in durable:
+                if at is not None and where == "applied" and at < other < position:
+                    return f"J6 refused: {position} was put in place of {at}, {other} was acknowledged"
         return self.closure(s)
 
     def wrote(self, s: State, i: int, order: Order) -> bool:
@@ -201,6 +225,8 @@ class Model:
             step = s.clients[i]
             if op in ("put0", "del0"):
                 yield from self.fast_write(s, i, op, step)
+            elif op == "cas0":
+                yield from self.fast_cas(s, i, step)
             elif op in ("put2", "del2", "cas2"):
                 yield from self.durable_write(s, i, op, step)
             elif op == "archive":
@@ -225,70 +251,135 @@ class Model:
             if step == ("idle",) and self.answers(server):
                 order = (server.epoch, server.ver + 1)
                 record = Record(order, i, "v" if op == "put0" else "d", False, True, server.epoch)
-                after = server._replace(
-                    ver=server.ver + 1, record=record, floor=max(server.floor, order), reserved=NONE
-                )
+                after = server.with_record(record, ver=server.ver + 1, floor=max(server.floor, order))
                 yield self.go(s, i, ("done",), **{name: after})
+
+    def is_checked(self, server: Server, objects: frozenset[Object]) -> bool:
+        """Whether the record, or that there is none, is known to be the newest."""
+        return server.record.seen == server.epoch if server.record else not objects
+
+    def fast_cas(self, s: State, i: int, step: Step) -> Iterator[State]:
+        for name, server in self.servers(s):
+            if not (self.answers(server) and self.is_checked(server, s.objects)):
+                continue
+            now = server.record.order if server.record else NONE
+            if step == ("idle",):
+                yield self.go(s, i, ("cas", now))
+            elif step[0] == "cas" and step[1] != now:
+                yield self.go(s, i, ("refused",))
+            elif step[0] == "cas":
+                order = (server.epoch, server.ver + 1)
+                record = Record(order, i, "v", False, True, server.epoch)
+                after = server.with_record(record, ver=server.ver + 1, floor=max(server.floor, order), reserved=NONE)
+                yield self.go(s, i, ("done", order, now, "applied"), **{name: after})
 
     def durable_write(self, s: State, i: int, op: str, step: Step) -> Iterator[State]:
         kind = "d" if op == "del2" else "v"
         match step:
             case ("idle",):
                 for name, server in self.servers(s):
-                    if self.answers(server):
+                    if self.answers(server) and self.is_checked(server, s.objects):
                         at = server.record.order if server.record else NONE
-                        yield self.reserve(s, i, op, at, name, server)
-            case ("again", last, at, tries):  # its place was passed
+                        yield self.reserve(s, i, at, name, server, 0, None)
+            case (
+                "again",
+                last,
+                at,
+                tries,
+                first,
+            ):  # a newer epoch was found; not on an old primary, which has not heard of it
                 for name, server in self.servers(s):
-                    if self.answers(server):
+                    newer = server.epoch > last[0] or "again_anywhere" in self.mutants
+                    if newer and self.answers(server) and self.is_checked(server, s.objects):
                         now = server.record.order if server.record else NONE
-                        if op == "cas2" and now != at:
-                            yield self.go(s, i, ("settle", last))
+                        if server.record and server.record.op == i:
+                            yield self.go(s, i, ("done", now, None, "adopted"), durable=max(s.durable, now))
+                        elif op == "cas2" and now != at:
+                            yield self.go(s, i, ("unknown",) if first else ("settle", last))
                         elif tries < TRIES_MAX:
-                            yield self.reserve(s, i, op, at, name, server, tries)
-            case ("put", order, at, tries):
+                            yield self.reserve(s, i, at, name, server, tries, first)
+            case (
+                "check",
+                order,
+                at,
+                tries,
+                first,
+            ):  # with the new position held, nobody adopts the first object any more
+                for _, server in self.servers(s):
+                    if self.answers(server, order[0]):
+                        record = server.record
+                        if "puts_again" in self.mutants or record is None or record.order < first:
+                            yield self.go(s, i, ("put", order, at, tries, first))
+                        elif record.op == i:
+                            done = ("done", record.order, None, "adopted")
+                            yield self.go(s, i, done, durable=max(s.durable, record.order))
+                        else:
+                            yield self.go(s, i, ("unknown",))
+            case ("put", order, at, tries, first):
                 if op == "del2" and "no_tombstone" in self.mutants:
-                    yield self.go(s, i, ("look", order, at, tries))
+                    yield self.go(s, i, ("look", order, at, tries, first))
                 else:
-                    yield self.go(s, i, ("look", order, at, tries), objects=self.put(s.objects, Object(order, i, kind)))
-            case ("look", order, at, tries):
-                fenced = max(s.markers) > order[0] and "no_validate" not in self.mutants
-                yield self.go(s, i, ("fenced",) if fenced else ("apply", order, at, tries))
-            case ("apply", order, at, tries):
+                    objects = self.put(s.objects, Object(order, i, kind))
+                    yield self.go(s, i, ("look", order, at, tries, first), objects=objects)
+            case ("look", order, at, tries, first):
+                if max(s.markers) > order[0] and "no_validate" not in self.mutants:
+                    yield self.go(s, i, ("again", order, at, tries, first or order))
+                else:
+                    yield self.go(s, i, ("apply", order, at, tries, first))
+            case ("apply", order, at, tries, first):
                 for name, server in self.servers(s):
                     if self.answers(server, order[0]):
-                        yield self.apply(s, i, op, kind, order, at, tries, name, server)
+                        yield self.apply(s, i, op, kind, order, at, tries, first, name, server)
             case ("settle", order):
                 yield from self.settle(s, i, order)
             case ("settled", order):
                 if max(s.markers) == order[0]:
                     yield self.go(s, i, ("refused",), refused=s.refused | {i})
 
-    def reserve(self, s: State, i: int, op: str, at: Order, name: str, server: Server, tries: int = 0) -> State:
+    def reserve(self, s: State, i: int, at: Order, name: str, server: Server, tries: int, first: Order | None) -> State:
+        """Take the next position and hold it; one that another write holds may be passed, as its holder may be dead."""
         order = (server.epoch, server.ver + 1)
-        checked = server.record is not None and server.record.seen == server.epoch
-        reserved = order if op == "cas2" or (tries and checked) else server.reserved
-        after = server._replace(ver=order[1], reserved=reserved)
-        return self.go(s, i, ("put", order, at, tries + 1), **{name: after})
+        record = server.record or Record(NONE, -1, "d", True, False, server.epoch)  # known not to exist
+        after = server._replace(ver=order[1], record=record, reserved=order)
+        step = ("check", order, at, tries + 1, first) if first else ("put", order, at, tries + 1, None)
+        return self.go(s, i, step, **{name: after})
 
     def apply(
-        self, s: State, i: int, op: str, kind: str, order: Order, at: Order, tries: int, name: str, server: Server
+        self,
+        s: State,
+        i: int,
+        op: str,
+        kind: str,
+        order: Order,
+        at: Order,
+        tries: int,
+        first: Order | None,
+        name: str,
+        server: Server,
     ) -> State:
         record = server.record
         now = record.order if record else NONE
-        if now > order and op == "cas2":
+        acked = ("done", order, at if op == "cas2" else None, "applied")
+        durable = max(s.durable, order)
+        if record and record.op == i and now == order:  # somebody adopted it
+            return self.go(s, i, acked, durable=durable)
+        held = server.slot == order or "nothing_reserved" in self.mutants
+        if now > order:
+            if op == "cas2":
+                return self.go(s, i, ("settle", order) if held else ("unknown",))
+            if "blind_apply" in self.mutants:
+                applied = server.with_record(Record(order, i, kind, True, True, server.epoch))
+                return self.go(s, i, acked, durable=durable, **{name: applied})
+            if held or "acks_overtaken" in self.mutants:
+                return self.go(s, i, acked, durable=durable)
+            return self.go(s, i, ("unknown",))
+        if not held:
+            return self.go(s, i, ("unknown",))
+        if op == "cas2" and now != at:
             return self.go(s, i, ("settle", order))
-        held = server.reserved if server.reserved[0] == server.epoch else NONE
-        passed = held > order or (op == "cas2" and held != order)
-        if passed and now <= order and "nothing_reserved" not in self.mutants:
-            return self.go(s, i, ("again", order, at, tries))
-        if op == "cas2" and now not in (at, order):
-            return self.go(s, i, ("settle", order))
-        if now <= order or "blind_apply" in self.mutants:
-            record = Record(order, i, kind, True, True, server.epoch)
-            server = server._replace(reserved=NONE)
-        done = ("done", order, at) if op == "cas2" else ("done",)
-        return self.go(s, i, done, durable=max(s.durable, order), **{name: server._replace(record=record)})
+        record = Record(order, i, kind, True, True, server.epoch)
+        after = server.with_record(record, reserved=NONE)
+        return self.go(s, i, acked, durable=durable, **{name: after})
 
     def settle(self, s: State, i: int, order: Order) -> Iterator[State]:
         """What refused it goes into the archive, on the server of that epoch; then no newer epoch may be there."""
@@ -329,19 +420,20 @@ class Model:
                 for _, server in self.servers(s):
                     if not server.valid and len(s.markers) < MARKERS_MAX:
                         if "epoch_reuse" in self.mutants and max(s.markers) > server.epoch:
-                            yield self.go(s, i, ("install", max(s.markers), server.life))
+                            yield self.go(s, i, ("install", max(s.markers), server.life, server.flushed))
                         else:
-                            yield self.go(s, i, ("mark", max(s.markers) + 1, server.life))
-            case ("mark", number, life):
-                yield self.go(s, i, ("check", number, life), markers=(*s.markers, number))
-            case ("check", number, life):
+                            yield self.go(s, i, ("mark", max(s.markers) + 1, server.life, server.flushed))
+            case ("mark", number, life, flushed):
+                yield self.go(s, i, ("check", number, life, flushed), markers=(*s.markers, number))
+            case ("check", number, life, flushed):
                 alone = s.markers.count(number) == 1 or "no_second_list" in self.mutants
-                yield self.go(s, i, ("install", number, life) if alone else ("idle",))
-            case ("install", number, life):
+                yield self.go(s, i, ("install", number, life, flushed) if alone else ("idle",))
+            case ("install", number, life, flushed):
                 for name, server in self.servers(s):
-                    if not server.valid and server.life == life and number > server.epoch:
+                    same = server.flushed == flushed or "install_after_flush" in self.mutants
+                    if not server.valid and server.life == life and same and number > server.epoch:
                         after = server._replace(epoch=number, valid=True)
-                        yield self.go(s, i, ("done",), installed=(*s.installed, number), **{name: after})
+                        yield self.go(s, i, ("done",), installed=(*s.installed, (number, life)), **{name: after})
                 yield self.go(s, i, ("done",))
 
     def bury(self, s: State, i: int) -> Iterator[State]:
@@ -367,7 +459,7 @@ class Model:
             number = s.primary.epoch + 1 if "epoch_reuse" in self.mutants else max(s.markers) + 1
             marks = s.markers if number in s.markers else (*s.markers, number)
             after = s.primary._replace(epoch=number, valid=True)
-            yield s._replace(primary=after, markers=marks, installed=(*s.installed, number))
+            yield s._replace(primary=after, markers=marks, installed=(*s.installed, (number, after.life)))
         for name, server in self.servers(s):
             number = max(s.markers) + 1
             if (
@@ -376,7 +468,9 @@ class Model:
                 and server.epoch + 1 < number <= CLAIMS_MAX + self.faults
             ):
                 after = server._replace(epoch=number)
-                yield self.at(s, name, after)._replace(markers=(*s.markers, number), installed=(*s.installed, number))
+                yield self.at(s, name, after)._replace(
+                    markers=(*s.markers, number), installed=(*s.installed, (number, after.life))
+                )
         zombie = s.zombie
         if (
             "zombie_claims" in self.mutants
@@ -386,21 +480,23 @@ class Model:
         ):
             number = max(s.markers) + 1
             back = zombie._replace(epoch=number, valid=True)
-            yield s._replace(zombie=back, markers=(*s.markers, number), installed=(*s.installed, number))
+            yield s._replace(zombie=back, markers=(*s.markers, number), installed=(*s.installed, (number, back.life)))
         yield from self.fail(s)
 
     def verify(self, s: State) -> Iterator[State]:
-        """A reader compares the module with the archive."""
+        """A reader compares the module with the archive, or a rescue does, which looks at checked records too. What a position
+        that is held passes is not adopted."""
         server, top = s.primary, greatest(s.objects)
         if not self.answers(server):
             return
         record = server.record
-        if top and (record is None or (record.seen != server.epoch and top.order > record.order)):
-            record = Record(top.order, top.op, top.kind, True, False, server.epoch)
-        elif record is not None:
-            record = record._replace(seen=server.epoch)
-        if record != server.record:
-            yield s._replace(primary=server._replace(record=record))
+        held = server.slot if "adopts_held" not in self.mutants else NONE
+        may = top and (top.order > held or held == NONE)
+        if top and may and (record is None or top.order > record.order):
+            adopted = Record(top.order, top.op, top.kind, True, False, server.epoch)
+            yield s._replace(primary=server.with_record(adopted, reserved=NONE))
+        elif record is not None and record.seen != server.epoch:
+            yield s._replace(primary=server._replace(record=record._replace(seen=server.epoch)))
 
     def sweep(self, s: State) -> Iterator[State]:
         top = greatest(s.objects)
@@ -432,6 +528,9 @@ class Model:
         yield s._replace(primary=new, zombie=s.primary, snapshot=new, faults=life)  # fails over, the old one goes on
         yield s._replace(primary=new, zombie=None, snapshot=new, faults=life)
         yield s._replace(primary=lost, zombie=None, snapshot=lost, faults=life)
+        if self.claims_are_clients:  # FLUSHALL: the same life goes on
+            empty = EMPTY._replace(life=s.primary.life, flushed=s.primary.flushed + 1)
+            yield s._replace(primary=empty, snapshot=empty, faults=life)
 
 
 def _trace(before: dict[State, State | None], state: State) -> list[State]:

@@ -21,6 +21,11 @@ CASES = (
     (("cas2", "put2", "put0"), 0),
     (("cas2", "put2"), 1),
     (("cas2", "cas2"), 1),
+    (("put2", "cas0"), 1),
+    (("put2", "cas0", "put0"), 0),
+    (("put2", "put2", "cas0"), 0),
+    (("del2", "cas0"), 1),
+    (("cas2", "cas0"), 1),
     (("claim", "claim"), 2),
     (("claim", "claim", "put0"), 1),
     (("claim", "claim", "put2"), 1),
@@ -39,9 +44,14 @@ KILLED_BY = {
     "no_tombstone": (("put2", "del2"), 1),
     "early_tomb_gc": (("put2", "del2", "bury"), 1),
     "no_second_list": (("claim", "claim"), 2),
-    "takes_back": (("cas2", "put2"), 1),
+    "takes_back": (("cas2", "put0"), 1),
+    "install_after_flush": (("claim", "claim"), 2),
     "not_settled": (("cas2", "put0"), 1),
     "nothing_reserved": (("cas2", "put2"), 1),
+    "acks_overtaken": (("put2", "cas0"), 0),
+    "puts_again": (("put2", "cas0"), 1),
+    "again_anywhere": (("put2", "put2"), 1),
+    "adopts_held": (("put2", "put2"), 1),
 }
 
 

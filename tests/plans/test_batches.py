@@ -6,17 +6,17 @@ from typing import Any, cast
 
 import pytest
 
-from distier.domain.module import Landed
-from distier.effects import Command, Pipeline, Plan, T
+from distier.domain.module import Landed, Moved
+from distier.effects import Command, Pipeline, Plan, RunScript, T
 from distier.errors import Conflict, Corrupt, DistierError
 from distier.lua import script, touch
-from distier.plans import read, write
-from distier.plans.move import demote
+from distier.plans import move, read, write
+from distier.plans.move import demote, promote_many
 from distier.plans.records import record_command
 from distier.plans.space import Space
 from distier.plans.write import Item, put, put_many
 from distier.plans.writeback import write_back
-from tests.fakes import World
+from tests.fakes import PlanRunner, World
 from tests.plans.audit import audit
 
 
@@ -218,3 +218,91 @@ def test_frames_are_asked_for_in_parts_that_memory_bears(monkeypatch: pytest.Mon
     found = world.run(frames_asked_for(plan, asked))
     assert [len(m.content) for m in found.values() if m] == sizes
     assert asked == [2, 1, 1, 2]
+
+
+# -- promote_many: what cannot fit is refused before anything leaves -------------------------------------------------------
+
+
+def cold(world: World, id: str, tokens: int, size_bytes: int = 100) -> None:
+    world.run(put(world.space, Item(id, f"{id} ".encode() * (size_bytes // (len(id) + 1)), tokens=tokens)), id)
+    world.run(write_back(world.space, world.shard, id), id)
+    assert world.run(demote(world.space, id, "cold")).tier == "cold"
+
+
+def promoted(world: World, *ids: str) -> dict[str, str]:
+    """The tier that `promote_many` reports of each, which must be the one that it has."""
+    results = dict(zip(ids, world.run(promote_many(world.space, list(ids))), strict=True))
+    for id, result in results.items():
+        record = world.run(record_command(world.shard, id).__iter__())
+        assert record is not None and isinstance(result, Moved) and result.tier == record.tier, (id, result, record)
+    return {id: cast(Moved, result).tier for id, result in results.items()}
+
+
+def hot_ids(world: World) -> set[str]:
+    return {id.decode() for id in world.ask([("ZRANGE", world.shard.hot, 0, -1)])[0]}
+
+
+def others_are_hot(world: World) -> set[str]:
+    for i in range(5):
+        world.run(put(world.space, Item(f"hot{i}", "x", tokens=20)), f"hot{i}")
+    return {f"hot{i}" for i in range(5)}
+
+
+def test_a_module_that_is_larger_than_hot_evicts_nobody() -> None:
+    world = World.make()
+    world.run(put(world.space, Item("big", "big", tokens=101)))  # 100 tokens is all of hot
+    others = others_are_hot(world)
+    assert promoted(world, "big") == {"big": "warm"}
+    assert hot_ids(world) == others
+
+
+def test_a_batch_evicts_none_of_its_own() -> None:
+    world = World.make()
+    cold(world, "small", 30)
+    cold(world, "big", 90)
+    others_are_hot(world)
+    assert promoted(world, "small", "big") == {"small": "hot", "big": "cold"}
+    assert "small" in hot_ids(world) and len(hot_ids(world)) == 4, "one of 20 and a half left, and no more"
+
+
+def test_members_that_are_hot_already_stay_for_a_batch() -> None:
+    world = World.make()
+    others = sorted(others_are_hot(world))
+    cold(world, "new", 50)
+    assert promoted(world, "new", *others[:3]) == {"new": "cold", **dict.fromkeys(others[:3], "hot")}
+    assert promoted(world, "new", *others[:2]) == {"new": "hot", **dict.fromkeys(others[:2], "hot")}
+
+
+def test_a_batch_of_more_than_hot_holds_fills_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In several chunks too: the later ones do not evict the first."""
+    monkeypatch.setattr(move, "PARALLEL_MAX", 3)
+    world = World.make(storage_tiers__warm__max_modules=100)
+    for i in range(10):
+        cold(world, f"m{i}", 15)
+    tiers = promoted(world, *[f"m{i}" for i in range(10)])
+    assert [tiers[f"m{i}"] for i in range(10)] == ["hot"] * 6 + ["cold"] * 4
+    audit(world)
+
+
+def test_bytes_count_as_tokens_do() -> None:
+    world = World.make()
+    cold(world, "a", 1, 3000)
+    cold(world, "b", 1, 3000)
+    assert promoted(world, "a", "b") == {"a": "hot", "b": "cold"}
+
+
+def test_what_others_evict_meanwhile_is_not_reported_as_hot() -> None:
+    world = World.make()
+    cold(world, "a", 60)
+    others_are_hot(world)
+
+    class Rival(PlanRunner):
+        def perform(self, effect: Any) -> Any:
+            result = super().perform(effect)
+            scripts = [c.script.name for c in getattr(effect, "calls", ()) if isinstance(c, RunScript)]
+            if "promote" in scripts:
+                assert world.run(demote(world.space, "a", "warm")).moved
+            return result
+
+    (result,) = Rival(world.redis, world.archive).run(promote_many(world.space, ["a"]))
+    assert isinstance(result, Moved) and (result.tier, result.moved) == ("warm", False)

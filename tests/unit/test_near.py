@@ -326,6 +326,7 @@ class Wire:
     """What the tracker sends is kept, what it is to read is given to `_take`."""
 
     sent: deque[tuple[Any, ...]] = field(default_factory=deque)
+    greeting: tuple[tuple[Any, ...], ...] = (("HELLO", 3),)
 
     def send(self, command: Any, timeout_s: float) -> None:
         self.sent.append(tuple(command))
@@ -520,6 +521,53 @@ def test_a_batch_is_due_after_a_second() -> None:
     assert not uses.due(10.9) and uses.note(shard, "b", 10.9, flush=False) is None
     (call,) = uses.due(11.0)
     assert set(call.args) == {"a", 2, "b", 1}
+
+
+# -- a signal handler or a finaliser in the middle of any of its own lines ----------------------------------------------
+
+
+def test_a_write_within_its_own_lines_leaves_nothing_old() -> None:
+    clock = Clock()
+    cache = cache_of(clock)
+    keep(cache, module("a"), module("b"))
+    ticket = cache.begin("c")
+    assert ticket is not None
+    with cache._lock:  # as it is where it was interrupted
+        assert cache.begin("a") is None and not cache.fill(ticket, module("c")) and cache.take_uses() == {}
+        cache.start_writing(["a"])
+        cache.end_writing(["a"])
+        assert held(cache) == "" and cache.get("a") is None
+    assert cache.get("a") is None
+    assert not cache.fill(ticket, module("c")), "it was read before, or beside"
+    cache.confirm(clock.now_s)
+    assert held(cache) == "" and len(cache) == 0
+    keep(cache, module("a", version=2))
+    assert held(cache) == "a"
+
+
+@pytest.mark.parametrize("told", [lambda c: c.invalidate(["a"]), NearCache.flush, NearCache.lost])
+def test_what_it_hears_within_its_own_lines_counts(told: Any) -> None:
+    cache = cache_of(Clock())
+    keep(cache, module("a"))
+    with cache._lock:
+        told(cache)
+        cache.confirm(1e6)
+        assert cache.get("a") is None
+    assert cache.is_live == (told is not NearCache.lost)
+    cache.go_live()
+    assert len(cache) == 0 and cache.is_fresh
+
+
+def test_uses_and_counts_that_come_within_their_own_lines_are_kept() -> None:
+    shard = space_of().keys.shards[0]
+    uses, counters = UseBuffer(), Counters()
+    with uses._lock, counters._lock:
+        assert uses.note(shard, "a", 0.0, flush=True) is None and not uses.due(9.0) and not uses.drain()
+        uses.note_many(shard, {"a": 2}, 0.0)
+        for _ in range(Counters.NOTES_MAX + 1):
+            counters.add("x", 2)
+    (call,) = uses.due(9.0)
+    assert call.args == ("a", 3) and counters.snapshot() == {"x": 2 * Counters.NOTES_MAX + 2}
 
 
 # -- every order of arrivals -------------------------------------------------------------------------------------------

@@ -1,0 +1,500 @@
+"""Whose connection it is, whose reply, and whose deadline.
+
+A connection is used only by the process, event loop and thread that opened it; a reply that nobody asked for is never taken
+for an answer; a call ends at its own deadline, whatever shares its connection, and does not wait for a connection that is
+dead while new ones work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from distier import AsyncStore, Store, connect, connect_async
+from distier.errors import Unavailable
+from tests.integration.world import Face, World, until
+from tests.proxy import Proxy
+from tests.servers import TestServer, running_server
+
+T = TypeVar("T")
+
+NAMES = ("a", "b")
+HANG_S = 20.0
+"""What hangs hangs for longer than this; what does not is over long before, also on a busy machine."""
+
+
+def settings(url: str, cold: Path, **overrides: Any) -> dict[str, Any]:
+    base = {"redis__url": url, "namespace": "t", "near__enabled": False, "storage_tiers__cold__directory": cold}
+    return base | overrides
+
+
+async def opened(url: str, cold: Path, **overrides: Any) -> AsyncStore:
+    """A store in which each module's content is its name."""
+    store = await connect_async({"counter": "estimate"}, **settings(url, cold, **overrides))
+    for name in NAMES:
+        await store.put(name, name)
+    return store
+
+
+async def text(store: AsyncStore, id: str) -> str | None:
+    module = await store.get(id)
+    return module.text if module else None
+
+
+async def assert_own_contents(store: AsyncStore) -> None:
+    assert [await text(store, name) for name in NAMES] == list(NAMES)
+
+
+def in_child(work: Callable[[], object]) -> None:
+    """Run `work` in a forked child, which must end well and in time."""
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(60)
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def the_child_reads(store: AsyncStore, *, closes: bool = False) -> None:
+    async def read() -> None:
+        assert await text(store, "b") == "b"
+        if closes:
+            await store.close()
+
+    in_child(lambda: asyncio.run(read()))
+
+
+# -- processes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("near", [False, True])
+@pytest.mark.parametrize("closes", [False, True])
+async def test_a_forked_child_leaves_its_parents_connection_alone(
+    redis_url: str, tmp_path: Path, near: bool, closes: bool
+) -> None:
+    store = await opened(redis_url, tmp_path, near__enabled=near)
+    for _ in range(3):
+        the_child_reads(store, closes=closes)
+        await assert_own_contents(store)
+    await store.close()
+
+
+async def test_a_child_that_goes_on_in_its_parents_coroutine_sends_nothing(redis_url: str, tmp_path: Path) -> None:
+    store = await opened(redis_url, tmp_path)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            store.get("b").send(None)  # the first step of the coroutine: where it would write
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    await assert_own_contents(store)
+    await store.close()
+
+
+async def test_a_fork_beside_calls_under_way_takes_none_of_their_replies(redis_url: str, tmp_path: Path) -> None:
+    store = await opened(redis_url, tmp_path)
+    reads = [asyncio.create_task(text(store, NAMES[i % 2])) for i in range(20)]
+    await asyncio.sleep(0)  # they have written, and wait
+    the_child_reads(store)
+    assert await asyncio.gather(*reads) == [NAMES[i % 2] for i in range(20)]
+    await store.close()
+
+
+STORES: dict[str, Any] = {}
+
+
+def _read_in_worker(id: str) -> str | None:
+    return asyncio.run(text(STORES["async"], id))
+
+
+def _read_in_sync_worker(id: str) -> str | None:
+    module = STORES["sync"].get(id)
+    return module.text if module else None
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_workers_of_a_process_pool_inherit_a_store(redis_url: str, tmp_path: Path, kind: str) -> None:
+    store = await opened(redis_url, tmp_path)
+    STORES["async"] = store
+    STORES["sync"] = connect({"counter": "estimate"}, **settings(redis_url, tmp_path))
+    read = _read_in_worker if kind == "async" else _read_in_sync_worker
+    assert _read_in_sync_worker("a") == "a"  # its connection is open
+    loop = asyncio.get_running_loop()
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        calls = [loop.run_in_executor(pool, read, NAMES[i % 2]) for i in range(20)]
+        for _ in range(20):
+            await assert_own_contents(store)
+            assert [_read_in_sync_worker(name) for name in NAMES] == list(NAMES)
+        assert await asyncio.gather(*calls) == [NAMES[i % 2] for i in range(20)]
+    await STORES.pop("async").close()
+    STORES.pop("sync").close()
+
+
+def test_a_fork_in_a_signal_handler_takes_no_reply(redis_url: str, tmp_path: Path) -> None:
+    """The child goes on in the middle of its parent's call. All of it happens in a child of the test, which ends by
+    `os._exit`, as its own children do, whatever they meet."""
+    store = connect({"counter": "estimate"}, **settings(redis_url, tmp_path))
+    for name in NAMES:
+        store.put(name, name)
+    in_child(lambda: _read_while_a_handler_forks(store))
+    store.close()
+
+
+FORKS = 12
+
+
+def _read_while_a_handler_forks(store: Store) -> None:
+    me = os.getpid()
+    children: list[int] = []
+
+    def fork(*_: object) -> None:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)  # a child never forks
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(30)  # its end, should it hang; timers are not inherited
+            return
+        children.append(pid)
+        if len(children) < FORKS:
+            signal.signal(signal.SIGALRM, fork)
+            signal.setitimer(signal.ITIMER_REAL, 0.001 + 0.0003 * len(children))  # once
+
+    signal.signal(signal.SIGALRM, fork)
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+    while len(children) < FORKS and os.getpid() == me:
+        assert _reads_right(store)
+    for _ in range(5):
+        assert _reads_right(store)
+    if os.getpid() == me:
+        assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0] * FORKS
+
+
+def _reads_right(store: Store) -> bool:
+    return [module and module.text for module in map(store.get, NAMES)] == list(NAMES)
+
+
+# -- event loops and threads ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_a_store_serves_one_event_loop_after_the_other(redis_url: str, tmp_path: Path, near: bool) -> None:
+    store = asyncio.run(opened(redis_url, tmp_path, near__enabled=near))
+    for _ in range(3):
+        asyncio.run(assert_own_contents(store))
+    asyncio.run(store.close())
+
+
+def test_a_store_is_closed_from_another_loop_with_listeners_and_local_copies(redis_url: str, tmp_path: Path) -> None:
+    warm = {"storage_tiers__warm__placement": "local", "storage_tiers__warm__directory": tmp_path / "warm"}
+
+    async def begin() -> AsyncStore:
+        store = await opened(redis_url, tmp_path / "cold", **warm)
+        await store.on("tier_change", lambda event: None)
+        return store
+
+    store = asyncio.run(begin())
+    asyncio.run(assert_own_contents(store))
+    asyncio.run(store.close())
+
+
+def test_a_listener_hears_in_the_loop_that_asks_again(redis_url: str, tmp_path: Path) -> None:
+    heard: list[str] = []
+    store = asyncio.run(opened(redis_url, tmp_path))
+
+    async def listen() -> None:
+        await store.on("tier_change", lambda event: heard.append(event.id))
+
+    async def listen_and_move(id: str) -> None:
+        await listen()
+        await store.demote(id)
+        await until(lambda: id in heard, what=f"the event of {id}")
+
+    asyncio.run(listen())
+    asyncio.run(listen_and_move("a"))
+    asyncio.run(listen_and_move("b"))
+    asyncio.run(store.close())
+
+
+async def test_threads_with_loops_of_their_own_share_a_store(redis_url: str, tmp_path: Path) -> None:
+    store = await opened(redis_url, tmp_path)
+
+    async def read(n: int) -> list[str | None]:
+        return [await text(store, NAMES[i % 2]) for i in range(n)]
+
+    others = [asyncio.to_thread(asyncio.run, read(100)) for _ in range(4)]
+    found = await asyncio.gather(read(100), *others, *(read(20) for _ in range(4)))
+    for contents in found:
+        assert contents == [NAMES[i % 2] for i in range(len(contents))]
+    await asyncio.to_thread(asyncio.run, store.close())
+
+
+def test_two_loops_in_turn_in_one_thread(redis_url: str, tmp_path: Path) -> None:
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    try:
+        store = first.run_until_complete(opened(redis_url, tmp_path))
+        for loop in (second, first, second, first):
+            loop.run_until_complete(assert_own_contents(store))
+        second.run_until_complete(store.close())
+        for loop in (first, second):
+            loop.run_until_complete(asyncio.sleep(0))  # only a loop itself puts its transports away
+    finally:
+        first.close()
+        second.close()
+
+
+# -- replies that nobody asked for ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+async def face_of(kind: str, url: str, cold: Path, **overrides: Any) -> Face:
+    source, found = {"counter": "estimate"}, settings(url, cold, **overrides)
+    return Face(connect(source, **found) if kind == "sync" else await connect_async(source, **found))
+
+
+@pytest.mark.parametrize("after_s", [0, 0.1])
+async def test_a_reply_that_comes_twice_answers_nobody(
+    valkey_server: TestServer, tmp_path: Path, kind: str, after_s: float
+) -> None:
+    with Proxy(valkey_server.port) as proxy:
+        face = await face_of(kind, proxy.url, tmp_path)
+        for name in NAMES:
+            await face.put(name, name)
+        for _ in range(3):
+            await face.get("a")
+            proxy.repeat_next_answer(after_s)
+            assert (await face.get("a")).text == "a"
+            if after_s:
+                await asyncio.to_thread(time.sleep, after_s * 4)  # the loop reads meanwhile
+            assert (await face.get("b")).text == "b"
+            assert (await face.get("a")).text == "a"
+        await face.close()
+
+
+# -- deadlines -----------------------------------------------------------------------------------------------------
+
+
+async def seconds(call: Awaitable[Any], error: type[Exception]) -> float:
+    begin_s = time.monotonic()
+    with pytest.raises(error):
+        await call
+    return time.monotonic() - begin_s
+
+
+@contextmanager
+def frozen(server: TestServer) -> Iterator[None]:
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[TestServer]:
+    with running_server("valkey", tcp=True) as server:
+        yield server
+
+
+async def _beside(long: Coroutine[Any, Any, Any], short: Coroutine[Any, Any, Any]) -> float:
+    first = asyncio.create_task(long)
+    await asyncio.sleep(0.05)  # it waits for the server
+    try:
+        return await seconds(short, Unavailable)
+    finally:
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_a_call_ends_at_its_deadline_beside_a_longer_one(
+    own_server: TestServer, tmp_path: Path, connected: bool
+) -> None:
+    store = await opened(own_server.url, tmp_path, deadline="1s")
+    if not connected:
+        kill_all(own_server)
+        await asyncio.sleep(0.1)
+    with frozen(own_server):
+        long_s = HANG_S * 3
+        assert await _beside(store.flush(deadline_s=long_s), store.get("a")) < HANG_S
+        assert await _beside(store.flush(deadline_s=long_s), store.put("a", "a")) < HANG_S
+        assert await _beside(store.flush(deadline_s=long_s), store.get_many(["a", "b"])) < HANG_S
+    await assert_own_contents(store)
+    await store.close()
+
+
+async def test_the_longer_call_is_not_ended_by_the_shorter_one(own_server: TestServer, tmp_path: Path) -> None:
+    store = await opened(own_server.url, tmp_path, deadline="300ms")
+    with frozen(own_server):
+        flush = asyncio.create_task(store.flush(deadline_s=60))
+        await asyncio.sleep(0.05)
+        await seconds(store.get("a"), Unavailable)
+        await seconds(store.get("b"), Unavailable)
+    assert await flush == 2
+    await assert_own_contents(store)
+    await store.close()
+
+
+async def test_a_reply_that_trickles_ends_at_the_deadline(own_server: TestServer, tmp_path: Path, kind: str) -> None:
+    with Proxy(own_server.port) as proxy:
+        face = await face_of(kind, proxy.url, tmp_path, deadline="1s")
+        await face.put("large", os.urandom(1_500_000), tokens=10)
+        proxy.slow_down(25_000)
+        assert await seconds(face.get("large"), Unavailable) < HANG_S  # a minute at this pace
+        proxy.slow_down(0)
+        assert len((await face.get("large")).content) == 1_500_000
+        await face.close()
+
+
+async def test_a_long_reply_is_read_to_its_end(own_server: TestServer, tmp_path: Path, kind: str) -> None:
+    """It comes in pieces, and takes longer than a connection may be silent."""
+    with Proxy(own_server.port) as proxy:
+        face = await face_of(kind, proxy.url, tmp_path, deadline="20s")
+        await face.put("large", os.urandom(500_000), tokens=10)
+        proxy.slow_down(200_000)
+        connections = proxy.accepted
+        assert len((await face.get("large")).content) == 500_000
+        assert proxy.accepted == connections
+        await face.close()
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_connecting_ends_at_the_deadline_of_who_connects(
+    own_server: TestServer, tmp_path: Path, kind: str, connected: bool
+) -> None:
+    """Also where the configured deadline is much longer than the call's."""
+    face = await face_of(kind, own_server.url, tmp_path, deadline="60s")
+    await face.put("a", "a")
+    if not connected:
+        kill_all(own_server)
+    with frozen(own_server):
+        assert await seconds(face.flush(deadline_s=0.5), Unavailable) < HANG_S
+    await face.close()
+
+
+# -- connections that died without a word --------------------------------------------------------------------------
+
+
+def every_kind_of_call(face: Face) -> list[tuple[str, Callable[[], Awaitable[Any]]]]:
+    return [
+        ("get", lambda: face.get("a")),
+        ("get_many", lambda: face.get_many(["a", "b"])),
+        ("put", lambda: face.put("a", "a")),
+        ("durable put", lambda: face.put("a", "a", durability="archived")),
+        ("events", lambda: face.events(since="0", wait=False)),
+        ("delete", lambda: face.delete("none")),
+    ]
+
+
+async def test_a_connection_that_fell_silent_costs_a_fraction_of_the_deadline(
+    own_server: TestServer, tmp_path: Path, kind: str
+) -> None:
+    with Proxy(own_server.port) as proxy:
+        face = await face_of(kind, proxy.url, tmp_path, deadline="60s")
+        for name in NAMES:
+            await face.put(name, name)
+        for name, call in every_kind_of_call(face):
+            proxy.silence()
+            begin_s = time.monotonic()
+            await call()
+            assert time.monotonic() - begin_s < HANG_S, name
+        await face.close()
+
+
+async def test_what_is_not_sent_twice_is_not_sent_over_a_connection_that_was_idle_for_long(
+    own_server: TestServer, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked first whether it is still there; only that question is lost."""
+    from distier.effects import Command
+    from distier.stores import redis as module
+
+    monkeypatch.setattr(module, "IDLE_S", 0.05)
+    with Proxy(own_server.port) as proxy:
+        face = await face_of(kind, proxy.url, tmp_path, deadline="60s")
+        shard = face.space.keys.shards[0]
+        for n in range(3):
+            proxy.silence()
+            await asyncio.sleep(0.1)
+
+            def push() -> Any:
+                return (yield from Command(shard, ("RPUSH", "distier:{t}:test", "x"), int, retry=False))
+
+            assert await face.run(push()) == n + 1
+        await face.close()
+        with own_server.client() as raw:
+            raw.delete("distier:{t}:test")
+
+
+async def test_a_server_that_only_takes_long_is_waited_for(own_server: TestServer, tmp_path: Path, kind: str) -> None:
+    face = await face_of(kind, own_server.url, tmp_path, deadline="20s")
+    await face.put("a", "a")
+    with own_server.client() as raw:
+        before = int(raw.info("stats")["total_connections_received"])
+        with frozen(own_server):
+            going_on = threading.Timer(2.5, os.kill, (own_server.pid, signal.SIGCONT))
+            going_on.start()
+            assert (await face.get("a")).text == "a"
+            going_on.join()
+        assert int(raw.info("stats")["total_connections_received"]) <= before + 4
+    await face.close()
+
+
+# -- connections that the server closed ----------------------------------------------------------------------------
+
+
+KILL_ALL = ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+def kill_all(server: TestServer) -> None:
+    with server.client() as raw:
+        raw.execute_command(*KILL_ALL)
+
+
+async def test_listeners_go_on_after_their_connection_was_killed(world: World) -> None:
+    heard: list[str] = []
+    face = await world.open()
+    for name in ("a", "b", "c"):
+        await face.put(name, name)
+    await face.on("tier_change", lambda event: heard.append(event.id))
+    for name in ("a", "b", "c"):
+        kill_all(world.server)
+        await face.demote(name)
+        await until(lambda name=name: name in heard, what=f"the event of {name}")  # type: ignore[misc]
+        kill_all(world.server)
+        await asyncio.sleep(0.7)  # the waiting connection goes back, is killed while idle, is taken again
+
+
+async def test_what_waits_at_the_server_does_not_take_a_closed_connection(
+    server: TestServer, redis_url: str, tmp_path: Path
+) -> None:
+    store = await opened(redis_url, tmp_path)
+    redis: Any = store._driver.redis
+    shard = store.space.keys.shards[0]
+    for _ in range(3):
+        async with asyncio.timeout(HANG_S):
+            assert await redis.exchange(shard, [("WAIT", 0, 1)], HANG_S) is not None
+        kill_all(server)
+        await asyncio.sleep(0.1)
+    await store.close()

@@ -1,0 +1,53 @@
+"""Where Redis refuses writes for a while, reads go on: recency, leases, warm copies and promotions are hints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from distier.errors import Unavailable
+from tests.integration.world import Face, World
+
+DEADLINE_S = 20.0
+"""What a refused hint would be retried for; a read that waits for one takes at least half of it."""
+
+
+@pytest_asyncio.fixture
+async def face(world: World) -> AsyncIterator[Face]:
+    """Modules hot, warm and cold; then the server takes no writes, as it wants a replica and has none."""
+    face = await world.open(deadline=f"{DEADLINE_S:g}s", storage_tiers__promotion_threshold=1)
+    for id in ("hot", "warm", "cold", "cold2"):
+        await face.put(id, id)
+    await face.flush()
+    await face.demote("warm", to="warm")
+    for id in ("cold", "cold2"):
+        await face.demote(id, to="cold")
+    world.raw.config_set("min-replicas-to-write", 1)
+    yield face
+    world.raw.config_set("min-replicas-to-write", 0)
+
+
+async def test_reads_go_on_where_writes_are_refused(face: Face) -> None:
+    with pytest.raises(Unavailable):
+        await face.run(_write(face), deadline_s=0.5)
+    began = time.monotonic()
+    for _ in range(3):
+        for id in ("hot", "warm", "cold"):
+            assert (await face.get(id)).text == id
+        found = await face.get_many(["hot", "warm", "cold", "cold2", "none"])
+        assert {id: module and module.text for id, module in found.items()} == {
+            **{id: id for id in ("hot", "warm", "cold", "cold2")}, "none": None
+        }  # fmt: skip
+        time.sleep(1.1)  # uses are due
+    assert await face.exists("cold") and (await face.where("warm")).tier == "warm"
+    assert time.monotonic() - began < DEADLINE_S / 2
+
+
+def _write(face: Face) -> Any:
+    from distier.plans import write
+
+    return write.put(face.space, write.Item("new", "x"))

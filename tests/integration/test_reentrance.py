@@ -1,0 +1,136 @@
+"""A signal handler or a finaliser that calls the store while the same thread is in it, at whatever line: nobody hangs, nothing
+is wrong, and no use is lost count of."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import TestServer
+
+PROGRAM = """
+import faulthandler, gc, signal, sys, threading, time, traceback
+import distier
+from distier.errors import DistierError
+
+faulthandler.dump_traceback_later(50, exit=True)
+url, directory, near, placement = sys.argv[1:]
+settings = dict(
+    redis__url=url, namespace=f"t{near}{placement}", counter="estimate", near__enabled=near == "near",
+    storage_tiers__warm__placement=placement, storage_tiers__warm__directory=directory + "/warm",
+    storage_tiers__cold__directory=directory + "/cold",
+)
+store = distier.connect(**settings)
+wrong = []
+for i in range(20):
+    store.put(f"m{i}", f"{i}", durability="archived")
+
+inside = set()
+inner = 0
+
+def call():
+    '''What somebody's handler does with the store, in turn. Once at a time in each thread.'''
+    global inner
+    if (me := threading.get_ident()) in inside:
+        return
+    inside.add(me)
+    try:
+        inner += 1
+        id = f"m{inner % 20}"
+        step = inner % 9
+        if step == 0:
+            own = f"own{me}"
+            mine = str(inner)
+            store.put(own, mine)
+            found = store.get(own)
+            assert found is not None and found.text == mine, (found and found.text, mine)
+        elif step == 1:
+            store.stats()
+        elif step == 2:
+            found = store.get_many([id, "none"])
+            assert found[id].text == id[1:] and found["none"] is None
+        elif step == 3 and inner % 4 == 3:
+            store.demote(id, to="cold")
+        else:
+            assert store.get(id).text == id[1:]
+    except DistierError as e:
+        print("error", repr(e))
+    except AssertionError:
+        wrong.append(traceback.format_exc())
+    finally:
+        inside.discard(me)
+
+class Noisy:
+    def __init__(self):
+        self.me = self
+    def __del__(self):
+        if not ended:
+            call()
+
+def handler(*_):
+    call()
+    if not ended:
+        signal.setitimer(signal.ITIMER_REAL, 0.0002)  # once: a handler does not interrupt itself
+
+ended = False
+signal.signal(signal.SIGALRM, handler)
+gc.set_threshold(3, 3, 3)
+signal.setitimer(signal.ITIMER_REAL, 0.0002)
+end_s = time.monotonic() + 3
+
+def beside():
+    i = 0
+    while not ended:
+        i += 1
+        if i % 10 == 0:
+            time.sleep(0.005)  # else it makes more of them than are collected
+            Noisy()
+        assert store.get(f"m{i % 20}").text == str(i % 20)
+
+thread = threading.Thread(target=beside)
+thread.start()
+n = 0
+try:
+    while time.monotonic() < end_s:
+        n += 1
+        Noisy()
+        id = f"m{n % 20}"
+        if n % 10 == 0:
+            store.put("outer", str(n))
+            assert int(store.get("outer").text) >= n
+        elif n % 50 == 1:
+            store.stats()
+        elif n % 50 == 2:
+            assert store.demote(id, to="warm")
+        else:
+            assert store.get(id).text == id[1:]
+finally:
+    ended = True
+    signal.setitimer(signal.ITIMER_REAL, 0)
+gc.set_threshold(700, 10, 10)
+thread.join()
+assert not wrong, wrong[0]
+assert n > 20 and inner > 20, (n, inner)
+store.close()
+print("done", n, inner)
+"""
+
+
+def run(program: str, *args: Any, timeout_s: float = 60) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, args)], capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(("near", "placement"), [("near", "redis"), ("far", "redis"), ("near", "local")])
+def test_a_store_is_called_in_the_middle_of_its_own_calls(
+    valkey_server: TestServer, tmp_path: Path, near: str, placement: str
+) -> None:
+    out = run(PROGRAM, valkey_server.url, tmp_path, near, placement)
+    assert "done" in out and "error" not in out

@@ -1,0 +1,165 @@
+"""What proves a read was known before the read: a rescue that ends in the middle of it changes no answer.
+
+The rescue runs in the same process, between any two effects of a reader. It adopts the module and marks the shard verified;
+a record, or its absence, that the reader saw before that is not proven by the mark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from distier.effects import Effect, Plan
+from distier.errors import Recovering
+from distier.plans import move, read, write
+from distier.plans.recover import recover, shard_state
+from distier.plans.rescue import rescue
+from distier.plans.space import Space
+from distier.plans.writeback import write_back
+from tests.fakes import PlanRunner, World, dump
+
+CONTENT = {"old": b"old " * 40, "new": b"new " * 40}
+
+
+@dataclass
+class Interrupted(PlanRunner):
+    """Something happens once, after the effect of this number was performed and before the plan has its result: where an event
+    loop runs other tasks, and a thread waits for its turn."""
+
+    after: int = 0
+    happens: Callable[[], object] = lambda: None
+
+    def _step(self, effect: Effect[Any]) -> Any:
+        result = super()._step(effect)
+        if len(self.effects) > self.after >= 0:
+            self.after = -1
+            self.happens()
+        return result
+
+
+def put(world: World, text: str) -> None:
+    world.run(write.put(world.space, write.Item("a", CONTENT[text], tokens=10, durability="archived")), text)
+
+
+def emptied(world: World) -> None:
+    """Redis forgets everything, and the shard has a new epoch."""
+    world.ask([("FLUSHALL",)])
+    world.run(recover(world.space, world.shard))
+
+
+def restored(world: World) -> None:
+    """Redis comes back from a snapshot that is older than the last durable put."""
+    old = world.dump()
+    put(world, "new")
+    objects = world.objects()
+    snapshot = world.snapshot().__class__(old, objects)
+    world.restore(snapshot)
+    # Another life of the server, which fakeredis cannot tell: the shard's epoch is gone.
+    world.ask([("HDEL", world.shard.epoch, "epoch", "verified")])
+    world.space.forget()
+    world.run(recover(world.space, world.shard))
+    assert dump(world.ask)  # the old record is there
+
+
+def where_it_is(space: Space, id: str) -> Plan[str | None]:
+    found = yield from read.place(space, id)
+    return None if found is None else str(found.version)
+
+
+def hot(space: Space, id: str) -> Plan[str]:
+    return (yield from move.promote(space, id)).tier
+
+
+READS: dict[str, Callable[[Space], Plan[Any]]] = {
+    "get": lambda space: read.read(space, "a"),
+    "get_many": lambda space: _one_of_many(space),
+    "exists": lambda space: read.exists(space, "a"),
+    "where": lambda space: where_it_is(space, "a"),
+    "promote": lambda space: hot(space, "a"),
+    "pin": lambda space: move.pin(space, "a", 60_000),
+    "need_record": lambda space: read.need_record(space, "a"),
+}
+
+
+def _one_of_many(space: Space) -> Plan[Any]:
+    return (yield from read.read_many(space, ["x", "a", "y"]))["a"]
+
+
+@pytest.mark.parametrize("loss", [emptied, restored], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("verb", READS)
+def test_a_rescue_in_the_middle_of_a_read(verb: str, loss: Callable[[World], None]) -> None:
+    at, runs = 0, 0
+    while True:
+        world = World.make()
+        put(world, "old")
+        loss(world)
+        newest = b"new" if loss is restored else b"old"
+
+        def rescued(world: World = world) -> None:
+            world.run(rescue(world.space))
+            for shard in world.space.keys.shards:  # as a worker that reads does
+                world.run(shard_state(world.space, shard))
+
+        reader = Interrupted(world.redis, world.archive, "reader", after=at, happens=rescued)
+        found = reader.run(READS[verb](world.space))
+        assert found, f"{verb}: a miss, with a rescue after effect {at} of {reader.effects}"
+        if hasattr(found, "content"):
+            content = found.content if found.content is not None else newest
+            assert content.startswith(newest), f"{verb}: an old version, with a rescue after effect {at}"
+        if reader.after >= 0:
+            break
+        at, runs = at + 1, runs + 1
+    assert runs >= 2
+
+
+@pytest.mark.parametrize("verb", READS)
+def test_redis_is_emptied_in_the_middle_of_a_verb(verb: str) -> None:
+    """No verb takes an absence for a miss that the archive does not confirm."""
+    at = 0
+    while True:
+        world = World.make()
+        put(world, "old")
+
+        def lost(world: World = world) -> None:
+            emptied(world)
+
+        reader = Interrupted(world.redis, world.archive, "reader", after=at, happens=lost)
+        assert reader.run(READS[verb](world.space)), f"{verb}: a miss, with FLUSHALL after effect {at}"
+        if reader.after >= 0:
+            break
+        at += 1
+    assert at >= 1
+
+
+def test_a_write_back_commits_its_own_position() -> None:
+    """A put whose reply was lost is written back; Redis forgets it before that is committed, and the put, sent again, gets
+    another position. The object that was made of the first one says nothing about the second."""
+    world = World.make()
+    item = world.run(write.prepare(world.space, write.Item("a", CONTENT["old"], tokens=10)))
+    first = world.run(write.put_prepared(world.space, item))
+
+    def lost() -> None:
+        emptied(world)
+        again = world.run(write.put_prepared(world.space, item))
+        assert again.version.tok == first.version.tok and again.version > first.version
+
+    writer = Interrupted(world.redis, world.archive, "writer", after=0, happens=lost)
+    assert writer.run(write_back(world.space, world.shard, "a")) is None
+    assert world.ask([("HGET", world.shard.module("a"), "clean")]) == [b"0"]
+
+
+def test_a_listing_after_a_loss_lacks_nothing() -> None:
+    """The records are gone: what is archived is listed all the same, or the call says that it cannot be."""
+    world = World.make()
+    put(world, "old")
+    emptied(world)
+    walk = read.Listing(world.space, "", None, None)
+    assert world.run(walk.step()) == [("a", "cold")]
+
+    emptied(world)
+    walk = read.Listing(world.space, "", None, None)
+    with pytest.raises(Recovering, match="a listing might lack modules"):
+        world.process("reader", archive_down=True).run(walk.step())
