@@ -12,6 +12,7 @@ import typer
 
 from . import output
 from .session import Session, ids_from, session_of
+from .tree import Tree
 
 if TYPE_CHECKING:
     from distier.domain.module import Landed, Module, Placement
@@ -47,14 +48,26 @@ def put(
     tokens: Annotated[int | None, typer.Option("--tokens", help="The token count, if you know it.")] = None,
     if_version: IfVersion = None,
     durability: Level = None,
-    prefix: Annotated[str, typer.Option("--prefix", help="Put before each id (DIR only).")] = "",
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", help="Put before each id (DIR only); the directory's name if not given.")
+    ] = None,
     exclude: Annotated[
         list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out (DIR only); repeatable.")
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="PATH", help="Only this file (DIR only); repeatable.")
+    ] = None,
+    ignore: Annotated[
+        bool,
+        typer.Option(
+            "--ignore/--no-ignore", help="Leave out what .gitignore, .distierignore and habit say (DIR only)."
+        ),
+    ] = True,
 ) -> None:
     """Write a module from a file, or a whole directory of them.
 
-    In a directory every file becomes a module; its id is its path in the directory, with `/`.
+    In a directory every file becomes a module; its id is the directory's name and the path in it, with `/`. A file whose
+    module would not change is not written again. Keywords and metadata are also read from YAML front matter.
     """
     session = session_of(context)
     described: dict[str, Any] = {
@@ -63,13 +76,11 @@ def put(
     if source is None:
         if tokens is not None or if_version is not None:
             raise typer.BadParameter("--tokens and --if-version are for a single module")
-        _put_tree(session, target, prefix, exclude or [], described)
+        _put_tree(session, target, prefix, Tree(Path(target), exclude or [], output.say, ignore), only or [], described)
     else:
-        if prefix or exclude:
-            raise typer.BadParameter("--prefix and --exclude are for a directory: distier put DIR")
-        content = _content(source)
-        with session.store() as store:
-            landed = store.put(target, content, tokens=tokens, if_version=_version(if_version), **described)
+        if prefix is not None or exclude or only or not ignore:
+            raise typer.BadParameter("--prefix, --exclude, --only and --no-ignore are for a directory: distier put DIR")
+        landed = _put_one(session, target, source, described, tokens=tokens, if_version=_version(if_version))
         session.tell(output.row(landed), _landed(landed))
     session.end()
 
@@ -81,21 +92,44 @@ def _landed(landed: Landed) -> str:
     return f"{output.shown(landed.id)}: {', '.join(w for w in words if w)}{why}"
 
 
-def _put_tree(session: Session, target: str, prefix: str, exclude: list[str], described: dict[str, Any]) -> None:
-    from .load import put_tree
+def _put_tree(
+    session: Session, target: str, prefix: str | None, tree: Tree, only: list[str], described: dict[str, Any]
+) -> None:
+    from .load import Load
 
-    root = Path(target)
-    if not root.is_dir():
+    if not tree.root.is_dir():
         raise typer.BadParameter(
             f"{target!r} is not a directory; to write one module: distier put ID FILE, or distier put ID - for stdin"
         )
+    if prefix is None:
+        name = tree.root.resolve().name
+        prefix = f"{name}/" if name else ""
     with session.store() as store:
-        put_tree(session, store, root, prefix, exclude, described)
+        Load(session, store, tree, prefix, described, only).run()
 
 
-def _content(source: str) -> bytes:
+def _put_one(session: Session, id: str, source: str, described: dict[str, Any], **more: Any) -> Landed:
+    from .load import item_of
+
+    content = _content(source, session.config().max_module_bytes, id)
+    item = item_of(id, content, described, **more)
+    with session.store() as store:
+        return store.put(
+            id, content, content_type=item.content_type, keywords=item.keywords, meta=item.meta, tokens=item.tokens,
+            if_version=item.if_version, durability=item.durability,
+        )  # fmt: skip
+
+
+def _content(source: str, max_bytes: int, id: str) -> bytes:
+    from .load import read_bounded, too_large
+
     try:
-        return sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        if source != "-":
+            return read_bounded(Path(source), max_bytes, f"module {id!r}")
+        content = sys.stdin.buffer.read(max_bytes + 1)  # no further: the other end may never stop
+        if len(content) > max_bytes:
+            raise too_large(f"module {id!r}", f"more than {max_bytes}", max_bytes)
+        return content
     except IsADirectoryError:
         raise typer.BadParameter(f"{source!r} is a directory; to load it: distier put DIR --prefix PREFIX") from None
     except OSError as e:

@@ -45,6 +45,13 @@ class Session:
             **overrides,
         )  # fmt: skip
 
+    def words(self) -> list[str]:
+        """The global options that say which store is meant, as they are typed. A URL with a password is not repeated."""
+        url = "URL" if self.url and "@" in self.url else self.url
+        given = {"--config": self.config_file, "--url": url, "--home": self.home, "--namespace": self.namespace,
+                 "--deadline": self.deadline}  # fmt: skip
+        return [word for name, value in given.items() if value is not None for word in (name, str(value))]
+
     @contextmanager
     def store(self, **overrides: Any) -> Iterator[Store]:
         from distier.client import connect
