@@ -33,7 +33,7 @@ from . import output
 from .session import Session
 from .tree import Tree
 
-BATCH = 200
+BATCH = 50
 BATCH_MAX_BYTES = 4 * 1024 * 1024
 BATCH_DEADLINE_S = 120.0
 RETRY_MAX = 20
