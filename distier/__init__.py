@@ -16,20 +16,43 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .client import AsyncStore, Store, connect, connect_async
     from .config import Config, load_config
-    from .domain.module import Event, Landed, Module, Moved, Placement
+    from .domain.module import Event, Landed, Module, Moved, Placement, Tier
     from .domain.order import Order
+    from .domain.tokens import TokenCounter
+    from .errors import (
+        ArchiveUnavailable,
+        ConfigError,
+        Conflict,
+        Corrupt,
+        DeadlineExceeded,
+        DistierError,
+        Full,
+        Invalid,
+        NotFound,
+        Recovering,
+        RedisUnavailable,
+        Unavailable,
+    )
     from .plans.statistics import Stats
-    from .plans.write import Item
+    from .plans.write import Content, Durability, Item
+    from .worker import Worker
 
 _WHERE = {
     "AsyncStore": "client", "Store": "client", "connect": "client", "connect_async": "client",
     "Config": "config", "load_config": "config",
     "Event": "domain.module", "Landed": "domain.module", "Module": "domain.module", "Moved": "domain.module",
-    "Placement": "domain.module", "Order": "domain.order", "Stats": "plans.statistics", "Item": "plans.write",
+    "Placement": "domain.module", "Tier": "domain.module", "Order": "domain.order", "TokenCounter": "domain.tokens",
+    "ArchiveUnavailable": "errors", "ConfigError": "errors", "Conflict": "errors", "Corrupt": "errors",
+    "DeadlineExceeded": "errors", "DistierError": "errors", "Full": "errors", "Invalid": "errors", "NotFound": "errors",
+    "Recovering": "errors", "RedisUnavailable": "errors", "Unavailable": "errors",
+    "Stats": "plans.statistics", "Content": "plans.write", "Durability": "plans.write", "Item": "plans.write",
+    "Worker": "worker",
 }  # fmt: skip
 
 __all__ = [
-    "AsyncStore", "Config", "Event", "Item", "Landed", "Module", "Moved", "Order", "Placement", "Stats", "Store",
+    "ArchiveUnavailable", "AsyncStore", "Config", "ConfigError", "Conflict", "Content", "Corrupt", "DeadlineExceeded",
+    "DistierError", "Durability", "Event", "Full", "Invalid", "Item", "Landed", "Module", "Moved", "NotFound", "Order",
+    "Placement", "Recovering", "RedisUnavailable", "Stats", "Store", "Tier", "TokenCounter", "Unavailable", "Worker",
     "connect", "connect_async", "load_config",
 ]  # fmt: skip
 
@@ -41,3 +64,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f".{_WHERE[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,100 +1,287 @@
-"""`distier put DIR`: every file of a tree as a module."""
+"""`distier put DIR`: every file of a tree as a module.
+
+A file is written only if the module would change by it, so the same command after an interruption, or after a failure,
+writes what is missing. The calls have a longer deadline than others: a tree goes in at the speed of Redis and the archive, and
+says how far it is.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from distier.client import Store
+from distier.domain.content_types import base_type, check_content_type, guess_content_type
+from distier.domain.frontmatter import EXTENSIONS, described
 from distier.domain.ids import check_id
+from distier.domain.module import Landed, Record, pack_keywords, pack_meta
+from distier.effects import Command, Pipeline, Plan, collect
 from distier.errors import DistierError, Invalid
-from distier.plans.write import Item
+from distier.plans.recover import newest_records
+from distier.plans.write import Item, put_many
+from distier.policy.transform import apply_transform, outline
 
 from . import output
 from .session import Session
+from .tree import Tree
 
 BATCH = 50
 BATCH_MAX_BYTES = 4 * 1024 * 1024
+BATCH_DEADLINE_S = 120.0
+RETRY_MAX = 20
+"""The failed files that are named in the command for another try; of more, the same command finds them itself."""
 
 
-def put_tree(
-    session: Session, store: Store, root: Path, prefix: str, exclude: list[str], described: dict[str, Any]
-) -> None:
-    """Put every file below `root`. What cannot be put is told, and the others go on."""
-    paths = list(walk(root, exclude, output.say))
-    landed: Counter[str] = Counter()
-    size_bytes = tokens = 0
-    for batch in _progress(_batches(session, root, paths, prefix, described), len(paths)):
-        for item, result in zip(batch, store.put_many(batch), strict=True):
-            if isinstance(result, DistierError):
-                session.failed(result)
-                continue
-            landed[result.tier] += 1
-            size_bytes += len(item.content)
-            tokens += result.tokens
-            if session.json:
-                output.emit(output.row(result))
-    output.say(
-        f"{output.counted(landed.total(), 'module')}, {output.counted(tokens, 'token')}, {output.size(size_bytes)}: "
-        + (", ".join(f"{n} {tier}" for tier, n in sorted(landed.items())) or "nothing was put")
-    )
+@dataclass
+class Load:
+    """One `put DIR`, and how far it is."""
 
+    session: Session
+    store: Store
+    tree: Tree
+    prefix: str
+    described: dict[str, Any]
+    only: Sequence[str] = ()
+    landed: dict[str, Landed] = field(default_factory=dict)
+    unchanged: int = 0
+    size_bytes: int = 0
+    failures: list[tuple[str, str, DistierError]] = field(default_factory=list)
+    under_way: list[Item] = field(default_factory=list)
 
-def walk(root: Path, exclude: list[str], say: Any) -> Iterator[Path]:
-    """The regular files below `root`, sorted, without what matches a glob of `exclude` (by its path in the tree, its
-    name, or a directory above it). Symbolic links are skipped: a tree must not pull in what lies outside of it."""
-
-    def out(path: Path) -> bool:
-        inside = path.relative_to(root).as_posix()
-        return any(fnmatchcase(inside, glob) or fnmatchcase(path.name, glob.rstrip("/")) for glob in exclude)
-
-    def unreadable(error: OSError) -> None:
-        say(f"distier: skipped {error.filename}: {error.strerror}")
-
-    for directory, names, files in os.walk(root, onerror=unreadable):
-        here = Path(directory)
-        names[:] = sorted(name for name in names if not out(here / name))
-        for path in (here / name for name in sorted([*files, *names])):
-            if out(path):
-                continue
-            if path.is_symlink():
-                say(f"distier: skipped {path}: a symbolic link")
-            elif path.is_file():
-                yield path
-            elif not path.is_dir():
-                say(f"distier: skipped {path}: not a regular file")
-
-
-def _batches(
-    session: Session, root: Path, paths: list[Path], prefix: str, described: dict[str, Any]
-) -> Iterator[list[Item]]:
-    batch: list[Item] = []
-    size_bytes = 0
-    for path in paths:
+    def run(self) -> None:
+        """Put every file of the tree. What cannot be put is told, and the others go on."""
+        files = list(self.tree.files())
+        if self.only:
+            files = self._chosen(files)
         try:
-            id = check_id(prefix + _id(path.relative_to(root)))
-            content = path.read_bytes()
+            with _bar(len(files)) as advance:
+                for paths, items in self._batches(files):
+                    self.under_way = items
+                    self._put(paths, items)
+                    self.under_way = []
+                    advance(self.done)
+        except KeyboardInterrupt:
+            self._interrupted(len(files))
+            raise
+        self._end()
+
+    @property
+    def done(self) -> int:
+        return len(self.landed) + self.unchanged + len(self.failures)
+
+    def _chosen(self, files: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
+        known = {path.as_posix() for path, _ in files}
+        for name in dict.fromkeys(self.only):
+            if name not in known:
+                self._fail(name, name, Invalid(f"there is no file {name!r} in {self.tree.root}, or it is left out"))
+        return [(path, real) for path, real in files if path.as_posix() in self.only]
+
+    def _fail(self, path: str, id: str, error: DistierError) -> None:
+        self.failures.append((path, id, error))
+        self.session.failed(error)
+
+    def _batches(self, files: Sequence[tuple[Path, Path]]) -> Iterator[tuple[list[str], list[Item]]]:
+        paths: list[str] = []
+        items: list[Item] = []
+        size_bytes = 0
+        for path, real in files:
+            try:
+                item = self._item(path, real)
+            except DistierError as e:
+                name = os.fsencode(path).decode(errors="replace")
+                self._fail(name, self.prefix + name, e)
+                continue
+            length = len(item.content)
+            if items and (len(items) >= BATCH or size_bytes + length > BATCH_MAX_BYTES):
+                yield paths, items
+                paths, items, size_bytes = [], [], 0
+            paths.append(path.as_posix())
+            items.append(item)
+            size_bytes += length
+        if items:
+            yield paths, items
+
+    def _item(self, path: Path, real: Path) -> Item:
+        id = check_id(self.prefix + _name(path))
+        try:
+            content = read_bounded(real, self.store.space.config.max_module_bytes, f"module {id!r}")
         except OSError as e:
-            output.say(f"distier: skipped {path}: {e.strerror}")
-            continue
-        except Invalid as e:
-            session.failed(e)
-            continue
-        if batch and (len(batch) >= BATCH or size_bytes + len(content) > BATCH_MAX_BYTES):
-            yield batch
-            batch, size_bytes = [], 0
-        batch.append(Item(id, content, **described))
-        size_bytes += len(content)
-    if batch:
-        yield batch
+            raise Invalid(f"module {id!r}: cannot read {path.as_posix()!r}: {e.strerror}") from None
+        return item_of(id, content, self.described)
+
+    def _put(self, paths: Sequence[str], items: Sequence[Item]) -> None:
+        changed = []
+        for path, item, record in zip(paths, items, self._records(items), strict=True):
+            if record is not None and self._is_same(item, record):
+                self.unchanged += 1
+                if self.session.json:
+                    output.emit({"id": item.id, "tier": record.tier, "version": str(record.order), "unchanged": True})
+            else:
+                changed.append((path, item))
+        if changed:
+            self.store.space.counter.count(b"x")  # loads its tables before a deadline begins
+        results = self._call(put_many(self.store.space, [item for _, item in changed])) if changed else []
+        for (path, item), result in zip(changed, results, strict=True):
+            if isinstance(result, DistierError):
+                self._fail(path, item.id, result)
+                continue
+            self.landed[item.id] = result
+            self.size_bytes += len(item.content)
+            if self.session.json:
+                output.emit(output.row(result))
+
+    def _call(self, plan: Plan[Any]) -> Any:
+        deadline_s = self.store.space.config.deadline_ms / 1000
+        return self.store.run(
+            plan, deadline_s=deadline_s if self.session.deadline else max(deadline_s, BATCH_DEADLINE_S)
+        )
+
+    def _records(self, items: Sequence[Item]) -> Sequence[Record | None]:
+        try:
+            found: list[Record | None] = self._call(newest_records(self.store.space, [item.id for item in items]))
+            return found
+        except DistierError:
+            return [None] * len(items)  # written again, which tells of each what is wrong
+
+    def _is_same(self, item: Item, record: Record) -> bool:
+        """Whether a put of this item would change nothing that can be read."""
+        config = self.store.space.config
+        content = bytes(item.content)  # type: ignore[arg-type]
+        content_type = check_content_type(item.content_type or guess_content_type(item.id, content))
+        kind = base_type(content_type)
+        name = config.transforms.get(kind)
+        made = apply_transform(name, content) if name else None
+        kept = made.content if made else content
+        return (
+            record.size_bytes == len(kept)
+            and record.sha256 == hashlib.sha256(kept).hexdigest()
+            and record.content_type == content_type
+            and record.transform == (name if made else None)
+            and record.keywords == pack_keywords(item.keywords)
+            and record.meta == pack_meta(item.meta)
+            and (record.clean or (item.durability or config.durability) != "archived")
+            and (record.outline or None) == ((outline(content, kind) if kind in config.outline else None) or None)
+        )
+
+    # -- what is said at the end -----------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        tokens = sum(landed.tokens for landed in self.landed.values())
+        modules = output.counted(len(self.landed), "module")
+        words = f"{modules}, {output.counted(tokens, 'token')}, {output.size(self.size_bytes)}: "
+        words += self._tiers() if self.landed else "nothing was put"
+        output.say(words + (f"; {output.number(self.unchanged)} unchanged" if self.unchanged else ""))
+        if left_out := self.tree.words():
+            output.say(left_out)
+        if self.failures:
+            self._tell_failures()
+
+    def _tiers(self) -> str:
+        """Where the modules are now: the later ones of a tree may have moved the earlier ones down."""
+        try:
+            found: Counter[str] = Counter(self._call(tiers_of(self.store, list(self.landed))))
+        except DistierError:
+            return "written (where they are now is not known)"
+        return ", ".join(f"{n} {tier}" for tier, n in sorted(found.items()))
+
+    def _tell_failures(self) -> None:
+        output.say(f"{output.counted(len(self.failures), 'file')} failed:")
+        for _, id, error in self.failures:
+            output.say(f"  {output.shown(id)}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+        output.say(f"to try only them again: {self._again()}")
+
+    def _again(self) -> str:
+        words = ["distier", *self.session.words(), "put", str(self.tree.root), "--prefix", self.prefix]
+        words += [w for glob in self.tree.exclude for w in ("--exclude", glob)] + self._described_words()
+        words += [] if self.tree.ignore else ["--no-ignore"]
+        if len(self.failures) <= RETRY_MAX:
+            words += [word for path, _, _ in self.failures for word in ("--only", path)]
+        return " ".join(shlex.quote(word) for word in words)
+
+    def _described_words(self) -> list[str]:
+        given = self.described
+        words = [w for k in given["keywords"] for w in ("--keyword", k)]
+        words += [w for k, v in given["meta"].items() for w in ("--meta", f"{k}={v}")]
+        words += ["--type", given["content_type"]] if given["content_type"] else []
+        return words + (["--durability", given["durability"]] if given["durability"] else [])
+
+    def _interrupted(self, total: int) -> None:
+        """What landed, also of the batch that was under way."""
+        unsure = 0
+        for item, record in zip(self.under_way, self._records(self.under_way), strict=True):
+            if item.id in self.landed:
+                continue
+            if record is not None and self._is_same(item, record):
+                self.unchanged += 1
+            else:
+                unsure += 1
+        there = output.number(len(self.landed) + self.unchanged)
+        output.say(
+            f"distier: interrupted: {there} of {output.counted(total, 'file')} are in the store as they are on disk"
+            + (f", {output.number(unsure)} may still arrive" if unsure else "")
+            + "; the same command puts the rest"
+        )
 
 
-def _id(path: Path) -> str:
+def tiers_of(store: Store, ids: Sequence[str]) -> Plan[list[str]]:
+    """The tiers of modules as their records say; those that are gone are left out."""
+    space = store.space
+    found: list[str] = []
+    for at in range(0, len(ids), 1000):
+        calls: list[Command[bytes | None]] = [
+            Command((s := space.shard(id)), ("HGET", s.module(id), "tier"), lambda reply: reply)
+            for id in ids[at : at + 1000]
+        ]
+        tiers = [collect(reply) for reply in (yield from Pipeline(calls))]
+        found += [tier.decode() for tier in tiers if tier and tier != b"deleted"]
+    return found
+
+
+def item_of(id: str, content: bytes, given: dict[str, Any], **more: Any) -> Item:
+    """A module to put, with what its front matter says; what was `given` on the command line takes precedence."""
+    keywords, meta = list(given["keywords"]), dict(given["meta"])
+    if content.startswith((b"---", b"\xef\xbb\xbf---")) and id.rpartition(".")[2].lower() in EXTENSIONS:
+        words, fields = described(content.decode(errors="replace"))
+        joined = list(dict.fromkeys([*keywords, *words]))
+        keywords = joined if _is_packed(joined) else keywords
+        meta = fields | meta if _is_packed(keywords, fields | meta) else meta
+    return Item(id, content, given["content_type"], tuple(keywords), meta, durability=given["durability"], **more)
+
+
+def _is_packed(keywords: Sequence[str], meta: dict[str, Any] | None = None) -> bool:
+    try:
+        pack_keywords(keywords)
+        pack_meta(meta)
+    except Invalid:
+        return False
+    return True
+
+
+def read_bounded(path: Path, max_bytes: int, what: str) -> bytes:
+    """The content of a file; one that is too large is refused by its size, and no file is read further than the limit."""
+    with path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        if size_bytes <= max_bytes:
+            content = file.read(max_bytes + 1)
+            size_bytes = len(content)
+            if size_bytes <= max_bytes:
+                return content
+    raise too_large(what, f"{size_bytes}", max_bytes)
+
+
+def too_large(what: str, size: str, max_bytes: int) -> Invalid:
+    return Invalid(f"{what} has {size} bytes; max_module_bytes is {max_bytes}")
+
+
+def _name(path: Path) -> str:
     try:
         path.as_posix().encode()
     except UnicodeEncodeError:
@@ -102,16 +289,15 @@ def _id(path: Path) -> str:
     return path.as_posix()
 
 
-def _progress(batches: Iterable[list[Item]], count: int) -> Iterator[list[Item]]:
-    """The batches, with a bar on stderr while somebody is looking."""
+@contextmanager
+def _bar(count: int) -> Iterator[Any]:
+    """A bar on stderr while somebody is looking."""
     if not sys.stderr.isatty() or count <= BATCH:
-        yield from batches
+        yield lambda done: None
         return
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("putting", total=count)
-        for batch in batches:
-            yield batch
-            progress.advance(task, len(batch))
+        yield lambda done: progress.update(task, completed=done)

@@ -95,13 +95,16 @@ def watch(
         if wait and not session.json:
             output.say(f"distier: watching namespace {store.space.namespace!r}; Ctrl-C ends it")
         for event in store.events(since=since, wait=wait):
-            if event.id.startswith(prefix) and (every or event.is_tier_change):
+            # What has no id is the shard's: a new epoch means that Redis restarted or was lost, which concerns every watcher.
+            if not event.id or (event.id.startswith(prefix) and (every or event.is_tier_change)):
                 session.tell(output.row(event), _event(event))
                 _flush()
 
 
 def _event(e: Event) -> str:
     time = f"{output.moment(e.at_ms)[11:]}.{e.at_ms % 1000:03d}"
+    if not e.id:
+        return f"{time}  {e.reason} {e.version}: Redis restarted or was lost; modules are compared with the archive"
     return f"{time}  {e.from_:>7} > {e.to:<7}  {e.reason:<9} {e.version:<8} {output.shown(e.id)}"
 
 

@@ -11,13 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import output
-from .session import Session, ids_from, session_of
+from .session import Session, chosen_ids, ids_from, read_stdin, session_of
+from .tree import Tree
 
 if TYPE_CHECKING:
     from distier.domain.module import Landed, Module, Placement
 
 TierName = Literal["hot", "warm", "cold"]
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Module ids; `-` reads them from stdin, one a line.")]
+SomeIds = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID...]", help="Module ids; `-` reads them from stdin, one a line.")
+]
+Zero = Annotated[bool, typer.Option("--null", "-0", help="Ids on stdin (`-`) end with a NUL byte, not with the line.")]
+Prefix = Annotated[
+    str | None,
+    typer.Option("--prefix", metavar="PREFIX", help="All modules whose ids begin so, as `ls PREFIX` lists them."),
+]
 IfVersion = Annotated[
     str | None,
     typer.Option("--if-version", metavar="VERSION", help="Only if the module is at this version (0: does not exist)."),
@@ -47,14 +56,26 @@ def put(
     tokens: Annotated[int | None, typer.Option("--tokens", help="The token count, if you know it.")] = None,
     if_version: IfVersion = None,
     durability: Level = None,
-    prefix: Annotated[str, typer.Option("--prefix", help="Put before each id (DIR only).")] = "",
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", help="Put before each id (DIR only); the directory's name if not given.")
+    ] = None,
     exclude: Annotated[
         list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out (DIR only); repeatable.")
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="PATH", help="Only this file (DIR only); repeatable.")
+    ] = None,
+    ignore: Annotated[
+        bool,
+        typer.Option(
+            "--ignore/--no-ignore", help="Leave out what .gitignore, .distierignore and habit say (DIR only)."
+        ),
+    ] = True,
 ) -> None:
     """Write a module from a file, or a whole directory of them.
 
-    In a directory every file becomes a module; its id is its path in the directory, with `/`.
+    In a directory every file becomes a module; its id is the directory's name and the path in it, with `/`. A file whose
+    module would not change is not written again. Keywords and metadata are also read from YAML front matter.
     """
     session = session_of(context)
     described: dict[str, Any] = {
@@ -63,13 +84,11 @@ def put(
     if source is None:
         if tokens is not None or if_version is not None:
             raise typer.BadParameter("--tokens and --if-version are for a single module")
-        _put_tree(session, target, prefix, exclude or [], described)
+        _put_tree(session, target, prefix, Tree(Path(target), exclude or [], output.say, ignore), only or [], described)
     else:
-        if prefix or exclude:
-            raise typer.BadParameter("--prefix and --exclude are for a directory: distier put DIR")
-        content = _content(source)
-        with session.store() as store:
-            landed = store.put(target, content, tokens=tokens, if_version=_version(if_version), **described)
+        if prefix is not None or exclude or only or not ignore:
+            raise typer.BadParameter("--prefix, --exclude, --only and --no-ignore are for a directory: distier put DIR")
+        landed = _put_one(session, target, source, described, tokens=tokens, if_version=_version(if_version))
         session.tell(output.row(landed), _landed(landed))
     session.end()
 
@@ -81,21 +100,44 @@ def _landed(landed: Landed) -> str:
     return f"{output.shown(landed.id)}: {', '.join(w for w in words if w)}{why}"
 
 
-def _put_tree(session: Session, target: str, prefix: str, exclude: list[str], described: dict[str, Any]) -> None:
-    from .load import put_tree
+def _put_tree(
+    session: Session, target: str, prefix: str | None, tree: Tree, only: list[str], described: dict[str, Any]
+) -> None:
+    from .load import Load
 
-    root = Path(target)
-    if not root.is_dir():
+    if not tree.root.is_dir():
         raise typer.BadParameter(
             f"{target!r} is not a directory; to write one module: distier put ID FILE, or distier put ID - for stdin"
         )
+    if prefix is None:
+        name = tree.root.resolve().name
+        prefix = f"{name}/" if name else ""
     with session.store() as store:
-        put_tree(session, store, root, prefix, exclude, described)
+        Load(session, store, tree, prefix, described, only).run()
 
 
-def _content(source: str) -> bytes:
+def _put_one(session: Session, id: str, source: str, described: dict[str, Any], **more: Any) -> Landed:
+    from .load import item_of
+
+    content = _content(source, session.config().max_module_bytes, id)
+    item = item_of(id, content, described, **more)
+    with session.store() as store:
+        return store.put(
+            id, content, content_type=item.content_type, keywords=item.keywords, meta=item.meta, tokens=item.tokens,
+            if_version=item.if_version, durability=item.durability,
+        )  # fmt: skip
+
+
+def _content(source: str, max_bytes: int, id: str) -> bytes:
+    from .load import read_bounded, too_large
+
     try:
-        return sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        if source != "-":
+            return read_bounded(Path(source), max_bytes, f"module {id!r}")
+        content = read_stdin(max_bytes + 1)  # no further: the other end may never stop
+        if len(content) > max_bytes:
+            raise too_large(f"module {id!r}", f"more than {max_bytes}", max_bytes)
+        return content
     except IsADirectoryError:
         raise typer.BadParameter(f"{source!r} is a directory; to load it: distier put DIR --prefix PREFIX") from None
     except OSError as e:
@@ -118,12 +160,29 @@ def _version(text: str | None) -> str | int | None:
 
 def get(
     context: typer.Context,
-    ids: Ids,
-    to: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file.")] = None,
+    ids: SomeIds = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE|DIR", help="Write to a file; with --prefix, a directory."),
+    ] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option("--prefix", metavar="PREFIX", help="All modules below PREFIX/, as files in -o (./PREFIX)."),
+    ] = None,
+    zero: Zero = False,
 ) -> None:
-    """Write the exact bytes of modules to stdout, one after the other."""
+    """Write the exact bytes of modules to stdout, one after the other; or, with --prefix, files: the inverse of put DIR."""
     session = session_of(context)
-    wanted = ids_from(ids)
+    if bool(ids) == (prefix is not None):
+        raise typer.BadParameter("name ids (- for stdin), or --prefix PREFIX to write files")
+    if prefix is not None:
+        from .save import save_tree
+
+        with session.store() as store:
+            save_tree(session, store, prefix, to)
+        session.end()
+        return
+    wanted = ids_from(ids or [], zero)
     if to is not None and len(wanted) != 1:
         raise typer.BadParameter("-o takes one module")
     with session.store() as store:
@@ -142,7 +201,9 @@ def get(
 def _write(session: Session, module: Module, to: Path | None) -> None:
     if to is not None:
         try:
-            to.write_bytes(module.content)
+            from .save import write_file
+
+            write_file(to, module.content)
         except OSError as e:
             raise typer.BadParameter(f"cannot write {str(to)!r}: {e.strerror}") from None
     elif session.json:
@@ -158,10 +219,12 @@ def _write(session: Session, module: Module, to: Path | None) -> None:
 
 def rm(
     context: typer.Context,
-    ids: Ids,
+    ids: SomeIds = None,
     if_version: IfVersion = None,
     durability: Level = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="A module that does not exist is fine.")] = False,
+    prefix: Prefix = None,
+    zero: Zero = False,
 ) -> None:
     """Delete modules from all tiers."""
     session = session_of(context)
@@ -174,8 +237,11 @@ def rm(
             elif session.json:
                 output.emit({"id": id, "deleted": deleted})
 
-        session.each(ids_from(ids), one)
+        session.each(chosen_ids(store, ids, prefix, zero), one)
     session.end()
+
+
+LS_SPARE = ("updated", ">uses", ">stored", "version", ">size", ">tokens")
 
 
 def ls(
@@ -184,6 +250,7 @@ def ls(
     tier: Annotated[TierName | None, typer.Option("--tier", help="Only what is in this tier.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=0, help="At most so many (any of them).")] = None,
     long: Annotated[bool, typer.Option("--long", "-l", help="With tier, version, tokens and sizes.")] = False,
+    zero: Annotated[bool, typer.Option("--null", "-0", help="End each id with a NUL byte, for -0 of others.")] = False,
 ) -> None:
     """List module ids, sorted."""
     session = session_of(context)
@@ -195,10 +262,11 @@ def ls(
                 output.emit(data)
         elif long:
             columns = ("tier", "version", ">tokens", ">size", ">stored", ">uses", "updated", "id")
-            output.show(output.table(columns, [_long(place) for place in places]))
+            for line in output.long_rows(columns, [_long(place) for place in places], LS_SPARE):
+                print(line)
         else:
             for id, _ in found:
-                print(output.shown(id))
+                print(id if zero else output.shown(id), end="\0" if zero else "\n")
 
 
 def _long(p: Placement) -> tuple[str, ...]:
@@ -209,7 +277,7 @@ def _long(p: Placement) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def where(context: typer.Context, ids: Ids) -> None:
+def where(context: typer.Context, ids: Ids, zero: Zero = False) -> None:
     """Show where modules are: tier, version, sizes, times. Touches no recency."""
     session = session_of(context)
     with session.store() as store:
@@ -221,7 +289,7 @@ def where(context: typer.Context, ids: Ids) -> None:
             else:
                 session.tell(output.row(place), _placement(place))
 
-        session.each(ids_from(ids), one)
+        session.each(ids_from(ids, zero), one)
     session.end()
 
 

@@ -12,12 +12,13 @@ import typer
 from distier.errors import Conflict, DistierError, Full, Invalid
 
 from . import exits, output
-from .modules import Ids
-from .session import Session, ids_from, session_of
+from .modules import Ids, Prefix, SomeIds, Zero
+from .session import Session, chosen_ids, ids_from, session_of
 
 if TYPE_CHECKING:
+    from distier.client import Store
     from distier.config import Config
-    from distier.domain.module import Moved
+    from distier.domain.module import Moved, Placement
     from distier.worker import Report, Worker
 
 
@@ -29,25 +30,27 @@ def register(app: typer.Typer) -> None:
 # -- moves --------------------------------------------------------------------------------------------------------
 
 
-def promote(context: typer.Context, ids: Ids) -> None:
+def promote(context: typer.Context, ids: SomeIds = None, prefix: Prefix = None, zero: Zero = False) -> None:
     """Make modules hot."""
     session = session_of(context)
     with session.store() as store:
-        _tell_moves(session, store.promote_many(ids_from(ids)))
+        _tell_moves(session, store.promote_many(chosen_ids(store, ids, prefix, zero)))
     session.end()
 
 
 def demote(
     context: typer.Context,
-    ids: Ids,
+    ids: SomeIds = None,
     to: Annotated[Literal["warm", "cold"] | None, typer.Option("--to", help="How far down; one step if not given.")] = (
         None
     ),
+    prefix: Prefix = None,
+    zero: Zero = False,
 ) -> None:
     """Take modules one tier down, or down to a tier."""
     session = session_of(context)
     with session.store() as store:
-        _tell_moves(session, store.demote_many(ids_from(ids), to=to))
+        _tell_moves(session, store.demote_many(chosen_ids(store, ids, prefix, zero), to=to))
     session.end()
 
 
@@ -58,8 +61,18 @@ def _tell_moves(session: Session, results: list[Moved | DistierError]) -> None:
             continue
         session.tell(output.row(result), f"{output.shown(result.id)}: {result.tier}{_why(result)}")
         if not result.moved and result.reason != "already":
-            kind = Full if result.reason in ("no room", "too large for hot") else Conflict
-            session.failed(kind(f"module {result.id!r} stays {result.tier}: {result.reason}"))
+            session.failed(_stays(result))
+
+
+def _stays(result: Moved) -> DistierError:
+    if result.reason == "pinned":
+        return Pinned(f"module {result.id!r} stays {result.tier}: it is pinned; `distier unpin ID` ends that")
+    kind = Full if result.reason in ("no room", "too large for hot") else Conflict
+    return kind(f"module {result.id!r} stays {result.tier}: {result.reason}")
+
+
+class Pinned(Conflict):
+    """The module does not move down while it is pinned."""
 
 
 def _why(result: Moved) -> str:
@@ -80,11 +93,23 @@ def pin(
 
         def one(id: str) -> None:
             until_ms = store.pin(id, ttl_s)
-            words = f"{output.shown(id)}: pinned until {output.moment(until_ms)}"
-            session.tell({"id": id, "pinned_until_ms": until_ms}, words)
+            place = store.where(id)
+            tier = place.tier if place else None
+            words = f"{output.shown(id)}: {'' if tier == 'hot' else f'{tier}, '}pinned until {output.moment(until_ms)}"
+            session.tell({"id": id, "pinned_until_ms": until_ms, "tier": tier}, words)
+            if place and place.tier != "hot":
+                session.failed(Full(_not_hot(store, place)))
 
         session.each(ids_from(ids), one)
     session.end()
+
+
+def _not_hot(store: Store, place: Placement) -> str:
+    """Why a pinned module is not hot: a pin keeps it where it is, which for its readers is not what was asked for."""
+    hot = store.space.config.storage_tiers.hot
+    large = place.tokens > hot.max_size or place.size_bytes > hot.max_bytes
+    why = "too large for hot" if large else "no room in hot"
+    return f"module {place.id!r} stays {place.tier}: {why}; its pin holds, and begins to keep it hot once it gets there"
 
 
 def _duration_ms(text: str) -> int:

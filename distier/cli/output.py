@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from distier.domain.module import Event, Landed, Module, Moved, Placement
@@ -37,9 +40,17 @@ _HINTS: tuple[tuple[type[DistierError], str], ...] = (
 )
 
 
+as_json = False
+"""Whether `--json` was given: then errors are JSON too, on stderr. Set by `run`."""
+
+
 def say(text: str) -> None:
-    """Talk: to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Talk: to stderr. Nobody may be there to hear it, which must not fail what is talked about."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):  # what is still buffered must not fail again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def emit(row: Row) -> None:
@@ -53,15 +64,52 @@ def complain(error: BaseException, *, traceback: bool = False) -> None:
         import traceback as tb
 
         tb.print_exception(error)
-    say(f"distier: {error or type(error).__name__}")
+    from .exits import code_of
+
+    code = code_of(error) if isinstance(error, DistierError) else 1
     hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
+    if isinstance(error, Conflict) and "pinned" in str(error):
+        hint = ""
+    tell_error(type(error).__name__, str(error) or type(error).__name__, f"hint: {hint}" if hint else "", code)
+
+
+def tell_error(kind: str, message: str, hint: str, code: int) -> None:
+    """An error: for people two lines, with `--json` one object on a line of its own."""
+    if as_json:
+        told = {"error": kind, "message": message, "hint": hint.removeprefix("hint: "), "exit_code": code}
+        say(json.dumps(told, ensure_ascii=False))
+        return
+    say(f"distier: {message}")
     if hint:
-        say(f"  hint: {hint}")
+        say(f"  {hint}")
 
 
 def shown(id: str) -> str:
-    """An id for people: on a terminal, control characters in it must not act."""
-    return id if id.isprintable() or not sys.stdout.isatty() else repr(id)[1:-1]
+    """An id for people: on a terminal, control characters in it must not act; elsewhere, it must stay one line, see
+    `session.ids_from`."""
+    if sys.stdout.isatty():
+        return id if id.isprintable() else repr(id)[1:-1]
+    return json.dumps(id, ensure_ascii=False) if needs_quotes(id) else id
+
+
+def needs_quotes(id: str) -> bool:
+    """Whether a line with this id as it is would be read as something else."""
+    return not id.strip() or "\n" in id or "\r" in id or id.startswith("\ufeff") or (id[0] == id[-1] == '"')
+
+
+def long_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str]) -> Iterator[str]:
+    """Aligned lines, as `table`, but nothing is cut: on a terminal that is too narrow, columns of `spare` are left out, the
+    first ones first, and what is still too long runs on."""
+    at = list(range(len(columns)))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    cells = [[name.lstrip(">") for name in columns], *rows]
+    widths = [max(len(line[i]) for line in cells) for i in at]
+    for name in spare:
+        if sum(widths[i] + 2 for i in at) - 2 > width:
+            at.remove(list(columns).index(name))
+    for line in cells:
+        parts = (f"{line[i]:>{widths[i]}}" if columns[i][0] == ">" else f"{line[i]:<{widths[i]}}" for i in at)
+        yield "  ".join(parts).rstrip()
 
 
 # -- numbers for people --------------------------------------------------------------------------------------------

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from distier.errors import Corrupt
+
 from . import exits, output
-from .session import session_of
+from .session import Session, session_of
 
 if TYPE_CHECKING:
+    from distier.effects import Plan
     from distier.plans.fsck import Finding, Findings
     from distier.plans.rescue import Rescued
 
@@ -41,6 +44,55 @@ def _counting(what: str) -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(f"{what}: {text}")
 
 
+@contextmanager
+def _naming_foreign_keys(session: Session) -> Iterator[None]:
+    """Name the keys whose type stops a check. Redis says only that there is one: scripts use several keys at once."""
+    try:
+        yield
+    except Corrupt as e:
+        found = _foreign_keys(session)
+        for key, is_type, should in found:
+            words = f"{key}: is a {is_type}, not a {should}: something else writes here"
+            session.tell({"kind": "foreign-type", "level": "fault", "key": key, "detail": words}, f"fault  {words}")
+        if not found:
+            raise
+        raise Corrupt(
+            f"the check stops at {output.counted(len(found), 'key')} of a foreign type: {', '.join(key for key, *_ in found)}; "
+            "rename such a key (`redis-cli RENAMENX`), then run `distier fsck --repair`"
+        ) from e
+
+
+def _foreign_keys(session: Session) -> list[tuple[str, str, str]]:
+    """`(key, its type, the type that it should have)` of the keys that a shard has once."""
+    from distier.client import archive_of, make_space, redis_url
+    from distier.domain.keys import KEYSPACE
+    from distier.drive.sync import SyncDriver
+    from distier.effects import Command, Pipeline, collect
+    from distier.stores.cluster import open_exchange
+
+    config = session.config()
+    url, archive = redis_url(config), archive_of(config)
+    space = make_space(config, archive)
+    names = {kind.pattern.rpartition(":")[2]: kind.type for kind in KEYSPACE if "<" not in kind.pattern}
+    wanted = [(shard, shard.root + name, should) for shard in space.keys.shards for name, should in names.items()]
+    calls: list[Command[str]] = [Command(shard, ("TYPE", key), _word) for shard, key, _ in wanted]
+    driver = SyncDriver(open_exchange(config, url, space.forget), archive, deadline_s=config.deadline_ms / 1000)
+
+    def types() -> Plan[list[str]]:
+        return [collect(reply) for reply in (yield from Pipeline(calls))]
+
+    try:
+        found = driver.run(types())
+    finally:
+        driver.close()
+    both = zip(wanted, found, strict=True)
+    return [(key, is_type, should) for (_, key, should), is_type in both if is_type not in ("none", should)]
+
+
+def _word(reply: bytes | str) -> str:
+    return reply.decode() if isinstance(reply, bytes) else reply
+
+
 def fsck(
     context: typer.Context,
     repair: Annotated[bool, typer.Option("--repair", help="Put right what can be.")] = False,
@@ -55,7 +107,7 @@ def fsck(
     from distier.plans import fsck as plans
 
     session = session_of(context)
-    with session.store() as store, _counting("checking") as say:
+    with _naming_foreign_keys(session), session.store() as store, _counting("checking") as say:
 
         def progress(f: Findings) -> None:
             say(f"{output.counted(f.objects, 'object')}, {output.counted(f.records, 'record')}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,7 +16,7 @@ import typer
 from distier.errors import DistierError, NotFound
 
 from .exits import code_of
-from .output import complain, emit
+from .output import complain, emit, needs_quotes
 
 if TYPE_CHECKING:
     from distier.client import Store
@@ -44,6 +46,13 @@ class Session:
             self.config_file, redis__url=self.url, home=self.home, namespace=self.namespace, deadline=self.deadline,
             **overrides,
         )  # fmt: skip
+
+    def words(self) -> list[str]:
+        """The global options that say which store is meant, as they are typed. A URL with a password is not repeated."""
+        url = "URL" if self.url and "@" in self.url else self.url
+        given = {"--config": self.config_file, "--url": url, "--home": self.home, "--namespace": self.namespace,
+                 "--deadline": self.deadline}  # fmt: skip
+        return [word for name, value in given.items() if value is not None for word in (name, str(value))]
 
     @contextmanager
     def store(self, **overrides: Any) -> Iterator[Store]:
@@ -87,9 +96,46 @@ def session_of(context: typer.Context) -> Session:
     return cast(Session, context.obj)
 
 
-def ids_from(words: Sequence[str]) -> list[str]:
-    """The ids that are meant; `-` stands for those on stdin, one a line."""
+def ids_from(words: Sequence[str], zero: bool = False) -> list[str]:
+    """The ids that are meant; `-` stands for those on stdin: one a line, or each ended by a NUL byte (`-0`)."""
     found: list[str] = []
     for word in words:
-        found += [line.rstrip("\n") for line in sys.stdin if line.strip()] if word == "-" else [word]
+        found += _listed_ids(zero) if word == "-" else [word]
     return found
+
+
+def read_stdin(max_bytes: int = -1) -> bytes:
+    """What comes on stdin. Raises `typer.BadParameter` where it cannot be read."""
+    try:
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "it is closed")
+        return sys.stdin.buffer.read(max_bytes)
+    except OSError as e:
+        raise typer.BadParameter(f"cannot read stdin: {e.strerror}") from None
+
+
+def _listed_ids(zero: bool) -> list[str]:
+    """Lines may end as on Windows, and the first may begin with a byte order mark: editors write both unasked. Bytes that
+    are no UTF-8 are refused with the id, not here."""
+    text = read_stdin().decode("utf-8", "surrogateescape")
+    if zero:
+        return [id for id in text.split("\0") if id]
+    lines = (line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n"))
+    return [_unquoted(line) for line in lines if line.strip()]
+
+
+def _unquoted(line: str) -> str:
+    """An id as `output.shown` writes it: one that would not stay one line stands in JSON's quotes."""
+    if line[0] == line[-1] == '"':
+        with suppress(ValueError):
+            id = json.loads(line)
+            if isinstance(id, str) and id and needs_quotes(id):
+                return id
+    return line
+
+
+def chosen_ids(store: Store, words: Sequence[str] | None, prefix: str | None, zero: bool = False) -> list[str]:
+    """The ids that a command is about: those that are named, or all that `ls PREFIX` lists."""
+    if bool(words) == (prefix is not None):
+        raise typer.BadParameter("name ids (- for stdin), or --prefix PREFIX for all that begin so")
+    return sorted(store.list(prefix)) if prefix is not None else ids_from(words or [], zero)

@@ -45,6 +45,8 @@ EXTENSIONS = {
     "text/x-rst": "rst",
     "text/x-mdc": "mdc",
     "text/x-mdx": "mdx",
+    "text/x-prompty": "prompty",
+    "application/x-ipynb+json": "ipynb",
     "text/x-org": "org",
     "text/x-tex": "tex",
     "text/x-diff": "diff",
@@ -174,12 +176,16 @@ def guess_content_type(path_or_id: str, content: bytes) -> str:
 
 
 def _is_textual(content_type: str) -> bool:
-    return content_type.startswith("text/") or content_type in (
-        "application/json",
-        "application/jsonl",
-        "application/yaml",
-        "application/toml",
-        "application/xml",
-        "application/sql",
-        "image/svg+xml",
+    return (
+        content_type.startswith("text/")
+        or content_type.endswith(("+json", "+xml"))
+        or content_type
+        in (
+            "application/json",
+            "application/jsonl",
+            "application/yaml",
+            "application/toml",
+            "application/xml",
+            "application/sql",
+        )
     )

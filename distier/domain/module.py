@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from distier.errors import Corrupt, Invalid
 
+from .frozen import frozen
 from .order import Order
 
 Tier = Literal["hot", "warm", "cold"]
@@ -23,6 +24,7 @@ MAX_COUNT = 2**53
 """Lua has no larger whole numbers."""
 
 
+@frozen
 @dataclass(frozen=True, slots=True)
 class Module:
     """A module as it was put. `content` is exactly the bytes of the put, unless `transform` names a change.
@@ -48,13 +50,18 @@ class Module:
 
     @property
     def text(self) -> str:
-        """The content as UTF-8 text. Raises `UnicodeDecodeError` if it is not text."""
-        return self.content.decode()
+        """The content as UTF-8 text. Raises `UnicodeDecodeError`, with the module's id, if it is not text."""
+        try:
+            return self.content.decode()
+        except UnicodeDecodeError as e:
+            e.reason = f"{e.reason}: module {self.id!r} ({self.content_type}) is no UTF-8 text; `content` has its bytes"
+            raise
 
     def __bytes__(self) -> bytes:
         return self.content
 
 
+@frozen
 @dataclass(frozen=True, slots=True)
 class Landed:
     """What `put` answers: where the module is now, as which version, and how many others had to move for it.
@@ -74,6 +81,7 @@ class Landed:
     transform: str | None = None
 
 
+@frozen
 @dataclass(frozen=True, slots=True)
 class Placement:
     """What `where` answers. `stored_bytes` is the size of the copy in its tier (frame, or `.xz` object);
@@ -108,6 +116,7 @@ class Placement:
         return self.size_bytes / self.stored_bytes
 
 
+@frozen
 @dataclass(frozen=True, slots=True)
 class Moved:
     """What `promote` and `demote` answer. `moved` is False where there was nothing to do or it was not possible;
@@ -119,6 +128,7 @@ class Moved:
     reason: str | None = None
 
 
+@frozen
 @dataclass(frozen=True, slots=True)
 class Event:
     """One tier change from a shard's stream. `at_ms` is the server's clock; `from_` / `to` are tiers, `none` or
@@ -137,6 +147,7 @@ class Event:
         return self.from_ != self.to
 
 
+@frozen
 @dataclass(frozen=True, slots=True)
 class Record:
     """A record as it stands in Redis. `content` is set exactly while the module is hot; `seen` is the epoch in which the

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from distier.domain import archived as names
 from distier.domain.content_types import base_type, check_content_type, guess_content_type
+from distier.domain.frozen import frozen
 from distier.domain.ids import check_id
 from distier.domain.keys import Shard
 from distier.domain.module import Landed, Record, Tier, pack_keywords, pack_meta
@@ -60,6 +61,7 @@ PATIENCE_MAX_S = 2.0
 call's own steps."""
 
 
+@frozen
 @dataclass(frozen=True, slots=True)
 class Item:
     """One module to put, as `put_many` takes it; the fields are the arguments of `put`."""

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distier.domain.content_types import base_type
+from distier.domain.frontmatter import split_front_matter
 
 # The parsers build trees some hundred times the text; past these sizes the saving is not worth the memory.
 MAX_JSON_BYTES = 16 * 1024 * 1024
@@ -246,23 +247,11 @@ def _sentence(lines: list[str]) -> str:
     return " ".join(match[0].split()) if match else ""
 
 
-def _front_matter(text: str) -> tuple[str, str]:
-    """`(description, rest)`: what YAML front matter says of the module, and the text below it."""
-    if not text.startswith("---\n"):
-        return "", text
-    end = text.find("\n---", 3, 8192)
-    if end < 0:
-        return "", text
-    found = re.search(r"^description:[ \t]*(\S.*)$", text[:end], re.MULTILINE)
-    below = text.find("\n", end + 1)
-    return (found[1].strip().strip("'\"") if found else ""), text[below:] if below >= 0 else ""
-
-
 def _outline_markdown(text: str) -> Iterator[str]:
     """Every heading, and the first sentence that follows it."""
-    description, text = _front_matter(text.removeprefix("\ufeff").replace("\r\n", "\n"))
-    if description:
-        yield description
+    fields, text = split_front_matter(text)
+    if isinstance(description := fields.get("description"), str) and description.strip():
+        yield " ".join(description.split())[:1000]
     wants_sentence = True
     for paragraph in _paragraphs(text):
         if _HEADING.match(paragraph[0]):

@@ -1,0 +1,242 @@
+# ruff: noqa: F811 - the fixtures of test_cli are used by their names
+"""The command line in real shells: closed and full streams, locales, lists of odd ids; and what its errors say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+
+import distier
+from distier import connect
+from distier.embedded import Home, ensure_server
+from tests.integration.test_cli import Cli, _no_settings, cli, home, words  # noqa: F401
+from tests.integration.test_cli_tree import ids, make
+
+ODD = ["line\nbreak", "cr\r", '"quoted"', '"a\\nb"', " lead", "\ufeffbom", "ünï", "-", "a\tb"]
+
+
+def shell(home: Path, script: str, **env: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a shell script in which `$D` is the command line on the namespace `shell`."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("DISTIER_", "LC_", "LANG", "PYTHON"))}
+    code = f"D='{sys.executable} -m distier --home {home} -n shell'\n{script}"
+    return subprocess.run(["bash", "-c", code], env=clean | env, capture_output=True, timeout=100)
+
+
+@pytest.fixture
+def filled(home: Path) -> Path:
+    with connect(home, namespace="shell", near={"enabled": False}) as store:
+        for id in (*ODD, "plain"):
+            store.put(id, f"<{id}>")
+    return home
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("$D ls > /dev/full", 2), ("$D get plain > /dev/full", 2), ("$D ls >&-", 2), ("$D get plain >&-", 2),
+        ("$D ls --json >&-", 2), ("$D where plain >&-", 2), ("$D --help >/dev/full", 2), ("$D put x - <&-", 2),
+        ("$D get - <&-", 2), ("$D get nope 2>&-", 3), ("$D get nope 2>/dev/full", 3), ("$D rm -f nope >&- 2>&- <&-", 0),
+        ("set -o pipefail; $D get $(yes plain | head -n 30000) | head -c 3", 141),
+    ],
+)  # fmt: skip
+def test_streams_that_cannot_be_used(filled: Path, script: str, code: int) -> None:
+    done = shell(filled, script)
+    assert done.returncode == code, done
+    assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
+    if "2>" not in script and done.returncode == 2:
+        assert b"cannot " in done.stderr and done.stderr.count(b"\n") <= 2
+
+
+def test_an_ascii_locale_changes_no_id(filled: Path) -> None:
+    for env in ({"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "ascii"}):
+        done = shell(filled, "$D ls ü; $D get ünï; $D ls | $D where - --json | wc -l; $D get nöpe", **env)
+        assert done.returncode == 3 and b"Traceback" not in done.stderr
+        assert done.stdout.decode().split() == ["ünï", "<ünï>10"]
+
+
+def test_no_id_breaks_a_list_of_ids(filled: Path) -> None:
+    done = shell(filled, "$D ls | $D where - --json; $D ls -0 | $D where -0 - --json; $D ls | $D get - --json")
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line)["id"] for line in done.stdout.splitlines()]
+    assert found == sorted([*ODD, "plain"]) * 3
+
+
+def test_lists_of_ids_as_editors_write_them(cli: Cli) -> None:
+    for id in ("a", "b", "c"):
+        cli("put", id, "-", stdin=id.encode())
+    assert cli("get", "-", stdin=b"\xef\xbb\xbfa\r\nb\r\n\r\nc").out == b"abc"
+    said = cli("get", "-", stdin=b"a\n\xff\xfe\nc\n")
+    assert (said.code, said.out) == (9, b"ac")
+    assert cli("get", "-0", "-", stdin=b"a\0b\0").out == b"ab"
+
+
+def test_get_writes_beside_and_renames(cli: Cli, tmp_path: Path) -> None:
+    cli("put", "a", "-", stdin=b"new")
+    old = make(tmp_path / "o", {"f": "old"}) / "f"
+    old.chmod(0o640)
+    inode = old.stat().st_ino
+    (tmp_path / "link").symlink_to(old)
+    assert cli("get", "a", "-o", tmp_path / "link").code == 0
+    assert (old.read_bytes(), old.stat().st_mode & 0o777) == (b"new", 0o640)
+    assert old.stat().st_ino != inode and (tmp_path / "link").is_symlink()
+    assert [p.name for p in old.parent.iterdir()] == ["f"]
+    assert cli("get", "a", "-o", "/dev/stdout").out == b"new"
+    assert cli("get", "a", "-o", "/dev/full").code == 2
+
+
+def test_a_full_disk_keeps_the_old_file(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli("put", "a", "-", stdin=b"new")
+    (tmp_path / "f").write_text("old")
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    said = cli("get", "a", "-o", tmp_path / "f")
+    assert said.code == 2 and "No space left" in said.err
+    assert (tmp_path / "f").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_endless_stdin_is_bounded_by_the_limit(home: Path) -> None:
+    done = shell(home, "yes | $D put x -", DISTIER_MAX_MODULE_BYTES="1000000")
+    assert done.returncode == 9 and b"more than 1000000 bytes" in done.stderr
+
+
+def test_get_prefix_is_the_inverse_of_put_dir(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files: dict[str, str | bytes] = {"a.md": "a", "sub/b.bin": b"\xff\x00", "sub/ü ": "", "sub/line\nbreak": "x"}
+    root = make(tmp_path / "tree", files)
+    cli("put", root)
+    cli("put", "tree2/x", "-", stdin=b"x")
+    for bad in ("tree/../../evil", "tree//abs", "tree/a.md/below", "tree/out/evil"):
+        cli("put", bad, "-", stdin=b"evil")
+    back = make(tmp_path / "back", {})
+    back.mkdir()
+    (back / "out").symlink_to(tmp_path)
+    said = cli("get", "--prefix", "tree/", "-o", back)
+    assert said.code == 9 and said.err.count("tree/../../evil") == 1
+    found = {p.relative_to(back).as_posix() for p in back.rglob("*") if p.is_file()}
+    assert {n: (back / n).read_bytes() for n in files} == {n: (root / n).read_bytes() for n in files}
+    assert "evil" not in {p.name for p in tmp_path.iterdir()} and found - set(files) <= {"out/evil"}
+    cli("rm", "--prefix", "tree/../")
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    cli("get", "--prefix", "tree2")
+    assert Path("tree2/x").read_bytes() == b"x"
+
+
+def test_prefixes_of_rm_promote_and_demote(cli: Cli) -> None:
+    for id in ("a/1", "a/2", "b/1"):
+        cli("put", id, "-", stdin=b"x")
+    assert [r["tier"] for r in cli("demote", "--prefix", "a/", "--json").rows] == ["warm", "warm"]
+    assert [r["id"] for r in cli("promote", "--prefix", "a/1", "--json").rows] == ["a/1"]
+    assert cli("rm", "--prefix", "a/").code == 0
+    assert ids(cli) == ["b/1"]
+    for verb in ("rm", "promote", "demote", "get"):
+        assert cli(verb).code == cli(verb, "b/1", "--prefix", "b").code == 2
+    assert ids(cli) == ["b/1"]
+
+
+def test_long_lists_cut_no_id_and_no_tier_at_80_columns(home: Path) -> None:
+    pty = pytest.importorskip("pty")
+    id = "skills/" + "x" * 60 + "/SKILL.md"
+    with connect(home, namespace="long", near={"enabled": False}) as store:
+        store.put(id, "x")
+    parent, child = pty.openpty()
+    env = {k: v for k, v in os.environ.items() if not k.startswith("DISTIER_")} | {"COLUMNS": "80"}
+    argv = [sys.executable, "-m", "distier", "--home", str(home), "-n", "long", "ls", "-l"]
+    subprocess.run(argv, env=env, stdout=child, check=True, timeout=60)
+    os.close(child)
+    text = os.read(parent, 10000).decode()
+    os.close(parent)
+    assert id in text and "hot*" in text and "…" not in text
+
+
+def test_errors_are_json_with_json(cli: Cli) -> None:
+    for argv, kind, code in (
+        (["get", "nope"], "NotFound", 3),
+        (["get", "x" * 300], "Invalid", 9),
+        (["frob"], "UsageError", 2),
+    ):
+        said = cli(*argv, "--json")
+        (row,) = [json.loads(line) for line in said.err.splitlines()]
+        assert (row["error"], row["exit_code"], said.code) == (kind, code, code)
+        assert row["message"]
+
+
+def test_watch_shows_a_new_epoch(cli: Cli, home: Path, request: pytest.FixtureRequest) -> None:
+    cli("put", "a", "-", stdin=b"x")
+    cli("flush")
+    tag = request.node.name
+    with redis.Redis.from_url(ensure_server(Home(home)).url) as client:
+        client.delete(*client.keys(f"distier:{{{tag}}}:*"))
+    assert cli("get", "a").out == b"x"
+    said = cli("watch", "some/prefix", "--since", "0", "--no-wait")
+    assert "epoch" in said.text and "lost" in said.text
+
+
+def test_pin_says_when_a_module_is_not_hot(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTIER_STORAGE_TIERS__HOT__MAX_SIZE", "100")
+    cli("put", "large", "-", "--tokens", "101", stdin=b"x")
+    said = cli("pin", "large")
+    assert said.code == 8
+    assert "too large for hot" in said.err and "large: warm, pinned until" in said.text
+    cli("put", "full", "-", "--tokens", "90", stdin=b"x")
+    cli("put", "other", "-", "--tokens", "90", stdin=b"x")
+    assert cli("pin", "full").code == 0
+    said = cli("pin", "other")
+    assert said.code == 8 and "no room in hot" in said.err
+    said = cli("demote", "full")
+    assert said.code == 7 and "it is pinned" in said.err and "version" not in said.err
+
+
+@pytest.mark.parametrize("name", ["hot", "dirty", "usage", "epoch", "events", "uses"])
+def test_fsck_names_the_foreign_key_that_stops_it(
+    cli: Cli, home: Path, request: pytest.FixtureRequest, name: str
+) -> None:
+    cli("put", "a", "-", stdin=b"x")
+    (key,) = [f"distier:{{{ns}}}:{name}" for ns in [cli("stats", "--json").rows[0]["namespace"]]]
+    with redis.Redis.from_url(ensure_server(Home(home)).url) as client:
+        client.delete(key)
+        client.set(key, "foreign")
+    said = cli("fsck")
+    assert said.code in (1, 6) and key in said.text + said.err and "Traceback" not in said.err
+
+
+# -- the library's names ---------------------------------------------------------------------------------------------------
+
+
+def test_public_names_are_there_and_cost_nothing() -> None:
+    code = "import sys, distier; names = dir(distier); print(len(sys.modules)); " \
+        "print({'redis', 'pydantic', 'distier.client', 'distier.errors'} & set(sys.modules)); print(*names)"  # fmt: skip
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert out[1] == "set()"
+    from distier import errors
+
+    wanted = {n for n, v in vars(errors).items() if isinstance(v, type) and issubclass(v, errors.DistierError)}
+    wanted |= {"Worker", "Tier", "Store", "TokenCounter", "connect"}
+    assert wanted <= set(out[2].split())
+    for name in distier.__all__:
+        assert getattr(distier, name) is not None
+    assert distier.Conflict is errors.Conflict
+    with pytest.raises(AttributeError, match="nonsense"):
+        distier.nonsense  # noqa: B018
+
+
+def test_the_text_of_a_module(home: Path) -> None:
+    with connect(home, namespace="text") as store:
+        store.put("bin/x", b"\xff\x00")
+        module = store.get("bin/x")
+        assert module
+        for _ in range(2):
+            with pytest.raises(UnicodeDecodeError, match="'bin/x'") as raised:
+                module.text  # noqa: B018
+            assert str(raised.value).count("bin/x") == 1
+        for name in ("text", "content", "nonsense"):
+            with pytest.raises(AttributeError, match=name):
+                setattr(module, name, "x")
