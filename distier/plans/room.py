@@ -268,14 +268,19 @@ def archive_all(space: Space, shard: Shard, ids: Sequence[str], more: Sequence[s
             raise error
     try:
         yield from look_at_archive(space)
-    except DeadlineExceeded:
-        raise
     except DistierError as e:
-        reason = "the archive does not answer" if isinstance(e, ArchiveUnavailable) else f"the archive fails: {e}"
+        # With no time left for the look, what a write was told is the reason.
+        told = next((error for error in failed.values() if isinstance(error, ArchiveUnavailable)), None)
+        if isinstance(e, DeadlineExceeded) and told is None:
+            raise
+        cause = told if told is not None and isinstance(e, DeadlineExceeded) else e
+        reason = (
+            "the archive does not answer" if isinstance(cause, ArchiveUnavailable) else f"the archive fails: {cause}"
+        )
         raise Full(
             f"hot and warm are full of versions that are not archived yet, and {reason}; "
             "nothing was changed. Bring the archive back (`distier doctor`), or raise the budgets"
-        ) from e
+        ) from cause
     space.failing.note(shard, zip(every, results, strict=True), (yield from _server_ms(shard)))
     raise Stuck(failed)
 
