@@ -110,7 +110,7 @@ def _put_tree(
             f"{target!r} is not a directory; to write one module: distier put ID FILE, or distier put ID - for stdin"
         )
     if prefix is None:
-        name = tree.root.resolve().name
+        name = tree.root.name if tree.root.name not in ("", "..") else tree.root.resolve().name
         prefix = f"{name}/" if name else ""
     with session.store() as store:
         Load(session, store, tree, prefix, described, only).run()

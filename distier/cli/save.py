@@ -35,7 +35,10 @@ def write_file(path: Path, content: bytes) -> None:
         return
     if mode and not os.access(path, os.W_OK):
         raise PermissionError(13, os.strerror(13), str(path))
-    beside = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
+    beside = path.with_name(f".{path.name[:40]}.{os.urandom(6).hex()}.part")
+    if mode and not os.access(path.parent, os.W_OK):  # the file may be changed, its directory not
+        path.write_bytes(content)
+        return
     try:
         with beside.open("xb") as file:
             file.write(content)

@@ -92,6 +92,13 @@ def test_two_trees_do_not_overwrite_each_other(cli: Cli, tmp_path: Path, monkeyp
     (one / "more.md").write_text("m")
     assert cli("put", ".").code == 0
     assert ids(cli) == ["one/SKILL.md", "one/more.md", "two/SKILL.md"]
+    (tmp_path / "three").symlink_to(one)
+    assert (
+        cli("put", tmp_path / "three").code
+        == cli("put", tmp_path / "two" / ".." / "two" / "..", "--only", "x").code - 9
+        == 0
+    )
+    assert ids(cli, "three/") == ["three/SKILL.md", "three/more.md"]
     assert cli("put", one, "--prefix", "").code == 0
     assert "SKILL.md" in ids(cli)
 
