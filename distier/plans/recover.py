@@ -238,8 +238,7 @@ def _is_proven(record: Record | None, known: Opened | None, now: Opened) -> bool
     """Whether `record`, or that there is none, is the newest version. `known` is the shard's state from before it was read,
     `now` one from after it (the same one where nobody had to ask). A record proves itself by the epoch that it was last `seen`
     in."""
-    same = known is not None and known.epoch == now.epoch
-    if same and known is not None and known.verified >= known.epoch:
+    if known is not None and known.epoch == now.epoch and min(known.verified, now.verified) >= now.epoch:
         return True
     return record is not None and record.seen >= now.epoch
 
