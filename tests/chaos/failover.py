@@ -644,7 +644,7 @@ def check_the_end(run: Run, server: TestServer | Masters, verdict: Verdict) -> I
         with server.client() as client:
             client.flushall()
         store.run(rescue(store.space), deadline_s=60)
-        # The position that a dead writer holds keeps its object from being adopted in its own epoch; in the next one it may appear.
+        # The position that a dead writer holds keeps its object from being adopted in that epoch; in the next it may appear.
         yield from compare(store, before, "FLUSHALL and a rescue", verdict, is_rescue=True)
         verdict.counts["final epoch"] = max(
             store.run(recover.recover(store.space, shard)).epoch for shard in store.space.keys.shards
