@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .domain.order import Order
     from .domain.tokens import TokenCounter
     from .errors import (
+        ArchiveTimeout,
         ArchiveUnavailable,
         ConfigError,
         Conflict,
@@ -42,18 +43,18 @@ _WHERE = {
     "Config": "config", "load_config": "config",
     "Event": "domain.module", "Landed": "domain.module", "Module": "domain.module", "Moved": "domain.module",
     "Placement": "domain.module", "Tier": "domain.module", "Order": "domain.order", "TokenCounter": "domain.tokens",
-    "ArchiveUnavailable": "errors", "ConfigError": "errors", "Conflict": "errors", "Corrupt": "errors",
-    "DeadlineExceeded": "errors", "DistierError": "errors", "Full": "errors", "Invalid": "errors", "NotFound": "errors",
-    "Recovering": "errors", "RedisUnavailable": "errors", "Unavailable": "errors",
+    "ArchiveTimeout": "errors", "ArchiveUnavailable": "errors", "ConfigError": "errors", "Conflict": "errors",
+    "Corrupt": "errors", "DeadlineExceeded": "errors", "DistierError": "errors", "Full": "errors", "Invalid": "errors",
+    "NotFound": "errors", "Recovering": "errors", "RedisUnavailable": "errors", "Unavailable": "errors",
     "Stats": "plans.statistics", "Content": "plans.write", "Durability": "plans.write", "Item": "plans.write",
     "Worker": "worker",
 }  # fmt: skip
 
 __all__ = [
-    "ArchiveUnavailable", "AsyncStore", "Config", "ConfigError", "Conflict", "Content", "Corrupt", "DeadlineExceeded",
-    "DistierError", "Durability", "Event", "Full", "Invalid", "Item", "Landed", "Module", "Moved", "NotFound", "Order",
-    "Placement", "Recovering", "RedisUnavailable", "Stats", "Store", "Tier", "TokenCounter", "Unavailable", "Worker",
-    "connect", "connect_async", "load_config",
+    "ArchiveTimeout", "ArchiveUnavailable", "AsyncStore", "Config", "ConfigError", "Conflict", "Content", "Corrupt",
+    "DeadlineExceeded", "DistierError", "Durability", "Event", "Full", "Invalid", "Item", "Landed", "Module", "Moved",
+    "NotFound", "Order", "Placement", "Recovering", "RedisUnavailable", "Stats", "Store", "Tier", "TokenCounter",
+    "Unavailable", "Worker", "connect", "connect_async", "load_config",
 ]  # fmt: skip
 
 

@@ -26,7 +26,7 @@ EXAMPLES: dict[str, str] = {
 4) "1795440656358"
 5) "skills/pdf"
 6) "1795440656359"''',
-    "distier:{t}:done:<tok>": r"""(integer) 120""",
+    "distier:{t}:done": r"""(integer) 6""",
     "distier:{t}:shares": r''' 1) "version"
  2) "4294967297"
  3) "tok"
@@ -156,8 +156,10 @@ EXAMPLES: dict[str, str] = {
 16) "1795440656355"
 17) "ver"
 18) "3"
-19) "fence"
-20) "1"''',
+19) "clock"
+20) "1795440656391.113"
+21) "fence"
+22) "1"''',
     "distier:{t}:warm:<id>": r"""(integer) 86399989""",
     "distier_where": r"""1)  1) "tier"
     2) "warm"

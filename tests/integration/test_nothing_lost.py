@@ -55,7 +55,7 @@ def test_conditional_writes_take_turns_and_pass_a_dead_one(open_store: Open) -> 
 
     first = store.run(plan("aa"))
     assert isinstance(first, Reserved)
-    assert store.run(plan("bb")) == Refused("BUSY")
+    assert store.run(plan("bb")) == Refused("BUSY", "aa")
     assert isinstance(store.run(plan("aa")), Reserved), "its own place keeps nobody from trying again"
     # nobody goes on with `aa`: the next one waits for two seconds, and then does not wait any more
     assert store.put("a", "y", if_version=version, durability="archived").version.ver > first.ver
