@@ -571,7 +571,7 @@ async def test_a_node_that_is_stopped_costs_its_timeout_once(world: Nodes) -> No
 @pytest.mark.parametrize("moment", ["die-before", "die-after"])
 async def test_a_node_that_is_killed_while_it_pushes(world: Nodes, moment: str) -> None:
     """Before the script nothing has happened; after it the module is hot, and only the word of it is missing."""
-    b = await world.node("b", storage_tiers__warm__peer_timeout="300ms")
+    b = await world.node("b", storage_tiers__warm__peer_timeout="1500ms")
     with world.child("a", moment) as child:
         await world.know(b, "a")
         await until(lambda: world.held("a", "a9"), what="a to say what it holds")

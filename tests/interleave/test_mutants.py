@@ -14,7 +14,7 @@ from .mutants import MUTANTS, Mutant
 from .scenarios import BY_NAME
 from .wire import Wire, wire_to
 
-SEEDS = 4_000
+SEEDS = 8_000
 
 
 @pytest.fixture(scope="module")
