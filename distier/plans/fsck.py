@@ -49,13 +49,13 @@ from distier.effects import (
     collect,
 )
 from distier.errors import Conflict, Corrupt, DistierError, Invalid
-from distier.lua import Applied, Mended, Move, Moving, Opened, account, adopt, demote, mend, redirty, reindex, state
+from distier.lua import Applied, Mended, Move, Moving, Opened, account, adopt, demote, mend, redirty, reindex
 
 from .describe import describe_object
 from .listing import Group, Place, Skipped, Walk
 from .maintain import COUNTED, contribution
 from .records import check_content, chunks, content_of, frame_command, is_current, record_command
-from .recover import verify
+from .recover import ask_state, verify
 from .space import Space
 from .sweep import delete_each, unneeded
 from .write import Item, put
@@ -236,7 +236,7 @@ def fsck(
 def _check_archive(run: _Run) -> Plan[None]:
     states: dict[Shard, Opened] = {}
     for shard in run.space.keys.shards:
-        states[shard] = run.space.states[shard] = yield from state(shard)
+        states[shard] = yield from ask_state(run.space, shard)
     walk, present = Walk(run.space), array("q")
     while not walk.done:
         groups = yield from walk.step()
@@ -545,7 +545,7 @@ def _tell_lost(run: _Run, shard: Shard, record: Record, key: str, older: names.V
 def _go_back(space: Space, shard: Shard, record: Record, older: names.VersionObject) -> Plan[bool]:
     if record.tier != "cold":  # its copy has just gone: the worker accounts for that first
         return False
-    known = space.states[shard] = yield from state(shard)
+    known = yield from ask_state(space, shard)
     sidecars = [o.key for o in (yield from _versions(space, record.id)) if o.kind == "meta" and o.order == older.order]
     got = yield from ArchiveGet(older.key, max_bytes=2 * space.config.max_module_bytes + 4096)
     if got is None:

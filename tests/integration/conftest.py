@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from distier import Store, connect
+from tests.conftest import empty
 from tests.integration.world import Open, World
 from tests.servers import TestServer
 
@@ -27,6 +28,13 @@ async def world(
     world = World(server, redis_url, tmp_path / "cold", request.param, shards)
     yield world
     await world.close()
+
+
+@pytest.fixture
+def own_server(shared_server: TestServer) -> TestServer:
+    """The `shared_server` of a file, empty: each test has an archive of its own."""
+    empty(shared_server)
+    return shared_server
 
 
 @pytest.fixture

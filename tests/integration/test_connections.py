@@ -320,13 +320,6 @@ def shared_server() -> Iterator[TestServer]:
         yield server
 
 
-@pytest.fixture
-def own_server(shared_server: TestServer) -> TestServer:
-    """Empty: each test has an archive of its own."""
-    empty(shared_server)
-    return shared_server
-
-
 async def _beside(long: Coroutine[Any, Any, Any], short: Coroutine[Any, Any, Any]) -> float:
     first = asyncio.create_task(long)
     await asyncio.sleep(0.05)  # it waits for the server

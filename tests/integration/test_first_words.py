@@ -12,7 +12,6 @@ from redis.exceptions import RedisError, ResponseError
 
 from distier.errors import ConfigError
 from distier.stores.wire import check_greeting
-from tests.conftest import empty
 from tests.integration.test_connections import face_of
 from tests.servers import TestServer, running_server
 
@@ -21,13 +20,6 @@ from tests.servers import TestServer, running_server
 def shared_server() -> Iterator[TestServer]:
     with running_server("redis", tcp=True) as server:
         yield server
-
-
-@pytest.fixture
-def own_server(shared_server: TestServer) -> TestServer:
-    """Empty: each test has an archive of its own."""
-    empty(shared_server)
-    return shared_server
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -11,7 +11,6 @@ import pytest
 
 from distier import Item
 from distier.errors import ConfigError, RedisUnavailable
-from tests.conftest import empty
 from tests.integration.test_connections import face_of
 from tests.servers import TestServer, running_server
 
@@ -38,13 +37,6 @@ def scripts_flushed(server: TestServer, pause_s: float) -> Iterator[None]:
 def shared_server() -> Iterator[TestServer]:
     with running_server("valkey", tcp=True) as server:
         yield server
-
-
-@pytest.fixture
-def own_server(shared_server: TestServer) -> TestServer:
-    """Empty: each test has an archive of its own."""
-    empty(shared_server)
-    return shared_server
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
