@@ -284,19 +284,23 @@ def state(shard: Shard) -> RunScript[Opened]:
 
 
 def reserve(
-    shard: Shard, id: str, expected: str = "", tok: str = "", given_up: str = ""
-) -> RunScript[Reserved | Refused]:
+    shard: Shard, id: str, expected: str = "", tok: str = "", given_up: str = "", first: str = ""
+) -> RunScript[Reserved | Replayed | Refused]:
     """The next position in the order, which the write `tok` holds until it is applied or passed (without `tok` nobody does).
-    Sent twice, it takes two: a position that stays empty does no harm. The one that `given_up` holds is passed."""
+    Sent twice, it takes two: a position that stays empty does no harm. The one that `given_up` holds is passed. `first`: the
+    version, `epoch-ver`, of an object of this write that is in the archive from before a newer epoch."""
 
-    def parse(reply: Any) -> Reserved | Refused:
+    def parse(reply: Any) -> Reserved | Replayed | Refused:
         word = _word(reply)
+        if word == "REPLAYED":
+            return Replayed(*_version(reply[1]), reply[2].decode())
         if word != "OK":
             return _refused(word, reply)
         epoch, ver, now_ms, created_ms = (int(float(n)) for n in reply[1:5])
         return Reserved(epoch, ver, now_ms, created_ms, reply[5].decode(), reply[6] == b"1")
 
-    return RunScript(shard, script("reserve"), (*shard.fixed, shard.module(id)), (expected, tok, given_up), parse)
+    args = (expected, tok, given_up, first)
+    return RunScript(shard, script("reserve"), (*shard.fixed, shard.module(id)), args, parse)
 
 
 def adopt(shard: Shard, epoch: int, found: Sequence[Adoption], *, whole: bool = False) -> RunScript[Adopted | Refused]:

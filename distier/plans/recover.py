@@ -212,11 +212,17 @@ def newest_record(space: Space, shard: Shard, id: str) -> Plan[Record | None]:
     return (yield from settle_record(space, shard, id, record, known))
 
 
+def newest_version(space: Space, shard: Shard, id: str) -> Plan[Record | None]:
+    """The same, with the tombstone of one that was deleted, while there is one."""
+    record, known = yield from read_record(space, shard, id)
+    return (yield from settle_record(space, shard, id, record, known, tombstones=True))
+
+
 def settle_record(
-    space: Space, shard: Shard, id: str, record: Record | None, known: Opened | None
+    space: Space, shard: Shard, id: str, record: Record | None, known: Opened | None, *, tombstones: bool = False
 ) -> Plan[Record | None]:
     """`record` if it is known to be the newest version, else what there is after a look into the archive. `known` is what
-    `read_record` returned with it.
+    `read_record` returned with it. None for a proven miss, and for a deleted module unless `tombstones` are wanted.
 
     A hit is as good as its connection: a new one makes the process ask for the shard's epoch again. A miss is
     confirmed by a script, because FLUSHALL leaves connections alone.
@@ -227,7 +233,7 @@ def settle_record(
             now = yield from ask_state(space, shard)
         assert now is not None
         if _is_proven(record, known, now):
-            return None if record is None or record.deleted else record
+            return None if record is None or (record.deleted and not tombstones) else record
         if now.verified < now.epoch:
             yield from verify(space, shard, id)
         record, known = yield from read_record(space, shard, id)

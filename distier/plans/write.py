@@ -37,7 +37,7 @@ from distier.policy.evict import Need
 from distier.policy.transform import apply_transform, outline
 
 from .records import make_frame, record_command
-from .recover import list_epochs, newest_record, stand_back, verify
+from .recover import list_epochs, newest_record, newest_version, stand_back, verify
 from .room import NOTHING, with_room
 from .shares import make_share
 from .space import Space
@@ -358,13 +358,14 @@ def put_archived(space: Space, p: Prepared) -> Plan[Landed]:
 
     Stopped on the way, it is a write of unknown outcome: the object may be adopted after a loss of Redis, or is dominated.
     An object of a write that is refused is never deleted, since somebody may have adopted it: see `_is_settled`. Nor is it put
-    again before it is proven that nobody has: see `_found_again`.
+    again before it is proven that nobody has: see `reserve_place`.
     """
     shard, first = space.shard(p.id), None
     for _ in range(FENCED_MAX):
-        reserved = yield from _reserve_again(space, shard, p.id, p.expected, p.tok, first)
-        if isinstance(reserved, Record):
-            return Landed(p.id, "cold", reserved.order, p.tokens, len(p.content), 0, "recovered", True, p.transform)
+        reserved = yield from reserve_place(space, shard, p.id, p.expected, p.tok, first)
+        if isinstance(reserved, Replayed):
+            version = Order(reserved.epoch, reserved.ver, p.tok)
+            return Landed(p.id, "cold", version, p.tokens, len(p.content), 0, "recovered", True, p.transform)
         place = yield from _archive(space, p, reserved)
         if (yield from list_epochs(space, shard, place.epoch, but_of=place.replid)):
             space.states.pop(shard, None)
@@ -390,30 +391,6 @@ def _unknown(id: str, version: str) -> str:
         f"the connection was lost during a write of module {id!r}, and it is not known whether it was applied before version "
         f"{version}, which is there now: read the module, then decide"
     )
-
-
-def _reserve_again(
-    space: Space, shard: Shard, id: str, expected: str, tok: str, first: Place | None
-) -> Plan[Reserved | Record]:
-    """A position for this write. Where its object is in the archive already, at `first` and from before a newer epoch, it is
-    put again only if nobody has adopted that, and nobody will: that is so once a newer position is held and the record is
-    older. The record where it was adopted: then the write is done. Raises `Conflict`, `Recovering` (not known)."""
-    try:
-        reserved = yield from reserve_place(space, shard, id, expected, tok)
-    except Conflict as e:
-        record = (yield from newest_record(space, shard, id)) if first else None
-        if record and record.order.tok[:8] == tok[:8]:
-            return record
-        raise Recovering(_unsure(id)) if first else e from e
-    if first is None:
-        return reserved
-    record = yield from record_command(shard, id)
-    if record is not None and record.order.tok[:8] == tok[:8]:
-        return record
-    newer = record is not None and record.order[:2] > first[:2]
-    if newer or reserved.epoch <= first.epoch:  # an old primary, which has not heard of the newer epoch, proves nothing
-        raise Recovering(_unsure(id))
-    return reserved
 
 
 def _is_settled(space: Space, shard: Shard, id: str, place: Place) -> Plan[bool]:
@@ -458,15 +435,25 @@ def _archive(space: Space, p: Prepared, reserved: Reserved) -> Plan[Place]:
     return Place(reserved.epoch, reserved.ver, key, len(body), reserved.replid)
 
 
-def reserve_place(space: Space, shard: Shard, id: str, expected: str, tok: str) -> Plan[Reserved]:
+def reserve_place(
+    space: Space, shard: Shard, id: str, expected: str, tok: str, first: Place | None = None
+) -> Plan[Reserved | Replayed]:
     """The next position in the order. Durable writes of one module take turns; one that seems to have died is passed.
-    Raises `Conflict`, `Unavailable`."""
+
+    Where an object of this write is in the archive already, at `first` and from before a newer epoch, it gets another position
+    only if nobody has adopted that, and nobody will: a newer position is held then, and the record is older. `Replayed` where
+    it was adopted: then the write is done. Raises `Conflict`, `Unavailable`, `Recovering` (not known)."""
     turn, given_up, looks = Turn(space, id), "", 0
+    before = f"{first.epoch}-{first.ver}" if first else ""
     while looks < FENCED_MAX:
-        reply = yield from reserve(shard, id, expected, tok, given_up)
+        reply = yield from reserve(shard, id, expected, tok, given_up, before)
         if isinstance(reply, Reserved):
             space.note_version(shard, reply.epoch, reply.ver)
             return reply
+        if isinstance(reply, Replayed):
+            return reply
+        if reply.word == "UNHELD" or (first and reply.word == "CONFLICT"):
+            raise Recovering(_unsure(id))
         if reply.word == "CONFLICT":
             raise _conflict(id, reply.version, expected)
         if reply.word == "BUSY":
@@ -629,11 +616,15 @@ def _delete_archived(space: Space, shard: Shard, id: str, tok: str, expected: st
     first: Place | None = None
     existed = False
     for _ in range(FENCED_MAX):
-        if first is None and (yield from newest_record(space, shard, id)) is None:
-            yield from write_back(space, shard, id)  # a delete that is not archived yet: "no" shall be durable too
-            return False
-        reserved = yield from _reserve_again(space, shard, id, expected, tok, first)
-        if isinstance(reserved, Record):
+        if first is None:
+            found = yield from newest_version(space, shard, id)
+            if found is None or (found.deleted and found.clean):
+                return False
+            if found.deleted:  # a delete that is not archived yet: "no" shall be durable too, if it still is "no" then
+                yield from write_back(space, shard, id)
+                continue
+        reserved = yield from reserve_place(space, shard, id, expected, tok, first)
+        if isinstance(reserved, Replayed):
             return existed
         existed = reserved.exists if first is None else existed
         place = yield from _archive_tombstone(space, id, tok, reserved)

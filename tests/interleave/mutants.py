@@ -16,10 +16,11 @@ import pytest
 from distier.domain import archived as names
 from distier.domain.module import Record
 from distier.effects import ArchiveDelete, Plan
-from distier.errors import NotFound
-from distier.lua import Adoption, adopt, archived
+from distier.errors import NotFound, Recovering
+from distier.lua import Adoption, Replayed, adopt, archived
 from distier.lua import pin as pin_script
 from distier.plans import move, read, recover, sweep, write, writeback
+from distier.plans.records import record_command
 from distier.plans.space import Space
 
 from .wire import Patch
@@ -178,8 +179,10 @@ def _proof_after_read(patch: pytest.MonkeyPatch) -> None:
     """A record, or its absence, is compared with what is known of the shard after it was read (as it was once)."""
     real = recover.settle_record
 
-    def settle(space: Space, shard: Any, id: str, record: Record | None, known: Any) -> Plan[Record | None]:
-        return real(space, shard, id, record, space.states.get(shard))
+    def settle(
+        space: Space, shard: Any, id: str, record: Record | None, known: Any, **how: bool
+    ) -> Plan[Record | None]:
+        return real(space, shard, id, record, space.states.get(shard), **how)
 
     patch.setattr(recover, "settle_record", settle)
     patch.setattr(read, "settle_record", settle)
@@ -187,11 +190,30 @@ def _proof_after_read(patch: pytest.MonkeyPatch) -> None:
 
 def _puts_again(patch: pytest.MonkeyPatch) -> None:
     """A durable write that meets a newer epoch takes another position and goes on (as it was once)."""
+    real = write.reserve_place
 
-    def again(space: Space, shard: Any, id: str, expected: str, tok: str, first: Any) -> Plan[Any]:
-        return write.reserve_place(space, shard, id, expected, tok)
+    def again(space: Space, shard: Any, id: str, expected: str, tok: str, first: Any = None) -> Plan[Any]:
+        return real(space, shard, id, expected, tok)
 
-    patch.setattr(write, "_reserve_again", again)
+    patch.setattr(write, "reserve_place", again)
+
+
+def _checks_elsewhere(patch: pytest.MonkeyPatch) -> None:
+    """Whether an object was adopted is asked after a position was taken, maybe of another server (as it was once)."""
+    real = write.reserve_place
+
+    def again(space: Space, shard: Any, id: str, expected: str, tok: str, first: Any = None) -> Plan[Any]:
+        reserved = yield from real(space, shard, id, expected, tok)
+        if first is None:
+            return reserved
+        record = yield from record_command(shard, id)
+        if record is not None and record.order.tok[:8] == tok[:8]:
+            return Replayed(*record.order[:2], "cold")
+        if (record is not None and record.order[:2] > first[:2]) or reserved.epoch <= first.epoch:
+            raise Recovering("not known")
+        return reserved
+
+    patch.setattr(write, "reserve_place", again)
 
 
 def _trusts_missing(patch: pytest.MonkeyPatch) -> None:
@@ -294,6 +316,8 @@ MUTANTS: tuple[Mutant, ...] = (
          "return {'SUPERSEDED', old.version, '0'} end\n    return {'UNHELD'}\n  end"),
     ), model="acks_overtaken"),
     Mutant("puts-again", ("put-archived/epoch", "delete-archived/epoch"), (), _puts_again, model="puts_again"),
+    Mutant("checks-elsewhere", ("delete-archived/epoch", "put-archived/epoch"), (), _checks_elsewhere,
+           model="checks_elsewhere"),
     Mutant("deleted-twice", ("delete-archived/twice",), (("delete", "return {exists and 'OK' or 'GONE', version}",
                                                           "return {'OK', version}"),)),
     Mutant("trusts-missing", ("verbs/flush",), (), _trusts_missing),

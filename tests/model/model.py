@@ -12,7 +12,7 @@ What the code does, and its name here:
                                           Its position is reserved in the record: only who holds it is applied, what it passes
                                           is not adopted, and it stays over unconditional writes. Who lost it does not know what
                                           became of its object (`unknown`). Who finds a newer epoch takes a position there
-                                          (`again`), and puts once more if its object was not adopted (`check`)
+                                          (`again`), and puts once more if its object was not adopted, seen in the same step
     conditional put         `cas2`        the same; it is refused only by what comes after it, and says so when that is in the
                                           archive and no newer epoch is (`settle`)
                             `cas0`        read, one script; it may pass a reserved position, which is then gone
@@ -298,23 +298,11 @@ class Model:
                             yield self.go(s, i, ("unknown",) if first else ("settle", last))
                         elif tries < TRIES_MAX:
                             yield self.reserve(s, i, at, name, server, tries, first)
-            case (
-                "check",
-                order,
-                at,
-                tries,
-                first,
-            ):  # with the new position held, nobody adopts the first object any more
-                for _, server in self.servers(s):
-                    if self.answers(server, order[0]):
-                        record = server.record
-                        if "puts_again" in self.mutants or record is None or record.order < first:
-                            yield self.go(s, i, ("put", order, at, tries, first))
-                        elif record.op == i:
-                            done = ("done", record.order, None, "adopted")
-                            yield self.go(s, i, done, durable=max(s.durable, record.order))
-                        else:
-                            yield self.go(s, i, ("unknown",))
+            case ("check", order, at, tries, first):
+                for _, server in self.servers(
+                    s
+                ):  # the mistake: any server, which may have lost what the other one knew
+                    yield self.unless_adopted(s, i, server, order, at, tries, first)
             case ("put", order, at, tries, first):
                 if op == "del2" and "no_tombstone" in self.mutants:
                     yield self.go(s, i, ("look", order, at, tries, first))
@@ -337,12 +325,28 @@ class Model:
                     yield self.go(s, i, ("refused",), refused=s.refused | {i})
 
     def reserve(self, s: State, i: int, at: Order, name: str, server: Server, tries: int, first: Order | None) -> State:
-        """Take the next position and hold it; one that another write holds may be passed, as its holder may be dead."""
+        """Take the next position and hold it; one that another write holds may be passed, as its holder may be dead. Where an
+        object is in the archive from before (`first`), the same step sees whether somebody has adopted it."""
         order = (server.epoch, server.ver + 1)
         record = server.record or Record(NONE, -1, "d", True, False, server.epoch)  # known not to exist
-        after = server._replace(ver=order[1], record=record, reserved=order)
-        step = ("check", order, at, tries + 1, first) if first else ("put", order, at, tries + 1, None)
-        return self.go(s, i, step, **{name: after})
+        held = {name: server._replace(ver=order[1], record=record, reserved=order)}
+        if not first:
+            return self.go(s, i, ("put", order, at, tries + 1, None), **held)
+        if "checks_elsewhere" in self.mutants:
+            return self.go(s, i, ("check", order, at, tries + 1, first), **held)
+        return self.unless_adopted(s, i, server, order, at, tries + 1, first, **held)
+
+    def unless_adopted(
+        self, s: State, i: int, server: Server, order: Order, at: Order, tries: int, first: Order, **held: Server
+    ) -> State:
+        """Put again at `order`, which is held, if nobody has adopted the object at `first`: afterwards nobody does."""
+        record = server.record
+        if "puts_again" in self.mutants or record is None or record.order < first:
+            return self.go(s, i, ("put", order, at, tries, first), **held)
+        if record.op == i:
+            done = ("done", record.order, None, "adopted")
+            return self.go(s, i, done, durable=max(s.durable, record.order))
+        return self.go(s, i, ("unknown",))
 
     def apply(
         self,

@@ -50,6 +50,7 @@ KILLED_BY = {
     "nothing_reserved": (("cas2", "put2"), 1),
     "acks_overtaken": (("put2", "cas0"), 0),
     "puts_again": (("put2", "cas0"), 1),
+    "checks_elsewhere": (("del2", "cas0"), 2),
     "again_anywhere": (("put2", "put2"), 1),
     "adopts_held": (("put2", "put2"), 1),
 }

@@ -163,3 +163,32 @@ def test_a_listing_after_a_loss_lacks_nothing() -> None:
     walk = read.Listing(world.space, "", None, None)
     with pytest.raises(Recovering, match="a listing might lack modules"):
         world.process("reader", archive_down=True).run(walk.step())
+
+
+def test_a_durable_no_is_durable() -> None:
+    """`delete(durability="archived")` finds a delete that is not archived yet, and a failover forgets that: it says
+    "no" only of what is deleted in the archive, else it deletes."""
+    at, said = 0, set[bool]()
+    while True:
+        world = World.make()
+        put(world, "old")
+        before = world.dump()
+        world.run(write.delete(world.space, "a"))
+
+        def failed_over(world: World = world, before: Any = before) -> None:
+            world.restore(world.snapshot().__class__(before, world.objects()))
+            world.ask([("HDEL", world.shard.epoch, "epoch", "verified")])
+            known = dict(world.space.states)  # another process begins the epoch: this one has not heard of it
+            world.run(recover(world.space, world.shard))
+            world.space.states.update(known)
+
+        deleter = Interrupted(world.redis, world.archive, "deleter", after=at, happens=failed_over)
+        said.add(deleter.run(write.delete(world.space, "a", durability="archived")))
+        if deleter.after >= 0:
+            break
+        world.space.forget()
+        assert world.run(read.read(world.space, "a")) is None, (
+            f"it is back, with a failover after effect {at} of {deleter.effects}"
+        )
+        at += 1
+    assert said == {True, False}
