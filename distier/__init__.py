@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Full,
         Invalid,
         NotFound,
+        OutOfStep,
         Recovering,
         RedisUnavailable,
         Unavailable,
@@ -45,15 +46,15 @@ _WHERE = {
     "Placement": "domain.module", "Tier": "domain.module", "Order": "domain.order", "TokenCounter": "domain.tokens",
     "ArchiveTimeout": "errors", "ArchiveUnavailable": "errors", "ConfigError": "errors", "Conflict": "errors",
     "Corrupt": "errors", "DeadlineExceeded": "errors", "DistierError": "errors", "Full": "errors", "Invalid": "errors",
-    "NotFound": "errors", "Recovering": "errors", "RedisUnavailable": "errors", "Unavailable": "errors",
-    "Stats": "plans.statistics", "Content": "plans.write", "Durability": "plans.write", "Item": "plans.write",
-    "Worker": "worker",
+    "NotFound": "errors", "OutOfStep": "errors", "Recovering": "errors", "RedisUnavailable": "errors",
+    "Unavailable": "errors", "Stats": "plans.statistics", "Content": "plans.write", "Durability": "plans.write",
+    "Item": "plans.write", "Worker": "worker",
 }  # fmt: skip
 
 __all__ = [
     "ArchiveTimeout", "ArchiveUnavailable", "AsyncStore", "Config", "ConfigError", "Conflict", "Content", "Corrupt",
     "DeadlineExceeded", "DistierError", "Durability", "Event", "Full", "Invalid", "Item", "Landed", "Module", "Moved",
-    "NotFound", "Order", "Placement", "Recovering", "RedisUnavailable", "Stats", "Store", "Tier", "TokenCounter",
+    "NotFound", "Order", "OutOfStep", "Placement", "Recovering", "RedisUnavailable", "Stats", "Store", "Tier", "TokenCounter",
     "Unavailable", "Worker", "connect", "connect_async", "load_config",
 ]  # fmt: skip
 

@@ -33,6 +33,10 @@ class Cancelled(BaseException):
 
 TIDY_S = 1.0
 """How long that may take."""
+USE_S = 0.25
+"""How long a read waits until its use is noted."""
+HINT_S = 1.0
+"""And for other hints, which save work: a lease saves a request to the archive, a warm copy the next one."""
 
 
 class Effect(Generic[T]):
@@ -52,17 +56,19 @@ class Command(Effect[T]):
     parse: Callable[[Any], T]
     retry: bool = True
     replicas: int = 0
-    hint: bool = False
-    """Worth nothing later: not sent again where the server refuses it for the moment."""
+    hint: float = 0.0
+    """Seconds that it is waited for, where it is a hint (0: it is none). A hint is worth nothing later: it is not sent again
+    where the server refuses it for the moment. It may take effect after nobody waits for it any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script: its verb, its whole text, and the SHA-1 that EVALSHA takes."""
+    """A Lua script: its verb, its whole text, the SHA-1 that EVALSHA takes, and the command that runs it."""
 
     name: str
     source: bytes
     sha: str
+    command: str = "EVALSHA"
 
 
 @dataclass(slots=True)
@@ -86,7 +92,7 @@ class RunScript(Effect[T]):
     parse: Callable[[Any], T]
     retry: bool = True
     replicas: int = 0
-    hint: bool = False
+    hint: float = 0.0
     sending: Sending | None = None
 
 
@@ -94,7 +100,8 @@ class RunScript(Effect[T]):
 class Pipeline(Effect[list[Any]]):
     """Several independent calls in one round trip (one per master on a cluster), answered in order.
 
-    A call that fails alone answers its error as a value, so that its neighbours are not lost.
+    A call that fails alone answers its error as a value, so that its neighbours are not lost. Hints go first: that tells the
+    driver that the others must not wait for them.
     """
 
     calls: Sequence[Command[Any] | RunScript[Any]]

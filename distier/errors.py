@@ -24,6 +24,11 @@ class RedisUnavailable(Unavailable):
     """Redis did not answer within the deadline, or refused the connection."""
 
 
+class OutOfStep(RedisUnavailable):
+    """A reply belongs to another request: something else wrote to a connection of this process, or took from it. Nothing of it
+    was believed; the connections were ended, and the same call may succeed at once."""
+
+
 class ArchiveUnavailable(Unavailable):
     """The archive (S3 or the directory) did not answer within the deadline, or refused."""
 

@@ -95,8 +95,8 @@ class FakeExchange:
             words = (*words[:2], self._without_shebang(words[2]))
         if words[:2] == ("SCRIPT", "FLUSH"):
             self._shas.clear()
-        if words[0] == "EVALSHA":
-            words = (words[0], self._shas.get(words[1], words[1]), *words[2:])
+        if words[0] in ("EVALSHA", "EVALSHA_RO"):
+            words = ("EVALSHA", self._shas.get(words[1], words[1]), *words[2:])
         try:
             self._connection.send_command(*words)
             return self._connection.read_response()
@@ -110,6 +110,9 @@ class FakeExchange:
         shas = [sha1(text, usedforsecurity=False).hexdigest() for text in (source, rest)]
         self._shas[shas[0]] = shas[1]
         return rest
+
+    def drop(self) -> None:
+        """It is never out of step."""
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -128,6 +131,9 @@ class AsyncFakeExchange:
     async def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]:
         """See `AsyncExchange`."""
         return self.fake.exchange_many(batches, timeout_s)
+
+    def drop(self) -> None:
+        """It is never out of step."""
 
     async def close(self) -> None:
         """Nothing to give back."""

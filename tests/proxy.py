@@ -22,6 +22,8 @@ class Proxy:
         self._open: dict[int, socket.socket] = {}
         self._answer_bytes_per_s = 0
         self._repeat_after_s: float | None = None
+        self._last = b""
+        self._once_more = False
         self._ended = False
         self.accepted = 0
         self.port: int = self._listener.getsockname()[1]
@@ -50,6 +52,10 @@ class Proxy:
         """The next answer comes a second time, `after_s` later (0: in the same packet)."""
         self._repeat_after_s = after_s
 
+    def repeat_last_answer_first(self) -> None:
+        """The next answer comes behind a copy of the last one."""
+        self._once_more = True
+
     def _accept(self) -> None:
         with suppress(OSError):
             while not self._ended:
@@ -77,6 +83,9 @@ class Proxy:
         after_s, self._repeat_after_s = self._repeat_after_s, None
         if after_s == 0:
             data += data
+        if self._once_more:
+            self._once_more, data = False, self._last + data
+        self._last = data
         client.sendall(data)
         if self._answer_bytes_per_s:
             time.sleep(len(data) / self._answer_bytes_per_s)

@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from zlib import crc32
 
-from distier.errors import Corrupt, Invalid
+from distier.errors import Corrupt, Invalid, OutOfStep
 
 from .frozen import frozen
-from .order import Order
+from .order import TOK_LENGTHS, Order, is_of
 
 Tier = Literal["hot", "warm", "cold"]
 TIERS: tuple[Tier, ...] = ("hot", "warm", "cold")
@@ -230,12 +231,15 @@ def unpack_meta(packed: bytes | None) -> Mapping[str, Any]:
 def parse_record(id: str, fields: Mapping[bytes, bytes]) -> Record | None:
     """A record from the fields of its hash (`HGETALL`); None where there is no hash.
 
-    Raises `Corrupt` for a hash that lacks what every record has. Unknown fields are those of a newer distier.
+    Raises `Corrupt` for a hash that lacks what every record has, `OutOfStep` for one of another module. Unknown fields are
+    those of a newer distier.
     """
     if not fields:
         return None
     try:
         get = fields.get
+        if not is_of(id, fields[b"tok"]):
+            raise OutOfStep(f"a record that is not that of module {id!r} came in answer to a request for it")
         return Record(
             id, fields[b"tier"].decode(),
             Order(_count(fields[b"epoch"]), _count(fields[b"ver"]), fields[b"tok"].decode()),
@@ -272,13 +276,15 @@ def parse_copy(
         get = fields.get
         if len(content) != int(fields[b"bytes"]):
             return None
-        keywords, meta, tokens = get(b"keywords"), get(b"meta"), int(get(b"tokens", 0))
+        keywords, meta, tokens, tok = get(b"keywords"), get(b"meta"), int(get(b"tokens", 0)), fields[b"tok"]
         if not 0 <= tokens <= MAX_COUNT:
+            return None
+        if len(tok) in TOK_LENGTHS and tok[-8:] != b"%08x" % crc32(id.encode()):  # `is_of`, spelled out
             return None
         return Module(
             id, content, get(b"type", b"").decode(), tokens, get(b"counter", b"").decode(),
             unpack_keywords(keywords) if keywords else (), unpack_meta(meta) if meta else {},
-            Order(int(fields[b"epoch"]), int(fields[b"ver"]), fields[b"tok"].decode()), get(b"sha256", b"").decode(),
+            Order(int(fields[b"epoch"]), int(fields[b"ver"]), tok.decode()), get(b"sha256", b"").decode(),
             tier, int(get(b"created", 0)), int(get(b"updated", 0)), _text(get(b"transform")), _text(get(b"outline")),
         )  # fmt: skip
     except (KeyError, ValueError, RecursionError):

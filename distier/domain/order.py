@@ -2,19 +2,25 @@
 
 `epoch` counts the lives of a shard: a Redis that lost its memory, or a replica that was promoted, starts a new
 one, and everything written in it comes after everything written before. `ver` is one counter per shard and
-epoch, so that a deleted module needs no memory of its own to be followed by a greater version. `tok` is the
-128-bit token that the writer made: it names the write itself, so a retried write is recognised.
+epoch, so that a deleted module needs no memory of its own to be followed by a greater version. `tok` names the write
+itself, so a retried write is recognised: 20 random hexadecimal digits that the writer made, and 8 that the module's id
+gives. So a record says whose it is (`is_of`), and a reply that was meant for another request is not believed.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+from zlib import crc32
 
 from distier.errors import Invalid
 
 EPOCH_DIGITS = 8
 VER_DIGITS = 14
 SHORT_TOK_CHARS = 8
+TOK_RANDOM_CHARS = 20
+TOK_LENGTHS = (28, 16)
+"""Of a tok that ends with the check of its id: as a writer made it, and of a version that was found in the archive, whose
+object's name has only the first 8 digits. Toks of another length are of older writers."""
 VERSION_CHARS_MAX = 40
 
 
@@ -33,6 +39,16 @@ class Order(NamedTuple):
     def stem(self) -> str:
         """The object name of this version without its extension: sorts as the order does."""
         return f"@{self.epoch:0{EPOCH_DIGITS}d}-{self.ver:0{VER_DIGITS}d}-{self.tok[:SHORT_TOK_CHARS]}"
+
+
+def make_tok(random: str, id: str) -> str:
+    """The tok of a write, from random hexadecimal digits: at least 20 of a new one, 8 of one that was found in the archive."""
+    return f"{random[:TOK_RANDOM_CHARS]}{crc32(id.encode()):08x}"
+
+
+def is_of(id: str, tok: bytes) -> bool:
+    """Whether a record with this tok may be that of this module."""
+    return len(tok) not in TOK_LENGTHS or tok[-8:] == b"%08x" % crc32(id.encode())
 
 
 def parse_version(text: str) -> tuple[int, int]:

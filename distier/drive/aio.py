@@ -39,7 +39,7 @@ from distier.effects import (  # fmt: skip
     Used,
     collect,
 )
-from distier.errors import ArchiveTimeout, DeadlineExceeded, DistierError, Recovering
+from distier.errors import ArchiveTimeout, DeadlineExceeded, DistierError, OutOfStep, Recovering
 from distier.stores.archive import Archive
 from distier.stores.redis import AsyncExchange
 from distier.stores.threads import Helpers
@@ -61,6 +61,7 @@ from .common import (
     note_spent,
     time_left,
     understood,
+    with_hints,
     words,
 )
 
@@ -113,7 +114,11 @@ class AsyncDriver(Process):
         begun_s = time.monotonic()
         end_s = End(begun_s + (deadline_s or self.deadline_s))
         end_s.begun_s = begun_s
-        return await self._run(plan, end_s)
+        try:
+            return await self._run(plan, end_s)
+        except OutOfStep:
+            self.redis.drop()
+            raise
 
     async def _run(self, plan: Plan[T], end_s: float) -> T:
         try:
@@ -158,7 +163,7 @@ class AsyncDriver(Process):
             case Count(name, n):
                 return self.counters.add(name, n)
             case Pipeline(calls):
-                return await self._pipeline(calls, end_s)
+                return await (self._hinted if calls and calls[0].hint else self._pipeline)(calls, end_s)
             case LocalGet(record):
                 return await self._local_get(record)
             case LocalPut(record, content):
@@ -199,6 +204,8 @@ class AsyncDriver(Process):
 
     async def _call(self, call: Call, end_s: float) -> Any:
         """One call: sent at once, and handed to the conversation of `_calls` only where it is not answered at once."""
+        if call.hint:
+            return collect((await self._hinted([call], end_s))[0])
         if not call.replicas:
             try:
                 reply = (await self.redis.exchange(call.shard, (words(call),), time_left(end_s)))[0]
@@ -211,6 +218,16 @@ class AsyncDriver(Process):
             except Recovering:
                 pass  # nothing was done; `_calls` gives the shard an epoch
         return collect((await self._calls([call], end_s))[0])
+
+    async def _hinted(self, calls: Sequence[Call], end_s: float) -> list[Any]:
+        """Calls of which some are hints: see `with_hints`."""
+        asking = with_hints(calls, end_s, self.patience)
+        try:
+            some, some_end_s = next(asking)
+            while True:
+                some, some_end_s = asking.send(await self._pipeline(some, some_end_s))
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
 
     async def _pipeline(self, calls: Sequence[Call], end_s: float) -> list[Any]:
         """Calls grouped by shard: all servers are asked at once, each in one round trip. The groups that have to wait, or

@@ -17,7 +17,16 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.domain.keys import Shard
 from distier.effects import Command, Effect, LocalDelete, LocalHas, Peers, PeerSilent, Plan, RunScript
-from distier.errors import ConfigError, Corrupt, DeadlineExceeded, DistierError, Full, Invalid, RedisUnavailable
+from distier.errors import (
+    ConfigError,
+    Corrupt,
+    DeadlineExceeded,
+    DistierError,
+    Full,
+    Invalid,
+    RedisUnavailable,
+    Unavailable,
+)
 from distier.lua import touch
 from distier.stores.redis import Answer, Batch
 
@@ -55,7 +64,7 @@ def words(call: Call) -> tuple[Any, ...]:
     """The words of a call, made for each time that it is sent: a write says whether it may have been applied before."""
     if not isinstance(call, RunScript):
         return call.words
-    head = ("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
+    head = (call.script.command, call.script.sha, len(call.keys), *call.keys, *call.args)
     sending = call.sending
     return head if sending is None else (*head, sending.since if sending.lost else "")
 
@@ -254,7 +263,7 @@ def converse(calls: Sequence[Call], end_s: float) -> Talk:
             again = []
             for i, reply in zip(todo, replies, strict=True):
                 results[i] = outcome(calls[i], reply)
-                if isinstance(reply, RedisError) and _may_pass(reply) and not getattr(calls[i], "hint", False):
+                if isinstance(reply, RedisError) and _may_pass(reply) and not calls[i].hint:
                     again.append(i)
             todo = again
         if not todo or time.monotonic() + backoff_s >= end_s:
@@ -359,6 +368,46 @@ def by_shard(calls: Sequence[Call]) -> list[list[int]]:
     for i, call in enumerate(calls):
         groups.setdefault(call.shard, []).append(i)
     return list(groups.values())
+
+
+# -- hints -----------------------------------------------------------------------------------------------------------
+
+HINTS_OFF_S = 1.0
+HINTS_OFF_MAX_S = 30.0
+
+Hinted = Generator[tuple[Sequence[Call], float], list[Any], list[Any]]
+
+
+class Patience:
+    """With hints (recency, leases, warm copies) where the server does not answer them, as while it pauses writes: none is sent
+    for a second after that, and for twice as long each time until one is answered."""
+
+    def __init__(self) -> None:
+        self.off_until_s = 0.0
+        self.pause_s = HINTS_OFF_S
+
+    def ended(self, now_s: float) -> None:
+        self.off_until_s = now_s + self.pause_s
+        self.pause_s = min(self.pause_s * 2, HINTS_OFF_MAX_S)
+
+
+def with_hints(calls: Sequence[Call], end_s: float, patience: Patience) -> Hinted:
+    """How calls of which some are hints are made: yields calls and their end, gets their values or errors. The others are made
+    again without the hints where those were not answered in time: they are reads."""
+    now_s, wait_s = time.monotonic(), calls[0].hint
+    if now_s >= patience.off_until_s:
+        results = yield calls, min(end_s, now_s + wait_s)
+        if time.monotonic() - now_s < wait_s or not any(isinstance(r, Unavailable) for r in results):
+            patience.pause_s = HINTS_OFF_S
+            return results
+        patience.ended(time.monotonic())
+    else:
+        results = [RedisUnavailable("Redis does not answer hints at the moment; none was sent")] * len(calls)
+    rest = [i for i, call in enumerate(calls) if not call.hint and isinstance(results[i], Unavailable)]
+    if rest:
+        for i, result in zip(rest, (yield [calls[i] for i in rest], end_s), strict=True):
+            results[i] = result
+    return results
 
 
 # A fork may come while another thread has one of the locks: nobody would ever give it back in the child.
@@ -537,6 +586,7 @@ class Process:
         self.uses = UseBuffer()
         self.local: LocalStore | None = None
         self.peers = PeerTable()
+        self.patience = Patience()
 
     def use_local(self, local: LocalStore | None) -> None:
         """Perform the effects of the node's disk on `local`, which is closed with this driver."""

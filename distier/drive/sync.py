@@ -37,7 +37,7 @@ from distier.effects import (  # fmt: skip
     Used,
     collect,
 )
-from distier.errors import ArchiveTimeout, DeadlineExceeded, DistierError, Recovering
+from distier.errors import ArchiveTimeout, DeadlineExceeded, DistierError, OutOfStep, Recovering
 from distier.stores.archive import Archive
 from distier.stores.redis import Exchange
 from distier.stores.threads import Helpers
@@ -59,6 +59,7 @@ from .common import (
     note_spent,
     time_left,
     understood,
+    with_hints,
     words,
 )
 
@@ -85,7 +86,11 @@ class SyncDriver(Process):
         begun_s = time.monotonic()
         end_s = End(begun_s + (deadline_s or self.deadline_s))
         end_s.begun_s = begun_s
-        return self._run(plan, end_s, nested=False)
+        try:
+            return self._run(plan, end_s, nested=False)
+        except OutOfStep:
+            self.redis.drop()
+            raise
 
     def _run(self, plan: Plan[T], end_s: float, *, nested: bool) -> T:
         try:
@@ -120,7 +125,7 @@ class SyncDriver(Process):
             case Count(name, n):
                 return self.counters.add(name, n)
             case Pipeline(calls):
-                return self._pipeline(calls, end_s)
+                return (self._hinted if calls and calls[0].hint else self._pipeline)(calls, end_s)
             case LocalGet(record):
                 return self.local.get(record) if self.local is not None else None
             case LocalPut(record, content):
@@ -159,6 +164,8 @@ class SyncDriver(Process):
 
     def _call(self, call: Call, end_s: float) -> Any:
         """One call: sent at once, and handed to the conversation of `_calls` only where it is not answered at once."""
+        if call.hint:
+            return collect((self._hinted([call], end_s))[0])
         if not call.replicas:
             try:
                 reply = (self.redis.exchange(call.shard, (words(call),), time_left(end_s)))[0]
@@ -171,6 +178,16 @@ class SyncDriver(Process):
             except Recovering:
                 pass  # nothing was done; `_calls` gives the shard an epoch
         return collect((self._calls([call], end_s))[0])
+
+    def _hinted(self, calls: Sequence[Call], end_s: float) -> list[Any]:
+        """Calls of which some are hints: see `with_hints`."""
+        asking = with_hints(calls, end_s, self.patience)
+        try:
+            some, some_end_s = next(asking)
+            while True:
+                some, some_end_s = asking.send(self._pipeline(some, some_end_s))
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
 
     def _pipeline(self, calls: Sequence[Call], end_s: float) -> list[Any]:
         """Calls grouped by shard: all servers are asked at once, each in one round trip. The groups that have to wait, or

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from distier.domain.keys import LAYOUT, Shard
 from distier.domain.order import Order
-from distier.effects import RunScript, Script, Sending, Word
-from distier.errors import Corrupt, Invalid, Recovering
+from distier.effects import HINT_S, USE_S, RunScript, Script, Sending, Word
+from distier.errors import Corrupt, Invalid, OutOfStep, Recovering
 
 VERBS = (
     "open", "state", "reserve", "adopt", "put", "promote", "install", "demote", "archived", "delete", "touch", "pin",
@@ -47,7 +47,9 @@ def script(verb: str) -> Script:
     """The whole script of a verb, as it is sent to Redis."""
     shebang = f"#!lua flags={flags_of(verb)}\n" if flags_of(verb) else "#!lua\n"
     source = (shebang + _text("prelude") + _text(verb)).encode()
-    return Script(verb, source, sha1(source, usedforsecurity=False).hexdigest())
+    # So that a connection for reads knows it (`wire.READS`).
+    command = "EVALSHA_RO" if flags_of(verb) == "no-writes" else "EVALSHA"
+    return Script(verb, source, sha1(source, usedforsecurity=False).hexdigest(), command)
 
 
 def library() -> str:
@@ -196,6 +198,8 @@ class Seen(NamedTuple):
 
 def _word(reply: Any) -> str:
     """The first word of a reply, after the answers that any script may give."""
+    if type(reply) is not list:
+        raise OutOfStep(f"a reply that no script gives ({type(reply).__name__}) came in answer to a script")
     word = bytes(reply[0]).decode()
     if word == "RECOVERING":
         raise Recovering("this shard has no epoch: Redis lost its memory, or the namespace was never opened")
@@ -393,7 +397,7 @@ def promote(
 ) -> RunScript[Applied | Over | Refused]:
     keys = (*shard.fixed, *_pairs(shard, [id]), *_move_keys(shard, moves))
     args = (id, tok, content, reason, *_move_args(moves))
-    return RunScript(shard, script("promote"), keys, args, _parse_change, hint=reason != "request")
+    return RunScript(shard, script("promote"), keys, args, _parse_change, hint=0.0 if reason == "request" else HINT_S)
 
 
 def install(
@@ -401,7 +405,7 @@ def install(
 ) -> RunScript[Applied | Over | Refused]:
     keys = (*shard.fixed, *_pairs(shard, [id]), *_move_keys(shard, moves))
     args = (id, tok, codec, frame, reason, *_move_args(moves))
-    return RunScript(shard, script("install"), keys, args, _parse_change, hint=True)
+    return RunScript(shard, script("install"), keys, args, _parse_change, hint=HINT_S)
 
 
 def demote(shard: Shard, reason: str, moves: Sequence[Move]) -> RunScript[tuple[str, ...] | Over]:
@@ -446,7 +450,7 @@ def touch(shard: Shard, uses: Sequence[tuple[str, int]]) -> RunScript[dict[str, 
 
     keys = (*shard.fixed, *_pairs(shard, [id for id, _ in uses]))
     args = tuple(w for use in uses for w in use)
-    return RunScript(shard, script("touch"), keys, args, parse, retry=False, hint=True)
+    return RunScript(shard, script("touch"), keys, args, parse, retry=False, hint=USE_S)
 
 
 def pin(shard: Shard, id: str, ttl_ms: int) -> RunScript[int | None]:
@@ -517,7 +521,7 @@ def _parse_number(reply: Any) -> int:
 
 
 def release(shard: Shard, lease: str, holder: str) -> RunScript[bool]:
-    return RunScript(shard, script("release"), (*shard.fixed, lease), (holder,), bool, hint=True)
+    return RunScript(shard, script("release"), (*shard.fixed, lease), (holder,), bool, hint=HINT_S)
 
 
 def ledger(

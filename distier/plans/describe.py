@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from distier.domain import archived as names
 from distier.domain import codec
 from distier.domain.content_types import extension_for, type_for_extension
+from distier.domain.order import make_tok
 from distier.effects import ArchiveGet, Count, Offload, Plan, Word
 from distier.errors import Corrupt
 from distier.lua import Adoption
@@ -40,7 +41,7 @@ def describe_object(
     if found.kind == "deleted":
         if _is_foreign(id, (yield from _told_with(id, found)).known):
             return (yield from _foreign(id))
-        return Adoption(id, order.epoch, order.ver, order.tok, "deleted")
+        return Adoption(id, order.epoch, order.ver, make_tok(order.tok, id), "deleted")
     known = (yield from _from_sidecar(sidecar)) if sidecar else None
     if not _is_foreign(id, known) and not _tells(known, found):
         known = yield from _from_object(space, id, found)
@@ -53,7 +54,7 @@ def describe_object(
     for name, field in _FIELDS.items():
         if known.get(name):
             fields += [field, known[name]]
-    tok = known["tok"] if known.get("tok", "").startswith(order.tok) else order.tok
+    tok = known["tok"] if known.get("tok", "").startswith(order.tok) else make_tok(order.tok, id)
     numbers = int(known["tokens"]), int(known["bytes"]), size_bytes
     return Adoption(id, order.epoch, order.ver, tok, "content", *numbers, fields=tuple(fields))
 

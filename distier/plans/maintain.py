@@ -15,7 +15,7 @@ from typing import Any
 
 from distier.domain.ids import check_id
 from distier.domain.keys import Shard
-from distier.effects import Cancelled, Command, Count, NewToken, Parallel, Pipeline, Plan, collect
+from distier.effects import HINT_S, Cancelled, Command, Count, NewToken, Parallel, Pipeline, Plan, collect
 from distier.errors import Corrupt, DistierError, Full, Invalid, NotFound, RedisUnavailable
 from distier.lua import age, expire
 
@@ -106,7 +106,7 @@ def _write_back_alone(space: Space, shard: Shard, id: str) -> Plan[Archived | No
     keeps the module waiting no longer than the holder of a fetch does."""
     lease, holder = shard.write_back_lease(id), (yield from NewToken())
     try:
-        taken = yield from take_lease(shard, lease, holder, patience_ms(space))
+        taken = yield from take_lease(shard, lease, holder, patience_ms(space), hint=HINT_S)
     except (Full, RedisUnavailable):  # at maxmemory there are no leases, and archiving is what makes room
         taken = True
     if not taken:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from distier.domain.ids import check_id
 from distier.domain.keys import Shard
 from distier.domain.module import Placement
-from distier.effects import Command, Count, LocalGet, LocalHas, Pipeline, Plan, collect
+from distier.effects import HINT_S, Command, Count, LocalGet, LocalHas, Pipeline, Plan, collect
 from distier.errors import DistierError, Invalid, Unavailable
 
 from .peers import ABSENT, PROMOTED, Ask, holders_of, holds_command, packed, popped
@@ -93,7 +93,7 @@ def _held_calls(space: Space, node: str, changes: Mapping[str, bool]) -> list[Co
     for id, came in changes.items():
         words.setdefault((space.shard(id), "SADD" if came else "SREM"), []).append(id)
     return [
-        Command(shard, (verb, shard.held(node), *part), int, retry=False, hint=True)
+        Command(shard, (verb, shard.held(node), *part), int, retry=False, hint=HINT_S)
         for (shard, verb), ids in words.items()
         for part in chunks(ids, MANY)
     ]
@@ -107,7 +107,7 @@ def tell_changes(space: Space, node: str, changes: Mapping[str, bool]) -> Plan[N
 
 def _tell_all(space: Space, node: str, ids: Sequence[str], shards: Sequence[Shard]) -> Plan[None]:
     """From nothing: what it held before may be wrong by what happened while nobody listened."""
-    calls = [Command(s, ("UNLINK", s.held(node)), int, retry=False, hint=True) for s in shards]
+    calls = [Command(s, ("UNLINK", s.held(node)), int, retry=False, hint=HINT_S) for s in shards]
     _untold.difference_update((s, node) for s in shards)  # first: what fails meanwhile beside this is noted again
     _note(node, calls, (yield from Pipeline(calls)))
     ready = {s for s in shards if (s, node) not in _untold}
@@ -212,7 +212,7 @@ def forget_dead(space: Space) -> Plan[int]:
     names: list[str] = yield from Command(first, words, lambda r: [n.decode() for n in r])
     for node in names:
         keys = [(s, s.held(node)) for s in space.keys.shards] + [(first, first.asks(node))]
-        calls = [Command(shard, ("UNLINK", key), int, retry=False, hint=True) for shard, key in keys]
+        calls = [Command(shard, ("UNLINK", key), int, retry=False, hint=HINT_S) for shard, key in keys]
         replies = yield from Pipeline(calls)
         if any(isinstance(reply, Unavailable) for reply in replies):
             continue  # when all shards answer

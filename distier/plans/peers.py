@@ -19,7 +19,7 @@ from zlib import crc32
 from distier.domain import codec
 from distier.domain.keys import Shard
 from distier.domain.module import Record
-from distier.effects import Command, Count, NewToken, Offload, Peers, PeerSilent, Pipeline, Plan
+from distier.effects import HINT_S, Command, Count, NewToken, Offload, Peers, PeerSilent, Pipeline, Plan
 from distier.errors import Corrupt, DistierError, Invalid
 
 from .records import check_content
@@ -91,10 +91,11 @@ def ask(space: Space, shard: Shard, record: Record, holders: Sequence[str], want
     entry = Ask(record.id, record.order.tok, want, (yield from NewToken()))
     first, answer = space.keys.shards[0], shard.answer(entry.answer)
     asks = first.asks(node)
+    wait_s = timeout_ms / 1000 + HINT_S
     calls: list[Command[Any]] = [
-        Command(first, ("RPUSH", asks, entry.pack()), _same, retry=False, hint=True),
-        Command(first, ("LTRIM", asks, -ASKS_MAX, -1), _same, retry=False, hint=True),
-        Command(first, ("PEXPIRE", asks, max(ASKS_TTL_MIN_MS, 2 * timeout_ms)), _same, retry=False, hint=True),
+        Command(first, ("RPUSH", asks, entry.pack()), _same, retry=False, hint=wait_s),
+        Command(first, ("LTRIM", asks, -ASKS_MAX, -1), _same, retry=False, hint=wait_s),
+        Command(first, ("PEXPIRE", asks, max(ASKS_TTL_MIN_MS, 2 * timeout_ms)), _same, retry=False, hint=wait_s),
         popped(shard, answer, timeout_ms / 1000),
     ]
     yield Count("peers.asked")
@@ -143,4 +144,4 @@ def _popped(reply: Any) -> bytes | None:
 
 def popped(shard: Shard, key: str, wait_s: float) -> Command[bytes | None]:
     """Take the first of a list, waiting for it. Not sent twice: what the lost reply had in it is gone."""
-    return Command(shard, ("BLPOP", key, wait_s), _popped, retry=False, hint=True)
+    return Command(shard, ("BLPOP", key, wait_s), _popped, retry=False, hint=wait_s + HINT_S)

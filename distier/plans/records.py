@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from distier.domain import codec
 from distier.domain.keys import Shard
 from distier.domain.module import Record, parse_record
-from distier.effects import Command, Offload, Pipeline, Plan
+from distier.effects import HINT_S, Command, Offload, Pipeline, Plan
 from distier.errors import Corrupt
 
 from .space import Space
@@ -44,22 +44,22 @@ def lease_command(shard: Shard, lease: str, me: str, ttl_ms: int) -> Command[byt
     """Take a lease: None if it is mine now, else the name of its holder. `GET` makes it safe to send twice: a repeated one
     meets its own name."""
     words = ("SET", lease, me, "NX", "GET", "PX", ttl_ms)
-    return Command(shard, words, lambda before: None if before == me.encode() else before, hint=True)
+    return Command(shard, words, lambda before: None if before == me.encode() else before, hint=HINT_S)
 
 
-def take_lease(shard: Shard, lease: str, holder: str, ttl_ms: int) -> Command[bool]:
-    """Whether `holder` has the lease now."""
+def take_lease(shard: Shard, lease: str, holder: str, ttl_ms: int, *, hint: float = 0.0) -> Command[bool]:
+    """Whether `holder` has the lease now. `hint`: whoever asks goes on without an answer."""
     return Command(
         shard,
         lease_command(shard, lease, holder, ttl_ms).words,
         lambda before: before in (None, holder.encode()),
-        hint=True,
+        hint=hint,
     )
 
 
 def cut_lease(shard: Shard, lease: str, ttl_ms: int) -> Plan[None]:
     """A lease that others have does not last longer than any can: one that does is of before the server's clock went back."""
-    yield from Pipeline([Command(shard, ("PEXPIRE", lease, ttl_ms, "LT"), int, hint=True)])
+    yield from Pipeline([Command(shard, ("PEXPIRE", lease, ttl_ms, "LT"), int, hint=HINT_S)])
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import Any
 
 from distier.domain.keys import Shard
-from distier.effects import Command, Count, NewToken, Parallel, Pipeline, Plan, collect
+from distier.effects import HINT_S, Command, Count, NewToken, Parallel, Pipeline, Plan, collect
 from distier.errors import DistierError, Full, Unavailable
 from distier.lua import Over, Refused, demote, limit
 from distier.lua import ledger as ledger_script
@@ -296,7 +296,7 @@ def make_share(space: Space, shard: Shard, tokens: int, size_bytes: int) -> Plan
 def all_answer(space: Space) -> Plan[None]:
     """Raises `Unavailable` at the first sign that a shard does not answer: to wait for it would take the time that the call
     needs to go on without."""
-    look = [Command(s, ("EXISTS", s.epoch), int, retry=False, hint=True) for s in space.keys.shards]
+    look = [Command(s, ("EXISTS", s.epoch), int, retry=False, hint=HINT_S) for s in space.keys.shards]
     for reply in (yield from Pipeline(look)):
         collect(reply)
 

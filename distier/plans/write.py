@@ -14,7 +14,7 @@ from distier.domain.frozen import frozen
 from distier.domain.ids import check_id
 from distier.domain.keys import Shard
 from distier.domain.module import Landed, Record, Tier, pack_keywords, pack_meta
-from distier.domain.order import Order, parse_version
+from distier.domain.order import Order, make_tok, parse_version
 from distier.effects import (  # fmt: skip
     Command,
     Count,
@@ -173,7 +173,9 @@ def _made_ready(space: Space, item: Item, tok: str, sending: Sending) -> Prepare
     }
     fields = tuple([word for name, value in known.items() if value for word in (name, value)])
     replicas = int(level_of(space, item.durability) == "replicated")
-    return Prepared(id, tok, made, tokens, _expected(item.if_version), transform, fields, replicas, None, sending)
+    return Prepared(
+        id, make_tok(tok, id), made, tokens, _expected(item.if_version), transform, fields, replicas, None, sending
+    )
 
 
 def _bytes(id: str, content: object) -> bytes:
@@ -576,7 +578,7 @@ def _batches(items: Sequence[Item]) -> list[list[Item]]:
 
 def delete(space: Space, id: str, if_version: Expected = None, durability: Durability | None = None) -> Plan[bool]:
     """True if there was such a module. Raises `Conflict`, `Unavailable`."""
-    shard, tok, expected = space.shard(id), (yield from NewToken()), _expected(if_version)
+    shard, tok, expected = space.shard(id), make_tok((yield from NewToken()), id), _expected(if_version)
     level = level_of(space, durability)
     if level == "archived":
         return (yield from _delete_archived(space, shard, id, tok, expected))

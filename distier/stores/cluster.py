@@ -469,6 +469,10 @@ class ClusterExchange:
             found = self._masters.setdefault(address, made)
         return found
 
+    def drop(self) -> None:
+        for master in list(self._masters.values()):
+            master.drop()
+
     def close(self) -> None:
         for master in list(self._masters.values()):
             master.close()
@@ -609,6 +613,10 @@ class AsyncClusterExchange:
                 self.nodes.config, self.nodes.url_of(address), self._forget, connect_s=self.nodes.connect_s
             )
         return found
+
+    def drop(self) -> None:
+        for master in list(self._masters.values()):
+            master.drop()
 
     async def close(self) -> None:
         for master in list(self._masters.values()):

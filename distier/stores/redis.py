@@ -37,7 +37,7 @@ from distier.domain.keys import Shard
 from distier.errors import DistierError, Invalid
 
 from .threads import Helpers
-from .wire import BLOCK_MAX_S, AsyncLine, Line, Silent, Words, block, check_greeting, greeting
+from .wire import BLOCK_MAX_S, READS, AsyncLine, Line, Silent, Words, block, check_greeting, greeting, verb_of
 
 T = TypeVar("T")
 Batch = tuple[Shard, Sequence[Words]]
@@ -66,6 +66,10 @@ class Exchange(Protocol):
         """What `exchange` answers or raises for each batch, in one round trip to each server, to all servers at once."""
         ...
 
+    def drop(self) -> None:
+        """End all connections that nobody is using: they are out of step. The next call makes others."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -73,6 +77,8 @@ class AsyncExchange(Protocol):
     async def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]: ...
 
     async def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]: ...
+
+    def drop(self) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -437,6 +443,8 @@ class RedisExchange:
             while True:
                 self._idle.pop().close()
 
+    drop = _drop_idle
+
     def close(self) -> None:
         if self._pid == os.getpid():
             self._drop_idle()
@@ -496,14 +504,21 @@ def _looked_at(task: asyncio.Task[Any]) -> None:
         task.exception()  # all who waited may have left
 
 
+class _Shared:
+    """A line that all tasks of a loop share, and the making of it."""
+
+    def __init__(self) -> None:
+        self.line: AsyncLine | None = None
+        self.opening = Together()
+
+
 class _Lines:
     """The connections of one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.shared: AsyncLine | None = None
+        self.reads, self.writes = _Shared(), _Shared()
         self.idle: list[AsyncLine] = []
-        self.opening: Together = Together()
         self.proving: asyncio.Task[None] | None = None
         self._ended = ""
 
@@ -522,15 +537,20 @@ class _Lines:
 
     def end(self, why: str) -> None:
         self._ended = why
-        for line in [self.shared, *self.idle]:
+        self.drop(why)
+
+    def drop(self, why: str) -> None:
+        """End all of them; the next call makes others."""
+        for line in [self.reads.line, self.writes.line, *self.idle]:
             if line is not None:
                 line.end(RedisConnectionError(why))
-        self.shared, self.idle = None, []
+        self.reads.line, self.writes.line, self.idle = None, None, []
 
 
 class AsyncRedisExchange:
-    """The same for event loops. On each loop that it is used on, one line is shared by everybody; what blocks at the server
-    gets a line of its own. Nothing is shared between loops, whatever thread they run in."""
+    """The same for event loops. On each loop that it is used on, two lines are shared by everybody, one of them for what only
+    reads: where the server keeps a write waiting, no read waits behind it. What blocks at the server gets a line of its own.
+    Nothing is shared between loops, whatever thread they run in."""
 
     def __init__(
         self, config: Config, url: str, forget: Callable[[], object] = lambda: None, *, connect_s: float | None = None,
@@ -558,12 +578,13 @@ class AsyncRedisExchange:
             lines = self._of_this_loop()
         if block(commands):
             return await self._exchange_alone(lines, commands, timeout_s)
-        line = lines.shared
+        shared = lines.reads if READS.issuperset(map(verb_of, commands)) else lines.writes
+        line = shared.line
         if line is None or line.closed or line.errors.demoted or (
             time.monotonic() - line.heard_s > IDLE_S and line.is_idle
         ):  # fmt: skip
             end_s = time.monotonic() + timeout_s
-            line = await lines.opening.wait(lambda: self._usable(lines), timeout_s)
+            line = await shared.opening.wait(lambda: self._usable(lines, shared), timeout_s)
             timeout_s = max(end_s - time.monotonic(), 0.001)
         return await line.ask(commands, timeout_s)
 
@@ -593,14 +614,14 @@ class AsyncRedisExchange:
         self._last = own  # other threads set it too
         return own
 
-    async def _usable(self, lines: _Lines) -> AsyncLine:
-        """The shared line of a loop, looked at, or a new one."""
-        line = lines.shared
+    async def _usable(self, lines: _Lines, shared: _Shared) -> AsyncLine:
+        """A shared line of a loop, looked at, or a new one."""
+        line = shared.line
         if line is None or line.closed or line.errors.demoted or not await line.answers(self._doubt_s):
             fresh = lines.take(await self._open(self._connect_s))
             if line is not None and not line.errors.demoted:  # else the rest of its replies may still come
                 line.fail(RedisConnectionError("no answer after a long pause"))
-            line = lines.shared = fresh
+            line = shared.line = fresh
             line.doubt = lambda silent: self._doubt(lines, silent)
         return line
 
@@ -690,10 +711,14 @@ class AsyncRedisExchange:
         await asyncio.sleep(0)  # what has come meanwhile is read first
         if silent.closed or silent.heard_s != heard_s:
             return
-        if silent is lines.shared and fresh in lines.idle:
-            lines.idle.remove(fresh)
-            lines.shared = fresh
+        for shared in (lines.reads, lines.writes):
+            if silent is shared.line and fresh in lines.idle:
+                lines.idle.remove(fresh)
+                shared.line = fresh
         silent.fail(Silent("no answer on this connection, while the server answers on a new one"))
+
+    def drop(self) -> None:
+        self._of_this_loop().drop("out of step: a reply belonged to another request")
 
     async def close(self) -> None:
         """From whatever loop."""

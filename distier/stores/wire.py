@@ -5,12 +5,12 @@ sockets before it runs a line of its own (`Connections`): it shares the stream w
 reply that it took, would shift the replies of the parent's calls. Blocking connections are taken out of their pool by the
 thread that uses them; those of an event loop are kept by loop (`stores/redis.py`).
 
-*A reply is taken only by the request that it answers.* RESP replies carry no number, and a record does not hold its own id, so
-a reply cannot be compared with its request. Instead nothing may be in a stream that was not asked for: bytes that wait before
-a request is sent, and bytes that are left over behind its replies, end the connection, and the replies beside them are not
-believed. A connection that was idle for long answers a PING of its own, with a text that was never used before, first.
-Rejected: an ECHO behind each batch. It is one more command for each read, and the only writers that it would find beyond
-the above are programs that write to a descriptor of ours.
+*A reply is taken only by the request that it answers.* RESP replies carry no number. So nothing may be in a stream that was
+not asked for: bytes that wait before a request is sent, and bytes that are left over behind its replies, end the connection,
+and the replies beside them are not believed. A connection that was idle for long answers a PING of its own, with a text that
+was never used before, first. That leaves a reply that comes between others while several requests are under way: a record says
+whose it is (`domain/order.py`), and one of another module, or a reply of a kind that the request never gets, is `OutOfStep`.
+Rejected: an ECHO behind each batch, which is one more command for each read.
 
 *A call ends at its own deadline*, which is one moment for all that it sends and receives. And *a dead connection is found
 sooner*: one that has been silent for `doubt_s` is compared with a new one. Where the new one is answered, and the old one is
@@ -49,6 +49,13 @@ WATCH_S = 0.05
 SLOWEST_BYTES_PER_S = 50_000
 """A request may be under way for as long as this pace takes before its connection is doubted."""
 BLOCKING = frozenset(("XREAD", "WAIT", "BLPOP"))
+# fmt: off
+READS = frozenset((
+    "GET", "HGETALL", "HGET", "HMGET", "EVALSHA_RO", "SCRIPT", "ZSCORE", "ZRANGE", "ZRANGEBYSCORE", "SCAN", "EXISTS", "INFO",
+    "TIME",
+))
+# fmt: on
+"""What a server answers also while it pauses writes (CLIENT PAUSE WRITE, a failover of its own making)."""
 BLOCK_MAX_S = 1.5
 """More than any of them is told to wait at the server."""
 _NOT_YET = object()
@@ -168,12 +175,12 @@ def packed(commands: Sequence[Words]) -> bytes:
     return pack(commands[0]) if len(commands) == 1 else b"".join([pack(words) for words in commands])
 
 
-_verb = itemgetter(0)
+verb_of = itemgetter(0)
 
 
 def block(commands: Sequence[Words]) -> bool:
     """Whether the server may keep silent over one of these because it is told to wait."""
-    return not BLOCKING.isdisjoint(map(_verb, commands))
+    return not BLOCKING.isdisjoint(map(verb_of, commands))
 
 
 def unasked(reply: Any) -> RedisConnectionError:

@@ -51,12 +51,15 @@ class Spy:
         self.sent += [(shard, words) for shard, commands in batches for words in commands]
         return self._exchange.exchange_many(batches, timeout_s)
 
+    def drop(self) -> None:
+        self._exchange.drop()
+
     def close(self) -> Any:
         return self._exchange.close()
 
 
 def keys_of(words: Sequence[Any]) -> list[str]:
-    if words[0] == "EVALSHA":
+    if words[0] in ("EVALSHA", "EVALSHA_RO"):
         return [str(key) for key in words[3 : 3 + words[2]]]
     return [str(word) for word in words if str(word).startswith("distier:{") and not str(word).endswith("*")]
 

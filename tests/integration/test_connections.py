@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import pytest
 
 from distier import AsyncStore, Store, connect, connect_async
-from distier.errors import Unavailable
+from distier.errors import OutOfStep, Unavailable
 from tests.conftest import empty
 from tests.integration.world import Face, World, until
 from tests.proxy import Proxy
@@ -292,6 +292,37 @@ async def test_a_reply_that_comes_twice_answers_nobody(
                 await asyncio.to_thread(time.sleep, after_s * 4)  # the loop reads meanwhile
             assert (await face.get("b")).text == "b"
             assert (await face.get("a")).text == "a"
+        await face.close()
+
+
+async def test_a_reply_that_comes_between_others_is_never_believed(
+    valkey_server: TestServer, tmp_path: Path, kind: str
+) -> None:
+    """Several requests are under way on asyncio, so nothing is left over when the first reply is taken for another's: each of
+    them answers its own module, or that it is out of step."""
+    empty(valkey_server)
+    ids = [f"m{i}" for i in range(8)]
+    with Proxy(valkey_server.port) as proxy:
+        face = await face_of(kind, proxy.url, tmp_path, deadline="5s")
+        for id in (*ids, "z"):
+            await face.put(id, id)
+        seen = 0
+        for round in range(4):
+            assert (await face.get("z")).text == "z"
+            proxy.repeat_last_answer_first()
+            ask = face.get_many if round % 2 else face.get
+            calls = [ask([id] if round % 2 else id) for id in ids]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            answers = [next(iter(a.values())) if isinstance(a, dict) else a for a in answers]
+            for id, answer in zip(ids, answers, strict=True):
+                if isinstance(answer, BaseException):
+                    assert isinstance(answer, Unavailable)
+                    seen += isinstance(answer, OutOfStep)
+                else:
+                    assert answer.text == id
+            for id in ids:
+                assert (await face.get(id)).text == id, "the next call has a connection that is in step"
+        assert seen or kind == "sync", "the test shows nothing"
         await face.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -45,6 +46,35 @@ async def test_reads_go_on_where_writes_are_refused(face: Face) -> None:
         time.sleep(1.1)  # uses are due
     assert await face.exists("cold") and (await face.where("warm")).tier == "warm"
     assert time.monotonic() - began < DEADLINE_S / 2
+
+
+async def test_reads_go_on_where_writes_wait(world: World) -> None:
+    """`CLIENT PAUSE WRITE`, as managed services do it before a failover: a hint is waited for once, shortly, then none is sent.
+    On asyncio a put that waits holds up no read."""
+    face = await world.open(deadline=f"{DEADLINE_S:g}s", storage_tiers__promotion_threshold=1)
+    for id in ("hot", "warm", "cold", "cold2"):
+        await face.put(id, id)
+    await face.flush()
+    await face.demote("warm", to="warm")
+    for id in ("cold", "cold2"):
+        await face.demote(id, to="cold")
+    time.sleep(1.1)  # uses are due
+    world.raw.client_pause(int(DEADLINE_S * 1000), all=False)
+    try:
+        began = time.monotonic()
+        putting = asyncio.ensure_future(face.run(_write(face))) if world.kind == "async" else None
+        await asyncio.sleep(0)
+        for id in ("hot", "warm", "cold"):
+            assert (await face.get(id)).text == id
+        found = await face.get_many(["hot", "warm", "cold", "cold2", "none"])
+        assert sorted(id for id, module in found.items() if module) == ["cold", "cold2", "hot", "warm"]
+        assert await face.get("none") is None
+        assert await face.exists("cold") and (await face.where("warm")).tier == "warm"
+        assert time.monotonic() - began < DEADLINE_S / 2
+    finally:
+        world.raw.client_unpause()
+    if putting is not None:
+        assert (await putting).id == "new"
 
 
 def _write(face: Face) -> Any:

@@ -59,6 +59,9 @@ class Partly:
         except RedisConnectionError as e:
             return e
 
+    def drop(self) -> None:
+        """It is never out of step."""
+
     def close(self) -> None:
         """Nothing to give back."""
 
