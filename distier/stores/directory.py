@@ -27,6 +27,7 @@ from distier.errors import ArchiveUnavailable, ConfigError, Corrupt, Invalid
 
 from .archive import Fetched, Listed, check_key, check_limit, probe
 from .filenames import Names, probe_names
+from .syncing import GroupSync, sync
 
 _TMP = ".tmp"
 _NAMES = ".names"
@@ -55,19 +56,6 @@ _LASTING = {
     errno.ENOTDIR,
     errno.EISDIR,
 }
-# File systems that cannot sync a directory (some network and FUSE ones), or not this one (no right to read it), answer one of
-# these; a few say so of files as well. Whoever has such a disk wants its archive on it all the same, and `doctor` tells what is
-# then not promised.
-_NO_SYNC = {
-    errno.EINVAL,
-    errno.ENOTSUP,
-    errno.EOPNOTSUPP,
-    errno.ENOTTY,
-    errno.ENOSYS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EBADF,
-}
 # File systems without hard links (FAT, some FUSE) answer one of these.
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -90,6 +78,7 @@ class DirectoryArchive:
             found = self._path.stat()
         except OSError as e:
             raise ConfigError(f"{self.name} can not be the archive's directory: {e.strerror}") from e
+        self._group = GroupSync()
         self._identity = (found.st_dev, found.st_ino)
         self._names, self.limits = Names(), Limits()
         with self._root("be opened") as root:
@@ -126,14 +115,33 @@ class DirectoryArchive:
         with self._root(f"put {key}") as root, _opened(_TMP, _OPEN_DIR, root) as tmp:
             temp = secrets.token_hex(16)
             try:
-                _write(tmp, temp, data)
+                with _written(tmp, temp, data) as file:
+                    self._group.sync([file])
                 for _ in range(_WALKS_MAX):
-                    if _publish(root, parts, tmp, temp):
+                    if self._publish(root, parts, tmp, temp):
                         return
             finally:
                 with suppress(FileNotFoundError):
                     os.unlink(temp, dir_fd=tmp)
         raise ArchiveUnavailable(f"{self.name}: can not put {key} now: its directory is removed again and again")
+
+    def _publish(self, root: int, parts: Sequence[str], tmp: int, temp: str) -> bool:
+        """Give the temporary file its name. False if a directory on the way was removed meanwhile: start over."""
+        fds = [os.dup(root)]
+        try:
+            for part in parts[:-1]:
+                with suppress(FileExistsError):
+                    os.mkdir(part, _DIR_MODE, dir_fd=fds[-1])
+                fds.append(os.open(part, _OPEN_DIR, dir_fd=fds[-1]))
+            _link(tmp, temp, fds[-1], parts[-1])
+            self._group.sync(fds[::-1])
+        except FileNotFoundError:
+            os.stat(temp, dir_fd=tmp)  # if that is what is gone, starting over is no use: raise
+            return False
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return True
 
     def get(self, key: str, *, max_bytes: int) -> Fetched | None:
         """See `Archive.get`."""
@@ -184,7 +192,7 @@ class DirectoryArchive:
                     for parts in group:
                         with suppress(FileNotFoundError):
                             os.unlink(parts[-1], dir_fd=parent)
-                    _sync(parent)
+                    sync(parent)
                 _remove_empty(root, parents)
 
     def check(self) -> None:
@@ -198,7 +206,7 @@ class DirectoryArchive:
             name = secrets.token_hex(16)
             fd = os.open(name, _CREATE, _FILE_MODE, dir_fd=tmp)
             try:
-                return _sync(fd) and _sync(tmp) and _sync(root)
+                return sync(fd) and sync(tmp) and sync(root)
             finally:
                 os.close(fd)
                 os.unlink(name, dir_fd=tmp)
@@ -243,14 +251,14 @@ def _is_marked(root: int) -> bool:
 
 def _mark(root: int) -> None:
     """Before the first name is written so; by whoever comes first."""
-    with suppress(FileExistsError):
-        _write(root, _NAMES, _NAMES_TEXT)
-    _sync(root)
+    with suppress(FileExistsError), _written(root, _NAMES, _NAMES_TEXT) as file:
+        sync(file)
+    sync(root)
 
 
 @contextmanager
 def _opened(name: str, flags: int, dir_fd: int | None = None) -> Iterator[int]:
-    fd = os.open(name, flags, dir_fd=dir_fd)
+    fd = os.open(name, flags, _FILE_MODE, dir_fd=dir_fd)
     try:
         yield fd
     finally:
@@ -281,46 +289,14 @@ def _walk(root: int, parts: Sequence[str]) -> Iterator[int]:
         os.close(fd)
 
 
-def _write(tmp: int, name: str, data: bytes) -> None:
-    fd = os.open(name, _CREATE, _FILE_MODE, dir_fd=tmp)
-    try:
+@contextmanager
+def _written(tmp: int, name: str, data: bytes) -> Iterator[int]:
+    """A new file with this content, not synced yet."""
+    with _opened(name, _CREATE, tmp) as fd:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(fd, rest) :]
-        _sync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync(fd: int) -> bool:
-    """fsync(2); False where this file system has none for it. A disk that fails is another matter, and raises."""
-    try:
-        os.fsync(fd)
-    except OSError as e:
-        if e.errno not in _NO_SYNC:
-            raise
-        return False
-    return True
-
-
-def _publish(root: int, parts: Sequence[str], tmp: int, temp: str) -> bool:
-    """Give the temporary file its name. False if a directory on the way was removed meanwhile: start over."""
-    fds = [os.dup(root)]
-    try:
-        for part in parts[:-1]:
-            with suppress(FileExistsError):
-                os.mkdir(part, _DIR_MODE, dir_fd=fds[-1])
-            fds.append(os.open(part, _OPEN_DIR, dir_fd=fds[-1]))
-        _link(tmp, temp, fds[-1], parts[-1])
-        for fd in reversed(fds):
-            _sync(fd)
-    except FileNotFoundError:
-        os.stat(temp, dir_fd=tmp)  # if that is what is gone, starting over is no use: raise
-        return False
-    finally:
-        for fd in fds:
-            os.close(fd)
-    return True
+        yield fd
 
 
 def _link(tmp: int, temp: str, parent: int, leaf: str) -> None:
