@@ -21,7 +21,7 @@ from distier.plans.identity import try_archive
 from distier.plans.recover import WrongArchive, check_shape, open_space, recover
 from distier.plans.shares import open_shares
 
-from .config import Config, check_directory, is_url, load_config
+from .config import Config, check_directory, expanded, is_url, load_config
 from .domain.ids import check_id
 from .domain.module import Event, Landed, Module, Moved, Placement, Tier
 from .domain.tokens import TokenCounter, token_counter
@@ -68,7 +68,7 @@ def resolve(source: Source = None, **overrides: Any) -> Config:
     if isinstance(source, str) and is_url(source):
         return load_config(None, redis__url=source, **overrides)
     if isinstance(source, str | Path) and Path(source).suffix.lower() not in (".yaml", ".yml"):
-        return load_config(None, home=Path(check_directory(str(source))).expanduser().absolute(), **overrides)
+        return load_config(None, home=expanded(check_directory(str(source))).absolute(), **overrides)
     return load_config(source, **overrides)
 
 

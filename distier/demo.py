@@ -598,7 +598,7 @@ class Run:
         self.tell("starting a server")
         modules = corpus(self.settings.modules)
         self.config = demo_config(self.home, modules)
-        self.stack.callback(lambda: stop_server(Home(self.home)))
+        self.stack.callback(lambda: stop_server(Home(self.home), anyway=True))
         store = self.stack.enter_context(open_demo(self.config))
         agents = [
             self.child("agent", name=f"agent-{i}", ids=sorted(modules), seed=self.settings.seed)

@@ -246,13 +246,18 @@ def up(
     session.tell(data | {"started": running.started, "home": str(config.home)}, running.url)
 
 
-def down(context: typer.Context) -> None:
+def down(
+    context: typer.Context,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where the disk is full, and what was written last would be lost.")
+    ] = False,
+) -> None:
     """Stop the embedded server. Its data stays."""
     from distier.embedded import Home, stop_server
 
     session = session_of(context)
     home = _embedded(session).home
-    stopped = stop_server(Home(home))
+    stopped = stop_server(Home(home), anyway=force)
     words = f"stopped the server in {home}" if stopped else f"no server was up in {home}"
     if session.json:
         output.emit({"stopped": stopped, "home": str(home)})
