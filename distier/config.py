@@ -198,6 +198,9 @@ def expanded(path: str | Path) -> Path:
 
 
 NO_HOME = Path("/nonexistent/distier")
+NO_ARCHIVE = Path("/nonexistent/archive")
+"""As `storage_tiers.cold.directory`: none is configured, and what is done with this configuration needs none."""
+ARCHIVE_REQUIRED = "an archive is required with redis.url"
 
 
 def default_home() -> Path:
@@ -758,7 +761,7 @@ class Config(Section):
             )
         if self.redis.url and not (cold.url or cold.directory):
             raise ValueError(
-                "an archive is required with redis.url: set storage_tiers.cold.url (s3://bucket/prefix) "
+                f"{ARCHIVE_REQUIRED}: set storage_tiers.cold.url (s3://bucket/prefix) "
                 "or storage_tiers.cold.directory (a path that every process of the namespace sees)"
             )
         return self

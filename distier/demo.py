@@ -549,7 +549,7 @@ class Watch:
         self.stats = s = self.store.stats()
         self.samples += 1
         for name, used, most in (
-            ("hot tokens", s.hot.size, s.hot.max_size),
+            ("hot tokens", s.hot.tokens, s.hot.max_tokens),
             ("hot bytes", s.hot.size_bytes, s.hot.max_bytes),
             ("warm modules", s.warm.count, s.warm.max_modules),
             ("warm bytes", s.warm.stored_bytes, s.warm.max_bytes),

@@ -116,11 +116,15 @@ def _usage(error: Exception) -> int:
     """Tell what is wrong with the words, and where to read on."""
     context = getattr(error, "ctx", None)
     message = error.format_message()  # type: ignore[attr-defined]
-    if type(error).__name__ == "NoArgsIsHelpError":
-        print(message, file=sys.stderr)
-        return 2
     from .output import tell_error
 
+    if type(error).__name__ == "NoArgsIsHelpError":
+        from . import output
+
+        if not output.as_json:
+            print(message, file=sys.stderr)
+            return 2
+        message = "Missing command."
     path = context.command_path if context else "distier"
     code = int(getattr(error, "exit_code", 2))
     tell_error("UsageError", message, f"see `{path} --help`", code)

@@ -99,7 +99,9 @@ def _line(p: Progress) -> str:
     if p.stats is None:
         return ""
     s = p.stats
-    tiers = f"hot {s.hot.count} ({s.hot.size:,} of {s.hot.max_size:,} tokens), warm {s.warm.count}, cold {s.cold.count}"
+    tiers = (
+        f"hot {s.hot.count} ({s.hot.tokens:,} of {s.hot.max_tokens:,} tokens), warm {s.warm.count}, cold {s.cold.count}"
+    )
     return f"{tiers}; {p.rate:.0f} ops/s" if p.rate else tiers
 
 
@@ -124,7 +126,7 @@ def _tiers(s: Stats) -> Table:
     hot, warm, cold, n = s.hot, s.warm, s.cold, output.number
     warm_share = max(warm.count / warm.max_modules, warm.stored_bytes / warm.max_bytes) if warm.max_modules else 0
     rows = (
-        ("hot", "red", n(hot.count), n(hot.size), output.size(hot.size_bytes), "", hot.size / max(1, hot.max_size)),
+        ("hot", "red", n(hot.count), n(hot.tokens), output.size(hot.size_bytes), "", hot.tokens / max(1, hot.max_tokens)),
         ("warm", "yellow", n(warm.count), n(warm.tokens), output.size(warm.stored_bytes), output.ratio(warm.ratio),
          warm_share),
         ("cold", "blue", n(cold.count), n(cold.tokens), output.size(cold.stored_bytes), output.ratio(cold.ratio), None),
@@ -150,7 +152,7 @@ def report_view(r: Report) -> list[RenderableType]:
     """The report at 80 columns."""
     assert r.stats is not None
     s = r.settings
-    tokens = r.stats.hot.size + r.stats.warm.tokens + r.stats.cold.tokens
+    tokens = r.stats.hot.tokens + r.stats.warm.tokens + r.stats.cold.tokens
     head = (
         f"{r.modules:,} modules of the standard library, {output.size(r.size_bytes)}, {tokens / 1e6:.1f} M tokens\n"
         f"{s.agents} agents and 1 worker for {r.work_s:.0f} s: {r.operations:,} operations, "

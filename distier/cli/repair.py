@@ -107,7 +107,7 @@ def fsck(
     from distier.plans import fsck as plans
 
     session = session_of(context)
-    with _naming_foreign_keys(session), session.store() as store, _counting("checking") as say:
+    with _naming_foreign_keys(session), session.store(existing=True) as store, _counting("checking") as say:
 
         def progress(f: Findings) -> None:
             say(f"{output.counted(f.objects, 'object')}, {output.counted(f.records, 'record')}")
@@ -208,7 +208,7 @@ def sweep(context: typer.Context) -> None:
     from distier.plans.listing import Skipped
 
     session, skipped = session_of(context), Skipped()
-    with session.store() as store:
+    with session.store(existing=True) as store:
         n = store.run(plans.sweep(store.space, skipped), deadline_s=DEADLINE_S)
     for name, why in skipped.why.items():
         output.say(f"distier: {output.shown(name)}: {why}")

@@ -28,7 +28,15 @@ from distier.domain import archived as names
 from distier.domain.keys import Keyspace, Shard
 from distier.domain.module import Record
 from distier.effects import ArchiveList, ArchivePut, Command, Count, NewToken, Parallel, Pipeline, Plan, Sleep, collect
-from distier.errors import ConfigError, DistierError, Invalid, Recovering, RedisUnavailable
+from distier.errors import (
+    ArchiveUnavailable,
+    ConfigError,
+    DistierError,
+    Invalid,
+    NotFound,
+    Recovering,
+    RedisUnavailable,
+)
 from distier.lua import Adopted, Adoption, Opened, adopt, look, open_shard, state
 
 from .describe import Vanished, describe_object
@@ -81,6 +89,27 @@ def open_space(space: Space) -> Plan[list[Opened]]:
     closed = [shard for shard, look in zip(shards, looks, strict=True) if not isinstance(look, Opened)]
     found = dict(zip(closed, (yield from Parallel([recover(space, shard) for shard in closed])), strict=True))
     return [look if isinstance(look, Opened) else collect(found[s]) for s, look in zip(shards, looks, strict=True)]
+
+
+def find_space(space: Space) -> Plan[bool]:
+    """Whether every shard of the namespace is open, which is all that a reader needs to know; nothing is written. False where
+    one has to be opened: its server began a new life, or lost it. Raises `NotFound` where neither Redis nor the archive has
+    such a namespace."""
+    shards, states = space.keys.shards, space.states
+    looks = [collect(reply) for reply in (yield from Pipeline([look(shard) for shard in shards]))]
+    states.update({shard: found for shard, found in zip(shards, looks, strict=True) if found})
+    if all(looks):
+        return True
+    marks = [Command(shard, ("EXISTS", shard.epoch), int) for shard in shards]
+    if any(collect(reply) for reply in (yield from Pipeline(marks))):
+        return False
+    unknown = ""
+    try:
+        if (yield from ArchiveList(f"{space.namespace}/", limit=1)):
+            return False
+    except ArchiveUnavailable as e:
+        unknown = f" in Redis, and the archive does not say ({e})"
+    raise NotFound(f"there is no namespace {space.namespace!r}{unknown or ': the first put makes it'}")
 
 
 def recover(space: Space, shard: Shard) -> Plan[Opened]:

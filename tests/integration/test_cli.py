@@ -460,6 +460,7 @@ def test_no_room_is_8(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_invalid_id_is_9(cli: Cli) -> None:
+    cli("put", "a", "-", stdin=b"x")
     said = cli("get", "x" * 257)
     assert said.code == 9
     assert "256 bytes" in said.err
