@@ -24,10 +24,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -43,6 +42,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from .errors import ConfigError
+
+if TYPE_CHECKING:
+    import yaml
 
 ENV_PREFIX = "DISTIER_"
 CONFIG_FILE = "distier.yaml"
@@ -921,6 +923,8 @@ def _environment_value(key: Key, text: str, where: str) -> object:
     """Mappings, lists and whole sections are written as YAML or JSON; everything else is plain text."""
     if key[-1] not in ("transforms", "outline") and not text.startswith("{"):
         return text
+    import yaml  # here and below: most processes read none
+
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -935,6 +939,8 @@ _MAX_DEPTH = 8
 
 def _lines(node: yaml.Node, where: str, above: Key = ()) -> Iterator[tuple[Key, int]]:
     """The line of every key; a duplicate is an error, where PyYAML would take the last one."""
+    import yaml
+
     if not isinstance(node, yaml.MappingNode):
         return
     seen: set[str] = set()
@@ -964,6 +970,8 @@ def _read(path: Path) -> str:
 
 
 def _file_entries(path: Path) -> Iterator[_Entry]:
+    import yaml
+
     text, where = _read(path), f"file {path}"
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)

@@ -502,7 +502,7 @@ def _connect(home: Home, timeout_s: float) -> Iterator[redis.Redis]:
     shows that somebody is there but not ready becomes `RedisUnavailable`."""
     client = redis.Redis(
         unix_socket_path=str(home.socket), socket_timeout=timeout_s, socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
+        retry=Retry(NoBackoff(), 0), driver_info=None,
     )  # fmt: skip
     try:
         yield client

@@ -36,24 +36,20 @@ def stats(context: typer.Context) -> None:
     shards = f", {space.config.shards} shards" if space.config.shards > 1 else ""
     title = f"namespace {space.namespace}{shards}: {output.counted(found.count, 'module')}"
     columns = ("tier", ">modules", ">tokens", ">bytes", ">stored", ">ratio")
-    output.show(output.table(columns, stats_rows(found), title=title))
+    print(title, "", *output.long_rows(columns, stats_rows(found), ()), sep="\n")
     if found.shares:
         of_shards = ("shard", ">hot tokens", ">hot bytes", ">warm modules", ">warm stored")
-        output.show(output.table(of_shards, share_rows(found)))
-    output.show(f"not archived yet: {_dirty(found)}")
+        print("", *output.long_rows(of_shards, share_rows(found), ()), sep="\n")
+    print(f"\nnot archived yet: {_dirty(found)}")
     for name, held in sorted(found.nodes.items()):
         mine = ", this one" if name == found.node else ""
         modules = f"{output.number(held.modules)}/{output.counted(held.max_modules, 'module')}"
-        output.show(
-            f"disk of node {name}{mine}: {modules}, {output.size(held.size_bytes)} of {output.size(held.max_bytes)}"
-        )
+        print(f"disk of node {name}{mine}: {modules}, {output.size(held.size_bytes)} of {output.size(held.max_bytes)}")
     for life in found.epochs:
         if not life.first:
             compared = "compared with the archive" if life.verified else "not compared with the archive yet"
             since = output.moment(life.since_ms)
-            output.show(
-                f"shard {life.shard}: epoch {life.epoch} since {since} (Redis restarted or was lost), {compared}"
-            )
+            print(f"shard {life.shard}: epoch {life.epoch} since {since} (Redis restarted or was lost), {compared}")
 
 
 def stats_rows(s: Stats) -> list[tuple[str, ...]]:

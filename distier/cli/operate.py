@@ -304,8 +304,10 @@ def demo(
     if session.url or session.config_file:
         raise typer.BadParameter("the demo runs on a server of its own: only --home and --json go with it")
     output.say("distier demo: starting")  # at once; the imports alone take half a second
+    from . import all_is_loaded
     from .demo import run_demo
 
+    all_is_loaded()
     home: Path | None = session.home
     if not run_demo(seconds, agents, modules, seed, home, as_json=session.json):
         raise typer.Exit(exits.FAILED)

@@ -16,6 +16,7 @@ import typer
 
 from distier.errors import ConfigError, DistierError, NotFound
 
+from . import all_is_loaded
 from .exits import code_of
 from .output import complain, emit, needs_quotes
 
@@ -63,6 +64,7 @@ class Session:
         # No near cache: its thread and connection pay only in a process that reads a module twice.
         config = self.config(near={"enabled": False}, **overrides)
         with connect_existing(config) if existing else connect(config) as store:
+            all_is_loaded()
             yield store
 
     @contextmanager
@@ -72,6 +74,7 @@ class Session:
 
         config = needing_no_archive(partial(self.config, near={"enabled": False}))
         with connect_existing(config, reading=True) as store:
+            all_is_loaded()
             yield store
 
     def failed(self, error: DistierError) -> None:
