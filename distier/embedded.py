@@ -476,7 +476,7 @@ def _is_server(home: Home, pid: int) -> bool:
 
 def _ask_to_end(home: Home, pid: int) -> bool:
     """SIGTERM, which to a server is what SHUTDOWN is: it syncs its file, and ends."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
         return False
     try:
         process = os.pidfd_open(pid)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -295,6 +294,7 @@ def demo(
     agents: Annotated[int, typer.Option("--agents", min=1, max=64, help="Agent processes.")] = 4,
     modules: Annotated[int, typer.Option("--modules", min=10, help="At most so many modules.")] = 700,
     seed: Annotated[int, typer.Option("--seed", help="Of the access pattern.")] = 1,
+    details: Annotated[bool, typer.Option("--details", help="All numbers, before the report.")] = False,
 ) -> None:
     """See it work: agents share the standard library's sources under memory pressure, then every byte is checked.
 
@@ -308,6 +308,8 @@ def demo(
     from .demo import run_demo
 
     all_is_loaded()
-    home: Path | None = session.home
-    if not run_demo(seconds, agents, modules, seed, home, as_json=session.json):
+    from distier.demo import Settings
+
+    settings = Settings(seconds, agents, modules, seed, session.home)
+    if not run_demo(settings, as_json=session.json, details=details):
         raise typer.Exit(exits.FAILED)
