@@ -24,6 +24,10 @@ class RedisUnavailable(Unavailable):
     """Redis did not answer within the deadline, or refused the connection."""
 
 
+NO_ANSWER = "Redis did not answer within the deadline"
+"""How the message of a `RedisUnavailable` begins where there was none, not even a refusal."""
+
+
 class ArchiveUnavailable(Unavailable):
     """The archive (S3 or the directory) did not answer within the deadline, or refused."""
 

@@ -17,7 +17,16 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.domain.keys import Shard
 from distier.effects import Command, Effect, LocalDelete, LocalHas, Peers, PeerSilent, Plan, RunScript
-from distier.errors import ConfigError, Corrupt, DeadlineExceeded, DistierError, Full, Invalid, RedisUnavailable
+from distier.errors import (
+    NO_ANSWER,
+    ConfigError,
+    Corrupt,
+    DeadlineExceeded,
+    DistierError,
+    Full,
+    Invalid,
+    RedisUnavailable,
+)
 from distier.lua import touch
 from distier.stores.redis import Answer, Batch
 
@@ -224,9 +233,7 @@ def lost(error: Exception, end_s: float = 0.0) -> DistierError:
             "redis://host:port/db"
         )
     else:
-        made = RedisUnavailable(
-            f"Redis did not answer within the deadline: {type(error).__name__}: {error}{most(end_s)}"
-        )
+        made = RedisUnavailable(f"{NO_ANSWER}: {type(error).__name__}: {error}{most(end_s)}")
     made.__cause__ = error
     return made
 

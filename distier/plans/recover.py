@@ -29,6 +29,7 @@ from distier.domain.keys import Keyspace, Shard
 from distier.domain.module import Record
 from distier.effects import ArchiveList, ArchivePut, Command, Count, NewToken, Parallel, Pipeline, Plan, Sleep, collect
 from distier.errors import (
+    NO_ANSWER,
     ArchiveUnavailable,
     ConfigError,
     DistierError,
@@ -84,7 +85,8 @@ def open_space(space: Space) -> Plan[list[Opened]]:
     calls = [open_shard(shard, space.limits_of(shard)) for shard in shards]
     for call in calls:
         call.hint = True
-    looks = [None if isinstance(reply, RedisUnavailable) else collect(reply) for reply in (yield from Pipeline(calls))]
+    replies = yield from Pipeline(calls)
+    looks = [None if isinstance(r, RedisUnavailable) and _answered(r) else collect(r) for r in replies]
     states.update({shard: look for shard, look in zip(shards, looks, strict=True) if isinstance(look, Opened)})
     closed = [shard for shard, look in zip(shards, looks, strict=True) if not isinstance(look, Opened)]
     found = dict(zip(closed, (yield from Parallel([recover(space, shard) for shard in closed])), strict=True))
@@ -128,7 +130,7 @@ def recover(space: Space, shard: Shard) -> Plan[Opened]:
                 if found is None:
                     raise
                 reply = found
-            elif attempt:
+            elif attempt or not _answered(e):
                 raise
             else:
                 reply = yield from replace(call, hint=False)  # it may pass: as patient as any call
@@ -146,6 +148,10 @@ def recover(space: Space, shard: Shard) -> Plan[Opened]:
         claim = yield from _claim(space, shard, replid, reply.epoch)
         epoch, empty = claim or (0, False)
     raise Recovering(f"shard {shard.index} of namespace {shard.namespace!r} changes hands too often; try again")
+
+
+def _answered(error: RedisUnavailable) -> bool:
+    return not str(error).startswith(NO_ANSWER)
 
 
 def refuses_writes(error: DistierError) -> bool:
