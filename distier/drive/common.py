@@ -183,7 +183,6 @@ OFFLOAD_BYTES = 128 * 1024
 
 ARCHIVE = "the archive"
 DISK = "this node's disk"
-OTHERS = "the wait for another process"
 REST = "Redis, or the wait for a processor"
 
 

@@ -47,7 +47,6 @@ from .common import (
     ARCHIVE,
     DISK,
     OFFLOAD_BYTES,
-    OTHERS,
     RECOVERIES_MAX,
     Call,
     End,
@@ -147,8 +146,8 @@ class SyncDriver(Process):
                 return secrets.token_hex(16)
             case Now():
                 return time.time_ns() // 1_000_000
-            case Sleep(seconds):
-                return self._sleep(seconds, end_s)
+            case Sleep(seconds, what):
+                return self._sleep(seconds, what, end_s)
             case _:
                 return self.at_once(effect)
 
@@ -263,15 +262,13 @@ class SyncDriver(Process):
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 
-    def _sleep(self, seconds: float, end_s: float) -> None:
+    def _sleep(self, seconds: float, what: str, end_s: float) -> None:
         left_s = time_left(end_s)
         begun_s = time.monotonic()
         time.sleep(min(seconds, left_s))
-        note_spent(end_s, OTHERS, begun_s)
+        note_spent(end_s, what, begun_s)
         if seconds >= left_s:
-            raise DeadlineExceeded(
-                f"the call's deadline passed while waiting for another process{most(end_s, but=OTHERS)}"
-            )
+            raise DeadlineExceeded(f"the call's deadline passed while {what}{most(end_s, but=what)}")
 
     # -- the archive, and several plans at once ------------------------------------------------------------------
 

@@ -107,4 +107,4 @@ def _wait(pace: Pace, kind: str, wait_s: Callable[[], float]) -> Plan[None]:
             return
         nap_s = min(left_s, NAP_S)
         pace.waited(kind, nap_s)
-        yield Sleep(nap_s)
+        yield Sleep(nap_s, "waiting for this worker's own pace")

@@ -155,17 +155,17 @@ def _length(item: Item) -> int:
 
 
 def _made_ready(space: Space, item: Item, tok: str, sending: Sending) -> Prepared:
-    id, content, content_type = _checked(space, item)
-    name = space.config.transforms.get(base_type(content_type))
+    of = _checked(space, item)
+    content, name = of.content, space.config.transforms.get(of.kind)
     made = apply_transform(name, content) if name else None
     tokens = space.counter.count(made.content if made else content) if item.tokens is None else item.tokens
-    return _prepared(space, item, tok, sending, (id, content, content_type), made, tokens)
+    return _prepared(space, item, tok, sending, of, made, tokens)
 
 
 def _made_ready_in_steps(space: Space, item: Item, tok: str, sending: Sending) -> Plan[Prepared]:
     length = _length(item)
-    id, content, content_type = yield from Offload(length, lambda: _checked(space, item), CHECKING)
-    name = space.config.transforms.get(base_type(content_type))
+    of = yield from Offload(length, lambda: _checked(space, item), CHECKING)
+    content, name = of.content, space.config.transforms.get(of.kind)
     made = None
     if name:
         steps = transform_steps(name, content)
@@ -178,12 +178,20 @@ def _made_ready_in_steps(space: Space, item: Item, tok: str, sending: Sending) -
     tokens = item.tokens
     if tokens is None:
         tokens = yield from count_tokens(space, made.content if made else content)
-    of = (id, content, content_type)
     return (yield from Offload(length, lambda: _prepared(space, item, tok, sending, of, made, tokens), CHECKING))
 
 
-def _checked(space: Space, item: Item) -> tuple[str, bytes, str]:
-    """Id, content and type of what is to be put. Raises `Invalid`."""
+class _Checked(NamedTuple):
+    """What is to be put. `kind`: its content type without parameters."""
+
+    id: str
+    content: bytes
+    content_type: str
+    kind: str
+
+
+def _checked(space: Space, item: Item) -> _Checked:
+    """Raises `Invalid`."""
     id, content = check_id(item.id), _bytes(item.id, item.content)
     if len(content) > space.config.max_module_bytes:
         raise Invalid(f"module {id!r} has {len(content)} bytes; max_module_bytes is {space.config.max_module_bytes}")
@@ -194,7 +202,8 @@ def _checked(space: Space, item: Item) -> tuple[str, bytes, str]:
         isinstance(tokens, bool) or not isinstance(tokens, int) or not 0 <= tokens <= MAX_TOKENS
     ):
         raise Invalid(f"tokens is a whole number from 0 to 2**40, not {tokens!r}")
-    return id, content, check_content_type(item.content_type or guess_content_type(id, content))
+    content_type = check_content_type(item.content_type or guess_content_type(id, content))
+    return _Checked(id, content, content_type, base_type(content_type))
 
 
 def _prepared(
@@ -202,12 +211,11 @@ def _prepared(
     item: Item,
     tok: str,
     sending: Sending,
-    of: tuple[str, bytes, str],
+    of: _Checked,
     made: Transformed | None,
     tokens: int,
 ) -> Prepared:
-    id, content, content_type = of
-    kind = base_type(content_type)
+    id, content, content_type, kind = of
     kept = made.content if made else content
     known: dict[str, Word | None] = {
         "sha256": hashlib.sha256(kept).hexdigest(),
@@ -536,32 +544,34 @@ def put_many(space: Space, items: Sequence[Item]) -> Plan[list[Landed | DistierE
 def _prepare_many(space: Space, batch: Sequence[Item], but: set[int]) -> Plan[list[Prepared | DistierError | None]]:
     """`prepare` of all but those positions (None there), errors as values. One random token makes the tokens of all."""
     seed = yield from NewToken()
-    large = {i for i, item in enumerate(batch) if i not in but and _length(item) > LARGE_BYTES}
     sendings: dict[Shard, Sending] = {}  # those of a shard go together
+    lengths = [_length(item) for item in batch]
 
     def signs(i: int) -> tuple[str, Sending]:
         shard = space.shard(check_id(batch[i].id))
         sending = sendings.get(shard) or sendings.setdefault(shard, Sending(space.since(shard)))
         return hashlib.sha256(f"{seed}-{i}".encode()).hexdigest()[:32], sending
 
-    def one(i: int, item: Item) -> Prepared | DistierError | None:
-        if i in but or i in large:
-            return None
-        try:
-            return _made_ready(space, item, *signs(i))
-        except DistierError as e:
-            return e
+    def small() -> list[Prepared | DistierError | None]:
+        made = list[Prepared | DistierError | None]()
+        for i, item in enumerate(batch):
+            try:
+                made.append(None if i in but or lengths[i] > LARGE_BYTES else _made_ready(space, item, *signs(i)))
+            except DistierError as e:
+                made.append(e)
+        return made
 
-    size_bytes = sum(_length(item) for i, item in enumerate(batch) if i not in large)
+    size_bytes = sum(length for length in lengths if length <= LARGE_BYTES)
     try:
-        done = yield from Offload(size_bytes, lambda: [one(i, item) for i, item in enumerate(batch)], COUNTING)
+        done = yield from Offload(size_bytes, small, COUNTING)
     except DeadlineExceeded as e:  # what an earlier batch landed is told all the same
         return [None if i in but else e for i in range(len(batch))]
-    for i in large:
-        try:
-            done[i] = yield from _made_ready_in_steps(space, batch[i], *signs(i))
-        except DistierError as e:
-            done[i] = e
+    for i, length in enumerate(lengths):
+        if i not in but and length > LARGE_BYTES:
+            try:
+                done[i] = yield from _made_ready_in_steps(space, batch[i], *signs(i))
+            except DistierError as e:
+                done[i] = e
     return done
 
 

@@ -251,7 +251,8 @@ def keys(home: Path) -> set[bytes]:
 @pytest.mark.parametrize(
     "argv",
     [["stats"], ["ls"], ["ls", "-l"], ["where", "a"], ["get", "a"], ["watch", "--no-wait"], ["rm", "a"], ["promote", "a"],
-     ["demote", "--prefix", ""], ["pin", "a"], ["unpin", "a"], ["fsck"], ["sweep"], ["get", "--prefix", "a"]],
+     ["demote", "--prefix", ""], ["pin", "a"], ["unpin", "a"], ["fsck"], ["sweep"], ["rescue"], ["archive", "adopt"],
+     ["get", "--prefix", "a"]],
     ids=" ".join,
 )  # fmt: skip
 @pytest.mark.parametrize("shards", ["1", "3"])

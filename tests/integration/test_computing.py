@@ -11,7 +11,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.domain.tokens import O200k
 from distier.drive.common import End, lost
-from distier.effects import Offload, Plan
+from distier.effects import Offload, Plan, Sleep
 from distier.errors import DeadlineExceeded
 from distier.plans.paced import paced
 from distier.plans.write import Item
@@ -164,3 +164,15 @@ async def test_a_worker_s_plan_names_what_took_the_time(world: World) -> None:
 
     with pytest.raises(DeadlineExceeded, match="folding"):
         await face.run(paced(plan(), Pacer(None, None)))
+
+
+async def test_a_wait_is_named(world: World) -> None:
+    face = await world.open(deadline="1s")
+
+    def plan(*sleep: Sleep) -> Plan[None]:
+        yield from sleep[0]
+
+    with pytest.raises(DeadlineExceeded, match=r"passed while waiting for another process$"):
+        await face.run(plan(Sleep(2)))
+    with pytest.raises(DeadlineExceeded, match="passed while waiting for this worker's own pace"):
+        await face.run(paced(plan(Sleep(2, "waiting for this worker's own pace")), Pacer(None, None)))
