@@ -18,10 +18,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from distier.plans.identity import try_archive
-from distier.plans.recover import WrongArchive, check_shape, open_space, recover
+from distier.plans.recover import WrongArchive, check_shape, find_space, open_space, recover
 from distier.plans.shares import open_shares
 
-from .config import Config, check_directory, is_url, load_config
+from .config import NO_ARCHIVE, Config, check_directory, expanded, is_url, load_config
 from .domain.ids import check_id
 from .domain.module import Event, Landed, Module, Moved, Placement, Tier
 from .domain.tokens import TokenCounter, token_counter
@@ -36,6 +36,7 @@ from .plans import maintain, move, nodes, read, write
 from .plans.space import Space
 from .plans.statistics import Stats, read_stats
 from .plans.write import Content, Durability, Expected, Item
+from .stores.absent import AbsentArchive
 from .stores.archive import Archive
 from .stores.cluster import open_async_exchange, open_exchange
 from .stores.open import open_archive, open_local
@@ -68,7 +69,7 @@ def resolve(source: Source = None, **overrides: Any) -> Config:
     if isinstance(source, str) and is_url(source):
         return load_config(None, redis__url=source, **overrides)
     if isinstance(source, str | Path) and Path(source).suffix.lower() not in (".yaml", ".yml"):
-        return load_config(None, home=Path(check_directory(str(source))).expanduser().absolute(), **overrides)
+        return load_config(None, home=expanded(check_directory(str(source))).absolute(), **overrides)
     return load_config(source, **overrides)
 
 
@@ -86,6 +87,8 @@ def _revive(config: Config) -> Revive | None:
 def archive_of(config: Config) -> Archive:
     """The archive that the configuration means. Raises `ConfigError`."""
     cold = config.storage_tiers.cold
+    if cold.directory == NO_ARCHIVE:
+        return AbsentArchive()
     if cold.url is None:
         return open_archive(directory=config.archive_directory)
     return open_archive(
@@ -142,11 +145,21 @@ def connect(source: Source = None, *, counter: TokenCounter | str | None = None,
     token counter, or one of your own. Raises `ConfigError`, `Unavailable`.
     """
     counter, config = _counter(counter, resolve(source, **overrides))
+    return _unopened(config, counter).open()
+
+
+def connect_existing(config: Config, *, reading: bool = False) -> Store:
+    """`connect` to a namespace that exists: who mistypes its name does not make it. If only for `reading` what Redis knows,
+    nothing is written and no disk of this node is opened. Raises `NotFound`."""
+    return _unopened(config, reading=reading).open_existing(reading=reading)
+
+
+def _unopened(config: Config, counter: TokenCounter | None = None, *, reading: bool = False) -> Store:
     url = redis_url(config)  # first: it makes the embedded home, owner-only
-    archive, local = archive_of(config), open_local(config)
+    archive, local = archive_of(config), None if reading else open_local(config)
     space = make_space(config, archive, counter, local)
     redis = open_exchange(config, url, space.forget, _revive(config))
-    return Store(space, redis, archive, url=url, local=local).open()
+    return Store(space, redis, archive, url=url, local=local)
 
 
 async def connect_async(
@@ -200,6 +213,16 @@ class Store:
             raise
         self._serve_node()
         return self
+
+    def open_existing(self, *, reading: bool = False) -> Store:
+        """`open` of a namespace that exists; see `connect_existing`."""
+        try:
+            self.run(check_shape(self.space))
+            is_open = self.run(find_space(self.space))
+        except BaseException:
+            self._driver.close()
+            raise
+        return self if is_open and reading else self.open()
 
     def _look_at_archive(self) -> None:
         try:

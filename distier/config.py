@@ -24,10 +24,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -43,6 +42,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from .errors import ConfigError
+
+if TYPE_CHECKING:
+    import yaml
 
 ENV_PREFIX = "DISTIER_"
 CONFIG_FILE = "distier.yaml"
@@ -186,15 +188,33 @@ def _no_address(path: object) -> object:
 
 def _absolute(path: Path) -> Path:
     # Not resolve(): a link such as `current -> v3` is the owner's choice and should stay visible.
-    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100
+    return Path(os.path.abspath(expanded(path)))  # noqa: PTH100
+
+
+def expanded(path: str | Path) -> Path:
+    """`~` in front made a directory. Raises `ConfigError` where nobody knows which."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"there is no home directory for {str(path)!r}: write the whole path") from None
+
+
+NO_HOME = Path("/nonexistent/distier")
+NO_ARCHIVE = Path("/nonexistent/archive")
+"""As `storage_tiers.cold.directory`: none is configured, and what is done with this configuration needs none."""
+ARCHIVE_REQUIRED = "an archive is required with redis.url"
 
 
 def default_home() -> Path:
-    """Where the embedded server and its archive keep their data when nothing says otherwise."""
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "distier"
+    """Where the embedded server and its archive keep their data when nothing says otherwise. `NO_HOME` where this user has no
+    home directory (HOME is not set, and nothing in the password file), which matters only to who needs one."""
     base = os.environ.get("XDG_DATA_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "share") / "distier"  # noqa: PTH117
+    try:
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Application Support" / "distier"
+        return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "share") / "distier"  # noqa: PTH117
+    except RuntimeError:
+        return NO_HOME
 
 
 LocalPath = Annotated[Path, BeforeValidator(_no_address), AfterValidator(_absolute)]
@@ -225,14 +245,14 @@ def is_url(text: str) -> bool:
 def check_directory(text: str) -> str:
     """A directory's name, which must not be what somebody means for a server. Raises `ConfigError`, which does not show it: it
     may have a password."""
-    alone = _HOST_ALONE.fullmatch(text.strip()) is not None and not Path(text).expanduser().is_dir()
+    alone = _HOST_ALONE.fullmatch(text.strip()) is not None and not expanded(text).is_dir()
     if alone or _ADDRESS.fullmatch(text):
         raise ConfigError(
             "this looks like the address of a server: write redis://host:port/db; or ./name if it is the name of a directory, "
             "where an embedded server is to live"
         )
-    if Path(text).expanduser().is_socket():
-        raise ConfigError(f"{text} is a socket: write unix://{Path(text).expanduser().absolute()}")
+    if expanded(text).is_socket():
+        raise ConfigError(f"{text} is a socket: write unix://{expanded(text).absolute()}")
     return text
 
 
@@ -734,9 +754,16 @@ class Config(Section):
         cold = self.storage_tiers.cold
         if self.node and not self.storage_tiers.warm.is_local:
             raise ValueError("node names a disk with copies: set storage_tiers.warm.placement to local or both")
+        if self.home == NO_HOME and (
+            self.redis.url is None or (self.storage_tiers.warm.is_local and not self.storage_tiers.warm.directory)
+        ):
+            raise ValueError(
+                "there is no home directory to keep data in (HOME is not set, and this user has no entry in the password "
+                "file): set home, or redis.url and an archive"
+            )
         if self.redis.url and not (cold.url or cold.directory):
             raise ValueError(
-                "an archive is required with redis.url: set storage_tiers.cold.url (s3://bucket/prefix) "
+                f"{ARCHIVE_REQUIRED}: set storage_tiers.cold.url (s3://bucket/prefix) "
                 "or storage_tiers.cold.directory (a path that every process of the namespace sees)"
             )
         return self
@@ -852,7 +879,7 @@ def _flatten(
         section = _section(model, name)
         if section is None:
             if _is_path(model, name) and isinstance(value, str | Path):
-                value = base / Path(value).expanduser()
+                value = base / expanded(value)
             yield _Entry(key, value, where(key))
         elif isinstance(value, Mapping):
             yield from _flatten(value, where, base, section, key)
@@ -896,6 +923,8 @@ def _environment_value(key: Key, text: str, where: str) -> object:
     """Mappings, lists and whole sections are written as YAML or JSON; everything else is plain text."""
     if key[-1] not in ("transforms", "outline") and not text.startswith("{"):
         return text
+    import yaml  # here and below: most processes read none
+
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -910,6 +939,8 @@ _MAX_DEPTH = 8
 
 def _lines(node: yaml.Node, where: str, above: Key = ()) -> Iterator[tuple[Key, int]]:
     """The line of every key; a duplicate is an error, where PyYAML would take the last one."""
+    import yaml
+
     if not isinstance(node, yaml.MappingNode):
         return
     seen: set[str] = set()
@@ -939,6 +970,8 @@ def _read(path: Path) -> str:
 
 
 def _file_entries(path: Path) -> Iterator[_Entry]:
+    import yaml
+
     text, where = _read(path), f"file {path}"
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -999,7 +1032,7 @@ def _problem(error: ErrorDetails, by_key: Mapping[Key, _Entry]) -> str:
 def _config_file(environ: Mapping[str, str]) -> Path | None:
     named = environ.get(ENV_PREFIX + "CONFIG")
     if named:
-        return Path(named).expanduser()
+        return expanded(named)
     here = Path(CONFIG_FILE)
     return here if here.is_file() else None
 
@@ -1018,7 +1051,7 @@ def load_config(source: str | Path | Mapping[str, Any] | Config | None = None, *
     entries: list[_Entry] = []
     path = _config_file(os.environ) if source is None else source
     if isinstance(path, str | Path):
-        entries += _file_entries(Path(path).expanduser())
+        entries += _file_entries(expanded(path))
     entries += _environment_entries(os.environ)
     if isinstance(source, Mapping):
         entries += _flatten(source, lambda _: "argument", Path())

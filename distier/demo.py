@@ -27,17 +27,17 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import IO, Any, ClassVar, NamedTuple
 
 from distier.client import Store, connect
 from distier.config import Config
-from distier.domain.module import Module, Moved
+from distier.domain.module import Event, Module, Moved
 from distier.effects import Command
 from distier.embedded import Home, stop_server
 from distier.errors import Conflict, DistierError, Invalid
@@ -51,9 +51,16 @@ WARM_SHARE = 0.15
 SKEW = 0.9
 """The exponent of Zipf's law in the agents' choice of modules."""
 SAMPLE_S = 0.005
+CHECK_SAMPLE_S = 0.05
+"""Less often while the check needs the processor."""
+MOVES_S = 0.3
+LAST_MOVES = 4
+SLICES = 10
+END_S = 2.0
+"""How long an interrupted demo waits for its processes; then they are killed."""
 TELL_S = 0.25
 BATCH = 64
-READ_BACK, READ_ARCHIVE = "reading back", "reading from the archive"
+READ_BACK, DEMOTING, READ_ARCHIVE = "reading back", "demoting all to the archive", "reading from the archive"
 SKIPPED = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 
 
@@ -87,6 +94,17 @@ class Problem(NamedTuple):
     text: str
 
 
+class AgentRow(NamedTuple):
+    """One agent's work. `hits`: reads that were answered near or hot; `times_us`: of its single reads."""
+
+    name: str
+    operations: int
+    reads: int
+    hits: int
+    writes: int
+    times_us: Sequence[int]
+
+
 @dataclass
 class Report:
     """What happened. Times in microseconds by kind of call (`get hot`, `put`, ...); `problems` is empty if all is well."""
@@ -108,6 +126,10 @@ class Report:
     worker: dict[str, int] = field(default_factory=dict)
     checked: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    agents: list[AgentRow] = field(default_factory=list)
+    hit_rates: list[float] = field(default_factory=list)
+    """The share of reads that were answered near or hot, in equal parts of the time."""
+    last_moves: list[Event] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
@@ -145,6 +167,9 @@ class Progress:
     stats: Stats | None = None
     samples: int = 0
     moves: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    last_moves: Sequence[Event] = ()
+    again: Callable[[], Progress] | None = None
+    """The same at this moment: what the servers hold changes all the time, also in a long step."""
 
 
 Tell = Callable[[Progress], None]
@@ -228,6 +253,14 @@ def account_errors(usage: Mapping[str, int], counted: Mapping[str, int]) -> list
     ]
 
 
+def hit_rates(reads: Sequence[tuple[int, int]], slices: int = SLICES) -> list[float]:
+    """The share of hits in equal parts of the time, from sums of reads and hits that were noted at equal distances."""
+    n = len(reads) - 1
+    ends = [reads[i * n // slices] for i in range(slices + 1)] if n >= slices else list(reads)
+    parts = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(ends)]
+    return [hits / reads for reads, hits in parts if reads]
+
+
 # -- an agent -----------------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +329,9 @@ class Agent:
         if own and (module.version.epoch, module.version.ver) < own[:2]:
             self._wrong(f"{id} was read as {module.version}, older than its own write")
 
+    def near_or_hot(self) -> int:
+        return self.hits["near"] + self.hits["hot"]
+
     def _wrong(self, what: str) -> None:
         self.problems.append(Problem("read", f"{self.name}: {what}"))
 
@@ -353,9 +389,9 @@ def run_agent(job: dict[str, Any], stopping: threading.Event, say: Callable[[Any
             steps += 1
             if time.monotonic() - said_s > TELL_S:
                 said_s = time.monotonic()
-                say({"operations": steps})
+                say({"operations": steps, "reads": agent.hits.total(), "near_or_hot": agent.near_or_hot()})
     names = ("acks", "unanswered", "times_us", "hits", "counts", "problems")
-    say({"report": {name: getattr(agent, name) for name in names}})
+    say({"report": {name: getattr(agent, name) for name in names} | {"operations": steps}})
 
 
 def run_worker(job: dict[str, Any], stopping: threading.Event, say: Callable[[Any], None]) -> None:
@@ -416,7 +452,7 @@ def _demote_all(store: Store, ids: list[str], say: Callable[[Any], None]) -> lis
         problems += [
             Problem("archive", f"not demoted: {r}") for r in results if isinstance(r, DistierError) or r.tier != "cold"
         ]
-        say({"phase": "demoting all to the archive", "done": min(i + BATCH, len(ids)), "total": len(ids)})
+        say({"phase": DEMOTING, "done": min(i + BATCH, len(ids)), "total": len(ids)})
     return problems
 
 
@@ -508,14 +544,20 @@ class Child:
         report: dict[str, Any] = self.said.get("report", missing)
         return report | {"problems": [Problem(*p) for p in (*self.problems, *report["problems"])]}
 
-    def close(self) -> None:
-        """End it, whatever it is doing."""
-        self.stop()
-        try:
-            self._process.wait(3)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def close_all(children: Sequence[Child], timeout_s: float = END_S) -> None:
+    """End them, whatever they are doing: all are told, then all are waited for, then those that are left are killed."""
+    for child in children:
+        child.stop()
+    end_s = time.monotonic() + timeout_s
+    while any(child.alive for child in children) and time.monotonic() < end_s:
+        time.sleep(0.02)
+    for child in children:
+        child.kill()
 
 
 # -- the whole -----------------------------------------------------------------------------------------------------------
@@ -529,18 +571,23 @@ class Watch:
         self.samples = 0
         self.peaks: dict[str, tuple[int, int]] = {}
         self.moves: Counter[tuple[str, str, str]] = Counter()
+        self.last_moves: deque[Event] = deque(maxlen=LAST_MOVES)
         self.stats = store.stats()
         self.failure: str | None = None
+        self.every_s = SAMPLE_S
         self._since = "0"
+        self._counting = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
+        counted_s = time.monotonic()
         try:
-            while not self._stopping.wait(SAMPLE_S):
+            while not self._stopping.wait(self.every_s):
                 self.sample()
-                if self.samples % 50 == 0:
+                if time.monotonic() - counted_s > MOVES_S:
                     self.count_moves()
+                    counted_s = time.monotonic()
             self.count_moves()
         except DistierError as e:
             self.failure = f"the watch ended: {type(e).__name__}: {e}"
@@ -549,7 +596,7 @@ class Watch:
         self.stats = s = self.store.stats()
         self.samples += 1
         for name, used, most in (
-            ("hot tokens", s.hot.size, s.hot.max_size),
+            ("hot tokens", s.hot.tokens, s.hot.max_tokens),
             ("hot bytes", s.hot.size_bytes, s.hot.max_bytes),
             ("warm modules", s.warm.count, s.warm.max_modules),
             ("warm bytes", s.warm.stored_bytes, s.warm.max_bytes),
@@ -557,10 +604,15 @@ class Watch:
             self.peaks[name] = (max(used, self.peaks.get(name, (0, 0))[0]), most)
 
     def count_moves(self) -> None:
+        with self._counting:  # also by whoever wants to know the last ones
+            self._count_moves()
+
+    def _count_moves(self) -> None:
         for event in self.store.events(since=self._since, wait=False):
             self._since = event.stream_id
             if event.is_tier_change:
                 self.moves[event.from_, event.to, event.reason] += 1
+                self.last_moves.append(event)
 
     def __enter__(self) -> Watch:
         self._thread.start()
@@ -582,24 +634,38 @@ class Run:
         self.unanswered: dict[str, list[str]] = {}
         self.watch: Watch | None = None
         self.operations = 0
+        self.children: list[Child] = []
 
     def tell(self, phase: str, done: float = 0, total: float = 0, rate: float = 0.0) -> None:
-        w = self.watch
-        seen = (w.stats, w.samples, w.moves) if w else (None, 0, Counter[tuple[str, str, str]]())
-        self._tell(Progress(phase, done, total, self.operations, rate, *seen))
+        def at_this_moment() -> Progress:
+            w = self.watch
+            if w is None:
+                return Progress(phase, done, total, self.operations, rate)
+            moves, last = w.moves.copy(), tuple(w.last_moves)
+            return Progress(phase, done, total, self.operations, rate, w.stats, w.samples, moves, last, at_this_moment)
+
+        self._tell(at_this_moment())
 
     def child(self, role: str, **job: Any) -> Child:
         child = Child({"role": role, "config": self.config, **job})
-        self.stack.callback(child.close)
+        self.children.append(child)
         return child
 
     def run(self) -> Report:
+        try:
+            return self._run()
+        except KeyboardInterrupt:
+            self.tell(f"interrupted: ending {len(self.children)} processes and the server")
+            raise
+
+    def _run(self) -> Report:
         began_s = time.monotonic()
         self.tell("starting a server")
         modules = corpus(self.settings.modules)
         self.config = demo_config(self.home, modules)
-        self.stack.callback(lambda: stop_server(Home(self.home)))
+        self.stack.callback(lambda: stop_server(Home(self.home), anyway=True))
         store = self.stack.enter_context(open_demo(self.config))
+        self.stack.callback(lambda: close_all(self.children))
         agents = [
             self.child("agent", name=f"agent-{i}", ids=sorted(modules), seed=self.settings.seed)
             for i in range(1, self.settings.agents + 1)
@@ -610,8 +676,10 @@ class Run:
             self._load(store, modules)
             self._work(agents, worker)
             self._gather(agents, worker)
+            self._keep(self.watch)
+            self.watch.every_s = CHECK_SAMPLE_S
+            self._check()
         self._judge_watch(self.watch)
-        self._check()
         self.report.total_s = time.monotonic() - began_s
         return self.report
 
@@ -637,15 +705,20 @@ class Run:
             agent.write("go")
         began_s = time.monotonic()
         seconds, before, rate = self.settings.seconds, 0, 0.0
+        reads: list[tuple[int, int]] = [(0, 0)]
         while (passed_s := time.monotonic() - began_s) < seconds and all(a.alive for a in agents):
             self.operations = sum(a.said.get("operations", 0) for a in agents)
             rate = 0.7 * rate + 0.3 * (self.operations - before) / TELL_S
             before = self.operations
+            reads.append(
+                (sum(a.said.get("reads", 0) for a in agents), sum(a.said.get("near_or_hot", 0) for a in agents))
+            )
             self.tell("agents at work", passed_s, seconds, rate)
             time.sleep(TELL_S)
         for agent in agents:
             agent.stop()
         self.report.work_s = time.monotonic() - began_s
+        self.report.hit_rates = hit_rates(reads)
 
     def _await_ready(self, children: list[Child]) -> None:
         while waiting := [c for c in children if "ready" not in c.said]:
@@ -656,26 +729,47 @@ class Run:
             time.sleep(TELL_S / 5)
 
     def _gather(self, agents: list[Child], worker: Child) -> None:
-        self.tell("stopping")
         r = self.report
+        self._await_end(agents, "stopping the agents", 30)
         for agent in agents:
-            said = agent.report(30)
+            said = agent.report(0)
             r.problems += said["problems"]
             r.hits.update(said.get("hits", {}))
             r.counts.update(said.get("counts", {}))
             self.acks.append(said.get("acks", {}))
             for id, shas in said.get("unanswered", {}).items():
                 self.unanswered.setdefault(id, []).extend(shas)
-            for kind, times in said.get("times_us", {}).items():
+            times_us: dict[str, list[int]] = said.get("times_us", {})
+            for kind, times in times_us.items():
                 r.times_us.setdefault(kind, []).extend(times)
+            hits = Counter(said.get("hits", {}))
+            gets = [us for kind, times in times_us.items() if kind.startswith("get ") for us in times]
+            writes = len(times_us.get("put", ())) + len(times_us.get("delete", ()))
+            near_or_hot = hits["near"] + hits["hot"]
+            r.agents.append(
+                AgentRow(agent.name, said.get("operations", 0), hits.total(), near_or_hot, writes, sorted(gets))
+            )
         worker.stop()
-        said = worker.report(60)
+        self._await_end([worker], "stopping the worker", 60)
+        said = worker.report(0)
         r.problems += said["problems"]
         r.worker = said.get("did", {})
 
+    def _await_end(self, children: Sequence[Child], phase: str, timeout_s: float) -> None:
+        end_s = time.monotonic() + timeout_s
+        while any(child.alive for child in children) and time.monotonic() < end_s:
+            self.tell(phase, sum(not child.alive for child in children), len(children))
+            time.sleep(TELL_S / 5)
+
+    def _keep(self, watch: Watch) -> None:
+        """What the work has come to; the check moves everything once more."""
+        watch.count_moves()
+        r = self.report
+        r.stats, r.moves, r.last_moves = watch.stats, watch.moves.copy(), list(watch.last_moves)
+
     def _judge_watch(self, watch: Watch) -> None:
         r = self.report
-        r.stats, r.samples, r.peaks, r.moves = watch.stats, watch.samples, watch.peaks, watch.moves
+        r.samples, r.peaks = watch.samples, watch.peaks
         over = [(name, used, most) for name, (used, most) in r.peaks.items() if used > most]
         r.problems += [Problem("budget", f"{name} reached {used}, the limit is {most}") for name, used, most in over]
         r.problems += [Problem("budget", watch.failure)] if watch.failure else []

@@ -166,6 +166,8 @@ class NewToken(Effect[str]):
 @dataclass(slots=True)
 class Sleep(Effect[None]):
     seconds: float
+    what: str = "waiting for another process"
+    """What an error calls it where it took most of a call's time."""
 
 
 @dataclass(slots=True)

@@ -19,8 +19,11 @@ of the starter alone would leave a gap, between the server's birth and its first
 server could open the same append-only file.
 
 A pid answers that question badly: it is reused, it means something else in another container, and its file
-outlives it. So no pid is ever signalled: a server is stopped by a command through its own socket, which lies
-in a directory that only we can write.
+outlives it. So no pid that a file names is ever signalled: a server is stopped by a command through its own socket,
+which lies in a directory that only we can write. Where a cleaner of temporary files removed that socket (or the lock)
+under a living server, nobody can reach it any more, and a second one must not open its files: then the process is
+found by what the kernel says of it (it works in our data, its title names our configuration), held by a descriptor
+that no other process can take over, and asked to end as `down` would; its successor has all its data.
 
 The server runs as a daemon of its own session, so it survives the process, terminal and process group that
 started it (a service manager that kills whole control groups still ends it; the next `ensure_server` then
@@ -38,12 +41,14 @@ import os
 import platform
 import re
 import shutil
+import signal
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +66,7 @@ MAX_SOCKET_PATH_BYTES = 103
 # compared; here there is nothing to probe yet, and an old one would refuse its configuration obscurely.)
 MIN_MAJOR = 7
 POLL_S = 0.02
+LOOK_EVERY_S = 0.25
 LOG_BYTES_MAX = 1 << 20
 LOG_TAIL_LINES = 12
 SOCKET_NAME = "server.sock"
@@ -210,6 +216,7 @@ def ensure_server(home: Home, *, maxmemory_bytes: int | None = None, timeout_s: 
     _prepare(home)
     log_from: int | None = None  # set once this call has started a server
     problem = "it does not answer"
+    lost = _LostServer(home)
     while True:
         try:
             if running := _ask(home, _left_s(deadline), started=log_from is not None):
@@ -219,19 +226,22 @@ def ensure_server(home: Home, *, maxmemory_bytes: int | None = None, timeout_s: 
         with _try_lock(home, fcntl.LOCK_EX) as lock:
             if lock is not None and log_from is not None:
                 raise RedisUnavailable(_obituary(home, log_from))
-            if lock is not None:
+            if lock is not None and not lost.end_rival():
                 log_from = _spawn(home, lock, maxmemory_bytes, _left_s(deadline))
+        if lock is None:
+            lost.end_deaf()
         if time.monotonic() > deadline:
-            raise RedisUnavailable(_held(home, problem, timeout_s))
+            raise RedisUnavailable(_held(home, lost.problem or problem, timeout_s))
         time.sleep(POLL_S)
 
 
 def revive(home: Home, timeout_s: float) -> bool:
-    """Start the server of `home` again if it has died: whether this did so, or another process just has. False if it lives, or
-    was stopped in order (then it removed its pid file): who stops a server does not want the next call to start it.
+    """Start the server of `home` again if it has died, or lost its socket: whether this did so, or another process just has.
+    False if it lives, or was stopped in order (then it removed its pid file): who stops a server does not want the next call to
+    start it.
 
     Raises as `ensure_server`."""
-    if not home.pidfile.exists() or _is_alive(home):
+    if not home.pidfile.exists() or (_is_alive(home) and _has_socket(home)):
         return False
     ensure_server(home, maxmemory_bytes=_last_limit(home), timeout_s=timeout_s)
     return True
@@ -255,14 +265,18 @@ def server_status(home: Home, *, timeout_s: float = 2) -> Running | None:
     deadline = time.monotonic() + timeout_s
     while (running := _ask(home, _left_s(deadline), started=False)) is None and _is_alive(home):
         if time.monotonic() > deadline:
-            raise RedisUnavailable(_held(home, "it does not listen", timeout_s))
+            problem = "it does not listen" if _has_socket(home) else _no_socket(home, _said_pid(home))
+            raise RedisUnavailable(_held(home, problem, timeout_s))
         time.sleep(POLL_S)
     return running
 
 
-def stop_server(home: Home, *, timeout_s: float = 10) -> bool:
+def stop_server(home: Home, *, timeout_s: float = 10, anyway: bool = False) -> bool:
     """Stop the server of `home` after a last fsync. False if none ran. Returns when it has let go of its
-    data. Raises `RedisUnavailable` if it does not within `timeout_s`; it is never killed."""
+    data. Raises `RedisUnavailable` if it does not within `timeout_s`; it is never killed.
+
+    Where the disk takes no writes, what was written last is only in the server's memory: then this raises `Unsaved` and
+    changes nothing, unless it shall stop `anyway`."""
     if not home.path.exists():
         return False
     _check_ours(home.path)
@@ -271,17 +285,41 @@ def stop_server(home: Home, *, timeout_s: float = 10) -> bool:
         return False
     deadline = time.monotonic() + timeout_s
     stopping: str | None = None
+    lost = _LostServer(home)
     while _is_alive(home):
         run_id = _run_id(home, _left_s(deadline))
+        if run_id is None and stopping is None:
+            lost.end_deaf()
         if stopping is None and run_id is not None:
+            if not anyway:
+                _check_saved(home, _left_s(deadline))
             stopping = run_id
             _shutdown(home, _left_s(deadline))
         elif run_id is not None and run_id != stopping:
             break  # ours is gone, and another process has already started the next one
         if time.monotonic() > deadline:
-            raise RedisUnavailable(_held(home, "it does not stop", timeout_s))
+            raise RedisUnavailable(_held(home, lost.problem or "it does not stop", timeout_s))
         time.sleep(POLL_S)
     return True
+
+
+class Unsaved(RedisUnavailable):
+    """The embedded server has acknowledged writes that are not on its disk."""
+
+
+def _check_saved(home: Home, timeout_s: float) -> None:
+    """Raises `Unsaved` where the end of the server would lose what it acknowledged."""
+    with suppress(redis.ConnectionError), _connect(home, timeout_s) as client:
+        try:
+            info: dict[str, Any] = client.info("persistence")
+        except redis.BusyLoadingError:
+            return
+        if info.get("aof_last_write_status", "ok") != "ok":
+            raise Unsaved(
+                f"the embedded server of {home.path} cannot write to its disk (is it full?): the writes that it acknowledged "
+                f"last are only in its memory, {int(info.get('aof_buffer_length', 0)):,} bytes, and would be lost. Make room; "
+                "or lose them (`distier down --force`)"
+            )
 
 
 def _spawn(home: Home, lock: int, maxmemory_bytes: int | None, timeout_s: float) -> int:
@@ -355,6 +393,106 @@ def _is_alive(home: Home) -> bool:
         return lock is None
 
 
+# --- a server that cannot be reached any more ---
+
+
+def _has_socket(home: Home) -> bool:
+    return os.path.lexists(home.path / SOCKET_NAME)
+
+
+class _LostServer:
+    """Looks after a living server that nobody can reach any more, for a call that wants to reach it."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._asked: int | None = None
+        self._looked_s = float("-inf")
+        self.problem = ""
+
+    def end_deaf(self) -> None:
+        """Ask the server that has the lock to end, if it listens at a socket whose name is gone."""
+        if _has_socket(self._home):
+            self.problem = ""
+        elif time.monotonic() - self._looked_s >= LOOK_EVERY_S:
+            pid = _find_server(self._home)
+            deaf = pid is not None and _listens(pid) and not _has_socket(self._home)
+            if pid is not None and deaf:
+                self._end(pid)
+            # Without a word of the kernel (another container, another system) its own must do.
+            named = pid or _said_pid(self._home)
+            self.problem = _no_socket(self._home, named) if deaf or (pid is None and named) else ""
+            self._looked_s = time.monotonic()
+
+    def end_rival(self) -> bool:
+        """Whether a server works in our data though the lock is ours, because the one that it holds was removed. It is asked
+        to end."""
+        pid = _find_server(self._home)
+        if pid is not None:
+            self._end(pid)
+            self.problem = f"its lock is gone (removed by a cleaner of temporary files?): end it (`kill {pid}`)"
+        return pid is not None
+
+    def _end(self, pid: int) -> None:
+        if pid != self._asked and _ask_to_end(self._home, pid):
+            self._asked = pid
+
+
+def _no_socket(home: Home, pid: int | None) -> str:
+    whom = f"process {pid} (`kill {pid}`)" if pid else "its process"
+    return (
+        f"its socket {home.path / SOCKET_NAME} is gone (removed by a cleaner of temporary files?): end {whom}, which keeps its "
+        "data, and the next call starts it again"
+    )
+
+
+def _listens(pid: int) -> bool:
+    """Whether this process listens at a unix socket that was called as ours is. Only then has it had its name."""
+    try:
+        rows = [row.split() for row in Path(f"/proc/{pid}/net/unix").read_text(errors="replace").splitlines()]
+        held = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}  # noqa: PTH115 - no path: `socket:[7]`
+    except OSError:
+        return False
+    return any(len(row) == 8 and row[7] == f"../{SOCKET_NAME}" and f"socket:[{row[6]}]" in held for row in rows)
+
+
+def _find_server(home: Home) -> int | None:
+    """The process that runs as the server of `home`, as far as the kernel tells (Linux)."""
+    try:
+        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    except OSError:
+        return None
+    return next((pid for pid in pids if _is_server(home, pid)), None)
+
+
+def _is_server(home: Home, pid: int) -> bool:
+    process = Path(f"/proc/{pid}")
+    try:
+        return process.joinpath("cwd").readlink() == home.data and os.fsencode(home.config.name) in (
+            process.joinpath("cmdline").read_bytes()
+        )
+    except OSError:  # it has ended, or is somebody else's
+        return False
+
+
+def _ask_to_end(home: Home, pid: int) -> bool:
+    """SIGTERM, which to a server is what SHUTDOWN is: it syncs its file, and ends."""
+    if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
+        return False
+    try:
+        process = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if not _is_server(home, pid):
+            return False
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+    except OSError:
+        return False
+    finally:
+        os.close(process)
+    return True
+
+
 # --- talking to it ---
 
 
@@ -364,7 +502,7 @@ def _connect(home: Home, timeout_s: float) -> Iterator[redis.Redis]:
     shows that somebody is there but not ready becomes `RedisUnavailable`."""
     client = redis.Redis(
         unix_socket_path=str(home.socket), socket_timeout=timeout_s, socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
+        retry=Retry(NoBackoff(), 0), driver_info=None,
     )  # fmt: skip
     try:
         yield client
@@ -377,10 +515,15 @@ def _connect(home: Home, timeout_s: float) -> Iterator[redis.Redis]:
 
 
 def _ask(home: Home, timeout_s: float, *, started: bool) -> Running | None:
-    """The server if it answers PING with PONG, None if nobody listens."""
+    """The server if it serves, None if nobody listens. PING is refused as writes are where the disk is full: reading goes on
+    then, and who writes is told."""
     try:
         with _connect(home, timeout_s) as client:
-            client.ping()
+            try:
+                client.ping()
+            except redis.ResponseError as e:
+                if not str(e).startswith("MISCONF"):
+                    raise
             info: dict[str, Any] = client.info("server")
     except redis.ConnectionError:
         return None
@@ -493,9 +636,14 @@ def _obituary(home: Home, log_from: int) -> str:
     )
 
 
-def _held(home: Home, problem: str, timeout_s: float) -> str:
+def _said_pid(home: Home) -> int | None:
     try:
-        said = f" (pid {int(home.pidfile.read_text())} by its own word)"
+        return int(home.pidfile.read_text())
     except (OSError, ValueError):
-        said = ""
+        return None
+
+
+def _held(home: Home, problem: str, timeout_s: float) -> str:
+    pid = _said_pid(home)
+    said = f" (pid {pid} by its own word)" if pid else ""
     return f"the embedded server of {home.path}{said} is there, but {problem} (waited {timeout_s:g} s)"

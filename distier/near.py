@@ -670,6 +670,8 @@ class Tracker:
 
         def take(reply: Any) -> None:
             peer.beats -= 1
+            if isinstance(reply, ResponseError) and str(reply).startswith("MISCONF"):
+                reply = b"PONG"  # its disk takes no writes, which is what it then says to PING, in its turn
             if isinstance(reply, ResponseError) and not (is_passing(reply) or is_redirection(reply)):
                 raise _Refused(f"{beats[0][0]} is refused: {reply}")
             if not (isinstance(reply, int) if peer.shards else reply == b"PONG"):

@@ -346,7 +346,7 @@ if paths:
     from distier.errors import DistierError
     for path in paths:
         try:
-            stop_server(Home(Path(path)))
+            stop_server(Home(Path(path)), anyway=True)
         except DistierError as e:
             print("reaper:", e, file=sys.stderr)
 """

@@ -8,6 +8,7 @@ imported by the commands that need them.
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import os
 import sys
@@ -20,7 +21,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
         # Ids are UTF-8, also where the locale is ASCII or Latin: names of files and ids could not be told apart otherwise.
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - this very program
+    gc.disable()  # what is imported stays: to look through it time and again takes a sixth of a short run
     sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def all_is_loaded() -> None:
+    """From here on memory is collected as ever."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def run(argv: Sequence[str]) -> int:
@@ -96,12 +105,13 @@ def _invoke(argv: Sequence[str]) -> int:
 
     from .app import command, hoist
 
-    group = command()
     if "_DISTIER_COMPLETE" in os.environ:  # the shell asks what could come next; answers and exits
-        group.main(prog_name="distier")
+        command().main(prog_name="distier")
+    hoisted = hoist(argv)
+    group = command(hoisted)
     try:
         # Not `main`: it makes one exit code of a closed pipe and of every other failure.
-        with group.make_context("distier", hoist(argv)) as context:
+        with group.make_context("distier", hoisted) as context:
             group.invoke(context)
         return 0
     except typer.Exit as e:
@@ -116,11 +126,15 @@ def _usage(error: Exception) -> int:
     """Tell what is wrong with the words, and where to read on."""
     context = getattr(error, "ctx", None)
     message = error.format_message()  # type: ignore[attr-defined]
-    if type(error).__name__ == "NoArgsIsHelpError":
-        print(message, file=sys.stderr)
-        return 2
     from .output import tell_error
 
+    if type(error).__name__ == "NoArgsIsHelpError":
+        from . import output
+
+        if not output.as_json:
+            print(message, file=sys.stderr)
+            return 2
+        message = "Missing command."
     path = context.command_path if context else "distier"
     code = int(getattr(error, "exit_code", 2))
     tell_error("UsageError", message, f"see `{path} --help`", code)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -17,7 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from distier.demo import Progress, Report, Settings, run
+from distier.demo import AgentRow, Progress, Report, Settings, run
+from distier.domain.module import Event
 from distier.plans.statistics import Stats
 
 from . import output
@@ -26,32 +27,42 @@ LINE_EVERY_S = 2.0
 PROBLEMS_SHOWN = 10
 
 
-def run_demo(seconds: float, agents: int, modules: int, seed: int, home: Path | None, *, as_json: bool) -> bool:
+def run_demo(settings: Settings, *, as_json: bool, details: bool = False) -> bool:
     """Run it, show it, report it; whether all checks held."""
-    settings = Settings(seconds, agents, modules, seed, home)
-    with _terminated_as_interrupt(), _view() as view:
-        report = run(settings, view.tell)
+    home = settings.home
+    try:
+        with _interrupted_once(), _view() as view:
+            report = run(settings, view.tell)
+    except KeyboardInterrupt:
+        output.say(f"distier demo: interrupted; {f'its data is kept in {home}' if home else 'nothing of it is left'}")
+        raise
     if as_json:
         output.emit(report_row(report))
     else:
-        output.show(*report_view(report))
+        output.show(*(details_view(report) if details else ()), *report_view(report))
         if home is not None:
             output.say(f"kept in {home}: look around with `distier --home {home} stats`")
     return report.good
 
 
 @contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """SIGTERM cleans up as Ctrl-C does."""
+def _interrupted_once() -> Iterator[None]:
+    """SIGTERM cleans up as Ctrl-C does. A second one changes nothing: to clean up takes two seconds, and without it a server
+    would go on."""
+    interrupted = False
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        nonlocal interrupted
+        if not interrupted:
+            interrupted = True
+            raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {end: signal.signal(end, interrupt) for end in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for end, handler in before.items():
+            signal.signal(end, handler)
 
 
 # -- while it runs ------------------------------------------------------------------------------------------------------
@@ -62,8 +73,10 @@ def _view() -> Iterator[LiveView | LineView]:
     if not sys.stderr.isatty():
         yield LineView()
         return
-    with Live(console=Console(stderr=True), transient=True, auto_refresh=False) as live:
-        yield LiveView(live)
+    view = LiveView()
+    console = Console(stderr=True)
+    with Live(console=console, transient=True, get_renderable=view.table, refresh_per_second=4):
+        yield view
 
 
 class LineView:
@@ -82,13 +95,17 @@ class LineView:
 
 
 class LiveView:
-    """A table that changes in place."""
+    """A table that changes in place, also while nothing is told: in a long step the servers go on."""
 
-    def __init__(self, live: Live) -> None:
-        self._live = live
+    def __init__(self) -> None:
+        self._told = Progress("starting")
 
     def tell(self, p: Progress) -> None:
-        self._live.update(live_table(p), refresh=True)
+        self._told = p
+
+    def table(self) -> RenderableType:
+        p = self._told
+        return live_table(p.again() if p.again else p)
 
 
 def _done(p: Progress) -> str:
@@ -99,7 +116,9 @@ def _line(p: Progress) -> str:
     if p.stats is None:
         return ""
     s = p.stats
-    tiers = f"hot {s.hot.count} ({s.hot.size:,} of {s.hot.max_size:,} tokens), warm {s.warm.count}, cold {s.cold.count}"
+    tiers = (
+        f"hot {s.hot.count} ({s.hot.tokens:,} of {s.hot.max_tokens:,} tokens), warm {s.warm.count}, cold {s.cold.count}"
+    )
     return f"{tiers}; {p.rate:.0f} ops/s" if p.rate else tiers
 
 
@@ -114,7 +133,13 @@ def live_table(p: Progress) -> RenderableType:
     moved = sum(p.moves.values())
     rate = f", {p.rate:,.0f}/s" if p.rate else ""
     foot = f"{p.operations:,} operations{rate}   {moved:,} moves   {p.samples:,} samples of the budgets"
-    return Group(head, "", _tiers(p.stats), "", Text(foot, "dim"))
+    last = [Text(_move(event), "dim", no_wrap=True, overflow="ellipsis") for event in p.last_moves]
+    return Group(head, "", _tiers(p.stats), "", Text(foot, "dim"), *last)
+
+
+def _move(e: Event) -> str:
+    where = f"{e.from_} > {e.to}"
+    return f"{where:<12}  {e.reason:<9} {output.shown(e.id)}"
 
 
 def _tiers(s: Stats) -> Table:
@@ -124,7 +149,7 @@ def _tiers(s: Stats) -> Table:
     hot, warm, cold, n = s.hot, s.warm, s.cold, output.number
     warm_share = max(warm.count / warm.max_modules, warm.stored_bytes / warm.max_bytes) if warm.max_modules else 0
     rows = (
-        ("hot", "red", n(hot.count), n(hot.size), output.size(hot.size_bytes), "", hot.size / max(1, hot.max_size)),
+        ("hot", "red", n(hot.count), n(hot.tokens), output.size(hot.size_bytes), "", hot.tokens / max(1, hot.max_tokens)),
         ("warm", "yellow", n(warm.count), n(warm.tokens), output.size(warm.stored_bytes), output.ratio(warm.ratio),
          warm_share),
         ("cold", "blue", n(cold.count), n(cold.tokens), output.size(cold.stored_bytes), output.ratio(cold.ratio), None),
@@ -146,11 +171,14 @@ def _gauge(share: float | None, colour: str) -> RenderableType:
 # -- the report ---------------------------------------------------------------------------------------------------------
 
 
+AGENTS_SHOWN = 4
+
+
 def report_view(r: Report) -> list[RenderableType]:
-    """The report at 80 columns."""
+    """The report on one screen of 80 columns and 24 lines, if all is well; the verdict last."""
     assert r.stats is not None
     s = r.settings
-    tokens = r.stats.hot.size + r.stats.warm.tokens + r.stats.cold.tokens
+    tokens = r.stats.hot.tokens + r.stats.warm.tokens + r.stats.cold.tokens
     head = (
         f"{r.modules:,} modules of the standard library, {output.size(r.size_bytes)}, {tokens / 1e6:.1f} M tokens\n"
         f"{s.agents} agents and 1 worker for {r.work_s:.0f} s: {r.operations:,} operations, "
@@ -161,7 +189,64 @@ def report_view(r: Report) -> list[RenderableType]:
     problems = [Text(f"     {problem.text}", "red") for problem in r.problems[:PROBLEMS_SHOWN]]
     if len(r.problems) > PROBLEMS_SHOWN:
         problems.append(Text(f"     and {len(r.problems) - PROBLEMS_SHOWN} more", "red"))
-    return ["", Text(head), "", _calls(r), "", _budgets(r), "", _moves(r), "", *checks, *problems]
+    lines = [*head.splitlines(), *_agents(r), *_sums(r), *_last(r)]
+    shown = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
+    return [*shown, *checks, *problems, _verdict(r)]
+
+
+def _verdict(r: Report) -> Text:
+    bad = [ok for ok, _ in r.checks()].count(False)
+    if r.good:
+        return Text("good: every byte is where it should be, and no budget was exceeded", "bold green")
+    return Text(f"FAILED: {output.counted(bad, 'check')} of {len(r.checks())} did not hold", "bold red")
+
+
+def _agents(r: Report) -> list[str]:
+    """A row for each agent; of many, the first ones."""
+    if not r.agents:
+        return []
+    n = output.number
+    rows = []
+    more = len(r.agents) - AGENTS_SHOWN + 1 if len(r.agents) > AGENTS_SHOWN else 0
+    for a in r.agents[: len(r.agents) - more]:
+        p50, p99 = (_time(percentile(list(a.times_us), share)) for share in (0.5, 0.99))
+        rate = f"{a.hits / a.reads:.0%}" if a.reads else ""
+        rows.append((a.name, n(a.operations), n(a.reads), rate, n(a.writes), p50, p99))
+    columns = ("agent", ">operations", ">reads", ">near or hot", ">writes", ">get p50", ">p99")
+    return [*output.long_rows(columns, rows, ()), *([f"and {more} others"] if more else [])]
+
+
+def _sums(r: Report) -> list[str]:
+    """One line each: how the hit rate went, how long reads took, how full the tiers were, and what moved most."""
+    assert r.stats is not None
+    lines = []
+    if r.hit_rates:
+        lines.append("near or hot, over time: " + " ".join(f"{rate:.0%}" for rate in r.hit_rates))
+    gets = [(tier, times) for tier in TIERS if (times := r.times_us.get(f"get {tier}"))]
+    if gets:
+        lines.append("get p50: " + ", ".join(f"{tier} {_time(percentile(times, 0.5))}" for tier, times in gets))
+    full = ", ".join(f"{name} {used / most:.0%}" for name, (used, most) in r.peaks.items())
+    lines.append(f"fullest: {full}")
+    moves = ", ".join(f"{output.number(n)} {a} > {b}" for (a, b), n in _by_tiers(r).most_common(4))
+    lines.append(f"moves: {moves or 'none'}")
+    return lines
+
+
+def _by_tiers(r: Report) -> Counter[tuple[str, str]]:
+    sums: Counter[tuple[str, str]] = Counter()
+    for (a, b, _), n in r.moves.items():
+        sums[a, b] += n
+    return sums
+
+
+def _last(r: Report) -> list[str]:
+    moves = [f"  {_move(event)}" for event in r.last_moves[-3:]]
+    return ["the last moves of the work, and why:", *moves] if moves else []
+
+
+def details_view(r: Report) -> list[RenderableType]:
+    """All numbers, on more than one screen."""
+    return [_calls(r), "", _budgets(r), "", _moves(r), ""]
 
 
 def percentile(times_us: list[int], share: float) -> int:
@@ -176,6 +261,7 @@ def _time(us: int) -> str:
     return f"{us / 1000:.2f} ms" if us < 10_000 else f"{us / 1000:.0f} ms"
 
 
+TIERS = ("near", "hot", "warm", "cold")
 CALLS = ("get near", "get hot", "get warm", "get cold", "get miss", "get_many", "put", "delete", "promote", "demote")
 
 
@@ -212,6 +298,12 @@ def _moves(r: Report) -> RenderableType:
     return output.table(("move", "reason", ">count"), rows)
 
 
+def _agent_row(a: AgentRow) -> dict[str, Any]:
+    times = {"p50_us": percentile(list(a.times_us), 0.5), "p99_us": percentile(list(a.times_us), 0.99)}
+    counts = {name: getattr(a, name) for name in ("name", "operations", "reads", "hits", "writes")}
+    return counts | times
+
+
 def report_row(r: Report) -> dict[str, Any]:
     """The report for JSON; times in microseconds."""
     times = {
@@ -221,7 +313,10 @@ def report_row(r: Report) -> dict[str, Any]:
     return {
         "good": r.good, "modules": r.modules, "size_bytes": r.size_bytes, "operations": r.operations,
         "load_s": round(r.load_s, 3), "work_s": round(r.work_s, 3), "check_s": round(r.check_s, 3),
-        "total_s": round(r.total_s, 3), "hits": r.hits, "calls": times, "counts": r.counts,
+        "total_s": round(r.total_s, 3), "agents": [_agent_row(a) for a in r.agents],
+        "hit_rates": [round(rate, 4) for rate in r.hit_rates],
+        "last_moves": [output.row(e) for e in r.last_moves],
+        "hits": r.hits, "calls": times, "counts": r.counts,
         "moves": [{"from": a, "to": b, "reason": why, "count": n} for (a, b, why), n in r.moves.most_common()],
         "budgets": {name: {"most_seen": used, "limit": most} for name, (used, most) in r.peaks.items()},
         "samples": r.samples, "stats": output.stats_row(r.stats) if r.stats else None, "worker": r.worker,

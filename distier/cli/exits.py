@@ -21,7 +21,7 @@ EXITS = (
     ExitCode(OK, None, "done"),
     ExitCode(FAILED, None, "a check failed (doctor, fsck, demo, worker --once)"),
     ExitCode(USAGE, None, "wrong words, or a file that cannot be read or written"),
-    ExitCode(NOT_FOUND, errors.NotFound, "there is no such module"),
+    ExitCode(NOT_FOUND, errors.NotFound, "there is no such module, or no such namespace"),
     ExitCode(ARCHIVE, errors.ArchiveUnavailable, "the archive does not answer: try again"),
     ExitCode(FULL, errors.Full, "no room: Redis is at maxmemory, or the budgets are full"),
     ExitCode(REDIS, errors.Unavailable, "Redis does not answer in time: try again"),

@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 def stats(context: typer.Context) -> None:
     """Show what each tier holds."""
     session = session_of(context)
-    with session.store() as store:
+    with session.look() as store:
         found = store.stats()
         space = store.space
     if session.json:
@@ -35,48 +35,51 @@ def stats(context: typer.Context) -> None:
         return
     shards = f", {space.config.shards} shards" if space.config.shards > 1 else ""
     title = f"namespace {space.namespace}{shards}: {output.counted(found.count, 'module')}"
-    columns = ("tier", ">modules", ">tokens", ">of", ">bytes", ">stored", ">of", ">ratio")
-    output.show(output.table(columns, stats_rows(found), title=title))
+    columns = ("tier", ">modules", ">tokens", ">bytes", ">stored", ">ratio")
+    print(title, "", *output.long_rows(columns, stats_rows(found), ()), sep="\n")
     if found.shares:
-        of_shards = ("shard", ">hot tokens", ">of", ">hot bytes", ">of", ">warm modules", ">of", ">warm stored", ">of")
-        output.show(output.table(of_shards, share_rows(found)))
-    output.show(f"not archived yet: {output.counted(found.dirty_count, 'module')}, {output.size(found.dirty_bytes)}")
+        of_shards = ("shard", ">hot tokens", ">hot bytes", ">warm modules", ">warm stored")
+        print("", *output.long_rows(of_shards, share_rows(found), ()), sep="\n")
+    print(f"\nnot archived yet: {_dirty(found)}")
     for name, held in sorted(found.nodes.items()):
         mine = ", this one" if name == found.node else ""
         modules = f"{output.number(held.modules)}/{output.counted(held.max_modules, 'module')}"
-        output.show(
-            f"disk of node {name}{mine}: {modules}, {output.size(held.size_bytes)} of {output.size(held.max_bytes)}"
-        )
+        print(f"disk of node {name}{mine}: {modules}, {output.size(held.size_bytes)} of {output.size(held.max_bytes)}")
     for life in found.epochs:
         if not life.first:
             compared = "compared with the archive" if life.verified else "not compared with the archive yet"
             since = output.moment(life.since_ms)
-            output.show(
-                f"shard {life.shard}: epoch {life.epoch} since {since} (Redis restarted or was lost), {compared}"
-            )
+            print(f"shard {life.shard}: epoch {life.epoch} since {since} (Redis restarted or was lost), {compared}")
 
 
 def stats_rows(s: Stats) -> list[tuple[str, ...]]:
-    """A row for each tier, and one for what is archived; warm's budget of modules is shown in its tokens' place."""
+    """A row for each tier, and one for what is archived; what has a budget is shown as `used/budget`."""
     n, size = output.number, output.size
     hot, warm, cold = s.hot, s.warm, s.cold
     return [
-        ("hot", n(hot.count), n(hot.size), n(hot.max_size), size(hot.size_bytes), size(hot.size_bytes),
-         size(hot.max_bytes), ""),
-        ("warm", f"{n(warm.count)}/{n(warm.max_modules)}", n(warm.tokens), "", size(warm.size_bytes),
-         size(warm.stored_bytes), size(warm.max_bytes), output.ratio(warm.ratio)),
-        ("cold", n(cold.count), n(cold.tokens), "", size(cold.size_bytes), "", "", ""),
-        ("archived", n(cold.archived_count), "", "", size(cold.archived_size_bytes), size(cold.stored_bytes), "",
+        ("hot", n(hot.count), f"{n(hot.tokens)}/{n(hot.max_tokens)}", size(hot.size_bytes),
+         f"{size(hot.size_bytes)}/{size(hot.max_bytes)}", ""),
+        ("warm", f"{n(warm.count)}/{n(warm.max_modules)}", n(warm.tokens), size(warm.size_bytes),
+         f"{size(warm.stored_bytes)}/{size(warm.max_bytes)}", output.ratio(warm.ratio)),
+        ("cold", n(cold.count), n(cold.tokens), size(cold.size_bytes), "", ""),
+        ("archived", n(cold.archived_count), "", size(cold.archived_size_bytes), size(cold.stored_bytes),
          output.ratio(cold.ratio)),
     ]  # fmt: skip
+
+
+def _dirty(s: Stats) -> str:
+    """What the archive lacks: modules, and deletions (which have no bytes)."""
+    words = f"{output.counted(s.dirty_count - s.dirty_deletions, 'module')}, {output.size(s.dirty_bytes)}"
+    return f"{words}; {output.counted(s.dirty_deletions, 'deletion')}" if s.dirty_deletions else words
 
 
 def share_rows(s: Stats) -> list[tuple[str, ...]]:
     """A row for each shard: what it holds, and its share of each budget."""
     n, size = output.number, output.size
     return [
-        (str(x.shard), n(x.hot_tokens), n(x.max_hot_tokens), size(x.hot_bytes), size(x.max_hot_bytes), n(x.warm_modules),
-         n(x.max_warm_modules), size(x.warm_bytes), size(x.max_warm_bytes)) for x in s.shares
+        (str(x.shard), f"{n(x.hot_tokens)}/{n(x.max_hot_tokens)}", f"{size(x.hot_bytes)}/{size(x.max_hot_bytes)}",
+         f"{n(x.warm_modules)}/{n(x.max_warm_modules)}", f"{size(x.warm_bytes)}/{size(x.max_warm_bytes)}")
+        for x in s.shares
     ]  # fmt: skip
 
 
@@ -91,7 +94,7 @@ def watch(
 ) -> None:
     """Show tier changes as they happen."""
     session = session_of(context)
-    with session.store() as store:
+    with session.look() as store:
         if wait and not session.json:
             output.say(f"distier: watching namespace {store.space.namespace!r}; Ctrl-C ends it")
         for event in store.events(since=since, wait=wait):

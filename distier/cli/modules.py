@@ -11,21 +11,28 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import output
-from .session import Session, chosen_ids, ids_from, read_stdin, session_of
+from .complete import complete_ids
+from .session import Chosen, Session, ids_from, matching, read_stdin, session_of
 from .tree import Tree
 
 if TYPE_CHECKING:
     from distier.domain.module import Landed, Module, Placement
 
 TierName = Literal["hot", "warm", "cold"]
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Module ids; `-` reads them from stdin, one a line.")]
-SomeIds = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID...]", help="Module ids; `-` reads them from stdin, one a line.")
-]
+_IDS: dict[str, Any] = {"help": "Module ids; `-` reads them from stdin, one a line.", "autocompletion": complete_ids}
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", **_IDS)]
+SomeIds = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", **_IDS)]
 Zero = Annotated[bool, typer.Option("--null", "-0", help="Ids on stdin (`-`) end with a NUL byte, not with the line.")]
 Prefix = Annotated[
     str | None,
-    typer.Option("--prefix", metavar="PREFIX", help="All modules whose ids begin so, as `ls PREFIX` lists them."),
+    typer.Option(
+        "--prefix", metavar="PREFIX", help="All modules whose ids begin so, as `ls PREFIX` lists them.",
+        autocompletion=complete_ids,
+    ),
+]  # fmt: skip
+Glob = Annotated[
+    str | None,
+    typer.Option("--glob", metavar="PATTERN", help="All modules whose ids match: `*` (also across /), `?`, `[ab]`."),
 ]
 IfVersion = Annotated[
     str | None,
@@ -163,29 +170,37 @@ def get(
     ids: SomeIds = None,
     to: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE|DIR", help="Write to a file; with --prefix, a directory."),
+        typer.Option(
+            "--output", "-o", metavar="FILE|DIR", help="Write to a file; with --prefix and --glob, a directory."
+        ),
     ] = None,
     prefix: Annotated[
         str | None,
         typer.Option("--prefix", metavar="PREFIX", help="All modules below PREFIX/, as files in -o (./PREFIX)."),
     ] = None,
+    glob: Glob = None,
     zero: Zero = False,
 ) -> None:
-    """Write the exact bytes of modules to stdout, one after the other; or, with --prefix, files: the inverse of put DIR."""
-    session = session_of(context)
-    if bool(ids) == (prefix is not None):
-        raise typer.BadParameter("name ids (- for stdin), or --prefix PREFIX to write files")
-    if prefix is not None:
-        from .save import save_tree
+    """Write the exact bytes of modules to stdout, one after the other; or, with --prefix, files: the inverse of put DIR.
 
-        with session.store() as store:
-            save_tree(session, store, prefix, to)
+    With --glob the modules go to stdout, or, with -o DIR, to files below it that are called as they are.
+    """
+    session = session_of(context)
+    chosen = Chosen(ids, prefix, glob, zero)
+    if prefix is not None or (glob is not None and to is not None):
+        from .save import save_tree, tree_of
+
+        with session.store(existing=True) as store:
+            if glob is not None:
+                save_tree(session, store, matching(store, glob), "", to or Path())
+            else:
+                save_tree(session, store, *tree_of(store, prefix or "", to))
         session.end()
         return
-    wanted = ids_from(ids or [], zero)
-    if to is not None and len(wanted) != 1:
+    named = chosen.named
+    if to is not None and (named is None or len(named) != 1):
         raise typer.BadParameter("-o takes one module")
-    with session.store() as store:
+    with session.store(existing=True) as store:
 
         def one(id: str) -> None:
             module = store.get(id)
@@ -194,7 +209,7 @@ def get(
             else:
                 _write(session, module, to)
 
-        session.each(wanted, one)
+        session.each(chosen.ids(store) if named is None else named, one)
     session.end()
 
 
@@ -224,11 +239,13 @@ def rm(
     durability: Level = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="A module that does not exist is fine.")] = False,
     prefix: Prefix = None,
+    glob: Glob = None,
     zero: Zero = False,
 ) -> None:
     """Delete modules from all tiers."""
     session = session_of(context)
-    with session.store() as store:
+    chosen = Chosen(ids, prefix, glob, zero)
+    with session.store(existing=not force) as store:
 
         def one(id: str) -> None:
             deleted = store.delete(id, if_version=_version(if_version), durability=durability)
@@ -237,7 +254,7 @@ def rm(
             elif session.json:
                 output.emit({"id": id, "deleted": deleted})
 
-        session.each(chosen_ids(store, ids, prefix, zero), one)
+        session.each(chosen.ids(store), one)
     session.end()
 
 
@@ -246,7 +263,9 @@ LS_SPARE = ("updated", ">uses", ">stored", "version", ">size", ">tokens")
 
 def ls(
     context: typer.Context,
-    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only ids that start so.")] = "",
+    prefix: Annotated[
+        str, typer.Argument(metavar="[PREFIX]", help="Only ids that start so.", autocompletion=complete_ids)
+    ] = "",
     tier: Annotated[TierName | None, typer.Option("--tier", help="Only what is in this tier.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=0, help="At most so many (any of them).")] = None,
     long: Annotated[bool, typer.Option("--long", "-l", help="With tier, version, tokens and sizes.")] = False,
@@ -254,7 +273,7 @@ def ls(
 ) -> None:
     """List module ids, sorted."""
     session = session_of(context)
-    with session.store() as store:
+    with session.look() as store:
         found = sorted(store.scan(prefix, tier=tier, limit=limit))
         places = (place for id, _ in found if (place := store.where(id))) if long else iter(())
         if session.json:
@@ -280,7 +299,7 @@ def _long(p: Placement) -> tuple[str, ...]:
 def where(context: typer.Context, ids: Ids, zero: Zero = False) -> None:
     """Show where modules are: tier, version, sizes, times. Touches no recency."""
     session = session_of(context)
-    with session.store() as store:
+    with session.look() as store:
 
         def one(id: str) -> None:
             place = store.where(id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -12,8 +11,8 @@ import typer
 from distier.errors import Conflict, DistierError, Full, Invalid
 
 from . import exits, output
-from .modules import Ids, Prefix, SomeIds, Zero
-from .session import Session, chosen_ids, ids_from, session_of
+from .modules import Glob, Prefix, SomeIds, Zero
+from .session import Chosen, Session, session_of
 
 if TYPE_CHECKING:
     from distier.client import Store
@@ -30,11 +29,14 @@ def register(app: typer.Typer) -> None:
 # -- moves --------------------------------------------------------------------------------------------------------
 
 
-def promote(context: typer.Context, ids: SomeIds = None, prefix: Prefix = None, zero: Zero = False) -> None:
+def promote(
+    context: typer.Context, ids: SomeIds = None, prefix: Prefix = None, glob: Glob = None, zero: Zero = False
+) -> None:
     """Make modules hot."""
     session = session_of(context)
-    with session.store() as store:
-        _tell_moves(session, store.promote_many(chosen_ids(store, ids, prefix, zero)))
+    chosen = Chosen(ids, prefix, glob, zero)
+    with session.store(existing=True) as store:
+        _tell_moves(session, store.promote_many(chosen.ids(store)))
     session.end()
 
 
@@ -45,12 +47,14 @@ def demote(
         None
     ),
     prefix: Prefix = None,
+    glob: Glob = None,
     zero: Zero = False,
 ) -> None:
     """Take modules one tier down, or down to a tier."""
     session = session_of(context)
-    with session.store() as store:
-        _tell_moves(session, store.demote_many(chosen_ids(store, ids, prefix, zero), to=to))
+    chosen = Chosen(ids, prefix, glob, zero)
+    with session.store(existing=True) as store:
+        _tell_moves(session, store.demote_many(chosen.ids(store), to=to))
     session.end()
 
 
@@ -81,15 +85,19 @@ def _why(result: Moved) -> str:
 
 def pin(
     context: typer.Context,
-    ids: Ids,
+    ids: SomeIds = None,
     ttl: Annotated[str, typer.Option("--ttl", metavar="TIME", help="How long: 90s, 15m, 24h. A pin always ends.")] = (
         "1h"
     ),
+    prefix: Prefix = None,
+    glob: Glob = None,
+    zero: Zero = False,
 ) -> None:
     """Make modules hot and keep them there for a time."""
     session = session_of(context)
+    chosen = Chosen(ids, prefix, glob, zero)
     ttl_s = _duration_ms(ttl) / 1000
-    with session.store() as store:
+    with session.store(existing=True) as store:
 
         def one(id: str) -> None:
             until_ms = store.pin(id, ttl_s)
@@ -100,7 +108,7 @@ def pin(
             if place and place.tier != "hot":
                 session.failed(Full(_not_hot(store, place)))
 
-        session.each(ids_from(ids), one)
+        session.each(chosen.ids(store), one)
     session.end()
 
 
@@ -121,11 +129,14 @@ def _duration_ms(text: str) -> int:
         raise typer.BadParameter(f"{text!r}: {e}") from None
 
 
-def unpin(context: typer.Context, ids: Ids) -> None:
+def unpin(
+    context: typer.Context, ids: SomeIds = None, prefix: Prefix = None, glob: Glob = None, zero: Zero = False
+) -> None:
     """End pins."""
     session = session_of(context)
-    with session.store() as store:
-        session.each(ids_from(ids), store.unpin)
+    chosen = Chosen(ids, prefix, glob, zero)
+    with session.store(existing=True) as store:
+        session.each(chosen.ids(store), store.unpin)
     session.end()
 
 
@@ -160,7 +171,8 @@ def worker(
     session = session_of(context)
     if not session.verbose:
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    with session.store(**({"worker": {"health": health}} if health else {})) as store:
+    overrides: dict[str, Any] = {"worker": {"health": health}} if health else {}
+    with session.store(**overrides) as store:
         works = Worker(store)
         address = store.space.config.worker.health
         if once:
@@ -246,13 +258,18 @@ def up(
     session.tell(data | {"started": running.started, "home": str(config.home)}, running.url)
 
 
-def down(context: typer.Context) -> None:
+def down(
+    context: typer.Context,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where the disk is full, and what was written last would be lost.")
+    ] = False,
+) -> None:
     """Stop the embedded server. Its data stays."""
     from distier.embedded import Home, stop_server
 
     session = session_of(context)
     home = _embedded(session).home
-    stopped = stop_server(Home(home))
+    stopped = stop_server(Home(home), anyway=force)
     words = f"stopped the server in {home}" if stopped else f"no server was up in {home}"
     if session.json:
         output.emit({"stopped": stopped, "home": str(home)})
@@ -277,6 +294,7 @@ def demo(
     agents: Annotated[int, typer.Option("--agents", min=1, max=64, help="Agent processes.")] = 4,
     modules: Annotated[int, typer.Option("--modules", min=10, help="At most so many modules.")] = 700,
     seed: Annotated[int, typer.Option("--seed", help="Of the access pattern.")] = 1,
+    details: Annotated[bool, typer.Option("--details", help="All numbers, before the report.")] = False,
 ) -> None:
     """See it work: agents share the standard library's sources under memory pressure, then every byte is checked.
 
@@ -286,8 +304,12 @@ def demo(
     if session.url or session.config_file:
         raise typer.BadParameter("the demo runs on a server of its own: only --home and --json go with it")
     output.say("distier demo: starting")  # at once; the imports alone take half a second
+    from . import all_is_loaded
     from .demo import run_demo
 
-    home: Path | None = session.home
-    if not run_demo(seconds, agents, modules, seed, home, as_json=session.json):
+    all_is_loaded()
+    from distier.demo import Settings
+
+    settings = Settings(seconds, agents, modules, seed, session.home)
+    if not run_demo(settings, as_json=session.json, details=details):
         raise typer.Exit(exits.FAILED)

@@ -168,6 +168,7 @@ def stats_row(stats: Stats) -> dict[str, Any]:
         "cold": fields(stats.cold) | {"ratio": stats.cold.ratio},
         "dirty_count": stats.dirty_count,
         "dirty_bytes": stats.dirty_bytes,
+        "dirty_deletions": stats.dirty_deletions,
         "epochs": [fields(life) for life in stats.epochs],
         "shares": [fields(share) for share in stats.shares],
         "node": stats.node,

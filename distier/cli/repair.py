@@ -107,7 +107,7 @@ def fsck(
     from distier.plans import fsck as plans
 
     session = session_of(context)
-    with _naming_foreign_keys(session), session.store() as store, _counting("checking") as say:
+    with _naming_foreign_keys(session), session.store(existing=True) as store, _counting("checking") as say:
 
         def progress(f: Findings) -> None:
             say(f"{output.counted(f.objects, 'object')}, {output.counted(f.records, 'record')}")
@@ -172,7 +172,7 @@ def rescue(
     from distier.plans import rescue as plans
 
     session = session_of(context)
-    with session.store() as store, _counting("rescuing") as say:
+    with session.store(existing=True) as store, _counting("rescuing") as say:
 
         def tell(r: Rescued) -> None:
             say(f"{output.counted(r.objects, 'object')}, {output.counted(r.adopted, 'module')} adopted")
@@ -208,7 +208,7 @@ def sweep(context: typer.Context) -> None:
     from distier.plans.listing import Skipped
 
     session, skipped = session_of(context), Skipped()
-    with session.store() as store:
+    with session.store(existing=True) as store:
         n = store.run(plans.sweep(store.space, skipped), deadline_s=DEADLINE_S)
     for name, why in skipped.why.items():
         output.say(f"distier: {output.shown(name)}: {why}")
@@ -229,7 +229,7 @@ def adopt(context: typer.Context) -> None:
     from distier.client import archive_of, make_space, redis_url
     from distier.drive.sync import SyncDriver
     from distier.plans.identity import adopt_archive
-    from distier.plans.recover import check_shape
+    from distier.plans.recover import check_shape, find_space
     from distier.stores.cluster import open_exchange
 
     session = session_of(context)
@@ -239,6 +239,7 @@ def adopt(context: typer.Context) -> None:
     driver = SyncDriver(open_exchange(config, url, space.forget), archive, deadline_s=config.deadline_ms / 1000)
     try:
         driver.run(check_shape(space))
+        driver.run(find_space(space))
         name = driver.run(adopt_archive(space))
     finally:
         driver.close()

@@ -53,12 +53,16 @@ def write_file(path: Path, content: bytes) -> None:
         raise
 
 
-def save_tree(session: Session, store: Store, prefix: str, to: Path | None) -> None:
-    """Write every module below `prefix` as a file in `to`. What cannot be a file is told, and the others go on."""
+def tree_of(store: Store, prefix: str, to: Path | None) -> tuple[list[str], str, Path]:
+    """The modules below a prefix, the prefix with its slash, and the directory for them."""
     if prefix and not prefix.endswith("/"):
         prefix += "/"
     root = to if to is not None else Path(*[part for part in prefix.split("/") if part not in ("", ".", "..")])
-    ids = sorted(store.list(prefix))
+    return sorted(store.list(prefix)), prefix, root
+
+
+def save_tree(session: Session, store: Store, ids: list[str], prefix: str, root: Path) -> None:
+    """Write each module as a file in `root`, without `prefix`. What cannot be a file is told, and the others go on."""
     written = 0
     for at in range(0, len(ids), BATCH):
         for id in ids[at : at + BATCH]:

@@ -8,13 +8,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
-from distier.errors import DistierError, NotFound
+from distier.errors import ConfigError, DistierError, NotFound
 
+from . import all_is_loaded
 from .exits import code_of
 from .output import complain, emit, needs_quotes
 
@@ -55,12 +57,24 @@ class Session:
         return [word for name, value in given.items() if value is not None for word in (name, str(value))]
 
     @contextmanager
-    def store(self, **overrides: Any) -> Iterator[Store]:
-        from distier.client import connect
+    def store(self, *, existing: bool = False, **overrides: Any) -> Iterator[Store]:
+        """The store; with `existing`, a namespace is not made where there is none: `NotFound`."""
+        from distier.client import connect, connect_existing
 
         # No near cache: its thread and connection pay only in a process that reads a module twice.
         config = self.config(near={"enabled": False}, **overrides)
-        with connect(config) as store:
+        with connect_existing(config) if existing else connect(config) as store:
+            all_is_loaded()
+            yield store
+
+    @contextmanager
+    def look(self) -> Iterator[Store]:
+        """The store, to read what Redis knows: nothing is written, and no archive needs to be configured."""
+        from distier.client import connect_existing
+
+        config = needing_no_archive(partial(self.config, near={"enabled": False}))
+        with connect_existing(config, reading=True) as store:
+            all_is_loaded()
             yield store
 
     def failed(self, error: DistierError) -> None:
@@ -90,6 +104,18 @@ class Session:
         """Leave with the first failure's code, if there was one."""
         if self.code:
             raise typer.Exit(self.code)
+
+
+def needing_no_archive(load: Callable[..., Config]) -> Config:
+    """The configuration that `load` gives, also where it names no archive."""
+    from distier.config import ARCHIVE_REQUIRED, NO_ARCHIVE
+
+    try:
+        return load()
+    except ConfigError as e:
+        if not str(e).startswith(ARCHIVE_REQUIRED):
+            raise
+        return load(storage_tiers__cold__directory=NO_ARCHIVE)
 
 
 def session_of(context: typer.Context) -> Session:
@@ -134,8 +160,35 @@ def _unquoted(line: str) -> str:
     return line
 
 
-def chosen_ids(store: Store, words: Sequence[str] | None, prefix: str | None, zero: bool = False) -> list[str]:
-    """The ids that a command is about: those that are named, or all that `ls PREFIX` lists."""
-    if bool(words) == (prefix is not None):
-        raise typer.BadParameter("name ids (- for stdin), or --prefix PREFIX for all that begin so")
-    return sorted(store.list(prefix)) if prefix is not None else ids_from(words or [], zero)
+@dataclass
+class Chosen:
+    """The modules that a command is about: those that are named, all that `ls PREFIX` lists, or all that match a pattern."""
+
+    words: Sequence[str] | None
+    prefix: str | None
+    glob: str | None
+    zero: bool = False
+
+    def __post_init__(self) -> None:
+        if bool(self.words) + (self.prefix is not None) + (self.glob is not None) != 1:
+            raise typer.BadParameter("name ids (- for stdin), or all by --prefix PREFIX or --glob PATTERN")
+
+    @property
+    def named(self) -> list[str] | None:
+        """Those that are named, if that is how they are chosen. Reads stdin."""
+        return ids_from(self.words, self.zero) if self.words else None
+
+    def ids(self, store: Store) -> list[str]:
+        if self.glob is not None:
+            return matching(store, self.glob)
+        return sorted(store.list(self.prefix)) if self.prefix is not None else self.named or []
+
+
+def matching(store: Store, glob: str) -> list[str]:
+    """The ids that a pattern matches as a whole: `*` is anything, `/` too, `?` one character, `[ab]` one of these."""
+    import re
+    from fnmatch import translate
+
+    pattern = re.compile(translate(glob))  # not `fnmatch`, whose case is that of the operating system's files
+    literal = re.split(r"[*?[]", glob, maxsplit=1)[0]
+    return sorted(id for id in store.list(literal) if pattern.match(id))

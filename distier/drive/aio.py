@@ -45,6 +45,8 @@ from distier.stores.redis import AsyncExchange
 from distier.stores.threads import Helpers
 
 from .common import (
+    ARCHIVE,
+    DISK,
     OFFLOAD_BYTES,
     RECOVERIES_MAX,
     Call,
@@ -57,6 +59,7 @@ from .common import (
     converse_together,
     first_answered,
     lost,
+    most,
     note_lost,
     note_spent,
     time_left,
@@ -167,7 +170,7 @@ class AsyncDriver(Process):
             case LocalGet(record):
                 return await self._local_get(record)
             case LocalPut(record, content):
-                return await self._local_put(record, content)
+                return await self._local_put(record, content, end_s)
             case Offload(size_bytes, function, what):
                 return function() if size_bytes < OFFLOAD_BYTES else await self._compute(function, what, end_s)
             case Parallel(plans):
@@ -187,8 +190,8 @@ class AsyncDriver(Process):
                 return secrets.token_hex(16)
             case Now():
                 return time.time_ns() // 1_000_000
-            case Sleep(seconds):
-                return await self._sleep(seconds, end_s)
+            case Sleep(seconds, what):
+                return await self._sleep(seconds, what, end_s)
             case _:
                 return self.at_once(effect)
 
@@ -214,7 +217,7 @@ class AsyncDriver(Process):
             except (RedisConnectionError, RedisTimeoutError) as e:
                 note_lost([call])
                 if not call.retry or time.monotonic() >= end_s:
-                    raise lost(e) from e
+                    raise lost(e, end_s) from e
             except Recovering:
                 pass  # nothing was done; `_calls` gives the shard an epoch
         return collect((await self._calls([call], end_s))[0])
@@ -312,11 +315,13 @@ class AsyncDriver(Process):
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 
-    async def _sleep(self, seconds: float, end_s: float) -> None:
+    async def _sleep(self, seconds: float, what: str, end_s: float) -> None:
         left_s = time_left(end_s)
+        begun_s = time.monotonic()
         await asyncio.sleep(min(seconds, left_s))
+        note_spent(end_s, what, begun_s)
         if seconds >= left_s:
-            raise DeadlineExceeded("the call's deadline passed while waiting for another process")
+            raise DeadlineExceeded(f"the call's deadline passed while {what}{most(end_s, but=what)}")
 
     # -- the node's disk -------------------------------------------------------------------------------------------
 
@@ -326,11 +331,15 @@ class AsyncDriver(Process):
             return local.get(record) if local is not None else None
         return await self.in_thread(partial(local.get, record))
 
-    async def _local_put(self, record: Record, content: bytes) -> bool:
+    async def _local_put(self, record: Record, content: bytes, end_s: float) -> bool:
         """Always in a thread: a writer may have to wait for another one."""
         if self.local is None:
             return False
-        return await self.in_thread(partial(self.local.put, record, content))
+        begun_s = time.monotonic()
+        try:
+            return await self.in_thread(partial(self.local.put, record, content))
+        finally:
+            note_spent(end_s, DISK, begun_s)
 
     # -- the archive, and several plans at once ------------------------------------------------------------------
 
@@ -346,9 +355,11 @@ class AsyncDriver(Process):
             async with asyncio.timeout(time_left(end_s)):
                 return await future
         except TimeoutError as e:
-            raise ArchiveTimeout(f"the archive {self.archive.name} did not answer within the deadline") from e
+            raise ArchiveTimeout(
+                f"the archive {self.archive.name} did not answer within the deadline{most(end_s, but=ARCHIVE)}"
+            ) from e
         finally:
-            note_spent(end_s, "the archive", begun_s)
+            note_spent(end_s, ARCHIVE, begun_s)
 
     async def _parallel(self, plans: Sequence[Plan[Any]], end_s: float) -> list[Any]:
         gate = asyncio.Semaphore(TASKS_MAX)

@@ -18,6 +18,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from distier.domain.keys import Shard
 from distier.effects import Command, Effect, LocalDelete, LocalHas, Peers, PeerSilent, Plan, RunScript
 from distier.errors import (
+    NO_ANSWER,
     ConfigError,
     Corrupt,
     DeadlineExceeded,
@@ -181,6 +182,11 @@ OFFLOAD_BYTES = 128 * 1024
 """Computations over less than this take less time than handing them to a thread."""
 
 
+ARCHIVE = "the archive"
+DISK = "this node's disk"
+REST = "Redis, or the wait for a processor"
+
+
 class End(float):
     """When a call must have ended, on the monotonic clock; and what took its time."""
 
@@ -199,21 +205,22 @@ def time_left(end_s: float) -> float:
     """Seconds until `end_s` on the monotonic clock. Raises `DeadlineExceeded` if there are none."""
     left_s = end_s - time.monotonic()
     if left_s <= 0:
-        raise DeadlineExceeded(f"the call's deadline has passed{_most(end_s)}")
+        raise DeadlineExceeded(f"the call's deadline has passed{most(end_s, REST)}")
     return left_s
 
 
-def _most(end_s: float) -> str:
-    """What most of a call's time went into. What was not noted was waiting for Redis, or for other processes."""
+def most(end_s: float, rest: str = "", *, but: str = "") -> str:
+    """The end of a sentence: what most of a call's time went into, unless that is `but`, of which the sentence tells anyway.
+    What was not noted was waiting for Redis: that is called `rest`."""
     if not isinstance(end_s, End):
         return ""
     what, seconds = max((end_s.spent or {}).items(), key=lambda item: item[1], default=("", 0.0))
     if seconds < (end_s - end_s.begun_s) / 2:
-        what = "Redis, or the wait for a processor"
-    return f"; most of its {end_s - end_s.begun_s:.3g} s went into {what}"
+        what = rest
+    return f"; most of its {end_s - end_s.begun_s:.3g} s went into {what}" if what and what != but else ""
 
 
-def lost(error: Exception) -> DistierError:
+def lost(error: Exception, end_s: float = 0.0) -> DistierError:
     """No answer. Also where the two sides cannot agree on TLS: that a server shows a wrong certificate will not pass."""
     made: DistierError
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
@@ -226,7 +233,7 @@ def lost(error: Exception) -> DistierError:
             "redis://host:port/db"
         )
     else:
-        made = RedisUnavailable(f"Redis did not answer within the deadline: {type(error).__name__}: {error}")
+        made = RedisUnavailable(f"{NO_ANSWER}: {type(error).__name__}: {error}{most(end_s)}")
     made.__cause__ = error
     return made
 
@@ -257,7 +264,7 @@ def converse(calls: Sequence[Call], end_s: float) -> Talk:
                 # The last try may have no time for more than a timeout: what an earlier one met tells more.
                 told = isinstance(getattr(results[i], "__cause__", None), RedisConnectionError)
                 if not (told and isinstance(e, RedisTimeoutError)):
-                    results[i] = lost(e)
+                    results[i] = lost(e, end_s)
             todo = [i for i in todo if calls[i].retry and not isinstance(results[i], ConfigError)]
         else:
             again = []

@@ -14,6 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from distier.domain.module import Record
 from distier.effects import (  # fmt: skip
     TIDY_S,
     ArchiveDelete,
@@ -43,6 +44,8 @@ from distier.stores.redis import Exchange
 from distier.stores.threads import Helpers
 
 from .common import (
+    ARCHIVE,
+    DISK,
     OFFLOAD_BYTES,
     RECOVERIES_MAX,
     Call,
@@ -55,6 +58,7 @@ from .common import (
     converse_together,
     first_answered,
     lost,
+    most,
     note_lost,
     note_spent,
     time_left,
@@ -129,7 +133,7 @@ class SyncDriver(Process):
             case LocalGet(record):
                 return self.local.get(record) if self.local is not None else None
             case LocalPut(record, content):
-                return self.local is not None and self.local.put(record, content)
+                return self._local_put(record, content, end_s)
             case Offload(size_bytes, function, what):
                 return function() if size_bytes < OFFLOAD_BYTES else self._compute(function, what, end_s)
             case Parallel(plans):
@@ -147,8 +151,8 @@ class SyncDriver(Process):
                 return secrets.token_hex(16)
             case Now():
                 return time.time_ns() // 1_000_000
-            case Sleep(seconds):
-                return self._sleep(seconds, end_s)
+            case Sleep(seconds, what):
+                return self._sleep(seconds, what, end_s)
             case _:
                 return self.at_once(effect)
 
@@ -159,6 +163,15 @@ class SyncDriver(Process):
             return function()
         finally:
             note_spent(end_s, what, begun_s)
+
+    def _local_put(self, record: Record, content: bytes, end_s: float) -> bool:
+        if self.local is None:
+            return False
+        begun_s = time.monotonic()
+        try:
+            return self.local.put(record, content)
+        finally:
+            note_spent(end_s, DISK, begun_s)
 
     # -- Redis ---------------------------------------------------------------------------------------------------
 
@@ -174,7 +187,7 @@ class SyncDriver(Process):
             except (RedisConnectionError, RedisTimeoutError) as e:
                 note_lost([call])
                 if not call.retry or time.monotonic() >= end_s:
-                    raise lost(e) from e
+                    raise lost(e, end_s) from e
             except Recovering:
                 pass  # nothing was done; `_calls` gives the shard an epoch
         return collect((self._calls([call], end_s))[0])
@@ -266,11 +279,13 @@ class SyncDriver(Process):
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 
-    def _sleep(self, seconds: float, end_s: float) -> None:
+    def _sleep(self, seconds: float, what: str, end_s: float) -> None:
         left_s = time_left(end_s)
+        begun_s = time.monotonic()
         time.sleep(min(seconds, left_s))
+        note_spent(end_s, what, begun_s)
         if seconds >= left_s:
-            raise DeadlineExceeded("the call's deadline passed while waiting for another process")
+            raise DeadlineExceeded(f"the call's deadline passed while {what}{most(end_s, but=what)}")
 
     # -- the archive, and several plans at once ------------------------------------------------------------------
 
@@ -287,9 +302,11 @@ class SyncDriver(Process):
             if future.done() and not future.cancelled():
                 raise
             future.cancel()
-            raise ArchiveTimeout(f"the archive {self.archive.name} did not answer within the deadline") from e
+            raise ArchiveTimeout(
+                f"the archive {self.archive.name} did not answer within the deadline{most(end_s, but=ARCHIVE)}"
+            ) from e
         finally:
-            note_spent(end_s, "the archive", begun_s)
+            note_spent(end_s, ARCHIVE, begun_s)
 
     def _parallel(self, plans: Sequence[Plan[Any]], end_s: float, *, nested: bool) -> list[Any]:
         """One level of threads; what is nested in them runs in turn (a bounded pool that waits on itself hangs)."""

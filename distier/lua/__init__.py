@@ -287,6 +287,15 @@ def state(shard: Shard) -> RunScript[Opened]:
     return RunScript(shard, script("state"), shard.fixed, (), parse)
 
 
+def look(shard: Shard) -> RunScript[Opened | None]:
+    """As `state`; None where the shard has no epoch for this life of the server."""
+
+    def parse(reply: Any) -> Opened | None:
+        return None if reply[0] == b"RECOVERING" else state(shard).parse(reply)
+
+    return RunScript(shard, script("state"), shard.fixed, (), parse)
+
+
 def reserve(
     shard: Shard, id: str, expected: str = "", tok: str = "", given_up: str = "", first: str = ""
 ) -> RunScript[Reserved | Replayed | Refused]:

@@ -114,6 +114,9 @@ def _redis(config: Config, redis_url: Callable[[], str]) -> Findings:
         server = Server(config, url)
         server.ask("PING")
     except DistierError as e:
+        if _cannot_persist(e):
+            yield Finding("redis", "fail", str(e), "make room on the server's disk, or see its log; reading goes on")
+            return
         yield Finding("redis", "fail", str(e), _redis_advice(config, e))
         return
     if isinstance(server.exchange, ClusterExchange) and server.exchange.routes.topology:
@@ -122,6 +125,10 @@ def _redis(config: Config, redis_url: Callable[[], str]) -> Findings:
         yield from _server(server, url, _budget_bytes(server))
     yield _scripts(server)
     server.driver.close()
+
+
+def _cannot_persist(error: DistierError) -> bool:
+    return str(error.__cause__).startswith("MISCONF")
 
 
 def _server(server: Server, url: str, needed_bytes: int) -> Findings:

@@ -17,6 +17,7 @@ from distier.effects import ArchiveGet, Count, Offload, Plan, Word
 from distier.errors import Corrupt
 from distier.lua import Adoption
 
+from .records import UNPACKING, count_tokens
 from .space import Space
 
 SIDECAR_MAX_BYTES = 1024 * 1024
@@ -112,9 +113,9 @@ def _from_object(space: Space, id: str, found: names.VersionObject) -> Plan[Mapp
     if _tells(known, found) or _is_foreign(id, known):
         return known
     content = yield from Offload(
-        len(data) * 8, lambda: codec.decompress_xz(data, max_bytes=space.config.max_module_bytes)
+        len(data) * 8, lambda: codec.decompress_xz(data, max_bytes=space.config.max_module_bytes), UNPACKING
     )
-    tokens = yield from Offload(len(content), lambda: space.counter.count(content))
+    tokens = yield from count_tokens(space, content)
     return {
         "tok": found.order.tok,
         "sha256": hashlib.sha256(content).hexdigest(),

@@ -54,7 +54,7 @@ from distier.lua import Applied, Mended, Move, Moving, Opened, account, adopt, d
 from .describe import describe_object
 from .listing import Group, Place, Skipped, Walk
 from .maintain import COUNTED, contribution
-from .records import check_content, chunks, content_of, frame_command, is_current, record_command
+from .records import UNPACKING, check_content, chunks, content_of, frame_command, is_current, record_command
 from .recover import ask_state, verify
 from .space import Space
 from .sweep import delete_each, unneeded
@@ -589,7 +589,7 @@ def _check_archived(run: _Run, shard: Shard, record: Record, content: bytes | No
         if got.content_type not in (None, names.CONTENT_TYPE):
             run.found("wrong-type", record.id, key, got.content_type or "")
         size_bytes, data = record.size_bytes, got.data
-        opened = yield from Offload(size_bytes * 4, lambda: codec.decompress_xz(data, max_bytes=size_bytes))
+        opened = yield from Offload(size_bytes * 4, lambda: codec.decompress_xz(data, max_bytes=size_bytes), UNPACKING)
         check_content(record, opened, "archived")
     except Corrupt as e:
         again = yield from _clean_record(shard, record.id)

@@ -94,7 +94,7 @@ def _one(effect: Effect[Any], pace: Pace) -> Plan[Any]:
         return (yield Parallel([paced(plan, pace) for plan in effect.plans]))
     if isinstance(effect, Offload):
         yield from _wait(pace, "cpu", pace.cpu_wait_s)
-        return (yield Offload(effect.size_bytes, pace.measured(effect.function)))
+        return (yield Offload(effect.size_bytes, pace.measured(effect.function), effect.what))
     return (yield effect)
 
 
@@ -107,4 +107,4 @@ def _wait(pace: Pace, kind: str, wait_s: Callable[[], float]) -> Plan[None]:
             return
         nap_s = min(left_s, NAP_S)
         pace.waited(kind, nap_s)
-        yield Sleep(nap_s)
+        yield Sleep(nap_s, "waiting for this worker's own pace")

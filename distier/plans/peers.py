@@ -22,7 +22,7 @@ from distier.domain.module import Record
 from distier.effects import HINT_S, Command, Count, NewToken, Offload, Peers, PeerSilent, Pipeline, Plan
 from distier.errors import Corrupt, DistierError, Invalid
 
-from .records import check_content
+from .records import LZ4, check_content
 from .space import Space
 
 ASKS_MAX = 64
@@ -115,7 +115,7 @@ def ask_content(space: Space, shard: Shard, record: Record, holders: Sequence[st
     if got is None or got[:1] != COPY:
         return None
     try:
-        return (yield from Offload(record.size_bytes, lambda: opened(record, got)))
+        return (yield from Offload(record.size_bytes, lambda: opened(record, got), LZ4))
     except Corrupt:
         yield Count("peers.damaged")
         return None

@@ -54,6 +54,7 @@ from distier.lua import Applied, Move, Opened, Over, Refused, Seen, install, pro
 
 from .peers import ask_content, holders_of, holds_command, others
 from .records import (
+    UNPACKING,
     check_content,
     chunks,
     content_of,
@@ -500,7 +501,7 @@ def fetch_cold(space: Space, record: Record) -> Plan[bytes]:
     yield Count("archive.bytes_read", len(got.data))
     try:
         content = yield from Offload(
-            record.size_bytes * 4, lambda: codec.decompress_xz(got.data, max_bytes=record.size_bytes)
+            record.size_bytes * 4, lambda: codec.decompress_xz(got.data, max_bytes=record.size_bytes), UNPACKING
         )
     except Corrupt as e:
         raise Corrupt(f"the archived object {key!r} of module {record.id!r} is damaged: {e}") from e

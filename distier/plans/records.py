@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from distier.domain import codec
@@ -15,6 +16,11 @@ from distier.errors import Corrupt
 from .space import Space
 
 T = TypeVar("T")
+
+# What errors call the computations that took a call's time.
+COUNTING = "counting tokens and hashing"
+LZ4 = "compressing and decompressing (lz4)"
+UNPACKING = "decompressing what the archive gave (xz)"
 
 
 def record_command(shard: Shard, id: str) -> Command[Record | None]:
@@ -73,7 +79,17 @@ def make_frame(space: Space, content: bytes, *, fast: bool = False) -> Plan[tupl
     if level is None:
         return "raw", content
     level = 0 if fast else level
-    return (yield from Offload(len(content), lambda: codec.compress_frame(content, level=level)))
+    return (yield from Offload(len(content), lambda: codec.compress_frame(content, level=level), LZ4))
+
+
+def count_tokens(space: Space, content: bytes) -> Plan[int]:
+    """The tokens of a content. A large one is counted in steps, if the counter can, and the call can end between two."""
+    cut = getattr(space.counter, "parts", None)
+    parts = (content,) if cut is None else (yield from Offload(len(content), partial(cut, content), COUNTING))
+    tokens = 0
+    for part in parts:
+        tokens += yield from Offload(len(part), partial(space.counter.count, part), COUNTING)
+    return tokens
 
 
 def open_frame(record: Record, frame: bytes) -> Plan[bytes]:
@@ -83,6 +99,7 @@ def open_frame(record: Record, frame: bytes) -> Plan[bytes]:
             yield from Offload(
                 record.size_bytes,
                 lambda: codec.decompress_frame(record.codec, frame, size_bytes=record.size_bytes),
+                LZ4,
             )
         )
     except Corrupt as e:

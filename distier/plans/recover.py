@@ -21,14 +21,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from distier.domain import archived as names
 from distier.domain.keys import Keyspace, Shard
 from distier.domain.module import Record
 from distier.effects import ArchiveList, ArchivePut, Command, Count, NewToken, Parallel, Pipeline, Plan, Sleep, collect
-from distier.errors import ConfigError, Invalid, Recovering
-from distier.lua import Adopted, Adoption, Opened, adopt, open_shard, state
+from distier.errors import (
+    NO_ANSWER,
+    ArchiveUnavailable,
+    ConfigError,
+    DistierError,
+    Invalid,
+    NotFound,
+    Recovering,
+    RedisUnavailable,
+)
+from distier.lua import Adopted, Adoption, Opened, adopt, look, open_shard, state
 
 from .describe import Vanished, describe_object
 from .records import chunks, record_command
@@ -72,14 +82,36 @@ def open_space(space: Space) -> Plan[list[Opened]]:
     if len(shards) == 1:
         return [(yield from recover(space, shards[0]))]
     states = space.states
-    looks = [
-        collect(reply)
-        for reply in (yield from Pipeline([open_shard(shard, space.limits_of(shard)) for shard in shards]))
-    ]
+    calls = [open_shard(shard, space.limits_of(shard)) for shard in shards]
+    for call in calls:
+        call.hint = True
+    replies = yield from Pipeline(calls)
+    looks = [None if isinstance(r, RedisUnavailable) and _answered(r) else collect(r) for r in replies]
     states.update({shard: look for shard, look in zip(shards, looks, strict=True) if isinstance(look, Opened)})
     closed = [shard for shard, look in zip(shards, looks, strict=True) if not isinstance(look, Opened)]
     found = dict(zip(closed, (yield from Parallel([recover(space, shard) for shard in closed])), strict=True))
     return [look if isinstance(look, Opened) else collect(found[s]) for s, look in zip(shards, looks, strict=True)]
+
+
+def find_space(space: Space) -> Plan[bool]:
+    """Whether every shard of the namespace is open, which is all that a reader needs to know; nothing is written. False where
+    one has to be opened: its server began a new life, or lost it. Raises `NotFound` where neither Redis nor the archive has
+    such a namespace."""
+    shards, states = space.keys.shards, space.states
+    looks = [collect(reply) for reply in (yield from Pipeline([look(shard) for shard in shards]))]
+    states.update({shard: found for shard, found in zip(shards, looks, strict=True) if found})
+    if all(looks):
+        return True
+    marks = [Command(shard, ("EXISTS", shard.epoch), int) for shard in shards]
+    if any(collect(reply) for reply in (yield from Pipeline(marks))):
+        return False
+    unknown = ""
+    try:
+        if (yield from ArchiveList(f"{space.namespace}/", limit=1)):
+            return False
+    except ArchiveUnavailable as e:
+        unknown = f" in Redis, and the archive does not say ({e})"
+    raise NotFound(f"there is no namespace {space.namespace!r}{unknown or ': the first put makes it'}")
 
 
 def recover(space: Space, shard: Shard) -> Plan[Opened]:
@@ -87,9 +119,21 @@ def recover(space: Space, shard: Shard) -> Plan[Opened]:
     epoch, replid, empty, opening = 0, "", False, (yield from NewToken())
     for attempt in range(CLAIMS_MAX):
         states = space.states
-        reply = yield from open_shard(
-            shard, space.limits_of(shard), epoch=epoch, replid=replid, empty=empty, opening=opening
-        )
+        call = open_shard(shard, space.limits_of(shard), epoch=epoch, replid=replid, empty=empty, opening=opening)
+        call.hint = not attempt
+        try:
+            reply = yield from call
+        except RedisUnavailable as e:
+            if refuses_writes(e):
+                # Reading goes on: who finds the shard open needs to write nothing.
+                found = yield from look(shard)
+                if found is None:
+                    raise
+                reply = found
+            elif attempt or not _answered(e):
+                raise
+            else:
+                reply = yield from replace(call, hint=False)  # it may pass: as patient as any call
         if isinstance(reply, Opened):
             if epoch:
                 yield from Count("epochs.installed")
@@ -104,6 +148,15 @@ def recover(space: Space, shard: Shard) -> Plan[Opened]:
         claim = yield from _claim(space, shard, replid, reply.epoch)
         epoch, empty = claim or (0, False)
     raise Recovering(f"shard {shard.index} of namespace {shard.namespace!r} changes hands too often; try again")
+
+
+def _answered(error: RedisUnavailable) -> bool:
+    return not str(error).startswith(NO_ANSWER)
+
+
+def refuses_writes(error: DistierError) -> bool:
+    """Whether the server answers, and takes no writes: its disk is full, or it has fewer replicas than it wants."""
+    return str(error.__cause__).startswith(("MISCONF", "NOREPLICAS"))
 
 
 def stand_back(attempt: int, max_s: float = STAND_BACK_MAX_S) -> Plan[float]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from distier.domain.keys import Shard
 from distier.effects import HINT_S, Command, Count, NewToken, Parallel, Pipeline, Plan, collect
-from distier.errors import DistierError, Full, Unavailable
+from distier.errors import DistierError, Full, RedisUnavailable, Unavailable
 from distier.lua import Over, Refused, demote, limit
 from distier.lua import ledger as ledger_script
 from distier.policy.shares import (
@@ -38,6 +38,7 @@ from distier.policy.shares import (
 )
 
 from .records import numbers
+from .recover import refuses_writes
 from .room import find_room
 from .space import Space
 
@@ -183,7 +184,12 @@ def open_shares(space: Space) -> Plan[None]:
         shares = scaled(ledger.shares, total)
         fields = {"total": _text(total)} | {str(i): _text(share) for i, share in enumerate(shares)}
         fields |= {f"next.{i}": "" for i in ledger.next}  # what was under way is undone
-        version = yield from _change(space, ledger, fields)
+        try:
+            version = yield from _change(space, ledger, fields)
+        except RedisUnavailable as e:
+            if refuses_writes(e):
+                return  # reading goes on; the next who opens it brings them
+            raise
         if version is not None:
             yield from _apply(space, Ledger(version, total, shares))
             return

@@ -13,12 +13,12 @@ from .space import Space
 
 @dataclass(frozen=True, slots=True)
 class HotStats:
-    """`size` and `max_size` in tokens."""
+    """`max_tokens` is the setting `storage_tiers.hot.max_size`."""
 
     count: int
-    size: int
+    tokens: int
     size_bytes: int
-    max_size: int
+    max_tokens: int
     max_bytes: int
 
 
@@ -123,6 +123,8 @@ class Stats:
     """What the disks of the nodes hold that live, over all namespaces, by the node's name."""
     node: str | None = None
     """This process's own node, where it keeps copies on a disk."""
+    dirty_deletions: int = 0
+    """How many of `dirty_count` are no modules any more, but deletions that the archive has not heard of."""
 
     @property
     def count(self) -> int:
@@ -168,6 +170,7 @@ def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = Near
         ColdStats(n("cold_count", 0), n("cold_tokens", 0), n("cold_bytes", 0), n("archived_count", 0),
                   n("archived_bytes", 0), all_bytes - n("dirty_bytes", 0)),
         n("dirty_count", 0), n("dirty_bytes", 0), counters, near, lives, shares, nodes, space.node,
+        n("deleted_count", 0),
     )  # fmt: skip
 
 

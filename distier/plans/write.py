@@ -28,15 +28,15 @@ from distier.effects import (  # fmt: skip
     Word,
     collect,
 )
-from distier.errors import Conflict, Corrupt, DistierError, Full, Invalid, Recovering, Unavailable
+from distier.errors import Conflict, Corrupt, DeadlineExceeded, DistierError, Full, Invalid, Recovering, Unavailable
 from distier.lua import Deleted, Move, Over, Put, Refused, Replayed, Reserved, Write, reserve, state
 from distier.lua import delete as delete_script
 from distier.lua import put as put_script
 from distier.lua import put_many as put_many_script
 from distier.policy.evict import Need
-from distier.policy.transform import apply_transform, outline
+from distier.policy.transform import Transformed, apply_transform, outline, transform_steps
 
-from .records import make_frame, record_command
+from .records import COUNTING, count_tokens, make_frame, record_command
 from .recover import list_epochs, newest_record, newest_version, stand_back, verify
 from .room import NOTHING, with_room
 from .shares import make_share
@@ -46,7 +46,10 @@ from .writeback import compressed, put_object, write_back
 Content = str | bytes | bytearray | memoryview
 Expected = Order | str | int | None
 Durability = Literal["redis", "replicated", "archived"]
-COUNTING = "counting tokens and hashing"
+CHECKING = "checking and hashing"
+TRANSFORMING = "transforming contents"
+LARGE_BYTES = 256 * 1024
+"""More than this is made ready in steps, so that the call can end between two of them."""
 PIPELINE_MAX_BYTES = 8 * 1024 * 1024
 BATCH_MAX = 512
 SCRIPT_MAX_MODULES = 64
@@ -142,6 +145,8 @@ def prepare(space: Space, item: Item) -> Plan[Prepared]:
     """Check, transform, count and hash. Raises `Invalid` for what can never be put."""
     tok = yield from NewToken()
     sending = Sending(space.since(space.shard(check_id(item.id))))
+    if _length(item) > LARGE_BYTES:
+        return (yield from _made_ready_in_steps(space, item, tok, sending))
     return (yield from Offload(_length(item), lambda: _made_ready(space, item, tok, sending), COUNTING))
 
 
@@ -150,31 +155,90 @@ def _length(item: Item) -> int:
 
 
 def _made_ready(space: Space, item: Item, tok: str, sending: Sending) -> Prepared:
+    of = _checked(space, item)
+    content, name = of.content, space.config.transforms.get(of.kind)
+    made = apply_transform(name, content) if name else None
+    tokens = space.counter.count(made.content if made else content) if item.tokens is None else item.tokens
+    return _prepared(space, item, tok, sending, of, made, tokens)
+
+
+def _made_ready_in_steps(space: Space, item: Item, tok: str, sending: Sending) -> Plan[Prepared]:
+    length = _length(item)
+    of = yield from Offload(length, lambda: _checked(space, item), CHECKING)
+    content, name = of.content, space.config.transforms.get(of.kind)
+    made = None
+    if name:
+        steps = transform_steps(name, content)
+        try:
+            step = next(steps)
+            while True:
+                step = steps.send((yield from Offload(length, step, TRANSFORMING)))
+        except StopIteration as stop:
+            made = stop.value
+    tokens = item.tokens
+    if tokens is None:
+        tokens = yield from count_tokens(space, made.content if made else content)
+    return (yield from Offload(length, lambda: _prepared(space, item, tok, sending, of, made, tokens), CHECKING))
+
+
+class _Checked(NamedTuple):
+    """What is to be put. `kind`: its content type without parameters."""
+
+    id: str
+    content: bytes
+    content_type: str
+    kind: str
+
+
+def _checked(space: Space, item: Item) -> _Checked:
+    """Raises `Invalid`."""
     id, content = check_id(item.id), _bytes(item.id, item.content)
     if len(content) > space.config.max_module_bytes:
         raise Invalid(f"module {id!r} has {len(content)} bytes; max_module_bytes is {space.config.max_module_bytes}")
     if space.archive_limits is not None:
         names.check_fits(space.namespace, id, space.archive_limits)
-    content_type = check_content_type(item.content_type or guess_content_type(id, content))
-    made, transform, summary = _transform(space, content, content_type)
     tokens = item.tokens
-    if tokens is None:
-        tokens = space.counter.count(made)
-    elif isinstance(tokens, bool) or not isinstance(tokens, int) or not 0 <= tokens <= MAX_TOKENS:
+    if tokens is not None and (
+        isinstance(tokens, bool) or not isinstance(tokens, int) or not 0 <= tokens <= MAX_TOKENS
+    ):
         raise Invalid(f"tokens is a whole number from 0 to 2**40, not {tokens!r}")
+    content_type = check_content_type(item.content_type or guess_content_type(id, content))
+    return _Checked(id, content, content_type, base_type(content_type))
+
+
+def _prepared(
+    space: Space,
+    item: Item,
+    tok: str,
+    sending: Sending,
+    of: _Checked,
+    made: Transformed | None,
+    tokens: int,
+) -> Prepared:
+    id, content, content_type, kind = of
+    kept = made.content if made else content
     known: dict[str, Word | None] = {
-        "sha256": hashlib.sha256(made).hexdigest(),
+        "sha256": hashlib.sha256(kept).hexdigest(),
         "type": content_type,
         "counter": space.counter.name if item.tokens is None else "given",
         "keywords": pack_keywords(item.keywords),
         "meta": pack_meta(item.meta),
-        "transform": transform,
-        "outline": summary,
+        "transform": made.name if made else None,
+        "outline": outline(content, kind) if kind in space.config.outline else None,
     }
     fields = tuple([word for name, value in known.items() if value for word in (name, value)])
     replicas = int(level_of(space, item.durability) == "replicated")
     return Prepared(
-        id, make_tok(tok, id), made, tokens, _expected(item.if_version), transform, fields, replicas, None, sending
+        id,
+        make_tok(tok, id),
+        kept,
+        tokens,
+        _expected(item.if_version),
+        made.name if made else None,
+        fields,
+        replicas,
+        None,
+        sending,
     )
 
 
@@ -187,15 +251,6 @@ def _bytes(id: str, content: object) -> bytes:
     if isinstance(content, bytes | bytearray | memoryview):
         return bytes(content)
     raise Invalid(f"the content of module {id!r} is str or bytes, not {type(content).__name__}")
-
-
-def _transform(space: Space, content: bytes, content_type: str) -> tuple[bytes, str | None, str | None]:
-    """Content, name of the transform that made it, outline: as configured for this content type."""
-    kind = base_type(content_type)
-    name = space.config.transforms.get(kind)
-    made = apply_transform(name, content) if name else None
-    summary = outline(content, kind) if kind in space.config.outline else None
-    return (made.content, name, summary) if made else (content, None, summary)
 
 
 def _expected(if_version: Expected) -> str:
@@ -486,19 +541,34 @@ def _prepare_many(space: Space, batch: Sequence[Item], but: set[int]) -> Plan[li
     """`prepare` of all but those positions (None there), errors as values. One random token makes the tokens of all."""
     seed = yield from NewToken()
     sendings: dict[Shard, Sending] = {}  # those of a shard go together
+    lengths = [_length(item) for item in batch]
 
-    def one(i: int, item: Item) -> Prepared | DistierError | None:
-        if i in but:
-            return None
-        try:
-            shard = space.shard(check_id(item.id))
-            sending = sendings.get(shard) or sendings.setdefault(shard, Sending(space.since(shard)))
-            return _made_ready(space, item, hashlib.sha256(f"{seed}-{i}".encode()).hexdigest()[:32], sending)
-        except DistierError as e:
-            return e
+    def signs(i: int) -> tuple[str, Sending]:
+        shard = space.shard(check_id(batch[i].id))
+        sending = sendings.get(shard) or sendings.setdefault(shard, Sending(space.since(shard)))
+        return hashlib.sha256(f"{seed}-{i}".encode()).hexdigest()[:32], sending
 
-    size_bytes = sum(map(_length, batch))
-    return (yield from Offload(size_bytes, lambda: [one(i, item) for i, item in enumerate(batch)], COUNTING))
+    def small() -> list[Prepared | DistierError | None]:
+        made = list[Prepared | DistierError | None]()
+        for i, item in enumerate(batch):
+            try:
+                made.append(None if i in but or lengths[i] > LARGE_BYTES else _made_ready(space, item, *signs(i)))
+            except DistierError as e:
+                made.append(e)
+        return made
+
+    size_bytes = sum(length for length in lengths if length <= LARGE_BYTES)
+    try:
+        done = yield from Offload(size_bytes, small, COUNTING)
+    except DeadlineExceeded as e:  # what an earlier batch landed is told all the same
+        return [None if i in but else e for i in range(len(batch))]
+    for i, length in enumerate(lengths):
+        if i not in but and length > LARGE_BYTES:
+            try:
+                done[i] = yield from _made_ready_in_steps(space, batch[i], *signs(i))
+            except DistierError as e:
+                done[i] = e
+    return done
 
 
 def _put_ready(space: Space, ready: Sequence[Prepared], at: Mapping[str, int], done: list[Any]) -> Plan[None]:

@@ -22,7 +22,7 @@ import json
 import re
 import tokenize
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,10 +73,6 @@ def _json_meaning(text: str) -> object:
     )
 
 
-def _same_json(before: str, after: str) -> bool:
-    return _json_meaning(before) == _json_meaning(after)
-
-
 # --- python-minify ------------------------------------------------------------------------------------------
 
 # Comments that tools or the interpreter read. `noqa`, `pragma` and formatter marks are for people's tools and
@@ -122,15 +118,13 @@ def _has_meant_comment(text: str) -> bool:
     return any(t.type == tokenize.COMMENT and _MEANT_COMMENT.match(t.string) for t in tokens)
 
 
-def _same_python(before: str, after: str) -> bool:
-    """Same syntax tree (positions aside) and same shebang."""
+def _python_meaning(text: str) -> object:
+    """The syntax tree (positions aside) and the shebang."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an invalid escape in somebody's module is not our warning
-        trees = [ast.parse(text, type_comments=True) for text in (before, after)]
-    shebangs = [re.match(r"#!.*", text) for text in (before, after)]
-    return ast.dump(trees[0]) == ast.dump(trees[1]) and (
-        (shebangs[0] and shebangs[0][0]) == (shebangs[1] and shebangs[1][0])
-    )
+        tree = ast.parse(text, type_comments=True)
+    shebang = re.match(r"#!.*", text)
+    return ast.dump(tree), shebang and shebang[0]
 
 
 # --- the table ----------------------------------------------------------------------------------------------
@@ -138,16 +132,17 @@ def _same_python(before: str, after: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """`make` proposes; `same` decides, without `make`'s code. Both may raise what is in `DECLINES`."""
+    """`make` proposes; `meaning`, which shares no code with it, must be the same before and after. Both may raise what is in
+    `DECLINES`."""
 
     make: Callable[[str], str]
-    same: Callable[[str, str], bool]
+    meaning: Callable[[str], object]
     bytes_max: int
 
 
 TRANSFORMS = {
-    "json-whitespace": Transform(_json_whitespace, _same_json, MAX_JSON_BYTES),
-    "python-minify": Transform(_python_minify, _same_python, MAX_PYTHON_BYTES),
+    "json-whitespace": Transform(_json_whitespace, _json_meaning, MAX_JSON_BYTES),
+    "python-minify": Transform(_python_minify, _python_meaning, MAX_PYTHON_BYTES),
 }
 
 
@@ -161,18 +156,46 @@ def apply_transform(name: str, content: bytes) -> Transformed | None:
     None when the result is not smaller, is empty or not provably the same; when `content` is too large or no
     valid UTF-8 of that language; or when the extra is not installed. Raises `KeyError` for an unknown name.
     """
+    steps = transform_steps(name, content)
+    try:
+        step = next(steps)
+        while True:
+            step = steps.send(step())
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+
+
+def transform_steps(name: str, content: bytes) -> Generator[Callable[[], Any], Any, Transformed | None]:
+    """`apply_transform` in its steps, of which each may take a second: whoever has no more time stops between two of them.
+    Yields a function, and wants to be sent its result."""
     transform = TRANSFORMS[name]
     if not content or len(content) > transform.bytes_max:
         return None
     try:
         before = content.decode()
-        after = transform.make(before)
-        made = after.encode()
-        if not 0 < len(made) < len(content) or not transform.same(before, after):
-            return None
-    except DECLINES:
+    except ValueError:
+        return None
+    after = yield _or_none(lambda: transform.make(before))
+    if after is None:
+        return None
+    made = after.encode()
+    if not 0 < len(made) < len(content):
+        return None
+    meant = yield _or_none(lambda: (transform.meaning(before),))
+    found = (yield _or_none(lambda: (transform.meaning(after),))) if meant else None
+    if meant is None or found is None or not (yield _or_none(lambda: meant == found)):
         return None
     return Transformed(name, made, len(content) - len(made))
+
+
+def _or_none(function: Callable[[], Any]) -> Callable[[], Any]:
+    def run() -> Any:
+        try:
+            return function()
+        except DECLINES:
+            return None
+
+    return run
 
 
 # --- outlines -----------------------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ def _options(config: Config, url: str) -> dict[str, Any]:
         "socket_connect_timeout": config.deadline_ms / 1000,
         "max_connections": CONNECTIONS_MAX,
         "redis_connect_func": _no_greeting,
+        "driver_info": None,  # only redis-py's own greeting would say it, and to look it up takes 10 ms
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     if server.username:

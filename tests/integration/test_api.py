@@ -436,7 +436,7 @@ async def test_warm_overflows_to_cold_and_every_byte_comes_back(world: World):
         await face.put(id, content, tokens=60)
     stats = await face.stats()
     assert stats.count == 40
-    assert stats.hot.size <= 300 * n
+    assert stats.hot.tokens <= 300 * n
     assert stats.warm.count <= 4 * n
     assert stats.cold.count >= 40 - 9 * n
     for id, content in contents.items():
@@ -461,7 +461,7 @@ async def test_stats_equal_a_recount(world: World):
         await face.get(f"m/{i}")
     stats, places = await face.stats(), [await face.where(f"m/{i}") for i in range(11)]
     by_tier = {t: [p for p in places if p.tier == t] for t in ("hot", "warm", "cold")}
-    assert (stats.hot.count, stats.hot.size) == (len(by_tier["hot"]), sum(p.tokens for p in by_tier["hot"]))
+    assert (stats.hot.count, stats.hot.tokens) == (len(by_tier["hot"]), sum(p.tokens for p in by_tier["hot"]))
     assert stats.hot.size_bytes == sum(p.size_bytes for p in by_tier["hot"])
     assert (stats.warm.count, stats.warm.stored_bytes) == (
         len(by_tier["warm"]), sum(p.stored_bytes for p in by_tier["warm"]))  # fmt: skip
@@ -564,7 +564,7 @@ async def test_promote_many_makes_room_for_all_of_them_at_once(world: World):
     results = await face.promote_many(ids)
     assert [r.tier for r in results] == ["hot"] * 30
     stats = await face.stats()
-    assert stats.hot.size <= 1000 * n
+    assert stats.hot.tokens <= 1000 * n
     found = await face.get_many(ids)
     assert {m.tier for m in found.values()} == {"hot"}
     assert all(m.content == text_of(300, id) for id, m in found.items())
@@ -601,12 +601,12 @@ async def test_a_round_archives_what_is_due_demotes_what_is_idle_and_keeps_headr
     )  # fmt: skip
     ids = [f"m/{i}" for i in range(40)]
     await face.put_many([Item(id, text_of(100, id), tokens=25) for id in ids])
-    hot_before = (await face.stats()).hot.size
+    hot_before = (await face.stats()).hot.tokens
     did = await face.maintain()
     assert did["archived"] <= 40  # those of the last 100 ms are not due
     stats = await face.stats()
-    assert stats.hot.size <= 500 * n
-    assert did["headroom"] == (hot_before - stats.hot.size) // 25
+    assert stats.hot.tokens <= 500 * n
+    assert did["headroom"] == (hot_before - stats.hot.tokens) // 25
     archived = did["archived"]
     end = time.monotonic() + 5
     while archived < 40 and time.monotonic() < end:
@@ -711,9 +711,9 @@ async def test_explicit_limits_replace_stored_ones_and_defaults_do_not(world: Wo
     n = world.shards
     await world.open(storage_tiers__hot__max_size=1000 * n, storage_tiers__warm__max_modules=7 * n)
     bare = await world.open()
-    assert [(await bare.stats()).hot.max_size, (await bare.stats()).warm.max_modules] == [1000 * n, 7 * n]
+    assert [(await bare.stats()).hot.max_tokens, (await bare.stats()).warm.max_modules] == [1000 * n, 7 * n]
     await world.open(storage_tiers__hot__max_size=500 * n)
-    assert [(await bare.stats()).hot.max_size, (await bare.stats()).warm.max_modules] == [500 * n, 7 * n]
+    assert [(await bare.stats()).hot.max_tokens, (await bare.stats()).warm.max_modules] == [500 * n, 7 * n]
 
 
 async def test_a_lowered_limit_stops_growth_and_a_worker_brings_it_down(world: World):
@@ -722,9 +722,9 @@ async def test_a_lowered_limit_stops_growth_and_a_worker_brings_it_down(world: W
     face = await world.open(storage_tiers__hot__max_size=300, worker__headroom=0)
     assert (await face.get("m/0")).tier == "hot"
     await face.maintain()
-    assert (await face.stats()).hot.size == 300
+    assert (await face.stats()).hot.tokens == 300
     assert (await face.put("new", "x", tokens=100)).tier == "hot"
-    assert (await face.stats()).hot.size == 300
+    assert (await face.stats()).hot.tokens == 300
 
 
 async def test_close_is_final_and_may_be_repeated(world: World):

@@ -158,6 +158,7 @@ def test_long_lists_cut_no_id_and_no_tier_at_80_columns(home: Path) -> None:
 
 
 def test_errors_are_json_with_json(cli: Cli) -> None:
+    cli("put", "a", "-", stdin=b"x")
     for argv, kind, code in (
         (["get", "nope"], "NotFound", 3),
         (["get", "x" * 300], "Invalid", 9),
@@ -240,3 +241,143 @@ def test_the_text_of_a_module(home: Path) -> None:
         for name in ("text", "content", "nonsense"):
             with pytest.raises(AttributeError, match=name):
                 setattr(module, name, "x")
+
+
+def keys(home: Path) -> set[bytes]:
+    with redis.Redis(unix_socket_path=str(Home(home).socket)) as client:
+        return set(client.keys("*"))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["stats"], ["ls"], ["ls", "-l"], ["where", "a"], ["get", "a"], ["watch", "--no-wait"], ["rm", "a"], ["promote", "a"],
+     ["demote", "--prefix", ""], ["pin", "a"], ["unpin", "a"], ["fsck"], ["sweep"], ["rescue"], ["archive", "adopt"],
+     ["get", "--prefix", "a"]],
+    ids=" ".join,
+)  # fmt: skip
+@pytest.mark.parametrize("shards", ["1", "3"])
+def test_a_mistyped_namespace_is_said_and_not_made(
+    words: Cli, home: Path, argv: list[str], shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTIER_SHARDS", shards)
+    words("--home", home, "up")
+    before, archived = keys(home), sorted((home / "cold").rglob("*"))
+    said = words("--home", home, "-n", "typo", *argv)
+    assert said.code == 3 and "there is no namespace 'typo'" in said.err, said
+    assert said.out == b""
+    assert keys(home) == before and sorted((home / "cold").rglob("*")) == archived
+
+
+def test_looking_writes_no_key(cli: Cli, home: Path) -> None:
+    cli("put", "a", "-", stdin=b"x")
+    before = keys(home)
+    for argv in (["stats"], ["ls"], ["ls", "-l"], ["where", "a"], ["watch", "--no-wait", "--since", "0"]):
+        assert cli(*argv).code == 0
+    assert keys(home) == before
+
+
+def test_a_namespace_that_only_the_archive_has_is_read(cli: Cli, home: Path, request: pytest.FixtureRequest) -> None:
+    cli("put", "a", "-", stdin=b"x")
+    cli("flush")
+    tag = request.node.name
+    with redis.Redis(unix_socket_path=str(Home(home).socket)) as client:
+        client.delete(*client.keys(f"distier:{{{tag}}}*"))
+    assert cli("ls").text == "a\n"
+
+
+def test_looking_needs_no_archive(cli: Cli, words: Cli, home: Path, request: pytest.FixtureRequest) -> None:
+    cli("put", "a", "-", stdin=b"x")
+    base = ("--url", Home(home).url, "-n", request.node.name)
+    assert words(*base, "ls").text == "a\n"
+    assert words(*base, "stats").text.startswith(f"namespace {request.node.name}: 1 module")
+    assert words(*base, "where", "a").code == 0
+    assert words(*base, "watch", "--no-wait", "--since", "0").text.count("put") == 1
+    said = words(*base, "put", "b", "-", stdin=b"x")
+    assert said.code == 9 and "an archive is required" in said.err
+
+
+def test_globs_and_lists_of_ids(cli: Cli, tmp_path: Path) -> None:
+    ids = ["docs/a.md", "docs/deep/b.md", "docs/c.txt", "other*", "with space"]
+    for id in ids:
+        cli("put", id, "-", stdin=f"<{id}>".encode())
+    assert cli("get", "--glob", "docs/*.md").out == b"<docs/a.md><docs/deep/b.md>"
+    assert cli("get", "--glob", "other[*]").out == b"<other*>"
+    assert cli("get", "--glob", "*.md", "-o", tmp_path / "out").code == 0
+    assert (tmp_path / "out" / "docs" / "deep" / "b.md").read_bytes() == b"<docs/deep/b.md>"
+    every = "".join(f"{id}\0" for id in ids).encode()
+    assert cli("pin", "-0", "-", stdin=every).text.count("pinned until") == 5
+    assert cli("demote", "docs/a.md").code == 7
+    assert cli("unpin", "--prefix", "docs/").code == 0
+    assert cli("demote", "--glob", "docs/?.*").text.count("warm") == 2
+    assert cli("demote", "other*").code == 7
+    assert cli("unpin", "-0", "-", stdin=every).code == 0
+    assert cli("pin", "--prefix", "docs/").text.count("docs/") == 3
+    assert cli("promote", "--glob", "docs/*.md").code == 0
+    assert cli("rm", "--glob", "docs/*.md").code == 0
+    assert cli("ls").text.split("\n")[:3] == ["docs/c.txt", "other*", "with space"]
+    for argv in (["get"], ["rm", "a", "--prefix", "a"], ["pin", "--prefix", "a", "--glob", "b"], ["unpin"]):
+        assert cli(*argv).code == 2
+
+
+def complete(*argv: str, env: dict[str, str] | None = None) -> list[str]:
+    """What bash is told for the last word."""
+    done = subprocess.run(
+        [sys.executable, "-m", "distier"], capture_output=True, text=True, cwd="/", check=False,
+        env=dict(os.environ) | {"_DISTIER_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(("distier", *argv)),
+                                "COMP_CWORD": str(len(argv))} | (env or {}),
+    )  # fmt: skip
+    assert done.stderr == "", done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("shards", ["1", "3"])
+def test_ids_are_completed(cli: Cli, words: Cli, home: Path, monkeypatch: pytest.MonkeyPatch, shards: str) -> None:
+    monkeypatch.setenv("DISTIER_SHARDS", shards)
+    namespace = f"completed-{shards}"
+    for id in ("docs/a", "docs/b", "other"):
+        words("--home", home, "-n", namespace, "put", id, "-", stdin=b"x")
+    base = ("--home", str(home), "-n", namespace)
+    for verb in ("get", "rm", "where", "promote", "demote", "pin", "unpin", "ls"):
+        assert complete(*base, verb, "docs/") == ["docs/a", "docs/b"], verb
+    assert complete(*base, "get", "nope") == []
+    env = {"DISTIER_REDIS__URL": Home(home).url, "DISTIER_NAMESPACE": namespace}  # and no archive
+    assert complete("get", "o", env=env) == ["other"]
+
+
+def test_completing_starts_nothing_and_says_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    assert complete("--home", str(home), "get", "a") == []
+    assert not home.exists()
+    assert complete("--url", "redis://127.0.0.1:1", "get", "a") == []
+    assert complete("--config", "/nope", "get", "a") == []
+    assert complete("-n", "not/good", "get", "a") == []
+
+
+def test_stats_tell_deletions_from_modules(cli: Cli) -> None:
+    for id in ("a", "b"):
+        cli("put", id, "-", stdin=b"x")
+    cli("flush")
+    cli("rm", "a", "b")
+    assert "not archived yet: 0 modules, 0 B; 2 deletions" in cli("stats").text
+    row = cli("stats", "--json").rows[0]
+    assert (row["dirty_count"], row["dirty_deletions"]) == (2, 2)
+
+
+def test_each_column_of_stats_has_its_own_name(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTIER_SHARDS", "2")
+    cli("put", "a", "-", stdin=b"x")
+    heads = [line.split("  ") for line in cli("stats").text.splitlines() if line.startswith(("tier ", "shard "))]
+    names = [[name.strip() for name in head if name.strip()] for head in heads]
+    assert len(names) == 2 and all(len(set(head)) == len(head) for head in names)
+    row = cli("stats", "--json").rows[0]
+    assert {"tokens", "max_tokens"} <= set(row["hot"]) and "tokens" in row["warm"]
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["nope"], ["put"], ["config"], ["archive"], ["ls", "--limit", "x"], ["get"], ["ls", "-c"]]
+)
+def test_wrong_words_are_json_with_json(words: Cli, argv: list[str]) -> None:
+    said = words("--json", *argv)
+    assert said.code == 2 and said.out == b""
+    (line,) = said.err.splitlines()
+    assert set(json.loads(line)) == {"error", "message", "hint", "exit_code"}

@@ -7,10 +7,16 @@ import random
 import time
 
 import pytest
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.domain.tokens import O200k
+from distier.drive.common import End, lost
+from distier.effects import Offload, Plan, Sleep
 from distier.errors import DeadlineExceeded
+from distier.plans.paced import paced
 from distier.plans.write import Item
+from distier.policy import transform
+from distier.worker.pace import Pacer
 from tests.integration.world import World
 
 LARGE_BYTES = 12 << 20
@@ -83,3 +89,90 @@ def test_loading_loads() -> None:
     assert "_count" not in vars(counter)
     counter.load()
     assert "_count" in vars(counter)
+
+
+class SlowInParts(SlowCounter):
+    """Half a minute for all parts of a large content."""
+
+    def __init__(self) -> None:
+        super().__init__(count_s=0.25)
+        self.counted = 0
+
+    def parts(self, content: bytes) -> list[bytes]:
+        return [content[start : start + (1 << 20) // 8] for start in range(0, len(content), (1 << 20) // 8)]
+
+    def count(self, content: bytes) -> int:
+        self.counted += 1
+        return super().count(content)
+
+
+@pytest.mark.parametrize("verb", ["put", "put_many"])
+async def test_counting_ends_with_the_call(world: World, verb: str) -> None:
+    counter = SlowInParts()
+    face = await world.open(counter=counter, deadline="1s", max_module_bytes=LARGE_BYTES)
+    with pytest.raises(DeadlineExceeded, match="tokens"):
+        if verb == "put":
+            await face.put("a", "x" * LARGE_BYTES)
+        else:
+            raise (await face.put_many([Item("a", "x" * LARGE_BYTES)]))[0]
+    assert 1 <= counter.counted <= 5
+
+
+async def test_a_batch_that_ends_too_late_says_what_landed(world: World) -> None:
+    """Its first part landed before the counting of the second took all the time."""
+    counter = SlowInParts()
+    face = await world.open(counter=counter, deadline="1s", max_module_bytes=LARGE_BYTES)
+    landed, late = await face.put_many([Item("a", "text", tokens=1), Item("b", "x" * LARGE_BYTES)])
+    assert landed.tier == "hot"
+    assert isinstance(late, DeadlineExceeded)
+
+
+@pytest.mark.parametrize("verb", ["put", "put_many"])
+async def test_transforming_ends_with_the_call(world: World, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+
+    def make(text: str) -> str:
+        time.sleep(1.5)
+        return text[:-1]
+
+    monkeypatch.setitem(transform.TRANSFORMS, "json-whitespace", transform.Transform(make, checked.append, LARGE_BYTES))
+    face = await world.open(deadline="1s", transforms={"application/json": "json-whitespace"})
+    item = Item("a.json", "[" + " " * 400_000 + "]", tokens=1)
+    with pytest.raises(DeadlineExceeded, match="transform"):
+        if verb == "put":
+            await face.put(item.id, item.content, tokens=1)
+        else:
+            raise (await face.put_many([item]))[0]
+    assert not checked
+
+
+def test_who_took_the_time_is_named_where_redis_got_little_of_it() -> None:
+    """That Redis does not answer in the last milliseconds is not what is wrong."""
+    end = End(time.monotonic())
+    end.begun_s = end - 5
+    assert "most of" not in str(lost(RedisTimeoutError("nothing came"), end))
+    end.spent = {"the archive": 4.9}
+    assert "most of its 5 s went into the archive" in str(lost(RedisTimeoutError("nothing came"), end))
+
+
+async def test_a_worker_s_plan_names_what_took_the_time(world: World) -> None:
+    face = await world.open(deadline="1s")
+
+    def plan() -> Plan[None]:
+        yield Offload(1 << 20, lambda: time.sleep(1.1), "folding")
+        yield Offload(1 << 20, lambda: None, "folding")
+
+    with pytest.raises(DeadlineExceeded, match="folding"):
+        await face.run(paced(plan(), Pacer(None, None)))
+
+
+async def test_a_wait_is_named(world: World) -> None:
+    face = await world.open(deadline="1s")
+
+    def plan(*sleep: Sleep) -> Plan[None]:
+        yield from sleep[0]
+
+    with pytest.raises(DeadlineExceeded, match=r"passed while waiting for another process$"):
+        await face.run(plan(Sleep(2)))
+    with pytest.raises(DeadlineExceeded, match="passed while waiting for this worker's own pace"):
+        await face.run(paced(plan(Sleep(2, "waiting for this worker's own pace")), Pacer(None, None)))

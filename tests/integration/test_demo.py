@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +23,11 @@ from rich.console import Console
 
 from distier.cli.demo import live_table, percentile, report_view
 from distier.demo import (
+    DEMOTING,
+    READ_ARCHIVE,
+    READ_BACK,
     Ack,
+    AgentRow,
     Problem,
     Progress,
     Report,
@@ -30,14 +35,17 @@ from distier.demo import (
     account_errors,
     corpus,
     demo_config,
+    hit_rates,
     merge,
     open_demo,
+    run,
     run_check,
     verdict,
 )
-from distier.domain.module import Module
+from distier.domain.module import Event, Module
 from distier.domain.order import Order
 from distier.embedded import Home, stop_server
+from distier.plans.statistics import Stats
 from tests.servers import Reaper, poll
 
 
@@ -165,6 +173,55 @@ def test_everything_fits_in_80_columns(config: dict[str, Any]) -> None:
         assert len(line.rstrip()) <= 80, line
 
 
+def full_report(stats: Stats, agents: int = 4) -> Report:
+    event = Event("1-1", "some/where/module.py", "hot", "warm", "headroom", "1-5", 1_700_000_000_000)
+    return replace(
+        done(), stats=stats, times_us={f"get {tier}": [100] for tier in ("near", "hot", "warm", "cold")}, work_s=1.0,
+        peaks=dict.fromkeys(("hot tokens", "hot bytes", "warm modules", "warm bytes"), (99, 100)), samples=10**4,
+        moves=Counter({("hot", "warm", "headroom"): 4000, ("hot", "warm", "evict"): 5, ("none", "hot", "put"): 3}),
+        agents=[AgentRow(f"agent-{i}", 1000, 800, 400, 50, [10, 20]) for i in range(agents)], hit_rates=[0.1, 0.25] * 5,
+        last_moves=[event] * 4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("agents", [1, 4, 64])
+def test_the_report_is_one_screen_with_the_verdict_last(config: dict[str, Any], agents: int) -> None:
+    with open_demo(config) as store:
+        report = full_report(store.stats(), agents)
+    lines = text_of(*report_view(report)).splitlines()
+    assert len(lines) <= 23 and max(len(line.rstrip()) for line in lines) <= 80, "\n".join(lines)
+    assert lines[-1].startswith("good:")
+    shown = "\n".join(lines)
+    assert "agent-0" in shown and "10% 25% 10%" in shown and "4,005 hot > warm" in shown and "headroom" in shown
+    bad = replace(report, problems=[Problem("accounts", "one is wrong")])
+    assert text_of(*report_view(bad)).splitlines()[-1] == "FAILED: 1 check of 6 did not hold"
+
+
+def test_hit_rates_are_of_equal_parts() -> None:
+    assert hit_rates([(0, 0), (10, 1), (20, 6), (20, 6), (30, 16)], 4) == [0.1, 0.5, 1.0]  # nothing was read in one
+    assert hit_rates([(0, 0)]) == []
+    assert hit_rates([(10 * i, 5 * i) for i in range(101)]) == [0.5] * 10
+
+
+def test_the_view_moves_while_everything_is_checked(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is when all modules go to the archive, and come back."""
+    monkeypatch.setenv("TMPDIR", str(short_tmp))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    seen: dict[str, set[tuple[int, int, int]]] = {}
+
+    def tell(p: Progress) -> None:
+        now = p.again() if p.again else p
+        if now.stats:
+            s = now.stats
+            seen.setdefault(now.phase, set()).add((s.hot.count, s.warm.count, s.cold.count))
+
+    report = run(Settings(1.0, 1, 120), tell)
+    assert report.good, report.problems
+    checking = set().union(*(seen.get(phase, set()) for phase in (READ_BACK, DEMOTING, READ_ARCHIVE)))
+    assert len(checking) > 1, seen
+    assert report.agents[0].operations > 0 and report.last_moves
+
+
 def test_percentiles() -> None:
     assert percentile([], 0.5) == 0
     assert percentile([5], 0.99) == 5
@@ -232,6 +289,27 @@ def test_the_report_for_people_and_a_home_that_is_kept(short_tmp: Path, reaper: 
         out, err = process.communicate(timeout=30)
     assert process.returncode == 9
     assert "is not empty" in err
+
+
+def test_a_demo_whose_agents_hang_ends_and_says_so_first(short_tmp: Path) -> None:
+    with demo(short_tmp, "--modules", "60") as process:
+        assert process.stderr
+        next(line for line in process.stderr if "agents at work" in line)
+        hung = [pid for pid in processes_of(short_tmp) if pid != str(process.pid) and is_child(pid)]
+        for pid in hung:
+            os.kill(int(pid), signal.SIGSTOP)
+        process.send_signal(signal.SIGINT)
+        first = next(line for line in process.stderr if "agents at work" not in line)
+        assert re.search(r"interrupted: ending \d processes and the server", first)
+        process.send_signal(signal.SIGINT)  # a second one leaves nothing behind either
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "nothing of it is left" in err
+    assert len(hung) == 5
+    assert list(short_tmp.iterdir()) == [] and processes_of(short_tmp) == []
+
+
+def is_child(pid: str) -> bool:
+    return b"distier.demo" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])

@@ -23,7 +23,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from distier import embedded
+from distier import connect, connect_async, embedded
 from distier.embedded import Home, ensure_server, find_server, server_status, stop_server
 from distier.errors import ConfigError, RedisUnavailable
 from tests.servers import Reaper, poll
@@ -77,7 +77,7 @@ def home(short_tmp: Path, reaper: Reaper) -> Iterator[Home]:
     home = Home(short_tmp / "home")
     reaper.watch(home.path)
     yield home
-    stop_server(home)
+    stop_server(home, anyway=True)
 
 
 def pids_of(home: Home) -> list[int]:
@@ -440,6 +440,124 @@ def test_one_directory_has_one_server_by_whatever_name(home: Home, monkeypatch: 
     for name in ("home", "alias", "./alias/../home"):
         assert Home(Path(name)) == home
         assert ensure_server(Home(Path(name))).pid == pid
+
+
+# --- a full disk ---
+
+
+@pytest.fixture
+def small_disk(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers whose files cannot grow beyond 64 KiB: for real, a write fails as on a full disk."""
+    real = find_server()
+    script = short_tmp / "valkey-server"
+    script.write_text(f"#!/bin/bash\ntrap '' XFSZ\nulimit -f 64\nexec -a {real.path.name} '{real.path}' \"$@\"\n")
+    script.chmod(0o700)
+    monkeypatch.setattr(embedded, "find_server", lambda: embedded.ServerBinary(script, real.flavour, real.version))
+
+
+def fill_disk(home: Home) -> None:
+    """Until an acknowledged write is not on disk, and the next is refused."""
+    with client(home) as c:
+        c.set("large", os.urandom(65536).hex())
+        poll(lambda: c.info("persistence")["aof_last_write_status"] == "err", what="the full disk")
+
+
+@pytest.mark.usefixtures("small_disk")
+async def test_a_new_process_reads_where_the_disk_is_full(home: Home) -> None:
+    settings = {"counter": "estimate", "deadline": "2s"}
+    with connect(home.path, **settings) as store:
+        store.put("a", "text")
+    fill_disk(home)
+    running = ensure_server(home)
+    assert running.started is False and server_status(home) == running
+    with connect(home.path, **settings) as store:
+        assert [(m := store.get("a")) and m.text for _ in range(3)] == ["text"] * 3
+        assert list(store.list()) == ["a"]
+        with pytest.raises(RedisUnavailable, match="refuses writes because it cannot persist them"):
+            store.put("b", "text")
+        poll(lambda: store.get("a") and store.near.get("a"), what="a hit of the near cache")
+    astore = await connect_async(home.path, **settings)
+    found = await astore.get("a")
+    assert found is not None and found.text == "text"
+    await astore.close()
+    stop_server(home, anyway=True)
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_what_is_not_on_disk_is_not_thrown_away_without_a_word(home: Home) -> None:
+    ensure_server(home)
+    fill_disk(home)
+    with pytest.raises(embedded.Unsaved, match="only in its memory"):
+        stop_server(home)
+    assert server_status(home) is not None
+    assert stop_server(home, anyway=True)
+
+
+# --- what was cleaned away under it ---
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    "gone", ["server.sock", "server.lock server.sock", "server.lock server.sock server.pid server.conf"]
+)
+def test_a_server_whose_socket_was_cleaned_away_is_replaced(home: Home, gone: str) -> None:
+    """With the lock gone too, a second server would write to the files of the first."""
+    first = ensure_server(home)
+    with client(home) as c:
+        c.set("k", "v")
+    for name in gone.split():
+        (home.path / name).unlink()
+    second = ensure_server(home)
+    assert second.started and second.pid != first.pid
+    assert pids_of(home) == [second.pid]
+    with client(home) as c:
+        assert c.get("k") == "v"
+
+
+@needs_proc
+def test_an_open_store_goes_on_where_the_socket_was_cleaned_away(home: Home) -> None:
+    with connect(home.path, counter="estimate", near__enabled=False, deadline="20s") as store:
+        store.put("a", "text")
+        home.socket.unlink()
+        store._driver.redis.close()  # its connection still works; a new one does not
+        found = store.get("a")
+        assert found is not None and found.text == "text"
+
+
+@needs_proc
+def test_a_server_without_a_socket_can_be_stopped(home: Home) -> None:
+    ensure_server(home)
+    home.socket.unlink()
+    assert stop_server(home)
+    poll(lambda: pids_of(home) == [], what="the end of the process")
+
+
+def test_the_user_is_told_which_process_to_end(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel does not tell: no /proc, or a server in another container."""
+    pid = ensure_server(home).pid
+    monkeypatch.setattr(embedded, "_find_server", lambda home: None)
+    home.socket.rename(home.path / "away")
+    for call in (ensure_server, stop_server):
+        with pytest.raises(RedisUnavailable, match=rf"its socket .* is gone .*`kill {pid}`"):
+            call(home, timeout_s=1.5)
+    with pytest.raises(RedisUnavailable, match="is gone"):
+        server_status(home, timeout_s=0.1)
+    (home.path / "away").rename(home.socket)
+    assert ensure_server(home).pid == pid
+
+
+@needs_proc
+def test_a_shell_in_the_data_is_no_server(home: Home) -> None:
+    first = ensure_server(home)
+    bystander = subprocess.Popen(["sleep", "60"], cwd=home.data)
+    try:
+        kill9(home)
+        second = ensure_server(home)
+        assert second.started and second.pid != first.pid
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
 
 
 # --- what it says when it cannot ---

@@ -77,6 +77,17 @@ async def test_reads_go_on_where_writes_wait(world: World) -> None:
         assert (await putting).id == "new"
 
 
+@pytest.mark.parametrize("shards", [1, 3], indirect=True)
+async def test_a_new_process_opens_where_writes_are_refused(face: Face, world: World) -> None:
+    began = time.monotonic()
+    other = await world.open(deadline=f"{DEADLINE_S:g}s")
+    assert (await other.get("hot")).text == "hot"
+    assert (await other.get("warm")).text == "warm"
+    with pytest.raises(Unavailable, match="NOREPLICAS"):
+        await world.open(deadline="1s", namespace="new")
+    assert time.monotonic() - began < DEADLINE_S
+
+
 def _write(face: Face) -> Any:
     from distier.plans import write
 

@@ -290,7 +290,7 @@ def test_a_deployer_loads_functions_and_sets_limits_and_reads_no_module(filled: 
         client.function_load(library(), replace=True)
         assert client.config_get("maxmemory-policy")
     with store_of(server, "deployer", archive, storage_tiers__hot__max_size=1234) as store:
-        assert store.stats().hot.max_size == 1234
+        assert store.stats().hot.max_tokens == 1234
         for call in (lambda: store.get("hot"), lambda: store.put("a", "x"), lambda: store.where("hot")):
             with pytest.raises(ConfigError):
                 call()
@@ -315,9 +315,9 @@ def test_the_roles_suffice_for_several_shards(roles: TestServer, tmp_path: Path)
         worker = Worker(store)
         assert worker.run_once(), worker.report.last_failure
     with store_of(roles, "deployer", tmp_path, **more | {"storage_tiers__hot__max_size": 700}) as store:
-        assert store.stats().hot.max_size == 700
+        assert store.stats().hot.max_tokens == 700
     with store_of(roles, "operator", tmp_path, namespace="wide", shards=4) as store:
-        assert store.stats().hot.max_size == sum(s.max_hot_tokens for s in store.stats().shares) == 700
+        assert store.stats().hot.max_tokens == sum(s.max_hot_tokens for s in store.stats().shares) == 700
 
 
 def exported(client: redis.Redis, tmp: Path, namespaces: str) -> dict[bytes, float]:
@@ -360,7 +360,7 @@ def test_the_exporter_gets_numbers_only(filled: tuple[TestServer, Path]) -> None
         found = exported(client, archive, "none team")
         with store_of(server, "operator", archive) as store:
             stats = store.stats()
-        assert found[b"team.usage.hot_tokens"] == stats.hot.size and found[b"team.limits.hot_tokens"] == 50_000
+        assert found[b"team.usage.hot_tokens"] == stats.hot.tokens and found[b"team.limits.hot_tokens"] == 50_000
         assert found[b"team.usage.archived_count"] == 3 and found[b"team.dirty_oldest_seconds"] == 0
         assert found[b"team.epoch"] == 1
     reads = "return redis.call('HGETALL', 'distier:{team}:module:hot')"

@@ -138,13 +138,13 @@ def test_an_operators_total_holds_for_all_shards(server: TestServer, redis_url: 
     with opened(server, tmp_path, 4, **budgets()) as store:
         assert Worker(store).run_once()
         before = store.stats()
-        assert (before.hot.max_size, before.warm.max_modules) == (2000, 60)
+        assert (before.hot.max_tokens, before.warm.max_modules) == (2000, 60)
     with opened(server, tmp_path, 4) as store:  # a bare configuration changes nothing
-        assert store.stats().hot.max_size == 2000
+        assert store.stats().hot.max_tokens == 2000
     with opened(server, tmp_path, 4, storage_tiers__hot__max_size=3001) as store:
-        assert store.stats().hot.max_size == 3001 and store.stats().warm.max_modules == 60
+        assert store.stats().hot.max_tokens == 3001 and store.stats().warm.max_modules == 60
     with opened(server, tmp_path, 4) as store:
-        assert store.stats().hot.max_size == 3001
+        assert store.stats().hot.max_tokens == 3001
 
 
 # -- hits ------------------------------------------------------------------------------------------------------------

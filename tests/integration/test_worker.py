@@ -29,7 +29,7 @@ def settings(server: TestServer, tmp_path: Path) -> dict[str, object]:
 
 def is_kept(store: Store) -> bool:
     found = store.stats()
-    return found.dirty_count == 0 and found.cold.archived_count == 8 and found.hot.size <= 50
+    return found.dirty_count == 0 and found.cold.archived_count == 8 and found.hot.tokens <= 50
 
 
 def test_a_thread_archives_and_keeps_headroom(server: TestServer, redis_url: str, tmp_path: Path):
@@ -48,7 +48,7 @@ async def test_a_task_archives_and_keeps_headroom(server: TestServer, redis_url:
             await store.put(f"m{i}", b"x" * 100, tokens=10)
         for _ in range(500):
             found = await store.stats()
-            if found.dirty_count == 0 and found.cold.archived_count == 8 and found.hot.size <= 50:
+            if found.dirty_count == 0 and found.cold.archived_count == 8 and found.hot.tokens <= 50:
                 break
             await asyncio.sleep(0.02)
         report = await worker.stop()

@@ -456,3 +456,29 @@ def test_the_page_tells_true_ranges() -> None:
         name = key.replace(".", "__")
         load_config(None, **{name: least}), load_config(None, **{name: most})
         assert key in refused(None, **{name: f"9{most}"}), key
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No HOME, and a user that the password file does not name, as in many containers."""
+
+    def unknown(uid: int) -> object:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_no_home_directory_matters_only_to_who_needs_one(tmp_path: Path) -> None:
+    elsewhere = {"redis__url": "redis://h", "storage_tiers__cold__url": "s3://bucket/x"}
+    assert not load_config({}, **elsewhere).embedded
+    warm = {"storage_tiers__warm__placement": "local"}
+    assert load_config({}, **elsewhere, **warm, storage_tiers__warm__directory=tmp_path).warm_directory == tmp_path
+    assert load_config({}, home=tmp_path).home == tmp_path
+    for needs_one in ({}, elsewhere | warm):
+        with pytest.raises(ConfigError, match="no home directory"):
+            load_config({}, **needs_one)
+    with pytest.raises(ConfigError, match="no home directory for '~/x'"):
+        load_config({}, home="~/x")

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distier.domain.tokens import Estimate, O200k, TokenCounter, token_counter
+from distier.domain import tokens
+from distier.domain.tokens import Estimate, O200k, TokenCounter, in_parts, token_counter
 from distier.errors import Invalid
 
 
@@ -101,3 +102,45 @@ def test_names() -> None:
     assert token_counter("estimate").name == "estimate"
     with pytest.raises(Invalid, match="gpt2"):
         token_counter("gpt2")
+
+
+def is_text(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", ["o200k", "estimate"])
+def test_counting_in_parts_counts_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part ends where no piece can go on: the sum is what the whole has."""
+    if name == "o200k":
+        pytest.importorskip("bpe_openai", reason="the extra `tokens` is not installed")
+    counter = token_counter(name)
+    texts = [(text * 1000).encode() for text in OTHER_TEXTS.values() if " " in text]
+    for content in [b"".join(s for s in sources() if is_text(s)), *texts]:
+        with monkeypatch.context() as large:
+            large.setattr(tokens, "STEP_BYTES", 1 << 40)
+            whole = counter.count(content)
+        with monkeypatch.context() as small:
+            small.setattr(tokens, "STEP_BYTES", 32768)
+            parts = counter.parts(content)  # type: ignore[attr-defined]
+            assert b"".join(parts) == content
+            assert len(parts) > 1
+            assert max(map(len, parts)) <= 32768
+            counted = [counter.count(part) for part in parts]
+            assert sum(counted) == counter.count(content)
+        rounding = len(parts) if name == "estimate" else 0
+        assert abs(sum(counted) - whole) <= rounding
+
+
+@given(st.text(alphabet=" \n/;aA1字\u3000\xa0é's", max_size=4000))
+def test_parts_of_any_text(text: str) -> None:
+    content = (text * 3).encode()
+    parts = in_parts(content, 64)
+    assert b"".join(parts) == content
+    for part in parts:
+        part.decode()
+    for counter in (Estimate(), token_counter("auto")):
+        assert sum(map(counter.count, parts)) == pytest.approx(counter.count(content), abs=len(parts) + 1)

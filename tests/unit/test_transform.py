@@ -64,7 +64,7 @@ def test_a_wrong_transform_is_caught_by_the_check(monkeypatch: pytest.MonkeyPatc
         ("python-minify", lambda text: text.partition("\n")[2], b"#!/bin/python\nx=1\n"),
     ):
         right = TRANSFORMS[name]
-        monkeypatch.setitem(transform.TRANSFORMS, name, Transform(wrong, right.same, right.bytes_max))
+        monkeypatch.setitem(transform.TRANSFORMS, name, Transform(wrong, right.meaning, right.bytes_max))
         assert apply_transform(name, content) is None
         monkeypatch.setitem(transform.TRANSFORMS, name, right)
 

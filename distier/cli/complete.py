@@ -1,0 +1,64 @@
+"""Ids for the shell's completion. It works while somebody is typing: quick, silent whatever is wrong, and it starts nothing."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import typer
+
+from .session import needing_no_archive
+
+TIME_S = 0.5
+"""For all of it: what was found until then is shown. (A SCAN of a million keys takes about a second.)"""
+IDS_MAX = 200
+
+
+def complete_ids(context: typer.Context, incomplete: str) -> list[str]:
+    """Ids that begin as what was typed."""
+    try:
+        return _found(context, incomplete)
+    except Exception:  # whatever it is, nobody asked for it
+        return []
+
+
+def _found(context: typer.Context, prefix: str) -> list[str]:
+    from distier.config import load_config
+    from distier.domain.keys import Keyspace
+    from distier.domain.tokens import token_counter
+    from distier.drive.sync import SyncDriver
+    from distier.embedded import Home
+    from distier.plans.read import scan
+    from distier.plans.space import Space
+    from distier.stores.absent import AbsentArchive
+    from distier.stores.cluster import open_exchange
+
+    end_s = time.monotonic() + TIME_S
+    given = (context.find_root().params or {}) if context.parent else {}
+    config = needing_no_archive(
+        partial(
+            load_config, given.get("config"), redis__url=given.get("url"), home=given.get("home"),
+            namespace=given.get("namespace"), deadline="500ms", near={"enabled": False},
+        )
+    )  # fmt: skip
+    url = Home(config.home).url if config.redis.url is None else config.redis.url
+    space = Space(config, token_counter("estimate"), sidecar=False)
+    driver = SyncDriver(open_exchange(config, url, space.forget), AbsentArchive(), deadline_s=TIME_S)
+    ids: set[str] = set()
+    try:
+        for shard in Keyspace(config.namespace, config.shards).shards:
+            cursor, epoch = 0, 0
+            while True:
+                left_s = end_s - time.monotonic()
+                if left_s <= 0 or len(ids) >= IDS_MAX:
+                    return sorted(ids)
+                try:
+                    cursor, epoch, found = driver.run(scan(space, shard, prefix, None, cursor, epoch), left_s)
+                except Exception:
+                    return sorted(ids)
+                ids.update(id for id, _ in found if id.isprintable())
+                if not cursor:
+                    break
+    finally:
+        driver.close()
+    return sorted(ids)

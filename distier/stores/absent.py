@@ -1,0 +1,47 @@
+"""No archive: for looking at a namespace from where none is configured. What Redis knows can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from distier.domain.archived import Limits
+from distier.errors import ArchiveUnavailable
+
+from .archive import Fetched, Listed
+
+
+class AbsentArchive:
+    """Answers nothing."""
+
+    name = "none"
+    limits = Limits()
+    keeps_metadata = True
+
+    def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str]) -> None:
+        """See `Archive.put`."""
+        self._refuse()
+
+    def get(self, key: str, *, max_bytes: int) -> Fetched | None:
+        """See `Archive.get`."""
+        self._refuse()
+
+    def list(self, prefix: str, *, start_after: str = "", limit: int = 1000) -> list[Listed]:
+        """See `Archive.list`."""
+        self._refuse()
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """See `Archive.delete`."""
+        self._refuse()
+
+    def check(self) -> None:
+        """See `Archive.check`."""
+        self._refuse()
+
+    def close(self) -> None:
+        """See `Archive.close`."""
+
+    def _refuse(self) -> NoReturn:
+        raise ArchiveUnavailable(
+            "this needs the archive, and none is configured: set storage_tiers.cold.url or storage_tiers.cold.directory"
+        )
