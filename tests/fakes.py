@@ -84,7 +84,8 @@ class FakeExchange:
             if self.before is None:
                 return self.perform_all(commands)
             for words in commands:
-                if hook := self.before:
+                hook = self.before
+                if hook is not None:
                     self.before = None  # what the hook sends is not hooked
                     hook(words)
                     self.before = self.before or hook
@@ -137,9 +138,8 @@ class LentExchange(FakeExchange):
         self.perform("FLUSHALL")
 
     def _connect(self) -> Any:
-        connection = redis.UnixDomainSocketConnection(str(self._path), db=self._database, protocol=3, socket_timeout=30)
-        connection.connect()
-        return connection
+        client = redis.Redis(unix_socket_path=str(self._path), db=self._database, protocol=3, socket_timeout=30)
+        return client.connection_pool.get_connection()
 
     def perform(self, *words: Any) -> Any:
         """One command."""
