@@ -236,7 +236,7 @@ def test_the_report_for_people_and_a_home_that_is_kept(short_tmp: Path, reaper: 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing(short_tmp: Path, end: signal.Signals) -> None:
-    with demo(short_tmp, "--modules", "60") as process:
+    with demo(short_tmp, "--modules", "60", "--agents", "2") as process:
         assert process.stderr
         seen = next(line for line in process.stderr if "agents at work" in line)
         assert seen
@@ -250,7 +250,7 @@ def test_an_interrupted_demo_leaves_nothing(short_tmp: Path, end: signal.Signals
 
 
 def test_children_end_with_a_killed_demo(short_tmp: Path) -> None:
-    with demo(short_tmp, "--modules", "60") as process:
+    with demo(short_tmp, "--modules", "60", "--agents", "2") as process:
         assert process.stderr
         next(line for line in process.stderr if "agents at work" in line)
         (home,) = short_tmp.glob("distier-demo-*")
