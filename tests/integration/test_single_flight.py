@@ -24,7 +24,7 @@ from tests.servers import poll
 
 ROOT = Path(__file__).parent.parent.parent
 CONTENT = b"what everybody wants to read at once. " * 500
-DEADLINE_S = 10.0  # 8 processes on 2 shared cores
+DEADLINE_S = 15.0  # 8 processes on 2 shared cores
 
 # Each process opens its store, says so, waits for the word, and then reads with many threads at once.
 READER = """
@@ -158,16 +158,16 @@ def test_a_lease_longer_than_the_own_deadline_is_ended_by_those_who_wait(
 ):
     """Another process has a longer deadline, took the lease for longer, and died."""
     shard = store.space.keys.shards[0]
-    with connect({"counter": "estimate"}, **(settings | {"deadline": "1s"})) as hasty:
+    with connect({"counter": "estimate"}, **(settings | {"deadline": "6s"})) as hasty:
 
         def take() -> Plan[Any]:
-            return (yield from Command(shard, ("SET", shard.lease("a"), "somebody", "PX", 10_000), lambda r: r))
+            return (yield from Command(shard, ("SET", shard.lease("a"), "somebody", "PX", 100_000), lambda r: r))
 
         store.run(take())
         begin = time.monotonic()
         assert hasty.get("a").content == CONTENT  # type: ignore[union-attr]
-        assert patience_ms(hasty.space) == 333
-        assert 0.3 < time.monotonic() - begin < 1.0
+        assert patience_ms(hasty.space) == 2000
+        assert 2.0 <= time.monotonic() - begin < 6.0
     assert gets(s3) == 1
 
 
