@@ -29,6 +29,7 @@ async def a_store(url: str, tmp_path: Path) -> AsyncStore:
     return await connect_async({"counter": "estimate"}, **settings)
 
 
+@pytest.mark.timeout(900)  # many claims of one epoch may take a deadline
 @pytest.mark.parametrize("way", ["get", "get_many"])
 async def test_nothing_that_is_archived_is_missing_beside_a_rescue(
     server: TestServer, redis_url: str, tmp_path: Path, way: str
@@ -58,7 +59,7 @@ async def test_nothing_that_is_archived_is_missing_beside_a_rescue(
         readers = [asyncio.create_task(reader(n)) for n in range(READERS)]
         for _ in range(ROUNDS):
             raw.flushall()
-            await until(partial(all_have_read_since, list(answers)), timeout_s=90, what="two answers to each reader")
+            await until(partial(all_have_read_since, list(answers)), timeout_s=100, what="two answers to each reader")
         over.set()
         await asyncio.gather(*readers)
     await store.close()
