@@ -8,7 +8,6 @@ import pytest
 
 from tests.guard.measure import PATH, VERBS, Counts, measure, python_version
 
-
 TAKE_TURNS = ("promote_many", "demote_many", "flush")
 """Verbs that work at several modules at once."""
 TURNS = 0.01
