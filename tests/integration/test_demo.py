@@ -257,7 +257,7 @@ def test_an_interrupted_demo_leaves_nothing(short_tmp: Path, end: signal.Signals
 
 
 def test_children_end_with_a_killed_demo(short_tmp: Path) -> None:
-    with demo(short_tmp, "--modules", "60", "--agents", "2") as process:
+    with demo(short_tmp, "--modules", "60") as process:
         assert process.stderr
         next(line for line in process.stderr if "agents at work" in line)
         (home,) = short_tmp.glob("distier-demo-*")
