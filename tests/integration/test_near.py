@@ -516,7 +516,7 @@ def test_threads_of_one_store(near: Store, plain: Store) -> None:
 
     def write(id: str) -> None:
         try:
-            for _ in range(300):
+            for _ in range(150):
                 near.put(id, str(acked[id] + 1))
                 acked[id] += 1
                 time.sleep(0.001)  # others have a turn
