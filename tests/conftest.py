@@ -9,7 +9,21 @@ from typing import Any
 
 import pytest
 
+from . import children
 from .servers import KINDS, Kind, Reaper, TestServer, available_kinds, running_server, short_directory
+
+
+def pytest_configure() -> None:
+    children.default_signals()
+    children.mark()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """Set up before all others, and so the last to end: by then each test has ended what it started."""
+    yield
+    found = children.left_in_the_end()
+    assert not found, "still alive, and killed now:\n" + "\n".join(found.values())
 
 
 def _session_server(kind: Kind) -> Iterator[TestServer]:

@@ -1,20 +1,24 @@
-"""A world without servers: Redis by fakeredis, the archive in memory, and a driver that can die at any line.
+"""A world of one's own: Redis, the archive in memory, and a driver that can die at any line.
 
-fakeredis proves nothing alone (it knows no `#!lua` line, no memory limit, no INFO); the scripts are held to the
-same model on real servers in `tests/lua`. What it gives is speed and control: every plan can be stopped after every
-effect, thousands of times, in one thread and in the same way each time.
+What it gives is control: every plan can be stopped after every effect, thousands of times, in one thread and in the same way
+each time. Redis is a logical database of a real server where tests have lent one (`lent`), and else fakeredis, which takes
+twenty times as long and proves nothing alone: it knows no `#!lua` line, no memory limit, no INFO.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha1
+from pathlib import Path
 from typing import Any, Literal, TypeVar
+from weakref import finalize
 
 import fakeredis
+import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
@@ -61,12 +65,15 @@ class FakeExchange:
     """
 
     def __init__(self) -> None:
-        client = fakeredis.FakeRedis(protocol=3, server_type="valkey", version=(8, 0))
-        self._connection: Any = client.connection_pool.get_connection()
+        self._connection = self._connect()
         self._shas: dict[str, str] = {}
         self._lock = threading.RLock()
         self.before: Callable[[Words], None] | None = None
         self.down = False
+
+    def _connect(self) -> Any:
+        client = fakeredis.FakeRedis(protocol=3, server_type="valkey", version=(8, 0))
+        return client.connection_pool.get_connection()
 
     def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
         """See `Exchange`: an error reply is a value."""
@@ -74,8 +81,11 @@ class FakeExchange:
             raise RedisConnectionError("the fake is down")
         replies = []
         with self._lock:
+            if self.before is None:
+                return self.perform_all(commands)
             for words in commands:
-                if hook := self.before:
+                hook = self.before
+                if hook is not None:
                     self.before = None  # what the hook sends is not hooked
                     hook(words)
                     self.before = self.before or hook
@@ -89,8 +99,12 @@ class FakeExchange:
         except RedisConnectionError as e:
             return [e] * len(batches)
 
+    def perform_all(self, commands: Sequence[Words]) -> list[Any]:
+        """The replies as Redis gives them, errors as values."""
+        return [self.perform(*words) for words in commands]
+
     def perform(self, *words: Any) -> Any:
-        """One command; the reply as Redis gives it, errors as values."""
+        """One command."""
         if words[:2] == ("SCRIPT", "LOAD"):
             words = (*words[:2], self._without_shebang(words[2]))
         if words[:2] == ("SCRIPT", "FLUSH"):
@@ -116,6 +130,61 @@ class FakeExchange:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+class LentExchange(FakeExchange):
+    """The same by a logical database of a real server, which nobody else has meanwhile."""
+
+    def __init__(self, path: Path, database: int) -> None:
+        self._path, self._database = path, database
+        super().__init__()
+        self.perform("FLUSHALL")
+
+    def _connect(self) -> Any:
+        client = redis.Redis(unix_socket_path=str(self._path), db=self._database, protocol=3, socket_timeout=30)
+        return client.connection_pool.get_connection()
+
+    def perform(self, *words: Any) -> Any:
+        """One command."""
+        return self.perform_all([words])[0]
+
+    def perform_all(self, commands: Sequence[Words]) -> list[Any]:
+        """All in one round trip. FLUSHALL would empty the databases of others, too."""
+        sent = [("FLUSHDB",) if words[0] == "FLUSHALL" else words for words in commands]
+        self._connection.send_packed_command(self._connection.pack_commands(sent))
+        return [self._reply() for _ in sent]
+
+    def _reply(self) -> Any:
+        try:
+            return self._connection.read_response()
+        except ResponseError as e:
+            return e
+
+
+DATABASES = 64
+"""Of the server that `lent` starts: how many worlds there may be at once."""
+_lent: tuple[Path, list[int]] | None = None
+
+
+@contextmanager
+def lent(server: Path) -> Iterator[None]:
+    """Worlds are made on the server with this socket meanwhile."""
+    global _lent
+    _lent = server, list(range(DATABASES))
+    try:
+        yield
+    finally:
+        _lent = None
+
+
+def own_exchange() -> FakeExchange:
+    """An empty Redis."""
+    if _lent is None:
+        return FakeExchange()
+    path, free = _lent
+    found = LentExchange(path, database := free.pop())
+    finalize(found, free.append, database)
+    return found
 
 
 class AsyncFakeExchange:
@@ -337,7 +406,7 @@ class World:
     def make(*, opened: bool = True, keeps_metadata: bool = True, **overrides: Any) -> World:
         config = small_config(**overrides)
         archive = MemoryArchive(keeps_metadata=keeps_metadata)
-        world = World(Space(config, token_counter("estimate"), not keeps_metadata), FakeExchange(), archive)
+        world = World(Space(config, token_counter("estimate"), not keeps_metadata), own_exchange(), archive)
         if opened:
             world.process("opener").run(open_space(world.space))
         return world

@@ -30,6 +30,8 @@ from redis.retry import Retry
 
 from distier.embedded import MAX_SOCKET_PATH_BYTES, find_server
 
+from . import children
+
 Kind = Literal["valkey", "redis"]
 KINDS: tuple[Kind, ...] = ("valkey", "redis")
 READY_S = 20.0
@@ -72,6 +74,7 @@ def poll(true: Callable[[], object], *, timeout_s: float = 10.0, what: str = "th
 def short_directory() -> Iterator[Path]:
     """A temporary directory with a path short enough for unix sockets (pytest's own may be too long)."""
     path = Path(tempfile.mkdtemp(prefix="dt"))
+    children.homes.add(path)
     try:
         yield path
     finally:

@@ -51,6 +51,8 @@ KEPT = [f"kept/{i}" for i in range(18)] + ["kept/ü {odd}*", "kept//x", "kept/..
 SHORT = [f"short/{i}" for i in range(5)]  # these are deleted again and again
 IDS = KEPT + SHORT
 HOT_TOKENS, HOT_BYTES, WARM_MODULES, WARM_BYTES = 4000, 16_000, 6, 12_000
+EVERYTHING = ("put", "get hot", "get warm", "get cold", "get miss", "delete", "promote", "demote", "pin")
+EACH_LEAST = 5
 KILL_EVERY_S = (0.05, 0.35)
 
 
@@ -356,7 +358,7 @@ class Hammer:
         for i in range(WORKERS):
             self.start("worker", i)
         end = time.monotonic() + self.args.seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end or not self.has_met_everything():
             time.sleep(self.rng.uniform(*KILL_EVERY_S))
             victim = self.rng.choice([c for c in self.children if c.role != "sampler"])
             self.kill(victim)
@@ -364,6 +366,12 @@ class Hammer:
             self.start(victim.role, victim.number)
         for child in list(self.children):
             self.kill(child)
+
+    def has_met_everything(self) -> bool:
+        """Often enough to mean something. A slow machine takes longer for it."""
+        counts = histories(list(read_logs(self.args.directory)))[2]
+        wanted = dict.fromkeys(EVERYTHING, EACH_LEAST) | {"samples": self.args.seconds * 10}
+        return self.kills >= self.args.seconds and all(counts[what] >= n for what, n in wanted.items())
 
     def kill(self, child: Child) -> None:
         self.children.remove(child)

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.hammer import EACH_LEAST, EVERYTHING
 from tests.servers import TestServer
 
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = 60 if os.environ.get("CHAOS") == "long" else 10
 
 
-@pytest.mark.timeout(SECONDS * 3 + 60)
+@pytest.mark.timeout(SECONDS * 9 + 60)
 @pytest.mark.parametrize("server", ["valkey"], indirect=True)
 def test_the_same_with_warm_copies_on_the_disks_of_three_nodes(
     server: TestServer, redis_url: str, tmp_path: Path, tell: Callable[[str], None]
@@ -25,7 +26,7 @@ def test_the_same_with_warm_copies_on_the_disks_of_three_nodes(
     hammer(redis_url, tmp_path, tell, "--nodes", "3", seconds=max(5, SECONDS // 2))
 
 
-@pytest.mark.timeout(SECONDS * 3 + 60)
+@pytest.mark.timeout(SECONDS * 9 + 60)
 def test_nothing_is_lost_torn_stale_or_over_budget_under_kill_9(
     server: TestServer, redis_url: str, tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
@@ -37,7 +38,7 @@ def hammer(redis_url: str, tmp_path: Path, tell: Callable[[str], None], *more: s
     done = subprocess.run(
         [sys.executable, "-m", "tests.chaos.hammer", "--url", redis_url, "--directory", str(tmp_path / "hammer"),
          "--seconds", str(seconds), "--seed", seed, *more],
-        cwd=ROOT, capture_output=True, text=True, timeout=SECONDS * 3 + 50,
+        cwd=ROOT, capture_output=True, text=True, timeout=SECONDS * 9 + 50,
     )  # fmt: skip
     assert done.stdout, done.stderr
     found = json.loads(done.stdout)
@@ -48,5 +49,5 @@ def hammer(redis_url: str, tmp_path: Path, tell: Callable[[str], None], *more: s
     # It was a hammer: everything happened, and often enough to mean something.
     assert found["kills"] >= seconds
     assert counts["samples"] >= seconds * 10
-    for what in ("put", "get hot", "get warm", "get cold", "get miss", "delete", "promote", "demote", "pin"):
-        assert counts.get(what, 0) >= 5, (what, counts)
+    for what in EVERYTHING:
+        assert counts.get(what, 0) >= EACH_LEAST, (what, counts)

@@ -84,7 +84,7 @@ async def test_while_a_slot_is_on_its_way_reads_go_on_and_writes_wait(stores: St
     began_s = time.monotonic()
     with pytest.raises(RedisUnavailable, match="on its way to another master"):
         await face.put(ids[1], "new")
-    assert 0.5 < time.monotonic() - began_s < 2.5
+    assert 0.5 < time.monotonic() - began_s < 10
     with pytest.raises(RedisUnavailable, match="on its way to another master"):
         await face.get(
             next(id for id in stores.ids(999, "no") if stores.keys.shard(id) is shard)

@@ -1,4 +1,4 @@
-"""A guard against getting slower that no noise can trip: every verb's counts are what `counts.json` says, exactly."""
+"""A guard against getting slower that no noise can trip: every verb's counts are what `counts.json` says."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import json
 import pytest
 
 from tests.guard.measure import PATH, VERBS, Counts, measure, python_version
+
+TAKE_TURNS = ("promote_many", "demote_many", "flush")
+"""Verbs that work at several modules at once."""
+TURNS = 0.01
 
 
 def test_no_verb_costs_more_or_less_than_it_is_known_to() -> None:
@@ -28,8 +32,33 @@ def differences(wanted: dict[str, dict[str, Counts]], found: dict[str, dict[str,
         f"{kind} {verb}": f"{wanted.get(kind, {}).get(verb)} is now {found[kind].get(verb)}"
         for kind in found
         for verb in sorted(found[kind].keys() | wanted.get(kind, {}).keys())
-        if wanted.get(kind, {}).get(verb) != found[kind].get(verb)
+        if not are_alike(kind, verb, wanted.get(kind, {}).get(verb), found[kind].get(verb))
     }
+
+
+def are_alike(kind: str, verb: str, wanted: Counts | None, found: Counts | None) -> bool:
+    """Exactly; but where tasks take turns on an event loop and threads work for them, how often somebody is woken is chance: a
+    few calls in a thousand. What is sent is not."""
+    if wanted is None or found is None or not (kind == "async" and verb.startswith(TAKE_TURNS)):
+        return wanted == found
+    near = abs(found["python_calls"] - wanted["python_calls"]) <= wanted["python_calls"] * TURNS
+    return near and found | {"python_calls": 0} == wanted | {"python_calls": 0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "verb", "calls", "commands", "alike"),
+    [
+        ("async", "flush", 1003, 30, True), ("async", "flush", 997, 30, True), ("async", "flush", 1011, 30, False),
+        ("async", "flush", 989, 30, False), ("async", "flush", 1000, 31, False), ("async", "get cold", 1001, 30, False),
+        ("sync", "flush", 1001, 30, False), ("sync", "flush", 1000, 30, True),
+    ],
+)  # fmt: skip
+def test_only_what_takes_turns_may_differ_and_only_by_a_few_calls(
+    kind: str, verb: str, calls: int, commands: int, alike: bool
+) -> None:
+    wanted = {"python_calls": 1000, "round_trips": 20, "commands": 30, "archive": 10}
+    found = wanted | {"python_calls": calls, "commands": commands}
+    assert (differences({kind: {verb: wanted}}, {kind: {verb: found}}) == {}) == alike
 
 
 def test_what_is_read_hot_costs_one_round_trip_and_no_script() -> None:

@@ -26,6 +26,10 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+from tests import aws_models
+
+aws_models.share()
+
 Fault = Literal[
     "reset",  # the connection is cut before anything is done
     "stall",  # no answer, and nothing is done before the fault ends

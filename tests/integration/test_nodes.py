@@ -467,7 +467,7 @@ async def test_another_nodes_copy_is_asked_for(world: Nodes) -> None:
 
 
 async def test_a_node_that_has_it_no_more_says_so_at_once(world: Nodes) -> None:
-    a, b = await world.node("a"), await world.node("b", storage_tiers__warm__peer_timeout="5s", deadline="20s")
+    a, b = await world.node("a"), await world.node("b", storage_tiers__warm__peer_timeout="10s", deadline="100s")
     await put_clean(a, "m")
     await a.demote("m")
     await world.know(b, "a")
@@ -477,7 +477,7 @@ async def test_a_node_that_has_it_no_more_says_so_at_once(world: Nodes) -> None:
     disk.take_changes()  # as if that were still to be told
     start = time.monotonic()
     assert (await b.get("m")).content == body("m")
-    assert time.monotonic() - start < 4, "it did not wait for the timeout"
+    assert time.monotonic() - start < 9.5, "it did not wait for the timeout"
     assert counted(b)["peers.absent"] == 1
     assert counted(b)["peers.silent"] == 0
     assert not world.held("a", "m")

@@ -17,7 +17,7 @@ import faulthandler, gc, signal, sys, threading, time, traceback
 import distier
 from distier.errors import DistierError
 
-faulthandler.dump_traceback_later(50, exit=True)
+faulthandler.dump_traceback_later(100, exit=True)  # somebody hangs
 url, directory, near, placement = sys.argv[1:]
 settings = dict(
     redis__url=url, namespace=f"t{near}{placement}", counter="estimate", near__enabled=near == "near",
@@ -80,7 +80,6 @@ ended = False
 signal.signal(signal.SIGALRM, handler)
 gc.set_threshold(3, 3, 3)
 signal.setitimer(signal.ITIMER_REAL, 0.0002)
-end_s = time.monotonic() + 3
 
 def beside():
     i = 0
@@ -95,7 +94,7 @@ thread = threading.Thread(target=beside)
 thread.start()
 n = 0
 try:
-    while time.monotonic() < end_s:
+    while n < 120 or inner < 120:
         n += 1
         Noisy()
         id = f"m{n % 20}"
@@ -114,13 +113,12 @@ finally:
 gc.set_threshold(700, 10, 10)
 thread.join()
 assert not wrong, wrong[0]
-assert n > 20 and inner > 20, (n, inner)
 store.close()
 print("done", n, inner)
 """
 
 
-def run(program: str, *args: Any, timeout_s: float = 60) -> str:
+def run(program: str, *args: Any, timeout_s: float = 110) -> str:
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, args)], capture_output=True, text=True, timeout=timeout_s, check=False
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from distier import Store
+from distier.cli import run
 from distier.domain.keys import Shard
 from distier.domain.module import Module
 from distier.effects import Plan
@@ -280,19 +280,23 @@ def test_the_archive_away_in_the_middle(open_store: Open, server: TestServer):
     assert all(same(module, store.get(id)) for id, module in before.items())
 
 
-def test_the_command(open_store: Open, server: TestServer, redis_url: str, tmp_path: Path):
+def test_the_command(
+    open_store: Open, server: TestServer, redis_url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
     store = open_store()
     before = fill(store, 5)
     lose(server)
-    env = os.environ | {
+    for name, value in {
         "DISTIER_REDIS_URL": redis_url, "DISTIER_NAMESPACE": "t", "DISTIER_COUNTER": "estimate",
         "DISTIER_STORAGE_TIERS__COLD__DIRECTORY": str(tmp_path / "cold"),
-    }  # fmt: skip
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
 
     def cli(*words: str) -> tuple[int, dict[str, Any]]:
-        done = subprocess.run([sys.executable, "-m", "distier", *words, "--json"], cwd=ROOT, env=env,
-                              capture_output=True, text=True, timeout=60)  # fmt: skip
-        return done.returncode, json.loads(done.stdout)
+        capfd.readouterr()
+        code = run([*words, "--json"])
+        return code, json.loads(capfd.readouterr().out)
 
     code, dry = cli("rescue", "--dry-run")
     assert (code, dry["adopted"], dry["dry_run"]) == (0, len(before), True)

@@ -23,7 +23,7 @@ from distier.plans.recover import open_space
 from distier.plans.space import Space
 from distier.plans.writeback import write_back
 from distier.stores.memory import MemoryArchive
-from tests.fakes import FakeExchange, PlanRunner, World, small_config
+from tests.fakes import PlanRunner, World, own_exchange, small_config
 from tests.plans import test_stopped as stopped
 from tests.plans.test_stopped import FULL, MIXED, Row, content, item
 
@@ -70,7 +70,7 @@ class NodeWorld(World):
     def of(placement: str, *, keeps: bool = True, **overrides: Any) -> NodeWorld:
         config = small_config(storage_tiers__warm__placement=placement, **overrides)
         space = Space(config, token_counter("estimate"), False, node="here")
-        world = NodeWorld(space, FakeExchange(), MemoryArchive(), keeps=keeps)
+        world = NodeWorld(space, own_exchange(), MemoryArchive(), keeps=keeps)
         world.process("opener").run(open_space(space))
         return world
 

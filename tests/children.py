@@ -1,0 +1,109 @@
+"""What every process that tests start has in common: it begins with the default signals, whatever this one inherited, and
+none is alive when the tests are over."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+MARK = "TESTS_OF_DISTIER"
+# Of this process alone: with pytest-xdist several run tests side by side. Its children inherit it.
+TOKEN = secrets.token_hex(8)
+# Where servers live that outlive their starter: they write their titles over their environment, and become nobody's children.
+homes: set[Path] = set()
+# Python ignores these itself, and `subprocess` gives them back.
+OF_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
+
+
+def _ignored_still(*_: object) -> None:
+    """As if it were ignored, but an exec makes it the default again."""
+
+
+def default_signals() -> None:
+    """Children start with the default signals, also under `nohup` and in the background of a shell, where SIGINT, SIGQUIT and
+    SIGHUP are ignored. This process goes on as it was started: it still ignores them."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals() - OF_PYTHON:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            # `wait` knows nothing of children that the kernel has reaped
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else _ignored_still)
+
+
+def mark() -> None:
+    """From now on, children can be told from those of others."""
+    os.environ[MARK] = TOKEN
+
+
+def left(ours: int | None = None) -> dict[int, str]:
+    """The processes that this one started, or their children, and that are alive: what they are, by pid. Empty where there is
+    no /proc."""
+    ours = ours or os.getpid()
+    parents = {pid: parent for pid, state, parent in _processes() if state not in "ZX"}
+    found = {}
+    for pid in parents:
+        if pid == ours or not (_descends(pid, ours, parents) or _marked(pid) or _lives_at_home(pid)):
+            continue
+        words = _read(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
+        if words and "multiprocessing.resource_tracker" not in words:  # that one ends with us
+            found[pid] = f"{words[:200]} (started by {_test_of(pid) or 'a test'})"
+    return found
+
+
+def left_in_the_end(patience_s: float = 20.0) -> dict[int, str]:
+    """What is alive, and is not about to end. It is killed."""
+    end_s = time.monotonic() + patience_s
+    while (found := left()) and time.monotonic() < end_s:
+        time.sleep(0.05)
+    end(found)
+    return found
+
+
+def end(pids: Iterable[int]) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def _processes() -> Iterator[tuple[int, str, int]]:
+    for path in Path("/proc").glob("[0-9]*"):
+        # "pid (name) state parent ...", and a name may have brackets and spaces
+        if words := _read(int(path.name), "stat").rpartition(b")")[2].split():
+            yield int(path.name), words[0].decode(), int(words[1])
+
+
+def _read(pid: int, what: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{what}").read_bytes()
+    except OSError:  # it has ended, or is another user's
+        return b""
+
+
+def _descends(pid: int, ours: int, parents: dict[int, int]) -> bool:
+    while pid in parents:
+        pid = parents[pid]
+        if pid == ours:
+            return True
+    return False
+
+
+def _marked(pid: int) -> bool:
+    return f"{MARK}={TOKEN}".encode() in _read(pid, "environ").split(b"\0")
+
+
+def _lives_at_home(pid: int) -> bool:
+    words = _read(pid, "cmdline")
+    return any(os.fsencode(f"{home}/") in words for home in homes)
+
+
+def _test_of(pid: int) -> str:
+    """The test that ran when it was started: pytest says so in the environment."""
+    for setting in _read(pid, "environ").split(b"\0"):
+        if setting.startswith(b"PYTEST_CURRENT_TEST="):
+            return setting.partition(b"=")[2].decode(errors="replace")
+    return ""
