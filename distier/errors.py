@@ -29,10 +29,6 @@ class OutOfStep(RedisUnavailable):
     was believed; the connections were ended, and the same call may succeed at once."""
 
 
-NO_ANSWER = "Redis did not answer within the deadline"
-"""How the message of a `RedisUnavailable` begins where there was none, not even a refusal."""
-
-
 class ArchiveUnavailable(Unavailable):
     """The archive (S3 or the directory) did not answer within the deadline, or refused."""
 

@@ -18,7 +18,6 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from distier.domain.keys import Shard
 from distier.effects import Command, Effect, LocalDelete, LocalHas, Peers, PeerSilent, Plan, RunScript
 from distier.errors import (
-    NO_ANSWER,
     ConfigError,
     Corrupt,
     DeadlineExceeded,
@@ -233,7 +232,9 @@ def lost(error: Exception, end_s: float = 0.0) -> DistierError:
             "redis://host:port/db"
         )
     else:
-        made = RedisUnavailable(f"{NO_ANSWER}: {type(error).__name__}: {error}{most(end_s)}")
+        made = RedisUnavailable(
+            f"Redis did not answer within the deadline: {type(error).__name__}: {error}{most(end_s)}"
+        )
     made.__cause__ = error
     return made
 

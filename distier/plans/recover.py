@@ -27,9 +27,21 @@ from typing import NamedTuple
 from distier.domain import archived as names
 from distier.domain.keys import Keyspace, Shard
 from distier.domain.module import Record
-from distier.effects import ArchiveList, ArchivePut, Command, Count, NewToken, Parallel, Pipeline, Plan, Sleep, collect
+from distier.effects import (
+    HINT_S,
+    ArchiveList,
+    ArchivePut,
+    Command,
+    Count,
+    NewToken,
+    Parallel,
+    Pipeline,
+    Plan,
+    RunScript,
+    Sleep,
+    collect,
+)
 from distier.errors import (
-    NO_ANSWER,
     ArchiveUnavailable,
     ConfigError,
     DistierError,
@@ -38,7 +50,7 @@ from distier.errors import (
     Recovering,
     RedisUnavailable,
 )
-from distier.lua import Adopted, Adoption, Opened, adopt, look, open_shard, state
+from distier.lua import Adopted, Adoption, Opened, Unclaimed, adopt, look, open_shard, state
 
 from .describe import Vanished, describe_object
 from .records import chunks, record_command
@@ -50,6 +62,7 @@ class WrongArchive(ConfigError):
 
 
 CLAIMS_MAX = 24
+CLAIM_PATIENCE_S = 2.0
 STAND_BACK_FIRST_S = 0.005
 STAND_BACK_MAX_S = 0.25
 REREADS_MAX = 8
@@ -84,9 +97,9 @@ def open_space(space: Space) -> Plan[list[Opened]]:
     states = space.states
     calls = [open_shard(shard, space.limits_of(shard)) for shard in shards]
     for call in calls:
-        call.hint = True
+        call.hint = HINT_S
     replies = yield from Pipeline(calls)
-    looks = [None if isinstance(r, RedisUnavailable) and _answered(r) else collect(r) for r in replies]
+    looks = [None if isinstance(r, RedisUnavailable) else collect(r) for r in replies]
     states.update({shard: look for shard, look in zip(shards, looks, strict=True) if isinstance(look, Opened)})
     closed = [shard for shard, look in zip(shards, looks, strict=True) if not isinstance(look, Opened)]
     found = dict(zip(closed, (yield from Parallel([recover(space, shard) for shard in closed])), strict=True))
@@ -115,43 +128,74 @@ def find_space(space: Space) -> Plan[bool]:
 
 
 def recover(space: Space, shard: Shard) -> Plan[Opened]:
-    """The shard's epoch; a new one where it has none for this life of the server."""
+    """The shard's epoch; a new one where it has none for this life of the server. Of all calls of a process that find none, one
+    claims: each claim takes several requests to the archive, and claims that meet are worth nothing."""
     epoch, replid, empty, opening = 0, "", False, (yield from NewToken())
-    for attempt in range(CLAIMS_MAX):
-        states = space.states
-        call = open_shard(shard, space.limits_of(shard), epoch=epoch, replid=replid, empty=empty, opening=opening)
-        call.hint = not attempt
-        try:
-            reply = yield from call
-        except RedisUnavailable as e:
-            if refuses_writes(e):
-                # Reading goes on: who finds the shard open needs to write nothing.
-                found = yield from look(shard)
-                if found is None:
-                    raise
-                reply = found
-            elif attempt or not _answered(e):
-                raise
-            else:
-                reply = yield from replace(call, hint=False)  # it may pass: as patient as any call
-        if isinstance(reply, Opened):
-            if epoch:
-                yield from Count("epochs.installed")
-            states[shard] = reply
-            return reply
-        if attempt:
-            yield from stand_back(attempt)
-        if not reply.opening:  # Redis was emptied since the look: what was claimed before that is worth nothing
-            epoch, empty, opening = 0, False, (yield from NewToken())
-            continue
-        replid, opening = reply.replid, reply.opening
-        claim = yield from _claim(space, shard, replid, reply.epoch)
-        epoch, empty = claim or (0, False)
+    turn, attempt = _Turn(space, shard), 0
+    try:
+        while attempt < CLAIMS_MAX:
+            states = space.states
+            call = open_shard(shard, space.limits_of(shard), epoch=epoch, replid=replid, empty=empty, opening=opening)
+            reply = yield from _opened(shard, call, first=not attempt)
+            if isinstance(reply, Opened):
+                if epoch:
+                    yield from Count("epochs.installed")
+                states[shard] = reply
+                return reply
+            if not (yield from turn.come()):
+                epoch = 0
+                continue
+            if attempt:
+                yield from stand_back(attempt)
+            attempt += 1
+            if not reply.opening:  # Redis was emptied since the look: what was claimed before that is worth nothing
+                epoch, empty, opening = 0, False, (yield from NewToken())
+                continue
+            replid, opening = reply.replid, reply.opening
+            claim = yield from _claim(space, shard, replid, reply.epoch)
+            epoch, empty = claim or (0, False)
+    finally:
+        turn.end()
     raise Recovering(f"shard {shard.index} of namespace {shard.namespace!r} changes hands too often; try again")
 
 
-def _answered(error: RedisUnavailable) -> bool:
-    return not str(error).startswith(NO_ANSWER)
+def _opened(shard: Shard, call: RunScript[Opened | Unclaimed], *, first: bool) -> Plan[Opened | Unclaimed]:
+    """What `open_shard` answers. Where the server refuses writes, or keeps them waiting, reading goes on: who finds the shard
+    open needs to write nothing."""
+    try:
+        return (yield from replace(call, hint=HINT_S if first else 0.0))
+    except RedisUnavailable as e:
+        found = yield from look(shard)
+        if found is None and (not first or refuses_writes(e)):
+            raise
+    return found or (yield from call)
+
+
+class _Turn:
+    """The turn of one of several calls of a process to claim. One that takes longer than `CLAIM_PATIENCE_S` is passed: it may
+    be of the same thread as the one that waits, which is a signal handler."""
+
+    def __init__(self, space: Space, shard: Shard) -> None:
+        self._claiming, self._shard = space.claiming, shard
+        self._before: object = None
+        self._waited_s, self._waits = 0.0, 0
+
+    def come(self) -> Plan[bool]:
+        """Whether it has; if not, this call has waited for a moment, and is to look again."""
+        holder = self._claiming.get(self._shard, self)
+        if holder is not self:
+            if holder is not self._before:
+                self._before, self._waited_s = holder, 0.0
+            if self._waited_s < CLAIM_PATIENCE_S:
+                self._waits += 1
+                self._waited_s += yield from stand_back(self._waits)
+                return False
+        self._claiming[self._shard] = self
+        return True
+
+    def end(self) -> None:
+        if self._claiming.get(self._shard) is self:
+            del self._claiming[self._shard]
 
 
 def refuses_writes(error: DistierError) -> bool:

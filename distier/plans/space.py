@@ -63,6 +63,8 @@ class Space:
     versions: dict[Shard, tuple[int, int]] = field(default_factory=dict, compare=False)
     """The last version, (epoch, ver), that this process was given in each shard."""
     failing: Failing = field(default_factory=Failing, compare=False)
+    claiming: dict[Shard, object] = field(default_factory=dict, compare=False)
+    """Which call of this process is claiming an epoch for a shard: the others wait for it (`recover.recover`)."""
     node: str | None = None
     """This node's name, where it keeps copies on its own disk."""
     archive_limits: Limits | None = None

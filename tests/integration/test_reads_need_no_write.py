@@ -70,6 +70,8 @@ async def test_reads_go_on_where_writes_wait(world: World) -> None:
         assert sorted(id for id, module in found.items() if module) == ["cold", "cold2", "hot", "warm"]
         assert await face.get("none") is None
         assert await face.exists("cold") and (await face.where("warm")).tier == "warm"
+        other = await world.open(deadline=f"{DEADLINE_S:g}s")
+        assert (await other.get("warm")).text == "warm", "who opens while writes wait reads, too"
         assert time.monotonic() - began < DEADLINE_S / 2
     finally:
         world.raw.client_unpause()

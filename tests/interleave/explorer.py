@@ -210,7 +210,7 @@ def _space(number: int, hot_tokens: int, warm_modules: int, sidecar: bool) -> Sp
 def _process_space(pattern: Space) -> Space:
     space = object.__new__(Space)
     space.__dict__.update(pattern.__dict__)
-    space.__dict__.update(states={}, warm={}, versions={}, failing=Failing())
+    space.__dict__.update(states={}, warm={}, versions={}, failing=Failing(), claiming={})
     return space
 
 
