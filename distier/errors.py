@@ -24,11 +24,6 @@ class RedisUnavailable(Unavailable):
     """Redis did not answer within the deadline, or refused the connection."""
 
 
-class OutOfStep(RedisUnavailable):
-    """A reply belongs to another request: something else wrote to a connection of this process, or took from it. Nothing of it
-    was believed; the connections were ended, and the same call may succeed at once."""
-
-
 class ArchiveUnavailable(Unavailable):
     """The archive (S3 or the directory) did not answer within the deadline, or refused."""
 
@@ -56,6 +51,12 @@ class Conflict(DistierError):
 
 class Corrupt(DistierError):
     """Bytes do not match their checksum, length or format."""
+
+
+class OutOfStep(Corrupt):
+    """A reply, or a record, is that of another module. Nothing of it was believed. Something else may have written to a
+    connection of this process, or taken from it: the connections were ended, and the same call succeeds at once. If it does
+    not, the record is damaged: run `distier fsck`."""
 
 
 class Invalid(DistierError, ValueError):

@@ -456,16 +456,17 @@ class Counters:
         return {name: n for name, n in self._counts.copy().items() if n}
 
     def _sum_up(self) -> None:
-        if self._lock._is_owned():
+        lock = self._lock  # the same one to the end: a signal handler may fork in between, and the child has a new one
+        if lock._is_owned():
             return
         try:
-            if self._lock.acquire(timeout=TURN_S):
+            if lock.acquire(timeout=TURN_S):
                 while self._notes:
                     name, n = self._notes.popleft()
                     self._counts[name] = self._counts.get(name, 0) + n
         finally:
-            if self._lock._is_owned():  # also where it was interrupted by an exception just after it got the lock
-                self._lock.release()
+            if lock._is_owned():  # also where it was interrupted by an exception just after it got the lock
+                lock.release()
 
     def after_fork_in_child(self) -> None:
         self._lock = threading.RLock()
@@ -517,16 +518,17 @@ class UseBuffer:
         """Count one use, or one of each; answers the script call for the shard's batch if it is due. That batch has this use
         in it. None to a signal handler or finaliser that interrupts this very line: its use goes with the next batch."""
         self._notes.append((shard, (id,) if isinstance(id, str) else id, now_s))
-        if self._lock._is_owned():
+        lock = self._lock
+        if lock._is_owned():
             return None
         try:
-            if not self._lock.acquire(timeout=TURN_S):
+            if not lock.acquire(timeout=TURN_S):
                 return None
             self._gather()
             return self._take(shard) if flush or self._is_due(shard, now_s) else None
         finally:
-            if self._lock._is_owned():
-                self._lock.release()
+            if lock._is_owned():
+                lock.release()
 
     def note_many(self, shard: Shard, uses: Mapping[str, int], now_s: float) -> None:
         """Count uses by id; they go with the next batches that are due."""
@@ -541,16 +543,17 @@ class UseBuffer:
         return self._calls(lambda shard: True)
 
     def _calls(self, which: Callable[[Shard], bool]) -> Sequence[RunScript[dict[str, float]]]:
-        if self._lock._is_owned():
+        lock = self._lock
+        if lock._is_owned():
             return ()
         try:
-            if not self._lock.acquire(timeout=TURN_S):
+            if not lock.acquire(timeout=TURN_S):
                 return ()
             self._gather()
             return [call for shard in list(self._pending) if which(shard) for call in self._take_all(shard)]
         finally:
-            if self._lock._is_owned():
-                self._lock.release()
+            if lock._is_owned():
+                lock.release()
 
     def _gather(self) -> None:
         while self._notes:

@@ -38,6 +38,8 @@ _NO_SYNC = {
     errno.EPERM,
     errno.EBADF,
 }
+LOOK_S = 0.5
+"""Whoever waits looks from time to time whether anybody leads: in a child that was forked meanwhile nobody does."""
 SYNCFS_MIN = 4
 """For fewer files than this `syncfs` is not tried."""
 WEIGHT = 0.2
@@ -97,27 +99,32 @@ class GroupSync:
         mine = _Waiting(fds)
         self._queue.append(mine)
         while not mine.done:
-            if self._lead.acquire(blocking=False):
-                self._sync_group()
+            lead = (
+                self._lead
+            )  # the same one to the end: a signal handler may fork in between, and the child has a new one
+            if lead.acquire(blocking=False):
+                self._sync_group(mine, lead)
             else:
-                mine.woken.wait()
+                mine.woken.wait(LOOK_S)
                 mine.woken.clear()
         if mine.error is not None:
             raise mine.error
 
-    def _sync_group(self) -> None:
-        group: list[_Waiting] = []
+    def _sync_group(self, mine: _Waiting, lead: Any) -> None:
+        group = [] if mine.done else [mine]
         try:
             while self._queue:
-                group.append(self._queue.popleft())
+                waiting = self._queue.popleft()
+                if waiting is not mine:
+                    group.append(waiting)
             failed = self._sync_all({_identity(fd): fd for waiting in group for fd in waiting.fds})
             for waiting in group:
                 waiting.error = next((e for fd in waiting.fds if (e := failed.get(_identity(fd)))), None)
                 waiting.done = True
         finally:
-            self._lead.release()
+            lead.release()
             for waiting in group:
-                if not waiting.done:  # interrupted: somebody else does it
+                if not waiting.done and waiting is not mine:  # interrupted: somebody else does it
                     self._queue.append(waiting)
                 waiting.woken.set()
             for waiting in list(self._queue)[:1]:
