@@ -23,7 +23,7 @@ demo: $(READY) ## Several agents share one cache under memory pressure, on real 
 	$(BIN)/distier demo
 
 test: $(READY) ## All tests; what this machine lacks is skipped with a reason (INTERLEAVINGS=4000: three minutes less)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check .
