@@ -511,11 +511,12 @@ class Child:
         self._reader.start()
 
     def _read(self) -> None:
-        for line in self._pipe(self._process.stdout):
-            said = json.loads(line)
-            if "problem" in said:
-                self.problems.append(said.pop("problem"))
-            self.said |= said
+        with self._pipe(self._process.stdout) as pipe:
+            for line in pipe:
+                said = json.loads(line)
+                if "problem" in said:
+                    self.problems.append(said.pop("problem"))
+                self.said |= said
 
     @staticmethod
     def _pipe(pipe: IO[str] | None) -> IO[str]:
@@ -547,6 +548,7 @@ class Child:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+        self._reader.join(2)
 
 
 def close_all(children: Sequence[Child], timeout_s: float = END_S) -> None:
