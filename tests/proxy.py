@@ -44,6 +44,10 @@ class Proxy:
         """All connections that are open now carry nothing more, in either direction, and nobody is told. New ones work."""
         self._silenced.update(self._open)
 
+    def lead_to(self, port: int) -> None:
+        """New connections go to another server; those that are open stay where they are."""
+        self._port = port
+
     def slow_down(self, bytes_per_s: int) -> None:
         """What servers answer comes at this pace; 0 is without limit."""
         self._answer_bytes_per_s = bytes_per_s

@@ -255,7 +255,9 @@ class _AsyncDial:
 
 class Lives:
     """Notices when a new connection reaches another life of the server: a restart, a promotion, another machine. Then what
-    the process knew of its epoch is worth nothing: `forget` is called before the connection is used.
+    the process knew of its epoch is worth nothing: `forget` is called before the connection is used. And the connections to the
+    life before (their `life` is not `number` any more) are not used again: that server may still answer, as a primary that does
+    not know that it was replaced, and would not have what is written over the new one.
 
     With `only_master` a replica is refused: a sentinel that has not heard of a failover yet names the old master."""
 
@@ -263,6 +265,7 @@ class Lives:
         self._forget = forget
         self._only_master = only_master
         self._replid: bytes | None = None
+        self.number = 0
 
     def met(self, info: bytes | str) -> None:
         """`info` is the answer to INFO replication."""
@@ -271,6 +274,8 @@ class Lives:
             raise RedisConnectionError("the sentinels name a server that is a replica (by now)")
         found = re.search(rb"master_replid:([0-9a-f]+)", text)
         replid = found[1] if found else None
+        if replid is not None and replid != self._replid:
+            self.number += 1
         if replid is None or replid != self._replid:
             self._replid = replid
             self._forget()
@@ -363,7 +368,7 @@ class RedisExchange:
             raise _of_redis(error) from error
 
     def _give_back(self, line: Line) -> None:
-        if line.pid != self._pid:  # forked in the middle of the call
+        if line.pid != self._pid or line.life != self._lives.number:  # forked, or another life was met, meanwhile
             line.close()
         elif line.errors.demoted:  # the next try looks for the server anew: it may be another one by now
             line.close()
@@ -379,7 +384,7 @@ class RedisExchange:
                 line = self._idle.pop()
             except IndexError:
                 return self._open(end_s)
-            if line.has_arrived(0) and not line.is_clean():
+            if line.life != self._lives.number or (line.has_arrived(0) and not line.is_clean()):
                 line.close()
             elif (now_s := time.monotonic()) - line.heard_s > IDLE_S and not line.answers(
                 self._patience_s(end_s - now_s)
@@ -409,6 +414,7 @@ class RedisExchange:
             words = self._lives.greeting(connection)
             line.send(words, end_s)
             self._lives.greeted(connection, line.receive(len(words)))
+            line.life = self._lives.number
         except BaseException as e:
             line.close()
             if isinstance(e, OSError):
@@ -581,7 +587,7 @@ class AsyncRedisExchange:
             return await self._exchange_alone(lines, commands, timeout_s)
         shared = lines.reads if READS.issuperset(map(verb_of, commands)) else lines.writes
         line = shared.line
-        if line is None or line.closed or line.errors.demoted or (
+        if line is None or line.closed or line.errors.demoted or line.life != self._lives.number or (
             time.monotonic() - line.heard_s > IDLE_S and line.is_idle
         ):  # fmt: skip
             end_s = time.monotonic() + timeout_s
@@ -618,10 +624,16 @@ class AsyncRedisExchange:
     async def _usable(self, lines: _Lines, shared: _Shared) -> AsyncLine:
         """A shared line of a loop, looked at, or a new one."""
         line = shared.line
-        if line is None or line.closed or line.errors.demoted or not await line.answers(self._doubt_s):
+        if (
+            line is None
+            or line.closed
+            or line.errors.demoted
+            or line.life != self._lives.number
+            or not await line.answers(self._doubt_s)
+        ):
             fresh = lines.take(await self._open(self._connect_s))
             if line is not None and not line.errors.demoted:  # else the rest of its replies may still come
-                line.fail(RedisConnectionError("no answer after a long pause"))
+                line.fail(RedisConnectionError("no answer after a long pause, or another server by now"))
             line = shared.line = fresh
             line.doubt = lambda silent: self._doubt(lines, silent)
         return line
@@ -648,6 +660,7 @@ class AsyncRedisExchange:
                 line = AsyncLine(connection, asyncio.get_running_loop(), pid, self._doubt_s)
                 words = self._lives.greeting(connection)
                 self._lives.greeted(connection, await line.ask(words, timeout_s))
+                line.life = self._lives.number
         except BaseException as e:
             if line is not None:
                 line.fail(RedisConnectionError("given up"))
@@ -680,6 +693,9 @@ class AsyncRedisExchange:
         while lines.idle:
             line = lines.idle.pop()
             if line.closed or line.errors.demoted:
+                continue
+            if line.life != self._lives.number:
+                line.fail(RedisConnectionError("another server by now"))
                 continue
             if time.monotonic() - line.heard_s <= IDLE_S:
                 return line

@@ -216,6 +216,7 @@ class Line:
         self._timeout_s = -1.0
         self._allowance_s = 0.0
         self.heard_s = 0.0
+        self.life = 0
         self.is_dead: Callable[[Line], bool] = lambda line: False
         CONNECTIONS.add(self, self.pid)
 
@@ -360,6 +361,7 @@ class AsyncLine(asyncio.Protocol):
         self._allowance_s = 0.0
         self.heard_s = time.monotonic()
         self.closed = False
+        self.life = 0
         self.doubt: Callable[[AsyncLine], object] = lambda line: None
         self._transport.set_protocol(self)
         CONNECTIONS.add(self, pid)

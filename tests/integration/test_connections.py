@@ -21,9 +21,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from distier import AsyncStore, Store, connect, connect_async
+from distier.config import load_config
+from distier.domain.keys import Keyspace
 from distier.errors import OutOfStep, Unavailable
+from distier.stores.redis import AsyncRedisExchange, RedisExchange
 from tests.conftest import empty
 from tests.integration.world import Face, World, until
 from tests.proxy import Proxy
@@ -324,6 +328,50 @@ async def test_a_reply_that_comes_between_others_is_never_believed(
                 assert (await face.get(id)).text == id, "the next call has a connection that is in step"
         assert seen or kind == "sync", "the test shows nothing"
         await face.close()
+
+
+@contextmanager
+def two_servers() -> Iterator[tuple[TestServer, TestServer]]:
+    """Each has its number as `n`."""
+    with running_server("valkey", tcp=True) as one, running_server("valkey", tcp=True) as two:
+        for n, server in enumerate((one, two), start=1):
+            with server.client() as client:
+                client.set("n", n)
+        yield one, two
+
+
+def test_no_line_to_the_server_before_is_used_once_another_was_met(tmp_path: Path) -> None:
+    """An old primary that is still there, and does not know that it was replaced: what one thread writes over a new connection
+    another one reads, though it has an old connection."""
+    shard = Keyspace("t", 1).shards[0]
+    with two_servers() as (one, two), Proxy(one.port) as proxy:
+        exchange = RedisExchange(load_config(None, **settings(proxy.url, tmp_path)), proxy.url)
+        lines = [exchange._take(time.monotonic() + 5) for _ in range(3)]
+        exchange._give_back(lines[0])
+        proxy.lead_to(two.port)
+        lines[1].close()  # and the thread that had it connects again
+        fresh = exchange._open(time.monotonic() + 5)
+        exchange._give_back(lines[2])
+        assert exchange.exchange(shard, [("GET", "n")], 5.0) == [b"2"]
+        exchange._give_back(fresh)
+        assert exchange.exchange(shard, [("GET", "n")], 5.0) == [b"2"]
+        exchange.close()
+
+
+async def test_reads_follow_writes_to_another_server(tmp_path: Path) -> None:
+    """The same on asyncio, where reads and writes have a line each."""
+    shard = Keyspace("t", 1).shards[0]
+    with two_servers() as (one, two), Proxy(one.port) as proxy:
+        exchange = AsyncRedisExchange(load_config(None, **settings(proxy.url, tmp_path)), proxy.url)
+        assert await exchange.exchange(shard, [("GET", "n")], 5.0) == [b"1"]
+        await exchange.exchange(shard, [("SET", "x", "1")], 5.0)
+        proxy.lead_to(two.port)
+        writes = exchange._of_this_loop().writes.line
+        assert writes is not None
+        writes.fail(RedisConnectionError("cut"))
+        await exchange.exchange(shard, [("SET", "x", "2")], 5.0)
+        assert await exchange.exchange(shard, [("GET", "n")], 5.0) == [b"2"]
+        await exchange.close()
 
 
 # -- deadlines -----------------------------------------------------------------------------------------------------
