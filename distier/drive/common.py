@@ -9,7 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -386,36 +386,47 @@ HINTS_OFF_MAX_S = 30.0
 Hinted = Generator[tuple[Sequence[Call], float], list[Any], list[Any]]
 
 
-class Patience:
-    """With hints (recency, leases, warm copies) where the server does not answer them, as while it pauses writes: none is sent
-    for a second after that, and for twice as long each time until one is answered."""
+class Off(NamedTuple):
+    """A shard whose server did not answer hints in time, as while it pauses writes: none is sent until then, and for twice as
+    long each time until one is answered."""
 
-    def __init__(self) -> None:
-        self.off_until_s = 0.0
-        self.pause_s = HINTS_OFF_S
-
-    def ended(self, now_s: float) -> None:
-        self.off_until_s = now_s + self.pause_s
-        self.pause_s = min(self.pause_s * 2, HINTS_OFF_MAX_S)
+    until_s: float
+    pause_s: float
 
 
-def with_hints(calls: Sequence[Call], end_s: float, patience: Patience) -> Hinted:
+def with_hints(calls: Sequence[Call], end_s: float, off: dict[Shard, Off]) -> Hinted:
     """How calls of which some are hints are made: yields calls and their end, gets their values or errors. The others are made
-    again without the hints where those were not answered in time: they are reads."""
+    again without the hints where those were not answered in time: they are reads. `off` is kept between calls."""
     now_s, wait_s = time.monotonic(), calls[0].hint
-    if now_s >= patience.off_until_s:
-        results = yield calls, min(end_s, now_s + wait_s)
-        if time.monotonic() - now_s < wait_s or not any(isinstance(r, Unavailable) for r in results):
-            patience.pause_s = HINTS_OFF_S
-            return results
-        patience.ended(time.monotonic())
-    else:
-        results = [RedisUnavailable("Redis does not answer hints at the moment; none was sent")] * len(calls)
-    rest = [i for i, call in enumerate(calls) if not call.hint and isinstance(results[i], Unavailable)]
-    if rest:
-        for i, result in zip(rest, (yield [calls[i] for i in rest], end_s), strict=True):
-            results[i] = result
+    sent: Sequence[int] = range(len(calls))
+    if off:
+        sent = [i for i in sent if not calls[i].hint or now_s >= off.get(calls[i].shard, _READY).until_s]
+    results: list[Any] = [RedisUnavailable("Redis did not answer hints lately; this one was not sent")] * len(calls)
+    if sent:
+        answers = yield [calls[i] for i in sent], min(end_s, now_s + wait_s)
+        for i, answer in zip(sent, answers, strict=True):
+            results[i] = answer
+    late_s = time.monotonic() - now_s - wait_s
+    if late_s < 0 and not off:
+        return results
+    again = []
+    for i in sent:
+        shard, failed = calls[i].shard, isinstance(results[i], Unavailable)
+        if not calls[i].hint:
+            again += [i] if failed and late_s >= 0 else []
+        elif not failed:
+            off.pop(shard, None)
+        elif late_s >= 0:
+            pause_s = min(off.get(shard, _READY).pause_s * 2, HINTS_OFF_MAX_S)
+            off[shard] = Off(time.monotonic() + pause_s, pause_s)
+    if again:
+        answers = yield [calls[i] for i in again], end_s
+        for i, answer in zip(again, answers, strict=True):
+            results[i] = answer
     return results
+
+
+_READY = Off(0.0, HINTS_OFF_S / 2)
 
 
 # A fork may come while another thread has one of the locks: nobody would ever give it back in the child.
@@ -597,7 +608,7 @@ class Process:
         self.uses = UseBuffer()
         self.local: LocalStore | None = None
         self.peers = PeerTable()
-        self.patience = Patience()
+        self.off: dict[Shard, Off] = {}
 
     def use_local(self, local: LocalStore | None) -> None:
         """Perform the effects of the node's disk on `local`, which is closed with this driver."""

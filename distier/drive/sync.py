@@ -194,7 +194,7 @@ class SyncDriver(Process):
 
     def _hinted(self, calls: Sequence[Call], end_s: float) -> list[Any]:
         """Calls of which some are hints: see `with_hints`."""
-        asking = with_hints(calls, end_s, self.patience)
+        asking = with_hints(calls, end_s, self.off)
         try:
             some, some_end_s = next(asking)
             while True:

@@ -506,8 +506,7 @@ def reserve_place(
         reply = yield from reserve(shard, id, expected, tok, given_up, before)
         if isinstance(reply, Reserved):
             space.note_version(shard, reply.epoch, reply.ver)
-            return reply
-        if isinstance(reply, Replayed):
+        if not isinstance(reply, Refused):
             return reply
         if reply.word == "UNHELD" or (first and reply.word == "CONFLICT"):
             raise Recovering(_unsure(id))
