@@ -22,6 +22,8 @@ from distier.domain.order import Order
 from distier.effects import HINT_S, USE_S, RunScript, Script, Sending, Word
 from distier.errors import Corrupt, Invalid, OutOfStep, Recovering
 
+COPY_BYTES_PER_S = 1_000_000
+"""At this pace a read waits until the copy that it leaves for others has arrived."""
 VERBS = (
     "open", "state", "reserve", "adopt", "put", "promote", "install", "demote", "archived", "delete", "touch", "pin",
     "expire", "age", "release", "where", "mend", "reindex", "redirty", "account",
@@ -406,7 +408,8 @@ def promote(
 ) -> RunScript[Applied | Over | Refused]:
     keys = (*shard.fixed, *_pairs(shard, [id]), *_move_keys(shard, moves))
     args = (id, tok, content, reason, *_move_args(moves))
-    return RunScript(shard, script("promote"), keys, args, _parse_change, hint=0.0 if reason == "request" else HINT_S)
+    hint = 0.0 if reason == "request" else HINT_S + len(content) / COPY_BYTES_PER_S
+    return RunScript(shard, script("promote"), keys, args, _parse_change, hint=hint)
 
 
 def install(
@@ -414,7 +417,8 @@ def install(
 ) -> RunScript[Applied | Over | Refused]:
     keys = (*shard.fixed, *_pairs(shard, [id]), *_move_keys(shard, moves))
     args = (id, tok, codec, frame, reason, *_move_args(moves))
-    return RunScript(shard, script("install"), keys, args, _parse_change, hint=HINT_S)
+    hint = HINT_S + len(frame) / COPY_BYTES_PER_S
+    return RunScript(shard, script("install"), keys, args, _parse_change, hint=hint)
 
 
 def demote(shard: Shard, reason: str, moves: Sequence[Move]) -> RunScript[tuple[str, ...] | Over]:
