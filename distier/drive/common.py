@@ -387,8 +387,8 @@ Hinted = Generator[tuple[Sequence[Call], float], list[Any], list[Any]]
 
 
 class Off(NamedTuple):
-    """A shard whose server did not answer hints in time, as while it pauses writes: none is sent until then, and for twice as
-    long each time until one is answered."""
+    """A shard whose server did not answer hints in time, as while it pauses writes. Once may be chance; from the second time on
+    none is sent until `until_s`, for twice as long each time, until one is answered."""
 
     until_s: float
     pause_s: float
@@ -417,8 +417,9 @@ def with_hints(calls: Sequence[Call], end_s: float, off: dict[Shard, Off]) -> Hi
         elif not failed:
             off.pop(shard, None)
         elif late_s >= 0:
-            pause_s = min(off.get(shard, _READY).pause_s * 2, HINTS_OFF_MAX_S)
-            off[shard] = Off(time.monotonic() + pause_s, pause_s)
+            before, ended_s = off.get(shard), time.monotonic()
+            pause_s = min(before.pause_s * 2, HINTS_OFF_MAX_S) if before else HINTS_OFF_S / 2
+            off[shard] = Off(ended_s + pause_s if before else ended_s, pause_s)
     if again:
         answers = yield [calls[i] for i in again], end_s
         for i, answer in zip(again, answers, strict=True):
@@ -426,7 +427,7 @@ def with_hints(calls: Sequence[Call], end_s: float, off: dict[Shard, Off]) -> Hi
     return results
 
 
-_READY = Off(0.0, HINTS_OFF_S / 2)
+_READY = Off(0.0, 0.0)
 
 
 # A fork may come while another thread has one of the locks: nobody would ever give it back in the child.
