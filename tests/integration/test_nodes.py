@@ -639,9 +639,9 @@ async def test_a_silent_node_leaves_time_for_the_archive(world: Nodes) -> None:
         assert counted(b)["peers.silent"] == 1
 
 
-def test_a_store_that_is_dropped_ends_its_thread(server: TestServer, tmp_path: Path) -> None:
+def test_a_store_that_is_dropped_ends_its_thread(redis_url: str, tmp_path: Path) -> None:
     store = connect(
-        {}, redis__url=server.url, storage_tiers__cold__directory=tmp_path / "cold", counter="estimate",
+        {}, redis__url=redis_url, storage_tiers__cold__directory=tmp_path / "cold", counter="estimate",
         storage_tiers__warm__placement="local", storage_tiers__warm__directory=tmp_path / "warm",
     )  # fmt: skip
     thread, gone = store._node._thread, weakref.ref(store)  # type: ignore[union-attr]
