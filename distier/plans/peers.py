@@ -96,7 +96,7 @@ def ask(space: Space, shard: Shard, record: Record, holders: Sequence[str], want
         Command(first, ("RPUSH", asks, entry.pack()), _same, retry=False, hint=wait_s),
         Command(first, ("LTRIM", asks, -ASKS_MAX, -1), _same, retry=False, hint=wait_s),
         Command(first, ("PEXPIRE", asks, max(ASKS_TTL_MIN_MS, 2 * timeout_ms)), _same, retry=False, hint=wait_s),
-        popped(shard, answer, timeout_ms / 1000),
+        popped(shard, answer, timeout_ms / 1000, hint=wait_s),
     ]
     yield Count("peers.asked")
     replies = yield from Pipeline(calls)
@@ -142,6 +142,6 @@ def _popped(reply: Any) -> bytes | None:
     return bytes(reply[1]) if reply else None
 
 
-def popped(shard: Shard, key: str, wait_s: float) -> Command[bytes | None]:
+def popped(shard: Shard, key: str, wait_s: float, *, hint: float = 0.0) -> Command[bytes | None]:
     """Take the first of a list, waiting for it. Not sent twice: what the lost reply had in it is gone."""
-    return Command(shard, ("BLPOP", key, wait_s), _popped, retry=False, hint=wait_s + HINT_S)
+    return Command(shard, ("BLPOP", key, wait_s), _popped, retry=False, hint=hint)
