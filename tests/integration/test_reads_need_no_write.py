@@ -17,9 +17,8 @@ DEADLINE_S = 20.0
 """What a refused hint would be retried for; a read that waits for one takes at least half of it."""
 
 
-@pytest_asyncio.fixture
-async def face(world: World) -> AsyncIterator[Face]:
-    """Modules hot, warm and cold; then the server takes no writes, as it wants a replica and has none."""
+async def opened(world: World) -> Face:
+    """A store with modules in hot, warm and cold."""
     face = await world.open(deadline=f"{DEADLINE_S:g}s", storage_tiers__promotion_threshold=1)
     for id in ("hot", "warm", "cold", "cold2"):
         await face.put(id, id)
@@ -27,6 +26,13 @@ async def face(world: World) -> AsyncIterator[Face]:
     await face.demote("warm", to="warm")
     for id in ("cold", "cold2"):
         await face.demote(id, to="cold")
+    return face
+
+
+@pytest_asyncio.fixture
+async def face(world: World) -> AsyncIterator[Face]:
+    """Modules hot, warm and cold; then the server takes no writes, as it wants a replica and has none."""
+    face = await opened(world)
     world.raw.config_set("min-replicas-to-write", 1)
     yield face
     world.raw.config_set("min-replicas-to-write", 0)
@@ -51,13 +57,7 @@ async def test_reads_go_on_where_writes_are_refused(face: Face) -> None:
 async def test_reads_go_on_where_writes_wait(world: World) -> None:
     """`CLIENT PAUSE WRITE`, as managed services do it before a failover: a hint is waited for once, shortly, then none is sent.
     On asyncio a put that waits holds up no read."""
-    face = await world.open(deadline=f"{DEADLINE_S:g}s", storage_tiers__promotion_threshold=1)
-    for id in ("hot", "warm", "cold", "cold2"):
-        await face.put(id, id)
-    await face.flush()
-    await face.demote("warm", to="warm")
-    for id in ("cold", "cold2"):
-        await face.demote(id, to="cold")
+    face = await opened(world)
     time.sleep(1.1)  # uses are due
     world.raw.client_pause(int(DEADLINE_S * 1000), all=False)
     try:
