@@ -17,9 +17,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from distier.plans.identity import try_archive
-from distier.plans.recover import WrongArchive, check_shape, find_space, open_space, recover
-from distier.plans.shares import open_shares
+from distier.plans.common.space import Space
+from distier.plans.fleet.maintain import write_back_due
+from distier.plans.fleet.quotas import open_shares
+from distier.plans.fleet.statistics import Stats, read_stats
+from distier.plans.get.many import get_many as get_many_plan
+from distier.plans.get.one import get as get_plan
+from distier.plans.get.scan import Listing
+from distier.plans.get.uses import send_touch
+from distier.plans.get.where import exists as exists_plan
+from distier.plans.get.where import where as where_plan
+from distier.plans.put.delete import delete as delete_plan
+from distier.plans.put.many import put_many as put_many_plan
+from distier.plans.put.one import put as put_plan
+from distier.plans.put.prepare import Content, Durability, Expected, Item
+from distier.plans.recovery.epochs import WrongArchive, check_shape, find_space, open_space, recover
+from distier.plans.recovery.identity import try_archive
+from distier.plans.tier.demote import demote as demote_plan
+from distier.plans.tier.demote import demote_many as demote_many_plan
+from distier.plans.tier.promote import pin as pin_plan
+from distier.plans.tier.promote import promote as promote_plan
+from distier.plans.tier.promote import promote_many as promote_many_plan
+from distier.plans.tier.promote import unpin as unpin_plan
 
 from .config import NO_ARCHIVE, Config, check_directory, expanded, is_url, load_config
 from .domain.ids import check_id
@@ -32,10 +51,6 @@ from .embedded import Home, ensure_server, revive
 from .errors import DistierError, Invalid, Unavailable
 from .near import Near
 from .observe.events import Cursor, read_events
-from .plans import maintain, move, nodes, read, write
-from .plans.space import Space
-from .plans.statistics import Stats, read_stats
-from .plans.write import Content, Durability, Expected, Item
 from .stores.absent import AbsentArchive
 from .stores.archive import Archive
 from .stores.cluster import open_async_exchange, open_exchange
@@ -265,7 +280,7 @@ class Store:
             self._load_counter()
         with self.near.writing([id]):
             return self.run(
-                write.put(self.space, Item(id, content, content_type, keywords, meta, tokens, if_version, durability))
+                put_plan(self.space, Item(id, content, content_type, keywords, meta, tokens, if_version, durability))
             )
 
     def _load_counter(self) -> None:
@@ -280,14 +295,14 @@ class Store:
         if self._load is not None and any(item.tokens is None for item in wanted):
             self._load_counter()
         with self.near.writing([item.id for item in wanted]):
-            return self.run(write.put_many(self.space, wanted))
+            return self.run(put_many_plan(self.space, wanted))
 
     def get(self, id: str) -> Module | None:
         """The module, from its nearest copy; None if there is none. Raises `Corrupt`, `Unavailable`."""
         if (near := self._near_get(id)) is not None:
             return near
         with self.near.reading([check_id(id)]) as reading:
-            module = self.run(read.read(self.space, id))
+            module = self.run(get_plan(self.space, id))
             reading.fill({id: module})
         return module
 
@@ -296,23 +311,23 @@ class Store:
         found = self.near.get_many(_ids(ids))
         missing = [id for id, module in found.items() if module is None]
         with self.near.reading(missing) as reading:
-            read_now = self.run(read.read_many(self.space, missing))
+            read_now = self.run(get_many_plan(self.space, missing))
             reading.fill(read_now)
         return found | read_now
 
     def delete(self, id: str, *, if_version: Expected = None, durability: Durability | None = None) -> bool:
         """Delete a module from all tiers; False if there was none. Raises `Conflict`, `Unavailable`."""
         with self.near.writing([check_id(id)]):
-            return self.run(write.delete(self.space, id, if_version, durability))
+            return self.run(delete_plan(self.space, id, if_version, durability))
 
     def exists(self, id: str) -> bool:
         """Whether there is such a module. Touches no recency."""
-        return self.run(read.exists(self.space, check_id(id)))
+        return self.run(exists_plan(self.space, check_id(id)))
 
     def where(self, id: str) -> Placement | None:
         """Where the module is: tier, version, sizes, uses, times, nodes with copies. Touches no recency. None if there is
         none."""
-        return self.run(nodes.place(self.space, check_id(id)))
+        return self.run(where_plan(self.space, check_id(id)))
 
     def list(self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None) -> Iterator[str]:
         """Ids that start with `prefix`, in no order, found while iterating (as Redis' SCAN finds them)."""
@@ -323,33 +338,33 @@ class Store:
         self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None
     ) -> Iterator[tuple[str, Tier]]:
         """Ids with their tiers; otherwise as `list`."""
-        listing = read.Listing(self.space, prefix, tier, limit)
+        listing = Listing(self.space, prefix, tier, limit)
         while not listing.done:
             yield from self.run(listing.step())
 
     def promote(self, id: str) -> Moved:
         """Make the module hot. Raises `NotFound`, `Corrupt`, `Unavailable`."""
-        return self.run(move.promote(self.space, check_id(id)))
+        return self.run(promote_plan(self.space, check_id(id)))
 
     def demote(self, id: str, *, to: Tier | None = None) -> Moved:
         """Take the module one tier down, or down to `to`. Raises `NotFound`, `Unavailable`."""
-        return self.run(move.demote(self.space, check_id(id), to))
+        return self.run(demote_plan(self.space, check_id(id), to))
 
     def promote_many(self, ids: Iterable[str]) -> Moves:
         """Make many modules hot, loading them in parallel; a result per id, in order."""
-        return self.run(move.promote_many(self.space, _ids(ids)))
+        return self.run(promote_many_plan(self.space, _ids(ids)))
 
     def demote_many(self, ids: Iterable[str], *, to: Tier | None = None) -> Moves:
         """Take many modules down; a result per id, in order."""
-        return self.run(move.demote_many(self.space, _ids(ids), to))
+        return self.run(demote_many_plan(self.space, _ids(ids), to))
 
     def pin(self, id: str, ttl: float) -> int:
         """Make the module hot and keep it there for `ttl` seconds; the end in ms since the Unix epoch."""
-        return self.run(move.pin(self.space, check_id(id), _ttl_ms(ttl)))
+        return self.run(pin_plan(self.space, check_id(id), _ttl_ms(ttl)))
 
     def unpin(self, id: str) -> None:
         """End the module's pin, if it has one."""
-        self.run(move.unpin(self.space, check_id(id)))
+        self.run(unpin_plan(self.space, check_id(id)))
 
     def stats(self) -> Stats:
         """Sums by tier over all processes, and this process's own hits and misses."""
@@ -359,7 +374,7 @@ class Store:
     def flush(self, *, deadline_s: float = 300.0) -> int:
         """Archive every dirty version now; how many. Raises `ArchiveUnavailable`."""
         return sum(
-            self.run(maintain.write_back_due(self.space, shard, older_than_ms=0), deadline_s=deadline_s)
+            self.run(write_back_due(self.space, shard, older_than_ms=0), deadline_s=deadline_s)
             for shard in self.space.keys.shards
         )
 
@@ -392,7 +407,7 @@ class Store:
             self._node.stop()
         self.near.close()
         with suppress(DistierError):  # recency is a hint, and closing must not fail because Redis is away
-            self.run(read.send_touch(self.space, self._driver.uses.drain()))
+            self.run(send_touch(self.space, self._driver.uses.drain()))
         self._closed = True
         self._driver.close()
 
@@ -468,7 +483,7 @@ class AsyncStore:
         if self._load is not None and tokens is None:
             await self._load_counter()
         with self.near.writing([id]):
-            return await self.run(write.put(self.space, item))
+            return await self.run(put_plan(self.space, item))
 
     async def _load_counter(self) -> None:
         if self._load is not None:
@@ -481,14 +496,14 @@ class AsyncStore:
         if self._load is not None and any(item.tokens is None for item in wanted):
             await self._load_counter()
         with self.near.writing([item.id for item in wanted]):
-            return await self.run(write.put_many(self.space, wanted))
+            return await self.run(put_many_plan(self.space, wanted))
 
     async def get(self, id: str) -> Module | None:
         """As `Store.get`."""
         if (near := self._near_get(id)) is not None:
             return near
         with self.near.reading([check_id(id)]) as reading:
-            module = await self.run(read.read(self.space, id))
+            module = await self.run(get_plan(self.space, id))
             reading.fill({id: module})
         return module
 
@@ -497,22 +512,22 @@ class AsyncStore:
         found = self.near.get_many(_ids(ids))
         missing = [id for id, module in found.items() if module is None]
         with self.near.reading(missing) as reading:
-            read_now = await self.run(read.read_many(self.space, missing))
+            read_now = await self.run(get_many_plan(self.space, missing))
             reading.fill(read_now)
         return found | read_now
 
     async def delete(self, id: str, *, if_version: Expected = None, durability: Durability | None = None) -> bool:
         """As `Store.delete`."""
         with self.near.writing([check_id(id)]):
-            return await self.run(write.delete(self.space, id, if_version, durability))
+            return await self.run(delete_plan(self.space, id, if_version, durability))
 
     async def exists(self, id: str) -> bool:
         """As `Store.exists`."""
-        return await self.run(read.exists(self.space, check_id(id)))
+        return await self.run(exists_plan(self.space, check_id(id)))
 
     async def where(self, id: str) -> Placement | None:
         """As `Store.where`."""
-        return await self.run(nodes.place(self.space, check_id(id)))
+        return await self.run(where_plan(self.space, check_id(id)))
 
     async def list(self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None) -> AsyncIterator[str]:
         """As `Store.list`."""
@@ -523,34 +538,34 @@ class AsyncStore:
         self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None
     ) -> AsyncIterator[tuple[str, Tier]]:
         """As `Store.scan`."""
-        listing = read.Listing(self.space, prefix, tier, limit)
+        listing = Listing(self.space, prefix, tier, limit)
         while not listing.done:
             for found in await self.run(listing.step()):
                 yield found
 
     async def promote(self, id: str) -> Moved:
         """As `Store.promote`."""
-        return await self.run(move.promote(self.space, check_id(id)))
+        return await self.run(promote_plan(self.space, check_id(id)))
 
     async def demote(self, id: str, *, to: Tier | None = None) -> Moved:
         """As `Store.demote`."""
-        return await self.run(move.demote(self.space, check_id(id), to))
+        return await self.run(demote_plan(self.space, check_id(id), to))
 
     async def promote_many(self, ids: Iterable[str]) -> Moves:
         """As `Store.promote_many`."""
-        return await self.run(move.promote_many(self.space, _ids(ids)))
+        return await self.run(promote_many_plan(self.space, _ids(ids)))
 
     async def demote_many(self, ids: Iterable[str], *, to: Tier | None = None) -> Moves:
         """As `Store.demote_many`."""
-        return await self.run(move.demote_many(self.space, _ids(ids), to))
+        return await self.run(demote_many_plan(self.space, _ids(ids), to))
 
     async def pin(self, id: str, ttl: float) -> int:
         """As `Store.pin`."""
-        return await self.run(move.pin(self.space, check_id(id), _ttl_ms(ttl)))
+        return await self.run(pin_plan(self.space, check_id(id), _ttl_ms(ttl)))
 
     async def unpin(self, id: str) -> None:
         """As `Store.unpin`."""
-        await self.run(move.unpin(self.space, check_id(id)))
+        await self.run(unpin_plan(self.space, check_id(id)))
 
     async def stats(self) -> Stats:
         """As `Store.stats`."""
@@ -560,7 +575,7 @@ class AsyncStore:
     async def flush(self, *, deadline_s: float = 300.0) -> int:
         """As `Store.flush`."""
         return sum([
-            await self.run(maintain.write_back_due(self.space, shard, older_than_ms=0), deadline_s=deadline_s)
+            await self.run(write_back_due(self.space, shard, older_than_ms=0), deadline_s=deadline_s)
             for shard in self.space.keys.shards
         ])  # fmt: skip
 
@@ -595,7 +610,7 @@ class AsyncStore:
             await self._node.stop()
         await self._driver.in_thread(self.near.close)
         with suppress(DistierError):  # recency is a hint, and closing must not fail because Redis is away
-            await self.run(read.send_touch(self.space, self._driver.uses.drain()))
+            await self.run(send_touch(self.space, self._driver.uses.drain()))
         self._closed = True
         await self._driver.close()
 

@@ -41,9 +41,9 @@ from distier.domain.module import Event, Module, Moved
 from distier.effects import Command
 from distier.embedded import Home, stop_server
 from distier.errors import Conflict, DistierError, Invalid
-from distier.plans.maintain import recount
-from distier.plans.statistics import Stats
-from distier.plans.write import Item
+from distier.plans.fleet.maintain import recount
+from distier.plans.fleet.statistics import Stats
+from distier.plans.put.prepare import Item
 from distier.worker import Worker
 
 HOT_SHARE = 0.04

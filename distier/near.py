@@ -73,8 +73,8 @@ from distier.drive.common import Counters, UseBuffer, is_passing, is_redirection
 from distier.effects import RunScript
 from distier.errors import DistierError, Invalid
 from distier.observe.logs import log
-from distier.plans.space import Space
-from distier.plans.statistics import NearStats
+from distier.plans.common.space import Space
+from distier.plans.fleet.statistics import NearStats
 from distier.stores.cluster import Followed, Followers
 from distier.stores.threads import Flag
 from distier.stores.wire import greeting

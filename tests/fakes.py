@@ -46,9 +46,9 @@ from distier.effects import (
     collect,
 )
 from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, RedisUnavailable
-from distier.plans.read import LEASE_MS
-from distier.plans.recover import open_space
-from distier.plans.space import Space
+from distier.plans.common.leases import LEASE_MS
+from distier.plans.common.space import Space
+from distier.plans.recovery.epochs import open_space
 from distier.stores.memory import MemoryArchive
 from distier.stores.redis import Answer, Batch, Exchange, Words, split
 

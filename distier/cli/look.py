@@ -13,7 +13,7 @@ from .session import session_of
 if TYPE_CHECKING:
     from distier.domain.module import Event
     from distier.observe.doctor import Finding
-    from distier.plans.statistics import Stats
+    from distier.plans.fleet.statistics import Stats
 
 settings = typer.Typer(rich_markup_mode=None, help="Show and check the configuration.", no_args_is_help=True)
 

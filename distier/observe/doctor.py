@@ -21,10 +21,10 @@ from distier.drive.sync import SyncDriver
 from distier.effects import Command, Effect, Pipeline, collect
 from distier.errors import ConfigError, DistierError, Invalid, RedisUnavailable
 from distier.lua import Opened, open_shard
-from distier.plans.identity import check_archive
-from distier.plans.recover import WrongArchive, check_shape
-from distier.plans.space import Space
-from distier.plans.statistics import read_stats
+from distier.plans.common.space import Space
+from distier.plans.fleet.statistics import read_stats
+from distier.plans.recovery.epochs import WrongArchive, check_shape
+from distier.plans.recovery.identity import check_archive
 from distier.stores.archive import Archive, probe
 from distier.stores.cluster import ClusterExchange, Topology, open_exchange
 from distier.stores.memory import MemoryArchive

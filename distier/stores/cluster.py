@@ -12,7 +12,7 @@ process knows of the slots may be out of date, and is corrected by whoever notic
                 the driver goes on trying within the deadline
 
 A slot that changes its master makes the process forget what it knew of the shards' epochs, as another life of a server
-does: the new master has another replication id, so the shard is given a new epoch (see `plans/recover`).
+does: the new master has another replication id, so the shard is given a new epoch (see `plans/recovery`).
 
 redis-py connects; `CLUSTER SLOTS` is asked and read here. Rejected: its `RedisCluster` and `NodesManager`, whose sync and
 async twins differ, ask one node after the other without a deadline in common, open a pool for each replica, and know

@@ -24,12 +24,25 @@ from distier.domain.keys import Shard
 from distier.effects import Command, Pipeline, Plan
 from distier.errors import DistierError, Unavailable
 from distier.observe.logs import log
-from distier.plans import fleet, maintain, shares
-from distier.plans.identity import try_archive
-from distier.plans.paced import Stopping, paced
-from distier.plans.recover import WrongArchive
-from distier.plans.rescue import RescuedInPart, rescue_if_needed
-from distier.plans.space import Space
+from distier.plans.common.space import Space
+from distier.plans.fleet.leases import (
+    HeldLeases,
+    ShardSample,
+    claim_shards,
+    give_back_leases,
+    join,
+    leave,
+    sample,
+    sweep_in_turn,
+)
+from distier.plans.fleet.maintain import maintain
+from distier.plans.fleet.pacing import Stopping, paced
+from distier.plans.fleet.quotas import balance
+from distier.plans.recovery.epochs import WrongArchive
+from distier.plans.recovery.identity import try_archive
+from distier.plans.recovery.rescue import RescuedInPart, rescue_if_needed
+from distier.plans.tier.ledger import all_answer
+from distier.plans.tier.writeback import look_at_archive
 from distier.stores.threads import Flag
 
 from .pace import Pacer
@@ -95,7 +108,7 @@ class Rounds:
         self.pacer = Pacer(config.archive_requests_per_second, config.cpu_share)
         self.workers: list[str] = []
         self.leases: Mapping[Shard, Lease] = {}
-        self.samples: Mapping[Shard, fleet.ShardSample] = {}
+        self.samples: Mapping[Shard, ShardSample] = {}
         self.watched = False
         self.stopping = False
         self.last_beat_s: float | None = None
@@ -123,17 +136,17 @@ class Rounds:
     def held(self) -> list[Shard]:
         return [shard for shard in self.leases if self.holds(shard)]
 
-    def _fences(self) -> fleet.Held:
+    def _fences(self) -> HeldLeases:
         return {shard: lease.fence for shard, lease in self.leases.items()}
 
-    def _take(self, held: fleet.Held, began_s: float) -> None:
+    def _take(self, held: HeldLeases, began_s: float) -> None:
         self.leases = {shard: Lease(fence, began_s + self.lease_s) for shard, fence in held.items()}
         self.last_beat_s, self.last_beat_failure = time.monotonic(), None
 
     def _join(self) -> Plan[None]:
         """One beat. A shard that does not answer is not held; the others are."""
         began_s, ttl_ms = time.monotonic(), self.space.config.worker.lease_ms
-        found = yield from fleet.join(self.space, self.name, self._fences(), ttl_ms, workers=self.workers)
+        found = yield from join(self.space, self.name, self._fences(), ttl_ms, workers=self.workers)
         self.workers = found.workers
         self._take(found.held, began_s)
         self.unanswered = None if found.failure is None else str(found.failure)
@@ -142,7 +155,7 @@ class Rounds:
             return
         if self.watched:  # also here: rounds pause for up to 30 s while the archive is away
             with suppress(DistierError):
-                self.samples = yield from fleet.sample(self.held)
+                self.samples = yield from sample(self.held)
 
     def _next_beat_s(self) -> float:
         """Seconds to wait for it."""
@@ -152,7 +165,7 @@ class Rounds:
         """For one round alone: those of them that no worker has. Done again before each step, in place of a thread that renews:
         a step that takes longer than a lease may be done twice. A shard that does not answer is left out."""
         began_s, ttl_ms = time.monotonic(), self.space.config.worker.lease_ms
-        found = yield from fleet.claim_shards(shards, self.name, ttl_ms)
+        found = yield from claim_shards(shards, self.name, ttl_ms)
         self._take(found.held, began_s)
         if found.failure:
             self._left_out = True
@@ -160,11 +173,11 @@ class Rounds:
 
     def _give_back(self) -> Plan[None]:
         fences, self.leases = self._fences(), {}
-        yield from fleet.give_back_leases(self.name, fences.items())
+        yield from give_back_leases(self.name, fences.items())
 
     def _leave(self) -> Plan[None]:
         fences, self.leases = self._fences(), {}
-        yield from fleet.leave(self.space, self.name, fences)
+        yield from leave(self.space, self.name, fences)
 
     def _beat_failed(self, error: Exception) -> None:
         self.last_beat_failure = f"{type(error).__name__}: {error}"
@@ -184,7 +197,7 @@ class Rounds:
             yield Step(self._identify)
         for shard in self.held:
             if self.holds(shard):
-                yield Step(partial(maintain.maintain, space, shard, self.report.add))
+                yield Step(partial(maintain, space, shard, self.report.add))
         first = space.keys.shards[0]
         if self.holds(first):
             # After a restart or a loss of Redis: compare the records with the archive.
@@ -192,9 +205,9 @@ class Rounds:
         if self.holds(first):
             lease = self.leases.get(first)
             fence = str(lease.fence) if lease else ""
-            yield Step(partial(self._for_all, "shares", shares.balance(space, fence)))
+            yield Step(partial(self._for_all, "shares", balance(space, fence)))
         if self.holds(first):
-            yield Step(partial(self._for_all, "swept", fleet.sweep_in_turn(space)), SWEEP_DEADLINE_S, long=True)
+            yield Step(partial(self._for_all, "swept", sweep_in_turn(space)), SWEEP_DEADLINE_S, long=True)
         if self.watched:
             yield Step(self._look)
 
@@ -211,7 +224,7 @@ class Rounds:
         """What concerns all shards. Where one does not answer it is left for a later round: it would wait for that one as long
         as it may, and the shards that answer for it."""
         try:
-            yield from shares.all_answer(self.space)
+            yield from all_answer(self.space)
         except Unavailable as e:
             plan.close()
             self._left_out = True
@@ -233,10 +246,10 @@ class Rounds:
 
     def _look(self) -> Plan[None]:
         """For who watches."""
-        self.samples = yield from fleet.sample(self.held)
+        self.samples = yield from sample(self.held)
         asked_s = self.pacer.last_answer_s
         if self.pacer.last_failure or asked_s is None or time.monotonic() - asked_s > LOOK_AT_ARCHIVE_S:
-            yield from fleet.look_at_archive(self.space)
+            yield from look_at_archive(self.space)
 
     def _begin(self, step: Step) -> tuple[Plan[Any], float]:
         self.step = step

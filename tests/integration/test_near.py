@@ -29,7 +29,7 @@ from distier.client import archive_of, make_space, resolve
 from distier.domain.tokens import token_counter
 from distier.errors import Conflict, Invalid, Unavailable
 from distier.near import Near
-from distier.plans.write import Item
+from distier.plans.put.prepare import Item
 from distier.stores.redis import RedisExchange
 from tests.servers import TestServer, poll, running_server
 

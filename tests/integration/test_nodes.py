@@ -27,7 +27,7 @@ import pytest_asyncio
 from distier import connect, node
 from distier.errors import ArchiveUnavailable, ConfigError
 from distier.observe.doctor import Finding, _disk
-from distier.plans import nodes as node_plans
+from distier.plans.fleet import nodes as node_plans
 from distier.stores import local
 from tests.conftest import empty
 from tests.integration.world import Face, World, until

@@ -69,11 +69,12 @@ from distier.errors import (
     Unavailable,
 )
 from distier.lua import Deleted, Opened, Put, Replayed, Reserved, expire
-from distier.plans.maintain import sweep, write_back_due
-from distier.plans.read import read
-from distier.plans.recover import open_space, recover
-from distier.plans.rescue import rescue
-from distier.plans.space import Failing, Space
+from distier.plans.common.space import Failing, Space
+from distier.plans.fleet.maintain import write_back_due
+from distier.plans.fleet.sweep import sweep
+from distier.plans.get.one import get
+from distier.plans.recovery.epochs import open_space, recover
+from distier.plans.recovery.rescue import rescue
 from distier.stores.memory import MemoryArchive
 
 from .history import NONE, History, Op, Place, Server, Violation
@@ -889,7 +890,7 @@ def _nothing() -> Generator[Sent, Any, None]:
 
 
 def _get(id: str) -> Call:
-    return Call("get", id, lambda space, _: read(space, id))
+    return Call("get", id, lambda space, _: get(space, id))
 
 
 # -- many runs -------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from distier.domain.order import Order
 from distier.domain.tokens import token_counter
 from distier.drive.common import Counters, UseBuffer
 from distier.near import ENTRY_BYTES, Near, NearCache, Reading, Ticket, Tracker, _ids_of, _Peer, _Refused
-from distier.plans.space import Space
+from distier.plans.common.space import Space
 
 STALENESS_S = 5.0
 
