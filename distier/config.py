@@ -799,7 +799,9 @@ class Config(Section):
 
     def with_overrides(self, **overrides: Any) -> Config:
         """A copy with some values replaced; keys as in `load_config`. Raises `ConfigError`."""
-        return _build([*self._entries(), *_argument_entries(overrides)])
+        from distier.config.layers import with_overrides  # it makes configurations
+
+        return with_overrides(self, overrides)
 
     def dump(self, *, secrets: bool = False) -> dict[str, Any]:
         """Plain data for YAML or JSON, which `load_config` reads back to equal values if `secrets` is true
@@ -807,10 +809,6 @@ class Config(Section):
         plain = _plain(self.model_dump(), secrets)
         assert isinstance(plain, dict)
         return plain
-
-    def _entries(self) -> list[_Entry]:
-        found = _flatten(self.model_dump(exclude_unset=True), lambda _: "argument", Path())
-        return [e._replace(where=self._sources.get(".".join(e.key), e.where)) for e in found]
 
 
 def _plain(value: object, secrets: bool) -> object:
@@ -1035,6 +1033,13 @@ def _config_file(environ: Mapping[str, str]) -> Path | None:
         return expanded(named)
     here = Path(CONFIG_FILE)
     return here if here.is_file() else None
+
+
+def with_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
+    """A copy of `config` with some values replaced. Raises `ConfigError`."""
+    entries = _flatten(config.model_dump(exclude_unset=True), lambda _: "argument", Path())
+    kept = [e._replace(where=config._sources.get(".".join(e.key), e.where)) for e in entries]
+    return _build([*kept, *_argument_entries(overrides)])
 
 
 def load_config(source: str | Path | Mapping[str, Any] | Config | None = None, **overrides: Any) -> Config:
