@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from distier.drive.aio import OwnTask
-from distier.drive.common import PeerTable
+from distier.drive.process import PeerTable
 from distier.effects import Plan
 from distier.observe.logs import log
 from distier.plans.common.space import Space

@@ -68,7 +68,7 @@ def _foreign_keys(session: Session) -> list[tuple[str, str, str]]:
     from distier.domain.keys import KEYSPACE
     from distier.drive.sync import SyncDriver
     from distier.effects import Command, Pipeline, collect
-    from distier.stores.cluster import open_exchange
+    from distier.stores.redis.open import open_exchange
 
     config = session.config()
     url, archive = redis_url(config), archive_of(config)
@@ -230,7 +230,7 @@ def adopt(context: typer.Context) -> None:
     from distier.drive.sync import SyncDriver
     from distier.plans.recovery.epochs import check_shape, find_space
     from distier.plans.recovery.identity import adopt_archive
-    from distier.stores.cluster import open_exchange
+    from distier.stores.redis.open import open_exchange
 
     session = session_of(context)
     config = session.config()

@@ -32,7 +32,7 @@ from botocore.config import Config as BotoConfig
 import distier
 from distier.client import make_space
 from distier.config import load_config
-from distier.drive.common import words
+from distier.drive.conversation import words
 from distier.plans.common.commands import record_command
 from distier.plans.get.one import read_local
 from distier.stores.memory import MemoryArchive

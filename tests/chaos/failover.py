@@ -760,10 +760,10 @@ def break_look() -> None:
 
 def break_replid() -> None:
     """No script compares the life of the server."""
-    from distier import lua
+    from distier.lua import loader
 
-    plain = lua._text
-    lua._text = lambda name: plain(name).replace("life ~= '' and", "false and")
+    plain = loader._text
+    loader._text = lambda name: plain(name).replace("life ~= '' and", "false and")
 
 
 def break_seen() -> None:

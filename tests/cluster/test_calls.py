@@ -17,13 +17,14 @@ from distier import Item, connect
 from distier.cli.app import app
 from distier.config import load_config
 from distier.domain.keys import Keyspace, Shard
-from distier.drive.common import UseBuffer
+from distier.drive.process import UseBuffer
 from distier.errors import ConfigError, Conflict, Invalid, NotFound, Unavailable
 from distier.plans.recovery.fsck.check import fsck
 from distier.plans.recovery.rescue import rescue
-from distier.stores.cluster import ClusterExchange
 from distier.stores.redis import Batch
-from distier.stores.wire import AsyncLine, Line
+from distier.stores.redis.aio_line import AsyncLine
+from distier.stores.redis.cluster import ClusterExchange
+from distier.stores.redis.line import Line
 from distier.worker import Worker
 from tests.cluster.conftest import SHARDS, Stores
 from tests.clusters import TestCluster

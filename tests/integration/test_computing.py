@@ -10,7 +10,8 @@ import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.domain.tokens import O200k
-from distier.drive.common import End, lost
+from distier.drive.deadline import End
+from distier.drive.replies import lost
 from distier.effects import Offload, Plan, Sleep
 from distier.errors import DeadlineExceeded
 from distier.plans.fleet.pacing import paced

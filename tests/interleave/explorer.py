@@ -37,7 +37,9 @@ from unittest.mock import patch
 from distier.config import load_config
 from distier.domain import codec
 from distier.domain.tokens import token_counter
-from distier.drive.common import RECOVERIES_MAX, UseBuffer, note_lost, outcome, words
+from distier.drive.conversation import RECOVERIES_MAX, note_lost, words
+from distier.drive.process import UseBuffer
+from distier.drive.replies import outcome
 from distier.effects import (
     ArchiveDelete,
     ArchiveGet,

@@ -29,7 +29,8 @@ from distier.plans.tier.keep import keep
 from distier.plans.tier.ledger import make_share, settled
 from distier.plans.tier.peers import DiskSums
 from distier.plans.tier.promote import promote
-from distier.stores.redis import Answer, Batch, Words
+from distier.stores.redis import Answer, Batch
+from distier.stores.redis.wire import Words
 from distier.worker import Worker
 from distier.worker.health import not_ready, reasons
 from tests.fakes import World

@@ -30,8 +30,9 @@ from distier.config import (
 from distier.domain.config_doc import render
 from distier.errors import ConfigError
 from distier.policy.transform import TRANSFORMS
-from distier.stores.cluster import AsyncClusterExchange, ClusterExchange
 from distier.stores.redis import AsyncRedisExchange, RedisExchange
+from distier.stores.redis.aio_cluster import AsyncClusterExchange
+from distier.stores.redis.cluster import ClusterExchange
 
 
 @pytest.fixture(autouse=True)

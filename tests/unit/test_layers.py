@@ -13,7 +13,7 @@ import distier
 ROOT = Path(distier.__file__).parent
 # Each imports only from those after it (and from itself).
 LAYERS = [
-    "__main__", "cli", "web", "integrations", "demo", "worker", "client", "node", "embedded", "near", "observe", "drive",
+    "__main__", "cli", "web", "integrations", "demo", "worker", "client", "doctor", "node", "embedded", "near", "observe", "drive",
     "stores", "plans", "lua", "effects", "policy", "domain", "config", "errors",
 ]  # fmt: skip
 # Types only, never imported when it runs: what the archive answers.

@@ -14,9 +14,6 @@ it says which prefix it is of and whether it is whole (`_check_success`, `_check
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,97 +21,39 @@ from contextlib import closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import unquote_plus, urlsplit
-from xml.etree import ElementTree
 
 import boto3
 from botocore import exceptions as boto_errors
 from botocore.config import Config
 from botocore.handlers import add_expect_header
-from botocore.parsers import ResponseParserError
 
 from distier.domain.archived import Limits
 from distier.errors import ArchiveUnavailable, ConfigError, Corrupt, DistierError, Invalid
-
-from .archive import MAX_KEY_BYTES, Fetched, Listed, check_key, check_limit, probe
+from distier.stores.archive import MAX_KEY_BYTES, Fetched, Listed, check_key, check_limit, probe
+from distier.stores.s3.errors import (
+    ADVICE,
+    CHECKSUMS,
+    EXPIRED_CODES,
+    NO_BATCH_CODES,
+    PASSING_CODES,
+    PASSING_ERRORS,
+    WANTS_CHECKSUM_CODES,
+    Strange,
+    check_success,
+    checksum_of,
+    headers_as_text,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-T = TypeVar("T")
 
+T = TypeVar("T")
 _PAGE_KEYS = 1000  # the most that S3 lists or deletes in one request
 _CHUNK_BYTES = 1 << 20
 _ATTEMPTS = 2
 _EMPTY_PAGES_MAX = 100
 """Truncated pages without a key, one after the other. S3 may give some where many objects were deleted."""
-# The root element of a success with a body. Other operations answer with headers alone.
-_ROOTS = {"ListObjectsV2": "ListBucketResult", "DeleteObjects": "DeleteResult"}
-# Operations whose success is told by an ETag, or at least by a header that only S3 servers send.
-_TAGGED = frozenset(["PutObject", "GetObject"])
-
-_PASSING_CODES = frozenset(
-    [
-        "SlowDown",
-        "SlowDownRead",
-        "SlowDownWrite",
-        "RequestTimeout",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequests",
-        "RequestLimitExceeded",
-        "InternalError",
-        "ServiceUnavailable",
-        "OperationAborted",
-        "XMinioServerNotInitialized",
-    ]
-)
-# Codes with which servers say that they do not have DeleteObjects, or want Content-MD5 with it.
-_NO_BATCH_CODES = frozenset(
-    [
-        "NotImplemented",
-        "MethodNotAllowed",
-        "MissingContentMD5",
-        "InvalidDigest",
-        "BadDigest",
-        "InvalidRequest",
-        "InvalidArgument",
-        "MissingSecurityHeader",
-        "MalformedXML",
-        "405",
-        "501",
-    ]
-)
-# Codes with which servers say that a PUT needs Content-MD5 or a checksum (a bucket with object lock), and what is then sent, in
-# this order. Not from the start: some servers reject each of them.
-_WANTS_CHECKSUM_CODES = frozenset(
-    ["InvalidRequest", "MissingContentMD5", "MissingDigest", "MissingSecurityHeader", "InvalidDigest", "BadDigest"]
-)
-_CHECKSUMS = ("", "md5", "sha256")
-# Codes with which servers say that the credentials are over. Those that come from files or from STS may have been renewed.
-_EXPIRED_CODES = frozenset(
-    ["ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId"]
-)
-_ADVICE = {
-    "NoSuchBucket": "create the bucket or correct the url",
-    "AccessDenied": "grant s3:ListBucket on the bucket and s3:GetObject, s3:PutObject, s3:DeleteObject in it",
-    "InvalidAccessKeyId": "correct the access key",
-    "SignatureDoesNotMatch": "correct the secret key (or the region)",
-    "ExpiredToken": "renew the credentials",
-    "RequestTimeTooSkewed": "set this host's clock",
-    "PermanentRedirect": "set the region of the bucket",
-    "AuthorizationHeaderMalformed": "set the region of the bucket",
-    "404": "is endpoint_url an S3 server? It answered 404 without an S3 error",
-}
-# What botocore raises when the server or the way to it is at fault; its other errors are about
-# configuration.
-_PASSING_ERRORS = (
-    boto_errors.HTTPClientError,
-    boto_errors.ConnectionError,
-    boto_errors.IncompleteReadError,
-    boto_errors.MetadataRetrievalError,
-    boto_errors.CredentialRetrievalError,
-    ResponseParserError,
-)
 
 
 class S3Archive:
@@ -178,7 +117,7 @@ class S3Archive:
             # No `Expect: 100-continue`: botocore waits a second for a server that does not answer to that,
             # and it only pays for large bodies.
             client.meta.events.unregister("before-call.s3", add_expect_header)
-            client.meta.events.register("before-send.s3", _headers_as_text)
+            client.meta.events.register("before-send.s3", headers_as_text)
             client.meta.events.register("before-parse.s3", self._check_answer)
             return client
 
@@ -222,11 +161,11 @@ class S3Archive:
     def _put_with_checksum(self, request: Mapping[str, Any], data: bytes) -> None:
         """With the least that this server takes; which that is, is remembered."""
         refused: boto_errors.ClientError | None = None
-        for checksum in range(self._checksum, len(_CHECKSUMS)):
+        for checksum in range(self._checksum, len(CHECKSUMS)):
             try:
-                self._client.put_object(**request, **_checksum_of(data, _CHECKSUMS[checksum]))
+                self._client.put_object(**request, **checksum_of(data, CHECKSUMS[checksum]))
             except boto_errors.ClientError as e:
-                if e.response["Error"].get("Code") not in _WANTS_CHECKSUM_CODES:
+                if e.response["Error"].get("Code") not in WANTS_CHECKSUM_CODES:
                     raise refused or e from None
                 refused = refused or e
             else:
@@ -241,7 +180,7 @@ class S3Archive:
         try:
             return call()
         except boto_errors.ClientError as e:
-            if self._own_credentials or e.response["Error"].get("Code") not in _EXPIRED_CODES:
+            if self._own_credentials or e.response["Error"].get("Code") not in EXPIRED_CODES:
                 raise
         # Two threads may both connect: the last one stays. The old client is not closed, because others may be using it.
         self._connected = (os.getpid(), self._connect())
@@ -331,11 +270,11 @@ class S3Archive:
         shown = reply.get("Prefix", "")
         # Servers differ in whether they encode the prefix.
         if prefix not in (shown, unquote_plus(shown)) and unquote_plus(prefix) != shown:
-            raise _Strange(f"a listing of {shown!r}")
+            raise Strange(f"a listing of {shown!r}")
         if "IsTruncated" not in reply or (reply.get("KeyCount") and not items):
-            raise _Strange("a listing that is not whole")
+            raise Strange("a listing that is not whole")
         if any(not item.get("Key", "").startswith(prefix) for item in items):
-            raise _Strange(f"a listing with keys that do not begin with {prefix!r}")
+            raise Strange(f"a listing with keys that do not begin with {prefix!r}")
         return [
             Listed(item["Key"].removeprefix(self._own), item["Size"], int(item["LastModified"].timestamp() * 1000))
             for item in items
@@ -373,8 +312,8 @@ class S3Archive:
             reply = self._client.delete_objects(
                 Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in full], "Quiet": True}
             )
-        except (boto_errors.ClientError, _Strange) as e:
-            if isinstance(e, boto_errors.ClientError) and e.response["Error"].get("Code") not in _NO_BATCH_CODES:
+        except (boto_errors.ClientError, Strange) as e:
+            if isinstance(e, boto_errors.ClientError) and e.response["Error"].get("Code") not in NO_BATCH_CODES:
                 raise
             self._batch_deletes = False
             return False
@@ -402,7 +341,7 @@ class S3Archive:
         status, headers = response_dict["status_code"], response_dict["headers"]
         operation = response_dict["context"]["operation_name"]
         if status < 300:
-            _check_success(operation, status, headers, response_dict["body"])
+            check_success(operation, status, headers, response_dict["body"])
         # Where S3 says in which region the bucket is, botocore goes there, once. Where nobody says so, it asks by HEAD; if
         # that is redirected as well, it asks again, without end.
         elif status < 400 and "x-amz-bucket-region" not in headers and b"<Region>" not in response_dict["body"]:
@@ -421,7 +360,7 @@ class S3Archive:
         except boto_errors.ClientError as e:
             error, meta = e.response["Error"], e.response["ResponseMetadata"]
             raise self._explain(step, error.get("Code", ""), meta.get("HTTPStatusCode", 0), str(e)) from e
-        except _PASSING_ERRORS as e:
+        except PASSING_ERRORS as e:
             if "CERTIFICATE_VERIFY_FAILED" in str(e):
                 raise ConfigError(f"{self.name}: can not {step}: {e}") from e
             raise ArchiveUnavailable(f"{self.name}: can not {step} now: {e}") from e
@@ -429,7 +368,7 @@ class S3Archive:
             raise ConfigError(f"{self.name}: can not {step}: {e}") from e
         except ConfigError as e:
             raise ConfigError(f"{self.name}: can not {step}: {e}") from e
-        except _Strange as e:
+        except Strange as e:
             raise ArchiveUnavailable(f"{self.name}: can not {step} now: {e}") from e
         except DistierError:
             raise
@@ -439,12 +378,12 @@ class S3Archive:
             ) from e
 
     def _explain(self, step: str, code: str, status: int, text: str) -> DistierError:
-        passing = code in _PASSING_CODES or status in (408, 409, 429) or (status >= 500 and status != 501)
+        passing = code in PASSING_CODES or status in (408, 409, 429) or (status >= 500 and status != 501)
         if passing:
             return ArchiveUnavailable(f"{self.name}: can not {step} now: {text}")
         if code in ("MetadataTooLarge", "KeyTooLongError", "EntityTooLarge"):
             return Invalid(f"{self.name}: can not {step}: {text}")
-        advice = f"; {_ADVICE[code]}" if code in _ADVICE else ""
+        advice = f"; {ADVICE[code]}" if code in ADVICE else ""
         return ConfigError(f"{self.name}: can not {step}: {text.removesuffix('.')}{advice}")
 
 
@@ -461,54 +400,6 @@ def _style_of(session: Any, endpoint_url: str | None) -> str:
     variables = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     own = endpoint_url or scoped.get("endpoint_url") or scoped.get("services") or any(map(os.environ.get, variables))
     return "path" if own else "auto"
-
-
-def _checksum_of(data: bytes, kind: str) -> dict[str, Any]:
-    if kind == "md5":
-        digest = hashlib.md5(data, usedforsecurity=False).digest()
-        return {"ContentMD5": base64.b64encode(digest).decode()}
-    if kind == "sha256":
-        return {"ChecksumSHA256": base64.b64encode(hashlib.sha256(data).digest()).decode()}
-    return {}
-
-
-class _Strange(ArchiveUnavailable):
-    """An answer that no S3 server gives."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(f"the answer is {what}: is endpoint_url an S3 server, or does a proxy want a login?")
-
-
-def _check_success(operation: str, status: int, headers: Mapping[str, str], body: Any) -> None:
-    """Raises `ArchiveUnavailable` for a success that no S3 server sends. Taken for one, an empty answer to LIST would mean that
-    every module was deleted, and one to PUT that a version is archived."""
-    if operation in _TAGGED or (operation == "DeleteObject" and status != 204):
-        if status != 200 or not any(name.lower() == "etag" or name.lower().startswith("x-amz-") for name in headers):
-            if operation == "GetObject":
-                body.close()  # a stream: nobody else will read it, or give its connection back
-            raise _Strange(f"none of S3 to {operation} ({status} without an ETag)")
-    elif (wanted := _ROOTS.get(operation)) is not None:
-        found = _root_of(body)
-        if found != wanted:
-            raise _Strange(f"no {wanted} but {'<' + found + '>' if found else 'empty, or no XML'}")
-
-
-def _root_of(body: bytes) -> str:
-    """The name of the root element, empty if this is no XML. Reads little more of it than that."""
-    try:
-        # botocore parses the whole of it in the same way, just after.
-        for _, element in ElementTree.iterparse(io.BytesIO(body), events=("start",)):  # noqa: S314 - see above
-            return str(element.tag).rpartition("}")[2]
-    except ElementTree.ParseError:
-        pass
-    return ""
-
-
-def _headers_as_text(request: Any, **_: object) -> None:
-    """urllib3 fails on values that are bytes where the server answers 303, and its answer is lost."""
-    for name, value in list(request.headers.items()):
-        if isinstance(value, bytes):
-            request.headers[name] = value.decode("latin-1")
 
 
 def _parse(url: str) -> tuple[str, str]:

@@ -28,18 +28,11 @@ What holds for one LMDB file, and what is done about it:
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
-import os
-import re
-import socket
-import stat
 import struct
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,35 +40,19 @@ import lmdb
 
 from distier.domain import codec
 from distier.domain.module import Record
-from distier.errors import ConfigError, Corrupt
+from distier.errors import Corrupt
+from distier.stores.local.directory import default_node, prepare
+from distier.stores.local.environment import LAYOUT, U64, Environment, leave, shared
 
-LAYOUT = 1
-SUBDIRECTORY = "copies"
-PATIENCE_S = 0.05
-"""How long a writer waits for another one. A copy that is not kept costs less than a caller that waits."""
 OPEN_PATIENCE_S = 2.0
-RETRY_S = 10.0
-"""After a failure to open: the disk is full, or gone."""
 SECOND_CHANCES = 8
 RECENT_MAX = 100_000
 CHANGES_MAX = 100_000
-FIRST_PAGES_BYTES = 2 * 4096
-READERS_MAX = 1024
-LOCK_FILE_BYTES = READERS_MAX * 64 + 4096
 EVICT_SHARE = 10
 """Where the map is full in spite of the budgets (fragments): one of so many leaves, then another try."""
 THINNINGS = 4
-
-NETWORK_FILE_SYSTEMS = frozenset({
-    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4",
-    "ocfs2", "orangefs", "pvfs2", "smb2", "smb3", "smbfs", "vboxsf", "virtiofs", "fuse.blobfuse", "fuse.ceph", "fuse.davfs",
-    "fuse.gcsfuse", "fuse.glusterfs", "fuse.juicefs", "fuse.mount-s3", "fuse.rclone", "fuse.s3fs", "fuse.sshfs",
-    "fuse.vmhgfs-fuse",
-})  # fmt: skip
-
 # version, codec, length of tok; sequence, time of the copy in ms since the Unix epoch
 _HEADER = struct.Struct("<BBBxIQQ")
-_U64 = struct.Struct(">Q")
 _CODECS = {codec.RAW: 0, codec.LZ4: 1}
 _NAMES = {n: name for name, n in _CODECS.items()}
 Count = Callable[[str, int], None]
@@ -89,355 +66,6 @@ class LocalSums(NamedTuple):
     size_bytes: int
     max_modules: int
     max_bytes: int
-
-
-# -- the directory -------------------------------------------------------------------------------------------------
-
-
-def mounts() -> str:
-    """The table of mounts of this process; empty where the system shows none there."""
-    try:
-        return Path("/proc/self/mounts").read_text("utf-8", "surrogateescape")
-    except OSError:
-        return ""
-
-
-def file_system(path: Path, table: str) -> str:
-    """The type of the file system that `path` is on, by a table of mounts; empty if that does not tell."""
-    real = str(path.resolve())
-    best, found = -1, ""
-    for line in table.splitlines():
-        fields = line.split(" ")
-        if len(fields) < 3:
-            continue
-        at = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[1])
-        inside = real == at or real.startswith(at.rstrip("/") + "/")
-        if inside and len(at) >= best:  # of two on one place the later one hides the other
-            best, found = len(at), fields[2]
-    return found
-
-
-def boot_id() -> str:
-    """Another text after each start of the machine; empty where the system has none: then writes are synced."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return ""
-
-
-def prepare(directory: Path, *, table: str | None = None) -> Path:
-    """The directory of the environment, made if need be, owner-only. Raises `ConfigError`."""
-    key = "storage_tiers.warm.directory"
-    inner = directory / SUBDIRECTORY
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kind = file_system(directory, mounts() if table is None else table)
-        if kind in NETWORK_FILE_SYSTEMS:
-            raise ConfigError(
-                f"{key} = {directory} is on a network file system ({kind}): a memory-mapped file that several hosts write is "
-                "damaged by them. Name a directory on a disk of this machine, or set storage_tiers.warm.placement to redis"
-            )
-        with suppress(FileExistsError):
-            inner.mkdir(mode=0o700)
-        found = inner.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise ConfigError(
-                f"{inner} is not a directory of this user (uid {os.geteuid()}): others could write what is served. Remove it, "
-                f"or name another {key}; processes of different users need a directory each"
-            )
-        if found.st_mode & 0o077:
-            inner.chmod(0o700)
-    except OSError as e:
-        for path in (directory, *directory.parents):
-            if path.exists() and not path.is_dir():
-                raise ConfigError(f"{key} = {directory}: {path} is a file, not a directory") from e
-        raise ConfigError(
-            f"{key} = {directory} cannot be used ({e.strerror}): name a directory that this user may write"
-        ) from e
-    return inner
-
-
-def default_node(inner: Path) -> str:
-    """The host's name and eight characters for the directory: two nodes on one host differ, processes of a node do not."""
-    found = inner.stat()
-    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:48] or "node"
-    return f"{host}-{hashlib.sha256(f'{found.st_dev}:{found.st_ino}:{inner.resolve()}'.encode()).hexdigest()[:8]}"
-
-
-# -- the environment: one a process and directory ------------------------------------------------------------------
-
-
-class _Environment:
-    """The open file, and who may use it when. `lock` is held over each use of it, `writing` over each change as well."""
-
-    def __init__(self, inner: Path, map_bytes: int) -> None:
-        self.inner = inner
-        self.map_bytes = map_bytes
-        self.lock: Any = threading.RLock()
-        self.users = 0
-        self.recent: set[bytes] = set()
-        self.changes: dict[bytes, bool] = {}
-        self.rebuilt = 0
-        self._writers: Any = threading.RLock()
-        self._lock_fd: int | None = None
-        self.reader: Any = None
-        """Begins a transaction that reads; None while the file is not open or not to be trusted."""
-        self._env: Any = None
-        self._file: tuple[int, ...] | None = None
-        self._suspect = False
-        self._retry_s = 0.0
-        self._closed = False
-
-    def is_interrupted(self) -> bool:
-        """Whether this is a signal handler or a finaliser in the middle of this very thread's use of the file: LMDB has one
-        transaction that writes, and the file must not be changed or closed under one that reads."""
-        return bool(self.lock._is_owned() or self._writers._is_owned())
-
-    # ---- writers take turns, in this process and in others
-
-    @contextmanager
-    def writing(self, patience_s: float = PATIENCE_S) -> Iterator[bool]:
-        """Whether the turn came in time. While it lasts nobody else writes or replaces the file."""
-        if self.is_interrupted():
-            yield False
-            return
-        end_s = time.monotonic() + patience_s
-        if not self._writers.acquire(timeout=patience_s):
-            yield False
-            return
-        try:
-            if not self._flock(end_s):
-                yield False
-                return
-            try:
-                yield True
-            finally:
-                if self._lock_fd is not None:  # closed by a signal handler, or this is its child
-                    fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
-        finally:
-            self._writers.release()
-
-    def _flock(self, end_s: float) -> bool:
-        if self._closed:  # a thread that was late: it must not open the file beside its next user
-            return False
-        try:
-            if self._lock_fd is None:
-                path = self.inner / "writer.lock"
-                self._lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            while True:
-                try:
-                    fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return True
-                except BlockingIOError:
-                    if time.monotonic() >= end_s:
-                        return False
-                    time.sleep(0.0005)
-        except OSError:
-            return False
-
-    # ---- opening
-
-    def opened(self) -> bool:
-        """Whether the file is open, in a turn of `writing` and under `lock`; opens it if it is not, anew where it was replaced
-        or is not to be trusted."""
-        if self._env is not None and (self._suspect or self._file != self._identity()):
-            self._close(wipe=self._suspect)
-        if self._env is None and time.monotonic() >= self._retry_s:
-            try:
-                self._open()
-            except (lmdb.Error, OSError):
-                self._close()
-                self._retry_s = time.monotonic() + RETRY_S
-        return self._env is not None
-
-    def _open(self) -> None:
-        boot, marker = boot_id(), self.inner / "boot"
-        with suppress(OSError):
-            if boot and marker.read_text("ascii", "replace") != boot:
-                self._wipe()
-        if not marker.exists():
-            self._wipe()
-        try:
-            self._map(boot)
-        except (lmdb.Error, OSError) as e:
-            if getattr(e, "errno", None) == errno.ENOSPC or "No space" in str(e):
-                raise
-            self._close(wipe=True)
-            self._map(boot)
-        marker.write_text(boot, "ascii")
-        marker.chmod(0o600)
-
-    def _map(self, boot: str) -> None:
-        for name in ("data.mdb", "lock.mdb"):
-            with suppress(FileNotFoundError):
-                (self.inner / name).chmod(0o600)
-        self._allocate_lock_file()
-        # No spare transactions: see the top. No readahead: reads are of single copies. And pages are cleared first
-        # (`meminit`): else bytes of this process's memory would lie in the file.
-        self._env = env = lmdb.open(
-            str(self.inner), map_size=self.map_bytes, max_dbs=4, max_readers=READERS_MAX, max_spare_txns=0, mode=0o600,
-            sync=not boot, metasync=not boot, readahead=False,
-        )  # fmt: skip
-        needed_bytes = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-        if (self.inner / "data.mdb").stat().st_size < min(needed_bytes, 1 << 62) and env.info()["last_txnid"]:
-            raise lmdb.CorruptedError("the file is shorter than its last page")
-        env.reader_check()
-        self.copies = env.open_db(b"copies")
-        self.order = env.open_db(b"order")
-        self.sums = env.open_db(b"sums")
-        with env.begin(write=True) as txn:
-            layout = txn.get(b"layout", db=self.sums)
-            if layout not in (None, _U64.pack(LAYOUT)):
-                raise lmdb.VersionMismatchError("another layout")
-            txn.put(b"layout", _U64.pack(LAYOUT), db=self.sums)
-        self.lengthen()
-        self._file, self._suspect = self._identity(), False
-        self.reader = env.begin
-
-    def _allocate_lock_file(self) -> None:
-        """LMDB makes its table of readers a sparse file and writes it through memory: on a full disk that is SIGBUS. With all
-        its blocks there it is `ENOSPC`, here. Not while it is open in this process: to close it would end LMDB's locks."""
-        fd = os.open(self.inner / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(fd, 0, LOCK_FILE_BYTES)
-        finally:
-            os.close(fd)
-
-    def lengthen(self) -> None:
-        """LMDB may leave its last pages unwritten where they were freed in the same transaction. A file of the full length is
-        one that `_map` can tell from a truncated one."""
-        needed_bytes = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
-        path = self.inner / "data.mdb"
-        if path.stat().st_size < needed_bytes:
-            os.truncate(path, needed_bytes)
-
-    def _identity(self) -> tuple[int, ...] | None:
-        """Both files: with another table of readers, writers would not see who reads here."""
-        try:
-            data, lock = ((self.inner / name).stat() for name in ("data.mdb", "lock.mdb"))
-        except OSError:
-            return None
-        return data.st_dev, data.st_ino, lock.st_ino
-
-    def begin(self) -> Any:
-        """A transaction that writes, in a turn of `writing` and under `lock`."""
-        return self._env.begin(write=True)
-
-    @property
-    def is_open(self) -> bool:
-        return self._env is not None
-
-    def info(self) -> Any:
-        return self._env.info()
-
-    def distrust(self, error: lmdb.Error) -> None:
-        """After an error of LMDB: the next writer opens the file anew, or makes another one."""
-        if isinstance(error, lmdb.ReadersFullError):
-            with suppress(lmdb.Error):
-                self._env.reader_check()
-        elif isinstance(error, lmdb.MapResizedError):  # a process with a larger budget has made it grow
-            self._close()
-        else:
-            self._suspect, self.reader = True, None
-
-    def is_whole(self) -> bool:
-        """Whether the file is where it was and no shorter than what is mapped."""
-        try:
-            size_bytes = (self.inner / "data.mdb").stat().st_size
-        except OSError:
-            return False
-        if size_bytes < FIRST_PAGES_BYTES or self._file != self._identity():
-            return False  # not even the first two pages may be touched, where `info` looks
-        return bool(size_bytes >= (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"])
-
-    def _wipe(self) -> None:
-        for name in ("data.mdb", "lock.mdb", "boot"):
-            with suppress(FileNotFoundError):
-                (self.inner / name).unlink()
-        self.recent.clear()
-
-    def _close(self, *, wipe: bool = False) -> None:
-        env, self._env, self._file, self.reader = self._env, None, None, None
-        if env is not None:
-            env.close()
-        if wipe:
-            self._wipe()
-            self._suspect = False
-            self.rebuilt += 1
-
-    def close(self) -> None:
-        with self._writers, self.lock:
-            self._closed = True
-            self._close()
-            if self._lock_fd is not None:
-                os.close(self._lock_fd)
-                self._lock_fd = None
-
-    # ---- fork
-
-    def before_fork(self) -> None:
-        self._writers.acquire()
-        self.lock.acquire()
-
-    def after_fork(self) -> None:
-        self.lock.release()
-        self._writers.release()
-
-    def after_fork_in_child(self) -> None:
-        self._close()  # touches the slots of this process only: it has none
-        if self._lock_fd is not None:
-            os.close(self._lock_fd)  # a lock taken over it would be the parent's too
-            self._lock_fd = None
-        self.recent.clear()
-        self.changes.clear()
-        self.after_fork()
-
-
-_ENVIRONMENTS: dict[tuple[int, int], _Environment] = {}
-_REGISTRY = threading.RLock()
-
-
-def _before_fork() -> None:
-    _REGISTRY.acquire()
-    for environment in _ENVIRONMENTS.values():
-        environment.before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    for environment in _ENVIRONMENTS.values():
-        environment.after_fork()
-    _REGISTRY.release()
-
-
-def _after_fork_in_child() -> None:
-    for environment in _ENVIRONMENTS.values():
-        environment.after_fork_in_child()
-    _REGISTRY.release()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
-
-
-def _shared(inner: Path, map_bytes: int) -> _Environment:
-    found = inner.stat()
-    with _REGISTRY:
-        environment = _ENVIRONMENTS.setdefault((found.st_dev, found.st_ino), _Environment(inner, map_bytes))
-        environment.users += 1
-        return environment
-
-
-def _leave(environment: _Environment) -> None:
-    with _REGISTRY:
-        environment.users -= 1
-        if environment.users:
-            return
-        for key in [k for k, e in _ENVIRONMENTS.items() if e is environment]:
-            del _ENVIRONMENTS[key]
-    environment.close()
-
-
-# -- a namespace's view of it -----------------------------------------------------------------------------------------
 
 
 class LocalStore:
@@ -463,7 +91,7 @@ class LocalStore:
         self._prefix = namespace.encode() + b"\0"
         # Pages are at most half empty, and a copy that spans pages leaves at most half of them empty; the rest is for
         # fragments and for old pages that a reader still holds. Addresses only: the file grows as it is used.
-        self._shared = _shared(inner, (3 * max_bytes + 256 * max_modules + (64 << 20)) // 4096 * 4096)
+        self._shared = shared(inner, (3 * max_bytes + 256 * max_modules + (64 << 20)) // 4096 * 4096)
         self._rebuilt = self._shared.rebuilt
         self._closed = False
         with self._shared.writing(OPEN_PATIENCE_S) as mine:
@@ -562,13 +190,13 @@ class LocalStore:
             self.count("local.refused", 1)
             return False
 
-        def keep(txn: Any, shared: _Environment) -> int:
+        def keep(txn: Any, shared: Environment) -> int:
             evicted = self._make_room(txn, shared, key, _cost(key, len(data) + len(tok)))
             sequence = _number(txn, shared, b"sequence") + 1
             header = _HEADER.pack(LAYOUT, _CODECS[name], len(tok), 0, sequence, int(self._clock() * 1000))
             value = header + tok + data
             txn.put(key, value, db=shared.copies)
-            txn.put(_U64.pack(sequence), key, db=shared.order, append=True)
+            txn.put(U64.pack(sequence), key, db=shared.order, append=True)
             _set(txn, shared, b"sequence", sequence)
             _set(txn, shared, b"bytes", _number(txn, shared, b"bytes") + len(key) + len(value))
             shared.changes[key] = True
@@ -586,7 +214,7 @@ class LocalStore:
         """Drop the copy of a module; whether there was one."""
         key = self._prefix + id.encode()
 
-        def drop(txn: Any, shared: _Environment) -> int:
+        def drop(txn: Any, shared: Environment) -> int:
             return int(_drop(txn, shared, key))
 
         return bool(self._write(drop))
@@ -595,7 +223,7 @@ class LocalStore:
         """Drop copies older than the TTL that were not read here since; how many."""
         before_ms = int(self._clock() * 1000) - self.ttl_ms
 
-        def drop(txn: Any, shared: _Environment) -> int:
+        def drop(txn: Any, shared: Environment) -> int:
             gone = 0
             for _ in range(256):
                 key = self._oldest(txn, shared)
@@ -643,9 +271,9 @@ class LocalStore:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            _leave(self._shared)
+            leave(self._shared)
 
-    def _write(self, change: Callable[[Any, _Environment], int]) -> int | None:
+    def _write(self, change: Callable[[Any, Environment], int]) -> int | None:
         """Run a change in a transaction of its own; None where it could not be made."""
         shared = self._shared
         with shared.writing() as mine:
@@ -672,7 +300,7 @@ class LocalStore:
                     self._tell_rebuilt()
         return None
 
-    def _fitted(self, change: Callable[[Any, _Environment], int]) -> int:
+    def _fitted(self, change: Callable[[Any, Environment], int]) -> int:
         """What the change answers. Where the map is full in spite of the budgets, the oldest leave: LMDB gives their pages
         out again two transactions later."""
         for _ in range(THINNINGS):
@@ -689,7 +317,7 @@ class LocalStore:
 
     # ---- eviction, in a transaction
 
-    def _make_room(self, txn: Any, shared: _Environment, key: bytes, need_bytes: int) -> int:
+    def _make_room(self, txn: Any, shared: Environment, key: bytes, need_bytes: int) -> int:
         _drop(txn, shared, key)
         evicted, chances = 0, SECOND_CHANCES
         while (
@@ -707,29 +335,29 @@ class LocalStore:
                 evicted += _drop(txn, shared, victim)
         return evicted
 
-    def _oldest(self, txn: Any, shared: _Environment) -> bytes | None:
+    def _oldest(self, txn: Any, shared: Environment) -> bytes | None:
         """The key that leaves next. Entries of the order that point nowhere are dropped on the way."""
         cursor = txn.cursor(db=shared.order)
         while cursor.first():
             sequence, key = cursor.item()
             value = txn.get(key, db=shared.copies)
-            if value is not None and _U64.pack(_HEADER.unpack_from(value)[4]) == sequence:
+            if value is not None and U64.pack(_HEADER.unpack_from(value)[4]) == sequence:
                 return bytes(key)
             cursor.delete()
         return None
 
-    def _requeue(self, txn: Any, shared: _Environment, key: bytes, value: bytes) -> None:
+    def _requeue(self, txn: Any, shared: Environment, key: bytes, value: bytes) -> None:
         """To the end of the order, as of now: it was read since it came."""
         shared.recent.discard(key)
         version, kind, tok_bytes, _, before, _ = _HEADER.unpack_from(value)
         sequence = _number(txn, shared, b"sequence") + 1
         header = _HEADER.pack(version, kind, tok_bytes, 0, sequence, int(self._clock() * 1000))
-        txn.delete(_U64.pack(before), db=shared.order)
+        txn.delete(U64.pack(before), db=shared.order)
         txn.put(key, header + value[_HEADER.size :], db=shared.copies)
-        txn.put(_U64.pack(sequence), key, db=shared.order, append=True)
+        txn.put(U64.pack(sequence), key, db=shared.order, append=True)
         _set(txn, shared, b"sequence", sequence)
 
-    def _thin(self, txn: Any, shared: _Environment) -> int:
+    def _thin(self, txn: Any, shared: Environment) -> int:
         """A tenth of the copies leaves, the oldest first."""
         gone = 0
         for _ in range(1 + txn.stat(shared.copies)["entries"] // EVICT_SHARE):
@@ -754,29 +382,29 @@ def _unpacked(value: bytes, tok: str) -> tuple[str, bytes] | None:
     return _NAMES.get(kind, "?"), value[_HEADER.size + tok_bytes :]
 
 
-def _number(txn: Any, shared: _Environment, name: bytes) -> int:
+def _number(txn: Any, shared: Environment, name: bytes) -> int:
     value = txn.get(name, db=shared.sums)
-    return int(_U64.unpack(value)[0]) if value is not None and len(value) == 8 else 0
+    return int(U64.unpack(value)[0]) if value is not None and len(value) == 8 else 0
 
 
-def _set(txn: Any, shared: _Environment, name: bytes, number: int) -> None:
-    txn.put(name, _U64.pack(max(0, number)), db=shared.sums)
+def _set(txn: Any, shared: Environment, name: bytes, number: int) -> None:
+    txn.put(name, U64.pack(max(0, number)), db=shared.sums)
 
 
-def _drop(txn: Any, shared: _Environment, key: bytes) -> bool:
+def _drop(txn: Any, shared: Environment, key: bytes) -> bool:
     value = txn.get(key, db=shared.copies)
     if value is None:
         return False
     txn.delete(key, db=shared.copies)
     if len(value) >= _HEADER.size:
-        txn.delete(_U64.pack(_HEADER.unpack_from(value)[4]), db=shared.order)
+        txn.delete(U64.pack(_HEADER.unpack_from(value)[4]), db=shared.order)
     _set(txn, shared, b"bytes", _number(txn, shared, b"bytes") - len(key) - len(value))
     shared.recent.discard(key)
     shared.changes[key] = False
     return True
 
 
-def _committed(shared: _Environment, change: Callable[[Any, _Environment], int]) -> int:
+def _committed(shared: Environment, change: Callable[[Any, Environment], int]) -> int:
     with shared.begin() as txn:
         return change(txn, shared)
 
@@ -789,6 +417,3 @@ def _is_damage(error: lmdb.Error) -> bool:
         | lmdb.BadTxnError | lmdb.IncompatibleError | lmdb.BadDbiError | lmdb.KeyExistsError | lmdb.MapResizedError
         | lmdb.ReadersFullError | lmdb.BadRslotError,
     )  # fmt: skip
-
-
-__all__ = ["LocalStore", "LocalSums"]
