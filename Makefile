@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 LONG   := tests/chaos tests/cluster tests/conformance/test_local.py tests/integration/test_nodes.py \
-          tests/integration/test_shares.py tests/plans/test_shares.py tests/unit/test_shares.py
+          tests/integration/test_quotas.py tests/plans/test_quotas.py tests/unit/test_quotas.py
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help

@@ -25,7 +25,7 @@ from distier.near import Near
 from distier.observe.events import Cursor, read_events
 from distier.plans.common.space import Space
 from distier.plans.fleet.maintain import write_back_due
-from distier.plans.fleet.quotas import open_shares
+from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import Stats, read_stats
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
@@ -91,7 +91,7 @@ class Store:
             self.run(check_shape(self.space))  # a server that is down is known within the usual deadline
             self._look_at_archive()
             self.run(open_space(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
-            self.run(open_shares(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
+            self.run(open_quotas(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
         except BaseException:
             self._driver.close()
             raise

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from distier.domain.keys import LAYOUT, Shard
 from distier.domain.order import Order
-from distier.effects import Word
+from distier.effects import Arg
 from distier.errors import Invalid, OutOfStep, Recovering
 
 
@@ -15,7 +15,7 @@ class Move(NamedTuple):
     """A victim's step down: to `warm` with its frame, or to `cold` (clean versions only)."""
 
     id: str
-    tok: str
+    write_id: str
     to: str
     codec: str = ""
     frame: bytes = b""
@@ -101,13 +101,13 @@ class Adoption(NamedTuple):
     id: str
     epoch: int = 0
     ver: int = 0
-    tok: str = ""
+    write_id: str = ""
     kind: str = "none"
     tokens: int = 0
     size_bytes: int = 0
     archived_bytes: int = 0
     instead: str = ""
-    fields: tuple[Word, ...] = ()
+    fields: tuple[Arg, ...] = ()
 
 
 class Adopted(NamedTuple):
@@ -184,7 +184,7 @@ def move_keys(shard: Shard, moves: Sequence[Move]) -> tuple[str, ...]:
     return pairs_of(shard, [m.id for m in moves])
 
 
-def move_args(moves: Sequence[Move]) -> tuple[Word, ...]:
+def move_args(moves: Sequence[Move]) -> tuple[Arg, ...]:
     return (len(moves), *(word for move in moves for word in move))
 
 

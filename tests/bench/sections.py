@@ -32,7 +32,7 @@ from botocore.config import Config as BotoConfig
 import distier
 from distier.client import make_space
 from distier.config import load_config
-from distier.drive.conversation import words
+from distier.drive.conversation import command_of
 from distier.plans.common.commands import record_command
 from distier.plans.get.one import read_local
 from distier.stores.memory import MemoryArchive
@@ -585,7 +585,10 @@ def _server_rate(server: TestServer, ids: list[str], keys: list[str], store: dis
     (touch,) = call.drain()
     store.run(iter_one(touch))  # the script is known to the server
     reads: list[Any] = [("HGETALL", key) for key in keys] * 600
-    with_uses = [*reads, *[words(touch)] * PROCESSES]  # a second's uses of 8 processes beside half a second's reads
+    with_uses = [
+        *reads,
+        *[command_of(touch)] * PROCESSES,
+    ]  # a second's uses of 8 processes beside half a second's reads
     rates = {"plain": [0.0], "ours": [0.0]}
     for _ in range(5):
         for name, commands in (("plain", reads), ("ours", with_uses)):

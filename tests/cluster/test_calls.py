@@ -22,9 +22,9 @@ from distier.errors import ConfigError, Conflict, Invalid, NotFound, Unavailable
 from distier.plans.recovery.fsck.check import fsck
 from distier.plans.recovery.rescue import rescue
 from distier.stores.redis import Batch
-from distier.stores.redis.aio_line import AsyncLine
+from distier.stores.redis.aio_connection import AsyncConnection
 from distier.stores.redis.cluster import ClusterExchange
-from distier.stores.redis.line import Line
+from distier.stores.redis.connection import Connection
 from distier.worker import Worker
 from tests.cluster.conftest import SHARDS, Stores
 from tests.clusters import TestCluster
@@ -126,7 +126,7 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.messages = 0
-        for kind, name in ((Line, "send"), (AsyncLine, "ask")):
+        for kind, name in ((Connection, "send"), (AsyncConnection, "ask")):
             monkeypatch.setattr(kind, name, self._counting(getattr(kind, name)))
 
     def _counting(self, method: Any) -> Any:

@@ -338,7 +338,7 @@ def _sidecar(n: int, mutations: Sequence[Mutation], extra: int) -> str:
     except StopIteration as stop:
         found: Adoption = stop.value
     assert 0 <= found.tokens <= MAX_COUNT and 0 <= found.size_bytes <= MAX_COUNT
-    assert found.tok.startswith("9f3a2b1c") and Order(found.epoch, found.ver, found.tok[:8]) == OBJECT.order
+    assert found.write_id.startswith("9f3a2b1c") and Order(found.epoch, found.ver, found.write_id[:8]) == OBJECT.order
     return "from the sidecar" if fetched == 1 else "from the object"
 
 
@@ -406,7 +406,7 @@ def main(inputs: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (base_bytes + ROOM_BYTES, base_bytes + ROOM_BYTES))
     began_s = time.monotonic()
     total = sum(SHARES.values())
-    found = {name: dict(fuzz(name, -(-inputs * share // total))) for name, share in SHARES.items()}
+    found = {name: dict(fuzz(name, -(-inputs * quota // total))) for name, quota in SHARES.items()}
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds = round(time.monotonic() - began_s, 1)
     json.dump(

@@ -88,7 +88,7 @@ def test_a_dead_workers_lease_ends_in_spite_of_a_step(open_store: Open, server: 
     settings = {"worker__lease": "2s", "worker__interval": "50ms", "storage_tiers__cold__archive_after": "0s"}
     store = open_store(**settings)
     dead = Worker(store)
-    dead._beat()  # and nothing more: it died with the lease
+    dead._heartbeat()  # and nothing more: it died with the lease
     assert dead.held
     raw = server.client()
     set_back(server, raw, ROOT)

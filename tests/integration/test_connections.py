@@ -366,7 +366,7 @@ async def test_reads_follow_writes_to_another_server(tmp_path: Path) -> None:
         assert await exchange.exchange(shard, [("GET", "n")], 5.0) == [b"1"]
         await exchange.exchange(shard, [("SET", "x", "1")], 5.0)
         proxy.lead_to(two.port)
-        writes = exchange._of_this_loop().writes.line
+        writes = exchange._of_this_loop().writes.connection
         assert writes is not None
         writes.fail(RedisConnectionError("cut"))
         await exchange.exchange(shard, [("SET", "x", "2")], 5.0)

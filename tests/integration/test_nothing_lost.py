@@ -50,8 +50,8 @@ def test_conditional_writes_take_turns_and_pass_a_dead_one(open_store: Open) -> 
     version = str(store.put("a", "x").version)
     shard = store.space.shard("a")
 
-    def plan(tok: str) -> Plan[Any]:
-        return (yield from reserve(shard, "a", version, tok))
+    def plan(write_id: str) -> Plan[Any]:
+        return (yield from reserve(shard, "a", version, write_id))
 
     first = store.run(plan("aa"))
     assert isinstance(first, Reserved)

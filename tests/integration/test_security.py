@@ -317,7 +317,7 @@ def test_the_roles_suffice_for_several_shards(roles: TestServer, tmp_path: Path)
     with store_of(roles, "deployer", tmp_path, **more | {"storage_tiers__hot__max_size": 700}) as store:
         assert store.stats().hot.max_tokens == 700
     with store_of(roles, "operator", tmp_path, namespace="wide", shards=4) as store:
-        assert store.stats().hot.max_tokens == sum(s.max_hot_tokens for s in store.stats().shares) == 700
+        assert store.stats().hot.max_tokens == sum(s.max_hot_tokens for s in store.stats().quotas) == 700
 
 
 def exported(client: redis.Redis, tmp: Path, namespaces: str) -> dict[bytes, float]:

@@ -51,7 +51,7 @@ def _step_down(space: Space, shard: Shard, record: Record, target: Tier, reason:
     if target == "cold":
         if not record.clean and (yield from write_back(space, shard, record.id)) is None:
             return "changed"
-        return (yield from _demote(space, shard, [Move(record.id, record.order.tok, "cold")], reason))[0]
+        return (yield from _demote(space, shard, [Move(record.id, record.order.write_id, "cold")], reason))[0]
     if record.content is None:
         return "already"
     return (yield from _demote(space, shard, [(yield from step_down(space, record))], reason))[0]
@@ -76,7 +76,7 @@ def _demote(space: Space, shard: Shard, moves: list[Move], reason: str) -> Plan[
         if not leaving or not (still_missing(leaving, need, by_count=True).met or len(named) >= CANDIDATES_MAX):
             break
         # Not in one script with `moves`: a second round could not tell which of its drops still count.
-        yield from demote_script(shard, "evict", [Move(c.id, c.tok, "cold") for c in leaving])
+        yield from demote_script(shard, "evict", [Move(c.id, c.write_id, "cold") for c in leaving])
     return ["no room"] * len(moves)
 
 

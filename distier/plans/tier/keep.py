@@ -12,7 +12,7 @@ from distier.errors import Corrupt, Full, Unavailable
 from distier.lua import Applied, Move, Over, Refused, install, promote
 from distier.plans.common.content import make_frame
 from distier.plans.common.space import Space
-from distier.plans.tier.ledger import make_share
+from distier.plans.tier.ledger import enlarge_quota
 from distier.plans.tier.room import with_room
 
 
@@ -35,10 +35,10 @@ def to_hot(
     """Make this version hot if there is room: `hot`, or why not. Modules in `keep` are not evicted for it."""
 
     def attempt(moves: Sequence[Move]) -> RunScript[Applied | Over | Refused]:
-        return promote(shard, record.id, record.order.tok, content, reason, moves)
+        return promote(shard, record.id, record.order.write_id, content, reason, moves)
 
     reply = yield from with_room(space, shard, attempt, keep=keep)
-    if is_too_large(reply) and (yield from make_share(space, shard, record.tokens, len(content))):
+    if is_too_large(reply) and (yield from enlarge_quota(space, shard, record.tokens, len(content))):
         reply = yield from with_room(space, shard, attempt, keep=keep)
     if isinstance(reply, Over):
         return "no room"
@@ -66,7 +66,7 @@ def to_warm(
     kind, frame = yield from make_frame(space, content, fast=True)
 
     def attempt(moves: Sequence[Move]) -> RunScript[Applied | Over | Refused]:
-        return install(shard, record.id, record.order.tok, kind, frame, reason, moves)
+        return install(shard, record.id, record.order.write_id, kind, frame, reason, moves)
 
     first = collect((yield from Pipeline([attempt(()), *also]))[0])
     reply = yield from with_room(space, shard, attempt, first)

@@ -57,7 +57,7 @@ def promote(space: Space, id: str) -> Plan[Moved]:
 def _promote_there(space: Space, shard: Shard, record: Record) -> Plan[bool]:
     """Have a node that holds a copy promote it, where this one has none: the content goes to Redis once, and not through this
     process."""
-    if space.node is None or (yield from LocalHas(record.id, record.order.tok)):
+    if space.node is None or (yield from LocalHas(record.id, record.order.write_id)):
         return False
     holders = yield from find_holders(space, shard, record.id)
     return (yield from ask(space, shard, record, holders, "hot")) == PROMOTED
@@ -190,7 +190,7 @@ def _promote_loaded(
     if room.shortage(tokens, size_bytes):
         call.evicting = True
         yield from free_hot(space, shard, tokens, size_bytes, "evict", keep=call.ids, room=room)
-    calls = [promote_script(shard, r.id, r.order.tok, content, "request") for r, content in fitting]
+    calls = [promote_script(shard, r.id, r.order.write_id, content, "request") for r, content in fitting]
     replies = (yield from Pipeline(calls)) if calls else []
     for (record, content), reply in zip(fitting + large, [*replies, *[None] * len(large)], strict=True):
         if (

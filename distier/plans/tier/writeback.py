@@ -30,7 +30,7 @@ class Archived(NamedTuple):
     """A version that is in the archive now, as `key`, with `size_bytes` there."""
 
     id: str
-    tok: str
+    write_id: str
     key: str
     size_bytes: int
 
@@ -54,7 +54,7 @@ def write_back(space: Space, shard: Shard, id: str) -> Plan[Archived | None]:
     yield from Count("archive.bytes_written", len(body))
     if space.node is not None and record.tier == "warm":
         yield from _to_disk(space, shard, record, content)
-    return Archived(id, record.order.tok, key, len(body))
+    return Archived(id, record.order.write_id, key, len(body))
 
 
 def _to_disk(space: Space, shard: Shard, record: Record, content: bytes) -> Plan[None]:
@@ -63,7 +63,7 @@ def _to_disk(space: Space, shard: Shard, record: Record, content: bytes) -> Plan
     in this moment leaves it again, which costs a promotion and no content."""
     kept = yield from LocalPut(replace(record, clean=True), content)
     if kept and space.local_only:
-        yield from demote(shard, "disk", [Move(record.id, record.order.tok, "cold")])
+        yield from demote(shard, "disk", [Move(record.id, record.order.write_id, "cold")])
 
 
 def _read_dirty(shard: Shard, id: str) -> Plan[tuple[Record, bytes] | None]:
