@@ -16,6 +16,6 @@ def _once(path: str) -> Any:
     return _load(JSONFileLoader(), path)
 
 
-def quota() -> None:
+def share() -> None:
     """From now on, in this process."""
     JSONFileLoader.load_file = lambda _, file_path: _once(file_path)  # type: ignore[method-assign, assignment]

@@ -251,9 +251,9 @@ class Run:
         for child in [c for c in self.children if c.group == group]:
             self.kill(child)
 
-    def work(self, quota: float) -> None:
+    def work(self, share: float) -> None:
         """Let them work for about this share of a round."""
-        time.sleep(self.pace_s * quota * self.rng.uniform(0.7, 1.3))
+        time.sleep(self.pace_s * share * self.rng.uniform(0.7, 1.3))
 
 
 # -- what happens to servers ---------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from distier.stores.memory import MemoryArchive
 from distier.stores.s3 import S3Archive
 from tests import aws_models
 
-aws_models.quota()
+aws_models.share()
 
 ACCESS_KEY, SECRET_KEY = "conformance-access", "conformance-secret"
 BACKENDS = ["directory", "memory", "memory-sidecar", "moto", "rclone"]

@@ -406,7 +406,7 @@ def main(inputs: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (base_bytes + ROOM_BYTES, base_bytes + ROOM_BYTES))
     began_s = time.monotonic()
     total = sum(SHARES.values())
-    found = {name: dict(fuzz(name, -(-inputs * quota // total))) for name, quota in SHARES.items()}
+    found = {name: dict(fuzz(name, -(-inputs * share // total))) for name, share in SHARES.items()}
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds = round(time.monotonic() - began_s, 1)
     json.dump(

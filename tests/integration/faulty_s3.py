@@ -28,7 +28,7 @@ from xml.sax.saxutils import escape
 
 from tests import aws_models
 
-aws_models.quota()
+aws_models.share()
 
 Fault = Literal[
     "reset",  # the connection is cut before anything is done

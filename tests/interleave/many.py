@@ -46,9 +46,9 @@ def explore_all(lab: Lab, tell: Callable[[str], None]) -> None:
         tally = _explore(lab, scenario, range(FIRST_SEED, FIRST_SEED + first))
         tallies.append((tally, time.monotonic() - start))
     fresh = [len(tally.distinct) / tally.runs for tally, _ in tallies]
-    for scenario, (tally, seconds), quota in zip(SCENARIOS, tallies, fresh, strict=True):
+    for scenario, (tally, seconds), share in zip(SCENARIOS, tallies, fresh, strict=True):
         start, seed = time.monotonic(), FIRST_SEED + first
-        more = round((runs - first) * len(SCENARIOS) * quota / sum(fresh) + 0.5)
+        more = round((runs - first) * len(SCENARIOS) * share / sum(fresh) + 0.5)
         tally.add(_explore(lab, scenario, range(seed, seed + more)))
         total.add(tally)
         rows.append(_row(scenario, tally, len(tally.distinct), seconds + time.monotonic() - start))
