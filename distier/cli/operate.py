@@ -144,7 +144,7 @@ def flush(context: typer.Context) -> None:
     """Archive every version that is not in the archive yet, now."""
     session = session_of(context)
     with session.store() as store:
-        n = store.flush()
+        n = store.archive_now()
     session.tell({"archived": n}, f"{n} archived")
 
 

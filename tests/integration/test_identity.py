@@ -92,7 +92,7 @@ async def test_another_archive_is_refused_by_all(settings: Settings, place: Sett
     with connect({}, **settings) as store:
         store.put("m", b"x", durability="archived")
         store.put("n", b"y")
-        store.flush()
+        store.archive_now()
     assert doctor(settings)["identity"].status == "ok"
     place.put_away()
     before = place.objects()

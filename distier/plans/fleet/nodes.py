@@ -137,8 +137,8 @@ def answer(space: Space, node: str, entry: bytes) -> Plan[None]:
     if record is None or content is None:
         more = [Command(shard, ("SREM", shard.held(node), ask.id), int)]
     elif ask.want == "hot":
-        word = yield from keep(to_hot(space, shard, record, content, "request"))
-        reply = PROMOTED if word in ("hot", "already") else ABSENT
+        outcome = yield from keep(to_hot(space, shard, record, content, "request"))
+        reply = PROMOTED if outcome.is_there else ABSENT
     else:
         reply = packed(content)
     key = shard.answer(ask.answer)

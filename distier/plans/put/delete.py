@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from distier.domain.keys import Shard
 from distier.domain.order import make_write_id
+from distier.domain.outcome import Refusal
 from distier.effects import Count, NewToken, Plan, Sending
 from distier.errors import Recovering, Unavailable
 from distier.lua import Deleted, Replayed, reserve
@@ -34,17 +35,17 @@ def delete(space: Space, id: str, if_version: Expected = None, durability: Durab
             yield Count("deletes")
             space.note_version(shard, reply.version.epoch, reply.version.ver)
             return True
-        if reply.word == "CONFLICT":
+        if reply.why is Refusal.CONFLICT:
             raise conflict(id, reply.version, expected)
-        if reply.word == "UNKNOWN":
+        if reply.why is Refusal.UNKNOWN:
             raise Unavailable(unknown(id, reply.version))
-        if reply.word == "BUSY":
+        if reply.why is Refusal.BUSY:
             given_up = yield from turn.wait(reply.version)
             continue
         looks += 1
-        if reply.word == "UNVERIFIED":
+        if reply.why is Refusal.UNVERIFIED:
             yield from verify(space, shard, id)
-        elif reply.word == "MISSING" and (yield from newest_record(space, shard, id)) is None:
+        elif reply.why is Refusal.MISSING and (yield from newest_record(space, shard, id)) is None:
             if level == "replicated":  # by a delete that is not replicated yet: "no" shall be as good as "yes"
                 confirm = reserve(shard, id)
                 confirm.replicas = 1
@@ -79,17 +80,17 @@ def _delete_archived(space: Space, shard: Shard, id: str, write_id: str, expecte
         if isinstance(reply, Deleted):
             yield Count("deletes")
             return existed if reply.existed is None else reply.existed
-        if reply.word == "SUPERSEDED" and not expected:
+        if reply.why is Refusal.SUPERSEDED and not expected:
             return existed  # by unconditional puts alone: it took effect just before them
-        if reply.word in ("CONFLICT", "SUPERSEDED"):
+        if reply.why in (Refusal.CONFLICT, Refusal.SUPERSEDED):
             if not (yield from is_settled(space, shard, id, position)):
                 raise Recovering(unsure(id))
             raise conflict(id, reply.version, expected)
-        if reply.word == "UNHELD":
+        if reply.why is Refusal.UNHELD:
             raise Recovering(unsure(id))
-        if reply.word == "FENCED":
+        if reply.why is Refusal.FENCED:
             first = first or position
-        elif reply.word == "UNVERIFIED":
+        elif reply.why is Refusal.UNVERIFIED:
             yield from verify(space, shard, id)
         # Else DELETED_SINCE: a delete and a put came before it. It was held all the time, so nobody has adopted it: once more.
     raise Recovering(f"the shard of module {id!r} changes hands too often; try again")

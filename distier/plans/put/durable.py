@@ -9,6 +9,7 @@ from distier.domain import archived as names
 from distier.domain.keys import Shard
 from distier.domain.module import Record
 from distier.domain.order import Order
+from distier.domain.outcome import Refusal
 from distier.effects import Count, Plan
 from distier.errors import DistierError, Recovering
 from distier.lua import Refused, Replayed, Reserved, reserve, state
@@ -70,11 +71,11 @@ def reserve_place(
             space.note_version(shard, reply.epoch, reply.ver)
         if not isinstance(reply, Refused):
             return reply
-        if reply.word == "UNHELD" or (first and reply.word == "CONFLICT"):
+        if reply.why is Refusal.UNHELD or (first and reply.why is Refusal.CONFLICT):
             raise Recovering(unsure(id))
-        if reply.word == "CONFLICT":
+        if reply.why is Refusal.CONFLICT:
             raise conflict(id, reply.version, expected)
-        if reply.word == "BUSY":
+        if reply.why is Refusal.BUSY:
             given_up = yield from turn.wait(reply.version)
         else:
             looks += 1

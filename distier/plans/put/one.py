@@ -10,6 +10,7 @@ from typing import Any
 from distier.domain.keys import Shard
 from distier.domain.module import Landed, Tier
 from distier.domain.order import Order
+from distier.domain.outcome import Refusal
 from distier.effects import Count, Plan, RunScript
 from distier.errors import Conflict, DistierError, Full, Recovering, Unavailable
 from distier.lua import Move, Over, Put, Refused, Replayed
@@ -61,10 +62,10 @@ def landed(space: Space, shard: Shard, p: Prepared, reply: Any, turn: Turn | Non
     either and the version is in the archive."""
     tier: Tier = "hot"
     reason = None
-    if _is_refused(reply, "UNVERIFIED"):
+    if _is_refused(reply, Refusal.UNVERIFIED):
         yield from verify(space, shard, p.id)
         return (yield from put_prepared(space, p, turn))
-    if _is_refused(reply, "TOO_LARGE") and (yield from enlarge_quota(space, shard, p.tokens, len(p.content))):
+    if _is_refused(reply, Refusal.TOO_LARGE) and (yield from enlarge_quota(space, shard, p.tokens, len(p.content))):
         reply = yield from attempt(space, shard, p, "hot", p.content, "")
     if _has_no_room(reply):
         tier, reason = "warm", _why(reply, "hot")
@@ -73,9 +74,9 @@ def landed(space: Space, shard: Shard, p: Prepared, reply: Any, turn: Turn | Non
     if _has_no_room(reply) and p.position:
         tier, reason = "cold", f"{reason}, {_why(reply, 'warm')}"
         reply = yield from _put(shard, p, "cold", b"", "", ())
-    elif _is_refused(reply, "TOO_LARGE"):
+    elif _is_refused(reply, Refusal.TOO_LARGE):
         return (yield from put_archived(space, p))  # larger than what Redis may hold: the archive can
-    if _is_refused(reply, "BUSY"):
+    if _is_refused(reply, Refusal.BUSY):
         turn = turn or Turn(space, p.id)
         return (yield from put_prepared(space, replace(p, given_up=(yield from turn.wait(reply.version))), turn))
     if isinstance(reply, Put):
@@ -88,7 +89,7 @@ def landed(space: Space, shard: Shard, p: Prepared, reply: Any, turn: Turn | Non
         where: Tier = "warm" if reply.tier == "warm" else "cold" if reply.tier == "cold" else "hot"
         version = Order(reply.epoch, reply.ver, p.write_id)
         return Landed(p.id, where, version, p.tokens, len(p.content), 0, None, True, p.transform)
-    if _is_refused(reply, "SUPERSEDED") and p.position and not p.expected:
+    if _is_refused(reply, Refusal.SUPERSEDED) and p.position and not p.expected:
         # It still held its position: what superseded it was unconditional, and it took effect just before that.
         version = Order(p.position.epoch, p.position.ver, p.write_id)
         reason = f"superseded by version {reply.version}"
@@ -110,12 +111,12 @@ def attempt(space: Space, shard: Shard, p: Prepared, tier: Tier, body: bytes, ki
         return None
 
 
-def _is_refused(reply: object, word: str) -> bool:
-    return isinstance(reply, Refused) and reply.word == word
+def _is_refused(reply: object, why: Refusal) -> bool:
+    return isinstance(reply, Refused) and reply.why is why
 
 
 def _has_no_room(reply: object) -> bool:
-    return reply is None or isinstance(reply, Over) or _is_refused(reply, "TOO_LARGE")
+    return reply is None or isinstance(reply, Over) or _is_refused(reply, Refusal.TOO_LARGE)
 
 
 def _why(reply: object, tier: str) -> str:
@@ -124,15 +125,15 @@ def _why(reply: object, tier: str) -> str:
 
 def _refusal(p: Prepared, reply: object) -> DistierError:
     match reply:
-        case Refused("CONFLICT", version):
+        case Refused(Refusal.CONFLICT, version):
             return conflict(p.id, version, p.expected)
-        case Refused("SUPERSEDED", version):
+        case Refused(Refusal.SUPERSEDED, version):
             return conflict(p.id, version, p.expected)
-        case Refused("FENCED"):
+        case Refused(Refusal.FENCED):
             return Fenced(f"the shard of module {p.id!r} began a new epoch during the write; try again")
-        case Refused("UNHELD"):
+        case Refused(Refusal.UNHELD):
             return Recovering(unsure(p.id))
-        case Refused("UNKNOWN", version):
+        case Refused(Refusal.UNKNOWN, version):
             return Unavailable(unknown(p.id, version))
         case _:
             return Full(

@@ -15,6 +15,7 @@ from distier.domain import archived as names
 from distier.domain import codec
 from distier.domain.keys import Shard
 from distier.domain.module import Record
+from distier.domain.outcome import Refusal
 from distier.effects import ArchiveList, ArchivePut, Count, LocalPut, Offload, Pipeline, Plan, collect
 from distier.errors import Corrupt
 from distier.lua import Move, Refused, archived, demote
@@ -48,7 +49,7 @@ def write_back(space: Space, shard: Shard, id: str) -> Plan[Archived | None]:
     key = names.content_key(space.namespace, record)
     yield from put_object(space, record, key, body)
     reply = yield from archived(shard, id, record.order, len(body))
-    if isinstance(reply, Refused) and reply.word == "CHANGED":
+    if isinstance(reply, Refused) and reply.why is Refusal.CHANGED:
         return None
     yield from Count("moves.archived")
     yield from Count("archive.bytes_written", len(body))

@@ -7,6 +7,7 @@ from distier.domain import codec
 from distier.domain.keys import Shard
 from distier.domain.module import Record
 from distier.domain.order import Order
+from distier.domain.outcome import Outcome
 from distier.effects import ArchiveGet, ArchiveList, Command, Offload, Pipeline, Plan, collect
 from distier.errors import Conflict, Corrupt
 from distier.lua import Applied, Move, adopt, demote, redirty
@@ -36,8 +37,8 @@ def drop_copy(shard: Shard, id: str) -> Plan[bool]:
     write_id, clean = yield from Command(shard, ("HMGET", shard.module(id), "tok", "clean"), unparsed)
     if clean != b"1":
         return False
-    words = yield from demote(shard, "repair", [Move(id, write_id.decode(), "cold")])
-    return words == ("moved",)
+    outcomes = yield from demote(shard, "repair", [Move(id, write_id.decode(), "cold")])
+    return outcomes == (Outcome.MOVED,)
 
 
 def check_object(run: Run, shard: Shard, id: str) -> Plan[None]:
