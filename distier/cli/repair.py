@@ -65,7 +65,7 @@ def _naming_foreign_keys(session: Session) -> Iterator[None]:
 def _foreign_keys(session: Session) -> list[tuple[str, str, str]]:
     """`(key, its type, the type that it should have)` of the keys that a shard has once."""
     from distier.client import archive_of, make_space, redis_url
-    from distier.domain.keys import KEYSPACE
+    from distier.domain.schema import KEYSPACE
     from distier.drive.sync import SyncDriver
     from distier.effects import Command, Pipeline, collect
     from distier.stores.redis.open import open_exchange

@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from importlib import resources
 
-from .keys import KEYSPACE, LAYOUT, Shard
+from .keys import Shard
+from .schema import KEYSPACE, LAYOUT
 
 LOAD = "python -c 'from distier.lua import library; print(library())' | redis-cli -x FUNCTION LOAD REPLACE"
 _KEYS = " ".join(f"'{key}'" for key in Shard("team", 0, 1).fixed)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distier.domain.keys import LAYOUT, Shard
+from distier.domain.keys import Shard
 from distier.domain.outcome import Refusal
+from distier.domain.schema import LAYOUT
 from distier.effects import Arg, RunScript
 from distier.errors import Invalid
 from distier.lua.loader import script

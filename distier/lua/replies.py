@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from distier.domain.keys import LAYOUT, Shard
+from distier.domain.keys import Shard
 from distier.domain.order import Order
 from distier.domain.outcome import Refusal
+from distier.domain.schema import LAYOUT
 from distier.effects import Arg
 from distier.errors import Invalid, OutOfStep, Recovering
 

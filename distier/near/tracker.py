@@ -19,6 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.domain.ids import decode_id
 from distier.domain.keys import Shard
+from distier.domain.schema import MODULE
 from distier.drive.conversation import command_of
 from distier.drive.process import Counters, UseBuffer
 from distier.drive.replies import is_passing, is_redirection, lacks_script, outcome
@@ -205,7 +206,7 @@ class Tracker:
 
     def _subscribe(self, peer: _TrackedServer) -> None:
         """Ask; `_take_hello` and `_take_tracking` go on when the answers come."""
-        prefixes = [word for shard in self._space.keys.shards for word in ("PREFIX", shard.module_pattern("")[:-1])]
+        prefixes = [word for shard in self._space.keys.shards for word in ("PREFIX", shard.modules)]
         hello, *rest = peer.wire.greeting  # on RESP2 tracking is accepted, and pushes are never sent
         self._send(peer, hello, self._take_hello)
         for command in rest:
@@ -320,10 +321,13 @@ class Tracker:
             self.cache.drop_promotable(counts, self._space.config.storage_tiers.promotion_threshold)
 
 
+_MODULE = f":{MODULE}:".encode()
+
+
 def _ids_of(keys: Iterable[bytes]) -> Iterator[str]:
     """Ids of record keys; what is no record of ours (somebody typed such a key) concerns no module."""
     for key in keys:
-        encoded = key.partition(b":module:")[2]  # a namespace has no colon
+        encoded = key.partition(_MODULE)[2]  # a namespace has no colon
         with suppress(Invalid, UnicodeDecodeError):
             # Most ids stand in their keys as they are.
             yield decode_id(encoded.decode()) if b"%" in encoded else encoded.decode()

@@ -22,7 +22,8 @@ async def test_nodes_on_a_cluster_ask_each_other_and_no_archive(
     hasten(monkeypatch.setattr)
 
     def on(name: str) -> dict[str, Any]:
-        return {"storage_tiers__warm__placement": "local", "node": name,
+        return {"storage_tiers__warm__placement": "local", "node": name, "deadline": "60s",
+                "storage_tiers__warm__peer_timeout": "10s",
                 "storage_tiers__warm__directory": stores.archive.parent / name}  # fmt: skip
 
     a, b = await stores.open(kind, **on("a")), await stores.open(kind, **on("b"))

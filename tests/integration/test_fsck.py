@@ -21,9 +21,10 @@ import redis
 
 from distier import Store, connect
 from distier.cli import run
-from distier.domain.keys import KEYSPACE, KeyKind, Shard
+from distier.domain.keys import Shard
 from distier.domain.module import Module
 from distier.domain.order import Order
+from distier.domain.schema import KEYSPACE, KeyKind
 from distier.errors import Corrupt, DistierError
 from distier.plans.fleet.maintain import expire_warm, recount
 from distier.plans.fleet.sweep import sweep

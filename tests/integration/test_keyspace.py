@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from distier import Item, Store, connect
-from distier.domain.keys import KEYSPACE
 from distier.domain.keyspace_doc import EXAMPLES, FCALLS, LOAD, render
+from distier.domain.schema import KEYSPACE
 from distier.lua import library
 from distier.plans.common.leases import take_lease
 from distier.plans.fleet.leases import join

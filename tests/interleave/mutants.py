@@ -272,7 +272,7 @@ MUTANTS: tuple[Mutant, ...] = (
            model="gc_any_unreferenced"),
     Mutant("sweep-uncommitted", ("cas-archived/put/sweep", "cas-archived/cas-archived"), (), _sweep_uncommitted),
     Mutant("no-clean-tombstone", ("delete-archived/put-archived", "delete/put-archived"), (
-        ("prelude", "  call('PEXPIRE', record, 600000)\nend", "  call('UNLINK', record)\nend"),
+        ("prelude", "  call('PEXPIRE', record, TOMBSTONE_TTL_MS)\nend", "  call('UNLINK', record)\nend"),
     ), model="early_tomb_gc"),
     Mutant("no-archived-tombstone", ("delete/write-back", "delete-archived/put"), (), _no_archived_tombstone,
            model="no_tombstone"),
@@ -291,7 +291,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("prelude", "if change > 0 and over[i] > 0 then fits = false end", ""),
     )),
     Mutant("accounting-omitted", ("demote/put",), (
-        ("prelude", "if p.tier == 'warm' then add('warm_frame_bytes', sign * p.frame_bytes) end", ""),
+        ("prelude", "add('warm_frame_bytes', sign * p.frame_bytes) add('dirty_count', sign)", "add('dirty_count', sign)"),
     )),
     Mutant("dirty-forgotten-at-put", ("put/put", "put/write-back"), (
         ("put", "else call('ZADD', DIRTY, 'NX', score(), id) end", "end"),

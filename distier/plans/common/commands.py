@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from distier.domain.keys import Shard
 from distier.domain.module import Record, parse_record
+from distier.domain.schema import SIZES
 from distier.effects import Command, Pipeline, Plan, collect
 
 T = TypeVar("T")
@@ -43,17 +44,14 @@ def server_ms(shard: Shard) -> Command[int]:
     return Command(shard, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000)
 
 
-_SIZES = ("tier", "epoch", "ver", "tok", "bytes", "tokens", "clean", "frame_bytes")
-
-
 def sizes_command(shard: Shard, id: str) -> Command[Record | None]:
     """A record without content and descriptions, for choosing only."""
 
     def parse(values: Sequence[bytes | None]) -> Record | None:
-        fields = {name.encode(): v for name, v in zip(_SIZES, values, strict=True) if v is not None}
+        fields = {name.encode(): v for name, v in zip(SIZES, values, strict=True) if v is not None}
         return parse_record(id, fields)
 
-    return Command(shard, ("HMGET", shard.module(id), *_SIZES), parse)
+    return Command(shard, ("HMGET", shard.module(id), *SIZES), parse)
 
 
 def read_records(shard: Shard, ids: Sequence[str], command: Callable[[Shard, str], Command[Any]]) -> Plan[list[Record]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from distier.domain.ids import check_id
 from distier.domain.keys import Shard
+from distier.domain.schema import COUNTED, contribution
 from distier.effects import HINT_S, Cancelled, Command, Count, NewToken, Parallel, Pipeline, Plan, collect
 from distier.errors import Corrupt, DistierError, Full, Invalid, NotFound, RedisUnavailable
 from distier.lua import age, expire
@@ -29,7 +30,6 @@ BATCH = 64
 FOREIGN = "\ufffd"
 CLOCK_SLACK_MS = 1000
 """A version that was put since the clock was read is a little after it, and not due."""
-COUNTED = ("tier", "tokens", "bytes", "clean", "frame_bytes", "archived_bytes")
 
 
 def write_back_due(space: Space, shard: Shard, *, older_than_ms: int | None = None) -> Plan[int]:
@@ -238,21 +238,3 @@ def recount(space: Space, shard: Shard) -> Plan[dict[str, int]]:
 def _add(sums: dict[str, int], values: list[bytes | None]) -> None:
     for name, n in contribution(values).items():
         sums[name] = sums.get(name, 0) + n
-
-
-def contribution(values: Sequence[bytes | None]) -> dict[str, int]:
-    """What a record adds to the accounts; `values` are its COUNTED fields."""
-    if values[0] is None:
-        return {}
-    tier, clean = values[0].decode(), values[3] == b"1"
-    if tier == "deleted" and clean:
-        return {}  # expires by itself
-    tokens, size_bytes, frame_bytes, archived_bytes = (int(values[i] or 0) for i in (1, 2, 4, 5))
-    parts = {f"{tier}_count": 1}
-    if not clean:
-        parts |= {"dirty_count": 1, "dirty_bytes": size_bytes}
-    if tier != "deleted":
-        parts |= {f"{tier}_tokens": tokens, f"{tier}_bytes": size_bytes}
-        parts |= {"warm_frame_bytes": frame_bytes} if tier == "warm" else {}
-        parts |= {"archived_count": 1, "archived_bytes": archived_bytes} if clean else {}
-    return parts

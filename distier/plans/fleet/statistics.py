@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from distier.domain.schema import BUDGETS
 from distier.effects import Command, Pipeline, Plan, collect
 from distier.plans.common.space import Space
 from distier.plans.tier.peers import DiskSums, look_for_nodes, read_nodes
@@ -174,9 +175,9 @@ def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = Near
 
 
 def _quota_of(shard: int, usage: Mapping[str, int], limits: Mapping[str, int]) -> ShardQuota:
-    names = (("hot_tokens", "hot_tokens"), ("hot_bytes", "hot_bytes"), ("warm_count", "warm_modules"),
-             ("warm_frame_bytes", "warm_bytes"))  # fmt: skip
-    return ShardQuota(shard, *(n for used, limit in names for n in (usage.get(used, 0), limits.get(limit, 0))))
+    return ShardQuota(
+        shard, *(n for limit, used in BUDGETS.items() for n in (usage.get(used, 0), limits.get(limit, 0)))
+    )
 
 
 def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:

@@ -23,6 +23,7 @@ from dataclasses import replace
 from typing import Any
 
 from distier.domain.keys import Shard
+from distier.domain.schema import BUDGETS
 from distier.effects import HINT_S, Command, Count, NewToken, Parallel, Pipeline, Plan, collect
 from distier.errors import DistierError, Full, Unavailable
 from distier.lua import Over, Refused, demote, limit
@@ -233,7 +234,7 @@ def read_holdings(space: Space) -> Plan[list[ShardHoldings]]:
         calls += [
             Command(
                 s,
-                ("HMGET", s.usage, "hot_tokens", "hot_bytes", "warm_count", "warm_frame_bytes", "hot_count"),
+                ("HMGET", s.usage, *BUDGETS.values(), "hot_count"),
                 numbers,
             ),
             Command(s, ("ZRANGE", s.hot, 0, 0, "WITHSCORES"), _score),

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from distier.domain.keys import Shard
 from distier.domain.module import Record
+from distier.domain.schema import BUDGETS
 from distier.effects import Command, LocalPut, Parallel, Pipeline, Plan, RunScript, collect
 from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, Full, RedisUnavailable
 from distier.lua import Move, Over, demote
@@ -297,10 +298,9 @@ class Hot(NamedTuple):
 
 
 def look_at_hot(shard: Shard) -> Plan[Hot]:
-    names = ("hot_tokens", "hot_bytes", "warm_count", "warm_frame_bytes")
     calls: list[Command[Any]] = [
-        Command(shard, ("HMGET", shard.usage, *names), numbers),
-        Command(shard, ("HMGET", shard.limits, "hot_tokens", "hot_bytes", "warm_modules", "warm_bytes"), numbers),
+        Command(shard, ("HMGET", shard.usage, *BUDGETS.values()), numbers),
+        Command(shard, ("HMGET", shard.limits, *BUDGETS), numbers),
         Command(shard, ("ZRANGE", shard.hot, 0, LOOK_MAX - 1), lambda r: tuple(i.decode() for i in r)),
         Command(shard, ("ZRANGE", shard.warm, 0, LOOK_MAX - 1), lambda r: tuple(i.decode() for i in r)),
         Command(
