@@ -46,7 +46,7 @@ def test_accounts_count_fields_that_records_have() -> None:
     assert set(BUDGETS.values()) <= {account for state in LIFECYCLE for account, _ in state.accounts}
 
 
-@pytest.mark.parametrize(("tier", "clean"), product(TIERS, (False, True)))
+@pytest.mark.parametrize(("tier", "clean"), list(product(TIERS, (False, True))))
 def test_the_script_counts_what_a_recount_counts(tier: str, clean: bool) -> None:
     """Damaged records too: a dirty cold one has no state, and is counted alike until it is repaired."""
     record = {"tokens": 3, "bytes": 50, "frame_bytes": 20, "archived_bytes": 10}
