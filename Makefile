@@ -45,8 +45,7 @@ chaos: $(READY) ## The long modes: servers and processes that die, clusters, nod
 	CHAOS=long $(BIN)/python -m pytest $(LONG) -n 2 --dist load
 
 docs: $(READY) ## Write the generated pages again
-	$(BIN)/python -m distier.domain.keyspace_doc > docs/KEYSPACE.md
-	$(BIN)/python -m distier.domain.config_doc > docs/CONFIG.md
+	$(BIN)/python -m docs.generate
 
 constraints: $(READY) ## Pin what is installed now, for CI
 	$(BIN)/python -m pip list --format=freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel)==' > constraints.txt

@@ -16,11 +16,11 @@ import pytest
 
 from distier import Item, Store, connect
 from distier.domain.keys import KEYSPACE
-from distier.domain.keyspace_doc import EXAMPLES, FCALLS, LOAD, render
 from distier.lua import library
 from distier.plans import fleet, maintain, nodes, peers, read, shares
 from distier.plans.records import take_lease
 from distier.worker import Worker
+from docs.generate.keyspace import EXAMPLES, FCALLS, LOAD, render
 from tests.servers import TestServer
 
 ROOT = Path(__file__).parent.parent.parent

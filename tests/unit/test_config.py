@@ -27,11 +27,11 @@ from distier.config import (
     parse_sentinel_url,
     parse_size_bytes,
 )
-from distier.domain.config_doc import render
 from distier.errors import ConfigError
 from distier.policy.transform import TRANSFORMS
 from distier.stores.cluster import AsyncClusterExchange, ClusterExchange
 from distier.stores.redis import AsyncRedisExchange, RedisExchange
+from docs.generate.config import render
 
 
 @pytest.fixture(autouse=True)
