@@ -5,9 +5,10 @@ BIN    := $(VENV)/bin
 LONG   := tests/chaos tests/cluster tests/conformance/test_local.py tests/integration/test_nodes.py \
           tests/integration/test_shares.py tests/plans/test_shares.py tests/unit/test_shares.py
 READY  := $(VENV)/.ready
+PAGES  := $(VENV)/.docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench guard chaos docs constraints clean
+.PHONY: help demo test lint format bench guard chaos docs site constraints clean
 
 help: ## What can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,8 +48,15 @@ chaos: $(READY) ## The long modes: servers and processes that die, clusters, nod
 docs: $(READY) ## Write the generated pages again
 	$(BIN)/python -m docs.generate
 
+$(PAGES): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group docs
+	@touch $@
+
+site: $(PAGES) ## The documentation site in site/, from docs/ and the docstrings; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 constraints: $(READY) ## Pin what is installed now, for CI
 	$(BIN)/python -m pip list --format=freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel)==' > constraints.txt
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .benchmarks build dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .benchmarks build dist site
