@@ -4,11 +4,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 LONG   := tests/chaos tests/cluster tests/conformance/test_local.py tests/integration/test_nodes.py \
           tests/integration/test_shares.py tests/plans/test_shares.py tests/unit/test_shares.py
+FAST   := tests/unit tests/guard tests/typing tests/docs/test_generated.py tests/lua/test_scripts_text.py tests/plans/test_evict.py \
+          tests/plans/test_reads.py tests/plans/test_batches.py tests/plans/test_proof.py tests/integration/test_api.py
 READY  := $(VENV)/.ready
 PAGES  := $(VENV)/.docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench guard chaos docs site constraints clean
+.PHONY: help demo check test lint spell coverage hooks format bench guard chaos docs site constraints clean
 
 help: ## What can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,13 +25,26 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Several agents share one cache under memory pressure, on real text, for half a minute
 	$(BIN)/distier demo
 
+check: lint ## Run what finds most mistakes in a minute: lint and the fast tests. Before each commit
+	$(BIN)/python -m pytest $(FAST) -n 2 --dist loadfile -q
+
 test: $(READY) ## All tests; what this machine lacks is skipped with a reason (INTERLEAVINGS=4000: three minutes less)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-lint: $(READY) ## ruff and mypy --strict
+lint: $(READY) spell ## Run ruff, codespell and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+spell: $(READY) ## Look for common misspellings; pyproject.toml lists the words that are meant
+	$(BIN)/codespell
+
+coverage: $(READY) ## Run tests (TESTS=tests/unit, else all) and print the lines that none of them ran
+	$(BIN)/python -m pytest $(TESTS) -n 3 --dist loadfile --no-loadscope-reorder --timeout 600 \
+	    --hypothesis-profile ci --cov --cov-report term
+
+hooks: $(READY) ## Run lint on what is committed, before each commit of this checkout
+	$(BIN)/pre-commit install
 
 format: $(READY) ## Lay out the code
 	$(BIN)/ruff check --fix --quiet . || true
@@ -52,7 +67,7 @@ $(PAGES): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group docs
 	@touch $@
 
-site: $(PAGES) ## The documentation site in site/, from docs/ and the docstrings; a warning is an error
+site: $(PAGES) ## Build the documentation site in site/ from docs/ and the docstrings; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 constraints: $(READY) ## Pin what is installed now, for CI

@@ -125,8 +125,8 @@ def test_a_page_with_a_command_that_fails_fails(tmp_path: Path) -> None:
 
 def test_a_page_with_an_unknown_setting_fails(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("```yaml\nworker:\n  intervall: 1s\n```\n")
-    with pytest.raises(ValueError, match="intervall"):
+    page.write_text("```yaml\nworker:\n  pause: 1s\n```\n")
+    with pytest.raises(ValueError, match="pause"):
         read_through(page, tmp_path, environment(tmp_path))
 
 
