@@ -1,4 +1,4 @@
-# `make demo` and `make test` are all that a newcomer needs: Python 3.11+, make, git and a package index.
+# Start with `make demo` and `make test`. They need Python 3.11+, make, git and a package index.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -12,7 +12,7 @@ PAGES  := $(VENV)/.docs
 .DEFAULT_GOAL := help
 .PHONY: help demo check test lint spell coverage hooks format bench guard chaos docs site constraints clean
 
-help: ## What can be made
+help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(READY): pyproject.toml constraints.txt
@@ -22,13 +22,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[tokens,minify]' --group dev
 	@touch $@
 
-demo: $(READY) ## Several agents share one cache under memory pressure, on real text, for half a minute
+demo: $(READY) ## Run agents that share one cache under memory pressure, on real text, for half a minute
 	$(BIN)/distier demo
 
 check: lint ## Run what finds most mistakes in a minute: lint and the fast tests. Before each commit
 	$(BIN)/python -m pytest $(FAST) -n 2 --dist loadfile -q
 
-test: $(READY) ## All tests; what this machine lacks is skipped with a reason (INTERLEAVINGS=4000: three minutes less)
+test: $(READY) ## Run all tests; those that this machine cannot run are skipped with a reason (INTERLEAVINGS=4000: three minutes less)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) spell ## Run ruff, codespell and mypy --strict
@@ -46,21 +46,21 @@ coverage: $(READY) ## Run tests (TESTS=tests/unit, else all) and print the lines
 hooks: $(READY) ## Run lint on what is committed, before each commit of this checkout
 	$(BIN)/pre-commit install
 
-format: $(READY) ## Lay out the code
+format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 
-bench: $(READY) ## Measure beside redis-py, glide, cashews and others in one run; writes docs/BENCHMARKS.md
+bench: $(READY) ## Compare with redis-py, glide, cashews and others in one run; writes docs/BENCHMARKS.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group bench
 	$(BIN)/python -m tests.bench
 
-guard: $(READY) ## Count the calls of each verb anew (tests/guard/counts.json), after a change that makes one cheaper or dearer
+guard: $(READY) ## Record the calls of each verb (tests/guard/counts.json), after a change that makes one cheaper or dearer
 	$(BIN)/python -m tests.guard.measure
 
-chaos: $(READY) ## The long modes: servers and processes that die, clusters, nodes, shares; a quarter of an hour
+chaos: $(READY) ## Run the long modes: servers and processes that die, clusters, nodes, quotas; a quarter of an hour
 	CHAOS=long $(BIN)/python -m pytest $(LONG) -n 2 --dist load
 
-docs: $(READY) ## Write the generated pages again
+docs: $(READY) ## Write the generated pages: settings, errors, keys, commands
 	$(BIN)/python -m docs.generate
 
 $(PAGES): $(READY)
@@ -70,7 +70,7 @@ $(PAGES): $(READY)
 site: $(PAGES) ## Build the documentation site in site/ from docs/ and the docstrings; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-constraints: $(READY) ## Pin what is installed now, for CI
+constraints: $(READY) ## Pin the installed packages, for CI
 	$(BIN)/python -m pip list --format=freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel)==' > constraints.txt
 
 clean:

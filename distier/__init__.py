@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from distier.plans.fleet.statistics import Stats
+    from distier.plans.put.prepare import Content, Durability, Item
+
     from .client import AsyncStore, Store, connect, connect_async
     from .config import Config, load_config
     from .domain.module import Event, Landed, Module, Moved, Placement, Tier
@@ -35,8 +38,6 @@ if TYPE_CHECKING:
         RedisUnavailable,
         Unavailable,
     )
-    from .plans.statistics import Stats
-    from .plans.write import Content, Durability, Item
     from .worker import Worker
 
 _WHERE = {
@@ -47,8 +48,8 @@ _WHERE = {
     "ArchiveTimeout": "errors", "ArchiveUnavailable": "errors", "ConfigError": "errors", "Conflict": "errors",
     "Corrupt": "errors", "DeadlineExceeded": "errors", "DistierError": "errors", "Full": "errors", "Invalid": "errors",
     "NotFound": "errors", "OutOfStep": "errors", "Recovering": "errors", "RedisUnavailable": "errors",
-    "Unavailable": "errors", "Stats": "plans.statistics", "Content": "plans.write", "Durability": "plans.write",
-    "Item": "plans.write", "Worker": "worker",
+    "Unavailable": "errors", "Stats": "plans.fleet.statistics", "Content": "plans.put.prepare",
+    "Durability": "plans.put.prepare", "Item": "plans.put.prepare", "Worker": "worker",
 }  # fmt: skip
 
 __all__ = [

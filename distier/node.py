@@ -1,5 +1,5 @@
 """This node's part in the fleet, beside the calls of a store: a thread, or a task of an event loop, that says what the node's
-disk holds and answers other nodes (`plans/nodes.py`).
+disk holds and answers other nodes (`plans/fleet/nodes.py`).
 
 One process of a node serves, which has a lock of a file of the directory (it ends with the process); the others tell what
 they themselves have changed, and are ready to take over.
@@ -16,11 +16,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from distier.drive.aio import OwnTask
-from distier.drive.common import PeerTable
+from distier.drive.process import PeerTable
 from distier.effects import Plan
 from distier.observe.logs import log
-from distier.plans import nodes
-from distier.plans.space import Space
+from distier.plans.common.space import Space
+from distier.plans.fleet.nodes import ASK_WAIT_S, BEAT_S, answer, beat, tell_changes, wait_for_ask
+from distier.plans.tier.peers import DiskSums
 from distier.stores.threads import Flag, Helpers
 
 if TYPE_CHECKING:
@@ -45,27 +46,27 @@ class _Service:
         self._next_expire_s = 0.0
         self._anew = False
         self._lock_fd: int | None = None
-        self.wait_s = min(nodes.ASK_WAIT_S, space.config.deadline_ms / 2000)
+        self.wait_s = min(ASK_WAIT_S, space.config.deadline_ms / 2000)
 
     def look(self) -> Plan[Any] | None:
         """What is to be told to Redis now; looks after the disk when that is due. Blocks for a moment."""
         now_s = time.monotonic()
         if now_s < self._next_beat_s:
             changes = self.local.take_changes()
-            return nodes.tell_changes(self.space, self.local.node, changes) if changes else None
-        self._next_beat_s = now_s + nodes.BEAT_S
+            return tell_changes(self.space, self.local.node, changes) if changes else None
+        self._next_beat_s = now_s + BEAT_S
         self.local.tend()
         if now_s >= self._next_expire_s:
             self._next_expire_s = now_s + EXPIRE_S
             self.local.expire()
         sums = self.local.sums()
-        held = nodes.Held(sums.modules, sums.size_bytes, sums.max_modules, sums.max_bytes)
+        held = DiskSums(sums.modules, sums.size_bytes, sums.max_modules, sums.max_bytes)
         return self._beat(held, anew=self._anew)
 
-    def _beat(self, held: nodes.Held, *, anew: bool) -> Plan[None]:
+    def _beat(self, held: DiskSums, *, anew: bool) -> Plan[None]:
         changes = self.local.take_changes()
         self._anew = True  # unless it is told now
-        found = yield from nodes.beat(self.space, self.local.node, held, changes, self.local.ids, anew=anew)
+        found = yield from beat(self.space, self.local.node, held, changes, self.local.ids, anew=anew)
         self._anew = False
         self.peers.found(found)
 
@@ -115,9 +116,9 @@ class NodeThread(_Service):
                 if not self.serves():
                     self.stopping.wait(self.wait_s)
                     continue
-                entry = self._run(nodes.wait_for_ask(self.space, self.local.node, self.wait_s))
+                entry = self._run(wait_for_ask(self.space, self.local.node, self.wait_s))
                 if entry is not None:
-                    self._run(nodes.answer(self.space, self.local.node, entry))
+                    self._run(answer(self.space, self.local.node, entry))
             except Exception:  # whatever it was: other nodes count on an answer
                 self.failed()
                 self.stopping.wait(self.wait_s)
@@ -153,9 +154,9 @@ class NodeTask(_Service):
                 if not self.serves():
                     await asyncio.sleep(self.wait_s)
                     continue
-                entry = await self._run(nodes.wait_for_ask(self.space, self.local.node, self.wait_s))
+                entry = await self._run(wait_for_ask(self.space, self.local.node, self.wait_s))
                 if entry is not None:
-                    await self._run(nodes.answer(self.space, self.local.node, entry))
+                    await self._run(answer(self.space, self.local.node, entry))
             except Exception:  # whatever it was: other nodes count on an answer
                 self.failed()
                 await asyncio.sleep(self.wait_s)

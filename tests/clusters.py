@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import redis
 
-from distier.stores.cluster import Topology, parse_slots
+from distier.stores.redis.topology import Topology, parse_slots
 from tests.servers import READY_S, Kind, TestServer, poll, short_directory, start_server
 
 MASTERS = 3

@@ -25,7 +25,9 @@ from redis.exceptions import ResponseError
 from distier.config import Config, load_config
 from distier.domain.keys import Shard
 from distier.domain.tokens import token_counter
-from distier.drive.common import Call, UseBuffer, converse
+from distier.drive.conversation import converse
+from distier.drive.process import UseBuffer
+from distier.drive.replies import Call
 from distier.effects import (
     ArchiveDelete,
     ArchiveGet,
@@ -46,11 +48,12 @@ from distier.effects import (
     collect,
 )
 from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, RedisUnavailable
-from distier.plans.read import LEASE_MS
-from distier.plans.recover import open_space
-from distier.plans.space import Space
+from distier.plans.common.leases import LEASE_MS
+from distier.plans.common.space import Space
+from distier.plans.recovery.epochs import open_space
 from distier.stores.memory import MemoryArchive
-from distier.stores.redis import Answer, Batch, Exchange, Words, split
+from distier.stores.redis import Answer, Batch, Exchange, split
+from distier.stores.redis.wire import Words
 
 T = TypeVar("T")
 

@@ -1,9 +1,9 @@
--- What redis_exporter (`--script`) asks Redis for: the sums of each shard, as redis_script_values{key="TAG.FIELD"}, where TAG
--- is the namespace, or with several shards `namespace.N`; their number stands in Redis. On a cluster each master tells of its
--- own shards. exporter.sh puts NAMESPACES into the next line; elsewhere write them there.
--- RETURNS name and value of each number, flat, as strings; nothing of a namespace that does not exist
+-- The script of redis_exporter (`--script`). It exports the sums of each shard as redis_script_values{key="TAG.FIELD"}. TAG is
+-- the namespace, or `namespace.N` with several shards, whose number is read from Redis. On a cluster each master exports its
+-- own shards. exporter.sh writes NAMESPACES into the line below; without it, write them there.
+-- RETURNS name and value of each number, flat, as strings; nothing for a namespace that does not exist
 local namespaces = {'default'}
-local tries = 256 -- shards that are looked for, where others are on other masters
+local tries = 256 -- shards to look for, because some are on other masters
 local out = {}
 local function add(tag, name, value)
   out[#out + 1] = tag .. '.' .. name
@@ -29,8 +29,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for _, namespace in ipairs(namespaces) do
   for _, tag in ipairs(tags(namespace)) do
-    local life = epoch(tag, 'epoch')
-    if life then
+    local current = epoch(tag, 'epoch')
+    if current then
       local root = 'distier:{' .. tag .. '}:'
       for _, hash in ipairs({'usage', 'limits'}) do
         local fields = redis.call('HGETALL', root .. hash)
@@ -38,7 +38,7 @@ for _, namespace in ipairs(namespaces) do
       end
       local oldest = redis.call('ZRANGE', root .. 'dirty', 0, 0, 'WITHSCORES')
       add(tag, 'dirty_oldest_seconds', oldest[2] and math.floor((now - tonumber(oldest[2])) / 1000) or 0)
-      add(tag, 'epoch', life)
+      add(tag, 'epoch', current)
     end
   end
 end

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts redis_exporter with distier.lua for NAMESPACES: one, or several with blanks between. Arguments go to it.
+# Starts redis_exporter with distier.lua for NAMESPACES, separated by blanks. Arguments are passed to redis_exporter.
 set -euf
 
 here=${EXPORTER_CONFIG_DIR:-/etc/distier}
@@ -13,5 +13,5 @@ for namespace in ${NAMESPACES:-default}; do
 done
 sed "s/^local namespaces = .*/local namespaces = {$list}/" "$here/distier.lua" > "$script"
 
-PATH=$PATH:/ # where its image has it
+PATH=$PATH:/ # the image has redis_exporter in the root directory
 exec redis_exporter --script "$script" "$@"

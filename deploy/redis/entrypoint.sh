@@ -1,8 +1,7 @@
 #!/bin/sh
-# Starts Redis or Valkey with redis.conf and users.acl, the passwords put in as SHA-256 from the environment:
-# AGENT_PASSWORD, WORKER_PASSWORD, OPERATOR_PASSWORD, DEPLOYER_PASSWORD, EXPORTER_PASSWORD, ADMIN_PASSWORD. A role without
-# a password keeps the hash of zeros in users.acl, for which nobody has a password: it cannot log in. Arguments go to
-# the server.
+# Starts Redis or Valkey with redis.conf and users.acl. The SHA-256 of each password in the environment is written into the ACL:
+# AGENT_PASSWORD, WORKER_PASSWORD, OPERATOR_PASSWORD, DEPLOYER_PASSWORD, EXPORTER_PASSWORD, ADMIN_PASSWORD. A role without a
+# password keeps the hash of zeros, which no password has, and cannot log in. Arguments are passed to the server.
 set -eu
 umask 077
 
@@ -14,7 +13,7 @@ chmod 600 "$acl"
 set_password() { # role, password
     [ -n "$2" ] || return 0
     hash=$(printf %s "$2" | sha256sum | cut -d ' ' -f 1)
-    # By a script on stdin: neither a password nor its hash stands in an argument that `ps` shows.
+    # sed reads its script from stdin, so that `ps` shows neither a password nor its hash.
     printf '/^user %s /s/#0\\{64\\}/#%s/\n' "$1" "$hash" | sed -f - "$acl" > "$acl.new"
     mv "$acl.new" "$acl"
 }

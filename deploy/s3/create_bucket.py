@@ -1,6 +1,6 @@
-"""Creates the bucket of `storage_tiers.cold.url` where it is missing; waits until the S3 server answers.
+"""Create the bucket of `storage_tiers.cold.url` if it is missing. Waits until the S3 server replies.
 
-For the stand-in of docker-compose.yml. With a real S3, a bucket is made by whoever pays for it.
+This is for the stand-in of docker-compose.yml. With a real S3, its owner creates the bucket.
 """
 
 from __future__ import annotations

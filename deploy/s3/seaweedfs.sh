@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts SeaweedFS with its S3 gateway for one identity: S3_ACCESS_KEY and S3_SECRET_KEY. Arguments go to `weed server`.
+# Starts SeaweedFS with its S3 gateway for one identity: S3_ACCESS_KEY and S3_SECRET_KEY. Arguments are passed to `weed server`.
 set -eu
 umask 077
 

@@ -28,10 +28,10 @@ def _found(context: typer.Context, prefix: str) -> list[str]:
     from distier.domain.tokens import token_counter
     from distier.drive.sync import SyncDriver
     from distier.embedded import Home
-    from distier.plans.read import scan
-    from distier.plans.space import Space
+    from distier.plans.common.space import Space
+    from distier.plans.get.scan import scan
     from distier.stores.absent import AbsentArchive
-    from distier.stores.cluster import open_exchange
+    from distier.stores.redis.open import open_exchange
 
     end_s = time.monotonic() + TIME_S
     given = (context.find_root().params or {}) if context.parent else {}

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from distier.demo import AgentRow, Progress, Report, Settings, run
 from distier.domain.module import Event
-from distier.plans.statistics import Stats
+from distier.plans.fleet.statistics import Stats
 
 from . import output
 

@@ -25,8 +25,9 @@ from distier.domain.ids import check_id
 from distier.domain.module import Landed, Record, pack_keywords, pack_meta
 from distier.effects import Command, Pipeline, Plan, collect
 from distier.errors import DistierError, Invalid
-from distier.plans.recover import newest_records
-from distier.plans.write import Item, put_many
+from distier.plans.put.many import put_many
+from distier.plans.put.prepare import Item
+from distier.plans.recovery.adopt import newest_records
 from distier.policy.transform import apply_transform, outline
 
 from . import output

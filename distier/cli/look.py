@@ -11,9 +11,9 @@ from . import exits, output
 from .session import session_of
 
 if TYPE_CHECKING:
+    from distier.doctor.finding import Finding
     from distier.domain.module import Event
-    from distier.observe.doctor import Finding
-    from distier.plans.statistics import Stats
+    from distier.plans.fleet.statistics import Stats
 
 settings = typer.Typer(rich_markup_mode=None, help="Show and check the configuration.", no_args_is_help=True)
 
@@ -123,7 +123,7 @@ def _flush() -> None:
 def doctor(context: typer.Context) -> None:
     """Check what distier depends on, and say what to do. Exit code 1 if anything fails."""
     from distier.client import archive_of, make_space, redis_url
-    from distier.observe.doctor import examine
+    from distier.doctor.check import examine
 
     session = session_of(context)
     config = session.config()

@@ -26,7 +26,7 @@ from distier.errors import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from distier.plans.statistics import Stats
+    from distier.plans.fleet.statistics import Stats
 
 Row = Mapping[str, Any]
 

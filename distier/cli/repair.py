@@ -16,8 +16,8 @@ from .session import Session, session_of
 
 if TYPE_CHECKING:
     from distier.effects import Plan
-    from distier.plans.fsck import Finding, Findings
-    from distier.plans.rescue import Rescued
+    from distier.plans.recovery.fsck.findings import Finding, Findings
+    from distier.plans.recovery.rescue import Rescued
 
 DEADLINE_S = 24 * 3600.0
 """Of the whole. Each request still has its own timeout; a Redis that goes away is waited for."""
@@ -68,7 +68,7 @@ def _foreign_keys(session: Session) -> list[tuple[str, str, str]]:
     from distier.domain.keys import KEYSPACE
     from distier.drive.sync import SyncDriver
     from distier.effects import Command, Pipeline, collect
-    from distier.stores.cluster import open_exchange
+    from distier.stores.redis.open import open_exchange
 
     config = session.config()
     url, archive = redis_url(config), archive_of(config)
@@ -104,7 +104,7 @@ def fsck(
 
     Exit code 1 if a fault remains, 6 if a version is lost or damaged.
     """
-    from distier.plans import fsck as plans
+    from distier.plans.recovery.fsck.check import fsck as fsck_plan
 
     session = session_of(context)
     with _naming_foreign_keys(session), session.store(existing=True) as store, _counting("checking") as say:
@@ -118,7 +118,7 @@ def fsck(
             elif f.level != "note" or session.verbose:
                 print(_finding_words(f))
 
-        plan = plans.fsck(store.space, tell, repair=repair, checksums=checksums, progress=progress)
+        plan = fsck_plan(store.space, tell, repair=repair, checksums=checksums, progress=progress)
         found = store.run(plan, deadline_s=DEADLINE_S)
     session.tell(_findings(found), _findings_words(found))
     if found.count("lost"):
@@ -156,7 +156,7 @@ def _findings_words(found: Findings) -> str:
 
 
 def _is_note(kind: str) -> bool:
-    from distier.plans.fsck import KINDS
+    from distier.plans.recovery.fsck.findings import KINDS
 
     return KINDS[kind].level == "note"
 
@@ -169,7 +169,7 @@ def rescue(
 
     Exit code 6 if the newest version of a module is damaged, 10 if the archive does not give it; the others are adopted.
     """
-    from distier.plans import rescue as plans
+    from distier.plans.recovery.rescue import rescue as rescue_plan
 
     session = session_of(context)
     with session.store(existing=True) as store, _counting("rescuing") as say:
@@ -177,7 +177,7 @@ def rescue(
         def tell(r: Rescued) -> None:
             say(f"{output.counted(r.objects, 'object')}, {output.counted(r.adopted, 'module')} adopted")
 
-        report = store.run(plans.rescue(store.space, tell, dry_run=dry_run), deadline_s=DEADLINE_S)
+        report = store.run(rescue_plan(store.space, tell, dry_run=dry_run), deadline_s=DEADLINE_S)
     for name, why in report.unreadable.items():
         output.say(f"distier: {output.shown(name)}: {why}")
     for id in report.foreign:
@@ -204,12 +204,12 @@ def sweep(context: typer.Context) -> None:
 
     Exit code 10 if something could not be read or deleted (a lock, a right that is missing); the rest is swept.
     """
-    from distier.plans import sweep as plans
-    from distier.plans.listing import Skipped
+    from distier.plans.fleet.sweep import sweep as sweep_plan
+    from distier.plans.recovery.walk import Skipped
 
     session, skipped = session_of(context), Skipped()
     with session.store(existing=True) as store:
-        n = store.run(plans.sweep(store.space, skipped), deadline_s=DEADLINE_S)
+        n = store.run(sweep_plan(store.space, skipped), deadline_s=DEADLINE_S)
     for name, why in skipped.why.items():
         output.say(f"distier: {output.shown(name)}: {why}")
     kept = {name: str(why) for name, why in skipped.why.items()}
@@ -228,9 +228,9 @@ def adopt(context: typer.Context) -> None:
     """
     from distier.client import archive_of, make_space, redis_url
     from distier.drive.sync import SyncDriver
-    from distier.plans.identity import adopt_archive
-    from distier.plans.recover import check_shape, find_space
-    from distier.stores.cluster import open_exchange
+    from distier.plans.recovery.epochs import check_shape, find_space
+    from distier.plans.recovery.identity import adopt_archive
+    from distier.stores.redis.open import open_exchange
 
     session = session_of(context)
     config = session.config()

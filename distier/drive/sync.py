@@ -15,6 +15,21 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.domain.module import Record
+from distier.drive.conversation import (
+    RECOVERIES_MAX,
+    Recover,
+    Unfinished,
+    by_shard,
+    converse,
+    converse_together,
+    first_answered,
+    note_lost,
+    words,
+)
+from distier.drive.deadline import ARCHIVE, DISK, End, most, note_spent, time_left
+from distier.drive.hints import with_hints
+from distier.drive.process import OFFLOAD_BYTES, Process
+from distier.drive.replies import Call, lost, understood
 from distier.effects import (  # fmt: skip
     TIDY_S,
     ArchiveDelete,
@@ -42,30 +57,6 @@ from distier.errors import ArchiveTimeout, DeadlineExceeded, DistierError, OutOf
 from distier.stores.archive import Archive
 from distier.stores.redis import Exchange
 from distier.stores.threads import Helpers
-
-from .common import (
-    ARCHIVE,
-    DISK,
-    OFFLOAD_BYTES,
-    RECOVERIES_MAX,
-    Call,
-    End,
-    Process,
-    Recover,
-    Unfinished,
-    by_shard,
-    converse,
-    converse_together,
-    first_answered,
-    lost,
-    most,
-    note_lost,
-    note_spent,
-    time_left,
-    understood,
-    with_hints,
-    words,
-)
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from typing import Any
 from distier.domain.keys import Shard
 from distier.domain.module import Event
 from distier.effects import Command, Pipeline, Plan, Sleep, collect
-from distier.plans.space import Space
+from distier.plans.common.space import Space
 
 BATCH = 500
 POLL_S = 0.05

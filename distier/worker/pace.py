@@ -39,7 +39,7 @@ class Pacer:
         self._next_request_s = self._cpu_free_s = clock()
 
     def archive_wait_s(self) -> float:
-        """See `plans.paced.Pace`. Each request moves the time of the next one on, from `BURST_S` ago at the earliest."""
+        """See `plans.fleet.pacing.Pace`. Each request moves the time of the next one on, from `BURST_S` ago at the earliest."""
         with self._lock:
             now_s = self._clock()
             wait_s = self._next_request_s - now_s
@@ -50,12 +50,12 @@ class Pacer:
             return 0.0
 
     def cpu_wait_s(self) -> float:
-        """See `plans.paced.Pace`."""
+        """See `plans.fleet.pacing.Pace`."""
         with self._lock:
             return max(0.0, self._cpu_free_s - self._clock()) if self._cpu_factor else 0.0
 
     def measured(self, function: Callable[[], T]) -> Callable[[], T]:
-        """See `plans.paced.Pace`. Time of this thread's CPU: threads that run at once are added up."""
+        """See `plans.fleet.pacing.Pace`. Time of this thread's CPU: threads that run at once are added up."""
 
         def run() -> T:
             began_s = self._cpu_clock()
@@ -77,7 +77,7 @@ class Pacer:
             self.throttled_s[kind] += seconds
 
     def asked(self, verb: str, error: ArchiveUnavailable | None) -> None:
-        """See `plans.paced.Pace`."""
+        """See `plans.fleet.pacing.Pace`."""
         with self._lock:
             self.requests[verb] += 1
             self.failures += error is not None

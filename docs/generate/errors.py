@@ -48,7 +48,7 @@ ADVICE: dict[str, Advice] = {
         "Check it with `distier doctor`: network, credentials, free disk. Repeat the call.",
         YES,
     ),
-    "_Strange": Advice(
+    "Strange": Advice(
         "A server answered as no S3 server does: a proxy with a login page, or a wrong `endpoint_url`.",
         "Correct `storage_tiers.cold.endpoint_url`, or let the process pass the proxy.",
         "after the correction",

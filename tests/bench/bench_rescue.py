@@ -24,7 +24,7 @@ from distier.domain import archived as names
 from distier.domain import codec
 from distier.domain.module import Record
 from distier.domain.order import Order
-from distier.plans.rescue import rescue
+from distier.plans.recovery.rescue import rescue
 from tests.servers import running_server
 
 N = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000

@@ -32,9 +32,9 @@ from botocore.config import Config as BotoConfig
 import distier
 from distier.client import make_space
 from distier.config import load_config
-from distier.drive.common import words
-from distier.plans.read import read_local
-from distier.plans.records import record_command
+from distier.drive.conversation import words
+from distier.plans.common.commands import record_command
+from distier.plans.get.one import read_local
 from distier.stores.memory import MemoryArchive
 from distier.stores.redis import AsyncRedisExchange, RedisExchange
 from distier.worker import Worker

@@ -49,13 +49,16 @@ import redis
 from distier import Item, Store, connect
 from distier.domain.keys import Keyspace
 from distier.errors import Conflict, DistierError, Full, NotFound, Unavailable
-from distier.plans import read as read_plans
-from distier.plans import recover, write
-from distier.plans.rescue import rescue
+from distier.plans.get.one import get as get_plan
+from distier.plans.put.delete import delete as delete_plan
+from distier.plans.put.one import put as put_plan
+from distier.plans.recovery.epochs import recover
+from distier.plans.recovery.rescue import rescue
 from tests.chaos import hammer
 from tests.chaos.careless import Careless
 from tests.chaos.hammer import Bad, Log, compare_accounts, die_with, make_content, read_logs, seen
 from tests.clusters import TestCluster, start_cluster
+from tests.patching import replace_in
 from tests.servers import (
     READY_S,
     TestServer,
@@ -137,12 +140,12 @@ class Agent:
     def put(self) -> None:
         id, level = self.rng.choice(IDS), self.level()
         item = Item(id, make_content(id, self.name, self.n, self.rng), durability=level)
-        self.logged("put", [id], lambda: self.store.run(write.put(self.store.space, item)),
+        self.logged("put", [id], lambda: self.store.run(put_plan(self.store.space, item)),
                     lambda landed: [list(landed.version[:2])], level=level, content=f"{self.name}/{self.n}")  # fmt: skip
 
     def delete(self) -> None:
         id, level = self.rng.choice(SHORT), self.level()
-        self.logged("delete", [id], lambda: self.store.run(write.delete(self.store.space, id, None, level)),
+        self.logged("delete", [id], lambda: self.store.run(delete_plan(self.store.space, id, None, level)),
                     lambda was_there: was_there, level=level)  # fmt: skip
 
     def get(self) -> None:
@@ -647,7 +650,7 @@ def check_the_end(run: Run, server: TestServer | Masters, verdict: Verdict) -> I
         # The position that a dead writer holds keeps its object from being adopted in that epoch; in the next it may appear.
         yield from compare(store, before, "FLUSHALL and a rescue", verdict, is_rescue=True)
         verdict.counts["final epoch"] = max(
-            store.run(recover.recover(store.space, shard)).epoch for shard in store.space.keys.shards
+            store.run(recover(store.space, shard)).epoch for shard in store.space.keys.shards
         )
         verdict.counts["final modules"] = sum(answer is not None for answer in before.values())
 
@@ -656,7 +659,7 @@ def final_reads(store: Store, verdict: Verdict) -> dict[str, list[Any] | None]:
     found = {}
     for id, history in verdict.histories.items():
         begin = time.monotonic_ns()
-        answer = seen(id, store.run(read_plans.read(store.space, id)))
+        answer = seen(id, store.run(get_plan(store.space, id)))
         known = store.space.states.get(store.space.shard(id))
         add_read(history, begin, time.monotonic_ns(), answer, known.epoch if known else None, False, "final")
         found[id] = answer and answer[:3]
@@ -668,7 +671,7 @@ def compare(
 ) -> Iterator[str]:
     """What changed in `before`, which is brought up to date. After a rescue some versions may appear: see `may_appear`."""
     now = final_reads(store, verdict)
-    epochs = {shard: store.run(recover.recover(store.space, shard)).epoch for shard in store.space.keys.shards}
+    epochs = {shard: store.run(recover(store.space, shard)).epoch for shard in store.space.keys.shards}
     for id in IDS:
         history, was, found, epoch = verdict.histories[id], before[id], now[id], epochs[store.space.shard(id)]
         newer = was is None or found is None or found[:2] > was[:2]
@@ -746,32 +749,33 @@ def report(run: Run, server: TestServer | Masters) -> dict[str, Any]:
 
 def break_look() -> None:
     """No look for a newer epoch before the ack."""
+    from distier.plans.recovery.epochs import list_epochs
 
     def nothing(*_: Any, **__: Any) -> Any:
         yield from ()
         return []
 
-    write.list_epochs = nothing  # type: ignore[attr-defined]
+    replace_in("distier.plans.put", list_epochs, nothing)
 
 
 def break_replid() -> None:
     """No script compares the life of the server."""
-    from distier import lua
+    from distier.lua import loader
 
-    plain = lua._text
-    lua._text = lambda name: plain(name).replace("life ~= '' and", "false and")
+    plain = loader._text
+    loader._text = lambda name: plain(name).replace("life ~= '' and", "false and")
 
 
 def break_seen() -> None:
     """Records are served without having been compared with the archive in this epoch."""
     from distier.domain.module import parse_hot
 
-    read_plans.parse_hot = lambda name, fields, epoch, verified: parse_hot(name, fields, 0, 0)  # type: ignore[attr-defined, assignment]
+    replace_in("distier.plans.get", parse_hot, lambda name, fields, epoch, verified: parse_hot(name, fields, 0, 0))
 
 
 def break_forget() -> None:
     """What a process knows of the epoch outlives the connection."""
-    from distier.plans.space import Space
+    from distier.plans.common.space import Space
 
     Space.forget = lambda self: None  # type: ignore[method-assign]
 

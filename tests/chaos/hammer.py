@@ -42,7 +42,8 @@ from distier import Item, Module, Store, connect
 from distier.domain import archived as names
 from distier.effects import Command
 from distier.errors import Conflict, DistierError, Full, NotFound
-from distier.plans import maintain
+from distier.plans.fleet.maintain import recount
+from distier.plans.fleet.sweep import sweep
 from distier.stores.directory import DirectoryArchive
 from tests.chaos.careless import Careless
 
@@ -507,7 +508,7 @@ def check_the_end(args: argparse.Namespace, by_id: dict[str, History], kills: in
         worker = Careless(store)
         if not worker.run_once():
             yield f"the last round of maintenance failed: {worker.report.last_failure}"
-        store.run(maintain.sweep(store.space), deadline_s=60)  # the worker's turn comes once in `sweep_interval`
+        store.run(sweep(store.space), deadline_s=60)  # the worker's turn comes once in `sweep_interval`
         yield from compare_accounts(store, "after maintenance")
         client = redis.Redis.from_url(args.url)
         for id in IDS:
@@ -539,7 +540,7 @@ def final_read(store: Store, id: str, history: History) -> list[Any] | None:
 
 def compare_accounts(store: Store, when: str) -> Iterator[str]:
     for shard in store.space.keys.shards:
-        recounted = store.run(maintain.recount(store.space, shard))
+        recounted = store.run(recount(store.space, shard))
         found: dict[bytes, bytes] = store.run(iter(Command(shard, ("HGETALL", shard.usage), lambda reply: reply)))
         accounts = {name.decode(): int(n) for name, n in found.items() if int(n)}
         if accounts != recounted:

@@ -17,12 +17,14 @@ from distier import Item, connect
 from distier.cli.app import app
 from distier.config import load_config
 from distier.domain.keys import Keyspace, Shard
-from distier.drive.common import UseBuffer
+from distier.drive.process import UseBuffer
 from distier.errors import ConfigError, Conflict, Invalid, NotFound, Unavailable
-from distier.plans import fsck, rescue
-from distier.stores.cluster import ClusterExchange
+from distier.plans.recovery.fsck.check import fsck
+from distier.plans.recovery.rescue import rescue
 from distier.stores.redis import Batch
-from distier.stores.wire import AsyncLine, Line
+from distier.stores.redis.aio_line import AsyncLine
+from distier.stores.redis.cluster import ClusterExchange
+from distier.stores.redis.line import Line
 from distier.worker import Worker
 from tests.cluster.conftest import SHARDS, Stores
 from tests.clusters import TestCluster
@@ -108,9 +110,9 @@ async def test_every_call_works_in_every_tier_and_every_script_stays_in_one_slot
     await face.maintain()
     usage = await face.recount()
     assert usage["hot_count"] == 58 and usage.get("dirty_count", 0) == 0
-    found = await face.run(fsck.fsck(face.space), deadline_s=60)
+    found = await face.run(fsck(face.space), deadline_s=60)
     assert found.records >= 58 and not found.found
-    await face.run(rescue.rescue(face.space), deadline_s=60)
+    await face.run(rescue(face.space), deadline_s=60)
     assert (await face.get(ids[0])).text == "y"
 
     assert len(spy.sent) > 500

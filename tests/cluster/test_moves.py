@@ -10,7 +10,7 @@ import pytest
 
 from distier import Item
 from distier.errors import RedisUnavailable
-from distier.plans import read
+from distier.plans.get.scan import scan
 from tests.cluster.conftest import SHARDS, Stores
 from tests.cluster.load import Load
 from tests.servers import poll
@@ -260,7 +260,7 @@ async def test_a_cursor_of_the_old_master_means_nothing_to_the_new_one(stores: S
     async def walk(cursor: int, epoch: int) -> tuple[set[str], int]:
         found = set[str]()
         while True:
-            step = await face.run(read.scan(face.space, mine, "", None, cursor, epoch))
+            step = await face.run(scan(face.space, mine, "", None, cursor, epoch))
             found |= {id for id, _ in step.found}
             cursor, epoch = step.cursor, step.epoch
             if not cursor:

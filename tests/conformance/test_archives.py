@@ -164,7 +164,7 @@ def test_any_module_id_is_listed_in_order_page_by_page(backend, ids, data):
 
 
 def test_more_keys_than_one_page(archive, monkeypatch):
-    monkeypatch.setattr("distier.stores.s3._PAGE_KEYS", 10)  # S3's own limit, 1000, only takes longer
+    monkeypatch.setattr("distier.stores.s3.archive._PAGE_KEYS", 10)  # S3's own limit, 1000, only takes longer
     keys = [f"n/{i:02d}" for i in range(33)]
     for key in keys:
         put(archive, key, b"")

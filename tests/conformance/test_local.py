@@ -23,8 +23,8 @@ import pytest
 from distier.domain.module import Record
 from distier.domain.order import Order
 from distier.errors import ConfigError
-from distier.stores import local as local_module
-from distier.stores.local import LocalStore, default_node, file_system, prepare
+from distier.stores.local import LocalStore, default_node, environment, file_system, prepare
+from distier.stores.local import store as store_module
 
 LONG = os.environ.get("CHAOS") == "long"
 CHILD = Path(__file__).parent / "local_child.py"
@@ -278,7 +278,7 @@ def check_consistent(store: LocalStore) -> None:
 
 def test_a_full_map_is_a_copy_that_was_not_kept(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """The map is larger than the budgets; here it is not."""
-    monkeypatch.setattr(local_module, "_shared", lambda inner, _: local_module._Environment(inner, 256 * 1024))
+    monkeypatch.setattr(store_module, "shared", lambda inner, _: environment.Environment(inner, 256 * 1024))
     store = opened(level=None, max_bytes=1 << 30)
     kept = [keep(store, f"m{i}", size_bytes=10_000) for i in range(100)]
     assert all(kept), "the oldest make room"
@@ -329,7 +329,7 @@ def test_an_error_of_the_disk_in_a_write_is_counted(opened: Opener, monkeypatch:
     def fails(*_: Any) -> None:
         raise lmdb.DiskError("mdb_txn_commit: No space left on device")
 
-    monkeypatch.setattr(local_module, "_committed", fails)
+    monkeypatch.setattr(store_module, "_committed", fails)
     assert not keep(store, "n")
     assert counts(store)["local.errors"] == 1
     assert read(store, "m")
@@ -485,7 +485,7 @@ def test_pages_full_of_garbage_are_no_crash_and_no_wrong_answer(opened: Opener, 
 def test_a_file_of_another_boot_is_thrown_away(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is synced: what a crash of the host left may be torn inside, where no check looks."""
     filled(opened)
-    monkeypatch.setattr(local_module, "boot_id", lambda: "another")
+    monkeypatch.setattr(environment, "boot_id", lambda: "another")
     store = opened()
     assert store.sums().modules == 0
     assert keep(store, "m")
@@ -494,7 +494,7 @@ def test_a_file_of_another_boot_is_thrown_away(opened: Opener, monkeypatch: pyte
 
 
 def test_without_a_boot_id_writes_are_synced(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_module, "boot_id", lambda: "")
+    monkeypatch.setattr(environment, "boot_id", lambda: "")
     store = opened()
     assert store._shared._env.flags()["sync"]
     keep(store, "m")
@@ -683,7 +683,7 @@ def churning(store: LocalStore, seed: int) -> int:
 
 def test_another_process_with_a_larger_budget(opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It makes the file grow beyond what is mapped here: that is a miss, and then mapped anew."""
-    monkeypatch.setattr(local_module, "_shared", lambda inner, _: local_module._Environment(inner, 1 << 20))
+    monkeypatch.setattr(store_module, "shared", lambda inner, _: environment.Environment(inner, 1 << 20))
     store = opened()
     keep(store, "m")
     told, _ = start_child(tmp_path / "warm", "grow").communicate(timeout=60)

@@ -35,9 +35,9 @@ from distier.domain.tokens import token_counter
 from distier.effects import ArchiveGet, Offload
 from distier.errors import Corrupt, DistierError, Invalid
 from distier.lua import Adoption, Opened
-from distier.plans.describe import describe_object
-from distier.plans.read import open_warm
-from distier.plans.space import Space
+from distier.plans.common.space import Space
+from distier.plans.get.one import open_warm
+from distier.plans.recovery.describe import describe_object
 from distier.stores.archive import Fetched
 
 ROOM_BYTES = 128 << 20

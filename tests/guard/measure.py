@@ -29,7 +29,7 @@ from distier.config import Config, load_config
 from distier.domain.ids import encode_id
 from distier.drive import aio as aio_driver
 from distier.drive import sync as sync_driver
-from distier.drive.common import UseBuffer
+from distier.drive.process import UseBuffer
 from distier.stores.memory import MemoryArchive
 from distier.stores.redis import AsyncRedisExchange, RedisExchange
 from tests.servers import poll, running_server

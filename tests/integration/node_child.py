@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from distier import connect
 from distier.domain.module import Moved
-from distier.plans import nodes as node_plans
+from distier.plans.fleet import nodes as node_plans
 from tests.integration.test_nodes import body, hasten
 
 nodes: Any = node_plans

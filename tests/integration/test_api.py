@@ -15,7 +15,9 @@ import pytest
 
 from distier import Event, Item
 from distier.errors import Conflict, Invalid, NotFound
-from distier.plans import maintain, write
+from distier.plans.fleet.sweep import sweep
+from distier.plans.put.one import put_prepared
+from distier.plans.put.prepare import prepare
 from tests.integration.world import World, until
 
 ODD_IDS = [
@@ -177,12 +179,12 @@ async def test_if_version_compares_and_sets(world: World):
 
 async def test_a_retried_put_is_applied_once(world: World):
     face = await world.open()
-    prepared = await face.run(write.prepare(face.space, Item("a", "x")))
-    first = await face.run(write.put_prepared(face.space, prepared))
-    again = await face.run(write.put_prepared(face.space, prepared))
+    prepared = await face.run(prepare(face.space, Item("a", "x")))
+    first = await face.run(put_prepared(face.space, prepared))
+    again = await face.run(put_prepared(face.space, prepared))
     assert (again.version, again.tier, again.replayed) == (first.version, "hot", True)
     await face.put("a", "newer")
-    late = await face.run(write.put_prepared(face.space, prepared))
+    late = await face.run(put_prepared(face.space, prepared))
     assert (late.version, late.replayed) == (first.version, True)
     assert (await face.get("a")).text == "newer"
 
@@ -643,7 +645,7 @@ async def test_the_sweep_leaves_the_greatest_version_of_each_module_and_nothing_
     await face.delete("gone")
     await face.flush()
     (world.archive / "t" / "modules" / "a" / "README").write_text("somebody else's")
-    assert await face.run(maintain.sweep(face.space)) > 0
+    assert await face.run(sweep(face.space)) > 0
     left = [name for name in world.objects() if "/modules/" in name]
     contents = [name for name in left if name.endswith(".xz")]
     assert len(contents) == 2
@@ -651,7 +653,7 @@ async def test_the_sweep_leaves_the_greatest_version_of_each_module_and_nothing_
     assert any(name.endswith("README") for name in left)
     await face.demote_many(["a", "a/b"], to="cold")
     assert [(await face.get(id)).text for id in ("a", "a/b")] == ["a 2", "a/b 2"]
-    assert await face.run(maintain.sweep(face.space)) == 0
+    assert await face.run(sweep(face.space)) == 0
 
 
 @with_shards
@@ -682,7 +684,7 @@ async def test_two_namespaces_do_not_mix(world: World):
     assert await one.get("b") is None
     await one.delete("a")
     await one.flush()
-    await one.run(maintain.sweep(one.space))
+    await one.run(sweep(one.space))
     await two.demote("a", to="cold")
     assert (await two.get("a")).text == "two"
     assert (await one.stats()).count == 0

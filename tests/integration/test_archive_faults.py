@@ -13,12 +13,15 @@ import pytest
 from distier import Store, connect
 from distier.effects import Command
 from distier.errors import ArchiveUnavailable, ConfigError, Conflict, Corrupt, DistierError, Full, Unavailable
-from distier.plans import maintain
-from distier.plans.fsck import KINDS, fsck
-from distier.plans.listing import Skipped
-from distier.plans.rescue import rescue
-from distier.plans.sweep import sweep
-from distier.plans.write import Item, delete, put
+from distier.plans.fleet.sweep import sweep
+from distier.plans.fleet.sweep import sweep as sweep_plan
+from distier.plans.put.delete import delete
+from distier.plans.put.one import put
+from distier.plans.put.prepare import Item
+from distier.plans.recovery.fsck.check import fsck
+from distier.plans.recovery.fsck.findings import KINDS
+from distier.plans.recovery.rescue import rescue
+from distier.plans.recovery.walk import Skipped
 from distier.worker import Worker
 from tests.integration.faulty_s3 import FaultyS3
 from tests.servers import TestServer, poll
@@ -142,7 +145,7 @@ def test_what_a_server_may_do_wrong_without_harm(store: Store, s3: FaultyS3, nam
         assert store.flush() == 1
         assert all(m.tier == "cold" for m in store.demote_many(TEXT, to="cold"))  # type: ignore[union-attr]
         all_is_well(store)
-        assert store.run(maintain.sweep(store.space), deadline_s=30) == 0
+        assert store.run(sweep_plan(store.space), deadline_s=30) == 0
     assert s3.conditional == 0  # nothing rests on conditions: none are asked for
 
 
@@ -236,7 +239,7 @@ def test_a_lost_reply_of_a_durable_put(store: Store, s3: FaultyS3, verb: str):
     assert archived(store, s3, "m/0", landed.version)
     assert store.get("m/0").text == "durable"  # type: ignore[union-attr]
     assert len([k for k in s3.objects if "/m/0/" in k]) == 2  # the old version and this one
-    assert store.run(maintain.sweep(store.space), deadline_s=30) == 1
+    assert store.run(sweep_plan(store.space), deadline_s=30) == 1
 
 
 def test_a_durable_delete_while_the_archive_is_away(store: Store, s3: FaultyS3):
@@ -273,7 +276,7 @@ def test_a_refused_durable_put_leaves_the_current_version_alone(store: Store, s3
     second = run_until_put(plan)
     store.put("m/0", "wins")
     assert store.demote("m/0", to="cold").tier == "cold"
-    store.run(maintain.sweep(store.space), deadline_s=30)
+    store.run(sweep_plan(store.space), deadline_s=30)
     with pytest.raises(Conflict):
         finish(plan, second)
     assert store.get("m/0").text == "wins"  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ import pytest
 
 from distier import Store
 from distier.errors import DeadlineExceeded, DistierError, Full
-from distier.plans.write import Item
+from distier.plans.put.prepare import Item
 from tests.integration.world import Open, World
 
 SMALL = {"storage_tiers__hot__max_bytes": 60_000, "storage_tiers__warm__max_bytes": 60_000}

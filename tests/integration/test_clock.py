@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 
 from distier.errors import DistierError, Unavailable
-from distier.plans import write
-from distier.plans.writeback import put_object
+from distier.plans.put.delete import delete
+from distier.plans.put.one import put_prepared
+from distier.plans.put.prepare import Item, prepare
+from distier.plans.tier.writeback import put_object
 from distier.worker import Worker
 from tests.integration.world import Open, World, until
+from tests.patching import replace_in
 from tests.servers import TestServer, poll
 
 HOUR_MS = 3_600_000
@@ -144,10 +147,10 @@ async def test_a_durable_put_that_is_slow_does_not_come_after_a_durable_delete(
         monkeypatch.undo()
         reserved = world.raw.hget(ROOT + "module:a", "reserved")
         assert reserved, "the put holds its position"
-        yield from write.delete(other.space, "a", durability="archived")
+        yield from delete(other.space, "a", durability="archived")
         assert evict_all_with_a_ttl(world.raw)
 
-    monkeypatch.setattr(write, "put_object", slow)
+    replace_in("distier.plans.put", put_object, slow, monkeypatch.setattr)
     try:
         await face.put("a", "second", durability="archived")
     except Unavailable:
@@ -163,13 +166,13 @@ async def test_a_put_that_is_sent_again_is_not_applied_again(world: World, how: 
     """Its reply was lost; the module was deleted meanwhile; what has a TTL was evicted."""
     face = await world.open()
     shard = face.space.shard("a")
-    item = await face.run(write.prepare(face.space, write.Item("a", "x", tokens=1)))
-    first = await face.run(write.put_prepared(face.space, item))
+    item = await face.run(prepare(face.space, Item("a", "x", tokens=1)))
+    first = await face.run(put_prepared(face.space, item))
     assert await face.delete("a")
     if how == "evicted":
         evict_all_with_a_ttl(world.raw)
     item.sending.lost = True
-    again = await face.run(write.put_prepared(face.space, item))
+    again = await face.run(put_prepared(face.space, item))
     assert again.replayed and again.version == first.version
     assert await face.get("a") is None
     assert world.raw.pttl(shard.done) == -1
@@ -179,19 +182,17 @@ async def test_what_is_remembered_is_bounded_and_what_is_not_is_said(world: Worl
     """More writes than are remembered came in between: a put whose reply was lost may have been one of them."""
     face = await world.open(storage_tiers__hot__max_size=100)
     shard = face.space.shard("a")
-    item = await face.run(write.prepare(face.space, write.Item("a", "x", tokens=1)))
+    item = await face.run(prepare(face.space, Item("a", "x", tokens=1)))
     await face.put("a", "y", tokens=1)
     world.raw.hincrby(shard.epoch, "ver", 8192)
     item.sending.lost = True
     with pytest.raises(Unavailable, match="not known whether it was applied"):
-        await face.run(write.put_prepared(face.space, item))
+        await face.run(put_prepared(face.space, item))
     assert (await face.get("a")).content == b"y"
 
-    safe = await face.run(write.prepare(face.space, write.Item("b", "x", tokens=1)))
+    safe = await face.run(prepare(face.space, Item("b", "x", tokens=1)))
     safe.sending.lost = True
-    assert (await face.run(write.put_prepared(face.space, safe))).tier == "hot", (
-        "nothing newer is there: it was not applied"
-    )
+    assert (await face.run(put_prepared(face.space, safe))).tier == "hot", "nothing newer is there: it was not applied"
     for i in range(8):
         await face.put(f"n{i}", "x", tokens=1)
     world.raw.hset(shard.epoch, "ver", 8192 * 3)
@@ -231,12 +232,12 @@ async def test_what_cannot_be_archived_keeps_nobody_waiting(world: World) -> Non
 
 
 def write_back_all(face: Any) -> Any:
-    from distier.plans.maintain import write_back_due
+    from distier.plans.fleet.maintain import write_back_due
 
     return write_back_due(face.space, face.space.keys.shards[0], older_than_ms=0)
 
 
 def maintained(face: Any) -> Any:
-    from distier.plans.maintain import write_back_due
+    from distier.plans.fleet.maintain import write_back_due
 
     return write_back_due(face.space, face.space.keys.shards[0])

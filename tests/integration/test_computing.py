@@ -10,11 +10,12 @@ import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.domain.tokens import O200k
-from distier.drive.common import End, lost
+from distier.drive.deadline import End
+from distier.drive.replies import lost
 from distier.effects import Offload, Plan, Sleep
 from distier.errors import DeadlineExceeded
-from distier.plans.paced import paced
-from distier.plans.write import Item
+from distier.plans.fleet.pacing import paced
+from distier.plans.put.prepare import Item
 from distier.policy import transform
 from distier.worker.pace import Pacer
 from tests.integration.world import World

@@ -509,9 +509,10 @@ async def test_what_is_not_sent_twice_is_not_sent_over_a_connection_that_was_idl
 ) -> None:
     """It is asked first whether it is still there; only that question is lost."""
     from distier.effects import Command
-    from distier.stores import redis as module
+    from distier.stores.redis import aio, exchange
 
-    monkeypatch.setattr(module, "IDLE_S", 0.05)
+    for module in (aio, exchange):
+        monkeypatch.setattr(module, "IDLE_S", 0.05)
     with Proxy(own_server.port) as proxy:
         face = await face_of(kind, proxy.url, tmp_path, deadline="60s")
         shard = face.space.keys.shards[0]

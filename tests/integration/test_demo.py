@@ -45,7 +45,7 @@ from distier.demo import (
 from distier.domain.module import Event, Module
 from distier.domain.order import Order
 from distier.embedded import Home, stop_server
-from distier.plans.statistics import Stats
+from distier.plans.fleet.statistics import Stats
 from tests.servers import Reaper, poll
 
 

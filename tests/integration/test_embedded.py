@@ -25,6 +25,9 @@ from redis.retry import Retry
 
 from distier import connect, connect_async, embedded
 from distier.embedded import Home, ensure_server, find_server, server_status, stop_server
+from distier.embedded import lost as embedded_lost
+from distier.embedded import server as embedded_server
+from distier.embedded import talk as embedded_talk
 from distier.errors import ConfigError, RedisUnavailable
 from tests.servers import Reaper, poll
 
@@ -34,7 +37,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason=
 PREAMBLE = """
 import json, os, sys, time
 from pathlib import Path
-from distier import embedded
+from distier.embedded import server as embedded_server
 from distier.embedded import Home, ensure_server
 home = Home(Path(sys.argv[1]))
 def say(**what): print(json.dumps(what), flush=True)
@@ -102,7 +105,7 @@ def kill9(home: Home) -> None:
     running = server_status(home)
     assert running is not None
     os.kill(running.pid, signal.SIGKILL)
-    poll(lambda: not embedded._is_alive(home), what="the end of the server")
+    poll(lambda: not embedded_server._is_alive(home), what="the end of the server")
 
 
 def incr_file(home: Home) -> Path:
@@ -160,11 +163,11 @@ def test_a_starter_killed_before_its_server_listens_leaves_one_server(home: Home
     """The server must own the lock from its birth: a second starter in that gap would share its file."""
     starter = Process(
         """
-spawn = embedded._spawn
+spawn = embedded_server._spawn
 def spawn_and_hang(*args):
     spawn(*args); say(spawned=True); time.sleep(60)
-embedded._spawn = spawn_and_hang
-embedded.CONFIG = embedded.CONFIG.replace("../server.sock", "../late.sock")
+embedded_server._spawn = spawn_and_hang
+embedded_server.CONFIG = embedded_server.CONFIG.replace("../server.sock", "../late.sock")
 ensure_server(home)
 """,
         home,
@@ -189,7 +192,7 @@ def test_a_starter_killed_before_the_server_exists_releases_the_lock(home: Home)
         """
 def hang(*args):
     say(locked=True); time.sleep(60)
-embedded._spawn = hang
+embedded_server._spawn = hang
 ensure_server(home)
 """,
         home,
@@ -251,7 +254,7 @@ def test_it_waits_until_the_data_are_loaded(home: Home, monkeypatch: pytest.Monk
         poll(lambda: c.info("persistence")["aof_base_size"] > 4096, what="the rewritten base file")
     stop_server(home)
     slow = "key-load-delay 50000\nloading-process-events-interval-bytes 1024\n"  # 200 keys of 50 ms
-    monkeypatch.setattr(embedded, "CONFIG", embedded.CONFIG + slow)
+    monkeypatch.setattr(embedded_server, "CONFIG", embedded_server.CONFIG + slow)
     poll(lambda: "loading" in failure_of_ensure(home, timeout_s=0.1), what="loading")
     with pytest.raises(RedisUnavailable, match="loading"):
         server_status(home)
@@ -289,16 +292,16 @@ def test_stop_leaves_no_process_and_no_socket_but_the_data(home: Home) -> None:
 
 def test_stop_returns_only_when_the_server_has_let_go_of_its_data(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     ensure_server(home)
-    shutdown = embedded._shutdown
+    shutdown = embedded_talk.shutdown
     slowly: list[threading.Timer] = []
 
     def shutdown_later(*args: Any) -> None:
         slowly.append(threading.Timer(0.2, shutdown, args))
         slowly[0].start()
 
-    monkeypatch.setattr(embedded, "_shutdown", shutdown_later)
+    monkeypatch.setattr(embedded_server, "shutdown", shutdown_later)
     assert stop_server(home)
-    assert not embedded._is_alive(home)
+    assert not embedded_server._is_alive(home)
     slowly[0].join()
 
 
@@ -452,7 +455,9 @@ def small_disk(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = short_tmp / "valkey-server"
     script.write_text(f"#!/bin/bash\ntrap '' XFSZ\nulimit -f 64\nexec -a {real.path.name} '{real.path}' \"$@\"\n")
     script.chmod(0o700)
-    monkeypatch.setattr(embedded, "find_server", lambda: embedded.ServerBinary(script, real.flavour, real.version))
+    monkeypatch.setattr(
+        embedded_server, "find_server", lambda: embedded.ServerBinary(script, real.flavour, real.version)
+    )
 
 
 def fill_disk(home: Home) -> None:
@@ -535,7 +540,7 @@ def test_a_server_without_a_socket_can_be_stopped(home: Home) -> None:
 def test_the_user_is_told_which_process_to_end(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernel does not tell: no /proc, or a server in another container."""
     pid = ensure_server(home).pid
-    monkeypatch.setattr(embedded, "_find_server", lambda home: None)
+    monkeypatch.setattr(embedded_lost, "find_lost_server", lambda home: None)
     home.socket.rename(home.path / "away")
     for call in (ensure_server, stop_server):
         with pytest.raises(RedisUnavailable, match=rf"its socket .* is gone .*`kill {pid}`"):
@@ -570,7 +575,7 @@ def test_damaged_data_are_an_error_with_the_end_of_the_log(home: Home) -> None:
     with pytest.raises(RedisUnavailable, match="Bad file format reading the append only file") as e:
         ensure_server(home)
     assert str(home.log) in str(e.value) and str(home.data) in str(e.value)
-    assert not embedded._is_alive(home)
+    assert not embedded_server._is_alive(home)
     assert server_status(home) is None
 
 

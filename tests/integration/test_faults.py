@@ -24,7 +24,7 @@ import pytest
 
 from distier import Item, connect
 from distier.errors import ArchiveUnavailable, ConfigError, Full, RedisUnavailable
-from distier.plans import maintain
+from distier.plans.fleet.sweep import sweep
 from distier.stores.archive import Archive
 from tests.integration.world import Face, World
 from tests.servers import TestServer, running_server
@@ -363,7 +363,7 @@ async def test_a_version_swept_while_it_is_read_is_read_anew(world: World):
             driver.archive = archive
             others.put("a", "new")
             others.demote("a", to="cold")
-            others.run(maintain.sweep(others.space))
+            others.run(sweep(others.space))
             return archive.get(key, max_bytes=max_bytes)
 
     with others:

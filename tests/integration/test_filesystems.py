@@ -14,11 +14,11 @@ import pytest
 from distier import Item, Store, connect
 from distier.client import archive_of, make_space
 from distier.config import load_config
+from distier.doctor.check import examine
 from distier.errors import ArchiveUnavailable, ConfigError, Invalid
-from distier.observe.doctor import examine
-from distier.plans.fsck import fsck
-from distier.plans.rescue import rescue
-from distier.plans.sweep import sweep
+from distier.plans.fleet.sweep import sweep
+from distier.plans.recovery.fsck.check import fsck
+from distier.plans.recovery.rescue import rescue
 from distier.stores.directory import DirectoryArchive
 from tests import filesystems
 from tests.integration.faulty_s3 import FaultyS3

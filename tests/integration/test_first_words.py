@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import RedisError, ResponseError
 
 from distier.errors import ConfigError
-from distier.stores.wire import check_greeting
+from distier.stores.redis.wire import check_greeting
 from tests.integration.test_connections import face_of
 from tests.servers import TestServer, running_server
 

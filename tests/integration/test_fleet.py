@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from distier import Store, connect
-from distier.plans import maintain
+from distier.plans.fleet.maintain import recount
 from distier.worker import AsyncWorker, Worker
 from distier.worker.health import METRICS, HealthServer
 from tests.conftest import empty
@@ -130,7 +130,7 @@ def is_whole(store: Store, expected: dict[str, bytes], s3: FaultyS3) -> None:
         assert placed is not None and placed.clean and placed.archived_key
         assert f"p/{placed.archived_key}" in s3.objects
     for shard in store.space.keys.shards:
-        counted = store.run(maintain.recount(store.space, shard))
+        counted = store.run(recount(store.space, shard))
         with_zeros = store.run(iter_usage(shard))
         assert counted == {name: n for name, n in with_zeros.items() if n}
 

@@ -25,9 +25,11 @@ from distier.domain.keys import KEYSPACE, KeyKind, Shard
 from distier.domain.module import Module
 from distier.domain.order import Order
 from distier.errors import Corrupt, DistierError
-from distier.plans import maintain
-from distier.plans.fsck import KINDS, Findings, _what_is, fsck
-from distier.plans.sweep import sweep
+from distier.plans.fleet.maintain import expire_warm, recount
+from distier.plans.fleet.sweep import sweep
+from distier.plans.recovery.fsck.check import fsck
+from distier.plans.recovery.fsck.findings import KINDS, Findings
+from distier.plans.recovery.fsck.keys import _what_is
 from distier.stores.archive import Fetched
 from tests.servers import TestServer
 
@@ -72,7 +74,7 @@ class Place:
 
     def settle(self) -> None:
         for shard in self.store.space.keys.shards:
-            self.store.run(maintain.expire_warm(self.store.space, shard), deadline_s=30)
+            self.store.run(expire_warm(self.store.space, shard), deadline_s=30)
 
 
 def age(path: Path, seconds: float) -> None:
@@ -423,8 +425,11 @@ WRITER = """
 import hashlib, os, random, sys
 from distier import connect
 from distier.errors import Conflict, NotFound, Full
-from distier.plans import maintain
-from distier.plans.write import Item, put, delete
+from distier.plans.fleet.maintain import maintain
+from distier.plans.fleet.sweep import sweep
+from distier.plans.put.delete import delete
+from distier.plans.put.one import put
+from distier.plans.put.prepare import Item
 url, cold, seed = sys.argv[1:]
 rnd = random.Random(int(seed))
 store = connect({"counter": "estimate"}, redis__url=url, namespace="t", storage_tiers__cold__directory=cold,
@@ -442,8 +447,8 @@ while True:
             case 7: store.run(put(store.space, Item(id, f"durable {rnd.random()}", durability="archived")))
             case 8: store.delete(id) if rnd.random() < 0.5 else store.run(delete(store.space, id, durability="archived"))
             case 9:
-                store.run(maintain.maintain(store.space, store.space.keys.shards[0], lambda _: None), deadline_s=20)
-                if rnd.random() < 0.2: store.run(maintain.sweep(store.space), deadline_s=20)
+                store.run(maintain(store.space, store.space.keys.shards[0], lambda _: None), deadline_s=20)
+                if rnd.random() < 0.2: store.run(sweep(store.space), deadline_s=20)
     except (NotFound, Conflict, Full):
         pass
 """
@@ -517,7 +522,7 @@ def test_accounts_are_set_while_others_write(place: Place):
     assert not errors
     raw: dict[Any, Any] = place.raw.hgetall(place.shard.usage)
     usage = {k.decode(): int(v) for k, v in raw.items() if int(v)}
-    assert usage == place.store.run(maintain.recount(place.store.space, place.shard))
+    assert usage == place.store.run(recount(place.store.space, place.shard))
 
 
 # -- the command -----------------------------------------------------------------------------------------------------

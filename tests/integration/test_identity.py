@@ -14,11 +14,11 @@ import pytest
 from distier import connect, connect_async
 from distier.client import archive_of, make_space
 from distier.config import load_config
+from distier.doctor.check import examine
 from distier.errors import ArchiveUnavailable, ConfigError
-from distier.observe.doctor import examine
-from distier.plans.fsck import fsck
-from distier.plans.recover import WrongArchive
-from distier.plans.rescue import rescue
+from distier.plans.recovery.epochs import WrongArchive
+from distier.plans.recovery.fsck.check import fsck
+from distier.plans.recovery.rescue import rescue
 from distier.stores.directory import DirectoryArchive
 from distier.worker import AsyncWorker, Worker
 from tests.integration.faulty_s3 import Fault, FaultyS3
@@ -279,8 +279,8 @@ def test_adopt_makes_the_archive_the_namespaces(
 
 def adopt(settings: Settings) -> None:
     from distier.drive.sync import SyncDriver
-    from distier.plans.identity import adopt_archive
-    from distier.stores.cluster import open_exchange
+    from distier.plans.recovery.identity import adopt_archive
+    from distier.stores.redis.open import open_exchange
 
     config = load_config({}, **settings)
     archive = archive_of(config)

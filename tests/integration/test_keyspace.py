@@ -17,8 +17,13 @@ import pytest
 from distier import Item, Store, connect
 from distier.domain.keys import KEYSPACE
 from distier.lua import library
-from distier.plans import fleet, maintain, nodes, peers, read, shares
-from distier.plans.records import take_lease
+from distier.plans.common.leases import take_lease
+from distier.plans.fleet.leases import join
+from distier.plans.fleet.maintain import maintain
+from distier.plans.fleet.nodes import answer, beat
+from distier.plans.fleet.quotas import balance
+from distier.plans.recovery.adopt import need_record
+from distier.plans.tier.peers import Ask, DiskSums, ask
 from distier.worker import Worker
 from docs.generate.keyspace import EXAMPLES, FCALLS, LOAD, render
 from tests.servers import TestServer
@@ -61,23 +66,23 @@ def broad_workload(store: Store) -> None:
     store.put("m/3", "again")
     store.promote("m/4")
     for shard in store.space.keys.shards:
-        store.run(maintain.maintain(store.space, shard, lambda did: None), deadline_s=30)
+        store.run(maintain(store.space, shard, lambda did: None), deadline_s=30)
         store.run(iter(take_lease(shard, shard.lease("m/1"), "somebody", 60_000)))
         store.run(iter(take_lease(shard, shard.write_back_lease("m/1"), "somebody", 60_000)))
     store.flush()
     assert Worker(store).run_once()
-    store.run(fleet.join(store.space, "host-1-abc", {}, 60_000))
+    store.run(join(store.space, "host-1-abc", {}, 60_000))
     store.put("m/18", "dirty again")
     a_node(store)
 
 
 def a_node(store: Store) -> None:
     """What nodes with copies on their disks leave: one that holds a module, an ask that nobody takes, an answer."""
-    store.run(nodes.beat(store.space, "web1", nodes.Held(1, 2, 3, 4), {}, lambda: ["m/1"], anew=False))
-    record = store.run(read.need_record(store.space, "m/0"))
+    store.run(beat(store.space, "web1", DiskSums(1, 2, 3, 4), {}, lambda: ["m/1"], anew=False))
+    record = store.run(need_record(store.space, "m/0"))
     assert record.clean
-    assert store.run(peers.ask(store.space, store.space.shard("m/0"), record, ["web1"], "copy")) is None
-    store.run(nodes.answer(store.space, "web1", peers.Ask("nobody", "t", "copy", "k").pack().encode()))
+    assert store.run(ask(store.space, store.space.shard("m/0"), record, ["web1"], "copy")) is None
+    store.run(answer(store.space, "web1", Ask("nobody", "t", "copy", "k").pack().encode()))
 
 
 @pytest.mark.parametrize("shards", [1, 4])
@@ -153,10 +158,10 @@ def look_at_all(server: TestServer, archive: Path) -> dict[str, str]:
         store.get("skills/pdf")
     with connect({"counter": "estimate"}, redis__url=server.socket_url, namespace="big", shards=2, near__enabled=False,
                  storage_tiers__cold__directory=archive) as store:  # fmt: skip
-        store.run(shares.balance(store.space))
+        store.run(balance(store.space))
         look(store, "shares")
     with open_team(server.socket_url, archive) as store:
-        store.run(fleet.join(store.space, "host-4711-a1b2c3", {}, 60_000))
+        store.run(join(store.space, "host-4711-a1b2c3", {}, 60_000))
         look(store, "workers")
         shard = store.space.keys.shards[0]
         store.run(iter(take_lease(shard, shard.lease("skills/pdf"), "b1" * 16, 60_000)))

@@ -23,13 +23,12 @@ from typing import Any
 import pytest
 import redis
 
-import distier.near
 from distier import Store, connect, connect_async
 from distier.client import archive_of, make_space, resolve
 from distier.domain.tokens import token_counter
 from distier.errors import Conflict, Invalid, Unavailable
-from distier.near import Near
-from distier.plans.write import Item
+from distier.near import Near, tracker
+from distier.plans.put.prepare import Item
 from distier.stores.redis import RedisExchange
 from tests.servers import TestServer, poll, running_server
 
@@ -605,7 +604,7 @@ def test_a_user_who_may_not_track(
     near: Store, server: TestServer, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(distier.near, "REFUSED_S", 0.05)
+    monkeypatch.setattr(tracker, "REFUSED_S", 0.05)
     near.put("a", "1")
     config = settings(redis_url, tmp_path, redis__username="nt", redis__password="secret")
     with server.client() as raw, caplog.at_level(logging.WARNING, "distier"):

@@ -25,10 +25,11 @@ import pytest
 import pytest_asyncio
 
 from distier import connect, node
+from distier.doctor.check import _disk
+from distier.doctor.finding import Finding
 from distier.errors import ArchiveUnavailable, ConfigError
-from distier.observe.doctor import Finding, _disk
-from distier.plans import nodes as node_plans
-from distier.stores import local
+from distier.plans.fleet import nodes as node_plans
+from distier.stores.local import directory, environment
 from tests.conftest import empty
 from tests.integration.world import Face, World, until
 from tests.servers import TestServer
@@ -380,7 +381,7 @@ async def test_many_at_once_fetch_a_cold_module_once(world: Nodes) -> None:
 
 
 async def test_a_disk_that_must_not_be_used_is_an_error_at_once(world: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "mounts", lambda: "/dev/vda / ext4 rw 0 0\nserver:/ / nfs4 rw 0 0\n")
+    monkeypatch.setattr(directory, "mounts", lambda: "/dev/vda / ext4 rw 0 0\nserver:/ / nfs4 rw 0 0\n")
     with pytest.raises(ConfigError, match="network file system"):
         await world.node("a")
 
@@ -390,7 +391,7 @@ async def test_a_disk_that_cannot_be_used_now_is_done_without(world: Nodes, monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(local._Environment, "_map", full)
+        patched.setattr(environment.Environment, "_map", full)
         a = await world.node("a")
         await put_clean(a, "m")
         assert (await a.demote("m")).moved

@@ -10,8 +10,8 @@ import pytest
 from distier.effects import Plan
 from distier.errors import Conflict
 from distier.lua import Adopted, Adoption, Refused, Reserved, adopt, reserve
-from distier.plans import maintain
-from distier.plans.rescue import rescue
+from distier.plans.fleet.maintain import BATCH, _write_back_alone, expire_warm, write_back_due
+from distier.plans.recovery.rescue import rescue
 from tests.integration.world import Open
 from tests.servers import poll
 
@@ -91,10 +91,10 @@ def test_foreign_ids_in_the_warm_set_keep_no_round_from_ending(open_store: Open,
     store.demote("a", to="warm")
     shard = store.space.shard("a")
     with server.client() as raw:
-        raw.zadd(shard.warm, {b"\xff%d" % i: 1 for i in range(3 * maintain.BATCH)})
+        raw.zadd(shard.warm, {b"\xff%d" % i: 1 for i in range(3 * BATCH)})
         raw.zadd(shard.warm, {"a": 1})
         raw.unlink(shard.frame("a"))
-    assert store.run(maintain.expire_warm(store.space, shard)) == 1
+    assert store.run(expire_warm(store.space, shard)) == 1
     placement = store.where("a")
     assert placement is not None
     assert placement.tier == "cold"
@@ -108,7 +108,7 @@ def test_a_lease_of_a_dead_worker_does_not_outlast_the_patience(open_store: Open
 
     def plan() -> Plan[int]:
         """A worker that dies between its lease and its upload."""
-        one = maintain._write_back_alone(store.space, shard, "a")
+        one = _write_back_alone(store.space, shard, "a")
         effect = next(one)
         while "SET" not in getattr(effect, "words", ()):
             effect = one.send((yield effect))
@@ -120,7 +120,7 @@ def test_a_lease_of_a_dead_worker_does_not_outlast_the_patience(open_store: Open
 
     store.run(plan())
     assert 0 < taken[0] <= 100
-    poll(lambda: store.run(maintain.write_back_due(store.space, shard)), what="the write-back")
+    poll(lambda: store.run(write_back_due(store.space, shard)), what="the write-back")
     placement = store.where("a")
     assert placement is not None
     assert placement.clean

@@ -11,6 +11,8 @@ import pytest
 import pytest_asyncio
 
 from distier.errors import Unavailable
+from distier.plans.put.one import put
+from distier.plans.put.prepare import Item
 from tests.integration.world import Face, World
 
 DEADLINE_S = 20.0
@@ -91,6 +93,5 @@ async def test_a_new_process_opens_where_writes_are_refused(face: Face, world: W
 
 
 def _write(face: Face) -> Any:
-    from distier.plans import write
 
-    return write.put(face.space, write.Item("new", "x"))
+    return put(face.space, Item("new", "x"))

@@ -18,9 +18,10 @@ from distier.domain.module import Module
 from distier.effects import Plan
 from distier.errors import ArchiveUnavailable, Corrupt, NotFound
 from distier.lua import Opened, state
-from distier.plans import maintain
-from distier.plans.fsck import KINDS, fsck
-from distier.plans.rescue import Rescued, rescue
+from distier.plans.fleet.sweep import sweep
+from distier.plans.recovery.fsck.check import fsck
+from distier.plans.recovery.fsck.findings import KINDS
+from distier.plans.recovery.rescue import Rescued, rescue
 from distier.stores.archive import Archive
 from tests.integration.test_api import ODD_IDS, text_of
 from tests.integration.world import Open
@@ -110,7 +111,7 @@ def test_deleted_modules_stay_deleted(open_store: Open, server: TestServer):
     for id in ("m/1", "m/2", "m/3"):
         store.delete(id)
     store.flush()
-    store.run(maintain.sweep(store.space), deadline_s=30)
+    store.run(sweep(store.space), deadline_s=30)
     store.delete("m/4")  # not archived: this one is lost with Redis, as level `redis` says
     lose(server)
     assert store.get("m/1") is None  # before the rescue too
@@ -172,7 +173,7 @@ def test_reads_and_writes_are_right_before_it_ends(open_store: Open, server: Tes
 PROGRAM = """
 import sys
 from distier import connect
-from distier.plans import rescue as plans
+from distier.plans.recovery import rescue as plans
 plans.BATCH = 10
 store = connect({"counter": "estimate"}, redis__url=sys.argv[1], namespace="t", storage_tiers__cold__directory=sys.argv[2])
 def tell(report):

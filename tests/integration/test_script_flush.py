@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from distier import Item
+from distier.drive import conversation
 from distier.errors import ConfigError, RedisUnavailable
 from tests.integration.test_connections import face_of
 from tests.servers import TestServer, running_server
@@ -60,10 +61,9 @@ async def test_calls_succeed_while_scripts_are_flushed(
 async def test_a_server_that_keeps_no_script_is_no_fault_of_the_caller(
     own_server: TestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from distier.drive import common
 
     face = await face_of("sync", own_server.url, tmp_path, namespace="never", deadline="300ms")
-    monkeypatch.setattr(common, "_load", lambda calls: [("PING",)])
+    monkeypatch.setattr(conversation, "_load", lambda calls: [("PING",)])
     with own_server.client() as client:
         client.execute_command("SCRIPT", "FLUSH", "SYNC")
     with pytest.raises(RedisUnavailable, match="SCRIPT FLUSH"):

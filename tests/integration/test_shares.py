@@ -20,7 +20,8 @@ import pytest
 
 from distier import Item, Store, connect
 from distier.domain.keys import Keyspace
-from distier.plans import maintain, shares
+from distier.plans.fleet.maintain import keep_headroom, recount
+from distier.plans.tier.ledger import settled
 from distier.policy.shares import Amounts, sum_of
 from distier.worker import Worker
 from tests.conftest import empty
@@ -94,7 +95,7 @@ def test_a_sampler_under_load_never_sees_more_than_the_total(valkey_server: Test
             errors.append(e)
 
     with opened(valkey_server, tmp_path, 4, **budgets(), worker={"interval": "10ms", "lease": "1s"}) as store:
-        store.run(shares.settled(store.space))
+        store.run(settled(store.space))
         threads = [threading.Thread(target=write, args=(store, seed)) for seed in range(3)]
         with Worker(store) as one, Worker(store) as two:
 
@@ -112,12 +113,12 @@ def test_a_sampler_under_load_never_sees_more_than_the_total(valkey_server: Test
             for thread in threads:
                 thread.join()
         assert not errors and not over[:3]
-        assert sum_of(store.run(shares.settled(store.space)).shares) == TOTAL
+        assert sum_of(store.run(settled(store.space)).shares) == TOTAL
         store.flush()
         for shard in store.space.keys.shards:
             with valkey_server.client() as raw:
                 kept = {k.decode(): int(v) for k, v in raw.hgetall(shard.usage).items() if int(v)}
-            assert kept == store.run(maintain.recount(store.space, shard))
+            assert kept == store.run(recount(store.space, shard))
 
 
 def test_a_large_module_becomes_hot_on_a_real_server(server: TestServer, redis_url: str, tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def work(worker: Worker, *, moving: bool) -> None:
         assert worker.run_once(), worker.report
         return
     for shard in store.space.keys.shards:
-        store.run(maintain.keep_headroom(store.space, shard))
+        store.run(keep_headroom(store.space, shard))
 
 
 def fill(store: Store, ids: Sequence[str]) -> None:
@@ -220,7 +221,7 @@ def fill(store: Store, ids: Sequence[str]) -> None:
 
 def _flush(store: Store) -> Any:
     """Recency of hot hits is sent once a second, which here is a round of the worker."""
-    from distier.plans.read import send_touch
+    from distier.plans.get.uses import send_touch
 
     return send_touch(store.space, store._driver.uses.drain())
 

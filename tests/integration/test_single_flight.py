@@ -18,7 +18,7 @@ import pytest
 
 from distier import Store, connect
 from distier.effects import Command, Plan
-from distier.plans.read import patience_ms
+from distier.plans.common.leases import patience_ms
 from tests.integration.faulty_s3 import FaultyS3
 from tests.servers import poll
 

@@ -17,7 +17,8 @@ from typing import Any
 from distier import AsyncStore, Store, connect, connect_async
 from distier.domain.keys import Shard
 from distier.errors import DistierError
-from distier.plans import maintain
+from distier.plans.fleet.maintain import maintain as maintain_plan
+from distier.plans.fleet.maintain import recount as recount_plan
 from tests.servers import TestServer
 
 TTL_FAR_S = 3600.0
@@ -54,14 +55,14 @@ class Face:
                 did[name] = did.get(name, 0) + n
 
         for shard in self.space.keys.shards:
-            await self.run(maintain.maintain(self.space, shard, tell), deadline_s=30)
+            await self.run(maintain_plan(self.space, shard, tell), deadline_s=30)
         return did
 
     async def recount(self) -> dict[str, int]:
         """The usage of all shards, counted anew."""
         sums: dict[str, int] = {}
         for shard in self.space.keys.shards:
-            for name, n in (await self.run(maintain.recount(self.space, shard))).items():
+            for name, n in (await self.run(recount_plan(self.space, shard))).items():
                 sums[name] = sums.get(name, 0) + n
         return sums
 

@@ -37,7 +37,9 @@ from unittest.mock import patch
 from distier.config import load_config
 from distier.domain import codec
 from distier.domain.tokens import token_counter
-from distier.drive.common import RECOVERIES_MAX, UseBuffer, note_lost, outcome, words
+from distier.drive.conversation import RECOVERIES_MAX, note_lost, words
+from distier.drive.process import UseBuffer
+from distier.drive.replies import outcome
 from distier.effects import (
     ArchiveDelete,
     ArchiveGet,
@@ -69,11 +71,12 @@ from distier.errors import (
     Unavailable,
 )
 from distier.lua import Deleted, Opened, Put, Replayed, Reserved, expire
-from distier.plans.maintain import sweep, write_back_due
-from distier.plans.read import read
-from distier.plans.recover import open_space, recover
-from distier.plans.rescue import rescue
-from distier.plans.space import Failing, Space
+from distier.plans.common.space import Failing, Space
+from distier.plans.fleet.maintain import write_back_due
+from distier.plans.fleet.sweep import sweep
+from distier.plans.get.one import get
+from distier.plans.recovery.epochs import open_space, recover
+from distier.plans.recovery.rescue import rescue
 from distier.stores.memory import MemoryArchive
 
 from .history import NONE, History, Op, Place, Server, Violation
@@ -889,7 +892,7 @@ def _nothing() -> Generator[Sent, Any, None]:
 
 
 def _get(id: str) -> Call:
-    return Call("get", id, lambda space, _: read(space, id))
+    return Call("get", id, lambda space, _: get(space, id))
 
 
 # -- many runs -------------------------------------------------------------------------------------------------------

@@ -19,11 +19,25 @@ from distier.effects import ArchiveDelete, Plan
 from distier.errors import NotFound, Recovering
 from distier.lua import Adoption, Replayed, adopt, archived
 from distier.lua import pin as pin_script
-from distier.plans import move, read, recover, sweep, write, writeback
-from distier.plans.records import record_command
-from distier.plans.space import Space
+from distier.plans.common.commands import record_command
+from distier.plans.common.space import Space
+from distier.plans.fleet import sweep
+from distier.plans.fleet.sweep import _records
+from distier.plans.put.durable import is_settled, reserve_place
+from distier.plans.put.prepare import Place
+from distier.plans.recovery import epochs
+from distier.plans.recovery.adopt import settle_record
+from distier.plans.recovery.adopt import verify as verify_plan
+from distier.plans.recovery.epochs import Claim, _claim, list_epochs, shard_state
+from distier.plans.tier import demote, writeback
+from distier.plans.tier.promote import pin as pin_plan
+from distier.plans.tier.promote import promote
+from distier.plans.tier.writeback import Archived, put_object
+from tests.patching import replace_in
 
 from .wire import Patch
+
+PUT = "distier.plans.put"
 
 Damage = Callable[[pytest.MonkeyPatch], None]
 
@@ -51,7 +65,7 @@ def _no_look(patch: pytest.MonkeyPatch) -> None:
         yield from ()
         return []
 
-    patch.setattr(write, "list_epochs", none)
+    replace_in(PUT, list_epochs, none, patch.setattr)
 
 
 def _version_only_keys(patch: pytest.MonkeyPatch) -> None:
@@ -75,7 +89,7 @@ def _sweep_by_reference(patch: pytest.MonkeyPatch) -> None:
 
     def unneeded(space: Space, groups: Any, now_ms: int, skipped: Any) -> Plan[list[str]]:
         keys: list[str] = []
-        for group, (place, _) in zip(groups, (yield from sweep._records(space, groups)), strict=True):
+        for group, (place, _) in zip(groups, (yield from _records(space, groups)), strict=True):
             keys += [o.key for o in group.objects if o.order != place]
         return keys
 
@@ -94,65 +108,64 @@ def _sweep_uncommitted(patch: pytest.MonkeyPatch) -> None:
 
 def _no_archived_tombstone(patch: pytest.MonkeyPatch) -> None:
     """A delete leaves no tombstone in the archive."""
-    real = writeback.put_object
+    real = put_object
 
-    def put_object(space: Space, record: Record, key: str, body: bytes) -> Plan[None]:
+    def broken(space: Space, record: Record, key: str, body: bytes) -> Plan[None]:
         if not record.deleted:
             yield from real(space, record, key, body)
 
-    patch.setattr(writeback, "put_object", put_object)
-    patch.setattr(write, "put_object", put_object)
+    replace_in("distier.plans", real, broken, patch.setattr)
 
 
 def _commit_before_put(patch: pytest.MonkeyPatch) -> None:
     """Write-back says `archived` before the object is there."""
-    real = writeback.put_object
+    real = put_object
 
-    def put_object(space: Space, record: Record, key: str, body: bytes) -> Plan[None]:
+    def broken(space: Space, record: Record, key: str, body: bytes) -> Plan[None]:
         yield from archived(space.shard(record.id), record.id, record.order, len(body))
         yield from real(space, record, key, body)
 
-    patch.setattr(writeback, "put_object", put_object)
+    patch.setattr(writeback, "put_object", broken)
 
 
 def _no_verify(patch: pytest.MonkeyPatch) -> None:
     """Records of an older epoch are served as they are, and called checked."""
 
     def verify(space: Space, shard: Any, id: str) -> Plan[None]:
-        known = yield from recover.shard_state(space, shard)
+        known = yield from shard_state(space, shard)
         yield from adopt(shard, known.epoch, [Adoption(id)])
 
-    patch.setattr(recover, "verify", verify)
-    patch.setattr(write, "verify", verify)
+    replace_in("distier.plans.recovery.adopt", verify_plan, verify, patch.setattr)
+    replace_in(PUT, verify_plan, verify, patch.setattr)
 
 
 def _epoch_found(patch: pytest.MonkeyPatch) -> None:
     """A recovering client installs the greatest epoch that it finds, instead of one of its own."""
-    real = recover._claim
+    real = _claim
 
-    def claim(space: Space, shard: Any, replid: str, last: int) -> Plan[recover.Claim | None]:
-        known = yield from recover.list_epochs(space, shard, 0)
+    def claim(space: Space, shard: Any, replid: str, last: int) -> Plan[Claim | None]:
+        known = yield from list_epochs(space, shard, 0)
         if not known:
             return (yield from real(space, shard, replid, last))
-        return recover.Claim(max(known), False)
+        return Claim(max(known), False)
 
-    patch.setattr(recover, "_claim", claim)
+    patch.setattr(epochs, "_claim", claim)
 
 
 def _claims_fence(patch: pytest.MonkeyPatch) -> None:
     """An epoch that was claimed for the same life and never installed fences durable writes (as it was once)."""
-    real = recover.list_epochs
-    patch.setattr(write, "list_epochs", lambda space, shard, above, **_: real(space, shard, above))
+    real = list_epochs
+    replace_in(PUT, real, lambda space, shard, above, **_: real(space, shard, above), patch.setattr)
 
 
 def _takes_back(patch: pytest.MonkeyPatch) -> None:
     """A refused durable write deletes its object (as it was once), which somebody may have adopted."""
 
-    def take_back(space: Space, shard: Any, id: str, place: write.Place) -> Plan[bool]:
+    def take_back(space: Space, shard: Any, id: str, place: Place) -> Plan[bool]:
         yield from ArchiveDelete([place.key])
         return True
 
-    patch.setattr(write, "_is_settled", take_back)
+    replace_in(PUT, is_settled, take_back, patch.setattr)
 
 
 def _not_settled(patch: pytest.MonkeyPatch) -> None:
@@ -162,45 +175,44 @@ def _not_settled(patch: pytest.MonkeyPatch) -> None:
         yield from ()
         return True
 
-    patch.setattr(write, "_is_settled", done)
+    replace_in(PUT, is_settled, done, patch.setattr)
 
 
 def _no_write_back(patch: pytest.MonkeyPatch) -> None:
     """A demotion to cold does not write back first."""
 
-    def done(space: Space, shard: Any, id: str) -> Plan[writeback.Archived]:
+    def done(space: Space, shard: Any, id: str) -> Plan[Archived]:
         yield from ()
-        return writeback.Archived(id, "", "", 0)
+        return Archived(id, "", "", 0)
 
-    patch.setattr(move, "write_back", done)
+    patch.setattr(demote, "write_back", done)
 
 
 def _proof_after_read(patch: pytest.MonkeyPatch) -> None:
     """A record, or its absence, is compared with what is known of the shard after it was read (as it was once)."""
-    real = recover.settle_record
+    real = settle_record
 
     def settle(
         space: Space, shard: Any, id: str, record: Record | None, known: Any, **how: bool
     ) -> Plan[Record | None]:
         return real(space, shard, id, record, space.states.get(shard), **how)
 
-    patch.setattr(recover, "settle_record", settle)
-    patch.setattr(read, "settle_record", settle)
+    replace_in("distier.plans", real, settle, patch.setattr)
 
 
 def _puts_again(patch: pytest.MonkeyPatch) -> None:
     """A durable write that meets a newer epoch takes another position and goes on (as it was once)."""
-    real = write.reserve_place
+    real = reserve_place
 
     def again(space: Space, shard: Any, id: str, expected: str, tok: str, first: Any = None) -> Plan[Any]:
         return real(space, shard, id, expected, tok)
 
-    patch.setattr(write, "reserve_place", again)
+    replace_in(PUT, real, again, patch.setattr)
 
 
 def _checks_elsewhere(patch: pytest.MonkeyPatch) -> None:
     """Whether an object was adopted is asked after a position was taken, maybe of another server (as it was once)."""
-    real = write.reserve_place
+    real = reserve_place
 
     def again(space: Space, shard: Any, id: str, expected: str, tok: str, first: Any = None) -> Plan[Any]:
         reserved = yield from real(space, shard, id, expected, tok)
@@ -213,20 +225,20 @@ def _checks_elsewhere(patch: pytest.MonkeyPatch) -> None:
             raise Recovering("not known")
         return reserved
 
-    patch.setattr(write, "reserve_place", again)
+    replace_in(PUT, real, again, patch.setattr)
 
 
 def _trusts_missing(patch: pytest.MonkeyPatch) -> None:
     """`pin` takes a MISSING of its script for a proof (as it was once)."""
 
     def pin(space: Space, id: str, ttl_ms: int) -> Plan[int]:
-        yield from move.promote(space, id)
+        yield from promote(space, id)
         until = yield from pin_script(space.shard(id), id, ttl_ms)
         if until is None:
             raise NotFound(id)
         return until
 
-    patch.setattr(move, "pin", pin)
+    replace_in("tests.interleave", pin_plan, pin, patch.setattr)
 
 
 UNHELD = "if place ~= ver or holder ~= tok then return {'UNHELD'} end"

@@ -6,11 +6,20 @@ from typing import Any
 
 from distier.effects import Plan, collect
 from distier.lua import expire as expire_script
-from distier.plans import maintain, move, write
-from distier.plans import rescue as rescue_plan
-from distier.plans.read import read, read_many
-from distier.plans.recover import newest_record
-from distier.plans.space import Space
+from distier.plans.common.space import Space
+from distier.plans.fleet.maintain import write_back_due
+from distier.plans.fleet.sweep import sweep as sweep_plan
+from distier.plans.get.many import get_many as read_many
+from distier.plans.get.one import get as read
+from distier.plans.put.delete import delete as delete_plan
+from distier.plans.put.many import put_many as put_many_plan
+from distier.plans.put.one import put as put_plan
+from distier.plans.put.prepare import Item
+from distier.plans.recovery.adopt import newest_record
+from distier.plans.recovery.rescue import rescue as rescue_plan
+from distier.plans.tier.demote import demote as demote_plan
+from distier.plans.tier.promote import pin as pin_plan
+from distier.plans.tier.promote import promote as promote_plan
 
 from .explorer import ALL_FAULTS, CRASHES, Call, Scenario
 from .history import Op
@@ -20,7 +29,7 @@ def put(id: str, text: str, level: str = "redis") -> Call:
     content = text.encode()
 
     def plan(space: Space, op: Op) -> Plan[Any]:
-        return write.put(space, write.Item(id, content, "text/plain", tokens=40, durability=level))  # type: ignore[arg-type]
+        return put_plan(space, Item(id, content, "text/plain", tokens=40, durability=level))  # type: ignore[arg-type]
 
     return Call("put-archived" if level == "archived" else "put", id, plan, level == "archived", content)
 
@@ -33,8 +42,8 @@ def cas(id: str, text: str, level: str = "redis") -> Call:
         record = yield from newest_record(space, space.shard(id), id)
         op.compares, op.expected = True, record.order[:2] if record else None
         expected = record.order if record else 0
-        item = write.Item(id, content, "text/plain", tokens=40, durability=level, if_version=expected)  # type: ignore[arg-type]
-        return (yield from write.put(space, item))
+        item = Item(id, content, "text/plain", tokens=40, durability=level, if_version=expected)  # type: ignore[arg-type]
+        return (yield from put_plan(space, item))
 
     return Call("cas-archived" if level == "archived" else "cas", id, plan, level == "archived", content)
 
@@ -42,7 +51,7 @@ def cas(id: str, text: str, level: str = "redis") -> Call:
 def delete(id: str, level: str = "redis") -> Call:
     durable = level == "archived"
     kind = "delete-archived" if durable else "delete"
-    return Call(kind, id, lambda space, _: write.delete(space, id, durability=level), durable)  # type: ignore[arg-type]
+    return Call(kind, id, lambda space, _: delete_plan(space, id, durability=level), durable)  # type: ignore[arg-type]
 
 
 def delete_if(id: str, level: str = "redis") -> Call:
@@ -51,7 +60,7 @@ def delete_if(id: str, level: str = "redis") -> Call:
         if record is None:
             return False
         op.compares, op.expected = True, record.order[:2]
-        return (yield from write.delete(space, id, record.order, durability=level))  # type: ignore[arg-type]
+        return (yield from delete_plan(space, id, record.order, durability=level))  # type: ignore[arg-type]
 
     durable = level == "archived"
     return Call("delete-if-archived" if durable else "delete-if", id, plan, durable)
@@ -65,7 +74,7 @@ def put_many(id: str, text: str) -> Call:
     content = text.encode()
 
     def plan(space: Space, op: Op) -> Plan[Any]:
-        (result,) = yield from write.put_many(space, [write.Item(id, content, "text/plain", tokens=40)])
+        (result,) = yield from put_many_plan(space, [Item(id, content, "text/plain", tokens=40)])
         return collect(result)
 
     return Call("put", id, plan, False, content)
@@ -81,21 +90,19 @@ def get_many(id: str) -> Call:
 
 
 def demote(id: str, to: str | None = None) -> Call:
-    return Call(f"demote-{to or 'step'}", id, lambda space, _: move.demote(space, id, to))  # type: ignore[arg-type]
+    return Call(f"demote-{to or 'step'}", id, lambda space, _: demote_plan(space, id, to))  # type: ignore[arg-type]
 
 
 def promote(id: str) -> Call:
-    return Call("promote", id, lambda space, _: move.promote(space, id))
+    return Call("promote", id, lambda space, _: promote_plan(space, id))
 
 
 def pin(id: str) -> Call:
-    return Call("pin", id, lambda space, _: move.pin(space, id, 1_000_000))
+    return Call("pin", id, lambda space, _: pin_plan(space, id, 1_000_000))
 
 
 def write_back() -> Call:
-    return Call(
-        "write-back", "", lambda space, _: maintain.write_back_due(space, space.keys.shards[0], older_than_ms=0)
-    )
+    return Call("write-back", "", lambda space, _: write_back_due(space, space.keys.shards[0], older_than_ms=0))
 
 
 def expire(*ids: str) -> Call:
@@ -103,11 +110,11 @@ def expire(*ids: str) -> Call:
 
 
 def sweep() -> Call:
-    return Call("sweep", "", lambda space, _: maintain.sweep(space))
+    return Call("sweep", "", lambda space, _: sweep_plan(space))
 
 
 def rescue() -> Call:
-    return Call("rescue", "", lambda space, _: rescue_plan.rescue(space))
+    return Call("rescue", "", lambda space, _: rescue_plan(space))
 
 
 ARCHIVED = "archived"

@@ -29,7 +29,8 @@ from distier.domain.keys import KEYSPACE, Shard
 from distier.domain.order import Order, parse_version
 from distier.effects import RunScript, T
 from distier.lua import Applied, Limit, Move, Put, Refused, Replayed, Write
-from distier.stores.redis import Exchange, Words
+from distier.stores.redis import Exchange
+from distier.stores.redis.wire import Words
 from tests.fakes import FakeExchange, PlanRunner, dump, ids_of
 from tests.lua.model import Model, Over, Rec
 

@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from distier import lua
 from distier.domain.keys import Shard
 from distier.domain.order import Order
-from distier.drive.common import words
+from distier.drive.conversation import words
 from distier.effects import RunScript
 from distier.errors import Corrupt, DistierError, Invalid, Recovering
 from distier.lua import VERBS, Limit, Move

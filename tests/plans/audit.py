@@ -7,8 +7,8 @@ from typing import Any
 
 from distier.domain.archived import object_key
 from distier.domain.module import parse_record
-from distier.plans import maintain
-from distier.plans.read import read
+from distier.plans.fleet.maintain import recount
+from distier.plans.get.one import get
 from tests.fakes import World, ids_of
 
 BUDGETS = {"hot_tokens": "hot_tokens", "hot_bytes": "hot_bytes", "warm_count": "warm_modules",
@@ -19,7 +19,7 @@ def audit(world: World) -> None:
     """The state is whole: sums equal a recount, budgets are kept, sets fit the records, only clean copies have a TTL."""
     state, shard = world.dump(), world.shard
     usage, limits = numbers(state, shard.usage), numbers(state, shard.limits)
-    assert usage == world.run(maintain.recount(world.space, shard))
+    assert usage == world.run(recount(world.space, shard))
     for name, limit in BUDGETS.items():
         assert usage.get(name, 0) <= limits.get(limit, 0), f"{name} exceeds its budget: {usage}, {limits}"
     records = {shard.id_of(k.encode()): (v, ttl) for k, (_, v, ttl) in state.items() if ":module:" in k}
@@ -58,5 +58,5 @@ def members(state: dict[str, Any], key: str) -> set[str]:
 def audit_contents(world: World, expected: Mapping[str, Iterable[bytes | None]]) -> None:
     """Each module reads back, by a process that knows nothing, as one of the contents that it may have."""
     for id, allowed in expected.items():
-        module = world.run(read(world.space, id), "reader")
+        module = world.run(get(world.space, id), "reader")
         assert (module.content if module else None) in allowed, f"{id} reads back wrong"

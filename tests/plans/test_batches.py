@@ -10,12 +10,20 @@ from distier.domain.module import Landed, Moved
 from distier.effects import Command, Pipeline, Plan, RunScript, T
 from distier.errors import Conflict, Corrupt, DistierError
 from distier.lua import script, touch
-from distier.plans import move, read, write
-from distier.plans.move import demote, promote_many
-from distier.plans.records import record_command
-from distier.plans.space import Space
-from distier.plans.write import Item, put, put_many
-from distier.plans.writeback import write_back
+from distier.plans.common import content as content_plans
+from distier.plans.common.commands import record_command
+from distier.plans.common.space import Space
+from distier.plans.get.many import get_many
+from distier.plans.get.one import get, read_below
+from distier.plans.get.uses import send_touch
+from distier.plans.put.delete import delete
+from distier.plans.put.many import SCRIPT_MAX_BYTES, SCRIPT_MAX_MODULES, put_many
+from distier.plans.put.one import put
+from distier.plans.put.prepare import Item
+from distier.plans.tier import promote as promote_plans
+from distier.plans.tier.demote import demote
+from distier.plans.tier.promote import promote_many
+from distier.plans.tier.writeback import write_back
 from tests.fakes import PlanRunner, World
 from tests.plans.audit import audit
 
@@ -33,7 +41,7 @@ def test_each_item_has_its_own_answer() -> None:
     ])  # fmt: skip
     kinds = [r.tier if isinstance(r, Landed) else type(r).__name__ for r in results]
     assert kinds == ["hot", "Conflict", "warm", "Invalid", "Conflict", "hot"]
-    found = world.run(read.read(world.space, "there"))
+    found = world.run(get(world.space, "there"))
     assert found is not None and found.content == b"x"
 
 
@@ -78,8 +86,8 @@ def test_a_script_takes_no_more_than_holds_the_server_up_for_a_moment(size_bytes
     world.redis.before = note
     results = landed(world, [Item(f"m{i}", "x" * size_bytes, tokens=1) for i in range(150)])
     assert all(isinstance(r, Landed) for r in results)
-    assert max(sum(len(word) for word in args if isinstance(word, bytes)) for args in sent) <= write.SCRIPT_MAX_BYTES
-    assert max(args[0] for args in sent) <= write.SCRIPT_MAX_MODULES
+    assert max(sum(len(word) for word in args if isinstance(word, bytes)) for args in sent) <= SCRIPT_MAX_BYTES
+    assert max(args[0] for args in sent) <= SCRIPT_MAX_MODULES
     assert len(sent) == (3 if size_bytes == 1 else 50)
 
 
@@ -102,7 +110,7 @@ def test_uses_of_other_processes_promote_too() -> None:
     tiers = []
     for i in range(6):
         space, runner = processes[i % 2]
-        module = runner.run(read.read(space, "a"))
+        module = runner.run(get(space, "a"))
         assert module is not None
         tiers.append(module.tier)
     assert "hot" in tiers[3:], tiers
@@ -114,9 +122,9 @@ def test_the_counts_that_a_batch_of_uses_brings_home_promote_at_the_next_read() 
     run = world.process("reader").run
     run(put(world.space, Item("a", "x", tokens=1)))
     run(demote(world.space, "a"))
-    assert run(read.read(world.space, "a")) is not None  # 1 of 5, and the next three would not ask
-    run(read.send_touch(world.space, [touch(world.shard, [("a", 10)])]))  # hits of a near cache, or of other processes
-    assert run(read.read(world.space, "a")) is not None
+    assert run(get(world.space, "a")) is not None  # 1 of 5, and the next three would not ask
+    run(send_touch(world.space, [touch(world.shard, [("a", 10)])]))  # hits of a near cache, or of other processes
+    assert run(get(world.space, "a")) is not None
     record = run(record_command(world.shard, "a").__iter__())
     assert record is not None and record.tier == "hot"
 
@@ -130,13 +138,13 @@ def test_a_guess_that_is_wrong_costs_nothing_but_a_reply() -> None:
         run(demote(world.space, id))
     mine, runner = fresh(world), world.process("mine")
     for id in ("hot", "gone", "newer"):
-        assert runner.run(read.read(mine, id)) is not None
+        assert runner.run(get(mine, id)) is not None
         assert id in mine.warm
     run(put(world.space, Item("hot", "now hot", tokens=1)))
-    run(write.delete(world.space, "gone"))
+    run(delete(world.space, "gone"))
     run(put(world.space, Item("newer", "now newer", tokens=1)))
     run(demote(world.space, "newer"))
-    found = {id: runner.run(read.read(mine, id)) for id in ("hot", "gone", "newer")}
+    found = {id: runner.run(get(mine, id)) for id in ("hot", "gone", "newer")}
     assert found["gone"] is None
     assert {id: (m.tier, m.content) for id, m in found.items() if m} == {
         "hot": ("hot", b"now hot"), "newer": ("warm", b"now newer"),
@@ -155,7 +163,7 @@ def test_a_frame_of_another_version_is_not_taken_for_this_one() -> None:
             record = run(record_command(world.shard, "a").__iter__())
     frame = world.ask([("GET", world.shard.frame("a"))])[0]
     assert record is not None
-    module = run(read.read_below(world.space, world.shard, record, frame))
+    module = run(read_below(world.space, world.shard, record, frame))
     assert module is not None and module.content == b"two"
 
 
@@ -194,7 +202,7 @@ def test_warm_ones_come_in_one_round_trip_and_those_used_enough_become_hot() -> 
     asked: list[int] = []
     tiers, run = [], world.process("reader").run  # which gathers uses
     for _ in range(4):
-        found = run(frames_asked_for(read.read_many(world.space, ids), asked))
+        found = run(frames_asked_for(get_many(world.space, ids), asked))
         assert found.pop("none") is None
         assert {id: m.content for id, m in found.items() if m} == contents
         tiers.append({id: m.tier for id, m in found.items() if m})
@@ -208,13 +216,13 @@ def test_warm_ones_come_in_one_round_trip_and_those_used_enough_become_hot() -> 
 
 
 def test_frames_are_asked_for_in_parts_that_memory_bears(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read, "PART_MAX_BYTES", 1000)
+    monkeypatch.setattr(content_plans, "PART_MAX_BYTES", 1000)
     world = World.make(storage_tiers__warm__max_bytes=10**6, storage_tiers__warm__compression="none")
     sizes = [400, 400, 400, 2000, 1, 1]
     for i, size_bytes in enumerate(sizes):
         world.run(put(world.space, Item(f"m{i}", bytes([i]) * size_bytes, tokens=101)), f"put {i}")
     asked: list[int] = []
-    plan = read.read_many(world.space, [f"m{i}" for i in range(len(sizes))])
+    plan = get_many(world.space, [f"m{i}" for i in range(len(sizes))])
     found = world.run(frames_asked_for(plan, asked))
     assert [len(m.content) for m in found.values() if m] == sizes
     assert asked == [2, 1, 1, 2]
@@ -275,7 +283,7 @@ def test_members_that_are_hot_already_stay_for_a_batch() -> None:
 
 def test_a_batch_of_more_than_hot_holds_fills_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """In several chunks too: the later ones do not evict the first."""
-    monkeypatch.setattr(move, "PARALLEL_MAX", 3)
+    monkeypatch.setattr(promote_plans, "PARALLEL_MAX", 3)
     world = World.make(storage_tiers__warm__max_modules=100)
     for i in range(10):
         cold(world, f"m{i}", 15)

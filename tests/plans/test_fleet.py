@@ -8,8 +8,8 @@ import pytest
 
 from distier.errors import Unavailable
 from distier.lua import claim
-from distier.plans import fleet
-from distier.plans.fleet import Held
+from distier.plans.fleet.leases import Fleet, HeldLeases, leave, sweep_in_turn
+from distier.plans.fleet.leases import join as join_plan
 from tests.fakes import Fault, Stopped, World
 
 TTL_MS = 60_000
@@ -19,8 +19,8 @@ def make(shards: int = 6) -> World:
     return World.make(shards=shards)
 
 
-def join(world: World, worker: str, held: Held) -> fleet.Fleet:
-    return world.run(fleet.join(world.space, worker, held, TTL_MS), worker)
+def join(world: World, worker: str, held: HeldLeases) -> Fleet:
+    return world.run(join_plan(world.space, worker, held, TTL_MS), worker)
 
 
 def holders(world: World) -> list[str]:
@@ -48,7 +48,7 @@ def test_workers_come_and_go_and_every_shard_has_one() -> None:
     die(world, "a")
     b = join(world, "b", b.held)
     assert len(b.held) == 6 and holders(world) == ["b"] * 6
-    world.run(fleet.leave(world.space, "b", b.held))
+    world.run(leave(world.space, "b", b.held))
     assert holders(world) == [""] * 6 and not world.ask([("EXISTS", world.shard.workers)])[0]
 
 
@@ -68,14 +68,14 @@ def test_who_slept_neither_takes_nor_gives_back_what_is_another_ones() -> None:
     die(world, "a")
     assert world.run(iter(claim(world.shard, "b", TTL_MS)))
     assert world.run(iter(claim(world.shard, "a", TTL_MS))) is None
-    world.run(fleet.leave(world.space, "a", held))
+    world.run(leave(world.space, "a", held))
     assert holders(world) == ["b"]
 
 
 def test_more_workers_than_shards_stand_by() -> None:
     world = make(2)
     names = [f"w{i}" for i in range(5)]
-    held: dict[str, Held] = {name: {} for name in names}
+    held: dict[str, HeldLeases] = {name: {} for name in names}
     for _ in range(3):
         held = {name: join(world, name, held[name]).held for name in names}
     assert sorted(len(mine) for mine in held.values()) == [0, 0, 0, 1, 1]
@@ -85,12 +85,12 @@ def test_more_workers_than_shards_stand_by() -> None:
 def test_a_beat_that_fails_anywhere_leaves_nothing_that_blocks(kind: str) -> None:
     world = make(3)
     counted = world.process("a")
-    counted.run(fleet.join(world.space, "a", {}, TTL_MS))
+    counted.run(join_plan(world.space, "a", {}, TTL_MS))
     before = len(counted.effects)
     for at in range(1, before + 1):
         die(world, "a")
         with suppress(Stopped, Unavailable):
-            world.process("a", fault=Fault(kind, at)).run(fleet.join(world.space, "a", {}, TTL_MS))  # type: ignore[arg-type]
+            world.process("a", fault=Fault(kind, at)).run(join_plan(world.space, "a", {}, TTL_MS))  # type: ignore[arg-type]
         for shard in world.space.keys.shards:
             assert world.ask([("PTTL", shard.worker_lease)])[0] != -1, "a lease without an end"
         assert len(join(world, "a", {}).held) == 3
@@ -98,10 +98,10 @@ def test_a_beat_that_fails_anywhere_leaves_nothing_that_blocks(kind: str) -> Non
 
 def test_a_sweep_is_due_once_in_a_while_whoever_asks() -> None:
     world = make(2)
-    assert world.run(fleet.sweep_in_turn(world.space), "a") == 0
-    assert world.run(fleet.sweep_in_turn(world.space), "b") is None
+    assert world.run(sweep_in_turn(world.space), "a") == 0
+    assert world.run(sweep_in_turn(world.space), "b") is None
     world.ask([("DEL", world.shard.sweep_lease)])
     away = world.process("c", archive_down=True)
     with pytest.raises(Unavailable):
-        away.run(fleet.sweep_in_turn(world.space))
-    assert world.run(fleet.sweep_in_turn(world.space), "d") == 0, "one that failed is tried again"
+        away.run(sweep_in_turn(world.space))
+    assert world.run(sweep_in_turn(world.space), "d") == 0, "one that failed is tried again"

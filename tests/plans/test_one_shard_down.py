@@ -18,9 +18,19 @@ from distier.domain.keys import Shard
 from distier.drive.sync import SyncDriver
 from distier.effects import Plan
 from distier.errors import DistierError, RedisUnavailable, Unavailable
-from distier.plans import fleet, move, nodes, read, shares, write
-from distier.plans.write import Item
-from distier.stores.redis import Answer, Batch, Words
+from distier.plans.fleet.leases import HeldLeases, join
+from distier.plans.fleet.nodes import beat as beat_plan
+from distier.plans.fleet.nodes import tell_changes
+from distier.plans.get.one import get
+from distier.plans.put.one import put
+from distier.plans.put.prepare import Item
+from distier.plans.tier import ledger
+from distier.plans.tier.keep import keep
+from distier.plans.tier.ledger import make_share, settled
+from distier.plans.tier.peers import DiskSums
+from distier.plans.tier.promote import promote
+from distier.stores.redis import Answer, Batch
+from distier.stores.redis.wire import Words
 from distier.worker import Worker
 from distier.worker.health import not_ready, reasons
 from tests.fakes import World
@@ -89,7 +99,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[Client]:
         storage_tiers__cold__archive_after="0s",
         worker__lease="2s",
     )
-    world.run(shares.settled(world.space))
+    world.run(settled(world.space))
     made = Client(world, Partly(world, request.param))
     yield made
     made.driver.close()
@@ -104,7 +114,7 @@ BIG = b"large " * 500
 
 
 def put_big(client: Client, id: str) -> Any:
-    return client.run(write.put(client.space, Item(id, BIG, tokens=300)))
+    return client.run(put(client.space, Item(id, BIG, tokens=300)))
 
 
 # -- shares -----------------------------------------------------------------------------------------------------------
@@ -126,24 +136,21 @@ def test_a_read_whose_promotion_asks_other_shards_succeeds(client: Client) -> No
     client.redis.down = {0}
     assert put_big(client, id).tier == "warm"
     for _ in range(4):
-        module = client.run(read.read(client.space, id))
+        module = client.run(get(client.space, id))
         assert module is not None and module.content == BIG
     assert client.driver.counters.snapshot()["shares.refused"] >= 2, "a read has tried to promote it"
     client.redis.down = set()
-    assert client.run(move.promote(client.space, id)).tier == "hot"
+    assert client.run(promote(client.space, id)).tier == "hot"
 
 
 def test_a_share_is_refused_and_the_ledger_left_when_a_shard_goes_in_the_middle(client: Client) -> None:
     client.redis.down = {1}
     client.driver.deadline_s = 0.5
-    whole = shares.all_answer
-    try:
-        shares.all_answer = lambda space: iter(())  # type: ignore[assignment,return-value]
-        assert client.run(shares.make_share(client.space, client.space.keys.shards[3], 300, 3000)) is False
-    finally:
-        shares.all_answer = whole
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger, "all_answer", lambda space: iter(()))
+        assert client.run(make_share(client.space, client.space.keys.shards[3], 300, 3000)) is False
     client.redis.down = set()
-    assert client.run(shares.settled(client.space)).next == {}
+    assert client.run(settled(client.space)).next == {}
 
 
 def test_keep_passes_over_a_server_that_is_away_and_over_nothing_else(client: Client) -> None:
@@ -151,14 +158,14 @@ def test_keep_passes_over_a_server_that_is_away_and_over_nothing_else(client: Cl
         yield from ()
         raise error
 
-    assert client.run(read.keep(raises(RedisUnavailable("away")))) == "unavailable: away"
+    assert client.run(keep(raises(RedisUnavailable("away")))) == "unavailable: away"
     assert client.driver.counters.snapshot()["keeps.failed"] == 1
     with pytest.raises(DistierError, match="wrong password"):
-        client.run(read.keep(raises(DistierError("wrong password"))))
+        client.run(keep(raises(DistierError("wrong password"))))
     client.redis.down = {3}
     client.driver.deadline_s = 0.2
     with pytest.raises(Unavailable):  # the read's own
-        client.run(read.read(client.space, id_on(client, 3)))
+        client.run(get(client.space, id_on(client, 3)))
 
 
 # -- the fleet --------------------------------------------------------------------------------------------------------
@@ -183,12 +190,12 @@ def test_a_worker_keeps_the_leases_of_the_shards_that_answer(client: Client, dow
 
 def test_the_last_list_of_workers_counts_while_the_first_shard_is_away(client: Client) -> None:
     run, space = client.run, client.space
-    held: dict[str, fleet.Held] = {"a": {}, "b": {}}
+    held: dict[str, HeldLeases] = {"a": {}, "b": {}}
     workers: dict[str, list[str]] = {"a": [], "b": []}
 
     def beats() -> None:
         for name in held:
-            found = run(fleet.join(space, name, held[name], TTL_MS, workers=workers[name]), deadline_s=0.3)
+            found = run(join(space, name, held[name], TTL_MS, workers=workers[name]), deadline_s=0.3)
             held[name], workers[name] = found.held, found.workers
 
     for _ in range(3):
@@ -207,7 +214,7 @@ def test_the_last_list_of_workers_counts_while_the_first_shard_is_away(client: C
 def test_a_beat_that_nobody_answers_is_an_error(client: Client) -> None:
     client.redis.down = {0, 1, 2, 3}
     with pytest.raises(Unavailable):
-        client.run(fleet.join(client.space, "a", {}, TTL_MS), deadline_s=0.2)
+        client.run(join(client.space, "a", {}, TTL_MS), deadline_s=0.2)
     worker: Any = Worker(client)  # type: ignore[arg-type]
     worker._beat()
     assert worker.held == [] and worker.last_beat_s is None and worker.last_beat_failure
@@ -216,7 +223,7 @@ def test_a_beat_that_nobody_answers_is_an_error(client: Client) -> None:
 def test_one_round_does_what_it_can_and_tells_of_the_rest(client: Client) -> None:
     ids = [id_on(client, 1), id_on(client, 3)]
     for id in ids:
-        client.run(write.put(client.space, Item(id, b"content", tokens=1)))
+        client.run(put(client.space, Item(id, b"content", tokens=1)))
     client.redis.down = {2}
     worker: Any = Worker(client)  # type: ignore[arg-type]
     assert worker.run_once() is False and "RedisUnavailable" in str(worker.report.last_failure)
@@ -237,8 +244,8 @@ def test_a_node_tells_the_shards_that_answer_and_the_others_later(client: Client
     node = f"node-{client.redis.how}"
 
     def beat(changes: dict[str, bool]) -> None:
-        held = nodes.Held(len(disk), 1, 9, 9)
-        client.run(nodes.beat(client.space, node, held, changes, lambda: list(disk), anew=False))
+        held = DiskSums(len(disk), 1, 9, 9)
+        client.run(beat_plan(client.space, node, held, changes, lambda: list(disk), anew=False))
 
     def told() -> dict[int, set[str]]:
         ask = client.redis.world.ask
@@ -248,7 +255,7 @@ def test_a_node_tells_the_shards_that_answer_and_the_others_later(client: Client
     assert told() == {shard: {id} for shard, id in ids.items()}
     client.redis.down = {2}
     disk += more.values()
-    client.run(nodes.tell_changes(client.space, node, dict.fromkeys(more.values(), True)))
+    client.run(tell_changes(client.space, node, dict.fromkeys(more.values(), True)))
     healthy = [0, 1, 3]
     unlinked: list[Words] = []
     client.redis.world.redis.before = lambda words: unlinked.append(words) if words[0] == "UNLINK" else None
@@ -269,4 +276,4 @@ def test_a_node_tells_the_shards_that_answer_and_the_others_later(client: Client
 def test_a_node_whose_first_shard_is_away_does_not_live(client: Client) -> None:
     client.redis.down = {0}
     with pytest.raises(Unavailable):
-        client.run(nodes.beat(client.space, "n", nodes.Held(0, 0, 1, 1), {}, list, anew=False), deadline_s=0.2)
+        client.run(beat_plan(client.space, "n", DiskSums(0, 0, 1, 1), {}, list, anew=False), deadline_s=0.2)

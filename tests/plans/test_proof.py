@@ -14,11 +14,20 @@ import pytest
 
 from distier.effects import Effect, Plan
 from distier.errors import Recovering
-from distier.plans import move, read, write
-from distier.plans.recover import recover, shard_state
-from distier.plans.rescue import rescue
-from distier.plans.space import Space
-from distier.plans.writeback import write_back
+from distier.plans.common.space import Space
+from distier.plans.get.many import get_many
+from distier.plans.get.one import get
+from distier.plans.get.scan import Listing
+from distier.plans.get.where import exists, where_in_redis
+from distier.plans.put.delete import delete
+from distier.plans.put.one import put as put_plan
+from distier.plans.put.one import put_prepared
+from distier.plans.put.prepare import Item, prepare
+from distier.plans.recovery.adopt import need_record
+from distier.plans.recovery.epochs import recover, shard_state
+from distier.plans.recovery.rescue import rescue
+from distier.plans.tier.promote import pin, promote
+from distier.plans.tier.writeback import write_back
 from tests.fakes import PlanRunner, World, dump
 
 CONTENT = {"old": b"old " * 40, "new": b"new " * 40}
@@ -41,7 +50,7 @@ class Interrupted(PlanRunner):
 
 
 def put(world: World, text: str) -> None:
-    world.run(write.put(world.space, write.Item("a", CONTENT[text], tokens=10, durability="archived")), text)
+    world.run(put_plan(world.space, Item("a", CONTENT[text], tokens=10, durability="archived")), text)
 
 
 def emptied(world: World) -> None:
@@ -65,27 +74,27 @@ def restored(world: World) -> None:
 
 
 def where_it_is(space: Space, id: str) -> Plan[str | None]:
-    found = yield from read.place(space, id)
+    found = yield from where_in_redis(space, id)
     return None if found is None else str(found.version)
 
 
 def hot(space: Space, id: str) -> Plan[str]:
-    return (yield from move.promote(space, id)).tier
+    return (yield from promote(space, id)).tier
 
 
 READS: dict[str, Callable[[Space], Plan[Any]]] = {
-    "get": lambda space: read.read(space, "a"),
+    "get": lambda space: get(space, "a"),
     "get_many": lambda space: _one_of_many(space),
-    "exists": lambda space: read.exists(space, "a"),
+    "exists": lambda space: exists(space, "a"),
     "where": lambda space: where_it_is(space, "a"),
     "promote": lambda space: hot(space, "a"),
-    "pin": lambda space: move.pin(space, "a", 60_000),
-    "need_record": lambda space: read.need_record(space, "a"),
+    "pin": lambda space: pin(space, "a", 60_000),
+    "need_record": lambda space: need_record(space, "a"),
 }
 
 
 def _one_of_many(space: Space) -> Plan[Any]:
-    return (yield from read.read_many(space, ["x", "a", "y"]))["a"]
+    return (yield from get_many(space, ["x", "a", "y"]))["a"]
 
 
 @pytest.mark.parametrize("loss", [emptied, restored], ids=lambda f: f.__name__)
@@ -138,12 +147,12 @@ def test_a_write_back_commits_its_own_position() -> None:
     """A put whose reply was lost is written back; Redis forgets it before that is committed, and the put, sent again, gets
     another position. The object that was made of the first one says nothing about the second."""
     world = World.make()
-    item = world.run(write.prepare(world.space, write.Item("a", CONTENT["old"], tokens=10)))
-    first = world.run(write.put_prepared(world.space, item))
+    item = world.run(prepare(world.space, Item("a", CONTENT["old"], tokens=10)))
+    first = world.run(put_prepared(world.space, item))
 
     def lost() -> None:
         emptied(world)
-        again = world.run(write.put_prepared(world.space, item))
+        again = world.run(put_prepared(world.space, item))
         assert again.version.tok == first.version.tok and again.version > first.version
 
     writer = Interrupted(world.redis, world.archive, "writer", after=0, happens=lost)
@@ -156,11 +165,11 @@ def test_a_listing_after_a_loss_lacks_nothing() -> None:
     world = World.make()
     put(world, "old")
     emptied(world)
-    walk = read.Listing(world.space, "", None, None)
+    walk = Listing(world.space, "", None, None)
     assert world.run(walk.step()) == [("a", "cold")]
 
     emptied(world)
-    walk = read.Listing(world.space, "", None, None)
+    walk = Listing(world.space, "", None, None)
     with pytest.raises(Recovering, match="a listing might lack modules"):
         world.process("reader", archive_down=True).run(walk.step())
 
@@ -173,7 +182,7 @@ def test_a_durable_no_is_durable() -> None:
         world = World.make()
         put(world, "old")
         before = world.dump()
-        world.run(write.delete(world.space, "a"))
+        world.run(delete(world.space, "a"))
 
         def failed_over(world: World = world, before: Any = before) -> None:
             world.restore(world.snapshot().__class__(before, world.objects()))
@@ -183,11 +192,11 @@ def test_a_durable_no_is_durable() -> None:
             world.space.states.update(known)
 
         deleter = Interrupted(world.redis, world.archive, "deleter", after=at, happens=failed_over)
-        said.add(deleter.run(write.delete(world.space, "a", durability="archived")))
+        said.add(deleter.run(delete(world.space, "a", durability="archived")))
         if deleter.after >= 0:
             break
         world.space.forget()
-        assert world.run(read.read(world.space, "a")) is None, (
+        assert world.run(get(world.space, "a")) is None, (
             f"it is back, with a failover after effect {at} of {deleter.effects}"
         )
         at += 1

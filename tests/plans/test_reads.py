@@ -8,11 +8,19 @@ import pytest
 
 from distier.domain.module import Module
 from distier.errors import ArchiveUnavailable, Corrupt
-from distier.plans import maintain, move, read, write
-from distier.plans.recover import recover
-from distier.plans.rescue import rescue
-from distier.plans.sweep import sweep
-from distier.plans.writeback import write_back
+from distier.plans.fleet.maintain import write_back_due
+from distier.plans.fleet.sweep import sweep
+from distier.plans.get.many import get_many
+from distier.plans.get.one import get as get_plan
+from distier.plans.put.delete import delete
+from distier.plans.put.one import put
+from distier.plans.put.prepare import Item
+from distier.plans.recovery.adopt import need_record
+from distier.plans.recovery.epochs import recover
+from distier.plans.recovery.rescue import rescue
+from distier.plans.tier.demote import demote
+from distier.plans.tier.promote import promote
+from distier.plans.tier.writeback import write_back
 from tests.fakes import World
 from tests.plans.audit import audit, audit_contents
 from tests.plans.test_stopped import MIXED, content, item, mixed
@@ -26,15 +34,15 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def get(world: World, id: str, name: str = "reader") -> Module | None:
-    return world.run(read.read(world.space, id), name)
+    return world.run(get_plan(world.space, id), name)
 
 
 def get_in_a_batch(world: World, id: str, name: str = "reader") -> Module | None:
-    return world.run(read.read_many(world.space, ["none", id]), name)[id]
+    return world.run(get_many(world.space, ["none", id]), name)[id]
 
 
 def tier(world: World, id: str) -> str:
-    return world.run(read.need_record(world.space, id)).tier
+    return world.run(need_record(world.space, id)).tier
 
 
 def gets_of(world: World) -> list[str]:
@@ -92,7 +100,7 @@ def test_a_damaged_frame_of_a_dirty_module_is_an_error_and_stays(how: str) -> No
     with pytest.raises(Corrupt, match="warm-dirty"):
         world.run(write_back(world.space, world.shard, "warm-dirty"))
     with pytest.raises(Corrupt, match="warm-dirty"):
-        world.run(move.promote(world.space, "warm-dirty"))
+        world.run(promote(world.space, "warm-dirty"))
     assert world.ask([("GET", world.shard.frame("warm-dirty"))]) == before
     assert not [key for key in world.objects() if "/warm-dirty/" in key]
     audit_contents(world, {id: {c} for id, c in MIXED.items() if id != "warm-dirty"})
@@ -101,7 +109,7 @@ def test_a_damaged_frame_of_a_dirty_module_is_an_error_and_stays(how: str) -> No
 def test_promoting_a_clean_module_with_a_damaged_frame_heals_it() -> None:
     world = mixed()
     damage(world, "warm-clean", "one bit")
-    assert world.run(move.promote(world.space, "warm-clean")).tier == "hot"
+    assert world.run(promote(world.space, "warm-clean")).tier == "hot"
     audit(world)
     audit_contents(world, {"warm-clean": {content("warm-clean")}})
 
@@ -132,17 +140,17 @@ def test_an_archive_that_is_down_is_no_miss() -> None:
     world = mixed()
     process = world.process(archive_down=True)
     with pytest.raises(ArchiveUnavailable):
-        process.run(read.read(world.space, "cold"))
-    assert process.run(read.read(world.space, "nobody")) is None
+        process.run(get_plan(world.space, "cold"))
+    assert process.run(get_plan(world.space, "nobody")) is None
     assert world.ask([("KEYS", "*:lease:*")]) == [[]]
 
 
 @pytest.mark.parametrize("target", ["hot", "warm", "cold"])
 def test_empty_content_comes_back_from_every_tier(target: str) -> None:
     world = World.make()
-    world.run(write.put(world.space, write.Item("e", b"", tokens=0)))
+    world.run(put(world.space, Item("e", b"", tokens=0)))
     if target != "hot":
-        assert world.run(move.demote(world.space, "e", target)).tier == target  # type: ignore[arg-type]
+        assert world.run(demote(world.space, "e", target)).tier == target  # type: ignore[arg-type]
     found = get(world, "e")
     assert found is not None
     assert (found.content, found.tier) == (b"", target)
@@ -174,14 +182,14 @@ def is_get_of(key: str) -> Any:
 def test_overwritten_between_record_and_frame(id: str, tokens: int) -> None:
     """The reader gets the old version or the new one, whole: never the one's record with the other's bytes."""
     world = mixed()
-    new = write.Item(id, content("n", 200), tokens=tokens)  # as long as the old one
-    done = before_once(world, is_get_of(world.shard.frame(id)), lambda: world.run(write.put(world.space, new), "rival"))
+    new = Item(id, content("n", 200), tokens=tokens)  # as long as the old one
+    done = before_once(world, is_get_of(world.shard.frame(id)), lambda: world.run(put(world.space, new), "rival"))
     found = get(world, id)
     world.redis.before = None
     assert done
     assert found is not None
     assert found.content == content("n", 200)
-    assert found.version == world.run(read.need_record(world.space, id)).order
+    assert found.version == world.run(need_record(world.space, id)).order
     audit(world)
 
 
@@ -190,9 +198,9 @@ def test_write_back_meets_a_move(act: str) -> None:
     """What moves between the two reads of a write-back is not called lost."""
     world = mixed()
     acts = {
-        "promote": lambda: world.run(move.promote(world.space, "warm-dirty"), "rival"),
-        "overwrite": lambda: world.run(write.put(world.space, item("warm-dirty", text="2", tokens=101)), "rival"),
-        "delete": lambda: world.run(write.delete(world.space, "warm-dirty"), "rival"),
+        "promote": lambda: world.run(promote(world.space, "warm-dirty"), "rival"),
+        "overwrite": lambda: world.run(put(world.space, item("warm-dirty", text="2", tokens=101)), "rival"),
+        "delete": lambda: world.run(delete(world.space, "warm-dirty"), "rival"),
     }
     done = before_once(world, is_get_of(world.shard.frame("warm-dirty")), acts[act])
     world.run(write_back(world.space, world.shard, "warm-dirty"))
@@ -208,7 +216,7 @@ def test_deleted_while_it_is_read() -> None:
     done = before_once(
         world,
         is_get_of(world.shard.frame("warm-dirty")),
-        lambda: world.run(write.delete(world.space, "warm-dirty"), "x"),
+        lambda: world.run(delete(world.space, "warm-dirty"), "x"),
     )
     assert get(world, "warm-dirty") is None
     world.redis.before = None
@@ -228,7 +236,7 @@ def test_a_waiter_gets_what_the_holder_of_the_lease_leaves() -> None:
         world.ask([("DEL", world.shard.lease("cold"))])
         assert get(world, "cold", "holder") is not None
 
-    found = world.process("waiter", on_sleep=holder_is_done).run(read.read(world.space, "cold"))
+    found = world.process("waiter", on_sleep=holder_is_done).run(get_plan(world.space, "cold"))
     assert found is not None
     assert (found.content, found.tier) == (content("cold"), "warm")
     assert len(fetched) == 1
@@ -239,7 +247,7 @@ def test_a_holder_that_died_is_overtaken() -> None:
     world = mixed()
     world.ask([("SET", world.shard.lease("cold"), "dead", "PX", 10_000)])
     process = world.process("waiter")
-    found = process.run(read.read(world.space, "cold"))
+    found = process.run(get_plan(world.space, "cold"))
     assert found is not None
     assert found.content == content("cold")
     assert process.counters["waits.lease"] > 1
@@ -253,9 +261,9 @@ def test_a_waiter_sees_that_the_module_is_gone() -> None:
 
     def delete_it(slept_s: float) -> None:
         if not deleted:
-            deleted.append(world.run(write.delete(world.space, "cold"), "rival"))
+            deleted.append(world.run(delete(world.space, "cold"), "rival"))
 
-    assert world.process("waiter", on_sleep=delete_it).run(read.read(world.space, "cold")) is None
+    assert world.process("waiter", on_sleep=delete_it).run(get_plan(world.space, "cold")) is None
     assert deleted == [True]
 
 
@@ -270,8 +278,8 @@ def overwrite_before_the_look(world: World, id: str) -> list[bool]:
     def get(key: str, *, max_bytes: int) -> Any:
         if not done and f"/{id}/@" in key:
             done.append(True)
-            new = write.Item(id, content("new", 50), tokens=10, durability="archived")
-            world.run(write.put(world.space, new), "rival")
+            new = Item(id, content("new", 50), tokens=10, durability="archived")
+            world.run(put(world.space, new), "rival")
             world.run(sweep(world.space), "rival")
         return real(key, max_bytes=max_bytes)
 
@@ -281,7 +289,7 @@ def overwrite_before_the_look(world: World, id: str) -> list[bool]:
 
 def lost(world: World) -> None:
     """Redis forgets all; the archive has everything."""
-    world.run(maintain.write_back_due(world.space, world.shard, older_than_ms=0))
+    world.run(write_back_due(world.space, world.shard, older_than_ms=0))
     world.ask([("FLUSHALL",)])
     world.run(recover(world.space, world.shard))
 

@@ -9,9 +9,14 @@ import pytest
 
 from distier.domain.module import Landed
 from distier.errors import Full
-from distier.plans import maintain, move, read, room, write
-from distier.plans.write import Item
-from distier.plans.writeback import write_back
+from distier.plans.fleet.maintain import BATCH, demote_idle, expire_warm, keep_headroom
+from distier.plans.put.one import put as put_plan
+from distier.plans.put.prepare import Item
+from distier.plans.recovery.adopt import need_record
+from distier.plans.tier import room
+from distier.plans.tier.demote import demote
+from distier.plans.tier.promote import pin, promote
+from distier.plans.tier.writeback import write_back
 from tests.fakes import World
 from tests.plans.audit import audit, audit_contents
 from tests.plans.test_stopped import FULL, content, fingerprint, full, idle, item
@@ -23,11 +28,11 @@ def noise(name: str, size_bytes: int) -> bytes:
 
 
 def put(world: World, what: Item) -> Landed:
-    return world.run(write.put(world.space, what), f"put {what.id}")
+    return world.run(put_plan(world.space, what), f"put {what.id}")
 
 
 def tier(world: World, id: str) -> str:
-    record = world.run(read.need_record(world.space, id))
+    record = world.run(need_record(world.space, id))
     return record.tier
 
 
@@ -51,7 +56,7 @@ def test_all_is_pinned_lands_warm_with_a_reason() -> None:
     world = World.make()
     for i in range(5):
         put(world, item(f"m{i}", tokens=20))
-        world.run(move.pin(world.space, f"m{i}", 1_000_000))
+        world.run(pin(world.space, f"m{i}", 1_000_000))
     landed = put(world, item("new", tokens=20))
     assert (landed.tier, landed.reason, landed.evicted) == ("warm", "no room in hot", 0)
     assert all(tier(world, f"m{i}") == "hot" for i in range(5))
@@ -65,7 +70,7 @@ def test_what_pins_leave_over_does_not_leave_in_vain() -> None:
     for i in range(5):
         put(world, item(f"m{i}", tokens=20))
     for i in range(3):
-        world.run(move.pin(world.space, f"m{i}", 1_000_000))
+        world.run(pin(world.space, f"m{i}", 1_000_000))
     assert put(world, item("new", tokens=50)).tier == "warm"
     assert all(tier(world, f"m{i}") == "hot" for i in range(5))
     assert put(world, item("small", tokens=40)).tier == "hot"
@@ -94,7 +99,7 @@ def test_many_tiny_frames_leave_for_a_large_one(count: int) -> None:
     for i in range(count):
         put(world, Item(f"t{i}", noise(f"t{i}", size), tokens=1))
         world.run(write_back(world.space, world.shard, f"t{i}"))
-        assert world.run(move.demote(world.space, f"t{i}", "warm")).moved
+        assert world.run(demote(world.space, f"t{i}", "warm")).moved
     large = put(world, Item("large", noise("large", 3500), tokens=101))
     assert (large.tier, large.reason) == ("warm", "too large for hot")
     audit(world)
@@ -108,9 +113,9 @@ def test_many_tiny_frames_leave_when_a_large_one_is_demoted(count: int) -> None:
     for i in range(count):
         put(world, Item(f"t{i}", noise(f"t{i}", size), tokens=1))
         world.run(write_back(world.space, world.shard, f"t{i}"))
-        assert world.run(move.demote(world.space, f"t{i}", "warm")).moved
+        assert world.run(demote(world.space, f"t{i}", "warm")).moved
     put(world, Item("large", noise("large", 3500), tokens=1))
-    assert world.run(move.demote(world.space, "large")).tier == "warm"
+    assert world.run(demote(world.space, "large")).tier == "warm"
     audit(world)
 
 
@@ -140,7 +145,7 @@ def test_with_the_archive_down_a_full_cache_refuses_and_changes_nothing() -> Non
     before = fingerprint(world.snapshot())
     process = world.process(archive_down=True)
     with pytest.raises(Full, match="archive does not answer; nothing was changed"):
-        process.run(write.put(world.space, item("new", tokens=90)))
+        process.run(put_plan(world.space, item("new", tokens=90)))
     assert fingerprint(world.snapshot()) == before
     audit(world)
 
@@ -149,7 +154,7 @@ def test_with_the_archive_down_what_fits_still_fits() -> None:
     world = World.make()
     process = world.process(archive_down=True)
     for i in range(10):
-        assert process.run(write.put(world.space, item(f"m{i}", tokens=20))).tier == "hot"
+        assert process.run(put_plan(world.space, item(f"m{i}", tokens=20))).tier == "hot"
     audit(world)
 
 
@@ -164,7 +169,7 @@ def test_a_victim_that_was_overwritten_between_naming_and_moving() -> None:
         """Another client, just before the put comes again with its moves."""
         if words[0] == "EVALSHA" and "lz4" in words and not seen:
             seen.append("m0")
-            world.run(write.put(world.space, item("m0", tokens=20, text="newer")), "rival")
+            world.run(put_plan(world.space, item("m0", tokens=20, text="newer")), "rival")
 
     world.redis.before = overwrite
     landed = put(world, item("new", tokens=20))
@@ -183,7 +188,7 @@ def test_victims_that_change_in_every_round_end_in_warm_and_not_in_a_loop() -> N
     def overwrite(words: Any) -> None:
         if words[0] == "EVALSHA" and "lz4" in words and "new" in words:
             rounds.append(1)
-            world.process(f"other {len(rounds)}").run(write.put(world.space, item("m", tokens=100)))
+            world.process(f"other {len(rounds)}").run(put_plan(world.space, item("m", tokens=100)))
 
     world.redis.before = overwrite
     landed = put(world, item("new", tokens=100))
@@ -221,13 +226,13 @@ def test_a_put_that_nothing_can_make_room_for_is_refused_at_the_second_look() ->
     world = World.make(storage_tiers__warm__max_modules=2)
     for id in ("a", "b"):
         put(world, item(id, tokens=101))
-        world.run(move.pin(world.space, id, 1_000_000))
+        world.run(pin(world.space, id, 1_000_000))
     puts: list[int] = []
 
     def overwrite(words: Any) -> None:
         if words[0] == "EVALSHA" and "new" in words:
             puts.append(1)
-            world.process(f"other {len(puts)}").run(write.put(world.space, item("a", tokens=101, text=f"{len(puts)}")))
+            world.process(f"other {len(puts)}").run(put_plan(world.space, item("a", tokens=101, text=f"{len(puts)}")))
 
     world.redis.before = overwrite
     with pytest.raises(Full, match="nothing was changed"):
@@ -243,9 +248,9 @@ def test_a_put_that_cannot_fit_does_not_empty_warm_first(monkeypatch: pytest.Mon
     world = World.make(storage_tiers__warm__max_modules=2000, storage_tiers__warm__max_bytes=100_000,
                        storage_tiers__warm__compression="none", storage_tiers__hot__max_size=10)  # fmt: skip
     put(world, Item("pinned", noise("p", 60_000), tokens=101))
-    world.run(move.pin(world.space, "pinned", 1_000_000))
+    world.run(pin(world.space, "pinned", 1_000_000))
     for i in range(300):
-        world.process(f"put {i}").run(write.put(world.space, Item(f"m{i}", noise(f"{i}", 32), tokens=101)))
+        world.process(f"put {i}").run(put_plan(world.space, Item(f"m{i}", noise(f"{i}", 32), tokens=101)))
     with pytest.raises(Full):
         put(world, Item("new", noise("n", 50_000), tokens=101))
     assert usage(world)["warm_count"] > 100
@@ -258,7 +263,7 @@ def test_a_drop_that_changed_between_naming_and_demoting_is_counted_once() -> No
     for id in ("a", "b"):
         put(world, item(id))
         world.run(write_back(world.space, world.shard, id))
-        world.run(move.demote(world.space, id, "warm"))
+        world.run(demote(world.space, id, "warm"))
     put(world, item("c", tokens=20))
     put(world, item("d", tokens=20))
     seen: list[str] = []
@@ -266,11 +271,11 @@ def test_a_drop_that_changed_between_naming_and_demoting_is_counted_once() -> No
     def promote_it(words: Any) -> None:
         if words[0] == "EVALSHA" and "cold" in words and not seen:
             seen.append("a")
-            world.run(move.promote(world.space, "a"), "rival")
-            world.run(move.demote(world.space, "d", "warm"), "rival")
+            world.run(promote(world.space, "a"), "rival")
+            world.run(demote(world.space, "d", "warm"), "rival")
 
     world.redis.before = promote_it
-    moved = world.run(move.demote(world.space, "c", "warm"))
+    moved = world.run(demote(world.space, "c", "warm"))
     world.redis.before = None
     assert seen
     assert moved.tier == "warm"
@@ -282,10 +287,10 @@ def test_headroom_and_its_pins() -> None:
     world = World.make(worker__headroom=0.5)
     for i in range(5):
         put(world, item(f"m{i}", tokens=20))
-        world.run(move.pin(world.space, f"m{i}", 1_000_000))
-    assert world.run(maintain.keep_headroom(world.space, world.shard)) == 0
+        world.run(pin(world.space, f"m{i}", 1_000_000))
+    assert world.run(keep_headroom(world.space, world.shard)) == 0
     world.ask([("ZADD", world.shard.pins, 1, f"m{i}") for i in range(4)])  # their pins ended in 1970
-    assert world.run(maintain.keep_headroom(world.space, world.shard)) == 3
+    assert world.run(keep_headroom(world.space, world.shard)) == 3
     assert usage(world)["hot_tokens"] == 40
     assert tier(world, "m4") == "hot"
     audit(world)
@@ -294,31 +299,31 @@ def test_headroom_and_its_pins() -> None:
 def test_headroom_leaves_a_module_that_is_alone() -> None:
     world = World.make(worker__headroom=0.5)
     put(world, item("large", tokens=90))
-    assert world.run(maintain.keep_headroom(world.space, world.shard)) == 0
+    assert world.run(keep_headroom(world.space, world.shard)) == 0
     put(world, item("small", tokens=10))
-    assert world.run(maintain.keep_headroom(world.space, world.shard)) == 1
+    assert world.run(keep_headroom(world.space, world.shard)) == 1
     assert (tier(world, "large"), tier(world, "small")) == ("warm", "hot")
 
 
 def test_idle_ones_are_demoted_though_the_first_batch_is_pinned() -> None:
     world = World.make(storage_tiers__hot__max_size=1000, storage_tiers__hot__max_bytes=10**6,
                        storage_tiers__warm__max_modules=1000, storage_tiers__warm__max_bytes=10**6)  # fmt: skip
-    for i in range(maintain.BATCH + 10):
+    for i in range(BATCH + 10):
         put(world, item(f"m{i:03d}", tokens=1))
     idle(world)
-    for i in range(maintain.BATCH):
-        world.run(move.pin(world.space, f"m{i:03d}", 1_000_000))
-    assert world.run(maintain.demote_idle(world.space, world.shard)) == 10
+    for i in range(BATCH):
+        world.run(pin(world.space, f"m{i:03d}", 1_000_000))
+    assert world.run(demote_idle(world.space, world.shard)) == 10
     audit(world)
 
 
 def test_expiry_ends_where_only_copies_were_deleted_by_hand() -> None:
     """As many lost dirty modules as a batch has: they are passed over, not looked at for ever."""
     world = World.make(storage_tiers__warm__max_modules=1000, storage_tiers__warm__max_bytes=10**6)
-    ids = [f"m{i}" for i in range(maintain.BATCH)]
+    ids = [f"m{i}" for i in range(BATCH)]
     for id in ids:
         put(world, item(id, tokens=1))
-        world.run(move.demote(world.space, id, "warm"))
+        world.run(demote(world.space, id, "warm"))
         world.ask([("DEL", world.shard.frame(id)), ("ZADD", world.shard.warm, 1, id)])
-    assert world.run(maintain.expire_warm(world.space, world.shard)) == 0
+    assert world.run(expire_warm(world.space, world.shard)) == 0
     assert usage(world)["dirty_count"] == len(ids)

@@ -18,9 +18,14 @@ import pytest
 from distier.effects import Effect, Plan
 from distier.errors import DistierError, Unavailable
 from distier.lua import Refused, ledger, limit
-from distier.plans import maintain, move, shares, write
-from distier.plans.recover import open_space
-from distier.plans.write import Item
+from distier.plans.fleet.maintain import recount
+from distier.plans.fleet.quotas import balance, open_shares
+from distier.plans.put.one import put as put_plan
+from distier.plans.put.prepare import Item
+from distier.plans.recovery.epochs import open_space
+from distier.plans.tier.demote import demote
+from distier.plans.tier.ledger import make_share, move_shares, parse_ledger, settled
+from distier.plans.tier.promote import pin, promote, promote_many
 from distier.policy.shares import Amounts, sum_of
 from tests.fakes import Fault, FaultKind, PlanRunner, Stopped, World
 
@@ -45,13 +50,13 @@ def ids_of(world: World, shard: int, n: int) -> list[str]:
 
 
 def put(world: World, id: str, tokens: int = 10) -> Any:
-    return run(world, write.put(world.space, Item(id, f"{id} ".encode() * 20, tokens=tokens)))
+    return run(world, put_plan(world.space, Item(id, f"{id} ".encode() * 20, tokens=tokens)))
 
 
 def skewed() -> World:
     """Shards 0 and 1 are full, and 0 evicts young modules, 1 old ones; 2 and 3 hold next to nothing. The ledger is made."""
     world = make()
-    run(world, shares.settled(world.space))
+    run(world, settled(world.space))
     for shard in (0, 1):
         for id in ids_of(world, shard, 6):
             put(world, id, tokens=20)
@@ -80,7 +85,7 @@ def potential(world: World) -> Amounts:
 
 def check(world: World) -> None:
     assert potential(world).fits(TOTAL), f"{potential(world)} of {TOTAL}"
-    kept = shares.parse_ledger(world.ask([("HGETALL", world.shard.shares)])[0])
+    kept = parse_ledger(world.ask([("HGETALL", world.shard.shares)])[0])
     assert sum_of(kept.shares).fits(TOTAL) and sum_of(kept.moved()).fits(TOTAL)
 
 
@@ -117,12 +122,12 @@ def run(world: World, plan: Plan[Any]) -> Any:
 
 def finished(world: World) -> None:
     """Anybody can finish or undo what is left, and then all is as the ledger says, with nothing lost."""
-    process(world).run(shares.balance(world.space))
-    kept = run(world, shares.settled(world.space))
+    process(world).run(balance(world.space))
+    kept = run(world, settled(world.space))
     for i, shard in enumerate(world.space.keys.shards):
         limits = amounts(world, shard.limits, Amounts._fields)
         assert limits == kept.shares[i] and amounts(world, shard.usage, USED).fits(limits)
-        assert run(world, maintain.recount(world.space, shard)) == {
+        assert run(world, recount(world.space, shard)) == {
             k.decode(): int(v) for k, v in world.ask([("HGETALL", shard.usage)])[0].items() if int(v)
         }
     assert sum_of(kept.shares) == TOTAL
@@ -136,14 +141,14 @@ def big_id(world: World) -> str:
 
 
 def put_big(world: World) -> Plan[Any]:
-    return write.put(world.space, Item(big_id(world), b"large " * 500, tokens=BIG))
+    return put_plan(world.space, Item(big_id(world), b"large " * 500, tokens=BIG))
 
 
 PLANS: dict[str, Callable[[World], Plan[Any]]] = {
-    "balance": lambda w: shares.balance(w.space),
-    "balance, no ledger": lambda w: shares.balance(w.space),
+    "balance": lambda w: balance(w.space),
+    "balance, no ledger": lambda w: balance(w.space),
     "put larger than a share": put_big,
-    "make the ledger": lambda w: shares.settled(w.space),
+    "make the ledger": lambda w: settled(w.space),
 }
 
 
@@ -214,10 +219,10 @@ def _run(runner: Watched, plan: Plan[Any]) -> None:
 
 def test_a_balance_gives_the_shard_that_needs_it_more() -> None:
     world = skewed()
-    first = run(world, shares.settled(world.space)).shares
+    first = run(world, settled(world.space)).shares
     for _ in range(12):
-        run(world, shares.balance(world.space))
-    after = run(world, shares.settled(world.space)).shares
+        run(world, balance(world.space))
+    after = run(world, settled(world.space)).shares
     assert after[0].hot_tokens > first[0].hot_tokens and after[3].hot_tokens < first[3].hot_tokens
     finished(world)
 
@@ -228,46 +233,46 @@ def test_a_module_larger_than_a_share_becomes_hot_by_put_and_by_promote() -> Non
     assert landed.tier == "hot" and landed.reason is None
     finished(world)
     id = big_id(world)
-    assert run(world, move.demote(world.space, id)).moved
+    assert run(world, demote(world.space, id)).moved
     for i in range(30):
         for other in (0, 1, 2):
             put(world, ids_of(world, other, 30)[i])
-        run(world, shares.balance(world.space))
-    assert run(world, shares.settled(world.space)).shares[3].hot_tokens < BIG
-    assert process(world).run(move.promote(world.space, id)).tier == "hot"
-    run(world, move.demote(world.space, id))
-    run(world, write.put(world.space, Item(big_id(world) + "?", b"", tokens=1)))
-    (moved,) = process(world).run(move.promote_many(world.space, [id]))
+        run(world, balance(world.space))
+    assert run(world, settled(world.space)).shares[3].hot_tokens < BIG
+    assert process(world).run(promote(world.space, id)).tier == "hot"
+    run(world, demote(world.space, id))
+    run(world, put_plan(world.space, Item(big_id(world) + "?", b"", tokens=1)))
+    (moved,) = process(world).run(promote_many(world.space, [id]))
     assert not isinstance(moved, DistierError) and moved.tier == "hot"
     finished(world)
 
 
 def test_larger_than_the_budget_is_too_large() -> None:
     world = skewed()
-    landed = run(world, write.put(world.space, Item(big_id(world), b"x", tokens=TOTAL.hot_tokens + 1)))
+    landed = run(world, put_plan(world.space, Item(big_id(world), b"x", tokens=TOTAL.hot_tokens + 1)))
     assert landed.tier == "warm" and landed.reason == "too large for hot"
 
 
 def test_what_cannot_be_evicted_is_not_taken() -> None:
     """All that is hot elsewhere is pinned: the move is undone, and the limits are what they were."""
     world = make()
-    run(world, shares.settled(world.space))
+    run(world, settled(world.space))
     for shard in (0, 1, 2):
         for id in ids_of(world, shard, 10):
             put(world, id)
-            run(world, move.pin(world.space, id, 1_000_000))
-    before = run(world, shares.settled(world.space)).shares
+            run(world, pin(world.space, id, 1_000_000))
+    before = run(world, settled(world.space)).shares
     landed = process(world).run(put_big(world))
     assert landed.tier == "warm"
-    assert run(world, shares.settled(world.space)).shares == before
+    assert run(world, settled(world.space)).shares == before
     finished(world)
 
 
 def test_an_old_version_neither_commits_nor_sets_limits() -> None:
     world = skewed()
     first = world.shard
-    old = run(world, shares.settled(world.space))
-    assert run(world, shares.move_shares(world.space, old, {0: old.shares[1], 1: old.shares[0]}))
+    old = run(world, settled(world.space))
+    assert run(world, move_shares(world.space, old, {0: old.shares[1], 1: old.shares[0]}))
     late = run(world, iter(ledger(first, old.version, "f" * 32, {"0": "400 0 0 0"})))
     assert late == Refused("CHANGED")
     assert isinstance(run(world, iter(limit(first, old.version - 1, (400, 0, 0, 0)))), Refused)
@@ -275,42 +280,42 @@ def test_an_old_version_neither_commits_nor_sets_limits() -> None:
 
 def test_no_script_lets_the_shares_exceed_the_total() -> None:
     world = skewed()
-    old = run(world, shares.settled(world.space))
+    old = run(world, settled(world.space))
     for field in ("0", "next.0"):
         with pytest.raises(DistierError, match="more than its budgets"):
             run(world, iter(ledger(world.shard, old.version, "f" * 32, {field: "400 40000 24 80000"})))
-    assert run(world, shares.settled(world.space)) == old
+    assert run(world, settled(world.space)) == old
 
 
 def test_a_worker_that_lost_its_lease_moves_nothing() -> None:
     world = skewed()
     world.ask([("HSET", world.shard.epoch, "fence", 7)])
-    old = run(world, shares.settled(world.space))
-    assert run(world, shares.balance(world.space, "6")) == 0
-    assert run(world, shares.settled(world.space)).shares == old.shares
-    assert run(world, shares.balance(world.space, "7")) == 1
+    old = run(world, settled(world.space))
+    assert run(world, balance(world.space, "6")) == 0
+    assert run(world, settled(world.space)).shares == old.shares
+    assert run(world, balance(world.space, "7")) == 1
 
 
 # -- totals, and what is lost -----------------------------------------------------------------------------------------
 
 
 def reopened(world: World, **overrides: Any) -> World:
-    from distier.plans.space import Space
+    from distier.plans.common.space import Space
 
     config = world.space.config.with_overrides(**overrides)
     other = World(Space(config, world.space.counter, False), world.redis, world.archive)
     run(other, open_space(other.space))
-    run(other, shares.open_shares(other.space))
+    run(other, open_shares(other.space))
     return other
 
 
 def test_an_explicit_total_scales_the_shares_and_a_default_changes_nothing() -> None:
     world = skewed()
     for _ in range(8):
-        run(world, shares.balance(world.space))
-    before = run(world, shares.settled(world.space))
+        run(world, balance(world.space))
+    before = run(world, settled(world.space))
     raised = reopened(world, storage_tiers__hot__max_size=800)
-    after = run(raised, shares.settled(raised.space))
+    after = run(raised, settled(raised.space))
     assert after.total.hot_tokens == 800 and after.total[1:] == before.total[1:]
     for old, new in zip(before.shares, after.shares, strict=True):
         assert abs(new.hot_tokens - 2 * old.hot_tokens) <= 1 and new[1:] == old[1:]
@@ -319,12 +324,12 @@ def test_an_explicit_total_scales_the_shares_and_a_default_changes_nothing() -> 
     config = bare.space.config
     config._sources.clear()
     run(bare, open_space(bare.space))
-    run(bare, shares.open_shares(bare.space))
-    assert run(raised, shares.settled(raised.space)) == after
+    run(bare, open_shares(bare.space))
+    assert run(raised, settled(raised.space)) == after
     lowered = reopened(world, storage_tiers__hot__max_size=200)
     limits = [amounts(world, s.limits, Amounts._fields) for s in world.space.keys.shards]
     assert sum(n.hot_tokens for n in limits) == 200
-    assert sum_of(run(lowered, shares.settled(lowered.space)).shares).hot_tokens == 200
+    assert sum_of(run(lowered, settled(lowered.space)).shares).hot_tokens == 200
 
 
 def test_totals_that_do_not_divide_and_are_less_than_the_shards() -> None:
@@ -338,19 +343,19 @@ def test_an_old_copy_of_the_ledger_after_a_failover_is_made_anew() -> None:
     world = skewed()
     first = world.shard
     before = world.ask([("HGETALL", first.shares)])[0]
-    zombie = run(world, shares.settled(world.space))
+    zombie = run(world, settled(world.space))
     for _ in range(5):
-        run(world, shares.balance(world.space))
+        run(world, balance(world.space))
     world.ask([("DEL", first.shares), ("HSET", first.shares, *(w for pair in before.items() for w in pair))])
     world.ask([("HINCRBY", first.epoch, "epoch", 1)])
-    assert not run(world, shares.move_shares(world.space, zombie, {0: zombie.shares[1], 1: zombie.shares[0]}))
+    assert not run(world, move_shares(world.space, zombie, {0: zombie.shares[1], 1: zombie.shares[0]}))
     finished(world)
 
 
 def test_one_shard_has_no_ledger_and_asks_nothing() -> None:
     world = World.make()
     runner = world.process()
-    assert runner.run(shares.balance(world.space)) == 0 and runner.effects == []
-    runner.run(shares.open_shares(world.space))
+    assert runner.run(balance(world.space)) == 0 and runner.effects == []
+    runner.run(open_shares(world.space))
     assert runner.effects == []
-    assert not runner.run(shares.make_share(world.space, world.shard, 1, 1)) and runner.effects == []
+    assert not runner.run(make_share(world.space, world.shard, 1, 1)) and runner.effects == []

@@ -15,12 +15,23 @@ import pytest
 
 from distier.effects import Plan
 from distier.errors import DistierError, Unavailable
-from distier.plans import maintain, move, read, write
-from distier.plans.recover import open_space
-from distier.plans.space import Space
-from distier.plans.statistics import read_stats
-from distier.plans.write import Item
-from distier.plans.writeback import write_back
+from distier.plans.common.space import Space
+from distier.plans.fleet.maintain import age_uses, demote_idle, expire_warm, keep_headroom, maintain, write_back_due
+from distier.plans.fleet.statistics import read_stats
+from distier.plans.fleet.sweep import sweep
+from distier.plans.get.many import get_many
+from distier.plans.get.one import get, read_below
+from distier.plans.get.scan import Listing
+from distier.plans.get.where import where_in_redis
+from distier.plans.put.delete import delete
+from distier.plans.put.many import put_many
+from distier.plans.put.one import put
+from distier.plans.put.prepare import Item
+from distier.plans.recovery.adopt import need_record
+from distier.plans.recovery.epochs import open_space
+from distier.plans.tier.demote import demote, demote_many
+from distier.plans.tier.promote import pin, promote, promote_many, unpin
+from distier.plans.tier.writeback import write_back
 from tests.fakes import Fault, FaultKind, PlanRunner, Snapshot, Stopped, World
 from tests.plans.audit import audit, audit_contents
 
@@ -47,12 +58,12 @@ def mixed() -> World:
     world = World.make(storage_tiers__promotion_threshold=3)
     space, shard = world.space, world.shard
     for id in ("hot-dirty", "hot-clean", "warm-dirty", "warm-clean", "cold", "expired", "deleted"):
-        world.run(write.put(space, item(id)), id)
+        world.run(put(space, item(id)), id)
     for id in ("hot-clean", "warm-clean", "cold", "expired"):
         world.run(write_back(space, shard, id))
     for id, to in [("warm-dirty", "warm"), ("warm-clean", "warm"), ("expired", "warm"), ("cold", "cold")]:
-        assert world.run(move.demote(space, id, to)).moved  # type: ignore[arg-type]
-    world.run(write.delete(space, "deleted"), "deleter")
+        assert world.run(demote(space, id, to)).moved  # type: ignore[arg-type]
+    world.run(delete(space, "deleted"), "deleter")
     world.ask([("DEL", shard.frame("expired"))])
     return world
 
@@ -64,10 +75,10 @@ def full() -> World:
     """Hot is full, and warm is full of versions that only Redis has."""
     world = World.make()
     for i in range(6):
-        world.run(write.put(world.space, item(f"w{i}", tokens=10)), f"w{i}")
-        assert world.run(move.demote(world.space, f"w{i}", "warm")).moved
+        world.run(put(world.space, item(f"w{i}", tokens=10)), f"w{i}")
+        assert world.run(demote(world.space, f"w{i}", "warm")).moved
     for i in range(5):
-        world.run(write.put(world.space, item(f"h{i}", tokens=20)), f"h{i}")
+        world.run(put(world.space, item(f"h{i}", tokens=20)), f"h{i}")
     return world
 
 
@@ -78,11 +89,11 @@ def swept() -> World:
     """Three archived versions of one module, and a deleted module whose tombstone is archived."""
     world = World.make(keeps_metadata=False)
     for text in ("v1", "v2", "v3"):
-        world.run(write.put(world.space, item("a", text=text)), text)
+        world.run(put(world.space, item("a", text=text)), text)
         world.run(write_back(world.space, world.shard, "a"))
-    world.run(write.put(world.space, item("b")), "b")
+    world.run(put(world.space, item("b")), "b")
     world.run(write_back(world.space, world.shard, "b"))
-    world.run(write.delete(world.space, "b"), "deleter")
+    world.run(delete(world.space, "b"), "deleter")
     world.run(write_back(world.space, world.shard, "b"))
     return world
 
@@ -113,11 +124,11 @@ def first(shard_plan: Callable[..., Plan[Any]]) -> Callable[[Space], Plan[Any]]:
 
 
 def used(id: str) -> Callable[[World], object]:
-    return lambda world: [world.run(read.read_below(world.space, world.shard, need(world, id))) for _ in range(2)]
+    return lambda world: [world.run(read_below(world.space, world.shard, need(world, id))) for _ in range(2)]
 
 
 def need(world: World, id: str) -> Any:
-    return world.run(read.need_record(world.space, id))
+    return world.run(need_record(world.space, id))
 
 
 def is_moved(result: Any) -> bool:
@@ -135,71 +146,71 @@ def is_tier(tier: str) -> Callable[[Any], bool]:
 def pinned_world() -> World:
     world = full()
     for i in range(5):
-        world.run(move.pin(world.space, f"h{i}", 1_000_000))
+        world.run(pin(world.space, f"h{i}", 1_000_000))
     return world
 
 
 ROWS = [
     Row("open", empty, open_space),
     Row("open again", mixed, open_space, MIXED),
-    Row("read hot", mixed, lambda s: read.read(s, "hot-dirty"), MIXED, check=is_tier("hot")),
-    Row("read warm", mixed, lambda s: read.read(s, "warm-dirty"), MIXED, check=is_tier("warm")),
-    Row("read warm, promoted", mixed, lambda s: read.read(s, "warm-clean"), MIXED, before=used("warm-clean")),
-    Row("read cold", mixed, lambda s: read.read(s, "cold"), MIXED, check=is_tier("cold")),
-    Row("read cold, promoted", mixed, lambda s: read.read(s, "cold"), MIXED,
-        before=lambda w: (used("cold")(w), w.run(move.demote(w.space, "cold", "cold")))),
-    Row("read expired", mixed, lambda s: read.read(s, "expired"), MIXED, check=is_tier("cold")),
-    Row("read a miss", mixed, lambda s: read.read(s, "nobody"), MIXED, check=lambda r: r is None),
-    Row("read deleted", mixed, lambda s: read.read(s, "deleted"), MIXED, check=lambda r: r is None),
-    Row("read many", mixed, lambda s: read.read_many(s, [*MIXED, "nobody"]), MIXED, check=lambda r: len(r) == 7),
-    Row("place", mixed, lambda s: read.place(s, "cold"), MIXED, check=is_tier("cold")),
-    Row("list", mixed, lambda s: read.Listing(s, "", None, None).step(), MIXED, check=lambda r: len(r) == 6),
+    Row("read hot", mixed, lambda s: get(s, "hot-dirty"), MIXED, check=is_tier("hot")),
+    Row("read warm", mixed, lambda s: get(s, "warm-dirty"), MIXED, check=is_tier("warm")),
+    Row("read warm, promoted", mixed, lambda s: get(s, "warm-clean"), MIXED, before=used("warm-clean")),
+    Row("read cold", mixed, lambda s: get(s, "cold"), MIXED, check=is_tier("cold")),
+    Row("read cold, promoted", mixed, lambda s: get(s, "cold"), MIXED,
+        before=lambda w: (used("cold")(w), w.run(demote(w.space, "cold", "cold")))),
+    Row("read expired", mixed, lambda s: get(s, "expired"), MIXED, check=is_tier("cold")),
+    Row("read a miss", mixed, lambda s: get(s, "nobody"), MIXED, check=lambda r: r is None),
+    Row("read deleted", mixed, lambda s: get(s, "deleted"), MIXED, check=lambda r: r is None),
+    Row("read many", mixed, lambda s: get_many(s, [*MIXED, "nobody"]), MIXED, check=lambda r: len(r) == 7),
+    Row("place", mixed, lambda s: where_in_redis(s, "cold"), MIXED, check=is_tier("cold")),
+    Row("list", mixed, lambda s: Listing(s, "", None, None).step(), MIXED, check=lambda r: len(r) == 6),
     Row("stats", mixed, lambda s: read_stats(s, {}), MIXED),
-    Row("put", mixed, lambda s: write.put(s, item("new")), MIXED, {"new": content("new")}, is_tier("hot")),
-    Row("put over hot", mixed, lambda s: write.put(s, item("hot-clean", text="2")), MIXED, {"hot-clean": content("2")}),
-    Row("put over cold", mixed, lambda s: write.put(s, item("cold", text="2")), MIXED, {"cold": content("2")}),
-    Row("put over warm", mixed, lambda s: write.put(s, item("warm-dirty", text="2")), MIXED, {"warm-dirty": content("2")}),
-    Row("put over a tombstone", mixed, lambda s: write.put(s, item("deleted", text="2")), MIXED, {"deleted": content("2")}),
-    Row("put if new", mixed, lambda s: write.put(s, item("new", if_version=0)), MIXED, {"new": content("new")},
+    Row("put", mixed, lambda s: put(s, item("new")), MIXED, {"new": content("new")}, is_tier("hot")),
+    Row("put over hot", mixed, lambda s: put(s, item("hot-clean", text="2")), MIXED, {"hot-clean": content("2")}),
+    Row("put over cold", mixed, lambda s: put(s, item("cold", text="2")), MIXED, {"cold": content("2")}),
+    Row("put over warm", mixed, lambda s: put(s, item("warm-dirty", text="2")), MIXED, {"warm-dirty": content("2")}),
+    Row("put over a tombstone", mixed, lambda s: put(s, item("deleted", text="2")), MIXED, {"deleted": content("2")}),
+    Row("put if new", mixed, lambda s: put(s, item("new", if_version=0)), MIXED, {"new": content("new")},
         one_token=True),
-    Row("put, evicting", mixed, lambda s: write.put(s, item("new", tokens=90)), MIXED, {"new": content("new")},
+    Row("put, evicting", mixed, lambda s: put(s, item("new", tokens=90)), MIXED, {"new": content("new")},
         is_tier("hot")),
-    Row("put, too large for hot", mixed, lambda s: write.put(s, item("new", tokens=101)), MIXED,
+    Row("put, too large for hot", mixed, lambda s: put(s, item("new", tokens=101)), MIXED,
         {"new": content("new")}, is_tier("warm")),
-    Row("put, all is full", full, lambda s: write.put(s, item("new", tokens=90)), FULL, {"new": content("new")},
+    Row("put, all is full", full, lambda s: put(s, item("new", tokens=90)), FULL, {"new": content("new")},
         is_tier("hot")),
-    Row("put, hot is pinned", pinned_world, lambda s: write.put(s, item("new")), FULL, {"new": content("new")},
+    Row("put, hot is pinned", pinned_world, lambda s: put(s, item("new")), FULL, {"new": content("new")},
         is_tier("warm")),
-    Row("put many", full, lambda s: write.put_many(s, [item(f"n{i}", tokens=30) for i in range(4)]), FULL,
+    Row("put many", full, lambda s: put_many(s, [item(f"n{i}", tokens=30) for i in range(4)]), FULL,
         {f"n{i}": content(f"n{i}") for i in range(4)}, lambda r: all(x.tier == "hot" for x in r)),
-    Row("delete hot", mixed, lambda s: write.delete(s, "hot-dirty"), MIXED, {"hot-dirty": None}),
-    Row("delete cold", mixed, lambda s: write.delete(s, "cold"), MIXED, {"cold": None}),
-    Row("promote warm", mixed, lambda s: move.promote(s, "warm-dirty"), MIXED, check=is_tier("hot")),
-    Row("promote cold", mixed, lambda s: move.promote(s, "cold"), MIXED, check=is_tier("hot")),
-    Row("promote expired", mixed, lambda s: move.promote(s, "expired"), MIXED, check=is_tier("hot")),
-    Row("promote, all is full", full, lambda s: move.promote(s, "w3"), FULL, check=is_tier("hot")),
-    Row("demote hot", mixed, lambda s: move.demote(s, "hot-dirty"), MIXED, check=is_tier("warm")),
-    Row("demote hot to cold, dirty", mixed, lambda s: move.demote(s, "hot-dirty", "cold"), MIXED, check=is_tier("cold")),
-    Row("demote warm to cold, clean", mixed, lambda s: move.demote(s, "warm-clean"), MIXED, check=is_tier("cold")),
-    Row("demote warm to cold, dirty", mixed, lambda s: move.demote(s, "warm-dirty"), MIXED, check=is_tier("cold")),
-    Row("demote, warm is full", full, lambda s: move.demote(s, "h0"), FULL, check=is_tier("warm")),
-    Row("promote many", mixed, lambda s: move.promote_many(s, ["warm-dirty", "warm-clean", "cold", "expired"]), MIXED,
+    Row("delete hot", mixed, lambda s: delete(s, "hot-dirty"), MIXED, {"hot-dirty": None}),
+    Row("delete cold", mixed, lambda s: delete(s, "cold"), MIXED, {"cold": None}),
+    Row("promote warm", mixed, lambda s: promote(s, "warm-dirty"), MIXED, check=is_tier("hot")),
+    Row("promote cold", mixed, lambda s: promote(s, "cold"), MIXED, check=is_tier("hot")),
+    Row("promote expired", mixed, lambda s: promote(s, "expired"), MIXED, check=is_tier("hot")),
+    Row("promote, all is full", full, lambda s: promote(s, "w3"), FULL, check=is_tier("hot")),
+    Row("demote hot", mixed, lambda s: demote(s, "hot-dirty"), MIXED, check=is_tier("warm")),
+    Row("demote hot to cold, dirty", mixed, lambda s: demote(s, "hot-dirty", "cold"), MIXED, check=is_tier("cold")),
+    Row("demote warm to cold, clean", mixed, lambda s: demote(s, "warm-clean"), MIXED, check=is_tier("cold")),
+    Row("demote warm to cold, dirty", mixed, lambda s: demote(s, "warm-dirty"), MIXED, check=is_tier("cold")),
+    Row("demote, warm is full", full, lambda s: demote(s, "h0"), FULL, check=is_tier("warm")),
+    Row("promote many", mixed, lambda s: promote_many(s, ["warm-dirty", "warm-clean", "cold", "expired"]), MIXED,
         check=lambda rs: all(r.tier == "hot" for r in rs)),
-    Row("promote many, all is full", full, lambda s: move.promote_many(s, ["w0", "w1", "w2"]), FULL,
+    Row("promote many, all is full", full, lambda s: promote_many(s, ["w0", "w1", "w2"]), FULL,
         check=lambda rs: all(r.tier == "hot" for r in rs)),
-    Row("demote many", mixed, lambda s: move.demote_many(s, ["hot-dirty", "hot-clean", "warm-dirty"], "cold"), MIXED,
+    Row("demote many", mixed, lambda s: demote_many(s, ["hot-dirty", "hot-clean", "warm-dirty"], "cold"), MIXED,
         check=lambda rs: all(r.tier == "cold" for r in rs)),
-    Row("pin", mixed, lambda s: move.pin(s, "cold", 1_000_000), MIXED),
-    Row("unpin", mixed, lambda s: move.unpin(s, "cold"), MIXED),
+    Row("pin", mixed, lambda s: pin(s, "cold", 1_000_000), MIXED),
+    Row("unpin", mixed, lambda s: unpin(s, "cold"), MIXED),
     Row("write back", mixed, lambda s: write_back(s, s.keys.shards[0], "warm-dirty"), MIXED),
     Row("write back a tombstone", mixed, lambda s: write_back(s, s.keys.shards[0], "deleted"), MIXED),
-    Row("write back all", full, lambda s: maintain.write_back_due(s, s.keys.shards[0], older_than_ms=0), FULL),
-    Row("head-room", full, first(maintain.keep_headroom), FULL),
-    Row("demote idle", mixed, first(maintain.demote_idle), MIXED, before=lambda w: idle(w)),
-    Row("expire", mixed, first(maintain.expire_warm), MIXED, before=lambda w: overdue(w)),
-    Row("age", mixed, first(maintain.age_uses), MIXED, before=lambda w: w.ask([("HSET", w.shard.epoch, "created", 1)])),
-    Row("maintain", full, lambda s: maintain.maintain(s, s.keys.shards[0], lambda _: None), FULL, before=lambda w: idle(w)),
-    Row("sweep", swept, maintain.sweep, {"a": content("v3"), "b": None}),
+    Row("write back all", full, lambda s: write_back_due(s, s.keys.shards[0], older_than_ms=0), FULL),
+    Row("head-room", full, first(keep_headroom), FULL),
+    Row("demote idle", mixed, first(demote_idle), MIXED, before=lambda w: idle(w)),
+    Row("expire", mixed, first(expire_warm), MIXED, before=lambda w: overdue(w)),
+    Row("age", mixed, first(age_uses), MIXED, before=lambda w: w.ask([("HSET", w.shard.epoch, "created", 1)])),
+    Row("maintain", full, lambda s: maintain(s, s.keys.shards[0], lambda _: None), FULL, before=lambda w: idle(w)),
+    Row("sweep", swept, sweep, {"a": content("v3"), "b": None}),
 ]  # fmt: skip
 
 

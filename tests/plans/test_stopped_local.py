@@ -18,10 +18,16 @@ import pytest
 from distier.domain.module import Record
 from distier.domain.tokens import token_counter
 from distier.effects import Effect, LocalDelete, LocalGet, LocalHas, LocalPut, Peers, PeerSilent
-from distier.plans import maintain, move, read, write
-from distier.plans.recover import open_space
-from distier.plans.space import Space
-from distier.plans.writeback import write_back
+from distier.plans.common.space import Space
+from distier.plans.fleet.maintain import keep_headroom, maintain
+from distier.plans.get.many import get_many
+from distier.plans.get.one import get
+from distier.plans.put.delete import delete
+from distier.plans.put.one import put
+from distier.plans.recovery.epochs import open_space
+from distier.plans.tier.demote import demote
+from distier.plans.tier.promote import promote, promote_many
+from distier.plans.tier.writeback import write_back
 from distier.stores.memory import MemoryArchive
 from tests.fakes import PlanRunner, World, own_exchange, small_config
 from tests.plans import test_stopped as stopped
@@ -85,13 +91,13 @@ def mixed(placement: str, *, keeps: bool = True) -> NodeWorld:
     world = NodeWorld.of(placement, keeps=keeps, storage_tiers__promotion_threshold=3)
     space, shard = world.space, world.shard
     for id in ("hot-dirty", "hot-clean", "warm-dirty", "warm-clean", "cold", "expired", "deleted"):
-        world.run(write.put(space, item(id)), id)
+        world.run(put(space, item(id)), id)
     for id in ("hot-clean", "warm-clean", "cold", "expired"):
         world.run(write_back(space, shard, id))
     for id, to in [("warm-dirty", "warm"), ("warm-clean", "warm"), ("expired", "warm"), ("cold", "cold")]:
-        assert world.run(move.demote(space, id, to)).moved  # type: ignore[arg-type]
+        assert world.run(demote(space, id, to)).moved  # type: ignore[arg-type]
     world.disk.pop("expired", None)
-    world.run(write.delete(space, "deleted"), "deleter")
+    world.run(delete(space, "deleted"), "deleter")
     world.ask([("DEL", shard.frame("expired"))])
     return world
 
@@ -100,10 +106,10 @@ def full(placement: str, *, keeps: bool = True) -> NodeWorld:
     """Hot is full, one half of it clean, and warm is full of versions that only Redis has."""
     world = NodeWorld.of(placement, keeps=keeps)
     for i in range(6):
-        world.run(write.put(world.space, item(f"w{i}", tokens=10)), f"w{i}")
-        assert world.run(move.demote(world.space, f"w{i}", "warm")).moved
+        world.run(put(world.space, item(f"w{i}", tokens=10)), f"w{i}")
+        assert world.run(demote(world.space, f"w{i}", "warm")).moved
     for i in range(5):
-        world.run(write.put(world.space, item(f"h{i}", tokens=20)), f"h{i}")
+        world.run(put(world.space, item(f"h{i}", tokens=20)), f"h{i}")
         if i % 2:
             world.run(write_back(world.space, world.shard, f"h{i}"))
     return world
@@ -124,27 +130,27 @@ def rows(placement: str, *, keeps: bool = True) -> Sequence[Row]:
         world.space.guess_warm("warm-clean", 1000.0)
 
     plans: dict[str, Callable[[Space], Any]] = {
-        f"read {id}": partial(read.read, id=id) for id in ("warm-dirty", "warm-clean", "cold", "expired")
+        f"read {id}": partial(get, id=id) for id in ("warm-dirty", "warm-clean", "cold", "expired")
     }
     here = {"warm": has("warm"), "hot": has("hot")}
     return [
         *(Row(name, make, plan, MIXED) for name, plan in plans.items()),
-        Row("read, promoted", make, lambda s: read.read(s, "warm-clean"), MIXED, before=promotable),
-        Row("read many", make, lambda s: read.read_many(s, [*MIXED, "nobody"]), MIXED, check=lambda r: len(r) == 7),
-        Row("put over the disk's", make, lambda s: write.put(s, item("warm-clean", text="2")), MIXED,
+        Row("read, promoted", make, lambda s: get(s, "warm-clean"), MIXED, before=promotable),
+        Row("read many", make, lambda s: get_many(s, [*MIXED, "nobody"]), MIXED, check=lambda r: len(r) == 7),
+        Row("put over the disk's", make, lambda s: put(s, item("warm-clean", text="2")), MIXED,
             {"warm-clean": content("2")}),
-        Row("demote hot, clean", make, lambda s: move.demote(s, "hot-clean"), MIXED, check=here["warm"]),
-        Row("demote hot, dirty", make, lambda s: move.demote(s, "hot-dirty"), MIXED, check=here["warm"]),
-        Row("demote the disk's", make, lambda s: move.demote(s, "warm-clean", "cold"), MIXED),
-        Row("promote the disk's", make, lambda s: move.promote(s, "warm-clean"), MIXED, check=here["hot"]),
-        Row("promote cold", make, lambda s: move.promote(s, "cold"), MIXED, check=here["hot"]),
-        Row("promote many", make, lambda s: move.promote_many(s, ["warm-dirty", "warm-clean", "cold"]), MIXED),
+        Row("demote hot, clean", make, lambda s: demote(s, "hot-clean"), MIXED, check=here["warm"]),
+        Row("demote hot, dirty", make, lambda s: demote(s, "hot-dirty"), MIXED, check=here["warm"]),
+        Row("demote the disk's", make, lambda s: demote(s, "warm-clean", "cold"), MIXED),
+        Row("promote the disk's", make, lambda s: promote(s, "warm-clean"), MIXED, check=here["hot"]),
+        Row("promote cold", make, lambda s: promote(s, "cold"), MIXED, check=here["hot"]),
+        Row("promote many", make, lambda s: promote_many(s, ["warm-dirty", "warm-clean", "cold"]), MIXED),
         Row("write back, warm", make, lambda s: write_back(s, s.keys.shards[0], "warm-dirty"), MIXED),
-        Row("put, evicting", crowded, lambda s: write.put(s, item("new", tokens=90)), FULL, {"new": content("new")},
+        Row("put, evicting", crowded, lambda s: put(s, item("new", tokens=90)), FULL, {"new": content("new")},
             here["hot"]),
-        Row("promote, all is full", crowded, lambda s: move.promote(s, "w3"), FULL, check=here["hot"]),
-        Row("head-room", crowded, lambda s: maintain.keep_headroom(s, s.keys.shards[0]), FULL),
-        Row("maintain", crowded, lambda s: maintain.maintain(s, s.keys.shards[0], lambda _: None), FULL,
+        Row("promote, all is full", crowded, lambda s: promote(s, "w3"), FULL, check=here["hot"]),
+        Row("head-room", crowded, lambda s: keep_headroom(s, s.keys.shards[0]), FULL),
+        Row("maintain", crowded, lambda s: maintain(s, s.keys.shards[0], lambda _: None), FULL,
             before=stopped.idle),
     ]  # fmt: skip
 
@@ -168,7 +174,7 @@ def test_with_a_fault_at_every_effect(row: Row) -> None:
 
 def test_clean_victims_go_to_the_disk_and_dirty_ones_stay_in_redis() -> None:
     world = full("local")
-    world.run(write.put(world.space, item("new", tokens=90)))
+    world.run(put(world.space, item("new", tokens=90)))
     shard, left = world.shard, {}
     for i in range(5):
         tier, clean = world.ask([("HMGET", shard.module(f"h{i}"), "tier", "clean")])[0]

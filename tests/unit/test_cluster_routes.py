@@ -10,7 +10,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from distier.domain.keys import Keyspace
-from distier.stores.cluster import Routes, _asked, _ends_unsettled, _next_step, parse_slots, redirect_of
+from distier.stores.redis.nodes import ends_unsettled, next_step, without_asking
+from distier.stores.redis.topology import Routes, parse_slots, redirect_of
 
 A, B, C, D = (("h", port) for port in (1, 2, 3, 4))
 ASKED = ("asked", 9)
@@ -62,7 +63,7 @@ def test_redirections() -> None:
 def test_after_moved_all_that_follows_goes_again() -> None:
     commands = [("GET", "a"), ("EVALSHA", "b"), ("WAIT", 1, 1), ("SCAN", 0)]
     replies = [b"1", ResponseError("MOVED 7 h:2"), 0, [b"0", []]]
-    step = _next_step(commands, replies, A)
+    step = next_step(commands, replies, A)
     assert step and (step.address, list(step.commands), list(step.places), step.asking) == (
         B,
         commands[1:],
@@ -73,16 +74,16 @@ def test_after_moved_all_that_follows_goes_again() -> None:
 
 def test_after_ask_only_those_that_were_refused_go_each_behind_asking() -> None:
     ask = ResponseError("ASK 7 h:2")
-    step = _next_step([("GET", "a"), ("GET", "b"), ("GET", "c")], [ask, b"1", ask], A)
+    step = next_step([("GET", "a"), ("GET", "b"), ("GET", "c")], [ask, b"1", ask], A)
     assert step and step.address == B and step.asking and list(step.places) == [0, 2]
     assert list(step.commands) == [("ASKING",), ("GET", "a"), ("ASKING",), ("GET", "c")]
     noperm = ResponseError("NOPERM asking")
-    found = _asked([b"OK", b"x", noperm, ResponseError("MOVED 7 h:1"), b"OK", ResponseError("NOSCRIPT x")])
+    found = without_asking([b"OK", b"x", noperm, ResponseError("MOVED 7 h:1"), b"OK", ResponseError("NOSCRIPT x")])
     assert found[:2] == [b"x", noperm] and str(found[2]).startswith("TRYAGAIN")
 
 
 def test_what_cannot_be_settled_is_tried_again_later() -> None:
-    left = _ends_unsettled([b"1", ResponseError("MOVED 7 h:1")])
+    left = ends_unsettled([b"1", ResponseError("MOVED 7 h:1")])
     assert left[0] == b"1" and str(left[1]).startswith("TRYAGAIN")
 
 

@@ -29,8 +29,9 @@ from distier.config import (
 )
 from distier.errors import ConfigError
 from distier.policy.transform import TRANSFORMS
-from distier.stores.cluster import AsyncClusterExchange, ClusterExchange
 from distier.stores.redis import AsyncRedisExchange, RedisExchange
+from distier.stores.redis.aio_cluster import AsyncClusterExchange
+from distier.stores.redis.cluster import ClusterExchange
 from docs.generate.config import render
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from distier.effects import ArchiveGet, ArchivePut, Command, Effect, Offload, Parallel, Plan, Sleep
 from distier.errors import ArchiveUnavailable
-from distier.plans.paced import Stopping, paced
+from distier.plans.fleet.pacing import Stopping, paced
 from distier.policy.fleet import assign
 from distier.worker.pace import BURST_S, Pacer
 

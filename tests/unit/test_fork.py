@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from distier.drive.common import Counters, UseBuffer
+from distier.drive.process import Counters, UseBuffer
 
 
 @pytest.mark.parametrize("made", [Counters, UseBuffer])

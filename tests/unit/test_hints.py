@@ -1,4 +1,4 @@
-"""drive/common.py: a hint that is not answered in time keeps no read, and none is sent to that shard for a while."""
+"""drive/hints.py: a hint that is not answered in time keeps no read, and none is sent to that shard for a while."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from distier.domain.keys import Keyspace
-from distier.drive.common import HINTS_OFF_MAX_S, HINTS_OFF_S, Call, Off, with_hints
+from distier.drive.hints import HINTS_OFF_MAX_S, HINTS_OFF_S, Off, with_hints
+from distier.drive.replies import Call
 from distier.effects import Command
 from distier.errors import RedisUnavailable
 
@@ -31,7 +32,7 @@ class Server:
         self.paused: set[Any] = set()
         self.asked: list[list[str]] = []
         self.off: dict[Any, Off] = {}
-        monkeypatch.setattr("distier.drive.common.time.monotonic", lambda: self.now_s)
+        monkeypatch.setattr("distier.drive.hints.time.monotonic", lambda: self.now_s)
 
     def __call__(self, *calls: Call) -> list[Any]:
         asking = with_hints(calls, self.now_s + 10, self.off)

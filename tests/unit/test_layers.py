@@ -13,11 +13,11 @@ import distier
 ROOT = Path(distier.__file__).parent
 # Each imports only from those after it (and from itself).
 LAYERS = [
-    "__main__", "cli", "web", "integrations", "demo", "worker", "client", "node", "embedded", "near", "observe", "drive",
+    "__main__", "cli", "web", "integrations", "demo", "worker", "client", "doctor", "node", "embedded", "near", "observe", "drive",
     "stores", "plans", "lua", "effects", "policy", "domain", "config", "errors",
 ]  # fmt: skip
 # Types only, never imported when it runs: what the archive answers.
-ALLOWED_FOR_TYPES = {(m, "distier.stores.archive") for m in ("distier.effects", "distier.plans.sweep")}
+ALLOWED_FOR_TYPES = {(m, "distier.stores.archive") for m in ("distier.effects", "distier.plans.fleet.sweep")}
 BANNED = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
 # Time and chance are given to logic (the Now and NewToken effects; the scripts' own clock), never taken.
 LOGIC = ("domain", "policy", "plans", "lua", "effects")
@@ -48,8 +48,8 @@ def layer_of(module: str) -> str:
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Absolute names of what a module imports, and whether only for types. `from distier.plans import read` names
-    `distier.plans.read`."""
+    """Absolute names of what a module imports, and whether only for types. `from distier.plans import get` names
+    `distier.plans.get`."""
     tree = ast.parse(path.read_text("utf-8"))
     typed = {
         id(inner)

@@ -29,9 +29,11 @@ from distier.domain.keys import Shard
 from distier.domain.module import Module
 from distier.domain.order import Order
 from distier.domain.tokens import token_counter
-from distier.drive.common import Counters, UseBuffer
-from distier.near import ENTRY_BYTES, Near, NearCache, Reading, Ticket, Tracker, _ids_of, _Peer, _Refused
-from distier.plans.space import Space
+from distier.drive.process import Counters, UseBuffer
+from distier.near import ENTRY_BYTES, Near, NearCache, Reading, Ticket, Tracker
+from distier.near.tracker import _ids_of, _TrackedServer
+from distier.near.wire import RefusedTracking
+from distier.plans.common.space import Space
 
 STALENESS_S = 5.0
 
@@ -342,7 +344,7 @@ def tracker_of(cache: NearCache, space: Space | None = None) -> Tracker:
 
 def peer_of(tracker: Tracker, *shards: Shard) -> Any:
     """One more server that this tracker follows, without a socket."""
-    peer = _Peer(Wire(), shards)  # type: ignore[arg-type]
+    peer = _TrackedServer(Wire(), shards)  # type: ignore[arg-type]
     tracker._peers = [*tracker._peers, peer]
     return peer
 
@@ -404,7 +406,7 @@ def test_where_it_cannot_follow_it_says_why_and_never_goes_live(hello: Any, trac
     tracker = tracker_of(cache)
     peer = peer_of(tracker)
     tracker._subscribe(peer)
-    with pytest.raises(_Refused, match=why):
+    with pytest.raises(RefusedTracking, match=why):
         tracker._take(peer, hello)
         tracker._take(peer, tracking)
     assert not cache.is_live

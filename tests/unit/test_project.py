@@ -43,7 +43,9 @@ def test_links_of_a_page_lead_somewhere(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_make_targets_that_a_page_names_exist(page: str) -> None:
     targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
-    named = set(re.findall(r"make ([a-z]+)", " ".join(re.findall(r"`[^`]+`|^ {4}.*$", (ROOT / page).read_text(), re.M))))
+    named = set(
+        re.findall(r"make ([a-z]+)", " ".join(re.findall(r"`[^`]+`|^ {4}.*$", (ROOT / page).read_text(), re.M)))
+    )
     assert named <= targets
 
 

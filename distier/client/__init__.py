@@ -1,0 +1,20 @@
+"""`Store` and `AsyncStore`."""
+
+from __future__ import annotations
+
+from distier.client.aio import AsyncStore
+from distier.client.assemble import archive_of, make_space, redis_url, resolve
+from distier.client.connect import connect, connect_async, connect_existing
+from distier.client.store import Store
+
+__all__ = [
+    "AsyncStore",
+    "Store",
+    "archive_of",
+    "connect",
+    "connect_async",
+    "connect_existing",
+    "make_space",
+    "redis_url",
+    "resolve",
+]

@@ -1,0 +1,91 @@
+"""Calling listeners: a thread of a store, or a task of an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+
+from distier.client.arguments import Listener
+from distier.domain.module import Event
+from distier.drive.aio import OwnTask
+from distier.effects import Plan
+from distier.errors import DistierError, Unavailable
+from distier.observe.events import Cursor, read_events
+from distier.stores.threads import Flag
+
+EVENT_WAIT_MS = 500
+
+
+class Listening:
+    """The task that reads a store's events for the listeners of one event loop."""
+
+    def __init__(self, run: Callable[[Plan[list[Event]]], Awaitable[list[Event]]], cursor: Cursor) -> None:
+        self._run, self._cursor = run, cursor
+        self._listeners: list[tuple[str, Listener]] = []
+        self.loop = asyncio.get_running_loop()
+        self._task = OwnTask(self._tell())
+
+    @property
+    def is_over(self) -> bool:
+        return self._task.is_over
+
+    def add(self, event: str, listener: Listener) -> Callable[[], None]:
+        entry = (event, listener)
+        self._listeners.append(entry)
+        return lambda: self._listeners.remove(entry) if entry in self._listeners else None
+
+    async def _tell(self) -> None:
+        while True:
+            try:
+                for event in await self._run(read_events(self._cursor, EVENT_WAIT_MS)):
+                    notify(self._listeners, event)
+            except DistierError:
+                await asyncio.sleep(EVENT_WAIT_MS / 1000)
+
+    async def stop(self) -> None:
+        await self._task.stop()
+
+
+class Watcher:
+    """The thread that reads a store's events for its listeners."""
+
+    def __init__(self, run: Callable[[Plan[list[Event]]], list[Event]], cursor: Cursor) -> None:
+        self._run, self._cursor = run, cursor
+        self._listeners: list[tuple[str, Listener]] = []
+        self._stopping = Flag()
+        self._thread = threading.Thread(target=self._watch, name="distier-events", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as e:
+            raise Unavailable(f"listeners are called in a thread, and this process can start none: {e}") from e
+
+    def add(self, event: str, listener: Listener) -> Callable[[], None]:
+        entry = (event, listener)
+        self._listeners.append(entry)
+        return lambda: self._listeners.remove(entry) if entry in self._listeners else None
+
+    def _watch(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                for event in self._run(read_events(self._cursor, EVENT_WAIT_MS)):
+                    notify(self._listeners, event)
+            except DistierError:
+                self._stopping.wait(EVENT_WAIT_MS / 1000)  # Redis is away; the stream keeps what happens
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=5)
+
+
+def notify(listeners: Sequence[tuple[str, Listener]], event: Event) -> None:
+    """Tell each listener that asked for it."""
+    from distier.observe.logs import log
+
+    for kind, listener in list(listeners):
+        if kind == "event" or event.is_tier_change:
+            try:
+                listener(event)
+            except Exception:
+                log.exception("a listener failed on %s", event)

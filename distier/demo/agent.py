@@ -1,0 +1,307 @@
+"""The processes of a demo: agents, a worker, and the check at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random  # noqa: TID251 - the chance of a demo is given too: it is seeded, so that a run can be repeated
+import sys
+import sysconfig
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, ClassVar
+
+from distier.client import Store, connect
+from distier.config import Config
+from distier.demo.report import (
+    BATCH,
+    DEMOTING,
+    HOT_SHARE,
+    READ_ARCHIVE,
+    READ_BACK,
+    SKEW,
+    SKIPPED,
+    TELL_S,
+    WARM_SHARE,
+    Ack,
+    Acks,
+    Problem,
+    account_errors,
+    merge,
+    verdict,
+)
+from distier.domain.module import Module, Moved
+from distier.effects import Command
+from distier.errors import Conflict, DistierError, Invalid
+from distier.plans.fleet.maintain import recount
+from distier.worker import Worker
+
+
+def corpus(limit: int) -> dict[str, bytes]:
+    """Up to `limit` sources of the running Python's standard library by id, spread over all of it, without tests."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    paths = [p for p in sorted(root.rglob("*.py")) if not SKIPPED & set(p.relative_to(root).parts)]
+    chosen = [paths[i * len(paths) // limit] for i in range(limit)] if len(paths) > limit else paths
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in chosen}
+
+
+def demo_config(home: Path, modules: Mapping[str, bytes]) -> dict[str, Any]:
+    """Budgets that are far too small for `modules`. Four bytes are counted for a token: it is only a budget."""
+    size_bytes = sum(map(len, modules.values()))
+    return {
+        "home": str(home),
+        "deadline": "20s",
+        "storage_tiers": {
+            "hot": {"max_size": max(2000, int(size_bytes / 4 * HOT_SHARE)), "max_bytes": "64MiB"},
+            "warm": {
+                "max_modules": max(4, int(len(modules) * WARM_SHARE)),
+                "max_bytes": max(20_000, int(size_bytes * WARM_SHARE)),
+            },
+            "cold": {"archive_after": "2s"},
+            "promotion_threshold": 3,
+            "demotion_threshold": "10s",
+        },
+        "worker": {"interval": "500ms"},
+        "events": {"max_length": 5_000_000},
+    }
+
+
+def open_demo(settings: Mapping[str, Any], *, near: bool = False) -> Store:
+    """The demo's store. Not by `load_config`: whatever `DISTIER_*` says, a demo must not touch another server.
+
+    Only agents have a near cache: who checks wants to see what the servers hold.
+    """
+    return connect(Config.model_validate({**settings, "near": {"enabled": near}}))
+
+
+class Agent:
+    """One agent's work: it picks modules by a skewed pattern, and remembers what it was told is written."""
+
+    MIX: ClassVar = {"get": 76, "get_many": 8, "put": 10, "promote": 2, "demote": 3, "replace": 1}
+
+    def __init__(self, store: Store, ids: Sequence[str], name: str, seed: int) -> None:
+        self.store, self.name = store, name
+        store.space.counter.count(b"loads its tables")  # not within the first put, which is timed
+        self.chance = random.Random(f"{seed}/{name}")
+        ranked = list(ids)
+        random.Random(seed).shuffle(ranked)  # all agents like the same modules
+        self.ids = ranked
+        self.weights = list(accumulate(1 / (rank + 1) ** SKEW for rank in range(len(ranked))))
+        self.acks: Acks = {}
+        self.unanswered: dict[str, list[str]] = {}
+        self.times_us: dict[str, list[int]] = {}
+        self.hits: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.problems: list[Problem] = []
+
+    def pick(self, n: int = 1) -> list[str]:
+        return self.chance.choices(self.ids, cum_weights=self.weights, k=n)
+
+    def step(self) -> None:
+        """One operation, timed."""
+        (kind,) = self.chance.choices(list(self.MIX), weights=list(self.MIX.values()))
+        try:
+            getattr(self, kind)(self.pick()[0])
+        except Conflict:
+            self.counts["conflicts"] += 1  # another agent was first: an answer, not a failure
+        except DistierError as e:
+            self.counts["failures"] += 1
+            self.problems.append(Problem("run", f"{self.name}: {kind}: {type(e).__name__}: {e}"))
+
+    def timed(self, kind: str, began_ns: int) -> None:
+        self.times_us.setdefault(kind, []).append((time.monotonic_ns() - began_ns) // 1000)
+
+    def get(self, id: str) -> Module | None:
+        near = self.store.near.get(id) is not None  # the same module, unless it goes in this very microsecond
+        began = time.monotonic_ns()
+        module = self.store.get(id)
+        tier = "near" if near else module.tier if module else "miss"
+        self.timed(f"get {tier}", began)
+        self.saw(id, module, tier)
+        return module
+
+    def get_many(self, id: str) -> None:
+        ids = [id, *self.pick(7)]
+        began = time.monotonic_ns()
+        found = self.store.get_many(ids)
+        self.timed("get_many", began)
+        for id, module in found.items():
+            self.saw(id, module, module.tier if module else "miss")
+
+    def saw(self, id: str, module: Module | None, tier: str) -> None:
+        """Every read is checked: its bytes, and that it is not older than what this agent itself has written."""
+        self.hits[tier] += 1
+        if module is None:
+            return  # another agent is replacing it
+        if hashlib.sha256(module.content).hexdigest() != module.sha256:
+            self._wrong(f"{id} was read with other bytes than its SHA-256 says")
+        own = self.acks.get(id)
+        if own and (module.version.epoch, module.version.ver) < own[:2]:
+            self._wrong(f"{id} was read as {module.version}, older than its own write")
+
+    def near_or_hot(self) -> int:
+        return self.hits["near"] + self.hits["hot"]
+
+    def _wrong(self, what: str) -> None:
+        self.problems.append(Problem("read", f"{self.name}: {what}"))
+
+    def put(self, id: str) -> None:
+        """A new version: a line at the end, if nobody else was faster."""
+        module = self.store.get(id)
+        if module is not None:
+            line = f"# {self.name} was here, {len(self.times_us.get('put', ()))}\n".encode()
+            self.write(id, module.content + line, str(module.version))
+
+    def write(self, id: str, content: bytes, if_version: str | None) -> None:
+        sha256 = hashlib.sha256(content).hexdigest()
+        began = time.monotonic_ns()
+        try:
+            landed = self.store.put(id, content, if_version=if_version)
+        except Conflict:
+            raise
+        except DistierError:
+            self.unanswered.setdefault(id, []).append(sha256)
+            raise
+        self.timed("put", began)
+        self.acks[id] = Ack(landed.version.epoch, landed.version.ver, sha256)
+
+    def promote(self, id: str) -> None:
+        self._moved("promote", self.store.promote, id)
+
+    def demote(self, id: str) -> None:
+        self._moved("demote", self.store.demote, id)
+
+    def _moved(self, kind: str, move: Callable[[str], Moved], id: str) -> None:
+        began = time.monotonic_ns()
+        with suppress(Invalid):  # NotFound: another agent is replacing it
+            self.counts[kind + "d"] += move(id).moved
+            self.timed(kind, began)
+
+    def replace(self, id: str) -> None:
+        """Delete, and put again: readers see a miss in between, or the new version."""
+        module = self.store.get(id)
+        if module is not None:
+            began = time.monotonic_ns()
+            self.counts["deleted"] += self.store.delete(id)
+            self.timed("delete", began)
+            self.write(id, module.content, None)
+
+
+def run_agent(job: dict[str, Any], stopping: threading.Event, say: Callable[[Any], None]) -> None:
+    with open_demo(job["config"], near=True) as store:
+        agent = Agent(store, job["ids"], job["name"], job["seed"])
+        say({"ready": True})
+        sys.stdin.readline()
+        _stop_at_end_of_input(stopping)
+        steps, said_s = 0, time.monotonic()
+        while not stopping.is_set():
+            agent.step()
+            steps += 1
+            if time.monotonic() - said_s > TELL_S:
+                said_s = time.monotonic()
+                say({"operations": steps, "reads": agent.hits.total(), "near_or_hot": agent.near_or_hot()})
+    names = ("acks", "unanswered", "times_us", "hits", "counts", "problems")
+    say({"report": {name: getattr(agent, name) for name in names} | {"operations": steps}})
+
+
+def run_worker(job: dict[str, Any], stopping: threading.Event, say: Callable[[Any], None]) -> None:
+    with open_demo(job["config"]) as store:
+        say({"ready": True})
+        sys.stdin.readline()
+        worker = Worker(store).start()
+        _stop_at_end_of_input(stopping)
+        stopping.wait()
+        report = worker.stop()
+    problems = [Problem("run", f"worker: {report.last_failure}")] if report.failures else []
+    say({"report": {"did": report.did | {"rounds": report.rounds}, "problems": problems}})
+
+
+def run_check(job: dict[str, Any], stopping: threading.Event, say: Callable[[Any], None]) -> None:
+    """Read everything back, demote it all, read it back from the archive, recount. Reports what it found."""
+    expected = merge([job["acks"]])
+    unanswered: dict[str, list[str]] = job["unanswered"]
+    checked: dict[str, int] = {}
+    problems: list[Problem] = []
+
+    with open_demo(job["config"]) as store:
+
+        def read(phase: str, tier: str | None) -> None:
+            """All modules, as they are expected; from `tier`, if it says one."""
+            good = 0
+            for id, module in _read_all(store, list(expected), phase, say):
+                wrong = verdict(id, expected[id], module, unanswered.get(id, ()))
+                if wrong is None and tier and module and module.tier != tier:
+                    wrong = f"{id}: read from {module.tier}, all were demoted to {tier}"
+                good += wrong is None
+                problems.extend([Problem("archive" if tier else "read back", wrong)] if wrong else [])
+            checked[phase] = good
+
+        problems += _accounts(store, "after the work")
+        read(READ_BACK, None)
+        problems += _demote_all(store, list(expected), say)
+        read(READ_ARCHIVE, "cold")
+        problems += _accounts(store, "at the end")
+    say({"report": {"checked": checked, "problems": problems}})
+
+
+def _read_all(
+    store: Store, ids: list[str], phase: str, say: Callable[[Any], None]
+) -> Iterator[tuple[str, Module | None]]:
+    for i in range(0, len(ids), BATCH):
+        try:
+            yield from store.get_many(ids[i : i + BATCH]).items()
+        except DistierError as e:
+            say({"problem": ("run", f"{phase}: {type(e).__name__}: {e}")})
+        say({"phase": phase, "done": min(i + BATCH, len(ids)), "total": len(ids)})
+
+
+def _demote_all(store: Store, ids: list[str], say: Callable[[Any], None]) -> list[Problem]:
+    problems: list[Problem] = []
+    for i in range(0, len(ids), BATCH):
+        results = store.demote_many(ids[i : i + BATCH], to="cold")
+        problems += [
+            Problem("archive", f"not demoted: {r}") for r in results if isinstance(r, DistierError) or r.tier != "cold"
+        ]
+        say({"phase": DEMOTING, "done": min(i + BATCH, len(ids)), "total": len(ids)})
+    return problems
+
+
+def _accounts(store: Store, when: str) -> list[Problem]:
+    problems: list[Problem] = []
+    for shard in store.space.keys.shards:
+        call: Command[dict[bytes, bytes]] = Command(shard, ("HGETALL", shard.usage), lambda r: r)
+        usage = {name.decode(): int(n) for name, n in store.run(_ask(call)).items()}
+        problems += [
+            Problem("accounts", f"{e}, {when}") for e in account_errors(usage, store.run(recount(store.space, shard)))
+        ]
+    return problems
+
+
+def _ask(call: Command[Any]) -> Any:
+    return (yield from call)
+
+
+def _stop_at_end_of_input(stopping: threading.Event) -> None:
+    def wait() -> None:
+        sys.stdin.read()
+        stopping.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def child_main() -> None:
+    """`python -m distier.demo`: the job is the first line of stdin; what is to tell goes to stdout, a line of JSON each."""
+    job = json.loads(sys.stdin.readline())
+    role = {"agent": run_agent, "worker": run_worker, "check": run_check}[job["role"]]
+
+    def say(what: Any) -> None:
+        sys.stdout.write(json.dumps(what) + "\n")
+        sys.stdout.flush()
+
+    with suppress(BrokenPipeError):
+        role(job, threading.Event(), say)

@@ -1,0 +1,149 @@
+"""One server: its version, role, memory, persistence, clock."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from distier.config import Config, mask_url
+from distier.doctor.finding import Finding, Findings, size_text
+from distier.domain.keys import Keyspace
+from distier.drive.sync import SyncDriver
+from distier.effects import Command, Effect
+from distier.errors import ConfigError, DistierError, Invalid
+from distier.stores.memory import MemoryArchive
+from distier.stores.redis.open import open_exchange
+
+SKEW_WARN_MS = 1000
+
+
+class Server:
+    """A Redis server that can be asked; keeps what `INFO` said."""
+
+    def __init__(self, config: Config, url: str) -> None:
+        self.config = config
+        self.exchange = open_exchange(config, url, lambda: None)
+        self.driver = SyncDriver(self.exchange, MemoryArchive(), deadline_s=config.deadline_ms / 1000)
+        self.shard = Keyspace(config.namespace, config.shards).shards[0]
+        self.info: dict[str, str] = {}
+
+    def ask(self, *words: str | int) -> Any:
+        """The reply. Raises `DistierError`; `ConfigError` or `Invalid` where the server does not allow it."""
+        return self.perform(Command(self.shard, words, lambda reply: reply))
+
+    def perform(self, effect: Effect[Any]) -> Any:
+        return self.driver.perform(effect, time.monotonic() + self.driver.deadline_s)
+
+    def number(self, name: str) -> int | None:
+        text = self.info.get(name, "")
+        return int(text) if text.isdigit() else None
+
+
+def check_server(server: Server, url: str, needed_bytes: int) -> Findings:
+    """One server, or one master of a cluster."""
+    try:
+        info: bytes = server.ask("INFO")
+        server.info = fields_of(info)
+    except (ConfigError, Invalid) as e:
+        yield Finding("redis", "warn", f"{mask_url(url)} answers, but not INFO: {e}", "allow INFO, or check by hand")
+        found = (
+            "scripts cannot ask INFO: after a restart or failover no new epoch begins, so nothing tells of lost writes"
+        )
+        yield Finding("fencing", "warn", found, "give the user `+info`")
+    else:
+        yield Finding("redis", "ok", f"{_name(server.info)} at {mask_url(url)}")
+        yield _role(server)
+        yield _policy(server)
+        yield _memory(server, needed_bytes)
+        yield from _persistence(server)
+    yield _clock(server)
+
+
+def fields_of(text: bytes) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in text.decode(errors="replace").splitlines() if ":" in line)
+
+
+def _name(info: dict[str, str]) -> str:
+    if "valkey_version" in info:
+        return f"Valkey {info['valkey_version']}"
+    return f"Redis {info.get('redis_version', '(unknown version)')}"
+
+
+def _role(server: Server) -> Finding:
+    role = server.info.get("role", "unknown")
+    if role == "slave":
+        return Finding("role", "fail", "this is a replica: it takes no writes", "let redis.url name the primary")
+    return Finding("role", "ok", f"{role}, {server.info.get('connected_slaves', '0')} replicas")
+
+
+def _policy(server: Server) -> Finding:
+    policy = server.info.get("maxmemory_policy", "unknown")
+    if policy == "noeviction":
+        return Finding("eviction", "ok", "maxmemory-policy is noeviction: Redis drops nothing by itself")
+    wanted = "set maxmemory-policy noeviction: distier keeps its budgets itself"
+    if policy.startswith("allkeys-"):
+        return Finding("eviction", "fail", f"maxmemory-policy {policy} may drop the only copy of a module", wanted)
+    if policy.startswith("volatile-"):
+        found = f"maxmemory-policy {policy} may drop warm copies that are archived (no loss, slower reads) and leases"
+        return Finding("eviction", "warn", found, wanted)
+    return Finding("eviction", "warn", f"maxmemory-policy is {policy}: cannot be checked", wanted)
+
+
+def _memory(server: Server, needed_bytes: int) -> Finding:
+    """Whether the budgets fit into what the server may take."""
+    limit, total = server.number("maxmemory"), server.number("total_system_memory")
+    budgets = f"the budgets of namespace {server.config.namespace!r} need about {size_text(needed_bytes)}"
+    if limit:
+        found = f"maxmemory is {size_text(limit)}; {budgets}"
+        advice = "raise maxmemory, or lower storage_tiers.hot.max_bytes and storage_tiers.warm.max_bytes"
+        return Finding("memory", "ok", found) if needed_bytes <= limit else Finding("memory", "warn", found, advice)
+    if limit is None or total is None:
+        return Finding("memory", "warn", f"maxmemory cannot be checked; {budgets}", "compare it by hand")
+    found = f"no maxmemory, the machine has {size_text(total)}; {budgets}"
+    if needed_bytes > total:
+        return Finding("memory", "warn", found, "set maxmemory, and lower the budgets below it")
+    return Finding("memory", "ok", found)
+
+
+def _persistence(server: Server) -> Findings:
+    aof = server.info.get("aof_enabled")
+    if aof == "1":
+        yield from _fsync(server)
+        if server.info.get("aof_last_write_status", "ok") != "ok":
+            yield Finding("disk", "fail", "the last write of the append-only file failed", "is its disk full?")
+    elif aof == "0":
+        found = "no append-only file: a crash of Redis loses what is not archived yet"
+        after = server.config.storage_tiers.cold.archive_after
+        yield Finding("persistence", "warn", f"{found} (up to {after / 1000:g} s of puts)", "set appendonly yes")
+    else:
+        yield Finding("persistence", "warn", "cannot be checked: INFO does not tell", "see the server's settings")
+
+
+def _fsync(server: Server) -> Findings:
+    try:
+        reply = server.ask("CONFIG", "GET", "appendfsync")
+    except (ConfigError, Invalid):  # managed services forbid CONFIG
+        yield Finding("persistence", "ok", "append-only file on; appendfsync cannot be checked, CONFIG is forbidden")
+        return
+    words = next(iter(reply.items())) if isinstance(reply, dict) and reply else tuple(reply or ())
+    fsync = words[1].decode() if len(words) == 2 else "unknown"
+    lost = {"everysec": ", a power cut loses a second", "no": ", a power cut loses what the kernel holds"}.get(
+        fsync, ""
+    )
+    yield Finding("persistence", "ok", f"append-only file on, appendfsync {fsync}{lost}")
+
+
+def _clock(server: Server) -> Finding:
+    try:
+        before_ms = time.time() * 1000
+        seconds, micros = server.ask("TIME")
+        after_ms = time.time() * 1000
+    except DistierError as e:
+        return Finding("clock", "warn", f"cannot be checked: {e}")
+    server_ms = int(seconds) * 1000 + int(micros) / 1000
+    skew_ms = server_ms - (before_ms + after_ms) / 2
+    found = f"the server's clock is {abs(skew_ms):.0f} ms {'ahead of' if skew_ms > 0 else 'behind'} this host's"
+    if abs(skew_ms) > SKEW_WARN_MS:
+        advice = "set both by NTP; distier goes by the server's clock, but S3 and people go by this one"
+        return Finding("clock", "warn", found, advice)
+    return Finding("clock", "ok", found)

@@ -1,0 +1,222 @@
+"""What a process gathers: counters, uses, which nodes answer."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from distier.domain.keys import Shard
+from distier.drive.hints import Off
+from distier.effects import Effect, LocalDelete, LocalHas, Peers, PeerSilent, RunScript
+from distier.lua import touch
+
+if TYPE_CHECKING:
+    from distier.stores.local import LocalStore  # LMDB is loaded only where it is used
+
+
+OFFLOAD_BYTES = 128 * 1024
+"""Computations over less than this take less time than handing them to a thread."""
+# A fork may come while another thread has one of the locks: nobody would ever give it back in the child.
+_LOCKED: weakref.WeakSet[Counters | UseBuffer] = weakref.WeakSet()
+
+
+def _unlock() -> None:
+    for locked in list(_LOCKED):
+        locked.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_unlock)
+TURN_S = 0.2
+"""Longer than anybody has one of these locks, unless it was interrupted with it."""
+
+
+class Counters:
+    """This process's own counters, by name. Thread-safe, and safe for a signal handler or a finaliser in the middle of any of
+    its own lines: what is added is noted first, by one operation, and summed up by whoever has the lock. Who is interrupted
+    with it sums up what was noted meanwhile."""
+
+    NOTES_MAX = 512
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._notes: deque[tuple[str, int]] = deque()
+        self._lock: Any = threading.RLock()
+        _LOCKED.add(self)
+
+    def add(self, name: str, n: int = 1) -> None:
+        self._notes.append((name, n))
+        if len(self._notes) >= self.NOTES_MAX:
+            self._sum_up()
+
+    def snapshot(self) -> dict[str, int]:
+        self._sum_up()
+        return {name: n for name, n in self._counts.copy().items() if n}
+
+    def _sum_up(self) -> None:
+        lock = self._lock  # the same one to the end: a signal handler may fork in between, and the child has a new one
+        if lock._is_owned():
+            return
+        try:
+            if lock.acquire(timeout=TURN_S):
+                while self._notes:
+                    name, n = self._notes.popleft()
+                    self._counts[name] = self._counts.get(name, 0) + n
+        finally:
+            if lock._is_owned():  # also where it was interrupted by an exception just after it got the lock
+                lock.release()
+
+    def after_fork_in_child(self) -> None:
+        self._lock = threading.RLock()
+
+
+class PeerTable:
+    """Other nodes with copies on their disks, as the heartbeat last found them, less those that were asked and kept silent.
+    Values are replaced whole: threads need no lock."""
+
+    SILENT_S = 10.0
+
+    def __init__(self) -> None:
+        self._nodes: tuple[str, ...] = ()
+        self._silent_until_s: dict[str, float] = {}
+
+    def found(self, nodes: Sequence[str]) -> None:
+        self._nodes = tuple(nodes)
+        self._silent_until_s = {n: s for n, s in self._silent_until_s.items() if n in nodes}
+
+    def ready(self, now_s: float) -> tuple[str, ...]:
+        if not self._silent_until_s:
+            return self._nodes
+        return tuple(n for n in self._nodes if self._silent_until_s.get(n, 0.0) <= now_s)
+
+    def silent(self, node: str, now_s: float) -> None:
+        self._silent_until_s = self._silent_until_s | {node: now_s + self.SILENT_S}
+
+
+class UseBuffer:
+    """Uses noted in this process and not sent yet. They are due after `AGE_S` seconds, or when there are `PENDING_MAX`
+    modules, and go in batches of `BATCH`: recency in Redis is late by that much, and a process that dies takes them along.
+    Not due at `BATCH` already: who reads a thousand modules time and again would send a thousand uses each time, and now
+    sends their sums once a second. Thread-safe."""
+
+    BATCH = 256
+    PENDING_MAX = 4096
+    AGE_S = 1.0
+
+    def __init__(self) -> None:
+        self._pending: dict[Shard, dict[str, int]] = {}
+        self._since: dict[Shard, float] = {}
+        self._notes: deque[tuple[Shard, Sequence[str] | Mapping[str, int], float]] = deque()
+        self._lock: Any = threading.RLock()
+        _LOCKED.add(self)
+
+    def note(
+        self, shard: Shard, id: str | Sequence[str], now_s: float, *, flush: bool
+    ) -> RunScript[dict[str, float]] | None:
+        """Count one use, or one of each; answers the script call for the shard's batch if it is due. That batch has this use
+        in it. None to a signal handler or finaliser that interrupts this very line: its use goes with the next batch."""
+        self._notes.append((shard, (id,) if isinstance(id, str) else id, now_s))
+        lock = self._lock
+        if lock._is_owned():
+            return None
+        try:
+            if not lock.acquire(timeout=TURN_S):
+                return None
+            self._gather()
+            return self._take(shard) if flush or self._is_due(shard, now_s) else None
+        finally:
+            if lock._is_owned():
+                lock.release()
+
+    def note_many(self, shard: Shard, uses: Mapping[str, int], now_s: float) -> None:
+        """Count uses by id; they go with the next batches that are due."""
+        self._notes.append((shard, uses, now_s))
+
+    def due(self, now_s: float) -> Sequence[RunScript[dict[str, float]]]:
+        """The script calls for all batches that are due."""
+        return self._calls(lambda shard: self._is_due(shard, now_s))
+
+    def drain(self) -> Sequence[RunScript[dict[str, float]]]:
+        """All that is pending, as script calls."""
+        return self._calls(lambda shard: True)
+
+    def _calls(self, which: Callable[[Shard], bool]) -> Sequence[RunScript[dict[str, float]]]:
+        lock = self._lock
+        if lock._is_owned():
+            return ()
+        try:
+            if not lock.acquire(timeout=TURN_S):
+                return ()
+            self._gather()
+            return [call for shard in list(self._pending) if which(shard) for call in self._take_all(shard)]
+        finally:
+            if lock._is_owned():
+                lock.release()
+
+    def _gather(self) -> None:
+        while self._notes:
+            shard, ids, now_s = self._notes.popleft()
+            self._since.setdefault(shard, now_s)
+            uses = self._pending.setdefault(shard, {})
+            for id in ids:
+                n = ids[id] if isinstance(ids, Mapping) else 1
+                uses[id] = uses.pop(id, 0) + n  # at the end, where batches are taken from
+
+    def after_fork_in_child(self) -> None:
+        """The parent sends what it noted."""
+        self._pending, self._since, self._notes = {}, {}, deque()
+        self._lock = threading.RLock()
+
+    def _is_due(self, shard: Shard, now_s: float) -> bool:
+        pending = self._pending.get(shard, ())
+        return len(pending) >= self.PENDING_MAX or (bool(pending) and now_s - self._since[shard] >= self.AGE_S)
+
+    def _take(self, shard: Shard) -> RunScript[dict[str, float]] | None:
+        """The last `BATCH` modules: a script over more would hold up the server."""
+        uses = self._pending.get(shard)
+        if not uses:
+            return None
+        batch = [uses.popitem() for _ in range(min(self.BATCH, len(uses)))]
+        if not uses:
+            self._pending.pop(shard, None)
+            self._since.pop(shard, None)
+        return touch(shard, batch)
+
+    def _take_all(self, shard: Shard) -> Iterator[RunScript[dict[str, float]]]:
+        while call := self._take(shard):
+            yield call
+
+
+class Process:
+    """What a driver keeps for its process, and the effects that nobody waits for: the same in both drivers."""
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self.uses = UseBuffer()
+        self.local: LocalStore | None = None
+        self.peers = PeerTable()
+        self.off: dict[Shard, Off] = {}
+
+    def use_local(self, local: LocalStore | None) -> None:
+        """Perform the effects of the node's disk on `local`, which is closed with this driver."""
+        self.local = local
+        if local is not None:
+            local.count = self.counters.add
+
+    def at_once(self, effect: Effect[Any]) -> Any:
+        """An effect of the node's disk or of what is known of other nodes."""
+        match effect:
+            case LocalHas(id, tok):
+                return self.local is not None and self.local.has(id, tok)
+            case LocalDelete(id):
+                return self.local is not None and self.local.delete(id)
+            case Peers():
+                return self.peers.ready(time.monotonic())
+            case PeerSilent(node):
+                return self.peers.silent(node, time.monotonic())
+            case _:
+                raise AssertionError(f"no driver knows the effect {effect!r}")

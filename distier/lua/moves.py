@@ -1,0 +1,112 @@
+"""Moves between tiers, uses, pins, and where a module is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from distier.domain.keys import Shard
+from distier.domain.order import Order
+from distier.effects import HINT_S, USE_S, RunScript
+from distier.errors import Corrupt
+from distier.lua.loader import script
+from distier.lua.replies import (
+    Applied,
+    Move,
+    Over,
+    Refused,
+    Seen,
+    move_args,
+    move_keys,
+    over_of,
+    pairs_of,
+    parse_change,
+    parse_number,
+    word_of,
+)
+
+COPY_BYTES_PER_S = 1_000_000
+"""At this pace a read waits until the copy that it leaves for others has arrived."""
+
+
+def promote(
+    shard: Shard, id: str, tok: str, content: bytes, reason: str, moves: Sequence[Move] = ()
+) -> RunScript[Applied | Over | Refused]:
+    keys = (*shard.fixed, *pairs_of(shard, [id]), *move_keys(shard, moves))
+    args = (id, tok, content, reason, *move_args(moves))
+    hint = 0.0 if reason == "request" else HINT_S + len(content) / COPY_BYTES_PER_S
+    return RunScript(shard, script("promote"), keys, args, parse_change, hint=hint)
+
+
+def install(
+    shard: Shard, id: str, tok: str, codec: str, frame: bytes, reason: str, moves: Sequence[Move] = ()
+) -> RunScript[Applied | Over | Refused]:
+    keys = (*shard.fixed, *pairs_of(shard, [id]), *move_keys(shard, moves))
+    args = (id, tok, codec, frame, reason, *move_args(moves))
+    hint = HINT_S + len(frame) / COPY_BYTES_PER_S
+    return RunScript(shard, script("install"), keys, args, parse_change, hint=hint)
+
+
+def demote(shard: Shard, reason: str, moves: Sequence[Move]) -> RunScript[tuple[str, ...] | Over]:
+    """A word for each move: `moved`, `already`, `changed`, `pinned` or `dirty`."""
+
+    def parse(reply: Any) -> tuple[str, ...] | Over:
+        return over_of(reply) if word_of(reply) == "OVER" else tuple(w.decode() for w in reply[1])
+
+    keys = (*shard.fixed, *move_keys(shard, moves))
+    return RunScript(shard, script("demote"), keys, (reason, *move_args(moves)), parse)
+
+
+def archived(shard: Shard, id: str, order: Order, size_bytes: int) -> RunScript[Applied | Refused]:
+    keys = (*shard.fixed, *pairs_of(shard, [id]))
+    return RunScript(shard, script("archived"), keys, (id, order.tok, str(order), size_bytes), parse_change)  # type: ignore[arg-type]
+
+
+def touch(shard: Shard, uses: Sequence[tuple[str, int]]) -> RunScript[dict[str, float]]:
+    """Counts after the touch, by id; -1 for ids that are gone. Not sent twice: a lost batch is only lost recency."""
+
+    def parse(reply: Any) -> dict[str, float]:
+        word_of(reply)
+        return {id: float(count) for (id, _), count in zip(uses, reply[1], strict=True)}
+
+    keys = (*shard.fixed, *pairs_of(shard, [id for id, _ in uses]))
+    args = tuple(w for use in uses for w in use)
+    return RunScript(shard, script("touch"), keys, args, parse, retry=False, hint=USE_S)
+
+
+def pin(shard: Shard, id: str, ttl_ms: int) -> RunScript[int | None]:
+    """The end of the pin in ms since the Unix epoch (0 after an unpin); None where there is no such module."""
+
+    def parse(reply: Any) -> int | None:
+        return int(reply[1]) if word_of(reply) == "OK" else None
+
+    return RunScript(shard, script("pin"), (*shard.fixed, shard.module(id)), (id, ttl_ms), parse)
+
+
+def expire(shard: Shard, ids: Sequence[str]) -> RunScript[int]:
+    keys = (*shard.fixed, *pairs_of(shard, ids))
+    return RunScript(shard, script("expire"), keys, tuple(ids), parse_number)
+
+
+def age(shard: Shard, half_life_ms: int) -> RunScript[int]:
+    return RunScript(shard, script("age"), shard.fixed, (half_life_ms,), parse_number)
+
+
+def where(shard: Shard, id: str) -> RunScript[Seen | None]:
+    def number(value: bytes) -> int | None:
+        return int(float(value)) if value else None
+
+    def parse(reply: Any) -> Seen | None:
+        if not reply:
+            return None
+        flat, last_use, due, uses, dirty, pinned, pttl = reply
+        if len(flat) % 2:
+            raise Corrupt(f"the record of module {id!r} is damaged; run `distier fsck`")
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        return Seen(fields, number(last_use), number(due), float(uses or 0), number(dirty), number(pinned), int(pttl))
+
+    return RunScript(shard, script("where"), (*shard.fixed, *pairs_of(shard, [id])), (id,), parse)
+
+
+def release(shard: Shard, lease: str, holder: str) -> RunScript[bool]:
+    return RunScript(shard, script("release"), (*shard.fixed, lease), (holder,), bool, hint=HINT_S)

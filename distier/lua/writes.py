@@ -1,0 +1,115 @@
+"""Puts and deletes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from distier.domain.keys import Shard
+from distier.domain.order import Order
+from distier.effects import RunScript, Sending, Word
+from distier.lua.loader import script
+from distier.lua.replies import (
+    Deleted,
+    Move,
+    Over,
+    Put,
+    Refused,
+    Replayed,
+    move_args,
+    move_keys,
+    over_of,
+    pairs_of,
+    refused_of,
+    version_of,
+    word_of,
+)
+
+
+class Write(NamedTuple):
+    """One version to put, in the order of the script's arguments. `frame` is empty unless it goes into warm; what goes into
+    hot has its `content` among the `fields`, a flat list of names and values. `epoch` and `ver` are those that were reserved
+    for a version that is in the archive already, else empty."""
+
+    id: str
+    tok: str
+    tier: str
+    expected: str
+    epoch: int | str
+    ver: int | str
+    archived_bytes: int
+    tokens: int
+    size_bytes: int
+    frame: bytes
+    fields: tuple[Word, ...]
+
+
+Written = Put | Replayed | Refused | Over
+
+
+def put(
+    shard: Shard, id: str, tok: str, *, tier: str, expected: str, tokens: int, size_bytes: int, body: bytes,
+    codec: str, fields: Sequence[Word], moves: Sequence[Move] = (), reserved: tuple[int, int] | None = None,
+    archived_bytes: int = 0, sending: Sending | None = None,
+) -> RunScript[Written]:  # fmt: skip
+    """Write a version. `body` is the content (hot) or the frame (warm); `fields` is a flat list of names and values.
+    `reserved` (epoch, ver): the version is in the archive already, at that position in the order, which `tok` holds."""
+    epoch, ver = reserved or ("", "")
+    more: tuple[Word, ...] = ("content", body) if tier == "hot" else ("codec", codec) if tier == "warm" else ()
+    frame = body if tier == "warm" else b""
+    write = Write(id, tok, tier, expected, epoch, ver, archived_bytes, tokens, size_bytes, frame, (*fields, *more))
+    return RunScript(
+        shard, script("put"), *_put_words(shard, (write,), moves), lambda reply: _written(reply)[0],
+        sending=sending or Sending(),
+    )  # fmt: skip
+
+
+def put_many(shard: Shard, writes: Sequence[Write], sending: Sending | None = None) -> RunScript[list[Written]]:
+    """Write versions of different modules in one step of the server: an answer for each. Those that need room are answered
+    `Over`, the others are written."""
+    return RunScript(shard, script("put"), *_put_words(shard, writes, ()), _written, sending=sending or Sending())
+
+
+def _put_words(
+    shard: Shard, writes: Sequence[Write], moves: Sequence[Move]
+) -> tuple[tuple[str, ...], tuple[Word, ...]]:
+    keys, args = list(shard.fixed), list[Word]([len(writes)])
+    for write in writes:
+        keys += (shard.module(write.id), shard.frame(write.id), shard.done)
+        fields = write.fields
+        args += write[:-1]
+        args.append(len(fields) // 2)
+        args += fields
+    return (*keys, *move_keys(shard, moves)), (*args, *move_args(moves))
+
+
+def _written(reply: Any) -> list[Written]:
+    word_of(reply)
+    return [_put_answer(answer) for answer in reply[1:]]
+
+
+def _put_answer(reply: Any) -> Written:
+    word = reply[0]
+    if word == b"OK":
+        return Put(int(reply[1]), int(reply[2]), int(reply[3]))
+    if word == b"REPLAYED":
+        return Replayed(*version_of(reply[1]), reply[2].decode())
+    return over_of(reply) if word == b"OVER" else refused_of(word.decode(), reply)
+
+
+def delete(
+    shard: Shard, id: str, tok: str, expected: str = "", reserved: tuple[int, int] | None = None,
+    sending: Sending | None = None,
+) -> RunScript[Deleted | Refused]:  # fmt: skip
+    def parse(reply: Any) -> Deleted | Refused:
+        word = word_of(reply)
+        if word in ("OK", "REPLAYED", "GONE"):
+            existed = None if len(reply) > 2 else word != "GONE"
+            return Deleted(Order(*version_of(reply[1]), tok), existed)
+        if word == "SUPERSEDED" and reply[2] == b"1":
+            word = "DELETED_SINCE"
+        return refused_of(word, reply)
+
+    keys = (*shard.fixed, *pairs_of(shard, [id]), shard.done)
+    args = (id, tok, expected, *(reserved or ("", "")))
+    return RunScript(shard, script("delete"), keys, args, parse, sending=sending or Sending())

@@ -1,0 +1,149 @@
+"""How workers share the shards: who is alive, and who has the lease of which shard.
+
+A lease saves work and guards nothing: every step of the worker is correct beside any other. So a worker that slept through the
+end of its lease does no harm when it wakes up. What a lease has in addition is a *fence*, a number that only grows; moves of
+shares, which two workers could undo each other for ever, name it and are refused once the lease has gone to another worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from distier.domain.keys import Shard
+from distier.effects import Cancelled, Command, NewToken, Pipeline, Plan, RunScript, collect
+from distier.errors import DistierError, Full
+from distier.lua import beat, claim, release
+from distier.plans.common.leases import cut_lease, take_lease
+from distier.plans.common.space import Space
+from distier.plans.fleet.sweep import sweep
+from distier.policy.fleet import assign
+
+HeldLeases = dict[Shard, int]
+"""Shards whose lease a worker has, with the fence of each."""
+
+
+class Fleet(NamedTuple):
+    """The workers that are alive, and the leases that this one has; `failure`: why a shard, or the list of workers, was not
+    reached."""
+
+    workers: list[str]
+    held: HeldLeases
+    failure: DistierError | None = None
+
+
+class Claims(NamedTuple):
+    """What came of asking for leases: one whose shard did not answer is not held. `failure`: the first one's reason."""
+
+    held: HeldLeases
+    failure: DistierError | None = None
+    answered: bool = False
+
+
+def join(
+    space: Space, worker: str, held: Mapping[Shard, int], ttl_ms: int, *, workers: Sequence[str] = ()
+) -> Plan[Fleet]:
+    """Say that this worker is alive; take or keep the leases of the shards that are its part, and give back those that are
+    not. A shard that another worker still has comes with a later call.
+
+    A shard whose master does not answer keeps none of the others waiting: what is held, and what is due by `workers` (the list
+    as last known), is asked for along with the list, all masters at once. Without the first shard, which has the list, the
+    last one goes on to count. Raises only where no shard answered."""
+    shards = space.keys.shards
+    due = assign(workers, len(shards)).get(worker, [])
+    asked = [s for s in shards if s in held or s.index in due]
+    # Not tried again where a connection fails: the next beat comes soon, and others wait for this one's end.
+    said, *replies = yield from Pipeline(
+        [replace(beat(shards[0], worker, ttl_ms), retry=False), *_claim_calls(asked, worker, ttl_ms)]
+    )
+    found = _claims(asked, replies)
+    failure = said if isinstance(said, DistierError) else None
+    alive = (list(workers) or [worker]) if failure else said
+    mine = assign(alive, len(shards)).get(worker, [])
+    more = Claims({})
+    new = [s for s in shards if s.index in mine and s not in asked]
+    try:
+        more = yield from claim_shards(new, worker, ttl_ms)
+    except DistierError as e:  # a shard that did not answer took all the time: with the next beat
+        failure = failure or e
+    with suppress(DistierError):
+        yield from give_back_leases(worker, [(s, fence) for s, fence in found.held.items() if s.index not in mine])
+    failure = failure or found.failure or more.failure
+    if isinstance(said, DistierError) and not (found.answered or more.answered):
+        raise said
+    return Fleet(alive, {s: fence for s, fence in (found.held | more.held).items() if s.index in mine}, failure)
+
+
+def claim_shards(shards: Sequence[Shard], worker: str, ttl_ms: int) -> Plan[Claims]:
+    """Those of these shards whose lease this worker has now."""
+    return _claims(shards, (yield from Pipeline(_claim_calls(shards, worker, ttl_ms)))) if shards else Claims({})
+
+
+def _claim_calls(shards: Sequence[Shard], worker: str, ttl_ms: int) -> list[RunScript[int | None]]:
+    return [replace(claim(shard, worker, ttl_ms), retry=False) for shard in shards]
+
+
+def _claims(shards: Sequence[Shard], replies: Sequence[int | DistierError | None]) -> Claims:
+    failures = [reply for reply in replies if isinstance(reply, DistierError)]
+    held = {shard: reply for shard, reply in zip(shards, replies, strict=True) if isinstance(reply, int)}
+    return Claims(held, failures[0] if failures else None, len(failures) < len(replies))
+
+
+def give_back_leases(worker: str, held: Iterable[tuple[Shard, int]]) -> Plan[None]:
+    """So that others need not wait until they end. That fails only where it does not matter."""
+    yield from Pipeline([release(shard, shard.worker_lease, f"{fence}:{worker}") for shard, fence in held])
+
+
+def leave(space: Space, worker: str, held: Mapping[Shard, int]) -> Plan[None]:
+    """Give all leases back, then be gone: others take over at their next beat."""
+    yield from give_back_leases(worker, held.items())
+    yield from beat(space.keys.shards[0], worker, 0)
+
+
+def sweep_in_turn(space: Space) -> Plan[int | None]:
+    """Sweep the archive if nobody has for `worker.sweep_interval`; None if somebody has. (A worker that is killed in a sweep
+    leaves the rest for the next one: nothing waits for it.)"""
+    first, holder = space.keys.shards[0], (yield from NewToken())
+    try:
+        due = yield from take_lease(first, first.sweep_lease, holder, space.config.worker.sweep_interval_ms)
+    except Full:  # at maxmemory there are no leases
+        due = False
+    if not due:
+        yield from cut_lease(first, first.sweep_lease, space.config.worker.sweep_interval_ms)
+        return None
+    try:
+        return (yield from sweep(space))
+    except (DistierError, Cancelled):
+        yield from release(first, first.sweep_lease, holder)
+        raise
+
+
+class ShardSample(NamedTuple):
+    """What one shard holds and may hold, and since when its oldest dirty version has waited (ms)."""
+
+    usage: Mapping[str, int]
+    limits: Mapping[str, int]
+    dirty_age_ms: int
+
+
+def sample(shards: Sequence[Shard]) -> Plan[dict[Shard, ShardSample]]:
+    """A look at some shards, for those who watch."""
+    calls: list[Command[Any]] = []
+    for s in shards:
+        calls += [
+            Command(s, ("HGETALL", s.usage), _numbers),
+            Command(s, ("HGETALL", s.limits), _numbers),
+            Command(s, ("ZRANGE", s.dirty, 0, 0, "WITHSCORES"), lambda r: int(float(r[0][1])) if r else None),
+            Command(s, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000),
+        ]
+    replies = [collect(r) for r in (yield from Pipeline(calls))]
+    found = {}
+    for shard, usage, limits, since_ms, now_ms in zip(shards, *(replies[n::4] for n in range(4)), strict=True):
+        found[shard] = ShardSample(usage, limits, 0 if since_ms is None else max(0, now_ms - since_ms))
+    return found
+
+
+def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:
+    return {name.decode(): int(value) for name, value in fields.items()}

@@ -1,0 +1,258 @@
+"""What the worker does, each a short plan that several workers may run at once: nothing here needs to be alone.
+
+write back        dirty versions older than `cold.archive_after`
+demote idle       hot modules unused for `demotion_threshold`
+keep head-room    demote until `worker.headroom` of hot is free, so that a put seldom has to evict
+expire            account for warm frames that their TTL took
+age               halve the use counts once per half-life
+sweep             delete archive objects that nobody needs (`sweep.py`); never the greatest
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from distier.domain.ids import check_id
+from distier.domain.keys import Shard
+from distier.effects import HINT_S, Cancelled, Command, Count, NewToken, Parallel, Pipeline, Plan, collect
+from distier.errors import Corrupt, DistierError, Full, Invalid, NotFound, RedisUnavailable
+from distier.lua import age, expire
+from distier.plans.common.commands import numbers
+from distier.plans.common.leases import cut_lease, give_back, patience_ms, take_lease
+from distier.plans.common.space import Space
+from distier.plans.fleet.nodes import forget_dead
+from distier.plans.tier.demote import demote, free_hot
+from distier.plans.tier.writeback import Archived, look_at_archive, write_back
+
+BATCH = 64
+FOREIGN = "\ufffd"
+CLOCK_SLACK_MS = 1000
+"""A version that was put since the clock was read is a little after it, and not due."""
+COUNTED = ("tier", "tokens", "bytes", "clean", "frame_bytes", "archived_bytes")
+
+
+def write_back_due(space: Space, shard: Shard, *, older_than_ms: int | None = None) -> Plan[int]:
+    """Archive dirty versions whose time has come; how many. `older_than_ms` 0 archives all (`flush`), whatever their times
+    say, and also those whose lease another worker has: it may be dead, and who flushes wants to be sure.
+
+    What cannot be archived keeps nobody waiting: the others are tried, and a worker leaves it alone for longer each time.
+    Raises the first `DistierError` after having tried each; at once where the archive answers nothing at all.
+    """
+    flush = older_than_ms == 0
+    after_ms = space.config.storage_tiers.cold.archive_after_ms if older_than_ms is None else older_than_ms
+    one = write_back if flush else _write_back_alone
+    now_ms = yield from server_ms(shard)
+    tried: set[str] = set()
+    done = 0
+    failure: DistierError | None = None
+    for low, high in [("-inf", "+inf")] if flush else _due_times(now_ms, after_ms):
+        stuck = 0
+        while True:
+            page = yield from _page(shard, shard.dirty, low, high, stuck)
+            ids = [id for id in page if id not in tried and (flush or not space.failing.is_waiting(shard, id, now_ms))]
+            tried |= set(ids)
+            results = yield from Parallel([one(space, shard, id) for id in ids])
+            failed = [r for r in results if isinstance(r, DistierError)]
+            if failed and len(failed) == len(ids):
+                yield from look_at_archive(
+                    space
+                )  # where it is away, that is nobody's own fault, and all are due when it is back
+            space.failing.note(shard, zip(ids, results, strict=True), now_ms)
+            went = sum(isinstance(r, Archived) for r in results)
+            done, failure = done + went, failure or next(iter(failed), None)
+            stuck += len(page) - went  # those stay in the list: look behind them
+            if len(page) < BATCH:
+                break
+    if failure:
+        raise failure
+    return done
+
+
+def _due_times(now_ms: int, after_ms: int) -> list[tuple[str, str]]:
+    """From when to when a version has been dirty that is due. A time after the server's clock is of before that went back: how
+    long ago that was, nobody knows."""
+    return [("-inf", f"{now_ms - after_ms}.999"), (f"({now_ms + CLOCK_SLACK_MS}", "+inf")]
+
+
+def _due(shard: Shard, zset: str, older_than_ms: int, offset: int) -> Plan[list[str]]:
+    """The next ids of a time-ordered set that are older than this by the server's clock."""
+    now_ms = yield from server_ms(shard)
+    return (yield from _page(shard, zset, "-inf", f"{now_ms - older_than_ms}.999", offset))  # scores have microseconds
+
+
+def _page(shard: Shard, zset: str, low: str, high: str, offset: int) -> Plan[list[str]]:
+    words = ("ZRANGEBYSCORE", zset, low, high, "LIMIT", offset, BATCH)
+    ids: list[str] = yield from Command(shard, words, lambda reply: [_id(i) for i in reply])
+    return ids
+
+
+def _id(raw: bytes) -> str:
+    """An id, or FOREIGN for what is none: that has no record, and so does not keep the others waiting."""
+    try:
+        return check_id(raw.decode())
+    except (Invalid, UnicodeDecodeError):
+        return FOREIGN
+
+
+def server_ms(shard: Shard) -> Plan[int]:
+    return (yield from Command(shard, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000))
+
+
+def _write_back_alone(space: Space, shard: Shard, id: str) -> Plan[Archived | None]:
+    """Write back unless another worker is at it: that would only do the same work twice. A worker that died with the lease
+    keeps the module waiting no longer than the holder of a fetch does."""
+    lease, holder = shard.write_back_lease(id), (yield from NewToken())
+    try:
+        taken = yield from take_lease(shard, lease, holder, patience_ms(space), hint=HINT_S)
+    except (Full, RedisUnavailable):  # at maxmemory there are no leases, and archiving is what makes room
+        taken = True
+    if not taken:
+        yield from cut_lease(shard, lease, patience_ms(space))
+        return None
+    try:
+        result = yield from write_back(space, shard, id)
+    except (DistierError, Cancelled):
+        yield from give_back(shard, lease, holder)
+        raise
+    yield from give_back(shard, lease, holder)
+    return result
+
+
+def demote_idle(space: Space, shard: Shard) -> Plan[int]:
+    """Demote hot modules that nobody used for `demotion_threshold`; how many. Raises the first failure after having tried
+    each."""
+    threshold_ms = space.config.storage_tiers.demotion_threshold_ms
+    moved, offset = 0, 0
+    failure: DistierError | None = None
+    while True:
+        ids = yield from _due(shard, shard.hot, threshold_ms, offset)
+        went = 0
+        for result in (yield from Parallel([demote(space, id, "warm") for id in ids])):
+            if not isinstance(result, DistierError):
+                went += result.moved
+            elif not isinstance(result, NotFound):  # deleted meanwhile
+                failure = failure or result
+        moved, offset = moved + went, offset + len(ids) - went
+        if len(ids) < BATCH:
+            break
+    if failure:
+        raise failure
+    return moved
+
+
+def keep_headroom(space: Space, shard: Shard) -> Plan[int]:
+    """Demote the least recently used until the head-room is free; how many went. A single module stays: a shard that had to
+    give it up each time could never show that it needs more."""
+    share = space.config.worker.headroom
+    calls = [
+        Command(shard, ("HMGET", shard.limits, "hot_tokens", "hot_bytes"), numbers),
+        Command(shard, ("HMGET", shard.usage, "hot_count"), numbers),
+    ]
+    limits, (count,) = [collect(reply) for reply in (yield from Pipeline(calls))]
+    if count <= 1:
+        return 0
+    tokens, size_bytes = (int(n * share) for n in limits)
+    return (yield from free_hot(space, shard, tokens, size_bytes, "headroom"))
+
+
+def expire_warm(space: Space, shard: Shard) -> Plan[int]:
+    """Account for frames that are gone; how many modules became cold. Raises the first failure after having tried each."""
+    gone, offset = 0, 0
+    failure: DistierError | None = None
+    while True:
+        ids = yield from _due(shard, shard.warm, 0, offset)
+        if not ids:
+            break
+        went, stuck, failed = yield from _expire(shard, ids)
+        gone, offset, failure = (
+            gone + went,
+            offset + stuck,
+            failure or failed,
+        )  # others got a later time: the list moved on
+        if len(ids) < BATCH:
+            break
+    if failure:
+        raise failure
+    return gone
+
+
+def _expire(shard: Shard, ids: Sequence[str]) -> Plan[tuple[int, int, DistierError | None]]:
+    """How many of these became cold, how many stay in the list as they are, and why the first of those does. A key of a foreign
+    type fails the script before it writes: then each goes alone."""
+    try:
+        return (yield from expire(shard, ids)), ids.count(FOREIGN), None
+    except Corrupt as e:
+        if len(ids) == 1:
+            return 0, 1, e
+    gone, stuck = 0, 0
+    failure: DistierError | None = None
+    for id in ids:
+        went, left, failed = yield from _expire(shard, [id])
+        gone, stuck, failure = gone + went, stuck + left, failure or failed
+    return gone, stuck, failure
+
+
+def age_uses(space: Space, shard: Shard) -> Plan[int]:
+    return (yield from age(shard, space.config.worker.uses_half_life_ms))
+
+
+def maintain(space: Space, shard: Shard, tell: Callable[[dict[str, int]], None]) -> Plan[None]:
+    """One round over a shard; tells what each step did, by name. Each is tried even where another fails; raises the
+    first failure at the end."""
+    steps: dict[str, Plan[int]] = {
+        "archived": write_back_due(space, shard),
+        "idle": demote_idle(space, shard),
+        "headroom": keep_headroom(space, shard),
+        "expired": expire_warm(space, shard),
+        "aged": age_uses(space, shard),
+    }
+    if shard.index == 0:
+        steps["nodes_forgotten"] = forget_dead(space)
+    failure: DistierError | None = None
+    for name, step in steps.items():
+        try:
+            tell({name: (yield from step)})
+        except DistierError as e:
+            failure = failure or e
+            yield from Count(f"worker.failed.{name}")
+    if failure:
+        raise failure
+
+
+def recount(space: Space, shard: Shard) -> Plan[dict[str, int]]:
+    """The usage of a shard counted anew from its records, to compare with `usage`. Exact while nothing is moving."""
+    sums: dict[str, int] = {}
+    cursor = 0
+    while True:
+        words = ("SCAN", cursor, "MATCH", shard.module_pattern(""), "COUNT", 1000)
+        after, keys = yield from Command(shard, words, lambda reply: reply)
+        calls: list[Command[Any]] = [Command(shard, ("HMGET", key, *COUNTED), lambda r: r) for key in set(keys)]
+        for reply in (yield from Pipeline(calls)):
+            _add(sums, collect(reply))
+        cursor = int(after)
+        if not cursor:
+            return {name: n for name, n in sums.items() if n}
+
+
+def _add(sums: dict[str, int], values: list[bytes | None]) -> None:
+    for name, n in contribution(values).items():
+        sums[name] = sums.get(name, 0) + n
+
+
+def contribution(values: Sequence[bytes | None]) -> dict[str, int]:
+    """What a record adds to the accounts; `values` are its COUNTED fields."""
+    if values[0] is None:
+        return {}
+    tier, clean = values[0].decode(), values[3] == b"1"
+    if tier == "deleted" and clean:
+        return {}  # expires by itself
+    tokens, size_bytes, frame_bytes, archived_bytes = (int(values[i] or 0) for i in (1, 2, 4, 5))
+    parts = {f"{tier}_count": 1}
+    if not clean:
+        parts |= {"dirty_count": 1, "dirty_bytes": size_bytes}
+    if tier != "deleted":
+        parts |= {f"{tier}_tokens": tokens, f"{tier}_bytes": size_bytes}
+        parts |= {"warm_frame_bytes": frame_bytes} if tier == "warm" else {}
+        parts |= {"archived_count": 1, "archived_bytes": archived_bytes} if clean else {}
+    return parts

@@ -1,0 +1,171 @@
+"""What a node with copies on its own disk does beside its calls: it says that it lives and what it holds, and answers
+what others ask it for. Any process of the node may do all of it; several of them do no harm.
+
+    nodes           each node's name, until when it counts as alive: renewed every `BEAT_S`
+    nodes:<node>    the sums of its disk, for `stats`
+    held:<node>     the ids that it holds, for `where` and for those who look for a copy: follows the disk by a second
+    asks:<node>     waited for, entry by entry
+
+A node that died is in `nodes` with a time that has passed: nobody asks it, and the worker removes the rest of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from distier.domain.ids import check_id
+from distier.domain.keys import Shard
+from distier.effects import HINT_S, Command, Count, LocalGet, Pipeline, Plan, collect
+from distier.errors import DistierError, Invalid, Unavailable
+from distier.plans.common.commands import chunks, record_command
+from distier.plans.common.space import Space
+from distier.plans.tier.keep import keep, to_hot
+from distier.plans.tier.peers import ABSENT, PROMOTED, Ask, DiskSums, packed, popped
+
+BEAT_S = 2.0
+ALIVE_MS = 6000
+"""Three beats: one may be late and one lost."""
+FORGET_MS = 60_000
+"""How long what a dead node held is kept, should it come back."""
+ASK_WAIT_S = 0.5
+ANSWER_TTL_MS = 5000
+MANY = 500
+
+
+def beat(
+    space: Space,
+    node: str,
+    held: DiskSums,
+    changes: Mapping[str, bool],
+    all_ids: Callable[[], Sequence[str]],
+    *,
+    anew: bool,
+) -> Plan[tuple[str, ...]]:
+    """Say that the node lives and what came to its disk and left it; the other nodes that live. A node that was not known, or
+    no longer, says all that it holds (`all_ids`), and so does one whose last changes may be lost (`anew`). A shard that does
+    not answer is told all anew by a later beat, and the others know nothing of it; only the first one must answer."""
+    first = space.keys.shards[0]
+    now_ms = yield from Command(first, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000)
+    sums = (
+        "modules",
+        held.modules,
+        "bytes",
+        held.size_bytes,
+        "max_modules",
+        held.max_modules,
+        "max_bytes",
+        held.max_bytes,
+    )
+    calls: list[Command[Any]] = [
+        Command(first, ("ZADD", first.nodes, now_ms + ALIVE_MS, node), int),
+        Command(first, ("HSET", first.node(node), *sums, "updated", now_ms), int),
+        Command(first, ("PEXPIRE", first.node(node), ALIVE_MS), int),
+        Command(first, ("ZRANGEBYSCORE", first.nodes, now_ms, "+inf"), lambda r: [n.decode() for n in r]),
+    ]
+    told = _held_calls(space, node, changes)
+    found = yield from Pipeline([*calls, *told])
+    replies = [collect(reply) for reply in found[: len(calls)]]
+    late = [s for s in space.keys.shards if (s, node) in _untold]
+    _note(node, told, found[len(calls) :])
+    if replies[0] or anew:
+        late = list(space.keys.shards)
+    if late:
+        yield from _tell_all(space, node, all_ids(), late)
+    return tuple(other for other in replies[3] if other != node)
+
+
+def _held_calls(space: Space, node: str, changes: Mapping[str, bool]) -> list[Command[Any]]:
+    words: dict[tuple[Shard, str], list[str]] = {}
+    for id, came in changes.items():
+        words.setdefault((space.shard(id), "SADD" if came else "SREM"), []).append(id)
+    return [
+        Command(shard, (verb, shard.held(node), *part), int, retry=False, hint=HINT_S)
+        for (shard, verb), ids in words.items()
+        for part in chunks(ids, MANY)
+    ]
+
+
+def tell_changes(space: Space, node: str, changes: Mapping[str, bool]) -> Plan[None]:
+    """What came to the disk and left it, between two beats."""
+    calls = _held_calls(space, node, changes)
+    _note(node, calls, (yield from Pipeline(calls)))
+
+
+def _tell_all(space: Space, node: str, ids: Sequence[str], shards: Sequence[Shard]) -> Plan[None]:
+    """From nothing: what it held before may be wrong by what happened while nobody listened."""
+    calls = [Command(s, ("UNLINK", s.held(node)), int, retry=False, hint=HINT_S) for s in shards]
+    _untold.difference_update((s, node) for s in shards)  # first: what fails meanwhile beside this is noted again
+    _note(node, calls, (yield from Pipeline(calls)))
+    ready = {s for s in shards if (s, node) not in _untold}
+    for part in chunks([id for id in ids if space.shard(id) in ready], 20 * MANY):
+        yield from tell_changes(space, node, dict.fromkeys(part, True))
+
+
+_untold: set[tuple[Shard, str]] = set()
+"""Shards that missed something of what a node of this process told, and are told all anew when they answer."""
+
+
+def _note(node: str, calls: Sequence[Command[Any]], replies: Sequence[Any]) -> None:
+    """Remember whose shard did not answer. Raises every other error."""
+    for call, reply in zip(calls, replies, strict=True):
+        if isinstance(reply, Unavailable):
+            _untold.add((call.shard, node))
+        else:
+            collect(reply)
+
+
+def wait_for_ask(space: Space, node: str, wait_s: float) -> Plan[bytes | None]:
+    """The next entry of the node's list; None if none comes in time."""
+    first = space.keys.shards[0]
+    return (yield from popped(first, first.asks(node), wait_s))
+
+
+def answer(space: Space, node: str, entry: bytes) -> Plan[None]:
+    """Answer one ask: with the copy, by promoting it, or by saying that there is none, so that nobody waits in vain."""
+    try:
+        ask = Ask.parse(entry)
+        shard = space.shard(check_id(ask.id))
+    except Invalid:
+        yield Count("asks.invalid")
+        return
+    record = yield from record_command(shard, ask.id)
+    content = None
+    if record is not None and record.clean and not record.deleted and record.order.tok == ask.tok:
+        content = yield from LocalGet(record)
+    reply, more = ABSENT, []
+    if record is None or content is None:
+        more = [Command(shard, ("SREM", shard.held(node), ask.id), int)]
+    elif ask.want == "hot":
+        word = yield from keep(to_hot(space, shard, record, content, "request"))
+        reply = PROMOTED if word in ("hot", "already") else ABSENT
+    else:
+        reply = packed(content)
+    key = shard.answer(ask.answer)
+    yield Count("asks.absent" if reply == ABSENT else "asks.answered")
+    calls = [
+        Command(shard, ("RPUSH", key, reply), int, retry=False),
+        Command(shard, ("PEXPIRE", key, ANSWER_TTL_MS), int),
+    ]
+    for result in (yield from Pipeline([*calls, *more])):
+        if isinstance(result, DistierError):
+            yield Count("asks.lost")
+
+
+def forget_dead(space: Space) -> Plan[int]:
+    """Remove what nodes said that have been dead for a minute; how many."""
+    first = space.keys.shards[0]
+    now_ms = yield from Command(first, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000)
+    words = ("ZRANGEBYSCORE", first.nodes, "-inf", now_ms - FORGET_MS, "LIMIT", 0, 64)
+    names: list[str] = yield from Command(first, words, lambda r: [n.decode() for n in r])
+    for node in names:
+        keys = [(s, s.held(node)) for s in space.keys.shards] + [(first, first.asks(node))]
+        calls = [Command(shard, ("UNLINK", key), int, retry=False, hint=HINT_S) for shard, key in keys]
+        replies = yield from Pipeline(calls)
+        if any(isinstance(reply, Unavailable) for reply in replies):
+            continue  # when all shards answer
+        for reply in replies:
+            collect(reply)
+        # Last: until then the next round finds it again. One that came back meanwhile says all that it holds.
+        yield from Command(first, ("ZREM", first.nodes, node), int)
+    return len(names)

@@ -1,0 +1,188 @@
+"""What a namespace holds, in sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from distier.effects import Command, Pipeline, Plan, collect
+from distier.plans.common.space import Space
+from distier.plans.tier.peers import DiskSums, look_for_nodes, read_nodes
+
+
+@dataclass(frozen=True, slots=True)
+class HotStats:
+    """`max_tokens` is the setting `storage_tiers.hot.max_size`."""
+
+    count: int
+    tokens: int
+    size_bytes: int
+    max_tokens: int
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStats:
+    """`stored_bytes` is what the frames take, `size_bytes` what they decode to; `ratio` is None when empty."""
+
+    count: int
+    tokens: int
+    size_bytes: int
+    stored_bytes: int
+    max_modules: int
+    max_bytes: int
+
+    @property
+    def size_mb(self) -> float:
+        return self.stored_bytes / 1e6
+
+    @property
+    def ratio(self) -> float | None:
+        return self.size_bytes / self.stored_bytes if self.stored_bytes else None
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStats:
+    """`count`: modules that are only in the archive. `archived_count` / `stored_bytes`: all versions that are current
+    and archived, wherever they are used, and the size of their objects."""
+
+    count: int
+    tokens: int
+    size_bytes: int
+    archived_count: int
+    stored_bytes: int
+    archived_size_bytes: int
+
+    @property
+    def size_gb(self) -> float:
+        return self.stored_bytes / 1e9
+
+    @property
+    def ratio(self) -> float | None:
+        return self.archived_size_bytes / self.stored_bytes if self.stored_bytes else None
+
+
+@dataclass(frozen=True, slots=True)
+class NearStats:
+    """This process's near cache; `status` is `on`, or says why it is not."""
+
+    status: str = "off"
+    count: int = 0
+    tokens: int = 0
+    size_bytes: int = 0
+    hits: int = 0
+    max_entries: int = 0
+    max_tokens: int = 0
+    max_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardEpoch:
+    """The life of a shard. `first`: it is the one that the shard was made with (by any number: a claim is above those of all
+    shards). Where it is not, its Redis restarted, failed over or was lost at `since_ms` (ms since the Unix epoch), and `redis`
+    writes of the time just before may be lost. `verified`: all records have been compared with the archive since then."""
+
+    shard: int
+    epoch: int
+    verified: bool
+    since_ms: int
+    first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShardShare:
+    """What one of several shards holds, and its share of the budgets."""
+
+    shard: int
+    hot_tokens: int
+    max_hot_tokens: int
+    hot_bytes: int
+    max_hot_bytes: int
+    warm_modules: int
+    max_warm_modules: int
+    warm_bytes: int
+    max_warm_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The namespace's sums, this process's own counters (`hits.near`, `hits.hot`, `hits.warm`,
+    `hits.cold`, `misses`, ...) and near cache."""
+
+    hot: HotStats
+    warm: WarmStats
+    cold: ColdStats
+    dirty_count: int
+    dirty_bytes: int
+    counters: Mapping[str, int]
+    near: NearStats = NearStats()
+    epochs: tuple[ShardEpoch, ...] = ()
+    shares: tuple[ShardShare, ...] = ()
+    nodes: Mapping[str, DiskSums] = field(default_factory=dict)
+    """What the disks of the nodes hold that live, over all namespaces, by the node's name."""
+    node: str | None = None
+    """This process's own node, where it keeps copies on a disk."""
+    dirty_deletions: int = 0
+    """How many of `dirty_count` are no modules any more, but deletions that the archive has not heard of."""
+
+    @property
+    def count(self) -> int:
+        return self.hot.count + self.warm.count + self.cold.count
+
+    @property
+    def hits(self) -> Mapping[str, int]:
+        """This process's hits by tier."""
+        prefix = "hits."
+        return {k[len(prefix) :]: n for k, n in self.counters.items() if k.startswith(prefix)}
+
+    @property
+    def misses(self) -> int:
+        """This process's misses."""
+        return self.counters.get("misses", 0)
+
+
+def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = NearStats()) -> Plan[Stats]:
+    """The sums over all shards, from the accounts that the scripts keep: a few round trips, however large."""
+    calls: list[Command[dict[str, int]]] = [
+        Command(shard, ("HGETALL", key), _numbers) for shard in space.keys.shards for key in (shard.usage, shard.limits)
+    ]
+    epochs = [
+        Command(s, ("HMGET", s.epoch, "epoch", "verified", "since", "created"), _epoch) for s in space.keys.shards
+    ]
+    total: dict[str, int] = {}
+    *replies, now_ms, nodes_found = map(collect, (yield from Pipeline([*calls, *epochs, *look_for_nodes(space)])))
+    for i, numbers in enumerate(replies[: len(calls)]):
+        for name, number in numbers.items():
+            key = f"max.{name}" if i % 2 else name
+            total[key] = total.get(key, 0) + number
+    nodes = yield from read_nodes(space, (now_ms, nodes_found))
+    lives = tuple(ShardEpoch(i, *life) for i, life in enumerate(replies[len(calls) :]))
+    pairs = list(zip(replies[: len(calls) : 2], replies[1 : len(calls) : 2], strict=True))
+    shares = tuple(_share(i, *pair) for i, pair in enumerate(pairs)) if len(pairs) > 1 else ()
+    n = total.get
+    all_bytes = sum(n(f"{tier}_bytes", 0) for tier in ("hot", "warm", "cold"))
+    return Stats(
+        HotStats(n("hot_count", 0), n("hot_tokens", 0), n("hot_bytes", 0),
+                 n("max.hot_tokens", 0), n("max.hot_bytes", 0)),
+        WarmStats(n("warm_count", 0), n("warm_tokens", 0), n("warm_bytes", 0), n("warm_frame_bytes", 0),
+                  n("max.warm_modules", 0), n("max.warm_bytes", 0)),
+        ColdStats(n("cold_count", 0), n("cold_tokens", 0), n("cold_bytes", 0), n("archived_count", 0),
+                  n("archived_bytes", 0), all_bytes - n("dirty_bytes", 0)),
+        n("dirty_count", 0), n("dirty_bytes", 0), counters, near, lives, shares, nodes, space.node,
+        n("deleted_count", 0),
+    )  # fmt: skip
+
+
+def _share(shard: int, usage: Mapping[str, int], limits: Mapping[str, int]) -> ShardShare:
+    names = (("hot_tokens", "hot_tokens"), ("hot_bytes", "hot_bytes"), ("warm_count", "warm_modules"),
+             ("warm_frame_bytes", "warm_bytes"))  # fmt: skip
+    return ShardShare(shard, *(n for used, limit in names for n in (usage.get(used, 0), limits.get(limit, 0))))
+
+
+def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:
+    return {name.decode(): int(value) for name, value in fields.items()}
+
+
+def _epoch(values: Sequence[bytes | None]) -> tuple[int, bool, int, bool]:
+    epoch, verified, since_ms, created_ms = (int(value or 0) for value in values)
+    return epoch, verified >= epoch, since_ms, since_ms <= created_ms

@@ -1,0 +1,176 @@
+"""The sweep: what the archive holds and nobody needs.
+
+    dominated objects      at once: a greater version of the module is there
+    tombstones             after `worker.tombstone_grace`, where nothing else is left of the module
+    sidecars alone         after the same time: their content never came
+    epoch markers          of each shard, all but the greatest of each of the newest lives of its server
+
+A version is dominated where it comes before one that is **committed**: a clean record says so, and what is listed has it. An
+object that is merely greater does not suffice. A durable write is in the archive before it is applied, and it may never be
+(refused, or its writer died): readers still need what the record rests on, also where the record has moved on to a version
+that is not archived yet. So the last committed version of a module is never
+deleted; it is safe to stop anywhere, to run twice, and beside anything else, also on an old primary. (The road not
+taken: to let dominated objects rest for a time would need clocks that agree, and would double the archive of a busy
+namespace.)
+
+A tombstone keeps older versions from coming back: an upload that is still under way, or a Redis that is restored from
+an old snapshot. It may go when neither can be: **assumed** is that no process sleeps in the middle of an upload, and that
+no snapshot or replica of Redis is put to work again, for longer than the grace period (7 days). What can be checked is:
+no record is left, in a shard that has its epoch. A record that is older than the tombstone takes it over first, and the
+tombstone stays for another round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from distier.domain import archived as names
+from distier.domain.keys import Shard
+from distier.effects import ArchiveDelete, ArchiveList, Command, Count, Now, Pipeline, Plan, collect
+from distier.errors import Corrupt, DistierError, Invalid
+from distier.lua import state
+from distier.plans.common.commands import chunks
+from distier.plans.common.space import Space
+from distier.plans.recovery.adopt import verify
+from distier.plans.recovery.epochs import epochs_prefix
+from distier.plans.recovery.walk import NOWHERE, Group, Place, Skipped, Walk
+
+if TYPE_CHECKING:
+    from distier.stores.archive import Listed
+
+
+LIVES_KEPT = 8
+YOUNG_MS = 20 * 60_000
+
+
+def sweep(space: Space, skipped: Skipped | None = None) -> Plan[int]:
+    """Delete what nobody needs from the archive; how many objects. What is refused (an object with a lock, one that cannot be
+    read) is kept, is in `skipped`, and keeps nothing else. Raises `Unavailable`."""
+    now_ms = yield Now()
+    walk, deleted = Walk(space), 0
+    skipped = skipped or Skipped()
+    for shard in space.keys.shards:
+        yield from state(shard)  # is this the Redis that the records are in?
+    while not walk.done:
+        groups = yield from walk.step()
+        deleted += yield from delete_each((yield from unneeded(space, groups, now_ms, skipped)), skipped)
+    for shard in space.keys.shards:
+        deleted += yield from delete_each((yield from _old_epochs(space, shard, now_ms)), skipped)
+    yield from Count("archive.swept", deleted)
+    yield from Count("archive.kept", len(skipped.why))
+    return deleted
+
+
+def unneeded(space: Space, groups: Sequence[Group], now_ms: int, skipped: Skipped) -> Plan[list[str]]:
+    """The keys among the objects of these modules that may be deleted now. Modules that cannot be looked at are `skipped`."""
+    old_ms = now_ms - space.config.worker.tombstone_grace_ms
+    wanted = [g for g in groups if names.dominated(g.objects) or _is_buried(g, old_ms) or _old_sidecars(g, old_ms)]
+    if not wanted:
+        return []
+    keys: list[str] = []
+    for group, (place, clean) in zip(wanted, (yield from _records(space, wanted)), strict=True):
+        keys += _old_sidecars(group, old_ms)
+        if _is_buried(group, old_ms):
+            keys += yield from _bury(space, group, place, skipped)
+        elif place is None:
+            yield from _verify(space, group.id, skipped)  # what is adopted now is swept in the next round
+        elif clean:
+            keys += _below(group, place)
+    return keys
+
+
+def _below(group: Group, place: Place) -> list[str]:
+    """What comes before a committed version, if that is among what was listed, or one that came after it."""
+    newest = group.newest
+    return [o.key for o in group.objects if o.order < place] if newest and newest.order >= place else []
+
+
+def _records(space: Space, groups: Sequence[Group]) -> Plan[list[tuple[Place | None, bool]]]:
+    """Where the records of these modules stand in the order (None: no record), and whether that version is archived."""
+
+    def parse(reply: list[bytes | None]) -> tuple[Place | None, bool]:
+        epoch, ver, tok, clean = reply
+        if epoch is None and ver is None and tok is None and clean is None:
+            return None, False
+        if not (epoch and ver and epoch.isdigit() and ver.isdigit()):
+            return NOWHERE, False
+        return (int(epoch), int(ver), (tok or b"").decode()[:8]), clean == b"1"
+
+    calls: list[Command[tuple[Place | None, bool]]] = []
+    for group in groups:
+        shard = space.shard(group.id)
+        calls.append(Command(shard, ("HMGET", shard.module(group.id), "epoch", "ver", "tok", "clean"), parse))
+    replies = yield from Pipeline(calls)  # one damaged or foreign record does not keep the others: that is for fsck
+    return [(NOWHERE, False) if isinstance(reply, Corrupt) else collect(reply) for reply in replies]
+
+
+def _is_buried(group: Group, old_ms: int) -> bool:
+    """Whether all that is left of the module is an old tombstone."""
+    newest = group.newest
+    return (
+        newest is not None
+        and newest.kind == "deleted"
+        and all(o.order == newest.order for o in group.objects)
+        and group.modified_ms[newest.key] < old_ms
+    )
+
+
+def _old_sidecars(group: Group, old_ms: int) -> list[str]:
+    return [key for key in group.lone_sidecars if group.modified_ms[key] < old_ms]
+
+
+def _verify(space: Space, id: str, skipped: Skipped) -> Plan[None]:
+    try:
+        yield from verify(space, space.shard(id), id)
+        skipped.went_well()
+    except DistierError as e:
+        skipped.add(id, e)
+
+
+def _bury(space: Space, group: Group, place: Place | None, skipped: Skipped) -> Plan[list[str]]:
+    newest = group.newest
+    assert newest is not None
+    if place is None:
+        yield Count("archive.buried")
+        return [o.key for o in group.objects]
+    if NOWHERE < place < newest.order:  # an older record came back: it must learn of its end first
+        yield from _verify(space, group.id, skipped)
+    return []
+
+
+def _old_epochs(space: Space, shard: Shard, now_ms: int) -> Plan[list[str]]:
+    """Markers that no writer and no claimer looks for any more: of each of the newest lives of the server the greatest
+    stays. Young ones stay too, because a claimer counts those of its number."""
+    listed: list[Listed] = []
+    prefix = epochs_prefix(space, shard)
+    while True:
+        page = yield from ArchiveList(prefix, start_after=listed[-1].key if listed else "")
+        if not page:
+            break
+        listed += page
+    lives: set[str] = set()
+    keys = []
+    for entry in reversed(listed):
+        life = entry.key.removeprefix(prefix)[18:] or entry.key  # `00000001-0123abcd-<life>`
+        if (life in lives or len(lives) >= LIVES_KEPT) and entry.modified_ms < now_ms - YOUNG_MS:
+            keys.append(entry.key)
+        lives.add(life)
+    return keys
+
+
+def delete_each(keys: Sequence[str], skipped: Skipped) -> Plan[int]:
+    """Delete objects, in batches; one of which something is refused, one by one, so that it is known what. How many went."""
+    gone = 0
+    for part in chunks(keys, 1000):
+        try:
+            yield from ArchiveDelete(part)
+            gone += len(part)
+        except Invalid:
+            for key in part:
+                try:
+                    yield from ArchiveDelete([key])
+                    gone += 1
+                except Invalid as e:
+                    skipped.add(key, e)
+    return gone

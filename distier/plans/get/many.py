@@ -1,0 +1,110 @@
+"""Many modules in few round trips: hot ones, then this node's disk, then frames, then the archive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distier.domain.keys import Shard
+from distier.domain.module import Module, Record, parse_hot, parse_record
+from distier.effects import Count, LocalPut, Parallel, Pipeline, Plan, collect
+from distier.plans.common.commands import chunks, fields_command
+from distier.plans.common.content import by_bytes, open_frames
+from distier.plans.common.space import Space
+from distier.plans.get.one import read_below, read_local
+from distier.plans.get.uses import use_many
+from distier.plans.recovery.adopt import settle_records
+from distier.plans.tier.keep import keep, to_hot
+
+
+def get_many(space: Space, ids: Sequence[str]) -> Plan[dict[str, Module | None]]:
+    """Modules by id, None for misses. Hot ones in one round trip per 500; after it warm ones in one per 500 or 8 MiB, and one
+    more where their uses are due; then cold ones in parallel.
+
+    Raises what any one of them raises: a fault is not a miss.
+    """
+    found: dict[str, Module | None] = dict.fromkeys(ids)
+    below: list[tuple[Shard, Record]] = []
+    for chunk in chunks(list(found), 500):
+        below += yield from _read_hot(space, chunk, found)
+    if space.node is not None:
+        below = yield from _read_local_many(space, below, found)
+    below = yield from _read_warm_many(space, below, found)
+    modules = yield from Parallel([read_below(space, shard, record) for shard, record in below])
+    for (_, record), module in zip(below, modules, strict=True):
+        found[record.id] = collect(module)
+    return found
+
+
+def _read_local_many(
+    space: Space, below: list[tuple[Shard, Record]], found: dict[str, Module | None]
+) -> Plan[list[tuple[Shard, Record]]]:
+    """Puts those that this node's disk has into `found`; answers the others."""
+    rest = []
+    for shard, record in below:
+        module = (yield from read_local(space, shard, record)) if record.clean else None
+        if module is None:
+            rest.append((shard, record))
+        else:
+            found[record.id] = module
+    return rest
+
+
+def _read_warm_many(
+    space: Space, below: list[tuple[Shard, Record]], found: dict[str, Module | None]
+) -> Plan[list[tuple[Shard, Record]]]:
+    """Puts those that have a frame in Redis into `found`; answers the others, and those that moved meanwhile."""
+    rest = [(shard, record) for shard, record in below if record.tier != "warm"]
+    promoted: list[Plan[str]] = []
+    for part in by_bytes([(shard, record) for shard, record in below if record.tier == "warm"]):
+        get: dict[Shard, list[tuple[Record, bytes]]] = {}
+        for (shard, record), content in zip(part, (yield from open_frames(part)), strict=True):
+            if content is None:  # the long way says why
+                rest.append((shard, record))
+                continue
+            found[record.id] = record.module(content, "warm")
+            get.setdefault(shard, []).append((record, content))
+            if space.node is not None and record.clean:
+                yield from LocalPut(record, content)
+        yield Count("hits.warm", sum(map(len, get.values())))
+        used = {shard: [record.id for record, _ in some] for shard, some in get.items()}
+        counts = yield from use_many(space, used, below_hot=True)
+        promoted += [
+            keep(to_hot(space, shard, record, content, "uses"))
+            for shard, some in get.items()
+            for record, content in some
+            if counts.get(record.id, 0.0) >= space.config.storage_tiers.promotion_threshold
+        ]
+    for result in (yield Parallel(promoted)):  # at the end: those may push frames out that are still to be read
+        collect(result)
+    return rest
+
+
+def _read_hot(space: Space, ids: Sequence[str], found: dict[str, Module | None]) -> Plan[list[tuple[Shard, Record]]]:
+    """Puts the hot ones among these into `found`; answers the records of those that are further down."""
+    shards = [space.shard(id) for id in ids]
+    used: dict[Shard, list[str]] = {shard: [] for shard in shards}
+    states, known = space.states, {shard: space.states.get(shard) for shard in used}
+    replies = yield from Pipeline([fields_command(shard, id) for shard, id in zip(shards, ids, strict=True)])
+    same = states is space.states
+    rest: dict[str, Record | None] = {}
+    for id, shard, reply in zip(ids, shards, replies, strict=True):
+        fields, before = collect(reply), known[shard]
+        module = parse_hot(id, fields, before.epoch, before.verified) if same and before else None
+        if module is not None:
+            found[id] = module
+            used[shard].append(id)
+        else:
+            rest[id] = parse_record(id, fields)
+    below = []
+    settled = yield from settle_records(space, list(rest), list(rest.values()), known, states)
+    for id, record in zip(rest, settled, strict=True):
+        if record is None:
+            yield Count("misses")
+        elif record.content is not None:
+            found[id] = record.hot_module()
+            used[space.shard(id)].append(id)
+        else:
+            below.append((space.shard(id), record))
+    yield Count("hits.hot", sum(map(len, used.values())))
+    yield from use_many(space, used)
+    return below

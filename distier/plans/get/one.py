@@ -1,0 +1,192 @@
+"""Reading: get, get_many, exists, where, list.
+
+    hot       one plain HGETALL, and the content is in the reply
+    warm      one more round trip: the frame, together with the gathered uses; none more where this process has lately
+              found the module there, and asked for both at once
+    cold      one process fetches the object (a lease per module keeps the others waiting for its result), checks it,
+              and leaves a warm copy behind
+
+A miss is answered from the record alone: while a module exists, its record does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from distier.domain import codec
+from distier.domain.keys import Shard
+from distier.domain.module import Module, Record, Tier, parse_copy, parse_hot, parse_record
+from distier.effects import Count, LocalGet, LocalPut, Pipeline, Plan, Used, collect
+from distier.errors import Corrupt, DeadlineExceeded
+from distier.lua import Opened
+from distier.plans.common.commands import fields_command, frame_command
+from distier.plans.common.content import content_or_none
+from distier.plans.common.space import Space
+from distier.plans.get.fetch import fetch_alone
+from distier.plans.get.uses import is_hot_now, send_touch, use
+from distier.plans.recovery.adopt import newest_record, settle_record
+from distier.plans.tier.keep import keep, to_hot
+
+AT_ONCE_BYTES = 64 * 1024
+"""To open the frame of as much takes less time than handing that to a thread."""
+LOST_MAX = 5
+"""How often a dirty copy must be missing beside the same record: once or twice it was promoted and demoted between our
+reads."""
+REREADS_MAX = 20
+"""A module that changes its place between every two reads of one `get` this often is not moving, it is broken."""
+
+
+def get(space: Space, id: str) -> Plan[Module | None]:
+    """The module, from the nearest copy; None if there is none."""
+    shard, states = space.shard(id), space.states
+    known = states.get(shard)  # what proves a read is known before it: see `read_record`
+    frame: bytes | None = None
+    if id in space.warm and space.node is None:
+        replies = yield from Pipeline([fields_command(shard, id), frame_command(shard, id)])
+        fields, frame = map(collect, replies)
+    else:
+        fields = yield from fields_command(shard, id)
+    if states is not space.states:
+        known = None
+    module = parse_hot(id, fields, known.epoch, known.verified) if known else None
+    if module is not None:
+        return (yield from serve_hot(space, shard, module))
+    if known and frame is not None and (module := open_warm(id, fields, frame, known)) is not None:
+        return (yield from _serve_warm(space, shard, module, fields))
+    record = yield from settle_record(space, shard, id, parse_record(id, fields), known)
+    if record is None:
+        yield Count("misses")
+        return None
+    if record.content is not None:
+        return (yield from serve_hot(space, shard, record.hot_module()))
+    return (yield from read_below(space, shard, record, frame))
+
+
+def serve_hot(space: Space, shard: Shard, module: Module) -> Plan[Module]:
+    space.warm.pop(module.id, None)
+    yield Count("hits.hot")
+    touch = yield Used(shard, module.id)
+    if touch is not None:
+        yield from send_touch(space, [touch])
+    return module
+
+
+def open_warm(id: str, fields: Mapping[bytes, bytes], frame: bytes, known: Opened) -> Module | None:
+    """The module of a small warm record, with the content of the frame that was read along: the short way, as `parse_hot` is
+    for hot ones. None for anything else; the long way then says what it is."""
+    try:
+        size_bytes = int(fields[b"bytes"])
+        if fields[b"tier"] != b"warm" or size_bytes > AT_ONCE_BYTES:
+            return None
+        content = codec.decompress_frame(fields[b"codec"].decode(), frame, size_bytes=size_bytes)
+    except (KeyError, ValueError, Corrupt):
+        return None
+    if hashlib.sha256(content).hexdigest().encode() != fields.get(b"sha256"):
+        return None
+    return parse_copy(id, fields, content, "warm", known.epoch, known.verified)
+
+
+def _serve_warm(space: Space, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[Module]:
+    yield Count("hits.warm")
+    touch = yield from use(space, shard, module.id)
+    if touch is not None:
+        counts = yield from send_touch(space, [touch])
+        if counts.get(module.id, 0.0) >= space.config.storage_tiers.promotion_threshold:
+            yield from keep(_fields_to_hot(space, shard, module, fields))
+    return module
+
+
+def _fields_to_hot(space: Space, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[str]:
+    record = parse_record(module.id, fields)
+    assert record is not None
+    return (yield from to_hot(space, shard, record, module.content, "uses"))
+
+
+def read_below(space: Space, shard: Shard, record: Record, frame: bytes | None = None) -> Plan[Module | None]:
+    """The module from its warm or cold copy; promotes it where it has been used often enough. `frame`: read after the
+    record, if it was."""
+    lost = 0
+    for _ in range(REREADS_MAX):
+        if space.node is not None and record.clean:
+            module = yield from read_local(space, shard, record)
+            if module is not None:
+                return module
+        if record.tier == "cold" and record.clean:
+            found = yield from fetch_alone(space, shard, record, (yield from use(space, shard, record.id)))
+        else:
+            found = yield from _content_below(space, shard, record, frame)
+        frame = None
+        if found is not None:
+            content, tier = found
+            yield Count(f"hits.{tier}")
+            return record.module(content, tier)
+        # It moved between our reads: look again.
+        again = yield from newest_record(space, shard, record.id)
+        if again is None:
+            yield Count("misses")
+            return None
+        if again.content is not None:
+            return (yield from serve_hot(space, shard, again.hot_module()))
+        lost += again == record and not record.clean
+        if lost >= LOST_MAX:
+            raise Corrupt(
+                f"module {record.id!r} ({record.order}) is not archived yet and its only copy is gone or damaged; "
+                "was a key changed by hand? Run `distier doctor`"
+            )
+        record = again
+    raise DeadlineExceeded(f"module {record.id!r} moved {REREADS_MAX} times while it was read; try again")
+
+
+def read_local(space: Space, shard: Shard, record: Record) -> Plan[Module | None]:
+    """The module from this node's disk, with nothing sent to Redis: its use goes with the next batch, and where Redis then
+    counts enough of them, the next read here promotes it. None where this version is not on the disk."""
+    content = yield LocalGet(record)
+    if content is None:
+        return None
+    yield Count("hits.warm")
+    uses = space.warm.get(record.id, 0.0)
+    space.guess_warm(record.id, uses + 1)
+    touch = yield Used(shard, record.id)
+    if touch is not None:
+        yield from send_touch(space, [touch])
+    if uses >= space.config.storage_tiers.promotion_threshold:
+        space.guess_warm(record.id, 0.0)  # where there is no room now, not before as many reads more
+        yield from keep(to_hot(space, shard, record, content, "uses"))
+    return record.module(content, "warm")
+
+
+def _content_below(space: Space, shard: Shard, record: Record, frame: bytes | None) -> Plan[tuple[bytes, Tier] | None]:
+    """The content from the frame or the archive, promoted if there are uses enough. None where neither is there (any
+    more)."""
+    touch = yield from use(space, shard, record.id)
+    calls: list[Any] = [touch] if touch is not None else []
+    if frame is None:
+        calls.append(frame_command(shard, record.id))
+    replies = (yield from Pipeline(calls)) if calls else []
+    if frame is None:
+        frame = collect(replies[-1])
+    hot_now = is_hot_now(space, record.id, replies[0] if touch is not None else None)
+    damaged = None
+    if frame is not None and record.tier == "warm":
+        damaged = frame  # unless it opens
+        content = yield from _try_frame(record, frame)
+        if content is not None:
+            if space.node is not None and record.clean:
+                yield from LocalPut(record, content)
+            if hot_now:
+                yield from keep(to_hot(space, shard, record, content, "uses"))
+            return content, "warm"
+    if not record.clean:
+        return None
+    return (yield from fetch_alone(space, shard, record, None, hot_now, damaged))
+
+
+def _try_frame(record: Record, frame: bytes) -> Plan[bytes | None]:
+    """The frame's content, None if it is not the record's: damaged, or of another version, because the record was read
+    before it. The archive has a clean version whole; of a dirty one the caller reads the record again."""
+    content = yield from content_or_none(record, frame)
+    if content is None and record.clean:
+        yield Count("healed.warm")
+    return content

@@ -1,0 +1,110 @@
+"""Durable writes: the version is in the archive before the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from distier.domain import archived as names
+from distier.domain.keys import Shard
+from distier.domain.module import Record
+from distier.domain.order import Order
+from distier.effects import Count, Plan
+from distier.errors import DistierError, Recovering
+from distier.lua import Refused, Replayed, Reserved, reserve, state
+from distier.plans.common.commands import record_command
+from distier.plans.common.space import Space
+from distier.plans.put.prepare import Place, Prepared
+from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unsure
+from distier.plans.recovery.adopt import verify
+from distier.plans.recovery.epochs import list_epochs
+from distier.plans.tier.writeback import compressed, put_object, write_back
+
+
+class Fenced(Recovering):
+    """The shard began a new epoch while this write was on its way to the archive."""
+
+
+def is_settled(space: Space, shard: Shard, id: str, place: Place) -> Plan[bool]:
+    """Whether a conditional write that was refused, and is in the archive at `place`, never took effect and never will: what
+    refused it comes after it and is in the archive too, and no newer epoch may have adopted it before.
+
+    That it comes after it is what `reserve` is for: nothing from before a position that is held is applied or adopted.
+    """
+    try:
+        record = yield from record_command(shard, id)
+        if record is None or record.order[:2] <= place[:2]:
+            return False
+        yield from write_back(space, shard, id)
+        if (yield from state(shard)).epoch != place.epoch:
+            return False
+        return not (yield from list_epochs(space, shard, place.epoch, but_of=place.replid))
+    except DistierError:
+        yield Count("writes.not_settled")
+        return False
+
+
+def archive_version(space: Space, p: Prepared, reserved: Reserved) -> Plan[Place]:
+    """Put the version into the archive at the position that was reserved for it."""
+    flat = dict(zip(p.fields[::2], p.fields[1::2], strict=True))
+    record = new_record(p.id, Order(reserved.epoch, reserved.ver, p.tok), len(p.content), p.tokens, flat, reserved)
+    body = yield from compressed(space, p.content)
+    key = names.content_key(space.namespace, record)
+    yield from put_object(space, record, key, body)
+    return Place(reserved.epoch, reserved.ver, key, len(body), reserved.replid)
+
+
+def reserve_place(
+    space: Space, shard: Shard, id: str, expected: str, tok: str, first: Place | None = None
+) -> Plan[Reserved | Replayed]:
+    """The next position in the order. Durable writes of one module take turns; one that seems to have died is passed.
+
+    Where an object of this write is in the archive already, at `first` and from before a newer epoch, it gets another position
+    only if nobody has adopted that, and nobody will: a newer position is held then, and the record is older. `Replayed` where
+    it was adopted: then the write is done. Raises `Conflict`, `Unavailable`, `Recovering` (not known)."""
+    turn, given_up, looks = Turn(space, id), "", 0
+    before = f"{first.epoch}-{first.ver}" if first else ""
+    while looks < FENCED_MAX:
+        reply = yield from reserve(shard, id, expected, tok, given_up, before)
+        if isinstance(reply, Reserved):
+            space.note_version(shard, reply.epoch, reply.ver)
+        if not isinstance(reply, Refused):
+            return reply
+        if reply.word == "UNHELD" or (first and reply.word == "CONFLICT"):
+            raise Recovering(unsure(id))
+        if reply.word == "CONFLICT":
+            raise conflict(id, reply.version, expected)
+        if reply.word == "BUSY":
+            given_up = yield from turn.wait(reply.version)
+        else:
+            looks += 1
+            yield from verify(space, shard, id)
+    raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
+
+
+def archive_tombstone(space: Space, id: str, tok: str, reserved: Reserved) -> Plan[Place]:
+    record = new_record(id, Order(reserved.epoch, reserved.ver, tok), 0, 0, {}, reserved, tier="deleted")
+    key = names.content_key(space.namespace, record)
+    yield from put_object(space, record, key, b"")
+    return Place(reserved.epoch, reserved.ver, key, 0, reserved.replid)
+
+
+def new_record(
+    id: str,
+    order: Order,
+    size_bytes: int,
+    tokens: int,
+    fields: Mapping[Any, Any],
+    reserved: Reserved,
+    tier: str = "cold",
+) -> Record:
+    """The record that a reserved version will have, for its object's name and description."""
+
+    def text(name: str) -> str:
+        return str(fields.get(name, ""))
+
+    return Record(
+        id, tier, order, size_bytes, tokens, text("counter"), text("sha256"), text("type"),
+        fields.get("keywords", b""), fields.get("meta", b""), True, order.epoch, None, 0, "", 0,
+        reserved.created_ms, reserved.now_ms, fields.get("transform"), fields.get("outline"), None,
+    )  # fmt: skip

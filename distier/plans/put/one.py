@@ -1,0 +1,184 @@
+"""A write is one script; the reply says where the module landed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from distier.domain.keys import Shard
+from distier.domain.module import Landed, Tier
+from distier.domain.order import Order
+from distier.effects import Count, Plan, RunScript
+from distier.errors import Conflict, DistierError, Full, Recovering, Unavailable
+from distier.lua import Move, Over, Put, Refused, Replayed
+from distier.lua import put as put_script
+from distier.plans.common.content import make_frame
+from distier.plans.common.space import Space
+from distier.plans.put.durable import Fenced, archive_version, is_settled, reserve_place
+from distier.plans.put.prepare import Item, Prepared, level_of, need_replica, prepare
+from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unknown, unsure
+from distier.plans.recovery.adopt import verify
+from distier.plans.recovery.epochs import list_epochs
+from distier.plans.tier.ledger import make_share
+from distier.plans.tier.room import with_room
+
+
+def put(space: Space, item: Item) -> Plan[Landed]:
+    """Write a version. Raises `Invalid`, `Conflict`, `Full`, `Unavailable`."""
+    prepared = yield from prepare(space, item)
+    if prepared.replicas:
+        yield from need_replica(space.shard(prepared.id))
+    if level_of(space, item.durability) == "archived":
+        return (yield from put_archived(space, prepared))
+    return (yield from put_prepared(space, prepared))
+
+
+def put_prepared(space: Space, p: Prepared, turn: Turn | None = None) -> Plan[Landed]:
+    """Into hot, with the evictions that it takes; into warm where hot cannot take it."""
+    shard = space.shard(p.id)
+    put = partial(_put, shard, p, "hot", p.content, "")
+    reply = yield from with_room(space, shard, put, own=p.id, ahead=p.ahead)
+    return (yield from landed(space, shard, p, reply, turn))
+
+
+def _put(shard: Shard, p: Prepared, tier: Tier, body: bytes, kind: str, moves: Sequence[Move]) -> RunScript[Any]:
+    place = p.place
+    expected = f"{p.expected}/{p.given_up}" if p.given_up else p.expected
+    fields = (*p.fields, "archived_bytes", place.size_bytes) if place else p.fields
+    call = put_script(
+        shard, p.id, p.tok, tier=tier, expected=expected, tokens=p.tokens, size_bytes=len(p.content), body=body,
+        codec=kind, fields=fields, moves=moves, reserved=place and (place.epoch, place.ver),
+        archived_bytes=place.size_bytes if place else 0, sending=p.sending,
+    )  # fmt: skip
+    call.replicas = p.replicas
+    return call
+
+
+def landed(space: Space, shard: Shard, p: Prepared, reply: Any, turn: Turn | None = None) -> Plan[Landed]:
+    """What the answer to a put into hot means; goes on to warm where hot is not to be had, and to cold where warm is not
+    either and the version is in the archive."""
+    tier: Tier = "hot"
+    reason = None
+    if _is_refused(reply, "UNVERIFIED"):
+        yield from verify(space, shard, p.id)
+        return (yield from put_prepared(space, p, turn))
+    if _is_refused(reply, "TOO_LARGE") and (yield from make_share(space, shard, p.tokens, len(p.content))):
+        reply = yield from attempt(space, shard, p, "hot", p.content, "")
+    if _has_no_room(reply):
+        tier, reason = "warm", _why(reply, "hot")
+        kind, frame = yield from make_frame(space, p.content)
+        reply = yield from attempt(space, shard, p, "warm", frame, kind)
+    if _has_no_room(reply) and p.place:
+        tier, reason = "cold", f"{reason}, {_why(reply, 'warm')}"
+        reply = yield from _put(shard, p, "cold", b"", "", ())
+    elif _is_refused(reply, "TOO_LARGE"):
+        return (yield from put_archived(space, p))  # larger than what Redis may hold: the archive can
+    if _is_refused(reply, "BUSY"):
+        turn = turn or Turn(space, p.id)
+        return (yield from put_prepared(space, replace(p, given_up=(yield from turn.wait(reply.version))), turn))
+    if isinstance(reply, Put):
+        yield Count("puts")
+        space.note_version(shard, reply.epoch, reply.ver)
+        yield Count("moves.evicted", reply.evicted)
+        version = Order(reply.epoch, reply.ver, p.tok)
+        return Landed(p.id, tier, version, p.tokens, len(p.content), reply.evicted, reason, False, p.transform)
+    if isinstance(reply, Replayed):
+        where: Tier = "warm" if reply.tier == "warm" else "cold" if reply.tier == "cold" else "hot"
+        version = Order(reply.epoch, reply.ver, p.tok)
+        return Landed(p.id, where, version, p.tokens, len(p.content), 0, None, True, p.transform)
+    if _is_refused(reply, "SUPERSEDED") and p.place and not p.expected:
+        # It still held its position: what superseded it was unconditional, and it took effect just before that.
+        version = Order(p.place.epoch, p.place.ver, p.tok)
+        reason = f"superseded by version {reply.version}"
+        return Landed(p.id, "cold", version, p.tokens, len(p.content), 0, reason, False, p.transform)
+    raise _refusal(p, reply)
+
+
+def attempt(space: Space, shard: Shard, p: Prepared, tier: Tier, body: bytes, kind: str) -> Plan[Any]:
+    """Put into this tier, with the evictions that it takes. What is in the archive already needs no room: None, where that
+    could only be made with the archive's help, and it does not answer."""
+    nowhere_else = tier == "warm" and p.place is None
+
+    put = partial(_put, shard, p, tier, body, kind)
+    try:
+        return (yield from with_room(space, shard, put, last_resort=nowhere_else, own=p.id, ahead=p.ahead))
+    except Full:
+        if p.place is None:
+            raise
+        return None
+
+
+def _is_refused(reply: object, word: str) -> bool:
+    return isinstance(reply, Refused) and reply.word == word
+
+
+def _has_no_room(reply: object) -> bool:
+    return reply is None or isinstance(reply, Over) or _is_refused(reply, "TOO_LARGE")
+
+
+def _why(reply: object, tier: str) -> str:
+    return f"too large for {tier}" if isinstance(reply, Refused) else f"no room in {tier}"
+
+
+def _refusal(p: Prepared, reply: object) -> DistierError:
+    match reply:
+        case Refused("CONFLICT", version):
+            return conflict(p.id, version, p.expected)
+        case Refused("SUPERSEDED", version):
+            return conflict(p.id, version, p.expected)
+        case Refused("FENCED"):
+            return Fenced(f"the shard of module {p.id!r} began a new epoch during the write; try again")
+        case Refused("UNHELD"):
+            return Recovering(unsure(p.id))
+        case Refused("UNKNOWN", version):
+            return Unavailable(unknown(p.id, version))
+        case _:
+            return Full(
+                f"no room for module {p.id!r}: what is hot is pinned, or other writers were quicker, and warm is "
+                "full too; nothing was changed. Raise the budgets, or end some pins"
+            )
+
+
+def put_archived(space: Space, p: Prepared) -> Plan[Landed]:
+    """A put that is in the archive before it is acknowledged: reserve a position in the order, PUT, look for a newer epoch,
+    apply, answer. No failure of Redis can lose it after that, and none can bring an older version back.
+
+    Stopped on the way, it is a write of unknown outcome: the object may be adopted after a loss of Redis, or is dominated.
+    An object of a write that is refused is never deleted, since somebody may have adopted it: see `_is_settled`. Nor is it put
+    again before it is proven that nobody has: see `reserve_place`.
+    """
+    shard, first = space.shard(p.id), None
+    for _ in range(FENCED_MAX):
+        reserved = yield from reserve_place(space, shard, p.id, p.expected, p.tok, first)
+        if isinstance(reserved, Replayed):
+            version = Order(reserved.epoch, reserved.ver, p.tok)
+            return Landed(p.id, "cold", version, p.tokens, len(p.content), 0, "recovered", True, p.transform)
+        place = yield from archive_version(space, p, reserved)
+        if (yield from list_epochs(space, shard, place.epoch, but_of=place.replid)):
+            space.states.pop(shard, None)
+            first = first or place
+            continue
+        try:
+            return (yield from _apply(space, shard, replace(p, place=place)))
+        except Fenced:
+            first = first or place
+        except Conflict as e:
+            if not (yield from is_settled(space, shard, p.id, place)):
+                raise Recovering(unsure(p.id)) from e
+            raise
+    raise Recovering(f"the shard of module {p.id!r} changes hands too often; try again")
+
+
+def _apply(space: Space, shard: Shard, p: Prepared) -> Plan[Landed]:
+    """Raises `Fenced`, `Conflict`; `Unavailable` where the outcome stays open."""
+    assert p.place is not None
+    try:
+        reply = yield from attempt(space, shard, p, "hot", p.content, "")
+        return (yield from landed(space, shard, p, reply))
+    except Full as e:
+        raise Unavailable(
+            f"module {p.id!r} is in the archive as {p.place.epoch}-{p.place.ver}, but Redis is full and could not take note "
+            "of it: it may appear later. Put it again when there is room (`distier doctor`)"
+        ) from e

@@ -1,0 +1,225 @@
+"""What is done once for a write, however often it is sent: checks, transforms, counting, hashing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from distier.domain import archived as names
+from distier.domain.content_types import base_type, check_content_type, guess_content_type
+from distier.domain.frozen import frozen
+from distier.domain.ids import check_id
+from distier.domain.keys import Shard
+from distier.domain.module import pack_keywords, pack_meta
+from distier.domain.order import Order, make_tok, parse_version
+from distier.effects import Command, NewToken, Offload, Plan, Sending, Word
+from distier.errors import Invalid, Unavailable
+from distier.plans.common.content import COUNTING, count_tokens
+from distier.plans.common.space import Space
+from distier.plans.tier.room import NOTHING
+from distier.policy.evict import Need
+from distier.policy.transform import Transformed, apply_transform, outline, transform_steps
+
+Content = str | bytes | bytearray | memoryview
+Expected = Order | str | int | None
+Durability = Literal["redis", "replicated", "archived"]
+CHECKING = "checking and hashing"
+TRANSFORMING = "transforming contents"
+LARGE_BYTES = 256 * 1024
+"""More than this is made ready in steps, so that the call can end between two of them."""
+MAX_TOKENS = 2**40
+
+
+@frozen
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One module to put, as `put_many` takes it; the fields are the arguments of `put`."""
+
+    id: str
+    content: Content
+    content_type: str | None = None
+    keywords: Sequence[str] = ()
+    meta: Mapping[str, Any] | None = None
+    tokens: int | None = None
+    if_version: Expected = None
+    durability: Durability | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A checked put: everything that the script needs, made once however often it is sent."""
+
+    id: str
+    tok: str
+    content: bytes
+    tokens: int
+    expected: str
+    transform: str | None
+    fields: tuple[Word, ...]
+    replicas: int = 0
+    place: Place | None = None
+    sending: Sending = field(default_factory=Sending)
+    given_up: str = ""
+    """Who holds a position in front of the module and does not seem to live any more."""
+    ahead: Need = NOTHING
+    """What the same call puts after it into its shard: modules and bytes."""
+
+
+class Place(NamedTuple):
+    """Where a version already is in the archive, and its place in the order."""
+
+    epoch: int
+    ver: int
+    key: str
+    size_bytes: int
+    replid: str
+
+
+def level_of(space: Space, given: str | None) -> str:
+    """The durability of a call. Raises `Invalid`."""
+    level = given or space.config.durability
+    if level not in ("redis", "replicated", "archived"):
+        raise Invalid(f"durability is redis, replicated or archived, not {given!r}")
+    return level
+
+
+def need_replica(shard: Shard) -> Plan[None]:
+    """Raises `Unavailable` where a `replicated` write could never be acknowledged: no replica is connected."""
+
+    def online(info: bytes | str) -> bool:
+        text = info.decode() if isinstance(info, bytes) else info
+        return "state=online" in text
+
+    if not (yield from Command(shard, ("INFO", "replication"), online)):
+        raise Unavailable(
+            "durability `replicated` is refused: no replica is connected to this Redis; nothing was changed. "
+            "Start one, or use `archived`"
+        )
+
+
+def prepare(space: Space, item: Item) -> Plan[Prepared]:
+    """Check, transform, count and hash. Raises `Invalid` for what can never be put."""
+    tok = yield from NewToken()
+    sending = Sending(space.since(space.shard(check_id(item.id))))
+    if length_of(item) > LARGE_BYTES:
+        return (yield from made_ready_in_steps(space, item, tok, sending))
+    return (yield from Offload(length_of(item), lambda: made_ready(space, item, tok, sending), COUNTING))
+
+
+def length_of(item: Item) -> int:
+    return len(item.content) if hasattr(item.content, "__len__") else 0
+
+
+def made_ready(space: Space, item: Item, tok: str, sending: Sending) -> Prepared:
+    of = _checked(space, item)
+    content, name = of.content, space.config.transforms.get(of.kind)
+    made = apply_transform(name, content) if name else None
+    tokens = space.counter.count(made.content if made else content) if item.tokens is None else item.tokens
+    return _prepared(space, item, tok, sending, of, made, tokens)
+
+
+def made_ready_in_steps(space: Space, item: Item, tok: str, sending: Sending) -> Plan[Prepared]:
+    length = length_of(item)
+    of = yield from Offload(length, lambda: _checked(space, item), CHECKING)
+    content, name = of.content, space.config.transforms.get(of.kind)
+    made = None
+    if name:
+        steps = transform_steps(name, content)
+        try:
+            step = next(steps)
+            while True:
+                step = steps.send((yield from Offload(length, step, TRANSFORMING)))
+        except StopIteration as stop:
+            made = stop.value
+    tokens = item.tokens
+    if tokens is None:
+        tokens = yield from count_tokens(space, made.content if made else content)
+    return (yield from Offload(length, lambda: _prepared(space, item, tok, sending, of, made, tokens), CHECKING))
+
+
+class _Checked(NamedTuple):
+    """What is to be put. `kind`: its content type without parameters."""
+
+    id: str
+    content: bytes
+    content_type: str
+    kind: str
+
+
+def _checked(space: Space, item: Item) -> _Checked:
+    """Raises `Invalid`."""
+    id, content = check_id(item.id), _bytes(item.id, item.content)
+    if len(content) > space.config.max_module_bytes:
+        raise Invalid(f"module {id!r} has {len(content)} bytes; max_module_bytes is {space.config.max_module_bytes}")
+    if space.archive_limits is not None:
+        names.check_fits(space.namespace, id, space.archive_limits)
+    tokens = item.tokens
+    if tokens is not None and (
+        isinstance(tokens, bool) or not isinstance(tokens, int) or not 0 <= tokens <= MAX_TOKENS
+    ):
+        raise Invalid(f"tokens is a whole number from 0 to 2**40, not {tokens!r}")
+    content_type = check_content_type(item.content_type or guess_content_type(id, content))
+    return _Checked(id, content, content_type, base_type(content_type))
+
+
+def _prepared(
+    space: Space,
+    item: Item,
+    tok: str,
+    sending: Sending,
+    of: _Checked,
+    made: Transformed | None,
+    tokens: int,
+) -> Prepared:
+    id, content, content_type, kind = of
+    kept = made.content if made else content
+    known: dict[str, Word | None] = {
+        "sha256": hashlib.sha256(kept).hexdigest(),
+        "type": content_type,
+        "counter": space.counter.name if item.tokens is None else "given",
+        "keywords": pack_keywords(item.keywords),
+        "meta": pack_meta(item.meta),
+        "transform": made.name if made else None,
+        "outline": outline(content, kind) if kind in space.config.outline else None,
+    }
+    fields = tuple([word for name, value in known.items() if value for word in (name, value)])
+    replicas = int(level_of(space, item.durability) == "replicated")
+    return Prepared(
+        id,
+        make_tok(tok, id),
+        kept,
+        tokens,
+        expected_of(item.if_version),
+        made.name if made else None,
+        fields,
+        replicas,
+        None,
+        sending,
+    )
+
+
+def _bytes(id: str, content: object) -> bytes:
+    if isinstance(content, str):
+        try:
+            return content.encode()
+        except UnicodeEncodeError as e:
+            raise Invalid(f"the text of module {id!r} has a lone surrogate: it is no valid UTF-8") from e
+    if isinstance(content, bytes | bytearray | memoryview):
+        return bytes(content)
+    raise Invalid(f"the content of module {id!r} is str or bytes, not {type(content).__name__}")
+
+
+def expected_of(if_version: Expected) -> str:
+    """`if_version` as the script takes it: None any version, 0 or "" none at all, else `epoch-ver`."""
+    if if_version is None:
+        return ""
+    if isinstance(if_version, Order):
+        return str(if_version)
+    if if_version == 0 or if_version == "":
+        return "-"
+    if not isinstance(if_version, str):
+        raise Invalid(f"if_version is a version (`placement.version`), '3-41', or 0 for none; not {if_version!r}")
+    parse_version(if_version)
+    return if_version

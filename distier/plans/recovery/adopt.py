@@ -1,0 +1,179 @@
+"""Which version of a module is the newest: the record where it is proven, else what the archive lists, adopted first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from distier.domain import archived as names
+from distier.domain.keys import Shard
+from distier.domain.module import Record
+from distier.effects import ArchiveList, Count, Parallel, Pipeline, Plan, collect
+from distier.errors import NotFound, Recovering
+from distier.lua import Adopted, Adoption, Opened, adopt, state
+from distier.plans.common.commands import chunks, record_command
+from distier.plans.common.space import Space
+from distier.plans.recovery.describe import Vanished, describe_object
+from distier.plans.recovery.epochs import ask_state, shard_state
+
+REREADS_MAX = 8
+RELISTS_MAX = 4
+Known = Mapping[Shard, Opened | None]
+"""What a process knew of some shards before it read."""
+
+
+def read_record(space: Space, shard: Shard, id: str) -> Plan[tuple[Record | None, Opened | None]]:
+    """A record, and what proves it: what this process knew of the shard before it read, if that still held afterwards.
+
+    What proves a read must be known before the read. Between a record and a later look at the shard, a rescue may adopt the
+    module and mark the shard verified; that mark says nothing about a record, or its absence, from before."""
+    states = space.states
+    known = states.get(shard)
+    record = yield from record_command(shard, id)
+    return record, known if states is space.states else None
+
+
+def newest_record(space: Space, shard: Shard, id: str) -> Plan[Record | None]:
+    """The record of a module that exists, known to be the newest version; None for a proven miss."""
+    record, known = yield from read_record(space, shard, id)
+    return (yield from settle_record(space, shard, id, record, known))
+
+
+def newest_version(space: Space, shard: Shard, id: str) -> Plan[Record | None]:
+    """The same, with the tombstone of one that was deleted, while there is one."""
+    record, known = yield from read_record(space, shard, id)
+    return (yield from settle_record(space, shard, id, record, known, tombstones=True))
+
+
+def need_record(space: Space, id: str) -> Plan[Record]:
+    record = yield from newest_record(space, space.shard(id), id)
+    if record is None:
+        raise NotFound(f"there is no module {id!r} in namespace {space.namespace!r}")
+    return record
+
+
+def settle_record(
+    space: Space, shard: Shard, id: str, record: Record | None, known: Opened | None, *, tombstones: bool = False
+) -> Plan[Record | None]:
+    """`record` if it is known to be the newest version, else what there is after a look into the archive. `known` is what
+    `read_record` returned with it. None for a proven miss, and for a deleted module unless `tombstones` are wanted.
+
+    A hit is as good as its connection: a new one makes the process ask for the shard's epoch again. A miss is
+    confirmed by a script, because FLUSHALL leaves connections alone.
+    """
+    for _ in range(REREADS_MAX):
+        now = known
+        if record is None or known is None:
+            now = yield from ask_state(space, shard)
+        assert now is not None
+        if _is_proven(record, known, now):
+            return None if record is None or (record.deleted and not tombstones) else record
+        if now.verified < now.epoch:
+            yield from verify(space, shard, id)
+        record, known = yield from read_record(space, shard, id)
+    raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
+
+
+def _is_proven(record: Record | None, known: Opened | None, now: Opened) -> bool:
+    """Whether `record`, or that there is none, is the newest version. `known` is the shard's state from before it was read,
+    `now` one from after it (the same one where nobody had to ask). A record proves itself by the epoch that it was last `seen`
+    in."""
+    if known is not None and known.epoch == now.epoch and min(known.verified, now.verified) >= now.epoch:
+        return True
+    return record is not None and record.seen >= now.epoch
+
+
+def newest_records(space: Space, ids: Sequence[str]) -> Plan[list[Record | None]]:
+    """`newest_record` of many ids: a round trip per 500, one more where any is missing, and a look into the archive for
+    those that need it."""
+    found: list[Record | None] = []
+    for chunk in chunks(ids, 500):
+        states, known = space.states, known_of(space, chunk)
+        replies = yield from Pipeline([record_command(space.shard(id), id) for id in chunk])
+        found += yield from settle_records(space, chunk, [collect(r) for r in replies], known, states)
+    return found
+
+
+def known_of(space: Space, ids: Sequence[str]) -> Known:
+    """What this process knows of the shards of these ids: to be asked for before their records are read."""
+    return {shard: space.states.get(shard) for shard in {space.shard(id) for id in ids}}
+
+
+def settle_records(
+    space: Space, ids: Sequence[str], records: Sequence[Record | None], known: Known, states: Mapping[Shard, Opened]
+) -> Plan[list[Record | None]]:
+    """`settle_record` of many records. `known` is what `known_of` returned before they were read, `states` the mapping that it
+    was taken from."""
+    if states is not space.states:
+        known = dict.fromkeys(known)
+    settled = list(records)
+    now = yield from _look_again(space, [id for id, r in zip(ids, records, strict=True) if r is None])
+    doubtful = []
+    for i, (id, record) in enumerate(zip(ids, records, strict=True)):
+        shard = space.shard(id)
+        before = known[shard]
+        after = before if record is not None else now[shard]
+        if after is None or not _is_proven(record, before, after):
+            doubtful.append(i)
+        elif record is not None and record.deleted:
+            settled[i] = None
+    plans = [settle_record(space, (s := space.shard(ids[i])), ids[i], records[i], known[s]) for i in doubtful]
+    for i, result in zip(doubtful, (yield from Parallel(plans)), strict=True):
+        settled[i] = collect(result)
+    return settled
+
+
+def _look_again(space: Space, ids: Sequence[str]) -> Plan[dict[Shard, Opened]]:
+    """The states of the shards of these ids, after nothing was found there."""
+    shards, states = list({space.shard(id) for id in ids}), space.states
+    replies = yield from Pipeline([state(shard) for shard in shards])
+    found = {shard: collect(reply) for shard, reply in zip(shards, replies, strict=True)}
+    states.update(found)
+    return found
+
+
+def verify(space: Space, shard: Shard, id: str) -> Plan[None]:
+    """Compare one module with the archive: a greater version there takes the place of the record."""
+    states = space.states
+    known = yield from shard_state(space, shard)
+    yield from Count("recover.verified")
+    found = yield from newest_listed(space, id)
+    reply = yield from adopt(shard, known.epoch, [found])
+    if isinstance(reply, Adopted):
+        states[shard] = Opened(known.epoch, reply.verified)
+    else:
+        states.pop(shard, None)
+
+
+def newest_listed(space: Space, id: str) -> Plan[Adoption]:
+    """What the archive says of the newest version of a module. Raises `Corrupt` where it lists what it does not have, time
+    and again: once may be a sweep between the listing and the look."""
+    for _ in range(RELISTS_MAX):
+        try:
+            return (yield from _list_newest(space, id))
+        except Vanished:
+            yield from Count("recover.relisted")
+    return (yield from _list_newest(space, id))
+
+
+def _list_newest(space: Space, id: str) -> Plan[Adoption]:
+    prefix, after = names.version_prefix(space.namespace, id), ""
+    objects: list[names.VersionObject] = []
+    sizes: dict[str, int] = {}
+    while True:
+        page = yield from ArchiveList(prefix, start_after=after)
+        if not page:
+            break
+        objects += [found for found in (names.parse_key(entry.key) for entry in page) if found and found.is_in(prefix)]
+        sizes |= {entry.key: entry.size_bytes for entry in page}
+        after = page[-1].key
+    return (yield from newest_of(space, id, objects, sizes))
+
+
+def newest_of(space: Space, id: str, objects: Sequence[names.VersionObject], sizes: dict[str, int]) -> Plan[Adoption]:
+    """What the greatest version among a module's objects says of it; those that name another module are passed over."""
+    for newest in sorted([o for o in objects if o.kind != "meta"], key=lambda o: o.rank, reverse=True):
+        sidecar = next((o.key for o in objects if o.kind == "meta" and o.order == newest.order), None)
+        found = yield from describe_object(space, id, newest, sidecar, sizes[newest.key])
+        if found.kind != "none":
+            return found
+    return Adoption(id)

@@ -1,0 +1,125 @@
+"""What is known of an archived version beside its bytes: from its sidecar, else from its metadata, else from the bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from distier.domain import archived as names
+from distier.domain import codec
+from distier.domain.content_types import extension_for, type_for_extension
+from distier.domain.order import make_tok
+from distier.effects import ArchiveGet, Count, Offload, Plan, Word
+from distier.errors import Corrupt
+from distier.lua import Adoption
+from distier.plans.common.content import UNPACKING, count_tokens
+from distier.plans.common.space import Space
+
+SIDECAR_MAX_BYTES = 1024 * 1024
+_FIELDS = {
+    "sha256": "sha256", "type": "type", "counter": "counter", "keywords": "keywords", "meta": "meta",
+    "transform": "transform", "outline": "outline", "created": "created", "updated": "updated",
+}  # fmt: skip
+
+
+class Vanished(Corrupt):
+    """A listed object is not there (any more): a newer version came meanwhile and the sweep was quick, or the archive is
+    damaged. Another listing tells which."""
+
+
+def describe_object(
+    space: Space, id: str, found: names.VersionObject, sidecar: str | None, size_bytes: int
+) -> Plan[Adoption]:
+    """The version as `adopt` takes it: of kind `none` where what is said beside it names another module. Such an object is
+    foreign, whoever put it here: a copy by hand, a store to which different names are one. Raises `ArchiveUnavailable`, and
+    `Corrupt` where only damaged bytes could tell."""
+    order = found.order
+    if found.kind == "deleted":
+        if _is_foreign(id, (yield from _told_with(id, found)).known):
+            return (yield from _foreign(id))
+        return Adoption(id, order.epoch, order.ver, make_tok(order.tok, id), "deleted")
+    known = (yield from _from_sidecar(sidecar)) if sidecar else None
+    if not _is_foreign(id, known) and not _tells(known, found):
+        known = yield from _from_object(space, id, found)
+    if _is_foreign(id, known):
+        return (yield from _foreign(id))
+    assert known is not None
+    fields: list[Word] = []
+    if found.extension != extension_for(known.get("type", "")):
+        fields += ["archived_key", found.key]
+    for name, field in _FIELDS.items():
+        if known.get(name):
+            fields += [field, known[name]]
+    tok = known["tok"] if known.get("tok", "").startswith(order.tok) else make_tok(order.tok, id)
+    numbers = int(known["tokens"]), int(known["bytes"]), size_bytes
+    return Adoption(id, order.epoch, order.ver, tok, "content", *numbers, fields=tuple(fields))
+
+
+def _is_foreign(id: str, known: Mapping[str, str] | None) -> bool:
+    return known is not None and known.get("id", id) != id
+
+
+def _foreign(id: str) -> Plan[Adoption]:
+    yield Count("archive.foreign")
+    return Adoption(id)
+
+
+def _tells(known: Mapping[str, str] | None, found: names.VersionObject) -> bool:
+    """Whether a description is whole and of this very version."""
+    return (
+        known is not None
+        and known.get("tok", "")[:8] == found.order.tok
+        and re.fullmatch("[0-9a-f]{64}", known.get("sha256", "")) is not None
+        and all(re.fullmatch("[0-9]{1,15}", known.get(name, "")) for name in ("bytes", "tokens"))
+    )
+
+
+def _from_sidecar(key: str) -> Plan[Mapping[str, str] | None]:
+    try:
+        got = yield from ArchiveGet(key, max_bytes=SIDECAR_MAX_BYTES)
+        known = json.loads(got.data) if got else None
+    except (Corrupt, ValueError, RecursionError):
+        return None  # the object itself tells enough
+    if not isinstance(known, dict):
+        return None
+    return {str(name): str(value) for name, value in known.items()}
+
+
+class _Told(NamedTuple):
+    """An object, and what was said of it in its metadata."""
+
+    data: bytes
+    known: Mapping[str, str]
+
+
+def _told_with(id: str, found: names.VersionObject, max_bytes: int = SIDECAR_MAX_BYTES) -> Plan[_Told]:
+    got = yield from ArchiveGet(found.key, max_bytes=max_bytes)
+    if got is None:
+        raise Vanished(f"the archive lists {found.key!r} of module {id!r} but does not have it; run `distier fsck`")
+    prefix = "distier-"
+    return _Told(
+        got.data, {n.removeprefix(prefix): unquote(v) for n, v in got.metadata.items() if n.startswith(prefix)}
+    )
+
+
+def _from_object(space: Space, id: str, found: names.VersionObject) -> Plan[Mapping[str, str]]:
+    """From the metadata that came with the object; where that was dropped, from its content."""
+    data, known = yield from _told_with(id, found, 2 * space.config.max_module_bytes + 4096)
+    if _tells(known, found) or _is_foreign(id, known):
+        return known
+    content = yield from Offload(
+        len(data) * 8, lambda: codec.decompress_xz(data, max_bytes=space.config.max_module_bytes), UNPACKING
+    )
+    tokens = yield from count_tokens(space, content)
+    return {
+        "tok": found.order.tok,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": str(len(content)),
+        "tokens": str(tokens),
+        "counter": space.counter.name,
+        "type": type_for_extension(found.extension),
+    }

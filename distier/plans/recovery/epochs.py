@@ -1,0 +1,271 @@
+"""Epochs: what a shard does after its Redis restarted, failed over, or lost its memory.
+
+Every mutating script compares the server's replication id with the one that the shard's epoch was installed for. A
+restart, a promotion and a total loss change it; the script then answers `RECOVERING`, and the client
+
+    claims      a new epoch: it writes `<ns>/epochs/<shard>/@<number>-<tok8>-<life>` into the archive, above the greatest there,
+                and lists again: if another claim has the same number, neither is used (whoever lists last sees both,
+                so at most one goes on; no conditional PUT is needed);
+    installs    it, in the life of the server for which it was claimed, never an epoch that it only found. If Redis was emptied
+                since it looked, a greater epoch may have been installed meanwhile, and forgotten: then it begins again.
+
+From then on everything written comes after everything written before, and a write of the old epoch that is still on its
+way to the archive finds the new one there and is not acknowledged (see `put.put_archived`).
+
+What Redis kept may be older than what the archive has (it lost its last second). So a record that was last `seen` in an
+older epoch is compared with the archive before it is served: one LIST of its versions. `rescue` does that for all of
+them in one listing and marks the shard `verified`; total loss is the same path with no records at all.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import NamedTuple
+
+from distier.domain import archived as names
+from distier.domain.keys import Keyspace, Shard
+from distier.effects import (
+    HINT_S,
+    ArchiveList,
+    ArchivePut,
+    Command,
+    Count,
+    NewToken,
+    Parallel,
+    Pipeline,
+    Plan,
+    RunScript,
+    collect,
+)
+from distier.errors import (
+    ArchiveUnavailable,
+    ConfigError,
+    DistierError,
+    Invalid,
+    NotFound,
+    Recovering,
+    RedisUnavailable,
+)
+from distier.lua import Opened, Unclaimed, look, open_shard, state
+from distier.plans.common.backoff import stand_back
+from distier.plans.common.space import Space
+
+
+class WrongArchive(ConfigError):
+    """The archive is not the one that the namespace is in (`identity.py`)."""
+
+
+CLAIMS_MAX = 24
+CLAIM_PATIENCE_S = 2.0
+LIFE_CHARS = 16
+MARKERS_A_PAGE = 1000
+
+
+def check_shape(space: Space) -> Plan[None]:
+    """Raises `Invalid` where the namespace was made with one shard and now has several, or the other way round: their keys
+    have other tags, so that the scripts do not meet. (Also the first word to a server: is anybody there?)"""
+    for count in (1, 2):
+        other = Keyspace(space.namespace, count).shards[0]
+        shards = yield from Command(other, ("HGET", other.epoch, "shards"), lambda reply: reply)
+        if shards is not None and int(shards) != space.config.shards:
+            raise Invalid(
+                f"namespace {space.namespace!r} was made with shards {int(shards)}; this client says "
+                f"{space.config.shards}. It is fixed when a namespace is created: correct the configuration, or use "
+                "another namespace"
+            )
+
+
+def open_space(space: Space) -> Plan[list[Opened]]:
+    """Open every shard: one look at all of them, then those that need an epoch beside each other. Raises `Invalid` where the
+    namespace has another shape than configured."""
+    shards = space.keys.shards
+    if len(shards) == 1:
+        return [(yield from recover(space, shards[0]))]
+    states = space.states
+    calls = [open_shard(shard, space.limits_of(shard)) for shard in shards]
+    for call in calls:
+        call.hint = HINT_S
+    replies = yield from Pipeline(calls)
+    looks = [None if isinstance(r, RedisUnavailable) else collect(r) for r in replies]
+    states.update({shard: look for shard, look in zip(shards, looks, strict=True) if isinstance(look, Opened)})
+    closed = [shard for shard, look in zip(shards, looks, strict=True) if not isinstance(look, Opened)]
+    found = dict(zip(closed, (yield from Parallel([recover(space, shard) for shard in closed])), strict=True))
+    return [look if isinstance(look, Opened) else collect(found[s]) for s, look in zip(shards, looks, strict=True)]
+
+
+def find_space(space: Space) -> Plan[bool]:
+    """Whether every shard of the namespace is open, which is all that a reader needs to know; nothing is written. False where
+    one has to be opened: its server began a new life, or lost it. Raises `NotFound` where neither Redis nor the archive has
+    such a namespace."""
+    shards, states = space.keys.shards, space.states
+    looks = [collect(reply) for reply in (yield from Pipeline([look(shard) for shard in shards]))]
+    states.update({shard: found for shard, found in zip(shards, looks, strict=True) if found})
+    if all(looks):
+        return True
+    marks = [Command(shard, ("EXISTS", shard.epoch), int) for shard in shards]
+    if any(collect(reply) for reply in (yield from Pipeline(marks))):
+        return False
+    unknown = ""
+    try:
+        if (yield from ArchiveList(f"{space.namespace}/", limit=1)):
+            return False
+    except ArchiveUnavailable as e:
+        unknown = f" in Redis, and the archive does not say ({e})"
+    raise NotFound(f"there is no namespace {space.namespace!r}{unknown or ': the first put makes it'}")
+
+
+def recover(space: Space, shard: Shard) -> Plan[Opened]:
+    """The shard's epoch; a new one where it has none for this life of the server. Of all calls of a process that find none, one
+    claims: each claim takes several requests to the archive, and claims that meet are worth nothing."""
+    epoch, replid, empty, opening = 0, "", False, (yield from NewToken())
+    turn, attempt = _Turn(space, shard), 0
+    try:
+        while attempt < CLAIMS_MAX:
+            states = space.states
+            call = open_shard(shard, space.limits_of(shard), epoch=epoch, replid=replid, empty=empty, opening=opening)
+            reply = yield from _opened(shard, call, first=not attempt)
+            if isinstance(reply, Opened):
+                if epoch:
+                    yield from Count("epochs.installed")
+                states[shard] = reply
+                return reply
+            if not (yield from turn.come()):
+                epoch = 0
+                continue
+            if attempt:
+                yield from stand_back(attempt)
+            attempt += 1
+            if not reply.opening:  # Redis was emptied since the look: what was claimed before that is worth nothing
+                epoch, empty, opening = 0, False, (yield from NewToken())
+                continue
+            replid, opening = reply.replid, reply.opening
+            claim = yield from _claim(space, shard, replid, reply.epoch)
+            epoch, empty = claim or (0, False)
+    finally:
+        turn.end()
+    raise Recovering(f"shard {shard.index} of namespace {shard.namespace!r} changes hands too often; try again")
+
+
+def _opened(shard: Shard, call: RunScript[Opened | Unclaimed], *, first: bool) -> Plan[Opened | Unclaimed]:
+    """What `open_shard` answers. Where the server refuses writes, or keeps them waiting, reading goes on: who finds the shard
+    open needs to write nothing."""
+    try:
+        return (yield from replace(call, hint=HINT_S if first else 0.0))
+    except RedisUnavailable as e:
+        found = yield from look(shard)
+        if found is None and (not first or refuses_writes(e)):
+            raise
+    return found or (yield from call)
+
+
+class _Turn:
+    """The turn of one of several calls of a process to claim. One that takes longer than `CLAIM_PATIENCE_S` is passed: it may
+    be of the same thread as the one that waits, which is a signal handler."""
+
+    def __init__(self, space: Space, shard: Shard) -> None:
+        self._claiming, self._shard = space.claiming, shard
+        self._before: object = None
+        self._waited_s, self._waits = 0.0, 0
+
+    def come(self) -> Plan[bool]:
+        """Whether it has; if not, this call has waited for a moment, and is to look again."""
+        holder = self._claiming.get(self._shard, self)
+        if holder is not self:
+            if holder is not self._before:
+                self._before, self._waited_s = holder, 0.0
+            if self._waited_s < CLAIM_PATIENCE_S:
+                self._waits += 1
+                self._waited_s += yield from stand_back(self._waits)
+                return False
+        self._claiming[self._shard] = self
+        return True
+
+    def end(self) -> None:
+        if self._claiming.get(self._shard) is self:
+            del self._claiming[self._shard]
+
+
+def refuses_writes(error: DistierError) -> bool:
+    """Whether the server answers, and takes no writes: its disk is full, or it has fewer replicas than it wants."""
+    return str(error.__cause__).startswith(("MISCONF", "NOREPLICAS"))
+
+
+class Claim(NamedTuple):
+    epoch: int
+    empty: bool
+
+
+def _claim(space: Space, shard: Shard, replid: str, last: int) -> Plan[Claim | None]:
+    """An epoch that nobody else has, greater than all in the archive; and whether the archive holds no module. None where
+    somebody else claimed the same number. `last` is the shard's epoch in an earlier life, 0 where it has none: an archive in
+    which that was never claimed is another one."""
+    life = f"-{replid[:LIFE_CHARS]}" if replid else ""
+    # Above those of all shards: after a total loss the namespace may come back with another number of them.
+    known = [n for n, _ in (yield from _epochs_below(f"{space.namespace}/epochs/", ""))]
+    if last > max(known, default=0):
+        raise _wrong(space, last)
+    epoch, tok = max(known, default=0) + 1, (yield from NewToken())
+    key = f"{epochs_prefix(space, shard)}{epoch:08d}-{tok[:8]}{life}"
+    yield from ArchivePut(key, b"", "application/octet-stream", {})
+    if (yield from list_epochs(space, shard, epoch - 1)).count(epoch) != 1:
+        return None
+    modules = yield from ArchiveList(names.modules_prefix(space.namespace), limit=1)
+    return Claim(epoch, not modules)
+
+
+def epochs_prefix(space: Space, shard: Shard) -> str:
+    return f"{space.namespace}/epochs/{shard.index}/@"
+
+
+def list_epochs(space: Space, shard: Shard, above: int, *, but_of: str = "") -> Plan[list[int]]:
+    """The numbers of the epochs above `above` that have been claimed, each as often as it was; without those that were
+    claimed for the life `but_of` of a server.
+
+    When many clients meet a new life at once, several claim an epoch for it, and one is installed. The others stay in the
+    archive and mean nothing: in its own life a server refuses a write of another epoch by itself. Taken for newer lives,
+    they would fence all durable writes until the next restart.
+
+    With `but_of`, `above` is the epoch that this life is in: raises `WrongArchive` where it was never claimed here.
+    """
+    prefix = epochs_prefix(space, shard)
+    if not but_of:
+        return [n for n, _ in (yield from _epochs_below(prefix, f"{prefix}{above:08d}~" if above else ""))]
+    found = yield from _epochs_below(prefix, f"{prefix}{above - 1:08d}~" if above > 1 else "")
+    if not found:
+        raise _wrong(space, above)
+    return [n for n, life in found if n > above and life != but_of[:LIFE_CHARS]]
+
+
+def _wrong(space: Space, epoch: int) -> WrongArchive:
+    return WrongArchive(
+        f"this is not the archive of namespace {space.namespace!r}: epoch {epoch} was never claimed in it; is its disk not "
+        "mounted, or its url another one? `distier doctor` looks"
+    )
+
+
+def _epochs_below(prefix: str, after: str) -> Plan[list[tuple[int, str]]]:
+    """Numbers and lives of claimed epochs."""
+    found = list[tuple[int, str]]()
+    while True:
+        page = yield from ArchiveList(prefix, start_after=after, limit=MARKERS_A_PAGE)
+        for entry in page:
+            match = re.fullmatch(r"@(\d{8})-[0-9a-f]{8}(?:-([0-9a-f]+))?", entry.key.rpartition("/")[2])
+            if match:
+                found.append((int(match[1]), match[2] or ""))
+        if len(page) < MARKERS_A_PAGE:
+            return found
+        after = page[-1].key
+
+
+def shard_state(space: Space, shard: Shard) -> Plan[Opened]:
+    """The shard's epoch as this process knows it; asked for where it has no connection that it was asked over."""
+    return space.states.get(shard) or (yield from ask_state(space, shard))
+
+
+def ask_state(space: Space, shard: Shard) -> Plan[Opened]:
+    """The shard's epoch, asked for and noted: in the mapping from before the question, since the reply may come from a life of
+    the server that has been given up meanwhile."""
+    states = space.states
+    found = states[shard] = yield from state(shard)
+    return found

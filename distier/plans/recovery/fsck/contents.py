@@ -1,0 +1,170 @@
+"""The copies of a module against its checksum: frames, objects, and what takes the place of a lost one."""
+
+from __future__ import annotations
+
+from distier.domain import archived as names
+from distier.domain import codec
+from distier.domain.keys import Shard
+from distier.domain.module import Record
+from distier.domain.order import Order
+from distier.effects import ArchiveGet, ArchiveList, Command, Offload, Pipeline, Plan, collect
+from distier.errors import Conflict, Corrupt
+from distier.lua import Applied, Move, adopt, demote, redirty
+from distier.plans.common.commands import frame_command, record_command
+from distier.plans.common.content import UNPACKING, check_content, content_of, is_current
+from distier.plans.common.space import Space
+from distier.plans.put.one import put
+from distier.plans.put.prepare import Item
+from distier.plans.recovery.adopt import verify
+from distier.plans.recovery.describe import describe_object
+from distier.plans.recovery.epochs import ask_state
+from distier.plans.recovery.fsck.findings import Run, unparsed
+
+
+def versions_of(space: Space, id: str) -> Plan[list[names.VersionObject]]:
+    prefix, after, found = names.version_prefix(space.namespace, id), "", list[names.VersionObject]()
+    while True:
+        page = yield from ArchiveList(prefix, start_after=after)
+        if not page:
+            return found
+        found += [o for o in (names.parse_key(entry.key) for entry in page) if o and o.is_in(prefix)]
+        after = page[-1].key
+
+
+def drop_copy(shard: Shard, id: str) -> Plan[bool]:
+    """Take a clean version down to cold, whatever its copy here is."""
+    tok, clean = yield from Command(shard, ("HMGET", shard.module(id), "tok", "clean"), unparsed)
+    if clean != b"1":
+        return False
+    words = yield from demote(shard, "repair", [Move(id, tok.decode(), "cold")])
+    return words == ("moved",)
+
+
+def check_object(run: Run, shard: Shard, id: str) -> Plan[None]:
+    """A clean record whose object was not in the listing: it came later, or it is gone."""
+    record = yield from _clean_record(shard, id)
+    if record is None:
+        return
+    present = [o for o in (yield from versions_of(run.space, id)) if o.kind != "meta"]
+    if any(o.kind == "content" and o.order == _short(record.order) for o in present):
+        return
+    key = names.object_key(run.space.namespace, record)
+    if (yield from ArchiveGet(key, max_bytes=2 * run.space.config.max_module_bytes + 4096)) is not None:
+        return
+    again = yield from _clean_record(shard, id)
+    if again is None or again.order != record.order:
+        return
+    newest = max(present, key=lambda o: o.order, default=None)
+    if newest is not None and newest.order > _short(record.order):
+        if run.repair:
+            yield from verify(run.space, shard, id)
+        run.found("object-behind", id, key, repaired=run.repair)
+        return
+    if again.tier != "cold":
+        reply = (yield from redirty(shard, id, record.order.tok)) if run.repair else None
+        if isinstance(reply, Applied) or (not run.repair and (yield from _has_copy(shard, again))):
+            run.found("object-gone", id, key, repaired=run.repair)
+            return
+    yield from _tell_lost(run, shard, again, key, newest)
+
+
+def _short(order: Order) -> Order:
+    return Order(order.epoch, order.ver, order.tok[:8])
+
+
+def _clean_record(shard: Shard, id: str) -> Plan[Record | None]:
+    try:
+        record = yield from record_command(shard, id)
+    except Corrupt:
+        return None  # told as malformed
+    return record if record is not None and record.clean and not record.deleted else None
+
+
+def _has_copy(shard: Shard, record: Record) -> Plan[bool]:
+    if record.tier == "hot":
+        return record.content is not None and len(record.content) == record.size_bytes
+    return (yield from Command(shard, ("EXISTS", shard.frame(record.id)), bool))
+
+
+def _tell_lost(run: Run, shard: Shard, record: Record, key: str, older: names.VersionObject | None) -> Plan[None]:
+    if older is None or older.kind == "deleted":
+        run.found("lost-object", record.id, key, str(record.order))
+        return
+    went = False
+    if run.repair:
+        went = yield from _go_back(run.space, shard, record, older)
+    run.found("lost-version", record.id, key, f"{record.order}, there is {older.order}", repaired=went)
+
+
+def _go_back(space: Space, shard: Shard, record: Record, older: names.VersionObject) -> Plan[bool]:
+    if record.tier != "cold":  # its copy has just gone: the worker accounts for that first
+        return False
+    known = yield from ask_state(space, shard)
+    sidecars = [
+        o.key for o in (yield from versions_of(space, record.id)) if o.kind == "meta" and o.order == older.order
+    ]
+    got = yield from ArchiveGet(older.key, max_bytes=2 * space.config.max_module_bytes + 4096)
+    if got is None:
+        return False
+    found = yield from describe_object(space, record.id, older, next(iter(sidecars), None), len(got.data))
+    reply = yield from adopt(shard, known.epoch, [found._replace(instead=record.order.tok)])
+    return getattr(reply, "adopted", 0) == 1
+
+
+def check_contents(run: Run, shard: Shard, id: str) -> Plan[None]:
+    """The copies of one module against its SHA-256: what Redis holds, and the object."""
+    replies = yield from Pipeline([record_command(shard, id), frame_command(shard, id)])
+    record, frame = replies
+    if isinstance(record, Corrupt) or isinstance(frame, Corrupt):
+        return  # told as malformed
+    record, frame = collect(record), collect(frame)
+    if record is None or record.deleted:
+        return
+    run.findings.contents += 1
+    content = None
+    try:
+        content = yield from content_of(record, frame)
+    except Corrupt as e:
+        if not (yield from is_current(shard, record)):
+            return  # it moved on between the two reads
+        if not record.clean:
+            run.found("lost-copy", id, detail=str(e))
+            return
+        dropped = run.repair and (yield from drop_copy(shard, id))
+        run.found("copy-damaged", id, detail=str(e), repaired=dropped)
+    if record.clean:
+        yield from _check_archived(run, shard, record, content)
+
+
+def _check_archived(run: Run, shard: Shard, record: Record, content: bytes | None) -> Plan[None]:
+    key = names.object_key(run.space.namespace, record)
+    try:
+        got = yield from ArchiveGet(key, max_bytes=record.size_bytes + record.size_bytes // 2 + 4096)
+        if got is None:
+            return  # that is looked for elsewhere
+        if got.content_type not in (None, names.CONTENT_TYPE):
+            run.found("wrong-type", record.id, key, got.content_type or "")
+        size_bytes, data = record.size_bytes, got.data
+        opened = yield from Offload(size_bytes * 4, lambda: codec.decompress_xz(data, max_bytes=size_bytes), UNPACKING)
+        check_content(record, opened, "archived")
+    except Corrupt as e:
+        again = yield from _clean_record(shard, record.id)
+        if again is None or again.order != record.order:
+            return
+        if content is None:
+            run.found("damaged-object", record.id, key, str(e))
+            return
+        renewed = run.repair and (yield from _put_again(run.space, record, content))
+        run.found("object-healed", record.id, key, str(e), repaired=renewed)
+
+
+def _put_again(space: Space, record: Record, content: bytes) -> Plan[bool]:
+    module = record.module(content, "hot")
+    item = Item(
+        record.id, content, record.content_type, module.keywords, module.meta, record.tokens, record.order, "redis"
+    )
+    try:
+        yield from put(space, item)
+    except Conflict:
+        return False  # somebody else has put a newer version
+    return True

@@ -1,0 +1,159 @@
+"""Is this the archive that the namespace's modules are in?
+
+A disk that is not mounted leaves an empty directory, a wrong url names an empty bucket. Both answer, hold nothing, and take all
+that is written: every archived module would seem deleted, and what is archived there is missing where the right one comes back.
+So an archive is named. The name is an object, `<ns>/identity/<name>`, and the field `archive` of each shard's epoch says which
+one it must have. Who finds no name in a shard takes the least that the archive has, or makes one: first the object, then the
+field, by HSETNX. So a name in Redis is in the archive already, and of several creators each accepts what the first one wrote;
+the objects of the others mean nothing. (The road not taken: one object that is created by a conditional PUT, which servers
+ignore.)
+
+After a total loss of Redis the archive's name is taken over. A namespace without a name in either place is new, or from before
+there were names: then the epochs that its shards are in must have been claimed in this archive, and it must have modules where
+the records say that some are archived.
+
+Nobody asks for the name on the way of a read or a put. It is compared where a store is opened, in the worker's rounds and by
+`distier doctor`. Two more places notice at no cost that they list an archive which does not have what it must have: a claim of
+an epoch, and a durable write (`epochs.list_epochs`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from distier.domain import archived as names
+from distier.domain.keys import Shard
+from distier.effects import ArchiveList, ArchivePut, Command, Count, NewToken, Pipeline, Plan, collect
+from distier.errors import DistierError
+from distier.plans.common.space import Space
+from distier.plans.recovery.epochs import WrongArchive, epochs_prefix, list_epochs
+
+ADVICE = (
+    "is its disk not mounted, or its url another one? If this archive is meant to take the place of the old one, say so with "
+    "`distier archive adopt`"
+)
+
+
+class _Known(NamedTuple):
+    """What Redis says of a shard's archive."""
+
+    epoch: int
+    name: str
+    replid: str
+    archived: int
+
+
+def identity_prefix(space: Space) -> str:
+    return f"{space.namespace}/identity/"
+
+
+def check_archive(space: Space, shards: Sequence[Shard] = (), *, name: bool = True) -> Plan[bool]:
+    """Raises `WrongArchive` where this is another archive than the one that these shards (all, if none are given) are in. Names
+    it where nobody has, unless told not to; whether it is named now. A shard whose server does not answer at once is passed
+    over."""
+    known = yield from _known(space, shards or space.keys.shards)
+    listed = yield from _listed(space)
+    missing = sorted({k.name for k in known.values() if k.name} - set(listed))
+    if missing:
+        what = (
+            f"it has another identity ({listed[0]})" if listed else "it is empty, or was never used for this namespace"
+        )
+        raise WrongArchive(
+            f"this is not the archive of namespace {space.namespace!r}: {what}, and Redis says {missing[0]}; {ADVICE}"
+        )
+    unnamed = {shard: k for shard, k in known.items() if not k.name}
+    if unnamed:
+        yield from _check_unnamed(space, unnamed)
+        if name:
+            yield from _name(space, list(unnamed), listed)
+    return not unnamed or name
+
+
+def try_archive(space: Space, shards: Sequence[Shard] = ()) -> Plan[None]:
+    """`check_archive` where the archive may be away, or not be ours to write: that is for others to say."""
+    try:
+        yield from check_archive(space, shards)
+    except WrongArchive:
+        raise
+    except DistierError:
+        yield Count("archive.not_identified")
+
+
+def adopt_archive(space: Space) -> Plan[str]:
+    """From now on this is the namespace's archive, whatever it holds; its name. What only the old one had is lost to readers
+    (`fsck` lists it), and what this one has is compared with the records."""
+    listed = yield from _listed(space)
+    name = listed[0] if listed else (yield from _make(space))
+    for shard, known in (yield from _known(space, space.keys.shards)).items():
+        fields: tuple[str, ...] = ("archive", name)
+        if known.epoch:
+            # Also an empty archive must have the epoch that is installed: later claims are above it.
+            if not (yield from list_epochs(space, shard, known.epoch - 1)):
+                tok, life = (yield from NewToken())[:8], f"-{known.replid[:16]}" if known.replid else ""
+                key = f"{epochs_prefix(space, shard)}{known.epoch:08d}-{tok}{life}"
+                yield from ArchivePut(key, b"", "application/octet-stream", {})
+            fields += ("verified", "0")
+        yield from Command(shard, ("HSET", shard.epoch, *fields), lambda reply: reply)
+    space.states.clear()
+    return name
+
+
+def _known(space: Space, shards: Sequence[Shard]) -> Plan[dict[Shard, _Known]]:
+    def epoch(reply: Sequence[bytes | None]) -> tuple[int, str, str]:
+        number, name, replid = ((value or b"").decode() for value in reply)
+        return int(number or 0), name, replid
+
+    calls = list[Command[Any]]()
+    for shard in shards:
+        words = ("HMGET", shard.epoch, "epoch", "archive", "replid")
+        calls.append(Command(shard, words, epoch, retry=False))
+        calls.append(Command(shard, ("HGET", shard.usage, "archived_count"), lambda n: int(n or 0), retry=False))
+    replies = yield from Pipeline(calls)
+    found: dict[Shard, _Known] = {}
+    for shard, first, count in zip(shards, replies[::2], replies[1::2], strict=True):
+        if not isinstance(first, DistierError) and not isinstance(count, DistierError):
+            number, name, replid = first
+            found[shard] = _Known(number, name, replid, count)
+    if not found:
+        collect(replies[0])
+    return found
+
+
+def _listed(space: Space) -> Plan[list[str]]:
+    """The archive's names, in order. Whatever else lies there is none: an operating system's files, a copy by hand."""
+    prefix = identity_prefix(space)
+    found = [entry.key.removeprefix(prefix) for entry in (yield from ArchiveList(prefix))]
+    return [name for name in found if re.fullmatch("[0-9a-f]{32}", name)]
+
+
+def _check_unnamed(space: Space, unnamed: dict[Shard, _Known]) -> Plan[None]:
+    """Raises `WrongArchive` where this archive cannot be the one that these shards are in."""
+    for shard, known in unnamed.items():
+        if known.epoch and not (yield from list_epochs(space, shard, known.epoch - 1)):
+            raise WrongArchive(
+                f"this is not the archive of namespace {space.namespace!r}: it has no epoch {known.epoch}, in which shard "
+                f"{shard.index} is; {ADVICE}"
+            )
+    if not any(known.archived for known in unnamed.values()):
+        return
+    if not (yield from ArchiveList(names.modules_prefix(space.namespace), limit=1)):
+        raise WrongArchive(
+            f"this is not the archive of namespace {space.namespace!r}: it has no module, and the records say that some are "
+            f"archived; {ADVICE}"
+        )
+
+
+def _make(space: Space) -> Plan[str]:
+    name = yield from NewToken()
+    yield from ArchivePut(identity_prefix(space) + name, b"", "application/octet-stream", {})
+    return name
+
+
+def _name(space: Space, shards: Sequence[Shard], listed: Sequence[str]) -> Plan[None]:
+    name = listed[0] if listed else (yield from _make(space))
+    calls = [Command(shard, ("HSETNX", shard.epoch, "archive", name), bool) for shard in shards]
+    first = [collect(reply) for reply in (yield from Pipeline(calls))]
+    if not all(first):  # another process was first: its name must be here too, or it has another archive
+        yield from check_archive(space, shards, name=False)

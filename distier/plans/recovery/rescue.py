@@ -1,0 +1,171 @@
+"""Rescue: all records rebuilt from the archive alone, after Redis is lost.
+
+One listing of the namespace is compared with the records, in batches. What Redis lacks, or has in an older version, is
+adopted as cold; nothing is ever made older. It may be stopped anywhere and run again: what was adopted is skipped by the
+comparison. Reads are correct meanwhile (see `recover`); when it ends, each shard is marked `verified` and reads need no
+look into the archive any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from distier.domain.keys import Shard
+from distier.effects import Parallel, Plan, collect
+from distier.errors import Corrupt, DistierError, Recovering
+from distier.lua import Adoption, Refused, adopt
+from distier.lua import state as shard_state
+from distier.plans.common.commands import chunks
+from distier.plans.common.space import Space
+from distier.plans.recovery.adopt import newest_listed, newest_of
+from distier.plans.recovery.describe import Vanished
+from distier.plans.recovery.walk import Group, Skipped, Walk, places_of
+
+BATCH = 512
+TOGETHER = 32
+
+
+class RescuedInPart(Corrupt):
+    """Some modules could not be read. A read of one of them looks again; the others need no look into the archive either, until
+    all can be read."""
+
+
+@dataclass
+class Rescued:
+    """What a rescue found and did. `adopted`: modules whose records were made or replaced; `known`: those that Redis had
+    already; `unreadable`: ids (or directories) whose newest version cannot be read, with why, `damaged`: how many of them
+    because they are damaged (the archive does not give the others); `foreign`: ids under which there are
+    only objects that name another module."""
+
+    objects: int = 0
+    modules: int = 0
+    adopted: int = 0
+    known: int = 0
+    deleted: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
+    damaged: int = 0
+    foreign: list[str] = field(default_factory=list)
+
+    def failed(self, id: str, error: DistierError) -> None:
+        self.unreadable[id] = str(error)
+        self.damaged += isinstance(error, Corrupt)
+
+
+def rescue(space: Space, tell: Callable[[Rescued], None] = lambda _: None, *, dry_run: bool = False) -> Plan[Rescued]:
+    """Rebuild the records of the namespace. `tell` is called after each batch. Raises `Unavailable`; modules that cannot
+    be read are reported, and keep the namespace from being marked verified."""
+    report, walk = Rescued(), Walk(space)
+    epochs = {}
+    for shard in space.keys.shards:
+        epochs[shard] = (yield from shard_state(shard)).epoch
+    while not walk.done:
+        for batch in chunks((yield from walk.step()), BATCH):
+            yield from _reconcile(space, epochs, batch, report, dry_run=dry_run)
+            report.objects = walk.objects
+            tell(report)
+        report.unreadable |= walk.unreadable
+    report.objects = walk.objects
+    report.damaged += len(walk.unreadable)
+    if not dry_run and not report.unreadable:
+        for shard, epoch in epochs.items():
+            yield from _adopt(space, shard, epoch, [], whole=True)
+    return report
+
+
+def _reconcile(
+    space: Space, epochs: dict[Shard, int], groups: Sequence[Group], report: Rescued, *, dry_run: bool
+) -> Plan[None]:
+    wanted = yield from _not_known(space, [g for g in groups if g.newest], report)
+    if dry_run:
+        report.adopted += len(wanted)
+        return
+    found: dict[Shard, list[Adoption]] = {}
+    for results in (yield from Parallel([_describe(space, part) for part in chunks(wanted, TOGETHER)])):
+        for id, result in collect(results):
+            if isinstance(result, DistierError):
+                report.failed(id, result)
+            elif result.kind == "none":
+                report.foreign.append(id)
+            else:
+                found.setdefault(space.shard(id), []).append(result)
+    for shard, adoptions in found.items():
+        for part in chunks(adoptions, 200):
+            report.adopted += yield from _adopt_each(space, shard, epochs[shard], part, report)
+
+
+def _describe(space: Space, groups: Sequence[Group]) -> Plan[list[tuple[str, Adoption | DistierError]]]:
+    """What the archive says of some modules, one after the other: a thread for each would cost more than it saves."""
+    found: list[tuple[str, Adoption | DistierError]] = []
+    skipped = Skipped()
+    for group in groups:
+        try:
+            found.append((group.id, (yield from _newest(space, group))))
+            skipped.went_well()
+        except DistierError as e:
+            skipped.add(group.id, e)
+            found.append((group.id, e))
+    return found
+
+
+def _newest(space: Space, group: Group) -> Plan[Adoption]:
+    try:
+        return (yield from newest_of(space, group.id, group.objects, group.sizes))
+    except Vanished:  # swept since it was listed
+        return (yield from newest_listed(space, group.id))
+
+
+def _not_known(space: Space, groups: Sequence[Group], report: Rescued) -> Plan[list[Group]]:
+    """The modules of which Redis has no version as great as the archive's."""
+    wanted = []
+    for group, place in zip(groups, (yield from places_of(space, [g.id for g in groups])), strict=True):
+        newest = group.newest
+        assert newest is not None
+        report.modules += newest.kind == "content"
+        report.deleted += newest.kind == "deleted"
+        if place is None or newest.order > place:
+            wanted.append(group)
+        else:
+            report.known += 1
+    return wanted
+
+
+def _adopt_each(space: Space, shard: Shard, epoch: int, found: Sequence[Adoption], report: Rescued) -> Plan[int]:
+    """Together; where a key of one module is of a foreign type, that one is reported, and the others go alone."""
+    try:
+        return (yield from _adopt(space, shard, epoch, found))
+    except Corrupt as e:
+        if len(found) == 1:
+            report.failed(found[0].id, e)
+            return 0
+    adopted = 0
+    for one in found:
+        adopted += yield from _adopt_each(space, shard, epoch, [one], report)
+    return adopted
+
+
+def _adopt(space: Space, shard: Shard, epoch: int, found: Sequence[Adoption], *, whole: bool = False) -> Plan[int]:
+    reply = yield from adopt(shard, epoch, found, whole=whole)
+    space.states.pop(shard, None)
+    if isinstance(reply, Refused):
+        raise Recovering("Redis was lost again during the rescue; run it again")
+    return reply.adopted
+
+
+def rescue_if_needed(space: Space) -> Plan[int | None]:
+    """Rescue if a shard has not been verified in its epoch; how many were adopted, None if there was nothing to do. The worker
+    that has the lease of the first shard does it."""
+    needed = False
+    for shard in space.keys.shards:
+        known = yield from shard_state(shard)
+        needed = needed or known.verified < known.epoch
+    if not needed:
+        return None
+    report = yield from rescue(space)
+    if report.unreadable:
+        id, why = next(iter(report.unreadable.items()))
+        raise RescuedInPart(
+            f"{len(report.unreadable)} modules could not be read from the archive, such as {id!r} ({why}); the others are "
+            "there. `distier rescue` lists them"
+        )
+    return report.adopted

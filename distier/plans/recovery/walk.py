@@ -1,0 +1,141 @@
+"""A walk through all modules of the archive, in the order of its listing: all versions of one module lie together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from distier.domain import archived as names
+from distier.domain.archived import VersionObject
+from distier.effects import ArchiveList, Command, Pipeline, Plan, collect
+from distier.errors import ArchiveUnavailable, Corrupt, DistierError, Invalid
+from distier.plans.common.space import Space
+from distier.plans.recovery.epochs import WrongArchive
+
+PAGE = 5000
+"""Keys a step. S3 lists 1000 a request; a directory reads all names of a level again for every page, so large ones pay."""
+Place = tuple[int, int, str]
+"""A place in the order, with the first 8 characters of the tok: as much as an object's name says."""
+NOWHERE: Place = (0, 0, "")
+UNAVAILABLE_MAX = 3
+
+
+class Skipped:
+    """What could not be read or deleted, by id or key, with why: one object that is refused does not keep the others. Where it
+    is not an object, but the archive that does not answer, several fail one after the other, and the last error is raised."""
+
+    def __init__(self) -> None:
+        self.why: dict[str, DistierError] = {}
+        self._in_a_row = 0
+
+    def add(self, name: str, error: DistierError) -> None:
+        if isinstance(error, WrongArchive) or not isinstance(error, ArchiveUnavailable | Corrupt | Invalid):
+            raise error
+        if isinstance(error, ArchiveUnavailable):
+            self._in_a_row += 1
+            if self._in_a_row >= UNAVAILABLE_MAX:
+                raise error
+        self.why[name] = error
+
+    def went_well(self) -> None:
+        self._in_a_row = 0
+
+
+@dataclass(slots=True)
+class Group:
+    """The objects of one module, as listed. Sizes in bytes, times in ms by the archive's clock, by key."""
+
+    directory: str
+    id: str
+    objects: list[VersionObject] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
+    modified_ms: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def newest(self) -> VersionObject | None:
+        """The greatest content or tombstone."""
+        present = [o for o in self.objects if o.kind != "meta"]
+        return max(present, key=lambda o: o.rank) if present else None
+
+    @property
+    def lone_sidecars(self) -> list[str]:
+        """Sidecars without their content that no greater version dominates."""
+        present = {o.order for o in self.objects if o.kind == "content"}
+        greatest = self.newest
+        return [
+            o.key
+            for o in self.objects
+            if o.kind == "meta" and o.order not in present and not (greatest and o.order < greatest.order)
+        ]
+
+
+class Walk:
+    """`step` answers the modules of the next page. What it could not place is kept for the caller: `foreign` keys that
+    distier never named, `unreadable` directories with why (cleared by whoever has seen them)."""
+
+    def __init__(self, space: Space) -> None:
+        self._namespace = space.namespace
+        self._prefix = names.modules_prefix(space.namespace)
+        self._after = ""
+        self._group: Group | None = None
+        self._bad_directory = ""
+        self.done = False
+        self.objects = 0
+        self.foreign: list[str] = []
+        self.unreadable: dict[str, str] = {}
+
+    def step(self) -> Plan[list[Group]]:
+        page = yield from ArchiveList(self._prefix, start_after=self._after, limit=PAGE)
+        groups: list[Group] = []
+        for entry in page:
+            self.objects += 1
+            found = names.parse_key(entry.key)
+            if found is None:
+                self.foreign.append(entry.key)
+                continue
+            group = self._group_of(found.directory, groups)
+            if group is not None:
+                group.objects.append(found)
+                group.sizes[entry.key] = entry.size_bytes
+                group.modified_ms[entry.key] = entry.modified_ms
+        if len(page) < PAGE:
+            self.done = True
+            groups += [self._group] if self._group else []
+            self._group = None
+        else:
+            self._after = page[-1].key
+        return groups
+
+    def _group_of(self, directory: str, ended: list[Group]) -> Group | None:
+        """The group under way, or a new one; the last one then has ended. None for a directory that is no id."""
+        if directory == self._bad_directory:
+            return None
+        if self._group is not None and self._group.directory == directory:
+            return self._group
+        if self._group is not None:
+            ended.append(self._group)
+            self._group = None
+        try:
+            self._group = Group(directory, names.id_of(self._namespace, directory))
+        except Invalid as e:
+            self._bad_directory = directory
+            self.unreadable[directory] = str(e)
+        return self._group
+
+
+def places_of(space: Space, ids: Sequence[str]) -> Plan[list[Place | None]]:
+    """Where the records of these modules stand in the order now; None where there is no record, NOWHERE where it is damaged.
+    Plain reads: they say nothing of whether Redis lost something."""
+
+    def parse(reply: list[bytes | None]) -> Place | None:
+        tier, epoch, ver, tok = reply
+        if epoch is None or ver is None:
+            return None if tier is None else NOWHERE
+        return (int(epoch), int(ver), (tok or b"").decode()[:8]) if epoch.isdigit() and ver.isdigit() else NOWHERE
+
+    calls: list[Command[Place | None]] = []
+    for id in ids:
+        shard = space.shard(id)
+        calls.append(Command(shard, ("HMGET", shard.module(id), "tier", "epoch", "ver", "tok"), parse))
+    replies = yield from Pipeline(calls)
+    return [NOWHERE if isinstance(reply, Corrupt) else collect(reply) for reply in replies]

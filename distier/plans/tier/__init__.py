@@ -1,0 +1,3 @@
+"""Moves between tiers: making room, writing back, promoting, demoting."""
+
+from __future__ import annotations

@@ -1,0 +1,254 @@
+"""Moving shares of the budgets between shards, never exceeding the total.
+
+The *ledger*, a hash on the first shard, says which share each shard has; each shard's own `limits` are what its scripts
+check. A move is
+
+    begin     the ledger takes note of the shares as they will be (`next`); until it ends a shard counts with the greater
+    lower     each shard that loses gets its smaller limits, evicts, and confirms that it holds no more than that
+    commit    the ledger: `next` are the shares now
+    raise     each shard that gains gets its greater limits
+
+and may be stopped at any line: what is begun can be finished or undone by anybody. Each change of the ledger is one script that
+compares its version, and each shard's limits carry the version that set them, so that who has slept can neither commit
+what was undone nor bring old limits back. After a failover of the first shard its ledger may be an old copy: it is then
+made anew from the shards' limits, under a version that is greater than all before. docs/PROTOCOL.md has the invariant.
+
+With one shard there is no ledger, and nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from distier.domain.keys import Shard
+from distier.effects import HINT_S, Command, Count, NewToken, Parallel, Pipeline, Plan, collect
+from distier.errors import DistierError, Full, Unavailable
+from distier.lua import Over, Refused, demote, limit
+from distier.lua import ledger as ledger_script
+from distier.plans.common.commands import numbers
+from distier.plans.common.space import Space
+from distier.plans.tier.room import find_room
+from distier.policy.shares import Amounts, Ledger, Seen, enlarged, scaled, sum_of
+
+EPOCH = 2**32
+"""Versions of the ledger are `epoch * 2**32 + n`, of the epoch of the first shard."""
+TRIES_MAX = 6
+LOWER_ROUNDS_MAX = 256
+
+
+class Contended(Unavailable):
+    """Others change the shares all the time."""
+
+
+def _amounts(text: bytes) -> Amounts:
+    return Amounts(*(int(n) for n in text.split()))
+
+
+def packed(amounts: Amounts) -> str:
+    return " ".join(map(str, amounts))
+
+
+def parse_ledger(fields: Mapping[bytes, bytes]) -> Ledger:
+    """The ledger in its hash; version 0 where there is none."""
+    shares = {int(name): _amounts(value) for name, value in fields.items() if name.isdigit()}
+    coming = {int(name[5:]): _amounts(value) for name, value in fields.items() if name.startswith(b"next.")}
+    total = _amounts(fields.get(b"total", b"0 0 0 0"))
+    made = () if b"making" in fields else tuple(shares[i] for i in range(len(shares)))
+    return Ledger(int(fields.get(b"version", 0)), total, made, coming)
+
+
+def read_ledger(space: Space) -> Plan[tuple[Ledger, bool]]:
+    """The ledger, and whether it holds: it is whole, and of the epoch that the first shard has."""
+    first = space.keys.shards[0]
+    calls: list[Command[Any]] = [
+        Command(first, ("HGETALL", first.shares), parse_ledger),
+        Command(first, ("HGET", first.epoch, "epoch"), lambda reply: int(reply or 0)),
+    ]
+    ledger, epoch = (collect(r) for r in (yield from Pipeline(calls)))
+    return ledger, bool(ledger.shares) and ledger.version >= epoch * EPOCH
+
+
+def change(
+    space: Space, ledger: Ledger, fields: Mapping[str, str], *, fence: str = "", above: int | None = None
+) -> Plan[int | None]:
+    """Change the ledger that was read; its new version, None where somebody else was first."""
+    tok = yield from NewToken()
+    reply = yield from ledger_script(space.keys.shards[0], ledger.version, tok, fields, fence=fence, above=above)
+    return None if isinstance(reply, Refused) else reply
+
+
+def limits_now(space: Space) -> Plan[list[tuple[Amounts, int]]]:
+    """What each shard's limits are, and the version of the ledger that set them."""
+
+    def parse(reply: Sequence[bytes | None]) -> tuple[Amounts, int]:
+        *amounts, version = numbers(reply)
+        return Amounts(*amounts), version
+
+    calls = [Command(s, ("HMGET", s.limits, *Amounts._fields, "shares"), parse) for s in space.keys.shards]
+    return [collect(r) for r in (yield from Pipeline(calls))]
+
+
+def settled(space: Space, *, fence: str = "") -> Plan[Ledger]:
+    """The ledger, made where there is none that holds, and with no change under way: one that somebody began is finished,
+    or undone where it cannot be. Raises `Unavailable`."""
+    for _ in range(TRIES_MAX):
+        ledger, holds = yield from read_ledger(space)
+        if not holds:
+            yield from make_ledger(space, ledger)
+        elif ledger.next:
+            yield from _finish(space, ledger, fence)
+        else:
+            return ledger
+    raise Contended("the shares of the shards change too often; try again")
+
+
+def make_ledger(space: Space, ledger: Ledger) -> Plan[None]:
+    """Make the ledger from what the shards' limits are. First every shard takes a version of this ledger: from then on
+    nothing that was begun before can change its limits."""
+    if ledger.shares or not ledger.version or not (yield from _being_made(space, ledger)):
+        # Limits of a version that is greater than any of this epoch: somebody deleted the ledger.
+        above = max(version for _, version in (yield from limits_now(space)))
+        version = yield from change(space, ledger, {"making": "1"}, above=above)
+        if version is None:
+            return
+        ledger = Ledger(version, ledger.total)
+    replies = yield from Pipeline([limit(shard, ledger.version) for shard in space.keys.shards])
+    found = [collect(reply) for reply in replies]
+    if any(isinstance(reply, Refused) for reply in found):
+        return  # somebody else has made it
+    kept = [Amounts(*reply) for reply in found]
+    total = ledger.total if any(ledger.total) else sum_of(kept)
+    shares = scaled(kept, total)
+    fields = {"making": "", "total": packed(total)} | {str(i): packed(share) for i, share in enumerate(shares)}
+    version = yield from change(space, ledger, fields)
+    if version is not None:
+        yield from apply_limits(space, Ledger(version, total, shares))
+
+
+def _being_made(space: Space, ledger: Ledger) -> Plan[bool]:
+    """Whether somebody began to make it in this epoch."""
+    first = space.keys.shards[0]
+    epoch = yield from Command(first, ("HGET", first.epoch, "epoch"), lambda reply: int(reply or 0))
+    return ledger.version >= epoch * EPOCH
+
+
+def apply_limits(space: Space, ledger: Ledger, shards: Sequence[int] | None = None) -> Plan[None]:
+    """Give shards (all, if none are named) the limits that the ledger says. They may hold more; the worker's head-room, or
+    `_lower`, takes it away."""
+    wanted = range(len(ledger.shares)) if shards is None else shards
+    calls = [limit(space.keys.shards[i], ledger.version, ledger.limit(i)) for i in wanted]
+    for reply in (yield from Pipeline(calls)):
+        collect(reply)
+
+
+def move_shares(space: Space, ledger: Ledger, changes: Mapping[int, Amounts], *, fence: str = "") -> Plan[bool]:
+    """Give shards other shares, whose sum is not greater. False where somebody else changed the ledger, or where a shard that
+    should lose cannot evict what it takes; then nothing has changed."""
+    fields = {f"next.{i}": packed(share) for i, share in changes.items()}
+    version = yield from change(space, ledger, fields, fence=fence)
+    if version is None:
+        return False
+    return (yield from _finish(space, replace(ledger, version=version, next=dict(changes)), fence))
+
+
+def _finish(space: Space, ledger: Ledger, fence: str) -> Plan[bool]:
+    """Finish the change that is under way, or undo it."""
+    shards = space.keys.shards
+    lowering = [lower(space, shards[i], ledger.version, ledger.limit(i)) for i in ledger.losing]
+    confirmed = yield from Parallel(lowering)
+    failure = next((c for c in confirmed if isinstance(c, DistierError) and not isinstance(c, Full)), None)
+    done = all(c is True for c in confirmed)
+    cleared = {f"next.{i}": "" for i in ledger.next}
+    coming = {str(i): packed(share) for i, share in ledger.next.items()} if done else {}
+    version = yield from change(space, ledger, cleared | coming, fence=fence)
+    if version is not None:
+        shares = ledger.moved() if done else ledger.shares
+        yield from apply_limits(space, Ledger(version, ledger.total, shares), list(ledger.next))
+        yield from Count("shares.moved" if done else "shares.undone")
+    if failure:
+        raise failure
+    return done and version is not None
+
+
+def lower(space: Space, shard: Shard, version: int, amounts: Amounts) -> Plan[bool]:
+    """Give a shard smaller limits and evict until it holds no more; whether it came to that."""
+    for _ in range(LOWER_ROUNDS_MAX):
+        reply = yield from limit(shard, version, amounts)
+        if not isinstance(reply, Over):
+            return not isinstance(reply, Refused)
+        room = yield from find_room(space, shard, reply)
+        if not room.moves:
+            return False
+        yield from demote(shard, "share", room.moves)
+    return False
+
+
+def make_share(space: Space, shard: Shard, tokens: int, size_bytes: int) -> Plan[bool]:
+    """Have this shard's share of hot grow so that a module of this size fits, with the head-room that the worker keeps free;
+    False where the namespace's budget does not suffice, or the others cannot evict what it takes, or one of them does not
+    answer: that is no fault of a call that has its own shard, and the module goes where it can go without."""
+    if space.config.shards == 1:
+        return False
+    try:
+        yield from all_answer(space)
+        return (yield from _make_share(space, shard, tokens, size_bytes))
+    except Unavailable:
+        yield from Count("shares.refused")
+        return False
+
+
+def all_answer(space: Space) -> Plan[None]:
+    """Raises `Unavailable` at the first sign that a shard does not answer: to wait for it would take the time that the call
+    needs to go on without."""
+    look = [Command(s, ("EXISTS", s.epoch), int, retry=False, hint=HINT_S) for s in space.keys.shards]
+    for reply in (yield from Pipeline(look)):
+        collect(reply)
+
+
+def _make_share(space: Space, shard: Shard, tokens: int, size_bytes: int) -> Plan[bool]:
+    free = 1 - space.config.worker.headroom
+    for _ in range(TRIES_MAX):
+        ledger = yield from settled(space)
+        total, mine = ledger.total, ledger.shares[shard.index]
+        need = Amounts(min(total.hot_tokens, int(tokens / free) + 1), min(total.hot_bytes, int(size_bytes / free) + 1))
+        if tokens > total.hot_tokens or size_bytes > total.hot_bytes:
+            return False
+        if need.fits(mine):
+            yield from apply_limits(space, ledger, [shard.index])
+            return True
+        changes = enlarged(ledger, shard.index, need, [seen.used for seen in (yield from read_holdings(space))])
+        if changes is None:
+            return False
+        yield from Count("shares.asked")
+        yield from move_shares(space, ledger, changes)
+    return False
+
+
+def read_holdings(space: Space) -> Plan[list[Seen]]:
+    """What each shard holds, and how old its next victims are."""
+    calls: list[Command[Any]] = []
+    for s in space.keys.shards:
+        calls += [
+            Command(
+                s,
+                ("HMGET", s.usage, "hot_tokens", "hot_bytes", "warm_count", "warm_frame_bytes", "hot_count"),
+                numbers,
+            ),
+            Command(s, ("ZRANGE", s.hot, 0, 0, "WITHSCORES"), _score),
+            Command(s, ("ZRANGE", s.warm, 0, 0, "WITHSCORES"), _score),
+            Command(s, ("HGET", s.limits, "warm_ttl_ms"), lambda reply: int(reply or 0)),
+            Command(s, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000),
+        ]
+    replies = [collect(r) for r in (yield from Pipeline(calls))]
+    seen = []
+    for used, last_use_ms, due_ms, ttl_ms, now_ms in zip(*(replies[n::5] for n in range(5)), strict=True):
+        hot_age_ms = None if last_use_ms is None else now_ms - last_use_ms
+        warm_age_ms = None if due_ms is None else now_ms + ttl_ms - due_ms
+        seen.append(Seen(Amounts(*used[:4]), used[4], used[2], hot_age_ms, warm_age_ms))
+    return seen
+
+
+def _score(reply: Any) -> int | None:
+    return int(float(reply[0][1])) if reply else None

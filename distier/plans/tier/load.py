@@ -1,0 +1,83 @@
+"""The content of a version from its nearest whole copy: this node's disk, a frame, another node, the archive."""
+
+from __future__ import annotations
+
+from distier.domain import archived as names
+from distier.domain import codec
+from distier.domain.keys import Shard
+from distier.domain.module import Record
+from distier.effects import ArchiveGet, Count, LocalGet, Offload, Plan
+from distier.errors import Corrupt, Recovering
+from distier.plans.common.commands import frame_command
+from distier.plans.common.content import UNPACKING, check_content, content_unless_moved, is_current
+from distier.plans.common.space import Space
+from distier.plans.recovery.adopt import verify
+from distier.plans.recovery.epochs import list_epochs, shard_state
+from distier.plans.tier.peers import ask_content, find_holders
+
+
+class ObjectGone(Corrupt):
+    """The archive says that it does not have what a record rests on."""
+
+
+def fetch_unless_moved(space: Space, shard: Shard, record: Record) -> Plan[bytes | None]:
+    """`fetch_cold`; None where the object is gone because a newer version has come and the sweep was quick, or where a
+    newer one is in the archive that nobody has applied: its writer died between the two."""
+    try:
+        return (yield from fetch_cold(space, record))
+    except Corrupt as e:
+        if not (yield from is_current(shard, record)):
+            return None
+        if isinstance(e, ObjectGone):
+            yield from verify(space, shard, record.id)
+        if (yield from is_current(shard, record)):
+            known = yield from shard_state(space, shard)
+            if isinstance(e, ObjectGone) and (yield from list_epochs(space, shard, known.epoch)):
+                raise Recovering(
+                    f"what module {record.id!r} rests on was swept in a newer epoch: this Redis is not the primary of its "
+                    "shard any more. Connect to the one that is"
+                ) from e
+            raise
+        return None
+
+
+def fetch_cold(space: Space, record: Record) -> Plan[bytes]:
+    """The content of a clean version from the archive, checked. Raises `ArchiveUnavailable` or `Corrupt`."""
+    key = names.object_key(space.namespace, record)
+    got = yield from ArchiveGet(key, max_bytes=record.size_bytes + record.size_bytes // 2 + 4096)
+    if got is None:
+        raise ObjectGone(
+            f"the archive has no object {key!r}, which module {record.id!r} ({record.order}) rests on; "
+            "was it deleted by hand? `distier fsck` lists what is missing"
+        )
+    yield Count("archive.bytes_read", len(got.data))
+    try:
+        content = yield from Offload(
+            record.size_bytes * 4, lambda: codec.decompress_xz(got.data, max_bytes=record.size_bytes), UNPACKING
+        )
+    except Corrupt as e:
+        raise Corrupt(f"the archived object {key!r} of module {record.id!r} is damaged: {e}") from e
+    return check_content(record, content, "archived")
+
+
+def load(space: Space, shard: Shard, record: Record, *, ask_others: bool = True) -> Plan[tuple[Record, bytes] | None]:
+    """The record with its content from the nearest copy that is whole; None if it changed meanwhile."""
+    content = (yield from LocalGet(record)) if space.node is not None and record.clean else None
+    if content is not None:
+        return record, content
+    frame = (yield from frame_command(shard, record.id)) if record.tier == "warm" else None
+    try:
+        content = yield from content_unless_moved(shard, record, frame)
+    except Corrupt:
+        if not record.clean:
+            raise
+        yield from Count("healed.warm")
+        content = None
+    if content is None and record.clean:
+        if ask_others:
+            content = yield from ask_content(space, shard, record, (yield from find_holders(space, shard, record.id)))
+            if content is not None:
+                return record, content
+        # Straight from the archive: a warm copy on the way would be compressed only to be dropped.
+        content = yield from fetch_unless_moved(space, shard, record)
+    return None if content is None else (record, content)

@@ -1,0 +1,176 @@
+"""Asking another node for its copy.
+
+Which nodes hold a copy is a hint (`held:<node>`, a set a shard and node), looked up in a pipeline that is sent anyway. One node
+is asked: an entry in its list, and an answer in a list that has a fresh name, so that nothing else can be taken for it. It
+is waited for at most `warm.peer_timeout`; who was silent is not asked for ten seconds; in both cases the archive is read,
+as it is where the node says that it has no copy (any more). What comes is checked as every copy is.
+
+    ask     ["skills/pdf", "<tok>", "copy", "<answer>"]     or "hot": promote it right there, the content is not wanted
+    answer  "=" codec, NUL, bytes     "^" it is hot now     "-" there is no such copy
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+from zlib import crc32
+
+from distier.domain import codec
+from distier.domain.keys import Shard
+from distier.domain.module import Record
+from distier.effects import HINT_S, Command, Count, NewToken, Offload, Peers, PeerSilent, Pipeline, Plan, collect
+from distier.errors import Corrupt, DistierError, Invalid
+from distier.plans.common.content import LZ4, check_content
+from distier.plans.common.space import Space
+
+ASKS_MAX = 64
+ASKS_TTL_MIN_MS = 2000
+PROMOTED = b"^"
+ABSENT = b"-"
+COPY = b"="
+Want = Literal["copy", "hot"]
+
+
+class Ask(NamedTuple):
+    """An entry in a node's list."""
+
+    id: str
+    tok: str
+    want: str
+    answer: str
+
+    @staticmethod
+    def parse(entry: bytes) -> Ask:
+        """Raises `Invalid` for what no distier wrote."""
+        try:
+            words = json.loads(entry)
+        except (ValueError, RecursionError) as e:
+            raise Invalid("an ask that is no JSON") from e
+        if not isinstance(words, list) or len(words) != 4 or not all(isinstance(w, str) for w in words):
+            raise Invalid("an ask that is no list of four texts")
+        return Ask(*words)
+
+    def pack(self) -> str:
+        return json.dumps(self, ensure_ascii=False)
+
+
+def others(space: Space) -> Plan[tuple[str, ...]]:
+    """The nodes that may be asked now."""
+    if space.node is None or not space.config.storage_tiers.warm.peer_timeout_ms:
+        return ()
+    return (yield from Peers())
+
+
+def holds_command(shard: Shard, node: str, id: str) -> Command[bool]:
+    return Command(shard, ("SISMEMBER", shard.held(node), id), bool)
+
+
+def holders_of(nodes: Sequence[str], replies: Sequence[Any]) -> list[str]:
+    """Which of the nodes said that they hold it: `replies` are those to their `holds_command`s."""
+    return [node for node, reply in zip(nodes, replies, strict=True) if reply is True]
+
+
+def find_holders(space: Space, shard: Shard, id: str) -> Plan[list[str]]:
+    """The nodes that may be asked now and hold a copy, where there is no pipeline to look that up in."""
+    nodes = yield from others(space)
+    if not nodes:
+        return []
+    return holders_of(nodes, (yield from Pipeline([holds_command(shard, node, id) for node in nodes])))
+
+
+def ask(space: Space, shard: Shard, record: Record, holders: Sequence[str], want: Want) -> Plan[bytes | None]:
+    """What one of `holders` answers, raw; None where it does not in time. Raises nothing: there is the archive."""
+    if not holders or not record.clean:
+        return None
+    node = holders[crc32(record.id.encode()) % len(holders)]
+    # The archive must have time left when nobody answers.
+    timeout_ms = min(space.config.storage_tiers.warm.peer_timeout_ms, space.config.deadline_ms // 3)
+    entry = Ask(record.id, record.order.tok, want, (yield from NewToken()))
+    first, answer = space.keys.shards[0], shard.answer(entry.answer)
+    asks = first.asks(node)
+    wait_s = timeout_ms / 1000 + HINT_S
+    calls: list[Command[Any]] = [
+        Command(first, ("RPUSH", asks, entry.pack()), _same, retry=False, hint=wait_s),
+        Command(first, ("LTRIM", asks, -ASKS_MAX, -1), _same, retry=False, hint=wait_s),
+        Command(first, ("PEXPIRE", asks, max(ASKS_TTL_MIN_MS, 2 * timeout_ms)), _same, retry=False, hint=wait_s),
+        popped(shard, answer, timeout_ms / 1000, hint=wait_s),
+    ]
+    yield Count("peers.asked")
+    replies = yield from Pipeline(calls)
+    if any(isinstance(reply, DistierError) for reply in replies) or replies[3] is None:
+        yield Count("peers.silent")
+        yield from PeerSilent(node)
+        return None
+    got: bytes = replies[3]
+    yield Count("peers.answered" if got[:1] in (COPY, PROMOTED) else "peers.absent")
+    return got
+
+
+def ask_content(space: Space, shard: Shard, record: Record, holders: Sequence[str]) -> Plan[bytes | None]:
+    """The checked content of this version from another node; None where that has to come from the archive."""
+    got = yield from ask(space, shard, record, holders, "copy")
+    if got is None or got[:1] != COPY:
+        return None
+    try:
+        return (yield from Offload(record.size_bytes, lambda: opened(record, got), LZ4))
+    except Corrupt:
+        yield Count("peers.damaged")
+        return None
+
+
+def packed(content: bytes) -> bytes:
+    """A copy as an answer."""
+    kind, data = codec.compress_block(content, level=0)
+    return b"%b%b\0%b" % (COPY, kind.encode(), data)
+
+
+def opened(record: Record, answer: bytes) -> bytes:
+    """The content in an answer. Raises `Corrupt` where it is not the record's."""
+    kind, _, data = answer[1:].partition(b"\0")
+    content = codec.decompress_block(kind.decode("ascii", "replace"), data, size_bytes=record.size_bytes)
+    return check_content(record, content, "other node's")
+
+
+def _same(reply: Any) -> Any:
+    return reply
+
+
+def _popped(reply: Any) -> bytes | None:
+    return bytes(reply[1]) if reply else None
+
+
+def popped(shard: Shard, key: str, wait_s: float, *, hint: float = 0.0) -> Command[bytes | None]:
+    """Take the first of a list, waiting for it. Not sent twice: what the lost reply had in it is gone."""
+    return Command(shard, ("BLPOP", key, wait_s), _popped, retry=False, hint=hint)
+
+
+class DiskSums(NamedTuple):
+    """What a node's disk holds in sum."""
+
+    modules: int
+    size_bytes: int
+    max_modules: int
+    max_bytes: int
+
+
+def look_for_nodes(space: Space) -> list[Command[Any]]:
+    """What to ask for `read_nodes`, along with other calls: the time, and the nodes."""
+    first = space.keys.shards[0]
+    return [
+        Command(first, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000),
+        Command(first, ("ZRANGE", first.nodes, 0, -1, "WITHSCORES"), lambda r: [(n.decode(), float(s)) for n, s in r]),
+    ]
+
+
+def read_nodes(space: Space, looked: Sequence[Any] | None = None) -> Plan[dict[str, DiskSums]]:
+    """The nodes that live, with the sums of their disks. `looked`: the answers to `look_for_nodes`."""
+    now_ms, found = map(collect, looked or (yield from Pipeline(look_for_nodes(space))))
+    first, names = space.keys.shards[0], [name for name, until_ms in found if until_ms >= now_ms]
+    if not names:
+        return {}
+    fields = ("modules", "bytes", "max_modules", "max_bytes")
+    calls = [
+        Command(first, ("HMGET", first.node(n), *fields), lambda r: DiskSums(*(int(x or 0) for x in r))) for n in names
+    ]
+    return dict(zip(names, map(collect, (yield from Pipeline(calls))), strict=True))

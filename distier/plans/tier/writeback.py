@@ -1,0 +1,125 @@
+"""Write-back: a dirty version goes into the archive, then its record says so.
+
+Stopped before the PUT: nothing happened. Stopped between PUT and commit: the object is there under the version's own
+order, and the next attempt writes the same key. Overtaken by a new version meanwhile: the commit finds another tok
+and changes nothing; the object is dominated later and swept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+from distier.domain import archived as names
+from distier.domain import codec
+from distier.domain.keys import Shard
+from distier.domain.module import Record
+from distier.effects import ArchiveList, ArchivePut, Count, LocalPut, Offload, Pipeline, Plan, collect
+from distier.errors import Corrupt
+from distier.lua import Move, Refused, archived, demote
+from distier.plans.common.commands import frame_command, record_command
+from distier.plans.common.content import content_unless_moved
+from distier.plans.common.space import Space
+
+REREADS_MAX = 8
+XZ = "compressing for the archive (xz)"
+
+
+class Archived(NamedTuple):
+    """A version that is in the archive now, as `key`, with `size_bytes` there."""
+
+    id: str
+    tok: str
+    key: str
+    size_bytes: int
+
+
+def write_back(space: Space, shard: Shard, id: str) -> Plan[Archived | None]:
+    """Archive the module's version if it is dirty. None where there was nothing to do, or a newer version came.
+
+    Raises `ArchiveUnavailable`, and `Corrupt` where the only copy does not match its checksum.
+    """
+    found = yield from _read_dirty(shard, id)
+    if found is None:
+        return None
+    record, content = found
+    body = yield from _object(space, record, content)
+    key = names.content_key(space.namespace, record)
+    yield from put_object(space, record, key, body)
+    reply = yield from archived(shard, id, record.order, len(body))
+    if isinstance(reply, Refused) and reply.word == "CHANGED":
+        return None
+    yield from Count("moves.archived")
+    yield from Count("archive.bytes_written", len(body))
+    if space.node is not None and record.tier == "warm":
+        yield from _to_disk(space, shard, record, content)
+    return Archived(id, record.order.tok, key, len(body))
+
+
+def _to_disk(space: Space, shard: Shard, record: Record, content: bytes) -> Plan[None]:
+    """A warm version that has just become clean goes to this node's disk, as it would have if it had left hot clean. Its frame
+    in Redis is dropped where warm is not kept there. A version that was put meanwhile stays, by its tok; one that became hot
+    in this moment leaves it again, which costs a promotion and no content."""
+    kept = yield from LocalPut(replace(record, clean=True), content)
+    if kept and space.local_only:
+        yield from demote(shard, "disk", [Move(record.id, record.order.tok, "cold")])
+
+
+def _read_dirty(shard: Shard, id: str) -> Plan[tuple[Record, bytes] | None]:
+    """A dirty record and its content (empty for a tombstone); None where there is none.
+
+    A pipeline is no transaction: the module may move between the two reads, so what looks lost is looked at again.
+    """
+    for _ in range(REREADS_MAX):
+        record, frame = yield from Pipeline([record_command(shard, id), frame_command(shard, id)])
+        record, frame = collect(record), collect(frame)
+        if record is None or record.clean:
+            return None
+        if record.deleted:
+            return record, b""
+        content = yield from content_unless_moved(shard, record, frame)
+        if content is not None:
+            return record, content
+        yield from Count("writeback.rereads")
+    raise Corrupt(
+        f"module {id!r} is not archived yet and its warm copy is gone; was a key deleted by hand, or is "
+        "maxmemory-policy not noeviction? Run `distier doctor`"
+    )
+
+
+def _object(space: Space, record: Record, content: bytes) -> Plan[bytes]:
+    if record.deleted:
+        return b""
+    return (yield from compressed(space, content))
+
+
+def compressed(space: Space, content: bytes) -> Plan[bytes]:
+    """`content` as the archive keeps it. A large one in steps: xz takes most of a second for a MiB, and a call whose time is
+    over ends between two of them."""
+    level, step = space.config.storage_tiers.cold.compression_level, codec.XzPacker.STEP_BYTES
+    if len(content) <= step:
+        return (yield from Offload(len(content) * 8, lambda: codec.compress_xz(content, level=level), XZ))
+    packer = codec.XzPacker(len(content), level=level)
+    parts = []
+    for start in range(0, len(content), step):
+        some = memoryview(content)[start : start + step]
+        parts.append((yield from Offload(len(some) * 8, partial(packer.add, some), XZ)))
+    parts.append((yield from Offload(step * 8, packer.end, XZ)))
+    return b"".join(parts)
+
+
+def look_at_archive(space: Space) -> Plan[None]:
+    """The least that shows whether the archive answers. Raises `ArchiveUnavailable`."""
+    yield from ArchiveList(f"{space.namespace}/epochs/", limit=1)
+
+
+def put_object(space: Space, record: Record, key: str, body: bytes) -> Plan[None]:
+    """Write a version's object, and its sidecar where it needs one."""
+    described = names.describe(record)
+    metadata = names.user_metadata(described)
+    if not record.deleted and (space.sidecar or len(metadata) < len(described)):
+        # Before the content: whoever sees the content finds its sidecar.
+        yield from ArchivePut(names.sidecar_key(key), names.pack_sidecar(described), "application/json", {})
+    content_type = "application/octet-stream" if record.deleted else names.CONTENT_TYPE
+    yield from ArchivePut(key, body, content_type, metadata)

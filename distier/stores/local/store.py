@@ -1,0 +1,419 @@
+"""Warm copies on the node's own disk: one LMDB environment a directory, shared by all processes of the node.
+
+It is a cache and nothing else. Only clean versions go in, the record in Redis decides what is current, and each read
+compares `tok` and SHA-256 with that record: a wrong answer is not possible, a missing one costs a read of the archive.
+So nothing here is synced, nothing is repaired, and every failure is counted and answered with "not there".
+
+    copies    <namespace> NUL <id>     ->  header, tok, lz4 block or plain bytes     (one version a module: the last)
+    order     sequence, 8 bytes        ->  key in `copies`: the order in which they leave
+    sums      bytes, sequence, layout  ->  8 bytes each
+
+Copies leave in the order in which they came, but one that this process has read since then is put at the end again, once
+each time (second chance): reads write nothing. Uses by other processes are not seen; who evicts what they use costs them a
+read of the archive. The road not taken: a clock bit in the file, which makes each read a write transaction.
+
+What holds for one LMDB file, and what is done about it:
+
+- A process may open it once: `_ENVIRONMENTS` shares it, by directory.
+- Nothing of it survives a fork. The child closes what it inherited while nobody uses it (`os.register_at_fork`; no
+  spare transactions are kept, whose reader slots would be the parent's) and opens its own.
+- LMDB waits for ever for the writer's mutex, also for one that is stopped. So a writer first takes a lock that can be
+  waited for with patience (`writer.lock`, `flock`: it ends with its process).
+- Without sync, a crash of the *host* may leave a file that is torn inside. So a file of another boot is thrown away.
+- A page behind the end of the file is SIGBUS, not an error. So a file that is shorter than its last page is thrown away
+  before it is mapped for use, and the table of readers has all its blocks before LMDB writes to it. Left over: a file
+  that somebody truncates, or overwrites inside, by hand, may kill the processes that use it (LMDB trusts its pages), and
+  so may a full disk where a file system writes each block anew (btrfs, ZFS). The directory is open to its owner only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lmdb
+
+from distier.domain import codec
+from distier.domain.module import Record
+from distier.errors import Corrupt
+from distier.stores.local.directory import default_node, prepare
+from distier.stores.local.environment import LAYOUT, U64, Environment, leave, shared
+
+OPEN_PATIENCE_S = 2.0
+SECOND_CHANCES = 8
+RECENT_MAX = 100_000
+CHANGES_MAX = 100_000
+EVICT_SHARE = 10
+"""Where the map is full in spite of the budgets (fragments): one of so many leaves, then another try."""
+THINNINGS = 4
+# version, codec, length of tok; sequence, time of the copy in ms since the Unix epoch
+_HEADER = struct.Struct("<BBBxIQQ")
+_CODECS = {codec.RAW: 0, codec.LZ4: 1}
+_NAMES = {n: name for name, n in _CODECS.items()}
+Count = Callable[[str, int], None]
+
+
+class LocalSums(NamedTuple):
+    """What a node's store holds, over all namespaces, and its budgets. `size_bytes`: as stored."""
+
+    node: str
+    modules: int
+    size_bytes: int
+    max_modules: int
+    max_bytes: int
+
+
+class LocalStore:
+    """The warm copies of one namespace on this node, for threads. Safe over fork. Budgets hold over all namespaces that share
+    the directory. Raises `ConfigError` where a person must change something; nothing else ever.
+
+    Counts `local.misses`, `local.kept`, `local.evicted`, `local.damaged` (a copy whose SHA-256 is wrong; it is dropped),
+    `local.refused` (no room), `local.busy` (another writer was slow), `local.errors` (LMDB or the disk) and `local.rebuilt`
+    (the file was thrown away).
+    """
+
+    def __init__(
+        self, directory: Path, *, namespace: str, max_modules: int, max_bytes: int, ttl_ms: int, level: int | None = 9,
+        node: str | None = None, count: Count = lambda name, n: None, clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        inner = prepare(directory)
+        self.node = node or default_node(inner)
+        self.directory = directory
+        self.count = count
+        self.max_modules, self.max_bytes, self.ttl_ms = max_modules, max_bytes, ttl_ms
+        self._level = level
+        self._clock = clock
+        self._prefix = namespace.encode() + b"\0"
+        # Pages are at most half empty, and a copy that spans pages leaves at most half of them empty; the rest is for
+        # fragments and for old pages that a reader still holds. Addresses only: the file grows as it is used.
+        self._shared = shared(inner, (3 * max_bytes + 256 * max_modules + (64 << 20)) // 4096 * 4096)
+        self._rebuilt = self._shared.rebuilt
+        self._closed = False
+        with self._shared.writing(OPEN_PATIENCE_S) as mine:
+            if mine:
+                with self._shared.lock:
+                    self._shared.opened()
+        self._tell_rebuilt()
+
+    def __repr__(self) -> str:
+        return f"LocalStore({str(self.directory)!r}, node={self.node!r})"
+
+    # ---- reading
+
+    def get(self, record: Record) -> bytes | None:
+        """The content of exactly this version, checked; None where there is no such copy. Writes nothing."""
+        shared, key, value = self._shared, self._prefix + record.id.encode(), None
+        if shared.lock._is_owned() or shared._writers._is_owned():  # see `is_interrupted`
+            self.count("local.misses", 1)
+            return None
+        with shared.lock:
+            if shared.reader is not None:
+                try:
+                    with shared.reader() as txn:
+                        value = txn.get(key, None, shared.copies)
+                except lmdb.Error as e:
+                    shared.distrust(e)
+                    self.count("local.errors", 1)
+        found = None if value is None else _unpacked(value, record.order.tok)
+        if found is None:
+            self.count("local.misses", 1)
+            return None
+        try:
+            content = codec.decompress_block(*found, size_bytes=record.size_bytes)
+        except Corrupt:
+            content = None
+        if content is None or hashlib.sha256(content).hexdigest() != record.sha256:
+            self.count("local.damaged", 1)
+            self.delete(record.id)
+            return None
+        if len(shared.recent) < RECENT_MAX:
+            shared.recent.add(key)
+        return content
+
+    def has(self, id: str, tok: str) -> bool:
+        """Whether there is a copy of this version; not opened, no use."""
+        if self._shared.is_interrupted():
+            return False
+        with self._shared.lock:
+            value = self._peek(self._prefix + id.encode())
+        return value is not None and _unpacked(value, tok) is not None
+
+    def ids(self) -> list[str]:
+        """The ids of this namespace that have a copy."""
+        shared, found = self._shared, []
+        with shared.lock, suppress(lmdb.Error):
+            if shared.reader is not None:
+                with shared.reader() as txn:
+                    cursor = txn.cursor(db=shared.copies)
+                    if cursor.set_range(self._prefix):
+                        for key in cursor.iternext(keys=True, values=False):
+                            if not key.startswith(self._prefix):
+                                break
+                            found.append(key[len(self._prefix) :].decode(errors="replace"))
+        return found
+
+    def sums(self) -> LocalSums:
+        shared, n, size_bytes = self._shared, 0, 0
+        with shared.lock, suppress(lmdb.Error):
+            if shared.reader is not None:
+                with shared.reader() as txn:
+                    n, size_bytes = txn.stat(shared.copies)["entries"], _number(txn, shared, b"bytes")
+        return LocalSums(self.node, n, size_bytes, self.max_modules, self.max_bytes)
+
+    def _peek(self, key: bytes) -> bytes | None:
+        shared = self._shared
+        if shared.reader is None:
+            return None
+        try:
+            with shared.reader() as txn:
+                value: bytes | None = txn.get(key, db=shared.copies)
+                return value
+        except lmdb.Error as e:
+            shared.distrust(e)
+            return None
+
+    # ---- writing
+
+    def put(self, record: Record, content: bytes) -> bool:
+        """Keep this clean version, in place of any other of the module; makes room first. False where it was not kept."""
+        if not record.clean:
+            raise AssertionError(f"module {record.id!r} is not archived: its only copy belongs in Redis")
+        key = self._prefix + record.id.encode()
+        name, data = codec.compress_block(content, level=self._level)
+        tok = record.order.tok.encode()
+        if len(tok) > 255 or _cost(key, len(data) + len(tok)) > self.max_bytes or not self.max_modules:
+            self.count("local.refused", 1)
+            return False
+
+        def keep(txn: Any, shared: Environment) -> int:
+            evicted = self._make_room(txn, shared, key, _cost(key, len(data) + len(tok)))
+            sequence = _number(txn, shared, b"sequence") + 1
+            header = _HEADER.pack(LAYOUT, _CODECS[name], len(tok), 0, sequence, int(self._clock() * 1000))
+            value = header + tok + data
+            txn.put(key, value, db=shared.copies)
+            txn.put(U64.pack(sequence), key, db=shared.order, append=True)
+            _set(txn, shared, b"sequence", sequence)
+            _set(txn, shared, b"bytes", _number(txn, shared, b"bytes") + len(key) + len(value))
+            shared.changes[key] = True
+            return evicted
+
+        evicted = self._write(keep)
+        if evicted is None:
+            return False
+        self.count("local.kept", 1)
+        if evicted:
+            self.count("local.evicted", evicted)
+        return True
+
+    def delete(self, id: str) -> bool:
+        """Drop the copy of a module; whether there was one."""
+        key = self._prefix + id.encode()
+
+        def drop(txn: Any, shared: Environment) -> int:
+            return int(_drop(txn, shared, key))
+
+        return bool(self._write(drop))
+
+    def expire(self) -> int:
+        """Drop copies older than the TTL that were not read here since; how many."""
+        before_ms = int(self._clock() * 1000) - self.ttl_ms
+
+        def drop(txn: Any, shared: Environment) -> int:
+            gone = 0
+            for _ in range(256):
+                key = self._oldest(txn, shared)
+                value = txn.get(key, db=shared.copies) if key else None
+                if key is None or value is None or _HEADER.unpack_from(value)[5] > before_ms:
+                    break
+                if key in shared.recent:
+                    self._requeue(txn, shared, key, value)
+                else:
+                    gone += _drop(txn, shared, key)
+            return gone
+
+        return self._write(drop) or 0
+
+    def tend(self) -> None:
+        """Look after the file: one that was replaced, truncated or damaged is opened or made anew."""
+        shared = self._shared
+        with shared.writing() as mine:
+            if mine:
+                with shared.lock:
+                    if shared.is_open and not shared.is_whole():
+                        shared.distrust(lmdb.CorruptedError("truncated"))
+                    if shared.opened():
+                        with suppress(lmdb.Error):
+                            shared._env.reader_check()
+        self._tell_rebuilt()
+
+    def take_changes(self) -> dict[str, bool]:
+        """Ids that came (True) or left since the last call, as far as this process has done it."""
+        shared, mine = self._shared, {}
+        with shared.lock:
+            for key in [k for k in shared.changes if k.startswith(self._prefix)]:
+                mine[key[len(self._prefix) :].decode(errors="replace")] = shared.changes.pop(key)
+        return mine
+
+    @property
+    def is_open(self) -> bool:
+        """Whether copies are kept and read now; where not, it is tried again every ten seconds."""
+        return self._shared.reader is not None
+
+    def lock_path(self, namespace: str) -> Path:
+        """The file whose lock says which process answers for this node."""
+        return self._shared.inner / f"serve-{namespace}.lock"
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            leave(self._shared)
+
+    def _write(self, change: Callable[[Any, Environment], int]) -> int | None:
+        """Run a change in a transaction of its own; None where it could not be made."""
+        shared = self._shared
+        with shared.writing() as mine:
+            if not mine:
+                self.count("local.busy", 1)
+                return None
+            with shared.lock:
+                try:
+                    if not shared.opened():
+                        self.count("local.errors", 1)
+                        return None
+                    if len(shared.changes) > CHANGES_MAX:
+                        shared.changes.clear()
+                    result = self._fitted(change)
+                    shared.lengthen()
+                    return result
+                except lmdb.MapFullError:
+                    self.count("local.refused", 1)
+                except (lmdb.Error, OSError) as e:
+                    self.count("local.errors", 1)
+                    if isinstance(e, lmdb.Error) and _is_damage(e):
+                        shared.distrust(e)
+                finally:
+                    self._tell_rebuilt()
+        return None
+
+    def _fitted(self, change: Callable[[Any, Environment], int]) -> int:
+        """What the change answers. Where the map is full in spite of the budgets, the oldest leave: LMDB gives their pages
+        out again two transactions later."""
+        for _ in range(THINNINGS):
+            try:
+                return _committed(self._shared, change)
+            except lmdb.MapFullError:
+                _committed(self._shared, self._thin)
+        return _committed(self._shared, change)
+
+    def _tell_rebuilt(self) -> None:
+        n, self._rebuilt = self._shared.rebuilt - self._rebuilt, self._shared.rebuilt
+        if n > 0:
+            self.count("local.rebuilt", n)
+
+    # ---- eviction, in a transaction
+
+    def _make_room(self, txn: Any, shared: Environment, key: bytes, need_bytes: int) -> int:
+        _drop(txn, shared, key)
+        evicted, chances = 0, SECOND_CHANCES
+        while (
+            txn.stat(shared.copies)["entries"] + 1 > self.max_modules
+            or _number(txn, shared, b"bytes") + need_bytes > self.max_bytes
+        ):
+            victim = self._oldest(txn, shared)
+            if victim is None:
+                break
+            value = txn.get(victim, db=shared.copies)
+            if victim in shared.recent and chances and value is not None:
+                chances -= 1
+                self._requeue(txn, shared, victim, value)
+            else:
+                evicted += _drop(txn, shared, victim)
+        return evicted
+
+    def _oldest(self, txn: Any, shared: Environment) -> bytes | None:
+        """The key that leaves next. Entries of the order that point nowhere are dropped on the way."""
+        cursor = txn.cursor(db=shared.order)
+        while cursor.first():
+            sequence, key = cursor.item()
+            value = txn.get(key, db=shared.copies)
+            if value is not None and U64.pack(_HEADER.unpack_from(value)[4]) == sequence:
+                return bytes(key)
+            cursor.delete()
+        return None
+
+    def _requeue(self, txn: Any, shared: Environment, key: bytes, value: bytes) -> None:
+        """To the end of the order, as of now: it was read since it came."""
+        shared.recent.discard(key)
+        version, kind, tok_bytes, _, before, _ = _HEADER.unpack_from(value)
+        sequence = _number(txn, shared, b"sequence") + 1
+        header = _HEADER.pack(version, kind, tok_bytes, 0, sequence, int(self._clock() * 1000))
+        txn.delete(U64.pack(before), db=shared.order)
+        txn.put(key, header + value[_HEADER.size :], db=shared.copies)
+        txn.put(U64.pack(sequence), key, db=shared.order, append=True)
+        _set(txn, shared, b"sequence", sequence)
+
+    def _thin(self, txn: Any, shared: Environment) -> int:
+        """A tenth of the copies leaves, the oldest first."""
+        gone = 0
+        for _ in range(1 + txn.stat(shared.copies)["entries"] // EVICT_SHARE):
+            key = self._oldest(txn, shared)
+            if key is None:
+                break
+            gone += _drop(txn, shared, key)
+        return gone
+
+
+def _cost(key: bytes, data_bytes: int) -> int:
+    return len(key) + _HEADER.size + data_bytes
+
+
+def _unpacked(value: bytes, tok: str) -> tuple[str, bytes] | None:
+    """Codec and data of a copy, if it is of this version."""
+    if len(value) < _HEADER.size:
+        return None
+    version, kind, tok_bytes, _, _, _ = _HEADER.unpack_from(value)
+    if version != LAYOUT or tok_bytes != len(tok) or not value.startswith(tok.encode(), _HEADER.size):
+        return None
+    return _NAMES.get(kind, "?"), value[_HEADER.size + tok_bytes :]
+
+
+def _number(txn: Any, shared: Environment, name: bytes) -> int:
+    value = txn.get(name, db=shared.sums)
+    return int(U64.unpack(value)[0]) if value is not None and len(value) == 8 else 0
+
+
+def _set(txn: Any, shared: Environment, name: bytes, number: int) -> None:
+    txn.put(name, U64.pack(max(0, number)), db=shared.sums)
+
+
+def _drop(txn: Any, shared: Environment, key: bytes) -> bool:
+    value = txn.get(key, db=shared.copies)
+    if value is None:
+        return False
+    txn.delete(key, db=shared.copies)
+    if len(value) >= _HEADER.size:
+        txn.delete(U64.pack(_HEADER.unpack_from(value)[4]), db=shared.order)
+    _set(txn, shared, b"bytes", _number(txn, shared, b"bytes") - len(key) - len(value))
+    shared.recent.discard(key)
+    shared.changes[key] = False
+    return True
+
+
+def _committed(shared: Environment, change: Callable[[Any, Environment], int]) -> int:
+    with shared.begin() as txn:
+        return change(txn, shared)
+
+
+def _is_damage(error: lmdb.Error) -> bool:
+    """Whether the file is to blame, and not the disk's room or the number of readers."""
+    return isinstance(
+        error,
+        lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError | lmdb.InvalidError | lmdb.VersionMismatchError
+        | lmdb.BadTxnError | lmdb.IncompatibleError | lmdb.BadDbiError | lmdb.KeyExistsError | lmdb.MapResizedError
+        | lmdb.ReadersFullError | lmdb.BadRslotError,
+    )  # fmt: skip

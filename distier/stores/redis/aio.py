@@ -1,0 +1,236 @@
+"""Exchanges on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import redis
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from distier.config import SENTINEL_SCHEMES, Config, mask_url
+from distier.domain.keys import Shard
+from distier.errors import DistierError, Invalid
+from distier.stores.redis.aio_line import AsyncLine
+from distier.stores.redis.dial import RESOLVERS, AsyncDial, connected, options_of
+from distier.stores.redis.exchange import DOUBT_MAX_S, DOUBT_SHARE, IDLE_S, Lives, Patient
+from distier.stores.redis.protocol import Answer, Batch, Revive, joined, split
+from distier.stores.redis.sharing import Lines, Shared
+from distier.stores.redis.wire import BLOCK_MAX_S, READS, Silent, Words, block, verb_of
+
+
+class AsyncRedisExchange:
+    """The same for event loops. On each loop that it is used on, two lines are shared by everybody, one of them for what only
+    reads: where the server keeps a write waiting, no read waits behind it. What blocks at the server gets a line of its own.
+    Nothing is shared between loops, whatever thread they run in."""
+
+    def __init__(
+        self, config: Config, url: str, forget: Callable[[], object] = lambda: None, *, connect_s: float | None = None,
+        revive: Revive | None = None,
+    ) -> None:  # fmt: skip
+        self.url = url
+        default_s = config.deadline_ms / 1000
+        self._doubt_s = min(DOUBT_MAX_S, default_s / DOUBT_SHARE)
+        self._connect_s = default_s if connect_s is None else connect_s
+        self._lives = Lives(forget, only_master=url.startswith(SENTINEL_SCHEMES))
+        options = options_of(config, url) | {"retry": AsyncRetry(NoBackoff(), 0), "socket_timeout": None}
+        self._dial = AsyncDial(config, url, options)
+        self._revive = None if revive is None else Patient(revive)
+        self._all: list[Lines] = []
+        self._last: Lines | None = None
+        self._closed = False
+        _ASYNC.add(self)
+
+    def __repr__(self) -> str:
+        return f"AsyncRedisExchange({mask_url(self.url)})"
+
+    async def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
+        lines = self._last
+        if lines is None or lines.loop is not _running():
+            lines = self._of_this_loop()
+        if block(commands):
+            return await self._exchange_alone(lines, commands, timeout_s)
+        shared = lines.reads if READS.issuperset(map(verb_of, commands)) else lines.writes
+        line = shared.line
+        if line is None or line.closed or line.errors.demoted or line.life != self._lives.number or (
+            time.monotonic() - line.heard_s > IDLE_S and line.is_idle
+        ):  # fmt: skip
+            end_s = time.monotonic() + timeout_s
+            line = await shared.opening.wait(lambda: self._usable(lines, shared), timeout_s)
+            timeout_s = max(end_s - time.monotonic(), 0.001)
+        return await line.ask(commands, timeout_s)
+
+    async def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]:
+        try:
+            return [*split(batches, await self.exchange(batches[0][0], joined(batches), timeout_s))]
+        except (RedisConnectionError, redis.TimeoutError) as e:
+            return [e] * len(batches)
+
+    def _of_this_loop(self) -> Lines:
+        loop = _running()
+        if self._closed:
+            raise RedisConnectionError("these connections are closed")
+        if loop is None:
+            raise Invalid(
+                "this process was forked inside a running event loop: run another one (asyncio.run) in the child"
+            )
+        for lines in list(self._all):
+            if lines.loop.is_closed():
+                lines.end("its event loop is closed")
+                with suppress(ValueError):  # another thread was faster
+                    self._all.remove(lines)
+        own = next((lines for lines in self._all if lines.loop is loop), None)
+        if own is None:
+            own = Lines(loop)
+            self._all.append(own)
+        self._last = own  # other threads set it too
+        return own
+
+    async def _usable(self, lines: Lines, shared: Shared) -> AsyncLine:
+        """A shared line of a loop, looked at, or a new one."""
+        line = shared.line
+        if (
+            line is None
+            or line.closed
+            or line.errors.demoted
+            or line.life != self._lives.number
+            or not await line.answers(self._doubt_s)
+        ):
+            fresh = lines.take(await self._open(self._connect_s))
+            if line is not None and not line.errors.demoted:  # else the rest of its replies may still come
+                line.fail(RedisConnectionError("no answer after a long pause, or another server by now"))
+            line = shared.line = fresh
+            line.doubt = lambda silent: self._doubt(lines, silent)
+        return line
+
+    async def _open(self, timeout_s: float) -> AsyncLine:
+        """A new connection, greeted. Raises as `exchange`, and `ConfigError`."""
+        try:
+            return await self._open_once(timeout_s)
+        except RedisConnectionError:
+            if self._revive is None or not await asyncio.wrap_future(
+                RESOLVERS.submit(partial(self._revive, timeout_s))
+            ):
+                raise
+        return await self._open_once(timeout_s)
+
+    async def _open_once(self, timeout_s: float) -> AsyncLine:
+        connection: Any = None
+        line: AsyncLine | None = None
+        pid = os.getpid()
+        try:
+            async with asyncio.timeout(max(timeout_s, 0.001)):
+                connection = await self._dial.connection()
+                await connected(connection)
+                line = AsyncLine(connection, asyncio.get_running_loop(), pid, self._doubt_s)
+                words = self._lives.greeting(connection)
+                self._lives.greeted(connection, await line.ask(words, timeout_s))
+                line.life = self._lives.number
+        except BaseException as e:
+            if line is not None:
+                line.fail(RedisConnectionError("given up"))
+            elif connection is not None:
+                await connection.disconnect(nowait=True)
+            if isinstance(e, TimeoutError):  # asyncio's: the built-in one
+                raise redis.TimeoutError("no connection in time") from e
+            raise
+        return line
+
+    async def _exchange_alone(self, lines: Lines, commands: Sequence[Words], timeout_s: float) -> list[Any]:
+        end_s = time.monotonic() + timeout_s
+        line = await self._lone(lines, timeout_s)
+        try:
+            asked = line.ask(commands, max(end_s - time.monotonic(), 0.001))
+            line.allow(BLOCK_MAX_S)
+            replies = await asked
+        except BaseException:  # cancelled too: the server may block on it for a while
+            line.fail(RedisConnectionError("given up"))
+            raise
+        if line.errors.demoted:
+            line.fail(RedisConnectionError("the server is a replica by now"))
+        else:
+            lines.give_back(line)
+        return replies
+
+    async def _lone(self, lines: Lines, timeout_s: float) -> AsyncLine:
+        """A line for what blocks: an idle one that is still good, or a new one."""
+        end_s = time.monotonic() + timeout_s
+        while lines.idle:
+            line = lines.idle.pop()
+            if line.closed or line.errors.demoted:
+                continue
+            if line.life != self._lives.number:
+                line.fail(RedisConnectionError("another server by now"))
+                continue
+            if time.monotonic() - line.heard_s <= IDLE_S:
+                return line
+            good = False
+            try:
+                good = await line.answers(min(self._doubt_s, timeout_s / 2))
+            finally:  # also where this task is cancelled
+                if not good:
+                    line.fail(RedisConnectionError("no answer after a long pause"))
+            if good:
+                return line
+        line = lines.take(await self._open(min(self._connect_s, end_s - time.monotonic())))
+        line.doubt = lambda silent: self._doubt(lines, silent)
+        return line
+
+    def _doubt(self, lines: Lines, silent: AsyncLine) -> None:
+        """Compare a silent line with a new one, one at a time."""
+        if lines.proving is None or lines.proving.done():
+            lines.proving = lines.loop.create_task(self._prove(lines, silent))
+
+    async def _prove(self, lines: Lines, silent: AsyncLine) -> None:
+        heard_s = silent.heard_s
+        try:
+            fresh = lines.take(await self._open(max(self._doubt_s, 0.05)))
+        except (RedisError, OSError, DistierError):
+            await asyncio.sleep(self._doubt_s)  # not again at once
+            return
+        fresh.doubt = lambda line: self._doubt(lines, line)
+        lines.give_back(fresh)
+        await asyncio.sleep(0)  # what has come meanwhile is read first
+        if silent.closed or silent.heard_s != heard_s:
+            return
+        for shared in (lines.reads, lines.writes):
+            if silent is shared.line and fresh in lines.idle:
+                lines.idle.remove(fresh)
+                shared.line = fresh
+        silent.fail(Silent("no answer on this connection, while the server answers on a new one"))
+
+    def drop(self) -> None:
+        self._of_this_loop().drop("out of step: a reply belonged to another request")
+
+    async def close(self) -> None:
+        """From whatever loop."""
+        self._closed = True
+        lines, self._all, self._last = self._all, [], None
+        for some in lines:
+            some.end("this store is closed")
+        await asyncio.sleep(0)  # an aborted transport closes its socket in the loop's next turn
+
+    def after_fork_in_child(self) -> None:
+        """The lines have left already (`wire.CONNECTIONS`)."""
+        self._all, self._last = [], None
+
+
+_ASYNC: weakref.WeakSet[AsyncRedisExchange] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for exchange in list(_ASYNC):
+        exchange.after_fork_in_child()
+
+
+_running = asyncio._get_running_loop  # in C, and None in a child of the loop's process
+os.register_at_fork(after_in_child=_after_fork_in_child)

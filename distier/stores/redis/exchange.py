@@ -1,0 +1,265 @@
+"""Redis as distier uses it: send some commands over one connection, get as many replies.
+
+redis-py brings the connections (RESP3, TLS, unix sockets, hiredis); its retries and its client-side cache are off.
+Retries belong to the driver, which knows the deadline and which calls may be sent twice. A reply that is an error
+comes back as a value (`ResponseError`), so that one refused command does not lose its neighbours' replies.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry
+
+from distier.config import SENTINEL_SCHEMES, Config, mask_url
+from distier.domain.keys import Shard
+from distier.errors import DistierError
+from distier.stores.redis.dial import Dial, options_of
+from distier.stores.redis.line import Line
+from distier.stores.redis.protocol import Answer, Batch, Revive, joined, split
+from distier.stores.redis.wire import Silent, Words, check_greeting, greeting
+
+DOUBT_MAX_S = 1.0
+DOUBT_SHARE = 4
+"""A connection is doubted when it has been silent for a second, or for a quarter of the usual deadline if that is less."""
+IDLE_S = 30.0
+"""A connection that was idle for longer is asked whether it is still there before anything else is sent over it."""
+
+
+class Lives:
+    """Notices when a new connection reaches another life of the server: a restart, a promotion, another machine. Then what
+    the process knew of its epoch is worth nothing: `forget` is called before the connection is used. And the connections to the
+    life before (their `life` is not `number` any more) are not used again: that server may still answer, as a primary that does
+    not know that it was replaced, and would not have what is written over the new one.
+
+    With `only_master` a replica is refused: a sentinel that has not heard of a failover yet names the old master."""
+
+    def __init__(self, forget: Callable[[], object], *, only_master: bool = False) -> None:
+        self._forget = forget
+        self._only_master = only_master
+        self._replid: bytes | None = None
+        self.number = 0
+
+    def met(self, info: bytes | str) -> None:
+        """`info` is the answer to INFO replication."""
+        text = info.encode() if isinstance(info, str) else info
+        if self._only_master and b"role:slave" in text:
+            raise RedisConnectionError("the sentinels name a server that is a replica (by now)")
+        found = re.search(rb"master_replid:([0-9a-f]+)", text)
+        replid = found[1] if found else None
+        if replid is not None and replid != self._replid:
+            self.number += 1
+        if replid is None or replid != self._replid:
+            self._replid = replid
+            self._forget()
+
+    def greeting(self, connection: Any) -> list[Words]:
+        return [*greeting(connection), ("INFO", "replication")]
+
+    def greeted(self, connection: Any, replies: Sequence[Any]) -> None:
+        """Raises as `check_greeting`."""
+        check_greeting(connection, replies[:-1])
+        # A user who may not ask: then every connection may be another life.
+        self.met(b"" if isinstance(replies[-1], ResponseError) else replies[-1])
+
+
+class Patient:
+    """`Revive` that is not tried again at once where it failed: a server that cannot start would be started by every call."""
+
+    PAUSE_S = 5.0
+
+    def __init__(self, revive: Revive) -> None:
+        self._inner = revive
+        self._failed_s = float("-inf")
+        self._why = ""
+
+    def __call__(self, left_s: float) -> bool:
+        if time.monotonic() - self._failed_s < self.PAUSE_S:
+            raise RedisConnectionError(self._why)
+        try:
+            return self._inner(max(left_s, 0.1))
+        except DistierError as e:
+            self._failed_s, self._why = time.monotonic(), str(e)
+            raise RedisConnectionError(self._why) from e
+
+
+def _of_redis(error: OSError) -> RedisError:
+    kind = redis.TimeoutError if isinstance(error, TimeoutError) else RedisConnectionError
+    return kind(str(error) or "no answer in time")
+
+
+class RedisExchange:
+    """One Redis or Valkey server, for threads: a stack of idle connections, the last used one first. Safe over fork: a new
+    process starts with none. Takes no lock that it waits for: a signal handler may call it in the middle of a call."""
+
+    def __init__(
+        self, config: Config, url: str, forget: Callable[[], object] = lambda: None, *, connect_s: float | None = None,
+        revive: Revive | None = None,
+    ) -> None:  # fmt: skip
+        self.url = url
+        default_s = config.deadline_ms / 1000
+        self._doubt_s = min(DOUBT_MAX_S, default_s / DOUBT_SHARE)
+        self._connect_s = default_s if connect_s is None else connect_s  # where there are other servers to turn to
+        self._lives = Lives(forget, only_master=url.startswith(SENTINEL_SCHEMES))
+        self._dial = Dial(config, url, options_of(config, url) | {"retry": Retry(NoBackoff(), 0)})
+        self._revive = None if revive is None else Patient(revive)
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._idle: list[Line] = []
+        self._proving = threading.Lock()
+        self._proved_s = 0.0
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        return f"RedisExchange({mask_url(self.url)})"
+
+    def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
+        end_s = time.monotonic() + timeout_s
+        line = self._take(end_s)
+        try:
+            line.send(commands, end_s)
+            replies = line.receive(len(commands))
+        except BaseException as e:
+            self._give_up(line, e)
+            raise
+        self._give_back(line)
+        return replies
+
+    def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]:
+        try:
+            return [*split(batches, self.exchange(batches[0][0], joined(batches), timeout_s))]
+        except (RedisConnectionError, redis.TimeoutError) as e:
+            return [e] * len(batches)
+
+    def begin(self, batches: Sequence[Batch], timeout_s: float) -> Line:
+        """The first half of `exchange_many`, so that other servers can be told meanwhile; then `finish` must be called, or
+        the line closed. Raises as `exchange`."""
+        end_s = time.monotonic() + timeout_s
+        line = self._take(end_s)
+        try:
+            line.send(joined(batches), end_s)
+        except BaseException as e:
+            self._give_up(line, e)
+            raise
+        return line
+
+    def finish(self, line: Line, batches: Sequence[Batch], timeout_s: float) -> list[list[Any]]:
+        """The replies to each batch. Raises as `exchange`."""
+        try:
+            line.until(time.monotonic() + timeout_s)
+            replies = line.receive(sum(len(commands) for _, commands in batches))
+        except BaseException as e:
+            self._give_up(line, e)
+            raise
+        self._give_back(line)
+        return split(batches, replies)
+
+    def _give_up(self, line: Line, error: BaseException) -> None:
+        """Whatever it was (also KeyboardInterrupt): unread replies must not meet the next command."""
+        line.close()
+        if isinstance(error, Silent):
+            return  # `_is_dead` has looked after the others
+        if isinstance(error, OSError | RedisConnectionError):
+            self._drop_idle()  # the others have most likely lost their server too
+        if isinstance(error, OSError):
+            raise _of_redis(error) from error
+
+    def _give_back(self, line: Line) -> None:
+        if line.pid != self._pid or line.life != self._lives.number:  # forked, or another life was met, meanwhile
+            line.close()
+        elif line.errors.demoted:  # the next try looks for the server anew: it may be another one by now
+            line.close()
+            self._drop_idle()
+        else:
+            self._idle.append(line)
+
+    def _take(self, end_s: float) -> Line:
+        if self._pid != os.getpid():
+            self._start_anew()
+        while True:
+            try:
+                line = self._idle.pop()
+            except IndexError:
+                return self._open(end_s)
+            if line.life != self._lives.number or (line.has_arrived(0) and not line.is_clean()):
+                line.close()
+            elif (now_s := time.monotonic()) - line.heard_s > IDLE_S and not line.answers(
+                self._patience_s(end_s - now_s)
+            ):
+                line.close()
+                self._drop_idle()  # they were idle for longer
+            else:
+                return line
+
+    def _patience_s(self, left_s: float) -> float:
+        return max(min(self._doubt_s, left_s / 2), 0.001)
+
+    def _open(self, end_s: float) -> Line:
+        """A new connection, greeted. Raises as `exchange`, and `ConfigError`."""
+        try:
+            return self._open_once(end_s)
+        except RedisConnectionError:
+            if self._revive is None or not self._revive(end_s - time.monotonic()):
+                raise
+        return self._open_once(end_s)
+
+    def _open_once(self, end_s: float) -> Line:
+        end_s = min(end_s, time.monotonic() + self._connect_s)
+        connection = self._dial.connection(end_s - time.monotonic())
+        line = Line(connection, end_s - time.monotonic(), self._doubt_s)
+        try:
+            words = self._lives.greeting(connection)
+            line.send(words, end_s)
+            self._lives.greeted(connection, line.receive(len(words)))
+            line.life = self._lives.number
+        except BaseException as e:
+            line.close()
+            if isinstance(e, OSError):
+                raise _of_redis(e) from e
+            raise
+        line.is_dead = self._is_dead
+        return line
+
+    def _is_dead(self, line: Line) -> bool:
+        """Whether a silent line is of no more use: a connection that was made after it fell silent is answered. One thread
+        makes it; for the others its success counts as well."""
+        if self._proved_s <= line.heard_s and not self._prove(line):
+            return False
+        return not line.has_arrived(0)  # it may have spoken meanwhile
+
+    def _prove(self, line: Line) -> bool:
+        if not self._proving.acquire(blocking=False):
+            return False
+        try:
+            began_s = time.monotonic()
+            fresh = self._open(min(line.end_s, began_s + self._doubt_s))
+        except (RedisError, OSError, DistierError):
+            return False
+        finally:
+            self._proving.release()
+        self._proved_s = began_s
+        self._drop_idle()  # as old as the silent one, or older
+        self._idle.append(fresh)
+        return True
+
+    def _drop_idle(self) -> None:
+        with suppress(IndexError):  # other threads take from it too
+            while True:
+                self._idle.pop().close()
+
+    drop = _drop_idle
+
+    def close(self) -> None:
+        if self._pid == os.getpid():
+            self._drop_idle()

@@ -1,0 +1,143 @@
+"""The servers of a cluster: finding them, redirections, failures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from distier.config import Address, ClusterUrl, Config, parse_cluster_url
+from distier.domain.keys import Shard
+from distier.stores.redis import RedisExchange
+from distier.stores.redis.topology import Routes, Topology, parse_slots, redirect_of
+from distier.stores.redis.wire import Words
+
+CONNECT_MAX_S = 1.0
+ATTEMPTS = 3
+ATTEMPT_MIN_S = 1.5
+"""More than WAIT and XREAD are told to wait at the server."""
+REDIRECTS_MAX = 5
+ASK_SLOTS: tuple[Words, ...] = (("CLUSTER", "SLOTS"),)
+NO_ANSWER = (RedisConnectionError, RedisTimeoutError)
+
+
+def redirected(replies: Sequence[Any]) -> bool:
+    return any(type(reply) is ResponseError and str(reply).startswith(("MOVED ", "ASK ")) for reply in replies)
+
+
+def without_asking(replies: Sequence[Any]) -> list[Any]:
+    """The replies to (ASKING, command) pairs, as those to the commands. What the target cannot do yet is tried again."""
+    found = []
+    for asking, reply in zip(replies[::2], replies[1::2], strict=True):
+        if type(asking) is ResponseError:
+            found.append(asking)
+        elif type(reply) is ResponseError and str(reply).startswith(("MOVED ", "ASK ", "NOSCRIPT")):
+            found.append(ResponseError("TRYAGAIN the slot has just been moved, or its scripts are to come"))
+        else:
+            found.append(reply)
+    return found
+
+
+def ends_unsettled(replies: list[Any]) -> list[Any]:
+    """Redirections that are left over are no answer for anybody."""
+    disagree = "TRYAGAIN the nodes of the cluster do not agree on who serves the slot"
+    return [ResponseError(disagree) if redirected((reply,)) else reply for reply in replies]
+
+
+class _Step(NamedTuple):
+    """Commands to send to a node, and the places that their replies take."""
+
+    address: Address
+    commands: Sequence[Words]
+    places: Sequence[int]
+    asking: bool
+
+
+def next_step(commands: Sequence[Words], replies: Sequence[Any], asked: Address) -> _Step | None:
+    """What the first redirection among these replies asks for. After MOVED all that follows goes again, also what names no
+    key (`WAIT`, `SCAN`): it was meant for the new master."""
+    found = [(i, r) for i, reply in enumerate(replies) if (r := redirect_of(reply, asked))]
+    if not found:
+        return None
+    first, redirect = found[0]
+    if redirect.kind == "MOVED":
+        return _Step(redirect.target, commands[first:], range(first, len(commands)), False)
+    places = [i for i, r in found if r == redirect]
+    return _Step(redirect.target, [c for i in places for c in (("ASKING",), commands[i])], places, True)
+
+
+class Nodes:
+    """How the nodes of a cluster are reached, and asked for the slots, blocking."""
+
+    def __init__(self, config: Config, url: str) -> None:
+        self.config = config
+        self.url: ClusterUrl = parse_cluster_url(url)
+        # One that does not answer must leave time for the others.
+        self.connect_s = min(config.deadline_ms / 1000 / 4, CONNECT_MAX_S)
+        # A master that the network swallows takes this much of a call's deadline; the next try finds who took its place.
+        self.attempt_s = max(config.deadline_ms / 1000 / ATTEMPTS, ATTEMPT_MIN_S)
+
+    def url_of(self, address: Address) -> str:
+        """The url of one node."""
+        host, port = address
+        user = ""
+        if self.url.username or self.url.password:
+            user = f"{quote(self.url.username or '', safe='')}:{quote(self.url.password or '', safe='')}@"
+        shown = f"[{host}]" if ":" in host else host
+        return f"{'rediss' if self.url.tls else 'redis'}://{user}{shown}:{port}/0"
+
+    def ask(self, routes: Routes, shard: Shard, end_s: float) -> tuple[Topology, Address]:
+        """The slots, of the first node that tells, and who that was. Raises redis-py's `ConnectionError` where none does,
+        and `ResponseError` where one will not."""
+        failed = Failed()
+        for address in routes.to_ask():
+            if (left_s := end_s - time.monotonic()) <= 0:
+                break
+            node = RedisExchange(self.config, self.url_of(address), connect_s=min(self.connect_s, left_s))
+            try:
+                reply = node.exchange(shard, ASK_SLOTS, min(self.connect_s, left_s))[0]
+            except NO_ANSWER as e:
+                failed.note(address, e)
+                continue
+            finally:
+                node.close()
+            if not failed.is_passing(address, reply):
+                return parse_slots(reply, address), address
+        raise failed.error()
+
+
+class Failed:
+    """Why nobody told the slots."""
+
+    def __init__(self) -> None:
+        self._last: Exception | None = None
+        self._told = ""
+
+    def note(self, address: Address, error: Exception) -> None:
+        self._last, self._told = error, f"{address[0]}:{address[1]}: {error}"
+
+    def is_passing(self, address: Address, reply: Any) -> bool:
+        """Whether it is worth asking another node. Raises what no other would answer otherwise."""
+        if type(reply) is not ResponseError:
+            return False
+        if not str(reply).startswith(("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN")):
+            raise reply
+        self.note(address, reply)
+        return True
+
+    def error(self) -> Exception:
+        # A wrong password or certificate is that of all nodes, and says more than that none answers.
+        if isinstance(self._last, RedisConnectionError) and type(self._last) is not RedisConnectionError:
+            return self._last
+        made = RedisConnectionError(f"no node of the cluster answers ({self._told or 'no time left to ask'})")
+        made.__cause__ = self._last
+        return made
+
+
+def left_s(end_s: float) -> float:
+    return max(end_s - time.monotonic(), 0.001)

@@ -1,0 +1,9 @@
+"""S3-compatible archives."""
+
+from __future__ import annotations
+
+from distier.stores.s3.archive import S3Archive
+
+__all__ = [
+    "S3Archive",
+]

@@ -1,0 +1,207 @@
+"""The worker as a thread, and as a task of an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from distier.client import AsyncStore, Store
+from distier.plans.fleet.pacing import Stopping
+from distier.plans.recovery.epochs import WrongArchive
+from distier.stores.threads import Flag
+from distier.worker.rounds import ROUND_DEADLINE_S, Report, Rounds
+
+STOP_GRACE_S = 20.0
+"""The step under way may take this long to end after `stop`; then it is stopped where it is, which any step may be."""
+LEAVE_DEADLINE_S = 2.0
+
+
+class Worker(Rounds):
+    """Maintains the namespace of `store` until `stop`. The store stays the caller's, and may be used meanwhile."""
+
+    def __init__(self, store: Store, *, on_round: Callable[[Report], None] | None = None) -> None:
+        super().__init__(store.space, on_round)
+        self.store = store
+        self._stopping = Flag()  # a signal handler may stop it
+        self._left = Flag()
+        self._thread: threading.Thread | None = None
+
+    def run(self) -> Report:
+        """Rounds until `stop` is called; the step under way is finished. A failing round is logged and repeated."""
+        self._beat()
+        beats = threading.Thread(target=self._beats, name="distier-worker-leases", daemon=True)
+        beats.start()
+        try:
+            while not self._stopping.is_set():
+                self._round()
+                self._stopping.wait(self._pause_s)
+        finally:
+            self._left.set()
+            beats.join()
+            with suppress(Exception):  # they end by themselves
+                self.store.run(self._leave(), deadline_s=LEAVE_DEADLINE_S)
+        return self.report
+
+    def _beats(self) -> None:
+        while not self._left.wait(self._next_beat_s()):
+            self._beat()
+
+    def _beat(self) -> None:
+        self._beat_began_s = time.monotonic()
+        try:
+            self.store.run(self._join(), deadline_s=self.beat_s)
+        except Exception as e:
+            self._beat_failed(e)
+
+    def run_once(self) -> bool:
+        """One round over all shards that no other worker has. False if anything failed; each step is tried even where
+        another failed."""
+        try:
+            self.store.run(self._claim(self.space.keys.shards), deadline_s=self.beat_s)
+        except Exception as e:
+            self._failed(e)
+            return self._ended(False)
+        try:
+            return self._round(alone=True)
+        finally:
+            with suppress(Exception):
+                self.store.run(self._give_back(), deadline_s=LEAVE_DEADLINE_S)
+
+    def _round(self, *, alone: bool = False) -> bool:
+        good = True
+        for step in self._steps():
+            if self._stopping.is_set():
+                break
+            try:
+                if alone:
+                    self.store.run(self._claim(list(self.leases)), deadline_s=self.beat_s)
+                plan, deadline_s = self._begin(step)
+                self.store.run(plan, deadline_s=deadline_s)
+            except Stopping:
+                break
+            except Exception as e:
+                self._failed(e)
+                good = False
+                if isinstance(e, WrongArchive):
+                    break
+        return self._ended(good)
+
+    def start(self) -> Worker:
+        """Run in a daemon thread."""
+        self._thread = threading.Thread(target=self.run, name="distier-worker", daemon=True)
+        self._thread.start()
+        return self
+
+    def stop(self, *, timeout_s: float = ROUND_DEADLINE_S) -> Report:
+        """End after the step under way, or after 20 s in the middle of it; wait for that at most `timeout_s`."""
+        self.stop_in(self._thread, timeout_s=timeout_s)
+        return self.report
+
+    def stop_in(self, thread: threading.Thread | None, *, timeout_s: float = ROUND_DEADLINE_S) -> None:
+        """`stop` where `run` was called in a thread of the caller's."""
+        self._ask_to_stop()
+        self._stopping.set()
+        if thread is not None:
+            thread.join(min(timeout_s, STOP_GRACE_S))
+            self.pacer.over = True
+            thread.join(max(0.0, timeout_s - STOP_GRACE_S))
+
+    def __enter__(self) -> Worker:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class AsyncWorker(Rounds):
+    """The same as a task of an event loop: `async with AsyncWorker(store): ...`."""
+
+    def __init__(self, store: AsyncStore, *, on_round: Callable[[Report], None] | None = None) -> None:
+        super().__init__(store.space, on_round)
+        self.store = store
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[Report] | None = None
+
+    async def run(self) -> Report:
+        """As `Worker.run`."""
+        await self._beat()
+        beats = asyncio.get_running_loop().create_task(self._beats())
+        try:
+            while not self._stopping.is_set():
+                await self._round()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), self._pause_s)
+        finally:
+            beats.cancel()
+            await asyncio.gather(beats, return_exceptions=True)
+            with suppress(Exception):
+                await self.store.run(self._leave(), deadline_s=LEAVE_DEADLINE_S)
+        return self.report
+
+    async def _beats(self) -> None:
+        while True:
+            await asyncio.sleep(self._next_beat_s())
+            await self._beat()
+
+    async def _beat(self) -> None:
+        self._beat_began_s = time.monotonic()
+        try:
+            await self.store.run(self._join(), deadline_s=self.beat_s)
+        except Exception as e:
+            self._beat_failed(e)
+
+    async def run_once(self) -> bool:
+        """As `Worker.run_once`."""
+        try:
+            await self.store.run(self._claim(self.space.keys.shards), deadline_s=self.beat_s)
+        except Exception as e:
+            self._failed(e)
+            return self._ended(False)
+        try:
+            return await self._round(alone=True)
+        finally:
+            with suppress(Exception):
+                await self.store.run(self._give_back(), deadline_s=LEAVE_DEADLINE_S)
+
+    async def _round(self, *, alone: bool = False) -> bool:
+        good = True
+        for step in self._steps():
+            if self._stopping.is_set():
+                break
+            try:
+                if alone:
+                    await self.store.run(self._claim(list(self.leases)), deadline_s=self.beat_s)
+                plan, deadline_s = self._begin(step)
+                await self.store.run(plan, deadline_s=deadline_s)
+            except Stopping:
+                break
+            except Exception as e:
+                self._failed(e)
+                good = False
+                if isinstance(e, WrongArchive):
+                    break
+        return self._ended(good)
+
+    def start(self) -> AsyncWorker:
+        """Run as a task of the running loop."""
+        self._task = asyncio.get_running_loop().create_task(self.run())
+        return self
+
+    async def stop(self) -> Report:
+        """As `Worker.stop`."""
+        self._ask_to_stop()
+        self._stopping.set()
+        if self._task is None:
+            return self.report
+        await asyncio.wait({self._task}, timeout=STOP_GRACE_S)
+        self.pacer.over = True
+        return await self._task
+
+    async def __aenter__(self) -> AsyncWorker:
+        return self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
