@@ -83,7 +83,7 @@ def test_hooks_run_what_lint_runs() -> None:
 def test_hooks_are_valid() -> None:
     argv = [sys.executable, "-m", "pre_commit", "validate-config", str(ROOT / ".pre-commit-config.yaml")]
     done = subprocess.run(argv, text=True, capture_output=True, timeout=100)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.returncode, done.stdout + done.stderr) == (0, ""), "unknown keys are only warned of"
 
 
 def sources() -> Iterator[str]:
