@@ -85,7 +85,7 @@ def _lacks(python: str) -> str:
     """What this Python lacks to make virtual environments, in its own words; empty if nothing. (A shim of pyenv is on PATH also
     where there is no such Python.)"""
     tried = subprocess.run([python, "-c", "import ensurepip, venv"], capture_output=True, text=True, timeout=60)
-    return (tried.stderr.strip().splitlines() or ["it ended without a word"])[-1] if tried.returncode else ""
+    return " ".join(tried.stderr.split())[:200] or f"exit code {tried.returncode}" if tried.returncode else ""
 
 
 @pytest.fixture(scope="session", params=PYTHONS)
