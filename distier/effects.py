@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Plan = Generator["Effect[Any]", Any, T]
-Word = str | bytes | int | float
+Arg = str | bytes | int | float
 
 
 class Cancelled(BaseException):
@@ -52,7 +52,7 @@ class Command(Effect[T]):
     """One Redis command. `parse` turns its reply into a value."""
 
     shard: Shard
-    words: tuple[Word, ...]
+    args: tuple[Arg, ...]
     parse: Callable[[Any], T]
     retry: bool = True
     replicas: int = 0
@@ -88,7 +88,7 @@ class RunScript(Effect[T]):
     shard: Shard
     script: Script
     keys: tuple[str, ...]
-    args: tuple[Word, ...]
+    args: tuple[Arg, ...]
     parse: Callable[[Any], T]
     retry: bool = True
     replicas: int = 0
@@ -211,7 +211,7 @@ class LocalHas(Effect[bool]):
     """Whether the node's disk has this version; no use."""
 
     id: str
-    tok: str
+    write_id: str
 
 
 @dataclass(slots=True)

@@ -30,7 +30,7 @@ class ArchiveUnavailable(Unavailable):
 
 class DeadlineExceeded(Unavailable):
     """The call's one deadline passed before it was done. A write may or may not have been applied:
-    repeat it with the same `tok`, or read `where(id)`."""
+    repeat it with the same `write_id`, or read `where(id)`."""
 
 
 class ArchiveTimeout(ArchiveUnavailable, DeadlineExceeded):

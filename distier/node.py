@@ -20,7 +20,7 @@ from distier.drive.process import PeerTable
 from distier.effects import Plan
 from distier.observe.logs import log
 from distier.plans.common.space import Space
-from distier.plans.fleet.nodes import ASK_WAIT_S, BEAT_S, answer, beat, tell_changes, wait_for_ask
+from distier.plans.fleet.nodes import ASK_WAIT_S, HEARTBEAT_S, announce_changes, answer, heartbeat, wait_for_ask
 from distier.plans.tier.peers import DiskSums
 from distier.stores.threads import Flag, Helpers
 
@@ -53,20 +53,20 @@ class _Service:
         now_s = time.monotonic()
         if now_s < self._next_beat_s:
             changes = self.local.take_changes()
-            return tell_changes(self.space, self.local.node, changes) if changes else None
-        self._next_beat_s = now_s + BEAT_S
+            return announce_changes(self.space, self.local.node, changes) if changes else None
+        self._next_beat_s = now_s + HEARTBEAT_S
         self.local.tend()
         if now_s >= self._next_expire_s:
             self._next_expire_s = now_s + EXPIRE_S
             self.local.expire()
         sums = self.local.sums()
         held = DiskSums(sums.modules, sums.size_bytes, sums.max_modules, sums.max_bytes)
-        return self._beat(held, anew=self._anew)
+        return self._heartbeat(held, rebuild=self._anew)
 
-    def _beat(self, held: DiskSums, *, anew: bool) -> Plan[None]:
+    def _heartbeat(self, held: DiskSums, *, rebuild: bool) -> Plan[None]:
         changes = self.local.take_changes()
         self._anew = True  # unless it is told now
-        found = yield from beat(self.space, self.local.node, held, changes, self.local.ids, anew=anew)
+        found = yield from heartbeat(self.space, self.local.node, held, changes, self.local.ids, rebuild=rebuild)
         self._anew = False
         self.peers.found(found)
 

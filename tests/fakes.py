@@ -53,7 +53,7 @@ from distier.plans.common.space import Space
 from distier.plans.recovery.epochs import open_space
 from distier.stores.memory import MemoryArchive
 from distier.stores.redis import Answer, Batch, Exchange, split
-from distier.stores.redis.wire import Words
+from distier.stores.redis.wire import RawCommand
 
 T = TypeVar("T")
 
@@ -71,14 +71,14 @@ class FakeExchange:
         self._connection = self._connect()
         self._shas: dict[str, str] = {}
         self._lock = threading.RLock()
-        self.before: Callable[[Words], None] | None = None
+        self.before: Callable[[RawCommand], None] | None = None
         self.down = False
 
     def _connect(self) -> Any:
         client = fakeredis.FakeRedis(protocol=3, server_type="valkey", version=(8, 0))
         return client.connection_pool.get_connection()
 
-    def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
+    def exchange(self, shard: Shard, commands: Sequence[RawCommand], timeout_s: float) -> list[Any]:
         """See `Exchange`: an error reply is a value."""
         if self.down:
             raise RedisConnectionError("the fake is down")
@@ -102,7 +102,7 @@ class FakeExchange:
         except RedisConnectionError as e:
             return [e] * len(batches)
 
-    def perform_all(self, commands: Sequence[Words]) -> list[Any]:
+    def perform_all(self, commands: Sequence[RawCommand]) -> list[Any]:
         """The replies as Redis gives them, errors as values."""
         return [self.perform(*words) for words in commands]
 
@@ -151,7 +151,7 @@ class LentExchange(FakeExchange):
         """One command."""
         return self.perform_all([words])[0]
 
-    def perform_all(self, commands: Sequence[Words]) -> list[Any]:
+    def perform_all(self, commands: Sequence[RawCommand]) -> list[Any]:
         """All in one round trip. FLUSHALL would empty the databases of others, too."""
         sent = [("FLUSHDB",) if words[0] == "FLUSHALL" else words for words in commands]
         self._connection.send_packed_command(self._connection.pack_commands(sent))
@@ -196,7 +196,7 @@ class AsyncFakeExchange:
     def __init__(self, fake: FakeExchange | None = None) -> None:
         self.fake = fake or FakeExchange()
 
-    async def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
+    async def exchange(self, shard: Shard, commands: Sequence[RawCommand], timeout_s: float) -> list[Any]:
         """See `AsyncExchange`."""
         return self.fake.exchange(shard, commands, timeout_s)
 
@@ -429,7 +429,7 @@ class World:
             assert self.ask([("PTTL", key)])[0] > 0, f"{key!r} has no TTL: it would block for ever"
             self.ask([("DEL", key)])
 
-    def ask(self, commands: Sequence[Words]) -> list[Any]:
+    def ask(self, commands: Sequence[RawCommand]) -> list[Any]:
         return self.redis.exchange(self.shard, commands, 30.0)
 
     def dump(self) -> dict[str, tuple[str, Any, int]]:
@@ -448,13 +448,13 @@ class World:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Make Redis and the archive what they were."""
-        writes: dict[str, Callable[[str, Any], list[Words]]] = {
+        writes: dict[str, Callable[[str, Any], list[RawCommand]]] = {
             "hash": lambda key, fields: [("HSET", key, *(w for pair in fields.items() for w in pair))],
             "string": lambda key, value: [("SET", key, value)],
             "zset": lambda key, members: [("ZADD", key, *(w for member, score in members for w in (score, member)))],
             "stream": lambda key, entries: [("XADD", key, id, *fields) for id, fields in entries],
         }
-        commands: list[Words] = [("FLUSHALL",)]
+        commands: list[RawCommand] = [("FLUSHALL",)]
         for key, (type, value, pttl) in snapshot.keys.items():
             commands += writes[type](key, value)
             commands += [("PEXPIRE", key, pttl)] if pttl > 0 else []
@@ -469,11 +469,11 @@ class World:
         return {o.key: self.archive.get(o.key, max_bytes=1 << 30).data for o in listed}  # type: ignore[union-attr]
 
 
-def dump(ask: Callable[[Sequence[Words]], list[Any]], pattern: str = "*") -> dict[str, tuple[str, Any, int]]:
+def dump(ask: Callable[[Sequence[RawCommand]], list[Any]], pattern: str = "*") -> dict[str, tuple[str, Any, int]]:
     """Every key as (type, value, PTTL), whatever its type. `ask` sends commands and gives their RESP3 replies."""
     keys = sorted(ask([("KEYS", pattern)])[0])
     types = [bytes(t).decode() for t in ask([("TYPE", key) for key in keys])] if keys else []
-    reads: dict[str, Callable[[bytes], Words]] = {
+    reads: dict[str, Callable[[bytes], RawCommand]] = {
         "hash": lambda key: ("HGETALL", key),
         "string": lambda key: ("GET", key),
         "zset": lambda key: ("ZRANGE", key, 0, -1, "WITHSCORES"),

@@ -37,7 +37,7 @@ def stats(context: typer.Context) -> None:
     title = f"namespace {space.namespace}{shards}: {output.counted(found.count, 'module')}"
     columns = ("tier", ">modules", ">tokens", ">bytes", ">stored", ">ratio")
     print(title, "", *output.long_rows(columns, stats_rows(found), ()), sep="\n")
-    if found.shares:
+    if found.quotas:
         of_shards = ("shard", ">hot tokens", ">hot bytes", ">warm modules", ">warm stored")
         print("", *output.long_rows(of_shards, share_rows(found), ()), sep="\n")
     print(f"\nnot archived yet: {_dirty(found)}")
@@ -45,11 +45,13 @@ def stats(context: typer.Context) -> None:
         mine = ", this one" if name == found.node else ""
         modules = f"{output.number(held.modules)}/{output.counted(held.max_modules, 'module')}"
         print(f"disk of node {name}{mine}: {modules}, {output.size(held.size_bytes)} of {output.size(held.max_bytes)}")
-    for life in found.epochs:
-        if not life.first:
-            compared = "compared with the archive" if life.verified else "not compared with the archive yet"
-            since = output.moment(life.since_ms)
-            print(f"shard {life.shard}: epoch {life.epoch} since {since} (Redis restarted or was lost), {compared}")
+    for incarnation in found.epochs:
+        if not incarnation.first:
+            compared = "compared with the archive" if incarnation.verified else "not compared with the archive yet"
+            since = output.moment(incarnation.since_ms)
+            print(
+                f"shard {incarnation.shard}: epoch {incarnation.epoch} since {since} (Redis restarted or was lost), {compared}"
+            )
 
 
 def stats_rows(s: Stats) -> list[tuple[str, ...]]:
@@ -79,7 +81,7 @@ def share_rows(s: Stats) -> list[tuple[str, ...]]:
     return [
         (str(x.shard), f"{n(x.hot_tokens)}/{n(x.max_hot_tokens)}", f"{size(x.hot_bytes)}/{size(x.max_hot_bytes)}",
          f"{n(x.warm_modules)}/{n(x.max_warm_modules)}", f"{size(x.warm_bytes)}/{size(x.max_warm_bytes)}")
-        for x in s.shares
+        for x in s.quotas
     ]  # fmt: skip
 
 

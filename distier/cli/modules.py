@@ -275,13 +275,13 @@ def ls(
     session = session_of(context)
     with session.look() as store:
         found = sorted(store.scan(prefix, tier=tier, limit=limit))
-        places = (place for id, _ in found if (place := store.where(id))) if long else iter(())
+        placements = (placement for id, _ in found if (placement := store.where(id))) if long else iter(())
         if session.json:
-            for data in map(output.row, places) if long else ({"id": id, "tier": tier} for id, tier in found):
+            for data in map(output.row, placements) if long else ({"id": id, "tier": tier} for id, tier in found):
                 output.emit(data)
         elif long:
             columns = ("tier", "version", ">tokens", ">size", ">stored", ">uses", "updated", "id")
-            for line in output.long_rows(columns, [_long(place) for place in places], LS_SPARE):
+            for line in output.long_rows(columns, [_long(placement) for placement in placements], LS_SPARE):
                 print(line)
         else:
             for id, _ in found:
@@ -302,11 +302,11 @@ def where(context: typer.Context, ids: Ids, zero: Zero = False) -> None:
     with session.look() as store:
 
         def one(id: str) -> None:
-            place = store.where(id)
-            if place is None:
+            placement = store.where(id)
+            if placement is None:
                 session.missing(store, id)
             else:
-                session.tell(output.row(place), _placement(place))
+                session.tell(output.row(placement), _placement(placement))
 
         session.each(ids_from(ids, zero), one)
     session.end()

@@ -101,23 +101,23 @@ def pin(
 
         def one(id: str) -> None:
             until_ms = store.pin(id, ttl_s)
-            place = store.where(id)
-            tier = place.tier if place else None
+            placement = store.where(id)
+            tier = placement.tier if placement else None
             words = f"{output.shown(id)}: {'' if tier == 'hot' else f'{tier}, '}pinned until {output.moment(until_ms)}"
             session.tell({"id": id, "pinned_until_ms": until_ms, "tier": tier}, words)
-            if place and place.tier != "hot":
-                session.failed(Full(_not_hot(store, place)))
+            if placement and placement.tier != "hot":
+                session.failed(Full(_not_hot(store, placement)))
 
         session.each(chosen.ids(store), one)
     session.end()
 
 
-def _not_hot(store: Store, place: Placement) -> str:
+def _not_hot(store: Store, placement: Placement) -> str:
     """Why a pinned module is not hot: a pin keeps it where it is, which for its readers is not what was asked for."""
     hot = store.space.config.storage_tiers.hot
-    large = place.tokens > hot.max_size or place.size_bytes > hot.max_bytes
+    large = placement.tokens > hot.max_size or placement.size_bytes > hot.max_bytes
     why = "too large for hot" if large else "no room in hot"
-    return f"module {place.id!r} stays {place.tier}: {why}; its pin holds, and begins to keep it hot once it gets there"
+    return f"module {placement.id!r} stays {placement.tier}: {why}; its pin holds, and begins to keep it hot once it gets there"
 
 
 def _duration_ms(text: str) -> int:
@@ -144,7 +144,7 @@ def flush(context: typer.Context) -> None:
     """Archive every version that is not in the archive yet, now."""
     session = session_of(context)
     with session.store() as store:
-        n = store.flush()
+        n = store.archive_now()
     session.tell({"archived": n}, f"{n} archived")
 
 

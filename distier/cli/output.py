@@ -169,8 +169,8 @@ def stats_row(stats: Stats) -> dict[str, Any]:
         "dirty_count": stats.dirty_count,
         "dirty_bytes": stats.dirty_bytes,
         "dirty_deletions": stats.dirty_deletions,
-        "epochs": [fields(life) for life in stats.epochs],
-        "shares": [fields(share) for share in stats.shares],
+        "epochs": [fields(incarnation) for incarnation in stats.epochs],
+        "shares": [fields(quota) for quota in stats.quotas],
         "node": stats.node,
         "nodes": {name: held._asdict() for name, held in sorted(stats.nodes.items())},
     }

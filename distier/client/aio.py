@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from distier.client.arguments import Landings, Listener, Moves, check_ids, check_items, check_ttl_ms
+from distier.client.arguments import Landings, Listener, Moves, check_ids, check_items, check_ttl_ms, warn_renamed
 from distier.client.events import EVENT_WAIT_MS, Listening
 from distier.client.store import ARCHIVE_LOOK_S, OPEN_DEADLINE_S, T
 from distier.domain.ids import check_id
@@ -21,7 +21,7 @@ from distier.near import Near
 from distier.observe.events import Cursor, read_events
 from distier.plans.common.space import Space
 from distier.plans.fleet.maintain import write_back_due
-from distier.plans.fleet.quotas import open_shares
+from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import Stats, read_stats
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
@@ -75,7 +75,7 @@ class AsyncStore:
             await self.run(check_shape(self.space))  # a server that is down is known within the usual deadline
             await self._look_at_archive()
             await self.run(open_space(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
-            await self.run(open_shares(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
+            await self.run(open_quotas(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
         except BaseException:
             await self._driver.close()
             raise
@@ -203,12 +203,17 @@ class AsyncStore:
         near = self.near.stats()
         return await self.run(read_stats(self.space, self._driver.counters.snapshot(), near))
 
-    async def flush(self, *, deadline_s: float = 300.0) -> int:
-        """As `Store.flush`."""
+    async def archive_now(self, *, deadline_s: float = 300.0) -> int:
+        """As `Store.archive_now`."""
         return sum([
             await self.run(write_back_due(self.space, shard, older_than_ms=0), deadline_s=deadline_s)
             for shard in self.space.keys.shards
         ])  # fmt: skip
+
+    async def flush(self, *, deadline_s: float = 300.0) -> int:
+        """Deprecated name of `archive_now`."""
+        warn_renamed("flush", "archive_now")
+        return await self.archive_now(deadline_s=deadline_s)
 
     async def events(self, *, since: str = "$", wait: bool = True) -> AsyncIterator[Event]:
         """As `Store.events`."""

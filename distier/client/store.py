@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from distier.client.arguments import Landings, Listener, Moves, check_ids, check_items, check_ttl_ms
+from distier.client.arguments import Landings, Listener, Moves, check_ids, check_items, check_ttl_ms, warn_renamed
 from distier.client.events import EVENT_WAIT_MS, Watcher
 from distier.domain.ids import check_id
 from distier.domain.module import Event, Landed, Module, Moved, Placement, Tier
@@ -25,7 +25,7 @@ from distier.near import Near
 from distier.observe.events import Cursor, read_events
 from distier.plans.common.space import Space
 from distier.plans.fleet.maintain import write_back_due
-from distier.plans.fleet.quotas import open_shares
+from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import Stats, read_stats
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
@@ -91,7 +91,7 @@ class Store:
             self.run(check_shape(self.space))  # a server that is down is known within the usual deadline
             self._look_at_archive()
             self.run(open_space(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
-            self.run(open_shares(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
+            self.run(open_quotas(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
         except BaseException:
             self._driver.close()
             raise
@@ -240,12 +240,27 @@ class Store:
         near = self.near.stats()
         return self.run(read_stats(self.space, self._driver.counters.snapshot(), near))
 
-    def flush(self, *, deadline_s: float = 300.0) -> int:
-        """Archive every dirty version now; how many. Raises `ArchiveUnavailable`."""
+    def archive_now(self, *, deadline_s: float = 300.0) -> int:
+        """Archive every dirty version now.
+
+        Args:
+            deadline_s: seconds that each shard may take.
+
+        Returns:
+            The number of versions that were archived.
+
+        Raises:
+            ArchiveUnavailable: the archive does not answer.
+        """
         return sum(
             self.run(write_back_due(self.space, shard, older_than_ms=0), deadline_s=deadline_s)
             for shard in self.space.keys.shards
         )
+
+    def flush(self, *, deadline_s: float = 300.0) -> int:
+        """Deprecated name of `archive_now`, which flushes nothing."""
+        warn_renamed("flush", "archive_now")
+        return self.archive_now(deadline_s=deadline_s)
 
     def events(self, *, since: str = "$", wait: bool = True) -> Iterator[Event]:
         """Tier changes, oldest first: those after `since` (a stream id; `0` for all that is kept, `$` for new ones

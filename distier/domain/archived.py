@@ -184,7 +184,7 @@ def describe(record: Record) -> dict[str, str]:
     known: dict[str, object] = {
         "id": record.id,
         "version": str(record.order),
-        "tok": record.order.tok,
+        "tok": record.order.write_id,
         "sha256": record.sha256,
         "bytes": record.size_bytes,
         "tokens": record.tokens,

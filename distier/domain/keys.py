@@ -262,7 +262,7 @@ class Shard:
         return self.root + "workers"
 
     @property
-    def shares(self) -> str:
+    def quotas(self) -> str:
         return self.root + "shares"
 
     @cached_property
@@ -282,8 +282,8 @@ class Shard:
     def asks(self, node: str) -> str:
         return f"{self.root}asks:{node}"
 
-    def answer(self, tok: str) -> str:
-        return f"{self.root}answer:{tok}"
+    def answer(self, ask: str) -> str:
+        return f"{self.root}answer:{ask}"
 
     def id_of(self, module_key: bytes) -> str:
         """The id in the name of a record's key. Raises `Invalid` for a key that distier never wrote."""

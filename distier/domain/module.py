@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from zlib import crc32
 
+from distier.domain.outcome import Outcome
 from distier.errors import Corrupt, Invalid, OutOfStep
 
 from .frozen import frozen
-from .order import TOK_LENGTHS, Order, is_of
+from .order import WRITE_ID_LENGTHS, Order, is_of
 
 Tier = Literal["hot", "warm", "cold"]
 TIERS: tuple[Tier, ...] = ("hot", "warm", "cold")
@@ -120,13 +121,13 @@ class Placement:
 @frozen
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What `promote` and `demote` answer. `moved` is False where there was nothing to do or it was not possible;
-    `reason` then says why (`already`, `pinned`, `too large for hot`, `no room`, `changed`)."""
+    """The result of `promote` and `demote`. `moved` is False where there was nothing to do or it was not possible; `reason`
+    then says why."""
 
     id: str
     tier: Tier
     moved: bool
-    reason: str | None = None
+    reason: Outcome | None = None
 
 
 @frozen
@@ -276,15 +277,15 @@ def parse_copy(
         get = fields.get
         if len(content) != int(fields[b"bytes"]):
             return None
-        keywords, meta, tokens, tok = get(b"keywords"), get(b"meta"), int(get(b"tokens", 0)), fields[b"tok"]
+        keywords, meta, tokens, write_id = get(b"keywords"), get(b"meta"), int(get(b"tokens", 0)), fields[b"tok"]
         if not 0 <= tokens <= MAX_COUNT:
             return None
-        if len(tok) in TOK_LENGTHS and tok[-8:] != b"%08x" % crc32(id.encode()):  # `is_of`, spelled out
+        if len(write_id) in WRITE_ID_LENGTHS and write_id[-8:] != b"%08x" % crc32(id.encode()):  # `is_of`, spelled out
             return None
         return Module(
             id, content, get(b"type", b"").decode(), tokens, get(b"counter", b"").decode(),
             unpack_keywords(keywords) if keywords else (), unpack_meta(meta) if meta else {},
-            Order(int(fields[b"epoch"]), int(fields[b"ver"]), tok.decode()), get(b"sha256", b"").decode(),
+            Order(int(fields[b"epoch"]), int(fields[b"ver"]), write_id.decode()), get(b"sha256", b"").decode(),
             tier, int(get(b"created", 0)), int(get(b"updated", 0)), _text(get(b"transform")), _text(get(b"outline")),
         )  # fmt: skip
     except (KeyError, ValueError, RecursionError):

@@ -21,11 +21,11 @@ from distier.drive.conversation import (
     Recover,
     Unfinished,
     by_shard,
+    command_of,
     converse,
     converse_together,
     first_answered,
     note_lost,
-    words,
 )
 from distier.drive.deadline import ARCHIVE, DISK, End, most, note_spent, time_left
 from distier.drive.hints import with_hints
@@ -202,7 +202,7 @@ class AsyncDriver(Process):
             return collect((await self._hinted([call], end_s))[0])
         if not call.replicas:
             try:
-                reply = (await self.redis.exchange(call.shard, (words(call),), time_left(end_s)))[0]
+                reply = (await self.redis.exchange(call.shard, (command_of(call),), time_left(end_s)))[0]
                 if not isinstance(reply, RedisError):
                     return understood(call, reply)
             except (RedisConnectionError, RedisTimeoutError) as e:
@@ -247,7 +247,9 @@ class AsyncDriver(Process):
             return None
         try:
             return first_answered(
-                calls, await self.redis.exchange(calls[0].shard, [words(c) for c in calls], time_left(end_s)), end_s
+                calls,
+                await self.redis.exchange(calls[0].shard, [command_of(c) for c in calls], time_left(end_s)),
+                end_s,
             )
         except (RedisConnectionError, RedisTimeoutError) as e:
             return first_answered(calls, e, end_s)

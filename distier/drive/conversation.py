@@ -24,10 +24,10 @@ BACKOFF_FIRST_S = 0.01
 BACKOFF_MAX_S = 0.25
 
 
-def words(call: Call) -> tuple[Any, ...]:
+def command_of(call: Call) -> tuple[Any, ...]:
     """The words of a call, made for each time that it is sent: a write says whether it may have been applied before."""
     if not isinstance(call, RunScript):
-        return call.words
+        return call.args
     head = (call.script.command, call.script.sha, len(call.keys), *call.keys, *call.args)
     sending = call.sending
     return head if sending is None else (*head, sending.since if sending.lost else "")
@@ -157,10 +157,10 @@ def _send_once(
     connection."""
     needs = [call.replicas if isinstance(call, RunScript) else 0 for call in calls]
     if not any(needs):
-        return (yield [*before, *(words(call) for call in calls)]) or []
+        return (yield [*before, *(command_of(call) for call in calls)]) or []
     batch: list[tuple[Any, ...]] = [*before]
     for call, n in zip(calls, needs, strict=True):
-        batch += [words(call), ("WAIT", n, REPLICA_WAIT_MS)] if n else [words(call)]
+        batch += [command_of(call), ("WAIT", n, REPLICA_WAIT_MS)] if n else [command_of(call)]
     received = iter((yield batch) or [])
     replies = [next(received) for _ in before]
     for n in needs:

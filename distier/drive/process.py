@@ -210,8 +210,8 @@ class Process:
     def at_once(self, effect: Effect[Any]) -> Any:
         """An effect of the node's disk or of what is known of other nodes."""
         match effect:
-            case LocalHas(id, tok):
-                return self.local is not None and self.local.has(id, tok)
+            case LocalHas(id, write_id):
+                return self.local is not None and self.local.has(id, write_id)
             case LocalDelete(id):
                 return self.local is not None and self.local.delete(id)
             case Peers():

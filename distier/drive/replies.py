@@ -116,7 +116,7 @@ def error_of(error: RedisError) -> DistierError:
             "WRONGPASS",
             "NOPERM",
         )
-        or any(words in text for words in _ACL_IN_SCRIPT)
+        or any(command_of in text for command_of in _ACL_IN_SCRIPT)
     ):
         made = ConfigError(f"Redis refuses this user: {text}. Check redis.username and redis.password, or the ACL")
     elif code == "WRONGTYPE" or "WRONGTYPE" in text:

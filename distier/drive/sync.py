@@ -20,11 +20,11 @@ from distier.drive.conversation import (
     Recover,
     Unfinished,
     by_shard,
+    command_of,
     converse,
     converse_together,
     first_answered,
     note_lost,
-    words,
 )
 from distier.drive.deadline import ARCHIVE, DISK, End, most, note_spent, time_left
 from distier.drive.hints import with_hints
@@ -172,7 +172,7 @@ class SyncDriver(Process):
             return collect((self._hinted([call], end_s))[0])
         if not call.replicas:
             try:
-                reply = (self.redis.exchange(call.shard, (words(call),), time_left(end_s)))[0]
+                reply = (self.redis.exchange(call.shard, (command_of(call),), time_left(end_s)))[0]
                 if not isinstance(reply, RedisError):
                     return understood(call, reply)
             except (RedisConnectionError, RedisTimeoutError) as e:
@@ -215,7 +215,7 @@ class SyncDriver(Process):
             return None
         try:
             return first_answered(
-                calls, self.redis.exchange(calls[0].shard, [words(c) for c in calls], time_left(end_s)), end_s
+                calls, self.redis.exchange(calls[0].shard, [command_of(c) for c in calls], time_left(end_s)), end_s
             )
         except (RedisConnectionError, RedisTimeoutError) as e:
             return first_answered(calls, e, end_s)

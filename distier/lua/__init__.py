@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distier.lua.loader import VERBS, flags_of, library, script
 from distier.lua.moves import age, archived, demote, expire, install, pin, promote, release, touch, where
-from distier.lua.quotas import beat, claim, ledger, limit
+from distier.lua.quotas import claim, heartbeat, ledger, limit
 from distier.lua.recovery import Limit, adopt, look, open_shard, reserve, state
 from distier.lua.repair import account, mend, redirty, reindex
 from distier.lua.replies import (
@@ -49,12 +49,12 @@ __all__ = [
     "adopt",
     "age",
     "archived",
-    "beat",
     "claim",
     "delete",
     "demote",
     "expire",
     "flags_of",
+    "heartbeat",
     "install",
     "ledger",
     "library",

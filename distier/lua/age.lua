@@ -1,7 +1,7 @@
 -- flags: allow-oom
--- Halves all use counts, once per half-life, whoever asks first.
+-- Halves all use counts, once per half-incarnation, whoever asks first.
 -- KEYS    1..9 the shard
--- ARGV    half-life in ms
+-- ARGV    half-incarnation in ms
 -- RETURNS {'OK', 1 if this call did it, else 0}
 -- KEEPS   counts below one half are forgotten, so that the set does not outgrow what is in use
 local refused = refuse()

@@ -12,7 +12,7 @@ from distier.effects import Script
 VERBS = (
     "open", "state", "reserve", "adopt", "put", "promote", "install", "demote", "archived", "delete", "touch", "pin",
     "expire", "age", "release", "where", "mend", "reindex", "redirty", "account",
-    "ledger", "limit", "claim", "beat",
+    "ledger", "limit", "claim", "heartbeat",
 )  # fmt: skip
 
 

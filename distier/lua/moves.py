@@ -7,6 +7,7 @@ from typing import Any
 
 from distier.domain.keys import Shard
 from distier.domain.order import Order
+from distier.domain.outcome import Outcome
 from distier.effects import HINT_S, USE_S, RunScript
 from distier.errors import Corrupt
 from distier.lua.loader import script
@@ -30,28 +31,28 @@ COPY_BYTES_PER_S = 1_000_000
 
 
 def promote(
-    shard: Shard, id: str, tok: str, content: bytes, reason: str, moves: Sequence[Move] = ()
+    shard: Shard, id: str, write_id: str, content: bytes, reason: str, moves: Sequence[Move] = ()
 ) -> RunScript[Applied | Over | Refused]:
     keys = (*shard.fixed, *pairs_of(shard, [id]), *move_keys(shard, moves))
-    args = (id, tok, content, reason, *move_args(moves))
+    args = (id, write_id, content, reason, *move_args(moves))
     hint = 0.0 if reason == "request" else HINT_S + len(content) / COPY_BYTES_PER_S
     return RunScript(shard, script("promote"), keys, args, parse_change, hint=hint)
 
 
 def install(
-    shard: Shard, id: str, tok: str, codec: str, frame: bytes, reason: str, moves: Sequence[Move] = ()
+    shard: Shard, id: str, write_id: str, codec: str, frame: bytes, reason: str, moves: Sequence[Move] = ()
 ) -> RunScript[Applied | Over | Refused]:
     keys = (*shard.fixed, *pairs_of(shard, [id]), *move_keys(shard, moves))
-    args = (id, tok, codec, frame, reason, *move_args(moves))
+    args = (id, write_id, codec, frame, reason, *move_args(moves))
     hint = HINT_S + len(frame) / COPY_BYTES_PER_S
     return RunScript(shard, script("install"), keys, args, parse_change, hint=hint)
 
 
-def demote(shard: Shard, reason: str, moves: Sequence[Move]) -> RunScript[tuple[str, ...] | Over]:
-    """A word for each move: `moved`, `already`, `changed`, `pinned` or `dirty`."""
+def demote(shard: Shard, reason: str, moves: Sequence[Move]) -> RunScript[tuple[Outcome, ...] | Over]:
+    """Take modules down. Returns the outcome of each move: `MOVED`, `ALREADY`, `CHANGED`, `PINNED` or `DIRTY`."""
 
-    def parse(reply: Any) -> tuple[str, ...] | Over:
-        return over_of(reply) if word_of(reply) == "OVER" else tuple(w.decode() for w in reply[1])
+    def parse(reply: Any) -> tuple[Outcome, ...] | Over:
+        return over_of(reply) if word_of(reply) == "OVER" else tuple(Outcome(w.decode()) for w in reply[1])
 
     keys = (*shard.fixed, *move_keys(shard, moves))
     return RunScript(shard, script("demote"), keys, (reason, *move_args(moves)), parse)
@@ -59,7 +60,7 @@ def demote(shard: Shard, reason: str, moves: Sequence[Move]) -> RunScript[tuple[
 
 def archived(shard: Shard, id: str, order: Order, size_bytes: int) -> RunScript[Applied | Refused]:
     keys = (*shard.fixed, *pairs_of(shard, [id]))
-    return RunScript(shard, script("archived"), keys, (id, order.tok, str(order), size_bytes), parse_change)  # type: ignore[arg-type]
+    return RunScript(shard, script("archived"), keys, (id, order.write_id, str(order), size_bytes), parse_change)  # type: ignore[arg-type]
 
 
 def touch(shard: Shard, uses: Sequence[tuple[str, int]]) -> RunScript[dict[str, float]]:

@@ -31,13 +31,13 @@ local function replid()
   return type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or ''
 end
 
--- nil where this shard is in good order; else what to answer instead of doing anything. The epoch belongs to the life of
--- the server that it was installed in: another life may have lost acknowledged writes, and must claim a new one.
+-- nil where this shard is in good order; else what to answer instead of doing anything. The epoch belongs to the incarnation of
+-- the server that it was installed in: another incarnation may have lost acknowledged writes, and must claim a new one.
 local current_epoch
 local function refuse()
-  local e, life = call('HMGET', EPOCH, 'epoch', 'layout', 'replid'), replid()
+  local e, incarnation = call('HMGET', EPOCH, 'epoch', 'layout', 'replid'), replid()
   if e[2] and e[2] ~= LAYOUT then return {'LAYOUT', e[2]} end
-  if not e[1] or life ~= '' and e[3] ~= life then return {'RECOVERING'} end
+  if not e[1] or incarnation ~= '' and e[3] ~= incarnation then return {'RECOVERING'} end
   current_epoch = e[1]
   return nil
 end

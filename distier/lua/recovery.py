@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distier.domain.keys import LAYOUT, Shard
-from distier.effects import RunScript, Word
+from distier.domain.outcome import Refusal
+from distier.effects import Arg, RunScript
 from distier.errors import Invalid
 from distier.lua.loader import script
 from distier.lua.replies import (
@@ -75,11 +76,13 @@ def look(shard: Shard) -> RunScript[Opened | None]:
 
 
 def reserve(
-    shard: Shard, id: str, expected: str = "", tok: str = "", given_up: str = "", first: str = ""
+    shard: Shard, id: str, expected: str = "", write_id: str = "", given_up: str = "", first: str = ""
 ) -> RunScript[Reserved | Replayed | Refused]:
-    """The next position in the order, which the write `tok` holds until it is applied or passed (without `tok` nobody does).
-    Sent twice, it takes two: a position that stays empty does no harm. The one that `given_up` holds is passed. `first`: the
-    version, `epoch-ver`, of an object of this write that is in the archive from before a newer epoch."""
+    """Reserve the next position in the order for the write `write_id`, until it is applied or passed; for nobody without one.
+
+    A call that is sent twice reserves two positions: an empty one does no harm. The position that the write `given_up` holds is
+    passed. `first` is the version (`epoch-ver`) of an object of this write that the archive has from before a newer epoch.
+    """
 
     def parse(reply: Any) -> Reserved | Replayed | Refused:
         word = word_of(reply)
@@ -90,7 +93,7 @@ def reserve(
         epoch, ver, now_ms, created_ms = (int(float(n)) for n in reply[1:5])
         return Reserved(epoch, ver, now_ms, created_ms, reply[5].decode(), reply[6] == b"1")
 
-    args = (expected, tok, given_up, first)
+    args = (expected, write_id, given_up, first)
     return RunScript(shard, script("reserve"), (*shard.fixed, shard.module(id)), args, parse)
 
 
@@ -99,9 +102,9 @@ def adopt(shard: Shard, epoch: int, found: Sequence[Adoption], *, whole: bool = 
 
     def parse(reply: Any) -> Adopted | Refused:
         word = word_of(reply)
-        return Adopted(int(reply[1]), int(reply[2])) if word == "OK" else Refused(word)
+        return Adopted(int(reply[1]), int(reply[2])) if word == "OK" else Refused(Refusal(word))
 
-    args: list[Word] = [epoch, int(whole)]
+    args: list[Arg] = [epoch, int(whole)]
     for item in found:
         args += [*item[:-1], len(item.fields) // 2, *item.fields]
     keys = (*shard.fixed, *pairs_of(shard, [item.id for item in found]))

@@ -34,10 +34,10 @@ def _mending(verb: str, shard: Shard, ids: Sequence[str], *, repair: bool) -> Ru
     return RunScript(shard, script(verb), (*shard.fixed, *pairs_of(shard, ids)), (int(repair), *ids), parse)
 
 
-def redirty(shard: Shard, id: str, tok: str) -> RunScript[Applied | Refused]:
+def redirty(shard: Shard, id: str, write_id: str) -> RunScript[Applied | Refused]:
     """Have this version archived anew from its copy here. Sent twice, the second finds it done: `CHANGED`."""
     keys = (*shard.fixed, *pairs_of(shard, [id]))
-    return RunScript(shard, script("redirty"), keys, (id, tok), parse_change)  # type: ignore[arg-type]
+    return RunScript(shard, script("redirty"), keys, (id, write_id), parse_change)  # type: ignore[arg-type]
 
 
 def account(

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from distier.domain.keys import LAYOUT, Shard
 from distier.domain.order import Order
-from distier.effects import Word
+from distier.domain.outcome import Refusal
+from distier.effects import Arg
 from distier.errors import Invalid, OutOfStep, Recovering
 
 
@@ -15,7 +16,7 @@ class Move(NamedTuple):
     """A victim's step down: to `warm` with its frame, or to `cold` (clean versions only)."""
 
     id: str
-    tok: str
+    write_id: str
     to: str
     codec: str = ""
     frame: bytes = b""
@@ -48,11 +49,10 @@ class Replayed(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """Nothing was changed, because of `word`: `CONFLICT`, `UNVERIFIED`, `FENCED`, `SUPERSEDED`, `DELETED_SINCE` (superseded,
-    and others have deleted the module meanwhile), `UNHELD`, `UNKNOWN`, `TOO_LARGE`, `ALREADY`, `CHANGED`, `MISSING`, `BUSY`.
-    `version` is the one that is there, where the word is about it; with `BUSY` it is the tok of who holds a position."""
+    """The script changed nothing. `version` is the version that is there, where the refusal is about it; with `BUSY` it is the
+    id of the write that holds the position."""
 
-    word: str
+    why: Refusal
     version: str = ""
 
 
@@ -101,13 +101,13 @@ class Adoption(NamedTuple):
     id: str
     epoch: int = 0
     ver: int = 0
-    tok: str = ""
+    write_id: str = ""
     kind: str = "none"
     tokens: int = 0
     size_bytes: int = 0
     archived_bytes: int = 0
     instead: str = ""
-    fields: tuple[Word, ...] = ()
+    fields: tuple[Arg, ...] = ()
 
 
 class Adopted(NamedTuple):
@@ -160,7 +160,7 @@ def over_of(reply: Any) -> Over:
 
 
 def refused_of(word: str, reply: Any) -> Refused:
-    return Refused(word, reply[1].decode() if len(reply) > 1 else "")
+    return Refused(Refusal(word), reply[1].decode() if len(reply) > 1 else "")
 
 
 def version_of(text: bytes) -> tuple[int, int]:
@@ -172,7 +172,7 @@ def parse_change(reply: Any) -> Applied | Over | Refused:
     word = word_of(reply)
     if word == "OK":
         return Applied(int(reply[1]) if len(reply) > 1 else 0)
-    return over_of(reply) if word == "OVER" else Refused(word)
+    return over_of(reply) if word == "OVER" else Refused(Refusal(word))
 
 
 def parse_number(reply: Any) -> int:
@@ -184,7 +184,7 @@ def move_keys(shard: Shard, moves: Sequence[Move]) -> tuple[str, ...]:
     return pairs_of(shard, [m.id for m in moves])
 
 
-def move_args(moves: Sequence[Move]) -> tuple[Word, ...]:
+def move_args(moves: Sequence[Move]) -> tuple[Arg, ...]:
     return (len(moves), *(word for move in moves for word in move))
 
 

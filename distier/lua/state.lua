@@ -2,7 +2,7 @@
 -- The epoch of a shard, and up to which epoch all of the archive has been reconciled with its records.
 -- KEYS    1..9 the shard
 -- RETURNS {'OK', epoch, verified, ver: the last version that was given}
--- KEEPS   answers only for the life of the server that the epoch was claimed for
+-- KEEPS   answers only for the incarnation of the server that the epoch was claimed for
 local refused = refuse()
 if refused then return refused end
 local e = call('HMGET', EPOCH, 'epoch', 'verified', 'ver')

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from distier.domain.keys import Shard
 from distier.domain.order import Order
-from distier.effects import RunScript, Sending, Word
+from distier.effects import Arg, RunScript, Sending
 from distier.lua.loader import script
 from distier.lua.replies import (
     Deleted,
@@ -32,7 +32,7 @@ class Write(NamedTuple):
     for a version that is in the archive already, else empty."""
 
     id: str
-    tok: str
+    write_id: str
     tier: str
     expected: str
     epoch: int | str
@@ -41,23 +41,23 @@ class Write(NamedTuple):
     tokens: int
     size_bytes: int
     frame: bytes
-    fields: tuple[Word, ...]
+    fields: tuple[Arg, ...]
 
 
 Written = Put | Replayed | Refused | Over
 
 
 def put(
-    shard: Shard, id: str, tok: str, *, tier: str, expected: str, tokens: int, size_bytes: int, body: bytes,
-    codec: str, fields: Sequence[Word], moves: Sequence[Move] = (), reserved: tuple[int, int] | None = None,
+    shard: Shard, id: str, write_id: str, *, tier: str, expected: str, tokens: int, size_bytes: int, body: bytes,
+    codec: str, fields: Sequence[Arg], moves: Sequence[Move] = (), reserved: tuple[int, int] | None = None,
     archived_bytes: int = 0, sending: Sending | None = None,
 ) -> RunScript[Written]:  # fmt: skip
     """Write a version. `body` is the content (hot) or the frame (warm); `fields` is a flat list of names and values.
-    `reserved` (epoch, ver): the version is in the archive already, at that position in the order, which `tok` holds."""
+    `reserved` (epoch, ver): the version is in the archive already, at that position in the order, which `write_id` holds."""
     epoch, ver = reserved or ("", "")
-    more: tuple[Word, ...] = ("content", body) if tier == "hot" else ("codec", codec) if tier == "warm" else ()
+    more: tuple[Arg, ...] = ("content", body) if tier == "hot" else ("codec", codec) if tier == "warm" else ()
     frame = body if tier == "warm" else b""
-    write = Write(id, tok, tier, expected, epoch, ver, archived_bytes, tokens, size_bytes, frame, (*fields, *more))
+    write = Write(id, write_id, tier, expected, epoch, ver, archived_bytes, tokens, size_bytes, frame, (*fields, *more))
     return RunScript(
         shard, script("put"), *_put_words(shard, (write,), moves), lambda reply: _written(reply)[0],
         sending=sending or Sending(),
@@ -70,10 +70,8 @@ def put_many(shard: Shard, writes: Sequence[Write], sending: Sending | None = No
     return RunScript(shard, script("put"), *_put_words(shard, writes, ()), _written, sending=sending or Sending())
 
 
-def _put_words(
-    shard: Shard, writes: Sequence[Write], moves: Sequence[Move]
-) -> tuple[tuple[str, ...], tuple[Word, ...]]:
-    keys, args = list(shard.fixed), list[Word]([len(writes)])
+def _put_words(shard: Shard, writes: Sequence[Write], moves: Sequence[Move]) -> tuple[tuple[str, ...], tuple[Arg, ...]]:
+    keys, args = list(shard.fixed), list[Arg]([len(writes)])
     for write in writes:
         keys += (shard.module(write.id), shard.frame(write.id), shard.done)
         fields = write.fields
@@ -98,18 +96,18 @@ def _put_answer(reply: Any) -> Written:
 
 
 def delete(
-    shard: Shard, id: str, tok: str, expected: str = "", reserved: tuple[int, int] | None = None,
+    shard: Shard, id: str, write_id: str, expected: str = "", reserved: tuple[int, int] | None = None,
     sending: Sending | None = None,
 ) -> RunScript[Deleted | Refused]:  # fmt: skip
     def parse(reply: Any) -> Deleted | Refused:
         word = word_of(reply)
         if word in ("OK", "REPLAYED", "GONE"):
             existed = None if len(reply) > 2 else word != "GONE"
-            return Deleted(Order(*version_of(reply[1]), tok), existed)
+            return Deleted(Order(*version_of(reply[1]), write_id), existed)
         if word == "SUPERSEDED" and reply[2] == b"1":
             word = "DELETED_SINCE"
         return refused_of(word, reply)
 
     keys = (*shard.fixed, *pairs_of(shard, [id]), shard.done)
-    args = (id, tok, expected, *(reserved or ("", "")))
+    args = (id, write_id, expected, *(reserved or ("", "")))
     return RunScript(shard, script("delete"), keys, args, parse, sending=sending or Sending())

@@ -81,7 +81,7 @@ class Near:
         self.get = self.cache.get
         connect = Followers(space.config, url or "", space.keys.shards)
         self._tracker = Tracker(self.cache, space, connect, counters, uses)
-        space.on_new_life.append(self._tracker.moved)  # the tracker's: the space must not hold the store
+        space.on_new_incarnation.append(self._tracker.moved)  # the tracker's: the space must not hold the store
         self._off = "" if config.enabled else "off: near.enabled is false"
         if url is None:
             self._off = self._off or "off: there is no server to follow"

@@ -19,7 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.domain.ids import decode_id
 from distier.domain.keys import Shard
-from distier.drive.conversation import words
+from distier.drive.conversation import command_of
 from distier.drive.process import Counters, UseBuffer
 from distier.drive.replies import is_passing, is_redirection, lacks_script, outcome
 from distier.effects import RunScript
@@ -51,13 +51,13 @@ class _Sent:
 class _TrackedServer:
     """A server that is followed, and up to when it has vouched for its pushes. `shards`: those that it must go on serving."""
 
-    __slots__ = ("beats", "pinged_s", "sent", "shards", "tracks", "vouched_s", "wire")
+    __slots__ = ("heartbeats", "pinged_s", "sent", "shards", "tracks", "vouched_s", "wire")
 
     def __init__(self, wire: TrackingWire, shards: tuple[Shard, ...]) -> None:
         self.wire, self.shards = wire, shards
         self.sent: deque[_Sent] = deque()
         self.tracks = False
-        self.beats = 0  # replies to the heartbeat that are to come
+        self.heartbeats = 0  # replies to the heartbeat that are to come
         self.pinged_s = self.vouched_s = NEVER
 
 
@@ -226,16 +226,16 @@ class Tracker:
                 if now_s >= settle_s:
                     settle_s = now_s + tick_s
                     self._send_uses(now_s)
-                wait_s = min(settle_s - now_s, *(self._beat(peer, now_s) for peer in self._peers))
+                wait_s = min(settle_s - now_s, *(self._heartbeat(peer, now_s) for peer in self._peers))
                 for key, _ in arrived.select(wait_s):
                     for message in key.data.wire.read():
                         self._take(key.data, message)
 
-    def _beat(self, peer: _TrackedServer, now_s: float) -> float:
+    def _heartbeat(self, peer: _TrackedServer, now_s: float) -> float:
         """Send the heartbeat if it is due; in how many seconds it may be due again."""
         if peer.sent and now_s - peer.sent[0].sent_s > self._patience_s:
             raise RedisTimeoutError(f"no answer for {self._patience_s:g} s")
-        if not self.cache.is_live or peer.beats:
+        if not self.cache.is_live or peer.heartbeats:
             return self._beat_s
         due_s = peer.pinged_s + self._beat_s
         if now_s < due_s:
@@ -281,36 +281,36 @@ class Tracker:
 
     def _ping(self, peer: _TrackedServer, now_s: float) -> None:
         before_s, peer.pinged_s = peer.pinged_s, now_s
-        beats: list[tuple[str, ...]] = [("HLEN", shard.epoch) for shard in peer.shards] or [("PING",)]
-        peer.beats = len(beats)
+        heartbeats: list[tuple[str, ...]] = [("HLEN", shard.epoch) for shard in peer.shards] or [("PING",)]
+        peer.heartbeats = len(heartbeats)
 
         def take(reply: Any) -> None:
-            peer.beats -= 1
+            peer.heartbeats -= 1
             if isinstance(reply, ResponseError) and str(reply).startswith("MISCONF"):
                 reply = b"PONG"  # its disk takes no writes, which is what it then says to PING, in its turn
             if isinstance(reply, ResponseError) and not (is_passing(reply) or is_redirection(reply)):
-                raise RefusedTracking(f"{beats[0][0]} is refused: {reply}")
+                raise RefusedTracking(f"{heartbeats[0][0]} is refused: {reply}")
             if not (isinstance(reply, int) if peer.shards else reply == b"PONG"):
                 # -LOADING, -BUSY: it did not say that all is well. -MOVED: it is not whom to ask.
-                raise RedisConnectionError(f"{beats[0][0]} is answered by {reply!r:.80}")
-            if not peer.beats:
+                raise RedisConnectionError(f"{heartbeats[0][0]} is answered by {reply!r:.80}")
+            if not peer.heartbeats:
                 peer.vouched_s = before_s  # and not now_s: see the top of this file
                 self.cache.confirm(min(other.vouched_s for other in self._peers))
 
-        for beat in beats:
-            self._send(peer, beat, take)
+        for heartbeat in heartbeats:
+            self._send(peer, heartbeat, take)
 
     def _send_uses(self, now_s: float) -> None:
         self.settle()
         if self.cache.is_live:
             for call in self._uses.due(now_s):
                 peer = next((p for p in self._peers if call.shard in p.shards), self._peers[0])
-                self._send(peer, words(call), partial(self._take_touched, peer, call, False))
+                self._send(peer, command_of(call), partial(self._take_touched, peer, call, False))
 
     def _take_touched(self, peer: _TrackedServer, call: RunScript[dict[str, float]], again: bool, reply: Any) -> None:
         if lacks_script(reply) and not again:
             self._send(peer, ("SCRIPT", "LOAD", call.script.source), lambda _: None)
-            self._send(peer, words(call), partial(self._take_touched, peer, call, True))
+            self._send(peer, command_of(call), partial(self._take_touched, peer, call, True))
             return
         counts = outcome(call, reply)
         if isinstance(counts, DistierError):

@@ -15,7 +15,7 @@ class Candidate(NamedTuple):
     """A module that may leave: what it holds, and how."""
 
     id: str
-    tok: str
+    write_id: str
     tokens: int
     size_bytes: int
     clean: bool

@@ -90,8 +90,8 @@ def probe_names(directory: int, path_bytes: int) -> Found:
     name_bytes = _ask(directory, "PC_NAME_MAX", 255)
     # Others open what is here by its whole path, which ends in a NUL.
     key_bytes = min(1024, _ask(directory, "PC_PATH_MAX", 4096) - path_bytes - 2)
-    tok = secrets.token_hex(6)  # 12 characters, which begin with a letter
-    stem = f"P{tok}"
+    write_id = secrets.token_hex(6)  # 12 characters, which begin with a letter
+    stem = f"P{write_id}"
     full = f"{stem}{_SIGNS}".ljust(min(name_bytes, _LONGEST_NAME) - 1, "x") + _DOTTED
     fault = _try(directory, full)
     if fault is None:
@@ -105,7 +105,7 @@ def probe_names(directory: int, path_bytes: int) -> Found:
         folds_case = _try(directory, stem) is None and _other(directory, stem, stem.swapcase())
     with suppress(OSError):
         os.unlink(written, dir_fd=directory)
-    return Found(folds_case, _folds_form(directory, tok), limits)
+    return Found(folds_case, _folds_form(directory, write_id), limits)
 
 
 def _ask(directory: int, name: str, usual: int) -> int:
@@ -167,8 +167,8 @@ def _search(directory: int, stem: str, limits: Limits) -> Limits:
     return limits._replace(name_bytes=low, refused=refused, drops_dots=drops_dots)
 
 
-def _folds_form(directory: int, tok: str) -> bool:
-    one, other = (f"{form}{tok}" for form in _TWO_FORMS)
+def _folds_form(directory: int, write_id: str) -> bool:
+    one, other = (f"{form}{write_id}" for form in _TWO_FORMS)
     fault = _try(directory, one)
     if fault is not None:
         return fault not in _CANNOT_TELL  # a file system that takes no such names at all

@@ -51,7 +51,7 @@ LOOK_AT_ARCHIVE_S = 10.0
 
 @dataclass
 class Report:
-    """What a worker has done so far, by name (`archived`, `idle`, `headroom`, `expired`, `aged`, `rescued`, `shares`,
+    """What a worker has done so far, by name (`archived`, `idle`, `headroom`, `expired`, `aged`, `rescued`, `quotas`,
     `swept`), the rounds and failures, and the last failure."""
 
     rounds: int = 0

@@ -31,25 +31,25 @@ class Worker(Rounds):
 
     def run(self) -> Report:
         """Rounds until `stop` is called; the step under way is finished. A failing round is logged and repeated."""
-        self._beat()
-        beats = threading.Thread(target=self._beats, name="distier-worker-leases", daemon=True)
-        beats.start()
+        self._heartbeat()
+        heartbeats = threading.Thread(target=self._heartbeats, name="distier-worker-leases", daemon=True)
+        heartbeats.start()
         try:
             while not self._stopping.is_set():
                 self._round()
                 self._stopping.wait(self._pause_s)
         finally:
             self._left.set()
-            beats.join()
+            heartbeats.join()
             with suppress(Exception):  # they end by themselves
                 self.store.run(self._leave(), deadline_s=LEAVE_DEADLINE_S)
         return self.report
 
-    def _beats(self) -> None:
+    def _heartbeats(self) -> None:
         while not self._left.wait(self._next_beat_s()):
-            self._beat()
+            self._heartbeat()
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         self._beat_began_s = time.monotonic()
         try:
             self.store.run(self._join(), deadline_s=self.beat_s)
@@ -127,26 +127,26 @@ class AsyncWorker(Rounds):
 
     async def run(self) -> Report:
         """As `Worker.run`."""
-        await self._beat()
-        beats = asyncio.get_running_loop().create_task(self._beats())
+        await self._heartbeat()
+        heartbeats = asyncio.get_running_loop().create_task(self._heartbeats())
         try:
             while not self._stopping.is_set():
                 await self._round()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), self._pause_s)
         finally:
-            beats.cancel()
-            await asyncio.gather(beats, return_exceptions=True)
+            heartbeats.cancel()
+            await asyncio.gather(heartbeats, return_exceptions=True)
             with suppress(Exception):
                 await self.store.run(self._leave(), deadline_s=LEAVE_DEADLINE_S)
         return self.report
 
-    async def _beats(self) -> None:
+    async def _heartbeats(self) -> None:
         while True:
             await asyncio.sleep(self._next_beat_s())
-            await self._beat()
+            await self._heartbeat()
 
-    async def _beat(self) -> None:
+    async def _heartbeat(self) -> None:
         self._beat_began_s = time.monotonic()
         try:
             await self.store.run(self._join(), deadline_s=self.beat_s)

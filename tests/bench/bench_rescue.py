@@ -54,7 +54,7 @@ def write_archive(root: Path, n: int) -> None:
         path.write_bytes(codec.compress_xz(content, level=0))
         (root / names.sidecar_key(key)).write_bytes(names.pack_sidecar(names.describe(record)))
         if i % DELETED_EACH == 0:
-            later = Order(1, n + i + 1, order.tok[::-1])
+            later = Order(1, n + i + 1, order.write_id[::-1])
             (root / names.content_key("bench", replace(record, tier="deleted", order=later, size_bytes=0))).touch()
 
 

@@ -32,7 +32,7 @@ from botocore.config import Config as BotoConfig
 import distier
 from distier.client import make_space
 from distier.config import load_config
-from distier.drive.conversation import words
+from distier.drive.conversation import command_of
 from distier.plans.common.commands import record_command
 from distier.plans.get.one import read_local
 from distier.stores.memory import MemoryArchive
@@ -199,7 +199,7 @@ def warm_gets() -> Table:
         with stores() as (server, tmp, connect):
             store = connect()
             store.put("w", text(n))
-            store.flush()
+            store.archive_now()
             store.demote("w", to="warm")
             shard = store.space.shard("w")
             frame, record = shard.frame("w"), shard.module("w")
@@ -249,7 +249,7 @@ def local_gets() -> Table:
         with stores(storage_tiers__warm__placement="local") as (_, tmp, connect):
             store = connect(storage_tiers__warm__directory=tmp / "warm")
             store.put("a", body)
-            store.flush()
+            store.archive_now()
             store.demote("a")
             shard = store.space.shard("a")
             record = store.run(record_command(shard, "a").__iter__())
@@ -342,7 +342,7 @@ def _cold(table: Table, store: distier.Store, size: str, n: int, kind: str, by_h
     calls, rounds, body = 4, 12, text(n)
     ids = [f"c{i}" for i in range(calls * (rounds + 1))]
     store.put_many(distier.Item(id, f"{id}\n" + body, tokens=n // 4) for id in ids)
-    store.flush()
+    store.archive_now()
     store.demote_many(ids, to="cold")
     keys = []
     for id in ids:
@@ -465,7 +465,7 @@ def promotions() -> Table:
 
         with distier.Store(space, RedisExchange(config, server.socket_url, space.forget), archive).open() as store:
             store.put_many(distier.Item(id, text(2000), tokens=500) for id in ids)
-            store.flush()
+            store.archive_now()
             store.demote_many(ids, to="cold")
             alone = timed(lambda: [store.promote(id) for id in ids[:one_by_one]]) / one_by_one * 1000
             table.add("promote, one after the other", alone, 1.0)
@@ -506,7 +506,7 @@ def evictions() -> Table:
         with stores(storage_tiers__hot__max_size=size) as (_, _, connect):
             store = connect(worker__interval="10ms", worker__headroom=0.1)
             store.put_many(distier.Item(f"old{i}", body, tokens=500) for i in range(hot))
-            store.flush()
+            store.archive_now()
             runs = Worker(store).start() if worker else None
             if worker:
                 time.sleep(0.3)
@@ -585,7 +585,10 @@ def _server_rate(server: TestServer, ids: list[str], keys: list[str], store: dis
     (touch,) = call.drain()
     store.run(iter_one(touch))  # the script is known to the server
     reads: list[Any] = [("HGETALL", key) for key in keys] * 600
-    with_uses = [*reads, *[words(touch)] * PROCESSES]  # a second's uses of 8 processes beside half a second's reads
+    with_uses = [
+        *reads,
+        *[command_of(touch)] * PROCESSES,
+    ]  # a second's uses of 8 processes beside half a second's reads
     rates = {"plain": [0.0], "ours": [0.0]}
     for _ in range(5):
         for name, commands in (("plain", reads), ("ours", with_uses)):

@@ -640,7 +640,7 @@ def check_the_end(run: Run, server: TestServer | Masters, verdict: Verdict) -> I
         before = final_reads(store, verdict)
         told = {shard.shard: shard.epoch for shard in store.stats().epochs}
         verdict.told = {id: told[store.space.shard(id).index] for id in IDS}
-        store.flush()
+        store.archive_now()
         yield from compare(store, before, "a write-back", verdict)
         store.run(rescue(store.space), deadline_s=60)
         yield from compare(store, before, "a rescue", verdict, is_rescue=True)
@@ -763,7 +763,7 @@ def break_replid() -> None:
     from distier.lua import loader
 
     plain = loader._text
-    loader._text = lambda name: plain(name).replace("life ~= '' and", "false and")
+    loader._text = lambda name: plain(name).replace("incarnation ~= '' and", "false and")
 
 
 def break_seen() -> None:

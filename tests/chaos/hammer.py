@@ -504,7 +504,7 @@ def check_the_end(args: argparse.Namespace, by_id: dict[str, History], kills: in
         shard = store.space.keys.shards[0]
         yield from compare_accounts(store, "after the last kill")
         before = {id: final_read(store, id, by_id[id]) for id in IDS}
-        store.flush()
+        store.archive_now()
         worker = Careless(store)
         if not worker.run_once():
             yield f"the last round of maintenance failed: {worker.report.last_failure}"

@@ -22,9 +22,9 @@ from distier.errors import ConfigError, Conflict, Invalid, NotFound, Unavailable
 from distier.plans.recovery.fsck.check import fsck
 from distier.plans.recovery.rescue import rescue
 from distier.stores.redis import Batch
-from distier.stores.redis.aio_line import AsyncLine
+from distier.stores.redis.aio_connection import AsyncConnection
 from distier.stores.redis.cluster import ClusterExchange
-from distier.stores.redis.line import Line
+from distier.stores.redis.connection import Connection
 from distier.worker import Worker
 from tests.cluster.conftest import SHARDS, Stores
 from tests.clusters import TestCluster
@@ -106,7 +106,7 @@ async def test_every_call_works_in_every_tier_and_every_script_stays_in_one_slot
     assert [type(r).__name__ for r in await face.promote_many(["no", ids[5]])] == ["NotFound", "Moved"]
     events = await face.events(since="0", wait=False)
     assert {e.id for e in events if e.to == "hot"} >= set(ids)
-    assert await face.flush() > 0
+    assert await face.archive_now() > 0
     await face.maintain()
     usage = await face.recount()
     assert usage["hot_count"] == 58 and usage.get("dirty_count", 0) == 0
@@ -126,7 +126,7 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.messages = 0
-        for kind, name in ((Line, "send"), (AsyncLine, "ask")):
+        for kind, name in ((Connection, "send"), (AsyncConnection, "ask")):
             monkeypatch.setattr(kind, name, self._counting(getattr(kind, name)))
 
     def _counting(self, method: Any) -> Any:

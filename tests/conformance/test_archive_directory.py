@@ -230,11 +230,11 @@ for i in range(10**6):
 
 def test_kill_9_at_any_moment_leaves_no_torn_object(tmp_path):
     acknowledged = []
-    for life in range(6):
-        command = [sys.executable, "-c", WRITER, str(tmp_path), str(life)]
+    for round_ in range(6):
+        command = [sys.executable, "-c", WRITER, str(tmp_path), str(round_)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
             assert writer.stdout is not None
-            for _ in range(3 + 7 * life):
+            for _ in range(3 + 7 * round_):
                 acknowledged.append(writer.stdout.readline().strip())
             writer.send_signal(signal.SIGKILL)
             acknowledged += [line.strip() for line in writer.stdout if line.endswith("\n")]

@@ -38,9 +38,9 @@ def content_of(id: str, version: int = 1, size_bytes: int = 2000) -> bytes:
 
 
 def record_of(id: str, content: bytes, version: int = 1, *, clean: bool = True) -> Record:
-    tok = hashlib.sha256(f"tok/{id}/{version}".encode()).hexdigest()[:32]
+    write_id = hashlib.sha256(f"tok/{id}/{version}".encode()).hexdigest()[:32]
     return Record(
-        id=id, tier="cold", order=Order(1, version, tok), size_bytes=len(content), tokens=1, counter="estimate",
+        id=id, tier="cold", order=Order(1, version, write_id), size_bytes=len(content), tokens=1, counter="estimate",
         sha256=hashlib.sha256(content).hexdigest(), content_type="text/plain", keywords=b"", meta=b"", clean=clean, seen=1,
         archived_key=None, archived_bytes=0, codec="", frame_bytes=0, created_ms=0, updated_ms=0, transform=None,
         outline=None, content=None,

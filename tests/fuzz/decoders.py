@@ -338,7 +338,7 @@ def _sidecar(n: int, mutations: Sequence[Mutation], extra: int) -> str:
     except StopIteration as stop:
         found: Adoption = stop.value
     assert 0 <= found.tokens <= MAX_COUNT and 0 <= found.size_bytes <= MAX_COUNT
-    assert found.tok.startswith("9f3a2b1c") and Order(found.epoch, found.ver, found.tok[:8]) == OBJECT.order
+    assert found.write_id.startswith("9f3a2b1c") and Order(found.epoch, found.ver, found.write_id[:8]) == OBJECT.order
     return "from the sidecar" if fetched == 1 else "from the object"
 
 

@@ -154,7 +154,7 @@ VERBS: tuple[Verb, ...] = (
     ("pin", "hot", lambda s, ids: s.pin(ids[0], 60)),
     ("unpin", "hot", lambda s, ids: s.unpin(ids[0])),
     ("stats", "none", lambda s, ids: s.stats()),
-    ("flush", "hot", lambda s, ids: s.flush()),
+    ("flush", "hot", lambda s, ids: s.archive_now()),
 )
 
 
@@ -168,7 +168,7 @@ async def _prepare(store: Store | AsyncStore, tier: str, ids: Sequence[str]) -> 
     if tier == "none":
         return
     await _value(store.put_many(_items(ids)))
-    await _value(store.flush())
+    await _value(store.archive_now())
     if tier != "hot":
         await _value(store.demote_many(ids, to="warm" if tier == "warm read" else tier))  # type: ignore[arg-type]
     if tier == "warm read":
@@ -182,7 +182,7 @@ async def _rounds(store: Store | AsyncStore, tally: Tally) -> dict[str, Counts]:
     for n in range(ROUNDS):
         for v, (name, tier, call) in enumerate(VERBS):
             ids = [f"guard-{n}-{v}-{i}" for i in range(MANY)]
-            await _value(store.flush())
+            await _value(store.archive_now())
             await _prepare(store, tier, ids)
             tally.start()
             result = call(store, ids)

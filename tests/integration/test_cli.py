@@ -605,7 +605,9 @@ def test_a_new_namespace_is_no_loss_and_a_lost_one_is(cli: Cli, home: Path, monk
     cli("put", "a", "-", stdin=b"x")
     assert cli("flush").code == 0
     row = cli("stats", "--json").rows[0]
-    assert row["namespace"] == tag and all(life["epoch"] > 5 and life["first"] for life in row["epochs"])
+    assert row["namespace"] == tag and all(
+        incarnation["epoch"] > 5 and incarnation["first"] for incarnation in row["epochs"]
+    )
     assert "was lost" not in cli("stats").text
     with redis.Redis(unix_socket_path=str(Home(home).socket)) as client:
         for key in client.scan_iter(f"distier:{{{tag}.*", count=1000):

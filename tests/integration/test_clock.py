@@ -51,7 +51,7 @@ async def test_flush_archives_what_is_dirty_whatever_the_clock_says(world: World
     for i in range(5):
         await face.put(f"m{i}", "x")
     set_back(world, world.raw, ROOT)
-    assert await face.flush() == 5
+    assert await face.archive_now() == 5
     assert (await face.stats()).dirty_count == 0
 
 
@@ -88,7 +88,7 @@ def test_a_dead_workers_lease_ends_in_spite_of_a_step(open_store: Open, server: 
     settings = {"worker__lease": "2s", "worker__interval": "50ms", "storage_tiers__cold__archive_after": "0s"}
     store = open_store(**settings)
     dead = Worker(store)
-    dead._beat()  # and nothing more: it died with the lease
+    dead._heartbeat()  # and nothing more: it died with the lease
     assert dead.held
     raw = server.client()
     set_back(server, raw, ROOT)

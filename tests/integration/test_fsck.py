@@ -44,7 +44,7 @@ def text(id: str) -> bytes:
 
 
 @dataclass
-class Place:
+class Setting:
     """A namespace with a module in each state, and hands to damage it."""
 
     store: Store
@@ -83,21 +83,21 @@ def age(path: Path, seconds: float) -> None:
 
 
 @pytest.fixture
-def place(redis_url: str, server: TestServer, tmp_path: Path) -> Iterator[Place]:
+def place(redis_url: str, server: TestServer, tmp_path: Path) -> Iterator[Setting]:
     store = connect(
         {"counter": "estimate"}, redis__url=redis_url, namespace="t", storage_tiers__cold__directory=tmp_path / "cold",
         near__enabled=False,
     )  # fmt: skip
     for id in IDS:
         store.put(id, text(id), content_type="text/markdown", keywords=["k"], meta={"m": id})
-    store.flush()
+    store.archive_now()
     store.demote_many(["warm", "cold"])
     store.demote("cold")
     for id in ("hot-dirty", "warm-dirty"):
         store.put(id, text(id), content_type="text/markdown", keywords=["k"], meta={"m": id})
     store.demote("warm-dirty")
     raw = server.client()
-    yield Place(store, raw, tmp_path / "cold")
+    yield Setting(store, raw, tmp_path / "cold")
     store.close()
     raw.close()
 
@@ -107,7 +107,7 @@ def place(redis_url: str, server: TestServer, tmp_path: Path) -> Iterator[Place]
 
 @dataclass(frozen=True)
 class Damage:
-    do: Callable[[Place], object]
+    do: Callable[[Setting], object]
     kinds: set[str]
     lost: frozenset[str] = frozenset()  # ids that cannot be read any more
     left: bool = False  # the repair leaves it
@@ -130,7 +130,7 @@ def other_content(path: Path) -> None:
     path.write_bytes(lzma.compress(b"x" * size, format=lzma.FORMAT_XZ))
 
 
-def older_version(p: Place) -> None:
+def older_version(p: Setting) -> None:
     """The object of `cold` is renamed to an older version: the newest is gone."""
     for path in (p.root / "t/modules/cold").iterdir():
         _, dot, extension = path.name.partition(".")
@@ -139,13 +139,13 @@ def older_version(p: Place) -> None:
         path.rename(path.with_name("@00000001-00000000000000-00000000" + dot + extension))
 
 
-def orphan(p: Place) -> None:
+def orphan(p: Setting) -> None:
     p.raw.delete(p.module("cold"))
     for path in p.objects("cold"):
         age(path, 3600)
 
 
-def newer_orphan(p: Place) -> None:
+def newer_orphan(p: Setting) -> None:
     """A durable write whose process died before it was applied, long ago."""
     path = p.key("cold")
     stem = Order(1, 999, "ab" * 16).stem
@@ -154,13 +154,13 @@ def newer_orphan(p: Place) -> None:
     age(made, 3600)
 
 
-def no_id(p: Place) -> None:
+def no_id(p: Setting) -> None:
     directory = p.root / "t/modules/a%zz"
     directory.mkdir()
     (directory / p.key("hot").name).write_bytes(b"x")
 
 
-def pin_of_nobody(p: Place) -> None:
+def pin_of_nobody(p: Setting) -> None:
     p.raw.zadd(p.shard.pins, {"nobody": time.time() * 1000 + 1e6})
 
 
@@ -227,7 +227,7 @@ def serious(found: Findings) -> set[str]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_damage_is_found_and_put_right(place: Place, name: str):
+def test_each_damage_is_found_and_put_right(place: Setting, name: str):
     assert serious(place.fsck(checksums=1)) == set()
     case = CASES[name]
     case.do(place)
@@ -258,23 +258,23 @@ def test_each_damage_is_found_and_put_right(place: Place, name: str):
             assert (module.content, module.meta) == (text(id), {"m": id})
 
 
-def test_the_table_of_kinds_is_tried(place: Place):
+def test_the_table_of_kinds_is_tried(place: Setting):
     tried = set().union(*(case.kinds for case in CASES.values()))
     # below, only in a race, or in test_archive_faults.py
     others = {"stray-hot", "tombstone-no-ttl", "object-behind", "accounts-unknown", "unreadable-object"}
     assert {k for k, kind in KINDS.items() if kind.level != "note"} - tried <= others
 
 
-def test_a_tombstone_that_never_expires_gets_its_ttl(place: Place):
+def test_a_tombstone_that_never_expires_gets_its_ttl(place: Setting):
     place.store.delete("hot")
-    place.store.flush()
+    place.store.archive_now()
     assert place.fsck().found.keys() <= {"unneeded-objects"}
     place.raw.persist(place.module("hot"))
     assert serious(place.fsck(repair=True)) == {"tombstone-no-ttl"}
     assert place.raw.pttl(place.module("hot")) > 0
 
 
-def test_an_object_that_is_gone_while_a_greater_one_is_there(place: Place):
+def test_an_object_that_is_gone_while_a_greater_one_is_there(place: Setting):
     newer_orphan(place)
     remove(place.objects("cold")[0])
     found = place.fsck(repair=True)
@@ -283,16 +283,16 @@ def test_an_object_that_is_gone_while_a_greater_one_is_there(place: Place):
     assert serious(place.fsck()) == set()
 
 
-def test_a_read_finds_the_greater_object_by_itself(place: Place):
+def test_a_read_finds_the_greater_object_by_itself(place: Setting):
     """The sweep took the version that a record rests on, because a greater one was there, and its writer died."""
     newer_orphan(place)
     remove(place.objects("cold")[0])
     assert place.read("cold").content == text("new")
 
 
-def test_garbage_is_noted_and_swept(place: Place):
+def test_garbage_is_noted_and_swept(place: Setting):
     place.store.put("hot", b"newer")
-    place.store.flush()
+    place.store.archive_now()
     foreign = place.root / "t/modules/hot/README"
     foreign.write_text("hello")
     place.raw.set(place.shard.root + "something", "x")
@@ -315,7 +315,7 @@ def test_no_key_of_the_table_is_foreign(kind: KeyKind):
     assert _what_is(shard, (key + "s-of-mine").replace(":x", "x").encode())[0] == "foreign"
 
 
-def test_a_repair_never_deletes_the_greatest(place: Place):
+def test_a_repair_never_deletes_the_greatest(place: Setting):
     for id in IDS:
         flip(place.key(id))
     before = {id: place.key(id) for id in IDS}
@@ -323,7 +323,7 @@ def test_a_repair_never_deletes_the_greatest(place: Place):
     assert all(path.exists() for path in before.values())
 
 
-def test_mime_type(place: Place):
+def test_mime_type(place: Setting):
     driver = place.store._driver
     archive = driver.archive
 
@@ -341,7 +341,7 @@ def test_mime_type(place: Place):
     assert serious(found) == set()
 
 
-def test_a_share_of_the_contents(place: Place):
+def test_a_share_of_the_contents(place: Setting):
     for i in range(60):
         place.store.put(f"m/{i}", f"{i}")
     read = [place.fsck(checksums=0.5).contents for _ in range(4)]
@@ -353,14 +353,14 @@ def test_a_share_of_the_contents(place: Place):
 # -- sweep -----------------------------------------------------------------------------------------------------------
 
 
-def test_tombstones_go_after_the_grace_and_when_nothing_else_is_left(place: Place):
+def test_tombstones_go_after_the_grace_and_when_nothing_else_is_left(place: Setting):
     def swept() -> int:
         return place.store.run(sweep(place.store.space))
 
-    place.store.flush()
+    place.store.archive_now()
     swept()
     place.store.delete("cold")
-    place.store.flush()
+    place.store.archive_now()
     assert swept() == 2  # the old version and its sidecar
     tombstone = place.key("cold")
     assert tombstone.suffix == ".deleted"
@@ -383,7 +383,7 @@ def test_tombstones_go_after_the_grace_and_when_nothing_else_is_left(place: Plac
     assert place.store.get("cold") is None
 
 
-def test_the_sweep_keeps_what_a_record_rests_on(place: Place):
+def test_the_sweep_keeps_what_a_record_rests_on(place: Setting):
     """A durable write is in the archive, and may still be refused: until then the old version is the current one."""
     newer_orphan(place)
     new, old = place.objects("cold")[1], place.objects("cold")[0]
@@ -393,11 +393,11 @@ def test_the_sweep_keeps_what_a_record_rests_on(place: Place):
     assert place.read("cold").content == text("cold")
 
 
-def test_a_damaged_record_keeps_the_sweep_from_its_module_only(place: Place):
+def test_a_damaged_record_keeps_the_sweep_from_its_module_only(place: Setting):
     place.store.put("hot", b"newer")
     place.store.put("warm", b"newer")
     place.store.put("cold", b"newer")
-    place.store.flush()
+    place.store.archive_now()
     place.raw.hset(place.module("warm"), "ver", "many")
     place.raw.delete(place.module("cold"))
     place.raw.set(place.module("cold"), "foreign")
@@ -405,7 +405,7 @@ def test_a_damaged_record_keeps_the_sweep_from_its_module_only(place: Place):
     assert [len(place.objects(id)) for id in ("hot", "warm", "cold")] == [1, 2, 2]
 
 
-def test_the_newest_epoch_markers_stay(place: Place):
+def test_the_newest_epoch_markers_stay(place: Setting):
     epochs = place.root / "t/epochs/0"
     (mine,) = epochs.iterdir()
     age(mine, 3600)
@@ -457,7 +457,7 @@ while True:
 BUSY_RUNS = int(os.environ.get("FSCK_BUSY_RUNS", "32"))
 
 
-def test_a_busy_namespace_has_no_faults(place: Place, server: TestServer):
+def test_a_busy_namespace_has_no_faults(place: Setting, server: TestServer):
     """Also what is repaired in passing does no harm: every other run repairs."""
     args = [server.url, str(place.root)]
     writers = [
@@ -486,7 +486,7 @@ def test_a_busy_namespace_has_no_faults(place: Place, server: TestServer):
     assert serious(found) == set(), found.listed
 
 
-def test_accounts_are_set_while_others_write(place: Place):
+def test_accounts_are_set_while_others_write(place: Setting):
     """The sums are wrong by a fixed amount, and change all the time: exactly that amount is taken out."""
     stop, errors = threading.Event(), list[Exception]()
 
@@ -529,7 +529,7 @@ def test_accounts_are_set_while_others_write(place: Place):
 
 
 @pytest.fixture
-def cli(place: Place, redis_url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(place: Setting, redis_url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """The command line, in this process."""
     for name, value in {
         "DISTIER_REDIS_URL": redis_url, "DISTIER_NAMESPACE": "t", "DISTIER_COUNTER": "estimate",
@@ -547,7 +547,7 @@ def cli(place: Place, redis_url: str, capfd: pytest.CaptureFixture[str], monkeyp
     return call
 
 
-def test_the_commands_and_their_exit_codes(place: Place, cli: Cli):
+def test_the_commands_and_their_exit_codes(place: Setting, cli: Cli):
     assert cli("fsck")[0] == 0
     place.raw.hincrby(place.shard.usage, "hot_tokens", 7)
     code, out = cli("fsck")
@@ -563,7 +563,7 @@ def test_the_commands_and_their_exit_codes(place: Place, cli: Cli):
     assert code == 6
     assert "damaged-object" in out
     place.store.put("hot", "newer")
-    place.store.flush()
+    place.store.archive_now()
     assert cli("sweep")[0] == 0
     code, out = cli("rescue", "--dry-run", "--json")
     assert (code, json.loads(out)["known"]) == (0, 5)

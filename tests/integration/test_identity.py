@@ -37,7 +37,7 @@ def settings(redis_url: str, kind: str) -> Settings:
     }  # fmt: skip
 
 
-class Place:
+class Setting:
     """Where an archive is, and how it is put away: what is there then is empty, and answers."""
 
     def __init__(self, kind: str, tmp_path: Path, s3: FaultyS3) -> None:
@@ -76,9 +76,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def place(kind: str, tmp_path: Path) -> Iterator[Place]:
+def place(kind: str, tmp_path: Path) -> Iterator[Setting]:
     with FaultyS3() as s3:
-        yield Place(kind, tmp_path, s3)
+        yield Setting(kind, tmp_path, s3)
 
 
 def doctor(settings: Settings) -> dict[str, Any]:
@@ -87,12 +87,12 @@ def doctor(settings: Settings) -> dict[str, Any]:
     return {f.check: f for f in examine(config, lambda: url, lambda: archive_of(config), make_space)}
 
 
-async def test_another_archive_is_refused_by_all(settings: Settings, place: Place):
+async def test_another_archive_is_refused_by_all(settings: Settings, place: Setting):
     settings |= place.settings
     with connect({}, **settings) as store:
         store.put("m", b"x", durability="archived")
         store.put("n", b"y")
-        store.flush()
+        store.archive_now()
     assert doctor(settings)["identity"].status == "ok"
     place.put_away()
     before = place.objects()
@@ -109,7 +109,7 @@ async def test_another_archive_is_refused_by_all(settings: Settings, place: Plac
         assert not store.run(fsck(store.space)).remaining
 
 
-def test_an_archive_of_another_deployment_is_refused(settings: Settings, place: Place, server: TestServer):
+def test_an_archive_of_another_deployment_is_refused(settings: Settings, place: Setting, server: TestServer):
     settings |= place.settings
     connect({}, **settings).close()
     place.put_away()
@@ -120,7 +120,7 @@ def test_an_archive_of_another_deployment_is_refused(settings: Settings, place: 
 
 
 def test_a_total_loss_of_redis_takes_the_name_that_the_archive_has(
-    settings: Settings, place: Place, server: TestServer
+    settings: Settings, place: Setting, server: TestServer
 ):
     settings |= place.settings
     with connect({}, **settings) as store:
@@ -136,7 +136,7 @@ def test_a_total_loss_of_redis_takes_the_name_that_the_archive_has(
         connect({}, **settings)
 
 
-def test_namespaces_share_an_archive(settings: Settings, place: Place):
+def test_namespaces_share_an_archive(settings: Settings, place: Setting):
     settings |= place.settings
     for name in ("t", "u"):
         with connect({}, **settings | {"namespace": name}) as store:
@@ -146,7 +146,7 @@ def test_namespaces_share_an_archive(settings: Settings, place: Place):
             assert store.get("m").text == name  # type: ignore[union-attr]
 
 
-def test_many_creators_agree(settings: Settings, place: Place):
+def test_many_creators_agree(settings: Settings, place: Setting):
     settings |= place.settings
     failed: list[BaseException] = []
 
@@ -165,7 +165,7 @@ def test_many_creators_agree(settings: Settings, place: Place):
     connect({}, **settings).close()
 
 
-def unname(server: TestServer, place: Place) -> None:
+def unname(server: TestServer, place: Setting) -> None:
     """As a namespace was before there were names."""
     with server.client() as redis:
         for key in redis.scan_iter("distier:*:epoch"):
@@ -177,7 +177,7 @@ def unname(server: TestServer, place: Place) -> None:
         shutil.rmtree(place.directory / "t" / "identity")
 
 
-def test_a_namespace_from_before_there_were_names(settings: Settings, place: Place, server: TestServer):
+def test_a_namespace_from_before_there_were_names(settings: Settings, place: Setting, server: TestServer):
     settings |= place.settings
     with connect({}, **settings) as store:
         store.put("m", b"x", durability="archived")
@@ -193,7 +193,7 @@ def test_a_namespace_from_before_there_were_names(settings: Settings, place: Pla
 
 
 def test_nothing_is_acknowledged_into_an_archive_that_was_replaced_meanwhile(
-    settings: Settings, place: Place, server: TestServer
+    settings: Settings, place: Setting, server: TestServer
 ):
     """The process and its worker run on while the archive goes; what Redis has stays there, and nothing is lost."""
     settings |= place.settings
@@ -219,7 +219,7 @@ def test_nothing_is_acknowledged_into_an_archive_that_was_replaced_meanwhile(
         assert not store.run(fsck(store.space, checksums=1)).remaining
 
 
-async def test_an_async_worker_leaves_a_replaced_archive_alone(settings: Settings, place: Place):
+async def test_an_async_worker_leaves_a_replaced_archive_alone(settings: Settings, place: Setting):
     store = await connect_async({}, **settings | place.settings)
     await store.put("n", b"2")
     place.put_away()
@@ -231,7 +231,7 @@ async def test_an_async_worker_leaves_a_replaced_archive_alone(settings: Setting
 def test_no_epoch_is_claimed_in_an_archive_that_was_replaced(tmp_path: Path):
     """Redis restarts while the archive is away: a store that is open claims no epoch in the empty one."""
     with FaultyS3() as s3, running_server("valkey", args=("--appendonly", "yes")) as server:
-        place = Place("s3", tmp_path, s3)
+        place = Setting("s3", tmp_path, s3)
         settings: Settings = {
             "redis__url": server.socket_url,
             "namespace": "t",
@@ -251,7 +251,7 @@ def test_no_epoch_is_claimed_in_an_archive_that_was_replaced(tmp_path: Path):
 
 
 def test_adopt_makes_the_archive_the_namespaces(
-    settings: Settings, place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: Settings, place: Setting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     settings |= place.settings
     with connect({}, **settings) as store:

@@ -20,7 +20,7 @@ from distier.lua import library
 from distier.plans.common.leases import take_lease
 from distier.plans.fleet.leases import join
 from distier.plans.fleet.maintain import maintain
-from distier.plans.fleet.nodes import answer, beat
+from distier.plans.fleet.nodes import answer, heartbeat
 from distier.plans.fleet.quotas import balance
 from distier.plans.recovery.adopt import need_record
 from distier.plans.tier.peers import Ask, DiskSums, ask
@@ -69,7 +69,7 @@ def broad_workload(store: Store) -> None:
         store.run(maintain(store.space, shard, lambda did: None), deadline_s=30)
         store.run(iter(take_lease(shard, shard.lease("m/1"), "somebody", 60_000)))
         store.run(iter(take_lease(shard, shard.write_back_lease("m/1"), "somebody", 60_000)))
-    store.flush()
+    store.archive_now()
     assert Worker(store).run_once()
     store.run(join(store.space, "host-1-abc", {}, 60_000))
     store.put("m/18", "dirty again")
@@ -78,7 +78,7 @@ def broad_workload(store: Store) -> None:
 
 def a_node(store: Store) -> None:
     """What nodes with copies on their disks leave: one that holds a module, an ask that nobody takes, an answer."""
-    store.run(beat(store.space, "web1", DiskSums(1, 2, 3, 4), {}, lambda: ["m/1"], anew=False))
+    store.run(heartbeat(store.space, "web1", DiskSums(1, 2, 3, 4), {}, lambda: ["m/1"], rebuild=False))
     record = store.run(need_record(store.space, "m/0"))
     assert record.clean
     assert store.run(ask(store.space, store.space.shard("m/0"), record, ["web1"], "copy")) is None
@@ -143,7 +143,7 @@ def look_at_all(server: TestServer, archive: Path) -> dict[str, str]:
     def look(store: Store, *endings: str) -> None:
         for kind in KEYSPACE:
             if kind.pattern.removeprefix("distier:{t}:") in endings:
-                seen[kind.pattern] = cli(server, kind.look.replace("<tok>", landed.version.tok))
+                seen[kind.pattern] = cli(server, kind.look.replace("<tok>", landed.version.write_id))
 
     with open_team(server.socket_url, archive) as store:
         store.put("docs/style", "Plain words.", tokens=3)
@@ -151,7 +151,7 @@ def look_at_all(server: TestServer, archive: Path) -> dict[str, str]:
         store.demote("notes/old")
         landed = store.put("skills/pdf", "# PDF\n\nHow to fill forms.\n", keywords=["pdf"], tokens=9)
         look(store, "dirty", "done")
-        store.flush()
+        store.archive_now()
         store.promote("notes/old")
         store.demote("notes/old")
         store.pin("skills/pdf", 3600)

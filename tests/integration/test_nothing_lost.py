@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from distier.domain.outcome import Refusal
 from distier.effects import Plan
 from distier.errors import Conflict
 from distier.lua import Adopted, Adoption, Refused, Reserved, adopt, reserve
@@ -50,12 +51,12 @@ def test_conditional_writes_take_turns_and_pass_a_dead_one(open_store: Open) -> 
     version = str(store.put("a", "x").version)
     shard = store.space.shard("a")
 
-    def plan(tok: str) -> Plan[Any]:
-        return (yield from reserve(shard, "a", version, tok))
+    def plan(write_id: str) -> Plan[Any]:
+        return (yield from reserve(shard, "a", version, write_id))
 
     first = store.run(plan("aa"))
     assert isinstance(first, Reserved)
-    assert store.run(plan("bb")) == Refused("BUSY", "aa")
+    assert store.run(plan("bb")) == Refused(Refusal.BUSY, "aa")
     assert isinstance(store.run(plan("aa")), Reserved), "its own place keeps nobody from trying again"
     # nobody goes on with `aa`: the next one waits for two seconds, and then does not wait any more
     assert store.put("a", "y", if_version=version, durability="archived").version.ver > first.ver
@@ -87,7 +88,7 @@ def test_a_module_key_of_a_foreign_type_stops_no_rescue(open_store: Open, redis_
 def test_foreign_ids_in_the_warm_set_keep_no_round_from_ending(open_store: Open, server: Any) -> None:
     store = open_store()
     store.put("a", "text " * 100)
-    store.flush()
+    store.archive_now()
     store.demote("a", to="warm")
     shard = store.space.shard("a")
     with server.client() as raw:

@@ -37,7 +37,7 @@ from unittest.mock import patch
 from distier.config import load_config
 from distier.domain import codec
 from distier.domain.tokens import token_counter
-from distier.drive.conversation import RECOVERIES_MAX, note_lost, words
+from distier.drive.conversation import RECOVERIES_MAX, command_of, note_lost
 from distier.drive.process import UseBuffer
 from distier.drive.replies import outcome
 from distier.effects import (
@@ -79,7 +79,7 @@ from distier.plans.recovery.epochs import open_space, recover
 from distier.plans.recovery.rescue import rescue
 from distier.stores.memory import MemoryArchive
 
-from .history import NONE, History, Op, Place, Server, Violation
+from .history import NONE, History, Op, Position, Server, Violation
 from .linear import NEVER
 from .wire import DATABASES, WINDOW, Patch, Sent, Steps, Wire, patched, run_all
 
@@ -254,7 +254,7 @@ class Process:
         self.space = space or _process_space(world.pattern)
         self.space.versions[world.shard] = world.given  # it has opened the shard, as every client does
         self.server = world.primary
-        self.life = world.primary.life
+        self.incarnation = world.primary.incarnation
         self.uses = UseBuffer()
         self.op = Op("open", "")
         self.sleeps = 0
@@ -284,7 +284,7 @@ class Process:
         pending = self.pending
         if isinstance(pending, list):
             call = pending[len(self.sent)]
-            what = call.script.name if isinstance(call, RunScript) else str(call.words[0])
+            what = call.script.name if isinstance(call, RunScript) else str(call.args[0])
         else:
             what = type(pending).__name__
         return f"{self.op.kind}: {what}"
@@ -416,9 +416,9 @@ class World:
         self.history = History(scenario.ids, self.pattern.namespace, self.archive)
         self.trace: list[str] | None = [] if trace else None
         self.tally = Tally(runs=1)
-        self.lives = 0
+        self.incarnations = 0
         self.given = NONE
-        self.primary = Server(0, self._life(), 0)
+        self.primary = Server(0, self._incarnation(), 0)
         self.servers = 1
         self.databases = 1
         self.replica: Server | None = None
@@ -442,9 +442,9 @@ class World:
     def _life_key(self) -> str:
         return f"{self.shard.epoch}:life"
 
-    def _life(self) -> str:
-        self.lives += 1
-        return f"{self.lives:08x}"
+    def _incarnation(self) -> str:
+        self.incarnations += 1
+        return f"{self.incarnations:08x}"
 
     def token(self, name: str, n: int) -> str:
         return sha1(f"{name}/{n}".encode()).hexdigest()[:32]
@@ -487,7 +487,7 @@ class World:
         kept = self.lab.kept.get(self.number)
         before = (self.scenario.before, id(self.pattern))
         if kept is None or kept.before != before:
-            yield [(0, ("HSET", self._life_key, "replid", self.primary.life))]
+            yield [(0, ("HSET", self._life_key, "replid", self.primary.incarnation))]
             yield from self._alone(
                 "setup", (Call("open", "", lambda space, _: open_space(space)), *self.scenario.before)
             )
@@ -570,13 +570,15 @@ class World:
         return _nothing()
 
     def _connect(self, process: Process) -> None:
-        """A new connection, to the primary: the process forgets what it knew of epochs (`stores.redis.Lives`)."""
-        if not (self.scenario.together and any(p.life == self.primary.life for p in self.processes)):
+        """A new connection, to the primary: the process forgets what it knew of epochs (`stores.redis.Incarnations`)."""
+        if not (self.scenario.together and any(p.incarnation == self.primary.incarnation for p in self.processes)):
             process.space.forget()
-        process.server, process.life = self.primary, self.primary.life
+        process.server, process.incarnation = self.primary, self.primary.incarnation
 
     def _redis(self, process: Process, calls: list[Any], how: str) -> Generator[Sent, Any, None]:
-        if process.server is not self.cut and (process.server is not self.primary or process.life != self.primary.life):
+        if process.server is not self.cut and (
+            process.server is not self.primary or process.incarnation != self.primary.incarnation
+        ):
             self._connect(process)
         server = process.server
         done = process.sent
@@ -617,9 +619,9 @@ class World:
                 audited = audited or name in AUDITED
                 # Somebody lost its position to a caller that had waited for long: a process that is slow is a fault.
                 self.calm = self.calm and not _passes(call)
-                sent.append((database, ("EVALSHA", scripts[name].sha, *words(call)[2:])))
+                sent.append((database, ("EVALSHA", scripts[name].sha, *command_of(call)[2:])))
             else:
-                sent.append((database, call.words))
+                sent.append((database, call.args))
         if audited:
             sent.append((database, self._audit))
         if process.op.kind == "get":
@@ -648,9 +650,9 @@ class World:
         for one in result if type(result) is list else (result,):  # a batch answers a list, here of one
             if type(one) in PLACED and op.writes:
                 version = one.version if type(one) is Deleted else one
-                place = (version.epoch, version.ver)
-                self.given = self.given if self.choosing else max(self.given, place)
-                self.history.took(op, place)
+                position = (version.epoch, version.ver)
+                self.given = self.given if self.choosing else max(self.given, position)
+                self.history.took(op, position)
                 op.applied_on = server
 
     def _sleep(self, process: Process) -> Generator[Sent, Any, None]:
@@ -705,13 +707,13 @@ class World:
         else:
             op.fate = "done"
 
-    def _place_of(self, op: Op, result: Any) -> Place:
+    def _place_of(self, op: Op, result: Any) -> Position:
         """Where a write that was acknowledged stands. A durable delete does not say: at the last position that it put an object
         to, as one that finds its first tombstone adopted has reserved another one in vain."""
         if hasattr(result, "version"):
             return (result.version.epoch, result.version.ver)
-        written = [place for place in op.places if place in self.history.objects[op.id]]
-        return written[-1] if op.durable and written else op.places[-1]
+        written = [position for position in op.positions if position in self.history.objects[op.id]]
+        return written[-1] if op.durable and written else op.positions[-1]
 
     def failed(self, op: Op, e: DistierError) -> None:
         self.say(f"   {op.kind} {op.id} -> {type(e).__name__}: {e}")
@@ -770,9 +772,9 @@ class World:
             yield [(new.database, ("UNLINK", *self._all_keys()))]
         self.history.lost("failover" if keep and self.primary.opened else "promote")
         old, self.replica = self.primary, None
-        self.primary, new.life = new, self._life()
-        self.history.new_life(new, new.floor)
-        yield [(new.database, ("HSET", self._life_key, "replid", new.life))]
+        self.primary, new.incarnation = new, self._incarnation()
+        self.history.new_incarnation(new, new.floor)
+        yield [(new.database, ("HSET", self._life_key, "replid", new.incarnation))]
         # Assumed: an old primary that has no epoch yet does not get one any more. If it does, its epoch may be greater than
         # the new primary's, and durable writes are acknowledged there that the new one's readers do not see
         # (`tests/model`, "zombie_claims").
@@ -784,27 +786,27 @@ class World:
         yield []
 
     def _env_loss(self) -> Generator[Sent, Any, None]:
-        yield from self._forget(self._life())
+        yield from self._forget(self._incarnation())
 
     def _env_flush(self) -> Generator[Sent, Any, None]:
-        yield from self._forget(self.primary.life)
+        yield from self._forget(self.primary.incarnation)
 
-    def _forget(self, life: str) -> Generator[Sent, Any, None]:
+    def _forget(self, incarnation: str) -> Generator[Sent, Any, None]:
         self.history.lost("loss")
         database = self.primary.database
         self.servers += 1
-        old, self.primary = self.primary, Server(database, life, self.servers)
-        self.history.new_life(self.primary, {})
+        old, self.primary = self.primary, Server(database, incarnation, self.servers)
+        self.history.new_incarnation(self.primary, {})
         for p in self.processes:
             if p.server is old:
                 p.server = self.primary
         self.replica = None
-        yield [(database, ("UNLINK", *self._all_keys())), (database, ("HSET", self._life_key, "replid", life))]
+        yield [(database, ("UNLINK", *self._all_keys())), (database, ("HSET", self._life_key, "replid", incarnation))]
 
     def _env_restart(self) -> Generator[Sent, Any, None]:
-        self.primary.life, self.primary.opened = self._life(), False
-        self.history.new_life(self.primary, self.primary.floor)
-        yield [(self.primary.database, ("HSET", self._life_key, "replid", self.primary.life))]
+        self.primary.incarnation, self.primary.opened = self._incarnation(), False
+        self.history.new_incarnation(self.primary, self.primary.floor)
+        yield [(self.primary.database, ("HSET", self._life_key, "replid", self.primary.incarnation))]
 
     def _env_arrive(self) -> Generator[Sent, Any, None]:
         self._archived(self.late.pop(self.chooser.pick([1.0] * len(self.late))))
@@ -849,7 +851,7 @@ class World:
         if problem := self._unswept():
             raise Violation(problem)
         if self.chooser.pick((1, 2)) == 0:
-            yield from self._forget(self._life())
+            yield from self._forget(self._incarnation())
             again = yield from self._alone("lost", (*gets, Call("rescue", "", lambda space, _: rescue(space)), *gets))
             self._same(last, again[: len(ids)], "from the archive alone", or_newer=True)
             self._same(again[: len(ids)], again[-len(ids) :], "after the rescue")
@@ -870,12 +872,12 @@ class World:
         those of an old primary that came after the recovery. What is wrong with that, if anything."""
         for i in self.scenario.ids:
             record = self.primary.records.get(i)
-            place = record.place if record else NONE
+            position = record.position if record else NONE
             left = set(self.history.objects[i])
-            if any(x < place for x in left):
-                return f"swept: {i} is {place}, the archive still has {sorted(left)}"
-            if record and record.tier not in ("none", "deleted") and place not in left:
-                return f"swept: {i} is {place}, the archive has {sorted(left)}"
+            if any(x < position for x in left):
+                return f"swept: {i} is {position}, the archive still has {sorted(left)}"
+            if record and record.tier not in ("none", "deleted") and position not in left:
+                return f"swept: {i} is {position}, the archive has {sorted(left)}"
         return ""
 
 

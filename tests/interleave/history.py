@@ -26,9 +26,9 @@ from distier.stores.memory import MemoryArchive
 
 from .linear import NEVER, Call, explained
 
-Place = tuple[int, int]  # (epoch, ver)
+Position = tuple[int, int]  # (epoch, ver)
 _parse_key = lru_cache(1 << 16)(names.parse_key)
-NONE: Place = (0, 0)
+NONE: Position = (0, 0)
 
 
 class Violation(AssertionError):
@@ -43,16 +43,16 @@ class Op:
     id: str
     durable: bool = False
     content: bytes | None = None  # of a put
-    places: list[Place] = field(default_factory=list)
+    positions: list[Position] = field(default_factory=list)
     fate: str = "running"  # acked, refused, unknown, done
     applied_on: Server | None = None
-    needs: dict[int, Place] = field(default_factory=dict)  # of a read: by server, at the first touch
+    needs: dict[int, Position] = field(default_factory=dict)  # of a read: by server, at the first touch
     refused_before: frozenset[int] = frozenset()
     error: str = ""
     began_at: float = NEVER  # at its first effect
     ended_at: float = NEVER
-    found: Place | None = None  # of a read: the version that it answered
-    expected: Place | None = None  # of a compare-and-set: the version that it was for
+    found: Position | None = None  # of a read: the version that it answered
+    expected: Position | None = None  # of a compare-and-set: the version that it was for
     compares: bool = False
 
     @property
@@ -65,9 +65,9 @@ class Server:
     """One server's data: a logical database, its life, and what it acknowledged. `opened`: it has an epoch in this life."""
 
     database: int
-    life: str
+    incarnation: str
     number: int
-    floor: dict[str, Place] = field(default_factory=dict)
+    floor: dict[str, Position] = field(default_factory=dict)
     records: dict[str, Seen] = field(default_factory=dict)
     opened: bool = False
 
@@ -80,7 +80,7 @@ class Seen:
     """A record as the last audit saw it. `trusted`: readers take it as it stands."""
 
     tier: str
-    place: Place
+    position: Position
     clean: bool
     copy: bool
     trusted: bool
@@ -92,15 +92,15 @@ class History:
     def __init__(self, ids: tuple[str, ...], namespace: str, archive: MemoryArchive) -> None:
         self.ids = ids
         self.archive = archive
-        self.durable: dict[str, Place] = dict.fromkeys(ids, NONE)
-        self.versions: dict[tuple[str, Place], Op] = {}
+        self.durable: dict[str, Position] = dict.fromkeys(ids, NONE)
+        self.versions: dict[tuple[str, Position], Op] = {}
         self.refused: set[int] = set()  # id() of the operations
         self.seen: set[int] = set()  # and of those that were read
         self.ops: list[Op] = []
         self.tick = 0
         self.losses: list[tuple[int, str]] = []
         self._directories = {names.module_directory(namespace, i).rstrip("/"): i for i in ids}
-        self.objects: dict[str, dict[Place, str]] = {i: {} for i in ids}
+        self.objects: dict[str, dict[Position, str]] = {i: {} for i in ids}
 
     def copied(self) -> History:
         """The same history once more, for operations that are over."""
@@ -115,12 +115,12 @@ class History:
 
     # -- what happens ------------------------------------------------------------------------------------------------
 
-    def took(self, op: Op, place: Place) -> None:
-        other = self.versions.setdefault((op.id, place), op)
+    def took(self, op: Op, position: Position) -> None:
+        other = self.versions.setdefault((op.id, position), op)
         if other is not op:
-            raise Violation(f"J4 order: {place} of {op.id} was given to two writes")
-        if place not in op.places:
-            op.places.append(place)
+            raise Violation(f"J4 order: {position} of {op.id} was given to two writes")
+        if position not in op.positions:
+            op.positions.append(position)
 
     def touched(self, op: Op, server: Server, primary: bool) -> None:
         """A reader's first contact with a server."""
@@ -132,15 +132,15 @@ class History:
         op.refused_before = frozenset(self.refused)
         self.ops.append(op)
 
-    def acked(self, op: Op, place: Place) -> None:
+    def acked(self, op: Op, position: Position) -> None:
         op.fate = "acked"
-        if self.versions.get((op.id, place)) is not op:
-            raise Violation(f"J4 order: {op.kind} of {op.id} was acknowledged as {place}, which it never took")
+        if self.versions.get((op.id, position)) is not op:
+            raise Violation(f"J4 order: {op.kind} of {op.id} was acknowledged as {position}, which it never took")
         server = op.applied_on
         if server:
-            server.floor[op.id] = max(server.floor.get(op.id, NONE), place)
+            server.floor[op.id] = max(server.floor.get(op.id, NONE), position)
         if op.durable:
-            self.durable[op.id] = max(self.durable[op.id], place)
+            self.durable[op.id] = max(self.durable[op.id], position)
 
     def refuse(self, op: Op) -> None:
         op.fate = "refused"
@@ -148,14 +148,14 @@ class History:
         if id(op) in self.seen:
             raise Violation(f"read: {op.kind} of {op.id} was refused ({op.error}), and has been read")
 
-    def new_life(self, server: Server, floor: dict[str, Place]) -> None:
+    def new_incarnation(self, server: Server, floor: dict[str, Position]) -> None:
         """A server begins a life with the data of `floor`: what was acknowledged and is in the archive by now counts too."""
         server.floor = dict(floor)
         for i in self.ids:
-            for place in self.objects[i]:
-                op = self.versions.get((i, place))
+            for position in self.objects[i]:
+                op = self.versions.get((i, position))
                 if op and op.fate == "acked":
-                    server.floor[i] = max(server.floor.get(i, NONE), place)
+                    server.floor[i] = max(server.floor.get(i, NONE), position)
 
     # -- what is checked ---------------------------------------------------------------------------------------------
 
@@ -186,29 +186,31 @@ class History:
             trusted = epoch > 0 and max(int(seen) if tier != b"none" else 0, verified) >= epoch
             record = Seen(tier.decode(), (int(e), int(v)), clean == b"1", copy == b"1", trusted)
             server.records[i] = record
-            if record.tier not in ("none", "deleted") and (i, record.place) not in self.versions:
-                raise Violation(f"J4 order: the record of {i} is {record.place}, which nobody wrote")
+            if record.tier not in ("none", "deleted") and (i, record.position) not in self.versions:
+                raise Violation(f"J4 order: the record of {i} is {record.position}, which nobody wrote")
             self.check_record(server, primary, i, record)
 
     def check_record(self, server: Server, primary: bool, i: str, record: Seen) -> None:
         objects = self.objects[i]
         rests = record.clean and not record.copy and record.tier not in ("none", "deleted")
-        if rests and max(objects, default=NONE) < record.place:
-            raise Violation(f"J3 readable: {record.place} of {i} is {record.tier} and has no copy; {sorted(objects)}")
+        if rests and max(objects, default=NONE) < record.position:
+            raise Violation(
+                f"J3 readable: {record.position} of {i} is {record.tier} and has no copy; {sorted(objects)}"
+            )
         need = max(server.floor.get(i, NONE), self.durable[i] if primary else NONE)
         if record.trusted and record.tier == "none" and need > NONE and not self._deleted_since(i, need):
             raise Violation(f"J2 fresh: {i} has no record, {need} was acknowledged")
-        if record.trusted and record.tier != "none" and record.place < need:
-            raise Violation(f"J2 fresh: the record of {i} is {record.place}, {need} was acknowledged")
+        if record.trusted and record.tier != "none" and record.position < need:
+            raise Violation(f"J2 fresh: the record of {i} is {record.position}, {need} was acknowledged")
 
     def check_copies(self, server: Server, primary: bool) -> None:
         for i, record in server.records.items():
             self.check_record(server, primary, i, record)
 
-    def _deleted_since(self, i: str, need: Place, refused_before: frozenset[int] = frozenset()) -> bool:
+    def _deleted_since(self, i: str, need: Position, refused_before: frozenset[int] = frozenset()) -> bool:
         return any(
-            j == i and place >= need and op.content is None and id(op) not in refused_before
-            for (j, place), op in self.versions.items()
+            j == i and position >= need and op.content is None and id(op) not in refused_before
+            for (j, position), op in self.versions.items()
         )
 
     def read(self, op: Op, found: Any) -> None:
@@ -218,17 +220,17 @@ class History:
             if need > NONE and not self._deleted_since(op.id, need, op.refused_before):
                 raise Violation(f"read: {op.id} is missing, {need} was acknowledged before the read")
             return
-        place = (found.version.epoch, found.version.ver)
-        written = self.versions.get((op.id, place))
+        position = (found.version.epoch, found.version.ver)
+        written = self.versions.get((op.id, position))
         if written is None or written.content is None:
-            raise Violation(f"read: {place} of {op.id} was read, which nobody put")
+            raise Violation(f"read: {position} of {op.id} was read, which nobody put")
         self.seen.add(id(written))
         if found.content != written.content:
-            raise Violation(f"read: {place} of {op.id} has the bytes {found.content!r}, not {written.content!r}")
-        if place < need:
-            raise Violation(f"read: {place} of {op.id} was read, {need} was acknowledged before the read")
+            raise Violation(f"read: {position} of {op.id} has the bytes {found.content!r}, not {written.content!r}")
+        if position < need:
+            raise Violation(f"read: {position} of {op.id} was read, {need} was acknowledged before the read")
         if id(written) in op.refused_before & self.refused:
-            raise Violation(f"read: {place} of {op.id} was read, but that write was refused ({written.error})")
+            raise Violation(f"read: {position} of {op.id} was read, but that write was refused ({written.error})")
 
     # -- linearizability ---------------------------------------------------------------------------------------------
 
@@ -255,7 +257,7 @@ class History:
         ended = op.ended_at if op.ended_at < cut else NEVER
         known = op.fate in ("acked", "done", "refused") and ended < NEVER
 
-        def call(kind: str, value: Any = None, expected: Place | None = None) -> Call:
+        def call(kind: str, value: Any = None, expected: Position | None = None) -> Call:
             return Call(kind, op.began_at, ended, value, expected and self._write_of(op.id, expected), known)
 
         wrote = None if op.kind.startswith("delete") else id(op)
@@ -276,8 +278,8 @@ class History:
         else:
             yield call("put", wrote)
 
-    def _write_of(self, i: str, place: Place) -> int:
-        return id(self.versions[(i, place)])
+    def _write_of(self, i: str, position: Position) -> int:
+        return id(self.versions[(i, position)])
 
-    def visible_top(self, i: str) -> Place:
+    def visible_top(self, i: str) -> Position:
         return max(self.objects[i], default=NONE)

@@ -24,7 +24,7 @@ from distier.plans.common.space import Space
 from distier.plans.fleet import sweep
 from distier.plans.fleet.sweep import _records
 from distier.plans.put.durable import is_settled, reserve_place
-from distier.plans.put.prepare import Place
+from distier.plans.put.prepare import ArchivedPosition
 from distier.plans.recovery import epochs
 from distier.plans.recovery.adopt import settle_record
 from distier.plans.recovery.adopt import verify as verify_plan
@@ -74,7 +74,8 @@ def _version_only_keys(patch: pytest.MonkeyPatch) -> None:
 
     def key(namespace: str, record: Record) -> str:
         return real(
-            namespace, record.__class__(**{**_fields(record), "order": record.order._replace(epoch=1, tok="0" * 32)})
+            namespace,
+            record.__class__(**{**_fields(record), "order": record.order._replace(epoch=1, write_id="0" * 32)}),
         )
 
     patch.setattr(names, "content_key", key)
@@ -89,8 +90,8 @@ def _sweep_by_reference(patch: pytest.MonkeyPatch) -> None:
 
     def unneeded(space: Space, groups: Any, now_ms: int, skipped: Any) -> Plan[list[str]]:
         keys: list[str] = []
-        for group, (place, _) in zip(groups, (yield from _records(space, groups)), strict=True):
-            keys += [o.key for o in group.objects if o.order != place]
+        for group, (position, _) in zip(groups, (yield from _records(space, groups)), strict=True):
+            keys += [o.key for o in group.objects if o.order != position]
         return keys
 
     patch.setattr(sweep, "unneeded", unneeded)
@@ -161,8 +162,8 @@ def _claims_fence(patch: pytest.MonkeyPatch) -> None:
 def _takes_back(patch: pytest.MonkeyPatch) -> None:
     """A refused durable write deletes its object (as it was once), which somebody may have adopted."""
 
-    def take_back(space: Space, shard: Any, id: str, place: Place) -> Plan[bool]:
-        yield from ArchiveDelete([place.key])
+    def take_back(space: Space, shard: Any, id: str, position: ArchivedPosition) -> Plan[bool]:
+        yield from ArchiveDelete([position.key])
         return True
 
     replace_in(PUT, is_settled, take_back, patch.setattr)
@@ -204,8 +205,8 @@ def _puts_again(patch: pytest.MonkeyPatch) -> None:
     """A durable write that meets a newer epoch takes another position and goes on (as it was once)."""
     real = reserve_place
 
-    def again(space: Space, shard: Any, id: str, expected: str, tok: str, first: Any = None) -> Plan[Any]:
-        return real(space, shard, id, expected, tok)
+    def again(space: Space, shard: Any, id: str, expected: str, write_id: str, first: Any = None) -> Plan[Any]:
+        return real(space, shard, id, expected, write_id)
 
     replace_in(PUT, real, again, patch.setattr)
 
@@ -214,12 +215,12 @@ def _checks_elsewhere(patch: pytest.MonkeyPatch) -> None:
     """Whether an object was adopted is asked after a position was taken, maybe of another server (as it was once)."""
     real = reserve_place
 
-    def again(space: Space, shard: Any, id: str, expected: str, tok: str, first: Any = None) -> Plan[Any]:
-        reserved = yield from real(space, shard, id, expected, tok)
+    def again(space: Space, shard: Any, id: str, expected: str, write_id: str, first: Any = None) -> Plan[Any]:
+        reserved = yield from real(space, shard, id, expected, write_id)
         if first is None:
             return reserved
         record = yield from record_command(shard, id)
-        if record is not None and record.order.tok[:8] == tok[:8]:
+        if record is not None and record.order.write_id[:8] == write_id[:8]:
             return Replayed(*record.order[:2], "cold")
         if (record is not None and record.order[:2] > first[:2]) or reserved.epoch <= first.epoch:
             raise Recovering("not known")
@@ -260,7 +261,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "if false then"),
     )),
     Mutant("no-replid", ("put-archived/claim/claim", "put-archived/put"), (
-        ("prelude", "if not e[1] or life ~= '' and e[3] ~= life then", "if not e[1] then"),
+        ("prelude", "if not e[1] or incarnation ~= '' and e[3] ~= incarnation then", "if not e[1] then"),
     ), model="no_epoch"),
     Mutant("epoch-found", ("put-archived/claim/claim", "put/write-back"), (
         ("open", "claimed <= epoch", "claimed < epoch"),

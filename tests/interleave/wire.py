@@ -85,16 +85,16 @@ class Wire:
         by_database: dict[int, list[int]] = {}
         for i, (database, _) in enumerate(sent):
             by_database.setdefault(database, []).append(i)
-        for database, places in by_database.items():
-            self._sockets[database].sendall(b"".join([hiredis.pack_command(sent[i][1]) for i in places]))
+        for database, positions in by_database.items():
+            self._sockets[database].sendall(b"".join([hiredis.pack_command(sent[i][1]) for i in positions]))
         replies: list[Any] = [None] * len(sent)
-        for database, places in by_database.items():
+        for database, positions in by_database.items():
             gets, receive, feed = (
                 self._readers[database].gets,
                 self._sockets[database].recv,
                 self._readers[database].feed,
             )
-            for i in places:
+            for i in positions:
                 reply = gets()
                 while reply is False:
                     data = receive(1 << 18)

@@ -23,7 +23,7 @@ class Rec:
     """A module, or its tombstone. `frame` is None where there is none; `lost`: its TTL took it."""
 
     tier: str
-    tok: str
+    write_id: str
     version: str
     tokens: int = 0
     content: bytes = b""
@@ -91,12 +91,12 @@ class Model:
     # -- changes ---------------------------------------------------------------------------------------------------
 
     def put(
-        self, id: str, tok: str, tier: str, expected: str, tokens: int, content: bytes, frame: bytes, codec: str,
+        self, id: str, write_id: str, tier: str, expected: str, tokens: int, content: bytes, frame: bytes, codec: str,
         fields: tuple[tuple[str, str], ...], moves: Sequence[Move],
     ) -> tuple[object, ...] | Over:  # fmt: skip
         old = self.records.get(id)
-        if tok in self.done:
-            return "REPLAYED", self.done[tok], old.tier if old and old.alive and old.tok == tok else ""
+        if write_id in self.done:
+            return "REPLAYED", self.done[write_id], old.tier if old and old.alive and old.write_id == write_id else ""
         now = self.version_of(id)
         if (expected == "-" and now) or (expected not in ("", "-") and expected != now):
             return "CONFLICT", now
@@ -105,20 +105,20 @@ class Model:
         if tier == "warm" and (len(frame) > self.limits["warm_bytes"] or not self.limits["warm_modules"]):
             return ("TOO_LARGE",)
         version = f"1-{self.ver + 1}"
-        new = Rec(tier, tok, version, tokens, content, fields=fields)
+        new = Rec(tier, write_id, version, tokens, content, fields=fields)
         if tier == "warm":
             new = replace(new, frame=frame, codec=codec)
         evicted = self._change(id, new, moves)
         if isinstance(evicted, Over):
             return evicted
         self.ver += 1
-        self.done[tok] = version
+        self.done[write_id] = version
         self.events.append((id, old.tier if old and now else "none", tier, "put", version))
         return "OK", self.ver, evicted
 
-    def promote(self, id: str, tok: str, content: bytes, moves: Sequence[Move]) -> tuple[object, ...] | Over:
+    def promote(self, id: str, write_id: str, content: bytes, moves: Sequence[Move]) -> tuple[object, ...] | Over:
         old = self.records.get(id)
-        if old is None or old.tok != tok or not old.alive or len(content) != len(old.content):
+        if old is None or old.write_id != write_id or not old.alive or len(content) != len(old.content):
             return ("CHANGED",)
         if old.tier == "hot":
             return ("ALREADY",)
@@ -130,9 +130,11 @@ class Model:
         self.events.append((id, old.tier, "hot", "up", old.version))
         return "OK", evicted
 
-    def install(self, id: str, tok: str, codec: str, frame: bytes, moves: Sequence[Move]) -> tuple[object, ...] | Over:
+    def install(
+        self, id: str, write_id: str, codec: str, frame: bytes, moves: Sequence[Move]
+    ) -> tuple[object, ...] | Over:
         old = self.records.get(id)
-        if old is None or old.tok != tok or not old.clean or old.tier not in ("cold", "warm"):
+        if old is None or old.write_id != write_id or not old.clean or old.tier not in ("cold", "warm"):
             return ("CHANGED",)
         if len(frame) > self.limits["warm_bytes"] or not self.limits["warm_modules"]:
             return ("TOO_LARGE",)
@@ -154,7 +156,7 @@ class Model:
 
     def archived(self, id: str, order: Order, size_bytes: int) -> tuple[object, ...]:
         old = self.records.get(id)
-        if old is None or (old.tok, old.version) != (order.tok, str(order)):
+        if old is None or (old.write_id, old.version) != (order.write_id, str(order)):
             return ("CHANGED",)
         if old.clean:
             return ("ALREADY",)
@@ -165,9 +167,9 @@ class Model:
         self.events.append((id, old.tier, old.tier, "archive", old.version))
         return "OK", 0
 
-    def delete(self, id: str, tok: str, expected: str) -> tuple[object, ...]:
-        if tok in self.done:
-            return "OK", self.done[tok]
+    def delete(self, id: str, write_id: str, expected: str) -> tuple[object, ...]:
+        if write_id in self.done:
+            return "OK", self.done[write_id]
         now = self.version_of(id)
         if expected and expected != now:
             return "CONFLICT", now
@@ -176,15 +178,15 @@ class Model:
         self.ver += 1
         version = f"1-{self.ver}"
         self.events.append((id, self.records[id].tier, "deleted", "delete", version))
-        self.records[id] = Rec("deleted", tok, version)
+        self.records[id] = Rec("deleted", write_id, version)
         self.uses.pop(id, None)
         self.pins.pop(id, None)
-        self.done[tok] = version
+        self.done[write_id] = version
         return "OK", version
 
-    def redirty(self, id: str, tok: str) -> tuple[object, ...]:
+    def redirty(self, id: str, write_id: str) -> tuple[object, ...]:
         old = self.records.get(id)
-        if old is None or old.tok != tok or not old.clean or old.tier == "cold" or old.lost:
+        if old is None or old.write_id != write_id or not old.clean or old.tier == "cold" or old.lost:
             return ("CHANGED",)
         self.records[id] = replace(old, clean=False, archived_bytes=0)
         self.events.append((id, old.tier, old.tier, "repair", old.version))
@@ -261,7 +263,7 @@ class Model:
         r = self.records.get(m.id)
         if r is not None and r.tier == m.to:
             return "already"
-        if r is None or r.tok != m.tok:
+        if r is None or r.write_id != m.write_id:
             return "changed"
         if self.pins.get(m.id):
             return "pinned"

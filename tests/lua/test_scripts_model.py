@@ -30,7 +30,7 @@ from distier.domain.order import Order, parse_version
 from distier.effects import RunScript, T
 from distier.lua import Applied, Limit, Move, Put, Refused, Replayed, Write
 from distier.stores.redis import Exchange
-from distier.stores.redis.wire import Words
+from distier.stores.redis.wire import RawCommand
 from tests.fakes import FakeExchange, PlanRunner, dump, ids_of
 from tests.lua.model import Model, Over, Rec
 
@@ -72,14 +72,14 @@ class Shards(RuleBasedStateMachine):
         super().__init__()
         self.exchange = exchange
         self.shard = Shard("ns", 0, 1)
-        self.toks = (f"{n:032x}" for n in itertools.count(1))
+        self.write_ids = (f"{n:032x}" for n in itertools.count(1))
         self.used: list[str] = []
         self.model = Model(dict(LIMITS))
         self.refused_at: dict[str, Any] | None = None
 
     # -- talking to the server -------------------------------------------------------------------------------------
 
-    def ask(self, commands: Sequence[Words]) -> list[Any]:
+    def ask(self, commands: Sequence[RawCommand]) -> list[Any]:
         return self.exchange.exchange(self.shard, commands, 10.0)
 
     def run(self, call: RunScript[T]) -> T:
@@ -129,17 +129,19 @@ class Shards(RuleBasedStateMachine):
     def made(self, drawn: Drawn) -> list[Move]:
         records = self.model.records
         if drawn is None:
-            clean = [Move(id, rec.tok, "cold") for id, rec in records.items() if rec.clean and rec.tier == "warm"]
-            return clean + [Move(id, rec.tok, "warm", "raw", b"f") for id, rec in records.items() if rec.tier == "hot"]
+            clean = [Move(id, rec.write_id, "cold") for id, rec in records.items() if rec.clean and rec.tier == "warm"]
+            return clean + [
+                Move(id, rec.write_id, "warm", "raw", b"f") for id, rec in records.items() if rec.tier == "hot"
+            ]
         made = []
         for who, fresh, to, frame in drawn:
             id = self.who(who, lambda rec, to=to: rec.tier == "hot" if to == "warm" else rec.clean)  # type: ignore[misc]
             warm = to == "warm"
-            made.append(Move(id, self.tok(id, fresh), to, "raw" if warm else "", frame if warm else b""))
+            made.append(Move(id, self.write_id(id, fresh), to, "raw" if warm else "", frame if warm else b""))
         return made
 
-    def tok(self, id: str, fresh: bool) -> str:
-        return self.model.records[id].tok if fresh and id in self.model.records else GARBAGE_TOK
+    def write_id(self, id: str, fresh: bool) -> str:
+        return self.model.records[id].write_id if fresh and id in self.model.records else GARBAGE_TOK
 
     # -- the scripts -----------------------------------------------------------------------------------------------
 
@@ -157,12 +159,12 @@ class Shards(RuleBasedStateMachine):
         self, id: Who, tier: str, tokens: int, content: bytes, frame: bytes, expected: str,
         drawn: Drawn, type: str,
     ) -> None:  # fmt: skip
-        tok = next(self.toks)
-        self.used.append(tok)
-        self.put_as(tok, id[1], tier, tokens, content, frame, expected, self.made(drawn), type)
+        write_id = next(self.write_ids)
+        self.used.append(write_id)
+        self.put_as(write_id, id[1], tier, tokens, content, frame, expected, self.made(drawn), type)
 
     def put_as(
-        self, tok: str, id: str, tier: str, tokens: int, content: bytes, frame: bytes, expected: str,
+        self, write_id: str, id: str, tier: str, tokens: int, content: bytes, frame: bytes, expected: str,
         moves: list[Move], type: str,
     ) -> None:  # fmt: skip
         if expected == "now":
@@ -170,11 +172,11 @@ class Shards(RuleBasedStateMachine):
         fields = (("type", type), ("sha256", "0")) if type else ()
         before = self.dump()
         answer = self.run(lua.put(
-            self.shard, id, tok, tier=tier, expected=expected, tokens=tokens, size_bytes=len(content),
+            self.shard, id, write_id, tier=tier, expected=expected, tokens=tokens, size_bytes=len(content),
             body=content if tier == "hot" else frame, codec="" if tier == "hot" else "raw",
             fields=[w for pair in fields for w in pair], moves=moves,
         ))  # fmt: skip
-        result = self.model.put(id, tok, tier, expected, tokens, content, frame, "raw", fields, moves)
+        result = self.model.put(id, write_id, tier, expected, tokens, content, frame, "raw", fields, moves)
         self.check(answer, result, before, id)
 
     @rule(
@@ -188,19 +190,19 @@ class Shards(RuleBasedStateMachine):
         writes: list[Write] = []
         expected_of: dict[str, tuple[str, str, int, bytes]] = {}
         for id, n, content, expected, again in items:
-            tok = self.used[-1] if again and self.used and not writes else next(self.toks)
+            write_id = self.used[-1] if again and self.used and not writes else next(self.write_ids)
             expected = (self.model.version_of(id) or "1-1") if expected == "now" else expected
-            writes.append(Write(id, tok, "hot", expected, "", "", 0, n, len(content), b"", ("content", content)))
-            expected_of[id] = (tok, expected, n, content)
+            writes.append(Write(id, write_id, "hot", expected, "", "", 0, n, len(content), b"", ("content", content)))
+            expected_of[id] = (write_id, expected, n, content)
         answers = self.run(lua.put_many(self.shard, writes))
-        for (id, (tok, expected, n, content)), answer in zip(expected_of.items(), answers, strict=True):
-            result = self.model.put(id, tok, "hot", expected, n, content, b"", "", (), [])
+        for (id, (write_id, expected, n, content)), answer in zip(expected_of.items(), answers, strict=True):
+            result = self.model.put(id, write_id, "hot", expected, n, content, b"", "", (), [])
             if isinstance(result, Over):
                 assert isinstance(answer, lua.Over)
                 assert tuple(answer[:4]) == result.over
             else:
                 assert plain(answer) == result
-            self.used.append(tok)
+            self.used.append(write_id)
 
     @precondition(lambda self: self.used)
     @rule(pick=picks, id=ids, tier=st.sampled_from(["hot", "warm"]), content=contents)
@@ -211,20 +213,20 @@ class Shards(RuleBasedStateMachine):
     @rule(who=whos, fresh=fresh, drawn=moves, longer=st.sampled_from([False] * 7 + [True]))
     def promote(self, who: Who, fresh: bool, drawn: Drawn, longer: bool) -> None:
         id = self.who(who, lambda rec: rec.tier in ("warm", "cold"))
-        tok, moves = self.tok(id, fresh), self.made(drawn)
+        write_id, moves = self.write_id(id, fresh), self.made(drawn)
         content = self.model.records[id].content if id in self.model.records else b"x"
         content += b"!" * longer
         before = self.dump()
-        answer = self.run(lua.promote(self.shard, id, tok, content, "up", moves))
-        self.check(answer, self.model.promote(id, tok, content, moves), before, id)
+        answer = self.run(lua.promote(self.shard, id, write_id, content, "up", moves))
+        self.check(answer, self.model.promote(id, write_id, content, moves), before, id)
 
     @rule(who=whos, fresh=fresh, frame=frames, drawn=moves)
     def install(self, who: Who, fresh: bool, frame: bytes, drawn: Drawn) -> None:
         id = self.who(who, lambda rec: rec.clean and rec.tier in ("warm", "cold"))
-        tok, moves = self.tok(id, fresh), self.made(drawn)
+        write_id, moves = self.write_id(id, fresh), self.made(drawn)
         before = self.dump()
-        answer = self.run(lua.install(self.shard, id, tok, "lz4", frame, "get", moves))
-        self.check(answer, self.model.install(id, tok, "lz4", frame, moves), before, id)
+        answer = self.run(lua.install(self.shard, id, write_id, "lz4", frame, "get", moves))
+        self.check(answer, self.model.install(id, write_id, "lz4", frame, moves), before, id)
 
     @rule(drawn=moves)
     def demote(self, drawn: Drawn) -> None:
@@ -237,22 +239,22 @@ class Shards(RuleBasedStateMachine):
         id = self.who(who, lambda rec: not rec.clean)
         rec = self.model.records.get(id)
         epoch, ver = parse_version(rec.version) if rec else (1, 1)
-        order = Order(epoch, ver + moved, self.tok(id, fresh))
+        order = Order(epoch, ver + moved, self.write_id(id, fresh))
         before = self.dump()
         answer = self.run(lua.archived(self.shard, id, order, size))
         self.compare(answer, self.model.archived(id, order, size), before)
 
     @rule(id=ids, expected=st.sampled_from(["", "", "now", "1-999999"]), again=st.booleans())
     def delete(self, id: str, expected: str, again: bool) -> None:
-        tok = self.used[-1] if again and self.used else next(self.toks)
-        assume(not (again and self.used) or tok in self.model.done)
-        self.used.append(tok)
+        write_id = self.used[-1] if again and self.used else next(self.write_ids)
+        assume(not (again and self.used) or write_id in self.model.done)
+        self.used.append(write_id)
         if expected == "now":
             expected = self.model.version_of(id) or "1-1"
         before = self.dump()
-        answer = self.run(lua.delete(self.shard, id, tok, expected))
-        replay = tok in self.model.done
-        self.compare(answer, self.model.delete(id, tok, expected), before)
+        answer = self.run(lua.delete(self.shard, id, write_id, expected))
+        replay = write_id in self.model.done
+        self.compare(answer, self.model.delete(id, write_id, expected), before)
         if replay:
             assert untimed(self.dump()) == untimed(before)
 
@@ -313,9 +315,9 @@ class Shards(RuleBasedStateMachine):
     def redirty(self, who: Who, fresh: bool) -> None:
         """The object of a clean version is gone from the archive: it is archived anew, if its content is here."""
         id = self.who(who, lambda rec: rec.clean and rec.tier != "cold")
-        tok = self.tok(id, fresh)
+        write_id = self.write_id(id, fresh)
         before = self.dump()
-        self.compare(self.run(lua.redirty(self.shard, id, tok)), self.model.redirty(id, tok), before)
+        self.compare(self.run(lua.redirty(self.shard, id, write_id)), self.model.redirty(id, write_id), before)
 
     @rule(id=ids, expected=st.sampled_from(["", "-", "now", "1-999999"]))
     def reserve(self, id: str, expected: str) -> None:
@@ -429,7 +431,7 @@ def record(rec: Rec) -> dict[bytes, bytes]:
     """A record's hash as the model has it, without times."""
     epoch, _, ver = rec.version.partition("-")
     known: dict[str, object] = {
-        "tier": rec.tier, "epoch": epoch, "ver": ver, "tok": rec.tok, "bytes": len(rec.content), "clean": int(rec.clean),
+        "tier": rec.tier, "epoch": epoch, "ver": ver, "tok": rec.write_id, "bytes": len(rec.content), "clean": int(rec.clean),
         **dict(rec.fields),
     }  # fmt: skip
     if rec.alive:

@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from distier import lua
 from distier.domain.keys import Shard
 from distier.domain.order import Order
-from distier.drive.conversation import words
+from distier.drive.conversation import command_of
 from distier.effects import RunScript
 from distier.errors import Corrupt, DistierError, Invalid, Recovering
 from distier.lua import VERBS, Limit, Move
@@ -102,13 +102,13 @@ def state(exchange: Exchange) -> dict[str, Any]:
     return untimed(dump(lambda commands: exchange.exchange(SHARD, commands, 10.0)))
 
 
-def tok(id: str) -> str:
+def write_id(id: str) -> str:
     return id.encode().hex().rjust(32, "0")
 
 
 def order(id: str) -> Order:
     """The place of a module's version in what `fill` makes."""
-    return Order(1, 3 + ["hot", "hot2", "warm", "warm-dirty", "gone", "cold"].index(id), tok(id))
+    return Order(1, 3 + ["hot", "hot2", "warm", "warm-dirty", "gone", "cold"].index(id), write_id(id))
 
 
 def fill(exchange: Exchange) -> None:
@@ -116,39 +116,41 @@ def fill(exchange: Exchange) -> None:
     ask(exchange, ("FLUSHALL",))
     open_shard(exchange, SHARD, LIMITS)
     run_script(exchange, put("deleted", "hot"))
-    run_script(exchange, lua.delete(SHARD, "deleted", tok("d")))
+    run_script(exchange, lua.delete(SHARD, "deleted", write_id("d")))
     for id, tier in [("hot", "hot"), ("hot2", "hot"), ("warm", "warm"), ("warm-dirty", "warm"), ("gone", "warm")]:
         assert isinstance(run_script(exchange, put(id, tier)), lua.Put)
         if id in ("warm", "gone"):
             run_script(exchange, lua.archived(SHARD, id, order(id), 5))
-    cold = put("cold", "warm", moves=[Move("gone", tok("gone"), "cold")])
+    cold = put("cold", "warm", moves=[Move("gone", write_id("gone"), "cold")])
     assert isinstance(run_script(exchange, cold), lua.Put)
     run_script(exchange, lua.archived(SHARD, "cold", order("cold"), 5))
-    run_script(exchange, lua.demote(SHARD, "x", [Move("cold", tok("cold"), "cold")]))
-    install = lua.install(SHARD, "gone", tok("gone"), "raw", b"frame", "get")
+    run_script(exchange, lua.demote(SHARD, "x", [Move("cold", write_id("cold"), "cold")]))
+    install = lua.install(SHARD, "gone", write_id("gone"), "raw", b"frame", "get")
     assert isinstance(run_script(exchange, install), lua.Applied)
     ask(exchange, ("DEL", SHARD.frame("gone")))
     run_script(exchange, lua.pin(SHARD, "hot2", 1_000_000))
     run_script(exchange, lua.touch(SHARD, [("hot", 1), ("warm", 1)]))
     ask(exchange, ("SET", SHARD.lease("hot"), "me"))
-    ask(exchange, ("HSET", SHARD.module("cold"), "reserved", f"1-99-0-{tok('newer')}"))  # a durable write is under way
+    ask(
+        exchange, ("HSET", SHARD.module("cold"), "reserved", f"1-99-0-{write_id('newer')}")
+    )  # a durable write is under way
 
 
 def put(
     id: str, tier: str, name: str = "", moves: Sequence[Move] = (), reserved: tuple[int, int] | None = None
 ) -> RunScript[Any]:
     return lua.put(
-        SHARD, id, tok(name or id), tier=tier, expected="", tokens=4, size_bytes=5, body=b"bytes",
+        SHARD, id, write_id(name or id), tier=tier, expected="", tokens=4, size_bytes=5, body=b"bytes",
         codec="" if tier == "hot" else "raw", fields=("type", "t/x"), moves=moves, reserved=reserved,
     )  # fmt: skip
 
 
 def write(id: str) -> lua.Write:
-    return lua.Write(id, tok(id + "+"), "hot", "", "", "", 0, 4, 5, b"", ("content", b"bytes"))
+    return lua.Write(id, write_id(id + "+"), "hot", "", "", "", 0, 4, 5, b"", ("content", b"bytes"))
 
 
 def down(id: str, to: str = "warm") -> Move:
-    return Move(id, tok(id), to, "raw" if to == "warm" else "", b"frame" if to == "warm" else b"")
+    return Move(id, write_id(id), to, "raw" if to == "warm" else "", b"frame" if to == "warm" else b"")
 
 
 ROOM = [down("warm", "cold"), down("hot")]
@@ -159,13 +161,17 @@ CALLS: dict[str, Callable[[], RunScript[Any]]] = {
     "put over hot": lambda: put("hot", "hot", "newer"),
     "put over warm": lambda: put("warm-dirty", "warm", "newer"),
     "put many": lambda: lua.put_many(SHARD, [write("hot"), write("warm"), write("new"), write("deleted")]),
-    "promote, evicting": lambda: lua.promote(SHARD, "warm-dirty", tok("warm-dirty"), b"bytes", "up", [down("hot")]),
-    "install, evicting": lambda: lua.install(SHARD, "cold", tok("cold"), "raw", b"f", "get", [down("warm", "cold")]),
+    "promote, evicting": lambda: lua.promote(
+        SHARD, "warm-dirty", write_id("warm-dirty"), b"bytes", "up", [down("hot")]
+    ),
+    "install, evicting": lambda: lua.install(
+        SHARD, "cold", write_id("cold"), "raw", b"f", "get", [down("warm", "cold")]
+    ),
     "demote": lambda: lua.demote(SHARD, "down", ROOM),
     "archived hot": lambda: lua.archived(SHARD, "hot", order("hot"), 9),
     "archived warm": lambda: lua.archived(SHARD, "warm-dirty", order("warm-dirty"), 9),
-    "archived deleted": lambda: lua.archived(SHARD, "deleted", Order(1, 2, tok("d")), 0),
-    "delete": lambda: lua.delete(SHARD, "hot", tok("d2")),
+    "archived deleted": lambda: lua.archived(SHARD, "deleted", Order(1, 2, write_id("d")), 0),
+    "delete": lambda: lua.delete(SHARD, "hot", write_id("d2")),
     "touch": lambda: lua.touch(SHARD, [("hot", 1), ("warm", 2), ("warm-dirty", 1)]),
     "pin": lambda: lua.pin(SHARD, "hot", 1000),
     "unpin": lambda: lua.pin(SHARD, "hot2", 0),
@@ -177,24 +183,24 @@ CALLS: dict[str, Callable[[], RunScript[Any]]] = {
     "state": lambda: lua.state(SHARD),
     "reserve": lambda: lua.reserve(SHARD, "hot"),
     "put archived": lambda: put("cold", "hot", "newer", moves=ROOM, reserved=(1, 99)),
-    "delete archived": lambda: lua.delete(SHARD, "cold", tok("newer"), reserved=(1, 99)),
+    "delete archived": lambda: lua.delete(SHARD, "cold", write_id("newer"), reserved=(1, 99)),
     "adopt": lambda: lua.adopt(SHARD, 1, [found("warm"), found("other"), found("cold", "deleted"), found("x", "none")]),
-    "redirty": lambda: lua.redirty(SHARD, "warm", tok("warm")),
+    "redirty": lambda: lua.redirty(SHARD, "warm", write_id("warm")),
     "mend": lambda: lua.mend(SHARD, ["hot", "warm", "cold", "gone"], repair=True),
     "reindex": lambda: lua.reindex(SHARD, ["hot", "warm", "cold", "gone"], repair=True),
     "account": lambda: lua.account(SHARD, {"hot_count": 1}, ["hot"], "0-0", repair=True),
     "ledger": lambda: lua.ledger(
-        SHARD, 0, tok("l"), {"total": "4 4 4 4", "0": "1 2 3 4", "next.0": "4 4 4 4"}, above=0
+        SHARD, 0, write_id("l"), {"total": "4 4 4 4", "0": "1 2 3 4", "next.0": "4 4 4 4"}, above=0
     ),
     "limit": lambda: lua.limit(SHARD, 7, (50, 500, 50, 500)),
     "claim": lambda: lua.claim(SHARD, "me", 10_000),
-    "beat": lambda: lua.beat(SHARD, "me", 10_000),
+    "heartbeat": lambda: lua.heartbeat(SHARD, "me", 10_000),
 }
 REPAIRS = {"mend", "reindex", "account"}  # they write where something is wrong
 
 
 def found(id: str, kind: str = "content") -> lua.Adoption:
-    return lua.Adoption(id, 1, 1000, tok("n"), kind, 4, 5, 9, fields=("type", "t/x"))
+    return lua.Adoption(id, 1, 1000, write_id("n"), kind, 4, 5, 9, fields=("type", "t/x"))
 
 
 def test_every_script_is_tried() -> None:
@@ -306,10 +312,10 @@ def test_at_maxmemory_what_frees_runs_and_what_takes_is_refused(real_exchange: E
     try:
         for name, make in CALLS.items():
             call = make()
-            reply = real_exchange.exchange(SHARD, [words(call)], 10.0)[0]
+            reply = real_exchange.exchange(SHARD, [command_of(call)], 10.0)[0]
             if isinstance(reply, ResponseError) and "NOSCRIPT" in type(reply).__name__.upper() + str(reply):
                 real_exchange.exchange(SHARD, [("SCRIPT", "LOAD", call.script.source)], 10.0)
-                reply = real_exchange.exchange(SHARD, [words(call)], 10.0)[0]
+                reply = real_exchange.exchange(SHARD, [command_of(call)], 10.0)[0]
             refused = isinstance(reply, Exception)
             assert refused == (call.script.name in TAKES_MEMORY), f"{name}: {reply!r}"
     finally:

@@ -67,7 +67,7 @@ class Server(NamedTuple):
     ver: int
     record: Record | None
     floor: Order  # the greatest version that this server acknowledged
-    life: int
+    incarnation: int
     reserved: Order = NONE  # the position of a durable write in front of the record
     past: frozenset[int] = frozenset()  # operations whose versions were overwritten here
     flushed: int = 0  # how often it was emptied in its life
@@ -150,8 +150,11 @@ class Model:
 
     def violation(self, s: State) -> str:
         numbers = [number for number, _ in s.installed]
-        lives = [[number for number, life in s.installed if life == one] for one in {life for _, life in s.installed}]
-        if len(set(numbers)) < len(numbers) or any(life != sorted(life) for life in lives):
+        incarnations = [
+            [number for number, incarnation in s.installed if incarnation == one]
+            for one in {incarnation for _, incarnation in s.installed}
+        ]
+        if len(set(numbers)) < len(numbers) or any(incarnation != sorted(incarnation) for incarnation in incarnations):
             return f"J4 order: epochs {s.installed} were installed"
         top = greatest(s.objects)
         if s.durable > NONE and not s.collected and (top is None or top.order < s.durable):
@@ -418,26 +421,26 @@ class Model:
                         yield self.go(s, i, ("done",), **{name: server._replace(record=now)})
 
     def claim(self, s: State, i: int, step: Step) -> Iterator[State]:
-        """A client that meets a life without an epoch, on the primary or on an old one. `life`: for which it claims."""
+        """A client that meets a life without an epoch, on the primary or on an old one. `incarnation`: for which it claims."""
         match step:
             case ("idle",):
                 for _, server in self.servers(s):
                     if not server.valid and len(s.markers) < MARKERS_MAX:
                         if "epoch_reuse" in self.mutants and max(s.markers) > server.epoch:
-                            yield self.go(s, i, ("install", max(s.markers), server.life, server.flushed))
+                            yield self.go(s, i, ("install", max(s.markers), server.incarnation, server.flushed))
                         else:
-                            yield self.go(s, i, ("mark", max(s.markers) + 1, server.life, server.flushed))
-            case ("mark", number, life, flushed):
-                yield self.go(s, i, ("check", number, life, flushed), markers=(*s.markers, number))
-            case ("check", number, life, flushed):
+                            yield self.go(s, i, ("mark", max(s.markers) + 1, server.incarnation, server.flushed))
+            case ("mark", number, incarnation, flushed):
+                yield self.go(s, i, ("check", number, incarnation, flushed), markers=(*s.markers, number))
+            case ("check", number, incarnation, flushed):
                 alone = s.markers.count(number) == 1 or "no_second_list" in self.mutants
-                yield self.go(s, i, ("install", number, life, flushed) if alone else ("idle",))
-            case ("install", number, life, flushed):
+                yield self.go(s, i, ("install", number, incarnation, flushed) if alone else ("idle",))
+            case ("install", number, incarnation, flushed):
                 for name, server in self.servers(s):
                     same = server.flushed == flushed or "install_after_flush" in self.mutants
-                    if not server.valid and server.life == life and same and number > server.epoch:
+                    if not server.valid and server.incarnation == incarnation and same and number > server.epoch:
                         after = server._replace(epoch=number, valid=True)
-                        yield self.go(s, i, ("done",), installed=(*s.installed, (number, life)), **{name: after})
+                        yield self.go(s, i, ("done",), installed=(*s.installed, (number, incarnation)), **{name: after})
                 yield self.go(s, i, ("done",))
 
     def bury(self, s: State, i: int) -> Iterator[State]:
@@ -463,7 +466,7 @@ class Model:
             number = s.primary.epoch + 1 if "epoch_reuse" in self.mutants else max(s.markers) + 1
             marks = s.markers if number in s.markers else (*s.markers, number)
             after = s.primary._replace(epoch=number, valid=True)
-            yield s._replace(primary=after, markers=marks, installed=(*s.installed, (number, after.life)))
+            yield s._replace(primary=after, markers=marks, installed=(*s.installed, (number, after.incarnation)))
         for name, server in self.servers(s):
             number = max(s.markers) + 1
             if (
@@ -473,7 +476,7 @@ class Model:
             ):
                 after = server._replace(epoch=number)
                 yield self.at(s, name, after)._replace(
-                    markers=(*s.markers, number), installed=(*s.installed, (number, after.life))
+                    markers=(*s.markers, number), installed=(*s.installed, (number, after.incarnation))
                 )
         zombie = s.zombie
         if (
@@ -484,7 +487,9 @@ class Model:
         ):
             number = max(s.markers) + 1
             back = zombie._replace(epoch=number, valid=True)
-            yield s._replace(zombie=back, markers=(*s.markers, number), installed=(*s.installed, (number, back.life)))
+            yield s._replace(
+                zombie=back, markers=(*s.markers, number), installed=(*s.installed, (number, back.incarnation))
+            )
         yield from self.fail(s)
 
     def verify(self, s: State) -> Iterator[State]:
@@ -526,15 +531,17 @@ class Model:
         if s.faults == self.faults:
             return
         valid = "no_epoch" in self.mutants
-        life = s.faults + 1
-        new = s.snapshot._replace(valid=valid, life=life)
-        lost = (START if valid else EMPTY)._replace(life=life)
-        yield s._replace(primary=new, zombie=s.primary, snapshot=new, faults=life)  # fails over, the old one goes on
-        yield s._replace(primary=new, zombie=None, snapshot=new, faults=life)
-        yield s._replace(primary=lost, zombie=None, snapshot=lost, faults=life)
+        incarnation = s.faults + 1
+        new = s.snapshot._replace(valid=valid, incarnation=incarnation)
+        lost = (START if valid else EMPTY)._replace(incarnation=incarnation)
+        yield s._replace(
+            primary=new, zombie=s.primary, snapshot=new, faults=incarnation
+        )  # fails over, the old one goes on
+        yield s._replace(primary=new, zombie=None, snapshot=new, faults=incarnation)
+        yield s._replace(primary=lost, zombie=None, snapshot=lost, faults=incarnation)
         if self.claims_are_clients:  # FLUSHALL: the same life goes on
-            empty = EMPTY._replace(life=s.primary.life, flushed=s.primary.flushed + 1)
-            yield s._replace(primary=empty, snapshot=empty, faults=life)
+            empty = EMPTY._replace(incarnation=s.primary.incarnation, flushed=s.primary.flushed + 1)
+            yield s._replace(primary=empty, snapshot=empty, faults=incarnation)
 
 
 def _trace(before: dict[State, State | None], state: State) -> list[State]:

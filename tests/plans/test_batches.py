@@ -178,7 +178,7 @@ def frames_asked_for(plan: Plan[T], asked: list[int]) -> Plan[T]:
     effect = next(plan)
     while True:
         if isinstance(effect, Pipeline):
-            gets = [call for call in effect.calls if isinstance(call, Command) and call.words[0] == "GET"]
+            gets = [call for call in effect.calls if isinstance(call, Command) and call.args[0] == "GET"]
             asked += [len(gets)] if gets else []
         result = yield effect
         try:

@@ -15,22 +15,23 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from distier.domain.keys import Shard
+from distier.domain.outcome import Outcome
 from distier.drive.sync import SyncDriver
 from distier.effects import Plan
 from distier.errors import DistierError, RedisUnavailable, Unavailable
 from distier.plans.fleet.leases import HeldLeases, join
-from distier.plans.fleet.nodes import beat as beat_plan
-from distier.plans.fleet.nodes import tell_changes
+from distier.plans.fleet.nodes import announce_changes
+from distier.plans.fleet.nodes import heartbeat as heartbeat_plan
 from distier.plans.get.one import get
 from distier.plans.put.one import put
 from distier.plans.put.prepare import Item
 from distier.plans.tier import ledger
 from distier.plans.tier.keep import keep
-from distier.plans.tier.ledger import make_share, settled
+from distier.plans.tier.ledger import enlarge_quota, settled
 from distier.plans.tier.peers import DiskSums
 from distier.plans.tier.promote import promote
 from distier.stores.redis import Answer, Batch
-from distier.stores.redis.wire import Words
+from distier.stores.redis.wire import RawCommand
 from distier.worker import Worker
 from distier.worker.health import not_ready, reasons
 from tests.fakes import World
@@ -51,7 +52,7 @@ class Partly:
         self.down: set[int] = set()
         self.asked: Counter[int] = Counter()
 
-    def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
+    def exchange(self, shard: Shard, commands: Sequence[RawCommand], timeout_s: float) -> list[Any]:
         self.asked[shard.index] += 1
         if shard.index not in self.down:
             return self.world.redis.exchange(shard, commands, timeout_s)
@@ -63,7 +64,7 @@ class Partly:
     def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]:
         return [self._one(shard, commands, timeout_s) for shard, commands in batches]
 
-    def _one(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> Answer:
+    def _one(self, shard: Shard, commands: Sequence[RawCommand], timeout_s: float) -> Answer:
         try:
             return self.exchange(shard, commands, timeout_s)
         except RedisConnectionError as e:
@@ -148,17 +149,17 @@ def test_a_share_is_refused_and_the_ledger_left_when_a_shard_goes_in_the_middle(
     client.driver.deadline_s = 0.5
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ledger, "all_answer", lambda space: iter(()))
-        assert client.run(make_share(client.space, client.space.keys.shards[3], 300, 3000)) is False
+        assert client.run(enlarge_quota(client.space, client.space.keys.shards[3], 300, 3000)) is False
     client.redis.down = set()
     assert client.run(settled(client.space)).next == {}
 
 
 def test_keep_passes_over_a_server_that_is_away_and_over_nothing_else(client: Client) -> None:
-    def raises(error: Exception) -> Plan[str]:
+    def raises(error: Exception) -> Plan[Outcome]:
         yield from ()
         raise error
 
-    assert client.run(keep(raises(RedisUnavailable("away")))) == "unavailable: away"
+    assert client.run(keep(raises(RedisUnavailable("away")))) is Outcome.UNAVAILABLE
     assert client.driver.counters.snapshot()["keeps.failed"] == 1
     with pytest.raises(DistierError, match="wrong password"):
         client.run(keep(raises(DistierError("wrong password"))))
@@ -174,17 +175,17 @@ def test_keep_passes_over_a_server_that_is_away_and_over_nothing_else(client: Cl
 @pytest.mark.parametrize("down", [0, 2])
 def test_a_worker_keeps_the_leases_of_the_shards_that_answer(client: Client, down: int) -> None:
     worker: Any = Worker(client)  # type: ignore[arg-type]
-    worker._beat()
+    worker._heartbeat()
     assert {s.index for s in worker.held} == {0, 1, 2, 3} and worker.last_beat_failure is None
     client.redis.down = {down}
     healthy = {0, 1, 2, 3} - {down}
     for _ in range(5):  # more than a lease long, where each takes its whole time
-        worker._beat()
+        worker._heartbeat()
         assert {s.index for s in worker.held} == healthy and worker.workers == [worker.name]
         assert "RedisUnavailable" in str(worker.last_beat_failure)
         assert not not_ready(worker) and any(why.startswith("redis: ") for why in reasons(worker))
     client.redis.down = set()
-    worker._beat()
+    worker._heartbeat()
     assert {s.index for s in worker.held} == {0, 1, 2, 3} and worker.last_beat_failure is None
 
 
@@ -193,18 +194,18 @@ def test_the_last_list_of_workers_counts_while_the_first_shard_is_away(client: C
     held: dict[str, HeldLeases] = {"a": {}, "b": {}}
     workers: dict[str, list[str]] = {"a": [], "b": []}
 
-    def beats() -> None:
+    def heartbeats() -> None:
         for name in held:
             found = run(join(space, name, held[name], TTL_MS, workers=workers[name]), deadline_s=0.3)
             held[name], workers[name] = found.held, found.workers
 
     for _ in range(3):
-        beats()
+        heartbeats()
     before = {name: set(mine) for name, mine in held.items()}
     assert all(len(mine) == 2 for mine in before.values())
     client.redis.down = {0}
     for _ in range(2):
-        beats()
+        heartbeats()
     assert {name: sorted(all_of) for name, all_of in workers.items()} == {"a": ["a", "b"], "b": ["a", "b"]}
     assert {name: set(mine) for name, mine in held.items()} == {
         n: mine - {space.keys.shards[0]} for n, mine in before.items()
@@ -216,7 +217,7 @@ def test_a_beat_that_nobody_answers_is_an_error(client: Client) -> None:
     with pytest.raises(Unavailable):
         client.run(join(client.space, "a", {}, TTL_MS), deadline_s=0.2)
     worker: Any = Worker(client)  # type: ignore[arg-type]
-    worker._beat()
+    worker._heartbeat()
     assert worker.held == [] and worker.last_beat_s is None and worker.last_beat_failure
 
 
@@ -243,37 +244,37 @@ def test_a_node_tells_the_shards_that_answer_and_the_others_later(client: Client
     disk = [*ids.values()]
     node = f"node-{client.redis.how}"
 
-    def beat(changes: dict[str, bool]) -> None:
+    def heartbeat(changes: dict[str, bool]) -> None:
         held = DiskSums(len(disk), 1, 9, 9)
-        client.run(beat_plan(client.space, node, held, changes, lambda: list(disk), anew=False))
+        client.run(heartbeat_plan(client.space, node, held, changes, lambda: list(disk), rebuild=False))
 
     def told() -> dict[int, set[str]]:
         ask = client.redis.world.ask
         return {s.index: {m.decode() for m in ask([("SMEMBERS", s.held(node))])[0]} for s in client.space.keys.shards}
 
-    beat({})
+    heartbeat({})
     assert told() == {shard: {id} for shard, id in ids.items()}
     client.redis.down = {2}
     disk += more.values()
-    client.run(tell_changes(client.space, node, dict.fromkeys(more.values(), True)))
+    client.run(announce_changes(client.space, node, dict.fromkeys(more.values(), True)))
     healthy = [0, 1, 3]
-    unlinked: list[Words] = []
+    unlinked: list[RawCommand] = []
     client.redis.world.redis.before = lambda words: unlinked.append(words) if words[0] == "UNLINK" else None
     for _ in range(3):
-        beat({})
+        heartbeat({})
         assert {s: told()[s] for s in healthy} == {s: {ids[s], more[s]} for s in healthy}
         assert told()[2] == {ids[2]} and unlinked == [], "the others are left alone"
     disk.remove(ids[2])
-    beat({ids[2]: False})
+    heartbeat({ids[2]: False})
     client.redis.down = set()
-    beat({})
+    heartbeat({})
     assert told() == {s: {more[2]} if s == 2 else {ids[s], more[s]} for s in range(SHARDS)}
     assert [words[1] for words in unlinked] == [client.space.keys.shards[2].held(node)]
-    beat({})
+    heartbeat({})
     assert len(unlinked) == 1
 
 
 def test_a_node_whose_first_shard_is_away_does_not_live(client: Client) -> None:
     client.redis.down = {0}
     with pytest.raises(Unavailable):
-        client.run(beat_plan(client.space, "n", DiskSums(0, 0, 1, 1), {}, list, anew=False), deadline_s=0.2)
+        client.run(heartbeat_plan(client.space, "n", DiskSums(0, 0, 1, 1), {}, list, rebuild=False), deadline_s=0.2)

@@ -153,7 +153,7 @@ def test_a_write_back_commits_its_own_position() -> None:
     def lost() -> None:
         emptied(world)
         again = world.run(put_prepared(world.space, item))
-        assert again.version.tok == first.version.tok and again.version > first.version
+        assert again.version.write_id == first.version.write_id and again.version > first.version
 
     writer = Interrupted(world.redis, world.archive, "writer", after=0, happens=lost)
     assert writer.run(write_back(world.space, world.shard, "a")) is None

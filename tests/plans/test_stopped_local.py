@@ -44,16 +44,16 @@ class NodeRunner(PlanRunner):
     def perform(self, effect: Effect[Any]) -> Any:
         match effect:
             case LocalGet(record):
-                tok, content = self.disk.get(record.id, ("", b""))
-                return content if tok == record.order.tok and is_content(record, content) else None
+                write_id, content = self.disk.get(record.id, ("", b""))
+                return content if write_id == record.order.write_id and is_content(record, content) else None
             case LocalPut(record, content):
                 assert record.clean, "its only copy"
                 assert is_content(record, content)
                 if self.keeps:
-                    self.disk[record.id] = (record.order.tok, content)
+                    self.disk[record.id] = (record.order.write_id, content)
                 return self.keeps
-            case LocalHas(id, tok):
-                return self.disk.get(id, ("", b""))[0] == tok
+            case LocalHas(id, write_id):
+                return self.disk.get(id, ("", b""))[0] == write_id
             case LocalDelete(id):
                 return self.disk.pop(id, None) is not None
             case Peers():

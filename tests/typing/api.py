@@ -114,7 +114,8 @@ def moving(store: Store) -> None:
 
 def looking(store: Store) -> None:
     assert_type(store.stats(), Stats)
-    assert_type(store.flush(deadline_s=10), int)
+    assert_type(store.archive_now(deadline_s=10), int)
+    assert_type(store.flush(), int)  # its deprecated name
     assert_type(store.events(since="0", wait=False), Iterator[Event])
     assert_type(store.on("tier_change", print), Callable[[], None])
     store.open()
@@ -140,6 +141,7 @@ async def everything_async(store: AsyncStore, order: Order) -> None:
     assert_type(await store.pin("id", 600), int)
     await store.unpin("id")
     assert_type(await store.stats(), Stats)
+    assert_type(await store.archive_now(), int)
     assert_type(await store.flush(), int)
     assert_type(store.events(), AsyncIterator[Event])
     assert_type(await store.on("event", print), Callable[[], None])

@@ -64,7 +64,7 @@ def test_after_moved_all_that_follows_goes_again() -> None:
     commands = [("GET", "a"), ("EVALSHA", "b"), ("WAIT", 1, 1), ("SCAN", 0)]
     replies = [b"1", ResponseError("MOVED 7 h:2"), 0, [b"0", []]]
     step = next_step(commands, replies, A)
-    assert step and (step.address, list(step.commands), list(step.places), step.asking) == (
+    assert step and (step.address, list(step.commands), list(step.indexes), step.asking) == (
         B,
         commands[1:],
         [1, 2, 3],
@@ -75,7 +75,7 @@ def test_after_moved_all_that_follows_goes_again() -> None:
 def test_after_ask_only_those_that_were_refused_go_each_behind_asking() -> None:
     ask = ResponseError("ASK 7 h:2")
     step = next_step([("GET", "a"), ("GET", "b"), ("GET", "c")], [ask, b"1", ask], A)
-    assert step and step.address == B and step.asking and list(step.places) == [0, 2]
+    assert step and step.address == B and step.asking and list(step.indexes) == [0, 2]
     assert list(step.commands) == [("ASKING",), ("GET", "a"), ("ASKING",), ("GET", "c")]
     noperm = ResponseError("NOPERM asking")
     found = without_asking([b"OK", b"x", noperm, ResponseError("MOVED 7 h:1"), b"OK", ResponseError("NOSCRIPT x")])

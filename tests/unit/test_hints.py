@@ -44,13 +44,13 @@ class Server:
             return [type(answer) if isinstance(answer, Exception) else answer for answer in stop.value]
 
     def _answers(self, calls: Sequence[Any], end_s: float) -> list[Any]:
-        self.asked.append([call.words[1] for call in calls])
+        self.asked.append([call.args[1] for call in calls])
         silent = [call.shard in self.paused and bool(call.hint) for call in calls]
         if True not in silent:
-            return [call.words[1] for call in calls]
+            return [call.args[1] for call in calls]
         self.now_s = end_s
         # One connection to each server: what is behind a silent one waits too.
-        return [RedisUnavailable("no answer") if call.shard in self.paused else call.words[1] for call in calls]
+        return [RedisUnavailable("no answer") if call.shard in self.paused else call.args[1] for call in calls]
 
 
 @pytest.fixture

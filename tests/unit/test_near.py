@@ -681,7 +681,7 @@ class Arrivals(RuleBasedStateMachine):
             self.tracker._take(self.peer, self.stream.popleft())
             n -= 1
 
-    @precondition(lambda self: self.tracker and self.cache.is_live and not self.peer.beats)
+    @precondition(lambda self: self.tracker and self.cache.is_live and not self.peer.heartbeats)
     @rule()
     def ping(self) -> None:
         assert self.tracker
@@ -794,7 +794,7 @@ def possible(machine: Arrivals, step: str) -> bool:
         "server_answers_all": bool(machine.peer and machine.peer.wire.sent),
         "connect": tracker is None,
         "arrive": bool(machine.stream),
-        "ping": bool(tracker and machine.cache.is_live and not machine.peer.beats),
+        "ping": bool(tracker and machine.cache.is_live and not machine.peer.heartbeats),
         "sever": tracker is not None,
         "notice": tracker is not None,
         "read_is_executed": any(r.saw is None for r in machine.reads),
@@ -886,7 +886,7 @@ def test_the_heartbeat_asks_each_master_for_its_shards_and_waits_for_all() -> No
     tracker._ping(peer, clock.now_s)
     assert list(peer.wire.sent) == [("HLEN", "distier:{default.0}:epoch"), ("HLEN", "distier:{default.1}:epoch")]
     tracker._take(peer, 13)
-    assert peer.beats == 1 and peer.vouched_s == float("-inf")
+    assert peer.heartbeats == 1 and peer.vouched_s == float("-inf")
 
 
 @pytest.mark.parametrize(

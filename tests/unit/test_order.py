@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distier.domain.order import SHORT_TOK_CHARS, Order, parse_stem, parse_version
+from distier.domain.order import SHORT_WRITE_ID_CHARS, Order, parse_stem, parse_version
 from distier.errors import Invalid
 
 orders = st.builds(
@@ -18,7 +18,7 @@ orders = st.builds(
 
 
 def short(order: Order) -> Order:
-    return order._replace(tok=order.tok[:SHORT_TOK_CHARS])
+    return order._replace(write_id=order.write_id[:SHORT_WRITE_ID_CHARS])
 
 
 @given(orders, orders)

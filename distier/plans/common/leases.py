@@ -22,15 +22,15 @@ def patience_ms(space: Space) -> int:
 def lease_command(shard: Shard, lease: str, me: str, ttl_ms: int) -> Command[bytes | None]:
     """Take a lease: None if it is mine now, else the name of its holder. `GET` makes it safe to send twice: a repeated one
     meets its own name."""
-    words = ("SET", lease, me, "NX", "GET", "PX", ttl_ms)
-    return Command(shard, words, lambda before: None if before == me.encode() else before, hint=HINT_S)
+    command = ("SET", lease, me, "NX", "GET", "PX", ttl_ms)
+    return Command(shard, command, lambda before: None if before == me.encode() else before, hint=HINT_S)
 
 
 def take_lease(shard: Shard, lease: str, holder: str, ttl_ms: int, *, hint: float = 0.0) -> Command[bool]:
     """Whether `holder` has the lease now. `hint`: whoever asks goes on without an answer."""
     return Command(
         shard,
-        lease_command(shard, lease, holder, ttl_ms).words,
+        lease_command(shard, lease, holder, ttl_ms).args,
         lambda before: before in (None, holder.encode()),
         hint=hint,
     )

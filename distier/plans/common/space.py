@@ -12,7 +12,7 @@ from distier.domain.keys import Keyspace, Shard
 from distier.domain.tokens import TokenCounter
 from distier.errors import DistierError
 from distier.lua import Limit, Opened
-from distier.policy.shares import Amounts, equal
+from distier.policy.quotas import Amounts, equal
 
 WARM_MAX = 4096
 
@@ -55,7 +55,7 @@ class Space:
     states: dict[Shard, Opened] = field(default_factory=dict, compare=False)
     """What this process knows of each shard's epoch. Replaced, not emptied, when a connection meets another life of a server: a
     reader that still sees the same mapping after its read knows that its connection was to the life that it knew."""
-    on_new_life: list[Callable[[], None]] = field(default_factory=list, compare=False)
+    on_new_incarnation: list[Callable[[], None]] = field(default_factory=list, compare=False)
     warm: dict[str, float] = field(default_factory=dict, compare=False)
     """Modules that this process has lately found below hot, with their uses: the count that Redis last answered, and the
     reads here since. A guess, which saves a round trip (the frame is asked for together with the record) and a script (the
@@ -84,7 +84,7 @@ class Space:
     def forget(self) -> None:
         """A new connection has met another life of a server: what was known of the old one is worth nothing."""
         object.__setattr__(self, "states", {})
-        for told in self.on_new_life:
+        for told in self.on_new_incarnation:
             told()
 
     def note_version(self, shard: Shard, epoch: int, ver: int) -> None:
@@ -138,8 +138,8 @@ class Space:
         if shard.count == 1:
             return self.limits
         budgets = self.limits[: len(Amounts._fields)]
-        shares = equal(Amounts(*(limit.value for limit in budgets)), shard.count)[shard.index]
-        mine = tuple(Limit(b.name, share, False) for b, share in zip(budgets, shares, strict=True))
+        quotas = equal(Amounts(*(limit.value for limit in budgets)), shard.count)[shard.index]
+        mine = tuple(Limit(b.name, quota, False) for b, quota in zip(budgets, quotas, strict=True))
         return mine + self.limits[len(budgets) :]
 
     @property

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from distier.domain.keys import Shard
 from distier.effects import Cancelled, Command, NewToken, Pipeline, Plan, RunScript, collect
 from distier.errors import DistierError, Full
-from distier.lua import beat, claim, release
+from distier.lua import claim, heartbeat, release
 from distier.plans.common.leases import cut_lease, take_lease
 from distier.plans.common.space import Space
 from distier.plans.fleet.sweep import sweep
@@ -56,7 +56,7 @@ def join(
     asked = [s for s in shards if s in held or s.index in due]
     # Not tried again where a connection fails: the next beat comes soon, and others wait for this one's end.
     said, *replies = yield from Pipeline(
-        [replace(beat(shards[0], worker, ttl_ms), retry=False), *_claim_calls(asked, worker, ttl_ms)]
+        [replace(heartbeat(shards[0], worker, ttl_ms), retry=False), *_claim_calls(asked, worker, ttl_ms)]
     )
     found = _claims(asked, replies)
     failure = said if isinstance(said, DistierError) else None
@@ -99,7 +99,7 @@ def give_back_leases(worker: str, held: Iterable[tuple[Shard, int]]) -> Plan[Non
 def leave(space: Space, worker: str, held: Mapping[Shard, int]) -> Plan[None]:
     """Give all leases back, then be gone: others take over at their next beat."""
     yield from give_back_leases(worker, held.items())
-    yield from beat(space.keys.shards[0], worker, 0)
+    yield from heartbeat(space.keys.shards[0], worker, 0)
 
 
 def sweep_in_turn(space: Space) -> Plan[int | None]:

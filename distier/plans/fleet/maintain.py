@@ -82,8 +82,8 @@ def _due(shard: Shard, zset: str, older_than_ms: int, offset: int) -> Plan[list[
 
 
 def _page(shard: Shard, zset: str, low: str, high: str, offset: int) -> Plan[list[str]]:
-    words = ("ZRANGEBYSCORE", zset, low, high, "LIMIT", offset, BATCH)
-    ids: list[str] = yield from Command(shard, words, lambda reply: [_id(i) for i in reply])
+    command = ("ZRANGEBYSCORE", zset, low, high, "LIMIT", offset, BATCH)
+    ids: list[str] = yield from Command(shard, command, lambda reply: [_id(i) for i in reply])
     return ids
 
 
@@ -144,7 +144,7 @@ def demote_idle(space: Space, shard: Shard) -> Plan[int]:
 def keep_headroom(space: Space, shard: Shard) -> Plan[int]:
     """Demote the least recently used until the head-room is free; how many went. A single module stays: a shard that had to
     give it up each time could never show that it needs more."""
-    share = space.config.worker.headroom
+    headroom = space.config.worker.headroom
     calls = [
         Command(shard, ("HMGET", shard.limits, "hot_tokens", "hot_bytes"), numbers),
         Command(shard, ("HMGET", shard.usage, "hot_count"), numbers),
@@ -152,7 +152,7 @@ def keep_headroom(space: Space, shard: Shard) -> Plan[int]:
     limits, (count,) = [collect(reply) for reply in (yield from Pipeline(calls))]
     if count <= 1:
         return 0
-    tokens, size_bytes = (int(n * share) for n in limits)
+    tokens, size_bytes = (int(n * headroom) for n in limits)
     return (yield from free_hot(space, shard, tokens, size_bytes, "headroom"))
 
 
@@ -225,8 +225,8 @@ def recount(space: Space, shard: Shard) -> Plan[dict[str, int]]:
     sums: dict[str, int] = {}
     cursor = 0
     while True:
-        words = ("SCAN", cursor, "MATCH", shard.module_pattern(""), "COUNT", 1000)
-        after, keys = yield from Command(shard, words, lambda reply: reply)
+        command = ("SCAN", cursor, "MATCH", shard.module_pattern(""), "COUNT", 1000)
+        after, keys = yield from Command(shard, command, lambda reply: reply)
         calls: list[Command[Any]] = [Command(shard, ("HMGET", key, *COUNTED), lambda r: r) for key in set(keys)]
         for reply in (yield from Pipeline(calls)):
             _add(sums, collect(reply))

@@ -1,7 +1,7 @@
 """What a node with copies on its own disk does beside its calls: it says that it lives and what it holds, and answers
 what others ask it for. Any process of the node may do all of it; several of them do no harm.
 
-    nodes           each node's name, until when it counts as alive: renewed every `BEAT_S`
+    nodes           each node's name, until when it counts as alive: renewed every `HEARTBEAT_S`
     nodes:<node>    the sums of its disk, for `stats`
     held:<node>     the ids that it holds, for `where` and for those who look for a copy: follows the disk by a second
     asks:<node>     waited for, entry by entry
@@ -23,7 +23,7 @@ from distier.plans.common.space import Space
 from distier.plans.tier.keep import keep, to_hot
 from distier.plans.tier.peers import ABSENT, PROMOTED, Ask, DiskSums, packed, popped
 
-BEAT_S = 2.0
+HEARTBEAT_S = 2.0
 ALIVE_MS = 6000
 """Three beats: one may be late and one lost."""
 FORGET_MS = 60_000
@@ -33,17 +33,17 @@ ANSWER_TTL_MS = 5000
 MANY = 500
 
 
-def beat(
+def heartbeat(
     space: Space,
     node: str,
     held: DiskSums,
     changes: Mapping[str, bool],
     all_ids: Callable[[], Sequence[str]],
     *,
-    anew: bool,
+    rebuild: bool,
 ) -> Plan[tuple[str, ...]]:
     """Say that the node lives and what came to its disk and left it; the other nodes that live. A node that was not known, or
-    no longer, says all that it holds (`all_ids`), and so does one whose last changes may be lost (`anew`). A shard that does
+    no longer, says all that it holds (`all_ids`), and so does one whose last changes may be lost (`rebuild`). A shard that does
     not answer is told all anew by a later beat, and the others know nothing of it; only the first one must answer."""
     first = space.keys.shards[0]
     now_ms = yield from Command(first, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000)
@@ -68,10 +68,10 @@ def beat(
     replies = [collect(reply) for reply in found[: len(calls)]]
     late = [s for s in space.keys.shards if (s, node) in _untold]
     _note(node, told, found[len(calls) :])
-    if replies[0] or anew:
+    if replies[0] or rebuild:
         late = list(space.keys.shards)
     if late:
-        yield from _tell_all(space, node, all_ids(), late)
+        yield from _announce_all(space, node, all_ids(), late)
     return tuple(other for other in replies[3] if other != node)
 
 
@@ -86,20 +86,20 @@ def _held_calls(space: Space, node: str, changes: Mapping[str, bool]) -> list[Co
     ]
 
 
-def tell_changes(space: Space, node: str, changes: Mapping[str, bool]) -> Plan[None]:
+def announce_changes(space: Space, node: str, changes: Mapping[str, bool]) -> Plan[None]:
     """What came to the disk and left it, between two beats."""
     calls = _held_calls(space, node, changes)
     _note(node, calls, (yield from Pipeline(calls)))
 
 
-def _tell_all(space: Space, node: str, ids: Sequence[str], shards: Sequence[Shard]) -> Plan[None]:
+def _announce_all(space: Space, node: str, ids: Sequence[str], shards: Sequence[Shard]) -> Plan[None]:
     """From nothing: what it held before may be wrong by what happened while nobody listened."""
     calls = [Command(s, ("UNLINK", s.held(node)), int, retry=False, hint=HINT_S) for s in shards]
     _untold.difference_update((s, node) for s in shards)  # first: what fails meanwhile beside this is noted again
     _note(node, calls, (yield from Pipeline(calls)))
     ready = {s for s in shards if (s, node) not in _untold}
     for part in chunks([id for id in ids if space.shard(id) in ready], 20 * MANY):
-        yield from tell_changes(space, node, dict.fromkeys(part, True))
+        yield from announce_changes(space, node, dict.fromkeys(part, True))
 
 
 _untold: set[tuple[Shard, str]] = set()
@@ -131,14 +131,14 @@ def answer(space: Space, node: str, entry: bytes) -> Plan[None]:
         return
     record = yield from record_command(shard, ask.id)
     content = None
-    if record is not None and record.clean and not record.deleted and record.order.tok == ask.tok:
+    if record is not None and record.clean and not record.deleted and record.order.write_id == ask.write_id:
         content = yield from LocalGet(record)
     reply, more = ABSENT, []
     if record is None or content is None:
         more = [Command(shard, ("SREM", shard.held(node), ask.id), int)]
     elif ask.want == "hot":
-        word = yield from keep(to_hot(space, shard, record, content, "request"))
-        reply = PROMOTED if word in ("hot", "already") else ABSENT
+        outcome = yield from keep(to_hot(space, shard, record, content, "request"))
+        reply = PROMOTED if outcome.is_there else ABSENT
     else:
         reply = packed(content)
     key = shard.answer(ask.answer)

@@ -14,13 +14,13 @@ from distier.plans.tier.ledger import (
     limits_now,
     lower,
     make_ledger,
-    move_shares,
+    move_quotas,
     packed,
     read_holdings,
     read_ledger,
     settled,
 )
-from distier.policy.shares import Amounts, Ledger, rebalance, scaled
+from distier.policy.quotas import Amounts, Ledger, rebalance, scaled
 
 
 def totals(space: Space) -> tuple[Amounts, tuple[bool, ...]]:
@@ -31,7 +31,7 @@ def totals(space: Space) -> tuple[Amounts, tuple[bool, ...]]:
     return amounts, tuple(explicit(f"storage_tiers.{key}") for key in keys)
 
 
-def open_shares(space: Space) -> Plan[None]:
+def open_quotas(space: Space) -> Plan[None]:
     """Bring the totals to what the configuration says explicitly: the shares keep their proportion. Where they are lowered,
     no shard takes more from now on, and the worker evicts what is too much."""
     if space.config.shards == 1:
@@ -47,8 +47,8 @@ def open_shares(space: Space) -> Plan[None]:
         total = Amounts(*(c if e else t for c, e, t in zip(configured, explicit, ledger.total, strict=True)))
         if total == ledger.total:
             return
-        shares = scaled(ledger.shares, total)
-        fields = {"total": packed(total)} | {str(i): packed(share) for i, share in enumerate(shares)}
+        quotas = scaled(ledger.quotas, total)
+        fields = {"total": packed(total)} | {str(i): packed(quota) for i, quota in enumerate(quotas)}
         fields |= {f"next.{i}": "" for i in ledger.next}  # what was under way is undone
         try:
             version = yield from change(space, ledger, fields)
@@ -57,7 +57,7 @@ def open_shares(space: Space) -> Plan[None]:
                 return  # reading goes on; the next who opens it brings them
             raise
         if version is not None:
-            yield from apply_limits(space, Ledger(version, total, shares))
+            yield from apply_limits(space, Ledger(version, total, quotas))
             return
     raise Contended("the shares of the shards change too often; try again")
 
@@ -75,4 +75,4 @@ def balance(space: Space, fence: str = "") -> Plan[int]:
     for result in (yield from Parallel(lowering)):
         collect(result)
     changes = rebalance(ledger, (yield from read_holdings(space)), space.config.worker.headroom)
-    return int(bool(changes) and (yield from move_shares(space, ledger, changes, fence=fence)))
+    return int(bool(changes) and (yield from move_quotas(space, ledger, changes, fence=fence)))

@@ -90,7 +90,7 @@ class ShardEpoch:
 
 
 @dataclass(frozen=True, slots=True)
-class ShardShare:
+class ShardQuota:
     """What one of several shards holds, and its share of the budgets."""
 
     shard: int
@@ -117,7 +117,7 @@ class Stats:
     counters: Mapping[str, int]
     near: NearStats = NearStats()
     epochs: tuple[ShardEpoch, ...] = ()
-    shares: tuple[ShardShare, ...] = ()
+    quotas: tuple[ShardQuota, ...] = ()
     nodes: Mapping[str, DiskSums] = field(default_factory=dict)
     """What the disks of the nodes hold that live, over all namespaces, by the node's name."""
     node: str | None = None
@@ -156,9 +156,9 @@ def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = Near
             key = f"max.{name}" if i % 2 else name
             total[key] = total.get(key, 0) + number
     nodes = yield from read_nodes(space, (now_ms, nodes_found))
-    lives = tuple(ShardEpoch(i, *life) for i, life in enumerate(replies[len(calls) :]))
+    incarnations = tuple(ShardEpoch(i, *incarnation) for i, incarnation in enumerate(replies[len(calls) :]))
     pairs = list(zip(replies[: len(calls) : 2], replies[1 : len(calls) : 2], strict=True))
-    shares = tuple(_share(i, *pair) for i, pair in enumerate(pairs)) if len(pairs) > 1 else ()
+    quotas = tuple(_quota_of(i, *pair) for i, pair in enumerate(pairs)) if len(pairs) > 1 else ()
     n = total.get
     all_bytes = sum(n(f"{tier}_bytes", 0) for tier in ("hot", "warm", "cold"))
     return Stats(
@@ -168,15 +168,15 @@ def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = Near
                   n("max.warm_modules", 0), n("max.warm_bytes", 0)),
         ColdStats(n("cold_count", 0), n("cold_tokens", 0), n("cold_bytes", 0), n("archived_count", 0),
                   n("archived_bytes", 0), all_bytes - n("dirty_bytes", 0)),
-        n("dirty_count", 0), n("dirty_bytes", 0), counters, near, lives, shares, nodes, space.node,
+        n("dirty_count", 0), n("dirty_bytes", 0), counters, near, incarnations, quotas, nodes, space.node,
         n("deleted_count", 0),
     )  # fmt: skip
 
 
-def _share(shard: int, usage: Mapping[str, int], limits: Mapping[str, int]) -> ShardShare:
+def _quota_of(shard: int, usage: Mapping[str, int], limits: Mapping[str, int]) -> ShardQuota:
     names = (("hot_tokens", "hot_tokens"), ("hot_bytes", "hot_bytes"), ("warm_count", "warm_modules"),
              ("warm_frame_bytes", "warm_bytes"))  # fmt: skip
-    return ShardShare(shard, *(n for used, limit in names for n in (usage.get(used, 0), limits.get(limit, 0))))
+    return ShardQuota(shard, *(n for used, limit in names for n in (usage.get(used, 0), limits.get(limit, 0))))
 
 
 def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:

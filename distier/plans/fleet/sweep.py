@@ -34,13 +34,13 @@ from distier.plans.common.commands import chunks
 from distier.plans.common.space import Space
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.epochs import epochs_prefix
-from distier.plans.recovery.walk import NOWHERE, Group, Place, Skipped, Walk
+from distier.plans.recovery.walk import NO_POSITION, Group, Position, Skipped, Walk
 
 if TYPE_CHECKING:
     from distier.stores.archive import Listed
 
 
-LIVES_KEPT = 8
+INCARNATIONS_KEPT = 8
 YOUNG_MS = 20 * 60_000
 
 
@@ -69,40 +69,40 @@ def unneeded(space: Space, groups: Sequence[Group], now_ms: int, skipped: Skippe
     if not wanted:
         return []
     keys: list[str] = []
-    for group, (place, clean) in zip(wanted, (yield from _records(space, wanted)), strict=True):
+    for group, (position, clean) in zip(wanted, (yield from _records(space, wanted)), strict=True):
         keys += _old_sidecars(group, old_ms)
         if _is_buried(group, old_ms):
-            keys += yield from _bury(space, group, place, skipped)
-        elif place is None:
+            keys += yield from _bury(space, group, position, skipped)
+        elif position is None:
             yield from _verify(space, group.id, skipped)  # what is adopted now is swept in the next round
         elif clean:
-            keys += _below(group, place)
+            keys += _below(group, position)
     return keys
 
 
-def _below(group: Group, place: Place) -> list[str]:
+def _below(group: Group, position: Position) -> list[str]:
     """What comes before a committed version, if that is among what was listed, or one that came after it."""
     newest = group.newest
-    return [o.key for o in group.objects if o.order < place] if newest and newest.order >= place else []
+    return [o.key for o in group.objects if o.order < position] if newest and newest.order >= position else []
 
 
-def _records(space: Space, groups: Sequence[Group]) -> Plan[list[tuple[Place | None, bool]]]:
+def _records(space: Space, groups: Sequence[Group]) -> Plan[list[tuple[Position | None, bool]]]:
     """Where the records of these modules stand in the order (None: no record), and whether that version is archived."""
 
-    def parse(reply: list[bytes | None]) -> tuple[Place | None, bool]:
-        epoch, ver, tok, clean = reply
-        if epoch is None and ver is None and tok is None and clean is None:
+    def parse(reply: list[bytes | None]) -> tuple[Position | None, bool]:
+        epoch, ver, write_id, clean = reply
+        if epoch is None and ver is None and write_id is None and clean is None:
             return None, False
         if not (epoch and ver and epoch.isdigit() and ver.isdigit()):
-            return NOWHERE, False
-        return (int(epoch), int(ver), (tok or b"").decode()[:8]), clean == b"1"
+            return NO_POSITION, False
+        return (int(epoch), int(ver), (write_id or b"").decode()[:8]), clean == b"1"
 
-    calls: list[Command[tuple[Place | None, bool]]] = []
+    calls: list[Command[tuple[Position | None, bool]]] = []
     for group in groups:
         shard = space.shard(group.id)
         calls.append(Command(shard, ("HMGET", shard.module(group.id), "epoch", "ver", "tok", "clean"), parse))
     replies = yield from Pipeline(calls)  # one damaged or foreign record does not keep the others: that is for fsck
-    return [(NOWHERE, False) if isinstance(reply, Corrupt) else collect(reply) for reply in replies]
+    return [(NO_POSITION, False) if isinstance(reply, Corrupt) else collect(reply) for reply in replies]
 
 
 def _is_buried(group: Group, old_ms: int) -> bool:
@@ -128,13 +128,13 @@ def _verify(space: Space, id: str, skipped: Skipped) -> Plan[None]:
         skipped.add(id, e)
 
 
-def _bury(space: Space, group: Group, place: Place | None, skipped: Skipped) -> Plan[list[str]]:
+def _bury(space: Space, group: Group, position: Position | None, skipped: Skipped) -> Plan[list[str]]:
     newest = group.newest
     assert newest is not None
-    if place is None:
+    if position is None:
         yield Count("archive.buried")
         return [o.key for o in group.objects]
-    if NOWHERE < place < newest.order:  # an older record came back: it must learn of its end first
+    if NO_POSITION < position < newest.order:  # an older record came back: it must learn of its end first
         yield from _verify(space, group.id, skipped)
     return []
 
@@ -149,13 +149,15 @@ def _old_epochs(space: Space, shard: Shard, now_ms: int) -> Plan[list[str]]:
         if not page:
             break
         listed += page
-    lives: set[str] = set()
+    incarnations: set[str] = set()
     keys = []
     for entry in reversed(listed):
-        life = entry.key.removeprefix(prefix)[18:] or entry.key  # `00000001-0123abcd-<life>`
-        if (life in lives or len(lives) >= LIVES_KEPT) and entry.modified_ms < now_ms - YOUNG_MS:
+        incarnation = entry.key.removeprefix(prefix)[18:] or entry.key  # `00000001-0123abcd-<life>`
+        if (
+            incarnation in incarnations or len(incarnations) >= INCARNATIONS_KEPT
+        ) and entry.modified_ms < now_ms - YOUNG_MS:
             keys.append(entry.key)
-        lives.add(life)
+        incarnations.add(incarnation)
     return keys
 
 

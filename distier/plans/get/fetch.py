@@ -89,12 +89,15 @@ def _fetch_and_keep(
         tier: Tier = "cold" if content is None else "warm"
         if content is None:
             content = yield from fetch_unless_moved(space, shard, record)
-        if content is not None:
-            hot = hot_now and (yield from keep(to_hot(space, shard, record, content, "uses"))) in ("hot", "already")
-            if not hot:
-                done = release(shard, lease, holder)
-                yield from keep_warm(space, shard, record, content, "get", [done])
-                return content, tier
+        kept = (
+            content is not None
+            and hot_now
+            and (yield from keep(to_hot(space, shard, record, content, "uses"))).is_there
+        )
+        if content is not None and not kept:
+            done = release(shard, lease, holder)
+            yield from keep_warm(space, shard, record, content, "get", [done])
+            return content, tier
     except (DistierError, Cancelled):
         yield from give_back(shard, lease, holder)
         raise

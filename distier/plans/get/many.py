@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from distier.domain.keys import Shard
 from distier.domain.module import Module, Record, parse_hot, parse_record
+from distier.domain.outcome import Outcome
 from distier.effects import Count, LocalPut, Parallel, Pipeline, Plan, collect
 from distier.plans.common.commands import chunks, fields_command
 from distier.plans.common.content import by_bytes, open_frames
@@ -54,7 +55,7 @@ def _read_warm_many(
 ) -> Plan[list[tuple[Shard, Record]]]:
     """Puts those that have a frame in Redis into `found`; answers the others, and those that moved meanwhile."""
     rest = [(shard, record) for shard, record in below if record.tier != "warm"]
-    promoted: list[Plan[str]] = []
+    promoted: list[Plan[Outcome]] = []
     for part in by_bytes([(shard, record) for shard, record in below if record.tier == "warm"]):
         get: dict[Shard, list[tuple[Record, bytes]]] = {}
         for (shard, record), content in zip(part, (yield from open_frames(part)), strict=True):

@@ -18,6 +18,7 @@ from typing import Any
 from distier.domain import codec
 from distier.domain.keys import Shard
 from distier.domain.module import Module, Record, Tier, parse_copy, parse_hot, parse_record
+from distier.domain.outcome import Outcome
 from distier.effects import Count, LocalGet, LocalPut, Pipeline, Plan, Used, collect
 from distier.errors import Corrupt, DeadlineExceeded
 from distier.lua import Opened
@@ -98,7 +99,7 @@ def _serve_warm(space: Space, shard: Shard, module: Module, fields: Mapping[byte
     return module
 
 
-def _fields_to_hot(space: Space, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[str]:
+def _fields_to_hot(space: Space, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[Outcome]:
     record = parse_record(module.id, fields)
     assert record is not None
     return (yield from to_hot(space, shard, record, module.content, "uses"))

@@ -20,8 +20,8 @@ from distier.plans.tier.peers import holders_of, holds_command, read_nodes
 def exists(space: Space, id: str) -> Plan[bool]:
     shard, states = space.shard(id), space.states
     known = states.get(shard)
-    words = ("HMGET", shard.module(id), "tier", "seen")
-    tier, seen = yield from Command(shard, words, lambda reply: (reply[0], int(reply[1] or 0)))
+    command = ("HMGET", shard.module(id), "tier", "seen")
+    tier, seen = yield from Command(shard, command, lambda reply: (reply[0], int(reply[1] or 0)))
     if tier is not None and known and states is space.states and max(seen, known.verified) >= known.epoch:
         return bool(tier != b"deleted")
     return (yield from newest_record(space, shard, id)) is not None
@@ -72,6 +72,6 @@ def where(space: Space, id: str) -> Plan[Placement | None]:
     shard = space.shard(id)
     replies = (yield from Pipeline([holds_command(shard, node, id) for node in names])) if names else []
     nodes = holders_of(names, [collect(reply) for reply in replies])
-    if space.node is not None and (yield from LocalHas(id, found.version.tok)):
+    if space.node is not None and (yield from LocalHas(id, found.version.write_id)):
         nodes.append(space.node)
     return replace(found, nodes=tuple(sorted(nodes)))

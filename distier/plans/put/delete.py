@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from distier.domain.keys import Shard
-from distier.domain.order import make_tok
+from distier.domain.order import make_write_id
+from distier.domain.outcome import Refusal
 from distier.effects import Count, NewToken, Plan, Sending
 from distier.errors import Recovering, Unavailable
 from distier.lua import Deleted, Replayed, reserve
 from distier.lua import delete as delete_script
 from distier.plans.common.space import Space
 from distier.plans.put.durable import archive_tombstone, is_settled, reserve_place
-from distier.plans.put.prepare import Durability, Expected, Place, expected_of, level_of, need_replica
+from distier.plans.put.prepare import ArchivedPosition, Durability, Expected, expected_of, level_of, need_replica
 from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unknown, unsure
 from distier.plans.recovery.adopt import newest_record, newest_version, verify
 from distier.plans.recovery.epochs import list_epochs
@@ -19,32 +20,32 @@ from distier.plans.tier.writeback import write_back
 
 def delete(space: Space, id: str, if_version: Expected = None, durability: Durability | None = None) -> Plan[bool]:
     """True if there was such a module. Raises `Conflict`, `Unavailable`."""
-    shard, tok, expected = space.shard(id), make_tok((yield from NewToken()), id), expected_of(if_version)
+    shard, write_id, expected = space.shard(id), make_write_id((yield from NewToken()), id), expected_of(if_version)
     level = level_of(space, durability)
     if level == "archived":
-        return (yield from _delete_archived(space, shard, id, tok, expected))
+        return (yield from _delete_archived(space, shard, id, write_id, expected))
     if level == "replicated":
         yield from need_replica(shard)
     sending, turn, given_up, looks = Sending(space.since(shard)), Turn(space, id), "", 0
     while looks < FENCED_MAX:
-        call = delete_script(shard, id, tok, f"{expected}/{given_up}" if given_up else expected, None, sending)
+        call = delete_script(shard, id, write_id, f"{expected}/{given_up}" if given_up else expected, None, sending)
         call.replicas = int(level == "replicated")
         reply = yield from call
         if isinstance(reply, Deleted):
             yield Count("deletes")
             space.note_version(shard, reply.version.epoch, reply.version.ver)
             return True
-        if reply.word == "CONFLICT":
+        if reply.why is Refusal.CONFLICT:
             raise conflict(id, reply.version, expected)
-        if reply.word == "UNKNOWN":
+        if reply.why is Refusal.UNKNOWN:
             raise Unavailable(unknown(id, reply.version))
-        if reply.word == "BUSY":
+        if reply.why is Refusal.BUSY:
             given_up = yield from turn.wait(reply.version)
             continue
         looks += 1
-        if reply.word == "UNVERIFIED":
+        if reply.why is Refusal.UNVERIFIED:
             yield from verify(space, shard, id)
-        elif reply.word == "MISSING" and (yield from newest_record(space, shard, id)) is None:
+        elif reply.why is Refusal.MISSING and (yield from newest_record(space, shard, id)) is None:
             if level == "replicated":  # by a delete that is not replicated yet: "no" shall be as good as "yes"
                 confirm = reserve(shard, id)
                 confirm.replicas = 1
@@ -53,10 +54,10 @@ def delete(space: Space, id: str, if_version: Expected = None, durability: Durab
     raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
 
 
-def _delete_archived(space: Space, shard: Shard, id: str, tok: str, expected: str) -> Plan[bool]:
+def _delete_archived(space: Space, shard: Shard, id: str, write_id: str, expected: str) -> Plan[bool]:
     """A tombstone in the archive before the answer, by the same steps as `put_archived`. Of several deletes of one module, one
     says True: whoever found it there when its tombstone was applied."""
-    first: Place | None = None
+    first: ArchivedPosition | None = None
     existed = False
     for _ in range(FENCED_MAX):
         if first is None:
@@ -66,30 +67,30 @@ def _delete_archived(space: Space, shard: Shard, id: str, tok: str, expected: st
             if found.deleted:  # a delete that is not archived yet: "no" shall be durable too, if it still is "no" then
                 yield from write_back(space, shard, id)
                 continue
-        reserved = yield from reserve_place(space, shard, id, expected, tok, first)
+        reserved = yield from reserve_place(space, shard, id, expected, write_id, first)
         if isinstance(reserved, Replayed):
             return existed
         existed = reserved.exists if first is None else existed
-        place = yield from archive_tombstone(space, id, tok, reserved)
-        if (yield from list_epochs(space, shard, place.epoch, but_of=place.replid)):
+        position = yield from archive_tombstone(space, id, write_id, reserved)
+        if (yield from list_epochs(space, shard, position.epoch, but_of=position.replid)):
             space.states.pop(shard, None)
-            first = first or place
+            first = first or position
             continue
-        reply = yield from delete_script(shard, id, tok, expected, place[:2])
+        reply = yield from delete_script(shard, id, write_id, expected, position[:2])
         if isinstance(reply, Deleted):
             yield Count("deletes")
             return existed if reply.existed is None else reply.existed
-        if reply.word == "SUPERSEDED" and not expected:
+        if reply.why is Refusal.SUPERSEDED and not expected:
             return existed  # by unconditional puts alone: it took effect just before them
-        if reply.word in ("CONFLICT", "SUPERSEDED"):
-            if not (yield from is_settled(space, shard, id, place)):
+        if reply.why in (Refusal.CONFLICT, Refusal.SUPERSEDED):
+            if not (yield from is_settled(space, shard, id, position)):
                 raise Recovering(unsure(id))
             raise conflict(id, reply.version, expected)
-        if reply.word == "UNHELD":
+        if reply.why is Refusal.UNHELD:
             raise Recovering(unsure(id))
-        if reply.word == "FENCED":
-            first = first or place
-        elif reply.word == "UNVERIFIED":
+        if reply.why is Refusal.FENCED:
+            first = first or position
+        elif reply.why is Refusal.UNVERIFIED:
             yield from verify(space, shard, id)
         # Else DELETED_SINCE: a delete and a put came before it. It was held all the time, so nobody has adopted it: once more.
     raise Recovering(f"the shard of module {id!r} changes hands too often; try again")

@@ -9,12 +9,13 @@ from distier.domain import archived as names
 from distier.domain.keys import Shard
 from distier.domain.module import Record
 from distier.domain.order import Order
+from distier.domain.outcome import Refusal
 from distier.effects import Count, Plan
 from distier.errors import DistierError, Recovering
 from distier.lua import Refused, Replayed, Reserved, reserve, state
 from distier.plans.common.commands import record_command
 from distier.plans.common.space import Space
-from distier.plans.put.prepare import Place, Prepared
+from distier.plans.put.prepare import ArchivedPosition, Prepared
 from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unsure
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.epochs import list_epochs
@@ -25,37 +26,37 @@ class Fenced(Recovering):
     """The shard began a new epoch while this write was on its way to the archive."""
 
 
-def is_settled(space: Space, shard: Shard, id: str, place: Place) -> Plan[bool]:
-    """Whether a conditional write that was refused, and is in the archive at `place`, never took effect and never will: what
+def is_settled(space: Space, shard: Shard, id: str, position: ArchivedPosition) -> Plan[bool]:
+    """Whether a conditional write that was refused, and is in the archive at `position`, never took effect and never will: what
     refused it comes after it and is in the archive too, and no newer epoch may have adopted it before.
 
     That it comes after it is what `reserve` is for: nothing from before a position that is held is applied or adopted.
     """
     try:
         record = yield from record_command(shard, id)
-        if record is None or record.order[:2] <= place[:2]:
+        if record is None or record.order[:2] <= position[:2]:
             return False
         yield from write_back(space, shard, id)
-        if (yield from state(shard)).epoch != place.epoch:
+        if (yield from state(shard)).epoch != position.epoch:
             return False
-        return not (yield from list_epochs(space, shard, place.epoch, but_of=place.replid))
+        return not (yield from list_epochs(space, shard, position.epoch, but_of=position.replid))
     except DistierError:
         yield Count("writes.not_settled")
         return False
 
 
-def archive_version(space: Space, p: Prepared, reserved: Reserved) -> Plan[Place]:
+def archive_version(space: Space, p: Prepared, reserved: Reserved) -> Plan[ArchivedPosition]:
     """Put the version into the archive at the position that was reserved for it."""
     flat = dict(zip(p.fields[::2], p.fields[1::2], strict=True))
-    record = new_record(p.id, Order(reserved.epoch, reserved.ver, p.tok), len(p.content), p.tokens, flat, reserved)
+    record = new_record(p.id, Order(reserved.epoch, reserved.ver, p.write_id), len(p.content), p.tokens, flat, reserved)
     body = yield from compressed(space, p.content)
     key = names.content_key(space.namespace, record)
     yield from put_object(space, record, key, body)
-    return Place(reserved.epoch, reserved.ver, key, len(body), reserved.replid)
+    return ArchivedPosition(reserved.epoch, reserved.ver, key, len(body), reserved.replid)
 
 
 def reserve_place(
-    space: Space, shard: Shard, id: str, expected: str, tok: str, first: Place | None = None
+    space: Space, shard: Shard, id: str, expected: str, write_id: str, first: ArchivedPosition | None = None
 ) -> Plan[Reserved | Replayed]:
     """The next position in the order. Durable writes of one module take turns; one that seems to have died is passed.
 
@@ -65,16 +66,16 @@ def reserve_place(
     turn, given_up, looks = Turn(space, id), "", 0
     before = f"{first.epoch}-{first.ver}" if first else ""
     while looks < FENCED_MAX:
-        reply = yield from reserve(shard, id, expected, tok, given_up, before)
+        reply = yield from reserve(shard, id, expected, write_id, given_up, before)
         if isinstance(reply, Reserved):
             space.note_version(shard, reply.epoch, reply.ver)
         if not isinstance(reply, Refused):
             return reply
-        if reply.word == "UNHELD" or (first and reply.word == "CONFLICT"):
+        if reply.why is Refusal.UNHELD or (first and reply.why is Refusal.CONFLICT):
             raise Recovering(unsure(id))
-        if reply.word == "CONFLICT":
+        if reply.why is Refusal.CONFLICT:
             raise conflict(id, reply.version, expected)
-        if reply.word == "BUSY":
+        if reply.why is Refusal.BUSY:
             given_up = yield from turn.wait(reply.version)
         else:
             looks += 1
@@ -82,11 +83,11 @@ def reserve_place(
     raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
 
 
-def archive_tombstone(space: Space, id: str, tok: str, reserved: Reserved) -> Plan[Place]:
-    record = new_record(id, Order(reserved.epoch, reserved.ver, tok), 0, 0, {}, reserved, tier="deleted")
+def archive_tombstone(space: Space, id: str, write_id: str, reserved: Reserved) -> Plan[ArchivedPosition]:
+    record = new_record(id, Order(reserved.epoch, reserved.ver, write_id), 0, 0, {}, reserved, tier="deleted")
     key = names.content_key(space.namespace, record)
     yield from put_object(space, record, key, b"")
-    return Place(reserved.epoch, reserved.ver, key, 0, reserved.replid)
+    return ArchivedPosition(reserved.epoch, reserved.ver, key, 0, reserved.replid)
 
 
 def new_record(

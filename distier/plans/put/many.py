@@ -89,7 +89,7 @@ def _put_ready(space: Space, ready: Sequence[Prepared], at: Mapping[str, int], d
         for i, reply in enumerate(replies if isinstance(replies, list) else [replies] * len(part)):
             p = part[i]
             if isinstance(reply, Put):
-                version = Order(reply.epoch, reply.ver, p.tok)
+                version = Order(reply.epoch, reply.ver, p.write_id)
                 landed += 1
                 space.versions[shard] = (reply.epoch, reply.ver)
                 done[at[p.id]] = Landed(p.id, "hot", version, p.tokens, len(p.content), 0, None, False, p.transform)
@@ -122,7 +122,7 @@ def _behind(shard: Shard, part: Sequence[Prepared], parts: Sequence[tuple[Shard,
 
 def _write(p: Prepared) -> Write:
     fields = (*p.fields, "content", p.content)
-    return Write(p.id, p.tok, "hot", p.expected, "", "", 0, p.tokens, len(p.content), b"", fields)
+    return Write(p.id, p.write_id, "hot", p.expected, "", "", 0, p.tokens, len(p.content), b"", fields)
 
 
 def _finish(space: Space, p: Prepared, reply: Any) -> Plan[Landed | DistierError]:

@@ -10,6 +10,7 @@ from typing import Any
 from distier.domain.keys import Shard
 from distier.domain.module import Landed, Tier
 from distier.domain.order import Order
+from distier.domain.outcome import Refusal
 from distier.effects import Count, Plan, RunScript
 from distier.errors import Conflict, DistierError, Full, Recovering, Unavailable
 from distier.lua import Move, Over, Put, Refused, Replayed
@@ -21,7 +22,7 @@ from distier.plans.put.prepare import Item, Prepared, level_of, need_replica, pr
 from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unknown, unsure
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.epochs import list_epochs
-from distier.plans.tier.ledger import make_share
+from distier.plans.tier.ledger import enlarge_quota
 from distier.plans.tier.room import with_room
 
 
@@ -44,13 +45,13 @@ def put_prepared(space: Space, p: Prepared, turn: Turn | None = None) -> Plan[La
 
 
 def _put(shard: Shard, p: Prepared, tier: Tier, body: bytes, kind: str, moves: Sequence[Move]) -> RunScript[Any]:
-    place = p.place
+    position = p.position
     expected = f"{p.expected}/{p.given_up}" if p.given_up else p.expected
-    fields = (*p.fields, "archived_bytes", place.size_bytes) if place else p.fields
+    fields = (*p.fields, "archived_bytes", position.size_bytes) if position else p.fields
     call = put_script(
-        shard, p.id, p.tok, tier=tier, expected=expected, tokens=p.tokens, size_bytes=len(p.content), body=body,
-        codec=kind, fields=fields, moves=moves, reserved=place and (place.epoch, place.ver),
-        archived_bytes=place.size_bytes if place else 0, sending=p.sending,
+        shard, p.id, p.write_id, tier=tier, expected=expected, tokens=p.tokens, size_bytes=len(p.content), body=body,
+        codec=kind, fields=fields, moves=moves, reserved=position and (position.epoch, position.ver),
+        archived_bytes=position.size_bytes if position else 0, sending=p.sending,
     )  # fmt: skip
     call.replicas = p.replicas
     return call
@@ -61,36 +62,36 @@ def landed(space: Space, shard: Shard, p: Prepared, reply: Any, turn: Turn | Non
     either and the version is in the archive."""
     tier: Tier = "hot"
     reason = None
-    if _is_refused(reply, "UNVERIFIED"):
+    if _is_refused(reply, Refusal.UNVERIFIED):
         yield from verify(space, shard, p.id)
         return (yield from put_prepared(space, p, turn))
-    if _is_refused(reply, "TOO_LARGE") and (yield from make_share(space, shard, p.tokens, len(p.content))):
+    if _is_refused(reply, Refusal.TOO_LARGE) and (yield from enlarge_quota(space, shard, p.tokens, len(p.content))):
         reply = yield from attempt(space, shard, p, "hot", p.content, "")
     if _has_no_room(reply):
         tier, reason = "warm", _why(reply, "hot")
         kind, frame = yield from make_frame(space, p.content)
         reply = yield from attempt(space, shard, p, "warm", frame, kind)
-    if _has_no_room(reply) and p.place:
+    if _has_no_room(reply) and p.position:
         tier, reason = "cold", f"{reason}, {_why(reply, 'warm')}"
         reply = yield from _put(shard, p, "cold", b"", "", ())
-    elif _is_refused(reply, "TOO_LARGE"):
+    elif _is_refused(reply, Refusal.TOO_LARGE):
         return (yield from put_archived(space, p))  # larger than what Redis may hold: the archive can
-    if _is_refused(reply, "BUSY"):
+    if _is_refused(reply, Refusal.BUSY):
         turn = turn or Turn(space, p.id)
         return (yield from put_prepared(space, replace(p, given_up=(yield from turn.wait(reply.version))), turn))
     if isinstance(reply, Put):
         yield Count("puts")
         space.note_version(shard, reply.epoch, reply.ver)
         yield Count("moves.evicted", reply.evicted)
-        version = Order(reply.epoch, reply.ver, p.tok)
+        version = Order(reply.epoch, reply.ver, p.write_id)
         return Landed(p.id, tier, version, p.tokens, len(p.content), reply.evicted, reason, False, p.transform)
     if isinstance(reply, Replayed):
         where: Tier = "warm" if reply.tier == "warm" else "cold" if reply.tier == "cold" else "hot"
-        version = Order(reply.epoch, reply.ver, p.tok)
+        version = Order(reply.epoch, reply.ver, p.write_id)
         return Landed(p.id, where, version, p.tokens, len(p.content), 0, None, True, p.transform)
-    if _is_refused(reply, "SUPERSEDED") and p.place and not p.expected:
+    if _is_refused(reply, Refusal.SUPERSEDED) and p.position and not p.expected:
         # It still held its position: what superseded it was unconditional, and it took effect just before that.
-        version = Order(p.place.epoch, p.place.ver, p.tok)
+        version = Order(p.position.epoch, p.position.ver, p.write_id)
         reason = f"superseded by version {reply.version}"
         return Landed(p.id, "cold", version, p.tokens, len(p.content), 0, reason, False, p.transform)
     raise _refusal(p, reply)
@@ -99,23 +100,23 @@ def landed(space: Space, shard: Shard, p: Prepared, reply: Any, turn: Turn | Non
 def attempt(space: Space, shard: Shard, p: Prepared, tier: Tier, body: bytes, kind: str) -> Plan[Any]:
     """Put into this tier, with the evictions that it takes. What is in the archive already needs no room: None, where that
     could only be made with the archive's help, and it does not answer."""
-    nowhere_else = tier == "warm" and p.place is None
+    nowhere_else = tier == "warm" and p.position is None
 
     put = partial(_put, shard, p, tier, body, kind)
     try:
         return (yield from with_room(space, shard, put, last_resort=nowhere_else, own=p.id, ahead=p.ahead))
     except Full:
-        if p.place is None:
+        if p.position is None:
             raise
         return None
 
 
-def _is_refused(reply: object, word: str) -> bool:
-    return isinstance(reply, Refused) and reply.word == word
+def _is_refused(reply: object, why: Refusal) -> bool:
+    return isinstance(reply, Refused) and reply.why is why
 
 
 def _has_no_room(reply: object) -> bool:
-    return reply is None or isinstance(reply, Over) or _is_refused(reply, "TOO_LARGE")
+    return reply is None or isinstance(reply, Over) or _is_refused(reply, Refusal.TOO_LARGE)
 
 
 def _why(reply: object, tier: str) -> str:
@@ -124,15 +125,15 @@ def _why(reply: object, tier: str) -> str:
 
 def _refusal(p: Prepared, reply: object) -> DistierError:
     match reply:
-        case Refused("CONFLICT", version):
+        case Refused(Refusal.CONFLICT, version):
             return conflict(p.id, version, p.expected)
-        case Refused("SUPERSEDED", version):
+        case Refused(Refusal.SUPERSEDED, version):
             return conflict(p.id, version, p.expected)
-        case Refused("FENCED"):
+        case Refused(Refusal.FENCED):
             return Fenced(f"the shard of module {p.id!r} began a new epoch during the write; try again")
-        case Refused("UNHELD"):
+        case Refused(Refusal.UNHELD):
             return Recovering(unsure(p.id))
-        case Refused("UNKNOWN", version):
+        case Refused(Refusal.UNKNOWN, version):
             return Unavailable(unknown(p.id, version))
         case _:
             return Full(
@@ -151,21 +152,21 @@ def put_archived(space: Space, p: Prepared) -> Plan[Landed]:
     """
     shard, first = space.shard(p.id), None
     for _ in range(FENCED_MAX):
-        reserved = yield from reserve_place(space, shard, p.id, p.expected, p.tok, first)
+        reserved = yield from reserve_place(space, shard, p.id, p.expected, p.write_id, first)
         if isinstance(reserved, Replayed):
-            version = Order(reserved.epoch, reserved.ver, p.tok)
+            version = Order(reserved.epoch, reserved.ver, p.write_id)
             return Landed(p.id, "cold", version, p.tokens, len(p.content), 0, "recovered", True, p.transform)
-        place = yield from archive_version(space, p, reserved)
-        if (yield from list_epochs(space, shard, place.epoch, but_of=place.replid)):
+        position = yield from archive_version(space, p, reserved)
+        if (yield from list_epochs(space, shard, position.epoch, but_of=position.replid)):
             space.states.pop(shard, None)
-            first = first or place
+            first = first or position
             continue
         try:
-            return (yield from _apply(space, shard, replace(p, place=place)))
+            return (yield from _apply(space, shard, replace(p, position=position)))
         except Fenced:
-            first = first or place
+            first = first or position
         except Conflict as e:
-            if not (yield from is_settled(space, shard, p.id, place)):
+            if not (yield from is_settled(space, shard, p.id, position)):
                 raise Recovering(unsure(p.id)) from e
             raise
     raise Recovering(f"the shard of module {p.id!r} changes hands too often; try again")
@@ -173,12 +174,12 @@ def put_archived(space: Space, p: Prepared) -> Plan[Landed]:
 
 def _apply(space: Space, shard: Shard, p: Prepared) -> Plan[Landed]:
     """Raises `Fenced`, `Conflict`; `Unavailable` where the outcome stays open."""
-    assert p.place is not None
+    assert p.position is not None
     try:
         reply = yield from attempt(space, shard, p, "hot", p.content, "")
         return (yield from landed(space, shard, p, reply))
     except Full as e:
         raise Unavailable(
-            f"module {p.id!r} is in the archive as {p.place.epoch}-{p.place.ver}, but Redis is full and could not take note "
-            "of it: it may appear later. Put it again when there is room (`distier doctor`)"
+            f"module {p.id!r} is in the archive as {p.position.epoch}-{p.position.ver}, but Redis is full and could not "
+            "record it: it may appear later. Put it again when there is room (`distier doctor`)"
         ) from e

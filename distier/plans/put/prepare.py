@@ -13,8 +13,8 @@ from distier.domain.frozen import frozen
 from distier.domain.ids import check_id
 from distier.domain.keys import Shard
 from distier.domain.module import pack_keywords, pack_meta
-from distier.domain.order import Order, make_tok, parse_version
-from distier.effects import Command, NewToken, Offload, Plan, Sending, Word
+from distier.domain.order import Order, make_write_id, parse_version
+from distier.effects import Arg, Command, NewToken, Offload, Plan, Sending
 from distier.errors import Invalid, Unavailable
 from distier.plans.common.content import COUNTING, count_tokens
 from distier.plans.common.space import Space
@@ -52,14 +52,14 @@ class Prepared:
     """A checked put: everything that the script needs, made once however often it is sent."""
 
     id: str
-    tok: str
+    write_id: str
     content: bytes
     tokens: int
     expected: str
     transform: str | None
-    fields: tuple[Word, ...]
+    fields: tuple[Arg, ...]
     replicas: int = 0
-    place: Place | None = None
+    position: ArchivedPosition | None = None
     sending: Sending = field(default_factory=Sending)
     given_up: str = ""
     """Who holds a position in front of the module and does not seem to live any more."""
@@ -67,7 +67,7 @@ class Prepared:
     """What the same call puts after it into its shard: modules and bytes."""
 
 
-class Place(NamedTuple):
+class ArchivedPosition(NamedTuple):
     """Where a version already is in the archive, and its place in the order."""
 
     epoch: int
@@ -101,26 +101,26 @@ def need_replica(shard: Shard) -> Plan[None]:
 
 def prepare(space: Space, item: Item) -> Plan[Prepared]:
     """Check, transform, count and hash. Raises `Invalid` for what can never be put."""
-    tok = yield from NewToken()
+    write_id = yield from NewToken()
     sending = Sending(space.since(space.shard(check_id(item.id))))
     if length_of(item) > LARGE_BYTES:
-        return (yield from made_ready_in_steps(space, item, tok, sending))
-    return (yield from Offload(length_of(item), lambda: made_ready(space, item, tok, sending), COUNTING))
+        return (yield from made_ready_in_steps(space, item, write_id, sending))
+    return (yield from Offload(length_of(item), lambda: made_ready(space, item, write_id, sending), COUNTING))
 
 
 def length_of(item: Item) -> int:
     return len(item.content) if hasattr(item.content, "__len__") else 0
 
 
-def made_ready(space: Space, item: Item, tok: str, sending: Sending) -> Prepared:
+def made_ready(space: Space, item: Item, write_id: str, sending: Sending) -> Prepared:
     of = _checked(space, item)
     content, name = of.content, space.config.transforms.get(of.kind)
     made = apply_transform(name, content) if name else None
     tokens = space.counter.count(made.content if made else content) if item.tokens is None else item.tokens
-    return _prepared(space, item, tok, sending, of, made, tokens)
+    return _prepared(space, item, write_id, sending, of, made, tokens)
 
 
-def made_ready_in_steps(space: Space, item: Item, tok: str, sending: Sending) -> Plan[Prepared]:
+def made_ready_in_steps(space: Space, item: Item, write_id: str, sending: Sending) -> Plan[Prepared]:
     length = length_of(item)
     of = yield from Offload(length, lambda: _checked(space, item), CHECKING)
     content, name = of.content, space.config.transforms.get(of.kind)
@@ -136,7 +136,7 @@ def made_ready_in_steps(space: Space, item: Item, tok: str, sending: Sending) ->
     tokens = item.tokens
     if tokens is None:
         tokens = yield from count_tokens(space, made.content if made else content)
-    return (yield from Offload(length, lambda: _prepared(space, item, tok, sending, of, made, tokens), CHECKING))
+    return (yield from Offload(length, lambda: _prepared(space, item, write_id, sending, of, made, tokens), CHECKING))
 
 
 class _Checked(NamedTuple):
@@ -167,7 +167,7 @@ def _checked(space: Space, item: Item) -> _Checked:
 def _prepared(
     space: Space,
     item: Item,
-    tok: str,
+    write_id: str,
     sending: Sending,
     of: _Checked,
     made: Transformed | None,
@@ -175,7 +175,7 @@ def _prepared(
 ) -> Prepared:
     id, content, content_type, kind = of
     kept = made.content if made else content
-    known: dict[str, Word | None] = {
+    known: dict[str, Arg | None] = {
         "sha256": hashlib.sha256(kept).hexdigest(),
         "type": content_type,
         "counter": space.counter.name if item.tokens is None else "given",
@@ -188,7 +188,7 @@ def _prepared(
     replicas = int(level_of(space, item.durability) == "replicated")
     return Prepared(
         id,
-        make_tok(tok, id),
+        make_write_id(write_id, id),
         kept,
         tokens,
         expected_of(item.if_version),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distier.effects import Plan
 from distier.errors import Conflict, Unavailable
-from distier.plans.common.backoff import stand_back
+from distier.plans.common.backoff import back_off
 from distier.plans.common.space import Space
 
 FENCED_MAX = 4
@@ -38,7 +38,7 @@ class Turn:
                 f"too many conditional or durable writes of module {self._id!r} at once; this one was not tried"
             )
         self._waits += 1
-        self._waited_s += yield from stand_back(self._waits, TURN_MAX_S)
+        self._waited_s += yield from back_off(self._waits, TURN_MAX_S)
         return ""
 
 

@@ -12,8 +12,8 @@ from urllib.parse import unquote
 from distier.domain import archived as names
 from distier.domain import codec
 from distier.domain.content_types import extension_for, type_for_extension
-from distier.domain.order import make_tok
-from distier.effects import ArchiveGet, Count, Offload, Plan, Word
+from distier.domain.order import make_write_id
+from distier.effects import ArchiveGet, Arg, Count, Offload, Plan
 from distier.errors import Corrupt
 from distier.lua import Adoption
 from distier.plans.common.content import UNPACKING, count_tokens
@@ -41,22 +41,22 @@ def describe_object(
     if found.kind == "deleted":
         if _is_foreign(id, (yield from _told_with(id, found)).known):
             return (yield from _foreign(id))
-        return Adoption(id, order.epoch, order.ver, make_tok(order.tok, id), "deleted")
+        return Adoption(id, order.epoch, order.ver, make_write_id(order.write_id, id), "deleted")
     known = (yield from _from_sidecar(sidecar)) if sidecar else None
     if not _is_foreign(id, known) and not _tells(known, found):
         known = yield from _from_object(space, id, found)
     if _is_foreign(id, known):
         return (yield from _foreign(id))
     assert known is not None
-    fields: list[Word] = []
+    fields: list[Arg] = []
     if found.extension != extension_for(known.get("type", "")):
         fields += ["archived_key", found.key]
     for name, field in _FIELDS.items():
         if known.get(name):
             fields += [field, known[name]]
-    tok = known["tok"] if known.get("tok", "").startswith(order.tok) else make_tok(order.tok, id)
+    write_id = known["tok"] if known.get("tok", "").startswith(order.write_id) else make_write_id(order.write_id, id)
     numbers = int(known["tokens"]), int(known["bytes"]), size_bytes
-    return Adoption(id, order.epoch, order.ver, tok, "content", *numbers, fields=tuple(fields))
+    return Adoption(id, order.epoch, order.ver, write_id, "content", *numbers, fields=tuple(fields))
 
 
 def _is_foreign(id: str, known: Mapping[str, str] | None) -> bool:
@@ -72,7 +72,7 @@ def _tells(known: Mapping[str, str] | None, found: names.VersionObject) -> bool:
     """Whether a description is whole and of this very version."""
     return (
         known is not None
-        and known.get("tok", "")[:8] == found.order.tok
+        and known.get("tok", "")[:8] == found.order.write_id
         and re.fullmatch("[0-9a-f]{64}", known.get("sha256", "")) is not None
         and all(re.fullmatch("[0-9]{1,15}", known.get(name, "")) for name in ("bytes", "tokens"))
     )
@@ -116,7 +116,7 @@ def _from_object(space: Space, id: str, found: names.VersionObject) -> Plan[Mapp
     )
     tokens = yield from count_tokens(space, content)
     return {
-        "tok": found.order.tok,
+        "tok": found.order.write_id,
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": str(len(content)),
         "tokens": str(tokens),

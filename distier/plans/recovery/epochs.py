@@ -48,7 +48,7 @@ from distier.errors import (
     RedisUnavailable,
 )
 from distier.lua import Opened, Unclaimed, look, open_shard, state
-from distier.plans.common.backoff import stand_back
+from distier.plans.common.backoff import back_off
 from distier.plans.common.space import Space
 
 
@@ -58,7 +58,7 @@ class WrongArchive(ConfigError):
 
 CLAIMS_MAX = 24
 CLAIM_PATIENCE_S = 2.0
-LIFE_CHARS = 16
+INCARNATION_CHARS = 16
 MARKERS_A_PAGE = 1000
 
 
@@ -134,7 +134,7 @@ def recover(space: Space, shard: Shard) -> Plan[Opened]:
                 epoch = 0
                 continue
             if attempt:
-                yield from stand_back(attempt)
+                yield from back_off(attempt)
             attempt += 1
             if not reply.opening:  # Redis was emptied since the look: what was claimed before that is worth nothing
                 epoch, empty, opening = 0, False, (yield from NewToken())
@@ -176,7 +176,7 @@ class _Turn:
                 self._before, self._waited_s = holder, 0.0
             if self._waited_s < CLAIM_PATIENCE_S:
                 self._waits += 1
-                self._waited_s += yield from stand_back(self._waits)
+                self._waited_s += yield from back_off(self._waits)
                 return False
         self._claiming[self._shard] = self
         return True
@@ -200,13 +200,13 @@ def _claim(space: Space, shard: Shard, replid: str, last: int) -> Plan[Claim | N
     """An epoch that nobody else has, greater than all in the archive; and whether the archive holds no module. None where
     somebody else claimed the same number. `last` is the shard's epoch in an earlier life, 0 where it has none: an archive in
     which that was never claimed is another one."""
-    life = f"-{replid[:LIFE_CHARS]}" if replid else ""
+    incarnation = f"-{replid[:INCARNATION_CHARS]}" if replid else ""
     # Above those of all shards: after a total loss the namespace may come back with another number of them.
     known = [n for n, _ in (yield from _epochs_below(f"{space.namespace}/epochs/", ""))]
     if last > max(known, default=0):
         raise _wrong(space, last)
-    epoch, tok = max(known, default=0) + 1, (yield from NewToken())
-    key = f"{epochs_prefix(space, shard)}{epoch:08d}-{tok[:8]}{life}"
+    epoch, write_id = max(known, default=0) + 1, (yield from NewToken())
+    key = f"{epochs_prefix(space, shard)}{epoch:08d}-{write_id[:8]}{incarnation}"
     yield from ArchivePut(key, b"", "application/octet-stream", {})
     if (yield from list_epochs(space, shard, epoch - 1)).count(epoch) != 1:
         return None
@@ -234,7 +234,7 @@ def list_epochs(space: Space, shard: Shard, above: int, *, but_of: str = "") -> 
     found = yield from _epochs_below(prefix, f"{prefix}{above - 1:08d}~" if above > 1 else "")
     if not found:
         raise _wrong(space, above)
-    return [n for n, life in found if n > above and life != but_of[:LIFE_CHARS]]
+    return [n for n, incarnation in found if n > above and incarnation != but_of[:INCARNATION_CHARS]]
 
 
 def _wrong(space: Space, epoch: int) -> WrongArchive:

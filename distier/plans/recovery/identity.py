@@ -91,8 +91,8 @@ def adopt_archive(space: Space) -> Plan[str]:
         if known.epoch:
             # Also an empty archive must have the epoch that is installed: later claims are above it.
             if not (yield from list_epochs(space, shard, known.epoch - 1)):
-                tok, life = (yield from NewToken())[:8], f"-{known.replid[:16]}" if known.replid else ""
-                key = f"{epochs_prefix(space, shard)}{known.epoch:08d}-{tok}{life}"
+                write_id, incarnation = (yield from NewToken())[:8], f"-{known.replid[:16]}" if known.replid else ""
+                key = f"{epochs_prefix(space, shard)}{known.epoch:08d}-{write_id}{incarnation}"
                 yield from ArchivePut(key, b"", "application/octet-stream", {})
             fields += ("verified", "0")
         yield from Command(shard, ("HSET", shard.epoch, *fields), lambda reply: reply)
@@ -107,8 +107,8 @@ def _known(space: Space, shards: Sequence[Shard]) -> Plan[dict[Shard, _Known]]:
 
     calls = list[Command[Any]]()
     for shard in shards:
-        words = ("HMGET", shard.epoch, "epoch", "archive", "replid")
-        calls.append(Command(shard, words, epoch, retry=False))
+        command = ("HMGET", shard.epoch, "epoch", "archive", "replid")
+        calls.append(Command(shard, command, epoch, retry=False))
         calls.append(Command(shard, ("HGET", shard.usage, "archived_count"), lambda n: int(n or 0), retry=False))
     replies = yield from Pipeline(calls)
     found: dict[Shard, _Known] = {}

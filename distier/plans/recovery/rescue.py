@@ -20,7 +20,7 @@ from distier.plans.common.commands import chunks
 from distier.plans.common.space import Space
 from distier.plans.recovery.adopt import newest_listed, newest_of
 from distier.plans.recovery.describe import Vanished
-from distier.plans.recovery.walk import Group, Skipped, Walk, places_of
+from distier.plans.recovery.walk import Group, Skipped, Walk, positions_of
 
 BATCH = 512
 TOGETHER = 32
@@ -118,12 +118,12 @@ def _newest(space: Space, group: Group) -> Plan[Adoption]:
 def _not_known(space: Space, groups: Sequence[Group], report: Rescued) -> Plan[list[Group]]:
     """The modules of which Redis has no version as great as the archive's."""
     wanted = []
-    for group, place in zip(groups, (yield from places_of(space, [g.id for g in groups])), strict=True):
+    for group, position in zip(groups, (yield from positions_of(space, [g.id for g in groups])), strict=True):
         newest = group.newest
         assert newest is not None
         report.modules += newest.kind == "content"
         report.deleted += newest.kind == "deleted"
-        if place is None or newest.order > place:
+        if position is None or newest.order > position:
             wanted.append(group)
         else:
             report.known += 1

@@ -14,9 +14,9 @@ from distier.plans.recovery.epochs import WrongArchive
 
 PAGE = 5000
 """Keys a step. S3 lists 1000 a request; a directory reads all names of a level again for every page, so large ones pay."""
-Place = tuple[int, int, str]
+Position = tuple[int, int, str]
 """A place in the order, with the first 8 characters of the tok: as much as an object's name says."""
-NOWHERE: Place = (0, 0, "")
+NO_POSITION: Position = (0, 0, "")
 UNAVAILABLE_MAX = 3
 
 
@@ -123,19 +123,21 @@ class Walk:
         return self._group
 
 
-def places_of(space: Space, ids: Sequence[str]) -> Plan[list[Place | None]]:
+def positions_of(space: Space, ids: Sequence[str]) -> Plan[list[Position | None]]:
     """Where the records of these modules stand in the order now; None where there is no record, NOWHERE where it is damaged.
     Plain reads: they say nothing of whether Redis lost something."""
 
-    def parse(reply: list[bytes | None]) -> Place | None:
-        tier, epoch, ver, tok = reply
+    def parse(reply: list[bytes | None]) -> Position | None:
+        tier, epoch, ver, write_id = reply
         if epoch is None or ver is None:
-            return None if tier is None else NOWHERE
-        return (int(epoch), int(ver), (tok or b"").decode()[:8]) if epoch.isdigit() and ver.isdigit() else NOWHERE
+            return None if tier is None else NO_POSITION
+        return (
+            (int(epoch), int(ver), (write_id or b"").decode()[:8]) if epoch.isdigit() and ver.isdigit() else NO_POSITION
+        )
 
-    calls: list[Command[Place | None]] = []
+    calls: list[Command[Position | None]] = []
     for id in ids:
         shard = space.shard(id)
         calls.append(Command(shard, ("HMGET", shard.module(id), "tier", "epoch", "ver", "tok"), parse))
     replies = yield from Pipeline(calls)
-    return [NOWHERE if isinstance(reply, Corrupt) else collect(reply) for reply in replies]
+    return [NO_POSITION if isinstance(reply, Corrupt) else collect(reply) for reply in replies]

@@ -30,7 +30,7 @@ from distier.lua import ledger as ledger_script
 from distier.plans.common.commands import numbers
 from distier.plans.common.space import Space
 from distier.plans.tier.room import find_room
-from distier.policy.shares import Amounts, Ledger, Seen, enlarged, scaled, sum_of
+from distier.policy.quotas import Amounts, Ledger, ShardHoldings, enlarged, scaled, sum_of
 
 EPOCH = 2**32
 """Versions of the ledger are `epoch * 2**32 + n`, of the epoch of the first shard."""
@@ -52,10 +52,10 @@ def packed(amounts: Amounts) -> str:
 
 def parse_ledger(fields: Mapping[bytes, bytes]) -> Ledger:
     """The ledger in its hash; version 0 where there is none."""
-    shares = {int(name): _amounts(value) for name, value in fields.items() if name.isdigit()}
+    quotas = {int(name): _amounts(value) for name, value in fields.items() if name.isdigit()}
     coming = {int(name[5:]): _amounts(value) for name, value in fields.items() if name.startswith(b"next.")}
     total = _amounts(fields.get(b"total", b"0 0 0 0"))
-    made = () if b"making" in fields else tuple(shares[i] for i in range(len(shares)))
+    made = () if b"making" in fields else tuple(quotas[i] for i in range(len(quotas)))
     return Ledger(int(fields.get(b"version", 0)), total, made, coming)
 
 
@@ -63,19 +63,19 @@ def read_ledger(space: Space) -> Plan[tuple[Ledger, bool]]:
     """The ledger, and whether it holds: it is whole, and of the epoch that the first shard has."""
     first = space.keys.shards[0]
     calls: list[Command[Any]] = [
-        Command(first, ("HGETALL", first.shares), parse_ledger),
+        Command(first, ("HGETALL", first.quotas), parse_ledger),
         Command(first, ("HGET", first.epoch, "epoch"), lambda reply: int(reply or 0)),
     ]
     ledger, epoch = (collect(r) for r in (yield from Pipeline(calls)))
-    return ledger, bool(ledger.shares) and ledger.version >= epoch * EPOCH
+    return ledger, bool(ledger.quotas) and ledger.version >= epoch * EPOCH
 
 
 def change(
     space: Space, ledger: Ledger, fields: Mapping[str, str], *, fence: str = "", above: int | None = None
 ) -> Plan[int | None]:
     """Change the ledger that was read; its new version, None where somebody else was first."""
-    tok = yield from NewToken()
-    reply = yield from ledger_script(space.keys.shards[0], ledger.version, tok, fields, fence=fence, above=above)
+    write_id = yield from NewToken()
+    reply = yield from ledger_script(space.keys.shards[0], ledger.version, write_id, fields, fence=fence, above=above)
     return None if isinstance(reply, Refused) else reply
 
 
@@ -107,7 +107,7 @@ def settled(space: Space, *, fence: str = "") -> Plan[Ledger]:
 def make_ledger(space: Space, ledger: Ledger) -> Plan[None]:
     """Make the ledger from what the shards' limits are. First every shard takes a version of this ledger: from then on
     nothing that was begun before can change its limits."""
-    if ledger.shares or not ledger.version or not (yield from _being_made(space, ledger)):
+    if ledger.quotas or not ledger.version or not (yield from _being_made(space, ledger)):
         # Limits of a version that is greater than any of this epoch: somebody deleted the ledger.
         above = max(version for _, version in (yield from limits_now(space)))
         version = yield from change(space, ledger, {"making": "1"}, above=above)
@@ -120,11 +120,11 @@ def make_ledger(space: Space, ledger: Ledger) -> Plan[None]:
         return  # somebody else has made it
     kept = [Amounts(*reply) for reply in found]
     total = ledger.total if any(ledger.total) else sum_of(kept)
-    shares = scaled(kept, total)
-    fields = {"making": "", "total": packed(total)} | {str(i): packed(share) for i, share in enumerate(shares)}
+    quotas = scaled(kept, total)
+    fields = {"making": "", "total": packed(total)} | {str(i): packed(quota) for i, quota in enumerate(quotas)}
     version = yield from change(space, ledger, fields)
     if version is not None:
-        yield from apply_limits(space, Ledger(version, total, shares))
+        yield from apply_limits(space, Ledger(version, total, quotas))
 
 
 def _being_made(space: Space, ledger: Ledger) -> Plan[bool]:
@@ -137,16 +137,16 @@ def _being_made(space: Space, ledger: Ledger) -> Plan[bool]:
 def apply_limits(space: Space, ledger: Ledger, shards: Sequence[int] | None = None) -> Plan[None]:
     """Give shards (all, if none are named) the limits that the ledger says. They may hold more; the worker's head-room, or
     `_lower`, takes it away."""
-    wanted = range(len(ledger.shares)) if shards is None else shards
+    wanted = range(len(ledger.quotas)) if shards is None else shards
     calls = [limit(space.keys.shards[i], ledger.version, ledger.limit(i)) for i in wanted]
     for reply in (yield from Pipeline(calls)):
         collect(reply)
 
 
-def move_shares(space: Space, ledger: Ledger, changes: Mapping[int, Amounts], *, fence: str = "") -> Plan[bool]:
+def move_quotas(space: Space, ledger: Ledger, changes: Mapping[int, Amounts], *, fence: str = "") -> Plan[bool]:
     """Give shards other shares, whose sum is not greater. False where somebody else changed the ledger, or where a shard that
     should lose cannot evict what it takes; then nothing has changed."""
-    fields = {f"next.{i}": packed(share) for i, share in changes.items()}
+    fields = {f"next.{i}": packed(quota) for i, quota in changes.items()}
     version = yield from change(space, ledger, fields, fence=fence)
     if version is None:
         return False
@@ -161,11 +161,11 @@ def _finish(space: Space, ledger: Ledger, fence: str) -> Plan[bool]:
     failure = next((c for c in confirmed if isinstance(c, DistierError) and not isinstance(c, Full)), None)
     done = all(c is True for c in confirmed)
     cleared = {f"next.{i}": "" for i in ledger.next}
-    coming = {str(i): packed(share) for i, share in ledger.next.items()} if done else {}
+    coming = {str(i): packed(quota) for i, quota in ledger.next.items()} if done else {}
     version = yield from change(space, ledger, cleared | coming, fence=fence)
     if version is not None:
-        shares = ledger.moved() if done else ledger.shares
-        yield from apply_limits(space, Ledger(version, ledger.total, shares), list(ledger.next))
+        quotas = ledger.moved() if done else ledger.quotas
+        yield from apply_limits(space, Ledger(version, ledger.total, quotas), list(ledger.next))
         yield from Count("shares.moved" if done else "shares.undone")
     if failure:
         raise failure
@@ -185,7 +185,7 @@ def lower(space: Space, shard: Shard, version: int, amounts: Amounts) -> Plan[bo
     return False
 
 
-def make_share(space: Space, shard: Shard, tokens: int, size_bytes: int) -> Plan[bool]:
+def enlarge_quota(space: Space, shard: Shard, tokens: int, size_bytes: int) -> Plan[bool]:
     """Have this shard's share of hot grow so that a module of this size fits, with the head-room that the worker keeps free;
     False where the namespace's budget does not suffice, or the others cannot evict what it takes, or one of them does not
     answer: that is no fault of a call that has its own shard, and the module goes where it can go without."""
@@ -193,7 +193,7 @@ def make_share(space: Space, shard: Shard, tokens: int, size_bytes: int) -> Plan
         return False
     try:
         yield from all_answer(space)
-        return (yield from _make_share(space, shard, tokens, size_bytes))
+        return (yield from _enlarge_quota(space, shard, tokens, size_bytes))
     except Unavailable:
         yield from Count("shares.refused")
         return False
@@ -207,11 +207,11 @@ def all_answer(space: Space) -> Plan[None]:
         collect(reply)
 
 
-def _make_share(space: Space, shard: Shard, tokens: int, size_bytes: int) -> Plan[bool]:
+def _enlarge_quota(space: Space, shard: Shard, tokens: int, size_bytes: int) -> Plan[bool]:
     free = 1 - space.config.worker.headroom
     for _ in range(TRIES_MAX):
         ledger = yield from settled(space)
-        total, mine = ledger.total, ledger.shares[shard.index]
+        total, mine = ledger.total, ledger.quotas[shard.index]
         need = Amounts(min(total.hot_tokens, int(tokens / free) + 1), min(total.hot_bytes, int(size_bytes / free) + 1))
         if tokens > total.hot_tokens or size_bytes > total.hot_bytes:
             return False
@@ -222,11 +222,11 @@ def _make_share(space: Space, shard: Shard, tokens: int, size_bytes: int) -> Pla
         if changes is None:
             return False
         yield from Count("shares.asked")
-        yield from move_shares(space, ledger, changes)
+        yield from move_quotas(space, ledger, changes)
     return False
 
 
-def read_holdings(space: Space) -> Plan[list[Seen]]:
+def read_holdings(space: Space) -> Plan[list[ShardHoldings]]:
     """What each shard holds, and how old its next victims are."""
     calls: list[Command[Any]] = []
     for s in space.keys.shards:
@@ -246,7 +246,7 @@ def read_holdings(space: Space) -> Plan[list[Seen]]:
     for used, last_use_ms, due_ms, ttl_ms, now_ms in zip(*(replies[n::5] for n in range(5)), strict=True):
         hot_age_ms = None if last_use_ms is None else now_ms - last_use_ms
         warm_age_ms = None if due_ms is None else now_ms + ttl_ms - due_ms
-        seen.append(Seen(Amounts(*used[:4]), used[4], used[2], hot_age_ms, warm_age_ms))
+        seen.append(ShardHoldings(Amounts(*used[:4]), used[4], used[2], hot_age_ms, warm_age_ms))
     return seen
 
 

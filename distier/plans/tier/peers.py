@@ -36,7 +36,7 @@ class Ask(NamedTuple):
     """An entry in a node's list."""
 
     id: str
-    tok: str
+    write_id: str
     want: str
     answer: str
 
@@ -86,7 +86,7 @@ def ask(space: Space, shard: Shard, record: Record, holders: Sequence[str], want
     node = holders[crc32(record.id.encode()) % len(holders)]
     # The archive must have time left when nobody answers.
     timeout_ms = min(space.config.storage_tiers.warm.peer_timeout_ms, space.config.deadline_ms // 3)
-    entry = Ask(record.id, record.order.tok, want, (yield from NewToken()))
+    entry = Ask(record.id, record.order.write_id, want, (yield from NewToken()))
     first, answer = space.keys.shards[0], shard.answer(entry.answer)
     asks = first.asks(node)
     wait_s = timeout_ms / 1000 + HINT_S

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from distier.domain.keys import Shard
 from distier.domain.module import Moved, Record
+from distier.domain.outcome import Outcome
 from distier.effects import Command, LocalHas, Parallel, Pipeline, Plan, collect
 from distier.errors import DistierError, NotFound, Recovering
 from distier.lua import Over
@@ -24,7 +25,7 @@ from distier.plans.common.content import by_bytes, open_frames
 from distier.plans.common.space import Space
 from distier.plans.recovery.adopt import need_record, newest_records
 from distier.plans.tier.demote import PARALLEL_MAX, ROUNDS_MAX, free_hot, tier_of
-from distier.plans.tier.keep import is_too_large, promoted_word, to_hot
+from distier.plans.tier.keep import is_too_large, outcome_of, to_hot
 from distier.plans.tier.load import load
 from distier.plans.tier.peers import PROMOTED, ask, find_holders
 from distier.plans.tier.room import look_at_hot
@@ -39,25 +40,23 @@ def promote(space: Space, id: str) -> Plan[Moved]:
     for _ in range(ROUNDS_MAX):
         record = yield from need_record(space, id)
         if record.content is not None:
-            return Moved(id, "hot", False, "already")
+            return Moved(id, "hot", False, Outcome.ALREADY)
         if record.tier == "cold" and (yield from _promote_there(space, shard, record)):
             return Moved(id, "hot", True)
         loaded = yield from load(space, shard, record, ask_others=False)
         if loaded is None:
             continue
         record, content = loaded
-        word = yield from to_hot(space, shard, record, content, "request")
-        if word in ("hot", "already"):
-            return Moved(id, "hot", word == "hot", None if word == "hot" else word)
-        if word != "changed":
-            return Moved(id, tier_of(record), False, word)
-    return Moved(id, "warm", False, "changed")
+        outcome = yield from to_hot(space, shard, record, content, "request")
+        if outcome is not Outcome.CHANGED:
+            return _moved_up(record, outcome)
+    return Moved(id, "warm", False, Outcome.CHANGED)
 
 
 def _promote_there(space: Space, shard: Shard, record: Record) -> Plan[bool]:
     """Have a node that holds a copy promote it, where this one has none: the content goes to Redis once, and not through this
     process."""
-    if space.node is None or (yield from LocalHas(record.id, record.order.tok)):
+    if space.node is None or (yield from LocalHas(record.id, record.order.write_id)):
         return False
     holders = yield from find_holders(space, shard, record.id)
     return (yield from ask(space, shard, record, holders, "hot")) == PROMOTED
@@ -111,7 +110,7 @@ def _as_they_are(space: Space, results: dict[str, Moved | DistierError]) -> Plan
         tiers = [Command(space.shard(id), ("HGET", space.shard(id).module(id), "tier"), bytes) for id in chunk]
         for id, tier in zip(chunk, (yield from Pipeline(tiers)), strict=True):
             if tier in (b"warm", b"cold"):
-                results[id] = Moved(id, "warm" if tier == b"warm" else "cold", False, "evicted by others")
+                results[id] = Moved(id, "warm" if tier == b"warm" else "cold", False, Outcome.EVICTED)
 
 
 def _load_many(
@@ -124,7 +123,7 @@ def _load_many(
         if record is None:
             results[id] = NotFound(f"there is no module {id!r} in namespace {space.namespace!r}")
         elif record.content is not None:
-            results[id] = Moved(id, "hot", False, "already")
+            results[id] = Moved(id, "hot", False, Outcome.ALREADY)
             call.now_hot(space.shard(id), record)
         else:
             below.append(record)
@@ -140,7 +139,7 @@ def _load_many(
         if isinstance(result, DistierError):
             results[record.id] = result
         elif result is None:
-            results[record.id] = Moved(record.id, tier_of(record), False, "changed")
+            results[record.id] = Moved(record.id, tier_of(record), False, Outcome.CHANGED)
         else:
             ready.append(result)
     return ready
@@ -185,12 +184,12 @@ def _promote_loaded(
             call.now_hot(shard, record)
             fitting.append((record, content))
         else:
-            results[record.id] = Moved(record.id, tier_of(record), False, "no room beside the others of this call")
+            results[record.id] = Moved(record.id, tier_of(record), False, Outcome.NO_ROOM_TOGETHER)
     tokens, size_bytes = sum(r.tokens for r, _ in fitting), sum(len(c) for _, c in fitting)
     if room.shortage(tokens, size_bytes):
         call.evicting = True
         yield from free_hot(space, shard, tokens, size_bytes, "evict", keep=call.ids, room=room)
-    calls = [promote_script(shard, r.id, r.order.tok, content, "request") for r, content in fitting]
+    calls = [promote_script(shard, r.id, r.order.write_id, content, "request") for r, content in fitting]
     replies = (yield from Pipeline(calls)) if calls else []
     for (record, content), reply in zip(fitting + large, [*replies, *[None] * len(large)], strict=True):
         if (
@@ -201,16 +200,16 @@ def _promote_loaded(
         elif isinstance(reply, DistierError):
             word = reply
         else:
-            word = promoted_word(reply)
+            word = outcome_of(reply)
         results[record.id] = word if isinstance(word, DistierError) else _moved_up(record, word)
 
 
-def _moved_up(record: Record, word: str) -> Moved:
-    hot = word in ("hot", "already")
-    return Moved(record.id, "hot" if hot else tier_of(record), word == "hot", None if word == "hot" else word)
+def _moved_up(record: Record, outcome: Outcome) -> Moved:
+    moved = outcome is Outcome.MOVED
+    return Moved(record.id, "hot" if outcome.is_there else tier_of(record), moved, None if moved else outcome)
 
 
-def _caught(plan: Plan[str]) -> Plan[str | DistierError]:
+def _caught(plan: Plan[Outcome]) -> Plan[Outcome | DistierError]:
     try:
         return (yield from plan)
     except DistierError as e:

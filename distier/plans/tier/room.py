@@ -20,7 +20,7 @@ from distier.domain.module import Record
 from distier.effects import Command, LocalPut, Parallel, Pipeline, Plan, RunScript, collect
 from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, Full, RedisUnavailable
 from distier.lua import Move, Over, demote
-from distier.plans.common.backoff import stand_back
+from distier.plans.common.backoff import back_off
 from distier.plans.common.commands import numbers, read_records, record_command, server_ms, sizes_command
 from distier.plans.common.content import make_frame
 from distier.plans.common.space import Space
@@ -74,7 +74,7 @@ def with_room(
         if not isinstance(reply, Over):
             break
         if n >= ROUNDS_MAX:
-            yield from stand_back(n - ROUNDS_MAX)
+            yield from back_off(n - ROUNDS_MAX)
         if keep:
             reply = reply._replace(hot_ids=tuple(id for id in reply.hot_ids if id not in keep))
         room = yield from find_room(space, shard, reply, stuck, own=own, keep=keep, ahead=ahead)
@@ -169,8 +169,8 @@ def step_down(space: Space, victim: Record) -> Plan[Move]:
     if space.node is not None and victim.clean:
         yield from LocalPut(victim, victim.content)
         if space.local_only:
-            return Move(victim.id, victim.order.tok, "cold")
-    return Move(victim.id, victim.order.tok, "warm", *(yield from make_frame(space, victim.content)))
+            return Move(victim.id, victim.order.write_id, "cold")
+    return Move(victim.id, victim.order.write_id, "warm", *(yield from make_frame(space, victim.content)))
 
 
 def _hot_victims(shard: Shard, ids: Sequence[str], need: Need) -> Plan[list[Record]]:
@@ -198,7 +198,7 @@ def _into_warm(
     behind = [id for id in over.hot_ids if id not in chosen][: max(ahead.amount, 0)]
     leaving = yield from drop_from_warm(space, shard, over.warm_ids, need, ahead, behind)
     missing = still_missing(leaving, need, by_count=True)
-    drops = [Move(c.id, c.tok, "cold") for c in leaving]
+    drops = [Move(c.id, c.write_id, "cold") for c in leaving]
     if missing.met:
         return Room(drops + moves)
     if drops and len(over.warm_ids) >= CANDIDATES_MAX:
@@ -213,7 +213,7 @@ def _into_warm(
     if not missing.met:
         return Room([])
     yield from archive_all(space, shard, [v.id for v in skipping if not v.clean], behind)
-    return Room(drops + [Move(v.id, v.order.tok, "cold") for v in skipping] + [move for move, _ in staying])
+    return Room(drops + [Move(v.id, v.order.write_id, "cold") for v in skipping] + [move for move, _ in staying])
 
 
 def drop_from_warm(
@@ -315,8 +315,8 @@ def look_at_hot(shard: Shard) -> Plan[Hot]:
 
 
 def _hot_candidate(record: Record) -> Candidate:
-    return Candidate(record.id, record.order.tok, record.tokens, record.size_bytes, record.clean)
+    return Candidate(record.id, record.order.write_id, record.tokens, record.size_bytes, record.clean)
 
 
 def _warm_candidate(record: Record) -> Candidate:
-    return Candidate(record.id, record.order.tok, record.tokens, record.frame_bytes, record.clean)
+    return Candidate(record.id, record.order.write_id, record.tokens, record.frame_bytes, record.clean)

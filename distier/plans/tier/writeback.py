@@ -15,6 +15,7 @@ from distier.domain import archived as names
 from distier.domain import codec
 from distier.domain.keys import Shard
 from distier.domain.module import Record
+from distier.domain.outcome import Refusal
 from distier.effects import ArchiveList, ArchivePut, Count, LocalPut, Offload, Pipeline, Plan, collect
 from distier.errors import Corrupt
 from distier.lua import Move, Refused, archived, demote
@@ -30,7 +31,7 @@ class Archived(NamedTuple):
     """A version that is in the archive now, as `key`, with `size_bytes` there."""
 
     id: str
-    tok: str
+    write_id: str
     key: str
     size_bytes: int
 
@@ -48,13 +49,13 @@ def write_back(space: Space, shard: Shard, id: str) -> Plan[Archived | None]:
     key = names.content_key(space.namespace, record)
     yield from put_object(space, record, key, body)
     reply = yield from archived(shard, id, record.order, len(body))
-    if isinstance(reply, Refused) and reply.word == "CHANGED":
+    if isinstance(reply, Refused) and reply.why is Refusal.CHANGED:
         return None
     yield from Count("moves.archived")
     yield from Count("archive.bytes_written", len(body))
     if space.node is not None and record.tier == "warm":
         yield from _to_disk(space, shard, record, content)
-    return Archived(id, record.order.tok, key, len(body))
+    return Archived(id, record.order.write_id, key, len(body))
 
 
 def _to_disk(space: Space, shard: Shard, record: Record, content: bytes) -> Plan[None]:
@@ -63,7 +64,7 @@ def _to_disk(space: Space, shard: Shard, record: Record, content: bytes) -> Plan
     in this moment leaves it again, which costs a promotion and no content."""
     kept = yield from LocalPut(replace(record, clean=True), content)
     if kept and space.local_only:
-        yield from demote(shard, "disk", [Move(record.id, record.order.tok, "cold")])
+        yield from demote(shard, "disk", [Move(record.id, record.order.write_id, "cold")])
 
 
 def _read_dirty(shard: Shard, id: str) -> Plan[tuple[Record, bytes] | None]:

@@ -1,7 +1,7 @@
 """Warm copies on the node's own disk: one LMDB environment a directory, shared by all processes of the node.
 
 It is a cache and nothing else. Only clean versions go in, the record in Redis decides what is current, and each read
-compares `tok` and SHA-256 with that record: a wrong answer is not possible, a missing one costs a read of the archive.
+compares `write_id` and SHA-256 with that record: a wrong answer is not possible, a missing one costs a read of the archive.
 So nothing here is synced, nothing is repaired, and every failure is counted and answered with "not there".
 
     copies    <namespace> NUL <id>     ->  header, tok, lz4 block or plain bytes     (one version a module: the last)
@@ -119,7 +119,7 @@ class LocalStore:
                 except lmdb.Error as e:
                     shared.distrust(e)
                     self.count("local.errors", 1)
-        found = None if value is None else _unpacked(value, record.order.tok)
+        found = None if value is None else _unpacked(value, record.order.write_id)
         if found is None:
             self.count("local.misses", 1)
             return None
@@ -135,13 +135,13 @@ class LocalStore:
             shared.recent.add(key)
         return content
 
-    def has(self, id: str, tok: str) -> bool:
+    def has(self, id: str, write_id: str) -> bool:
         """Whether there is a copy of this version; not opened, no use."""
         if self._shared.is_interrupted():
             return False
         with self._shared.lock:
             value = self._peek(self._prefix + id.encode())
-        return value is not None and _unpacked(value, tok) is not None
+        return value is not None and _unpacked(value, write_id) is not None
 
     def ids(self) -> list[str]:
         """The ids of this namespace that have a copy."""
@@ -185,16 +185,16 @@ class LocalStore:
             raise AssertionError(f"module {record.id!r} is not archived: its only copy belongs in Redis")
         key = self._prefix + record.id.encode()
         name, data = codec.compress_block(content, level=self._level)
-        tok = record.order.tok.encode()
-        if len(tok) > 255 or _cost(key, len(data) + len(tok)) > self.max_bytes or not self.max_modules:
+        write_id = record.order.write_id.encode()
+        if len(write_id) > 255 or _cost(key, len(data) + len(write_id)) > self.max_bytes or not self.max_modules:
             self.count("local.refused", 1)
             return False
 
         def keep(txn: Any, shared: Environment) -> int:
-            evicted = self._make_room(txn, shared, key, _cost(key, len(data) + len(tok)))
+            evicted = self._make_room(txn, shared, key, _cost(key, len(data) + len(write_id)))
             sequence = _number(txn, shared, b"sequence") + 1
-            header = _HEADER.pack(LAYOUT, _CODECS[name], len(tok), 0, sequence, int(self._clock() * 1000))
-            value = header + tok + data
+            header = _HEADER.pack(LAYOUT, _CODECS[name], len(write_id), 0, sequence, int(self._clock() * 1000))
+            value = header + write_id + data
             txn.put(key, value, db=shared.copies)
             txn.put(U64.pack(sequence), key, db=shared.order, append=True)
             _set(txn, shared, b"sequence", sequence)
@@ -372,12 +372,12 @@ def _cost(key: bytes, data_bytes: int) -> int:
     return len(key) + _HEADER.size + data_bytes
 
 
-def _unpacked(value: bytes, tok: str) -> tuple[str, bytes] | None:
+def _unpacked(value: bytes, write_id: str) -> tuple[str, bytes] | None:
     """Codec and data of a copy, if it is of this version."""
     if len(value) < _HEADER.size:
         return None
     version, kind, tok_bytes, _, _, _ = _HEADER.unpack_from(value)
-    if version != LAYOUT or tok_bytes != len(tok) or not value.startswith(tok.encode(), _HEADER.size):
+    if version != LAYOUT or tok_bytes != len(write_id) or not value.startswith(write_id.encode(), _HEADER.size):
         return None
     return _NAMES.get(kind, "?"), value[_HEADER.size + tok_bytes :]
 

@@ -20,12 +20,12 @@ from redis.exceptions import RedisError
 from distier.config import SENTINEL_SCHEMES, Config, mask_url
 from distier.domain.keys import Shard
 from distier.errors import DistierError, Invalid
-from distier.stores.redis.aio_line import AsyncLine
+from distier.stores.redis.aio_connection import AsyncConnection
 from distier.stores.redis.dial import RESOLVERS, AsyncDial, connected, options_of
-from distier.stores.redis.exchange import DOUBT_MAX_S, DOUBT_SHARE, IDLE_S, Lives, Patient
+from distier.stores.redis.exchange import DOUBT_MAX_S, DOUBT_SHARE, IDLE_S, Incarnations, Patient
 from distier.stores.redis.protocol import Answer, Batch, Revive, joined, split
-from distier.stores.redis.sharing import Lines, Shared
-from distier.stores.redis.wire import BLOCK_MAX_S, READS, Silent, Words, block, verb_of
+from distier.stores.redis.sharing import LoopConnections, Shared
+from distier.stores.redis.wire import BLOCK_MAX_S, READS, RawCommand, Silent, block, verb_of
 
 
 class AsyncRedisExchange:
@@ -41,33 +41,34 @@ class AsyncRedisExchange:
         default_s = config.deadline_ms / 1000
         self._doubt_s = min(DOUBT_MAX_S, default_s / DOUBT_SHARE)
         self._connect_s = default_s if connect_s is None else connect_s
-        self._lives = Lives(forget, only_master=url.startswith(SENTINEL_SCHEMES))
+        self._incarnations = Incarnations(forget, only_master=url.startswith(SENTINEL_SCHEMES))
         options = options_of(config, url) | {"retry": AsyncRetry(NoBackoff(), 0), "socket_timeout": None}
         self._dial = AsyncDial(config, url, options)
         self._revive = None if revive is None else Patient(revive)
-        self._all: list[Lines] = []
-        self._last: Lines | None = None
+        self._all: list[LoopConnections] = []
+        self._last: LoopConnections | None = None
         self._closed = False
         _ASYNC.add(self)
 
     def __repr__(self) -> str:
         return f"AsyncRedisExchange({mask_url(self.url)})"
 
-    async def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
-        lines = self._last
-        if lines is None or lines.loop is not _running():
-            lines = self._of_this_loop()
+    async def exchange(self, shard: Shard, commands: Sequence[RawCommand], timeout_s: float) -> list[Any]:
+        connections = self._last
+        if connections is None or connections.loop is not _running():
+            connections = self._of_this_loop()
         if block(commands):
-            return await self._exchange_alone(lines, commands, timeout_s)
-        shared = lines.reads if READS.issuperset(map(verb_of, commands)) else lines.writes
-        line = shared.line
-        if line is None or line.closed or line.errors.demoted or line.life != self._lives.number or (
-            time.monotonic() - line.heard_s > IDLE_S and line.is_idle
+            return await self._exchange_alone(connections, commands, timeout_s)
+        shared = connections.reads if READS.issuperset(map(verb_of, commands)) else connections.writes
+        connection = shared.connection
+        number = self._incarnations.number
+        if connection is None or connection.is_spent(number) or (
+            time.monotonic() - connection.heard_s > IDLE_S and connection.is_idle
         ):  # fmt: skip
             end_s = time.monotonic() + timeout_s
-            line = await shared.opening.wait(lambda: self._usable(lines, shared), timeout_s)
+            connection = await shared.opening.wait(lambda: self._usable(connections, shared), timeout_s)
             timeout_s = max(end_s - time.monotonic(), 0.001)
-        return await line.ask(commands, timeout_s)
+        return await connection.ask(commands, timeout_s)
 
     async def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]:
         try:
@@ -75,7 +76,7 @@ class AsyncRedisExchange:
         except (RedisConnectionError, redis.TimeoutError) as e:
             return [e] * len(batches)
 
-    def _of_this_loop(self) -> Lines:
+    def _of_this_loop(self) -> LoopConnections:
         loop = _running()
         if self._closed:
             raise RedisConnectionError("these connections are closed")
@@ -83,36 +84,34 @@ class AsyncRedisExchange:
             raise Invalid(
                 "this process was forked inside a running event loop: run another one (asyncio.run) in the child"
             )
-        for lines in list(self._all):
-            if lines.loop.is_closed():
-                lines.end("its event loop is closed")
+        for connections in list(self._all):
+            if connections.loop.is_closed():
+                connections.end("its event loop is closed")
                 with suppress(ValueError):  # another thread was faster
-                    self._all.remove(lines)
-        own = next((lines for lines in self._all if lines.loop is loop), None)
+                    self._all.remove(connections)
+        own = next((connections for connections in self._all if connections.loop is loop), None)
         if own is None:
-            own = Lines(loop)
+            own = LoopConnections(loop)
             self._all.append(own)
         self._last = own  # other threads set it too
         return own
 
-    async def _usable(self, lines: Lines, shared: Shared) -> AsyncLine:
+    async def _usable(self, connections: LoopConnections, shared: Shared) -> AsyncConnection:
         """A shared line of a loop, looked at, or a new one."""
-        line = shared.line
+        connection = shared.connection
         if (
-            line is None
-            or line.closed
-            or line.errors.demoted
-            or line.life != self._lives.number
-            or not await line.answers(self._doubt_s)
+            connection is None
+            or connection.is_spent(self._incarnations.number)
+            or not await connection.answers(self._doubt_s)
         ):
-            fresh = lines.take(await self._open(self._connect_s))
-            if line is not None and not line.errors.demoted:  # else the rest of its replies may still come
-                line.fail(RedisConnectionError("no answer after a long pause, or another server by now"))
-            line = shared.line = fresh
-            line.doubt = lambda silent: self._doubt(lines, silent)
-        return line
+            fresh = connections.take(await self._open(self._connect_s))
+            if connection is not None and not connection.errors.demoted:  # else the rest of its replies may still come
+                connection.fail(RedisConnectionError("no answer after a long pause, or another server by now"))
+            connection = shared.connection = fresh
+            connection.doubt = lambda silent: self._doubt(connections, silent)
+        return connection
 
-    async def _open(self, timeout_s: float) -> AsyncLine:
+    async def _open(self, timeout_s: float) -> AsyncConnection:
         """A new connection, greeted. Raises as `exchange`, and `ConfigError`."""
         try:
             return await self._open_once(timeout_s)
@@ -123,89 +122,89 @@ class AsyncRedisExchange:
                 raise
         return await self._open_once(timeout_s)
 
-    async def _open_once(self, timeout_s: float) -> AsyncLine:
-        connection: Any = None
-        line: AsyncLine | None = None
+    async def _open_once(self, timeout_s: float) -> AsyncConnection:
+        raw: Any = None
+        connection: AsyncConnection | None = None
         pid = os.getpid()
         try:
             async with asyncio.timeout(max(timeout_s, 0.001)):
-                connection = await self._dial.connection()
-                await connected(connection)
-                line = AsyncLine(connection, asyncio.get_running_loop(), pid, self._doubt_s)
-                words = self._lives.greeting(connection)
-                self._lives.greeted(connection, await line.ask(words, timeout_s))
-                line.life = self._lives.number
+                raw = await self._dial.connection()
+                await connected(raw)
+                connection = AsyncConnection(raw, asyncio.get_running_loop(), pid, self._doubt_s)
+                commands = self._incarnations.greeting(raw)
+                self._incarnations.greeted(raw, await connection.ask(commands, timeout_s))
+                connection.incarnation = self._incarnations.number
         except BaseException as e:
-            if line is not None:
-                line.fail(RedisConnectionError("given up"))
-            elif connection is not None:
-                await connection.disconnect(nowait=True)
+            if connection is not None:
+                connection.fail(RedisConnectionError("given up"))
+            elif raw is not None:
+                await raw.disconnect(nowait=True)
             if isinstance(e, TimeoutError):  # asyncio's: the built-in one
                 raise redis.TimeoutError("no connection in time") from e
             raise
-        return line
+        return connection
 
-    async def _exchange_alone(self, lines: Lines, commands: Sequence[Words], timeout_s: float) -> list[Any]:
+    async def _exchange_alone(
+        self, connections: LoopConnections, commands: Sequence[RawCommand], timeout_s: float
+    ) -> list[Any]:
         end_s = time.monotonic() + timeout_s
-        line = await self._lone(lines, timeout_s)
+        connection = await self._lone(connections, timeout_s)
         try:
-            asked = line.ask(commands, max(end_s - time.monotonic(), 0.001))
-            line.allow(BLOCK_MAX_S)
+            asked = connection.ask(commands, max(end_s - time.monotonic(), 0.001))
+            connection.allow(BLOCK_MAX_S)
             replies = await asked
         except BaseException:  # cancelled too: the server may block on it for a while
-            line.fail(RedisConnectionError("given up"))
+            connection.fail(RedisConnectionError("given up"))
             raise
-        if line.errors.demoted:
-            line.fail(RedisConnectionError("the server is a replica by now"))
+        if connection.errors.demoted:
+            connection.fail(RedisConnectionError("the server is a replica by now"))
         else:
-            lines.give_back(line)
+            connections.give_back(connection)
         return replies
 
-    async def _lone(self, lines: Lines, timeout_s: float) -> AsyncLine:
+    async def _lone(self, connections: LoopConnections, timeout_s: float) -> AsyncConnection:
         """A line for what blocks: an idle one that is still good, or a new one."""
         end_s = time.monotonic() + timeout_s
-        while lines.idle:
-            line = lines.idle.pop()
-            if line.closed or line.errors.demoted:
+        while connections.idle:
+            connection = connections.idle.pop()
+            if connection.is_spent(self._incarnations.number):
+                connection.fail(RedisConnectionError("closed, or another server by now"))
                 continue
-            if line.life != self._lives.number:
-                line.fail(RedisConnectionError("another server by now"))
-                continue
-            if time.monotonic() - line.heard_s <= IDLE_S:
-                return line
+            if time.monotonic() - connection.heard_s <= IDLE_S:
+                return connection
             good = False
             try:
-                good = await line.answers(min(self._doubt_s, timeout_s / 2))
+                good = await connection.answers(min(self._doubt_s, timeout_s / 2))
             finally:  # also where this task is cancelled
                 if not good:
-                    line.fail(RedisConnectionError("no answer after a long pause"))
+                    connection.fail(RedisConnectionError("no answer after a long pause"))
             if good:
-                return line
-        line = lines.take(await self._open(min(self._connect_s, end_s - time.monotonic())))
-        line.doubt = lambda silent: self._doubt(lines, silent)
-        return line
+                return connection
+        connection = connections.take(await self._open(min(self._connect_s, end_s - time.monotonic())))
+        connection.doubt = lambda silent: self._doubt(connections, silent)
+        return connection
 
-    def _doubt(self, lines: Lines, silent: AsyncLine) -> None:
+    def _doubt(self, connections: LoopConnections, silent: AsyncConnection) -> None:
         """Compare a silent line with a new one, one at a time."""
-        if lines.proving is None or lines.proving.done():
-            lines.proving = lines.loop.create_task(self._prove(lines, silent))
+        if connections.proving is None or connections.proving.done():
+            connections.proving = connections.loop.create_task(self._prove(connections, silent))
 
-    async def _prove(self, lines: Lines, silent: AsyncLine) -> None:
+    async def _prove(self, connections: LoopConnections, silent: AsyncConnection) -> None:
         heard_s = silent.heard_s
         try:
-            fresh = lines.take(await self._open(max(self._doubt_s, 0.05)))
+            fresh = connections.take(await self._open(max(self._doubt_s, 0.05)))
         except (RedisError, OSError, DistierError):
             await asyncio.sleep(self._doubt_s)  # not again at once
             return
-        fresh.doubt = lambda line: self._doubt(lines, line)
-        lines.give_back(fresh)
+        fresh.doubt = lambda connection: self._doubt(connections, connection)
+        connections.give_back(fresh)
         await asyncio.sleep(0)  # what has come meanwhile is read first
         if silent.closed or silent.heard_s != heard_s:
             return
-        for shared in (lines.reads, lines.writes):
-            if silent is shared.line and fresh in lines.idle:
-                lines.idle.remove(fresh)
-                shared.line = fresh
+        for shared in (connections.reads, connections.writes):
+            if silent is shared.connection and fresh in connections.idle:
+                connections.idle.remove(fresh)
+                shared.connection = fresh
         silent.fail(Silent("no answer on this connection, while the server answers on a new one"))
 
     def drop(self) -> None:
@@ -214,8 +213,8 @@ class AsyncRedisExchange:
     async def close(self) -> None:
         """From whatever loop."""
         self._closed = True
-        lines, self._all, self._last = self._all, [], None
-        for some in lines:
+        connections, self._all, self._last = self._all, [], None
+        for some in connections:
             some.end("this store is closed")
         await asyncio.sleep(0)  # an aborted transport closes its socket in the loop's next turn
 

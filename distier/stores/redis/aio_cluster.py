@@ -25,7 +25,7 @@ from distier.stores.redis.nodes import (
     without_asking,
 )
 from distier.stores.redis.topology import NOT_COVERED, Routes, Topology, parse_slots
-from distier.stores.redis.wire import Words
+from distier.stores.redis.wire import RawCommand
 
 
 class AsyncClusterExchange:
@@ -42,7 +42,7 @@ class AsyncClusterExchange:
     def __repr__(self) -> str:
         return f"AsyncClusterExchange({mask_url(self.url)})"
 
-    async def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
+    async def exchange(self, shard: Shard, commands: Sequence[RawCommand], timeout_s: float) -> list[Any]:
         end_s = time.monotonic() + timeout_s
         try:
             address = await self._owner(shard, end_s)
@@ -77,7 +77,7 @@ class AsyncClusterExchange:
     ) -> None:
         """The batches of one master, in one round trip."""
         asked = [batches[i] for i in members]
-        commands = [words for _, some in asked for words in some]
+        commands = [command for _, some in asked for command in some]
         try:
             replies = await self._send(address, asked[0][0], commands, left_s(end_s))
         except NO_ANSWER as e:
@@ -93,7 +93,9 @@ class AsyncClusterExchange:
                 except NO_ANSWER as e:
                     answers[i] = e
 
-    async def _send(self, address: Address, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
+    async def _send(
+        self, address: Address, shard: Shard, commands: Sequence[RawCommand], timeout_s: float
+    ) -> list[Any]:
         try:
             return await self._at(address).exchange(shard, commands, min(timeout_s, self.nodes.attempt_s))
         except NO_ANSWER:
@@ -101,7 +103,7 @@ class AsyncClusterExchange:
             raise
 
     async def _settle(
-        self, shard: Shard, commands: Sequence[Words], replies: list[Any], asked: Address, end_s: float
+        self, shard: Shard, commands: Sequence[RawCommand], replies: list[Any], asked: Address, end_s: float
     ) -> list[Any]:
         for _ in range(REDIRECTS_MAX):
             step = next_step(commands, replies, asked)
@@ -113,7 +115,7 @@ class AsyncClusterExchange:
                     self._forget()
                 address = await self._owner(shard, end_s)
             got = await self._send(address, shard, step.commands, left_s(end_s))
-            for i, reply in zip(step.places, without_asking(got) if step.asking else got, strict=True):
+            for i, reply in zip(step.indexes, without_asking(got) if step.asking else got, strict=True):
                 replies[i] = reply
             asked = address
         return ends_unsettled(replies)

@@ -44,7 +44,7 @@ from distier.stores.redis.nodes import (
     without_asking,
 )
 from distier.stores.redis.topology import NOT_COVERED, Routes, Topology
-from distier.stores.redis.wire import Words
+from distier.stores.redis.wire import RawCommand
 
 
 class ClusterExchange:
@@ -62,7 +62,7 @@ class ClusterExchange:
     def __repr__(self) -> str:
         return f"ClusterExchange({mask_url(self.url)})"
 
-    def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
+    def exchange(self, shard: Shard, commands: Sequence[RawCommand], timeout_s: float) -> list[Any]:
         end_s = time.monotonic() + timeout_s
         try:
             address = self._owner(shard, end_s)
@@ -81,16 +81,16 @@ class ClusterExchange:
             for address, members in self._by_master(batches, answers, end_s):
                 try:
                     wait_s = min(left_s(end_s), self.nodes.attempt_s)
-                    line = self._at(address).begin([batches[i] for i in members], wait_s)
-                    begun.append((address, members, line))
+                    connection = self._at(address).begin([batches[i] for i in members], wait_s)
+                    begun.append((address, members, connection))
                 except NO_ANSWER as e:
                     self._lost(address, members, answers, e)
             while begun:
-                address, members, line = begun.pop(0)
+                address, members, connection = begun.pop(0)
                 asked = [batches[i] for i in members]
                 try:
                     wait_s = min(left_s(end_s), self.nodes.attempt_s)
-                    answers |= zip(members, self._at(address).finish(line, asked, wait_s), strict=True)
+                    answers |= zip(members, self._at(address).finish(connection, asked, wait_s), strict=True)
                 except NO_ANSWER as e:
                     self._lost(address, members, answers, e)
                 for i, (shard, commands) in zip(members, asked, strict=True):
@@ -98,11 +98,11 @@ class ClusterExchange:
                     if isinstance(answer, list) and redirected(answer):
                         answers[i] = self._settled(shard, commands, answer, address, end_s)
         finally:
-            for _, _, line in begun:  # interrupted: their replies must not meet other commands
-                line.close()
+            for _, _, connection in begun:  # interrupted: their replies must not meet other commands
+                connection.close()
         return [answers[i] for i in range(len(batches))]
 
-    def _alone(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> Answer:
+    def _alone(self, shard: Shard, commands: Sequence[RawCommand], timeout_s: float) -> Answer:
         try:
             return self.exchange(shard, commands, timeout_s)
         except NO_ANSWER as e:
@@ -126,7 +126,7 @@ class ClusterExchange:
         self.routes.suspect(address)
         answers.update(dict.fromkeys(members, error))
 
-    def _send(self, address: Address, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
+    def _send(self, address: Address, shard: Shard, commands: Sequence[RawCommand], timeout_s: float) -> list[Any]:
         try:
             return self._at(address).exchange(shard, commands, min(timeout_s, self.nodes.attempt_s))
         except NO_ANSWER:
@@ -134,7 +134,7 @@ class ClusterExchange:
             raise
 
     def _settled(
-        self, shard: Shard, commands: Sequence[Words], replies: list[Any], asked: Address, end_s: float
+        self, shard: Shard, commands: Sequence[RawCommand], replies: list[Any], asked: Address, end_s: float
     ) -> Answer:
         try:
             return self._settle(shard, commands, replies, asked, end_s)
@@ -144,7 +144,7 @@ class ClusterExchange:
             return e
 
     def _settle(
-        self, shard: Shard, commands: Sequence[Words], replies: list[Any], asked: Address, end_s: float
+        self, shard: Shard, commands: Sequence[RawCommand], replies: list[Any], asked: Address, end_s: float
     ) -> list[Any]:
         """Follow the redirections among these replies."""
         for _ in range(REDIRECTS_MAX):
@@ -157,7 +157,7 @@ class ClusterExchange:
                     self._forget()
                 address = self._owner(shard, end_s)
             got = self._send(address, shard, step.commands, left_s(end_s))
-            for i, reply in zip(step.places, without_asking(got) if step.asking else got, strict=True):
+            for i, reply in zip(step.indexes, without_asking(got) if step.asking else got, strict=True):
                 replies[i] = reply
             asked = address
         return ends_unsettled(replies)

@@ -24,10 +24,10 @@ from redis.retry import Retry
 from distier.config import SENTINEL_SCHEMES, Config, mask_url
 from distier.domain.keys import Shard
 from distier.errors import DistierError
+from distier.stores.redis.connection import Connection
 from distier.stores.redis.dial import Dial, options_of
-from distier.stores.redis.line import Line
 from distier.stores.redis.protocol import Answer, Batch, Revive, joined, split
-from distier.stores.redis.wire import Silent, Words, check_greeting, greeting
+from distier.stores.redis.wire import RawCommand, Silent, check_greeting, greeting
 
 DOUBT_MAX_S = 1.0
 DOUBT_SHARE = 4
@@ -36,11 +36,12 @@ IDLE_S = 30.0
 """A connection that was idle for longer is asked whether it is still there before anything else is sent over it."""
 
 
-class Lives:
-    """Notices when a new connection reaches another life of the server: a restart, a promotion, another machine. Then what
-    the process knew of its epoch is worth nothing: `forget` is called before the connection is used. And the connections to the
-    life before (their `life` is not `number` any more) are not used again: that server may still answer, as a primary that does
-    not know that it was replaced, and would not have what is written over the new one.
+class Incarnations:
+    """Notices when a new connection reaches another incarnation of the server: a restart, a promotion, another machine.
+
+    What the process knew of the epoch is then void, so `forget` is called before the connection is used. Connections to the
+    earlier incarnation, whose `incarnation` is no longer `number`, are not used again: that server may still reply, as a
+    primary that does not know that it was replaced, and it does not have the writes that go to the new one.
 
     With `only_master` a replica is refused: a sentinel that has not heard of a failover yet names the old master."""
 
@@ -63,12 +64,12 @@ class Lives:
             self._replid = replid
             self._forget()
 
-    def greeting(self, connection: Any) -> list[Words]:
-        return [*greeting(connection), ("INFO", "replication")]
+    def greeting(self, raw: Any) -> list[RawCommand]:
+        return [*greeting(raw), ("INFO", "replication")]
 
-    def greeted(self, connection: Any, replies: Sequence[Any]) -> None:
+    def greeted(self, raw: Any, replies: Sequence[Any]) -> None:
         """Raises as `check_greeting`."""
-        check_greeting(connection, replies[:-1])
+        check_greeting(raw, replies[:-1])
         # A user who may not ask: then every connection may be another life.
         self.met(b"" if isinstance(replies[-1], ResponseError) else replies[-1])
 
@@ -110,13 +111,13 @@ class RedisExchange:
         default_s = config.deadline_ms / 1000
         self._doubt_s = min(DOUBT_MAX_S, default_s / DOUBT_SHARE)
         self._connect_s = default_s if connect_s is None else connect_s  # where there are other servers to turn to
-        self._lives = Lives(forget, only_master=url.startswith(SENTINEL_SCHEMES))
+        self._incarnations = Incarnations(forget, only_master=url.startswith(SENTINEL_SCHEMES))
         self._dial = Dial(config, url, options_of(config, url) | {"retry": Retry(NoBackoff(), 0)})
         self._revive = None if revive is None else Patient(revive)
         self._start_anew()
 
     def _start_anew(self) -> None:
-        self._idle: list[Line] = []
+        self._idle: list[Connection] = []
         self._proving = threading.Lock()
         self._proved_s = 0.0
         self._pid = os.getpid()
@@ -124,16 +125,16 @@ class RedisExchange:
     def __repr__(self) -> str:
         return f"RedisExchange({mask_url(self.url)})"
 
-    def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]:
+    def exchange(self, shard: Shard, commands: Sequence[RawCommand], timeout_s: float) -> list[Any]:
         end_s = time.monotonic() + timeout_s
-        line = self._take(end_s)
+        connection = self._take(end_s)
         try:
-            line.send(commands, end_s)
-            replies = line.receive(len(commands))
+            connection.send(commands, end_s)
+            replies = connection.receive(len(commands))
         except BaseException as e:
-            self._give_up(line, e)
+            self._give_up(connection, e)
             raise
-        self._give_back(line)
+        self._give_back(connection)
         return replies
 
     def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]:
@@ -142,32 +143,32 @@ class RedisExchange:
         except (RedisConnectionError, redis.TimeoutError) as e:
             return [e] * len(batches)
 
-    def begin(self, batches: Sequence[Batch], timeout_s: float) -> Line:
+    def begin(self, batches: Sequence[Batch], timeout_s: float) -> Connection:
         """The first half of `exchange_many`, so that other servers can be told meanwhile; then `finish` must be called, or
         the line closed. Raises as `exchange`."""
         end_s = time.monotonic() + timeout_s
-        line = self._take(end_s)
+        connection = self._take(end_s)
         try:
-            line.send(joined(batches), end_s)
+            connection.send(joined(batches), end_s)
         except BaseException as e:
-            self._give_up(line, e)
+            self._give_up(connection, e)
             raise
-        return line
+        return connection
 
-    def finish(self, line: Line, batches: Sequence[Batch], timeout_s: float) -> list[list[Any]]:
+    def finish(self, connection: Connection, batches: Sequence[Batch], timeout_s: float) -> list[list[Any]]:
         """The replies to each batch. Raises as `exchange`."""
         try:
-            line.until(time.monotonic() + timeout_s)
-            replies = line.receive(sum(len(commands) for _, commands in batches))
+            connection.until(time.monotonic() + timeout_s)
+            replies = connection.receive(sum(len(commands) for _, commands in batches))
         except BaseException as e:
-            self._give_up(line, e)
+            self._give_up(connection, e)
             raise
-        self._give_back(line)
+        self._give_back(connection)
         return split(batches, replies)
 
-    def _give_up(self, line: Line, error: BaseException) -> None:
+    def _give_up(self, connection: Connection, error: BaseException) -> None:
         """Whatever it was (also KeyboardInterrupt): unread replies must not meet the next command."""
-        line.close()
+        connection.close()
         if isinstance(error, Silent):
             return  # `_is_dead` has looked after the others
         if isinstance(error, OSError | RedisConnectionError):
@@ -175,37 +176,41 @@ class RedisExchange:
         if isinstance(error, OSError):
             raise _of_redis(error) from error
 
-    def _give_back(self, line: Line) -> None:
-        if line.pid != self._pid or line.life != self._lives.number:  # forked, or another life was met, meanwhile
-            line.close()
-        elif line.errors.demoted:  # the next try looks for the server anew: it may be another one by now
-            line.close()
+    def _give_back(self, connection: Connection) -> None:
+        if (
+            connection.pid != self._pid or connection.incarnation != self._incarnations.number
+        ):  # forked, or another life was met, meanwhile
+            connection.close()
+        elif connection.errors.demoted:  # the next try looks for the server anew: it may be another one by now
+            connection.close()
             self._drop_idle()
         else:
-            self._idle.append(line)
+            self._idle.append(connection)
 
-    def _take(self, end_s: float) -> Line:
+    def _take(self, end_s: float) -> Connection:
         if self._pid != os.getpid():
             self._start_anew()
         while True:
             try:
-                line = self._idle.pop()
+                connection = self._idle.pop()
             except IndexError:
                 return self._open(end_s)
-            if line.life != self._lives.number or (line.has_arrived(0) and not line.is_clean()):
-                line.close()
-            elif (now_s := time.monotonic()) - line.heard_s > IDLE_S and not line.answers(
+            if connection.incarnation != self._incarnations.number or (
+                connection.has_arrived(0) and not connection.is_clean()
+            ):
+                connection.close()
+            elif (now_s := time.monotonic()) - connection.heard_s > IDLE_S and not connection.answers(
                 self._patience_s(end_s - now_s)
             ):
-                line.close()
+                connection.close()
                 self._drop_idle()  # they were idle for longer
             else:
-                return line
+                return connection
 
     def _patience_s(self, left_s: float) -> float:
         return max(min(self._doubt_s, left_s / 2), 0.001)
 
-    def _open(self, end_s: float) -> Line:
+    def _open(self, end_s: float) -> Connection:
         """A new connection, greeted. Raises as `exchange`, and `ConfigError`."""
         try:
             return self._open_once(end_s)
@@ -214,36 +219,36 @@ class RedisExchange:
                 raise
         return self._open_once(end_s)
 
-    def _open_once(self, end_s: float) -> Line:
+    def _open_once(self, end_s: float) -> Connection:
         end_s = min(end_s, time.monotonic() + self._connect_s)
-        connection = self._dial.connection(end_s - time.monotonic())
-        line = Line(connection, end_s - time.monotonic(), self._doubt_s)
+        raw = self._dial.connection(end_s - time.monotonic())
+        connection = Connection(raw, end_s - time.monotonic(), self._doubt_s)
         try:
-            words = self._lives.greeting(connection)
-            line.send(words, end_s)
-            self._lives.greeted(connection, line.receive(len(words)))
-            line.life = self._lives.number
+            commands = self._incarnations.greeting(raw)
+            connection.send(commands, end_s)
+            self._incarnations.greeted(raw, connection.receive(len(commands)))
+            connection.incarnation = self._incarnations.number
         except BaseException as e:
-            line.close()
+            connection.close()
             if isinstance(e, OSError):
                 raise _of_redis(e) from e
             raise
-        line.is_dead = self._is_dead
-        return line
+        connection.is_dead = self._is_dead
+        return connection
 
-    def _is_dead(self, line: Line) -> bool:
+    def _is_dead(self, connection: Connection) -> bool:
         """Whether a silent line is of no more use: a connection that was made after it fell silent is answered. One thread
         makes it; for the others its success counts as well."""
-        if self._proved_s <= line.heard_s and not self._prove(line):
+        if self._proved_s <= connection.heard_s and not self._prove(connection):
             return False
-        return not line.has_arrived(0)  # it may have spoken meanwhile
+        return not connection.has_arrived(0)  # it may have spoken meanwhile
 
-    def _prove(self, line: Line) -> bool:
+    def _prove(self, connection: Connection) -> bool:
         if not self._proving.acquire(blocking=False):
             return False
         try:
             began_s = time.monotonic()
-            fresh = self._open(min(line.end_s, began_s + self._doubt_s))
+            fresh = self._open(min(connection.end_s, began_s + self._doubt_s))
         except (RedisError, OSError, DistierError):
             return False
         finally:

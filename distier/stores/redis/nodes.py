@@ -15,14 +15,14 @@ from distier.config import Address, ClusterUrl, Config, parse_cluster_url
 from distier.domain.keys import Shard
 from distier.stores.redis import RedisExchange
 from distier.stores.redis.topology import Routes, Topology, parse_slots, redirect_of
-from distier.stores.redis.wire import Words
+from distier.stores.redis.wire import RawCommand
 
 CONNECT_MAX_S = 1.0
 ATTEMPTS = 3
 ATTEMPT_MIN_S = 1.5
 """More than WAIT and XREAD are told to wait at the server."""
 REDIRECTS_MAX = 5
-ASK_SLOTS: tuple[Words, ...] = (("CLUSTER", "SLOTS"),)
+ASK_SLOTS: tuple[RawCommand, ...] = (("CLUSTER", "SLOTS"),)
 NO_ANSWER = (RedisConnectionError, RedisTimeoutError)
 
 
@@ -53,12 +53,12 @@ class _Step(NamedTuple):
     """Commands to send to a node, and the places that their replies take."""
 
     address: Address
-    commands: Sequence[Words]
-    places: Sequence[int]
+    commands: Sequence[RawCommand]
+    indexes: Sequence[int]
     asking: bool
 
 
-def next_step(commands: Sequence[Words], replies: Sequence[Any], asked: Address) -> _Step | None:
+def next_step(commands: Sequence[RawCommand], replies: Sequence[Any], asked: Address) -> _Step | None:
     """What the first redirection among these replies asks for. After MOVED all that follows goes again, also what names no
     key (`WAIT`, `SCAN`): it was meant for the new master."""
     found = [(i, r) for i, reply in enumerate(replies) if (r := redirect_of(reply, asked))]
@@ -67,8 +67,8 @@ def next_step(commands: Sequence[Words], replies: Sequence[Any], asked: Address)
     first, redirect = found[0]
     if redirect.kind == "MOVED":
         return _Step(redirect.target, commands[first:], range(first, len(commands)), False)
-    places = [i for i, r in found if r == redirect]
-    return _Step(redirect.target, [c for i in places for c in (("ASKING",), commands[i])], places, True)
+    indexes = [i for i, r in found if r == redirect]
+    return _Step(redirect.target, [c for i in indexes for c in (("ASKING",), commands[i])], indexes, True)
 
 
 class Nodes:

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 from redis.exceptions import RedisError
 
 from distier.domain.keys import Shard
-from distier.stores.redis.wire import Words
+from distier.stores.redis.wire import RawCommand
 
-Batch = tuple[Shard, Sequence[Words]]
+Batch = tuple[Shard, Sequence[RawCommand]]
 Answer = list[Any] | RedisError
 """The replies to a batch, or why there are none: redis-py's `ConnectionError` or `TimeoutError`."""
 Revive = Callable[[float], bool]
@@ -21,7 +21,7 @@ Revive = Callable[[float], bool]
 class Exchange(Protocol):
     """Where commands go, blocking. Raises redis-py's `ConnectionError` or `TimeoutError` if the answer is not known."""
 
-    def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]: ...
+    def exchange(self, shard: Shard, commands: Sequence[RawCommand], timeout_s: float) -> list[Any]: ...
 
     def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]:
         """What `exchange` answers or raises for each batch, in one round trip to each server, to all servers at once."""
@@ -35,7 +35,7 @@ class Exchange(Protocol):
 
 
 class AsyncExchange(Protocol):
-    async def exchange(self, shard: Shard, commands: Sequence[Words], timeout_s: float) -> list[Any]: ...
+    async def exchange(self, shard: Shard, commands: Sequence[RawCommand], timeout_s: float) -> list[Any]: ...
 
     async def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]: ...
 
@@ -44,8 +44,8 @@ class AsyncExchange(Protocol):
     async def close(self) -> None: ...
 
 
-def joined(batches: Sequence[Batch]) -> list[Words]:
-    return [words for _, commands in batches for words in commands]
+def joined(batches: Sequence[Batch]) -> list[RawCommand]:
+    return [command for _, commands in batches for command in commands]
 
 
 def split(batches: Sequence[Batch], replies: Sequence[Any]) -> list[list[Any]]:

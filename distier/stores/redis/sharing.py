@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from distier.stores.redis.aio_line import AsyncLine
+from distier.stores.redis.aio_connection import AsyncConnection
 
 T = TypeVar("T")
 
@@ -44,32 +44,32 @@ class Shared:
     """A line that all tasks of a loop share, and the making of it."""
 
     def __init__(self) -> None:
-        self.line: AsyncLine | None = None
+        self.connection: AsyncConnection | None = None
         self.opening = Together()
 
 
-class Lines:
+class LoopConnections:
     """The connections of one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.reads, self.writes = Shared(), Shared()
-        self.idle: list[AsyncLine] = []
+        self.idle: list[AsyncConnection] = []
         self.proving: asyncio.Task[None] | None = None
         self._ended = ""
 
-    def take(self, line: AsyncLine) -> AsyncLine:
+    def take(self, connection: AsyncConnection) -> AsyncConnection:
         """To be called with each new line. Raises redis-py's `ConnectionError` if it comes too late."""
         if self._ended:
-            line.fail(RedisConnectionError(self._ended))
+            connection.fail(RedisConnectionError(self._ended))
             raise RedisConnectionError(self._ended)
-        return line
+        return connection
 
-    def give_back(self, line: AsyncLine) -> None:
+    def give_back(self, connection: AsyncConnection) -> None:
         if self._ended:
-            line.fail(RedisConnectionError(self._ended))
+            connection.fail(RedisConnectionError(self._ended))
         else:
-            self.idle.append(line)
+            self.idle.append(connection)
 
     def end(self, why: str) -> None:
         self._ended = why
@@ -77,7 +77,7 @@ class Lines:
 
     def drop(self, why: str) -> None:
         """End all of them; the next call makes others."""
-        for line in [self.reads.line, self.writes.line, *self.idle]:
-            if line is not None:
-                line.end(RedisConnectionError(why))
-        self.reads.line, self.writes.line, self.idle = None, None, []
+        for connection in [self.reads.connection, self.writes.connection, *self.idle]:
+            if connection is not None:
+                connection.end(RedisConnectionError(why))
+        self.reads.connection, self.writes.connection, self.idle = None, None, []

@@ -30,10 +30,10 @@ import hiredis
 from redis.exceptions import AuthenticationError, InvalidResponse, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from distier.effects import Word
+from distier.effects import Arg
 from distier.errors import ConfigError
 
-Words = Sequence[Word]
+RawCommand = Sequence[Arg]
 READ_BYTES = 64 * 1024
 SEND_BYTES = 64 * 1024
 WATCH_S = 0.05
@@ -101,15 +101,15 @@ _LATER = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
 _AUTH = ("WRONGPASS", "NOAUTH")
 
 
-def greeting(connection: Any) -> list[Words]:
+def greeting(connection: Any) -> list[RawCommand]:
     """What is sent first, in one packet, over a connection of redis-py that is open. The client's name goes with HELLO: then
     no right to use CLIENT is needed, and nobody has to have it."""
-    hello: list[Word] = ["HELLO", 3]
+    hello: list[Arg] = ["HELLO", 3]
     if connection.password or connection.username:
         hello += ["AUTH", connection.username or "default", connection.password or ""]
     if connection.client_name:
         hello += ["SETNAME", connection.client_name]
-    select_db: list[Words] = [("SELECT", connection.db)] if connection.db else []
+    select_db: list[RawCommand] = [("SELECT", connection.db)] if connection.db else []
     return [tuple(hello), *select_db]
 
 
@@ -156,15 +156,15 @@ def new_reader(errors: Errors) -> Any:
     return hiredis.Reader(replyError=errors, protocolError=InvalidResponse, notEnoughData=NOT_YET)
 
 
-def packed(commands: Sequence[Words]) -> bytes:
+def packed(commands: Sequence[RawCommand]) -> bytes:
     pack: Any = hiredis.pack_command
-    return pack(commands[0]) if len(commands) == 1 else b"".join([pack(words) for words in commands])
+    return pack(commands[0]) if len(commands) == 1 else b"".join([pack(command) for command in commands])
 
 
 verb_of = itemgetter(0)
 
 
-def block(commands: Sequence[Words]) -> bool:
+def block(commands: Sequence[RawCommand]) -> bool:
     """Whether the server may keep silent over one of these because it is told to wait."""
     return not BLOCKING.isdisjoint(map(verb_of, commands))
 

@@ -73,8 +73,8 @@ def check_accounts(run: Run, shard: Shard) -> Plan[None]:
 def _recount(shard: Shard) -> Plan[_Recount]:
     counted, cursor = _Recount((yield from _last_event(shard))), 0
     while True:
-        words = ("SCAN", cursor, "MATCH", shard.module_pattern(""), "COUNT", 1000)
-        after, keys = yield from Command(shard, words, unparsed)
+        command = ("SCAN", cursor, "MATCH", shard.module_pattern(""), "COUNT", 1000)
+        after, keys = yield from Command(shard, command, unparsed)
         calls: list[Command[Any]] = [Command(shard, ("HMGET", key, *COUNTED), unparsed) for key in keys]
         for key, reply in zip(keys, (yield from Pipeline(calls)), strict=True):
             if not isinstance(reply, Corrupt):  # a foreign type, told as such
@@ -85,8 +85,8 @@ def _recount(shard: Shard) -> Plan[_Recount]:
 
 
 def _last_event(shard: Shard) -> Plan[str]:
-    words = ("XREVRANGE", shard.events, "+", "-", "COUNT", 1)
-    return (yield from Command(shard, words, lambda r: r[0][0].decode() if r else "0-0"))
+    command = ("XREVRANGE", shard.events, "+", "-", "COUNT", 1)
+    return (yield from Command(shard, command, lambda r: r[0][0].decode() if r else "0-0"))
 
 
 def _compare(shard: Shard, counted: _Recount, *, repair: bool) -> Plan[dict[str, int] | None]:
@@ -114,8 +114,8 @@ def _changed(shard: Shard, since: str) -> Plan[tuple[str, set[str]] | None]:
             ids |= set(_event_id(flat))
         if len(page or ()) < 1000:
             break
-    words = ("XRANGE", shard.events, "-", "+", "COUNT", 1)
-    first = yield from Command(shard, words, lambda r: r[0][0].decode() if r else "0-0")
+    command = ("XRANGE", shard.events, "-", "+", "COUNT", 1)
+    first = yield from Command(shard, command, lambda r: r[0][0].decode() if r else "0-0")
     whole = n == 0 or _order(first) <= _order(since) or (since == "0-0" and n < 1000)
     return (last, ids - {""}) if whole and len(ids) <= CHANGED_MAX else None
 

@@ -42,7 +42,7 @@ from distier.plans.recovery.fsck.accounts import check_accounts
 from distier.plans.recovery.fsck.contents import versions_of
 from distier.plans.recovery.fsck.findings import Findings, Run, Tell, each
 from distier.plans.recovery.fsck.keys import check_keys, check_sets
-from distier.plans.recovery.walk import Group, Place, Skipped, Walk
+from distier.plans.recovery.walk import Group, Position, Skipped, Walk
 
 SETTLED_MS = 20 * 60_000
 """An object this old belongs to no write that is still under way: calls take 2 minutes at most, and S3 refuses clients whose
@@ -96,19 +96,21 @@ def _check_groups(run: Run, states: Mapping[Shard, Opened], groups: Sequence[Gro
     space, calls = run.space, list[Command[Any]]()
     for group in groups:
         shard = space.shard(group.id)
-        calls.append(Command(shard, ("HMGET", shard.module(group.id), "epoch", "ver", "tok", "seen"), _place_and_seen))
+        calls.append(
+            Command(shard, ("HMGET", shard.module(group.id), "epoch", "ver", "tok", "seen"), _position_and_seen)
+        )
     for group, reply in zip(groups, (yield from Pipeline(calls)), strict=True):
         if isinstance(reply, Corrupt):
             continue  # a foreign type: told with the records
-        place, seen = collect(reply)
+        position, seen = collect(reply)
         for key in group.lone_sidecars:
             if group.modified_ms[key] < run.now_ms - SETTLED_MS:
                 run.found("lone-sidecar", group.id, key)
         newest = group.newest
         known = states[space.shard(group.id)]
-        if newest is not None and (place is None or place < newest.order):
+        if newest is not None and (position is None or position < newest.order):
             reconciled = max(seen, known.verified) >= known.epoch
-            yield from each(run, group.id, _unknown(run, group, newest, place, reconciled=reconciled))
+            yield from each(run, group.id, _unknown(run, group, newest, position, reconciled=reconciled))
     unread, kept = Skipped(), Skipped()
     keys = yield from unneeded(space, groups, run.now_ms, unread)
     if run.repair:
@@ -122,27 +124,27 @@ def _check_groups(run: Run, states: Mapping[Shard, Opened], groups: Sequence[Gro
             run.found("unreadable-object", id, detail=str(why))
 
 
-def _place_and_seen(reply: Sequence[bytes | None]) -> tuple[Place | None, int]:
-    epoch, ver, tok, seen = reply
+def _position_and_seen(reply: Sequence[bytes | None]) -> tuple[Position | None, int]:
+    epoch, ver, write_id, seen = reply
     if epoch is None or ver is None or not (epoch.isdigit() and ver.isdigit()):
         return None, 0
-    return (int(epoch), int(ver), (tok or b"").decode()[:8]), int(seen) if seen and seen.isdigit() else 0
+    return (int(epoch), int(ver), (write_id or b"").decode()[:8]), int(seen) if seen and seen.isdigit() else 0
 
 
 def _unknown(
-    run: Run, group: Group, newest: names.VersionObject, place: Place | None, *, reconciled: bool
+    run: Run, group: Group, newest: names.VersionObject, position: Position | None, *, reconciled: bool
 ) -> Plan[None]:
     """An object that is greater than the record, or has none: a tombstone, a write under way, or an orphan."""
-    if newest.kind == "deleted" and reconciled and place is None:
+    if newest.kind == "deleted" and reconciled and position is None:
         return  # its record has expired
     if reconciled and group.modified_ms[newest.key] >= run.now_ms - SETTLED_MS:
         return
     space, shard = run.space, run.space.shard(group.id)
     listed = yield from versions_of(space, group.id)
-    command = Command(shard, ("HMGET", shard.module(group.id), "epoch", "ver", "tok", "seen"), _place_and_seen)
-    place, _ = yield from command
+    command = Command(shard, ("HMGET", shard.module(group.id), "epoch", "ver", "tok", "seen"), _position_and_seen)
+    position, _ = yield from command
     still = max((o.order for o in listed if o.kind != "meta"), default=None)
-    if still != newest.order or (place is not None and place >= newest.order):
+    if still != newest.order or (position is not None and position >= newest.order):
         return
     sidecar = next((o.key for o in listed if o.kind == "meta" and o.order == newest.order), None)
     found = yield from describe_object(space, group.id, newest, sidecar, group.sizes[newest.key])
@@ -151,6 +153,6 @@ def _unknown(
         return
     if run.repair:
         yield from verify(space, shard, group.id)
-        place, _ = yield from command
-    adopted = run.repair and place is not None and place >= newest.order
+        position, _ = yield from command
+    adopted = run.repair and position is not None and position >= newest.order
     run.found("orphan-object" if reconciled else "not-reconciled", group.id, newest.key, repaired=adopted)

@@ -7,6 +7,7 @@ from distier.domain import codec
 from distier.domain.keys import Shard
 from distier.domain.module import Record
 from distier.domain.order import Order
+from distier.domain.outcome import Outcome
 from distier.effects import ArchiveGet, ArchiveList, Command, Offload, Pipeline, Plan, collect
 from distier.errors import Conflict, Corrupt
 from distier.lua import Applied, Move, adopt, demote, redirty
@@ -33,11 +34,11 @@ def versions_of(space: Space, id: str) -> Plan[list[names.VersionObject]]:
 
 def drop_copy(shard: Shard, id: str) -> Plan[bool]:
     """Take a clean version down to cold, whatever its copy here is."""
-    tok, clean = yield from Command(shard, ("HMGET", shard.module(id), "tok", "clean"), unparsed)
+    write_id, clean = yield from Command(shard, ("HMGET", shard.module(id), "tok", "clean"), unparsed)
     if clean != b"1":
         return False
-    words = yield from demote(shard, "repair", [Move(id, tok.decode(), "cold")])
-    return words == ("moved",)
+    outcomes = yield from demote(shard, "repair", [Move(id, write_id.decode(), "cold")])
+    return outcomes == (Outcome.MOVED,)
 
 
 def check_object(run: Run, shard: Shard, id: str) -> Plan[None]:
@@ -61,7 +62,7 @@ def check_object(run: Run, shard: Shard, id: str) -> Plan[None]:
         run.found("object-behind", id, key, repaired=run.repair)
         return
     if again.tier != "cold":
-        reply = (yield from redirty(shard, id, record.order.tok)) if run.repair else None
+        reply = (yield from redirty(shard, id, record.order.write_id)) if run.repair else None
         if isinstance(reply, Applied) or (not run.repair and (yield from _has_copy(shard, again))):
             run.found("object-gone", id, key, repaired=run.repair)
             return
@@ -69,7 +70,7 @@ def check_object(run: Run, shard: Shard, id: str) -> Plan[None]:
 
 
 def _short(order: Order) -> Order:
-    return Order(order.epoch, order.ver, order.tok[:8])
+    return Order(order.epoch, order.ver, order.write_id[:8])
 
 
 def _clean_record(shard: Shard, id: str) -> Plan[Record | None]:
@@ -107,7 +108,7 @@ def _go_back(space: Space, shard: Shard, record: Record, older: names.VersionObj
     if got is None:
         return False
     found = yield from describe_object(space, record.id, older, next(iter(sidecars), None), len(got.data))
-    reply = yield from adopt(shard, known.epoch, [found._replace(instead=record.order.tok)])
+    reply = yield from adopt(shard, known.epoch, [found._replace(instead=record.order.write_id)])
     return getattr(reply, "adopted", 0) == 1
 
 

@@ -13,7 +13,7 @@ from distier.domain import archived as names
 from distier.effects import Plan
 from distier.errors import DistierError
 from distier.plans.common.space import Space
-from distier.plans.recovery.walk import Place, Skipped
+from distier.plans.recovery.walk import Position, Skipped
 
 Level = Literal["note", "fault", "lost"]
 
@@ -144,8 +144,8 @@ class Run:
         self.findings.add(finding)
         self.tell(finding)
 
-    def is_archived(self, id: str, place: Place) -> bool:
-        wanted = hash((id, *place))
+    def is_archived(self, id: str, position: Position) -> bool:
+        wanted = hash((id, *position))
         at = bisect_left(self.present, wanted)
         return at < len(self.present) and self.present[at] == wanted
 

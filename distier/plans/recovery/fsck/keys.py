@@ -13,7 +13,7 @@ from distier.plans.common.commands import chunks
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.fsck.contents import check_contents, check_object, drop_copy
 from distier.plans.recovery.fsck.findings import Run, each, unparsed
-from distier.plans.recovery.walk import Place
+from distier.plans.recovery.walk import Position
 
 BATCH = 64
 PARALLEL = 8
@@ -114,13 +114,13 @@ def _check_modules(run: Run, shard: Shard, ids: Sequence[str]) -> Plan[None]:
     run.findings.records += len(ids)
     yield from _mend(run, shard, ids)
     calls = [
-        Command(shard, ("HMGET", shard.module(id), "epoch", "ver", "tok", "clean", "tier"), _archived_place)
+        Command(shard, ("HMGET", shard.module(id), "epoch", "ver", "tok", "clean", "tier"), _archived_position)
         for id in ids
     ]
     suspects = []
     for id, reply in zip(ids, (yield from Pipeline(calls)), strict=True):
-        place = None if isinstance(reply, DistierError) else reply
-        if place is not None and not run.is_archived(id, place):
+        position = None if isinstance(reply, DistierError) else reply
+        if position is not None and not run.is_archived(id, position):
             suspects.append(id)
     sampled = [id for id in ids if run.share and run.is_sampled(id)]
     plans: list[Plan[None]] = [each(run, id, check_object(run, shard, id)) for id in suspects]
@@ -130,12 +130,12 @@ def _check_modules(run: Run, shard: Shard, ids: Sequence[str]) -> Plan[None]:
             collect(result)
 
 
-def _archived_place(reply: Sequence[bytes | None]) -> Place | None:
+def _archived_position(reply: Sequence[bytes | None]) -> Position | None:
     """Where a clean version with content should be in the archive."""
-    epoch, ver, tok, clean, tier = reply
+    epoch, ver, write_id, clean, tier = reply
     if clean != b"1" or tier not in (b"hot", b"warm", b"cold") or not (epoch and ver):
         return None
-    return (int(epoch), int(ver), (tok or b"").decode()[:8]) if epoch.isdigit() and ver.isdigit() else None
+    return (int(epoch), int(ver), (write_id or b"").decode()[:8]) if epoch.isdigit() and ver.isdigit() else None
 
 
 def _tell_mended(run: Run, shard: Shard, mended: Mended) -> Plan[None]:

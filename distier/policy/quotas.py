@@ -23,7 +23,7 @@ HYSTERESIS = 0.1
 FAR = 4
 """An age below the middle by this power of the tolerance is no chance: the load has moved to a shard that has little."""
 
-SHARE_MIN = 1 / 16
+QUOTA_MIN = 1 / 16
 """Of an equal share: what a shard without any use keeps, so that it can show that it is used again. Where one
 shard has all the load, about a sixteenth of the budget lies idle by it."""
 
@@ -58,27 +58,27 @@ def sum_of(amounts: Sequence[Amounts]) -> Amounts:
 @dataclass(frozen=True)
 class Ledger:
     """Who has which share. `next` has the shares, by shard, of a change that is under way: what a shard loses by it counts
-    for it until it has been evicted there, what a shard gains does not count for it yet. `shares` is empty while the ledger
+    for it until it has been evicted there, what a shard gains does not count for it yet. `quotas` is empty while the ledger
     is being made."""
 
     version: int
     total: Amounts
-    shares: tuple[Amounts, ...] = ()
+    quotas: tuple[Amounts, ...] = ()
     next: Mapping[int, Amounts] = field(default_factory=dict)
 
     def limit(self, shard: int) -> Amounts:
         """What the shard may hold by this version of the ledger."""
-        share = self.shares[shard]
-        return lesser(share, self.next.get(shard, share))
+        quota = self.quotas[shard]
+        return lesser(quota, self.next.get(shard, quota))
 
     @property
     def losing(self) -> list[int]:
         """The shards that must hold less before the change can come true."""
-        return [i for i in self.next if self.limit(i) != self.shares[i]]
+        return [i for i in self.next if self.limit(i) != self.quotas[i]]
 
     def moved(self) -> tuple[Amounts, ...]:
         """The shares after the change."""
-        return tuple(self.next.get(i, share) for i, share in enumerate(self.shares))
+        return tuple(self.next.get(i, quota) for i, quota in enumerate(self.quotas))
 
 
 def equal(total: Amounts, shards: int) -> tuple[Amounts, ...]:
@@ -86,10 +86,10 @@ def equal(total: Amounts, shards: int) -> tuple[Amounts, ...]:
     return tuple(Amounts(*((n + shards - 1 - i) // shards for n in total)) for i in range(shards))
 
 
-def scaled(shares: Sequence[Amounts], total: Amounts) -> tuple[Amounts, ...]:
+def scaled(quotas: Sequence[Amounts], total: Amounts) -> tuple[Amounts, ...]:
     """Shares in the same proportion whose sum is `total`. In each budget all grow, or all shrink: shares that change in one
     direction only may be set in any order without exceeding the greater of both totals."""
-    columns = [_scaled([s[b] for s in shares], total[b]) for b in range(len(Amounts._fields))]
+    columns = [_scaled([s[b] for s in quotas], total[b]) for b in range(len(Amounts._fields))]
     return tuple(Amounts(*row) for row in zip(*columns, strict=True))
 
 
@@ -98,7 +98,7 @@ def _scaled(column: Sequence[int], total: int) -> list[int]:
     if before == total:
         return list(column)
     if not before:
-        return [share[0] for share in equal(Amounts(total), len(column))]
+        return [quota[0] for quota in equal(Amounts(total), len(column))]
     made = [n * total // before for n in column]
     left = total - sum(made)
     for i, n in enumerate(column):  # what rounding left: at most one each
@@ -115,16 +115,16 @@ def enlarged(ledger: Ledger, shard: int, need: Amounts, used: Sequence[Amounts])
         return None
     columns: list[list[int]] = []
     for b, total in enumerate(ledger.total):
-        shares = [s[b] for s in ledger.shares]
-        missing = max(0, need[b] - shares[shard])
-        shares[shard] += missing
-        missing -= min(missing, total - (sum(shares) - missing))
+        quotas = [s[b] for s in ledger.quotas]
+        missing = max(0, need[b] - quotas[shard])
+        quotas[shard] += missing
+        missing -= min(missing, total - (sum(quotas) - missing))
         for kept in ([u[b] for u in used], [0] * len(used)):
-            spare = [0 if i == shard else max(0, s - k) for i, (s, k) in enumerate(zip(shares, kept, strict=True))]
+            spare = [0 if i == shard else max(0, s - k) for i, (s, k) in enumerate(zip(quotas, kept, strict=True))]
             given = _taken(spare, missing)
-            shares = [s - g for s, g in zip(shares, given, strict=True)]
+            quotas = [s - g for s, g in zip(quotas, given, strict=True)]
             missing -= sum(given)
-        columns.append(shares)
+        columns.append(quotas)
     return _changes(ledger, columns)
 
 
@@ -135,10 +135,10 @@ def _taken(spare: Sequence[int], wanted: int) -> list[int]:
 
 def _changes(ledger: Ledger, columns: Sequence[Sequence[int]]) -> dict[int, Amounts]:
     rows = [Amounts(*row) for row in zip(*columns, strict=True)]
-    return {i: row for i, (row, share) in enumerate(zip(rows, ledger.shares, strict=True)) if row != share}
+    return {i: row for i, (row, quota) in enumerate(zip(rows, ledger.quotas, strict=True)) if row != quota}
 
 
-class Seen(NamedTuple):
+class ShardHoldings(NamedTuple):
     """What a shard holds, in how many modules hot and warm, and how long ago those that are next to leave were last used or
     put there (ms; None: there are none)."""
 
@@ -149,17 +149,17 @@ class Seen(NamedTuple):
     warm_age_ms: int | None
 
 
-def rebalance(ledger: Ledger, seen: Sequence[Seen], headroom: float) -> dict[int, Amounts]:
+def rebalance(ledger: Ledger, seen: Sequence[ShardHoldings], headroom: float) -> dict[int, Amounts]:
     """The shares that are a step closer to equal ages; empty where they are as they should be. `headroom` is the part of
     hot that the worker keeps free."""
     columns = []
     for b in range(len(Amounts._fields)):
-        shares, used = [s[b] for s in ledger.shares], [s.used[b] for s in seen]
+        quotas, used = [s[b] for s in ledger.quotas], [s.used[b] for s in seen]
         ages = [s.hot_age_ms if b < 2 else s.warm_age_ms for s in seen]
         counts = [s.hot_count if b < 2 else s.warm_count for s in seen]
         usable = 1 - headroom if b < 2 else 1.0
         enough = [_enough(u, n, usable) for u, n in zip(used, counts, strict=True)]
-        columns.append(_rebalanced(shares, enough, ages, [_tolerance(n) for n in counts], ledger.total[b]))
+        columns.append(_rebalanced(quotas, enough, ages, [_tolerance(n) for n in counts], ledger.total[b]))
     return _changes(ledger, columns)
 
 
@@ -175,31 +175,31 @@ def _enough(used: int, count: int, usable: float) -> int:
 
 
 def _rebalanced(
-    shares: list[int], enough: Sequence[int], ages: Sequence[int | None], tolerance: Sequence[float], total: int
+    quotas: list[int], enough: Sequence[int], ages: Sequence[int | None], tolerance: Sequence[float], total: int
 ) -> list[int]:
     """One budget. A shard that is not full does not evict: it can give what is more than enough, and needs nothing."""
-    everyone = range(len(shares))
-    evicting = {i: max(1, ages[i] or 0) for i in everyone if shares[i] <= enough[i] and ages[i] is not None}
+    everyone = range(len(quotas))
+    evicting = {i: max(1, ages[i] or 0) for i in everyone if quotas[i] <= enough[i] and ages[i] is not None}
     if not evicting:
-        return shares
-    middle = _mean(evicting, shares)
-    free = {i: max(0, shares[i] - enough[i]) for i in everyone if i not in evicting}
-    pool = max(0, total - sum(shares))
-    least = total * SHARE_MIN / len(shares)
-    equal_step = int(total / len(shares) * STEP)
+        return quotas
+    middle = _mean(evicting, quotas)
+    free = {i: max(0, quotas[i] - enough[i]) for i in everyone if i not in evicting}
+    pool = max(0, total - sum(quotas))
+    least = total * QUOTA_MIN / len(quotas)
+    equal_step = int(total / len(quotas) * STEP)
 
     def may_give(i: int, age_min: float) -> int:
-        step = max(1, int(shares[i] * STEP))
+        step = max(1, int(quotas[i] * STEP))
         if i in evicting:
             step = step if evicting[i] > age_min else 0
         else:
             step = min(step, free[i])
-        return min(step, max(0, int(shares[i] - least)))
+        return min(step, max(0, int(quotas[i] - least)))
 
     def wants(i: int) -> int:
         if i not in evicting or evicting[i] > middle / (1 if others_give else 1 + tolerance[i]):
             return 0
-        return max(1, equal_step, int(shares[i] * STEP))
+        return max(1, equal_step, int(quotas[i] * STEP))
 
     # The middle is near the many that are about equal, and all may be within the tolerance of it but for one that has next to
     # nothing and is far too young: then all that are older than the middle give.
@@ -210,10 +210,10 @@ def _rebalanced(
     wanted = [0 if spare[i] else wants(i) for i in everyone]
     moving = min(sum(wanted), sum(spare) + pool)
     lost, gained = _taken(spare, moving - min(pool, moving)), _taken(wanted, moving)
-    return [s - lost[i] + gained[i] for i, s in enumerate(shares)]
+    return [s - lost[i] + gained[i] for i, s in enumerate(quotas)]
 
 
-def _mean(ages: Mapping[int, int], shares: Sequence[int]) -> float:
+def _mean(ages: Mapping[int, int], quotas: Sequence[int]) -> float:
     """By share: a large shard's age says more."""
-    weight = sum(shares[i] for i in ages)
-    return sum(age * shares[i] for i, age in ages.items()) / weight if weight else 0.0
+    weight = sum(quotas[i] for i in ages)
+    return sum(age * quotas[i] for i, age in ages.items()) / weight if weight else 0.0

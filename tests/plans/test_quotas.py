@@ -15,18 +15,19 @@ from typing import Any, get_args
 
 import pytest
 
+from distier.domain.outcome import Refusal
 from distier.effects import Effect, Plan
 from distier.errors import DistierError, Unavailable
 from distier.lua import Refused, ledger, limit
 from distier.plans.fleet.maintain import recount
-from distier.plans.fleet.quotas import balance, open_shares
+from distier.plans.fleet.quotas import balance, open_quotas
 from distier.plans.put.one import put as put_plan
 from distier.plans.put.prepare import Item
 from distier.plans.recovery.epochs import open_space
 from distier.plans.tier.demote import demote
-from distier.plans.tier.ledger import make_share, move_shares, parse_ledger, settled
+from distier.plans.tier.ledger import enlarge_quota, move_quotas, parse_ledger, settled
 from distier.plans.tier.promote import pin, promote, promote_many
-from distier.policy.shares import Amounts, sum_of
+from distier.policy.quotas import Amounts, sum_of
 from tests.fakes import Fault, FaultKind, PlanRunner, Stopped, World
 
 LONG = os.environ.get("CHAOS") == "long"
@@ -85,8 +86,8 @@ def potential(world: World) -> Amounts:
 
 def check(world: World) -> None:
     assert potential(world).fits(TOTAL), f"{potential(world)} of {TOTAL}"
-    kept = parse_ledger(world.ask([("HGETALL", world.shard.shares)])[0])
-    assert sum_of(kept.shares).fits(TOTAL) and sum_of(kept.moved()).fits(TOTAL)
+    kept = parse_ledger(world.ask([("HGETALL", world.shard.quotas)])[0])
+    assert sum_of(kept.quotas).fits(TOTAL) and sum_of(kept.moved()).fits(TOTAL)
 
 
 @dataclass
@@ -126,11 +127,11 @@ def finished(world: World) -> None:
     kept = run(world, settled(world.space))
     for i, shard in enumerate(world.space.keys.shards):
         limits = amounts(world, shard.limits, Amounts._fields)
-        assert limits == kept.shares[i] and amounts(world, shard.usage, USED).fits(limits)
+        assert limits == kept.quotas[i] and amounts(world, shard.usage, USED).fits(limits)
         assert run(world, recount(world.space, shard)) == {
             k.decode(): int(v) for k, v in world.ask([("HGETALL", shard.usage)])[0].items() if int(v)
         }
-    assert sum_of(kept.shares) == TOTAL
+    assert sum_of(kept.quotas) == TOTAL
 
 
 BIG = 300
@@ -155,7 +156,7 @@ PLANS: dict[str, Callable[[World], Plan[Any]]] = {
 def start(name: str) -> World:
     world = skewed()
     if name in ("balance, no ledger", "make the ledger"):
-        world.ask([("DEL", world.shard.shares)])
+        world.ask([("DEL", world.shard.quotas)])
     return world
 
 
@@ -219,10 +220,10 @@ def _run(runner: Watched, plan: Plan[Any]) -> None:
 
 def test_a_balance_gives_the_shard_that_needs_it_more() -> None:
     world = skewed()
-    first = run(world, settled(world.space)).shares
+    first = run(world, settled(world.space)).quotas
     for _ in range(12):
         run(world, balance(world.space))
-    after = run(world, settled(world.space)).shares
+    after = run(world, settled(world.space)).quotas
     assert after[0].hot_tokens > first[0].hot_tokens and after[3].hot_tokens < first[3].hot_tokens
     finished(world)
 
@@ -238,7 +239,7 @@ def test_a_module_larger_than_a_share_becomes_hot_by_put_and_by_promote() -> Non
         for other in (0, 1, 2):
             put(world, ids_of(world, other, 30)[i])
         run(world, balance(world.space))
-    assert run(world, settled(world.space)).shares[3].hot_tokens < BIG
+    assert run(world, settled(world.space)).quotas[3].hot_tokens < BIG
     assert process(world).run(promote(world.space, id)).tier == "hot"
     run(world, demote(world.space, id))
     run(world, put_plan(world.space, Item(big_id(world) + "?", b"", tokens=1)))
@@ -261,10 +262,10 @@ def test_what_cannot_be_evicted_is_not_taken() -> None:
         for id in ids_of(world, shard, 10):
             put(world, id)
             run(world, pin(world.space, id, 1_000_000))
-    before = run(world, settled(world.space)).shares
+    before = run(world, settled(world.space)).quotas
     landed = process(world).run(put_big(world))
     assert landed.tier == "warm"
-    assert run(world, settled(world.space)).shares == before
+    assert run(world, settled(world.space)).quotas == before
     finished(world)
 
 
@@ -272,9 +273,9 @@ def test_an_old_version_neither_commits_nor_sets_limits() -> None:
     world = skewed()
     first = world.shard
     old = run(world, settled(world.space))
-    assert run(world, move_shares(world.space, old, {0: old.shares[1], 1: old.shares[0]}))
+    assert run(world, move_quotas(world.space, old, {0: old.quotas[1], 1: old.quotas[0]}))
     late = run(world, iter(ledger(first, old.version, "f" * 32, {"0": "400 0 0 0"})))
-    assert late == Refused("CHANGED")
+    assert late == Refused(Refusal.CHANGED)
     assert isinstance(run(world, iter(limit(first, old.version - 1, (400, 0, 0, 0)))), Refused)
 
 
@@ -292,7 +293,7 @@ def test_a_worker_that_lost_its_lease_moves_nothing() -> None:
     world.ask([("HSET", world.shard.epoch, "fence", 7)])
     old = run(world, settled(world.space))
     assert run(world, balance(world.space, "6")) == 0
-    assert run(world, settled(world.space)).shares == old.shares
+    assert run(world, settled(world.space)).quotas == old.quotas
     assert run(world, balance(world.space, "7")) == 1
 
 
@@ -305,7 +306,7 @@ def reopened(world: World, **overrides: Any) -> World:
     config = world.space.config.with_overrides(**overrides)
     other = World(Space(config, world.space.counter, False), world.redis, world.archive)
     run(other, open_space(other.space))
-    run(other, open_shares(other.space))
+    run(other, open_quotas(other.space))
     return other
 
 
@@ -317,19 +318,19 @@ def test_an_explicit_total_scales_the_shares_and_a_default_changes_nothing() -> 
     raised = reopened(world, storage_tiers__hot__max_size=800)
     after = run(raised, settled(raised.space))
     assert after.total.hot_tokens == 800 and after.total[1:] == before.total[1:]
-    for old, new in zip(before.shares, after.shares, strict=True):
+    for old, new in zip(before.quotas, after.quotas, strict=True):
         assert abs(new.hot_tokens - 2 * old.hot_tokens) <= 1 and new[1:] == old[1:]
     bare = World.make(opened=False, shards=SHARDS)
     bare.redis, bare.archive = world.redis, world.archive
     config = bare.space.config
     config._sources.clear()
     run(bare, open_space(bare.space))
-    run(bare, open_shares(bare.space))
+    run(bare, open_quotas(bare.space))
     assert run(raised, settled(raised.space)) == after
     lowered = reopened(world, storage_tiers__hot__max_size=200)
     limits = [amounts(world, s.limits, Amounts._fields) for s in world.space.keys.shards]
     assert sum(n.hot_tokens for n in limits) == 200
-    assert sum_of(run(lowered, settled(lowered.space)).shares).hot_tokens == 200
+    assert sum_of(run(lowered, settled(lowered.space)).quotas).hot_tokens == 200
 
 
 def test_totals_that_do_not_divide_and_are_less_than_the_shards() -> None:
@@ -342,13 +343,13 @@ def test_an_old_copy_of_the_ledger_after_a_failover_is_made_anew() -> None:
     """The first shard comes back with a ledger of before a move, and its epoch is a new one; the other shards have moved on."""
     world = skewed()
     first = world.shard
-    before = world.ask([("HGETALL", first.shares)])[0]
+    before = world.ask([("HGETALL", first.quotas)])[0]
     zombie = run(world, settled(world.space))
     for _ in range(5):
         run(world, balance(world.space))
-    world.ask([("DEL", first.shares), ("HSET", first.shares, *(w for pair in before.items() for w in pair))])
+    world.ask([("DEL", first.quotas), ("HSET", first.quotas, *(w for pair in before.items() for w in pair))])
     world.ask([("HINCRBY", first.epoch, "epoch", 1)])
-    assert not run(world, move_shares(world.space, zombie, {0: zombie.shares[1], 1: zombie.shares[0]}))
+    assert not run(world, move_quotas(world.space, zombie, {0: zombie.quotas[1], 1: zombie.quotas[0]}))
     finished(world)
 
 
@@ -356,6 +357,6 @@ def test_one_shard_has_no_ledger_and_asks_nothing() -> None:
     world = World.make()
     runner = world.process()
     assert runner.run(balance(world.space)) == 0 and runner.effects == []
-    runner.run(open_shares(world.space))
+    runner.run(open_quotas(world.space))
     assert runner.effects == []
-    assert not runner.run(make_share(world.space, world.shard, 1, 1)) and runner.effects == []
+    assert not runner.run(enlarge_quota(world.space, world.shard, 1, 1)) and runner.effects == []

@@ -10,7 +10,7 @@ local workers, ttl, time = KEYS[10], tonumber(ARGV[2]), call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if ttl == 0 then call('ZREM', workers, ARGV[1])
 else
-  -- Nobody is said to live for longer than that: these beats are from before the clock went back.
+  -- Nobody is said to live for longer than that: these heartbeats are from before the clock went back.
   for _, worker in ipairs(call('ZRANGEBYSCORE', workers, '(' .. now + ttl, '+inf')) do call('ZADD', workers, now + ttl, worker) end
   call('ZADD', workers, now + ttl, ARGV[1])
 end

@@ -23,8 +23,8 @@ from distier.stores.redis.wire import (
     SEND_BYTES,
     SLOWEST_BYTES_PER_S,
     Errors,
+    RawCommand,
     Silent,
-    Words,
     block,
     new_reader,
     packed,
@@ -33,7 +33,7 @@ from distier.stores.redis.wire import (
 )
 
 
-class Line:
+class Connection:
     """A connection that redis-py has opened (address, TLS), and whose socket is then used directly: redis-py's own way of
     sending and reading costs as much again as the round trip over a unix socket.
 
@@ -43,13 +43,13 @@ class Line:
 
     kept_after_fork = False
 
-    def __init__(self, connection: Any, timeout_s: float, doubt_s: float) -> None:
-        self._connection = connection
+    def __init__(self, raw: Any, timeout_s: float, doubt_s: float) -> None:
+        self._raw = raw
         self.pid = os.getpid()
-        connection.socket_connect_timeout = connection.socket_timeout = max(timeout_s, 0.001)
+        raw.socket_connect_timeout = raw.socket_timeout = max(timeout_s, 0.001)
         self.end_s = 0.0
-        connection.connect()
-        self._socket = connection._get_socket()
+        raw.connect()
+        self._socket = raw._get_socket()
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         self.has_arrived = poll.poll
@@ -61,11 +61,11 @@ class Line:
         self._timeout_s = -1.0
         self._allowance_s = 0.0
         self.heard_s = 0.0
-        self.life = 0
-        self.is_dead: Callable[[Line], bool] = lambda line: False
+        self.incarnation = 0
+        self.is_dead: Callable[[Connection], bool] = lambda connection: False
         CONNECTIONS.add(self, self.pid)
 
-    def send(self, commands: Sequence[Words], end_s: float) -> None:
+    def send(self, commands: Sequence[RawCommand], end_s: float) -> None:
         """`end_s` is for the replies as well."""
         self.end_s, self.heard_s = end_s, time.monotonic()
         data = packed(commands)
@@ -171,7 +171,7 @@ class Line:
         return reply == nonce.encode() or isinstance(reply, ResponseError)
 
     def close(self) -> None:
-        self._connection.disconnect()
+        self._raw.disconnect()
 
     def leave(self) -> None:
         """In a child: drop the socket that it got, and say nothing. Its number is given to /dev/null, and not closed: the child

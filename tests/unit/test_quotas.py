@@ -18,7 +18,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distier.policy.shares import HYSTERESIS, STEP, Amounts, Ledger, Seen, enlarged, equal, rebalance, scaled, sum_of
+from distier.policy.quotas import (
+    HYSTERESIS,
+    STEP,
+    Amounts,
+    Ledger,
+    ShardHoldings,
+    enlarged,
+    equal,
+    rebalance,
+    scaled,
+    sum_of,
+)
 
 numbers = st.integers(0, 2**50)
 amounts = st.builds(Amounts, numbers, numbers, numbers, numbers)
@@ -26,45 +37,45 @@ amounts = st.builds(Amounts, numbers, numbers, numbers, numbers)
 
 @given(amounts, st.integers(1, 40))
 def test_equal_shares_are_the_total(total: Amounts, shards: int) -> None:
-    shares = equal(total, shards)
-    assert sum_of(shares) == total
-    for column in zip(*shares, strict=True):
+    quotas = equal(total, shards)
+    assert sum_of(quotas) == total
+    for column in zip(*quotas, strict=True):
         assert max(column) - min(column) <= 1
 
 
 @given(st.lists(amounts, min_size=1, max_size=20), amounts)
-def test_scaled_shares_are_the_total_and_go_one_way(shares: list[Amounts], total: Amounts) -> None:
-    made = scaled(shares, total)
-    before = sum_of(shares)
+def test_scaled_shares_are_the_total_and_go_one_way(quotas: list[Amounts], total: Amounts) -> None:
+    made = scaled(quotas, total)
+    before = sum_of(quotas)
     assert sum_of(made) == total
     for b in range(4):
-        for old, new in zip(shares, made, strict=True):
+        for old, new in zip(quotas, made, strict=True):
             assert new[b] >= old[b] if total[b] >= before[b] else new[b] <= old[b]
 
 
 @given(st.lists(amounts, min_size=2, max_size=16), st.data())
-def test_an_enlarged_share_is_taken_from_the_others(shares: list[Amounts], data: st.DataObject) -> None:
+def test_an_enlarged_share_is_taken_from_the_others(quotas: list[Amounts], data: st.DataObject) -> None:
     spare = data.draw(amounts)
-    total = Amounts(*map(sum, zip(sum_of(shares), spare, strict=True)))
-    ledger = Ledger(1, total, tuple(shares))
-    used = [Amounts(*(data.draw(st.integers(0, n)) for n in share)) for share in shares]
+    total = Amounts(*map(sum, zip(sum_of(quotas), spare, strict=True)))
+    ledger = Ledger(1, total, tuple(quotas))
+    used = [Amounts(*(data.draw(st.integers(0, n)) for n in quota)) for quota in quotas]
     need = data.draw(amounts)
     changes = enlarged(ledger, 1, need, used)
     assert (changes is None) == (not need.fits(total))
     if changes is None:
         return
-    after = [changes.get(i, share) for i, share in enumerate(shares)]
-    assert need.fits(after[1]) and sum_of(after).fits(total) and all(Amounts().fits(share) for share in after)
+    after = [changes.get(i, quota) for i, quota in enumerate(quotas)]
+    assert need.fits(after[1]) and sum_of(after).fits(total) and all(Amounts().fits(quota) for quota in after)
     for b in range(4):
-        free = spare[b] + sum(s[b] - u[b] for i, (s, u) in enumerate(zip(shares, used, strict=True)) if i != 1)
-        for i, share in enumerate(shares):
-            if i != 1 and max(0, need[b] - shares[1][b]) <= free:
-                assert after[i][b] >= min(used[i][b], share[b]), "taken from what is used though there was enough"
+        free = spare[b] + sum(s[b] - u[b] for i, (s, u) in enumerate(zip(quotas, used, strict=True)) if i != 1)
+        for i, quota in enumerate(quotas):
+            if i != 1 and max(0, need[b] - quotas[1][b]) <= free:
+                assert after[i][b] >= min(used[i][b], quota[b]), "taken from what is used though there was enough"
 
 
-def seen(used: int, age_ms: int | None) -> Seen:
+def seen(used: int, age_ms: int | None) -> ShardHoldings:
     """One that holds modules of size 1, and so may be filled to the brim."""
-    return Seen(Amounts(used, 0, 0, 0), used, 0, age_ms, None)
+    return ShardHoldings(Amounts(used, 0, 0, 0), used, 0, age_ms, None)
 
 
 def ledger_of(*tokens: int, total: int = 0) -> Ledger:
@@ -76,12 +87,12 @@ def ledger_of(*tokens: int, total: int = 0) -> Ledger:
 def test_a_balance_never_exceeds_the_total_and_moves_small_steps(
     shards: list[tuple[int, int, int | None]], headroom: float
 ) -> None:
-    ledger = ledger_of(*(share for share, _, _ in shards))
-    changes = rebalance(ledger, [seen(share * part // 100, age) for share, part, age in shards], headroom)
-    after = [changes.get(i, share)[0] for i, share in enumerate(ledger.shares)]
+    ledger = ledger_of(*(quota for quota, _, _ in shards))
+    changes = rebalance(ledger, [seen(quota * part // 100, age) for quota, part, age in shards], headroom)
+    after = [changes.get(i, quota)[0] for i, quota in enumerate(ledger.quotas)]
     equal_share = ledger.total[0] / len(shards)
     assert sum(after) <= ledger.total[0] and min(after) >= 0
-    for old, new in zip(ledger.shares, after, strict=True):
+    for old, new in zip(ledger.quotas, after, strict=True):
         assert 0 <= old[0] - new <= max(1, STEP * old[0]) or 0 <= new - old[0] <= max(
             1, STEP * max(old[0], equal_share)
         )
@@ -100,7 +111,7 @@ def test_a_shard_that_is_not_full_gives_what_it_does_not_use_and_no_more() -> No
 
 
 def test_ages_that_are_about_equal_stay_as_they_are() -> None:
-    large = Seen(Amounts(600), 2, 0, 5, None)  # two modules of 300: a third would fit, a fourth would not
+    large = ShardHoldings(Amounts(600), 2, 0, 5, None)  # two modules of 300: a third would fit, a fourth would not
     assert rebalance(ledger_of(1000, 1000), [seen(100, 60_000), large], 0.0)[1][0] > 1000
     near = int(60_000 * (1 + HYSTERESIS / 2))
     assert rebalance(ledger_of(1000, 1000), [seen(1000, 60_000), seen(1000, near)], 0.0) == {}
@@ -117,10 +128,10 @@ def test_a_young_shard_with_a_tiny_share_gets_from_many_that_are_equally_old() -
 def test_a_shard_without_any_use_keeps_a_little() -> None:
     ledger = ledger_of(*[1000] * 4)
     for _ in range(200):
-        changes = rebalance(ledger, [seen(ledger.shares[0][0], 10), *[seen(0, None)] * 3], 0.1)
-        ledger = Ledger(1, ledger.total, tuple(changes.get(i, s) for i, s in enumerate(ledger.shares)))
-    assert sum(s[0] for s in ledger.shares) == 4000
-    assert all(62 <= s[0] <= 70 for s in ledger.shares[1:])
+        changes = rebalance(ledger, [seen(ledger.quotas[0][0], 10), *[seen(0, None)] * 3], 0.1)
+        ledger = Ledger(1, ledger.total, tuple(changes.get(i, s) for i, s in enumerate(ledger.quotas)))
+    assert sum(s[0] for s in ledger.quotas) == 4000
+    assert all(62 <= s[0] <= 70 for s in ledger.quotas[1:])
 
 
 # -- as a simulation -------------------------------------------------------------------------------------------------
@@ -149,7 +160,7 @@ class Hot:
         last, size = self.last[shard], self.sizes[module]
         hit = module in last
         if not hit:
-            self.evict(shard, self.ledger.shares[shard][0] - size)
+            self.evict(shard, self.ledger.quotas[shard][0] - size)
             self.used[shard] += size
         last[module] = now
         last.move_to_end(module)
@@ -163,26 +174,26 @@ class Hot:
     def ask(self, shard: int, module: int) -> None:
         """As a put does that is larger than the share."""
         need = Amounts(int(self.sizes[module] / (1 - HEADROOM)) + 1)
-        if self.sizes[module] > self.ledger.shares[shard][0]:
+        if self.sizes[module] > self.ledger.quotas[shard][0]:
             self.move(enlarged(self.ledger, shard, need, [Amounts(n) for n in self.used]) or {})
 
     def work(self, now: int, *, moving: bool) -> None:
         """A round of the worker: the head-room, then the shares."""
-        for i, share in enumerate(self.ledger.shares):
-            self.evict(i, share[0] - int(share[0] * HEADROOM))
+        for i, quota in enumerate(self.ledger.quotas):
+            self.evict(i, quota[0] - int(quota[0] * HEADROOM))
         if moving:
             self.move(rebalance(self.ledger, [self.seen(i, now) for i in range(len(self.last))], HEADROOM))
 
-    def seen(self, shard: int, now: int) -> Seen:
+    def seen(self, shard: int, now: int) -> ShardHoldings:
         last = self.last[shard]
         age = now - next(iter(last.values())) if last else None
-        return Seen(Amounts(self.used[shard]), len(last), 0, age, None)
+        return ShardHoldings(Amounts(self.used[shard]), len(last), 0, age, None)
 
     def move(self, changes: Mapping[int, Amounts]) -> None:
-        shares = tuple(changes.get(i, share) for i, share in enumerate(self.ledger.shares))
-        self.ledger = Ledger(1, self.ledger.total, shares)
+        quotas = tuple(changes.get(i, quota) for i, quota in enumerate(self.ledger.quotas))
+        self.ledger = Ledger(1, self.ledger.total, quotas)
         for i in changes:
-            self.evict(i, shares[i][0])
+            self.evict(i, quotas[i][0])
 
 
 def hit_ratio(reads: Reads, sizes: Mapping[int, int], shards: int, total: int, every: int, *, moving: bool) -> float:

@@ -22,7 +22,7 @@ from distier import Item, Store, connect
 from distier.domain.keys import Keyspace
 from distier.plans.fleet.maintain import keep_headroom, recount
 from distier.plans.tier.ledger import settled
-from distier.policy.shares import Amounts, sum_of
+from distier.policy.quotas import Amounts, sum_of
 from distier.worker import Worker
 from tests.conftest import empty
 from tests.servers import TestServer
@@ -113,8 +113,8 @@ def test_a_sampler_under_load_never_sees_more_than_the_total(valkey_server: Test
             for thread in threads:
                 thread.join()
         assert not errors and not over[:3]
-        assert sum_of(store.run(settled(store.space)).shares) == TOTAL
-        store.flush()
+        assert sum_of(store.run(settled(store.space)).quotas) == TOTAL
+        store.archive_now()
         for shard in store.space.keys.shards:
             with valkey_server.client() as raw:
                 kept = {k.decode(): int(v) for k, v in raw.hgetall(shard.usage).items() if int(v)}
@@ -133,7 +133,7 @@ def test_a_large_module_becomes_hot_on_a_real_server(server: TestServer, redis_u
         assert Worker(store).run_once()
         placed = store.where("large")
         assert placed is not None and placed.tier == "hot"  # the head-room is beside it
-        assert sum(s.max_hot_tokens for s in store.stats().shares) == TOTAL.hot_tokens
+        assert sum(s.max_hot_tokens for s in store.stats().quotas) == TOTAL.hot_tokens
         assert store.put("too large", b"y", tokens=2001).tier == "warm"
 
 

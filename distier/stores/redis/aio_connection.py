@@ -21,14 +21,14 @@ from distier.stores.redis.wire import (
     SLOWEST_BYTES_PER_S,
     WATCH_S,
     Errors,
-    Words,
+    RawCommand,
     new_reader,
     packed,
     unasked,
 )
 
 
-class AsyncLine(asyncio.Protocol):
+class AsyncConnection(asyncio.Protocol):
     """The same on an event loop, shared by all tasks: commands go out as they come, replies are dealt out in order.
 
     The line owns the futures of what was asked, each with its own end: it is done when its replies are there, when its time is
@@ -38,10 +38,10 @@ class AsyncLine(asyncio.Protocol):
 
     kept_after_fork = True
 
-    def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop, pid: int, doubt_s: float) -> None:
-        self._connection = connection
+    def __init__(self, raw: Any, loop: asyncio.AbstractEventLoop, pid: int, doubt_s: float) -> None:
+        self._raw = raw
         self.loop = loop
-        self._transport = connection._writer.transport
+        self._transport = raw._writer.transport
         self._socket = getattr(self._transport.get_extra_info("socket"), "_sock", None)
         self.errors = Errors()
         self._reader = new_reader(self.errors)
@@ -52,12 +52,12 @@ class AsyncLine(asyncio.Protocol):
         self._allowance_s = 0.0
         self.heard_s = time.monotonic()
         self.closed = False
-        self.life = 0
-        self.doubt: Callable[[AsyncLine], object] = lambda line: None
+        self.incarnation = 0
+        self.doubt: Callable[[AsyncConnection], object] = lambda connection: None
         self._transport.set_protocol(self)
         CONNECTIONS.add(self, pid)
 
-    def ask(self, commands: Sequence[Words], timeout_s: float) -> asyncio.Future[list[Any]]:
+    def ask(self, commands: Sequence[RawCommand], timeout_s: float) -> asyncio.Future[list[Any]]:
         future: asyncio.Future[list[Any]] = self.loop.create_future()
         if self.closed:
             future.set_exception(RedisConnectionError("the connection is closed"))
@@ -73,6 +73,10 @@ class AsyncLine(asyncio.Protocol):
             self._watching = True
             self.loop.call_later(WATCH_S, self._watch)
         return future
+
+    def is_spent(self, incarnation: int) -> bool:
+        """Whether no new request may use it: closed, to a replica by now, or to another incarnation than this one."""
+        return self.closed or self.errors.demoted or self.incarnation != incarnation
 
     @property
     def is_idle(self) -> bool:
@@ -136,7 +140,7 @@ class AsyncLine(asyncio.Protocol):
         self.loop.call_later(WATCH_S, self._watch)
 
     async def answers(self, timeout_s: float) -> bool:
-        """As `Line.answers`."""
+        """As `Connection.answers`."""
         nonce = secrets.token_hex(8)
         try:
             reply = (await self.ask([("PING", nonce)], timeout_s))[0]
@@ -156,7 +160,7 @@ class AsyncLine(asyncio.Protocol):
         self.closed = True
         self._watching = False
         self._transport.abort()
-        self._connection._reader = self._connection._writer = None  # or redis-py calls it unclosed
+        self._raw._reader = self._raw._writer = None  # or redis-py calls it unclosed
         while self._waiting:
             future, _, _ = self._waiting.popleft()
             if not future.done():
@@ -191,7 +195,7 @@ class AsyncLine(asyncio.Protocol):
         for transport in (self._transport, lower):
             if getattr(transport, "_sock", None) is not None:
                 transport._sock = None
-        self._connection._reader = self._connection._writer = None
+        self._raw._reader = self._raw._writer = None
 
 
 def _is_running_here(loop: asyncio.AbstractEventLoop) -> bool:
