@@ -1,4 +1,4 @@
-"""Reads that cost no network: each process keeps what it reads, and Redis tells it what has changed."""
+"""Reads that cost no network: each process keeps what it reads, and Redis notifies it of changes."""
 
 import time
 
@@ -8,7 +8,7 @@ with distier.connect() as reader, distier.connect() as writer:
     reader.put("skills/pdf", "first\n")
     while reader.stats().hits.get("near", 0) < 100:  # it begins when its connection to Redis is up
         reader.get("skills/pdf")
-    print("100 reads were answered in the process")
+    print("100 reads needed no network")
 
     writer.put("skills/pdf", "second\n")  # another client, as in another process
     while (module := reader.get("skills/pdf")) is None or module.text != "second\n":

@@ -1,4 +1,4 @@
-"""Two processes share one cache: a child writes, and its parent is told and reads."""
+"""Two processes share one cache: a child writes, and its parent hears of it and reads."""
 
 import multiprocessing
 import queue

@@ -49,7 +49,7 @@ ADVICE: dict[str, Advice] = {
         YES,
     ),
     "Strange": Advice(
-        "A server answered as no S3 server does: a proxy with a login page, or a wrong `endpoint_url`.",
+        "A reply is not one of an S3 server: it is the login page of a proxy, or `endpoint_url` names another kind of server.",
         "Correct `storage_tiers.cold.endpoint_url`, or let the process pass the proxy.",
         "after the correction",
     ),
@@ -160,8 +160,8 @@ purpose is a `DistierError` of one of four groups, and the group says what to do
 | `distier.Corrupt` | read again; run `distier fsck` |
 | `distier.Invalid` | correct the call |
 
-An error of a write tells what became of it. After `Conflict`, `Invalid` and `Full` nothing was changed. After any other
-`Unavailable` the outcome is unknown.
+An error of a write says whether the write was applied. After `Conflict`, `Invalid` and `Full` nothing was changed.
+After any other `Unavailable` the outcome is unknown.
 
 Classes that are marked "internal" may change in any release: catch the public class that they derive from.
 """

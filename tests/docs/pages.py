@@ -8,8 +8,8 @@
 | ```` ```yaml ```` without a title | loaded as a configuration |
 | ```` ```text ```` | compared with what the block before it printed; `...` stands for anything |
 
-A block after `<!-- not run: REASON -->` is left out, with the output that follows it. Other languages are refused: whoever adds
-one says here what happens to it.
+A block after `<!-- not run: REASON -->` is left out, with the output that follows it. Other languages are refused. To add
+one, say here what happens to it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What the tutorial and the how-to pages tell the reader to type works, and prints what they say.
+"""The commands and programs of the tutorial and the how-to pages work, and print what the pages show.
 
-Each page runs from its first line to its last in an empty directory that is also the home, as for a reader who begins there.
+Each page runs from its first line to its last in an empty directory that is also the home: a reader
+may start with any of them.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ NEEDS = {"use-s3.md": bucket, "use-your-redis.md": own_redis}
 
 
 def environment(home: Path) -> dict[str, str]:
-    """A reader's: this environment's programs, and nothing of who runs the tests."""
+    """A reader's: this environment's programs, and no setting of the person that runs the tests."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith(("DISTIER_", "AWS_", "PYTHON"))}
     path = os.pathsep.join([str(Path(sys.executable).parent), mine["PATH"]])
     return mine | {"HOME": str(home), "PATH": path, "TMPDIR": str(home)}

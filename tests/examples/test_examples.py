@@ -22,7 +22,7 @@ PRINTS = {
         "a write that expects no module is refused\narchived: True\nWe use SI units.\nDates are ISO 8601."
     ),
     "load_directory": "tree/a/deep.md: ... tokens, hot\ntree/top.txt: ... tokens, hot\n2 loaded, 0 failed",
-    "near_cache": "100 reads were answered in the process\nthe change was seen\nnear cache: on",
+    "near_cache": "100 reads needed no network\nthe change was seen\nnear cache: on",
     "pins_and_tiers": (
         "demote a pinned module: pinned\ndemoted to cold\nread from cold\npromoted to hot\n"
         "hot within its budget: True; warm: True\nthe pinned module is hot"

@@ -1,4 +1,4 @@
-"""What is released works for those who have nothing but the release."""
+"""The release works on its own: the wheel, the sdist, and the installed command."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_wheel_holds_the_package_and_nothing_else(built: Built) -> None:
 
 
 def test_sdist_holds_what_the_wheel_is_built_from(built: Built) -> None:
-    beside = {"README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "PKG-INFO", ".gitignore"}
-    assert sdist_names(built) == SHIPPED | beside
+    others = {"README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "PKG-INFO", ".gitignore"}
+    assert sdist_names(built) == SHIPPED | others
 
 
 def test_scripts_and_type_marker_are_shipped(built: Built) -> None:

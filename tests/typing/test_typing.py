@@ -15,7 +15,7 @@ from distier import AsyncStore, Store
 
 API = Path(__file__).parent / "api.py"
 ROOT = API.parent.parent.parent
-# `run` is for those who write plans: it is part of no promise.
+# `run` is for plans, and no part of the public API.
 NOT_COVERED = {"run"}
 
 
