@@ -7,9 +7,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -17,6 +16,9 @@ from distier.config.model import Config, leaves_of, section_of
 from distier.config.paths import expanded
 from distier.config.secrets import shown_value
 from distier.errors import ConfigError
+
+if TYPE_CHECKING:
+    import yaml
 
 ENV_PREFIX = "DISTIER_"
 CONFIG_FILE = "distier.yaml"

@@ -339,7 +339,7 @@ async def test_a_stalled_archive_holds_nobody_past_the_deadline(world: World):
 
 
 async def test_a_reader_that_died_with_the_lease_holds_nobody_up(world: World):
-    face = await world.open(deadline="3s")
+    face = await world.open(deadline="6s")  # patience is half a deadline, 2 s at most
     await face.put("a", "x")
     await face.demote("a", to="cold")
     world.raw.set(world.shard("a").lease("a"), "a process that is dead", px=10_000)

@@ -7,7 +7,7 @@ from typing import Any
 
 from distier.domain.keys import Shard
 from distier.domain.module import Record
-from distier.domain.outcome import Outcome, Refusal
+from distier.domain.outcome import MOVED, Outcome, Refusal
 from distier.effects import Count, LocalPut, Pipeline, Plan, RunScript, collect
 from distier.errors import Corrupt, Full, Unavailable
 from distier.lua import Applied, Move, Over, Refused, install, promote
@@ -44,7 +44,7 @@ def to_hot(
     if isinstance(reply, Over):
         return Outcome.NO_ROOM
     outcome = outcome_of(reply)
-    yield Count("moves.promoted", int(outcome is Outcome.MOVED))
+    yield Count("moves.promoted", int(outcome is MOVED))
     return outcome
 
 
@@ -62,7 +62,7 @@ _REFUSED = {
 
 def outcome_of(reply: Applied | Refused) -> Outcome:
     """What the reply to a promotion means."""
-    return Outcome.MOVED if isinstance(reply, Applied) else _REFUSED[reply.why]
+    return MOVED if isinstance(reply, Applied) else _REFUSED[reply.why]
 
 
 def to_warm(
@@ -80,7 +80,7 @@ def to_warm(
         return Outcome.NO_ROOM
     if isinstance(reply, Refused):
         return Outcome.TOO_LARGE_FOR_WARM if reply.why is Refusal.TOO_LARGE else _REFUSED[reply.why]
-    return Outcome.MOVED
+    return MOVED
 
 
 def keep_warm(

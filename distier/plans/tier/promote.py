@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from distier.domain.keys import Shard
 from distier.domain.module import Moved, Record
-from distier.domain.outcome import Outcome
+from distier.domain.outcome import ALREADY, CHANGED, MOVED, Outcome
 from distier.effects import Command, LocalHas, Parallel, Pipeline, Plan, collect
 from distier.errors import DistierError, NotFound, Recovering
 from distier.lua import Over
@@ -48,7 +48,9 @@ def promote(space: Space, id: str) -> Plan[Moved]:
             continue
         record, content = loaded
         outcome = yield from to_hot(space, shard, record, content, "request")
-        if outcome is not Outcome.CHANGED:
+        if outcome is MOVED:
+            return Moved(id, "hot", True)
+        if outcome is not CHANGED:
             return _moved_up(record, outcome)
     return Moved(id, "warm", False, Outcome.CHANGED)
 
@@ -205,8 +207,9 @@ def _promote_loaded(
 
 
 def _moved_up(record: Record, outcome: Outcome) -> Moved:
-    moved = outcome is Outcome.MOVED
-    return Moved(record.id, "hot" if outcome.is_there else tier_of(record), moved, None if moved else outcome)
+    if outcome is MOVED:
+        return Moved(record.id, "hot", True)
+    return Moved(record.id, "hot" if outcome is ALREADY else tier_of(record), False, outcome)
 
 
 def _caught(plan: Plan[Outcome]) -> Plan[Outcome | DistierError]:
