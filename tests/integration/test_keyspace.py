@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from distier import Item, Store, connect
-from distier.domain.keyspace_doc import EXAMPLES, FCALLS, LOAD, render
 from distier.domain.schema import KEYSPACE
 from distier.lua import library
 from distier.plans.common.leases import take_lease
@@ -26,6 +25,7 @@ from distier.plans.fleet.quotas import balance
 from distier.plans.recovery.adopt import need_record
 from distier.plans.tier.peers import Ask, DiskSums, ask
 from distier.worker import Worker
+from docs.generate.keyspace import EXAMPLES, FCALLS, LOAD, render
 from tests.servers import TestServer
 
 ROOT = Path(__file__).parent.parent.parent
