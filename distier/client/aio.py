@@ -19,7 +19,7 @@ from distier.effects import Plan
 from distier.errors import DistierError, Invalid
 from distier.near import Near
 from distier.observe.events import Cursor, read_events
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import Stats, read_stats
@@ -53,7 +53,7 @@ class AsyncStore:
     """A namespace of modules for asyncio: the calls of `Store`, awaited. Made by `connect_async`."""
 
     def __init__(
-        self, space: Space, redis: AsyncExchange, archive: Archive, *, url: str | None = None,
+        self, space: Namespace, redis: AsyncExchange, archive: Archive, *, url: str | None = None,
         local: LocalStore | None = None,
     ) -> None:  # fmt: skip
         self.space = space

@@ -23,7 +23,7 @@ from distier.effects import Plan
 from distier.errors import DistierError, Invalid
 from distier.near import Near
 from distier.observe.events import Cursor, read_events
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import Stats, read_stats
@@ -64,7 +64,7 @@ class Store:
 
     def __init__(
         self,
-        space: Space,
+        space: Namespace,
         redis: Exchange,
         archive: Archive,
         *,

@@ -15,7 +15,7 @@ import pytest
 
 from distier.effects import Plan
 from distier.errors import DistierError, Unavailable
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.maintain import age_uses, demote_idle, expire_warm, keep_headroom, maintain, write_back_due
 from distier.plans.fleet.statistics import read_stats
 from distier.plans.fleet.sweep import sweep
@@ -111,7 +111,7 @@ class Row:
 
     name: str
     world: Callable[[], World]
-    plan: Callable[[Space], Plan[Any]]
+    plan: Callable[[Namespace], Plan[Any]]
     there: Contents = field(default_factory=dict)
     writes: Contents = field(default_factory=dict)
     check: Callable[[Any], bool] = lambda _: True
@@ -119,7 +119,7 @@ class Row:
     one_token: bool = False  # only the same call may be repeated: with another token it is another call
 
 
-def first(shard_plan: Callable[..., Plan[Any]]) -> Callable[[Space], Plan[Any]]:
+def first(shard_plan: Callable[..., Plan[Any]]) -> Callable[[Namespace], Plan[Any]]:
     return lambda space: shard_plan(space, space.keys.shards[0])
 
 

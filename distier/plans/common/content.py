@@ -12,7 +12,7 @@ from distier.domain.module import Record
 from distier.effects import Offload, Pipeline, Plan, collect
 from distier.errors import Corrupt
 from distier.plans.common.commands import frame_command, record_command
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 
 # What errors call the computations that took a call's time.
 COUNTING = "counting tokens and hashing"
@@ -20,7 +20,7 @@ LZ4 = "compressing and decompressing (lz4)"
 UNPACKING = "decompressing what the archive gave (xz)"
 
 
-def make_frame(space: Space, content: bytes, *, fast: bool = False) -> Plan[tuple[str, bytes]]:
+def make_frame(space: Namespace, content: bytes, *, fast: bool = False) -> Plan[tuple[str, bytes]]:
     """The warm copy of a content: its codec and bytes. `fast` where somebody waits for it who has the content already: a tenth
     of the time, and frames that are a fifth larger."""
     level = space.frame_level
@@ -30,7 +30,7 @@ def make_frame(space: Space, content: bytes, *, fast: bool = False) -> Plan[tupl
     return (yield from Offload(len(content), lambda: codec.compress_frame(content, level=level), LZ4))
 
 
-def count_tokens(space: Space, content: bytes) -> Plan[int]:
+def count_tokens(space: Namespace, content: bytes) -> Plan[int]:
     """The tokens of a content. A large one is counted in steps, if the counter can, and the call can end between two."""
     cut = getattr(space.counter, "parts", None)
     parts = (content,) if cut is None else (yield from Offload(len(content), partial(cut, content), COUNTING))

@@ -6,13 +6,13 @@ from distier.domain.keys import Shard
 from distier.effects import HINT_S, Command, Count, Pipeline, Plan
 from distier.errors import DistierError
 from distier.lua import release
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 
 LEASE_MS = 10_000
 """The longest that a lease lasts; see `patience_ms`."""
 
 
-def patience_ms(space: Space) -> int:
+def patience_ms(space: Namespace) -> int:
     """How long one holder of the lease of a fetch keeps others waiting: a third of what the archive or the call may take.
     So who takes over from a holder that was killed or hangs has twice that time left for its own fetch, also where the
     archive is slow and not the holder."""

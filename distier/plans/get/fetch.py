@@ -10,9 +10,10 @@ from distier.domain.module import Record, Tier
 from distier.effects import Cancelled, Count, LocalGet, NewToken, Pipeline, Plan, RunScript, Sleep, collect
 from distier.errors import DistierError, Full, RedisUnavailable
 from distier.lua import release
+from distier.plans.common.backoff import Patience
 from distier.plans.common.commands import frame_command, record_command
 from distier.plans.common.leases import give_back, lease_command, patience_ms
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.get.uses import is_hot_now
 from distier.plans.tier.keep import keep, keep_warm, to_hot
 from distier.plans.tier.load import fetch_unless_moved
@@ -23,7 +24,7 @@ WAIT_MAX_S = 0.05
 
 
 def fetch_alone(
-    space: Space,
+    space: Namespace,
     shard: Shard,
     record: Record,
     touch: RunScript[Any] | None,
@@ -39,8 +40,7 @@ def fetch_alone(
     gets one more GET for each such time, and not one from everybody. None where the module changed while waiting.
     """
     lease, me = shard.lease(record.id), (yield from NewToken())
-    patience_s = patience_ms(space) / 1000
-    wait_s, waited_s, waited_for = WAIT_FIRST_S, 0.0, b""
+    patience, wait_s = Patience(patience_ms(space) / 1000), WAIT_FIRST_S
     while True:
         take = lease_command(shard, lease, me, patience_ms(space))
         nodes = yield from others(space)
@@ -70,19 +70,17 @@ def fetch_alone(
         if holder is None:
             holding = holders_of(nodes, replies[3:])
             return (yield from _fetch_and_keep(space, shard, record, hot_now, lease, me, holding))
-        if holder != waited_for:
-            waited_s, waited_for = 0.0, holder
-        elif waited_s >= patience_s:
+        if patience.is_over(holder):
             yield from give_back(shard, lease, holder.decode(errors="replace"))
             continue
         yield Count("waits.lease")
         yield Sleep(wait_s)
-        waited_s += wait_s
+        patience.waited(wait_s)
         wait_s = min(wait_s * 2, WAIT_MAX_S)
 
 
 def _fetch_and_keep(
-    space: Space, shard: Shard, record: Record, hot_now: bool, lease: str, holder: str, holding: Sequence[str]
+    space: Namespace, shard: Shard, record: Record, hot_now: bool, lease: str, holder: str, holding: Sequence[str]
 ) -> Plan[tuple[bytes, Tier] | None]:
     try:
         content = yield from ask_content(space, shard, record, holding)

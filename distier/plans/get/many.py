@@ -10,14 +10,14 @@ from distier.domain.outcome import Outcome
 from distier.effects import Count, LocalPut, Parallel, Pipeline, Plan, collect
 from distier.plans.common.commands import chunks, fields_command
 from distier.plans.common.content import by_bytes, open_frames
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.get.one import read_below, read_local
 from distier.plans.get.uses import use_many
 from distier.plans.recovery.adopt import settle_records
 from distier.plans.tier.keep import keep, to_hot
 
 
-def get_many(space: Space, ids: Sequence[str]) -> Plan[dict[str, Module | None]]:
+def get_many(space: Namespace, ids: Sequence[str]) -> Plan[dict[str, Module | None]]:
     """Modules by id, None for misses. Hot ones in one round trip per 500; after it warm ones in one per 500 or 8 MiB, and one
     more where their uses are due; then cold ones in parallel.
 
@@ -37,7 +37,7 @@ def get_many(space: Space, ids: Sequence[str]) -> Plan[dict[str, Module | None]]
 
 
 def _read_local_many(
-    space: Space, below: list[tuple[Shard, Record]], found: dict[str, Module | None]
+    space: Namespace, below: list[tuple[Shard, Record]], found: dict[str, Module | None]
 ) -> Plan[list[tuple[Shard, Record]]]:
     """Puts those that this node's disk has into `found`; answers the others."""
     rest = []
@@ -51,7 +51,7 @@ def _read_local_many(
 
 
 def _read_warm_many(
-    space: Space, below: list[tuple[Shard, Record]], found: dict[str, Module | None]
+    space: Namespace, below: list[tuple[Shard, Record]], found: dict[str, Module | None]
 ) -> Plan[list[tuple[Shard, Record]]]:
     """Puts those that have a frame in Redis into `found`; answers the others, and those that moved meanwhile."""
     rest = [(shard, record) for shard, record in below if record.tier != "warm"]
@@ -80,13 +80,15 @@ def _read_warm_many(
     return rest
 
 
-def _read_hot(space: Space, ids: Sequence[str], found: dict[str, Module | None]) -> Plan[list[tuple[Shard, Record]]]:
+def _read_hot(
+    space: Namespace, ids: Sequence[str], found: dict[str, Module | None]
+) -> Plan[list[tuple[Shard, Record]]]:
     """Puts the hot ones among these into `found`; answers the records of those that are further down."""
     shards = [space.shard(id) for id in ids]
     used: dict[Shard, list[str]] = {shard: [] for shard in shards}
-    states, known = space.states, {shard: space.states.get(shard) for shard in used}
+    states, known = space.process.epochs, {shard: space.process.epochs.get(shard) for shard in used}
     replies = yield from Pipeline([fields_command(shard, id) for shard, id in zip(shards, ids, strict=True)])
-    same = states is space.states
+    same = states is space.process.epochs
     rest: dict[str, Record | None] = {}
     for id, shard, reply in zip(ids, shards, replies, strict=True):
         fields, before = collect(reply), known[shard]

@@ -24,7 +24,7 @@ from distier.errors import Corrupt, DeadlineExceeded
 from distier.lua import Opened
 from distier.plans.common.commands import fields_command, frame_command
 from distier.plans.common.content import content_or_none
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.get.fetch import fetch_alone
 from distier.plans.get.uses import is_hot_now, send_touch, use
 from distier.plans.recovery.adopt import newest_record, settle_record
@@ -39,17 +39,17 @@ REREADS_MAX = 20
 """A module that changes its place between every two reads of one `get` this often is not moving, it is broken."""
 
 
-def get(space: Space, id: str) -> Plan[Module | None]:
+def get(space: Namespace, id: str) -> Plan[Module | None]:
     """The module, from the nearest copy; None if there is none."""
-    shard, states = space.shard(id), space.states
+    shard, states = space.shard(id), space.process.epochs
     known = states.get(shard)  # what proves a read is known before it: see `read_record`
     frame: bytes | None = None
-    if id in space.warm and space.node is None:
+    if id in space.process.warm and space.node is None:
         replies = yield from Pipeline([fields_command(shard, id), frame_command(shard, id)])
         fields, frame = map(collect, replies)
     else:
         fields = yield from fields_command(shard, id)
-    if states is not space.states:
+    if states is not space.process.epochs:
         known = None
     module = parse_hot(id, fields, known.epoch, known.verified) if known else None
     if module is not None:
@@ -65,8 +65,8 @@ def get(space: Space, id: str) -> Plan[Module | None]:
     return (yield from read_below(space, shard, record, frame))
 
 
-def serve_hot(space: Space, shard: Shard, module: Module) -> Plan[Module]:
-    space.warm.pop(module.id, None)
+def serve_hot(space: Namespace, shard: Shard, module: Module) -> Plan[Module]:
+    space.process.warm.pop(module.id, None)
     yield Count("hits.hot")
     touch = yield Used(shard, module.id)
     if touch is not None:
@@ -89,7 +89,7 @@ def open_warm(id: str, fields: Mapping[bytes, bytes], frame: bytes, known: Opene
     return parse_copy(id, fields, content, "warm", known.epoch, known.verified)
 
 
-def _serve_warm(space: Space, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[Module]:
+def _serve_warm(space: Namespace, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[Module]:
     yield Count("hits.warm")
     touch = yield from use(space, shard, module.id)
     if touch is not None:
@@ -99,13 +99,13 @@ def _serve_warm(space: Space, shard: Shard, module: Module, fields: Mapping[byte
     return module
 
 
-def _fields_to_hot(space: Space, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[Outcome]:
+def _fields_to_hot(space: Namespace, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[Outcome]:
     record = parse_record(module.id, fields)
     assert record is not None
     return (yield from to_hot(space, shard, record, module.content, "uses"))
 
 
-def read_below(space: Space, shard: Shard, record: Record, frame: bytes | None = None) -> Plan[Module | None]:
+def read_below(space: Namespace, shard: Shard, record: Record, frame: bytes | None = None) -> Plan[Module | None]:
     """The module from its warm or cold copy; promotes it where it has been used often enough. `frame`: read after the
     record, if it was."""
     lost = 0
@@ -140,25 +140,27 @@ def read_below(space: Space, shard: Shard, record: Record, frame: bytes | None =
     raise DeadlineExceeded(f"module {record.id!r} moved {REREADS_MAX} times while it was read; try again")
 
 
-def read_local(space: Space, shard: Shard, record: Record) -> Plan[Module | None]:
+def read_local(space: Namespace, shard: Shard, record: Record) -> Plan[Module | None]:
     """The module from this node's disk, with nothing sent to Redis: its use goes with the next batch, and where Redis then
     counts enough of them, the next read here promotes it. None where this version is not on the disk."""
     content = yield LocalGet(record)
     if content is None:
         return None
     yield Count("hits.warm")
-    uses = space.warm.get(record.id, 0.0)
-    space.guess_warm(record.id, uses + 1)
+    uses = space.process.warm.get(record.id, 0.0)
+    space.process.guess_warm(record.id, uses + 1)
     touch = yield Used(shard, record.id)
     if touch is not None:
         yield from send_touch(space, [touch])
     if uses >= space.config.storage_tiers.promotion_threshold:
-        space.guess_warm(record.id, 0.0)  # where there is no room now, not before as many reads more
+        space.process.guess_warm(record.id, 0.0)  # where there is no room now, not before as many reads more
         yield from keep(to_hot(space, shard, record, content, "uses"))
     return record.module(content, "warm")
 
 
-def _content_below(space: Space, shard: Shard, record: Record, frame: bytes | None) -> Plan[tuple[bytes, Tier] | None]:
+def _content_below(
+    space: Namespace, shard: Shard, record: Record, frame: bytes | None
+) -> Plan[tuple[bytes, Tier] | None]:
     """The content from the frame or the archive, promoted if there are uses enough. None where neither is there (any
     more)."""
     touch = yield from use(space, shard, record.id)

@@ -12,7 +12,7 @@ from distier.domain.module import TIERS, Tier
 from distier.effects import Command, Pipeline, Plan, collect
 from distier.errors import ArchiveUnavailable, DeadlineExceeded, Invalid, Recovering
 from distier.lua import state
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.rescue import rescue_if_needed
 
 
@@ -24,7 +24,7 @@ class Scanned(NamedTuple):
     found: list[tuple[str, Tier]]
 
 
-def scan(space: Space, shard: Shard, prefix: str, tier: str | None, cursor: int, epoch: int = 0) -> Plan[Scanned]:
+def scan(space: Namespace, shard: Shard, prefix: str, tier: str | None, cursor: int, epoch: int = 0) -> Plan[Scanned]:
     """One step through the ids of a shard.
 
     As Redis' SCAN: what exists all the time is found at least once; what comes or goes meanwhile may be or not. A cursor is
@@ -53,7 +53,7 @@ def _ids_of(shard: Shard, keys: Sequence[bytes]) -> Iterator[str]:
             yield shard.id_of(key)
 
 
-def complete(space: Space) -> Plan[None]:
+def complete(space: Namespace) -> Plan[None]:
     """Records of all that is archived, as far as it can be read: after a loss of Redis some have none before a rescue, and a
     listing would lack them without a word. Raises `Recovering` where that takes longer than this call has time for."""
     try:
@@ -68,7 +68,7 @@ def complete(space: Space) -> Plan[None]:
 class Listing:
     """A walk through all shards, a step at a time: `step()` is a plan that answers the next (id, tier) pairs."""
 
-    def __init__(self, space: Space, prefix: str, tier: str | None, limit: int | None) -> None:
+    def __init__(self, space: Namespace, prefix: str, tier: str | None, limit: int | None) -> None:
         if tier is not None and tier not in TIERS:
             raise Invalid(f"tier is hot, warm or cold, not {tier!r}")
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):

@@ -9,7 +9,7 @@ from distier.effects import Count, NewToken, Plan, Sending
 from distier.errors import Recovering, Unavailable
 from distier.lua import Deleted, Replayed, reserve
 from distier.lua import delete as delete_script
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.put.durable import archive_tombstone, is_settled, reserve_place
 from distier.plans.put.prepare import ArchivedPosition, Durability, Expected, expected_of, level_of, need_replica
 from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unknown, unsure
@@ -18,7 +18,7 @@ from distier.plans.recovery.epochs import list_epochs
 from distier.plans.tier.writeback import write_back
 
 
-def delete(space: Space, id: str, if_version: Expected = None, durability: Durability | None = None) -> Plan[bool]:
+def delete(space: Namespace, id: str, if_version: Expected = None, durability: Durability | None = None) -> Plan[bool]:
     """True if there was such a module. Raises `Conflict`, `Unavailable`."""
     shard, write_id, expected = space.shard(id), make_write_id((yield from NewToken()), id), expected_of(if_version)
     level = level_of(space, durability)
@@ -26,14 +26,14 @@ def delete(space: Space, id: str, if_version: Expected = None, durability: Durab
         return (yield from _delete_archived(space, shard, id, write_id, expected))
     if level == "replicated":
         yield from need_replica(shard)
-    sending, turn, given_up, looks = Sending(space.since(shard)), Turn(space, id), "", 0
+    sending, turn, given_up, looks = Sending(space.process.since(shard)), Turn(space, id), "", 0
     while looks < FENCED_MAX:
         call = delete_script(shard, id, write_id, f"{expected}/{given_up}" if given_up else expected, None, sending)
         call.replicas = int(level == "replicated")
         reply = yield from call
         if isinstance(reply, Deleted):
             yield Count("deletes")
-            space.note_version(shard, reply.version.epoch, reply.version.ver)
+            space.process.note_version(shard, reply.version.epoch, reply.version.ver)
             return True
         if reply.why is Refusal.CONFLICT:
             raise conflict(id, reply.version, expected)
@@ -54,7 +54,7 @@ def delete(space: Space, id: str, if_version: Expected = None, durability: Durab
     raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
 
 
-def _delete_archived(space: Space, shard: Shard, id: str, write_id: str, expected: str) -> Plan[bool]:
+def _delete_archived(space: Namespace, shard: Shard, id: str, write_id: str, expected: str) -> Plan[bool]:
     """A tombstone in the archive before the answer, by the same steps as `put_archived`. Of several deletes of one module, one
     says True: whoever found it there when its tombstone was applied."""
     first: ArchivedPosition | None = None
@@ -73,7 +73,7 @@ def _delete_archived(space: Space, shard: Shard, id: str, write_id: str, expecte
         existed = reserved.exists if first is None else existed
         position = yield from archive_tombstone(space, id, write_id, reserved)
         if (yield from list_epochs(space, shard, position.epoch, but_of=position.replid)):
-            space.states.pop(shard, None)
+            space.process.epochs.pop(shard, None)
             first = first or position
             continue
         reply = yield from delete_script(shard, id, write_id, expected, position[:2])

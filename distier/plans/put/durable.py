@@ -14,7 +14,7 @@ from distier.effects import Count, Plan
 from distier.errors import DistierError, Recovering
 from distier.lua import Refused, Replayed, Reserved, reserve, state
 from distier.plans.common.commands import record_command
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.put.prepare import ArchivedPosition, Prepared
 from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unsure
 from distier.plans.recovery.adopt import verify
@@ -26,7 +26,7 @@ class Fenced(Recovering):
     """The shard began a new epoch while this write was on its way to the archive."""
 
 
-def is_settled(space: Space, shard: Shard, id: str, position: ArchivedPosition) -> Plan[bool]:
+def is_settled(space: Namespace, shard: Shard, id: str, position: ArchivedPosition) -> Plan[bool]:
     """Whether a conditional write that was refused, and is in the archive at `position`, never took effect and never will: what
     refused it comes after it and is in the archive too, and no newer epoch may have adopted it before.
 
@@ -45,7 +45,7 @@ def is_settled(space: Space, shard: Shard, id: str, position: ArchivedPosition) 
         return False
 
 
-def archive_version(space: Space, p: Prepared, reserved: Reserved) -> Plan[ArchivedPosition]:
+def archive_version(space: Namespace, p: Prepared, reserved: Reserved) -> Plan[ArchivedPosition]:
     """Put the version into the archive at the position that was reserved for it."""
     flat = dict(zip(p.fields[::2], p.fields[1::2], strict=True))
     record = new_record(p.id, Order(reserved.epoch, reserved.ver, p.write_id), len(p.content), p.tokens, flat, reserved)
@@ -56,7 +56,7 @@ def archive_version(space: Space, p: Prepared, reserved: Reserved) -> Plan[Archi
 
 
 def reserve_place(
-    space: Space, shard: Shard, id: str, expected: str, write_id: str, first: ArchivedPosition | None = None
+    space: Namespace, shard: Shard, id: str, expected: str, write_id: str, first: ArchivedPosition | None = None
 ) -> Plan[Reserved | Replayed]:
     """The next position in the order. Durable writes of one module take turns; one that seems to have died is passed.
 
@@ -68,7 +68,7 @@ def reserve_place(
     while looks < FENCED_MAX:
         reply = yield from reserve(shard, id, expected, write_id, given_up, before)
         if isinstance(reply, Reserved):
-            space.note_version(shard, reply.epoch, reply.ver)
+            space.process.note_version(shard, reply.epoch, reply.ver)
         if not isinstance(reply, Refused):
             return reply
         if reply.why is Refusal.UNHELD or (first and reply.why is Refusal.CONFLICT):
@@ -83,7 +83,7 @@ def reserve_place(
     raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
 
 
-def archive_tombstone(space: Space, id: str, write_id: str, reserved: Reserved) -> Plan[ArchivedPosition]:
+def archive_tombstone(space: Namespace, id: str, write_id: str, reserved: Reserved) -> Plan[ArchivedPosition]:
     record = new_record(id, Order(reserved.epoch, reserved.ver, write_id), 0, 0, {}, reserved, tier="deleted")
     key = names.content_key(space.namespace, record)
     yield from put_object(space, record, key, b"")

@@ -16,7 +16,7 @@ from distier.errors import Corrupt, DeadlineExceeded, DistierError
 from distier.lua import Over, Put, Write
 from distier.lua import put_many as put_many_script
 from distier.plans.common.content import COUNTING
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.put.one import landed, put, put_prepared
 from distier.plans.put.prepare import LARGE_BYTES, Item, Prepared, length_of, made_ready, made_ready_in_steps
 from distier.policy.evict import Need
@@ -27,7 +27,7 @@ SCRIPT_MAX_MODULES = 64
 SCRIPT_MAX_BYTES = 1024 * 1024
 
 
-def put_many(space: Space, items: Sequence[Item]) -> Plan[list[Landed | DistierError]]:
+def put_many(space: Namespace, items: Sequence[Item]) -> Plan[list[Landed | DistierError]]:
     """One result per item, in order: where it landed, or its error. While there is room, some of a shard are written in one
     step of its server; those that need evictions take the long way one by one, those of a higher durability than `redis`
     go in parallel. A later item of the same id wins, as in a loop over `put`."""
@@ -43,7 +43,7 @@ def put_many(space: Space, items: Sequence[Item]) -> Plan[list[Landed | DistierE
     return results
 
 
-def _prepare_many(space: Space, batch: Sequence[Item], but: set[int]) -> Plan[list[Prepared | DistierError | None]]:
+def _prepare_many(space: Namespace, batch: Sequence[Item], but: set[int]) -> Plan[list[Prepared | DistierError | None]]:
     """`prepare` of all but those positions (None there), errors as values. One random token makes the tokens of all."""
     seed = yield from NewToken()
     sendings: dict[Shard, Sending] = {}  # those of a shard go together
@@ -51,7 +51,7 @@ def _prepare_many(space: Space, batch: Sequence[Item], but: set[int]) -> Plan[li
 
     def signs(i: int) -> tuple[str, Sending]:
         shard = space.shard(check_id(batch[i].id))
-        sending = sendings.get(shard) or sendings.setdefault(shard, Sending(space.since(shard)))
+        sending = sendings.get(shard) or sendings.setdefault(shard, Sending(space.process.since(shard)))
         return hashlib.sha256(f"{seed}-{i}".encode()).hexdigest()[:32], sending
 
     def small() -> list[Prepared | DistierError | None]:
@@ -77,7 +77,7 @@ def _prepare_many(space: Space, batch: Sequence[Item], but: set[int]) -> Plan[li
     return done
 
 
-def _put_ready(space: Space, ready: Sequence[Prepared], at: Mapping[str, int], done: list[Any]) -> Plan[None]:
+def _put_ready(space: Namespace, ready: Sequence[Prepared], at: Mapping[str, int], done: list[Any]) -> Plan[None]:
     """Write these; puts the results into `done`, by id `at` their positions."""
     parts = _parts(space, ready)
     calls = [put_many_script(shard, [_write(p) for p in part], part[0].sending) for shard, part in parts]
@@ -91,7 +91,7 @@ def _put_ready(space: Space, ready: Sequence[Prepared], at: Mapping[str, int], d
             if isinstance(reply, Put):
                 version = Order(reply.epoch, reply.ver, p.write_id)
                 landed += 1
-                space.versions[shard] = (reply.epoch, reply.ver)
+                space.process.versions[shard] = (reply.epoch, reply.ver)
                 done[at[p.id]] = Landed(p.id, "hot", version, p.tokens, len(p.content), 0, None, False, p.transform)
             else:
                 p = replace(p, ahead=_behind(shard, part[i + 1 :], parts[k + 1 :]))
@@ -99,7 +99,7 @@ def _put_ready(space: Space, ready: Sequence[Prepared], at: Mapping[str, int], d
     yield Count("puts", landed)
 
 
-def _parts(space: Space, ready: Sequence[Prepared]) -> list[tuple[Shard, list[Prepared]]]:
+def _parts(space: Namespace, ready: Sequence[Prepared]) -> list[tuple[Shard, list[Prepared]]]:
     """What goes in one script: it holds its server up, at about 30 us a module and 1 ms for a MiB."""
     parts: list[tuple[Shard, list[Prepared]]] = []
     room: dict[Shard, tuple[list[Prepared], int]] = {}
@@ -125,7 +125,7 @@ def _write(p: Prepared) -> Write:
     return Write(p.id, p.write_id, "hot", p.expected, "", "", 0, p.tokens, len(p.content), b"", fields)
 
 
-def _finish(space: Space, p: Prepared, reply: Any) -> Plan[Landed | DistierError]:
+def _finish(space: Namespace, p: Prepared, reply: Any) -> Plan[Landed | DistierError]:
     """The long way, from the answer to a put into hot; from the start where there is none."""
     try:
         if reply is None or isinstance(reply, Over):

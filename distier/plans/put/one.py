@@ -16,7 +16,7 @@ from distier.errors import Conflict, DistierError, Full, Recovering, Unavailable
 from distier.lua import Move, Over, Put, Refused, Replayed
 from distier.lua import put as put_script
 from distier.plans.common.content import make_frame
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.put.durable import Fenced, archive_version, is_settled, reserve_place
 from distier.plans.put.prepare import Item, Prepared, level_of, need_replica, prepare
 from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unknown, unsure
@@ -26,7 +26,7 @@ from distier.plans.tier.ledger import enlarge_quota
 from distier.plans.tier.room import with_room
 
 
-def put(space: Space, item: Item) -> Plan[Landed]:
+def put(space: Namespace, item: Item) -> Plan[Landed]:
     """Write a version. Raises `Invalid`, `Conflict`, `Full`, `Unavailable`."""
     prepared = yield from prepare(space, item)
     if prepared.replicas:
@@ -36,7 +36,7 @@ def put(space: Space, item: Item) -> Plan[Landed]:
     return (yield from put_prepared(space, prepared))
 
 
-def put_prepared(space: Space, p: Prepared, turn: Turn | None = None) -> Plan[Landed]:
+def put_prepared(space: Namespace, p: Prepared, turn: Turn | None = None) -> Plan[Landed]:
     """Into hot, with the evictions that it takes; into warm where hot cannot take it."""
     shard = space.shard(p.id)
     put = partial(_put, shard, p, "hot", p.content, "")
@@ -57,7 +57,7 @@ def _put(shard: Shard, p: Prepared, tier: Tier, body: bytes, kind: str, moves: S
     return call
 
 
-def landed(space: Space, shard: Shard, p: Prepared, reply: Any, turn: Turn | None = None) -> Plan[Landed]:
+def landed(space: Namespace, shard: Shard, p: Prepared, reply: Any, turn: Turn | None = None) -> Plan[Landed]:
     """What the answer to a put into hot means; goes on to warm where hot is not to be had, and to cold where warm is not
     either and the version is in the archive."""
     tier: Tier = "hot"
@@ -81,7 +81,7 @@ def landed(space: Space, shard: Shard, p: Prepared, reply: Any, turn: Turn | Non
         return (yield from put_prepared(space, replace(p, given_up=(yield from turn.wait(reply.version))), turn))
     if isinstance(reply, Put):
         yield Count("puts")
-        space.note_version(shard, reply.epoch, reply.ver)
+        space.process.note_version(shard, reply.epoch, reply.ver)
         yield Count("moves.evicted", reply.evicted)
         version = Order(reply.epoch, reply.ver, p.write_id)
         return Landed(p.id, tier, version, p.tokens, len(p.content), reply.evicted, reason, False, p.transform)
@@ -97,7 +97,7 @@ def landed(space: Space, shard: Shard, p: Prepared, reply: Any, turn: Turn | Non
     raise _refusal(p, reply)
 
 
-def attempt(space: Space, shard: Shard, p: Prepared, tier: Tier, body: bytes, kind: str) -> Plan[Any]:
+def attempt(space: Namespace, shard: Shard, p: Prepared, tier: Tier, body: bytes, kind: str) -> Plan[Any]:
     """Put into this tier, with the evictions that it takes. What is in the archive already needs no room: None, where that
     could only be made with the archive's help, and it does not answer."""
     nowhere_else = tier == "warm" and p.position is None
@@ -142,7 +142,7 @@ def _refusal(p: Prepared, reply: object) -> DistierError:
             )
 
 
-def put_archived(space: Space, p: Prepared) -> Plan[Landed]:
+def put_archived(space: Namespace, p: Prepared) -> Plan[Landed]:
     """A put that is in the archive before it is acknowledged: reserve a position in the order, PUT, look for a newer epoch,
     apply, answer. No failure of Redis can lose it after that, and none can bring an older version back.
 
@@ -158,7 +158,7 @@ def put_archived(space: Space, p: Prepared) -> Plan[Landed]:
             return Landed(p.id, "cold", version, p.tokens, len(p.content), 0, "recovered", True, p.transform)
         position = yield from archive_version(space, p, reserved)
         if (yield from list_epochs(space, shard, position.epoch, but_of=position.replid)):
-            space.states.pop(shard, None)
+            space.process.epochs.pop(shard, None)
             first = first or position
             continue
         try:
@@ -172,7 +172,7 @@ def put_archived(space: Space, p: Prepared) -> Plan[Landed]:
     raise Recovering(f"the shard of module {p.id!r} changes hands too often; try again")
 
 
-def _apply(space: Space, shard: Shard, p: Prepared) -> Plan[Landed]:
+def _apply(space: Namespace, shard: Shard, p: Prepared) -> Plan[Landed]:
     """Raises `Fenced`, `Conflict`; `Unavailable` where the outcome stays open."""
     assert p.position is not None
     try:

@@ -17,7 +17,7 @@ from distier.domain.order import Order, make_write_id, parse_version
 from distier.effects import Arg, Command, NewToken, Offload, Plan, Sending
 from distier.errors import Invalid, Unavailable
 from distier.plans.common.content import COUNTING, count_tokens
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.tier.room import NOTHING
 from distier.policy.evict import Need
 from distier.policy.transform import Transformed, apply_transform, outline, transform_steps
@@ -77,7 +77,7 @@ class ArchivedPosition(NamedTuple):
     replid: str
 
 
-def level_of(space: Space, given: str | None) -> str:
+def level_of(space: Namespace, given: str | None) -> str:
     """The durability of a call. Raises `Invalid`."""
     level = given or space.config.durability
     if level not in ("redis", "replicated", "archived"):
@@ -99,10 +99,10 @@ def need_replica(shard: Shard) -> Plan[None]:
         )
 
 
-def prepare(space: Space, item: Item) -> Plan[Prepared]:
+def prepare(space: Namespace, item: Item) -> Plan[Prepared]:
     """Check, transform, count and hash. Raises `Invalid` for what can never be put."""
     write_id = yield from NewToken()
-    sending = Sending(space.since(space.shard(check_id(item.id))))
+    sending = Sending(space.process.since(space.shard(check_id(item.id))))
     if length_of(item) > LARGE_BYTES:
         return (yield from made_ready_in_steps(space, item, write_id, sending))
     return (yield from Offload(length_of(item), lambda: made_ready(space, item, write_id, sending), COUNTING))
@@ -112,7 +112,7 @@ def length_of(item: Item) -> int:
     return len(item.content) if hasattr(item.content, "__len__") else 0
 
 
-def made_ready(space: Space, item: Item, write_id: str, sending: Sending) -> Prepared:
+def made_ready(space: Namespace, item: Item, write_id: str, sending: Sending) -> Prepared:
     of = _checked(space, item)
     content, name = of.content, space.config.transforms.get(of.kind)
     made = apply_transform(name, content) if name else None
@@ -120,7 +120,7 @@ def made_ready(space: Space, item: Item, write_id: str, sending: Sending) -> Pre
     return _prepared(space, item, write_id, sending, of, made, tokens)
 
 
-def made_ready_in_steps(space: Space, item: Item, write_id: str, sending: Sending) -> Plan[Prepared]:
+def made_ready_in_steps(space: Namespace, item: Item, write_id: str, sending: Sending) -> Plan[Prepared]:
     length = length_of(item)
     of = yield from Offload(length, lambda: _checked(space, item), CHECKING)
     content, name = of.content, space.config.transforms.get(of.kind)
@@ -148,7 +148,7 @@ class _Checked(NamedTuple):
     kind: str
 
 
-def _checked(space: Space, item: Item) -> _Checked:
+def _checked(space: Namespace, item: Item) -> _Checked:
     """Raises `Invalid`."""
     id, content = check_id(item.id), _bytes(item.id, item.content)
     if len(content) > space.config.max_module_bytes:
@@ -165,7 +165,7 @@ def _checked(space: Space, item: Item) -> _Checked:
 
 
 def _prepared(
-    space: Space,
+    space: Namespace,
     item: Item,
     write_id: str,
     sending: Sending,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from distier.effects import Plan
 from distier.errors import Conflict, Unavailable
-from distier.plans.common.backoff import back_off
-from distier.plans.common.space import Space
+from distier.plans.common.backoff import Patience
+from distier.plans.common.namespace import Namespace
 
 FENCED_MAX = 4
 BUSY_MAX = 256
@@ -19,26 +19,24 @@ call's own steps."""
 class Turn:
     """Waiting for those who hold a position in front of a module: durable writes that are under way.
 
-    One that was watched for `patience_s` without an end, by this process's own clock, is given up on: it may be dead. It loses
-    its position when it is passed, and cannot tell any more what became of its write."""
+    A holder that does not end within the patience of this call may be dead, so it is passed. It loses its position by that, and
+    can no longer tell what became of its write.
+    """
 
-    def __init__(self, space: Space, id: str) -> None:
+    def __init__(self, space: Namespace, id: str) -> None:
         self._id = id
-        self._patience_s = min(space.config.deadline_ms / 1000 * PATIENCE_SHARE, PATIENCE_MAX_S)
-        self._holder, self._waited_s, self._waits = "", 0.0, 0
+        limit_s = min(space.config.deadline_ms / 1000 * PATIENCE_SHARE, PATIENCE_MAX_S)
+        self._patience = Patience(limit_s, TURN_MAX_S)
 
     def wait(self, holder: str) -> Plan[str]:
         """Wait for a moment. Returns the holder that is to be passed, empty for none. Raises `Unavailable`."""
-        if holder != self._holder:
-            self._holder, self._waited_s = holder, 0.0
-        if self._waited_s >= self._patience_s:
+        if self._patience.is_over(holder):
             return holder
-        if self._waits >= BUSY_MAX:
+        if self._patience.waits >= BUSY_MAX:
             raise Unavailable(
                 f"too many conditional or durable writes of module {self._id!r} at once; this one was not tried"
             )
-        self._waits += 1
-        self._waited_s += yield from back_off(self._waits, TURN_MAX_S)
+        yield from self._patience.wait()
         return ""
 
 

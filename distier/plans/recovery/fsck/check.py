@@ -33,7 +33,7 @@ from distier.effects import Command, NewToken, Now, Pipeline, Plan, collect
 from distier.errors import Corrupt, Invalid
 from distier.lua import Opened
 from distier.plans.common.commands import chunks
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.sweep import delete_each, unneeded
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.describe import describe_object
@@ -50,7 +50,7 @@ clock is off by more than 15."""
 
 
 def fsck(
-    space: Space,
+    space: Namespace,
     tell: Tell = lambda _: None,
     *,
     repair: bool = False,
