@@ -11,7 +11,7 @@ sweep             delete archive objects that nobody needs (`sweep.py`); never t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from distier.domain.ids import check_id
 from distier.domain.keys import Shard
@@ -201,25 +201,39 @@ def age_uses(space: Namespace, shard: Shard) -> Plan[int]:
     return (yield from age(shard, space.config.worker.uses_half_life_ms))
 
 
+class Step(NamedTuple):
+    """A step of a worker's round: its name in reports and metrics, and its plan, which returns how much it did."""
+
+    name: str
+    plan: Callable[[Namespace, Shard], Plan[int]]
+    first_shard_only: bool = False
+
+
+STEPS: tuple[Step, ...] = (
+    Step("archived", write_back_due),
+    Step("idle", demote_idle),
+    Step("headroom", keep_headroom),
+    Step("expired", expire_warm),
+    Step("aged", age_uses),
+    Step("nodes_forgotten", lambda space, shard: forget_dead(space), first_shard_only=True),
+)
+"""What a round does, in this order. A new step is a plan and a row here."""
+
+
 def maintain(space: Namespace, shard: Shard, tell: Callable[[dict[str, int]], None]) -> Plan[None]:
-    """One round over a shard; tells what each step did, by name. Each is tried even where another fails; raises the
-    first failure at the end."""
-    steps: dict[str, Plan[int]] = {
-        "archived": write_back_due(space, shard),
-        "idle": demote_idle(space, shard),
-        "headroom": keep_headroom(space, shard),
-        "expired": expire_warm(space, shard),
-        "aged": age_uses(space, shard),
-    }
-    if shard.index == 0:
-        steps["nodes_forgotten"] = forget_dead(space)
+    """Run each step of `STEPS` over a shard and report what it did, by name.
+
+    A step that fails does not keep the others from running; the first failure is raised at the end.
+    """
     failure: DistierError | None = None
-    for name, step in steps.items():
+    for step in STEPS:
+        if shard.index and step.first_shard_only:
+            continue
         try:
-            tell({name: (yield from step)})
+            tell({step.name: (yield from step.plan(space, shard))})
         except DistierError as e:
             failure = failure or e
-            yield from Count(f"worker.failed.{name}")
+            yield from Count(f"worker.failed.{step.name}")
     if failure:
         raise failure
 

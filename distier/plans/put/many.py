@@ -19,7 +19,7 @@ from distier.plans.common.content import COUNTING
 from distier.plans.common.namespace import Namespace
 from distier.plans.put.one import landed, put, put_prepared
 from distier.plans.put.prepare import LARGE_BYTES, Item, Prepared, length_of, made_ready, made_ready_in_steps
-from distier.policy.evict import Need
+from distier.policy.eviction.victims import Need
 
 PIPELINE_MAX_BYTES = 8 * 1024 * 1024
 BATCH_MAX = 512

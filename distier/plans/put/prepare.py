@@ -19,7 +19,7 @@ from distier.errors import Invalid, Unavailable
 from distier.plans.common.content import COUNTING, count_tokens
 from distier.plans.common.namespace import Namespace
 from distier.plans.tier.room import NOTHING
-from distier.policy.evict import Need
+from distier.policy.eviction.victims import Need
 from distier.policy.transform import Transformed, apply_transform, outline, transform_steps
 
 Content = str | bytes | bytearray | memoryview

@@ -17,7 +17,7 @@ from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.adopt import need_record
 from distier.plans.tier.room import CANDIDATES_MAX, Hot, Stuck, drop_from_warm, find_room, look_at_hot, past, step_down
 from distier.plans.tier.writeback import write_back
-from distier.policy.evict import Need, still_missing
+from distier.policy.eviction.victims import Need, still_missing
 
 ROUNDS_MAX = 8
 PARALLEL_MAX = 256

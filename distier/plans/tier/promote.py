@@ -29,7 +29,7 @@ from distier.plans.tier.keep import is_too_large, outcome_of, to_hot
 from distier.plans.tier.load import load
 from distier.plans.tier.peers import PROMOTED, ask, find_holders
 from distier.plans.tier.room import look_at_hot
-from distier.policy.evict import Need
+from distier.policy.eviction.victims import Need
 
 PIPELINE_MAX_BYTES = 8 * 1024 * 1024
 

@@ -26,7 +26,7 @@ from distier.plans.common.commands import numbers, read_records, record_command,
 from distier.plans.common.content import make_frame
 from distier.plans.common.namespace import Namespace
 from distier.plans.tier.writeback import look_at_archive, write_back
-from distier.policy.evict import Candidate, Need, select_for_eviction, still_missing
+from distier.policy.eviction.victims import Candidate, Need, select_for_eviction, still_missing
 
 CANDIDATES_MAX = 64
 """As many as the scripts name at most (`candidates` in prelude.lua). Fewer are all that may leave."""
