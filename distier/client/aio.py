@@ -25,7 +25,7 @@ from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import Stats, read_stats
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
-from distier.plans.get.scan import Listing
+from distier.plans.get.scan import IdScan
 from distier.plans.get.uses import send_touch
 from distier.plans.get.where import exists as exists_plan
 from distier.plans.get.where import where as where_plan
@@ -169,7 +169,7 @@ class AsyncStore:
         self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None
     ) -> AsyncIterator[tuple[str, Tier]]:
         """As `Store.scan`."""
-        listing = Listing(self.space, prefix, tier, limit)
+        listing = IdScan(self.space, prefix, tier, limit)
         while not listing.done:
             for found in await self.run(listing.step()):
                 yield found

@@ -29,7 +29,7 @@ from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import Stats, read_stats
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
-from distier.plans.get.scan import Listing
+from distier.plans.get.scan import IdScan
 from distier.plans.get.uses import send_touch
 from distier.plans.get.where import exists as exists_plan
 from distier.plans.get.where import where as where_plan
@@ -207,7 +207,7 @@ class Store:
         self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None
     ) -> Iterator[tuple[str, Tier]]:
         """Ids with their tiers; otherwise as `list`."""
-        listing = Listing(self.space, prefix, tier, limit)
+        listing = IdScan(self.space, prefix, tier, limit)
         while not listing.done:
             yield from self.run(listing.step())
 

@@ -23,7 +23,7 @@ from distier.plans.common.commands import record_command
 from distier.plans.common.namespace import Namespace
 from distier.plans.fleet import sweep
 from distier.plans.fleet.sweep import _records
-from distier.plans.put.durable import is_settled, reserve_place
+from distier.plans.put.durable import is_settled, reserve_position
 from distier.plans.put.prepare import ArchivedPosition
 from distier.plans.recovery import epochs
 from distier.plans.recovery.adopt import settle_record
@@ -203,7 +203,7 @@ def _proof_after_read(patch: pytest.MonkeyPatch) -> None:
 
 def _puts_again(patch: pytest.MonkeyPatch) -> None:
     """A durable write that meets a newer epoch takes another position and goes on (as it was once)."""
-    real = reserve_place
+    real = reserve_position
 
     def again(space: Namespace, shard: Any, id: str, expected: str, write_id: str, first: Any = None) -> Plan[Any]:
         return real(space, shard, id, expected, write_id)
@@ -213,7 +213,7 @@ def _puts_again(patch: pytest.MonkeyPatch) -> None:
 
 def _checks_elsewhere(patch: pytest.MonkeyPatch) -> None:
     """Whether an object was adopted is asked after a position was taken, maybe of another server (as it was once)."""
-    real = reserve_place
+    real = reserve_position
 
     def again(space: Namespace, shard: Any, id: str, expected: str, write_id: str, first: Any = None) -> Plan[Any]:
         reserved = yield from real(space, shard, id, expected, write_id)

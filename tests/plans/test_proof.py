@@ -17,7 +17,7 @@ from distier.errors import Recovering
 from distier.plans.common.namespace import Namespace
 from distier.plans.get.many import get_many
 from distier.plans.get.one import get
-from distier.plans.get.scan import Listing
+from distier.plans.get.scan import IdScan
 from distier.plans.get.where import exists, where_in_redis
 from distier.plans.put.delete import delete
 from distier.plans.put.one import put as put_plan
@@ -165,11 +165,11 @@ def test_a_listing_after_a_loss_lacks_nothing() -> None:
     world = World.make()
     put(world, "old")
     emptied(world)
-    walk = Listing(world.space, "", None, None)
+    walk = IdScan(world.space, "", None, None)
     assert world.run(walk.step()) == [("a", "cold")]
 
     emptied(world)
-    walk = Listing(world.space, "", None, None)
+    walk = IdScan(world.space, "", None, None)
     with pytest.raises(Recovering, match="a listing might lack modules"):
         world.process("reader", archive_down=True).run(walk.step())
 

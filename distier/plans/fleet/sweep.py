@@ -34,7 +34,7 @@ from distier.plans.common.commands import chunks
 from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.epochs import epochs_prefix
-from distier.plans.recovery.walk import NO_POSITION, Group, Position, Skipped, Walk
+from distier.plans.recovery.walk import NO_POSITION, ArchiveWalk, Group, Position, Skipped
 
 if TYPE_CHECKING:
     from distier.stores.archive import Listed
@@ -48,7 +48,7 @@ def sweep(space: Namespace, skipped: Skipped | None = None) -> Plan[int]:
     """Delete what nobody needs from the archive; how many objects. What is refused (an object with a lock, one that cannot be
     read) is kept, is in `skipped`, and keeps nothing else. Raises `Unavailable`."""
     now_ms = yield Now()
-    walk, deleted = Walk(space), 0
+    walk, deleted = ArchiveWalk(space), 0
     skipped = skipped or Skipped()
     for shard in space.keys.shards:
         yield from state(shard)  # is this the Redis that the records are in?

@@ -1,4 +1,4 @@
-"""Uses: gathered in the process, told to Redis in batches, and the guess whether this one promotes."""
+"""Uses: a process gathers them, sends them to Redis in batches, and guesses which one promotes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from distier.plans.common.namespace import Namespace
 
 
 def send_touch(space: Namespace, touches: Sequence[Any]) -> Plan[dict[str, float]]:
-    """Send gathered uses; answers the counts. Recency is a hint: a batch that cannot be sent is dropped, the read goes on."""
+    """Send gathered uses. Returns the counts by id.
+
+    Recency is a hint: a batch that cannot be sent is dropped, and the read continues.
+    """
     counts: dict[str, float] = {}
     for reply in (yield from Pipeline(touches)) if touches else ():
         if isinstance(reply, DistierError):
@@ -24,14 +27,14 @@ def send_touch(space: Namespace, touches: Sequence[Any]) -> Plan[dict[str, float
 
 
 def use(space: Namespace, shard: Shard, id: str) -> Plan[RunScript[Any] | None]:
-    """Note a use. Answers the script that tells Redis where uses are due, or where this one may be the one that promotes, as
-    far as this process knows."""
+    """Note a use. Returns the script to send where uses are due, or where this use may be the one that promotes, as far as
+    this process knows."""
     touch: RunScript[Any] | None = yield Used(shard, id, flush=_may_promote(space, id))
     return touch
 
 
 def _may_promote(space: Namespace, id: str) -> bool:
-    """Guess one use more. Whether this one may be the one that promotes, as far as this process knows."""
+    """Count one use more in the guess. Returns whether this use may be the one that promotes, as far as this process knows."""
     threshold = space.config.storage_tiers.promotion_threshold
     guess = space.process.warm.get(id, threshold) + 1
     space.process.guess_warm(id, guess)
@@ -41,8 +44,10 @@ def _may_promote(space: Namespace, id: str) -> bool:
 def use_many(
     space: Namespace, used: Mapping[Shard, Sequence[str]], *, below_hot: bool = False
 ) -> Plan[dict[str, float]]:
-    """Note one use of each. Answers the counts of those that were told to Redis: in a round trip of its own, if it is time, or
-    if one of them, being `below_hot`, may be promoted."""
+    """Note one use of each module. Returns the counts of those that were sent to Redis.
+
+    They are sent, in a round trip of their own, when a batch is due, or when one of them is `below_hot` and may be promoted.
+    """
     touches = []
     for shard, ids in used.items():
         flush = below_hot and True in [_may_promote(space, id) for id in ids]
@@ -53,8 +58,7 @@ def use_many(
 
 
 def is_hot_now(space: Namespace, id: str, touched: Any) -> bool:
-    """Whether the use that was told made enough of them for hot; `touched` is what the script answered, None if it was not
-    sent."""
+    """Return whether the use that was sent is enough for hot. `touched` is the value of the script, None if it was not sent."""
     if not isinstance(touched, dict):
         return False
     space.process.learn_uses(touched)

@@ -1,4 +1,4 @@
-"""Where a module is, without touching it."""
+"""Where a module is, without using or moving it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from distier.plans.tier.peers import holders_of, holds_command, read_nodes
 
 
 def exists(space: Namespace, id: str) -> Plan[bool]:
+    """Return whether there is such a module."""
     shard, states = space.shard(id), space.process.epochs
     known = states.get(shard)
     command = ("HMGET", shard.module(id), "tier", "seen")
@@ -28,7 +29,7 @@ def exists(space: Namespace, id: str) -> Plan[bool]:
 
 
 def where_in_redis(space: Namespace, id: str) -> Plan[Placement | None]:
-    """Where the module is, in one consistent look; None if it does not exist."""
+    """Return where the module is, as one script sees it; None if it does not exist."""
     shard = space.shard(id)
     for _ in range(REREADS_MAX):
         states = space.process.epochs
@@ -41,7 +42,7 @@ def where_in_redis(space: Namespace, id: str) -> Plan[Placement | None]:
         if (yield from newest_record(space, shard, id)) is None:
             return None
         yield from shard_state(space, shard)
-    raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
+    raise Recovering(f"the shard of module {id!r} keeps changing its primary; retry")
 
 
 def _placement(space: Namespace, seen: Seen, record: Record) -> Placement:
@@ -60,11 +61,11 @@ def _tier(record: Record) -> Tier:
     for tier in TIERS:
         if record.tier == tier:
             return tier
-    raise Corrupt(f"the record of module {record.id!r} names no tier but {record.tier!r}; run `distier fsck`")
+    raise Corrupt(f"the record of module {record.id!r} has the unknown tier {record.tier!r}; run `distier fsck`")
 
 
 def where(space: Namespace, id: str) -> Plan[Placement | None]:
-    """Where the module is, with the nodes that live and hold a copy; None if it does not exist."""
+    """Return where the module is, with the live nodes that hold a copy; None if it does not exist."""
     found = yield from where_in_redis(space, id)
     if found is None or not found.clean:
         return found

@@ -12,8 +12,8 @@ BUSY_MAX = 256
 TURN_MAX_S = 0.05
 PATIENCE_SHARE = 0.5
 PATIENCE_MAX_S = 2.0
-"""How long one holder of a position is waited for: half of the call's deadline at most, so that there is as much left for the
-call's own steps."""
+"""How long to wait for one holder of a position: at most half of the call's deadline, so that as much is left for its own
+steps."""
 
 
 class Turn:
@@ -41,16 +41,18 @@ class Turn:
 
 
 def conflict(id: str, version: str, expected: str) -> Conflict:
-    """`version` is the one that is there, empty for none; `expected` as the scripts take it."""
+    """Return the error of a write that expected another version. `version` is the present one, empty for none."""
     now = f"is at version {version}" if version else "does not exist"
     return Conflict(f"module {id!r} {now}, the call expected {expected if expected != '-' else 'none'}")
 
 
 def unsure(id: str) -> str:
+    """Return the message of a write whose object may have been adopted."""
     return f"module {id!r} was changed by others during the write, which may or may not have been applied for a while; read it"
 
 
 def unknown(id: str, version: str) -> str:
+    """Return the message of a write that may have been applied before."""
     return (
         f"the connection was lost during a write of module {id!r}, and it is not known whether it was applied before version "
         f"{version}, which is there now: read the module, then decide"

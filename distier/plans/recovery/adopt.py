@@ -70,7 +70,7 @@ def settle_record(
         if now.verified < now.epoch:
             yield from verify(space, shard, id)
         record, known = yield from read_record(space, shard, id)
-    raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
+    raise Recovering(f"the shard of module {id!r} keeps changing its primary; retry")
 
 
 def _is_proven(record: Record | None, known: Opened | None, now: Opened) -> bool:

@@ -144,7 +144,7 @@ def recover(space: Namespace, shard: Shard) -> Plan[Opened]:
             epoch, empty = claim or (0, False)
     finally:
         turn.end()
-    raise Recovering(f"shard {shard.index} of namespace {shard.namespace!r} changes hands too often; try again")
+    raise Recovering(f"shard {shard.index} of namespace {shard.namespace!r} keeps changing its primary; retry")
 
 
 def _opened(shard: Shard, call: RunScript[Opened | Unclaimed], *, first: bool) -> Plan[Opened | Unclaimed]:

@@ -20,7 +20,7 @@ from distier.plans.common.commands import chunks
 from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.adopt import newest_listed, newest_of
 from distier.plans.recovery.describe import Vanished
-from distier.plans.recovery.walk import Group, Skipped, Walk, positions_of
+from distier.plans.recovery.walk import ArchiveWalk, Group, Skipped, positions_of
 
 BATCH = 512
 TOGETHER = 32
@@ -57,7 +57,7 @@ def rescue(
 ) -> Plan[Rescued]:
     """Rebuild the records of the namespace. `tell` is called after each batch. Raises `Unavailable`; modules that cannot
     be read are reported, and keep the namespace from being marked verified."""
-    report, walk = Rescued(), Walk(space)
+    report, walk = Rescued(), ArchiveWalk(space)
     epochs = {}
     for shard in space.keys.shards:
         epochs[shard] = (yield from shard_state(shard)).epoch

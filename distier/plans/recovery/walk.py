@@ -69,7 +69,7 @@ class Group:
         ]
 
 
-class Walk:
+class ArchiveWalk:
     """`step` answers the modules of the next page. What it could not place is kept for the caller: `foreign` keys that
     distier never named, `unreadable` directories with why (cleared by whoever has seen them)."""
 
