@@ -592,7 +592,7 @@ def test_doctor_says_that_one_shard_is_not_four(cli: Cli, monkeypatch: pytest.Mo
     monkeypatch.setenv("DISTIER_SHARDS", "4")
     said = cli("doctor", "--json")
     assert said.code == 1
-    assert "was made with shards 1; this client says 4" in {r["check"]: r for r in said.rows}["scripts"]["found"]
+    assert "was made with shards=1; this client is configured for shards=4" in {r["check"]: r for r in said.rows}["scripts"]["found"]
 
 
 def test_a_new_namespace_is_no_loss_and_a_lost_one_is(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
