@@ -147,7 +147,7 @@ def test_friendly_variables_and_the_named_file(tmp_path: Path, monkeypatch: pyte
         ("storage_tiers: {warm: {compression: zip}}\n", ["must be lz4 or none"]),
         (
             "storage_tiers: {cold: {url: 's3://bucket/p', directory: d}}\n",
-            ["storage_tiers.cold: give url or directory"],
+            ["storage_tiers.cold: url cannot be combined with directory"],
         ),
         ("storage_tiers: {cold: {url: /tmp/x}}\n", ["s3://bucket/prefix", "directory"]),
         ("storage_tiers: {cold: {access_key: a}}\n", ["access_key and secret_key must be set together"]),
