@@ -7,7 +7,7 @@ import re
 from pydantic import SecretStr
 
 MASK = "***"
-SECRET_KEYS = frozenset({"password", "secret_key"})
+SECRET_KEYS = frozenset({"password", "secret_key", "session_token"})
 # Greedy up to the last `@` of the word: the tail of a password with an unescaped `@` or `/` must not leak.
 _URL_PASSWORD = re.compile(r"(://[^:@/\s]*):\S*@")
 _BARE_PASSWORD = re.compile(r"""((?:^|[\s'"(=])[^:/\s'"(=]*):(?!/)\S*@""")  # user:password@host without a scheme

@@ -218,6 +218,7 @@ SECRET = "hunter2-\u00e9"  # a word that no message may hold
         {"redis": {"url": f"x://h?password={SECRET}"}},
         {"namespace": f"redis://:{SECRET}@h"},
         {"storage_tiers": {"cold": {"secret_key": SECRET, "url": "s3://bucket"}}},
+        {"storage_tiers": {"cold": {"session_token": [SECRET], "url": "s3://bucket"}}},
         {"redis": {"url": "redis://h", "password": SECRET}},
     ],
 )
