@@ -85,7 +85,7 @@ def command(argv: Sequence[str] = ()) -> Any:
     If `argv` names a command (see `hoist`), the result contains only that one: building all of them takes a tenth of a
     second.
     """
-    asked = next((word for word in _after_globals(argv) if word), "")
+    asked = next((arg for arg in _after_globals(argv) if arg), "")
     alone = [info for info in app.registered_commands if info.name == asked]
     if not alone:
         return typer.main.get_command(app)
@@ -106,16 +106,16 @@ def hoist(argv: Sequence[str]) -> list[str]:
     """Return the arguments with the global options moved to the front."""
     front: list[str] = []
     rest: list[str] = []
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        if word == "--":
-            return [*front, *rest, "--", *words]
-        name = word.partition("=")[0] if word.startswith("--") else word
+    args = list(argv)
+    while args:
+        arg = args.pop(0)
+        if arg == "--":
+            return [*front, *rest, "--", *args]
+        name = arg.partition("=")[0] if arg.startswith("--") else arg
         if name not in GLOBALS:
-            rest.append(word)
+            rest.append(arg)
         else:
-            front.append(word)
-            if GLOBALS[name] and name == word and words:
-                front.append(words.pop(0))
+            front.append(arg)
+            if GLOBALS[name] and name == arg and args:
+                front.append(args.pop(0))
     return [*front, *rest]

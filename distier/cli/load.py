@@ -177,9 +177,9 @@ class Load:
     def _end(self) -> None:
         tokens = sum(landed.tokens for landed in self.landed.values())
         modules = output.counted(len(self.landed), "module")
-        words = f"{modules}, {output.counted(tokens, 'token')}, {output.size(self.size_bytes)}: "
-        words += self._tiers() if self.landed else "nothing was put"
-        output.say(words + (f"; {output.number(self.unchanged)} unchanged" if self.unchanged else ""))
+        text = f"{modules}, {output.counted(tokens, 'token')}, {output.size(self.size_bytes)}: "
+        text += self._tiers() if self.landed else "nothing was put"
+        output.say(text + (f"; {output.number(self.unchanged)} unchanged" if self.unchanged else ""))
         if excluded := self.tree.summary():
             output.say(excluded)
         if self.failures:
@@ -200,19 +200,19 @@ class Load:
         output.say(f"to retry only these: {self._retry_command()}")
 
     def _retry_command(self) -> str:
-        words = ["distier", *self.session.store_options(), "put", str(self.tree.root), "--prefix", self.prefix]
-        words += [w for glob in self.tree.exclude for w in ("--exclude", glob)] + self._described_options()
-        words += [] if self.tree.ignore else ["--no-ignore"]
+        args = ["distier", *self.session.store_options(), "put", str(self.tree.root), "--prefix", self.prefix]
+        args += [arg for glob in self.tree.exclude for arg in ("--exclude", glob)] + self._described_options()
+        args += [] if self.tree.ignore else ["--no-ignore"]
         if len(self.failures) <= RETRY_MAX:
-            words += [word for path, _, _ in self.failures for word in ("--only", path)]
-        return " ".join(shlex.quote(word) for word in words)
+            args += [arg for path, _, _ in self.failures for arg in ("--only", path)]
+        return " ".join(shlex.quote(arg) for arg in args)
 
     def _described_options(self) -> list[str]:
         given = self.described
-        words = [w for k in given["keywords"] for w in ("--keyword", k)]
-        words += [w for k, v in given["meta"].items() for w in ("--meta", f"{k}={v}")]
-        words += ["--type", given["content_type"]] if given["content_type"] else []
-        return words + (["--durability", given["durability"]] if given["durability"] else [])
+        args = [arg for k in given["keywords"] for arg in ("--keyword", k)]
+        args += [arg for k, v in given["meta"].items() for arg in ("--meta", f"{k}={v}")]
+        args += ["--type", given["content_type"]] if given["content_type"] else []
+        return args + (["--durability", given["durability"]] if given["durability"] else [])
 
     def _interrupted(self, total: int) -> None:
         """Report how many files are stored, including those of the interrupted batch."""
@@ -257,8 +257,8 @@ def item_of(id: str, content: bytes, given: dict[str, Any], **more: Any) -> Item
     """
     keywords, meta = list(given["keywords"]), dict(given["meta"])
     if content.startswith((b"---", b"\xef\xbb\xbf---")) and id.rpartition(".")[2].lower() in EXTENSIONS:
-        words, fields = described(content.decode(errors="replace"))
-        joined = list(dict.fromkeys([*keywords, *words]))
+        listed, fields = described(content.decode(errors="replace"))
+        joined = list(dict.fromkeys([*keywords, *listed]))
         keywords = joined if _is_packed(joined) else keywords
         meta = fields | meta if _is_packed(keywords, fields | meta) else meta
     return Item(id, content, given["content_type"], tuple(keywords), meta, durability=given["durability"], **more)

@@ -71,8 +71,8 @@ def stats_rows(s: Stats) -> list[tuple[str, ...]]:
 
 def _dirty(s: Stats) -> str:
     """Return what is not archived yet: modules, and deletions (which have no bytes)."""
-    words = f"{output.counted(s.dirty_count - s.dirty_deletions, 'module')}, {output.size(s.dirty_bytes)}"
-    return f"{words}; {output.counted(s.dirty_deletions, 'deletion')}" if s.dirty_deletions else words
+    text = f"{output.counted(s.dirty_count - s.dirty_deletions, 'module')}, {output.size(s.dirty_bytes)}"
+    return f"{text}; {output.counted(s.dirty_deletions, 'deletion')}" if s.dirty_deletions else text
 
 
 def quota_rows(s: Stats) -> list[tuple[str, ...]]:
@@ -125,7 +125,10 @@ def _flush() -> None:
 
 
 def doctor(context: typer.Context) -> None:
-    """Check Redis, the archive and the configuration, and advise what to fix. Exits with code 1 if a check fails."""
+    """Check Redis, the archive and the settings.
+
+    Each finding that needs attention comes with advice. Exits with code 1 if a check fails.
+    """
     from distier.client import archive_of, make_space, redis_url
     from distier.doctor.check import examine
 
@@ -147,10 +150,10 @@ def _finding(f: Finding) -> str:
     import sys
 
     colour = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}[f.status]
-    word = f"{f.status:<4}"
+    status = f"{f.status:<4}"
     if sys.stdout.isatty():
-        word = typer.style(word, fg=colour, bold=True)
-    line = f"{word}  {f.check:<12} {f.found}"
+        status = typer.style(status, fg=colour, bold=True)
+    line = f"{status}  {f.check:<12} {f.found}"
     return f"{line}\n{'':19}{f.advice}" if f.advice else line
 
 

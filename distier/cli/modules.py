@@ -84,7 +84,7 @@ def put(
         ),
     ] = True,
 ) -> None:
-    """Write a module from a file, or one module for each file of a directory.
+    """Write a module from a file, or a module for each file of DIR.
 
     The id of a file in a directory is the directory's name, a `/` and the file's path in it. Files whose modules are
     unchanged are not written again. Keywords and metadata are also read from YAML front matter.
@@ -108,10 +108,10 @@ def put(
 
 
 def _landed_text(landed: Landed) -> str:
-    words = [landed.tier, f"version {landed.version}", output.counted(landed.tokens, "token")]
-    words += [output.size(landed.size_bytes), f"{landed.evicted} evicted" if landed.evicted else ""]
+    parts = [landed.tier, f"version {landed.version}", output.counted(landed.tokens, "token")]
+    parts += [output.size(landed.size_bytes), f"{landed.evicted} evicted" if landed.evicted else ""]
     why = f" ({landed.reason})" if landed.reason else ""
-    return f"{output.shown(landed.id)}: {', '.join(w for w in words if w)}{why}"
+    return f"{output.shown(landed.id)}: {', '.join(part for part in parts if part)}{why}"
 
 
 def _put_tree(
@@ -158,12 +158,12 @@ def _content(source: str, max_bytes: int, id: str) -> bytes:
         raise typer.BadParameter(f"cannot read {source!r}: {e.strerror}") from None
 
 
-def _pairs(words: list[str]) -> dict[str, str]:
+def _pairs(options: list[str]) -> dict[str, str]:
     made = {}
-    for word in words:
-        key, equals, value = word.partition("=")
+    for option in options:
+        key, equals, value = option.partition("=")
         if not equals or not key:
-            raise typer.BadParameter(f"--meta takes K=V, not {word!r}")
+            raise typer.BadParameter(f"--meta takes K=V, not {option!r}")
         made[key] = value
     return made
 
@@ -190,9 +190,10 @@ def get(
     glob: Glob = None,
     zero: Zero = False,
 ) -> None:
-    """Write the exact bytes of modules to stdout, or to files with --prefix, which is the inverse of put DIR.
+    """Write the exact bytes of modules to stdout, or to files.
 
-    With --glob, modules go to stdout one after the other, or with -o DIR to files in DIR that are named by their ids.
+    --prefix writes files and is the inverse of put DIR. With --glob, modules go to stdout one after the other, or with
+    -o DIR to files in DIR that are named by their ids.
     """
     session = session_of(context)
     chosen = Chosen(ids, prefix, glob, zero)

@@ -91,7 +91,7 @@ def pin(
     glob: Glob = None,
     zero: Zero = False,
 ) -> None:
-    """Move modules to the hot tier and keep them there until --ttl has passed."""
+    """Move modules to the hot tier and keep them there for --ttl."""
     session = session_of(context)
     chosen = Chosen(ids, prefix, glob, zero)
     ttl_s = _duration_ms(ttl) / 1000
@@ -130,7 +130,7 @@ def _duration_ms(text: str) -> int:
 def unpin(
     context: typer.Context, ids: SomeIds = None, prefix: Prefix = None, glob: Glob = None, zero: Zero = False
 ) -> None:
-    """End pins."""
+    """Remove the pins of modules."""
     session = session_of(context)
     chosen = Chosen(ids, prefix, glob, zero)
     with session.store(existing=True) as store:
@@ -248,7 +248,7 @@ def up(
         typer.Option("--maxmemory", metavar="SIZE", help="Memory limit of a server that this command starts."),
     ] = None,
 ) -> None:
-    """Start the embedded server if it is not running, and print its URL."""
+    """Start the embedded server if necessary, and print its URL."""
     from distier.config import parse_size_bytes
     from distier.embedded import Home, ensure_server
 
@@ -302,9 +302,10 @@ def demo(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the access pattern.")] = 1,
     details: Annotated[bool, typer.Option("--details", help="Print all measurements before the report.")] = False,
 ) -> None:
-    """Run a demonstration: agents share the standard library's sources under memory pressure; then every byte is checked.
+    """Run agents under memory pressure, then check every byte.
 
-    The demo starts a private server in a temporary directory, or in --home, which must be new and is kept.
+    The agents share the sources of Python's standard library as modules. The demo starts a private server in a temporary
+    directory, or in --home, which must be new and is kept.
     """
     session = session_of(context)
     if session.url or session.config_file:

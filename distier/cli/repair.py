@@ -154,8 +154,8 @@ def _findings_text(found: Findings) -> str:
         checked += f", {output.counted(found.contents, 'content')}"
     faults, lost = found.count("fault"), found.count("lost")
     notes = ", ".join(f"{n} {kind}" for kind, n in sorted(found.found.items()) if n and _is_note(kind))
-    words = f"{checked}: {lost} lost, {output.counted(faults, 'fault')} ({found.remaining} remain)"
-    return f"{words}; notes: {notes}" if notes else words
+    text = f"{checked}: {lost} lost, {output.counted(faults, 'fault')} ({found.remaining} remain)"
+    return f"{text}; notes: {notes}" if notes else text
 
 
 def _is_note(kind: str) -> bool:
@@ -198,14 +198,15 @@ def _rescued_row(r: Rescued, dry_run: bool) -> dict[str, Any]:
 
 def _rescued_text(r: Rescued, dry_run: bool) -> str:
     verb = "would be adopted" if dry_run else "adopted"
-    words = f"{output.counted(r.modules, 'module')} in the archive, {output.number(r.deleted)} deleted: "
-    words += f"{output.number(r.adopted)} {verb}, {output.number(r.known)} already known"
-    return f"{words}, {len(r.unreadable)} unreadable" if r.unreadable else words
+    text = f"{output.counted(r.modules, 'module')} in the archive, {output.number(r.deleted)} deleted: "
+    text += f"{output.number(r.adopted)} {verb}, {output.number(r.known)} already known"
+    return f"{text}, {len(r.unreadable)} unreadable" if r.unreadable else text
 
 
 def sweep(context: typer.Context) -> None:
-    """Delete superseded versions and expired tombstones from the archive now.
+    """Delete superseded versions and old tombstones now.
 
+    This removes objects from the archive that no module needs any more, as a worker does every worker.sweep_interval.
     Exits with code 10 if an object could not be read or deleted (a lock, a missing permission). All others are swept.
     """
     from distier.plans.fleet.sweep import sweep as sweep_plan
@@ -224,7 +225,7 @@ def sweep(context: typer.Context) -> None:
 
 
 def adopt(context: typer.Context) -> None:
-    """Accept the configured archive for this namespace, although it is not the one that the namespace used before.
+    """Accept another archive than before for this namespace.
 
     Otherwise distier refuses to open a namespace with a different archive, because the usual cause is an unmounted disk
     or a wrong URL. Modules that exist only in the old archive become unreadable. `distier fsck` lists them, and `distier

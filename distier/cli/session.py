@@ -58,7 +58,7 @@ class Session:
         url = "URL" if self.url and "@" in self.url else self.url
         given = {"--config": self.config_file, "--url": url, "--home": self.home, "--namespace": self.namespace,
                  "--deadline": self.deadline}  # fmt: skip
-        return [word for name, value in given.items() if value is not None for word in (name, str(value))]
+        return [arg for name, value in given.items() if value is not None for arg in (name, str(value))]
 
     @contextmanager
     def store(self, *, existing: bool = False, **overrides: Any) -> Iterator[Store]:
@@ -131,11 +131,11 @@ def session_of(context: typer.Context) -> Session:
     return cast(Session, context.obj)
 
 
-def ids_from(words: Sequence[str], zero: bool = False) -> list[str]:
+def ids_from(args: Sequence[str], zero: bool = False) -> list[str]:
     """Return the given ids. `-` is replaced by the ids on stdin: one per line, or NUL-terminated (`-0`)."""
     found: list[str] = []
-    for word in words:
-        found += _listed_ids(zero) if word == "-" else [word]
+    for arg in args:
+        found += _listed_ids(zero) if arg == "-" else [arg]
     return found
 
 
@@ -180,19 +180,19 @@ def _unquoted(line: str) -> str:
 class Chosen:
     """The modules that a command works on: the named ones, all that `ls PREFIX` lists, or all that match a pattern."""
 
-    words: Sequence[str] | None
+    args: Sequence[str] | None
     prefix: str | None
     glob: str | None
     zero: bool = False
 
     def __post_init__(self) -> None:
-        if bool(self.words) + (self.prefix is not None) + (self.glob is not None) != 1:
+        if bool(self.args) + (self.prefix is not None) + (self.glob is not None) != 1:
             raise typer.BadParameter("give ids (- for stdin), --prefix PREFIX or --glob PATTERN")
 
     @property
     def named(self) -> list[str] | None:
         """The named ids, or None if a prefix or a pattern was given. Reads stdin."""
-        return ids_from(self.words, self.zero) if self.words else None
+        return ids_from(self.args, self.zero) if self.args else None
 
     def ids(self, store: Store) -> list[str]:
         if self.glob is not None:

@@ -105,8 +105,8 @@ def _full_coverage(server: Server) -> Findings:
     except (ConfigError, Invalid):  # managed services forbid CONFIG
         yield Finding("coverage", "ok", "cluster-require-full-coverage cannot be checked: CONFIG is forbidden")
         return
-    words = next(iter(reply.items())) if isinstance(reply, dict) and reply else tuple(reply or ())
-    if len(words) == 2 and words[1] == b"yes":
+    pair = next(iter(reply.items())) if isinstance(reply, dict) and reply else tuple(reply or ())
+    if len(pair) == 2 and pair[1] == b"yes":
         found = "cluster-require-full-coverage is yes: while one slot has no master, all masters refuse all commands"
         yield Finding("coverage", "warn", found, "set it to no, so that the other shards keep working")
     else:

@@ -131,8 +131,8 @@ def _fsync(server: Server) -> Findings:
     except (ConfigError, Invalid):  # managed services forbid CONFIG
         yield Finding("persistence", "ok", "append-only file on; appendfsync cannot be checked: CONFIG is forbidden")
         return
-    words = next(iter(reply.items())) if isinstance(reply, dict) and reply else tuple(reply or ())
-    fsync = words[1].decode() if len(words) == 2 else "unknown"
+    pair = next(iter(reply.items())) if isinstance(reply, dict) and reply else tuple(reply or ())
+    fsync = pair[1].decode() if len(pair) == 2 else "unknown"
     lost = {
         "everysec": ", a power cut loses up to a second",
         "no": ", a power cut loses what the kernel has not written",

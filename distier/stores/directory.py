@@ -32,9 +32,9 @@ from .syncing import GroupSync, sync
 _TMP = ".tmp"
 _NAMES = ".names"
 _OWN = (_TMP, _NAMES)
-_NAMES_TEXT = b"""The archive in this directory is written for file systems that do not tell README from readme.
-A name that ends in %~ and hexadecimal digits stands for one with capitals: the digits are a bitmap of them,
-bit 0 is the first character. readme.md%~3f is README.md. Do not remove this file.
+_NAMES_TEXT = b"""The names in this archive are for file systems that ignore case, where README and readme are one file.
+A name that ends in %~ and hexadecimal digits has capitals. The digits are a bitmap of them; bit 0 is the first
+character: readme.md%~3f is README.md. Do not remove this file.
 """
 _DIR_MODE = 0o700
 _FILE_MODE = 0o600

@@ -68,8 +68,8 @@ class Sentinels:
                 why: RedisError | None = None
                 try:
                     found.sentinels[0].ping()
-                except RedisError as said:
-                    why = said
+                except RedisError as first_error:
+                    why = first_error
                 raise self._unknown(why) from e
             self._prefer(found.sentinels[0])
         return address
@@ -87,8 +87,8 @@ class Sentinels:
             why: RedisError | None = None
             try:
                 await found.sentinels[0].ping()
-            except RedisError as said:
-                why = said
+            except RedisError as first_error:
+                why = first_error
             raise self._unknown(why) from e
         finally:
             for sentinel in found.sentinels:
