@@ -4,10 +4,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 LONG   := tests/chaos tests/cluster tests/conformance/test_local.py tests/integration/test_nodes.py \
           tests/integration/test_quotas.py tests/plans/test_quotas.py tests/unit/test_quotas.py
+FAST   := tests/unit tests/guard tests/typing tests/docs/test_generated.py tests/lua/test_scripts_text.py tests/plans/test_eviction.py \
+          tests/plans/test_reads.py tests/plans/test_batches.py tests/plans/test_proof.py tests/integration/test_api.py
 READY  := $(VENV)/.ready
+PAGES  := $(VENV)/.docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench guard chaos docs constraints clean
+.PHONY: help demo check test lint spell coverage hooks format bench guard chaos docs site constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,13 +25,26 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Run agents that share one cache under memory pressure, on real text, for half a minute
 	$(BIN)/distier demo
 
+check: lint ## Run what finds most mistakes in a minute: lint and the fast tests. Before each commit
+	$(BIN)/python -m pytest $(FAST) -n 2 --dist loadfile -q
+
 test: $(READY) ## Run all tests; those that this machine cannot run are skipped with a reason (INTERLEAVINGS=4000: three minutes less)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-lint: $(READY) ## Run ruff and mypy --strict
+lint: $(READY) spell ## Run ruff, codespell and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+spell: $(READY) ## Look for common misspellings; pyproject.toml lists the words that are meant
+	$(BIN)/codespell
+
+coverage: $(READY) ## Run tests (TESTS=tests/unit, else all) and print the lines that none of them ran
+	$(BIN)/python -m pytest $(TESTS) -n 3 --dist loadfile --no-loadscope-reorder --timeout 600 \
+	    --hypothesis-profile ci --cov --cov-report term
+
+hooks: $(READY) ## Run lint on what is committed, before each commit of this checkout
+	$(BIN)/pre-commit install
 
 format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix --quiet . || true
@@ -44,12 +60,19 @@ guard: $(READY) ## Record the calls of each verb (tests/guard/counts.json), afte
 chaos: $(READY) ## Run the long modes: servers and processes that die, clusters, nodes, quotas; a quarter of an hour
 	CHAOS=long $(BIN)/python -m pytest $(LONG) -n 2 --dist load
 
-docs: $(READY) ## Generate docs/KEYSPACE.md and docs/CONFIG.md
-	$(BIN)/python -m distier.domain.keyspace_doc > docs/KEYSPACE.md
-	$(BIN)/python -m distier.domain.config_doc > docs/CONFIG.md
+docs: $(READY) ## Write the generated pages: settings, errors, keys, commands
+	$(BIN)/python -m docs.generate
 
-constraints: $(READY) ## Pin the installed packages, for CI
+$(PAGES): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group docs
+	@touch $@
+
+site: $(PAGES) ## Build the documentation site in site/ from docs/ and the docstrings; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+constraints: $(PAGES) ## Pin the installed packages of all groups, for CI
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group bench
 	$(BIN)/python -m pip list --format=freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel)==' > constraints.txt
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .benchmarks build dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .benchmarks build dist site

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from . import children
 from .servers import KINDS, Kind, Reaper, TestServer, available_kinds, running_server, short_directory
+
+settings.register_profile("here", deadline=None)  # a busy machine makes any example slow
+settings.load_profile("here")
 
 
 def pytest_configure() -> None:

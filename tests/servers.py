@@ -62,7 +62,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def poll(true: Callable[[], object], *, timeout_s: float = 10.0, what: str = "the condition") -> None:
+def poll(true: Callable[[], object], *, timeout_s: float = 60.0, what: str = "the condition") -> None:
     """Wait until `true()`; fails with `what` if that does not come within `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not true():

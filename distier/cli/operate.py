@@ -142,7 +142,7 @@ def flush(context: typer.Context) -> None:
     """Archive all dirty modules now."""
     session = session_of(context)
     with session.store() as store:
-        n = store.flush()
+        n = store.archive_now()
     session.print_result({"archived": n}, f"{n} archived")
 
 

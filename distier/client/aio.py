@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from distier.client.arguments import Landings, Listener, Moves, check_ids, check_items, check_ttl_ms
+from distier.client.arguments import Landings, Listener, Moves, check_ids, check_items, check_ttl_ms, warn_renamed
 from distier.client.events import EVENT_WAIT_MS, Listening
 from distier.client.store import ARCHIVE_LOOK_S, OPEN_DEADLINE_S, T
 from distier.domain.ids import check_id
@@ -19,13 +19,13 @@ from distier.effects import Plan
 from distier.errors import DistierError, Invalid
 from distier.near import Near
 from distier.observe.events import Cursor, read_events
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import Stats, read_stats
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
-from distier.plans.get.scan import Listing
+from distier.plans.get.scan import IdScan
 from distier.plans.get.uses import send_touch
 from distier.plans.get.where import exists as exists_plan
 from distier.plans.get.where import where as where_plan
@@ -53,7 +53,7 @@ class AsyncStore:
     """A namespace of modules for asyncio: the calls of `Store`, awaited. Made by `connect_async`."""
 
     def __init__(
-        self, space: Space, redis: AsyncExchange, archive: Archive, *, url: str | None = None,
+        self, space: Namespace, redis: AsyncExchange, archive: Archive, *, url: str | None = None,
         local: LocalStore | None = None,
     ) -> None:  # fmt: skip
         self.space = space
@@ -169,7 +169,7 @@ class AsyncStore:
         self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None
     ) -> AsyncIterator[tuple[str, Tier]]:
         """As `Store.scan`."""
-        listing = Listing(self.space, prefix, tier, limit)
+        listing = IdScan(self.space, prefix, tier, limit)
         while not listing.done:
             for found in await self.run(listing.step()):
                 yield found
@@ -203,12 +203,17 @@ class AsyncStore:
         near = self.near.stats()
         return await self.run(read_stats(self.space, self._driver.counters.snapshot(), near))
 
-    async def flush(self, *, deadline_s: float = 300.0) -> int:
-        """As `Store.flush`."""
+    async def archive_now(self, *, deadline_s: float = 300.0) -> int:
+        """As `Store.archive_now`."""
         return sum([
             await self.run(write_back_due(self.space, shard, older_than_ms=0), deadline_s=deadline_s)
             for shard in self.space.keys.shards
         ])  # fmt: skip
+
+    async def flush(self, *, deadline_s: float = 300.0) -> int:
+        """Deprecated name of `archive_now`."""
+        warn_renamed("flush", "archive_now")
+        return await self.archive_now(deadline_s=deadline_s)
 
     async def events(self, *, since: str = "$", wait: bool = True) -> AsyncIterator[Event]:
         """As `Store.events`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,3 +37,8 @@ def check_ttl_ms(ttl: float) -> int:
     if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl <= 366 * 86400:
         raise Invalid(f"a pin's ttl is a number of seconds, more than 0 and at most a year; not {ttl!r}")
     return max(1, int(ttl * 1000))
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """Warn the caller of a method under its deprecated name."""
+    warnings.warn(f"{old}() is deprecated: call {new}()", DeprecationWarning, stacklevel=3)

@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from distier.client.arguments import Landings, Listener, Moves, check_ids, check_items, check_ttl_ms
+from distier.client.arguments import Landings, Listener, Moves, check_ids, check_items, check_ttl_ms, warn_renamed
 from distier.client.events import EVENT_WAIT_MS, Watcher
 from distier.domain.ids import check_id
 from distier.domain.module import Event, Landed, Module, Moved, Placement, Tier
@@ -23,13 +23,13 @@ from distier.effects import Plan
 from distier.errors import DistierError, Invalid
 from distier.near import Near
 from distier.observe.events import Cursor, read_events
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import Stats, read_stats
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
-from distier.plans.get.scan import Listing
+from distier.plans.get.scan import IdScan
 from distier.plans.get.uses import send_touch
 from distier.plans.get.where import exists as exists_plan
 from distier.plans.get.where import where as where_plan
@@ -64,7 +64,7 @@ class Store:
 
     def __init__(
         self,
-        space: Space,
+        space: Namespace,
         redis: Exchange,
         archive: Archive,
         *,
@@ -207,7 +207,7 @@ class Store:
         self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None
     ) -> Iterator[tuple[str, Tier]]:
         """Ids with their tiers; otherwise as `list`."""
-        listing = Listing(self.space, prefix, tier, limit)
+        listing = IdScan(self.space, prefix, tier, limit)
         while not listing.done:
             yield from self.run(listing.step())
 
@@ -240,12 +240,27 @@ class Store:
         near = self.near.stats()
         return self.run(read_stats(self.space, self._driver.counters.snapshot(), near))
 
-    def flush(self, *, deadline_s: float = 300.0) -> int:
-        """Archive every dirty version now; how many. Raises `ArchiveUnavailable`."""
+    def archive_now(self, *, deadline_s: float = 300.0) -> int:
+        """Archive every dirty version now.
+
+        Args:
+            deadline_s: seconds that each shard may take.
+
+        Returns:
+            The number of versions that were archived.
+
+        Raises:
+            ArchiveUnavailable: the archive does not answer.
+        """
         return sum(
             self.run(write_back_due(self.space, shard, older_than_ms=0), deadline_s=deadline_s)
             for shard in self.space.keys.shards
         )
+
+    def flush(self, *, deadline_s: float = 300.0) -> int:
+        """Deprecated name of `archive_now`, which flushes nothing."""
+        warn_renamed("flush", "archive_now")
+        return self.archive_now(deadline_s=deadline_s)
 
     def events(self, *, since: str = "$", wait: bool = True) -> Iterator[Event]:
         """Tier changes, oldest first: those after `since` (a stream id; `0` for all that is kept, `$` for new ones

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from zlib import crc32
 
+from distier.domain.outcome import Outcome
 from distier.errors import Corrupt, Invalid, OutOfStep
 
 from .frozen import frozen
@@ -120,13 +121,13 @@ class Placement:
 @frozen
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What `promote` and `demote` answer. `moved` is False where there was nothing to do or it was not possible;
-    `reason` then says why (`already`, `pinned`, `too large for hot`, `no room`, `changed`)."""
+    """The result of `promote` and `demote`. `moved` is False where there was nothing to do or it was not possible; `reason`
+    then says why."""
 
     id: str
     tier: Tier
     moved: bool
-    reason: str | None = None
+    reason: Outcome | None = None
 
 
 @frozen

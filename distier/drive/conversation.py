@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -14,7 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from distier.domain.keys import Shard
 from distier.drive.replies import SHORT, Call, error_of, lacks_script, lost, may_pass, outcome
 from distier.effects import Plan, RunScript
-from distier.errors import ConfigError
+from distier.errors import ConfigError, DistierError, Recovering
 from distier.stores.redis import Answer, Batch
 
 Recover = Callable[[Shard], Plan[Any]]
@@ -38,6 +38,130 @@ def note_lost(calls: Iterable[Call]) -> None:
     for call in calls:
         if isinstance(call, RunScript) and call.sending is not None:
             call.sending.lost = True
+
+
+# What a conversation asks of its driver. The result is sent in, an exception is thrown in.
+
+
+class Calls(NamedTuple):
+    """Make these calls: their values or errors, in order."""
+
+    calls: Sequence[Call]
+    end_s: float
+
+
+class Send(NamedTuple):
+    """Send commands to one shard: their raw replies. Throws redis-py's `ConnectionError` and `TimeoutError`."""
+
+    shard: Shard
+    commands: Sequence[tuple[Any, ...]]
+    end_s: float
+
+
+class SendMany(NamedTuple):
+    """Send commands to several shards at once: an answer of each."""
+
+    batches: Sequence[Batch]
+    end_s: float
+
+
+class Pause(NamedTuple):
+    """Wait for this long, at most until the end."""
+
+    seconds: float
+    end_s: float
+
+
+class Open(NamedTuple):
+    """Give a shard an epoch for the incarnation of its server."""
+
+    shard: Shard
+    end_s: float
+
+
+class Each(NamedTuple):
+    """Hold several conversations, at once where the driver can: the result of each."""
+
+    conversations: Sequence[Conversation]
+
+
+Request = Calls | Send | SendMany | Pause | Open | Each
+Conversation = Generator[Request, Any, list[Any]]
+
+
+def in_one_exchange(calls: Sequence[Call]) -> Shard | None:
+    """The shard of calls that can be answered by one exchange; None where that takes a conversation from the start."""
+    shard = calls[0].shard
+    for call in calls:
+        if call.shard is not shard and call.shard != shard:
+            return None
+        if type(call) is RunScript and call.replicas:
+            return None
+    return shard
+
+
+def answered(calls: Sequence[Call], end_s: float, *, opens: bool) -> Conversation:
+    """Values or errors of some calls. All servers are asked at once, each in one round trip. The groups that have to wait, or
+    whose shard needs an epoch, go on by themselves; what keeps one of them fails its calls, not the others."""
+    groups = _by_shard(calls)
+    if len(groups) == 1:
+        return (yield from settled(calls, end_s, opens=opens))
+    of_group = [[calls[i] for i in group] for group in groups]
+    together = converse_together(of_group, end_s)
+    try:
+        batches = next(together)
+        while True:
+            batches = together.send((yield SendMany(batches, end_s)))
+    except StopIteration as stop:
+        begun: list[list[Any] | Unfinished] = stop.value
+    except DistierError as e:  # no time is left
+        return [e] * len(calls)
+    results: list[Any] = [None] * len(calls)
+    rest = yield Each([settled(some, end_s, first, opens=opens) for some, first in zip(of_group, begun, strict=True)])
+    for group, values in zip(groups, rest, strict=True):
+        for i, value in zip(group, values, strict=True):
+            results[i] = value
+    return results
+
+
+def settled(
+    calls: Sequence[Call], end_s: float, begun: list[Any] | Unfinished | None = None, *, opens: bool
+) -> Conversation:
+    """Values or errors of some calls to one shard. `begun`: what there is of the answers. With `opens`, a shard that has no
+    epoch for this incarnation of its server is given one, and the calls that were refused for that are made again."""
+    try:
+        results = begun if isinstance(begun, list) else (yield from _talk(calls, end_s, begun))
+        for _ in range(RECOVERIES_MAX):
+            refused = [i for i, result in enumerate(results) if isinstance(result, Recovering)]
+            if not refused or not opens:
+                break
+            yield Open(calls[0].shard, end_s)
+            again = yield from _talk([calls[i] for i in refused], end_s)
+            for i, result in zip(refused, again, strict=True):
+                results[i] = result
+        return results
+    except DistierError as e:
+        return [e] * len(calls)
+
+
+def _talk(calls: Sequence[Call], end_s: float, begun: Unfinished | None = None) -> Conversation:
+    """One conversation with a server (`converse`), or the rest of one."""
+    talk = begun.talk if begun else converse(calls, end_s)
+    try:
+        ask = begun.ask if begun else next(talk)
+        while True:
+            if isinstance(ask, float):
+                yield Pause(ask, end_s)
+                ask = next(talk)
+                continue
+            try:
+                replies = yield Send(calls[0].shard, ask, end_s)
+            except (RedisConnectionError, RedisTimeoutError) as e:
+                ask = talk.throw(e)
+            else:
+                ask = talk.send(replies)
+    except StopIteration as stop:
+        return cast(list[Any], stop.value)
 
 
 Talk = Generator[list[tuple[Any, ...]] | float, list[Any] | None, list[Any]]
@@ -171,7 +295,7 @@ def _send_once(
     return replies
 
 
-def by_shard(calls: Sequence[Call]) -> list[list[int]]:
+def _by_shard(calls: Sequence[Call]) -> list[list[int]]:
     """The positions of the calls of each shard."""
     groups: dict[Shard, list[int]] = {}
     for i, call in enumerate(calls):

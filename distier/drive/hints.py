@@ -7,12 +7,12 @@ from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
 from distier.domain.keys import Shard
+from distier.drive.conversation import Calls
 from distier.drive.replies import Call
 from distier.errors import RedisUnavailable, Unavailable
 
 HINTS_OFF_S = 1.0
 HINTS_OFF_MAX_S = 30.0
-Hinted = Generator[tuple[Sequence[Call], float], list[Any], list[Any]]
 
 
 class Off(NamedTuple):
@@ -23,8 +23,8 @@ class Off(NamedTuple):
     pause_s: float
 
 
-def with_hints(calls: Sequence[Call], end_s: float, off: dict[Shard, Off]) -> Hinted:
-    """How calls of which some are hints are made: yields calls and their end, gets their values or errors. The others are made
+def with_hints(calls: Sequence[Call], end_s: float, off: dict[Shard, Off]) -> Generator[Calls, list[Any], list[Any]]:
+    """How calls of which some are hints are made. The others are made
     again without the hints where those were not answered in time: they are reads. `off` is kept between calls."""
     now_s, wait_s = time.monotonic(), calls[0].hint
     sent: Sequence[int] = range(len(calls))
@@ -32,7 +32,7 @@ def with_hints(calls: Sequence[Call], end_s: float, off: dict[Shard, Off]) -> Hi
         sent = [i for i in sent if not calls[i].hint or now_s >= off.get(calls[i].shard, _READY).until_s]
     results: list[Any] = [RedisUnavailable("Redis did not answer hints lately; this one was not sent")] * len(calls)
     if sent:
-        answers = yield [calls[i] for i in sent], min(end_s, now_s + wait_s)
+        answers = yield Calls([calls[i] for i in sent], min(end_s, now_s + wait_s))
         for i, answer in zip(sent, answers, strict=True):
             results[i] = answer
     late_s = time.monotonic() - now_s - wait_s
@@ -50,7 +50,7 @@ def with_hints(calls: Sequence[Call], end_s: float, off: dict[Shard, Off]) -> Hi
             pause_s = min(before.pause_s * 2, HINTS_OFF_MAX_S) if before else HINTS_OFF_S / 2
             off[shard] = Off(ended_s + pause_s if before else ended_s, pause_s)
     if again:
-        answers = yield [calls[i] for i in again], end_s
+        answers = yield Calls([calls[i] for i in again], end_s)
         for i, answer in zip(again, answers, strict=True):
             results[i] = answer
     return results

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from functools import partial
@@ -16,15 +16,20 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.domain.module import Record
 from distier.drive.conversation import (
-    RECOVERIES_MAX,
+    Calls,
+    Each,
+    Open,
+    Pause,
     Recover,
-    Unfinished,
-    by_shard,
+    Request,
+    Send,
+    SendMany,
+    answered,
     command_of,
-    converse,
-    converse_together,
     first_answered,
+    in_one_exchange,
     note_lost,
+    settled,
 )
 from distier.drive.deadline import ARCHIVE, DISK, End, most, note_spent, time_left
 from distier.drive.hints import with_hints
@@ -120,7 +125,9 @@ class SyncDriver(Process):
             case Count(name, n):
                 return self.counters.add(name, n)
             case Pipeline(calls):
-                return (self._hinted if calls and calls[0].hint else self._pipeline)(calls, end_s)
+                if calls and calls[0].hint:
+                    return self._converse(with_hints(calls, end_s, self.off))
+                return self._pipeline(calls, end_s)
             case LocalGet(record):
                 return self.local.get(record) if self.local is not None else None
             case LocalPut(record, content):
@@ -167,9 +174,9 @@ class SyncDriver(Process):
     # -- Redis ---------------------------------------------------------------------------------------------------
 
     def _call(self, call: Call, end_s: float) -> Any:
-        """One call: sent at once, and handed to the conversation of `_calls` only where it is not answered at once."""
+        """One call: sent at once, and handed to a conversation only where it is not answered at once."""
         if call.hint:
-            return collect((self._hinted([call], end_s))[0])
+            return collect((self._converse(with_hints([call], end_s, self.off)))[0])
         if not call.replicas:
             try:
                 reply = (self.redis.exchange(call.shard, (command_of(call),), time_left(end_s)))[0]
@@ -180,93 +187,52 @@ class SyncDriver(Process):
                 if not call.retry or time.monotonic() >= end_s:
                     raise lost(e, end_s) from e
             except Recovering:
-                pass  # nothing was done; `_calls` gives the shard an epoch
-        return collect((self._calls([call], end_s))[0])
-
-    def _hinted(self, calls: Sequence[Call], end_s: float) -> list[Any]:
-        """Calls of which some are hints: see `with_hints`."""
-        asking = with_hints(calls, end_s, self.off)
-        try:
-            some, some_end_s = next(asking)
-            while True:
-                some, some_end_s = asking.send(self._pipeline(some, some_end_s))
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
+                pass  # nothing was done; the conversation gives the shard an epoch
+        return collect((self._converse(settled([call], end_s, opens=self.recover is not None)))[0])
 
     def _pipeline(self, calls: Sequence[Call], end_s: float) -> list[Any]:
-        """Calls grouped by shard: all servers are asked at once, each in one round trip. The groups that have to wait, or
-        whose shard needs an epoch, then go on one by one; what keeps one of them fails its calls, not the others."""
-        groups = by_shard(calls)
-        if len(groups) == 1:
-            return self._rest(calls, end_s)
+        """Calls in one round trip: values or errors, in order. Nearly always one exchange answers them all."""
+        opens = self.recover is not None
+        shard = in_one_exchange(calls) if calls else None
+        if shard is None:
+            return self._converse(answered(calls, end_s, opens=opens)) if calls else []
+        answer: Any
         try:
-            all_begun = self._begin([[calls[i] for i in group] for group in groups], end_s)
-        except DistierError as e:  # no time is left
-            return [e] * len(calls)
-        results: list[Any] = [None] * len(calls)
-        for group, begun in zip(groups, all_begun, strict=True):
-            for i, value in zip(group, self._rest([calls[i] for i in group], end_s, begun), strict=True):
-                results[i] = value
-        return results
-
-    def _ask(self, calls: Sequence[Call], end_s: float) -> list[Any] | Unfinished | None:
-        """Some calls to one shard, sent at once. None if that needs a conversation from the start."""
-        if any(isinstance(call, RunScript) and call.replicas for call in calls):
-            return None
-        try:
-            return first_answered(
-                calls, self.redis.exchange(calls[0].shard, [command_of(c) for c in calls], time_left(end_s)), end_s
-            )
+            answer = self.redis.exchange(shard, [command_of(call) for call in calls], time_left(end_s))
         except (RedisConnectionError, RedisTimeoutError) as e:
-            return first_answered(calls, e, end_s)
-
-    def _begin(self, groups: Sequence[Sequence[Call]], end_s: float) -> list[list[Any] | Unfinished]:
-        together = converse_together(groups, end_s)
-        try:
-            batches = next(together)
-            while True:
-                batches = together.send(self.redis.exchange_many(batches, time_left(end_s)))
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-
-    def _rest(self, calls: Sequence[Call], end_s: float, begun: list[Any] | Unfinished | None = None) -> list[Any]:
-        try:
-            if begun is None:
-                begun = self._ask(calls, end_s)
-            return self._calls(calls, end_s, begun)
+            answer = e
         except DistierError as e:
             return [e] * len(calls)
+        first = first_answered(calls, answer, end_s)
+        if isinstance(first, list) and not (opens and any(isinstance(result, Recovering) for result in first)):
+            return first
+        return self._converse(settled(calls, end_s, first, opens=opens))
 
-    def _calls(self, calls: Sequence[Call], end_s: float, begun: list[Any] | Unfinished | None = None) -> list[Any]:
-        """Values or `DistierError`s of some calls to one shard. A shard that has no epoch for this life of its server is
-        given one, and the calls that were refused for that are made again. `begun`: what there is of the answers."""
-        results = begun if isinstance(begun, list) else self._talk(calls, end_s, begun)
-        for _ in range(RECOVERIES_MAX):
-            refused = [i for i, result in enumerate(results) if isinstance(result, Recovering)]
-            if not refused or self.recover is None:
-                break
-            self._run(self.recover(calls[0].shard), end_s, nested=True)
-            again = self._talk([calls[i] for i in refused], end_s)
-            for i, result in zip(refused, again, strict=True):
-                results[i] = result
-        return results
-
-    def _talk(self, calls: Sequence[Call], end_s: float, begun: Unfinished | None = None) -> list[Any]:
-        """One conversation (see `converse`), or the rest of one."""
-        talk = begun.talk if begun else converse(calls, end_s)
+    def _converse(self, conversation: Generator[Request, Any, list[Any]]) -> list[Any]:
+        """Do what a conversation asks for, until it ends."""
         try:
-            ask = begun.ask if begun else next(talk)
+            request = next(conversation)
             while True:
-                if isinstance(ask, float):
-                    time.sleep(min(ask, max(end_s - time.monotonic(), 0)))
-                    ask = next(talk)
-                    continue
                 try:
-                    replies = self.redis.exchange(calls[0].shard, ask, time_left(end_s))
-                except (RedisConnectionError, RedisTimeoutError) as e:
-                    ask = talk.throw(e)
+                    result: Any = None
+                    match request:
+                        case Send(shard, commands, end_s):
+                            result = self.redis.exchange(shard, commands, time_left(end_s))
+                        case Calls(calls, end_s):
+                            result = self._pipeline(calls, end_s)
+                        case SendMany(batches, end_s):
+                            result = self.redis.exchange_many(batches, time_left(end_s))
+                        case Pause(seconds, end_s):
+                            time.sleep(min(seconds, max(end_s - time.monotonic(), 0)))
+                        case Open(shard, end_s):
+                            assert self.recover is not None
+                            result = self._run(self.recover(shard), end_s, nested=True)
+                        case Each(conversations):
+                            result = [self._converse(each) for each in conversations]
+                except Exception as e:
+                    request = conversation.throw(e)
                 else:
-                    ask = talk.send(replies)
+                    request = conversation.send(result)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 

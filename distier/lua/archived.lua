@@ -16,7 +16,7 @@ call('ZREM', DIRTY, id)
 if old.tier == 'deleted' then
   -- not `seen`: the tombstone may be of an older epoch, and the archive may have a later version
   call('HSET', record, 'clean', '1')
-  call('PEXPIRE', record, 600000)
+  call('PEXPIRE', record, TOMBSTONE_TTL_MS)
 else
   local new = {tier = old.tier, tokens = old.tokens, bytes = old.bytes, clean = true, frame_bytes = old.frame_bytes,
     archived_bytes = tonumber(ARGV[4])}

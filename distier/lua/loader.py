@@ -7,6 +7,7 @@ from functools import cache
 from hashlib import sha1
 from importlib import resources
 
+from distier.domain.schema import lua_accounts, lua_constants
 from distier.effects import Script
 
 VERBS = (
@@ -16,8 +17,16 @@ VERBS = (
 )  # fmt: skip
 
 
+_SCHEMA = {"-- @schema constants\n": lua_constants, "-- @schema accounts\n": lua_accounts}
+
+
 def _text(name: str) -> str:
-    return resources.files(__package__).joinpath(f"{name}.lua").read_text("utf-8")
+    """The text of a `.lua` file, with what comes from the schema in its place."""
+    text = resources.files(__package__).joinpath(f"{name}.lua").read_text("utf-8")
+    for mark, made in _SCHEMA.items():
+        if mark in text:
+            text = text.replace(mark, made())
+    return text
 
 
 @cache

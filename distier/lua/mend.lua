@@ -39,7 +39,7 @@ local function frame_of(r, frame)
 end
 local function record_of(r, record)
   local ttl, held, brief = call('PTTL', record), call('HEXISTS', record, 'content') == 1, r.tier == 'deleted' and r.clean
-  if brief and ttl == -1 then wrong('tombstone-no-ttl', function() call('PEXPIRE', record, 600000) end)
+  if brief and ttl == -1 then wrong('tombstone-no-ttl', function() call('PEXPIRE', record, TOMBSTONE_TTL_MS) end)
   elseif not brief and ttl >= 0 then wrong('record-ttl', function() call('PERSIST', record) end) end
   if r.tier == 'hot' and (not held or call('HSTRLEN', record, 'content') ~= r.bytes) then wrong(r.clean and 'hot-content' or 'lost') end
   if r.tier == 'cold' and not r.clean then wrong('lost') end

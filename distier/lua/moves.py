@@ -7,6 +7,7 @@ from typing import Any
 
 from distier.domain.keys import Shard
 from distier.domain.order import Order
+from distier.domain.outcome import Outcome
 from distier.effects import HINT_S, USE_S, RunScript
 from distier.errors import Corrupt
 from distier.lua.loader import script
@@ -47,11 +48,11 @@ def install(
     return RunScript(shard, script("install"), keys, args, parse_change, hint=hint)
 
 
-def demote(shard: Shard, reason: str, moves: Sequence[Move]) -> RunScript[tuple[str, ...] | Over]:
-    """A word for each move: `moved`, `already`, `changed`, `pinned` or `dirty`."""
+def demote(shard: Shard, reason: str, moves: Sequence[Move]) -> RunScript[tuple[Outcome, ...] | Over]:
+    """Take modules down. Returns the outcome of each move: `MOVED`, `ALREADY`, `CHANGED`, `PINNED` or `DIRTY`."""
 
-    def parse(reply: Any) -> tuple[str, ...] | Over:
-        return over_of(reply) if word_of(reply) == "OVER" else tuple(w.decode() for w in reply[1])
+    def parse(reply: Any) -> tuple[Outcome, ...] | Over:
+        return over_of(reply) if word_of(reply) == "OVER" else tuple(Outcome(w.decode()) for w in reply[1])
 
     keys = (*shard.fixed, *move_keys(shard, moves))
     return RunScript(shard, script("demote"), keys, (reason, *move_args(moves)), parse)

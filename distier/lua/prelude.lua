@@ -1,9 +1,7 @@
 -- Shared by all scripts: the loader puts it before each of them.
 -- KEYS[1..9] are the shard's own keys. The header of each script describes its further keys.
-local EPOCH, LIMITS, USAGE, HOT, WARM, DIRTY, USES, PINS, EVENTS =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+-- @schema constants
 local call = redis.call
-local LAYOUT = '1'
 
 -- Redis does not undo the writes of a script that fails. So a shard's key of the wrong type fails the call here, and the keys of
 -- modules are read before the first write.
@@ -62,16 +60,7 @@ local delta, earlier = {}, {}
 local function add(field, n)
   if n ~= 0 then delta[field] = (delta[field] or 0) + n end
 end
-local function count(p, sign)
-  if p.tier == 'none' or p.tier == 'deleted' and p.clean then return end
-  add(p.tier .. '_count', sign)
-  if not p.clean then add('dirty_count', sign) add('dirty_bytes', sign * p.bytes) end
-  if p.tier == 'deleted' then return end
-  add(p.tier .. '_tokens', sign * p.tokens)
-  add(p.tier .. '_bytes', sign * p.bytes)
-  if p.tier == 'warm' then add('warm_frame_bytes', sign * p.frame_bytes) end
-  if p.clean then add('archived_count', sign) add('archived_bytes', sign * p.archived_bytes) end
-end
+-- @schema accounts
 local function next_change()
   for field, n in pairs(delta) do earlier[field] = (earlier[field] or 0) + n end
   delta = {}
@@ -87,15 +76,14 @@ end
 -- limit stops growth, but never a move that frees room. Only `settle` writes USAGE, at the end, so LIMITS and USAGE are read once.
 local limit, used
 local function limits()
-  limit = limit or call('HMGET', LIMITS, 'hot_tokens', 'hot_bytes', 'warm_modules', 'warm_bytes')
+  limit = limit or read_limits()
   return limit
 end
 local function budgets()
   limits()
-  used = used or call('HMGET', USAGE, 'hot_tokens', 'hot_bytes', 'warm_count', 'warm_frame_bytes')
-  local fields = {'hot_tokens', 'hot_bytes', 'warm_count', 'warm_frame_bytes'}
+  used = used or read_used()
   local over, fits = {}, true
-  for i, field in ipairs(fields) do
+  for i, field in ipairs(budget_fields()) do
     local change = delta[field] or 0
     over[i] = tonumber(used[i] or 0) + (earlier[field] or 0) + change - tonumber(limit[i])
     if change > 0 and over[i] > 0 then fits = false end
@@ -139,7 +127,7 @@ end
 local function bury(record, epoch, ver, tok, now)
   call('HSET', record, 'tier', 'deleted', 'epoch', epoch, 'ver', ver, 'tok', tok, 'seen', call('HGET', EPOCH, 'epoch'),
     'bytes', 0, 'clean', '1', 'updated', now)
-  call('PEXPIRE', record, 600000)
+  call('PEXPIRE', record, TOMBSTONE_TTL_MS)
 end
 
 -- Whether `old` is later than the version epoch-ver.
@@ -189,7 +177,6 @@ end
 
 -- The applied writes by write id, so that a repeated write gets its reply and is not applied again. The hash has the last 8192
 -- writes of the shard; each replaces the one 8192 versions before it. (A TTL would depend on clock jumps and evictions.)
-local DONE_MAX = 8192
 local function remember(done, tok, version, ver)
   local place = '#' .. string.format('%.0f', tonumber(ver) % DONE_MAX)
   local before = call('HGET', done, place)

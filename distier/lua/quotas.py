@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distier.domain.keys import Shard
+from distier.domain.outcome import Refusal
 from distier.effects import Arg, RunScript
 from distier.errors import Invalid
 from distier.lua.loader import script
@@ -24,7 +25,7 @@ def ledger(
             raise Invalid(
                 f"the shares of namespace {shard.namespace!r} would be more than its budgets; this is a fault"
             )
-        return int(reply[1]) if word == "OK" else Refused(word)
+        return int(reply[1]) if word == "OK" else Refused(Refusal(word))
 
     flat: list[Arg] = [word for item in fields.items() for word in item]
     args: tuple[Arg, ...] = (version, write_id, fence, "" if above is None else above, *flat)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distier.domain.keys import LAYOUT, Shard
+from distier.domain.keys import Shard
+from distier.domain.outcome import Refusal
+from distier.domain.schema import LAYOUT
 from distier.effects import Arg, RunScript
 from distier.errors import Invalid
 from distier.lua.loader import script
@@ -101,7 +103,7 @@ def adopt(shard: Shard, epoch: int, found: Sequence[Adoption], *, whole: bool = 
 
     def parse(reply: Any) -> Adopted | Refused:
         word = word_of(reply)
-        return Adopted(int(reply[1]), int(reply[2])) if word == "OK" else Refused(word)
+        return Adopted(int(reply[1]), int(reply[2])) if word == "OK" else Refused(Refusal(word))
 
     args: list[Arg] = [epoch, int(whole)]
     for item in found:

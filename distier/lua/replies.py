@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from distier.domain.keys import LAYOUT, Shard
+from distier.domain.keys import Shard
 from distier.domain.order import Order
+from distier.domain.outcome import Refusal
+from distier.domain.schema import LAYOUT
 from distier.effects import Arg
 from distier.errors import Invalid, OutOfStep, Recovering
 
@@ -48,11 +50,10 @@ class Replayed(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """Nothing was changed, because of `word`: `CONFLICT`, `UNVERIFIED`, `FENCED`, `SUPERSEDED`, `DELETED_SINCE` (superseded,
-    and others have deleted the module meanwhile), `UNHELD`, `UNKNOWN`, `TOO_LARGE`, `ALREADY`, `CHANGED`, `MISSING`, `BUSY`.
-    `version` is the one that is there, where the word is about it; with `BUSY` it is the tok of who holds a position."""
+    """The script changed nothing. `version` is the version that is there, where the refusal is about it; with `BUSY` it is the
+    id of the write that holds the position."""
 
-    word: str
+    why: Refusal
     version: str = ""
 
 
@@ -160,7 +161,7 @@ def over_of(reply: Any) -> Over:
 
 
 def refused_of(word: str, reply: Any) -> Refused:
-    return Refused(word, reply[1].decode() if len(reply) > 1 else "")
+    return Refused(Refusal(word), reply[1].decode() if len(reply) > 1 else "")
 
 
 def version_of(text: bytes) -> tuple[int, int]:
@@ -172,7 +173,7 @@ def parse_change(reply: Any) -> Applied | Over | Refused:
     word = word_of(reply)
     if word == "OK":
         return Applied(int(reply[1]) if len(reply) > 1 else 0)
-    return over_of(reply) if word == "OVER" else Refused(word)
+    return over_of(reply) if word == "OVER" else Refused(Refusal(word))
 
 
 def parse_number(reply: Any) -> int:

@@ -59,7 +59,7 @@ from distier.drive.process import Counters, UseBuffer
 from distier.near.cache import NearCache
 from distier.near.frozen import frozen_meta
 from distier.near.tracker import Tracker
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.statistics import NearStats
 from distier.stores.redis.followed import Followers
 
@@ -77,7 +77,7 @@ class Near:
         uses: Where hits are recorded as uses.
     """
 
-    def __init__(self, space: Space, url: str | None, counters: Counters, uses: UseBuffer) -> None:
+    def __init__(self, space: Namespace, url: str | None, counters: Counters, uses: UseBuffer) -> None:
         config = space.config.near
         self.cache = NearCache(
             max_tokens=config.max_tokens, max_bytes=config.max_bytes, max_entries=config.max_entries,
@@ -86,9 +86,8 @@ class Near:
         self.get = self.cache.get
         connect = Followers(space.config, url or "", space.keys.shards)
         self._tracker = Tracker(self.cache, space, connect, counters, uses)
-        space.on_new_incarnation.append(
-            self._tracker.moved
-        )  # the tracker's method: the space must not reference the store
+        # The tracker's method: the namespace must not reference the store.
+        space.process.on_new_incarnation.append(self._tracker.moved)
         self._off = "" if config.enabled else "off: near.enabled is false"
         if url is None:
             self._off = self._off or "off: there is no server to follow"

@@ -19,6 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from distier.domain.ids import decode_id
 from distier.domain.keys import Shard
+from distier.domain.schema import MODULE
 from distier.drive.conversation import command_of
 from distier.drive.process import Counters, UseBuffer
 from distier.drive.replies import is_passing, is_redirection, lacks_script, outcome
@@ -27,7 +28,7 @@ from distier.errors import DistierError, Invalid
 from distier.near.cache import NEVER, NearCache
 from distier.near.wire import RefusedTracking, TrackingWire
 from distier.observe.logs import log
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.stores.redis.followed import Followed
 from distier.stores.threads import Flag
 
@@ -72,7 +73,7 @@ class Tracker:
     """
 
     def __init__(
-        self, cache: NearCache, space: Space, connect: Callable[[], Sequence[Followed]], counters: Counters,
+        self, cache: NearCache, space: Namespace, connect: Callable[[], Sequence[Followed]], counters: Counters,
         uses: UseBuffer,
     ) -> None:  # fmt: skip
         self.cache = cache
@@ -212,7 +213,7 @@ class Tracker:
 
     def _subscribe(self, peer: _TrackedServer) -> None:
         """Send the commands that start tracking. `_take_hello` and `_take_tracking` process the replies."""
-        prefixes = [word for shard in self._space.keys.shards for word in ("PREFIX", shard.module_pattern("")[:-1])]
+        prefixes = [word for shard in self._space.keys.shards for word in ("PREFIX", shard.modules)]
         hello, *rest = peer.wire.greeting  # on RESP2 tracking is accepted, but pushes are never sent
         self._send(peer, hello, self._take_hello)
         for command in rest:
@@ -323,14 +324,17 @@ class Tracker:
         if isinstance(counts, DistierError):
             self._counters.add("touches.lost")  # recency is a hint
         else:
-            self._space.learn_uses(counts)
+            self._space.process.learn_uses(counts)
             self.cache.drop_promotable(counts, self._space.config.storage_tiers.promotion_threshold)
+
+
+_MODULE = f":{MODULE}:".encode()
 
 
 def _ids_of(keys: Iterable[bytes]) -> Iterator[str]:
     """Yield the ids in record keys. Keys that are no valid records (typed by hand) concern no module and are skipped."""
     for key in keys:
-        encoded = key.partition(b":module:")[2]  # a namespace has no colon
+        encoded = key.partition(_MODULE)[2]  # a namespace has no colon
         with suppress(Invalid, UnicodeDecodeError):
             # Most ids need no decoding.
             yield decode_id(encoded.decode()) if b"%" in encoded else encoded.decode()

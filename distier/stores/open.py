@@ -5,10 +5,14 @@ boto3 is imported only for S3, because that takes as long as all other imports t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distier.config import Config
+from distier.config.urls import ARCHIVES_GROUP
 from distier.errors import ConfigError
 
 from .archive import Archive
@@ -33,13 +37,38 @@ def open_archive(*, url: str | None = None, directory: Path | None = None, **s3_
     if directory is not None:
         if s3_options:
             raise ConfigError(f"an archive in a directory does not support the S3 options {sorted(s3_options)}")
-        from .directory import DirectoryArchive
-
-        return DirectoryArchive(directory)
+        return _opener("file")(directory)
     assert url is not None
-    from .s3 import S3Archive
+    return _opener(url.partition("://")[0].lower())(url, **s3_options)
 
-    return S3Archive(url, **s3_options)
+
+ARCHIVES: dict[str, str] = {
+    "s3": "distier.stores.s3:S3Archive",
+    "file": "distier.stores.directory:DirectoryArchive",
+}
+"""The built-in archive classes by the scheme of their URL, as `module:class`. Other packages add classes as entry points of
+the group `distier.archives`, named by the scheme. Such a class takes the URL and the options of S3."""
+
+
+def schemes() -> list[str]:
+    """Return the schemes of all archives that are installed, in order."""
+    return sorted({*ARCHIVES, *(point.name for point in entry_points(group=ARCHIVES_GROUP))})
+
+
+def _opener(scheme: str) -> Callable[..., Archive]:
+    """Return the archive class of a scheme.
+
+    Raises:
+        ConfigError: No installed archive has this scheme.
+    """
+    if scheme in ARCHIVES:
+        module, _, name = ARCHIVES[scheme].partition(":")
+        found: Callable[..., Archive] = getattr(import_module(module), name)
+        return found
+    for point in entry_points(group=ARCHIVES_GROUP, name=scheme):
+        loaded: Callable[..., Archive] = point.load()
+        return loaded
+    raise ConfigError(f"there is no archive for {scheme}://; installed archives: {', '.join(schemes())}")
 
 
 def open_local(config: Config) -> LocalStore | None:

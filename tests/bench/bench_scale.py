@@ -107,7 +107,7 @@ def by_tier(kind: Kind) -> None:
         empty = used_bytes(server)
         for i in range(TIER_N):
             store.put(id_of(i), content_of(i))
-        store.flush()
+        store.archive_now()
         _row("hot", server, empty, sum(len(content_of(i)) for i in range(100)) / 100)
         demote_all(store, "warm")
         with server.client() as client:
@@ -152,7 +152,7 @@ def latencies(kind: Kind, many: tuple[Store, TestServer], few: tuple[Store, Test
     for store, _ in (many, few):
         for i in range(100):
             store.put(f"hot/{i}", content_of(i))
-        store.flush()
+        store.archive_now()
         for i in range(50):
             store.put(f"warm/{i}", content_of(i))
             store.demote(f"warm/{i}", to="warm")
@@ -174,7 +174,7 @@ def latencies(kind: Kind, many: tuple[Store, TestServer], few: tuple[Store, Test
     )
     for name, call in calls.items():
         for store, _ in (many, few):
-            store.flush()  # what the call before has left to do is not this one's
+            store.archive_now()  # what the call before has left to do is not this one's
         rounds = [(_round(call, *many), _round(call, *few)) for _ in range(ROUNDS)][1:]
         us, cpu_us = (statistics.median(large[i] for large, _ in rounds) for i in (0, 1))
         ratios = [statistics.median(large[i] / max(small[i], 0.1) for large, small in rounds) for i in (0, 1)]
@@ -231,12 +231,15 @@ def requests(n: int = 2_000) -> None:
                          storage_tiers__cold__directory=Path(tmp), near__enabled=False)  # fmt: skip
         archive = CountingArchive()
         space = make_space(config, archive)
-        store = Store(space, RedisExchange(config, server.socket_url, space.forget), archive).open()
+        store = Store(space, RedisExchange(config, server.socket_url, space.process.forget), archive).open()
         print(
             "\n| for a million modules of 2 kB | PUT | GET | LIST | DELETE (free) | dollars |\n|---|---|---|---|---|---|"
         )
         steps: Mapping[str, Callable[[], object]] = {
-            "put and written back": lambda: ([store.put(id_of(i), content_of(i)) for i in range(n)], store.flush()),
+            "put and written back": lambda: (
+                [store.put(id_of(i), content_of(i)) for i in range(n)],
+                store.archive_now(),
+            ),
             "each read once, cold": lambda: (
                 demote_all(store, "cold", n),  # type: ignore[func-returns-value]
                 [store.get(id_of(i)) for i in range(n)],
@@ -244,7 +247,7 @@ def requests(n: int = 2_000) -> None:
             "a sweep, nothing to do": lambda: store.run(sweep(space), deadline_s=600),
             "put again and written back": lambda: (
                 [store.put(id_of(i), content_of(i + 1)) for i in range(n)],
-                store.flush(),
+                store.archive_now(),
             ),
             "a sweep of the versions before": lambda: store.run(sweep(space), deadline_s=600),
             "a rescue": lambda: (server.client().flushall(), store.run(rescue(space), deadline_s=600)),

@@ -199,7 +199,7 @@ def warm_gets() -> Table:
         with stores() as (server, tmp, connect):
             store = connect()
             store.put("w", text(n))
-            store.flush()
+            store.archive_now()
             store.demote("w", to="warm")
             shard = store.space.shard("w")
             frame, record = shard.frame("w"), shard.module("w")
@@ -249,7 +249,7 @@ def local_gets() -> Table:
         with stores(storage_tiers__warm__placement="local") as (_, tmp, connect):
             store = connect(storage_tiers__warm__directory=tmp / "warm")
             store.put("a", body)
-            store.flush()
+            store.archive_now()
             store.demote("a")
             shard = store.space.shard("a")
             record = store.run(record_command(shard, "a").__iter__())
@@ -342,7 +342,7 @@ def _cold(table: Table, store: distier.Store, size: str, n: int, kind: str, by_h
     calls, rounds, body = 4, 12, text(n)
     ids = [f"c{i}" for i in range(calls * (rounds + 1))]
     store.put_many(distier.Item(id, f"{id}\n" + body, tokens=n // 4) for id in ids)
-    store.flush()
+    store.archive_now()
     store.demote_many(ids, to="cold")
     keys = []
     for id in ids:
@@ -463,9 +463,11 @@ def promotions() -> Table:
             do()
             return time.perf_counter() - begin
 
-        with distier.Store(space, RedisExchange(config, server.socket_url, space.forget), archive).open() as store:
+        with distier.Store(
+            space, RedisExchange(config, server.socket_url, space.process.forget), archive
+        ).open() as store:
             store.put_many(distier.Item(id, text(2000), tokens=500) for id in ids)
-            store.flush()
+            store.archive_now()
             store.demote_many(ids, to="cold")
             alone = timed(lambda: [store.promote(id) for id in ids[:one_by_one]]) / one_by_one * 1000
             table.add("promote, one after the other", alone, 1.0)
@@ -477,7 +479,7 @@ def promotions() -> Table:
 
         async def asynchronous() -> float:
             space = make_space(config, archive)
-            exchange = AsyncRedisExchange(config, server.socket_url, space.forget)
+            exchange = AsyncRedisExchange(config, server.socket_url, space.process.forget)
             aio = await distier.AsyncStore(space, exchange, archive).open()
             begin = time.perf_counter()
             await aio.promote_many(ids)
@@ -506,7 +508,7 @@ def evictions() -> Table:
         with stores(storage_tiers__hot__max_size=size) as (_, _, connect):
             store = connect(worker__interval="10ms", worker__headroom=0.1)
             store.put_many(distier.Item(f"old{i}", body, tokens=500) for i in range(hot))
-            store.flush()
+            store.archive_now()
             runs = Worker(store).start() if worker else None
             if worker:
                 time.sleep(0.3)

@@ -106,7 +106,7 @@ async def test_every_call_works_in_every_tier_and_every_script_stays_in_one_slot
     assert [type(r).__name__ for r in await face.promote_many(["no", ids[5]])] == ["NotFound", "Moved"]
     events = await face.events(since="0", wait=False)
     assert {e.id for e in events if e.to == "hot"} >= set(ids)
-    assert await face.flush() > 0
+    assert await face.archive_now() > 0
     await face.maintain()
     usage = await face.recount()
     assert usage["hot_count"] == 58 and usage.get("dirty_count", 0) == 0

@@ -22,13 +22,14 @@ async def test_nodes_on_a_cluster_ask_each_other_and_no_archive(
     hasten(monkeypatch.setattr)
 
     def on(name: str) -> dict[str, Any]:
-        return {"storage_tiers__warm__placement": "local", "node": name,
+        return {"storage_tiers__warm__placement": "local", "node": name, "deadline": "60s",
+                "storage_tiers__warm__peer_timeout": "10s",
                 "storage_tiers__warm__directory": stores.archive.parent / name}  # fmt: skip
 
     a, b = await stores.open(kind, **on("a")), await stores.open(kind, **on("b"))
     ids = stores.ids(ALL)
     await a.put_many([Item(id, f"{id} " * 50) for id in ids])
-    await a.flush()
+    await a.archive_now()
     assert {moved.tier for moved in await a.demote_many(ids, to="warm")} <= {"warm", "cold"}
     assert len({stores.keys.shard(id).index for id in ids}) > 6, "spread over the masters"
     await until(lambda: b.store._driver.peers._nodes == ("a",), what="b to know of a")

@@ -154,7 +154,7 @@ VERBS: tuple[Verb, ...] = (
     ("pin", "hot", lambda s, ids: s.pin(ids[0], 60)),
     ("unpin", "hot", lambda s, ids: s.unpin(ids[0])),
     ("stats", "none", lambda s, ids: s.stats()),
-    ("flush", "hot", lambda s, ids: s.flush()),
+    ("flush", "hot", lambda s, ids: s.archive_now()),
 )
 
 
@@ -168,7 +168,7 @@ async def _prepare(store: Store | AsyncStore, tier: str, ids: Sequence[str]) -> 
     if tier == "none":
         return
     await _value(store.put_many(_items(ids)))
-    await _value(store.flush())
+    await _value(store.archive_now())
     if tier != "hot":
         await _value(store.demote_many(ids, to="warm" if tier == "warm read" else tier))  # type: ignore[arg-type]
     if tier == "warm read":
@@ -182,7 +182,7 @@ async def _rounds(store: Store | AsyncStore, tally: Tally) -> dict[str, Counts]:
     for n in range(ROUNDS):
         for v, (name, tier, call) in enumerate(VERBS):
             ids = [f"guard-{n}-{v}-{i}" for i in range(MANY)]
-            await _value(store.flush())
+            await _value(store.archive_now())
             await _prepare(store, tier, ids)
             tally.start()
             result = call(store, ids)
@@ -199,7 +199,9 @@ def _near(server_url: str, tally: Tally) -> Counts:
     with counted(server_url, tally, near=True) as (config, archive):
         threading.setprofile(None)
         space = make_space(config, archive, None)
-        with Store(space, RedisExchange(config, server_url, space.forget), archive, url=server_url).open() as store:
+        with Store(
+            space, RedisExchange(config, server_url, space.process.forget), archive, url=server_url
+        ).open() as store:
             store.put("near", "some text")
             poll(lambda: store.get("near") and "near" in store.near.cache, what="a near cache")
             tally.start()
@@ -213,7 +215,7 @@ def measure() -> dict[str, dict[str, Counts]]:
         url, tally = server.socket_url, Tally()
         with counted(url, tally) as (config, archive):
             space = make_space(config, archive, None)
-            with Store(space, RedisExchange(config, url, space.forget), archive).open() as store:
+            with Store(space, RedisExchange(config, url, space.process.forget), archive).open() as store:
                 sync = asyncio.run(_rounds(store, tally))
         peer.flushall()
 
@@ -221,7 +223,7 @@ def measure() -> dict[str, dict[str, Counts]]:
             with counted(url, tally) as (config, archive):
                 space = make_space(config, archive, None)
                 made: Awaitable[AsyncStore] = AsyncStore(
-                    space, AsyncRedisExchange(config, url, space.forget), archive
+                    space, AsyncRedisExchange(config, url, space.process.forget), archive
                 ).open()
                 async with await made as store:
                     return await _rounds(store, tally)

@@ -44,7 +44,7 @@ def main(settings: str, word: str = "") -> None:
         if word != "second":
             for id in IDS:
                 store.put(id, body(id))
-            store.flush()
+            store.archive_now()
             assert all(isinstance(m, Moved) and m.tier == "warm" for m in store.demote_many(IDS))
         print("ready", flush=True)
         sys.stdin.read()

@@ -61,7 +61,7 @@ async def test_the_exact_bytes_come_back_from_every_tier(world: World, content: 
 async def test_the_archive_is_enough_and_xz_opens_it(world: World):
     face = await world.open()
     await face.put("docs/a.md", TEXT)
-    assert await face.flush() == 1
+    assert await face.archive_now() == 1
     placed = await face.where("docs/a.md")
     assert placed.clean
     packed = (world.archive / placed.archived_key).read_bytes()
@@ -204,7 +204,7 @@ async def test_a_deleted_module_is_gone_and_comes_back_as_a_greater_version(worl
     assert await face.list() == []
     with pytest.raises(NotFound):
         await face.promote("a")
-    await face.flush()  # the tombstone goes to the archive, and its record goes
+    await face.archive_now()  # the tombstone goes to the archive, and its record goes
     assert world.usage() == {} == await face.recount()
     assert any(name.endswith(".deleted") for name in world.objects())
     again = await face.put("a", "2")
@@ -248,7 +248,7 @@ async def test_where_says_what_it_is(world: World):
     assert (warm.tier, warm.clean, warm.ttl_ms) == ("warm", False, None)
     assert warm.ratio is not None
     assert warm.stored_bytes == world.raw.strlen(world.shard("a").frame("a")) < 3000
-    await face.flush()
+    await face.archive_now()
     clean = await face.where("a")
     assert clean.clean
     assert clean.dirty_since_ms is None
@@ -334,7 +334,7 @@ async def test_every_move(world: World, clean: bool, start: str, call: str, to: 
     await face.put("a", content)
     await face.put("other", "x")
     if clean:
-        await face.flush()
+        await face.archive_now()
     if start != "hot":
         await face.demote("a", to=start)
     result = await (face.promote("a") if call == "promote" else face.demote("a", to=to))
@@ -641,9 +641,9 @@ async def test_the_sweep_leaves_the_greatest_version_of_each_module_and_nothing_
     for round_ in range(3):
         for id in ("a", "a/b", "gone"):
             await face.put(id, f"{id} {round_}")
-        await face.flush()
+        await face.archive_now()
     await face.delete("gone")
-    await face.flush()
+    await face.archive_now()
     (world.archive / "t" / "modules" / "a" / "README").write_text("somebody else's")
     assert await face.run(sweep(face.space)) > 0
     left = [name for name in world.objects() if "/modules/" in name]
@@ -662,8 +662,8 @@ async def test_flush_archives_everything_now(world: World):
     await face.put_many([Item(f"m/{i}", text_of(50, str(i))) for i in range(150)])
     await face.demote_many([f"m/{i}" for i in range(20)])
     await face.delete("m/0")
-    assert await face.flush() == 150  # 149 and a tombstone
-    assert await face.flush() == 0
+    assert await face.archive_now() == 150  # 149 and a tombstone
+    assert await face.archive_now() == 0
     assert (await face.stats()).dirty_count == 0
     for i in range(1, 150):
         assert (await face.where(f"m/{i}")).clean
@@ -677,13 +677,13 @@ async def test_two_namespaces_do_not_mix(world: World):
     await one.put("a", "one")
     await two.put("a", "two")
     await two.put("b", "two")
-    await one.flush()
-    await two.flush()
+    await one.archive_now()
+    await two.archive_now()
     assert [(await face.get("a")).text for face in (one, two)] == ["one", "two"]
     assert (await one.list(), sorted(await two.list())) == (["a"], ["a", "b"])
     assert await one.get("b") is None
     await one.delete("a")
-    await one.flush()
+    await one.archive_now()
     await one.run(sweep(one.space))
     await two.demote("a", to="cold")
     assert (await two.get("a")).text == "two"
@@ -748,3 +748,11 @@ async def test_uses_that_were_gathered_are_sent_on_close(world: World):
         await face.get("a")
     await face.close()
     assert (await (await world.open()).where("a")).uses == 7
+
+
+async def test_flush_is_a_deprecated_name_of_archive_now(world: World) -> None:
+    face = await world.open()
+    await face.put("a", "text")
+    with pytest.warns(DeprecationWarning, match=r"call archive_now\(\)"):
+        assert await face.flush() == 1
+    assert await face.archive_now() == 0

@@ -77,7 +77,7 @@ def store(open_store: Callable[..., Store]) -> Store:
     store = open_store()
     for id in ("m/0", "m/1", "m/2", "m/3"):
         store.put(id, TEXT[id], content_type="text/plain", meta={"id": id})
-    store.flush()
+    store.archive_now()
     assert all(m.tier == "cold" for m in store.demote_many(["m/0", "m/1"], to="cold"))  # type: ignore[union-attr]
     store.demote("m/2")
     for id in ("m/4", "m/5"):
@@ -116,12 +116,12 @@ def test_while_the_archive_is_away(store: Store, s3: FaultyS3, name: str):
         assert store.get("none") is None  # the records are enough to tell a miss
         if name != "cuts bodies":  # PUTs have none
             with in_time(), pytest.raises(Unavailable):
-                store.flush(deadline_s=DEADLINE_S)
+                store.archive_now(deadline_s=DEADLINE_S)
             stats = store.stats()
             assert (stats.dirty_count, stats.count) == (2, 6)
         store.put("m/6", "while it is away")
     assert store.get("m/0").content == TEXT["m/0"]  # type: ignore[union-attr]
-    store.flush()
+    store.archive_now()
     assert store.stats().dirty_count == 0
     all_is_well(store)
 
@@ -142,7 +142,7 @@ def test_what_a_server_may_do_wrong_without_harm(store: Store, s3: FaultyS3, nam
         for id, content in TEXT.items():
             assert store.get(id).content == content  # type: ignore[union-attr]
         store.run(put(store.space, Item("m/4", TEXT["m/4"], durability="archived")))
-        assert store.flush() == 1
+        assert store.archive_now() == 1
         assert all(m.tier == "cold" for m in store.demote_many(TEXT, to="cold"))  # type: ignore[union-attr]
         all_is_well(store)
         assert store.run(sweep_plan(store.space), deadline_s=30) == 0
@@ -151,7 +151,7 @@ def test_what_a_server_may_do_wrong_without_harm(store: Store, s3: FaultyS3, nam
 
 def test_dropped_metadata_costs_descriptions_and_no_bytes(store: Store, s3: FaultyS3, server: TestServer):
     """Where a server drops metadata, `sidecar: always` keeps it."""
-    store.flush()
+    store.archive_now()
     with server.client() as raw:
         raw.flushall()
     with s3.fault("drop-metadata"):
@@ -287,7 +287,7 @@ def test_an_answer_that_is_no_listing_is_no_empty_archive(
     open_store: Callable[..., Store], store: Store, s3: FaultyS3, fault: Any
 ):
     """Redis has lost all. Nothing may be taken for a miss, and no shard for compared with the archive."""
-    store.flush()
+    store.archive_now()
     keys = set(s3.objects)
     store._driver.run(wipe(store.space))
     with s3.fault(fault, "LIST"):
@@ -362,7 +362,7 @@ def test_one_object_that_cannot_be_read_keeps_no_other(open_store: Callable[...,
     ids = [f"n/{i}" for i in range(40)]
     for put_twice in range(2):
         store.put_many([Item(id, f"{id} {put_twice}") for id in ids])
-        store.flush()
+        store.archive_now()
     for found in s3.objects.values():
         found.headers.clear()
     store._driver.run(wipe(store.space))
@@ -408,7 +408,7 @@ def test_an_object_that_may_not_be_deleted_keeps_no_other(open_store: Callable[.
 def test_where_the_archive_does_not_answer_a_rescue_ends(open_store: Callable[..., Store], s3: FaultyS3):
     store = open_store(storage_tiers__cold__sidecar="never")
     store.put_many([Item(f"n/{i}", f"{i}") for i in range(40)])
-    store.flush()
+    store.archive_now()
     for found in s3.objects.values():
         found.headers.clear()
     store._driver.run(wipe(store.space))

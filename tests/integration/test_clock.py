@@ -51,7 +51,7 @@ async def test_flush_archives_what_is_dirty_whatever_the_clock_says(world: World
     for i in range(5):
         await face.put(f"m{i}", "x")
     set_back(world, world.raw, ROOT)
-    assert await face.flush() == 5
+    assert await face.archive_now() == 5
     assert (await face.stats()).dirty_count == 0
 
 

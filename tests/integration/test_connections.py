@@ -419,9 +419,9 @@ async def test_a_call_ends_at_its_deadline_beside_a_longer_one(
         await asyncio.sleep(0.1)
     with frozen(own_server):
         long_s = HANG_S * 3
-        assert await _beside(store.flush(deadline_s=long_s), store.get("a")) < HANG_S
-        assert await _beside(store.flush(deadline_s=long_s), store.put("a", "a")) < HANG_S
-        assert await _beside(store.flush(deadline_s=long_s), store.get_many(["a", "b"])) < HANG_S
+        assert await _beside(store.archive_now(deadline_s=long_s), store.get("a")) < HANG_S
+        assert await _beside(store.archive_now(deadline_s=long_s), store.put("a", "a")) < HANG_S
+        assert await _beside(store.archive_now(deadline_s=long_s), store.get_many(["a", "b"])) < HANG_S
     await assert_own_contents(store)
     await store.close()
 
@@ -429,7 +429,7 @@ async def test_a_call_ends_at_its_deadline_beside_a_longer_one(
 async def test_the_longer_call_is_not_ended_by_the_shorter_one(own_server: TestServer, tmp_path: Path) -> None:
     store = await opened(own_server.url, tmp_path, deadline="300ms")
     with frozen(own_server):
-        flush = asyncio.create_task(store.flush(deadline_s=60))
+        flush = asyncio.create_task(store.archive_now(deadline_s=60))
         await asyncio.sleep(0.05)
         await seconds(store.get("a"), Unavailable)
         await seconds(store.get("b"), Unavailable)
@@ -471,7 +471,7 @@ async def test_connecting_ends_at_the_deadline_of_who_connects(
     if not connected:
         kill_all(own_server)
     with frozen(own_server):
-        assert await seconds(face.flush(deadline_s=0.5), Unavailable) < HANG_S
+        assert await seconds(face.archive_now(deadline_s=0.5), Unavailable) < HANG_S
     await face.close()
 
 

@@ -30,7 +30,7 @@ def reported(function):
 def all_of_it():
     assert store.put("durable", "d", durability="archived").tier
     store.put_many([distier.Item(f"m{i}", str(i)) for i in range(20)])
-    n = store.flush()
+    n = store.archive_now()
     assert n >= 20, n
     ids = [f"m{i}" for i in range(20)]
     assert all(moved.tier == "cold" for moved in store.demote_many(ids, to="cold"))
@@ -43,7 +43,7 @@ def all_of_it():
 async def all_of_it_awaited(store):
     assert (await store.put("durable", "d", durability="archived")).tier
     await store.put_many([distier.Item(f"m{i}", str(i)) for i in range(20)])
-    n = await store.flush()
+    n = await store.archive_now()
     assert n >= 20, n
     assert (await store.demote("m1", to="cold")).tier == "cold"
     assert (await store.get("m1")).text == "1"

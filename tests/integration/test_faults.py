@@ -51,7 +51,7 @@ def every_call(face: Face) -> list[Awaitable[Any]]:
     return [
         face.get("a"), face.get("none"), face.get_many(["a", "none"]), face.put("a", "y"), face.delete("a"),
         face.exists("a"), face.where("a"), face.list(), face.promote("a"), face.demote("a"), face.pin("a", 5),
-        face.unpin("a"), face.stats(), face.flush(deadline_s=DEADLINE_S), face.events(since="0", wait=False),
+        face.unpin("a"), face.stats(), face.archive_now(deadline_s=DEADLINE_S), face.events(since="0", wait=False),
     ]  # fmt: skip
 
 
@@ -269,7 +269,7 @@ async def test_the_archive_down_is_an_error_for_what_needs_it_and_nothing_else(w
         await fails_in_time(face, face.get_many(["hot", "cold"]), ArchiveUnavailable)
         await fails_in_time(face, face.promote("cold"), ArchiveUnavailable)
         await fails_in_time(face, face.demote("warm"), ArchiveUnavailable)  # it is dirty
-        await fails_in_time(face, face.flush(deadline_s=DEADLINE_S), ArchiveUnavailable)
+        await fails_in_time(face, face.archive_now(deadline_s=DEADLINE_S), ArchiveUnavailable)
         for id in ("hot", "warm"):
             assert (await face.get(id)).text == id
         assert (await face.where("cold")).tier == "cold"
@@ -282,7 +282,7 @@ async def test_the_archive_down_is_an_error_for_what_needs_it_and_nothing_else(w
     finally:
         away.rename(world.archive)
     assert (await face.get("cold")).text == "cold"
-    assert await face.flush() == 3
+    assert await face.archive_now() == 3
 
 
 async def test_a_full_cache_with_the_archive_down_refuses_writes_and_loses_nothing(world: World):
@@ -339,7 +339,7 @@ async def test_a_stalled_archive_holds_nobody_past_the_deadline(world: World):
 
 
 async def test_a_reader_that_died_with_the_lease_holds_nobody_up(world: World):
-    face = await world.open(deadline="3s")
+    face = await world.open(deadline="6s")  # patience is half a deadline, 2 s at most
     await face.put("a", "x")
     await face.demote("a", to="cold")
     world.raw.set(world.shard("a").lease("a"), "a process that is dead", px=10_000)

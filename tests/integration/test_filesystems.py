@@ -222,7 +222,7 @@ def refused(store: Store, id: str) -> str:
             store.put(id, b"x", durability=durability)
     bad, good = store.put_many([Item(id, b"x"), Item("good", b"x")])
     assert isinstance(bad, Invalid) and not isinstance(good, Exception)
-    assert store.get(id) is None and store.flush() >= 0
+    assert store.get(id) is None and store.archive_now() >= 0
     assert store.stats().dirty_count == 0
     return str(bad)
 
@@ -236,7 +236,7 @@ def test_an_id_whose_key_would_be_too_long_is_refused(opened: Callable[..., Stor
     for id in filter(None, ["a" * left, "B" * left]):
         store.put(id, b"x", durability="archived")
         store.put(id, b"y", content_type="application/jsonl")
-    assert store.flush() == min(left, 1) * 2
+    assert store.archive_now() == min(left, 1) * 2
     if left < 256:
         refused(store, "a" * (left + 1))
 
@@ -256,7 +256,7 @@ def test_an_id_that_the_file_system_cannot_take_is_refused(
         assert sign in refused(store, f"skills{sign}pdf")
     store.put("\u00fc" * (name_bytes // 6), b"x", durability="archived")
     store.put("skills/pdf!", b"x", durability="archived")
-    assert store.flush() == 0
+    assert store.archive_now() == 0
 
 
 def test_names_that_lose_their_last_dot_are_refused(

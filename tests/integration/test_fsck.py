@@ -21,9 +21,10 @@ import redis
 
 from distier import Store, connect
 from distier.cli import run
-from distier.domain.keys import KEYSPACE, KeyKind, Shard
+from distier.domain.keys import Shard
 from distier.domain.module import Module
 from distier.domain.order import Order
+from distier.domain.schema import KEYSPACE, KeyKind
 from distier.errors import Corrupt, DistierError
 from distier.plans.fleet.maintain import expire_warm, recount
 from distier.plans.fleet.sweep import sweep
@@ -90,7 +91,7 @@ def place(redis_url: str, server: TestServer, tmp_path: Path) -> Iterator[Settin
     )  # fmt: skip
     for id in IDS:
         store.put(id, text(id), content_type="text/markdown", keywords=["k"], meta={"m": id})
-    store.flush()
+    store.archive_now()
     store.demote_many(["warm", "cold"])
     store.demote("cold")
     for id in ("hot-dirty", "warm-dirty"):
@@ -267,7 +268,7 @@ def test_the_table_of_kinds_is_tried(place: Setting):
 
 def test_a_tombstone_that_never_expires_gets_its_ttl(place: Setting):
     place.store.delete("hot")
-    place.store.flush()
+    place.store.archive_now()
     assert place.fsck().found.keys() <= {"unneeded-objects"}
     place.raw.persist(place.module("hot"))
     assert serious(place.fsck(repair=True)) == {"tombstone-no-ttl"}
@@ -292,7 +293,7 @@ def test_a_read_finds_the_greater_object_by_itself(place: Setting):
 
 def test_garbage_is_noted_and_swept(place: Setting):
     place.store.put("hot", b"newer")
-    place.store.flush()
+    place.store.archive_now()
     foreign = place.root / "t/modules/hot/README"
     foreign.write_text("hello")
     place.raw.set(place.shard.root + "something", "x")
@@ -357,10 +358,10 @@ def test_tombstones_go_after_the_grace_and_when_nothing_else_is_left(place: Sett
     def swept() -> int:
         return place.store.run(sweep(place.store.space))
 
-    place.store.flush()
+    place.store.archive_now()
     swept()
     place.store.delete("cold")
-    place.store.flush()
+    place.store.archive_now()
     assert swept() == 2  # the old version and its sidecar
     tombstone = place.key("cold")
     assert tombstone.suffix == ".deleted"
@@ -397,7 +398,7 @@ def test_a_damaged_record_keeps_the_sweep_from_its_module_only(place: Setting):
     place.store.put("hot", b"newer")
     place.store.put("warm", b"newer")
     place.store.put("cold", b"newer")
-    place.store.flush()
+    place.store.archive_now()
     place.raw.hset(place.module("warm"), "ver", "many")
     place.raw.delete(place.module("cold"))
     place.raw.set(place.module("cold"), "foreign")
@@ -563,7 +564,7 @@ def test_the_commands_and_their_exit_codes(place: Setting, cli: Cli):
     assert code == 6
     assert "damaged-object" in out
     place.store.put("hot", "newer")
-    place.store.flush()
+    place.store.archive_now()
     assert cli("sweep")[0] == 0
     code, out = cli("rescue", "--dry-run", "--json")
     assert (code, json.loads(out)["known"]) == (0, 5)

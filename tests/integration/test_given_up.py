@@ -40,7 +40,7 @@ def leases(world: World) -> list[bytes]:
 async def cold(world: World) -> Any:
     face = await world.open(deadline="30s", storage_tiers__cold__archive_after="0s")
     await face.put("a", "x")
-    await face.flush()
+    await face.archive_now()
     await face.demote("a", to="cold")
     return face
 

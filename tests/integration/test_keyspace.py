@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from distier import Item, Store, connect
-from distier.domain.keys import KEYSPACE
-from distier.domain.keyspace_doc import EXAMPLES, FCALLS, LOAD, render
+from distier.domain.schema import KEYSPACE
 from distier.lua import library
 from distier.plans.common.leases import take_lease
 from distier.plans.fleet.leases import join
@@ -26,6 +25,7 @@ from distier.plans.fleet.quotas import balance
 from distier.plans.recovery.adopt import need_record
 from distier.plans.tier.peers import Ask, DiskSums, ask
 from distier.worker import Worker
+from docs.generate.keyspace import EXAMPLES, FCALLS, LOAD, render
 from tests.servers import TestServer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -69,7 +69,7 @@ def broad_workload(store: Store) -> None:
         store.run(maintain(store.space, shard, lambda did: None), deadline_s=30)
         store.run(iter(take_lease(shard, shard.lease("m/1"), "somebody", 60_000)))
         store.run(iter(take_lease(shard, shard.write_back_lease("m/1"), "somebody", 60_000)))
-    store.flush()
+    store.archive_now()
     assert Worker(store).run_once()
     store.run(join(store.space, "host-1-abc", {}, 60_000))
     store.put("m/18", "dirty again")
@@ -151,7 +151,7 @@ def look_at_all(server: TestServer, archive: Path) -> dict[str, str]:
         store.demote("notes/old")
         landed = store.put("skills/pdf", "# PDF\n\nHow to fill forms.\n", keywords=["pdf"], tokens=9)
         look(store, "dirty", "done")
-        store.flush()
+        store.archive_now()
         store.promote("notes/old")
         store.demote("notes/old")
         store.pin("skills/pdf", 3600)

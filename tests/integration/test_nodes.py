@@ -162,7 +162,7 @@ def counted(face: Face) -> Counter[str]:
 async def put_clean(face: Face, *ids: str, version: int = 1) -> None:
     for id in ids:
         await face.put(id, body(id, version))
-    await face.flush()
+    await face.archive_now()
 
 
 # -- one node -------------------------------------------------------------------------------------------------------
@@ -228,11 +228,11 @@ async def test_dirty_versions_stay_in_redis_until_they_are_archived(world: Nodes
     with pytest.raises(ArchiveUnavailable):
         await a.demote("m", to="cold")
     with pytest.raises(ArchiveUnavailable):
-        await a.flush()
+        await a.archive_now()
     assert world.raw.pttl(shard.frame("m")) == -1
     assert (await a.get("m")).content == body("m")
     spy.archive_down = False
-    await a.flush()
+    await a.archive_now()
     assert not world.raw.exists(shard.frame("m")), "clean: it went to the disk"
     spy.reset()
     assert (await a.get("m")).tier == "warm"
@@ -246,7 +246,7 @@ async def test_both_keeps_a_frame_in_redis_as_well(world: Nodes) -> None:
     await a.put("d", body("d"))
     assert (await a.demote("m")).tier == "warm"
     await a.demote("d")
-    await a.flush()
+    await a.archive_now()
     for id in ("m", "d"):
         assert world.raw.pttl(world.shard(id).frame(id)) > 0
         assert (await a.where(id)).tier == "warm"
@@ -303,7 +303,7 @@ async def test_a_new_version_is_what_is_read_wherever_it_was_put(world: Nodes) -
     assert (await a.get("m")).content == body("m", 2)
     await other.demote("m")
     assert (await a.get("m")).content == body("m", 2)
-    await other.flush()
+    await other.archive_now()
     await other.demote("m", to="cold")
     spy = Spy(a)
     assert (await a.get("m")).content == body("m", 2)
@@ -344,7 +344,7 @@ async def test_memory_pressure_with_the_worker(world: Nodes) -> None:
         versions[id] = versions.get(id, 0) + 1
         await face.put(id, body(id, versions[id]))
         if n % 9 == 0:
-            await a.flush()
+            await a.archive_now()
             await a.maintain()
         usage = world.usage()
         assert usage.get("hot_bytes", 0) <= 20_000
@@ -354,7 +354,7 @@ async def test_memory_pressure_with_the_worker(world: Nodes) -> None:
             old = f"m{n * 3 % 40}"
             if old in versions:
                 assert (await face.get(old)).content == body(old, versions[old])
-    await a.flush()
+    await a.archive_now()
     for face in (a, b):
         found = await face.get_many(versions)
         assert {id: m.content for id, m in found.items()} == {id: body(id, v) for id, v in versions.items()}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from distier.domain.outcome import Refusal
 from distier.effects import Plan
 from distier.errors import Conflict
 from distier.lua import Adopted, Adoption, Refused, Reserved, adopt, reserve
@@ -55,7 +56,7 @@ def test_conditional_writes_take_turns_and_pass_a_dead_one(open_store: Open) -> 
 
     first = store.run(plan("aa"))
     assert isinstance(first, Reserved)
-    assert store.run(plan("bb")) == Refused("BUSY", "aa")
+    assert store.run(plan("bb")) == Refused(Refusal.BUSY, "aa")
     assert isinstance(store.run(plan("aa")), Reserved), "its own place keeps nobody from trying again"
     # nobody goes on with `aa`: the next one waits for two seconds, and then does not wait any more
     assert store.put("a", "y", if_version=version, durability="archived").version.ver > first.ver
@@ -87,7 +88,7 @@ def test_a_module_key_of_a_foreign_type_stops_no_rescue(open_store: Open, redis_
 def test_foreign_ids_in_the_warm_set_keep_no_round_from_ending(open_store: Open, server: Any) -> None:
     store = open_store()
     store.put("a", "text " * 100)
-    store.flush()
+    store.archive_now()
     store.demote("a", to="warm")
     shard = store.space.shard("a")
     with server.client() as raw:
@@ -110,7 +111,7 @@ def test_a_lease_of_a_dead_worker_does_not_outlast_the_patience(open_store: Open
         """A worker that dies between its lease and its upload."""
         one = _write_back_alone(store.space, shard, "a")
         effect = next(one)
-        while "SET" not in getattr(effect, "words", ()):
+        while "SET" not in getattr(effect, "args", ()):
             effect = one.send((yield effect))
         yield effect
         one.close()

@@ -21,10 +21,10 @@ def test_the_archive_comes_back_by_the_loop_of_the_page(redis_url: str, tmp_path
                  storage_tiers__cold__directory=tmp_path / "archive") as store:  # fmt: skip
         put(store, ids, "old")
         store.put("gone", b"x", content_type="text/markdown")
-        store.flush()
+        store.archive_now()
         put(store, ids, "new")
         store.delete("gone")
-        store.flush()
+        store.archive_now()
     page = (ROOT / "docs" / "ARCHIVE.md").read_text("utf-8")
     loop = "\n".join(re.findall(r"^    ((?:out=| *cd | *find |    |done).*)$", page, re.MULTILINE))
     assert loop.startswith("out=") and loop.endswith("done")

@@ -114,7 +114,7 @@ def test_a_sampler_under_load_never_sees_more_than_the_total(valkey_server: Test
                 thread.join()
         assert not errors and not over[:3]
         assert sum_of(store.run(settled(store.space)).quotas) == TOTAL
-        store.flush()
+        store.archive_now()
         for shard in store.space.keys.shards:
             with valkey_server.client() as raw:
                 kept = {k.decode(): int(v) for k, v in raw.hgetall(shard.usage).items() if int(v)}

@@ -24,7 +24,7 @@ async def opened(world: World) -> Face:
     face = await world.open(deadline=f"{DEADLINE_S:g}s", storage_tiers__promotion_threshold=1)
     for id in ("hot", "warm", "cold", "cold2"):
         await face.put(id, id)
-    await face.flush()
+    await face.archive_now()
     await face.demote("warm", to="warm")
     for id in ("cold", "cold2"):
         await face.demote(id, to="cold")

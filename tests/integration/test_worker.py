@@ -62,7 +62,7 @@ def test_a_loss_shows_in_stats_and_events_and_the_worker_brings_all_back(
     with connect(settings(server, tmp_path)) as store:
         for i in range(8):
             store.put(f"m{i}", b"%d" % i)
-        store.flush()
+        store.archive_now()
         before = store.stats().epochs[0]
         assert (before.epoch, before.verified) == (1, True)
         with server.client() as client:

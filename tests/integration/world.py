@@ -67,7 +67,7 @@ class Face:
         return sums
 
 
-async def until(true: Callable[[], object], *, what: str, timeout_s: float = 10.0) -> None:
+async def until(true: Callable[[], object], *, what: str, timeout_s: float = 60.0) -> None:
     """As `servers.poll`, without holding the event loop."""
     end = time.monotonic() + timeout_s
     while not true():

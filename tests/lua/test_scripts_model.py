@@ -25,8 +25,9 @@ from hypothesis.stateful import (
 )
 
 from distier import lua
-from distier.domain.keys import KEYSPACE, Shard
+from distier.domain.keys import Shard
 from distier.domain.order import Order, parse_version
+from distier.domain.schema import KEYSPACE
 from distier.effects import RunScript, T
 from distier.lua import Applied, Limit, Move, Put, Refused, Replayed, Write
 from distier.stores.redis import Exchange

@@ -7,12 +7,10 @@ from typing import Any
 
 from distier.domain.archived import object_key
 from distier.domain.module import parse_record
+from distier.domain.schema import BUDGETS, State, state_of
 from distier.plans.fleet.maintain import recount
 from distier.plans.get.one import get
 from tests.fakes import World, ids_of
-
-BUDGETS = {"hot_tokens": "hot_tokens", "hot_bytes": "hot_bytes", "warm_count": "warm_modules",
-           "warm_frame_bytes": "warm_bytes"}  # fmt: skip
 
 
 def audit(world: World) -> None:
@@ -20,26 +18,37 @@ def audit(world: World) -> None:
     state, shard = world.dump(), world.shard
     usage, limits = numbers(state, shard.usage), numbers(state, shard.limits)
     assert usage == world.run(recount(world.space, shard))
-    for name, limit in BUDGETS.items():
+    for limit, name in BUDGETS.items():
         assert usage.get(name, 0) <= limits.get(limit, 0), f"{name} exceeds its budget: {usage}, {limits}"
     records = {shard.id_of(k.encode()): (v, ttl) for k, (_, v, ttl) in state.items() if ":module:" in k}
-    for key, score_of in ((shard.hot, b"hot"), (shard.warm, b"warm")):
-        assert members(state, key) == {id for id, (r, _) in records.items() if r[b"tier"] == score_of}
-    assert members(state, shard.dirty) == {id for id, (r, _) in records.items() if r[b"clean"] == b"0"}
+    states = {id: state_in(id, record) for id, (record, _) in records.items()}
+    for name, key in (("hot", shard.hot), ("warm", shard.warm), ("dirty", shard.dirty)):
+        assert members(state, key) == {id for id, s in states.items() if name in s.sets}, f"the set {name}"
     for id, (record, ttl) in records.items():
-        audit_copy(state, world, id, record, ttl)
+        audit_copy(state, world, id, states[id], record, ttl)
 
 
-def audit_copy(state: dict[str, Any], world: World, id: str, record: dict[bytes, bytes], ttl: int) -> None:
-    clean, tier, frame = record[b"clean"] == b"1", record[b"tier"], state.get(world.shard.frame(id))
-    assert ttl == -1 or (tier == b"deleted" and clean), f"the record of {id} has a TTL"
-    assert (b"content" in record) == (tier == b"hot")
-    assert frame is None or tier == b"warm", f"{id} is {tier!r} and still has a frame"
-    if frame is not None:
-        assert (frame[2] > 0) == clean, f"{id}: TTL {frame[2]}, clean {clean}"
-    if not clean:
-        assert tier in (b"hot", b"deleted") or frame is not None, f"the only copy of {id} is gone"
-    elif tier != b"deleted":
+def state_in(id: str, record: dict[bytes, bytes]) -> State:
+    found = state_of(record[b"tier"].decode(), clean=record[b"clean"] == b"1")
+    assert found is not None, f"{id} is in no state of the lifecycle: {record}"
+    return found
+
+
+def audit_copy(
+    state: dict[str, Any], world: World, id: str, is_in: State, record: dict[bytes, bytes], ttl: int
+) -> None:
+    """The copies and TTLs of a module are those of its state."""
+    frame = state.get(world.shard.frame(id))
+    assert (ttl > 0) == (is_in.ttl_ms is not None), f"the record of {id} ({is_in}) has a TTL of {ttl}"
+    assert (b"content" in record) == is_in.content, f"{id}: {is_in}"
+    if not is_in.frame:
+        assert frame is None, f"{id} is {is_in} and still has a frame"
+    elif is_in.frame == "lasting":
+        assert frame is not None, f"the only copy of {id} is gone"
+        assert frame[2] == -1, f"{id} is dirty, and its frame has a TTL of {frame[2]}"
+    elif frame is not None:
+        assert frame[2] > 0, f"{id} is clean, and its frame has no TTL"
+    if is_in.is_module and is_in.clean:
         known = parse_record(id, record)
         assert known is not None
         key = object_key(world.space.namespace, known)

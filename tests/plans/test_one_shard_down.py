@@ -15,6 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from distier.domain.keys import Shard
+from distier.domain.outcome import Outcome
 from distier.drive.sync import SyncDriver
 from distier.effects import Plan
 from distier.errors import DistierError, RedisUnavailable, Unavailable
@@ -154,11 +155,11 @@ def test_a_share_is_refused_and_the_ledger_left_when_a_shard_goes_in_the_middle(
 
 
 def test_keep_passes_over_a_server_that_is_away_and_over_nothing_else(client: Client) -> None:
-    def raises(error: Exception) -> Plan[str]:
+    def raises(error: Exception) -> Plan[Outcome]:
         yield from ()
         raise error
 
-    assert client.run(keep(raises(RedisUnavailable("away")))) == "unavailable: away"
+    assert client.run(keep(raises(RedisUnavailable("away")))) is Outcome.UNAVAILABLE
     assert client.driver.counters.snapshot()["keeps.failed"] == 1
     with pytest.raises(DistierError, match="wrong password"):
         client.run(keep(raises(DistierError("wrong password"))))

@@ -14,10 +14,10 @@ import pytest
 
 from distier.effects import Effect, Plan
 from distier.errors import Recovering
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.get.many import get_many
 from distier.plans.get.one import get
-from distier.plans.get.scan import Listing
+from distier.plans.get.scan import IdScan
 from distier.plans.get.where import exists, where_in_redis
 from distier.plans.put.delete import delete
 from distier.plans.put.one import put as put_plan
@@ -68,21 +68,21 @@ def restored(world: World) -> None:
     world.restore(snapshot)
     # Another life of the server, which fakeredis cannot tell: the shard's epoch is gone.
     world.ask([("HDEL", world.shard.epoch, "epoch", "verified")])
-    world.space.forget()
+    world.space.process.forget()
     world.run(recover(world.space, world.shard))
     assert dump(world.ask)  # the old record is there
 
 
-def where_it_is(space: Space, id: str) -> Plan[str | None]:
+def where_it_is(space: Namespace, id: str) -> Plan[str | None]:
     found = yield from where_in_redis(space, id)
     return None if found is None else str(found.version)
 
 
-def hot(space: Space, id: str) -> Plan[str]:
+def hot(space: Namespace, id: str) -> Plan[str]:
     return (yield from promote(space, id)).tier
 
 
-READS: dict[str, Callable[[Space], Plan[Any]]] = {
+READS: dict[str, Callable[[Namespace], Plan[Any]]] = {
     "get": lambda space: get(space, "a"),
     "get_many": lambda space: _one_of_many(space),
     "exists": lambda space: exists(space, "a"),
@@ -93,7 +93,7 @@ READS: dict[str, Callable[[Space], Plan[Any]]] = {
 }
 
 
-def _one_of_many(space: Space) -> Plan[Any]:
+def _one_of_many(space: Namespace) -> Plan[Any]:
     return (yield from get_many(space, ["x", "a", "y"]))["a"]
 
 
@@ -165,11 +165,11 @@ def test_a_listing_after_a_loss_lacks_nothing() -> None:
     world = World.make()
     put(world, "old")
     emptied(world)
-    walk = Listing(world.space, "", None, None)
+    walk = IdScan(world.space, "", None, None)
     assert world.run(walk.step()) == [("a", "cold")]
 
     emptied(world)
-    walk = Listing(world.space, "", None, None)
+    walk = IdScan(world.space, "", None, None)
     with pytest.raises(Recovering, match="a listing might lack modules"):
         world.process("reader", archive_down=True).run(walk.step())
 
@@ -187,15 +187,15 @@ def test_a_durable_no_is_durable() -> None:
         def failed_over(world: World = world, before: Any = before) -> None:
             world.restore(world.snapshot().__class__(before, world.objects()))
             world.ask([("HDEL", world.shard.epoch, "epoch", "verified")])
-            known = dict(world.space.states)  # another process begins the epoch: this one has not heard of it
+            known = dict(world.space.process.epochs)  # another process begins the epoch: this one has not heard of it
             world.run(recover(world.space, world.shard))
-            world.space.states.update(known)
+            world.space.process.epochs.update(known)
 
         deleter = Interrupted(world.redis, world.archive, "deleter", after=at, happens=failed_over)
         said.add(deleter.run(delete(world.space, "a", durability="archived")))
         if deleter.after >= 0:
             break
-        world.space.forget()
+        world.space.process.forget()
         assert world.run(get(world.space, "a")) is None, (
             f"it is back, with a failover after effect {at} of {deleter.effects}"
         )

@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 import pytest
 
+from distier.domain.outcome import Refusal
 from distier.effects import Effect, Plan
 from distier.errors import DistierError, Unavailable
 from distier.lua import Refused, ledger, limit
@@ -274,7 +275,7 @@ def test_an_old_version_neither_commits_nor_sets_limits() -> None:
     old = run(world, settled(world.space))
     assert run(world, move_quotas(world.space, old, {0: old.quotas[1], 1: old.quotas[0]}))
     late = run(world, iter(ledger(first, old.version, "f" * 32, {"0": "400 0 0 0"})))
-    assert late == Refused("CHANGED")
+    assert late == Refused(Refusal.CHANGED)
     assert isinstance(run(world, iter(limit(first, old.version - 1, (400, 0, 0, 0)))), Refused)
 
 
@@ -300,10 +301,10 @@ def test_a_worker_that_lost_its_lease_moves_nothing() -> None:
 
 
 def reopened(world: World, **overrides: Any) -> World:
-    from distier.plans.common.space import Space
+    from distier.plans.common.namespace import Namespace
 
     config = world.space.config.with_overrides(**overrides)
-    other = World(Space(config, world.space.counter, False), world.redis, world.archive)
+    other = World(Namespace(config, world.space.counter, False), world.redis, world.archive)
     run(other, open_space(other.space))
     run(other, open_quotas(other.space))
     return other

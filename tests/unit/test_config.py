@@ -27,12 +27,12 @@ from distier.config import (
     parse_sentinel_url,
     parse_size_bytes,
 )
-from distier.domain.config_doc import render
 from distier.errors import ConfigError
 from distier.policy.transform import TRANSFORMS
 from distier.stores.redis import AsyncRedisExchange, RedisExchange
 from distier.stores.redis.aio_cluster import AsyncClusterExchange
 from distier.stores.redis.cluster import ClusterExchange
+from docs.generate.config import render
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from distier.domain.schema import BUDGETS
 from distier.effects import Command, Pipeline, Plan, collect
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.tier.peers import DiskSums, look_for_nodes, read_nodes
 
 
@@ -141,7 +142,7 @@ class Stats:
         return self.counters.get("misses", 0)
 
 
-def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = NearStats()) -> Plan[Stats]:
+def read_stats(space: Namespace, counters: Mapping[str, int], near: NearStats = NearStats()) -> Plan[Stats]:
     """The sums over all shards, from the accounts that the scripts keep: a few round trips, however large."""
     calls: list[Command[dict[str, int]]] = [
         Command(shard, ("HGETALL", key), _numbers) for shard in space.keys.shards for key in (shard.usage, shard.limits)
@@ -174,9 +175,9 @@ def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = Near
 
 
 def _quota_of(shard: int, usage: Mapping[str, int], limits: Mapping[str, int]) -> ShardQuota:
-    names = (("hot_tokens", "hot_tokens"), ("hot_bytes", "hot_bytes"), ("warm_count", "warm_modules"),
-             ("warm_frame_bytes", "warm_bytes"))  # fmt: skip
-    return ShardQuota(shard, *(n for used, limit in names for n in (usage.get(used, 0), limits.get(limit, 0))))
+    return ShardQuota(
+        shard, *(n for limit, used in BUDGETS.items() for n in (usage.get(used, 0), limits.get(limit, 0)))
+    )
 
 
 def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:

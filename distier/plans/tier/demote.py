@@ -7,16 +7,17 @@ from typing import Any
 
 from distier.domain.keys import Shard
 from distier.domain.module import Moved, Record, Tier
+from distier.domain.outcome import Outcome
 from distier.effects import Count, LocalDelete, Parallel, Plan
 from distier.errors import DistierError, Invalid
 from distier.lua import Move, Over
 from distier.lua import demote as demote_script
 from distier.plans.common.commands import chunks
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.adopt import need_record
 from distier.plans.tier.room import CANDIDATES_MAX, Hot, Stuck, drop_from_warm, find_room, look_at_hot, past, step_down
 from distier.plans.tier.writeback import write_back
-from distier.policy.evict import Need, still_missing
+from distier.policy.eviction.victims import Need, still_missing
 
 ROUNDS_MAX = 8
 PARALLEL_MAX = 256
@@ -26,7 +27,7 @@ def tier_of(record: Record) -> Tier:
     return "warm" if record.tier == "warm" else "hot" if record.tier == "hot" else "cold"
 
 
-def demote(space: Space, id: str, to: Tier | None = None) -> Plan[Moved]:
+def demote(space: Namespace, id: str, to: Tier | None = None) -> Plan[Moved]:
     """Take the module one step down, or down to `to`. Raises `NotFound`, `Full`, `ArchiveUnavailable`."""
     if to not in (None, "warm", "cold"):
         raise Invalid(f"a module is demoted to warm or cold, not to {to!r}")
@@ -38,32 +39,32 @@ def demote(space: Space, id: str, to: Tier | None = None) -> Plan[Moved]:
         if target == "cold" and space.node is not None and (yield from LocalDelete(id)) and tier == "cold":
             return Moved(id, "cold", True)
         if tier == "cold" or tier == target:
-            return Moved(id, tier, False, "already")
-        word = yield from _step_down(space, shard, record, target, "request")
-        if word == "moved":
+            return Moved(id, tier, False, Outcome.ALREADY)
+        outcome = yield from _step_down(space, shard, record, target, "request")
+        if outcome is Outcome.MOVED:
             return Moved(id, target, True)
-        if word == "pinned" or word == "no room":
-            return Moved(id, tier, False, word)
-    return Moved(id, tier, False, "changed")
+        if outcome in (Outcome.PINNED, Outcome.NO_ROOM):
+            return Moved(id, tier, False, outcome)
+    return Moved(id, tier, False, Outcome.CHANGED)
 
 
-def _step_down(space: Space, shard: Shard, record: Record, target: Tier, reason: str) -> Plan[str]:
+def _step_down(space: Namespace, shard: Shard, record: Record, target: Tier, reason: str) -> Plan[Outcome]:
     if target == "cold":
         if not record.clean and (yield from write_back(space, shard, record.id)) is None:
-            return "changed"
+            return Outcome.CHANGED
         return (yield from _demote(space, shard, [Move(record.id, record.order.write_id, "cold")], reason))[0]
     if record.content is None:
-        return "already"
+        return Outcome.ALREADY
     return (yield from _demote(space, shard, [(yield from step_down(space, record))], reason))[0]
 
 
-def _demote(space: Space, shard: Shard, moves: list[Move], reason: str) -> Plan[list[str]]:
-    """Run these moves down; room in warm is made for them as needed. A word for each: `no room` if that fails."""
+def _demote(space: Namespace, shard: Shard, moves: list[Move], reason: str) -> Plan[list[Outcome]]:
+    """Run these moves down; room in warm is made for them as needed. An outcome for each: `NO_ROOM` if that fails."""
     own, stuck = {m.id for m in moves}, dict[str, DistierError]()
     for _ in range(ROUNDS_MAX):
         reply = yield from demote_script(shard, reason, moves)
         if not isinstance(reply, Over):
-            yield from Count("moves.demoted", reply.count("moved"))
+            yield from Count("moves.demoted", reply.count(Outcome.MOVED))
             return list(reply)
         need = Need(reply.warm_modules_over, reply.warm_bytes_over)
         left = (yield from past(shard, reply, own | stuck.keys())) if stuck else reply
@@ -77,10 +78,10 @@ def _demote(space: Space, shard: Shard, moves: list[Move], reason: str) -> Plan[
             break
         # Not in one script with `moves`: a second round could not tell which of its drops still count.
         yield from demote_script(shard, "evict", [Move(c.id, c.write_id, "cold") for c in leaving])
-    return ["no room"] * len(moves)
+    return [Outcome.NO_ROOM] * len(moves)
 
 
-def demote_many(space: Space, ids: Sequence[str], to: Tier | None = None) -> Plan[list[Moved | DistierError]]:
+def demote_many(space: Namespace, ids: Sequence[str], to: Tier | None = None) -> Plan[list[Moved | DistierError]]:
     """Take these modules down, in parallel; a result per id, in order."""
     unique = list(dict.fromkeys(ids))
     results: dict[str, Any] = {}
@@ -90,7 +91,7 @@ def demote_many(space: Space, ids: Sequence[str], to: Tier | None = None) -> Pla
 
 
 def free_hot(
-    space: Space,
+    space: Namespace,
     shard: Shard,
     tokens: int,
     size_bytes: int,
@@ -110,8 +111,8 @@ def free_hot(
         moves = (yield from find_room(space, shard, over)).moves
         if not moves:
             break
-        words = yield from _demote(space, shard, moves, reason)
-        left += words.count("moved")
-        if "moved" not in words:
+        outcomes = yield from _demote(space, shard, moves, reason)
+        left += outcomes.count(Outcome.MOVED)
+        if Outcome.MOVED not in outcomes:
             break
     return left

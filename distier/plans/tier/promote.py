@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from distier.domain.keys import Shard
 from distier.domain.module import Moved, Record
+from distier.domain.outcome import ALREADY, CHANGED, MOVED, Outcome
 from distier.effects import Command, LocalHas, Parallel, Pipeline, Plan, collect
 from distier.errors import DistierError, NotFound, Recovering
 from distier.lua import Over
@@ -21,40 +22,40 @@ from distier.lua import pin as pin_script
 from distier.lua import promote as promote_script
 from distier.plans.common.commands import chunks
 from distier.plans.common.content import by_bytes, open_frames
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.adopt import need_record, newest_records
 from distier.plans.tier.demote import PARALLEL_MAX, ROUNDS_MAX, free_hot, tier_of
-from distier.plans.tier.keep import is_too_large, promoted_word, to_hot
+from distier.plans.tier.keep import is_too_large, outcome_of, to_hot
 from distier.plans.tier.load import load
 from distier.plans.tier.peers import PROMOTED, ask, find_holders
 from distier.plans.tier.room import look_at_hot
-from distier.policy.evict import Need
+from distier.policy.eviction.victims import Need
 
 PIPELINE_MAX_BYTES = 8 * 1024 * 1024
 
 
-def promote(space: Space, id: str) -> Plan[Moved]:
+def promote(space: Namespace, id: str) -> Plan[Moved]:
     """Make the module hot. Raises `NotFound`, `Corrupt`, `Unavailable`."""
     shard = space.shard(id)
     for _ in range(ROUNDS_MAX):
         record = yield from need_record(space, id)
         if record.content is not None:
-            return Moved(id, "hot", False, "already")
+            return Moved(id, "hot", False, Outcome.ALREADY)
         if record.tier == "cold" and (yield from _promote_there(space, shard, record)):
             return Moved(id, "hot", True)
         loaded = yield from load(space, shard, record, ask_others=False)
         if loaded is None:
             continue
         record, content = loaded
-        word = yield from to_hot(space, shard, record, content, "request")
-        if word in ("hot", "already"):
-            return Moved(id, "hot", word == "hot", None if word == "hot" else word)
-        if word != "changed":
-            return Moved(id, tier_of(record), False, word)
-    return Moved(id, "warm", False, "changed")
+        outcome = yield from to_hot(space, shard, record, content, "request")
+        if outcome is MOVED:
+            return Moved(id, "hot", True)
+        if outcome is not CHANGED:
+            return _moved_up(record, outcome)
+    return Moved(id, "warm", False, Outcome.CHANGED)
 
 
-def _promote_there(space: Space, shard: Shard, record: Record) -> Plan[bool]:
+def _promote_there(space: Namespace, shard: Shard, record: Record) -> Plan[bool]:
     """Have a node that holds a copy promote it, where this one has none: the content goes to Redis once, and not through this
     process."""
     if space.node is None or (yield from LocalHas(record.id, record.order.write_id)):
@@ -82,7 +83,7 @@ class _Together:
         return held.amount + record.tokens <= limits[0] and held.size_bytes + record.size_bytes <= limits[1]
 
 
-def promote_many(space: Space, ids: Sequence[str]) -> Plan[list[Moved | DistierError]]:
+def promote_many(space: Namespace, ids: Sequence[str]) -> Plan[list[Moved | DistierError]]:
     """Make these modules hot; a result per id, in order. Contents are loaded in parallel, room for all of them is made
     once per shard before any is promoted, and the promotions are pipelined.
 
@@ -104,18 +105,18 @@ def promote_many(space: Space, ids: Sequence[str]) -> Plan[list[Moved | DistierE
     return [results[id] for id in ids]
 
 
-def _as_they_are(space: Space, results: dict[str, Moved | DistierError]) -> Plan[None]:
+def _as_they_are(space: Namespace, results: dict[str, Moved | DistierError]) -> Plan[None]:
     """Other clients evict too: a module that is not hot any more is not reported as hot."""
     hot = [id for id, result in results.items() if isinstance(result, Moved) and result.tier == "hot"]
     for chunk in chunks(hot, 500):
         tiers = [Command(space.shard(id), ("HGET", space.shard(id).module(id), "tier"), bytes) for id in chunk]
         for id, tier in zip(chunk, (yield from Pipeline(tiers)), strict=True):
             if tier in (b"warm", b"cold"):
-                results[id] = Moved(id, "warm" if tier == b"warm" else "cold", False, "evicted by others")
+                results[id] = Moved(id, "warm" if tier == b"warm" else "cold", False, Outcome.EVICTED)
 
 
 def _load_many(
-    space: Space, ids: Sequence[str], results: dict[str, Moved | DistierError], call: _Together
+    space: Namespace, ids: Sequence[str], results: dict[str, Moved | DistierError], call: _Together
 ) -> Plan[list[tuple[Record, bytes]]]:
     """Records and contents of those that are not hot yet; puts the results of the others into `results`."""
     records = yield from newest_records(space, ids)
@@ -124,7 +125,7 @@ def _load_many(
         if record is None:
             results[id] = NotFound(f"there is no module {id!r} in namespace {space.namespace!r}")
         elif record.content is not None:
-            results[id] = Moved(id, "hot", False, "already")
+            results[id] = Moved(id, "hot", False, Outcome.ALREADY)
             call.now_hot(space.shard(id), record)
         else:
             below.append(record)
@@ -140,7 +141,7 @@ def _load_many(
         if isinstance(result, DistierError):
             results[record.id] = result
         elif result is None:
-            results[record.id] = Moved(record.id, tier_of(record), False, "changed")
+            results[record.id] = Moved(record.id, tier_of(record), False, Outcome.CHANGED)
         else:
             ready.append(result)
     return ready
@@ -159,7 +160,7 @@ def _by_size(loaded: list[tuple[Record, bytes]]) -> list[list[tuple[Record, byte
 
 
 def _promote_shard(
-    space: Space,
+    space: Namespace,
     shard: Shard,
     loaded: list[tuple[Record, bytes]],
     results: dict[str, Moved | DistierError],
@@ -170,7 +171,7 @@ def _promote_shard(
 
 
 def _promote_loaded(
-    space: Space,
+    space: Namespace,
     shard: Shard,
     part: list[tuple[Record, bytes]],
     results: dict[str, Moved | DistierError],
@@ -185,7 +186,7 @@ def _promote_loaded(
             call.now_hot(shard, record)
             fitting.append((record, content))
         else:
-            results[record.id] = Moved(record.id, tier_of(record), False, "no room beside the others of this call")
+            results[record.id] = Moved(record.id, tier_of(record), False, Outcome.NO_ROOM_TOGETHER)
     tokens, size_bytes = sum(r.tokens for r, _ in fitting), sum(len(c) for _, c in fitting)
     if room.shortage(tokens, size_bytes):
         call.evicting = True
@@ -201,23 +202,24 @@ def _promote_loaded(
         elif isinstance(reply, DistierError):
             word = reply
         else:
-            word = promoted_word(reply)
+            word = outcome_of(reply)
         results[record.id] = word if isinstance(word, DistierError) else _moved_up(record, word)
 
 
-def _moved_up(record: Record, word: str) -> Moved:
-    hot = word in ("hot", "already")
-    return Moved(record.id, "hot" if hot else tier_of(record), word == "hot", None if word == "hot" else word)
+def _moved_up(record: Record, outcome: Outcome) -> Moved:
+    if outcome is MOVED:
+        return Moved(record.id, "hot", True)
+    return Moved(record.id, "hot" if outcome is ALREADY else tier_of(record), False, outcome)
 
 
-def _caught(plan: Plan[str]) -> Plan[str | DistierError]:
+def _caught(plan: Plan[Outcome]) -> Plan[Outcome | DistierError]:
     try:
         return (yield from plan)
     except DistierError as e:
         return e
 
 
-def pin(space: Space, id: str, ttl_ms: int) -> Plan[int]:
+def pin(space: Namespace, id: str, ttl_ms: int) -> Plan[int]:
     """Keep the module where it is (hot, if there is room) until `ttl_ms` from now; the end of the pin in ms since the
     Unix epoch. Raises `NotFound`."""
     for _ in range(ROUNDS_MAX):
@@ -229,5 +231,5 @@ def pin(space: Space, id: str, ttl_ms: int) -> Plan[int]:
     raise Recovering(f"the shard of module {id!r} is emptied again and again while it is pinned; try again")
 
 
-def unpin(space: Space, id: str) -> Plan[None]:
+def unpin(space: Namespace, id: str) -> Plan[None]:
     yield from pin_script(space.shard(id), id, 0)

@@ -64,10 +64,15 @@ class AsyncRedisExchange:
             return await self._exchange_alone(connections, commands, timeout_s)
         shared = connections.reads if READS.issuperset(map(verb_of, commands)) else connections.writes
         connection = shared.connection
-        number = self._incarnations.number
-        if connection is None or connection.is_spent(number) or (
-            time.monotonic() - connection.heard_s > IDLE_S and connection.is_idle
-        ):  # fmt: skip
+        current = self._incarnations.number
+        # `is_spent` inlined, because every command of an event loop runs this.
+        if (
+            connection is None
+            or connection.closed
+            or connection.errors.demoted
+            or connection.incarnation != current
+            or (time.monotonic() - connection.heard_s > IDLE_S and connection.is_idle)
+        ):
             end_s = time.monotonic() + timeout_s
             connection = await shared.opening.wait(lambda: self._usable(connections, shared), timeout_s)
             timeout_s = max(end_s - time.monotonic(), 0.001)

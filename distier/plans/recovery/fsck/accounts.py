@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distier.domain.keys import Shard
+from distier.domain.schema import COUNTED, contribution
 from distier.effects import Command, Pipeline, Plan, collect
 from distier.errors import Corrupt
 from distier.lua import Moving, account
-from distier.plans.fleet.maintain import COUNTED, contribution
 from distier.plans.recovery.fsck.findings import Run, unparsed
 
 CHANGED_MAX = 10_000

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from distier.domain.ids import check_id, decode_id
-from distier.domain.keys import KEYSPACE, Shard
+from distier.domain.keys import Shard
+from distier.domain.schema import KEYSPACE
 from distier.effects import Command, Parallel, Pipeline, Plan, collect
 from distier.errors import DistierError, Invalid
 from distier.lua import Mended, mend, reindex

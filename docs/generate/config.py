@@ -1,8 +1,7 @@
-"""`docs/CONFIG.md`, written from the models of `distier.config`: `python -m distier.domain.config_doc > docs/CONFIG.md`."""
+"""`docs/CONFIG.md`: every setting, from the models of `distier.config`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
@@ -81,7 +80,3 @@ def _range(info: FieldInfo) -> str:
 def _parts(annotation: Any) -> list[Any]:
     """The annotation, and all that it is made of."""
     return [annotation, *(inner for part in get_args(annotation) for inner in _parts(part))]
-
-
-if __name__ == "__main__":
-    sys.stdout.write(render())

@@ -1,4 +1,4 @@
-"""`docs/KEYSPACE.md`, written from the code: `python -m distier.domain.keyspace_doc > docs/KEYSPACE.md`.
+"""`docs/KEYSPACE.md`: every key of Redis and every script, from `distier.domain.keys` and the headers of the scripts.
 
 The table comes from `KEYSPACE`, the reference of scripts from the headers of their sources. The examples are what
 redis-cli showed; a test types each of them and compares.
@@ -6,10 +6,10 @@ redis-cli showed; a test types each of them and compares.
 
 from __future__ import annotations
 
-import sys
 from importlib import resources
 
-from .keys import KEYSPACE, LAYOUT, Shard
+from distier.domain.keys import Shard
+from distier.domain.schema import KEYSPACE, LAYOUT
 
 LOAD = "python -c 'from distier.lua import library; print(library())' | redis-cli -x FUNCTION LOAD REPLACE"
 _KEYS = " ".join(f"'{key}'" for key in Shard("team", 0, 1).fixed)
@@ -266,7 +266,3 @@ def _function(verb: str) -> str:
     name = f"distier_{verb}"
     example = _example("For example:", FCALLS[name], name) if name in FCALLS else ""
     return f"### {name}\n\n```\n" + "\n".join(header) + f"\n```\n\n{example}"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(render())

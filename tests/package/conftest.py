@@ -1,0 +1,109 @@
+"""The built wheel and sdist, and a virtual environment that holds nothing but the wheel and what it needs.
+
+Each is made once for the session. Building and installing need a package index: where none is reachable, the tests are
+skipped with pip's own words.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.servers import short_directory
+
+ROOT = Path(__file__).parent.parent.parent
+# This Python, and each other one of the supported versions that is on PATH.
+PYTHONS = {f"{major}.{minor}": path for major, minor in ((3, 11), (3, 12), (3, 13), (3, 14))
+           if (path := shutil.which(f"python{major}.{minor}"))}  # fmt: skip
+PYTHONS |= {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
+INSTALL_S_MAX = 500
+
+
+@dataclass(frozen=True)
+class Built:
+    """The two files that a release consists of."""
+
+    sdist: Path
+    wheel: Path
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A virtual environment outside of the source tree; commands run in a directory and a home of their own."""
+
+    venv: Path
+    directory: Path
+
+    def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        env = {"PATH": os.environ["PATH"], "HOME": str(self.directory), "TMPDIR": str(self.directory)}
+        env |= {name: os.environ[name] for name in ("LANG", "LC_ALL") if name in os.environ}
+        program = self.venv / "bin" / words[0]
+        return subprocess.run(
+            [program, *words[1:]], cwd=self.directory, env=env, input=stdin, text=True, capture_output=True, timeout=300
+        )
+
+
+def pip(python: Path | str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Pip as it is configured here, but deaf to the source tree."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    argv = [str(python), "-m", "pip", "--disable-pip-version-check", *words]
+    return subprocess.run(argv, cwd=ROOT, env=env, text=True, capture_output=True, timeout=INSTALL_S_MAX)
+
+
+@pytest.fixture(scope="session")
+def index(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skips where pip cannot get the build backend."""
+    into = tmp_path_factory.mktemp("index")
+    asked = pip(sys.executable, "download", "--quiet", "--no-deps", "--dest", str(into), "hatchling>=1.27")
+    if asked.returncode:
+        last = (asked.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        pytest.skip(f"no package index is reachable: {last}")
+
+
+@pytest.fixture(scope="session")
+def built(index: None, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The sdist of this tree, and the wheel that is built from that sdist."""
+    into = tmp_path_factory.mktemp("dist")
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--outdir", into, ROOT], cwd=into, env=env, text=True, capture_output=True,
+        timeout=INSTALL_S_MAX,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (sdist,), (wheel,) = into.glob("*.tar.gz"), into.glob("*.whl")
+    return Built(sdist, wheel)
+
+
+def _lacks(python: str) -> str:
+    """What this Python lacks to make virtual environments, in its own words; empty if nothing. (A shim of pyenv is on PATH also
+    where there is no such Python.)"""
+    tried = subprocess.run([python, "-c", "import ensurepip, venv"], capture_output=True, text=True, timeout=60)
+    return " ".join(tried.stderr.split())[:200] or f"exit code {tried.returncode}" if tried.returncode else ""
+
+
+@pytest.fixture(scope="session", params=PYTHONS)
+def installed(request: pytest.FixtureRequest, built: Built) -> Iterator[Installed]:
+    """The wheel in a clean environment of each supported Python that is on PATH."""
+    python = PYTHONS[request.param]
+    if reason := _lacks(python):
+        pytest.skip(f"{python} makes no virtual environments: {reason}")
+    with short_directory() as directory:  # a server's socket will be below it
+        venv = directory / "venv"
+        subprocess.run([python, "-m", "venv", venv], check=True, timeout=120)
+        _install(venv, built.wheel)
+        here = Installed(venv, directory)
+        yield here
+        here.run("distier", "down")
+
+
+def _install(venv: Path, wheel: Path) -> None:
+    words: Sequence[str] = ("install", "--quiet", "-c", "constraints.txt", str(wheel))
+    done = pip(venv / "bin" / "python", *words)
+    assert done.returncode == 0, done.stderr

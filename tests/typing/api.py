@@ -1,0 +1,189 @@
+"""The types that users of distier see, checked by mypy --strict. Nothing here runs.
+
+`assert_type` holds what a call returns. A line with `# type: ignore[CODE]` must be an error: mypy reports an ignore that is not
+needed. `test_typing.py` holds that no public call is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any, Literal, assert_type
+
+import distier
+from distier import (
+    ArchiveTimeout,
+    ArchiveUnavailable,
+    AsyncStore,
+    Config,
+    ConfigError,
+    Conflict,
+    Content,
+    Corrupt,
+    DeadlineExceeded,
+    DistierError,
+    Durability,
+    Event,
+    Full,
+    Invalid,
+    Item,
+    Landed,
+    Module,
+    Moved,
+    NotFound,
+    Order,
+    OutOfStep,
+    Placement,
+    Recovering,
+    RedisUnavailable,
+    Stats,
+    Store,
+    Tier,
+    TokenCounter,
+    Unavailable,
+    Worker,
+    connect,
+    connect_async,
+    load_config,
+)
+
+
+def opening() -> None:
+    assert_type(connect(), Store)
+    assert_type(connect("redis://host:6379/0", namespace="team", storage_tiers__hot__max_size=20_000), Store)
+    assert_type(connect({"namespace": "team"}, counter="estimate"), Store)
+    assert_type(load_config("distier.yaml"), Config)
+    connect(b"redis://host")  # type: ignore[arg-type]
+    with connect() as store:
+        assert_type(store, Store)
+
+
+async def opening_async() -> None:
+    assert_type(await connect_async(), AsyncStore)
+    async with await connect_async() as store:
+        assert_type(store, AsyncStore)
+
+
+class Words:
+    """A token counter of one's own."""
+
+    name = "words"
+
+    def count(self, content: bytes) -> int:
+        return len(content.split())
+
+
+def counting(counter: TokenCounter) -> None:
+    assert_type(counter.count(b"text"), int)
+    connect(counter=Words())
+    connect(counter=len)  # type: ignore[arg-type]
+
+
+def writing(store: Store, content: Content, level: Durability, order: Order) -> None:
+    assert_type(store.put("id", "text"), Landed)
+    store.put("id", b"bytes", content_type="text/markdown", keywords=["a"], meta={"n": 1}, tokens=3, durability=level)
+    store.put("id", content, if_version=order)
+    store.put("id", content, if_version="3-41")
+    store.put("id", content, if_version=0)
+    store.put("id", 3)  # type: ignore[arg-type]
+    store.put("id", "text", durability="soon")  # type: ignore[arg-type]
+    store.put("id", "text", "text/plain")  # type: ignore[call-arg]
+    assert_type(store.put_many([Item("id", "text", keywords=["a"])]), list[Landed | DistierError])
+    assert_type(store.delete("id", if_version=order, durability="archived"), bool)
+
+
+def reading(store: Store) -> None:
+    assert_type(store.get("id"), Module | None)
+    assert_type(store.get_many(["id"]), dict[str, Module | None])
+    assert_type(store.exists("id"), bool)
+    assert_type(store.where("id"), Placement | None)
+    assert_type(store.list("prefix/", tier="hot", limit=3), Iterator[str])
+    assert_type(store.scan(), Iterator[tuple[str, Tier]])
+    store.list(tier="tepid")  # type: ignore[arg-type]
+    print(store.get("id").text)  # type: ignore[union-attr]
+
+
+def moving(store: Store) -> None:
+    assert_type(store.promote("id"), Moved)
+    assert_type(store.demote("id", to="cold"), Moved)
+    assert_type(store.promote_many(["id"]), list[Moved | DistierError])
+    assert_type(store.demote_many(["id"], to="warm"), list[Moved | DistierError])
+    assert_type(store.pin("id", ttl=0.5), int)
+    store.unpin("id")
+    store.demote("id", to="frozen")  # type: ignore[arg-type]
+
+
+def looking(store: Store) -> None:
+    assert_type(store.stats(), Stats)
+    assert_type(store.archive_now(deadline_s=10), int)
+    assert_type(store.flush(), int)  # its deprecated name
+    assert_type(store.events(since="0", wait=False), Iterator[Event])
+    assert_type(store.on("tier_change", print), Callable[[], None])
+    store.open()
+    store.open_existing(reading=True)
+    store.close()
+
+
+async def everything_async(store: AsyncStore, order: Order) -> None:
+    await store.open()
+    assert_type(await store.put("id", "text", if_version=order), Landed)
+    assert_type(await store.put_many([Item("id", b"")]), list[Landed | DistierError])
+    assert_type(await store.get("id"), Module | None)
+    assert_type(await store.get_many(["id"]), dict[str, Module | None])
+    assert_type(await store.delete("id"), bool)
+    assert_type(await store.exists("id"), bool)
+    assert_type(await store.where("id"), Placement | None)
+    assert_type(store.list("prefix/"), AsyncIterator[str])
+    assert_type(store.scan(), AsyncIterator[tuple[str, Tier]])
+    assert_type(await store.promote("id"), Moved)
+    assert_type(await store.demote("id"), Moved)
+    assert_type(await store.promote_many(["id"]), list[Moved | DistierError])
+    assert_type(await store.demote_many(["id"]), list[Moved | DistierError])
+    assert_type(await store.pin("id", 600), int)
+    await store.unpin("id")
+    assert_type(await store.stats(), Stats)
+    assert_type(await store.archive_now(), int)
+    assert_type(await store.flush(), int)
+    assert_type(store.events(), AsyncIterator[Event])
+    assert_type(await store.on("event", print), Callable[[], None])
+    await store.close()
+
+
+def values(module: Module, landed: Landed, place: Placement, moved: Moved, event: Event, stats: Stats) -> None:
+    assert_type(module.text, str)
+    assert_type(module.content, bytes)
+    assert_type(bytes(module), bytes)
+    assert_type(module.tokens, int)
+    assert_type(module.keywords, tuple[str, ...])
+    assert_type(module.meta, Mapping[str, Any])
+    assert_type(module.version, Order)
+    assert_type(module.tier, Literal["hot", "warm", "cold"])
+    module.tier = "hot"  # type: ignore[misc]
+    assert_type(landed.version, Order)
+    assert_type(landed.reason, str | None)
+    assert_type(place.ratio, float | None)
+    assert_type(place.clean, bool)
+    assert_type(place.nodes, tuple[str, ...])
+    assert_type(moved.moved, bool)
+    assert_type(event.is_tier_change, bool)
+    assert_type(stats.hot.tokens, int)
+    assert_type(stats.hits, Mapping[str, int])
+    assert_type(module.version < landed.version, bool)
+
+
+def working(store: Store) -> None:
+    worker = Worker(store)
+    assert_type(worker.start(), Worker)
+    assert_type(worker.run_once(), bool)
+    assert_type(worker.stop().failures, int)
+
+
+def errors() -> None:
+    """By what the caller should do: each class is caught by its group."""
+    unavailable: list[type[Unavailable]] = [
+        ArchiveTimeout, ArchiveUnavailable, DeadlineExceeded, Full, Recovering, RedisUnavailable,
+    ]  # fmt: skip
+    corrupt: list[type[Corrupt]] = [OutOfStep]
+    invalid: list[type[Invalid]] = [ConfigError, NotFound]
+    every: list[type[DistierError]] = [*unavailable, *corrupt, *invalid, Conflict]
+    assert_type(every[0]("message"), DistierError)
+    assert_type(distier.__version__, str)
