@@ -1,12 +1,13 @@
 -- flags: allow-oom
--- Deletes a module: all copies here go. A dirty tombstone stays until the archive has one too; where its place was reserved
--- and it is in the archive already, a clean one stays for a while.
+-- Deletes a module with all its copies in Redis. A dirty tombstone stays until the archive has one too. A delete that is already
+-- archived at its reserved position leaves a clean tombstone for a while.
 -- KEYS    1..9 the shard, 10 record, 11 frame, 12 `done`
--- ARGV    id, tok, expected ('' any, 'epoch-ver'; then '/' and the holder of a position that the caller gives up on), reserved
---         epoch, reserved ver ('' both: not archived), '' or a version from before it was first sent (`maybe_applied`)
--- RETURNS {'OK', version} | {'REPLAYED', version} | {'GONE', version} where others had deleted it | {'MISSING'} | {'CONFLICT', version} | {'UNVERIFIED'} | {'FENCED'} |
---         {'SUPERSEDED', version, '1' if others have deleted it meanwhile} | {'UNHELD'} | {'BUSY', holder} | {'UNKNOWN', version}
--- KEEPS   the tombstone comes after every version before it in the order; a tok is applied once
+-- ARGV    id, write id, expected ('' any, 'epoch-ver'; then '/' and the dead holder of a position to ignore), reserved epoch,
+--         reserved ver ('' both: not archived), '' or a version from before the write was first sent (`maybe_applied`)
+-- RETURNS {'OK', version} | {'REPLAYED', version} | {'GONE', version} if others had deleted it | {'MISSING'}
+--         | {'CONFLICT', version} | {'UNVERIFIED'} | {'FENCED'} | {'SUPERSEDED', version, '1' if others have deleted it since} | {'UNHELD'}
+--         | {'BUSY', holder} | {'UNKNOWN', version}
+-- KEEPS   the tombstone is after every earlier version in the order; a write id is applied once
 local refused = refuse()
 if refused then return refused end
 local id, tok, record = ARGV[1], ARGV[2], KEYS[10]

@@ -1,9 +1,9 @@
 -- flags:
--- Makes a version hot: the record takes the content, the frame goes.
+-- Makes a version hot: moves its content into the record and deletes the frame.
 -- KEYS    1..9 the shard, 10 record, 11 frame, then record and frame of each move
--- ARGV    id, tok, content, reason, moves
+-- ARGV    id, write id, content, reason, moves
 -- RETURNS {'OK', evicted} | {'ALREADY'} | {'CHANGED'} | {'TOO_LARGE'} | {'OVER', ...}
--- KEEPS   only the version that was read is promoted; clean stays clean, dirty stays dirty; budgets
+-- KEEPS   only the version that the caller read is promoted; clean stays clean, dirty stays dirty; budgets
 local refused = refuse()
 if refused then return refused end
 local id, record, frame = ARGV[1], KEYS[10], KEYS[11]

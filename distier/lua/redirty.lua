@@ -1,9 +1,9 @@
 -- flags: allow-oom
--- Makes an archived version dirty again because its object is gone: it will be archived anew from the copy that is here.
+-- Makes an archived version dirty because its object is gone, so that it is archived again from its copy in Redis.
 -- KEYS    1..9 the shard, 10 record, 11 frame
--- ARGV    id, tok
+-- ARGV    id, write id
 -- RETURNS {'OK'} | {'CHANGED'}
--- KEEPS   only the version that was looked for, and only while its content is here; a dirty frame has no TTL
+-- KEEPS   only the version that the caller read, and only if its content is in Redis; a dirty frame has no TTL
 local refused = refuse()
 if refused then return refused end
 local id, record, frame, now = ARGV[1], KEYS[10], KEYS[11], now_ms()

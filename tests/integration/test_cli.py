@@ -186,7 +186,7 @@ def test_a_tree_with_a_name_that_can_be_no_id(cli: Cli, tmp_path: Path) -> None:
     (root / "good.md").write_bytes(b"x")
     said = cli("put", root)
     assert said.code == 9
-    assert "no UTF-8" in said.err
+    assert "not UTF-8" in said.err
     assert cli("ls").text == "tree/good.md\n"
 
 

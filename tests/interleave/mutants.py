@@ -299,7 +299,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("expire-calls-dirty-cold", ("demote/write-back/expire",), (
         ("prelude", "if clean then call('PEXPIRE', frame_key, ttl) else", "if true then call('PEXPIRE', frame_key, ttl) else"),
         ("expire", "elseif old.clean then", "else"),
-        ("expire", "  else -- somebody deleted the only copy; looked at again after the others\n"
+        ("expire", "  else -- the only copy was deleted by others; checked again later\n"
          "    call('ZADD', WARM, now + tonumber(call('HGET', LIMITS, 'warm_ttl_ms')), id)\n", ""),
     )),
     Mutant("commit-before-put", ("put/write-back", "sweep/write-back"), (), _commit_before_put),

@@ -176,17 +176,17 @@ def test_keep_passes_over_a_server_that_is_away_and_over_nothing_else(client: Cl
 def test_a_worker_keeps_the_leases_of_the_shards_that_answer(client: Client, down: int) -> None:
     worker: Any = Worker(client)  # type: ignore[arg-type]
     worker._heartbeat()
-    assert {s.index for s in worker.held} == {0, 1, 2, 3} and worker.last_beat_failure is None
+    assert {s.index for s in worker.held} == {0, 1, 2, 3} and worker.last_heartbeat_failure is None
     client.redis.down = {down}
     healthy = {0, 1, 2, 3} - {down}
     for _ in range(5):  # more than a lease long, where each takes its whole time
         worker._heartbeat()
         assert {s.index for s in worker.held} == healthy and worker.workers == [worker.name]
-        assert "RedisUnavailable" in str(worker.last_beat_failure)
+        assert "RedisUnavailable" in str(worker.last_heartbeat_failure)
         assert not not_ready(worker) and any(why.startswith("redis: ") for why in reasons(worker))
     client.redis.down = set()
     worker._heartbeat()
-    assert {s.index for s in worker.held} == {0, 1, 2, 3} and worker.last_beat_failure is None
+    assert {s.index for s in worker.held} == {0, 1, 2, 3} and worker.last_heartbeat_failure is None
 
 
 def test_the_last_list_of_workers_counts_while_the_first_shard_is_away(client: Client) -> None:
@@ -218,7 +218,7 @@ def test_a_beat_that_nobody_answers_is_an_error(client: Client) -> None:
         client.run(join(client.space, "a", {}, TTL_MS), deadline_s=0.2)
     worker: Any = Worker(client)  # type: ignore[arg-type]
     worker._heartbeat()
-    assert worker.held == [] and worker.last_beat_s is None and worker.last_beat_failure
+    assert worker.held == [] and worker.last_heartbeat_s is None and worker.last_heartbeat_failure
 
 
 def test_one_round_does_what_it_can_and_tells_of_the_rest(client: Client) -> None:
