@@ -73,8 +73,8 @@ def check_shape(space: Namespace) -> Plan[None]:
         if shards is not None and int(shards) != space.config.shards:
             raise Invalid(
                 f"namespace {space.namespace!r} was made with shards={int(shards)}; this client is configured for "
-                f"shards={space.config.shards}. The number is fixed when a namespace is created: correct the configuration, or use "
-                "another namespace"
+                f"shards={space.config.shards}. The number is fixed when a namespace is created: correct the configuration, "
+                "or use another namespace"
             )
 
 
