@@ -321,7 +321,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("prelude", UNHELD, ""),
     ), _not_settled, model="nothing_reserved"),
     Mutant("adopts-reserved", ("cas-archived/put/rescue",), (
-        ("adopt", "if place > 0 and (e < current or e == current and v <= place) then newer = false end", ""),
+        ("adopt", "if position > 0 and (e < current or e == current and v <= position) then newer = false end", ""),
     )),
     Mutant("proof-after-read", ("together/flush", "together/restart"), (), _proof_after_read),
     Mutant("acks-overtaken", ("put-archived/cas",), (
