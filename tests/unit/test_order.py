@@ -55,5 +55,5 @@ def test_a_version_is_two_numbers(text: str) -> None:
     "text", ["", "-", "1", "1-", "-1", "1-2-3", "a-1", "1-a", " 1-2", "1-2 ", "٣-١", "+1-2", "1_0-2"]
 )
 def test_what_is_no_version_says_so(text: str) -> None:
-    with pytest.raises(Invalid, match="versions look like '3-41'"):
+    with pytest.raises(Invalid, match="a version looks like '3-41'"):
         parse_version(text)
