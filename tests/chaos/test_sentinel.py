@@ -128,8 +128,8 @@ async def test_a_server_that_is_no_sentinel_is_told_at_once(server: TestServer, 
     settings = {"redis": {"url": f"sentinel://127.0.0.1:{server.port}/mymaster"}, "namespace": "t", "deadline": "60s",
                 "storage_tiers": {"cold": {"directory": tmp_path / "cold"}}}  # fmt: skip
     began = time.monotonic()
-    with pytest.raises(ConfigError, match="this server is no sentinel"):
+    with pytest.raises(ConfigError, match="this server is not a sentinel"):
         connect(settings)
-    with pytest.raises(ConfigError, match="this server is no sentinel"):
+    with pytest.raises(ConfigError, match="this server is not a sentinel"):
         await connect_async(settings)
     assert time.monotonic() - began < 30  # not until the deadline
