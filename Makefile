@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 LONG   := tests/chaos tests/cluster tests/conformance/test_local.py tests/integration/test_nodes.py \
           tests/integration/test_quotas.py tests/plans/test_quotas.py tests/unit/test_quotas.py
-FAST   := tests/unit tests/guard tests/typing tests/docs/test_generated.py tests/lua/test_scripts_text.py tests/plans/test_evict.py \
+FAST   := tests/unit tests/guard tests/typing tests/docs/test_generated.py tests/lua/test_scripts_text.py tests/plans/test_eviction.py \
           tests/plans/test_reads.py tests/plans/test_batches.py tests/plans/test_proof.py tests/integration/test_api.py
 READY  := $(VENV)/.ready
 PAGES  := $(VENV)/.docs

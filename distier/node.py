@@ -19,7 +19,7 @@ from distier.drive.aio import OwnTask
 from distier.drive.process import PeerTable
 from distier.effects import Plan
 from distier.observe.logs import log
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.nodes import ASK_WAIT_S, HEARTBEAT_S, announce_changes, answer, heartbeat, wait_for_ask
 from distier.plans.tier.peers import DiskSums
 from distier.stores.threads import Flag, Helpers
@@ -39,7 +39,7 @@ class Runs(Protocol):
 class _Service:
     """What thread and task share: what is due, and what came of it."""
 
-    def __init__(self, space: Space, local: LocalStore, peers: PeerTable) -> None:
+    def __init__(self, space: Namespace, local: LocalStore, peers: PeerTable) -> None:
         self.space, self.local, self.peers = space, local, peers
         self.pid = os.getpid()
         self._next_beat_s = 0.0
@@ -96,7 +96,7 @@ class _Service:
 class NodeThread(_Service):
     """For a blocking store. `run` is the store's."""
 
-    def __init__(self, run: Runs, space: Space, local: LocalStore, peers: PeerTable) -> None:
+    def __init__(self, run: Runs, space: Namespace, local: LocalStore, peers: PeerTable) -> None:
         super().__init__(space, local, peers)
         self._run = run
         self.stopping = Flag()
@@ -133,7 +133,7 @@ class NodeThread(_Service):
 class NodeTask(_Service):
     """The same as a task."""
 
-    def __init__(self, run: Runs, space: Space, local: LocalStore, peers: PeerTable) -> None:
+    def __init__(self, run: Runs, space: Namespace, local: LocalStore, peers: PeerTable) -> None:
         super().__init__(space, local, peers)
         self._run = run
         self._helper = Helpers(1)

@@ -49,7 +49,7 @@ from distier.effects import (
 )
 from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, RedisUnavailable
 from distier.plans.common.leases import LEASE_MS
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.epochs import open_space
 from distier.stores.memory import MemoryArchive
 from distier.stores.redis import Answer, Batch, Exchange, split
@@ -401,7 +401,7 @@ class Snapshot:
 class World:
     """One namespace, opened, on fakes; `process()` is a fresh client of it."""
 
-    space: Space
+    space: Namespace
     redis: FakeExchange
     archive: MemoryArchive
 
@@ -409,7 +409,7 @@ class World:
     def make(*, opened: bool = True, keeps_metadata: bool = True, **overrides: Any) -> World:
         config = small_config(**overrides)
         archive = MemoryArchive(keeps_metadata=keeps_metadata)
-        world = World(Space(config, token_counter("estimate"), not keeps_metadata), own_exchange(), archive)
+        world = World(Namespace(config, token_counter("estimate"), not keeps_metadata), own_exchange(), archive)
         if opened:
             world.process("opener").run(open_space(world.space))
         return world

@@ -28,7 +28,7 @@ def _found(context: typer.Context, prefix: str) -> list[str]:
     from distier.domain.tokens import token_counter
     from distier.drive.sync import SyncDriver
     from distier.embedded import Home
-    from distier.plans.common.space import Space
+    from distier.plans.common.namespace import Namespace
     from distier.plans.get.scan import scan
     from distier.stores.absent import AbsentArchive
     from distier.stores.redis.open import open_exchange
@@ -42,8 +42,8 @@ def _found(context: typer.Context, prefix: str) -> list[str]:
         )
     )  # fmt: skip
     url = Home(config.home).url if config.redis.url is None else config.redis.url
-    space = Space(config, token_counter("estimate"), sidecar=False)
-    driver = SyncDriver(open_exchange(config, url, space.forget), AbsentArchive(), deadline_s=TIME_S)
+    space = Namespace(config, token_counter("estimate"), sidecar=False)
+    driver = SyncDriver(open_exchange(config, url, space.process.forget), AbsentArchive(), deadline_s=TIME_S)
     ids: set[str] = set()
     try:
         for shard in Keyspace(config.namespace, config.shards).shards:

@@ -76,7 +76,7 @@ def _foreign_keys(session: Session) -> list[tuple[str, str, str]]:
     names = {kind.pattern.rpartition(":")[2]: kind.type for kind in KEYSPACE if "<" not in kind.pattern}
     wanted = [(shard, shard.root + name, should) for shard in space.keys.shards for name, should in names.items()]
     calls: list[Command[str]] = [Command(shard, ("TYPE", key), _word) for shard, key, _ in wanted]
-    driver = SyncDriver(open_exchange(config, url, space.forget), archive, deadline_s=config.deadline_ms / 1000)
+    driver = SyncDriver(open_exchange(config, url, space.process.forget), archive, deadline_s=config.deadline_ms / 1000)
 
     def types() -> Plan[list[str]]:
         return [collect(reply) for reply in (yield from Pipeline(calls))]
@@ -236,7 +236,7 @@ def adopt(context: typer.Context) -> None:
     config = session.config()
     url, archive = redis_url(config), archive_of(config)
     space = make_space(config, archive)
-    driver = SyncDriver(open_exchange(config, url, space.forget), archive, deadline_s=config.deadline_ms / 1000)
+    driver = SyncDriver(open_exchange(config, url, space.process.forget), archive, deadline_s=config.deadline_ms / 1000)
     try:
         driver.run(check_shape(space))
         driver.run(find_space(space))

@@ -28,13 +28,13 @@ from distier.effects import Plan
 from distier.errors import DistierError, Invalid
 from distier.near import Near
 from distier.observe.events import Cursor, read_events
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import Stats, read_stats
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
-from distier.plans.get.scan import Listing
+from distier.plans.get.scan import IdScan
 from distier.plans.get.uses import send_touch
 from distier.plans.get.where import exists as exists_plan
 from distier.plans.get.where import where as where_plan
@@ -62,7 +62,7 @@ class AsyncStore:
     """A namespace of modules for asyncio: the methods of `Store` as coroutines. `connect_async` returns one."""
 
     def __init__(
-        self, space: Space, redis: AsyncExchange, archive: Archive, *, url: str | None = None,
+        self, space: Namespace, redis: AsyncExchange, archive: Archive, *, url: str | None = None,
         local: LocalStore | None = None,
     ) -> None:  # fmt: skip
         self.space = space
@@ -182,7 +182,7 @@ class AsyncStore:
         self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None
     ) -> AsyncIterator[tuple[str, Tier]]:
         """As `Store.scan`."""
-        listing = Listing(self.space, prefix, tier, limit)
+        listing = IdScan(self.space, prefix, tier, limit)
         while not listing.done:
             for found in await self.run(listing.step()):
                 yield found

@@ -10,7 +10,7 @@ from distier.client.arguments import Source
 from distier.config import NO_ARCHIVE, Config, check_directory, expanded, is_url, load_config
 from distier.domain.tokens import TokenCounter, token_counter
 from distier.embedded import Home, ensure_server, revive
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.stores.absent import AbsentArchive
 from distier.stores.archive import Archive
 from distier.stores.open import open_archive
@@ -71,9 +71,9 @@ def archive_of(config: Config) -> Archive:
 
 def make_space(
     config: Config, archive: Archive, counter: TokenCounter | None = None, local: LocalStore | None = None
-) -> Space:
+) -> Namespace:
     """Return what plans know: the configuration, the token counter, the archive's needs and limits, this node's name."""
     sidecar = {"always": True, "never": False, "auto": not archive.keeps_metadata}[config.storage_tiers.cold.sidecar]
     limits = None if archive.limits.take_all else archive.limits
     node = local.node if local else None
-    return Space(config, counter or token_counter(config.counter), sidecar, node=node, archive_limits=limits)
+    return Namespace(config, counter or token_counter(config.counter), sidecar, node=node, archive_limits=limits)

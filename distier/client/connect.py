@@ -60,7 +60,7 @@ def _unopened(config: Config, counter: TokenCounter | None = None, *, reading: b
     url = redis_url(config)  # first: it creates the embedded home with permissions for the owner only
     archive, local = archive_of(config), None if reading else open_local(config)
     space = make_space(config, archive, counter, local)
-    redis = open_exchange(config, url, space.forget, reviver(config))
+    redis = open_exchange(config, url, space.process.forget, reviver(config))
     return Store(space, redis, archive, url=url, local=local)
 
 
@@ -73,5 +73,5 @@ async def connect_async(
     url = await asyncio.wrap_future(helper.submit(partial(redis_url, config)))
     archive, local = archive_of(config), await asyncio.wrap_future(helper.submit(partial(open_local, config)))
     space = make_space(config, archive, counter, local)
-    redis = open_async_exchange(config, url, space.forget, reviver(config))
+    redis = open_async_exchange(config, url, space.process.forget, reviver(config))
     return await AsyncStore(space, redis, archive, url=url, local=local).open()

@@ -32,13 +32,13 @@ from distier.effects import Plan
 from distier.errors import DistierError, Invalid
 from distier.near import Near
 from distier.observe.events import Cursor, read_events
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import Stats, read_stats
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
-from distier.plans.get.scan import Listing
+from distier.plans.get.scan import IdScan
 from distier.plans.get.uses import send_touch
 from distier.plans.get.where import exists as exists_plan
 from distier.plans.get.where import where as where_plan
@@ -78,7 +78,7 @@ class Store:
 
     def __init__(
         self,
-        space: Space,
+        space: Namespace,
         redis: Exchange,
         archive: Archive,
         *,
@@ -308,7 +308,7 @@ class Store:
         self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None
     ) -> Iterator[tuple[str, Tier]]:
         """Iterate over pairs of id and tier; otherwise as `list`."""
-        listing = Listing(self.space, prefix, tier, limit)
+        listing = IdScan(self.space, prefix, tier, limit)
         while not listing.done:
             yield from self.run(listing.step())
 

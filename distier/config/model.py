@@ -23,7 +23,7 @@ from distier.config.units import (
     from_to,
     one_of,
 )
-from distier.config.urls import TLS_SCHEMES, check_http_url, check_listen, check_redis_url, check_s3_url
+from distier.config.urls import TLS_SCHEMES, check_archive_url, check_http_url, check_listen, check_redis_url
 
 
 class Section(BaseModel):
@@ -140,7 +140,7 @@ class WarmConfig(Section):
 class ColdConfig(Section):
     """The archive: an S3 bucket (`url`) or a directory of the same layout."""
 
-    url: Annotated[str, AfterValidator(check_s3_url)] | None = Field(
+    url: Annotated[str, AfterValidator(check_archive_url)] | None = Field(
         default=None, description="`s3://bucket/prefix`; this or `directory`"
     )
     directory: LocalPath | None = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 SENTINEL_SCHEMES = ("sentinel://", "sentinels://")
@@ -150,7 +151,14 @@ def _check_server_url(url: str) -> None:
             raise ValueError(f"has a bad value for {name}")
 
 
-def check_s3_url(url: str) -> str:
+ARCHIVES_GROUP = "distier.archives"
+"""The group of entry points by which other packages add kinds of archives, named by the scheme of their URLs."""
+
+
+def check_archive_url(url: str) -> str:
+    scheme, found, _ = url.partition("://")
+    if found and scheme != "s3" and entry_points(group=ARCHIVES_GROUP, name=scheme):
+        return url
     if not re.fullmatch(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,62}(?:/[^\s?#]*)?", url):
         raise ValueError("must be s3://bucket/prefix; for a path of this machine use `directory`")
     return url

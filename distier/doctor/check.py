@@ -14,7 +14,7 @@ from distier.doctor.archive import check_the_archive
 from distier.doctor.finding import Finding, Findings, counted_text, size_text
 from distier.doctor.redis import check_redis
 from distier.errors import ConfigError, DistierError
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.stores.archive import Archive
 from distier.stores.memory import MemoryArchive
 from distier.stores.open import open_local
@@ -24,7 +24,7 @@ def examine(
     config: Config,
     redis_url: Callable[[], str],
     archive: Callable[[], Archive],
-    make_space: Callable[[Config, Archive], Space],
+    make_space: Callable[[Config, Archive], Namespace],
 ) -> Findings:
     """Each check in turn, as it is done. Raises nothing that a finding can say."""
     yield from check_redis(config, redis_url)
@@ -53,7 +53,7 @@ def _disk(config: Config) -> Findings:
         )
 
 
-def _counter(config: Config, make_space: Callable[[Config, Archive], Space]) -> Finding:
+def _counter(config: Config, make_space: Callable[[Config, Archive], Namespace]) -> Finding:
     try:
         name = make_space(config, MemoryArchive()).counter.name
     except DistierError as e:

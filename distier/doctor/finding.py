@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distier.config import Config, format_size
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -36,7 +36,7 @@ def counted_text(n: int, thing: str) -> str:
     return f"{n} {thing}{'s' * (n != 1)}"
 
 
-def bare_space(config: Config) -> Space:
+def bare_space(config: Config) -> Namespace:
     from distier.domain.tokens import token_counter
 
-    return Space(config, token_counter("estimate"), sidecar=False)
+    return Namespace(config, token_counter("estimate"), sidecar=False)

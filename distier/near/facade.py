@@ -58,7 +58,7 @@ from distier.drive.process import Counters, UseBuffer
 from distier.near.cache import NearCache
 from distier.near.frozen import frozen_meta
 from distier.near.tracker import Tracker
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.statistics import NearStats
 from distier.stores.redis.followed import Followers
 
@@ -72,7 +72,7 @@ class Near:
     `url` is the server's; None where the store has no server of its own (tests on fakes).
     """
 
-    def __init__(self, space: Space, url: str | None, counters: Counters, uses: UseBuffer) -> None:
+    def __init__(self, space: Namespace, url: str | None, counters: Counters, uses: UseBuffer) -> None:
         config = space.config.near
         self.cache = NearCache(
             max_tokens=config.max_tokens, max_bytes=config.max_bytes, max_entries=config.max_entries,
@@ -81,7 +81,7 @@ class Near:
         self.get = self.cache.get
         connect = Followers(space.config, url or "", space.keys.shards)
         self._tracker = Tracker(self.cache, space, connect, counters, uses)
-        space.on_new_incarnation.append(self._tracker.moved)  # the tracker's: the space must not hold the store
+        space.process.on_new_incarnation.append(self._tracker.moved)  # the tracker's: the space must not hold the store
         self._off = "" if config.enabled else "off: near.enabled is false"
         if url is None:
             self._off = self._off or "off: there is no server to follow"

@@ -28,7 +28,7 @@ from distier.errors import DistierError, Invalid
 from distier.near.cache import NEVER, NearCache
 from distier.near.wire import RefusedTracking, TrackingWire
 from distier.observe.logs import log
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.stores.redis.followed import Followed
 from distier.stores.threads import Flag
 
@@ -73,7 +73,7 @@ class Tracker:
     """
 
     def __init__(
-        self, cache: NearCache, space: Space, connect: Callable[[], Sequence[Followed]], counters: Counters,
+        self, cache: NearCache, space: Namespace, connect: Callable[[], Sequence[Followed]], counters: Counters,
         uses: UseBuffer,
     ) -> None:  # fmt: skip
         self.cache = cache
@@ -317,7 +317,7 @@ class Tracker:
         if isinstance(counts, DistierError):
             self._counters.add("touches.lost")  # recency is a hint
         else:
-            self._space.learn_uses(counts)
+            self._space.process.learn_uses(counts)
             self.cache.drop_promotable(counts, self._space.config.storage_tiers.promotion_threshold)
 
 

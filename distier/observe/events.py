@@ -8,7 +8,7 @@ from typing import Any
 from distier.domain.keys import Shard
 from distier.domain.module import Event
 from distier.effects import Command, Pipeline, Plan, Sleep, collect
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 
 BATCH = 500
 POLL_S = 0.05
@@ -21,7 +21,7 @@ class Cursor:
     last: dict[Shard, str]
 
     @staticmethod
-    def start(space: Space, since: str) -> Plan[Cursor]:
+    def start(space: Namespace, since: str) -> Plan[Cursor]:
         """A cursor after `since` in every shard; `$` is where each stream ends now."""
         shards = space.keys.shards
         if since != "$":

@@ -1,5 +1,5 @@
-"""The logic of distier, once: generators that yield effects. No I/O, no clock, no chance in here.
+"""The logic of distier, written once: generators that yield effects. Plans do no I/O and read neither a clock nor chance.
 
-A plan may be stopped after any effect (a process dies at any line); what it leaves behind is described where it
-matters, and tests stop every plan after every effect.
+A process may die at any line, so a plan may stop after any effect. Where that leaves something behind, the plan says so. The
+tests stop every plan after every effect.
 """

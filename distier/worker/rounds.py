@@ -21,7 +21,7 @@ from distier.domain.keys import Shard
 from distier.effects import Command, Pipeline, Plan
 from distier.errors import DistierError, Unavailable
 from distier.observe.logs import log
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.leases import (
     HeldLeases,
     ShardSample,
@@ -87,7 +87,7 @@ class Lease(NamedTuple):
 class Rounds:
     """What both workers share: who they are, the steps of a round, what came of them, how long to wait for the next."""
 
-    def __init__(self, space: Space, on_round: Callable[[Report], None] | None) -> None:
+    def __init__(self, space: Namespace, on_round: Callable[[Report], None] | None) -> None:
         config = space.config.worker
         self.report = Report()
         self.name = f"{socket.gethostname()[:64]}-{os.getpid()}-{secrets.token_hex(3)}"

@@ -231,7 +231,7 @@ def requests(n: int = 2_000) -> None:
                          storage_tiers__cold__directory=Path(tmp), near__enabled=False)  # fmt: skip
         archive = CountingArchive()
         space = make_space(config, archive)
-        store = Store(space, RedisExchange(config, server.socket_url, space.forget), archive).open()
+        store = Store(space, RedisExchange(config, server.socket_url, space.process.forget), archive).open()
         print(
             "\n| for a million modules of 2 kB | PUT | GET | LIST | DELETE (free) | dollars |\n|---|---|---|---|---|---|"
         )

@@ -463,7 +463,9 @@ def promotions() -> Table:
             do()
             return time.perf_counter() - begin
 
-        with distier.Store(space, RedisExchange(config, server.socket_url, space.forget), archive).open() as store:
+        with distier.Store(
+            space, RedisExchange(config, server.socket_url, space.process.forget), archive
+        ).open() as store:
             store.put_many(distier.Item(id, text(2000), tokens=500) for id in ids)
             store.archive_now()
             store.demote_many(ids, to="cold")
@@ -477,7 +479,7 @@ def promotions() -> Table:
 
         async def asynchronous() -> float:
             space = make_space(config, archive)
-            exchange = AsyncRedisExchange(config, server.socket_url, space.forget)
+            exchange = AsyncRedisExchange(config, server.socket_url, space.process.forget)
             aio = await distier.AsyncStore(space, exchange, archive).open()
             begin = time.perf_counter()
             await aio.promote_many(ids)

@@ -118,7 +118,7 @@ class Agent:
 
     def epochs(self, ids: list[str]) -> list[int | None]:
         """What this process knows of the epoch of each of these modules' shards."""
-        known = [self.store.space.states.get(self.store.space.shard(id)) for id in ids]
+        known = [self.store.space.process.epochs.get(self.store.space.shard(id)) for id in ids]
         return [k.epoch if k else None for k in known]
 
     def logged(self, op: str, ids: list[str], call: Callable[[], Any], said: Callable[[Any], Any], **more: Any) -> None:
@@ -660,7 +660,7 @@ def final_reads(store: Store, verdict: Verdict) -> dict[str, list[Any] | None]:
     for id, history in verdict.histories.items():
         begin = time.monotonic_ns()
         answer = seen(id, store.run(get_plan(store.space, id)))
-        known = store.space.states.get(store.space.shard(id))
+        known = store.space.process.epochs.get(store.space.shard(id))
         add_read(history, begin, time.monotonic_ns(), answer, known.epoch if known else None, False, "final")
         found[id] = answer and answer[:3]
     return found
@@ -775,9 +775,9 @@ def break_seen() -> None:
 
 def break_forget() -> None:
     """What a process knows of the epoch outlives the connection."""
-    from distier.plans.common.space import Space
+    from distier.plans.common.process_state import ProcessState
 
-    Space.forget = lambda self: None  # type: ignore[method-assign]
+    ProcessState.forget = lambda self: None  # type: ignore[method-assign]
 
 
 BREAKS: dict[str, Callable[[], None]] = {

@@ -117,7 +117,7 @@ async def test_a_new_master_of_a_shard_means_a_new_epoch_and_reads_that_are_chec
     verified = one._driver.counters.snapshot().get("recover.verified", 0)
     assert one.get(id).version == first and (await two.get(id)).version == first
     assert one._driver.counters.snapshot().get("recover.verified", 0) == verified + 1, "compared with the archive"
-    assert one.space.states[shard_of(one, shard.index)].epoch > first.epoch
+    assert one.space.process.epochs[shard_of(one, shard.index)].epoch > first.epoch
     assert one.put(id, "y").version.epoch > first.epoch
     cluster.move(shard.slot, home)
 

@@ -35,7 +35,7 @@ from distier.domain.tokens import token_counter
 from distier.effects import ArchiveGet, Offload
 from distier.errors import Corrupt, DistierError, Invalid
 from distier.lua import Adoption, Opened
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.get.one import open_warm
 from distier.plans.recovery.describe import describe_object
 from distier.stores.archive import Fetched
@@ -293,7 +293,7 @@ def _version(n: int, mutations: Sequence[Mutation], extra: int) -> str:
     return "parsed"
 
 
-SPACE = Space(Config(), token_counter("estimate"), True)
+SPACE = Namespace(Config(), token_counter("estimate"), True)
 OBJECT = archived.parse_key("t/modules/a/@00000001-00000000000042-9f3a2b1c.md.xz")
 SIDECARS = [
     archived.pack_sidecar(

@@ -199,7 +199,9 @@ def _near(server_url: str, tally: Tally) -> Counts:
     with counted(server_url, tally, near=True) as (config, archive):
         threading.setprofile(None)
         space = make_space(config, archive, None)
-        with Store(space, RedisExchange(config, server_url, space.forget), archive, url=server_url).open() as store:
+        with Store(
+            space, RedisExchange(config, server_url, space.process.forget), archive, url=server_url
+        ).open() as store:
             store.put("near", "some text")
             poll(lambda: store.get("near") and "near" in store.near.cache, what="a near cache")
             tally.start()
@@ -213,7 +215,7 @@ def measure() -> dict[str, dict[str, Counts]]:
         url, tally = server.socket_url, Tally()
         with counted(url, tally) as (config, archive):
             space = make_space(config, archive, None)
-            with Store(space, RedisExchange(config, url, space.forget), archive).open() as store:
+            with Store(space, RedisExchange(config, url, space.process.forget), archive).open() as store:
                 sync = asyncio.run(_rounds(store, tally))
         peer.flushall()
 
@@ -221,7 +223,7 @@ def measure() -> dict[str, dict[str, Counts]]:
             with counted(url, tally) as (config, archive):
                 space = make_space(config, archive, None)
                 made: Awaitable[AsyncStore] = AsyncStore(
-                    space, AsyncRedisExchange(config, url, space.forget), archive
+                    space, AsyncRedisExchange(config, url, space.process.forget), archive
                 ).open()
                 async with await made as store:
                     return await _rounds(store, tally)

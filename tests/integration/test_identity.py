@@ -293,7 +293,9 @@ def adopt(settings: Settings) -> None:
     config = load_config({}, **settings)
     archive = archive_of(config)
     space = make_space(config, archive)
-    with closing(SyncDriver(open_exchange(config, settings["redis__url"], space.forget), archive, deadline_s=10)) as d:
+    with closing(
+        SyncDriver(open_exchange(config, settings["redis__url"], space.process.forget), archive, deadline_s=10)
+    ) as d:
         d.run(adopt_archive(space))
 
 

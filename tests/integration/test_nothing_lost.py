@@ -111,7 +111,7 @@ def test_a_lease_of_a_dead_worker_does_not_outlast_the_patience(open_store: Open
         """A worker that dies between its lease and its upload."""
         one = _write_back_alone(store.space, shard, "a")
         effect = next(one)
-        while "SET" not in getattr(effect, "words", ()):
+        while "SET" not in getattr(effect, "args", ()):
             effect = one.send((yield effect))
         yield effect
         one.close()

@@ -71,7 +71,8 @@ from distier.errors import (
     Unavailable,
 )
 from distier.lua import Deleted, Opened, Put, Replayed, Reserved, expire
-from distier.plans.common.space import Failing, Space
+from distier.plans.common.namespace import Namespace
+from distier.plans.common.process_state import ProcessState
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.sweep import sweep
 from distier.plans.get.one import get
@@ -166,7 +167,7 @@ class Call:
 
     kind: str
     id: str
-    plan: Callable[[Space, Op], Plan[Any]]
+    plan: Callable[[Namespace, Op], Plan[Any]]
     durable: bool = False
     content: bytes | None = None
 
@@ -197,7 +198,7 @@ class Scenario:
 
 
 @cache
-def _space(number: int, hot_tokens: int, warm_modules: int, sidecar: bool) -> Space:
+def _space(number: int, hot_tokens: int, warm_modules: int, sidecar: bool) -> Namespace:
     """A pattern for the spaces of a world's processes: reading a configuration takes longer than a whole run."""
     config = load_config(
         {}, redis__url="redis://127.0.0.1:1/0", namespace=f"w{number}", storage_tiers__cold__directory="unused",
@@ -205,15 +206,15 @@ def _space(number: int, hot_tokens: int, warm_modules: int, sidecar: bool) -> Sp
         storage_tiers__cold__compression_level=0, storage_tiers__promotion_threshold=2,
         deadline="80ms",  # it sets how long a durable write of another is waited for; nothing here ends by it
     )  # fmt: skip
-    space = Space(config, token_counter("estimate"), sidecar)
+    space = Namespace(config, token_counter("estimate"), sidecar)
     assert space.limits and space.keys.shards[0].fixed  # cached from here on
     return space
 
 
-def _process_space(pattern: Space) -> Space:
-    space = object.__new__(Space)
+def _process_space(pattern: Namespace) -> Namespace:
+    space = object.__new__(Namespace)
     space.__dict__.update(pattern.__dict__)
-    space.__dict__.update(states={}, warm={}, versions={}, failing=Failing(), claiming={})
+    object.__setattr__(space, "process", ProcessState())
     return space
 
 
@@ -247,12 +248,12 @@ Io = list[Any] | Effect[Any]
 class Process:
     """Runs its calls as a driver would; stops before each effect that touches Redis, the archive, or waits."""
 
-    def __init__(self, world: World, name: str, calls: Sequence[Call], space: Space | None = None) -> None:
+    def __init__(self, world: World, name: str, calls: Sequence[Call], space: Namespace | None = None) -> None:
         self.world = world
         self.name = name
         self.calls = calls
         self.space = space or _process_space(world.pattern)
-        self.space.versions[world.shard] = world.given  # it has opened the shard, as every client does
+        self.space.process.versions[world.shard] = world.given  # it has opened the shard, as every client does
         self.server = world.primary
         self.incarnation = world.primary.incarnation
         self.uses = UseBuffer()
@@ -572,7 +573,7 @@ class World:
     def _connect(self, process: Process) -> None:
         """A new connection, to the primary: the process forgets what it knew of epochs (`stores.redis.Incarnations`)."""
         if not (self.scenario.together and any(p.incarnation == self.primary.incarnation for p in self.processes)):
-            process.space.forget()
+            process.space.process.forget()
         process.server, process.incarnation = self.primary, self.primary.incarnation
 
     def _redis(self, process: Process, calls: list[Any], how: str) -> Generator[Sent, Any, None]:

@@ -20,10 +20,10 @@ from distier.errors import NotFound, Recovering
 from distier.lua import Adoption, Replayed, adopt, archived
 from distier.lua import pin as pin_script
 from distier.plans.common.commands import record_command
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet import sweep
 from distier.plans.fleet.sweep import _records
-from distier.plans.put.durable import is_settled, reserve_place
+from distier.plans.put.durable import is_settled, reserve_position
 from distier.plans.put.prepare import ArchivedPosition
 from distier.plans.recovery import epochs
 from distier.plans.recovery.adopt import settle_record
@@ -88,7 +88,7 @@ def _fields(record: Record) -> dict[str, Any]:
 def _sweep_by_reference(patch: pytest.MonkeyPatch) -> None:
     """Whatever no record rests on is deleted, the greatest too."""
 
-    def unneeded(space: Space, groups: Any, now_ms: int, skipped: Any) -> Plan[list[str]]:
+    def unneeded(space: Namespace, groups: Any, now_ms: int, skipped: Any) -> Plan[list[str]]:
         keys: list[str] = []
         for group, (position, _) in zip(groups, (yield from _records(space, groups)), strict=True):
             keys += [o.key for o in group.objects if o.order != position]
@@ -100,7 +100,7 @@ def _sweep_by_reference(patch: pytest.MonkeyPatch) -> None:
 def _sweep_uncommitted(patch: pytest.MonkeyPatch) -> None:
     """A greater object dominates, whether a record says so or not (as it was once)."""
 
-    def unneeded(space: Space, groups: Any, now_ms: int, skipped: Any) -> Plan[list[str]]:
+    def unneeded(space: Namespace, groups: Any, now_ms: int, skipped: Any) -> Plan[list[str]]:
         yield from ()
         return [key for group in groups for key in names.dominated(group.objects)]
 
@@ -111,7 +111,7 @@ def _no_archived_tombstone(patch: pytest.MonkeyPatch) -> None:
     """A delete leaves no tombstone in the archive."""
     real = put_object
 
-    def broken(space: Space, record: Record, key: str, body: bytes) -> Plan[None]:
+    def broken(space: Namespace, record: Record, key: str, body: bytes) -> Plan[None]:
         if not record.deleted:
             yield from real(space, record, key, body)
 
@@ -122,7 +122,7 @@ def _commit_before_put(patch: pytest.MonkeyPatch) -> None:
     """Write-back says `archived` before the object is there."""
     real = put_object
 
-    def broken(space: Space, record: Record, key: str, body: bytes) -> Plan[None]:
+    def broken(space: Namespace, record: Record, key: str, body: bytes) -> Plan[None]:
         yield from archived(space.shard(record.id), record.id, record.order, len(body))
         yield from real(space, record, key, body)
 
@@ -132,7 +132,7 @@ def _commit_before_put(patch: pytest.MonkeyPatch) -> None:
 def _no_verify(patch: pytest.MonkeyPatch) -> None:
     """Records of an older epoch are served as they are, and called checked."""
 
-    def verify(space: Space, shard: Any, id: str) -> Plan[None]:
+    def verify(space: Namespace, shard: Any, id: str) -> Plan[None]:
         known = yield from shard_state(space, shard)
         yield from adopt(shard, known.epoch, [Adoption(id)])
 
@@ -144,7 +144,7 @@ def _epoch_found(patch: pytest.MonkeyPatch) -> None:
     """A recovering client installs the greatest epoch that it finds, instead of one of its own."""
     real = _claim
 
-    def claim(space: Space, shard: Any, replid: str, last: int) -> Plan[Claim | None]:
+    def claim(space: Namespace, shard: Any, replid: str, last: int) -> Plan[Claim | None]:
         known = yield from list_epochs(space, shard, 0)
         if not known:
             return (yield from real(space, shard, replid, last))
@@ -162,7 +162,7 @@ def _claims_fence(patch: pytest.MonkeyPatch) -> None:
 def _takes_back(patch: pytest.MonkeyPatch) -> None:
     """A refused durable write deletes its object (as it was once), which somebody may have adopted."""
 
-    def take_back(space: Space, shard: Any, id: str, position: ArchivedPosition) -> Plan[bool]:
+    def take_back(space: Namespace, shard: Any, id: str, position: ArchivedPosition) -> Plan[bool]:
         yield from ArchiveDelete([position.key])
         return True
 
@@ -182,7 +182,7 @@ def _not_settled(patch: pytest.MonkeyPatch) -> None:
 def _no_write_back(patch: pytest.MonkeyPatch) -> None:
     """A demotion to cold does not write back first."""
 
-    def done(space: Space, shard: Any, id: str) -> Plan[Archived]:
+    def done(space: Namespace, shard: Any, id: str) -> Plan[Archived]:
         yield from ()
         return Archived(id, "", "", 0)
 
@@ -194,18 +194,18 @@ def _proof_after_read(patch: pytest.MonkeyPatch) -> None:
     real = settle_record
 
     def settle(
-        space: Space, shard: Any, id: str, record: Record | None, known: Any, **how: bool
+        space: Namespace, shard: Any, id: str, record: Record | None, known: Any, **how: bool
     ) -> Plan[Record | None]:
-        return real(space, shard, id, record, space.states.get(shard), **how)
+        return real(space, shard, id, record, space.process.epochs.get(shard), **how)
 
     replace_in("distier.plans", real, settle, patch.setattr)
 
 
 def _puts_again(patch: pytest.MonkeyPatch) -> None:
     """A durable write that meets a newer epoch takes another position and goes on (as it was once)."""
-    real = reserve_place
+    real = reserve_position
 
-    def again(space: Space, shard: Any, id: str, expected: str, write_id: str, first: Any = None) -> Plan[Any]:
+    def again(space: Namespace, shard: Any, id: str, expected: str, write_id: str, first: Any = None) -> Plan[Any]:
         return real(space, shard, id, expected, write_id)
 
     replace_in(PUT, real, again, patch.setattr)
@@ -213,9 +213,9 @@ def _puts_again(patch: pytest.MonkeyPatch) -> None:
 
 def _checks_elsewhere(patch: pytest.MonkeyPatch) -> None:
     """Whether an object was adopted is asked after a position was taken, maybe of another server (as it was once)."""
-    real = reserve_place
+    real = reserve_position
 
-    def again(space: Space, shard: Any, id: str, expected: str, write_id: str, first: Any = None) -> Plan[Any]:
+    def again(space: Namespace, shard: Any, id: str, expected: str, write_id: str, first: Any = None) -> Plan[Any]:
         reserved = yield from real(space, shard, id, expected, write_id)
         if first is None:
             return reserved
@@ -232,7 +232,7 @@ def _checks_elsewhere(patch: pytest.MonkeyPatch) -> None:
 def _trusts_missing(patch: pytest.MonkeyPatch) -> None:
     """`pin` takes a MISSING of its script for a proof (as it was once)."""
 
-    def pin(space: Space, id: str, ttl_ms: int) -> Plan[int]:
+    def pin(space: Namespace, id: str, ttl_ms: int) -> Plan[int]:
         yield from promote(space, id)
         until = yield from pin_script(space.shard(id), id, ttl_ms)
         if until is None:

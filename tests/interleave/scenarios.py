@@ -6,7 +6,7 @@ from typing import Any
 
 from distier.effects import Plan, collect
 from distier.lua import expire as expire_script
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.sweep import sweep as sweep_plan
 from distier.plans.get.many import get_many as read_many
@@ -28,7 +28,7 @@ from .history import Op
 def put(id: str, text: str, level: str = "redis") -> Call:
     content = text.encode()
 
-    def plan(space: Space, op: Op) -> Plan[Any]:
+    def plan(space: Namespace, op: Op) -> Plan[Any]:
         return put_plan(space, Item(id, content, "text/plain", tokens=40, durability=level))  # type: ignore[arg-type]
 
     return Call("put-archived" if level == "archived" else "put", id, plan, level == "archived", content)
@@ -38,7 +38,7 @@ def cas(id: str, text: str, level: str = "redis") -> Call:
     """Read the version, then put if it is still the one."""
     content = text.encode()
 
-    def plan(space: Space, op: Op) -> Plan[Any]:
+    def plan(space: Namespace, op: Op) -> Plan[Any]:
         record = yield from newest_record(space, space.shard(id), id)
         op.compares, op.expected = True, record.order[:2] if record else None
         expected = record.order if record else 0
@@ -55,7 +55,7 @@ def delete(id: str, level: str = "redis") -> Call:
 
 
 def delete_if(id: str, level: str = "redis") -> Call:
-    def plan(space: Space, op: Op) -> Plan[Any]:
+    def plan(space: Namespace, op: Op) -> Plan[Any]:
         record = yield from newest_record(space, space.shard(id), id)
         if record is None:
             return False
@@ -73,7 +73,7 @@ def get(id: str) -> Call:
 def put_many(id: str, text: str) -> Call:
     content = text.encode()
 
-    def plan(space: Space, op: Op) -> Plan[Any]:
+    def plan(space: Namespace, op: Op) -> Plan[Any]:
         (result,) = yield from put_many_plan(space, [Item(id, content, "text/plain", tokens=40)])
         return collect(result)
 
@@ -83,7 +83,7 @@ def put_many(id: str, text: str) -> Call:
 def get_many(id: str) -> Call:
     """Together with others, of which there are none."""
 
-    def plan(space: Space, op: Op) -> Plan[Any]:
+    def plan(space: Namespace, op: Op) -> Plan[Any]:
         return (yield from read_many(space, ["x", id, "y"]))[id]
 
     return Call("get", id, plan)

@@ -12,7 +12,7 @@ from distier.errors import Conflict, Corrupt, DistierError
 from distier.lua import script, touch
 from distier.plans.common import content as content_plans
 from distier.plans.common.commands import record_command
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.get.many import get_many
 from distier.plans.get.one import get, read_below
 from distier.plans.get.uses import send_touch
@@ -94,10 +94,10 @@ def test_large_batch_is_sent_in_scripts_of_bounded_size(size_bytes: int) -> None
 # -- warm reads ----------------------------------------------------------------------------------------------------------
 
 
-def fresh(world: World) -> Space:
-    """The space of another process of the same namespace."""
-    space = Space(world.space.config, world.space.counter, world.space.sidecar)
-    space.states.update(world.space.states)
+def fresh(world: World) -> Namespace:
+    """The namespace as another process knows it."""
+    space = Namespace(world.space.config, world.space.counter, world.space.sidecar)
+    space.process.epochs.update(world.space.process.epochs)
     return space
 
 
@@ -139,7 +139,7 @@ def test_wrong_guess_of_tier_still_reads_correctly() -> None:
     mine, runner = fresh(world), world.process("mine")
     for id in ("hot", "gone", "newer"):
         assert runner.run(get(mine, id)) is not None
-        assert id in mine.warm
+        assert id in mine.process.warm
     run(put(world.space, Item("hot", "now hot", tokens=1)))
     run(delete(world.space, "gone"))
     run(put(world.space, Item("newer", "now newer", tokens=1)))
@@ -149,7 +149,7 @@ def test_wrong_guess_of_tier_still_reads_correctly() -> None:
     assert {id: (m.tier, m.content) for id, m in found.items() if m} == {
         "hot": ("hot", b"now hot"), "newer": ("warm", b"now newer"),
     }  # fmt: skip
-    assert "hot" not in mine.warm
+    assert "hot" not in mine.process.warm
 
 
 def test_frame_of_another_version_is_not_served() -> None:

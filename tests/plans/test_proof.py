@@ -14,10 +14,10 @@ import pytest
 
 from distier.effects import Effect, Plan
 from distier.errors import Recovering
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.get.many import get_many
 from distier.plans.get.one import get
-from distier.plans.get.scan import Listing
+from distier.plans.get.scan import IdScan
 from distier.plans.get.where import exists, where_in_redis
 from distier.plans.put.delete import delete
 from distier.plans.put.one import put as put_plan
@@ -70,21 +70,21 @@ def restored(world: World) -> None:
     world.restore(snapshot)
     # Another incarnation of the server. fakeredis has no replication id, so the test removes the shard's epoch.
     world.ask([("HDEL", world.shard.epoch, "epoch", "verified")])
-    world.space.forget()
+    world.space.process.forget()
     world.run(recover(world.space, world.shard))
     assert dump(world.ask)  # the old record exists
 
 
-def where_it_is(space: Space, id: str) -> Plan[str | None]:
+def where_it_is(space: Namespace, id: str) -> Plan[str | None]:
     found = yield from where_in_redis(space, id)
     return None if found is None else str(found.version)
 
 
-def hot(space: Space, id: str) -> Plan[str]:
+def hot(space: Namespace, id: str) -> Plan[str]:
     return (yield from promote(space, id)).tier
 
 
-READS: dict[str, Callable[[Space], Plan[Any]]] = {
+READS: dict[str, Callable[[Namespace], Plan[Any]]] = {
     "get": lambda space: get(space, "a"),
     "get_many": lambda space: _one_of_many(space),
     "exists": lambda space: exists(space, "a"),
@@ -95,7 +95,7 @@ READS: dict[str, Callable[[Space], Plan[Any]]] = {
 }
 
 
-def _one_of_many(space: Space) -> Plan[Any]:
+def _one_of_many(space: Namespace) -> Plan[Any]:
     return (yield from get_many(space, ["x", "a", "y"]))["a"]
 
 
@@ -167,11 +167,11 @@ def test_listing_after_a_loss_is_complete_or_fails() -> None:
     world = World.make()
     put(world, "old")
     emptied(world)
-    walk = Listing(world.space, "", None, None)
+    walk = IdScan(world.space, "", None, None)
     assert world.run(walk.step()) == [("a", "cold")]
 
     emptied(world)
-    walk = Listing(world.space, "", None, None)
+    walk = IdScan(world.space, "", None, None)
     with pytest.raises(Recovering, match="a listing might lack modules"):
         world.process("reader", archive_down=True).run(walk.step())
 
@@ -189,15 +189,15 @@ def test_durable_delete_returns_false_only_if_archived_as_deleted() -> None:
         def failed_over(world: World = world, before: Any = before) -> None:
             world.restore(world.snapshot().__class__(before, world.objects()))
             world.ask([("HDEL", world.shard.epoch, "epoch", "verified")])
-            known = dict(world.space.states)  # another process begins the epoch, and this one does not know it
+            known = dict(world.space.process.epochs)  # another process begins the epoch, and this one does not know it
             world.run(recover(world.space, world.shard))
-            world.space.states.update(known)
+            world.space.process.epochs.update(known)
 
         deleter = Interrupted(world.redis, world.archive, "deleter", after=at, happens=failed_over)
         said.add(deleter.run(delete(world.space, "a", durability="archived")))
         if deleter.after >= 0:
             break
-        world.space.forget()
+        world.space.process.forget()
         assert world.run(get(world.space, "a")) is None, (
             f"it is back, with a failover after effect {at} of {deleter.effects}"
         )

@@ -301,10 +301,10 @@ def test_worker_without_lease_moves_no_quota() -> None:
 
 
 def reopened(world: World, **overrides: Any) -> World:
-    from distier.plans.common.space import Space
+    from distier.plans.common.namespace import Namespace
 
     config = world.space.config.with_overrides(**overrides)
-    other = World(Space(config, world.space.counter, False), world.redis, world.archive)
+    other = World(Namespace(config, world.space.counter, False), world.redis, world.archive)
     run(other, open_space(other.space))
     run(other, open_quotas(other.space))
     return other

@@ -15,13 +15,13 @@ import pytest
 
 from distier.effects import Plan
 from distier.errors import DistierError, Unavailable
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.maintain import age_uses, demote_idle, expire_warm, keep_headroom, maintain, write_back_due
 from distier.plans.fleet.statistics import read_stats
 from distier.plans.fleet.sweep import sweep
 from distier.plans.get.many import get_many
 from distier.plans.get.one import get, read_below
-from distier.plans.get.scan import Listing
+from distier.plans.get.scan import IdScan
 from distier.plans.get.where import where_in_redis
 from distier.plans.put.delete import delete
 from distier.plans.put.many import put_many
@@ -111,7 +111,7 @@ class Row:
 
     name: str
     world: Callable[[], World]
-    plan: Callable[[Space], Plan[Any]]
+    plan: Callable[[Namespace], Plan[Any]]
     there: Contents = field(default_factory=dict)
     writes: Contents = field(default_factory=dict)
     check: Callable[[Any], bool] = lambda _: True
@@ -119,7 +119,7 @@ class Row:
     one_token: bool = False  # only the same call may be repeated: with another write id it is another call
 
 
-def first(shard_plan: Callable[..., Plan[Any]]) -> Callable[[Space], Plan[Any]]:
+def first(shard_plan: Callable[..., Plan[Any]]) -> Callable[[Namespace], Plan[Any]]:
     return lambda space: shard_plan(space, space.keys.shards[0])
 
 
@@ -164,7 +164,7 @@ ROWS = [
     Row("read deleted", mixed, lambda s: get(s, "deleted"), MIXED, check=lambda r: r is None),
     Row("read many", mixed, lambda s: get_many(s, [*MIXED, "nobody"]), MIXED, check=lambda r: len(r) == 7),
     Row("place", mixed, lambda s: where_in_redis(s, "cold"), MIXED, check=is_tier("cold")),
-    Row("list", mixed, lambda s: Listing(s, "", None, None).step(), MIXED, check=lambda r: len(r) == 6),
+    Row("list", mixed, lambda s: IdScan(s, "", None, None).step(), MIXED, check=lambda r: len(r) == 6),
     Row("stats", mixed, lambda s: read_stats(s, {}), MIXED),
     Row("put", mixed, lambda s: put(s, item("new")), MIXED, {"new": content("new")}, is_tier("hot")),
     Row("put over hot", mixed, lambda s: put(s, item("hot-clean", text="2")), MIXED, {"hot-clean": content("2")}),

@@ -18,7 +18,7 @@ import pytest
 from distier.domain.module import Record
 from distier.domain.tokens import token_counter
 from distier.effects import Effect, LocalDelete, LocalGet, LocalHas, LocalPut, Peers, PeerSilent
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.maintain import keep_headroom, maintain
 from distier.plans.get.many import get_many
 from distier.plans.get.one import get
@@ -75,7 +75,7 @@ class NodeWorld(World):
     @staticmethod
     def of(placement: str, *, keeps: bool = True, **overrides: Any) -> NodeWorld:
         config = small_config(storage_tiers__warm__placement=placement, **overrides)
-        space = Space(config, token_counter("estimate"), False, node="here")
+        space = Namespace(config, token_counter("estimate"), False, node="here")
         world = NodeWorld(space, own_exchange(), MemoryArchive(), keeps=keeps)
         world.process("opener").run(open_space(space))
         return world
@@ -127,9 +127,9 @@ def rows(placement: str, *, keeps: bool = True) -> Sequence[Row]:
         return full(placement, keeps=keeps)
 
     def promotable(world: World) -> None:
-        world.space.guess_warm("warm-clean", 1000.0)
+        world.space.process.guess_warm("warm-clean", 1000.0)
 
-    plans: dict[str, Callable[[Space], Any]] = {
+    plans: dict[str, Callable[[Namespace], Any]] = {
         f"read {id}": partial(get, id=id) for id in ("warm-dirty", "warm-clean", "cold", "expired")
     }
     here = {"warm": has("warm"), "hot": has("hot")}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +15,9 @@ import distier
 ROOT = Path(distier.__file__).parent
 # Each imports only from those after it (and from itself).
 LAYERS = [
-    "__main__", "cli", "web", "integrations", "demo", "worker", "client", "doctor", "node", "embedded", "near", "observe",
-    "drive", "stores", "plans", "lua", "effects", "policy", "domain", "config", "errors",
+    "__main__", "testing", "cli", "web", "integrations",
+    "demo", "worker", "client", "doctor", "node", "embedded", "near",
+    "observe", "drive", "stores", "plans", "lua", "effects", "policy", "domain", "config", "errors",
 ]  # fmt: skip
 # Types only, never imported when it runs: what the archive answers.
 ALLOWED_FOR_TYPES = {(m, "distier.stores.archive") for m in ("distier.effects", "distier.plans.fleet.sweep")}
@@ -99,3 +102,33 @@ def test_logic_takes_no_time_no_chance_and_no_connection(path: Path) -> None:
 def test_logic_opens_no_files(path: Path) -> None:
     called = {ast.unparse(n.func) for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)}
     assert not called & {"open", "print", "input", "eval", "exec"}
+
+
+# Within the plans: each package imports only from those before it. `fsck` repairs by writing, so it is above the writes.
+PLANS = ["common", "recovery", "tier", "get", "put", "fleet", "recovery.fsck"]
+LINES_MAX = 500
+
+
+def package_of_plan(module: str) -> str:
+    parts = module.split(".")[2:4]
+    return "recovery.fsck" if parts == ["recovery", "fsck"] else parts[0] if parts else ""
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if layer_of(name_of(p)) == "plans"], ids=name_of)
+def test_plans_import_downwards(path: Path) -> None:
+    mine = package_of_plan(name_of(path))
+    for name, _ in imports(path):
+        theirs = package_of_plan(name) if name.startswith("distier.plans.") else ""
+        if mine and theirs:
+            assert PLANS.index(theirs) <= PLANS.index(mine), f"{name_of(path)} imports {name}, which is above it"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_file_fits_into_a_head(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= LINES_MAX
+
+
+def test_import_distier_loads_nothing_heavy() -> None:
+    code = "import sys, distier; print(*sorted({'redis', 'pydantic', 'boto3', 'lmdb', 'typer', 'yaml'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

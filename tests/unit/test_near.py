@@ -33,7 +33,7 @@ from distier.drive.process import Counters, UseBuffer
 from distier.near import ENTRY_BYTES, Near, NearCache, Reading, Ticket, Tracker
 from distier.near.tracker import _ids_of, _TrackedServer
 from distier.near.wire import RefusedTracking
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 
 STALENESS_S = 5.0
 
@@ -334,11 +334,11 @@ class Wire:
         self.sent.append(tuple(command))
 
 
-def space_of(**settings: Any) -> Space:
-    return Space(Config(**settings), token_counter("estimate"), False)
+def space_of(**settings: Any) -> Namespace:
+    return Namespace(Config(**settings), token_counter("estimate"), False)
 
 
-def tracker_of(cache: NearCache, space: Space | None = None) -> Tracker:
+def tracker_of(cache: NearCache, space: Namespace | None = None) -> Tracker:
     return Tracker(cache, space or space_of(), list, Counters(), UseBuffer())
 
 
@@ -357,7 +357,7 @@ FLUSHED = hiredis.PushNotification([b"invalidate", None])
 HELLO = {b"server": b"redis", b"proto": 3}
 
 
-def subscribed(cache: NearCache, space: Space | None = None) -> tuple[Tracker, Any]:
+def subscribed(cache: NearCache, space: Namespace | None = None) -> tuple[Tracker, Any]:
     cache.lost()
     tracker = tracker_of(cache, space)
     peer = peer_of(tracker)

@@ -14,16 +14,17 @@ T = TypeVar("T")
 
 
 def record_command(shard: Shard, id: str) -> Command[Record | None]:
-    """A plain read of the whole record: the fastest that Redis has, and one that near caches can follow."""
+    """Read a whole record. HGETALL is the fastest read that Redis has, and near caches can follow it."""
     return Command(shard, ("HGETALL", shard.module(id)), lambda fields: parse_record(id, fields))
 
 
 def fields_command(shard: Shard, id: str) -> Command[dict[bytes, bytes]]:
-    """The same, unparsed, for the one place where every microsecond counts."""
+    """Read a record without parsing it, for the hot path, where every microsecond counts."""
     return Command(shard, ("HGETALL", shard.module(id)), _same)
 
 
 def frame_command(shard: Shard, id: str) -> Command[bytes | None]:
+    """Read the frame of a warm module."""
     return Command(shard, ("GET", shard.frame(id)), _same)
 
 
@@ -32,20 +33,22 @@ def _same(reply: Any) -> Any:
 
 
 def numbers(reply: Sequence[bytes | None]) -> list[int]:
-    """What `HMGET` answers where all fields are whole numbers; 0 for those that are not there."""
+    """Parse the reply to an `HMGET` of whole numbers; a missing field is 0."""
     return [int(n or 0) for n in reply]
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Split items into sequences of at most `size`."""
     return (items[i : i + size] for i in range(0, len(items), size))
 
 
 def server_ms(shard: Shard) -> Command[int]:
+    """Read the server's clock, in ms since the Unix epoch."""
     return Command(shard, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000)
 
 
 def sizes_command(shard: Shard, id: str) -> Command[Record | None]:
-    """A record without content and descriptions, for choosing only."""
+    """Read a record without its content and descriptions: what the choice of victims needs."""
 
     def parse(values: Sequence[bytes | None]) -> Record | None:
         fields = {name.encode(): v for name, v in zip(SIZES, values, strict=True) if v is not None}
@@ -55,6 +58,7 @@ def sizes_command(shard: Shard, id: str) -> Command[Record | None]:
 
 
 def read_records(shard: Shard, ids: Sequence[str], command: Callable[[Shard, str], Command[Any]]) -> Plan[list[Record]]:
+    """Read several records in one round trip; ids without a record are left out."""
     if not ids:
         return []
     replies = yield from Pipeline([command(shard, id) for id in ids])

@@ -12,17 +12,19 @@ from distier.domain.module import Record
 from distier.effects import Offload, Pipeline, Plan, collect
 from distier.errors import Corrupt
 from distier.plans.common.commands import frame_command, record_command
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 
-# What errors call the computations that took a call's time.
+# The names of computations in errors that say what took a call's time.
 COUNTING = "counting tokens and hashing"
 LZ4 = "compressing and decompressing (lz4)"
-UNPACKING = "decompressing what the archive gave (xz)"
+UNPACKING = "decompressing archived objects (xz)"
 
 
-def make_frame(space: Space, content: bytes, *, fast: bool = False) -> Plan[tuple[str, bytes]]:
-    """The warm copy of a content: its codec and bytes. `fast` where somebody waits for it who has the content already: a tenth
-    of the time, and frames that are a fifth larger."""
+def make_frame(space: Namespace, content: bytes, *, fast: bool = False) -> Plan[tuple[str, bytes]]:
+    """Make the warm copy of a content. Returns its codec and bytes.
+
+    `fast` is for a caller who waits although it has the content: a tenth of the time, and frames that are a fifth larger.
+    """
     level = space.frame_level
     if level is None:
         return "raw", content
@@ -30,8 +32,9 @@ def make_frame(space: Space, content: bytes, *, fast: bool = False) -> Plan[tupl
     return (yield from Offload(len(content), lambda: codec.compress_frame(content, level=level), LZ4))
 
 
-def count_tokens(space: Space, content: bytes) -> Plan[int]:
-    """The tokens of a content. A large one is counted in steps, if the counter can, and the call can end between two."""
+def count_tokens(space: Namespace, content: bytes) -> Plan[int]:
+    """Count the tokens of a content. A large one is counted in steps, if the counter can, so that the call can end between
+    two."""
     cut = getattr(space.counter, "parts", None)
     parts = (content,) if cut is None else (yield from Offload(len(content), partial(cut, content), COUNTING))
     tokens = 0
@@ -41,7 +44,7 @@ def count_tokens(space: Space, content: bytes) -> Plan[int]:
 
 
 def open_frame(record: Record, frame: bytes) -> Plan[bytes]:
-    """The content in a warm copy. Raises `Corrupt`."""
+    """Return the content of a frame. Raises `Corrupt`."""
     try:
         return (
             yield from Offload(
@@ -55,7 +58,7 @@ def open_frame(record: Record, frame: bytes) -> Plan[bytes]:
 
 
 def check_content(record: Record, content: bytes, where: str) -> bytes:
-    """`content` itself if it is what the record says; raises `Corrupt`."""
+    """Return `content` if it is what the record describes. Raises `Corrupt` otherwise."""
     if len(content) != record.size_bytes or hashlib.sha256(content).hexdigest() != record.sha256:
         raise Corrupt(
             f"the {where} copy of module {record.id!r} ({record.order}) does not match its SHA-256; run `distier fsck`"
@@ -64,18 +67,22 @@ def check_content(record: Record, content: bytes, where: str) -> bytes:
 
 
 def content_of(record: Record, frame: bytes | None) -> Plan[bytes | None]:
-    """The checked content of a record from the copies that Redis holds; None if it holds none (any more)."""
+    """Return the checked content of a record from the copies in Redis; None if Redis has none any more."""
     if record.content is not None:
         return check_content(record, record.content, "hot")
-    if frame is None or record.tier != "warm":  # a frame that came after the record was read says nothing about it
+    if (
+        frame is None or record.tier != "warm"
+    ):  # a frame that was written after the record was read says nothing about it
         return None
     content = yield from open_frame(record, frame)
     return check_content(record, content, "warm")
 
 
 def content_unless_moved(shard: Shard, record: Record, frame: bytes | None) -> Plan[bytes | None]:
-    """`content_of`; None also where the copy does not fit the record because the module has moved on: record and frame
-    were read one after the other, and a newer version may have come between them. Raises `Corrupt` where it has not."""
+    """Return `content_of`, or None where the module has moved on.
+
+    Record and frame are read one after the other, so a newer version may come between them. Raises `Corrupt` where none has.
+    """
     try:
         return (yield from content_of(record, frame))
     except Corrupt:
@@ -85,18 +92,19 @@ def content_unless_moved(shard: Shard, record: Record, frame: bytes | None) -> P
 
 
 def is_current(shard: Shard, record: Record) -> Plan[bool]:
-    """Whether the record is still the same, in every field."""
+    """Return whether the record is still the same, in every field."""
     now = yield from record_command(shard, record.id)
     return now == record
 
 
 PART_MAX = 500
 PART_MAX_BYTES = 8 * 1024 * 1024
-"""The frames of so many modules, and of so much content, are asked for and opened at once; of one that is larger alone."""
+"""The most modules, and the most bytes of content, whose frames are read and opened at once. A larger module is read alone."""
 
 
 def open_frames(part: Sequence[tuple[Shard, Record]]) -> Plan[list[bytes | None]]:
-    """The contents of some warm records, in one round trip; None where the frame is gone, damaged or of another version."""
+    """Return the contents of several warm records, read in one round trip; None for a frame that is gone, damaged or of
+    another version."""
     frames = yield from Pipeline([frame_command(shard, record.id) for shard, record in part])
     contents = []
     for (_, record), reply in zip(part, frames, strict=True):
@@ -106,7 +114,7 @@ def open_frames(part: Sequence[tuple[Shard, Record]]) -> Plan[list[bytes | None]
 
 
 def by_bytes(warm: Sequence[tuple[Shard, Record]]) -> Iterator[list[tuple[Shard, Record]]]:
-    """Parts of what `open_frames` takes at once."""
+    """Split warm records into the parts that `open_frames` takes at once."""
     part: list[tuple[Shard, Record]] = []
     size_bytes = 0
     for shard, record in warm:
@@ -120,6 +128,7 @@ def by_bytes(warm: Sequence[tuple[Shard, Record]]) -> Iterator[list[tuple[Shard,
 
 
 def content_or_none(record: Record, frame: bytes) -> Plan[bytes | None]:
+    """Return the content of a frame, or None if it does not fit the record."""
     try:
         return (yield from content_of(record, frame))
     except Corrupt:

@@ -17,7 +17,7 @@ from distier.effects import Cancelled, Command, NewToken, Pipeline, Plan, RunScr
 from distier.errors import DistierError, Full
 from distier.lua import claim, heartbeat, release
 from distier.plans.common.leases import cut_lease, take_lease
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.sweep import sweep
 from distier.policy.fleet import assign
 
@@ -43,7 +43,7 @@ class Claims(NamedTuple):
 
 
 def join(
-    space: Space, worker: str, held: Mapping[Shard, int], ttl_ms: int, *, workers: Sequence[str] = ()
+    space: Namespace, worker: str, held: Mapping[Shard, int], ttl_ms: int, *, workers: Sequence[str] = ()
 ) -> Plan[Fleet]:
     """Say that this worker is alive; take or keep the leases of the shards that are its part, and give back those that are
     not. A shard that another worker still has comes with a later call.
@@ -96,13 +96,13 @@ def give_back_leases(worker: str, held: Iterable[tuple[Shard, int]]) -> Plan[Non
     yield from Pipeline([release(shard, shard.worker_lease, f"{fence}:{worker}") for shard, fence in held])
 
 
-def leave(space: Space, worker: str, held: Mapping[Shard, int]) -> Plan[None]:
+def leave(space: Namespace, worker: str, held: Mapping[Shard, int]) -> Plan[None]:
     """Give all leases back, then be gone: others take over at their next beat."""
     yield from give_back_leases(worker, held.items())
     yield from heartbeat(space.keys.shards[0], worker, 0)
 
 
-def sweep_in_turn(space: Space) -> Plan[int | None]:
+def sweep_in_turn(space: Namespace) -> Plan[int | None]:
     """Sweep the archive if nobody has for `worker.sweep_interval`; None if somebody has. (A worker that is killed in a sweep
     leaves the rest for the next one: nothing waits for it.)"""
     first, holder = space.keys.shards[0], (yield from NewToken())

@@ -11,7 +11,7 @@ sweep             delete archive objects that nobody needs (`sweep.py`); never t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from distier.domain.ids import check_id
 from distier.domain.keys import Shard
@@ -21,7 +21,7 @@ from distier.errors import Corrupt, DistierError, Full, Invalid, NotFound, Redis
 from distier.lua import age, expire
 from distier.plans.common.commands import numbers
 from distier.plans.common.leases import cut_lease, give_back, patience_ms, take_lease
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.nodes import forget_dead
 from distier.plans.tier.demote import demote, free_hot
 from distier.plans.tier.writeback import Archived, look_at_archive, write_back
@@ -32,7 +32,7 @@ CLOCK_SLACK_MS = 1000
 """A version that was put since the clock was read is a little after it, and not due."""
 
 
-def write_back_due(space: Space, shard: Shard, *, older_than_ms: int | None = None) -> Plan[int]:
+def write_back_due(space: Namespace, shard: Shard, *, older_than_ms: int | None = None) -> Plan[int]:
     """Archive dirty versions whose time has come; how many. `older_than_ms` 0 archives all (`flush`), whatever their times
     say, and also those whose lease another worker has: it may be dead, and who flushes wants to be sure.
 
@@ -50,7 +50,11 @@ def write_back_due(space: Space, shard: Shard, *, older_than_ms: int | None = No
         stuck = 0
         while True:
             page = yield from _page(shard, shard.dirty, low, high, stuck)
-            ids = [id for id in page if id not in tried and (flush or not space.failing.is_waiting(shard, id, now_ms))]
+            ids = [
+                id
+                for id in page
+                if id not in tried and (flush or not space.process.failing.is_waiting(shard, id, now_ms))
+            ]
             tried |= set(ids)
             results = yield from Parallel([one(space, shard, id) for id in ids])
             failed = [r for r in results if isinstance(r, DistierError)]
@@ -58,7 +62,7 @@ def write_back_due(space: Space, shard: Shard, *, older_than_ms: int | None = No
                 yield from look_at_archive(
                     space
                 )  # where it is away, that is nobody's own fault, and all are due when it is back
-            space.failing.note(shard, zip(ids, results, strict=True), now_ms)
+            space.process.failing.note(shard, zip(ids, results, strict=True), now_ms)
             went = sum(isinstance(r, Archived) for r in results)
             done, failure = done + went, failure or next(iter(failed), None)
             stuck += len(page) - went  # those stay in the list: look behind them
@@ -99,7 +103,7 @@ def server_ms(shard: Shard) -> Plan[int]:
     return (yield from Command(shard, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000))
 
 
-def _write_back_alone(space: Space, shard: Shard, id: str) -> Plan[Archived | None]:
+def _write_back_alone(space: Namespace, shard: Shard, id: str) -> Plan[Archived | None]:
     """Write back unless another worker is at it: that would only do the same work twice. A worker that died with the lease
     keeps the module waiting no longer than the holder of a fetch does."""
     lease, holder = shard.write_back_lease(id), (yield from NewToken())
@@ -119,7 +123,7 @@ def _write_back_alone(space: Space, shard: Shard, id: str) -> Plan[Archived | No
     return result
 
 
-def demote_idle(space: Space, shard: Shard) -> Plan[int]:
+def demote_idle(space: Namespace, shard: Shard) -> Plan[int]:
     """Demote hot modules that nobody used for `demotion_threshold`; how many. Raises the first failure after having tried
     each."""
     threshold_ms = space.config.storage_tiers.demotion_threshold_ms
@@ -141,7 +145,7 @@ def demote_idle(space: Space, shard: Shard) -> Plan[int]:
     return moved
 
 
-def keep_headroom(space: Space, shard: Shard) -> Plan[int]:
+def keep_headroom(space: Namespace, shard: Shard) -> Plan[int]:
     """Demote the least recently used until the head-room is free; how many went. A single module stays: a shard that had to
     give it up each time could never show that it needs more."""
     headroom = space.config.worker.headroom
@@ -156,7 +160,7 @@ def keep_headroom(space: Space, shard: Shard) -> Plan[int]:
     return (yield from free_hot(space, shard, tokens, size_bytes, "headroom"))
 
 
-def expire_warm(space: Space, shard: Shard) -> Plan[int]:
+def expire_warm(space: Namespace, shard: Shard) -> Plan[int]:
     """Account for frames that are gone; how many modules became cold. Raises the first failure after having tried each."""
     gone, offset = 0, 0
     failure: DistierError | None = None
@@ -193,34 +197,48 @@ def _expire(shard: Shard, ids: Sequence[str]) -> Plan[tuple[int, int, DistierErr
     return gone, stuck, failure
 
 
-def age_uses(space: Space, shard: Shard) -> Plan[int]:
+def age_uses(space: Namespace, shard: Shard) -> Plan[int]:
     return (yield from age(shard, space.config.worker.uses_half_life_ms))
 
 
-def maintain(space: Space, shard: Shard, tell: Callable[[dict[str, int]], None]) -> Plan[None]:
-    """One round over a shard; tells what each step did, by name. Each is tried even where another fails; raises the
-    first failure at the end."""
-    steps: dict[str, Plan[int]] = {
-        "archived": write_back_due(space, shard),
-        "idle": demote_idle(space, shard),
-        "headroom": keep_headroom(space, shard),
-        "expired": expire_warm(space, shard),
-        "aged": age_uses(space, shard),
-    }
-    if shard.index == 0:
-        steps["nodes_forgotten"] = forget_dead(space)
+class Step(NamedTuple):
+    """A step of a worker's round: its name in reports and metrics, and its plan, which returns how much it did."""
+
+    name: str
+    plan: Callable[[Namespace, Shard], Plan[int]]
+    first_shard_only: bool = False
+
+
+STEPS: tuple[Step, ...] = (
+    Step("archived", write_back_due),
+    Step("idle", demote_idle),
+    Step("headroom", keep_headroom),
+    Step("expired", expire_warm),
+    Step("aged", age_uses),
+    Step("nodes_forgotten", lambda space, shard: forget_dead(space), first_shard_only=True),
+)
+"""What a round does, in this order. A new step is a plan and a row here."""
+
+
+def maintain(space: Namespace, shard: Shard, tell: Callable[[dict[str, int]], None]) -> Plan[None]:
+    """Run each step of `STEPS` over a shard and report what it did, by name.
+
+    A step that fails does not keep the others from running; the first failure is raised at the end.
+    """
     failure: DistierError | None = None
-    for name, step in steps.items():
+    for step in STEPS:
+        if shard.index and step.first_shard_only:
+            continue
         try:
-            tell({name: (yield from step)})
+            tell({step.name: (yield from step.plan(space, shard))})
         except DistierError as e:
             failure = failure or e
-            yield from Count(f"worker.failed.{name}")
+            yield from Count(f"worker.failed.{step.name}")
     if failure:
         raise failure
 
 
-def recount(space: Space, shard: Shard) -> Plan[dict[str, int]]:
+def recount(space: Namespace, shard: Shard) -> Plan[dict[str, int]]:
     """The usage of a shard counted anew from its records, to compare with `usage`. Exact while nothing is moving."""
     sums: dict[str, int] = {}
     cursor = 0

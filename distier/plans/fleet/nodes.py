@@ -19,7 +19,7 @@ from distier.domain.keys import Shard
 from distier.effects import HINT_S, Command, Count, LocalGet, Pipeline, Plan, collect
 from distier.errors import DistierError, Invalid, Unavailable
 from distier.plans.common.commands import chunks, record_command
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.tier.keep import keep, to_hot
 from distier.plans.tier.peers import ABSENT, PROMOTED, Ask, DiskSums, packed, popped
 
@@ -34,7 +34,7 @@ MANY = 500
 
 
 def heartbeat(
-    space: Space,
+    space: Namespace,
     node: str,
     held: DiskSums,
     changes: Mapping[str, bool],
@@ -66,8 +66,8 @@ def heartbeat(
     told = _held_calls(space, node, changes)
     found = yield from Pipeline([*calls, *told])
     replies = [collect(reply) for reply in found[: len(calls)]]
-    late = [s for s in space.keys.shards if (s, node) in _untold]
-    _note(node, told, found[len(calls) :])
+    late = [s for s in space.keys.shards if (s, node) in space.process.unannounced]
+    _note(space, node, told, found[len(calls) :])
     if replies[0] or rebuild:
         late = list(space.keys.shards)
     if late:
@@ -75,7 +75,7 @@ def heartbeat(
     return tuple(other for other in replies[3] if other != node)
 
 
-def _held_calls(space: Space, node: str, changes: Mapping[str, bool]) -> list[Command[Any]]:
+def _held_calls(space: Namespace, node: str, changes: Mapping[str, bool]) -> list[Command[Any]]:
     words: dict[tuple[Shard, str], list[str]] = {}
     for id, came in changes.items():
         words.setdefault((space.shard(id), "SADD" if came else "SREM"), []).append(id)
@@ -86,42 +86,39 @@ def _held_calls(space: Space, node: str, changes: Mapping[str, bool]) -> list[Co
     ]
 
 
-def announce_changes(space: Space, node: str, changes: Mapping[str, bool]) -> Plan[None]:
+def announce_changes(space: Namespace, node: str, changes: Mapping[str, bool]) -> Plan[None]:
     """What came to the disk and left it, between two beats."""
     calls = _held_calls(space, node, changes)
-    _note(node, calls, (yield from Pipeline(calls)))
+    _note(space, node, calls, (yield from Pipeline(calls)))
 
 
-def _announce_all(space: Space, node: str, ids: Sequence[str], shards: Sequence[Shard]) -> Plan[None]:
+def _announce_all(space: Namespace, node: str, ids: Sequence[str], shards: Sequence[Shard]) -> Plan[None]:
     """From nothing: what it held before may be wrong by what happened while nobody listened."""
     calls = [Command(s, ("UNLINK", s.held(node)), int, retry=False, hint=HINT_S) for s in shards]
-    _untold.difference_update((s, node) for s in shards)  # first: what fails meanwhile beside this is noted again
-    _note(node, calls, (yield from Pipeline(calls)))
-    ready = {s for s in shards if (s, node) not in _untold}
+    # First: a shard that fails while this runs is noted again.
+    space.process.unannounced.difference_update((s, node) for s in shards)
+    _note(space, node, calls, (yield from Pipeline(calls)))
+    ready = {s for s in shards if (s, node) not in space.process.unannounced}
     for part in chunks([id for id in ids if space.shard(id) in ready], 20 * MANY):
         yield from announce_changes(space, node, dict.fromkeys(part, True))
 
 
-_untold: set[tuple[Shard, str]] = set()
-"""Shards that missed something of what a node of this process told, and are told all anew when they answer."""
-
-
-def _note(node: str, calls: Sequence[Command[Any]], replies: Sequence[Any]) -> None:
+def _note(space: Namespace, node: str, calls: Sequence[Command[Any]], replies: Sequence[Any]) -> None:
     """Remember whose shard did not answer. Raises every other error."""
     for call, reply in zip(calls, replies, strict=True):
         if isinstance(reply, Unavailable):
-            _untold.add((call.shard, node))
+            space.process.unannounced.add((call.shard, node))
         else:
             collect(reply)
 
 
-def wait_for_ask(space: Space, node: str, wait_s: float) -> Plan[bytes | None]:
+def wait_for_ask(space: Namespace, node: str, wait_s: float) -> Plan[bytes | None]:
     """The next entry of the node's list; None if none comes in time."""
     first = space.keys.shards[0]
     return (yield from popped(first, first.asks(node), wait_s))
 
 
-def answer(space: Space, node: str, entry: bytes) -> Plan[None]:
+def answer(space: Namespace, node: str, entry: bytes) -> Plan[None]:
     """Answer one ask: with the copy, by promoting it, or by saying that there is none, so that nobody waits in vain."""
     try:
         ask = Ask.parse(entry)
@@ -152,7 +149,7 @@ def answer(space: Space, node: str, entry: bytes) -> Plan[None]:
             yield Count("asks.lost")
 
 
-def forget_dead(space: Space) -> Plan[int]:
+def forget_dead(space: Namespace) -> Plan[int]:
     """Remove what nodes said that have been dead for a minute; how many."""
     first = space.keys.shards[0]
     now_ms = yield from Command(first, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000)

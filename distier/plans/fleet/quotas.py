@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distier.effects import Parallel, Plan, collect
 from distier.errors import RedisUnavailable
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.epochs import refuses_writes
 from distier.plans.tier.ledger import (
     TRIES_MAX,
@@ -23,7 +23,7 @@ from distier.plans.tier.ledger import (
 from distier.policy.quotas import Amounts, Ledger, rebalance, scaled
 
 
-def totals(space: Space) -> tuple[Amounts, tuple[bool, ...]]:
+def totals(space: Namespace) -> tuple[Amounts, tuple[bool, ...]]:
     """The configured budgets of the namespace, and which of them somebody has set."""
     tiers, explicit = space.config.storage_tiers, space.config.explicit
     amounts = Amounts(tiers.hot.max_size, tiers.hot.max_bytes, tiers.warm.max_modules, tiers.warm.max_bytes)
@@ -31,7 +31,7 @@ def totals(space: Space) -> tuple[Amounts, tuple[bool, ...]]:
     return amounts, tuple(explicit(f"storage_tiers.{key}") for key in keys)
 
 
-def open_quotas(space: Space) -> Plan[None]:
+def open_quotas(space: Namespace) -> Plan[None]:
     """Bring the totals to what the configuration says explicitly: the shares keep their proportion. Where they are lowered,
     no shard takes more from now on, and the worker evicts what is too much."""
     if space.config.shards == 1:
@@ -62,7 +62,7 @@ def open_quotas(space: Space) -> Plan[None]:
     raise Contended("the shares of the shards change too often; try again")
 
 
-def balance(space: Space, fence: str = "") -> Plan[int]:
+def balance(space: Namespace, fence: str = "") -> Plan[int]:
     """One step of the shares to where they are worth most; 1 if any moved. Also puts right what a process that was stopped
     left behind: a change under way, limits that are not those of the ledger, a shard that holds more. With a `fence` it does
     nothing where another worker has taken the lease of the first shard since."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from distier.domain.schema import BUDGETS
 from distier.effects import Command, Pipeline, Plan, collect
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.tier.peers import DiskSums, look_for_nodes, read_nodes
 
 
@@ -142,7 +142,7 @@ class Stats:
         return self.counters.get("misses", 0)
 
 
-def read_stats(space: Space, counters: Mapping[str, int], near: NearStats = NearStats()) -> Plan[Stats]:
+def read_stats(space: Namespace, counters: Mapping[str, int], near: NearStats = NearStats()) -> Plan[Stats]:
     """The sums over all shards, from the accounts that the scripts keep: a few round trips, however large."""
     calls: list[Command[dict[str, int]]] = [
         Command(shard, ("HGETALL", key), _numbers) for shard in space.keys.shards for key in (shard.usage, shard.limits)

@@ -31,10 +31,10 @@ from distier.effects import ArchiveDelete, ArchiveList, Command, Count, Now, Pip
 from distier.errors import Corrupt, DistierError, Invalid
 from distier.lua import state
 from distier.plans.common.commands import chunks
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.epochs import epochs_prefix
-from distier.plans.recovery.walk import NO_POSITION, Group, Position, Skipped, Walk
+from distier.plans.recovery.walk import NO_POSITION, ArchiveWalk, Group, Position, Skipped
 
 if TYPE_CHECKING:
     from distier.stores.archive import Listed
@@ -44,11 +44,11 @@ INCARNATIONS_KEPT = 8
 YOUNG_MS = 20 * 60_000
 
 
-def sweep(space: Space, skipped: Skipped | None = None) -> Plan[int]:
+def sweep(space: Namespace, skipped: Skipped | None = None) -> Plan[int]:
     """Delete what nobody needs from the archive; how many objects. What is refused (an object with a lock, one that cannot be
     read) is kept, is in `skipped`, and keeps nothing else. Raises `Unavailable`."""
     now_ms = yield Now()
-    walk, deleted = Walk(space), 0
+    walk, deleted = ArchiveWalk(space), 0
     skipped = skipped or Skipped()
     for shard in space.keys.shards:
         yield from state(shard)  # is this the Redis that the records are in?
@@ -62,7 +62,7 @@ def sweep(space: Space, skipped: Skipped | None = None) -> Plan[int]:
     return deleted
 
 
-def unneeded(space: Space, groups: Sequence[Group], now_ms: int, skipped: Skipped) -> Plan[list[str]]:
+def unneeded(space: Namespace, groups: Sequence[Group], now_ms: int, skipped: Skipped) -> Plan[list[str]]:
     """The keys among the objects of these modules that may be deleted now. Modules that cannot be looked at are `skipped`."""
     old_ms = now_ms - space.config.worker.tombstone_grace_ms
     wanted = [g for g in groups if names.dominated(g.objects) or _is_buried(g, old_ms) or _old_sidecars(g, old_ms)]
@@ -86,7 +86,7 @@ def _below(group: Group, position: Position) -> list[str]:
     return [o.key for o in group.objects if o.order < position] if newest and newest.order >= position else []
 
 
-def _records(space: Space, groups: Sequence[Group]) -> Plan[list[tuple[Position | None, bool]]]:
+def _records(space: Namespace, groups: Sequence[Group]) -> Plan[list[tuple[Position | None, bool]]]:
     """Where the records of these modules stand in the order (None: no record), and whether that version is archived."""
 
     def parse(reply: list[bytes | None]) -> tuple[Position | None, bool]:
@@ -120,7 +120,7 @@ def _old_sidecars(group: Group, old_ms: int) -> list[str]:
     return [key for key in group.lone_sidecars if group.modified_ms[key] < old_ms]
 
 
-def _verify(space: Space, id: str, skipped: Skipped) -> Plan[None]:
+def _verify(space: Namespace, id: str, skipped: Skipped) -> Plan[None]:
     try:
         yield from verify(space, space.shard(id), id)
         skipped.went_well()
@@ -128,7 +128,7 @@ def _verify(space: Space, id: str, skipped: Skipped) -> Plan[None]:
         skipped.add(id, e)
 
 
-def _bury(space: Space, group: Group, position: Position | None, skipped: Skipped) -> Plan[list[str]]:
+def _bury(space: Namespace, group: Group, position: Position | None, skipped: Skipped) -> Plan[list[str]]:
     newest = group.newest
     assert newest is not None
     if position is None:
@@ -139,7 +139,7 @@ def _bury(space: Space, group: Group, position: Position | None, skipped: Skippe
     return []
 
 
-def _old_epochs(space: Space, shard: Shard, now_ms: int) -> Plan[list[str]]:
+def _old_epochs(space: Namespace, shard: Shard, now_ms: int) -> Plan[list[str]]:
     """Markers that no writer and no claimer looks for any more: of each of the newest lives of the server the greatest
     stays. Young ones stay too, because a claimer counts those of its number."""
     listed: list[Listed] = []

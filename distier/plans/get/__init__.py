@@ -1,3 +1,3 @@
-"""Reading: one module, many, where a module is, and walks through the ids."""
+"""Reading modules: one, many, where one is, and scans of the ids."""
 
 from __future__ import annotations

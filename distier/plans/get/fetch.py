@@ -1,4 +1,4 @@
-"""Single flight: of all readers of a cold module one fetches it, the others wait for its result."""
+"""Single flight: one reader of a cold module fetches it from the archive, and the others wait for its result."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from distier.domain.module import Record, Tier
 from distier.effects import Cancelled, Count, LocalGet, NewToken, Pipeline, Plan, RunScript, Sleep, collect
 from distier.errors import DistierError, Full, RedisUnavailable
 from distier.lua import release
+from distier.plans.common.backoff import Patience
 from distier.plans.common.commands import frame_command, record_command
 from distier.plans.common.leases import give_back, lease_command, patience_ms
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.get.uses import is_hot_now
 from distier.plans.tier.keep import keep, keep_warm, to_hot
 from distier.plans.tier.load import fetch_unless_moved
@@ -23,24 +24,31 @@ WAIT_MAX_S = 0.05
 
 
 def fetch_alone(
-    space: Space,
+    space: Namespace,
     shard: Shard,
     record: Record,
     touch: RunScript[Any] | None,
     hot_now: bool = False,
     damaged: bytes | None = None,
 ) -> Plan[tuple[bytes, Tier] | None]:
-    """Fetch a cold version, once in the fleet: who has the lease fetches, the others wait for what it leaves. `touch` is sent
-    along; `damaged` is a frame that is not worth waiting for.
+    """Fetch a cold version, once in the fleet: the holder of the lease fetches, and the others wait for the copy that it
+    leaves.
 
     The lease saves work and guards nothing: two fetches of one immutable object do no harm. A holder that dies or hangs is
-    overtaken when its lease ends, or when somebody has waited for it as long as its own patience lasts (the holder's may be
-    longer): that one ends the lease, by the holder's name, and again one of all takes it. So an archive that is slow, too,
-    gets one more GET for each such time, and not one from everybody. None where the module changed while waiting.
+    overtaken when its lease ends, or when a reader has waited for it longer than its own patience. That reader ends the
+    lease, by the holder's name, and one of all readers takes it again. A slow archive thus gets one more GET for each such
+    time, not one from every reader.
+
+    Args:
+        touch: a script with gathered uses, which is sent along.
+        hot_now: whether the module has enough uses for hot.
+        damaged: a frame that is not worth waiting for.
+
+    Returns:
+        The content and the tier that it came from; None where the module changed meanwhile.
     """
     lease, me = shard.lease(record.id), (yield from NewToken())
-    patience_s = patience_ms(space) / 1000
-    wait_s, waited_s, waited_for = WAIT_FIRST_S, 0.0, b""
+    patience, wait_s = Patience(patience_ms(space) / 1000), WAIT_FIRST_S
     while True:
         take = lease_command(shard, lease, me, patience_ms(space))
         nodes = yield from others(space)
@@ -48,12 +56,12 @@ def fetch_alone(
         calls += [holds_command(shard, node, record.id) for node in nodes]
         try:
             replies = yield from Pipeline([*calls, touch] if touch is not None else calls)
-        except Cancelled:  # it may be this one's by now
+        except Cancelled:  # the lease may have been granted
             yield from give_back(shard, lease, me)
             raise
         if touch is not None:
             hot_now, touch = is_hot_now(space, record.id, replies.pop()), None
-        # Where Redis refuses writes (maxmemory, no replica, no disk) there are no leases: then everybody fetches.
+        # Where Redis refuses writes (maxmemory, no replica, no disk) there are no leases, and every reader fetches.
         holder = None if isinstance(replies[0], Full | RedisUnavailable) else collect(replies[0])
         now, frame = collect(replies[1]), collect(replies[2])
         is_warm = now is not None and now.tier == "warm" and frame not in (None, damaged)
@@ -61,7 +69,7 @@ def fetch_alone(
             if holder is None:
                 yield from give_back(shard, lease, me)
             return None
-        if space.node is not None:  # another process of this node may have fetched it since this one looked
+        if space.node is not None:  # another process of this node may have fetched it meanwhile
             content = yield from LocalGet(record)
             if content is not None:
                 if holder is None:
@@ -70,20 +78,19 @@ def fetch_alone(
         if holder is None:
             holding = holders_of(nodes, replies[3:])
             return (yield from _fetch_and_keep(space, shard, record, hot_now, lease, me, holding))
-        if holder != waited_for:
-            waited_s, waited_for = 0.0, holder
-        elif waited_s >= patience_s:
+        if patience.is_over(holder):
             yield from give_back(shard, lease, holder.decode(errors="replace"))
             continue
         yield Count("waits.lease")
         yield Sleep(wait_s)
-        waited_s += wait_s
+        patience.waited(wait_s)
         wait_s = min(wait_s * 2, WAIT_MAX_S)
 
 
 def _fetch_and_keep(
-    space: Space, shard: Shard, record: Record, hot_now: bool, lease: str, holder: str, holding: Sequence[str]
+    space: Namespace, shard: Shard, record: Record, hot_now: bool, lease: str, holder: str, holding: Sequence[str]
 ) -> Plan[tuple[bytes, Tier] | None]:
+    """Fetch as the holder of the lease, keep a copy further up, and give the lease back."""
     try:
         content = yield from ask_content(space, shard, record, holding)
         tier: Tier = "cold" if content is None else "warm"

@@ -1,4 +1,4 @@
-"""Many modules in few round trips: hot ones, then this node's disk, then frames, then the archive."""
+"""Reading many modules in few round trips: hot ones, then this node's disk, then frames, then the archive."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from distier.domain.outcome import Outcome
 from distier.effects import Count, LocalPut, Parallel, Pipeline, Plan, collect
 from distier.plans.common.commands import chunks, fields_command
 from distier.plans.common.content import by_bytes, open_frames
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.get.one import read_below, read_local
 from distier.plans.get.uses import use_many
 from distier.plans.recovery.adopt import settle_records
 from distier.plans.tier.keep import keep, to_hot
 
 
-def get_many(space: Space, ids: Sequence[str]) -> Plan[dict[str, Module | None]]:
-    """Modules by id, None for misses. Hot ones in one round trip per 500; after it warm ones in one per 500 or 8 MiB, and one
-    more where their uses are due; then cold ones in parallel.
+def get_many(space: Namespace, ids: Sequence[str]) -> Plan[dict[str, Module | None]]:
+    """Return modules by id, None for misses.
 
-    Raises what any one of them raises: a fault is not a miss.
+    Hot modules take one round trip per 500. Warm ones take one per 500 or 8 MiB after that, and one more where their uses
+    are due. Cold ones follow in parallel. Raises what any of them raises: a fault is not a miss.
     """
     found: dict[str, Module | None] = dict.fromkeys(ids)
     below: list[tuple[Shard, Record]] = []
@@ -37,9 +37,9 @@ def get_many(space: Space, ids: Sequence[str]) -> Plan[dict[str, Module | None]]
 
 
 def _read_local_many(
-    space: Space, below: list[tuple[Shard, Record]], found: dict[str, Module | None]
+    space: Namespace, below: list[tuple[Shard, Record]], found: dict[str, Module | None]
 ) -> Plan[list[tuple[Shard, Record]]]:
-    """Puts those that this node's disk has into `found`; answers the others."""
+    """Put the modules that this node's disk has into `found`. Returns the others."""
     rest = []
     for shard, record in below:
         module = (yield from read_local(space, shard, record)) if record.clean else None
@@ -51,15 +51,15 @@ def _read_local_many(
 
 
 def _read_warm_many(
-    space: Space, below: list[tuple[Shard, Record]], found: dict[str, Module | None]
+    space: Namespace, below: list[tuple[Shard, Record]], found: dict[str, Module | None]
 ) -> Plan[list[tuple[Shard, Record]]]:
-    """Puts those that have a frame in Redis into `found`; answers the others, and those that moved meanwhile."""
+    """Put the modules that have a frame in Redis into `found`. Returns the others, and those that moved meanwhile."""
     rest = [(shard, record) for shard, record in below if record.tier != "warm"]
     promoted: list[Plan[Outcome]] = []
     for part in by_bytes([(shard, record) for shard, record in below if record.tier == "warm"]):
         get: dict[Shard, list[tuple[Record, bytes]]] = {}
         for (shard, record), content in zip(part, (yield from open_frames(part)), strict=True):
-            if content is None:  # the long way says why
+            if content is None:  # the long way finds out why
                 rest.append((shard, record))
                 continue
             found[record.id] = record.module(content, "warm")
@@ -75,18 +75,20 @@ def _read_warm_many(
             for record, content in some
             if counts.get(record.id, 0.0) >= space.config.storage_tiers.promotion_threshold
         ]
-    for result in (yield Parallel(promoted)):  # at the end: those may push frames out that are still to be read
+    for result in (yield Parallel(promoted)):  # at the end: promotions may evict frames that are still to be read
         collect(result)
     return rest
 
 
-def _read_hot(space: Space, ids: Sequence[str], found: dict[str, Module | None]) -> Plan[list[tuple[Shard, Record]]]:
-    """Puts the hot ones among these into `found`; answers the records of those that are further down."""
+def _read_hot(
+    space: Namespace, ids: Sequence[str], found: dict[str, Module | None]
+) -> Plan[list[tuple[Shard, Record]]]:
+    """Put the hot modules into `found`. Returns the records of those that are further down."""
     shards = [space.shard(id) for id in ids]
     used: dict[Shard, list[str]] = {shard: [] for shard in shards}
-    states, known = space.states, {shard: space.states.get(shard) for shard in used}
+    states, known = space.process.epochs, {shard: space.process.epochs.get(shard) for shard in used}
     replies = yield from Pipeline([fields_command(shard, id) for shard, id in zip(shards, ids, strict=True)])
-    same = states is space.states
+    same = states is space.process.epochs
     rest: dict[str, Record | None] = {}
     for id, shard, reply in zip(ids, shards, replies, strict=True):
         fields, before = collect(reply), known[shard]

@@ -1,12 +1,11 @@
-"""Reading: get, get_many, exists, where, list.
+"""Reading one module, from its nearest copy.
 
-    hot       one plain HGETALL, and the content is in the reply
-    warm      one more round trip: the frame, together with the gathered uses; none more where this process has lately
-              found the module there, and asked for both at once
-    cold      one process fetches the object (a lease per module keeps the others waiting for its result), checks it,
-              and leaves a warm copy behind
+    hot       one plain HGETALL, whose reply has the content
+    warm      one more round trip, for the frame, together with the gathered uses; none more where this process lately
+              found the module there and asked for both at once
+    cold      one process fetches the object, while a lease keeps the others waiting, checks it, and leaves a warm copy
 
-A miss is answered from the record alone: while a module exists, its record does.
+The record alone proves a miss: a module that exists has one.
 """
 
 from __future__ import annotations
@@ -24,32 +23,31 @@ from distier.errors import Corrupt, DeadlineExceeded
 from distier.lua import Opened
 from distier.plans.common.commands import fields_command, frame_command
 from distier.plans.common.content import content_or_none
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.get.fetch import fetch_alone
 from distier.plans.get.uses import is_hot_now, send_touch, use
 from distier.plans.recovery.adopt import newest_record, settle_record
 from distier.plans.tier.keep import keep, to_hot
 
 AT_ONCE_BYTES = 64 * 1024
-"""To open the frame of as much takes less time than handing that to a thread."""
+"""A frame of at most this content opens in less time than handing it to a thread takes."""
 LOST_MAX = 5
-"""How often a dirty copy must be missing beside the same record: once or twice it was promoted and demoted between our
-reads."""
+"""How often the copy of an unchanged dirty record must be missing: once or twice, it may have moved between two reads."""
 REREADS_MAX = 20
-"""A module that changes its place between every two reads of one `get` this often is not moving, it is broken."""
+"""A module that moves between every two reads this often is not moving; it is broken."""
 
 
-def get(space: Space, id: str) -> Plan[Module | None]:
-    """The module, from the nearest copy; None if there is none."""
-    shard, states = space.shard(id), space.states
-    known = states.get(shard)  # what proves a read is known before it: see `read_record`
+def get(space: Namespace, id: str) -> Plan[Module | None]:
+    """Return the module, from its nearest copy; None if there is none."""
+    shard, states = space.shard(id), space.process.epochs
+    known = states.get(shard)  # what proves a read must be known before it: see `read_record`
     frame: bytes | None = None
-    if id in space.warm and space.node is None:
+    if id in space.process.warm and space.node is None:
         replies = yield from Pipeline([fields_command(shard, id), frame_command(shard, id)])
         fields, frame = map(collect, replies)
     else:
         fields = yield from fields_command(shard, id)
-    if states is not space.states:
+    if states is not space.process.epochs:
         known = None
     module = parse_hot(id, fields, known.epoch, known.verified) if known else None
     if module is not None:
@@ -65,8 +63,9 @@ def get(space: Space, id: str) -> Plan[Module | None]:
     return (yield from read_below(space, shard, record, frame))
 
 
-def serve_hot(space: Space, shard: Shard, module: Module) -> Plan[Module]:
-    space.warm.pop(module.id, None)
+def serve_hot(space: Namespace, shard: Shard, module: Module) -> Plan[Module]:
+    """Count a hot hit and note the use."""
+    space.process.warm.pop(module.id, None)
     yield Count("hits.hot")
     touch = yield Used(shard, module.id)
     if touch is not None:
@@ -75,8 +74,10 @@ def serve_hot(space: Space, shard: Shard, module: Module) -> Plan[Module]:
 
 
 def open_warm(id: str, fields: Mapping[bytes, bytes], frame: bytes, known: Opened) -> Module | None:
-    """The module of a small warm record, with the content of the frame that was read along: the short way, as `parse_hot` is
-    for hot ones. None for anything else; the long way then says what it is."""
+    """Return the module of a small warm record, with the content of the frame that was read with it; None for anything else.
+
+    This is the short way, as `parse_hot` is for hot records. The long way finds out what is wrong.
+    """
     try:
         size_bytes = int(fields[b"bytes"])
         if fields[b"tier"] != b"warm" or size_bytes > AT_ONCE_BYTES:
@@ -89,7 +90,8 @@ def open_warm(id: str, fields: Mapping[bytes, bytes], frame: bytes, known: Opene
     return parse_copy(id, fields, content, "warm", known.epoch, known.verified)
 
 
-def _serve_warm(space: Space, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[Module]:
+def _serve_warm(space: Namespace, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[Module]:
+    """Count a warm hit, note the use, and promote the module if it has enough of them."""
     yield Count("hits.warm")
     touch = yield from use(space, shard, module.id)
     if touch is not None:
@@ -99,15 +101,15 @@ def _serve_warm(space: Space, shard: Shard, module: Module, fields: Mapping[byte
     return module
 
 
-def _fields_to_hot(space: Space, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[Outcome]:
+def _fields_to_hot(space: Namespace, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[Outcome]:
     record = parse_record(module.id, fields)
     assert record is not None
     return (yield from to_hot(space, shard, record, module.content, "uses"))
 
 
-def read_below(space: Space, shard: Shard, record: Record, frame: bytes | None = None) -> Plan[Module | None]:
-    """The module from its warm or cold copy; promotes it where it has been used often enough. `frame`: read after the
-    record, if it was."""
+def read_below(space: Namespace, shard: Shard, record: Record, frame: bytes | None = None) -> Plan[Module | None]:
+    """Return the module from its warm or cold copy, and promote it if it has been used often enough. `frame`: the frame, if
+    it was read after the record."""
     lost = 0
     for _ in range(REREADS_MAX):
         if space.node is not None and record.clean:
@@ -140,27 +142,30 @@ def read_below(space: Space, shard: Shard, record: Record, frame: bytes | None =
     raise DeadlineExceeded(f"module {record.id!r} moved {REREADS_MAX} times while it was read; try again")
 
 
-def read_local(space: Space, shard: Shard, record: Record) -> Plan[Module | None]:
-    """The module from this node's disk, with nothing sent to Redis: its use goes with the next batch, and where Redis then
-    counts enough of them, the next read here promotes it. None where this version is not on the disk."""
+def read_local(space: Namespace, shard: Shard, record: Record) -> Plan[Module | None]:
+    """Return the module from this node's disk, without a command to Redis; None where the disk does not have this version.
+
+    Its use goes with the next batch. If Redis then counts enough of them, the next read here promotes it.
+    """
     content = yield LocalGet(record)
     if content is None:
         return None
     yield Count("hits.warm")
-    uses = space.warm.get(record.id, 0.0)
-    space.guess_warm(record.id, uses + 1)
+    uses = space.process.warm.get(record.id, 0.0)
+    space.process.guess_warm(record.id, uses + 1)
     touch = yield Used(shard, record.id)
     if touch is not None:
         yield from send_touch(space, [touch])
     if uses >= space.config.storage_tiers.promotion_threshold:
-        space.guess_warm(record.id, 0.0)  # where there is no room now, not before as many reads more
+        space.process.guess_warm(record.id, 0.0)  # if there is no room now, the next try is that many reads later
         yield from keep(to_hot(space, shard, record, content, "uses"))
     return record.module(content, "warm")
 
 
-def _content_below(space: Space, shard: Shard, record: Record, frame: bytes | None) -> Plan[tuple[bytes, Tier] | None]:
-    """The content from the frame or the archive, promoted if there are uses enough. None where neither is there (any
-    more)."""
+def _content_below(
+    space: Namespace, shard: Shard, record: Record, frame: bytes | None
+) -> Plan[tuple[bytes, Tier] | None]:
+    """Return the content from the frame or the archive, promoted if it has enough uses; None where neither has it any more."""
     touch = yield from use(space, shard, record.id)
     calls: list[Any] = [touch] if touch is not None else []
     if frame is None:
@@ -185,8 +190,10 @@ def _content_below(space: Space, shard: Shard, record: Record, frame: bytes | No
 
 
 def _try_frame(record: Record, frame: bytes) -> Plan[bytes | None]:
-    """The frame's content, None if it is not the record's: damaged, or of another version, because the record was read
-    before it. The archive has a clean version whole; of a dirty one the caller reads the record again."""
+    """Return the content of a frame, or None if it is not the record's: damaged, or of another version.
+
+    The archive has a clean version whole. For a dirty one, the caller reads the record again.
+    """
     content = yield from content_or_none(record, frame)
     if content is None and record.clean:
         yield Count("healed.warm")

@@ -1,4 +1,4 @@
-"""A walk through the ids of a namespace, a step at a time."""
+"""Scans of the ids of a namespace, one step at a time."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from distier.domain.module import TIERS, Tier
 from distier.effects import Command, Pipeline, Plan, collect
 from distier.errors import ArchiveUnavailable, DeadlineExceeded, Invalid, Recovering
 from distier.lua import state
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.rescue import rescue_if_needed
 
 
 class Scanned(NamedTuple):
-    """The next cursor (0 at the end), the shard's epoch, and (id, tier) of what was found."""
+    """The next cursor (0 at the end), the shard's epoch, and (id, tier) of the modules that were found."""
 
     cursor: int
     epoch: int
     found: list[tuple[str, Tier]]
 
 
-def scan(space: Space, shard: Shard, prefix: str, tier: str | None, cursor: int, epoch: int = 0) -> Plan[Scanned]:
-    """One step through the ids of a shard.
+def scan(space: Namespace, shard: Shard, prefix: str, tier: str | None, cursor: int, epoch: int = 0) -> Plan[Scanned]:
+    """Scan the ids of a shard by one step.
 
-    As Redis' SCAN: what exists all the time is found at least once; what comes or goes meanwhile may be or not. A cursor is
-    good for one life of one server, and SCAN names no key that would be refused elsewhere: so the epoch is asked before and
-    after it, and where it is not `epoch` all the time, the shard begins anew.
+    The guarantees are those of Redis' SCAN: a module that exists all the time is found at least once; one that comes or goes
+    meanwhile may be found or not. A cursor is valid in one incarnation of one server, and a replica or a partitioned primary
+    replies to SCAN too. So the epoch is read before and after it, and the scan of the shard starts again where the epoch is
+    not the same all the time.
     """
     pattern = shard.module_pattern(encode_prefix(prefix))
     look: Command[Any] = Command(shard, ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000), lambda reply: reply)
@@ -47,37 +48,40 @@ def scan(space: Space, shard: Shard, prefix: str, tier: str | None, cursor: int,
 
 
 def _ids_of(shard: Shard, keys: Sequence[bytes]) -> Iterator[str]:
-    """The ids of record keys; keys that distier never wrote are passed over."""
+    """Return the ids of record keys. Keys that distier never wrote are skipped."""
     for key in keys:
         with suppress(Invalid):
             yield shard.id_of(key)
 
 
-def complete(space: Space) -> Plan[None]:
-    """Records of all that is archived, as far as it can be read: after a loss of Redis some have none before a rescue, and a
-    listing would lack them without a word. Raises `Recovering` where that takes longer than this call has time for."""
+def complete(space: Namespace) -> Plan[None]:
+    """Make sure that every archived module has a record, as far as the archive can be read.
+
+    After a loss of Redis some have none until a rescue, and a listing would silently lack them. Raises `Recovering` where
+    the rescue takes longer than this call has time for.
+    """
     try:
         yield from rescue_if_needed(space)
     except (ArchiveUnavailable, DeadlineExceeded) as e:
         raise Recovering(
-            f"Redis was restarted or lost, and namespace {space.namespace!r} is not compared with its archive yet: a listing "
-            "might lack modules. Run `distier rescue`, or a worker, which does it"
+            f"Redis was restarted or lost, and namespace {space.namespace!r} has not been compared with its archive yet, so a "
+            "listing might lack modules. Run `distier rescue` or a worker"
         ) from e
 
 
-class Listing:
-    """A walk through all shards, a step at a time: `step()` is a plan that answers the next (id, tier) pairs."""
+class IdScan:
+    """A scan through all shards. `step()` is a plan that returns the next (id, tier) pairs."""
 
-    def __init__(self, space: Space, prefix: str, tier: str | None, limit: int | None) -> None:
+    def __init__(self, space: Namespace, prefix: str, tier: str | None, limit: int | None) -> None:
         if tier is not None and tier not in TIERS:
-            raise Invalid(f"tier is hot, warm or cold, not {tier!r}")
+            raise Invalid(f"tier must be hot, warm or cold, not {tier!r}")
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
-            raise Invalid(f"limit is a whole number from 0, not {limit!r}")
+            raise Invalid(f"limit must be a whole number from 0, not {limit!r}")
         self._space, self._prefix, self._tier = space, prefix, tier
         self._left = limit
         self._shards = list(space.keys.shards)
         self._cursor = self._epoch = 0
-        self._seen: set[str] = set()  # SCAN may show a key twice
+        self._seen: set[str] = set()  # SCAN may return a key twice
         self._complete = False
 
     @property

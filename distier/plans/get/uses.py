@@ -1,4 +1,4 @@
-"""Uses: gathered in the process, told to Redis in batches, and the guess whether this one promotes."""
+"""Uses: a process gathers them, sends them to Redis in batches, and guesses which one promotes."""
 
 from __future__ import annotations
 
@@ -8,39 +8,46 @@ from typing import Any
 from distier.domain.keys import Shard
 from distier.effects import Count, Pipeline, Plan, RunScript, Used
 from distier.errors import DistierError
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 
 
-def send_touch(space: Space, touches: Sequence[Any]) -> Plan[dict[str, float]]:
-    """Send gathered uses; answers the counts. Recency is a hint: a batch that cannot be sent is dropped, the read goes on."""
+def send_touch(space: Namespace, touches: Sequence[Any]) -> Plan[dict[str, float]]:
+    """Send gathered uses. Returns the counts by id.
+
+    Recency is a hint: a batch that cannot be sent is dropped, and the read continues.
+    """
     counts: dict[str, float] = {}
     for reply in (yield from Pipeline(touches)) if touches else ():
         if isinstance(reply, DistierError):
             yield Count("touches.lost")
         else:
             counts |= reply
-    space.learn_uses(counts)
+    space.process.learn_uses(counts)
     return counts
 
 
-def use(space: Space, shard: Shard, id: str) -> Plan[RunScript[Any] | None]:
-    """Note a use. Answers the script that tells Redis where uses are due, or where this one may be the one that promotes, as
-    far as this process knows."""
+def use(space: Namespace, shard: Shard, id: str) -> Plan[RunScript[Any] | None]:
+    """Note a use. Returns the script to send where uses are due, or where this use may be the one that promotes, as far as
+    this process knows."""
     touch: RunScript[Any] | None = yield Used(shard, id, flush=_may_promote(space, id))
     return touch
 
 
-def _may_promote(space: Space, id: str) -> bool:
-    """Guess one use more. Whether this one may be the one that promotes, as far as this process knows."""
+def _may_promote(space: Namespace, id: str) -> bool:
+    """Count one use more in the guess. Returns whether this use may be the one that promotes, as far as this process knows."""
     threshold = space.config.storage_tiers.promotion_threshold
-    guess = space.warm.get(id, threshold) + 1
-    space.guess_warm(id, guess)
+    guess = space.process.warm.get(id, threshold) + 1
+    space.process.guess_warm(id, guess)
     return guess >= threshold
 
 
-def use_many(space: Space, used: Mapping[Shard, Sequence[str]], *, below_hot: bool = False) -> Plan[dict[str, float]]:
-    """Note one use of each. Answers the counts of those that were told to Redis: in a round trip of its own, if it is time, or
-    if one of them, being `below_hot`, may be promoted."""
+def use_many(
+    space: Namespace, used: Mapping[Shard, Sequence[str]], *, below_hot: bool = False
+) -> Plan[dict[str, float]]:
+    """Note one use of each module. Returns the counts of those that were sent to Redis.
+
+    They are sent, in a round trip of their own, when a batch is due, or when one of them is `below_hot` and may be promoted.
+    """
     touches = []
     for shard, ids in used.items():
         flush = below_hot and True in [_may_promote(space, id) for id in ids]
@@ -50,10 +57,9 @@ def use_many(space: Space, used: Mapping[Shard, Sequence[str]], *, below_hot: bo
     return (yield from send_touch(space, touches))
 
 
-def is_hot_now(space: Space, id: str, touched: Any) -> bool:
-    """Whether the use that was told made enough of them for hot; `touched` is what the script answered, None if it was not
-    sent."""
+def is_hot_now(space: Namespace, id: str, touched: Any) -> bool:
+    """Return whether the use that was sent is enough for hot. `touched` is the value of the script, None if it was not sent."""
     if not isinstance(touched, dict):
         return False
-    space.learn_uses(touched)
+    space.process.learn_uses(touched)
     return bool(touched.get(id, 0.0) >= space.config.storage_tiers.promotion_threshold)

@@ -1,4 +1,4 @@
-"""Where a module is, without touching it."""
+"""Where a module is, without using or moving it."""
 
 from __future__ import annotations
 
@@ -10,41 +10,42 @@ from distier.effects import Command, LocalHas, Pipeline, Plan, collect
 from distier.errors import Corrupt, Recovering
 from distier.lua import Seen
 from distier.lua import where as where_script
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.get.one import REREADS_MAX
 from distier.plans.recovery.adopt import newest_record
 from distier.plans.recovery.epochs import shard_state
 from distier.plans.tier.peers import holders_of, holds_command, read_nodes
 
 
-def exists(space: Space, id: str) -> Plan[bool]:
-    shard, states = space.shard(id), space.states
+def exists(space: Namespace, id: str) -> Plan[bool]:
+    """Return whether there is such a module."""
+    shard, states = space.shard(id), space.process.epochs
     known = states.get(shard)
     command = ("HMGET", shard.module(id), "tier", "seen")
     tier, seen = yield from Command(shard, command, lambda reply: (reply[0], int(reply[1] or 0)))
-    if tier is not None and known and states is space.states and max(seen, known.verified) >= known.epoch:
+    if tier is not None and known and states is space.process.epochs and max(seen, known.verified) >= known.epoch:
         return bool(tier != b"deleted")
     return (yield from newest_record(space, shard, id)) is not None
 
 
-def where_in_redis(space: Space, id: str) -> Plan[Placement | None]:
-    """Where the module is, in one consistent look; None if it does not exist."""
+def where_in_redis(space: Namespace, id: str) -> Plan[Placement | None]:
+    """Return where the module is, as one script sees it; None if it does not exist."""
     shard = space.shard(id)
     for _ in range(REREADS_MAX):
-        states = space.states
+        states = space.process.epochs
         known = states.get(shard)
         seen = yield from where_script(shard, id)
         record = parse_record(id, seen.fields) if seen else None
-        proven = record and known and states is space.states and max(record.seen, known.verified) >= known.epoch
+        proven = record and known and states is space.process.epochs and max(record.seen, known.verified) >= known.epoch
         if seen and record and proven:
             return None if record.deleted else _placement(space, seen, record)
         if (yield from newest_record(space, shard, id)) is None:
             return None
         yield from shard_state(space, shard)
-    raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
+    raise Recovering(f"the shard of module {id!r} keeps changing its primary; retry")
 
 
-def _placement(space: Space, seen: Seen, record: Record) -> Placement:
+def _placement(space: Namespace, seen: Seen, record: Record) -> Placement:
     tier: Tier = "cold" if record.tier == "warm" and record.clean and seen.pttl_ms == -2 else _tier(record)
     stored = {"hot": record.size_bytes, "warm": record.frame_bytes, "cold": record.archived_bytes}[tier]
     archived_key = names.object_key(space.namespace, record) if record.clean else None
@@ -60,11 +61,11 @@ def _tier(record: Record) -> Tier:
     for tier in TIERS:
         if record.tier == tier:
             return tier
-    raise Corrupt(f"the record of module {record.id!r} names no tier but {record.tier!r}; run `distier fsck`")
+    raise Corrupt(f"the record of module {record.id!r} has the unknown tier {record.tier!r}; run `distier fsck`")
 
 
-def where(space: Space, id: str) -> Plan[Placement | None]:
-    """Where the module is, with the nodes that live and hold a copy; None if it does not exist."""
+def where(space: Namespace, id: str) -> Plan[Placement | None]:
+    """Return where the module is, with the live nodes that hold a copy; None if it does not exist."""
     found = yield from where_in_redis(space, id)
     if found is None or not found.clean:
         return found

@@ -1,3 +1,3 @@
-"""Writing: one module, many, durable writes, and deletes."""
+"""Writing modules: one, many, durable writes, and deletes."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Deletes: a tombstone takes the module's place in the order."""
+"""Deletes: a tombstone takes the module's position in the order."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from distier.effects import Count, NewToken, Plan, Sending
 from distier.errors import Recovering, Unavailable
 from distier.lua import Deleted, Replayed, reserve
 from distier.lua import delete as delete_script
-from distier.plans.common.space import Space
-from distier.plans.put.durable import archive_tombstone, is_settled, reserve_place
+from distier.plans.common.namespace import Namespace
+from distier.plans.put.durable import archive_tombstone, is_settled, reserve_position
 from distier.plans.put.prepare import ArchivedPosition, Durability, Expected, expected_of, level_of, need_replica
 from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unknown, unsure
 from distier.plans.recovery.adopt import newest_record, newest_version, verify
@@ -18,22 +18,22 @@ from distier.plans.recovery.epochs import list_epochs
 from distier.plans.tier.writeback import write_back
 
 
-def delete(space: Space, id: str, if_version: Expected = None, durability: Durability | None = None) -> Plan[bool]:
-    """True if there was such a module. Raises `Conflict`, `Unavailable`."""
+def delete(space: Namespace, id: str, if_version: Expected = None, durability: Durability | None = None) -> Plan[bool]:
+    """Delete a module. Returns whether there was one. Raises `Conflict`, `Unavailable`, `Recovering`."""
     shard, write_id, expected = space.shard(id), make_write_id((yield from NewToken()), id), expected_of(if_version)
     level = level_of(space, durability)
     if level == "archived":
         return (yield from _delete_archived(space, shard, id, write_id, expected))
     if level == "replicated":
         yield from need_replica(shard)
-    sending, turn, given_up, looks = Sending(space.since(shard)), Turn(space, id), "", 0
+    sending, turn, given_up, looks = Sending(space.process.since(shard)), Turn(space, id), "", 0
     while looks < FENCED_MAX:
         call = delete_script(shard, id, write_id, f"{expected}/{given_up}" if given_up else expected, None, sending)
         call.replicas = int(level == "replicated")
         reply = yield from call
         if isinstance(reply, Deleted):
             yield Count("deletes")
-            space.note_version(shard, reply.version.epoch, reply.version.ver)
+            space.process.note_version(shard, reply.version.epoch, reply.version.ver)
             return True
         if reply.why is Refusal.CONFLICT:
             raise conflict(id, reply.version, expected)
@@ -46,17 +46,19 @@ def delete(space: Space, id: str, if_version: Expected = None, durability: Durab
         if reply.why is Refusal.UNVERIFIED:
             yield from verify(space, shard, id)
         elif reply.why is Refusal.MISSING and (yield from newest_record(space, shard, id)) is None:
-            if level == "replicated":  # by a delete that is not replicated yet: "no" shall be as good as "yes"
+            if level == "replicated":  # by a delete that may not be replicated yet: "no" must be as safe as "yes"
                 confirm = reserve(shard, id)
                 confirm.replicas = 1
                 yield from confirm
             return False
-    raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
+    raise Recovering(f"the shard of module {id!r} keeps changing its primary; retry")
 
 
-def _delete_archived(space: Space, shard: Shard, id: str, write_id: str, expected: str) -> Plan[bool]:
-    """A tombstone in the archive before the answer, by the same steps as `put_archived`. Of several deletes of one module, one
-    says True: whoever found it there when its tombstone was applied."""
+def _delete_archived(space: Namespace, shard: Shard, id: str, write_id: str, expected: str) -> Plan[bool]:
+    """Put a tombstone into the archive before the call returns, by the same steps as `put_archived`.
+
+    Of several deletes of one module, one returns True: the one that found the module when its tombstone was applied.
+    """
     first: ArchivedPosition | None = None
     existed = False
     for _ in range(FENCED_MAX):
@@ -64,16 +66,16 @@ def _delete_archived(space: Space, shard: Shard, id: str, write_id: str, expecte
             found = yield from newest_version(space, shard, id)
             if found is None or (found.deleted and found.clean):
                 return False
-            if found.deleted:  # a delete that is not archived yet: "no" shall be durable too, if it still is "no" then
+            if found.deleted:  # a delete that is not archived yet: "no" must be durable too, if it is still "no" then
                 yield from write_back(space, shard, id)
                 continue
-        reserved = yield from reserve_place(space, shard, id, expected, write_id, first)
+        reserved = yield from reserve_position(space, shard, id, expected, write_id, first)
         if isinstance(reserved, Replayed):
             return existed
         existed = reserved.exists if first is None else existed
         position = yield from archive_tombstone(space, id, write_id, reserved)
         if (yield from list_epochs(space, shard, position.epoch, but_of=position.replid)):
-            space.states.pop(shard, None)
+            space.process.epochs.pop(shard, None)
             first = first or position
             continue
         reply = yield from delete_script(shard, id, write_id, expected, position[:2])
@@ -92,5 +94,5 @@ def _delete_archived(space: Space, shard: Shard, id: str, write_id: str, expecte
             first = first or position
         elif reply.why is Refusal.UNVERIFIED:
             yield from verify(space, shard, id)
-        # Else DELETED_SINCE: a delete and a put came before it. It was held all the time, so nobody has adopted it: once more.
-    raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
+        # DELETED_SINCE: a delete and a put came before it. Its position was held, so nobody has adopted it: try again.
+    raise Recovering(f"the shard of module {id!r} keeps changing its primary; retry")

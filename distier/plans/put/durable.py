@@ -1,4 +1,4 @@
-"""Durable writes: the version is in the archive before the answer."""
+"""Durable writes: the version is in the archive before the write is acknowledged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distier.effects import Count, Plan
 from distier.errors import DistierError, Recovering
 from distier.lua import Refused, Replayed, Reserved, reserve, state
 from distier.plans.common.commands import record_command
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.put.prepare import ArchivedPosition, Prepared
 from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unsure
 from distier.plans.recovery.adopt import verify
@@ -26,11 +26,12 @@ class Fenced(Recovering):
     """The shard began a new epoch while this write was on its way to the archive."""
 
 
-def is_settled(space: Space, shard: Shard, id: str, position: ArchivedPosition) -> Plan[bool]:
-    """Whether a conditional write that was refused, and is in the archive at `position`, never took effect and never will: what
-    refused it comes after it and is in the archive too, and no newer epoch may have adopted it before.
+def is_settled(space: Namespace, shard: Shard, id: str, position: ArchivedPosition) -> Plan[bool]:
+    """Return whether a refused conditional write, which is in the archive at `position`, never took effect and never will.
 
-    That it comes after it is what `reserve` is for: nothing from before a position that is held is applied or adopted.
+    That holds if the version that refused it comes after it and is in the archive too, and if no newer epoch may have
+    adopted it before. It comes after it because of `reserve`: nothing from before a position that is held is applied or
+    adopted.
     """
     try:
         record = yield from record_command(shard, id)
@@ -45,7 +46,7 @@ def is_settled(space: Space, shard: Shard, id: str, position: ArchivedPosition) 
         return False
 
 
-def archive_version(space: Space, p: Prepared, reserved: Reserved) -> Plan[ArchivedPosition]:
+def archive_version(space: Namespace, p: Prepared, reserved: Reserved) -> Plan[ArchivedPosition]:
     """Put the version into the archive at the position that was reserved for it."""
     flat = dict(zip(p.fields[::2], p.fields[1::2], strict=True))
     record = new_record(p.id, Order(reserved.epoch, reserved.ver, p.write_id), len(p.content), p.tokens, flat, reserved)
@@ -55,20 +56,22 @@ def archive_version(space: Space, p: Prepared, reserved: Reserved) -> Plan[Archi
     return ArchivedPosition(reserved.epoch, reserved.ver, key, len(body), reserved.replid)
 
 
-def reserve_place(
-    space: Space, shard: Shard, id: str, expected: str, write_id: str, first: ArchivedPosition | None = None
+def reserve_position(
+    space: Namespace, shard: Shard, id: str, expected: str, write_id: str, first: ArchivedPosition | None = None
 ) -> Plan[Reserved | Replayed]:
-    """The next position in the order. Durable writes of one module take turns; one that seems to have died is passed.
+    """Reserve the next position in the order. Durable writes of one module take turns; a holder that seems dead is passed.
 
-    Where an object of this write is in the archive already, at `first` and from before a newer epoch, it gets another position
-    only if nobody has adopted that, and nobody will: a newer position is held then, and the record is older. `Replayed` where
-    it was adopted: then the write is done. Raises `Conflict`, `Unavailable`, `Recovering` (not known)."""
+    An object of this write may be in the archive already, at `first`, from before a newer epoch. Then the write gets another
+    position only if nobody has adopted that object and nobody will: a newer position is held then, and the record is older.
+    Returns `Replayed` where it was adopted, so that the write is done. Raises `Conflict`, `Unavailable`, and `Recovering`
+    where that is not known.
+    """
     turn, given_up, looks = Turn(space, id), "", 0
     before = f"{first.epoch}-{first.ver}" if first else ""
     while looks < FENCED_MAX:
         reply = yield from reserve(shard, id, expected, write_id, given_up, before)
         if isinstance(reply, Reserved):
-            space.note_version(shard, reply.epoch, reply.ver)
+            space.process.note_version(shard, reply.epoch, reply.ver)
         if not isinstance(reply, Refused):
             return reply
         if reply.why is Refusal.UNHELD or (first and reply.why is Refusal.CONFLICT):
@@ -80,10 +83,11 @@ def reserve_place(
         else:
             looks += 1
             yield from verify(space, shard, id)
-    raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
+    raise Recovering(f"the shard of module {id!r} keeps changing its primary; retry")
 
 
-def archive_tombstone(space: Space, id: str, write_id: str, reserved: Reserved) -> Plan[ArchivedPosition]:
+def archive_tombstone(space: Namespace, id: str, write_id: str, reserved: Reserved) -> Plan[ArchivedPosition]:
+    """Put a tombstone into the archive at the position that was reserved for it."""
     record = new_record(id, Order(reserved.epoch, reserved.ver, write_id), 0, 0, {}, reserved, tier="deleted")
     key = names.content_key(space.namespace, record)
     yield from put_object(space, record, key, b"")
@@ -99,7 +103,7 @@ def new_record(
     reserved: Reserved,
     tier: str = "cold",
 ) -> Record:
-    """The record that a reserved version will have, for its object's name and description."""
+    """Return the record that a reserved version will have, for the name and the description of its object."""
 
     def text(name: str) -> str:
         return str(fields.get(name, ""))

@@ -1,4 +1,4 @@
-"""Many writes: while there is room, some of a shard in one step of its server."""
+"""Writing many modules: while there is room, several of a shard in one script."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from distier.errors import Corrupt, DeadlineExceeded, DistierError
 from distier.lua import Over, Put, Write
 from distier.lua import put_many as put_many_script
 from distier.plans.common.content import COUNTING
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.put.one import landed, put, put_prepared
 from distier.plans.put.prepare import LARGE_BYTES, Item, Prepared, length_of, made_ready, made_ready_in_steps
-from distier.policy.evict import Need
+from distier.policy.eviction.victims import Need
 
 PIPELINE_MAX_BYTES = 8 * 1024 * 1024
 BATCH_MAX = 512
@@ -27,10 +27,13 @@ SCRIPT_MAX_MODULES = 64
 SCRIPT_MAX_BYTES = 1024 * 1024
 
 
-def put_many(space: Space, items: Sequence[Item]) -> Plan[list[Landed | DistierError]]:
-    """One result per item, in order: where it landed, or its error. While there is room, some of a shard are written in one
-    step of its server; those that need evictions take the long way one by one, those of a higher durability than `redis`
-    go in parallel. A later item of the same id wins, as in a loop over `put`."""
+def put_many(space: Namespace, items: Sequence[Item]) -> Plan[list[Landed | DistierError]]:
+    """Write modules. Returns a result per item, in order: where it landed, or its error.
+
+    While there is room, several modules of a shard are written in one script. Those that need evictions follow one by one,
+    and those with a higher durability than `redis` go in parallel. A later item with the same id wins, as in a loop over
+    `put`.
+    """
     results: list[Landed | DistierError] = []
     for batch in _batches(items):
         slow = [i for i, item in enumerate(batch) if (item.durability or space.config.durability) != "redis"]
@@ -43,15 +46,15 @@ def put_many(space: Space, items: Sequence[Item]) -> Plan[list[Landed | DistierE
     return results
 
 
-def _prepare_many(space: Space, batch: Sequence[Item], but: set[int]) -> Plan[list[Prepared | DistierError | None]]:
-    """`prepare` of all but those positions (None there), errors as values. One random token makes the tokens of all."""
+def _prepare_many(space: Namespace, batch: Sequence[Item], but: set[int]) -> Plan[list[Prepared | DistierError | None]]:
+    """`prepare` all items but those in `but` (None there); errors are values. One random token makes all write ids."""
     seed = yield from NewToken()
-    sendings: dict[Shard, Sending] = {}  # those of a shard go together
+    sendings: dict[Shard, Sending] = {}  # the items of a shard are sent together
     lengths = [length_of(item) for item in batch]
 
     def signs(i: int) -> tuple[str, Sending]:
         shard = space.shard(check_id(batch[i].id))
-        sending = sendings.get(shard) or sendings.setdefault(shard, Sending(space.since(shard)))
+        sending = sendings.get(shard) or sendings.setdefault(shard, Sending(space.process.since(shard)))
         return hashlib.sha256(f"{seed}-{i}".encode()).hexdigest()[:32], sending
 
     def small() -> list[Prepared | DistierError | None]:
@@ -66,7 +69,7 @@ def _prepare_many(space: Space, batch: Sequence[Item], but: set[int]) -> Plan[li
     size_bytes = sum(length for length in lengths if length <= LARGE_BYTES)
     try:
         done = yield from Offload(size_bytes, small, COUNTING)
-    except DeadlineExceeded as e:  # what an earlier batch landed is told all the same
+    except DeadlineExceeded as e:  # the results of earlier batches are returned all the same
         return [None if i in but else e for i in range(len(batch))]
     for i, length in enumerate(lengths):
         if i not in but and length > LARGE_BYTES:
@@ -77,21 +80,21 @@ def _prepare_many(space: Space, batch: Sequence[Item], but: set[int]) -> Plan[li
     return done
 
 
-def _put_ready(space: Space, ready: Sequence[Prepared], at: Mapping[str, int], done: list[Any]) -> Plan[None]:
-    """Write these; puts the results into `done`, by id `at` their positions."""
+def _put_ready(space: Namespace, ready: Sequence[Prepared], at: Mapping[str, int], done: list[Any]) -> Plan[None]:
+    """Write prepared items. Puts the results into `done`, at the position that `at` has for the id."""
     parts = _parts(space, ready)
     calls = [put_many_script(shard, [_write(p) for p in part], part[0].sending) for shard, part in parts]
     landed = 0
     for k, replies in enumerate((yield from Pipeline(calls))):
         shard, part = parts[k]
-        # One key of a foreign type fails the whole step, which then did nothing: each by itself.
+        # A key of a foreign type fails the whole script, which then did nothing: write each item by itself.
         alone = isinstance(replies, Corrupt) and len(part) > 1
         for i, reply in enumerate(replies if isinstance(replies, list) else [replies] * len(part)):
             p = part[i]
             if isinstance(reply, Put):
                 version = Order(reply.epoch, reply.ver, p.write_id)
                 landed += 1
-                space.versions[shard] = (reply.epoch, reply.ver)
+                space.process.versions[shard] = (reply.epoch, reply.ver)
                 done[at[p.id]] = Landed(p.id, "hot", version, p.tokens, len(p.content), 0, None, False, p.transform)
             else:
                 p = replace(p, ahead=_behind(shard, part[i + 1 :], parts[k + 1 :]))
@@ -99,8 +102,8 @@ def _put_ready(space: Space, ready: Sequence[Prepared], at: Mapping[str, int], d
     yield Count("puts", landed)
 
 
-def _parts(space: Space, ready: Sequence[Prepared]) -> list[tuple[Shard, list[Prepared]]]:
-    """What goes in one script: it holds its server up, at about 30 us a module and 1 ms for a MiB."""
+def _parts(space: Namespace, ready: Sequence[Prepared]) -> list[tuple[Shard, list[Prepared]]]:
+    """Split items into parts for one script each. A script blocks its server for about 30 us a module and 1 ms a MiB."""
     parts: list[tuple[Shard, list[Prepared]]] = []
     room: dict[Shard, tuple[list[Prepared], int]] = {}
     for p in ready:
@@ -115,7 +118,7 @@ def _parts(space: Space, ready: Sequence[Prepared]) -> list[tuple[Shard, list[Pr
 
 
 def _behind(shard: Shard, part: Sequence[Prepared], parts: Sequence[tuple[Shard, Sequence[Prepared]]]) -> Need:
-    """How many modules and bytes the shard is to take with these."""
+    """Return the modules and bytes that the same call still puts into the shard."""
     rest = [p for of, some in [(shard, part), *parts] if of == shard for p in some]
     return Need(len(rest), sum([len(p.content) for p in rest]))
 
@@ -125,8 +128,8 @@ def _write(p: Prepared) -> Write:
     return Write(p.id, p.write_id, "hot", p.expected, "", "", 0, p.tokens, len(p.content), b"", fields)
 
 
-def _finish(space: Space, p: Prepared, reply: Any) -> Plan[Landed | DistierError]:
-    """The long way, from the answer to a put into hot; from the start where there is none."""
+def _finish(space: Namespace, p: Prepared, reply: Any) -> Plan[Landed | DistierError]:
+    """Continue the long way from the reply to a put into hot, or start it where there is none."""
     try:
         if reply is None or isinstance(reply, Over):
             return (yield from put_prepared(space, p))
@@ -136,7 +139,7 @@ def _finish(space: Space, p: Prepared, reply: Any) -> Plan[Landed | DistierError
 
 
 def _batches(items: Sequence[Item]) -> list[list[Item]]:
-    """At most 512 items and about 8 MiB a round trip, and no id twice in one: pipelined calls have no order."""
+    """Split items into batches of at most 512 and about 8 MiB, with no id twice in one: pipelined calls have no order."""
     batches: list[list[Item]] = []
     ids: set[str] = set()
     size_bytes = 0

@@ -1,4 +1,4 @@
-"""A write is one script; the reply says where the module landed."""
+"""Writing one module. A write is one script, whose reply says where the module landed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from distier.errors import Conflict, DistierError, Full, Recovering, Unavailable
 from distier.lua import Move, Over, Put, Refused, Replayed
 from distier.lua import put as put_script
 from distier.plans.common.content import make_frame
-from distier.plans.common.space import Space
-from distier.plans.put.durable import Fenced, archive_version, is_settled, reserve_place
+from distier.plans.common.namespace import Namespace
+from distier.plans.put.durable import Fenced, archive_version, is_settled, reserve_position
 from distier.plans.put.prepare import Item, Prepared, level_of, need_replica, prepare
 from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unknown, unsure
 from distier.plans.recovery.adopt import verify
@@ -26,7 +26,7 @@ from distier.plans.tier.ledger import enlarge_quota
 from distier.plans.tier.room import with_room
 
 
-def put(space: Space, item: Item) -> Plan[Landed]:
+def put(space: Namespace, item: Item) -> Plan[Landed]:
     """Write a version. Raises `Invalid`, `Conflict`, `Full`, `Unavailable`."""
     prepared = yield from prepare(space, item)
     if prepared.replicas:
@@ -36,8 +36,8 @@ def put(space: Space, item: Item) -> Plan[Landed]:
     return (yield from put_prepared(space, prepared))
 
 
-def put_prepared(space: Space, p: Prepared, turn: Turn | None = None) -> Plan[Landed]:
-    """Into hot, with the evictions that it takes; into warm where hot cannot take it."""
+def put_prepared(space: Namespace, p: Prepared, turn: Turn | None = None) -> Plan[Landed]:
+    """Write into hot, with the evictions that it needs, or into warm where hot cannot take it."""
     shard = space.shard(p.id)
     put = partial(_put, shard, p, "hot", p.content, "")
     reply = yield from with_room(space, shard, put, own=p.id, ahead=p.ahead)
@@ -57,9 +57,12 @@ def _put(shard: Shard, p: Prepared, tier: Tier, body: bytes, kind: str, moves: S
     return call
 
 
-def landed(space: Space, shard: Shard, p: Prepared, reply: Any, turn: Turn | None = None) -> Plan[Landed]:
-    """What the answer to a put into hot means; goes on to warm where hot is not to be had, and to cold where warm is not
-    either and the version is in the archive."""
+def landed(space: Namespace, shard: Shard, p: Prepared, reply: Any, turn: Turn | None = None) -> Plan[Landed]:
+    """Return what the reply to a put into hot means.
+
+    The put continues in warm where hot has no room, and in cold where warm has none either and the version is in the
+    archive.
+    """
     tier: Tier = "hot"
     reason = None
     if _is_refused(reply, Refusal.UNVERIFIED):
@@ -75,13 +78,13 @@ def landed(space: Space, shard: Shard, p: Prepared, reply: Any, turn: Turn | Non
         tier, reason = "cold", f"{reason}, {_why(reply, 'warm')}"
         reply = yield from _put(shard, p, "cold", b"", "", ())
     elif _is_refused(reply, Refusal.TOO_LARGE):
-        return (yield from put_archived(space, p))  # larger than what Redis may hold: the archive can
+        return (yield from put_archived(space, p))  # larger than Redis may hold, but the archive takes it
     if _is_refused(reply, Refusal.BUSY):
         turn = turn or Turn(space, p.id)
         return (yield from put_prepared(space, replace(p, given_up=(yield from turn.wait(reply.version))), turn))
     if isinstance(reply, Put):
         yield Count("puts")
-        space.note_version(shard, reply.epoch, reply.ver)
+        space.process.note_version(shard, reply.epoch, reply.ver)
         yield Count("moves.evicted", reply.evicted)
         version = Order(reply.epoch, reply.ver, p.write_id)
         return Landed(p.id, tier, version, p.tokens, len(p.content), reply.evicted, reason, False, p.transform)
@@ -90,16 +93,19 @@ def landed(space: Space, shard: Shard, p: Prepared, reply: Any, turn: Turn | Non
         version = Order(reply.epoch, reply.ver, p.write_id)
         return Landed(p.id, where, version, p.tokens, len(p.content), 0, None, True, p.transform)
     if _is_refused(reply, Refusal.SUPERSEDED) and p.position and not p.expected:
-        # It still held its position: what superseded it was unconditional, and it took effect just before that.
+        # It still held its position, so an unconditional write superseded it, and it took effect just before that.
         version = Order(p.position.epoch, p.position.ver, p.write_id)
         reason = f"superseded by version {reply.version}"
         return Landed(p.id, "cold", version, p.tokens, len(p.content), 0, reason, False, p.transform)
     raise _refusal(p, reply)
 
 
-def attempt(space: Space, shard: Shard, p: Prepared, tier: Tier, body: bytes, kind: str) -> Plan[Any]:
-    """Put into this tier, with the evictions that it takes. What is in the archive already needs no room: None, where that
-    could only be made with the archive's help, and it does not answer."""
+def attempt(space: Namespace, shard: Shard, p: Prepared, tier: Tier, body: bytes, kind: str) -> Plan[Any]:
+    """Write into this tier, with the evictions that it needs.
+
+    A version that is in the archive already needs no room in Redis: returns None where room depends on an archive that does
+    not reply.
+    """
     nowhere_else = tier == "warm" and p.position is None
 
     put = partial(_put, shard, p, tier, body, kind)
@@ -142,23 +148,23 @@ def _refusal(p: Prepared, reply: object) -> DistierError:
             )
 
 
-def put_archived(space: Space, p: Prepared) -> Plan[Landed]:
-    """A put that is in the archive before it is acknowledged: reserve a position in the order, PUT, look for a newer epoch,
-    apply, answer. No failure of Redis can lose it after that, and none can bring an older version back.
+def put_archived(space: Namespace, p: Prepared) -> Plan[Landed]:
+    """Write a version into the archive before it is acknowledged: reserve a position, PUT, look for a newer epoch, apply.
 
-    Stopped on the way, it is a write of unknown outcome: the object may be adopted after a loss of Redis, or is dominated.
-    An object of a write that is refused is never deleted, since somebody may have adopted it: see `_is_settled`. Nor is it put
-    again before it is proven that nobody has: see `reserve_place`.
+    No failure of Redis can lose it after that, and none can bring back an older version. A call that stops on the way is a
+    write of unknown outcome: its object may be adopted after a loss of Redis, or is dominated later. The object of a refused
+    write is never deleted, since somebody may have adopted it (`is_settled`), and never put again before it is proven that
+    nobody has (`reserve_position`).
     """
     shard, first = space.shard(p.id), None
     for _ in range(FENCED_MAX):
-        reserved = yield from reserve_place(space, shard, p.id, p.expected, p.write_id, first)
+        reserved = yield from reserve_position(space, shard, p.id, p.expected, p.write_id, first)
         if isinstance(reserved, Replayed):
             version = Order(reserved.epoch, reserved.ver, p.write_id)
             return Landed(p.id, "cold", version, p.tokens, len(p.content), 0, "recovered", True, p.transform)
         position = yield from archive_version(space, p, reserved)
         if (yield from list_epochs(space, shard, position.epoch, but_of=position.replid)):
-            space.states.pop(shard, None)
+            space.process.epochs.pop(shard, None)
             first = first or position
             continue
         try:
@@ -169,11 +175,11 @@ def put_archived(space: Space, p: Prepared) -> Plan[Landed]:
             if not (yield from is_settled(space, shard, p.id, position)):
                 raise Recovering(unsure(p.id)) from e
             raise
-    raise Recovering(f"the shard of module {p.id!r} changes hands too often; try again")
+    raise Recovering(f"the shard of module {p.id!r} keeps changing its primary; retry")
 
 
-def _apply(space: Space, shard: Shard, p: Prepared) -> Plan[Landed]:
-    """Raises `Fenced`, `Conflict`; `Unavailable` where the outcome stays open."""
+def _apply(space: Namespace, shard: Shard, p: Prepared) -> Plan[Landed]:
+    """Apply an archived version. Raises `Fenced`, `Conflict`, and `Unavailable` where the outcome stays open."""
     assert p.position is not None
     try:
         reply = yield from attempt(space, shard, p, "hot", p.content, "")

@@ -1,4 +1,4 @@
-"""What is done once for a write, however often it is sent: checks, transforms, counting, hashing."""
+"""Preparing a write, once however often it is sent: checks, transforms, counting, hashing."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from distier.domain.order import Order, make_write_id, parse_version
 from distier.effects import Arg, Command, NewToken, Offload, Plan, Sending
 from distier.errors import Invalid, Unavailable
 from distier.plans.common.content import COUNTING, count_tokens
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.tier.room import NOTHING
-from distier.policy.evict import Need
+from distier.policy.eviction.victims import Need
 from distier.policy.transform import Transformed, apply_transform, outline, transform_steps
 
 Content = str | bytes | bytearray | memoryview
@@ -28,14 +28,14 @@ Durability = Literal["redis", "replicated", "archived"]
 CHECKING = "checking and hashing"
 TRANSFORMING = "transforming contents"
 LARGE_BYTES = 256 * 1024
-"""More than this is made ready in steps, so that the call can end between two of them."""
+"""Larger contents are prepared in steps, so that the call can end between two of them."""
 MAX_TOKENS = 2**40
 
 
 @frozen
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One module to put, as `put_many` takes it; the fields are the arguments of `put`."""
+    """One module for `put_many`. The fields are the arguments of `put`."""
 
     id: str
     content: Content
@@ -49,7 +49,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A checked put: everything that the script needs, made once however often it is sent."""
+    """A checked write with everything that the script needs."""
 
     id: str
     write_id: str
@@ -62,13 +62,13 @@ class Prepared:
     position: ArchivedPosition | None = None
     sending: Sending = field(default_factory=Sending)
     given_up: str = ""
-    """Who holds a position in front of the module and does not seem to live any more."""
+    """The write that holds a position in front of the module and seems dead."""
     ahead: Need = NOTHING
-    """What the same call puts after it into its shard: modules and bytes."""
+    """The modules and bytes that the same call still puts into the shard."""
 
 
 class ArchivedPosition(NamedTuple):
-    """Where a version already is in the archive, and its place in the order."""
+    """The position of a version that is in the archive already, and its object there."""
 
     epoch: int
     ver: int
@@ -77,16 +77,16 @@ class ArchivedPosition(NamedTuple):
     replid: str
 
 
-def level_of(space: Space, given: str | None) -> str:
-    """The durability of a call. Raises `Invalid`."""
+def level_of(space: Namespace, given: str | None) -> str:
+    """Return the durability of a call. Raises `Invalid`."""
     level = given or space.config.durability
     if level not in ("redis", "replicated", "archived"):
-        raise Invalid(f"durability is redis, replicated or archived, not {given!r}")
+        raise Invalid(f"durability must be redis, replicated or archived, not {given!r}")
     return level
 
 
 def need_replica(shard: Shard) -> Plan[None]:
-    """Raises `Unavailable` where a `replicated` write could never be acknowledged: no replica is connected."""
+    """Raise `Unavailable` where a `replicated` write could never be acknowledged, because no replica is connected."""
 
     def online(info: bytes | str) -> bool:
         text = info.decode() if isinstance(info, bytes) else info
@@ -99,20 +99,21 @@ def need_replica(shard: Shard) -> Plan[None]:
         )
 
 
-def prepare(space: Space, item: Item) -> Plan[Prepared]:
-    """Check, transform, count and hash. Raises `Invalid` for what can never be put."""
+def prepare(space: Namespace, item: Item) -> Plan[Prepared]:
+    """Check, transform, count and hash an item. Raises `Invalid` for one that can never be put."""
     write_id = yield from NewToken()
-    sending = Sending(space.since(space.shard(check_id(item.id))))
+    sending = Sending(space.process.since(space.shard(check_id(item.id))))
     if length_of(item) > LARGE_BYTES:
         return (yield from made_ready_in_steps(space, item, write_id, sending))
     return (yield from Offload(length_of(item), lambda: made_ready(space, item, write_id, sending), COUNTING))
 
 
 def length_of(item: Item) -> int:
+    """Return the length of an item's content, before it is checked."""
     return len(item.content) if hasattr(item.content, "__len__") else 0
 
 
-def made_ready(space: Space, item: Item, write_id: str, sending: Sending) -> Prepared:
+def made_ready(space: Namespace, item: Item, write_id: str, sending: Sending) -> Prepared:
     of = _checked(space, item)
     content, name = of.content, space.config.transforms.get(of.kind)
     made = apply_transform(name, content) if name else None
@@ -120,7 +121,7 @@ def made_ready(space: Space, item: Item, write_id: str, sending: Sending) -> Pre
     return _prepared(space, item, write_id, sending, of, made, tokens)
 
 
-def made_ready_in_steps(space: Space, item: Item, write_id: str, sending: Sending) -> Plan[Prepared]:
+def made_ready_in_steps(space: Namespace, item: Item, write_id: str, sending: Sending) -> Plan[Prepared]:
     length = length_of(item)
     of = yield from Offload(length, lambda: _checked(space, item), CHECKING)
     content, name = of.content, space.config.transforms.get(of.kind)
@@ -140,7 +141,7 @@ def made_ready_in_steps(space: Space, item: Item, write_id: str, sending: Sendin
 
 
 class _Checked(NamedTuple):
-    """What is to be put. `kind`: its content type without parameters."""
+    """A checked content. `kind` is its content type without parameters."""
 
     id: str
     content: bytes
@@ -148,8 +149,8 @@ class _Checked(NamedTuple):
     kind: str
 
 
-def _checked(space: Space, item: Item) -> _Checked:
-    """Raises `Invalid`."""
+def _checked(space: Namespace, item: Item) -> _Checked:
+    """Check an item. Raises `Invalid`."""
     id, content = check_id(item.id), _bytes(item.id, item.content)
     if len(content) > space.config.max_module_bytes:
         raise Invalid(f"module {id!r} has {len(content)} bytes; max_module_bytes is {space.config.max_module_bytes}")
@@ -159,13 +160,13 @@ def _checked(space: Space, item: Item) -> _Checked:
     if tokens is not None and (
         isinstance(tokens, bool) or not isinstance(tokens, int) or not 0 <= tokens <= MAX_TOKENS
     ):
-        raise Invalid(f"tokens is a whole number from 0 to 2**40, not {tokens!r}")
+        raise Invalid(f"tokens must be a whole number from 0 to 2**40, not {tokens!r}")
     content_type = check_content_type(item.content_type or guess_content_type(id, content))
     return _Checked(id, content, content_type, base_type(content_type))
 
 
 def _prepared(
-    space: Space,
+    space: Namespace,
     item: Item,
     write_id: str,
     sending: Sending,
@@ -205,14 +206,14 @@ def _bytes(id: str, content: object) -> bytes:
         try:
             return content.encode()
         except UnicodeEncodeError as e:
-            raise Invalid(f"the text of module {id!r} has a lone surrogate: it is no valid UTF-8") from e
+            raise Invalid(f"the text of module {id!r} has a lone surrogate, so it is not valid UTF-8") from e
     if isinstance(content, bytes | bytearray | memoryview):
         return bytes(content)
-    raise Invalid(f"the content of module {id!r} is str or bytes, not {type(content).__name__}")
+    raise Invalid(f"the content of module {id!r} must be str or bytes, not {type(content).__name__}")
 
 
 def expected_of(if_version: Expected) -> str:
-    """`if_version` as the script takes it: None any version, 0 or "" none at all, else `epoch-ver`."""
+    """Return `if_version` as the scripts take it: empty for any version, `-` for none, else `epoch-ver`."""
     if if_version is None:
         return ""
     if isinstance(if_version, Order):
@@ -220,6 +221,6 @@ def expected_of(if_version: Expected) -> str:
     if if_version == 0 or if_version == "":
         return "-"
     if not isinstance(if_version, str):
-        raise Invalid(f"if_version is a version (`placement.version`), '3-41', or 0 for none; not {if_version!r}")
+        raise Invalid(f"if_version must be a version (`placement.version`), '3-41', or 0 for none; not {if_version!r}")
     parse_version(if_version)
     return if_version

@@ -11,7 +11,7 @@ from distier.effects import ArchiveList, Count, Parallel, Pipeline, Plan, collec
 from distier.errors import NotFound, Recovering
 from distier.lua import Adopted, Adoption, Opened, adopt, state
 from distier.plans.common.commands import chunks, record_command
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.describe import Vanished, describe_object
 from distier.plans.recovery.epochs import ask_state, shard_state
 
@@ -21,30 +21,30 @@ Known = Mapping[Shard, Opened | None]
 """What a process knew of some shards before it read."""
 
 
-def read_record(space: Space, shard: Shard, id: str) -> Plan[tuple[Record | None, Opened | None]]:
+def read_record(space: Namespace, shard: Shard, id: str) -> Plan[tuple[Record | None, Opened | None]]:
     """A record, and what proves it: what this process knew of the shard before it read, if that still held afterwards.
 
     What proves a read must be known before the read. Between a record and a later look at the shard, a rescue may adopt the
     module and mark the shard verified; that mark says nothing about a record, or its absence, from before."""
-    states = space.states
+    states = space.process.epochs
     known = states.get(shard)
     record = yield from record_command(shard, id)
-    return record, known if states is space.states else None
+    return record, known if states is space.process.epochs else None
 
 
-def newest_record(space: Space, shard: Shard, id: str) -> Plan[Record | None]:
+def newest_record(space: Namespace, shard: Shard, id: str) -> Plan[Record | None]:
     """The record of a module that exists, known to be the newest version; None for a proven miss."""
     record, known = yield from read_record(space, shard, id)
     return (yield from settle_record(space, shard, id, record, known))
 
 
-def newest_version(space: Space, shard: Shard, id: str) -> Plan[Record | None]:
+def newest_version(space: Namespace, shard: Shard, id: str) -> Plan[Record | None]:
     """The same, with the tombstone of one that was deleted, while there is one."""
     record, known = yield from read_record(space, shard, id)
     return (yield from settle_record(space, shard, id, record, known, tombstones=True))
 
 
-def need_record(space: Space, id: str) -> Plan[Record]:
+def need_record(space: Namespace, id: str) -> Plan[Record]:
     record = yield from newest_record(space, space.shard(id), id)
     if record is None:
         raise NotFound(f"there is no module {id!r} in namespace {space.namespace!r}")
@@ -52,7 +52,7 @@ def need_record(space: Space, id: str) -> Plan[Record]:
 
 
 def settle_record(
-    space: Space, shard: Shard, id: str, record: Record | None, known: Opened | None, *, tombstones: bool = False
+    space: Namespace, shard: Shard, id: str, record: Record | None, known: Opened | None, *, tombstones: bool = False
 ) -> Plan[Record | None]:
     """`record` if it is known to be the newest version, else what there is after a look into the archive. `known` is what
     `read_record` returned with it. None for a proven miss, and for a deleted module unless `tombstones` are wanted.
@@ -70,7 +70,7 @@ def settle_record(
         if now.verified < now.epoch:
             yield from verify(space, shard, id)
         record, known = yield from read_record(space, shard, id)
-    raise Recovering(f"the shard of module {id!r} changes hands too often; try again")
+    raise Recovering(f"the shard of module {id!r} keeps changing its primary; retry")
 
 
 def _is_proven(record: Record | None, known: Opened | None, now: Opened) -> bool:
@@ -82,28 +82,28 @@ def _is_proven(record: Record | None, known: Opened | None, now: Opened) -> bool
     return record is not None and record.seen >= now.epoch
 
 
-def newest_records(space: Space, ids: Sequence[str]) -> Plan[list[Record | None]]:
+def newest_records(space: Namespace, ids: Sequence[str]) -> Plan[list[Record | None]]:
     """`newest_record` of many ids: a round trip per 500, one more where any is missing, and a look into the archive for
     those that need it."""
     found: list[Record | None] = []
     for chunk in chunks(ids, 500):
-        states, known = space.states, known_of(space, chunk)
+        states, known = space.process.epochs, known_of(space, chunk)
         replies = yield from Pipeline([record_command(space.shard(id), id) for id in chunk])
         found += yield from settle_records(space, chunk, [collect(r) for r in replies], known, states)
     return found
 
 
-def known_of(space: Space, ids: Sequence[str]) -> Known:
+def known_of(space: Namespace, ids: Sequence[str]) -> Known:
     """What this process knows of the shards of these ids: to be asked for before their records are read."""
-    return {shard: space.states.get(shard) for shard in {space.shard(id) for id in ids}}
+    return {shard: space.process.epochs.get(shard) for shard in {space.shard(id) for id in ids}}
 
 
 def settle_records(
-    space: Space, ids: Sequence[str], records: Sequence[Record | None], known: Known, states: Mapping[Shard, Opened]
+    space: Namespace, ids: Sequence[str], records: Sequence[Record | None], known: Known, states: Mapping[Shard, Opened]
 ) -> Plan[list[Record | None]]:
     """`settle_record` of many records. `known` is what `known_of` returned before they were read, `states` the mapping that it
     was taken from."""
-    if states is not space.states:
+    if states is not space.process.epochs:
         known = dict.fromkeys(known)
     settled = list(records)
     now = yield from _look_again(space, [id for id, r in zip(ids, records, strict=True) if r is None])
@@ -122,18 +122,18 @@ def settle_records(
     return settled
 
 
-def _look_again(space: Space, ids: Sequence[str]) -> Plan[dict[Shard, Opened]]:
+def _look_again(space: Namespace, ids: Sequence[str]) -> Plan[dict[Shard, Opened]]:
     """The states of the shards of these ids, after nothing was found there."""
-    shards, states = list({space.shard(id) for id in ids}), space.states
+    shards, states = list({space.shard(id) for id in ids}), space.process.epochs
     replies = yield from Pipeline([state(shard) for shard in shards])
     found = {shard: collect(reply) for shard, reply in zip(shards, replies, strict=True)}
     states.update(found)
     return found
 
 
-def verify(space: Space, shard: Shard, id: str) -> Plan[None]:
+def verify(space: Namespace, shard: Shard, id: str) -> Plan[None]:
     """Compare one module with the archive: a greater version there takes the place of the record."""
-    states = space.states
+    states = space.process.epochs
     known = yield from shard_state(space, shard)
     yield from Count("recover.verified")
     found = yield from newest_listed(space, id)
@@ -144,7 +144,7 @@ def verify(space: Space, shard: Shard, id: str) -> Plan[None]:
         states.pop(shard, None)
 
 
-def newest_listed(space: Space, id: str) -> Plan[Adoption]:
+def newest_listed(space: Namespace, id: str) -> Plan[Adoption]:
     """What the archive says of the newest version of a module. Raises `Corrupt` where it lists what it does not have, time
     and again: once may be a sweep between the listing and the look."""
     for _ in range(RELISTS_MAX):
@@ -155,7 +155,7 @@ def newest_listed(space: Space, id: str) -> Plan[Adoption]:
     return (yield from _list_newest(space, id))
 
 
-def _list_newest(space: Space, id: str) -> Plan[Adoption]:
+def _list_newest(space: Namespace, id: str) -> Plan[Adoption]:
     prefix, after = names.version_prefix(space.namespace, id), ""
     objects: list[names.VersionObject] = []
     sizes: dict[str, int] = {}
@@ -169,7 +169,9 @@ def _list_newest(space: Space, id: str) -> Plan[Adoption]:
     return (yield from newest_of(space, id, objects, sizes))
 
 
-def newest_of(space: Space, id: str, objects: Sequence[names.VersionObject], sizes: dict[str, int]) -> Plan[Adoption]:
+def newest_of(
+    space: Namespace, id: str, objects: Sequence[names.VersionObject], sizes: dict[str, int]
+) -> Plan[Adoption]:
     """What the greatest version among a module's objects says of it; those that name another module are passed over."""
     for newest in sorted([o for o in objects if o.kind != "meta"], key=lambda o: o.rank, reverse=True):
         sidecar = next((o.key for o in objects if o.kind == "meta" and o.order == newest.order), None)

@@ -17,7 +17,7 @@ from distier.effects import ArchiveGet, Arg, Count, Offload, Plan
 from distier.errors import Corrupt
 from distier.lua import Adoption
 from distier.plans.common.content import UNPACKING, count_tokens
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 
 SIDECAR_MAX_BYTES = 1024 * 1024
 _FIELDS = {
@@ -32,7 +32,7 @@ class Vanished(Corrupt):
 
 
 def describe_object(
-    space: Space, id: str, found: names.VersionObject, sidecar: str | None, size_bytes: int
+    space: Namespace, id: str, found: names.VersionObject, sidecar: str | None, size_bytes: int
 ) -> Plan[Adoption]:
     """The version as `adopt` takes it: of kind `none` where what is said beside it names another module. Such an object is
     foreign, whoever put it here: a copy by hand, a store to which different names are one. Raises `ArchiveUnavailable`, and
@@ -106,7 +106,7 @@ def _told_with(id: str, found: names.VersionObject, max_bytes: int = SIDECAR_MAX
     )
 
 
-def _from_object(space: Space, id: str, found: names.VersionObject) -> Plan[Mapping[str, str]]:
+def _from_object(space: Namespace, id: str, found: names.VersionObject) -> Plan[Mapping[str, str]]:
     """From the metadata that came with the object; where that was dropped, from its content."""
     data, known = yield from _told_with(id, found, 2 * space.config.max_module_bytes + 4096)
     if _tells(known, found) or _is_foreign(id, known):

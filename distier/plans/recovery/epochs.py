@@ -48,8 +48,8 @@ from distier.errors import (
     RedisUnavailable,
 )
 from distier.lua import Opened, Unclaimed, look, open_shard, state
-from distier.plans.common.backoff import back_off
-from distier.plans.common.space import Space
+from distier.plans.common.backoff import Patience, back_off
+from distier.plans.common.namespace import Namespace
 
 
 class WrongArchive(ConfigError):
@@ -62,7 +62,7 @@ INCARNATION_CHARS = 16
 MARKERS_A_PAGE = 1000
 
 
-def check_shape(space: Space) -> Plan[None]:
+def check_shape(space: Namespace) -> Plan[None]:
     """Raises `Invalid` where the namespace was made with one shard and now has several, or the other way round: their keys
     have other tags, so that the scripts do not meet. (Also the first word to a server: is anybody there?)"""
     for count in (1, 2):
@@ -76,13 +76,13 @@ def check_shape(space: Space) -> Plan[None]:
             )
 
 
-def open_space(space: Space) -> Plan[list[Opened]]:
+def open_space(space: Namespace) -> Plan[list[Opened]]:
     """Open every shard: one look at all of them, then those that need an epoch beside each other. Raises `Invalid` where the
     namespace has another shape than configured."""
     shards = space.keys.shards
     if len(shards) == 1:
         return [(yield from recover(space, shards[0]))]
-    states = space.states
+    states = space.process.epochs
     calls = [open_shard(shard, space.limits_of(shard)) for shard in shards]
     for call in calls:
         call.hint = HINT_S
@@ -94,11 +94,11 @@ def open_space(space: Space) -> Plan[list[Opened]]:
     return [look if isinstance(look, Opened) else collect(found[s]) for s, look in zip(shards, looks, strict=True)]
 
 
-def find_space(space: Space) -> Plan[bool]:
+def find_space(space: Namespace) -> Plan[bool]:
     """Whether every shard of the namespace is open, which is all that a reader needs to know; nothing is written. False where
     one has to be opened: its server began a new life, or lost it. Raises `NotFound` where neither Redis nor the archive has
     such a namespace."""
-    shards, states = space.keys.shards, space.states
+    shards, states = space.keys.shards, space.process.epochs
     looks = [collect(reply) for reply in (yield from Pipeline([look(shard) for shard in shards]))]
     states.update({shard: found for shard, found in zip(shards, looks, strict=True) if found})
     if all(looks):
@@ -115,14 +115,14 @@ def find_space(space: Space) -> Plan[bool]:
     raise NotFound(f"there is no namespace {space.namespace!r}{unknown or ': the first put makes it'}")
 
 
-def recover(space: Space, shard: Shard) -> Plan[Opened]:
+def recover(space: Namespace, shard: Shard) -> Plan[Opened]:
     """The shard's epoch; a new one where it has none for this life of the server. Of all calls of a process that find none, one
     claims: each claim takes several requests to the archive, and claims that meet are worth nothing."""
     epoch, replid, empty, opening = 0, "", False, (yield from NewToken())
     turn, attempt = _Turn(space, shard), 0
     try:
         while attempt < CLAIMS_MAX:
-            states = space.states
+            states = space.process.epochs
             call = open_shard(shard, space.limits_of(shard), epoch=epoch, replid=replid, empty=empty, opening=opening)
             reply = yield from _opened(shard, call, first=not attempt)
             if isinstance(reply, Opened):
@@ -144,7 +144,7 @@ def recover(space: Space, shard: Shard) -> Plan[Opened]:
             epoch, empty = claim or (0, False)
     finally:
         turn.end()
-    raise Recovering(f"shard {shard.index} of namespace {shard.namespace!r} changes hands too often; try again")
+    raise Recovering(f"shard {shard.index} of namespace {shard.namespace!r} keeps changing its primary; retry")
 
 
 def _opened(shard: Shard, call: RunScript[Opened | Unclaimed], *, first: bool) -> Plan[Opened | Unclaimed]:
@@ -160,24 +160,22 @@ def _opened(shard: Shard, call: RunScript[Opened | Unclaimed], *, first: bool) -
 
 
 class _Turn:
-    """The turn of one of several calls of a process to claim. One that takes longer than `CLAIM_PATIENCE_S` is passed: it may
-    be of the same thread as the one that waits, which is a signal handler."""
+    """The turn of one of several calls of a process to claim an epoch.
 
-    def __init__(self, space: Space, shard: Shard) -> None:
-        self._claiming, self._shard = space.claiming, shard
-        self._before: object = None
-        self._waited_s, self._waits = 0.0, 0
+    A call that takes longer than `CLAIM_PATIENCE_S` is passed: it may belong to the same thread as the waiting one, which is
+    then a signal handler.
+    """
+
+    def __init__(self, space: Namespace, shard: Shard) -> None:
+        self._claiming, self._shard = space.process.claiming, shard
+        self._patience = Patience(CLAIM_PATIENCE_S)
 
     def come(self) -> Plan[bool]:
-        """Whether it has; if not, this call has waited for a moment, and is to look again."""
+        """Return whether it is this call's turn. If not, the call has waited for a moment, and has to look again."""
         holder = self._claiming.get(self._shard, self)
-        if holder is not self:
-            if holder is not self._before:
-                self._before, self._waited_s = holder, 0.0
-            if self._waited_s < CLAIM_PATIENCE_S:
-                self._waits += 1
-                self._waited_s += yield from back_off(self._waits)
-                return False
+        if holder is not self and not self._patience.is_over(holder):
+            yield from self._patience.wait()
+            return False
         self._claiming[self._shard] = self
         return True
 
@@ -196,7 +194,7 @@ class Claim(NamedTuple):
     empty: bool
 
 
-def _claim(space: Space, shard: Shard, replid: str, last: int) -> Plan[Claim | None]:
+def _claim(space: Namespace, shard: Shard, replid: str, last: int) -> Plan[Claim | None]:
     """An epoch that nobody else has, greater than all in the archive; and whether the archive holds no module. None where
     somebody else claimed the same number. `last` is the shard's epoch in an earlier life, 0 where it has none: an archive in
     which that was never claimed is another one."""
@@ -214,11 +212,11 @@ def _claim(space: Space, shard: Shard, replid: str, last: int) -> Plan[Claim | N
     return Claim(epoch, not modules)
 
 
-def epochs_prefix(space: Space, shard: Shard) -> str:
+def epochs_prefix(space: Namespace, shard: Shard) -> str:
     return f"{space.namespace}/epochs/{shard.index}/@"
 
 
-def list_epochs(space: Space, shard: Shard, above: int, *, but_of: str = "") -> Plan[list[int]]:
+def list_epochs(space: Namespace, shard: Shard, above: int, *, but_of: str = "") -> Plan[list[int]]:
     """The numbers of the epochs above `above` that have been claimed, each as often as it was; without those that were
     claimed for the life `but_of` of a server.
 
@@ -237,7 +235,7 @@ def list_epochs(space: Space, shard: Shard, above: int, *, but_of: str = "") -> 
     return [n for n, incarnation in found if n > above and incarnation != but_of[:INCARNATION_CHARS]]
 
 
-def _wrong(space: Space, epoch: int) -> WrongArchive:
+def _wrong(space: Namespace, epoch: int) -> WrongArchive:
     return WrongArchive(
         f"this is not the archive of namespace {space.namespace!r}: epoch {epoch} was never claimed in it; is its disk not "
         "mounted, or its url another one? `distier doctor` looks"
@@ -258,14 +256,14 @@ def _epochs_below(prefix: str, after: str) -> Plan[list[tuple[int, str]]]:
         after = page[-1].key
 
 
-def shard_state(space: Space, shard: Shard) -> Plan[Opened]:
+def shard_state(space: Namespace, shard: Shard) -> Plan[Opened]:
     """The shard's epoch as this process knows it; asked for where it has no connection that it was asked over."""
-    return space.states.get(shard) or (yield from ask_state(space, shard))
+    return space.process.epochs.get(shard) or (yield from ask_state(space, shard))
 
 
-def ask_state(space: Space, shard: Shard) -> Plan[Opened]:
+def ask_state(space: Namespace, shard: Shard) -> Plan[Opened]:
     """The shard's epoch, asked for and noted: in the mapping from before the question, since the reply may come from a life of
     the server that has been given up meanwhile."""
-    states = space.states
+    states = space.process.epochs
     found = states[shard] = yield from state(shard)
     return found

@@ -27,7 +27,7 @@ from distier.domain import archived as names
 from distier.domain.keys import Shard
 from distier.effects import ArchiveList, ArchivePut, Command, Count, NewToken, Pipeline, Plan, collect
 from distier.errors import DistierError
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.epochs import WrongArchive, epochs_prefix, list_epochs
 
 ADVICE = (
@@ -45,11 +45,11 @@ class _Known(NamedTuple):
     archived: int
 
 
-def identity_prefix(space: Space) -> str:
+def identity_prefix(space: Namespace) -> str:
     return f"{space.namespace}/identity/"
 
 
-def check_archive(space: Space, shards: Sequence[Shard] = (), *, name: bool = True) -> Plan[bool]:
+def check_archive(space: Namespace, shards: Sequence[Shard] = (), *, name: bool = True) -> Plan[bool]:
     """Raises `WrongArchive` where this is another archive than the one that these shards (all, if none are given) are in. Names
     it where nobody has, unless told not to; whether it is named now. A shard whose server does not answer at once is passed
     over."""
@@ -71,7 +71,7 @@ def check_archive(space: Space, shards: Sequence[Shard] = (), *, name: bool = Tr
     return not unnamed or name
 
 
-def try_archive(space: Space, shards: Sequence[Shard] = ()) -> Plan[None]:
+def try_archive(space: Namespace, shards: Sequence[Shard] = ()) -> Plan[None]:
     """`check_archive` where the archive may be away, or not be ours to write: that is for others to say."""
     try:
         yield from check_archive(space, shards)
@@ -81,7 +81,7 @@ def try_archive(space: Space, shards: Sequence[Shard] = ()) -> Plan[None]:
         yield Count("archive.not_identified")
 
 
-def adopt_archive(space: Space) -> Plan[str]:
+def adopt_archive(space: Namespace) -> Plan[str]:
     """From now on this is the namespace's archive, whatever it holds; its name. What only the old one had is lost to readers
     (`fsck` lists it), and what this one has is compared with the records."""
     listed = yield from _listed(space)
@@ -96,11 +96,11 @@ def adopt_archive(space: Space) -> Plan[str]:
                 yield from ArchivePut(key, b"", "application/octet-stream", {})
             fields += ("verified", "0")
         yield from Command(shard, ("HSET", shard.epoch, *fields), lambda reply: reply)
-    space.states.clear()
+    space.process.epochs.clear()
     return name
 
 
-def _known(space: Space, shards: Sequence[Shard]) -> Plan[dict[Shard, _Known]]:
+def _known(space: Namespace, shards: Sequence[Shard]) -> Plan[dict[Shard, _Known]]:
     def epoch(reply: Sequence[bytes | None]) -> tuple[int, str, str]:
         number, name, replid = ((value or b"").decode() for value in reply)
         return int(number or 0), name, replid
@@ -121,14 +121,14 @@ def _known(space: Space, shards: Sequence[Shard]) -> Plan[dict[Shard, _Known]]:
     return found
 
 
-def _listed(space: Space) -> Plan[list[str]]:
+def _listed(space: Namespace) -> Plan[list[str]]:
     """The archive's names, in order. Whatever else lies there is none: an operating system's files, a copy by hand."""
     prefix = identity_prefix(space)
     found = [entry.key.removeprefix(prefix) for entry in (yield from ArchiveList(prefix))]
     return [name for name in found if re.fullmatch("[0-9a-f]{32}", name)]
 
 
-def _check_unnamed(space: Space, unnamed: dict[Shard, _Known]) -> Plan[None]:
+def _check_unnamed(space: Namespace, unnamed: dict[Shard, _Known]) -> Plan[None]:
     """Raises `WrongArchive` where this archive cannot be the one that these shards are in."""
     for shard, known in unnamed.items():
         if known.epoch and not (yield from list_epochs(space, shard, known.epoch - 1)):
@@ -145,13 +145,13 @@ def _check_unnamed(space: Space, unnamed: dict[Shard, _Known]) -> Plan[None]:
         )
 
 
-def _make(space: Space) -> Plan[str]:
+def _make(space: Namespace) -> Plan[str]:
     name = yield from NewToken()
     yield from ArchivePut(identity_prefix(space) + name, b"", "application/octet-stream", {})
     return name
 
 
-def _name(space: Space, shards: Sequence[Shard], listed: Sequence[str]) -> Plan[None]:
+def _name(space: Namespace, shards: Sequence[Shard], listed: Sequence[str]) -> Plan[None]:
     name = listed[0] if listed else (yield from _make(space))
     calls = [Command(shard, ("HSETNX", shard.epoch, "archive", name), bool) for shard in shards]
     first = [collect(reply) for reply in (yield from Pipeline(calls))]

@@ -17,10 +17,10 @@ from distier.errors import Corrupt, DistierError, Recovering
 from distier.lua import Adoption, Refused, adopt
 from distier.lua import state as shard_state
 from distier.plans.common.commands import chunks
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.adopt import newest_listed, newest_of
 from distier.plans.recovery.describe import Vanished
-from distier.plans.recovery.walk import Group, Skipped, Walk, positions_of
+from distier.plans.recovery.walk import ArchiveWalk, Group, Skipped, positions_of
 
 BATCH = 512
 TOGETHER = 32
@@ -52,10 +52,12 @@ class Rescued:
         self.damaged += isinstance(error, Corrupt)
 
 
-def rescue(space: Space, tell: Callable[[Rescued], None] = lambda _: None, *, dry_run: bool = False) -> Plan[Rescued]:
+def rescue(
+    space: Namespace, tell: Callable[[Rescued], None] = lambda _: None, *, dry_run: bool = False
+) -> Plan[Rescued]:
     """Rebuild the records of the namespace. `tell` is called after each batch. Raises `Unavailable`; modules that cannot
     be read are reported, and keep the namespace from being marked verified."""
-    report, walk = Rescued(), Walk(space)
+    report, walk = Rescued(), ArchiveWalk(space)
     epochs = {}
     for shard in space.keys.shards:
         epochs[shard] = (yield from shard_state(shard)).epoch
@@ -74,7 +76,7 @@ def rescue(space: Space, tell: Callable[[Rescued], None] = lambda _: None, *, dr
 
 
 def _reconcile(
-    space: Space, epochs: dict[Shard, int], groups: Sequence[Group], report: Rescued, *, dry_run: bool
+    space: Namespace, epochs: dict[Shard, int], groups: Sequence[Group], report: Rescued, *, dry_run: bool
 ) -> Plan[None]:
     wanted = yield from _not_known(space, [g for g in groups if g.newest], report)
     if dry_run:
@@ -94,7 +96,7 @@ def _reconcile(
             report.adopted += yield from _adopt_each(space, shard, epochs[shard], part, report)
 
 
-def _describe(space: Space, groups: Sequence[Group]) -> Plan[list[tuple[str, Adoption | DistierError]]]:
+def _describe(space: Namespace, groups: Sequence[Group]) -> Plan[list[tuple[str, Adoption | DistierError]]]:
     """What the archive says of some modules, one after the other: a thread for each would cost more than it saves."""
     found: list[tuple[str, Adoption | DistierError]] = []
     skipped = Skipped()
@@ -108,14 +110,14 @@ def _describe(space: Space, groups: Sequence[Group]) -> Plan[list[tuple[str, Ado
     return found
 
 
-def _newest(space: Space, group: Group) -> Plan[Adoption]:
+def _newest(space: Namespace, group: Group) -> Plan[Adoption]:
     try:
         return (yield from newest_of(space, group.id, group.objects, group.sizes))
     except Vanished:  # swept since it was listed
         return (yield from newest_listed(space, group.id))
 
 
-def _not_known(space: Space, groups: Sequence[Group], report: Rescued) -> Plan[list[Group]]:
+def _not_known(space: Namespace, groups: Sequence[Group], report: Rescued) -> Plan[list[Group]]:
     """The modules of which Redis has no version as great as the archive's."""
     wanted = []
     for group, position in zip(groups, (yield from positions_of(space, [g.id for g in groups])), strict=True):
@@ -130,7 +132,7 @@ def _not_known(space: Space, groups: Sequence[Group], report: Rescued) -> Plan[l
     return wanted
 
 
-def _adopt_each(space: Space, shard: Shard, epoch: int, found: Sequence[Adoption], report: Rescued) -> Plan[int]:
+def _adopt_each(space: Namespace, shard: Shard, epoch: int, found: Sequence[Adoption], report: Rescued) -> Plan[int]:
     """Together; where a key of one module is of a foreign type, that one is reported, and the others go alone."""
     try:
         return (yield from _adopt(space, shard, epoch, found))
@@ -144,15 +146,15 @@ def _adopt_each(space: Space, shard: Shard, epoch: int, found: Sequence[Adoption
     return adopted
 
 
-def _adopt(space: Space, shard: Shard, epoch: int, found: Sequence[Adoption], *, whole: bool = False) -> Plan[int]:
+def _adopt(space: Namespace, shard: Shard, epoch: int, found: Sequence[Adoption], *, whole: bool = False) -> Plan[int]:
     reply = yield from adopt(shard, epoch, found, whole=whole)
-    space.states.pop(shard, None)
+    space.process.epochs.pop(shard, None)
     if isinstance(reply, Refused):
         raise Recovering("Redis was lost again during the rescue; run it again")
     return reply.adopted
 
 
-def rescue_if_needed(space: Space) -> Plan[int | None]:
+def rescue_if_needed(space: Namespace) -> Plan[int | None]:
     """Rescue if a shard has not been verified in its epoch; how many were adopted, None if there was nothing to do. The worker
     that has the lease of the first shard does it."""
     needed = False

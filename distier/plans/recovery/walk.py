@@ -9,7 +9,7 @@ from distier.domain import archived as names
 from distier.domain.archived import VersionObject
 from distier.effects import ArchiveList, Command, Pipeline, Plan, collect
 from distier.errors import ArchiveUnavailable, Corrupt, DistierError, Invalid
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.epochs import WrongArchive
 
 PAGE = 5000
@@ -69,11 +69,11 @@ class Group:
         ]
 
 
-class Walk:
+class ArchiveWalk:
     """`step` answers the modules of the next page. What it could not place is kept for the caller: `foreign` keys that
     distier never named, `unreadable` directories with why (cleared by whoever has seen them)."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Namespace) -> None:
         self._namespace = space.namespace
         self._prefix = names.modules_prefix(space.namespace)
         self._after = ""
@@ -123,7 +123,7 @@ class Walk:
         return self._group
 
 
-def positions_of(space: Space, ids: Sequence[str]) -> Plan[list[Position | None]]:
+def positions_of(space: Namespace, ids: Sequence[str]) -> Plan[list[Position | None]]:
     """Where the records of these modules stand in the order now; None where there is no record, NOWHERE where it is damaged.
     Plain reads: they say nothing of whether Redis lost something."""
 

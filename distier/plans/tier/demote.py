@@ -13,11 +13,11 @@ from distier.errors import DistierError, Invalid
 from distier.lua import Move, Over
 from distier.lua import demote as demote_script
 from distier.plans.common.commands import chunks
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.adopt import need_record
 from distier.plans.tier.room import CANDIDATES_MAX, Hot, Stuck, drop_from_warm, find_room, look_at_hot, past, step_down
 from distier.plans.tier.writeback import write_back
-from distier.policy.evict import Need, still_missing
+from distier.policy.eviction.victims import Need, still_missing
 
 ROUNDS_MAX = 8
 PARALLEL_MAX = 256
@@ -27,7 +27,7 @@ def tier_of(record: Record) -> Tier:
     return "warm" if record.tier == "warm" else "hot" if record.tier == "hot" else "cold"
 
 
-def demote(space: Space, id: str, to: Tier | None = None) -> Plan[Moved]:
+def demote(space: Namespace, id: str, to: Tier | None = None) -> Plan[Moved]:
     """Take the module one step down, or down to `to`. Raises `NotFound`, `Full`, `ArchiveUnavailable`."""
     if to not in (None, "warm", "cold"):
         raise Invalid(f"a module is demoted to warm or cold, not to {to!r}")
@@ -48,7 +48,7 @@ def demote(space: Space, id: str, to: Tier | None = None) -> Plan[Moved]:
     return Moved(id, tier, False, Outcome.CHANGED)
 
 
-def _step_down(space: Space, shard: Shard, record: Record, target: Tier, reason: str) -> Plan[Outcome]:
+def _step_down(space: Namespace, shard: Shard, record: Record, target: Tier, reason: str) -> Plan[Outcome]:
     if target == "cold":
         if not record.clean and (yield from write_back(space, shard, record.id)) is None:
             return Outcome.CHANGED
@@ -58,7 +58,7 @@ def _step_down(space: Space, shard: Shard, record: Record, target: Tier, reason:
     return (yield from _demote(space, shard, [(yield from step_down(space, record))], reason))[0]
 
 
-def _demote(space: Space, shard: Shard, moves: list[Move], reason: str) -> Plan[list[Outcome]]:
+def _demote(space: Namespace, shard: Shard, moves: list[Move], reason: str) -> Plan[list[Outcome]]:
     """Run these moves down; room in warm is made for them as needed. An outcome for each: `NO_ROOM` if that fails."""
     own, stuck = {m.id for m in moves}, dict[str, DistierError]()
     for _ in range(ROUNDS_MAX):
@@ -81,7 +81,7 @@ def _demote(space: Space, shard: Shard, moves: list[Move], reason: str) -> Plan[
     return [Outcome.NO_ROOM] * len(moves)
 
 
-def demote_many(space: Space, ids: Sequence[str], to: Tier | None = None) -> Plan[list[Moved | DistierError]]:
+def demote_many(space: Namespace, ids: Sequence[str], to: Tier | None = None) -> Plan[list[Moved | DistierError]]:
     """Take these modules down, in parallel; a result per id, in order."""
     unique = list(dict.fromkeys(ids))
     results: dict[str, Any] = {}
@@ -91,7 +91,7 @@ def demote_many(space: Space, ids: Sequence[str], to: Tier | None = None) -> Pla
 
 
 def free_hot(
-    space: Space,
+    space: Namespace,
     shard: Shard,
     tokens: int,
     size_bytes: int,

@@ -12,7 +12,7 @@ from distier.effects import Count, LocalPut, Pipeline, Plan, RunScript, collect
 from distier.errors import Corrupt, Full, Unavailable
 from distier.lua import Applied, Move, Over, Refused, install, promote
 from distier.plans.common.content import make_frame
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.tier.ledger import enlarge_quota
 from distier.plans.tier.room import with_room
 
@@ -31,7 +31,7 @@ def keep(plan: Plan[Outcome]) -> Plan[Outcome]:
 
 
 def to_hot(
-    space: Space, shard: Shard, record: Record, content: bytes, reason: str, keep: Collection[str] = ()
+    space: Namespace, shard: Shard, record: Record, content: bytes, reason: str, keep: Collection[str] = ()
 ) -> Plan[Outcome]:
     """Make this version hot if there is room. Modules in `keep` are not evicted for it."""
 
@@ -66,7 +66,7 @@ def outcome_of(reply: Applied | Refused) -> Outcome:
 
 
 def to_warm(
-    space: Space, shard: Shard, record: Record, content: bytes, reason: str, also: Sequence[RunScript[Any]] = ()
+    space: Namespace, shard: Shard, record: Record, content: bytes, reason: str, also: Sequence[RunScript[Any]] = ()
 ) -> Plan[Outcome]:
     """Leave a warm copy of this clean version if there is room. `also` is sent along."""
     kind, frame = yield from make_frame(space, content, fast=True)
@@ -84,7 +84,7 @@ def to_warm(
 
 
 def keep_warm(
-    space: Space, shard: Shard, record: Record, content: bytes, reason: str, also: Sequence[RunScript[Any]] = ()
+    space: Namespace, shard: Shard, record: Record, content: bytes, reason: str, also: Sequence[RunScript[Any]] = ()
 ) -> Plan[Outcome]:
     """Leave a warm copy of this clean version where this node has them: on its disk, in Redis, or both. `also` is sent
     along."""

@@ -29,7 +29,7 @@ from distier.errors import DistierError, Full, Unavailable
 from distier.lua import Over, Refused, demote, limit
 from distier.lua import ledger as ledger_script
 from distier.plans.common.commands import numbers
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.tier.room import find_room
 from distier.policy.quotas import Amounts, Ledger, ShardHoldings, enlarged, scaled, sum_of
 
@@ -60,7 +60,7 @@ def parse_ledger(fields: Mapping[bytes, bytes]) -> Ledger:
     return Ledger(int(fields.get(b"version", 0)), total, made, coming)
 
 
-def read_ledger(space: Space) -> Plan[tuple[Ledger, bool]]:
+def read_ledger(space: Namespace) -> Plan[tuple[Ledger, bool]]:
     """The ledger, and whether it holds: it is whole, and of the epoch that the first shard has."""
     first = space.keys.shards[0]
     calls: list[Command[Any]] = [
@@ -72,7 +72,7 @@ def read_ledger(space: Space) -> Plan[tuple[Ledger, bool]]:
 
 
 def change(
-    space: Space, ledger: Ledger, fields: Mapping[str, str], *, fence: str = "", above: int | None = None
+    space: Namespace, ledger: Ledger, fields: Mapping[str, str], *, fence: str = "", above: int | None = None
 ) -> Plan[int | None]:
     """Change the ledger that was read; its new version, None where somebody else was first."""
     write_id = yield from NewToken()
@@ -80,7 +80,7 @@ def change(
     return None if isinstance(reply, Refused) else reply
 
 
-def limits_now(space: Space) -> Plan[list[tuple[Amounts, int]]]:
+def limits_now(space: Namespace) -> Plan[list[tuple[Amounts, int]]]:
     """What each shard's limits are, and the version of the ledger that set them."""
 
     def parse(reply: Sequence[bytes | None]) -> tuple[Amounts, int]:
@@ -91,7 +91,7 @@ def limits_now(space: Space) -> Plan[list[tuple[Amounts, int]]]:
     return [collect(r) for r in (yield from Pipeline(calls))]
 
 
-def settled(space: Space, *, fence: str = "") -> Plan[Ledger]:
+def settled(space: Namespace, *, fence: str = "") -> Plan[Ledger]:
     """The ledger, made where there is none that holds, and with no change under way: one that somebody began is finished,
     or undone where it cannot be. Raises `Unavailable`."""
     for _ in range(TRIES_MAX):
@@ -105,7 +105,7 @@ def settled(space: Space, *, fence: str = "") -> Plan[Ledger]:
     raise Contended("the shares of the shards change too often; try again")
 
 
-def make_ledger(space: Space, ledger: Ledger) -> Plan[None]:
+def make_ledger(space: Namespace, ledger: Ledger) -> Plan[None]:
     """Make the ledger from what the shards' limits are. First every shard takes a version of this ledger: from then on
     nothing that was begun before can change its limits."""
     if ledger.quotas or not ledger.version or not (yield from _being_made(space, ledger)):
@@ -128,14 +128,14 @@ def make_ledger(space: Space, ledger: Ledger) -> Plan[None]:
         yield from apply_limits(space, Ledger(version, total, quotas))
 
 
-def _being_made(space: Space, ledger: Ledger) -> Plan[bool]:
+def _being_made(space: Namespace, ledger: Ledger) -> Plan[bool]:
     """Whether somebody began to make it in this epoch."""
     first = space.keys.shards[0]
     epoch = yield from Command(first, ("HGET", first.epoch, "epoch"), lambda reply: int(reply or 0))
     return ledger.version >= epoch * EPOCH
 
 
-def apply_limits(space: Space, ledger: Ledger, shards: Sequence[int] | None = None) -> Plan[None]:
+def apply_limits(space: Namespace, ledger: Ledger, shards: Sequence[int] | None = None) -> Plan[None]:
     """Give shards (all, if none are named) the limits that the ledger says. They may hold more; the worker's head-room, or
     `_lower`, takes it away."""
     wanted = range(len(ledger.quotas)) if shards is None else shards
@@ -144,7 +144,7 @@ def apply_limits(space: Space, ledger: Ledger, shards: Sequence[int] | None = No
         collect(reply)
 
 
-def move_quotas(space: Space, ledger: Ledger, changes: Mapping[int, Amounts], *, fence: str = "") -> Plan[bool]:
+def move_quotas(space: Namespace, ledger: Ledger, changes: Mapping[int, Amounts], *, fence: str = "") -> Plan[bool]:
     """Give shards other shares, whose sum is not greater. False where somebody else changed the ledger, or where a shard that
     should lose cannot evict what it takes; then nothing has changed."""
     fields = {f"next.{i}": packed(quota) for i, quota in changes.items()}
@@ -154,7 +154,7 @@ def move_quotas(space: Space, ledger: Ledger, changes: Mapping[int, Amounts], *,
     return (yield from _finish(space, replace(ledger, version=version, next=dict(changes)), fence))
 
 
-def _finish(space: Space, ledger: Ledger, fence: str) -> Plan[bool]:
+def _finish(space: Namespace, ledger: Ledger, fence: str) -> Plan[bool]:
     """Finish the change that is under way, or undo it."""
     shards = space.keys.shards
     lowering = [lower(space, shards[i], ledger.version, ledger.limit(i)) for i in ledger.losing]
@@ -173,7 +173,7 @@ def _finish(space: Space, ledger: Ledger, fence: str) -> Plan[bool]:
     return done and version is not None
 
 
-def lower(space: Space, shard: Shard, version: int, amounts: Amounts) -> Plan[bool]:
+def lower(space: Namespace, shard: Shard, version: int, amounts: Amounts) -> Plan[bool]:
     """Give a shard smaller limits and evict until it holds no more; whether it came to that."""
     for _ in range(LOWER_ROUNDS_MAX):
         reply = yield from limit(shard, version, amounts)
@@ -186,7 +186,7 @@ def lower(space: Space, shard: Shard, version: int, amounts: Amounts) -> Plan[bo
     return False
 
 
-def enlarge_quota(space: Space, shard: Shard, tokens: int, size_bytes: int) -> Plan[bool]:
+def enlarge_quota(space: Namespace, shard: Shard, tokens: int, size_bytes: int) -> Plan[bool]:
     """Have this shard's share of hot grow so that a module of this size fits, with the head-room that the worker keeps free;
     False where the namespace's budget does not suffice, or the others cannot evict what it takes, or one of them does not
     answer: that is no fault of a call that has its own shard, and the module goes where it can go without."""
@@ -200,7 +200,7 @@ def enlarge_quota(space: Space, shard: Shard, tokens: int, size_bytes: int) -> P
         return False
 
 
-def all_answer(space: Space) -> Plan[None]:
+def all_answer(space: Namespace) -> Plan[None]:
     """Raises `Unavailable` at the first sign that a shard does not answer: to wait for it would take the time that the call
     needs to go on without."""
     look = [Command(s, ("EXISTS", s.epoch), int, retry=False, hint=HINT_S) for s in space.keys.shards]
@@ -208,7 +208,7 @@ def all_answer(space: Space) -> Plan[None]:
         collect(reply)
 
 
-def _enlarge_quota(space: Space, shard: Shard, tokens: int, size_bytes: int) -> Plan[bool]:
+def _enlarge_quota(space: Namespace, shard: Shard, tokens: int, size_bytes: int) -> Plan[bool]:
     free = 1 - space.config.worker.headroom
     for _ in range(TRIES_MAX):
         ledger = yield from settled(space)
@@ -227,7 +227,7 @@ def _enlarge_quota(space: Space, shard: Shard, tokens: int, size_bytes: int) -> 
     return False
 
 
-def read_holdings(space: Space) -> Plan[list[ShardHoldings]]:
+def read_holdings(space: Namespace) -> Plan[list[ShardHoldings]]:
     """What each shard holds, and how old its next victims are."""
     calls: list[Command[Any]] = []
     for s in space.keys.shards:

@@ -10,7 +10,7 @@ from distier.effects import ArchiveGet, Count, LocalGet, Offload, Plan
 from distier.errors import Corrupt, Recovering
 from distier.plans.common.commands import frame_command
 from distier.plans.common.content import UNPACKING, check_content, content_unless_moved, is_current
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.epochs import list_epochs, shard_state
 from distier.plans.tier.peers import ask_content, find_holders
@@ -20,7 +20,7 @@ class ObjectGone(Corrupt):
     """The archive says that it does not have what a record rests on."""
 
 
-def fetch_unless_moved(space: Space, shard: Shard, record: Record) -> Plan[bytes | None]:
+def fetch_unless_moved(space: Namespace, shard: Shard, record: Record) -> Plan[bytes | None]:
     """`fetch_cold`; None where the object is gone because a newer version has come and the sweep was quick, or where a
     newer one is in the archive that nobody has applied: its writer died between the two."""
     try:
@@ -41,7 +41,7 @@ def fetch_unless_moved(space: Space, shard: Shard, record: Record) -> Plan[bytes
         return None
 
 
-def fetch_cold(space: Space, record: Record) -> Plan[bytes]:
+def fetch_cold(space: Namespace, record: Record) -> Plan[bytes]:
     """The content of a clean version from the archive, checked. Raises `ArchiveUnavailable` or `Corrupt`."""
     key = names.object_key(space.namespace, record)
     got = yield from ArchiveGet(key, max_bytes=record.size_bytes + record.size_bytes // 2 + 4096)
@@ -60,7 +60,9 @@ def fetch_cold(space: Space, record: Record) -> Plan[bytes]:
     return check_content(record, content, "archived")
 
 
-def load(space: Space, shard: Shard, record: Record, *, ask_others: bool = True) -> Plan[tuple[Record, bytes] | None]:
+def load(
+    space: Namespace, shard: Shard, record: Record, *, ask_others: bool = True
+) -> Plan[tuple[Record, bytes] | None]:
     """The record with its content from the nearest copy that is whole; None if it changed meanwhile."""
     content = (yield from LocalGet(record)) if space.node is not None and record.clean else None
     if content is not None:

@@ -22,7 +22,7 @@ from distier.domain.module import Record
 from distier.effects import HINT_S, Command, Count, NewToken, Offload, Peers, PeerSilent, Pipeline, Plan, collect
 from distier.errors import Corrupt, DistierError, Invalid
 from distier.plans.common.content import LZ4, check_content
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 
 ASKS_MAX = 64
 ASKS_TTL_MIN_MS = 2000
@@ -55,7 +55,7 @@ class Ask(NamedTuple):
         return json.dumps(self, ensure_ascii=False)
 
 
-def others(space: Space) -> Plan[tuple[str, ...]]:
+def others(space: Namespace) -> Plan[tuple[str, ...]]:
     """The nodes that may be asked now."""
     if space.node is None or not space.config.storage_tiers.warm.peer_timeout_ms:
         return ()
@@ -71,7 +71,7 @@ def holders_of(nodes: Sequence[str], replies: Sequence[Any]) -> list[str]:
     return [node for node, reply in zip(nodes, replies, strict=True) if reply is True]
 
 
-def find_holders(space: Space, shard: Shard, id: str) -> Plan[list[str]]:
+def find_holders(space: Namespace, shard: Shard, id: str) -> Plan[list[str]]:
     """The nodes that may be asked now and hold a copy, where there is no pipeline to look that up in."""
     nodes = yield from others(space)
     if not nodes:
@@ -79,7 +79,7 @@ def find_holders(space: Space, shard: Shard, id: str) -> Plan[list[str]]:
     return holders_of(nodes, (yield from Pipeline([holds_command(shard, node, id) for node in nodes])))
 
 
-def ask(space: Space, shard: Shard, record: Record, holders: Sequence[str], want: Want) -> Plan[bytes | None]:
+def ask(space: Namespace, shard: Shard, record: Record, holders: Sequence[str], want: Want) -> Plan[bytes | None]:
     """What one of `holders` answers, raw; None where it does not in time. Raises nothing: there is the archive."""
     if not holders or not record.clean:
         return None
@@ -107,7 +107,7 @@ def ask(space: Space, shard: Shard, record: Record, holders: Sequence[str], want
     return got
 
 
-def ask_content(space: Space, shard: Shard, record: Record, holders: Sequence[str]) -> Plan[bytes | None]:
+def ask_content(space: Namespace, shard: Shard, record: Record, holders: Sequence[str]) -> Plan[bytes | None]:
     """The checked content of this version from another node; None where that has to come from the archive."""
     got = yield from ask(space, shard, record, holders, "copy")
     if got is None or got[:1] != COPY:
@@ -154,7 +154,7 @@ class DiskSums(NamedTuple):
     max_bytes: int
 
 
-def look_for_nodes(space: Space) -> list[Command[Any]]:
+def look_for_nodes(space: Namespace) -> list[Command[Any]]:
     """What to ask for `read_nodes`, along with other calls: the time, and the nodes."""
     first = space.keys.shards[0]
     return [
@@ -163,7 +163,7 @@ def look_for_nodes(space: Space) -> list[Command[Any]]:
     ]
 
 
-def read_nodes(space: Space, looked: Sequence[Any] | None = None) -> Plan[dict[str, DiskSums]]:
+def read_nodes(space: Namespace, looked: Sequence[Any] | None = None) -> Plan[dict[str, DiskSums]]:
     """The nodes that live, with the sums of their disks. `looked`: the answers to `look_for_nodes`."""
     now_ms, found = map(collect, looked or (yield from Pipeline(look_for_nodes(space))))
     first, names = space.keys.shards[0], [name for name, until_ms in found if until_ms >= now_ms]

@@ -22,19 +22,19 @@ from distier.lua import pin as pin_script
 from distier.lua import promote as promote_script
 from distier.plans.common.commands import chunks
 from distier.plans.common.content import by_bytes, open_frames
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.adopt import need_record, newest_records
 from distier.plans.tier.demote import PARALLEL_MAX, ROUNDS_MAX, free_hot, tier_of
 from distier.plans.tier.keep import is_too_large, outcome_of, to_hot
 from distier.plans.tier.load import load
 from distier.plans.tier.peers import PROMOTED, ask, find_holders
 from distier.plans.tier.room import look_at_hot
-from distier.policy.evict import Need
+from distier.policy.eviction.victims import Need
 
 PIPELINE_MAX_BYTES = 8 * 1024 * 1024
 
 
-def promote(space: Space, id: str) -> Plan[Moved]:
+def promote(space: Namespace, id: str) -> Plan[Moved]:
     """Make the module hot. Raises `NotFound`, `Corrupt`, `Unavailable`."""
     shard = space.shard(id)
     for _ in range(ROUNDS_MAX):
@@ -55,7 +55,7 @@ def promote(space: Space, id: str) -> Plan[Moved]:
     return Moved(id, "warm", False, Outcome.CHANGED)
 
 
-def _promote_there(space: Space, shard: Shard, record: Record) -> Plan[bool]:
+def _promote_there(space: Namespace, shard: Shard, record: Record) -> Plan[bool]:
     """Have a node that holds a copy promote it, where this one has none: the content goes to Redis once, and not through this
     process."""
     if space.node is None or (yield from LocalHas(record.id, record.order.write_id)):
@@ -83,7 +83,7 @@ class _Together:
         return held.amount + record.tokens <= limits[0] and held.size_bytes + record.size_bytes <= limits[1]
 
 
-def promote_many(space: Space, ids: Sequence[str]) -> Plan[list[Moved | DistierError]]:
+def promote_many(space: Namespace, ids: Sequence[str]) -> Plan[list[Moved | DistierError]]:
     """Make these modules hot; a result per id, in order. Contents are loaded in parallel, room for all of them is made
     once per shard before any is promoted, and the promotions are pipelined.
 
@@ -105,7 +105,7 @@ def promote_many(space: Space, ids: Sequence[str]) -> Plan[list[Moved | DistierE
     return [results[id] for id in ids]
 
 
-def _as_they_are(space: Space, results: dict[str, Moved | DistierError]) -> Plan[None]:
+def _as_they_are(space: Namespace, results: dict[str, Moved | DistierError]) -> Plan[None]:
     """Other clients evict too: a module that is not hot any more is not reported as hot."""
     hot = [id for id, result in results.items() if isinstance(result, Moved) and result.tier == "hot"]
     for chunk in chunks(hot, 500):
@@ -116,7 +116,7 @@ def _as_they_are(space: Space, results: dict[str, Moved | DistierError]) -> Plan
 
 
 def _load_many(
-    space: Space, ids: Sequence[str], results: dict[str, Moved | DistierError], call: _Together
+    space: Namespace, ids: Sequence[str], results: dict[str, Moved | DistierError], call: _Together
 ) -> Plan[list[tuple[Record, bytes]]]:
     """Records and contents of those that are not hot yet; puts the results of the others into `results`."""
     records = yield from newest_records(space, ids)
@@ -160,7 +160,7 @@ def _by_size(loaded: list[tuple[Record, bytes]]) -> list[list[tuple[Record, byte
 
 
 def _promote_shard(
-    space: Space,
+    space: Namespace,
     shard: Shard,
     loaded: list[tuple[Record, bytes]],
     results: dict[str, Moved | DistierError],
@@ -171,7 +171,7 @@ def _promote_shard(
 
 
 def _promote_loaded(
-    space: Space,
+    space: Namespace,
     shard: Shard,
     part: list[tuple[Record, bytes]],
     results: dict[str, Moved | DistierError],
@@ -219,7 +219,7 @@ def _caught(plan: Plan[Outcome]) -> Plan[Outcome | DistierError]:
         return e
 
 
-def pin(space: Space, id: str, ttl_ms: int) -> Plan[int]:
+def pin(space: Namespace, id: str, ttl_ms: int) -> Plan[int]:
     """Keep the module where it is (hot, if there is room) until `ttl_ms` from now; the end of the pin in ms since the
     Unix epoch. Raises `NotFound`."""
     for _ in range(ROUNDS_MAX):
@@ -231,5 +231,5 @@ def pin(space: Space, id: str, ttl_ms: int) -> Plan[int]:
     raise Recovering(f"the shard of module {id!r} is emptied again and again while it is pinned; try again")
 
 
-def unpin(space: Space, id: str) -> Plan[None]:
+def unpin(space: Namespace, id: str) -> Plan[None]:
     yield from pin_script(space.shard(id), id, 0)

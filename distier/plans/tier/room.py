@@ -24,9 +24,9 @@ from distier.lua import Move, Over, demote
 from distier.plans.common.backoff import back_off
 from distier.plans.common.commands import numbers, read_records, record_command, server_ms, sizes_command
 from distier.plans.common.content import make_frame
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.tier.writeback import look_at_archive, write_back
-from distier.policy.evict import Candidate, Need, select_for_eviction, still_missing
+from distier.policy.eviction.victims import Candidate, Need, select_for_eviction, still_missing
 
 CANDIDATES_MAX = 64
 """As many as the scripts name at most (`candidates` in prelude.lua). Fewer are all that may leave."""
@@ -50,7 +50,7 @@ class Stuck(Exception):
 
 
 def with_room(
-    space: Space,
+    space: Namespace,
     shard: Shard,
     attempt: Callable[[Sequence[Move]], RunScript[Any]],
     reply: Any = None,
@@ -108,7 +108,7 @@ class Room(NamedTuple):
 
 
 def find_room(
-    space: Space,
+    space: Namespace,
     shard: Shard,
     over: Over,
     stuck: dict[str, DistierError] | None = None,
@@ -138,7 +138,7 @@ def past(shard: Shard, over: Over, but: Collection[str]) -> Plan[Over]:
     return over._replace(hot_ids=hot, warm_ids=warm)
 
 
-def _find_room(space: Space, shard: Shard, over: Over, ahead: Need, tries: int) -> Plan[Room]:
+def _find_room(space: Namespace, shard: Shard, over: Over, ahead: Need, tries: int) -> Plan[Room]:
     need = Need(over.hot_tokens_over, over.hot_bytes_over)
     victims: list[Record] = []
     enough = True
@@ -163,7 +163,7 @@ def _find_room(space: Space, shard: Shard, over: Over, ahead: Need, tries: int) 
     return Room(gone + room.moves, enough)
 
 
-def step_down(space: Space, victim: Record) -> Plan[Move]:
+def step_down(space: Namespace, victim: Record) -> Plan[Move]:
     """How a hot module leaves: into a frame in Redis, or, being clean, to this node's disk (and both, if so configured). Not
     kept there (a full disk), it is cold: the archive has it."""
     assert victim.content is not None
@@ -189,7 +189,7 @@ def _hot_victims(shard: Shard, ids: Sequence[str], need: Need) -> Plan[list[Reco
 
 
 def _into_warm(
-    space: Space, shard: Shard, moves: list[Move], victims: list[Record], over: Over, ahead: Need
+    space: Namespace, shard: Shard, moves: list[Move], victims: list[Record], over: Over, ahead: Need
 ) -> Plan[Room]:
     """`moves` into warm, preceded by what must leave warm for them; those that warm cannot take go to cold."""
     need = Need(over.warm_modules_over + len(moves), over.warm_bytes_over + sum(len(m.frame) for m in moves))
@@ -218,7 +218,7 @@ def _into_warm(
 
 
 def drop_from_warm(
-    space: Space, shard: Shard, ids: Sequence[str], need: Need, ahead: Need = NOTHING, then: Sequence[str] = ()
+    space: Namespace, shard: Shard, ids: Sequence[str], need: Need, ahead: Need = NOTHING, then: Sequence[str] = ()
 ) -> Plan[list[Candidate]]:
     """Warm modules whose frames may be dropped now, so as to meet `need` if that is possible: clean ones as they are
     due; where they do not suffice, dirty ones after writing them back, and with them those that are needed `ahead`, in warm
@@ -238,15 +238,15 @@ def drop_from_warm(
     return chosen
 
 
-def _failed_lately(space: Space, shard: Shard, ids: Sequence[str]) -> Plan[set[str]]:
+def _failed_lately(space: Namespace, shard: Shard, ids: Sequence[str]) -> Plan[set[str]]:
     """Those of `ids` that this process could not archive a moment ago: they are tried last."""
-    if not ids or not space.failing:
+    if not ids or not space.process.failing:
         return set()
     now_ms = yield from server_ms(shard)
-    return {id for id in ids if space.failing.is_waiting(shard, id, now_ms)}
+    return {id for id in ids if space.process.failing.is_waiting(shard, id, now_ms)}
 
 
-def archive_all(space: Space, shard: Shard, ids: Sequence[str], more: Sequence[str] = ()) -> Plan[None]:
+def archive_all(space: Namespace, shard: Shard, ids: Sequence[str], more: Sequence[str] = ()) -> Plan[None]:
     """Write these dirty modules back; `more` too, of which none needs to succeed. Raises `Stuck` where some of `ids` cannot
     be archived, `Full` where the archive does not answer at all, and `DeadlineExceeded` where there was no time for them."""
     if not ids:
@@ -274,7 +274,7 @@ def archive_all(space: Space, shard: Shard, ids: Sequence[str], more: Sequence[s
             f"hot and warm are full of versions that are not archived yet, and {reason}; "
             "nothing was changed. Bring the archive back (`distier doctor`), or raise the budgets"
         ) from cause
-    space.failing.note(shard, zip(every, results, strict=True), (yield from server_ms(shard)))
+    space.process.failing.note(shard, zip(every, results, strict=True), (yield from server_ms(shard)))
     raise Stuck(failed)
 
 

@@ -21,7 +21,7 @@ from distier.errors import Corrupt
 from distier.lua import Move, Refused, archived, demote
 from distier.plans.common.commands import frame_command, record_command
 from distier.plans.common.content import content_unless_moved
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 
 REREADS_MAX = 8
 XZ = "compressing for the archive (xz)"
@@ -36,7 +36,7 @@ class Archived(NamedTuple):
     size_bytes: int
 
 
-def write_back(space: Space, shard: Shard, id: str) -> Plan[Archived | None]:
+def write_back(space: Namespace, shard: Shard, id: str) -> Plan[Archived | None]:
     """Archive the module's version if it is dirty. None where there was nothing to do, or a newer version came.
 
     Raises `ArchiveUnavailable`, and `Corrupt` where the only copy does not match its checksum.
@@ -58,7 +58,7 @@ def write_back(space: Space, shard: Shard, id: str) -> Plan[Archived | None]:
     return Archived(id, record.order.write_id, key, len(body))
 
 
-def _to_disk(space: Space, shard: Shard, record: Record, content: bytes) -> Plan[None]:
+def _to_disk(space: Namespace, shard: Shard, record: Record, content: bytes) -> Plan[None]:
     """A warm version that has just become clean goes to this node's disk, as it would have if it had left hot clean. Its frame
     in Redis is dropped where warm is not kept there. A version that was put meanwhile stays, by its tok; one that became hot
     in this moment leaves it again, which costs a promotion and no content."""
@@ -89,13 +89,13 @@ def _read_dirty(shard: Shard, id: str) -> Plan[tuple[Record, bytes] | None]:
     )
 
 
-def _object(space: Space, record: Record, content: bytes) -> Plan[bytes]:
+def _object(space: Namespace, record: Record, content: bytes) -> Plan[bytes]:
     if record.deleted:
         return b""
     return (yield from compressed(space, content))
 
 
-def compressed(space: Space, content: bytes) -> Plan[bytes]:
+def compressed(space: Namespace, content: bytes) -> Plan[bytes]:
     """`content` as the archive keeps it. A large one in steps: xz takes most of a second for a MiB, and a call whose time is
     over ends between two of them."""
     level, step = space.config.storage_tiers.cold.compression_level, codec.XzPacker.STEP_BYTES
@@ -110,12 +110,12 @@ def compressed(space: Space, content: bytes) -> Plan[bytes]:
     return b"".join(parts)
 
 
-def look_at_archive(space: Space) -> Plan[None]:
+def look_at_archive(space: Namespace) -> Plan[None]:
     """The least that shows whether the archive answers. Raises `ArchiveUnavailable`."""
     yield from ArchiveList(f"{space.namespace}/epochs/", limit=1)
 
 
-def put_object(space: Space, record: Record, key: str, body: bytes) -> Plan[None]:
+def put_object(space: Namespace, record: Record, key: str, body: bytes) -> Plan[None]:
     """Write a version's object, and its sidecar where it needs one."""
     described = names.describe(record)
     metadata = names.user_metadata(described)

@@ -33,7 +33,7 @@ from distier.effects import Command, NewToken, Now, Pipeline, Plan, collect
 from distier.errors import Corrupt, Invalid
 from distier.lua import Opened
 from distier.plans.common.commands import chunks
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.sweep import delete_each, unneeded
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.describe import describe_object
@@ -42,7 +42,7 @@ from distier.plans.recovery.fsck.accounts import check_accounts
 from distier.plans.recovery.fsck.contents import versions_of
 from distier.plans.recovery.fsck.findings import Findings, Run, Tell, each
 from distier.plans.recovery.fsck.keys import check_keys, check_sets
-from distier.plans.recovery.walk import Group, Position, Skipped, Walk
+from distier.plans.recovery.walk import ArchiveWalk, Group, Position, Skipped
 
 SETTLED_MS = 20 * 60_000
 """An object this old belongs to no write that is still under way: calls take 2 minutes at most, and S3 refuses clients whose
@@ -50,7 +50,7 @@ clock is off by more than 15."""
 
 
 def fsck(
-    space: Space,
+    space: Namespace,
     tell: Tell = lambda _: None,
     *,
     repair: bool = False,
@@ -75,7 +75,7 @@ def _check_archive(run: Run) -> Plan[None]:
     states: dict[Shard, Opened] = {}
     for shard in run.space.keys.shards:
         states[shard] = yield from ask_state(run.space, shard)
-    walk, present = Walk(run.space), array("q")
+    walk, present = ArchiveWalk(run.space), array("q")
     while not walk.done:
         groups = yield from walk.step()
         for group in groups:

@@ -13,7 +13,7 @@ from distier.errors import Conflict, Corrupt
 from distier.lua import Applied, Move, adopt, demote, redirty
 from distier.plans.common.commands import frame_command, record_command
 from distier.plans.common.content import UNPACKING, check_content, content_of, is_current
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.put.one import put
 from distier.plans.put.prepare import Item
 from distier.plans.recovery.adopt import verify
@@ -22,7 +22,7 @@ from distier.plans.recovery.epochs import ask_state
 from distier.plans.recovery.fsck.findings import Run, unparsed
 
 
-def versions_of(space: Space, id: str) -> Plan[list[names.VersionObject]]:
+def versions_of(space: Namespace, id: str) -> Plan[list[names.VersionObject]]:
     prefix, after, found = names.version_prefix(space.namespace, id), "", list[names.VersionObject]()
     while True:
         page = yield from ArchiveList(prefix, start_after=after)
@@ -97,7 +97,7 @@ def _tell_lost(run: Run, shard: Shard, record: Record, key: str, older: names.Ve
     run.found("lost-version", record.id, key, f"{record.order}, there is {older.order}", repaired=went)
 
 
-def _go_back(space: Space, shard: Shard, record: Record, older: names.VersionObject) -> Plan[bool]:
+def _go_back(space: Namespace, shard: Shard, record: Record, older: names.VersionObject) -> Plan[bool]:
     if record.tier != "cold":  # its copy has just gone: the worker accounts for that first
         return False
     known = yield from ask_state(space, shard)
@@ -159,7 +159,7 @@ def _check_archived(run: Run, shard: Shard, record: Record, content: bytes | Non
         run.found("object-healed", record.id, key, str(e), repaired=renewed)
 
 
-def _put_again(space: Space, record: Record, content: bytes) -> Plan[bool]:
+def _put_again(space: Namespace, record: Record, content: bytes) -> Plan[bool]:
     module = record.module(content, "hot")
     item = Item(
         record.id, content, record.content_type, module.keywords, module.meta, record.tokens, record.order, "redis"

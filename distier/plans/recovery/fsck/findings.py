@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from distier.domain import archived as names
 from distier.effects import Plan
 from distier.errors import DistierError
-from distier.plans.common.space import Space
+from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.walk import Position, Skipped
 
 Level = Literal["note", "fault", "lost"]
@@ -127,7 +127,7 @@ Tell = Callable[[Finding], None]
 
 @dataclass
 class Run:
-    space: Space
+    space: Namespace
     tell: Tell
     progress: Callable[[Findings], None]
     repair: bool

@@ -1,11 +1,11 @@
-"""policy/evict.py: the choice is the shortest prefix of the candidates that makes enough room."""
+"""policy/eviction/victims.py: the choice is the shortest prefix of the candidates that makes enough room."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distier.policy.evict import Candidate, Need, select_for_eviction, still_missing
+from distier.policy.eviction.victims import Candidate, Need, select_for_eviction, still_missing
 
 candidates = st.lists(
     st.builds(lambda t, b: Candidate("id", "tok", t, b, True), st.integers(0, 50), st.integers(0, 50)), max_size=12

@@ -1,0 +1,91 @@
+"""What one process knows and has gathered of a namespace: hints and memories, never the truth, which is in Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from distier.domain.keys import Shard
+from distier.errors import DistierError
+from distier.lua import Opened
+
+WARM_MAX = 4096
+
+
+class Failing:
+    """Modules that this process failed to archive lately, with the time of the next try: a longer pause after each failure.
+
+    A worker passes over them meanwhile, so one module that cannot be archived does not delay the others.
+    """
+
+    FIRST_MS = 2_000
+    LAST_MS = 300_000
+    MODULES_MAX = 4096
+
+    def __init__(self) -> None:
+        self._until_ms: dict[tuple[Shard, str], tuple[int, int]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._until_ms)
+
+    def is_waiting(self, shard: Shard, id: str, now_ms: int) -> bool:
+        _, until_ms = self._until_ms.get((shard, id), (0, 0))
+        return 0 < until_ms - now_ms <= self.LAST_MS
+
+    def note(self, shard: Shard, results: Iterable[tuple[str, object]], now_ms: int) -> None:
+        """Note the results of some tries: each an error, or anything else for a success."""
+        for id, result in results:
+            pause_ms, _ = self._until_ms.pop((shard, id), (0, 0))
+            if isinstance(result, DistierError) and len(self._until_ms) < self.MODULES_MAX:
+                pause_ms = min(max(2 * pause_ms, self.FIRST_MS), self.LAST_MS)
+                self._until_ms[(shard, id)] = pause_ms, now_ms + pause_ms
+
+
+class ProcessState:
+    """The state that the plans of one process share. A test makes one for each simulated process."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[Shard, Opened] = {}
+        """The epoch of each shard, as last seen. The mapping is replaced, not emptied, when a connection meets another
+        incarnation of a server: a reader that finds the same mapping after its read knows that the read went to the incarnation
+        that it knew."""
+        self.on_new_incarnation: list[Callable[[], None]] = []
+        """Called after the mapping was replaced."""
+        self.warm: dict[str, float] = {}
+        """Modules that this process lately found below hot, with their uses: the count that Redis last returned, plus the reads
+        here since. It is a guess. It saves a round trip, since the frame is requested together with the record, and a script,
+        since the use goes with the next batch where it cannot be the one that promotes."""
+        self.versions: dict[Shard, tuple[int, int]] = {}
+        """The last version, (epoch, ver), that this process was given in each shard."""
+        self.failing = Failing()
+        self.claiming: dict[Shard, object] = {}
+        """The call of this process that is claiming an epoch for a shard; the others wait for it (`recover`)."""
+        self.unannounced: set[tuple[Shard, str]] = set()
+        """Shards that missed changes of what a node of this process holds; they get the whole list when they reply again."""
+
+    def guess_warm(self, id: str, uses: float) -> None:
+        if len(self.warm) >= WARM_MAX:
+            self.warm.clear()
+        self.warm[id] = uses
+
+    def learn_uses(self, counts: Mapping[str, float]) -> None:
+        """Take over the counts of Redis: other processes may have read the modules too."""
+        for id, uses in counts.items():
+            if id in self.warm:
+                self.warm[id] = uses
+
+    def forget(self) -> None:
+        """A new connection has met another incarnation of a server: drop what was known of the earlier one."""
+        self.epochs = {}
+        for listener in self.on_new_incarnation:
+            listener()
+
+    def note_version(self, shard: Shard, epoch: int, ver: int) -> None:
+        """Note the version that a write of this process was given."""
+        self.versions[shard] = (epoch, ver)
+
+    def since(self, shard: Shard) -> str:
+        """Return the latest version of the shard that is known here, given before now: for `Sending`."""
+        known = self.epochs.get(shard)
+        given = self.versions.get(shard, (0, 0))
+        epoch, ver = max(given, (known.epoch, known.ver)) if known else given
+        return f"{epoch}-{ver}"
