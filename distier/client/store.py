@@ -251,7 +251,8 @@ class Store:
 
         Raises:
             Invalid: an element is not a module id.
-            Corrupt, Unavailable: as `get`, for any one of the modules.
+            Corrupt: every copy of one of the modules is damaged.
+            Unavailable: a server that is needed for one of the modules did not answer.
         """
         found = self.near.get_many(check_ids(ids))
         missing = [id for id, module in found.items() if module is None]

@@ -103,7 +103,7 @@ def error_of(error: RedisError) -> DistierError:
         )
     elif code == SHORT:
         made = RedisUnavailable(
-            f"the write was applied but is not replicated: {text.removeprefix(SHORT).strip()}; it is lost if the primary "
+            f"the write was applied, but is not replicated: {text.removeprefix(SHORT).strip()}; it is lost if the primary "
             "fails now"
         )
     elif code == "MISCONF":

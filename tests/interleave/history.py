@@ -149,7 +149,7 @@ class History:
         op.fate = "refused"
         self.refused.add(id(op))
         if id(op) in self.seen:
-            raise Violation(f"read: {op.kind} of {op.id} was refused ({op.error}), and has been read")
+            raise Violation(f"read: {op.kind} of {op.id} was refused ({op.error}), but has been read")
 
     def new_incarnation(self, server: Server, floor: dict[str, Position]) -> None:
         """Begin an incarnation with the data of `floor`. Acknowledged versions that are in the archive by now count too."""
@@ -181,7 +181,7 @@ class History:
     def audited(self, server: Server, primary: bool, reply: list[Any]) -> None:
         """Check J2, J3 and J5 with the reply of the audit script."""
         if reply[0]:
-            raise Violation(f"J5 books: {reply[0].decode()}")
+            raise Violation(f"J5 accounts: {reply[0].decode()}")
         epoch, verified = int(reply[1]), int(reply[2])
         server.opened = epoch > 0
         for n, i in enumerate(self.ids):
@@ -190,7 +190,7 @@ class History:
             record = Seen(tier.decode(), (int(e), int(v)), clean == b"1", copy == b"1", trusted)
             server.records[i] = record
             if record.tier not in ("none", "deleted") and (i, record.position) not in self.versions:
-                raise Violation(f"J4 order: the record of {i} is {record.position}, which nobody wrote")
+                raise Violation(f"J4 order: the record of {i} is {record.position}, which no call wrote")
             self.check_record(server, primary, i, record)
 
     def check_record(self, server: Server, primary: bool, i: str, record: Seen) -> None:
@@ -202,9 +202,9 @@ class History:
             )
         need = max(server.floor.get(i, NONE), self.durable[i] if primary else NONE)
         if record.trusted and record.tier == "none" and need > NONE and not self._deleted_since(i, need):
-            raise Violation(f"J2 fresh: {i} has no record, {need} was acknowledged")
+            raise Violation(f"J2 fresh: {i} has no record, but {need} was acknowledged")
         if record.trusted and record.tier != "none" and record.position < need:
-            raise Violation(f"J2 fresh: the record of {i} is {record.position}, {need} was acknowledged")
+            raise Violation(f"J2 fresh: the record of {i} is {record.position}, but {need} was acknowledged")
 
     def check_copies(self, server: Server, primary: bool) -> None:
         for i, record in server.records.items():
@@ -221,17 +221,17 @@ class History:
         need = min(op.needs.values(), default=NONE)
         if found is None:
             if need > NONE and not self._deleted_since(op.id, need, op.refused_before):
-                raise Violation(f"read: {op.id} is missing, {need} was acknowledged before the read")
+                raise Violation(f"read: {op.id} is missing, but {need} was acknowledged before the read")
             return
         position = (found.version.epoch, found.version.ver)
         written = self.versions.get((op.id, position))
         if written is None or written.content is None:
-            raise Violation(f"read: {position} of {op.id} was read, which nobody put")
+            raise Violation(f"read: {position} of {op.id} was read, which no call wrote")
         self.seen.add(id(written))
         if found.content != written.content:
             raise Violation(f"read: {position} of {op.id} has the bytes {found.content!r}, not {written.content!r}")
         if position < need:
-            raise Violation(f"read: {position} of {op.id} was read, {need} was acknowledged before the read")
+            raise Violation(f"read: {position} of {op.id} was read, but {need} was acknowledged before the read")
         if id(written) in op.refused_before & self.refused:
             raise Violation(f"read: {position} of {op.id} was read, but that write was refused ({written.error})")
 
@@ -256,7 +256,7 @@ class History:
         for i in self.ids:
             calls = [call for op in self.ops if op.id == i and op.began_at < cut for call in self._call(op, cut)]
             if not explained(calls):
-                raise Violation(f"linear: no order of these calls of {i} explains their answers: {calls}")
+                raise Violation(f"linear: no order of these calls of {i} explains their results: {calls}")
 
     def _call(self, op: Op, cut: float) -> Iterator[Call]:
         ended = op.ended_at if op.ended_at < cut else NEVER

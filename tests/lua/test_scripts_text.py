@@ -287,7 +287,7 @@ def test_epoch_is_installed_only_as_claimed(real_exchange: Exchange) -> None:
     """An epoch is installed in the incarnation that it was claimed for, if it is greater than the stored epoch and there was
     no FLUSHALL since the look before the claim."""
     fill(real_exchange)
-    ask(real_exchange, ("HSET", SHARD.epoch, "replid", "of an earlier life"))
+    ask(real_exchange, ("HSET", SHARD.epoch, "replid", "of an earlier incarnation"))
 
     def opened(**claim: Any) -> lua.Opened | lua.Unclaimed:
         return run_script(real_exchange, lua.open_shard(SHARD, [], **claim))
@@ -296,7 +296,7 @@ def test_epoch_is_installed_only_as_claimed(real_exchange: Exchange) -> None:
     assert isinstance(look, lua.Unclaimed) and look.opening == "one" and look.epoch == 1
     assert opened(opening="two") == look, "the first look stays"
     good = {"epoch": 5, "replid": look.replid, "opening": "one"}
-    for wrong in ({"replid": "of another life"}, {"epoch": 1}, {"opening": "two"}):
+    for wrong in ({"replid": "of another incarnation"}, {"epoch": 1}, {"opening": "two"}):
         assert isinstance(opened(**good | wrong), lua.Unclaimed), wrong
     ask(real_exchange, ("FLUSHALL",))
     for _ in range(2):

@@ -156,19 +156,19 @@ class Model:
             for one in {incarnation for _, incarnation in s.installed}
         ]
         if len(set(numbers)) < len(numbers) or any(incarnation != sorted(incarnation) for incarnation in incarnations):
-            return f"J4 order: epochs {s.installed} were installed"
+            return f"J4 order: an epoch was installed twice: {s.installed}"
         top = greatest(s.objects)
         if s.durable > NONE and not s.collected and (top is None or top.order < s.durable):
-            return f"J1 durable: {s.durable} was acknowledged, the archive has {top}"
+            return f"J1 durable: {s.durable} was acknowledged, but the archive has {top}"
         seen = self.view(s.primary, s.objects)
         if seen == "lost":
-            return "J3 readable: the record says present, and there is no copy"
+            return "J3 readable: the module of the record has no copy"
         if isinstance(seen, tuple):
             need = max(s.durable, s.primary.floor)
             if seen[0] < need and not (seen == (NONE, "d") and s.collected):
-                return f"J2 fresh: {seen} is read, {need} was acknowledged"
+                return f"J2 fresh: {seen} is read, but {need} was acknowledged"
         if isinstance(seen, tuple) and any(self.wrote(s, i, seen[0]) for i in s.refused):
-            return f"J6 refused: {seen} is read, and was refused"
+            return f"J6 refused: {seen} is read, but was refused"
         for _, server in self.servers(s):
             if server.record and server.record.op in server.past:
                 return f"J7 once: operation {server.record.op} is back, after it was overwritten"
@@ -177,7 +177,7 @@ class Model:
         for _, position, at, _ in acked:
             for _, other, _, where in durable:
                 if at is not None and where == "applied" and at < other < position:
-                    return f"J6 refused: {position} was put in place of {at}, {other} was acknowledged"
+                    return f"J6 refused: {position} replaced {at}, but {other} was acknowledged"
         return self.closure(s)
 
     def wrote(self, s: State, i: int, order: Order) -> bool:

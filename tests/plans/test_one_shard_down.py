@@ -249,12 +249,12 @@ def test_node_reports_to_a_down_shard_when_it_is_back(client: Client) -> None:
         held = DiskSums(len(disk), 1, 9, 9)
         client.run(heartbeat_plan(client.space, node, held, changes, lambda: list(disk), rebuild=False))
 
-    def told() -> dict[int, set[str]]:
+    def held_sets() -> dict[int, set[str]]:
         ask = client.redis.world.ask
         return {s.index: {m.decode() for m in ask([("SMEMBERS", s.held(node))])[0]} for s in client.space.keys.shards}
 
     heartbeat({})
-    assert told() == {shard: {id} for shard, id in ids.items()}
+    assert held_sets() == {shard: {id} for shard, id in ids.items()}
     client.redis.down = {2}
     disk += more.values()
     client.run(announce_changes(client.space, node, dict.fromkeys(more.values(), True)))
@@ -263,13 +263,13 @@ def test_node_reports_to_a_down_shard_when_it_is_back(client: Client) -> None:
     client.redis.world.redis.before = lambda words: unlinked.append(words) if words[0] == "UNLINK" else None
     for _ in range(3):
         heartbeat({})
-        assert {s: told()[s] for s in healthy} == {s: {ids[s], more[s]} for s in healthy}
-        assert told()[2] == {ids[2]} and unlinked == [], "the other sets are unchanged"
+        assert {s: held_sets()[s] for s in healthy} == {s: {ids[s], more[s]} for s in healthy}
+        assert held_sets()[2] == {ids[2]} and unlinked == [], "the other sets are unchanged"
     disk.remove(ids[2])
     heartbeat({ids[2]: False})
     client.redis.down = set()
     heartbeat({})
-    assert told() == {s: {more[2]} if s == 2 else {ids[s], more[s]} for s in range(SHARDS)}
+    assert held_sets() == {s: {more[2]} if s == 2 else {ids[s], more[s]} for s in range(SHARDS)}
     assert [words[1] for words in unlinked] == [client.space.keys.shards[2].held(node)]
     heartbeat({})
     assert len(unlinked) == 1

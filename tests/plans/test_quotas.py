@@ -283,7 +283,7 @@ def test_ledger_script_refuses_quotas_over_the_total() -> None:
     world = skewed()
     old = run(world, settled(world.space))
     for field in ("0", "next.0"):
-        with pytest.raises(DistierError, match="more than its budgets"):
+        with pytest.raises(DistierError, match="would exceed its budgets"):
             run(world, iter(ledger(world.shard, old.version, "f" * 32, {field: "400 40000 24 80000"})))
     assert run(world, settled(world.space)) == old
 
