@@ -1,36 +1,38 @@
 """The errors of distier, grouped by what the caller should do about them.
 
-    Unavailable   try again later: a server is down, slow, full or changing hands
-    Conflict      read again: somebody else changed the module first
+    Unavailable   try again later: a server is down, slow, full or failing over
+    Conflict      read again: another writer changed the module first
     Corrupt       a copy is damaged: read again to heal from another copy, or run `distier fsck`
-    Invalid       fix the call: it can never succeed as it is
+    Invalid       fix the call: it can never succeed unchanged
 
-A miss is a value (`None`, `False`), never an error; a fault is an error, never a miss. Messages carry the
-module id and what to do next, and never a password or content; causes are chained (`raise ... from`).
+A miss is a value (`None`, `False`), never an error; a fault is an error, never a miss. Messages contain the module id and
+what to do next, and never a password or content. Causes are chained (`raise ... from`).
 """
 
 from __future__ import annotations
 
 
 class DistierError(Exception):
-    """Base of every error that distier raises on purpose."""
+    """Base class of the errors that distier raises."""
 
 
 class Unavailable(DistierError):
-    """A part that is needed cannot answer now. Nothing was lost; the same call may succeed later."""
+    """A required service is unavailable now. Nothing was lost, and the same call may succeed later."""
 
 
 class RedisUnavailable(Unavailable):
-    """Redis did not answer within the deadline, or refused the connection."""
+    """Redis did not reply within the deadline, or refused the connection."""
 
 
 class ArchiveUnavailable(Unavailable):
-    """The archive (S3 or the directory) did not answer within the deadline, or refused."""
+    """The archive (S3 or the directory) did not reply within the deadline, or refused the request."""
 
 
 class DeadlineExceeded(Unavailable):
-    """The call's one deadline passed before it was done. A write may or may not have been applied:
-    repeat it with the same `write_id`, or read `where(id)`."""
+    """The call's deadline passed before it finished.
+
+    A write may or may not have been applied: repeat it with the same `write_id`, or check `where(id)`.
+    """
 
 
 class ArchiveTimeout(ArchiveUnavailable, DeadlineExceeded):
@@ -38,7 +40,7 @@ class ArchiveTimeout(ArchiveUnavailable, DeadlineExceeded):
 
 
 class Full(Unavailable):
-    """No room: Redis is at `maxmemory`, or the budgets are full of versions that are not archived yet."""
+    """There is no room: Redis is at `maxmemory`, or the budgets are full of dirty versions."""
 
 
 class Recovering(Unavailable):
@@ -46,7 +48,7 @@ class Recovering(Unavailable):
 
 
 class Conflict(DistierError):
-    """The module's version is not the one that the call expected. Read again, then decide."""
+    """The module's version is not the expected one. Read the module again before retrying."""
 
 
 class Corrupt(DistierError):
@@ -54,21 +56,23 @@ class Corrupt(DistierError):
 
 
 class OutOfStep(Corrupt):
-    """A reply, or a record, is that of another module. Nothing of it was believed. Something else may have written to a
-    connection of this process, or taken from it: the connections were ended, and the same call succeeds at once. If it does
-    not, the record is damaged: run `distier fsck`."""
+    """A reply or a record belongs to another module, and was discarded.
+
+    Other code may have written to a connection of this process, or read from it. The connections were closed, so the
+    same call should succeed at once. If it does not, the record is damaged: run `distier fsck`.
+    """
 
 
 class Invalid(DistierError, ValueError):
-    """The call can never succeed as it is: a bad id, content, option or configuration."""
+    """The call can never succeed unchanged: an id, a content, an option or the configuration is invalid."""
 
 
 class NotFound(Invalid, KeyError):
-    """The named module does not exist, and the call needs one (`get` and `where` answer `None` instead)."""
+    """The module does not exist, and the call needs it. (`get` and `where` return `None` instead.)"""
 
-    def __str__(self) -> str:  # KeyError's own would print the repr of the message
+    def __str__(self) -> str:  # KeyError.__str__ returns the repr of the message
         return str(self.args[0]) if self.args else ""
 
 
 class ConfigError(Invalid):
-    """A configuration value is unknown or impossible; the message names the key and where it came from."""
+    """A setting is unknown or invalid. The message names the key and its source."""

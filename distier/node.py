@@ -1,8 +1,8 @@
-"""This node's part in the fleet, beside the calls of a store: a thread, or a task of an event loop, that says what the node's
-disk holds and answers other nodes (`plans/fleet/nodes.py`).
+"""This node's service in the fleet: a thread or a task that announces the node's copies and serves them to other nodes.
 
-One process of a node serves, which has a lock of a file of the directory (it ends with the process); the others tell what
-they themselves have changed, and are ready to take over.
+It runs next to the calls of a store; `plans/fleet/nodes.py` has the plans. One process of a node serves other nodes: the one
+that holds a file lock in the directory, which ends with the process. The other processes announce only their own changes,
+and are ready to take over.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from distier.stores.local import LocalStore
 
 FIRST_S = 0.2
-"""A process that does one thing and ends (a command) says nothing."""
+"""Seconds before the first announcement, so that a short process (a command) announces nothing."""
 EXPIRE_S = 60.0
 
 
@@ -37,41 +37,41 @@ class Runs(Protocol):
 
 
 class _Service:
-    """What thread and task share: what is due, and what came of it."""
+    """The common part of the thread and the task: the work that is due, and its results."""
 
     def __init__(self, space: Namespace, local: LocalStore, peers: PeerTable) -> None:
         self.space, self.local, self.peers = space, local, peers
         self.pid = os.getpid()
-        self._next_beat_s = 0.0
+        self._next_heartbeat_s = 0.0
         self._next_expire_s = 0.0
-        self._anew = False
+        self._rebuild = False
         self._lock_fd: int | None = None
         self.wait_s = min(ASK_WAIT_S, space.config.deadline_ms / 2000)
 
     def look(self) -> Plan[Any] | None:
-        """What is to be told to Redis now; looks after the disk when that is due. Blocks for a moment."""
+        """Return the plan that announces changes to Redis, if one is due. Also maintains the disk, which blocks briefly."""
         now_s = time.monotonic()
-        if now_s < self._next_beat_s:
+        if now_s < self._next_heartbeat_s:
             changes = self.local.take_changes()
             return announce_changes(self.space, self.local.node, changes) if changes else None
-        self._next_beat_s = now_s + HEARTBEAT_S
+        self._next_heartbeat_s = now_s + HEARTBEAT_S
         self.local.tend()
         if now_s >= self._next_expire_s:
             self._next_expire_s = now_s + EXPIRE_S
             self.local.expire()
         sums = self.local.sums()
         held = DiskSums(sums.modules, sums.size_bytes, sums.max_modules, sums.max_bytes)
-        return self._heartbeat(held, rebuild=self._anew)
+        return self._heartbeat(held, rebuild=self._rebuild)
 
     def _heartbeat(self, held: DiskSums, *, rebuild: bool) -> Plan[None]:
         changes = self.local.take_changes()
-        self._anew = True  # unless it is told now
+        self._rebuild = True  # in case the heartbeat fails
         found = yield from heartbeat(self.space, self.local.node, held, changes, self.local.ids, rebuild=rebuild)
-        self._anew = False
+        self._rebuild = False
         self.peers.found(found)
 
     def serves(self) -> bool:
-        """Whether this process is the one that answers for the node."""
+        """Return whether this process serves the node's copies."""
         if self._lock_fd is None:
             path = self.local.lock_path(self.space.namespace)
             with suppress(OSError):
@@ -79,13 +79,13 @@ class _Service:
         if self._lock_fd is None:
             return False
         try:
-            fcntl.lockf(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not `flock`: a fork does not inherit it
+            fcntl.lockf(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not `flock`, which a forked child would share
         except OSError:
             return False
         return True
 
     def failed(self) -> None:
-        self._anew = True  # what was taken to be told is lost
+        self._rebuild = True  # changes that were taken for an announcement are lost
 
     def release(self) -> None:
         if self._lock_fd is not None:
@@ -94,7 +94,7 @@ class _Service:
 
 
 class NodeThread(_Service):
-    """For a blocking store. `run` is the store's."""
+    """The service of a blocking store. `run` is the store's method."""
 
     def __init__(self, run: Runs, space: Namespace, local: LocalStore, peers: PeerTable) -> None:
         super().__init__(space, local, peers)
@@ -103,7 +103,7 @@ class NodeThread(_Service):
         self._thread = threading.Thread(target=self._serve, name="distier-node", daemon=True)
         try:
             self._thread.start()
-        except RuntimeError as e:  # no more threads, or the interpreter is ending
+        except RuntimeError as e:  # no more threads, or the interpreter is exiting
             log.warning("this process does not serve its node's copies to others: %s", e)
 
     def _serve(self) -> None:
@@ -119,7 +119,7 @@ class NodeThread(_Service):
                 entry = self._run(wait_for_ask(self.space, self.local.node, self.wait_s))
                 if entry is not None:
                     self._run(answer(self.space, self.local.node, entry))
-            except Exception:  # whatever it was: other nodes count on an answer
+            except Exception:  # after any error: other nodes rely on the service
                 self.failed()
                 self.stopping.wait(self.wait_s)
 
@@ -131,7 +131,7 @@ class NodeThread(_Service):
 
 
 class NodeTask(_Service):
-    """The same as a task."""
+    """The service of an asyncio store, as a task."""
 
     def __init__(self, run: Runs, space: Namespace, local: LocalStore, peers: PeerTable) -> None:
         super().__init__(space, local, peers)
@@ -141,7 +141,7 @@ class NodeTask(_Service):
 
     @property
     def is_over(self) -> bool:
-        """Another event loop, or this process, has to go on with it."""
+        """Whether another task must replace it: its event loop has ended, or this is a forked child."""
         return self._task.is_over
 
     async def _serve(self) -> None:
@@ -157,7 +157,7 @@ class NodeTask(_Service):
                 entry = await self._run(wait_for_ask(self.space, self.local.node, self.wait_s))
                 if entry is not None:
                     await self._run(answer(self.space, self.local.node, entry))
-            except Exception:  # whatever it was: other nodes count on an answer
+            except Exception:  # after any error: other nodes rely on the service
                 self.failed()
                 await asyncio.sleep(self.wait_s)
 

@@ -1,8 +1,8 @@
-"""The command line: words in, words out. What it does is in `distier.client` and the plans.
+"""The command line parses arguments and prints results. `distier.client` and the plans do the work.
 
-Data goes to stdout, talk to stderr; `--json` turns data into JSON, a line for each thing. Every fault ends in one line
-on stderr and an exit code of its own (`exits.py`). Importing this costs next to nothing: the client, rich and boto3 are
-imported by the commands that need them.
+Results go to stdout and messages to stderr. `--json` prints results as JSON, one object per line. Every failure prints
+one line on stderr and has its own exit code (`exits.py`). Importing this package costs almost nothing: each command
+imports the client, rich and boto3 only when it needs them.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from typing import NoReturn
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """The entry point `distier`: runs the words of the command line and ends the process."""
+    """Run the command line and exit. This is the entry point of the `distier` script."""
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
-        # Ids are UTF-8, also where the locale is ASCII or Latin: names of files and ids could not be told apart otherwise.
-        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - this very program
-    gc.disable()  # what is imported stays: to look through it time and again takes a sixth of a short run
+        # Ids are UTF-8 in every locale. Under an ASCII or Latin locale, file names would decode to other ids.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - the same program again
+    gc.disable()  # imported objects stay alive: scanning them repeatedly takes a sixth of a short run
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 
-def all_is_loaded() -> None:
-    """From here on memory is collected as ever."""
+def resume_gc() -> None:
+    """Enable garbage collection once the imports are done, and exempt the imported objects from it."""
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run a command line; its exit code. Errors have been told on stderr."""
+    """Run a command line and return its exit code. Errors are reported on stderr."""
     from distier.errors import DistierError
 
     from . import output
 
-    words = argv[: argv.index("--")] if "--" in argv else argv
-    output.as_json = "--json" in words
+    options = argv[: argv.index("--")] if "--" in argv else argv
+    output.as_json = "--json" in options
     prepare_streams()
     try:
         code = _invoke(argv)
     except DistierError as e:
         from .exits import code_of
 
-        output.complain(e, traceback="--verbose" in words or "-v" in words)
+        output.report_error(e, traceback="--verbose" in options or "-v" in options)
         code = code_of(e)
     except KeyboardInterrupt:
         code = 130
@@ -60,29 +60,32 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _cannot_write(error: OSError) -> int:
-    """End after stdout, the only file that commands do not look after themselves, could not be written."""
+    """Return the exit code after a failed write to stdout, the only file whose errors commands do not handle."""
     from .exits import USAGE
-    from .output import tell_error
+    from .output import print_error
 
-    # What is still buffered must not fail again at exit.
+    # Buffered output must not fail again at exit.
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):
         sys.stdout = io.TextIOWrapper(io.BytesIO())
     if isinstance(error, BrokenPipeError):
-        return 141  # the reader has had enough (`| head`)
-    tell_error("OSError", f"cannot write to stdout: {error.strerror or error}", "", USAGE)
+        return 141  # the reader closed the pipe (`| head`)
+    print_error("OSError", f"cannot write to stdout: {error.strerror or error}", "", USAGE)
     return USAGE
 
 
 def prepare_streams() -> None:
-    """Make the standard streams fit for what is written: ids are UTF-8, whatever the locale says. A stream that was closed
-    before the start gets its place back, so that no file or socket of ours is taken for it, and refuses what is written."""
+    """Make the standard streams ready for ids, which are UTF-8 in every locale.
+
+    A stream that was closed before the start gets a replacement that rejects writes. Otherwise the next file or socket
+    that this process opens would take its number and receive its output.
+    """
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is fd
     sys.stdout = sys.stdout or io.TextIOWrapper(io.BufferedWriter(_Closed()))
     sys.stderr = sys.stderr or io.TextIOWrapper(io.BytesIO())
     for stream in (sys.stdout, sys.stderr):
@@ -105,12 +108,12 @@ def _invoke(argv: Sequence[str]) -> int:
 
     from .app import command, hoist
 
-    if "_DISTIER_COMPLETE" in os.environ:  # the shell asks what could come next; answers and exits
+    if "_DISTIER_COMPLETE" in os.environ:  # the shell asks for completions; prints them and exits
         command().main(prog_name="distier")
     hoisted = hoist(argv)
     group = command(hoisted)
     try:
-        # Not `main`: it makes one exit code of a closed pipe and of every other failure.
+        # Not `main`: it returns one exit code for a closed pipe and for every other failure.
         with group.make_context("distier", hoisted) as context:
             group.invoke(context)
         return 0
@@ -123,10 +126,10 @@ def _invoke(argv: Sequence[str]) -> int:
 
 
 def _usage(error: Exception) -> int:
-    """Tell what is wrong with the words, and where to read on."""
+    """Report what is wrong with the arguments and which help to read."""
     context = getattr(error, "ctx", None)
     message = error.format_message()  # type: ignore[attr-defined]
-    from .output import tell_error
+    from .output import print_error
 
     if type(error).__name__ == "NoArgsIsHelpError":
         from . import output
@@ -137,5 +140,5 @@ def _usage(error: Exception) -> int:
         message = "Missing command."
     path = context.command_path if context else "distier"
     code = int(getattr(error, "exit_code", 2))
-    tell_error("UsageError", message, f"see `{path} --help`", code)
+    print_error("UsageError", message, f"see `{path} --help`", code)
     return code

@@ -1,4 +1,4 @@
-"""The commands by name, the global options, and where these may stand."""
+"""The commands by name, and the global options, which may appear anywhere on the command line."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from . import look, modules, operate, repair
 from .exits import table as exit_table
 from .session import Session
 
-# Global options: whether a value follows. They may stand anywhere before a bare `--`, as people type them
-# (`distier ls --json`); click takes them only before the command.
+# Global options, and whether a value follows. People type them anywhere before a bare `--` (`distier ls --json`); click
+# accepts them only before the command, so `hoist` moves them there.
 GLOBALS = {
     "--config": True, "-c": True, "--url": True, "--home": True, "--namespace": True, "-n": True,
     "--deadline": True, "--json": False, "--verbose": False, "-v": False,
@@ -22,9 +22,10 @@ GLOBALS = {
 
 HELP = "A tiered, distributed cache of modules that many LLM agents share: hot and warm in Redis, cold in an archive."
 EPILOG = f"""\b
-The options above may stand anywhere. Settings come from --config, else
-$DISTIER_CONFIG, else ./distier.yaml; then DISTIER_* variables; then options.
-Where no Redis is configured, a private server is started in --home.
+The options above may appear anywhere. Settings are read from --config, or
+$DISTIER_CONFIG, or ./distier.yaml; DISTIER_* variables override the file, and
+options override both. If no Redis is configured, distier starts a private
+server in --home.
 
 \b
 Exit codes:
@@ -48,17 +49,21 @@ def _version(wanted: bool) -> None:
 @app.callback(no_args_is_help=True)
 def options(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE", help="A YAML file.")] = None,
-    url: Annotated[str | None, typer.Option("--url", metavar="URL", help="The Redis server, redis://...")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", metavar="FILE", help="YAML configuration file.")
+    ] = None,
+    url: Annotated[str | None, typer.Option("--url", metavar="URL", help="URL of Redis: redis://HOST:PORT")] = None,
     home: Annotated[
-        Path | None, typer.Option("--home", metavar="DIR", help="Where the embedded server and its archive live.")
+        Path | None, typer.Option("--home", metavar="DIR", help="Directory of the embedded server and its archive.")
     ] = None,
-    namespace: Annotated[str | None, typer.Option("--namespace", "-n", metavar="NAME", help="The namespace.")] = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", metavar="NAME", help="Namespace to use.")
+    ] = None,
     deadline: Annotated[
-        str | None, typer.Option("--deadline", metavar="TIME", help="How long a call may take: 500ms, 5s.")
+        str | None, typer.Option("--deadline", metavar="TIME", help="Time limit of a call: 500ms, 5s.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Data as JSON, a line for each thing.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to stderr; tracebacks.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to stderr and show tracebacks.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
@@ -75,9 +80,12 @@ for module in (modules, operate, look, repair):
 
 
 def command(argv: Sequence[str] = ()) -> Any:
-    """The click command of the whole; if `argv` begins with a command (see `hoist`), only with that: to make all of them
-    takes a tenth of a second."""
-    asked = next((word for word in _after_globals(argv) if word), "")
+    """Return the click command for `argv`.
+
+    If `argv` names a command (see `hoist`), the result contains only that one: building all of them takes a tenth of a
+    second.
+    """
+    asked = next((arg for arg in _after_globals(argv) if arg), "")
     alone = [info for info in app.registered_commands if info.name == asked]
     if not alone:
         return typer.main.get_command(app)
@@ -87,7 +95,7 @@ def command(argv: Sequence[str] = ()) -> Any:
 
 
 def _after_globals(argv: Sequence[str]) -> Sequence[str]:
-    """The words behind the global options that stand in front."""
+    """Return the arguments after the leading global options."""
     at = 0
     while at < len(argv) and argv[at].partition("=")[0] in GLOBALS:
         at += 1 + (GLOBALS[argv[at].partition("=")[0]] and "=" not in argv[at])
@@ -95,19 +103,19 @@ def _after_globals(argv: Sequence[str]) -> Sequence[str]:
 
 
 def hoist(argv: Sequence[str]) -> list[str]:
-    """The words with the global options moved to the front."""
+    """Return the arguments with the global options moved to the front."""
     front: list[str] = []
     rest: list[str] = []
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        if word == "--":
-            return [*front, *rest, "--", *words]
-        name = word.partition("=")[0] if word.startswith("--") else word
+    args = list(argv)
+    while args:
+        arg = args.pop(0)
+        if arg == "--":
+            return [*front, *rest, "--", *args]
+        name = arg.partition("=")[0] if arg.startswith("--") else arg
         if name not in GLOBALS:
-            rest.append(word)
+            rest.append(arg)
         else:
-            front.append(word)
-            if GLOBALS[name] and name == word and words:
-                front.append(words.pop(0))
+            front.append(arg)
+            if GLOBALS[name] and name == arg and args:
+                front.append(args.pop(0))
     return [*front, *rest]

@@ -1,4 +1,4 @@
-"""Ids for the shell's completion. It works while somebody is typing: quick, silent whatever is wrong, and it starts nothing."""
+"""Ids for the shell's completion. It runs while somebody types, so it is quick, prints no error and starts no server."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import typer
 from .session import needing_no_archive
 
 TIME_S = 0.5
-"""For all of it: what was found until then is shown. (A SCAN of a million keys takes about a second.)"""
+"""Time limit of the whole completion, in seconds; the ids found by then are shown. A SCAN of a million keys takes about a
+second."""
 IDS_MAX = 200
 
 
 def complete_ids(context: typer.Context, incomplete: str) -> list[str]:
-    """Ids that begin as what was typed."""
+    """Return ids that start with the typed text."""
     try:
         return _found(context, incomplete)
-    except Exception:  # whatever it is, nobody asked for it
+    except Exception:  # an error message would break the line that is being typed
         return []
 
 

@@ -1,4 +1,4 @@
-"""How the demo looks: a live table where somebody is looking, plain lines elsewhere, and the report."""
+"""Output of the demo: a live table on a terminal, plain lines elsewhere, and the report at the end."""
 
 from __future__ import annotations
 
@@ -28,27 +28,29 @@ PROBLEMS_SHOWN = 10
 
 
 def run_demo(settings: Settings, *, as_json: bool, details: bool = False) -> bool:
-    """Run it, show it, report it; whether all checks held."""
+    """Run the demo, show its progress and print its report. Returns whether all checks passed."""
     home = settings.home
     try:
         with _interrupted_once(), _view() as view:
-            report = run(settings, view.tell)
+            report = run(settings, view.update)
     except KeyboardInterrupt:
-        output.say(f"distier demo: interrupted; {f'its data is kept in {home}' if home else 'nothing of it is left'}")
+        output.say(f"distier demo: interrupted; {f'its data is kept in {home}' if home else 'its data is deleted'}")
         raise
     if as_json:
         output.emit(report_row(report))
     else:
         output.show(*(details_view(report) if details else ()), *report_view(report))
         if home is not None:
-            output.say(f"kept in {home}: look around with `distier --home {home} stats`")
+            output.say(f"the data is kept in {home}; inspect it with `distier --home {home} stats`")
     return report.good
 
 
 @contextmanager
 def _interrupted_once() -> Iterator[None]:
-    """SIGTERM cleans up as Ctrl-C does. A second one changes nothing: to clean up takes two seconds, and without it a server
-    would go on."""
+    """Make SIGTERM clean up like Ctrl-C, and ignore further signals.
+
+    The cleanup takes two seconds. A second signal must not cut it short, because a server would keep running.
+    """
     interrupted = False
 
     def interrupt(*_: object) -> None:
@@ -80,31 +82,31 @@ def _view() -> Iterator[LiveView | LineView]:
 
 
 class LineView:
-    """A line at every new phase, and one now and then in a long one."""
+    """Prints a line for every new phase, and every `LINE_EVERY_S` seconds during a long one."""
 
     def __init__(self) -> None:
         self._phase = ""
-        self._said_s = 0.0
+        self._printed_s = 0.0
 
-    def tell(self, p: Progress) -> None:
+    def update(self, p: Progress) -> None:
         now_s = time.monotonic()
-        if p.phase == self._phase and now_s - self._said_s < LINE_EVERY_S:
+        if p.phase == self._phase and now_s - self._printed_s < LINE_EVERY_S:
             return
-        self._phase, self._said_s = p.phase, now_s
+        self._phase, self._printed_s = p.phase, now_s
         output.say("  ".join(part for part in (f"distier demo: {p.phase}", _done(p), _line(p)) if part))
 
 
 class LiveView:
-    """A table that changes in place, also while nothing is told: in a long step the servers go on."""
+    """A table that is redrawn in place. It also reads the servers' state between updates, as in a long step."""
 
     def __init__(self) -> None:
-        self._told = Progress("starting")
+        self._latest = Progress("starting")
 
-    def tell(self, p: Progress) -> None:
-        self._told = p
+    def update(self, p: Progress) -> None:
+        self._latest = p
 
     def table(self) -> RenderableType:
-        p = self._told
+        p = self._latest
         return live_table(p.again() if p.again else p)
 
 
@@ -123,7 +125,7 @@ def _line(p: Progress) -> str:
 
 
 def live_table(p: Progress) -> RenderableType:
-    """How it stands: the phase, the tiers against their budgets, what has happened so far."""
+    """Return the current state: the phase, the tiers with their budgets, and the latest moves."""
     head = Table.grid(padding=(0, 1))
     head.add_row(
         Text("distier demo", "bold"), Text(p.phase), ProgressBar(p.total or 1, p.done, 24) if p.total else "", _done(p)
@@ -175,7 +177,7 @@ AGENTS_SHOWN = 4
 
 
 def report_view(r: Report) -> list[RenderableType]:
-    """The report on one screen of 80 columns and 24 lines, if all is well; the verdict last."""
+    """Return the report, which ends with the verdict. It fits on 80 columns and 24 lines if all checks passed."""
     assert r.stats is not None
     s = r.settings
     tokens = r.stats.hot.tokens + r.stats.warm.tokens + r.stats.cold.tokens
@@ -197,12 +199,12 @@ def report_view(r: Report) -> list[RenderableType]:
 def _verdict(r: Report) -> Text:
     bad = [ok for ok, _ in r.checks()].count(False)
     if r.good:
-        return Text("good: every byte is where it should be, and no budget was exceeded", "bold green")
-    return Text(f"FAILED: {output.counted(bad, 'check')} of {len(r.checks())} did not hold", "bold red")
+        return Text("passed: every byte is where it should be, and no budget was exceeded", "bold green")
+    return Text(f"FAILED: {output.counted(bad, 'check')} of {len(r.checks())} failed", "bold red")
 
 
 def _agents(r: Report) -> list[str]:
-    """A row for each agent; of many, the first ones."""
+    """Return a row for each of the first agents, and a line that counts the others."""
     if not r.agents:
         return []
     n = output.number
@@ -217,7 +219,7 @@ def _agents(r: Report) -> list[str]:
 
 
 def _sums(r: Report) -> list[str]:
-    """One line each: how the hit rate went, how long reads took, how full the tiers were, and what moved most."""
+    """Return one line each for the hit rate over time, read latency, peak usage, and the most frequent moves."""
     assert r.stats is not None
     lines = []
     if r.hit_rates:
@@ -245,12 +247,12 @@ def _last(r: Report) -> list[str]:
 
 
 def details_view(r: Report) -> list[RenderableType]:
-    """All numbers, on more than one screen."""
+    """Return all measurements, which take more than one screen."""
     return [_calls(r), "", _budgets(r), "", _moves(r), ""]
 
 
 def percentile(times_us: list[int], share: float) -> int:
-    """The smallest time that `share` of all do not exceed; 0 for none."""
+    """Return the smallest time that a fraction `share` of `times_us` does not exceed, in microseconds; 0 for no times."""
     ordered = sorted(times_us)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0
 
@@ -305,7 +307,7 @@ def _agent_row(a: AgentRow) -> dict[str, Any]:
 
 
 def report_row(r: Report) -> dict[str, Any]:
-    """The report for JSON; times in microseconds."""
+    """Return the report as a row for JSON, with times in microseconds."""
     times = {
         kind: {"count": len(t), "p50_us": percentile(t, 0.5), "p99_us": percentile(t, 0.99)}
         for kind, t in r.times_us.items()

@@ -1,4 +1,4 @@
-"""Exit codes: one for each thing that a script may want to do about a failure."""
+"""Exit codes: one for each reaction that a script may have to a failure."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ class ExitCode(NamedTuple):
     what: str
 
 
-# Of several that match, the first counts: the special stand before the general.
+# The first match counts, so special errors precede general ones.
 EXITS = (
     ExitCode(OK, None, "done"),
     ExitCode(FAILED, None, "a check failed (doctor, fsck, demo, worker --once)"),
-    ExitCode(USAGE, None, "wrong words, or a file that cannot be read or written"),
-    ExitCode(NOT_FOUND, errors.NotFound, "there is no such module, or no such namespace"),
-    ExitCode(ARCHIVE, errors.ArchiveUnavailable, "the archive does not answer: try again"),
+    ExitCode(USAGE, None, "wrong arguments, or a file that cannot be read or written"),
+    ExitCode(NOT_FOUND, errors.NotFound, "the module or the namespace does not exist"),
+    ExitCode(ARCHIVE, errors.ArchiveUnavailable, "the archive is unavailable: try again"),
     ExitCode(FULL, errors.Full, "no room: Redis is at maxmemory, or the budgets are full"),
-    ExitCode(REDIS, errors.Unavailable, "Redis does not answer in time: try again"),
+    ExitCode(REDIS, errors.Unavailable, "Redis is unavailable or too slow: try again"),
     ExitCode(CORRUPT, errors.Corrupt, "a copy does not match its checksum"),
     ExitCode(CONFLICT, errors.Conflict, "the module is at another version than expected"),
     ExitCode(INVALID, errors.Invalid, "configuration, id or content is invalid"),
-    ExitCode(IN_PART, None, "done in part: some objects cannot be read or deleted"),
+    ExitCode(IN_PART, None, "partly done: some objects cannot be read or deleted"),
     ExitCode(INTERRUPTED, None, "interrupted (Ctrl-C)"),
 )
 
 
 def code_of(error: errors.DistierError) -> int:
-    """The exit code that tells of this error."""
+    """Return the exit code for an error."""
     for code, kind, _ in EXITS:
         if kind is not None and isinstance(error, kind):
             return code
@@ -42,5 +42,5 @@ def code_of(error: errors.DistierError) -> int:
 
 
 def table() -> str:
-    """The codes for `--help`, in order."""
+    """Return the list of exit codes for `--help`, in ascending order."""
     return "\n".join(f"  {code:>3}  {what}" for code, _, what in sorted(EXITS, key=lambda e: e.code))

@@ -1,8 +1,8 @@
-"""`distier put DIR`: every file of a tree as a module.
+"""`distier put DIR`: write every file of a tree as a module.
 
-A file is written only if the module would change by it, so the same command after an interruption, or after a failure,
-writes what is missing. The calls have a longer deadline than others: a tree goes in at the speed of Redis and the archive, and
-says how far it is.
+A file is written only if its module would change. After an interruption or a failure, the same command therefore writes
+the missing modules. The calls have a longer deadline than others, because a tree is written at the speed of Redis and
+the archive; a progress bar shows how far the load is.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ BATCH = 50
 BATCH_MAX_BYTES = 4 * 1024 * 1024
 BATCH_DEADLINE_S = 120.0
 RETRY_MAX = 20
-"""The failed files that are named in the command for another try; of more, the same command finds them itself."""
+"""Maximum number of failed files that the suggested command names. Without names, the command finds them itself."""
 
 
 @dataclass
 class Load:
-    """One `put DIR`, and how far it is."""
+    """One `put DIR` and its progress."""
 
     session: Session
     store: Store
@@ -55,19 +55,19 @@ class Load:
     unchanged: int = 0
     size_bytes: int = 0
     failures: list[tuple[str, str, DistierError]] = field(default_factory=list)
-    under_way: list[Item] = field(default_factory=list)
+    in_progress: list[Item] = field(default_factory=list)
 
     def run(self) -> None:
-        """Put every file of the tree. What cannot be put is told, and the others go on."""
+        """Put every file of the tree. The failure of a file is reported, and the others are still put."""
         files = list(self.tree.files())
         if self.only:
             files = self._chosen(files)
         try:
             with _bar(len(files)) as advance:
                 for paths, items in self._batches(files):
-                    self.under_way = items
+                    self.in_progress = items
                     self._put(paths, items)
-                    self.under_way = []
+                    self.in_progress = []
                     advance(self.done)
         except KeyboardInterrupt:
             self._interrupted(len(files))
@@ -82,7 +82,7 @@ class Load:
         known = {path.as_posix() for path, _ in files}
         for name in dict.fromkeys(self.only):
             if name not in known:
-                self._fail(name, name, Invalid(f"there is no file {name!r} in {self.tree.root}, or it is left out"))
+                self._fail(name, name, Invalid(f"there is no file {name!r} in {self.tree.root}, or it is excluded"))
         return [(path, real) for path, real in files if path.as_posix() in self.only]
 
     def _fail(self, path: str, id: str, error: DistierError) -> None:
@@ -128,7 +128,7 @@ class Load:
             else:
                 changed.append((path, item))
         if changed:
-            self.store.space.counter.count(b"x")  # loads its tables before a deadline begins
+            self.store.space.counter.count(b"x")  # loads the counter's tables before the deadline starts
         results = self._call(put_many(self.store.space, [item for _, item in changed])) if changed else []
         for (path, item), result in zip(changed, results, strict=True):
             if isinstance(result, DistierError):
@@ -150,10 +150,10 @@ class Load:
             found: list[Record | None] = self._call(newest_records(self.store.space, [item.id for item in items]))
             return found
         except DistierError:
-            return [None] * len(items)  # written again, which tells of each what is wrong
+            return [None] * len(items)  # all are written again, and each write reports its own error
 
     def _is_same(self, item: Item, record: Record) -> bool:
-        """Whether a put of this item would change nothing that can be read."""
+        """Return whether a put of this item would leave everything readable unchanged."""
         config = self.store.space.config
         content = bytes(item.content)  # type: ignore[arg-type]
         content_type = check_content_type(item.content_type or guess_content_type(item.id, content))
@@ -172,52 +172,52 @@ class Load:
             and (record.outline or None) == ((outline(content, kind) if kind in config.outline else None) or None)
         )
 
-    # -- what is said at the end -----------------------------------------------------------------------------------
+    # -- the summary at the end ------------------------------------------------------------------------------------
 
     def _end(self) -> None:
         tokens = sum(landed.tokens for landed in self.landed.values())
         modules = output.counted(len(self.landed), "module")
-        words = f"{modules}, {output.counted(tokens, 'token')}, {output.size(self.size_bytes)}: "
-        words += self._tiers() if self.landed else "nothing was put"
-        output.say(words + (f"; {output.number(self.unchanged)} unchanged" if self.unchanged else ""))
-        if left_out := self.tree.words():
-            output.say(left_out)
+        text = f"{modules}, {output.counted(tokens, 'token')}, {output.size(self.size_bytes)}: "
+        text += self._tiers() if self.landed else "nothing was put"
+        output.say(text + (f"; {output.number(self.unchanged)} unchanged" if self.unchanged else ""))
+        if excluded := self.tree.summary():
+            output.say(excluded)
         if self.failures:
-            self._tell_failures()
+            self._print_failures()
 
     def _tiers(self) -> str:
-        """Where the modules are now: the later ones of a tree may have moved the earlier ones down."""
+        """Return where the modules are now: later modules of the tree may have evicted earlier ones."""
         try:
             found: Counter[str] = Counter(self._call(tiers_of(self.store, list(self.landed))))
         except DistierError:
-            return "written (where they are now is not known)"
+            return "written (their tiers are unknown)"
         return ", ".join(f"{n} {tier}" for tier, n in sorted(found.items()))
 
-    def _tell_failures(self) -> None:
+    def _print_failures(self) -> None:
         output.say(f"{output.counted(len(self.failures), 'file')} failed:")
         for _, id, error in self.failures:
             output.say(f"  {output.shown(id)}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
-        output.say(f"to try only them again: {self._again()}")
+        output.say(f"to retry only these: {self._retry_command()}")
 
-    def _again(self) -> str:
-        words = ["distier", *self.session.words(), "put", str(self.tree.root), "--prefix", self.prefix]
-        words += [w for glob in self.tree.exclude for w in ("--exclude", glob)] + self._described_words()
-        words += [] if self.tree.ignore else ["--no-ignore"]
+    def _retry_command(self) -> str:
+        args = ["distier", *self.session.store_options(), "put", str(self.tree.root), "--prefix", self.prefix]
+        args += [arg for glob in self.tree.exclude for arg in ("--exclude", glob)] + self._described_options()
+        args += [] if self.tree.ignore else ["--no-ignore"]
         if len(self.failures) <= RETRY_MAX:
-            words += [word for path, _, _ in self.failures for word in ("--only", path)]
-        return " ".join(shlex.quote(word) for word in words)
+            args += [arg for path, _, _ in self.failures for arg in ("--only", path)]
+        return " ".join(shlex.quote(arg) for arg in args)
 
-    def _described_words(self) -> list[str]:
+    def _described_options(self) -> list[str]:
         given = self.described
-        words = [w for k in given["keywords"] for w in ("--keyword", k)]
-        words += [w for k, v in given["meta"].items() for w in ("--meta", f"{k}={v}")]
-        words += ["--type", given["content_type"]] if given["content_type"] else []
-        return words + (["--durability", given["durability"]] if given["durability"] else [])
+        args = [arg for k in given["keywords"] for arg in ("--keyword", k)]
+        args += [arg for k, v in given["meta"].items() for arg in ("--meta", f"{k}={v}")]
+        args += ["--type", given["content_type"]] if given["content_type"] else []
+        return args + (["--durability", given["durability"]] if given["durability"] else [])
 
     def _interrupted(self, total: int) -> None:
-        """What landed, also of the batch that was under way."""
+        """Report how many files are stored, including those of the interrupted batch."""
         unsure = 0
-        for item, record in zip(self.under_way, self._records(self.under_way), strict=True):
+        for item, record in zip(self.in_progress, self._records(self.in_progress), strict=True):
             if item.id in self.landed:
                 continue
             if record is not None and self._is_same(item, record):
@@ -226,14 +226,14 @@ class Load:
                 unsure += 1
         there = output.number(len(self.landed) + self.unchanged)
         output.say(
-            f"distier: interrupted: {there} of {output.counted(total, 'file')} are in the store as they are on disk"
+            f"distier: interrupted: {there} of {output.counted(total, 'file')} are stored"
             + (f", {output.number(unsure)} may still arrive" if unsure else "")
-            + "; the same command puts the rest"
+            + "; run the same command again to put the rest"
         )
 
 
 def tiers_of(store: Store, ids: Sequence[str]) -> Plan[list[str]]:
-    """The tiers of modules as their records say; those that are gone are left out."""
+    """Return the tiers in the records of modules, without those of deleted modules."""
     space = store.space
     found: list[str] = []
     for at in range(0, len(ids), 1000):
@@ -247,11 +247,18 @@ def tiers_of(store: Store, ids: Sequence[str]) -> Plan[list[str]]:
 
 
 def item_of(id: str, content: bytes, given: dict[str, Any], **more: Any) -> Item:
-    """A module to put, with what its front matter says; what was `given` on the command line takes precedence."""
+    """Return a module to put, with the keywords and metadata of its front matter.
+
+    Args:
+        id: The module's id.
+        content: Its content.
+        given: Options of the command line, which take precedence over the front matter.
+        more: Further fields of `Item`.
+    """
     keywords, meta = list(given["keywords"]), dict(given["meta"])
     if content.startswith((b"---", b"\xef\xbb\xbf---")) and id.rpartition(".")[2].lower() in EXTENSIONS:
-        words, fields = described(content.decode(errors="replace"))
-        joined = list(dict.fromkeys([*keywords, *words]))
+        listed, fields = described(content.decode(errors="replace"))
+        joined = list(dict.fromkeys([*keywords, *listed]))
         keywords = joined if _is_packed(joined) else keywords
         meta = fields | meta if _is_packed(keywords, fields | meta) else meta
     return Item(id, content, given["content_type"], tuple(keywords), meta, durability=given["durability"], **more)
@@ -267,7 +274,17 @@ def _is_packed(keywords: Sequence[str], meta: dict[str, Any] | None = None) -> b
 
 
 def read_bounded(path: Path, max_bytes: int, what: str) -> bytes:
-    """The content of a file; one that is too large is refused by its size, and no file is read further than the limit."""
+    """Read a file of at most `max_bytes`; never read beyond the limit.
+
+    Args:
+        path: The file.
+        max_bytes: The limit in bytes.
+        what: The subject of the error message.
+
+    Raises:
+        Invalid: The file is larger.
+        OSError: The file cannot be read.
+    """
     with path.open("rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size
         if size_bytes <= max_bytes:
@@ -286,13 +303,13 @@ def _name(path: Path) -> str:
     try:
         path.as_posix().encode()
     except UnicodeEncodeError:
-        raise Invalid(f"the file name {os.fsencode(path)!r} is no UTF-8, as an id must be: rename it") from None
+        raise Invalid(f"the file name {os.fsencode(path)!r} is not UTF-8, as an id must be: rename the file") from None
     return path.as_posix()
 
 
 @contextmanager
 def _bar(count: int) -> Iterator[Any]:
-    """A bar on stderr while somebody is looking."""
+    """Show a progress bar on stderr if that is a terminal."""
     if not sys.stderr.isatty() or count <= BATCH:
         yield lambda done: None
         return

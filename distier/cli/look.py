@@ -1,4 +1,4 @@
-"""Commands that look: stats, watch, doctor, config."""
+"""Commands that only read: stats, watch, doctor, config."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def stats(context: typer.Context) -> None:
-    """Show what each tier holds."""
+    """Show the contents and budgets of each tier."""
     session = session_of(context)
     with session.look() as store:
         found = store.stats()
@@ -39,10 +39,10 @@ def stats(context: typer.Context) -> None:
     print(title, "", *output.long_rows(columns, stats_rows(found), ()), sep="\n")
     if found.quotas:
         of_shards = ("shard", ">hot tokens", ">hot bytes", ">warm modules", ">warm stored")
-        print("", *output.long_rows(of_shards, share_rows(found), ()), sep="\n")
+        print("", *output.long_rows(of_shards, quota_rows(found), ()), sep="\n")
     print(f"\nnot archived yet: {_dirty(found)}")
     for name, held in sorted(found.nodes.items()):
-        mine = ", this one" if name == found.node else ""
+        mine = " (this node)" if name == found.node else ""
         modules = f"{output.number(held.modules)}/{output.counted(held.max_modules, 'module')}"
         print(f"disk of node {name}{mine}: {modules}, {output.size(held.size_bytes)} of {output.size(held.max_bytes)}")
     for incarnation in found.epochs:
@@ -55,7 +55,7 @@ def stats(context: typer.Context) -> None:
 
 
 def stats_rows(s: Stats) -> list[tuple[str, ...]]:
-    """A row for each tier, and one for what is archived; what has a budget is shown as `used/budget`."""
+    """Return a row for each tier and one for the archive. Amounts with a budget are shown as `used/budget`."""
     n, size = output.number, output.size
     hot, warm, cold = s.hot, s.warm, s.cold
     return [
@@ -70,13 +70,13 @@ def stats_rows(s: Stats) -> list[tuple[str, ...]]:
 
 
 def _dirty(s: Stats) -> str:
-    """What the archive lacks: modules, and deletions (which have no bytes)."""
-    words = f"{output.counted(s.dirty_count - s.dirty_deletions, 'module')}, {output.size(s.dirty_bytes)}"
-    return f"{words}; {output.counted(s.dirty_deletions, 'deletion')}" if s.dirty_deletions else words
+    """Return what is not archived yet: modules, and deletions (which have no bytes)."""
+    text = f"{output.counted(s.dirty_count - s.dirty_deletions, 'module')}, {output.size(s.dirty_bytes)}"
+    return f"{text}; {output.counted(s.dirty_deletions, 'deletion')}" if s.dirty_deletions else text
 
 
-def share_rows(s: Stats) -> list[tuple[str, ...]]:
-    """A row for each shard: what it holds, and its share of each budget."""
+def quota_rows(s: Stats) -> list[tuple[str, ...]]:
+    """Return a row for each shard: its contents and its quota of each budget."""
     n, size = output.number, output.size
     return [
         (str(x.shard), f"{n(x.hot_tokens)}/{n(x.max_hot_tokens)}", f"{size(x.hot_bytes)}/{size(x.max_hot_bytes)}",
@@ -87,29 +87,31 @@ def share_rows(s: Stats) -> list[tuple[str, ...]]:
 
 def watch(
     context: typer.Context,
-    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only ids that start so.")] = "",
+    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only ids with this prefix.")] = "",
     since: Annotated[
-        str, typer.Option("--since", metavar="ID", help="After this event: a stream id, 0 for all that is kept.")
+        str, typer.Option("--since", metavar="ID", help="Start after this stream id (0: all retained events).")
     ] = "$",
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for more, until Ctrl-C.")] = True,
-    every: Annotated[bool, typer.Option("--all", help="Also events that change no tier (archivings).")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Keep watching until Ctrl-C.")] = True,
+    every: Annotated[
+        bool, typer.Option("--all", help="Include events without a tier change (archived versions).")
+    ] = False,
 ) -> None:
     """Show tier changes as they happen."""
     session = session_of(context)
     with session.look() as store:
         if wait and not session.json:
-            output.say(f"distier: watching namespace {store.space.namespace!r}; Ctrl-C ends it")
+            output.say(f"distier: watching namespace {store.space.namespace!r}; press Ctrl-C to stop")
         for event in store.events(since=since, wait=wait):
-            # What has no id is the shard's: a new epoch means that Redis restarted or was lost, which concerns every watcher.
+            # An event without an id concerns a whole shard, and so every watcher: Redis restarted or was lost.
             if not event.id or (event.id.startswith(prefix) and (every or event.is_tier_change)):
-                session.tell(output.row(event), _event(event))
+                session.print_result(output.row(event), _event(event))
                 _flush()
 
 
 def _event(e: Event) -> str:
     time = f"{output.moment(e.at_ms)[11:]}.{e.at_ms % 1000:03d}"
     if not e.id:
-        return f"{time}  {e.reason} {e.version}: Redis restarted or was lost; modules are compared with the archive"
+        return f"{time}  {e.reason} {e.version}: Redis restarted or was lost; comparing modules with the archive"
     return f"{time}  {e.from_:>7} > {e.to:<7}  {e.reason:<9} {e.version:<8} {output.shown(e.id)}"
 
 
@@ -123,7 +125,10 @@ def _flush() -> None:
 
 
 def doctor(context: typer.Context) -> None:
-    """Check what distier depends on, and say what to do. Exit code 1 if anything fails."""
+    """Check Redis, the archive and the settings.
+
+    Each finding that needs attention comes with advice. Exits with code 1 if a check fails.
+    """
     from distier.client import archive_of, make_space, redis_url
     from distier.doctor.check import examine
 
@@ -132,7 +137,7 @@ def doctor(context: typer.Context) -> None:
     worst = "ok"
     for finding in examine(config, lambda: redis_url(config), lambda: archive_of(config), make_space):
         worst = "fail" if "fail" in (worst, finding.status) else finding.status if worst == "ok" else worst
-        session.tell(
+        session.print_result(
             {"check": finding.check, "status": finding.status, "found": finding.found, "advice": finding.advice},
             _finding(finding),
         )
@@ -145,11 +150,11 @@ def _finding(f: Finding) -> str:
     import sys
 
     colour = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}[f.status]
-    word = f"{f.status:<4}"
+    status = f"{f.status:<4}"
     if sys.stdout.isatty():
-        word = typer.style(word, fg=colour, bold=True)
-    lines = f"{word}  {f.check:<12} {f.found}"
-    return f"{lines}\n{'':19}{f.advice}" if f.advice else lines
+        status = typer.style(status, fg=colour, bold=True)
+    line = f"{status}  {f.check:<12} {f.found}"
+    return f"{line}\n{'':19}{f.advice}" if f.advice else line
 
 
 # -- config -------------------------------------------------------------------------------------------------------------
@@ -157,7 +162,7 @@ def _finding(f: Finding) -> str:
 
 @settings.command("show")
 def config_show(context: typer.Context) -> None:
-    """Show every setting, its value, and where it came from; secrets are masked."""
+    """Show every setting with its value and its source. Secrets are masked."""
     session = session_of(context)
     config = session.config()
     values = dict(_leaves(config.dump()))
@@ -167,9 +172,9 @@ def config_show(context: typer.Context) -> None:
             output.emit({"key": key, "value": value, "source": source})
         return
     width = max(len(key) for key, _, _ in rows)
-    said = [(f"{key:<{width}}", "" if value is None else str(value), source) for key, value, source in rows]
-    value_width = min(40, max(len(value) for _, value, _ in said))
-    for key, value, source in said:
+    lines = [(f"{key:<{width}}", "" if value is None else str(value), source) for key, value, source in rows]
+    value_width = min(40, max(len(value) for _, value, _ in lines))
+    for key, value, source in lines:
         print(f"{key}  {value:<{value_width}}  {source}")
 
 
@@ -186,11 +191,11 @@ def _leaves(data: dict[str, object], above: str = "") -> list[tuple[str, object]
 @settings.command("check")
 def config_check(
     context: typer.Context,
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Another file than --config.")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="File to check instead of --config.")] = None,
 ) -> None:
-    """Check the configuration without touching any server. Exit code 9 if it is wrong."""
+    """Check the configuration without connecting to a server. Exits with code 9 if it is invalid."""
     session = session_of(context)
     session.config_file = file or session.config_file
     config = session.config()
     redis = "an embedded server" if config.embedded else "the Redis server at redis.url"
-    session.tell({"ok": True, "namespace": config.namespace}, f"ok: namespace {config.namespace!r} on {redis}")
+    session.print_result({"ok": True, "namespace": config.namespace}, f"ok: namespace {config.namespace!r} on {redis}")

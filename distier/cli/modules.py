@@ -1,4 +1,4 @@
-"""Commands on modules: put, get, rm, ls, where."""
+"""Commands that read and write modules: put, get, rm, ls, where."""
 
 from __future__ import annotations
 
@@ -19,29 +19,31 @@ if TYPE_CHECKING:
     from distier.domain.module import Landed, Module, Placement
 
 TierName = Literal["hot", "warm", "cold"]
-_IDS: dict[str, Any] = {"help": "Module ids; `-` reads them from stdin, one a line.", "autocompletion": complete_ids}
+_IDS: dict[str, Any] = {"help": "Module ids; `-` reads ids from stdin, one per line.", "autocompletion": complete_ids}
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", **_IDS)]
 SomeIds = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", **_IDS)]
-Zero = Annotated[bool, typer.Option("--null", "-0", help="Ids on stdin (`-`) end with a NUL byte, not with the line.")]
+Zero = Annotated[bool, typer.Option("--null", "-0", help="Ids on stdin (`-`) are NUL-terminated.")]
 Prefix = Annotated[
     str | None,
     typer.Option(
-        "--prefix", metavar="PREFIX", help="All modules whose ids begin so, as `ls PREFIX` lists them.",
+        "--prefix", metavar="PREFIX", help="All modules that `ls PREFIX` lists.",
         autocompletion=complete_ids,
     ),
 ]  # fmt: skip
 Glob = Annotated[
     str | None,
-    typer.Option("--glob", metavar="PATTERN", help="All modules whose ids match: `*` (also across /), `?`, `[ab]`."),
+    typer.Option("--glob", metavar="PATTERN", help="All modules whose ids match; `*` also matches /."),
 ]
 IfVersion = Annotated[
     str | None,
-    typer.Option("--if-version", metavar="VERSION", help="Only if the module is at this version (0: does not exist)."),
+    typer.Option(
+        "--if-version", metavar="VERSION", help="Only if this is the module's version (0: it does not exist)."
+    ),
 ]
 
 Level = Annotated[
     Literal["redis", "replicated", "archived"] | None,
-    typer.Option("--durability", help="When it is acknowledged; as configured if not given."),
+    typer.Option("--durability", help="When to acknowledge the write [default: as configured]."),
 ]
 
 
@@ -55,34 +57,37 @@ def register(app: typer.Typer) -> None:
 
 def put(
     context: typer.Context,
-    target: Annotated[str, typer.Argument(metavar="ID|DIR", help="The module's id, or a directory to load.")],
-    source: Annotated[str | None, typer.Argument(metavar="[FILE|-]", help="Its content; `-` is stdin.")] = None,
-    type: Annotated[str | None, typer.Option("--type", help="Content type; guessed if not given.")] = None,
-    keyword: Annotated[list[str] | None, typer.Option("--keyword", "-k", help="A keyword; repeatable.")] = None,
+    target: Annotated[str, typer.Argument(metavar="ID|DIR", help="Module id, or directory to load.")],
+    source: Annotated[
+        str | None, typer.Argument(metavar="[FILE|-]", help="File with the content; `-` is stdin.")
+    ] = None,
+    type: Annotated[str | None, typer.Option("--type", help="Content type [default: guessed].")] = None,
+    keyword: Annotated[list[str] | None, typer.Option("--keyword", "-k", help="Keyword; repeatable.")] = None,
     meta: Annotated[list[str] | None, typer.Option("--meta", metavar="K=V", help="Metadata; repeatable.")] = None,
-    tokens: Annotated[int | None, typer.Option("--tokens", help="The token count, if you know it.")] = None,
+    tokens: Annotated[int | None, typer.Option("--tokens", help="Token count, if known [default: counted].")] = None,
     if_version: IfVersion = None,
     durability: Level = None,
     prefix: Annotated[
-        str | None, typer.Option("--prefix", help="Put before each id (DIR only); the directory's name if not given.")
+        str | None, typer.Option("--prefix", help="Prefix of each id (DIR only) [default: the directory's name].")
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out (DIR only); repeatable.")
+        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Skip matching paths (DIR only); repeatable.")
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="PATH", help="Only this file (DIR only); repeatable.")
+        list[str] | None, typer.Option("--only", metavar="PATH", help="Put only this file (DIR only); repeatable.")
     ] = None,
     ignore: Annotated[
         bool,
         typer.Option(
-            "--ignore/--no-ignore", help="Leave out what .gitignore, .distierignore and habit say (DIR only)."
+            "--ignore/--no-ignore",
+            help="Skip files that .gitignore, .distierignore or a built-in list names (DIR only).",
         ),
     ] = True,
 ) -> None:
-    """Write a module from a file, or a whole directory of them.
+    """Write a module from a file, or a module for each file of DIR.
 
-    In a directory every file becomes a module; its id is the directory's name and the path in it, with `/`. A file whose
-    module would not change is not written again. Keywords and metadata are also read from YAML front matter.
+    The id of a file in a directory is the directory's name, a `/` and the file's path in it. Files whose modules are
+    unchanged are not written again. Keywords and metadata are also read from YAML front matter.
     """
     session = session_of(context)
     described: dict[str, Any] = {
@@ -90,21 +95,23 @@ def put(
     }  # fmt: skip
     if source is None:
         if tokens is not None or if_version is not None:
-            raise typer.BadParameter("--tokens and --if-version are for a single module")
+            raise typer.BadParameter("--tokens and --if-version apply to a single module, not to a directory")
         _put_tree(session, target, prefix, Tree(Path(target), exclude or [], output.say, ignore), only or [], described)
     else:
         if prefix is not None or exclude or only or not ignore:
-            raise typer.BadParameter("--prefix, --exclude, --only and --no-ignore are for a directory: distier put DIR")
+            raise typer.BadParameter(
+                "--prefix, --exclude, --only and --no-ignore apply to a directory: distier put DIR"
+            )
         landed = _put_one(session, target, source, described, tokens=tokens, if_version=_version(if_version))
-        session.tell(output.row(landed), _landed(landed))
+        session.print_result(output.row(landed), _landed_text(landed))
     session.end()
 
 
-def _landed(landed: Landed) -> str:
-    words = [landed.tier, f"version {landed.version}", output.counted(landed.tokens, "token")]
-    words += [output.size(landed.size_bytes), f"{landed.evicted} evicted" if landed.evicted else ""]
+def _landed_text(landed: Landed) -> str:
+    parts = [landed.tier, f"version {landed.version}", output.counted(landed.tokens, "token")]
+    parts += [output.size(landed.size_bytes), f"{landed.evicted} evicted" if landed.evicted else ""]
     why = f" ({landed.reason})" if landed.reason else ""
-    return f"{output.shown(landed.id)}: {', '.join(w for w in words if w)}{why}"
+    return f"{output.shown(landed.id)}: {', '.join(part for part in parts if part)}{why}"
 
 
 def _put_tree(
@@ -141,7 +148,7 @@ def _content(source: str, max_bytes: int, id: str) -> bytes:
     try:
         if source != "-":
             return read_bounded(Path(source), max_bytes, f"module {id!r}")
-        content = read_stdin(max_bytes + 1)  # no further: the other end may never stop
+        content = read_stdin(max_bytes + 1)  # bounded: the other end may never stop
         if len(content) > max_bytes:
             raise too_large(f"module {id!r}", f"more than {max_bytes}", max_bytes)
         return content
@@ -151,12 +158,12 @@ def _content(source: str, max_bytes: int, id: str) -> bytes:
         raise typer.BadParameter(f"cannot read {source!r}: {e.strerror}") from None
 
 
-def _pairs(words: list[str]) -> dict[str, str]:
+def _pairs(options: list[str]) -> dict[str, str]:
     made = {}
-    for word in words:
-        key, equals, value = word.partition("=")
+    for option in options:
+        key, equals, value = option.partition("=")
         if not equals or not key:
-            raise typer.BadParameter(f"--meta takes K=V, not {word!r}")
+            raise typer.BadParameter(f"--meta takes K=V, not {option!r}")
         made[key] = value
     return made
 
@@ -171,19 +178,22 @@ def get(
     to: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE|DIR", help="Write to a file; with --prefix and --glob, a directory."
+            "--output", "-o", metavar="FILE|DIR", help="Write to a file, or to a directory with --prefix or --glob."
         ),
     ] = None,
     prefix: Annotated[
         str | None,
-        typer.Option("--prefix", metavar="PREFIX", help="All modules below PREFIX/, as files in -o (./PREFIX)."),
+        typer.Option(
+            "--prefix", metavar="PREFIX", help="All modules below PREFIX/, as files in -o [default: ./PREFIX]."
+        ),
     ] = None,
     glob: Glob = None,
     zero: Zero = False,
 ) -> None:
-    """Write the exact bytes of modules to stdout, one after the other; or, with --prefix, files: the inverse of put DIR.
+    """Write the exact bytes of modules to stdout, or to files.
 
-    With --glob the modules go to stdout, or, with -o DIR, to files below it that are called as they are.
+    --prefix writes files and is the inverse of put DIR. With --glob, modules go to stdout one after the other, or with
+    -o DIR to files in DIR that are named by their ids.
     """
     session = session_of(context)
     chosen = Chosen(ids, prefix, glob, zero)
@@ -199,7 +209,7 @@ def get(
         return
     named = chosen.named
     if to is not None and (named is None or len(named) != 1):
-        raise typer.BadParameter("-o takes one module")
+        raise typer.BadParameter("-o FILE takes exactly one module")
     with session.store(existing=True) as store:
 
         def one(id: str) -> None:
@@ -237,7 +247,7 @@ def rm(
     ids: SomeIds = None,
     if_version: IfVersion = None,
     durability: Level = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="A module that does not exist is fine.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Ignore modules that do not exist.")] = False,
     prefix: Prefix = None,
     glob: Glob = None,
     zero: Zero = False,
@@ -258,18 +268,22 @@ def rm(
     session.end()
 
 
-LS_SPARE = ("updated", ">uses", ">stored", "version", ">size", ">tokens")
+LS_DROP_ORDER = ("updated", ">uses", ">stored", "version", ">size", ">tokens")
 
 
 def ls(
     context: typer.Context,
     prefix: Annotated[
-        str, typer.Argument(metavar="[PREFIX]", help="Only ids that start so.", autocompletion=complete_ids)
+        str, typer.Argument(metavar="[PREFIX]", help="Only ids with this prefix.", autocompletion=complete_ids)
     ] = "",
-    tier: Annotated[TierName | None, typer.Option("--tier", help="Only what is in this tier.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=0, help="At most so many (any of them).")] = None,
-    long: Annotated[bool, typer.Option("--long", "-l", help="With tier, version, tokens and sizes.")] = False,
-    zero: Annotated[bool, typer.Option("--null", "-0", help="End each id with a NUL byte, for -0 of others.")] = False,
+    tier: Annotated[TierName | None, typer.Option("--tier", help="Only modules in this tier.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=0, help="Maximum number of ids, in no particular order.")
+    ] = None,
+    long: Annotated[bool, typer.Option("--long", "-l", help="Show tier, version, tokens and sizes.")] = False,
+    zero: Annotated[
+        bool, typer.Option("--null", "-0", help="End each id with a NUL byte, as other commands' -0 expects.")
+    ] = False,
 ) -> None:
     """List module ids, sorted."""
     session = session_of(context)
@@ -281,7 +295,7 @@ def ls(
                 output.emit(data)
         elif long:
             columns = ("tier", "version", ">tokens", ">size", ">stored", ">uses", "updated", "id")
-            for line in output.long_rows(columns, [_long(placement) for placement in placements], LS_SPARE):
+            for line in output.long_rows(columns, [_long(placement) for placement in placements], LS_DROP_ORDER):
                 print(line)
         else:
             for id, _ in found:
@@ -289,7 +303,7 @@ def ls(
 
 
 def _long(p: Placement) -> tuple[str, ...]:
-    tier = p.tier if p.clean else f"{p.tier}*"  # as editors mark what is not saved
+    tier = p.tier if p.clean else f"{p.tier}*"  # the mark that editors use for unsaved files
     return (
         tier, str(p.version), output.number(p.tokens), output.size(p.size_bytes), output.size(p.stored_bytes),
         f"{p.uses:g}", output.moment(p.updated_ms), output.shown(p.id),
@@ -297,7 +311,7 @@ def _long(p: Placement) -> tuple[str, ...]:
 
 
 def where(context: typer.Context, ids: Ids, zero: Zero = False) -> None:
-    """Show where modules are: tier, version, sizes, times. Touches no recency."""
+    """Show where modules are: tier, version, sizes and times. Does not count as a use."""
     session = session_of(context)
     with session.look() as store:
 
@@ -306,13 +320,13 @@ def where(context: typer.Context, ids: Ids, zero: Zero = False) -> None:
             if placement is None:
                 session.missing(store, id)
             else:
-                session.tell(output.row(placement), _placement(placement))
+                session.print_result(output.row(placement), _placement_text(placement))
 
         session.each(ids_from(ids, zero), one)
     session.end()
 
 
-def _placement(p: Placement) -> str:
+def _placement_text(p: Placement) -> str:
     when: Callable[[int | None], str] = output.moment
     stored = f"{output.size(p.stored_bytes)} ({p.ratio:.2f}x)" if p.ratio else ""
     archived = f"{p.archived_key} ({output.size(p.archived_bytes or 0)})" if p.clean and p.archived_key else ""

@@ -1,4 +1,4 @@
-"""Commands that make something happen: promote, demote, pin, unpin, flush, worker, up, down, demo."""
+"""Commands that move modules and run processes: promote, demote, pin, unpin, flush, worker, up, down, demo."""
 
 from __future__ import annotations
 
@@ -32,51 +32,51 @@ def register(app: typer.Typer) -> None:
 def promote(
     context: typer.Context, ids: SomeIds = None, prefix: Prefix = None, glob: Glob = None, zero: Zero = False
 ) -> None:
-    """Make modules hot."""
+    """Move modules to the hot tier."""
     session = session_of(context)
     chosen = Chosen(ids, prefix, glob, zero)
     with session.store(existing=True) as store:
-        _tell_moves(session, store.promote_many(chosen.ids(store)))
+        _print_moves(session, store.promote_many(chosen.ids(store)))
     session.end()
 
 
 def demote(
     context: typer.Context,
     ids: SomeIds = None,
-    to: Annotated[Literal["warm", "cold"] | None, typer.Option("--to", help="How far down; one step if not given.")] = (
+    to: Annotated[Literal["warm", "cold"] | None, typer.Option("--to", help="Target tier [default: the next one].")] = (
         None
     ),
     prefix: Prefix = None,
     glob: Glob = None,
     zero: Zero = False,
 ) -> None:
-    """Take modules one tier down, or down to a tier."""
+    """Move modules down to the next tier, or to the tier given by --to."""
     session = session_of(context)
     chosen = Chosen(ids, prefix, glob, zero)
     with session.store(existing=True) as store:
-        _tell_moves(session, store.demote_many(chosen.ids(store), to=to))
+        _print_moves(session, store.demote_many(chosen.ids(store), to=to))
     session.end()
 
 
-def _tell_moves(session: Session, results: list[Moved | DistierError]) -> None:
+def _print_moves(session: Session, results: list[Moved | DistierError]) -> None:
     for result in results:
         if isinstance(result, DistierError):
             session.failed(result)
             continue
-        session.tell(output.row(result), f"{output.shown(result.id)}: {result.tier}{_why(result)}")
+        session.print_result(output.row(result), f"{output.shown(result.id)}: {result.tier}{_why(result)}")
         if not result.moved and result.reason != "already":
-            session.failed(_stays(result))
+            session.failed(_not_moved(result))
 
 
-def _stays(result: Moved) -> DistierError:
+def _not_moved(result: Moved) -> DistierError:
     if result.reason == "pinned":
-        return Pinned(f"module {result.id!r} stays {result.tier}: it is pinned; `distier unpin ID` ends that")
+        return Pinned(f"module {result.id!r} stays {result.tier}: it is pinned; run `distier unpin ID` first")
     kind = Full if result.reason in ("no room", "too large for hot") else Conflict
     return kind(f"module {result.id!r} stays {result.tier}: {result.reason}")
 
 
 class Pinned(Conflict):
-    """The module does not move down while it is pinned."""
+    """The module is pinned, so it does not move down."""
 
 
 def _why(result: Moved) -> str:
@@ -86,14 +86,12 @@ def _why(result: Moved) -> str:
 def pin(
     context: typer.Context,
     ids: SomeIds = None,
-    ttl: Annotated[str, typer.Option("--ttl", metavar="TIME", help="How long: 90s, 15m, 24h. A pin always ends.")] = (
-        "1h"
-    ),
+    ttl: Annotated[str, typer.Option("--ttl", metavar="TIME", help="Duration of the pin: 90s, 15m, 24h.")] = ("1h"),
     prefix: Prefix = None,
     glob: Glob = None,
     zero: Zero = False,
 ) -> None:
-    """Make modules hot and keep them there for a time."""
+    """Move modules to the hot tier and keep them there for --ttl."""
     session = session_of(context)
     chosen = Chosen(ids, prefix, glob, zero)
     ttl_s = _duration_ms(ttl) / 1000
@@ -103,8 +101,8 @@ def pin(
             until_ms = store.pin(id, ttl_s)
             placement = store.where(id)
             tier = placement.tier if placement else None
-            words = f"{output.shown(id)}: {'' if tier == 'hot' else f'{tier}, '}pinned until {output.moment(until_ms)}"
-            session.tell({"id": id, "pinned_until_ms": until_ms, "tier": tier}, words)
+            text = f"{output.shown(id)}: {'' if tier == 'hot' else f'{tier}, '}pinned until {output.moment(until_ms)}"
+            session.print_result({"id": id, "pinned_until_ms": until_ms, "tier": tier}, text)
             if placement and placement.tier != "hot":
                 session.failed(Full(_not_hot(store, placement)))
 
@@ -113,11 +111,11 @@ def pin(
 
 
 def _not_hot(store: Store, placement: Placement) -> str:
-    """Why a pinned module is not hot: a pin keeps it where it is, which for its readers is not what was asked for."""
+    """Return why a pinned module is not hot. This is an error, because the user asked for a hot module."""
     hot = store.space.config.storage_tiers.hot
     large = placement.tokens > hot.max_size or placement.size_bytes > hot.max_bytes
     why = "too large for hot" if large else "no room in hot"
-    return f"module {placement.id!r} stays {placement.tier}: {why}; its pin holds, and begins to keep it hot once it gets there"
+    return f"module {placement.id!r} stays {placement.tier}: {why}; the pin takes effect once the module is hot"
 
 
 def _duration_ms(text: str) -> int:
@@ -132,7 +130,7 @@ def _duration_ms(text: str) -> int:
 def unpin(
     context: typer.Context, ids: SomeIds = None, prefix: Prefix = None, glob: Glob = None, zero: Zero = False
 ) -> None:
-    """End pins."""
+    """Remove the pins of modules."""
     session = session_of(context)
     chosen = Chosen(ids, prefix, glob, zero)
     with session.store(existing=True) as store:
@@ -141,11 +139,11 @@ def unpin(
 
 
 def flush(context: typer.Context) -> None:
-    """Archive every version that is not in the archive yet, now."""
+    """Archive all dirty modules now."""
     session = session_of(context)
     with session.store() as store:
         n = store.archive_now()
-    session.tell({"archived": n}, f"{n} archived")
+    session.print_result({"archived": n}, f"{n} archived")
 
 
 # -- the worker -----------------------------------------------------------------------------------------------------
@@ -153,16 +151,21 @@ def flush(context: typer.Context) -> None:
 
 def worker(
     context: typer.Context,
-    once: Annotated[bool, typer.Option("--once", help="One round over what no other worker has, then end.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Run one round over the shards that no other worker leases, then exit.")
+    ] = False,
     health: Annotated[
         str | None,
         typer.Option(
-            "--health", metavar="HOST:PORT", help="Serve /healthz, /readyz and /metrics there (worker.health)."
+            "--health", metavar="HOST:PORT", help="Serve /healthz, /readyz and /metrics here (overrides worker.health)."
         ),
     ] = None,
 ) -> None:
-    """Maintain the namespace: archive, demote, keep head-room, sweep; any number of workers share its shards. Ends with the
-    step under way at SIGTERM or Ctrl-C, at once at a second one."""
+    """Maintain the namespace: archive, demote, keep headroom and sweep.
+
+    Any number of workers divide the shards among themselves. SIGTERM or Ctrl-C finishes the current step; a second
+    signal exits at once.
+    """
     import logging
 
     from distier.worker import Worker
@@ -173,27 +176,29 @@ def worker(
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     overrides: dict[str, Any] = {"worker": {"health": health}} if health else {}
     with session.store(**overrides) as store:
-        works = Worker(store)
+        service = Worker(store)
         address = store.space.config.worker.health
         if once:
-            good = works.run_once()
+            good = service.run_once()
         else:
-            served = HealthServer(address, works) if address else None
+            served = HealthServer(address, service) if address else None
             where = f", health at http://{served.address}/healthz" if served else ""
-            output.say(f"distier: working on namespace {store.space.namespace!r}{where}; SIGTERM or Ctrl-C ends it")
-            good = _until_signal(works)
+            output.say(
+                f"distier: working on namespace {store.space.namespace!r}{where}; press Ctrl-C or send SIGTERM to stop"
+            )
+            good = _until_signal(service)
             if served:
                 served.close()
-    session.tell(_report(works.report), _report_words(works.report))
+    session.print_result(_report_row(service.report), _report_text(service.report))
     if not good:
         raise typer.Exit(exits.FAILED)
 
 
-def _until_signal(works: Worker) -> bool:
-    """Run rounds in a thread until a signal; True if the thread lived until then.
+def _until_signal(service: Worker) -> bool:
+    """Run rounds in a thread until a signal arrives. Returns True; an error in the thread is raised here.
 
-    The signals are waited for, not handled: a handler would run in the middle of the main thread's own waiting,
-    where setting an event may deadlock.
+    The main thread waits for the signals instead of handling them. A handler would interrupt the main thread's own
+    wait, and setting an event there may deadlock.
     """
     import threading
 
@@ -203,7 +208,7 @@ def _until_signal(works: Worker) -> bool:
 
     def rounds() -> None:
         try:
-            works.run()
+            service.run()
         except BaseException as e:
             crashed.append(e)
             os.kill(os.getpid(), signal.SIGTERM)  # wakes the main thread
@@ -211,21 +216,21 @@ def _until_signal(works: Worker) -> bool:
     thread = threading.Thread(target=rounds, name="distier-worker", daemon=True)
     thread.start()
     signal.sigwait(ends)
-    for end in ends:  # a second one ends it at once
+    for end in ends:  # a second signal ends the process at once
         signal.signal(end, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ends)
-    works.stop_in(thread)
+    service.stop_in(thread)
     if crashed:
         raise crashed[0]
     return True
 
 
-def _report(report: Report) -> dict[str, Any]:
+def _report_row(report: Report) -> dict[str, Any]:
     counts = {"rounds": report.rounds, "failures": report.failures, "last_failure": report.last_failure}
     return counts | {"did": report.did}
 
 
-def _report_words(report: Report) -> str:
+def _report_text(report: Report) -> str:
     did = ", ".join(f"{name} {n}" for name, n in report.did.items() if n) or "nothing to do"
     failed = (
         f"; {output.counted(report.failures, 'failure')}, the last: {report.last_failure}" if report.failures else ""
@@ -239,10 +244,11 @@ def _report_words(report: Report) -> str:
 def up(
     context: typer.Context,
     maxmemory: Annotated[
-        str | None, typer.Option("--maxmemory", metavar="SIZE", help="Of the server, if this starts it.")
+        str | None,
+        typer.Option("--maxmemory", metavar="SIZE", help="Memory limit of a server that this command starts."),
     ] = None,
 ) -> None:
-    """Start the embedded server, if it is not up; its URL on stdout."""
+    """Start the embedded server if necessary, and print its URL."""
     from distier.config import parse_size_bytes
     from distier.embedded import Home, ensure_server
 
@@ -253,35 +259,35 @@ def up(
     except ValueError as e:
         raise typer.BadParameter(f"--maxmemory {maxmemory!r}: {e}") from None
     running = ensure_server(Home(config.home), maxmemory_bytes=limit_bytes)
-    output.say(f"{running.server} {'started' if running.started else 'is up'} in {config.home}, pid {running.pid}")
+    output.say(f"{running.server} {'started' if running.started else 'is running'} in {config.home}, pid {running.pid}")
     data = {"url": running.url, "pid": running.pid, "server": running.server}
-    session.tell(data | {"started": running.started, "home": str(config.home)}, running.url)
+    session.print_result(data | {"started": running.started, "home": str(config.home)}, running.url)
 
 
 def down(
     context: typer.Context,
     force: Annotated[
-        bool, typer.Option("--force", help="Also where the disk is full, and what was written last would be lost.")
+        bool, typer.Option("--force", help="Stop even if the disk is full, which loses the latest writes.")
     ] = False,
 ) -> None:
-    """Stop the embedded server. Its data stays."""
+    """Stop the embedded server. Its data is kept."""
     from distier.embedded import Home, stop_server
 
     session = session_of(context)
     home = _embedded(session).home
     stopped = stop_server(Home(home), anyway=force)
-    words = f"stopped the server in {home}" if stopped else f"no server was up in {home}"
+    text = f"stopped the server in {home}" if stopped else f"no server was running in {home}"
     if session.json:
         output.emit({"stopped": stopped, "home": str(home)})
     else:
-        output.say(words)
+        output.say(text)
 
 
 def _embedded(session: Session) -> Config:
     config = session.config()
     if not config.embedded:
         where = config.sources()["redis.url"]
-        raise Invalid(f"redis.url is configured ({where}): `up` and `down` are for the embedded server")
+        raise Invalid(f"redis.url is configured ({where}): `up` and `down` apply only to the embedded server")
     return config
 
 
@@ -291,23 +297,24 @@ def _embedded(session: Session) -> Config:
 def demo(
     context: typer.Context,
     seconds: Annotated[float, typer.Option("--seconds", min=0.5, help="How long the agents work.")] = 15.0,
-    agents: Annotated[int, typer.Option("--agents", min=1, max=64, help="Agent processes.")] = 4,
-    modules: Annotated[int, typer.Option("--modules", min=10, help="At most so many modules.")] = 700,
-    seed: Annotated[int, typer.Option("--seed", help="Of the access pattern.")] = 1,
-    details: Annotated[bool, typer.Option("--details", help="All numbers, before the report.")] = False,
+    agents: Annotated[int, typer.Option("--agents", min=1, max=64, help="Number of agent processes.")] = 4,
+    modules: Annotated[int, typer.Option("--modules", min=10, help="Maximum number of modules.")] = 700,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the access pattern.")] = 1,
+    details: Annotated[bool, typer.Option("--details", help="Print all measurements before the report.")] = False,
 ) -> None:
-    """See it work: agents share the standard library's sources under memory pressure, then every byte is checked.
+    """Run agents under memory pressure, then check every byte.
 
-    Uses a private server in a temporary directory, or in --home if given (which must be new, and is kept).
+    The agents share the sources of Python's standard library as modules. The demo starts a private server in a temporary
+    directory, or in --home, which must be new and is kept.
     """
     session = session_of(context)
     if session.url or session.config_file:
-        raise typer.BadParameter("the demo runs on a server of its own: only --home and --json go with it")
+        raise typer.BadParameter("the demo starts its own server: --url and --config do not apply; use --home")
     output.say("distier demo: starting")  # at once; the imports alone take half a second
-    from . import all_is_loaded
+    from . import resume_gc
     from .demo import run_demo
 
-    all_is_loaded()
+    resume_gc()
     from distier.demo import Settings
 
     settings = Settings(seconds, agents, modules, seed, session.home)

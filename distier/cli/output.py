@@ -1,4 +1,4 @@
-"""What is written, and how: data on stdout, talk on stderr."""
+"""How the commands print: results on stdout, messages on stderr."""
 
 from __future__ import annotations
 
@@ -32,34 +32,34 @@ Row = Mapping[str, Any]
 
 _HINTS: tuple[tuple[type[DistierError], str], ...] = (
     (NotFound, ""),
-    (ArchiveUnavailable, "`distier doctor` checks the archive; what is hot or warm can be read without it"),
-    (Full, ""),  # its messages say what to do
-    (Unavailable, "`distier doctor` checks Redis; `distier config show` says which one is meant"),
-    (Conflict, "read it again (`distier where ID`), then decide"),
+    (ArchiveUnavailable, "`distier doctor` checks the archive; hot and warm modules can be read without it"),
+    (Full, ""),  # the message itself says what to do
+    (Unavailable, "`distier doctor` checks Redis; `distier config show` shows which server is used"),
+    (Conflict, "read the module again (`distier where ID`), then retry with its new version"),
     (Corrupt, ""),
 )
 
 
 as_json = False
-"""Whether `--json` was given: then errors are JSON too, on stderr. Set by `run`."""
+"""Whether `--json` was given. If so, errors on stderr are JSON too. `run` sets it."""
 
 
 def say(text: str) -> None:
-    """Talk: to stderr. Nobody may be there to hear it, which must not fail what is talked about."""
+    """Print a message on stderr. A closed stderr must not fail the command."""
     try:
         print(text, file=sys.stderr, flush=True)
     except (OSError, ValueError):
-        with suppress(OSError, ValueError):  # what is still buffered must not fail again at exit
+        with suppress(OSError, ValueError):  # buffered output must not fail again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def emit(row: Row) -> None:
-    """Data: one JSON object on its own line."""
+    """Print one JSON object on its own line."""
     print(json.dumps(row, ensure_ascii=False, separators=(", ", ": ")))
 
 
-def complain(error: BaseException, *, traceback: bool = False) -> None:
-    """One line for what went wrong, one for what to do."""
+def report_error(error: BaseException, *, traceback: bool = False) -> None:
+    """Print one line that says what went wrong, and one that says what to do."""
     if traceback:
         import traceback as tb
 
@@ -70,14 +70,14 @@ def complain(error: BaseException, *, traceback: bool = False) -> None:
     hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
     if isinstance(error, Conflict) and "pinned" in str(error):
         hint = ""
-    tell_error(type(error).__name__, str(error) or type(error).__name__, f"hint: {hint}" if hint else "", code)
+    print_error(type(error).__name__, str(error) or type(error).__name__, f"hint: {hint}" if hint else "", code)
 
 
-def tell_error(kind: str, message: str, hint: str, code: int) -> None:
-    """An error: for people two lines, with `--json` one object on a line of its own."""
+def print_error(kind: str, message: str, hint: str, code: int) -> None:
+    """Print an error on stderr: up to two lines of text, or one JSON object with `--json`."""
     if as_json:
-        told = {"error": kind, "message": message, "hint": hint.removeprefix("hint: "), "exit_code": code}
-        say(json.dumps(told, ensure_ascii=False))
+        row = {"error": kind, "message": message, "hint": hint.removeprefix("hint: "), "exit_code": code}
+        say(json.dumps(row, ensure_ascii=False))
         return
     say(f"distier: {message}")
     if hint:
@@ -85,21 +85,26 @@ def tell_error(kind: str, message: str, hint: str, code: int) -> None:
 
 
 def shown(id: str) -> str:
-    """An id for people: on a terminal, control characters in it must not act; elsewhere, it must stay one line, see
-    `session.ids_from`."""
+    """Return an id in the form to print.
+
+    On a terminal, its control characters must have no effect. Elsewhere it must fit on one line, so that
+    `session.ids_from` can read it back.
+    """
     if sys.stdout.isatty():
         return id if id.isprintable() else repr(id)[1:-1]
     return json.dumps(id, ensure_ascii=False) if needs_quotes(id) else id
 
 
 def needs_quotes(id: str) -> bool:
-    """Whether a line with this id as it is would be read as something else."""
+    """Return whether a line with this unquoted id would be read back as something else."""
     return not id.strip() or "\n" in id or "\r" in id or id.startswith("\ufeff") or (id[0] == id[-1] == '"')
 
 
 def long_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str]) -> Iterator[str]:
-    """Aligned lines, as `table`, but nothing is cut: on a terminal that is too narrow, columns of `spare` are left out, the
-    first ones first, and what is still too long runs on."""
+    """Yield aligned lines without truncating a cell.
+
+    On a narrow terminal, the columns in `spare` are dropped, the first one first. Lines that are still too long wrap.
+    """
     at = list(range(len(columns)))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     cells = [[name.lstrip(">") for name in columns], *rows]
@@ -112,11 +117,11 @@ def long_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequ
         yield "  ".join(parts).rstrip()
 
 
-# -- numbers for people --------------------------------------------------------------------------------------------
+# -- numbers in readable form --------------------------------------------------------------------------------------
 
 
 def size(size_bytes: float) -> str:
-    """`1.2 MiB`, in powers of 1024, as budgets are written."""
+    """Return a size like `1.2 MiB`, in powers of 1024 like the budgets."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size_bytes < 1023.5:
             digits = f"{size_bytes:.0f}" if unit == "B" or size_bytes >= 99.5 else f"{size_bytes:.1f}"
@@ -126,7 +131,7 @@ def size(size_bytes: float) -> str:
 
 
 def counted(n: int, thing: str) -> str:
-    """`1 module`, `1,200 modules`."""
+    """Return a count with its noun: `1 module`, `1,200 modules`."""
     return f"{number(n)} {thing}{'s' * (n != 1)}"
 
 
@@ -139,15 +144,15 @@ def ratio(value: float | None) -> str:
 
 
 def moment(ms: int | None) -> str:
-    """A local time for people."""
+    """Return a time as local date and time; empty for None."""
     return "" if ms is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000))
 
 
-# -- things as rows for JSON ----------------------------------------------------------------------------------------
+# -- values as rows for JSON ----------------------------------------------------------------------------------------
 
 
 def row(thing: Module | Landed | Placement | Moved | Event) -> dict[str, Any]:
-    """The fields of a value in their own names; versions as `epoch-ver`, no content."""
+    """Return the fields of a value by name, without content. Versions are strings, `epoch-ver`."""
     fields = {name: getattr(thing, name) for name in type(thing).__dataclass_fields__ if name != "content"}
     made = {name.rstrip("_"): str(v) if isinstance(v, Order) else v for name, v in fields.items()}
     if isinstance(thing, Placement):
@@ -180,7 +185,7 @@ def stats_row(stats: Stats) -> dict[str, Any]:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> Table:
-    """A plain table; a column whose name starts with `>` is set to the right."""
+    """Return a plain table. A column whose name starts with `>` is right-aligned."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -196,7 +201,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str |
 
 
 def show(*things: Any) -> None:
-    """Print rich things on stdout; as wide as they are where nobody is looking."""
+    """Print rich renderables on stdout, at full width if stdout is not a terminal."""
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
@@ -205,7 +210,7 @@ def show(*things: Any) -> None:
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> str:
-    """Aligned `name  value` lines; those without a value are left out."""
+    """Return aligned `name  value` lines, without the rows that have no value."""
     rows = [(name, value) for name, value in rows if value]
     width = max((len(name) for name, _ in rows), default=0)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

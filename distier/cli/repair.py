@@ -1,4 +1,4 @@
-"""Commands that look after what is kept: fsck, rescue, sweep."""
+"""Commands that check and repair stored data: fsck, rescue, sweep, archive adopt."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ if TYPE_CHECKING:
     from distier.plans.recovery.rescue import Rescued
 
 DEADLINE_S = 24 * 3600.0
-"""Of the whole. Each request still has its own timeout; a Redis that goes away is waited for."""
+"""Time limit of a whole repair, in seconds. Each request still has its own timeout; the repair waits for an unavailable
+Redis."""
 
 
 def register(app: typer.Typer) -> None:
     for function in (fsck, rescue, sweep):
         app.command(function.__name__)(function)
-    archive = typer.Typer(no_args_is_help=True, help="The archive as a whole.")
-    archive.callback()(lambda: None)  # a group, though it has one command so far
+    archive = typer.Typer(no_args_is_help=True, help="Manage the namespace's archive.")
+    archive.callback()(lambda: None)  # makes it a group, although it has only one command so far
     archive.command("adopt")(adopt)
     app.add_typer(archive, name="archive")
 
 
 @contextmanager
 def _counting(what: str) -> Iterator[Callable[[str], None]]:
-    """A line on stderr that says how far it is, while somebody is looking."""
+    """Show progress in a line on stderr if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
@@ -46,24 +47,25 @@ def _counting(what: str) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def _naming_foreign_keys(session: Session) -> Iterator[None]:
-    """Name the keys whose type stops a check. Redis says only that there is one: scripts use several keys at once."""
+    """Name the keys whose wrong type stops a check. Redis does not name the key, and a script uses several keys."""
     try:
         yield
     except Corrupt as e:
         found = _foreign_keys(session)
         for key, is_type, should in found:
-            words = f"{key}: is a {is_type}, not a {should}: something else writes here"
-            session.tell({"kind": "foreign-type", "level": "fault", "key": key, "detail": words}, f"fault  {words}")
+            text = f"{key}: is a {is_type}, not a {should}: another program writes to this key"
+            row = {"kind": "foreign-type", "level": "fault", "key": key, "detail": text}
+            session.print_result(row, f"fault  {text}")
         if not found:
             raise
         raise Corrupt(
-            f"the check stops at {output.counted(len(found), 'key')} of a foreign type: {', '.join(key for key, *_ in found)}; "
-            "rename such a key (`redis-cli RENAMENX`), then run `distier fsck --repair`"
+            f"the check stopped at {output.counted(len(found), 'key')} of the wrong type: "
+            f"{', '.join(key for key, *_ in found)}; rename each key (`redis-cli RENAMENX`), then run `distier fsck --repair`"
         ) from e
 
 
 def _foreign_keys(session: Session) -> list[tuple[str, str, str]]:
-    """`(key, its type, the type that it should have)` of the keys that a shard has once."""
+    """Return `(key, actual type, expected type)` of each wrong key, among the keys that exist once per shard."""
     from distier.client import archive_of, make_space, redis_url
     from distier.domain.schema import KEYSPACE
     from distier.drive.sync import SyncDriver
@@ -95,14 +97,15 @@ def _word(reply: bytes | str) -> str:
 
 def fsck(
     context: typer.Context,
-    repair: Annotated[bool, typer.Option("--repair", help="Put right what can be.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Repair the faults that can be repaired.")] = False,
     checksums: Annotated[
-        float, typer.Option("--checksums", metavar="SHARE", min=0, max=1, help="Share of contents to read (1: all).")
+        float,
+        typer.Option("--checksums", metavar="FRACTION", min=0, max=1, help="Fraction of contents to verify (1: all)."),
     ] = 0,
 ) -> None:
-    """Check whether Redis and the archive fit together, beside working agents.
+    """Check that Redis and the archive are consistent. Agents may keep working.
 
-    Exit code 1 if a fault remains, 6 if a version is lost or damaged.
+    Exits with code 1 if a fault remains, and 6 if a version is lost or damaged.
     """
     from distier.plans.recovery.fsck.check import fsck as fsck_plan
 
@@ -112,47 +115,47 @@ def fsck(
         def progress(f: Findings) -> None:
             say(f"{output.counted(f.objects, 'object')}, {output.counted(f.records, 'record')}")
 
-        def tell(f: Finding) -> None:
+        def show(f: Finding) -> None:
             if session.json:
-                output.emit(_finding(f))
+                output.emit(_finding_row(f))
             elif f.level != "note" or session.verbose:
-                print(_finding_words(f))
+                print(_finding_text(f))
 
-        plan = fsck_plan(store.space, tell, repair=repair, checksums=checksums, progress=progress)
+        plan = fsck_plan(store.space, show, repair=repair, checksums=checksums, progress=progress)
         found = store.run(plan, deadline_s=DEADLINE_S)
-    session.tell(_findings(found), _findings_words(found))
+    session.print_result(_findings_row(found), _findings_text(found))
     if found.count("lost"):
         raise typer.Exit(exits.CORRUPT)
     if found.remaining:
         raise typer.Exit(exits.FAILED)
 
 
-def _finding(f: Finding) -> dict[str, Any]:
+def _finding_row(f: Finding) -> dict[str, Any]:
     named = {"kind": f.kind, "level": f.level, "what": f.what, "repair": f.repair, "repaired": f.repaired}
     return named | {"id": f.id, "key": f.key, "detail": f.detail}
 
 
-def _finding_words(f: Finding) -> str:
+def _finding_text(f: Finding) -> str:
     subject = output.shown(f.id or f.key)
     detail = f" ({f.detail})" if f.detail else ""
     done = f" -> {f.repair}" if f.repaired else "" if not f.repair or f.level == "note" else "  [--repair]"
     return f"{f.level:<5}  {f.kind:<17} {subject}: {f.what}{detail}{done}"
 
 
-def _findings(found: Findings) -> dict[str, Any]:
+def _findings_row(found: Findings) -> dict[str, Any]:
     levels = {"notes": found.count("note"), "faults": found.count("fault"), "lost": found.count("lost")}
     checked = {"objects": found.objects, "records": found.records, "contents": found.contents}
     return checked | levels | {"remaining": found.remaining, "found": found.found, "repaired": found.repaired}
 
 
-def _findings_words(found: Findings) -> str:
+def _findings_text(found: Findings) -> str:
     checked = f"{output.counted(found.objects, 'object')}, {output.counted(found.records, 'record')}"
     if found.contents:
         checked += f", {output.counted(found.contents, 'content')}"
     faults, lost = found.count("fault"), found.count("lost")
     notes = ", ".join(f"{n} {kind}" for kind, n in sorted(found.found.items()) if n and _is_note(kind))
-    words = f"{checked}: {lost} lost, {output.counted(faults, 'fault')} ({found.remaining} remain)"
-    return f"{words}; notes: {notes}" if notes else words
+    text = f"{checked}: {lost} lost, {output.counted(faults, 'fault')} ({found.remaining} remain)"
+    return f"{text}; notes: {notes}" if notes else text
 
 
 def _is_note(kind: str) -> bool:
@@ -163,46 +166,48 @@ def _is_note(kind: str) -> bool:
 
 def rescue(
     context: typer.Context,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")] = False,
 ) -> None:
-    """Rebuild all records from the archive, after Redis was lost. May be stopped and run again; reads work meanwhile.
+    """Rebuild all records from the archive after losing Redis. Safe to interrupt and rerun; reads keep working.
 
-    Exit code 6 if the newest version of a module is damaged, 10 if the archive does not give it; the others are adopted.
+    Exits with code 6 if the newest version of a module is damaged, and 10 if the archive cannot return it. All other
+    modules are adopted.
     """
     from distier.plans.recovery.rescue import rescue as rescue_plan
 
     session = session_of(context)
     with session.store(existing=True) as store, _counting("rescuing") as say:
 
-        def tell(r: Rescued) -> None:
+        def progress(r: Rescued) -> None:
             say(f"{output.counted(r.objects, 'object')}, {output.counted(r.adopted, 'module')} adopted")
 
-        report = store.run(rescue_plan(store.space, tell, dry_run=dry_run), deadline_s=DEADLINE_S)
+        report = store.run(rescue_plan(store.space, progress, dry_run=dry_run), deadline_s=DEADLINE_S)
     for name, why in report.unreadable.items():
         output.say(f"distier: {output.shown(name)}: {why}")
     for id in report.foreign:
-        output.say(f"distier: {output.shown(id)}: not adopted, its objects in the archive name another module")
-    session.tell(_rescued(report, dry_run), _rescued_words(report, dry_run))
+        output.say(f"distier: {output.shown(id)}: not adopted: its objects in the archive name another module")
+    session.print_result(_rescued_row(report, dry_run), _rescued_text(report, dry_run))
     if report.unreadable:
         raise typer.Exit(exits.CORRUPT if report.damaged else exits.IN_PART)
 
 
-def _rescued(r: Rescued, dry_run: bool) -> dict[str, Any]:
+def _rescued_row(r: Rescued, dry_run: bool) -> dict[str, Any]:
     counts = {name: getattr(r, name) for name in ("objects", "modules", "adopted", "known", "deleted")}
     return counts | {"unreadable": r.unreadable, "foreign": r.foreign, "dry_run": dry_run}
 
 
-def _rescued_words(r: Rescued, dry_run: bool) -> str:
+def _rescued_text(r: Rescued, dry_run: bool) -> str:
     verb = "would be adopted" if dry_run else "adopted"
-    words = f"{output.counted(r.modules, 'module')} in the archive, {output.number(r.deleted)} deleted: "
-    words += f"{output.number(r.adopted)} {verb}, {output.number(r.known)} known already"
-    return f"{words}, {len(r.unreadable)} unreadable" if r.unreadable else words
+    text = f"{output.counted(r.modules, 'module')} in the archive, {output.number(r.deleted)} deleted: "
+    text += f"{output.number(r.adopted)} {verb}, {output.number(r.known)} already known"
+    return f"{text}, {len(r.unreadable)} unreadable" if r.unreadable else text
 
 
 def sweep(context: typer.Context) -> None:
-    """Delete what nobody needs from the archive, now: versions that a greater one dominates, old tombstones.
+    """Delete superseded versions and old tombstones now.
 
-    Exit code 10 if something could not be read or deleted (a lock, a right that is missing); the rest is swept.
+    This removes objects from the archive that no module needs any more, as a worker does every worker.sweep_interval.
+    Exits with code 10 if an object could not be read or deleted (a lock, a missing permission). All others are swept.
     """
     from distier.plans.fleet.sweep import sweep as sweep_plan
     from distier.plans.recovery.walk import Skipped
@@ -213,18 +218,18 @@ def sweep(context: typer.Context) -> None:
     for name, why in skipped.why.items():
         output.say(f"distier: {output.shown(name)}: {why}")
     kept = {name: str(why) for name, why in skipped.why.items()}
-    words = f"{output.counted(n, 'object')} swept" + (f", {len(kept)} kept" if kept else "")
-    session.tell({"swept": n, "kept": kept}, words)
+    text = f"{output.counted(n, 'object')} swept" + (f", {len(kept)} kept" if kept else "")
+    session.print_result({"swept": n, "kept": kept}, text)
     if kept:
         raise typer.Exit(exits.IN_PART)
 
 
 def adopt(context: typer.Context) -> None:
-    """Say that the archive of the configuration is meant, though it is another one than before.
+    """Accept another archive than before for this namespace.
 
-    Without this, a namespace is not opened with another archive than the one that it was put into: that is an unmounted
-    disk, or a wrong url. Modules that only the old archive has cannot be read any more; `distier fsck` lists them, and
-    `--repair` archives again what Redis still holds.
+    Otherwise distier refuses to open a namespace with a different archive, because the usual cause is an unmounted disk
+    or a wrong URL. Modules that exist only in the old archive become unreadable. `distier fsck` lists them, and `distier
+    fsck --repair` archives the modules again that Redis still holds.
     """
     from distier.client import archive_of, make_space, redis_url
     from distier.drive.sync import SyncDriver
@@ -243,5 +248,5 @@ def adopt(context: typer.Context) -> None:
         name = driver.run(adopt_archive(space))
     finally:
         driver.close()
-    words = f"namespace {space.namespace!r} is in the archive {archive.name} now ({name}); next: distier rescue, distier fsck"
-    session.tell({"archive": archive.name, "identity": name}, words)
+    text = f"namespace {space.namespace!r} now uses the archive {archive.name} ({name}); next: distier rescue, distier fsck"
+    session.print_result({"archive": archive.name, "identity": name}, text)

@@ -1,4 +1,4 @@
-"""Writing files: `get -o FILE`, and `get --prefix` as the inverse of `put DIR`."""
+"""Writing modules to files: `get -o FILE`, and `get --prefix`, the inverse of `put DIR`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,13 @@ BATCH = 50
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write beside, then rename: a full disk must not cost what was there. A link's target is written, and what is no regular
-    file (a terminal, a pipe) directly. Raises `OSError`."""
+    """Write a file through a temporary file and a rename, so that a full disk does not destroy the old content.
+
+    A symbolic link is followed. A target that is not a regular file (a terminal, a pipe) is written directly.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     is_device = False
     try:
         is_device = path.absolute().is_relative_to("/dev") or path.absolute().is_relative_to("/proc")
@@ -35,26 +40,26 @@ def write_file(path: Path, content: bytes) -> None:
         return
     if mode and not os.access(path, os.W_OK):
         raise PermissionError(13, os.strerror(13), str(path))
-    beside = path.with_name(f".{path.name[:40]}.{os.urandom(6).hex()}.part")
-    if mode and not os.access(path.parent, os.W_OK):  # the file may be changed, its directory not
+    temporary = path.with_name(f".{path.name[:40]}.{os.urandom(6).hex()}.part")
+    if mode and not os.access(path.parent, os.W_OK):  # the file is writable, its directory is not
         path.write_bytes(content)
         return
     try:
-        with beside.open("xb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if mode:
-            beside.chmod(stat.S_IMODE(mode))
-        beside.replace(path)
+            temporary.chmod(stat.S_IMODE(mode))
+        temporary.replace(path)
     except BaseException:
         with suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
         raise
 
 
 def tree_of(store: Store, prefix: str, to: Path | None) -> tuple[list[str], str, Path]:
-    """The modules below a prefix, the prefix with its slash, and the directory for them."""
+    """Return the ids below a prefix, the prefix with a trailing slash, and the directory to write to."""
     if prefix and not prefix.endswith("/"):
         prefix += "/"
     root = to if to is not None else Path(*[part for part in prefix.split("/") if part not in ("", ".", "..")])
@@ -62,13 +67,13 @@ def tree_of(store: Store, prefix: str, to: Path | None) -> tuple[list[str], str,
 
 
 def save_tree(session: Session, store: Store, ids: list[str], prefix: str, root: Path) -> None:
-    """Write each module as a file in `root`, without `prefix`. What cannot be a file is told, and the others go on."""
+    """Write each module to a file in `root`, named by its id without `prefix`. Failures are reported for each module."""
     written = 0
     for at in range(0, len(ids), BATCH):
         for id in ids[at : at + BATCH]:
             try:
                 module = store.get(id)
-                if module is not None:  # else it was deleted meanwhile
+                if module is not None:  # None: it was deleted in the meantime
                     _save(root, id, id.removeprefix(prefix), module.content)
                     written += 1
             except DistierError as e:
@@ -77,15 +82,15 @@ def save_tree(session: Session, store: Store, ids: list[str], prefix: str, root:
 
 
 def _save(root: Path, id: str, inside: str, content: bytes) -> None:
-    """Raises `Invalid` for an id that is no path below `root`: it comes from whoever may write modules."""
+    """Write one file. An id that is not a path below `root` raises `Invalid`: any writer of the namespace chooses ids."""
     parts = inside.split("/")
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
-        raise Invalid(f"module {id!r} cannot be a file: its id is no path")
+        raise Invalid(f"module {id!r} cannot be written to a file: its id is not a relative path")
     path = root.joinpath(*parts)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink() or not path.parent.resolve().is_relative_to(root.resolve()):
-            raise Invalid(f"module {id!r} is not written: {path} leads through a symbolic link")
+            raise Invalid(f"module {id!r} was not written: {path} contains a symbolic link")
         write_file(path, content)
     except OSError as e:
         raise Invalid(f"module {id!r} cannot be written to {path}: {e.strerror}") from None

@@ -1,4 +1,4 @@
-"""What the global options mean: which configuration, which store, and how the results are told."""
+"""What the global options mean: which configuration and store to use, and how to print results."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import typer
 
 from distier.errors import ConfigError, DistierError, NotFound
 
-from . import all_is_loaded
+from . import resume_gc
 from .exits import code_of
-from .output import complain, emit, needs_quotes
+from .output import emit, needs_quotes, report_error
 
 if TYPE_CHECKING:
     from distier.client import Store
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Session:
-    """One run of the command line. `code` is the exit code so far: the first failure's, if several things are done."""
+    """One run of the command line. `code` is the exit code so far: that of the first failure, 0 without one."""
 
     config_file: Path | None = None
     url: str | None = None
@@ -39,75 +39,84 @@ class Session:
     code: int = 0
 
     def config(self, **overrides: Any) -> Config:
-        """The configuration that the options ask for. Raises `ConfigError`."""
+        """Load the configuration that the options select.
+
+        Raises:
+            ConfigError: The configuration is invalid.
+        """
         from distier.config import load_config
 
         if self.url and self.home:
-            raise typer.BadParameter("--url and --home exclude each other: one server, please")
+            raise typer.BadParameter("--url cannot be combined with --home")
         return load_config(
             self.config_file, redis__url=self.url, home=self.home, namespace=self.namespace, deadline=self.deadline,
             **overrides,
         )  # fmt: skip
 
-    def words(self) -> list[str]:
-        """The global options that say which store is meant, as they are typed. A URL with a password is not repeated."""
+    def store_options(self) -> list[str]:
+        """Return the global options that select the store, as typed. A URL with a password is replaced by `URL`."""
         url = "URL" if self.url and "@" in self.url else self.url
         given = {"--config": self.config_file, "--url": url, "--home": self.home, "--namespace": self.namespace,
                  "--deadline": self.deadline}  # fmt: skip
-        return [word for name, value in given.items() if value is not None for word in (name, str(value))]
+        return [arg for name, value in given.items() if value is not None for arg in (name, str(value))]
 
     @contextmanager
     def store(self, *, existing: bool = False, **overrides: Any) -> Iterator[Store]:
-        """The store; with `existing`, a namespace is not made where there is none: `NotFound`."""
+        """Open the store.
+
+        Args:
+            existing: Do not create the namespace: raise `NotFound` if it does not exist.
+            overrides: Settings that take precedence over the configuration.
+        """
         from distier.client import connect, connect_existing
 
-        # No near cache: its thread and connection pay only in a process that reads a module twice.
+        # No near cache: its thread and connection pay off only in a process that reads a module twice.
         config = self.config(near={"enabled": False}, **overrides)
         with connect_existing(config) if existing else connect(config) as store:
-            all_is_loaded()
+            resume_gc()
             yield store
 
     @contextmanager
     def look(self) -> Iterator[Store]:
-        """The store, to read what Redis knows: nothing is written, and no archive needs to be configured."""
+        """Open the store for reading from Redis only: nothing is written, and no archive needs to be configured."""
         from distier.client import connect_existing
 
         config = needing_no_archive(partial(self.config, near={"enabled": False}))
         with connect_existing(config, reading=True) as store:
-            all_is_loaded()
+            resume_gc()
             yield store
 
     def failed(self, error: DistierError) -> None:
-        """Tell a failure of one of several things; the others go on."""
-        complain(error, traceback=self.verbose)
+        """Report the failure of one of several items. The command continues with the others."""
+        report_error(error, traceback=self.verbose)
         self.code = self.code or code_of(error)
 
     def missing(self, store: Store, id: str) -> None:
         self.failed(NotFound(f"there is no module {id!r} in namespace {store.space.namespace!r}"))
 
     def each(self, ids: Sequence[str], act: Callable[[str], None]) -> None:
-        """Do something with each id; a failure is told, and the others go on."""
+        """Call `act` with each id. A failure is reported, and the other ids are still processed."""
         for id in ids:
             try:
                 act(id)
             except DistierError as e:
                 self.failed(e)
 
-    def tell(self, data: dict[str, Any], words: str) -> None:
-        """A result: as JSON if asked for, else in words."""
+    def print_result(self, data: dict[str, Any], text: str) -> None:
+        """Print a result: `data` with `--json`, otherwise `text`."""
         if self.json:
             emit(data)
         else:
-            print(words)
+            print(text)
 
     def end(self) -> None:
-        """Leave with the first failure's code, if there was one."""
+        """Exit with the code of the first failure, if there was one."""
         if self.code:
             raise typer.Exit(self.code)
 
 
 def needing_no_archive(load: Callable[..., Config]) -> Config:
-    """The configuration that `load` gives, also where it names no archive."""
+    """Return the configuration from `load`, even if it names no archive."""
     from distier.config import ARCHIVE_REQUIRED, NO_ARCHIVE
 
     try:
@@ -122,16 +131,20 @@ def session_of(context: typer.Context) -> Session:
     return cast(Session, context.obj)
 
 
-def ids_from(words: Sequence[str], zero: bool = False) -> list[str]:
-    """The ids that are meant; `-` stands for those on stdin: one a line, or each ended by a NUL byte (`-0`)."""
+def ids_from(args: Sequence[str], zero: bool = False) -> list[str]:
+    """Return the given ids. `-` is replaced by the ids on stdin: one per line, or NUL-terminated (`-0`)."""
     found: list[str] = []
-    for word in words:
-        found += _listed_ids(zero) if word == "-" else [word]
+    for arg in args:
+        found += _listed_ids(zero) if arg == "-" else [arg]
     return found
 
 
 def read_stdin(max_bytes: int = -1) -> bytes:
-    """What comes on stdin. Raises `typer.BadParameter` where it cannot be read."""
+    """Read stdin, up to `max_bytes` if that is not negative.
+
+    Raises:
+        typer.BadParameter: stdin cannot be read.
+    """
     try:
         if sys.stdin is None:
             raise OSError(errno.EBADF, "it is closed")
@@ -141,8 +154,11 @@ def read_stdin(max_bytes: int = -1) -> bytes:
 
 
 def _listed_ids(zero: bool) -> list[str]:
-    """Lines may end as on Windows, and the first may begin with a byte order mark: editors write both unasked. Bytes that
-    are no UTF-8 are refused with the id, not here."""
+    """Read ids from stdin.
+
+    Lines may have Windows line endings, and the first may start with a byte order mark: some editors write both
+    unasked. Bytes that are not UTF-8 are rejected later, together with the id.
+    """
     text = read_stdin().decode("utf-8", "surrogateescape")
     if zero:
         return [id for id in text.split("\0") if id]
@@ -151,7 +167,7 @@ def _listed_ids(zero: bool) -> list[str]:
 
 
 def _unquoted(line: str) -> str:
-    """An id as `output.shown` writes it: one that would not stay one line stands in JSON's quotes."""
+    """Return the id on a line that `output.shown` wrote: ids that do not fit on one line are JSON strings."""
     if line[0] == line[-1] == '"':
         with suppress(ValueError):
             id = json.loads(line)
@@ -162,21 +178,21 @@ def _unquoted(line: str) -> str:
 
 @dataclass
 class Chosen:
-    """The modules that a command is about: those that are named, all that `ls PREFIX` lists, or all that match a pattern."""
+    """The modules that a command works on: the named ones, all that `ls PREFIX` lists, or all that match a pattern."""
 
-    words: Sequence[str] | None
+    args: Sequence[str] | None
     prefix: str | None
     glob: str | None
     zero: bool = False
 
     def __post_init__(self) -> None:
-        if bool(self.words) + (self.prefix is not None) + (self.glob is not None) != 1:
-            raise typer.BadParameter("name ids (- for stdin), or all by --prefix PREFIX or --glob PATTERN")
+        if bool(self.args) + (self.prefix is not None) + (self.glob is not None) != 1:
+            raise typer.BadParameter("give ids (- for stdin), --prefix PREFIX or --glob PATTERN")
 
     @property
     def named(self) -> list[str] | None:
-        """Those that are named, if that is how they are chosen. Reads stdin."""
-        return ids_from(self.words, self.zero) if self.words else None
+        """The named ids, or None if a prefix or a pattern was given. Reads stdin."""
+        return ids_from(self.args, self.zero) if self.args else None
 
     def ids(self, store: Store) -> list[str]:
         if self.glob is not None:
@@ -185,10 +201,10 @@ class Chosen:
 
 
 def matching(store: Store, glob: str) -> list[str]:
-    """The ids that a pattern matches as a whole: `*` is anything, `/` too, `?` one character, `[ab]` one of these."""
+    """Return the ids that match a pattern: `*` matches anything including `/`, `?` one character, `[ab]` one of these."""
     import re
     from fnmatch import translate
 
-    pattern = re.compile(translate(glob))  # not `fnmatch`, whose case is that of the operating system's files
+    pattern = re.compile(translate(glob))  # not `fnmatch`: its case sensitivity depends on the operating system
     literal = re.split(r"[*?[]", glob, maxsplit=1)[0]
     return sorted(id for id in store.list(literal) if pattern.match(id))

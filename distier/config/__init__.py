@@ -1,4 +1,4 @@
-"""Settings: `load_config`, and `Config` with its sections."""
+"""Settings: `load_config` reads them into a `Config` with its sections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where settings come from: a file, the environment over it, arguments over both."""
+"""Sources of settings: a file, environment variables, which override it, and arguments, which override both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ENV_PREFIX = "DISTIER_"
 CONFIG_FILE = "distier.yaml"
-# Short names for what people set most; everything else is DISTIER_<KEY>__<KEY>.
+# Short names of the most common settings. All others are DISTIER_<KEY>__<KEY>.
 ALIASES = {"redis_url": ("redis", "url")}
 Key = tuple[str, ...]
 
@@ -49,7 +49,15 @@ def _unknown(key: Key, model: type[BaseModel], where: str) -> ConfigError:
 def _flatten(
     data: Mapping[Any, Any], where: Any, base: Path, model: type[BaseModel] = Config, above: Key = ()
 ) -> Iterator[_Entry]:
-    """The values in `data` by key; `where(key)` names a place; relative paths are taken from `base`."""
+    """Yield the values in `data` by key.
+
+    Args:
+        data: Nested mappings, as in the file.
+        where: A function that returns the source of a key, for messages.
+        base: The directory that relative paths start from.
+        model: The section that `data` describes.
+        above: The key of that section.
+    """
     for name, value in data.items():
         key = (*above, str(name))
         if name not in model.model_fields:
@@ -66,8 +74,8 @@ def _flatten(
         elif value is not None:  # `redis:` with nothing below it is an empty section
             shown = shown_value(".".join(key), value)
             raise ConfigError(
-                f"{'.'.join(key)} = {shown}: a section with {', '.join(section.model_fields)} "
-                f"is wanted here ({where(key)})"
+                f"{'.'.join(key)} = {shown}: must be a section with the keys {', '.join(section.model_fields)} "
+                f"({where(key)})"
             )
 
 
@@ -79,7 +87,7 @@ def _nest(key: Key, value: object) -> dict[str, object]:
 
 
 def _argument_entries(arguments: Mapping[str, Any]) -> Iterator[_Entry]:
-    """Arguments by name, `a__b` or `a.b`; None means not given."""
+    """Yield the arguments, named `a__b` or `a.b`. None means not given."""
     for name, value in arguments.items():
         if value is not None:
             key = ALIASES.get(name) or tuple(re.split(r"__|\.", name))
@@ -87,7 +95,7 @@ def _argument_entries(arguments: Mapping[str, Any]) -> Iterator[_Entry]:
 
 
 def _environment_entries(environ: Mapping[str, str]) -> Iterator[_Entry]:
-    """An empty variable counts as unset: compose files write `DISTIER_X=${X:-}`."""
+    """Yield the settings in the environment. An empty variable counts as unset: compose files use `DISTIER_X=${X:-}`."""
     for variable, text in sorted(environ.items()):
         if not variable.startswith(ENV_PREFIX) or variable == ENV_PREFIX + "CONFIG" or not text:
             continue
@@ -98,10 +106,10 @@ def _environment_entries(environ: Mapping[str, str]) -> Iterator[_Entry]:
 
 
 def _environment_value(key: Key, text: str, where: str) -> object:
-    """Mappings, lists and whole sections are written as YAML or JSON; everything else is plain text."""
+    """Parse one variable. Mappings, lists and whole sections are YAML or JSON; all other values are plain text."""
     if key[-1] not in ("transforms", "outline") and not text.startswith("{"):
         return text
-    import yaml  # here and below: most processes read none
+    import yaml  # imported here and below: most processes read no YAML
 
     try:
         return yaml.safe_load(text)
@@ -114,7 +122,7 @@ _MAX_DEPTH = 8
 
 
 def _lines(node: yaml.Node, where: str, above: Key = ()) -> Iterator[tuple[Key, int]]:
-    """The line of every key; a duplicate is an error, where PyYAML would take the last one."""
+    """Yield the line number of every key. A duplicate key is an error; PyYAML would silently use the last one."""
     import yaml
 
     if not isinstance(node, yaml.MappingNode):
@@ -125,7 +133,7 @@ def _lines(node: yaml.Node, where: str, above: Key = ()) -> Iterator[tuple[Key, 
         key = (*above, name)
         if name in seen:
             raise ConfigError(f"{'.'.join(key)}: given twice ({where}:{line})")
-        if len(key) > _MAX_DEPTH:  # also ends a recursive alias
+        if len(key) > _MAX_DEPTH:  # this also stops a recursive alias
             raise ConfigError(f"{'.'.join(key)}: nested too deep ({where}:{line})")
         seen.add(name)
         yield key, line
@@ -157,20 +165,20 @@ def _file_entries(path: Path) -> Iterator[_Entry]:
         if isinstance(e, ConfigError):
             raise
         mark = getattr(e, "problem_mark", None)
-        place = f"{where}:{mark.line + 1}" if mark else where
-        # The YAML error itself quotes the line, which may hold a password: it is not chained.
-        raise ConfigError(f"not valid YAML: {getattr(e, 'problem', None) or 'unreadable'} ({place})") from None
+        source = f"{where}:{mark.line + 1}" if mark else where
+        # The YAML error is not chained: it quotes the line, which may contain a password.
+        raise ConfigError(f"not valid YAML: {getattr(e, 'problem', None) or 'unreadable'} ({source})") from None
     if data is not None and not isinstance(data, dict):
         raise ConfigError(f"the configuration must be a mapping of keys, not {type(data).__name__} ({where})")
 
-    def place_of(key: Key) -> str:
+    def source_of(key: Key) -> str:
         return f"{where}:{lines[key]}" if key in lines else where
 
-    yield from _flatten(data or {}, place_of, path.absolute().parent)
+    yield from _flatten(data or {}, source_of, path.absolute().parent)
 
 
 def _build(entries: list[_Entry]) -> Config:
-    """The configuration of `entries`; of two with one key the later wins."""
+    """Build the configuration from `entries`. If a key occurs twice, the later entry wins."""
     by_key = {e.key: e for e in entries}
     data: dict[str, Any] = {}
     for entry in by_key.values():
@@ -182,24 +190,24 @@ def _build(entries: list[_Entry]) -> Config:
         config = Config.model_validate(data)
     except ValidationError as e:
         problems = [_problem(p, by_key) for p in e.errors(include_url=False)]
-        # Not chained: pydantic's own message would hold the values, and some are secrets.
+        # Not chained: pydantic's message contains the values, and some are secrets.
         raise ConfigError("\n".join(problems)) from None
     config._sources.update({".".join(key): e.where for key, e in by_key.items()})
     return config
 
 
 def _problem(error: ErrorDetails, by_key: Mapping[Key, _Entry]) -> str:
-    """`storage_tiers.hot.max_size = 'x': what is wrong (where)`."""
+    """Return a line such as `storage_tiers.hot.max_size = 'x': must be a number (file distier.yaml:3)`."""
     loc = tuple(str(part) for part in error["loc"])
-    said = error["msg"].removeprefix("Value error, ")
-    said = said[:1].lower() + said[1:]
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
     entry = next((by_key[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in by_key), None)
     if entry:
         key = ".".join(entry.key)
-        return f"{key} = {shown_value(key, entry.value)}: {said} ({entry.where})"
-    places = sorted({e.where for e in by_key.values() if loc and e.key[: len(loc)] == loc})
+        return f"{key} = {shown_value(key, entry.value)}: {message} ({entry.where})"
+    sources = sorted({e.where for e in by_key.values() if loc and e.key[: len(loc)] == loc})
     prefix = f"{'.'.join(loc)}: " if loc else ""
-    return f"{prefix}{said}" + (f" ({', '.join(places)})" if places else "")
+    return f"{prefix}{message}" + (f" ({', '.join(sources)})" if sources else "")
 
 
 def _config_file(environ: Mapping[str, str]) -> Path | None:
@@ -211,20 +219,32 @@ def _config_file(environ: Mapping[str, str]) -> Path | None:
 
 
 def with_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
-    """A copy of `config` with some values replaced. Raises `ConfigError`."""
+    """Return a copy of `config` with some values replaced.
+
+    Args:
+        config: The configuration to copy, with the sources of its values.
+        overrides: New values by name, as in `load_config`.
+
+    Raises:
+        ConfigError: A name is unknown or a value is invalid.
+    """
     entries = _flatten(config.model_dump(exclude_unset=True), lambda _: "argument", Path())
     kept = [e._replace(where=config._sources.get(".".join(e.key), e.where)) for e in entries]
     return _build([*kept, *_argument_entries(overrides)])
 
 
 def load_config(source: str | Path | Mapping[str, Any] | Config | None = None, **overrides: Any) -> Config:
-    """The configuration from `source`, the environment over it, `overrides` over both.
+    """Load the configuration from `source`, the environment and `overrides`; later ones take precedence.
 
-    `source`: the path of a YAML file; a mapping of the same shape (counts as arguments, so it stands over
-    the environment); a `Config` (taken as it is); None: the file that `DISTIER_CONFIG` names, else
-    ./distier.yaml if it is there, else defaults. Overrides are named as in the file, nested ones as mappings
-    or `redis__url=...`; None means not given. Raises `ConfigError`, which names every wrong key, its value
-    (secrets masked) and where it came from.
+    Args:
+        source: The path of a YAML file; or a mapping of the same shape, which counts as arguments and so overrides the
+            environment; or a `Config`, which is used without reading the environment. None selects the file that
+            `DISTIER_CONFIG` names, or ./distier.yaml if it exists, or the defaults.
+        overrides: Values by name. Nested values are mappings (`redis={"url": ...}`) or have joined names
+            (`redis__url=...`). None means not given.
+
+    Raises:
+        ConfigError: The message names every wrong key, its value (secrets are masked) and its source.
     """
     if isinstance(source, Config):
         return source.with_overrides(**overrides) if overrides else source

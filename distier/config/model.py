@@ -1,4 +1,4 @@
-"""The settings, with their ranges and defaults."""
+"""The settings with their ranges and defaults."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from distier.config.urls import TLS_SCHEMES, check_archive_url, check_http_url, 
 
 
 class Section(BaseModel):
-    """A frozen part of the configuration; knows all its keys and shows no secret."""
+    """A frozen part of the configuration. It rejects unknown keys, and its `repr` masks secrets."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -37,90 +37,98 @@ class Section(BaseModel):
 
 
 class RedisConfig(Section):
-    """The Redis or Valkey server, the sentinels that name it, or nodes of a cluster. Without `url`, an embedded server is
-    started in `home`."""
+    """The Redis or Valkey server, the sentinels that monitor it, or nodes of a cluster. Without `url`, distier starts an
+    embedded server in `home`."""
 
     url: Annotated[str, AfterValidator(check_redis_url)] | None = Field(
         default=None,
         description="`redis://host:port/db`, `rediss://`, `unix:///path`, `sentinel[s]://`, `cluster[s]://`",
     )
-    username: str | None = Field(default=None, description="of the ACL of Redis; one in the url stands over it")
+    username: str | None = Field(default=None, description="user of the server's ACL; a user in `url` takes precedence")
     password: SecretStr | None = Field(
-        default=None, description="of that user, masked wherever settings are shown; one in the url stands over it"
+        default=None, description="password of that user, always masked in output; a password in `url` takes precedence"
     )
-    ca_file: LocalPath | None = Field(default=None, description="whose certificates are trusted; needs a url with TLS")
+    ca_file: LocalPath | None = Field(
+        default=None, description="file with the trusted CA certificates; needs a URL with TLS"
+    )
     cert_file: LocalPath | None = Field(
-        default=None, description="this client's certificate, where the server wants one"
+        default=None, description="certificate of this client, if the server requires one"
     )
-    key_file: LocalPath | None = Field(default=None, description="its key")
+    key_file: LocalPath | None = Field(default=None, description="private key of `cert_file`")
 
     @model_validator(mode="after")
     def _tls_is_used(self) -> RedisConfig:
         if (self.ca_file or self.cert_file) and not (self.url or "").startswith(TLS_SCHEMES):
             raise ValueError(
-                "ca_file and cert_file need a rediss:// url (or sentinels://, clusters://): redis:// would not be encrypted"
+                "ca_file and cert_file need a rediss:// URL (or sentinels://, clusters://): redis:// is not encrypted"
             )
         if bool(self.cert_file) != bool(self.key_file):
-            raise ValueError("cert_file and key_file go together")
+            raise ValueError("cert_file and key_file must be set together")
         return self
 
 
 class HotConfig(Section):
-    """Uncompressed in Redis, within two budgets that are never exceeded."""
+    """Hot modules are uncompressed in Redis. Their two budgets are never exceeded."""
 
     max_size: Count = Field(
-        default=50_000, ge=1, le=MAX_INT, description="tokens of hot modules of the namespace, never exceeded"
+        default=50_000, ge=1, le=MAX_INT, description="maximum tokens of all hot modules of the namespace"
     )
     max_bytes: Annotated[Size, from_to("1B", "1024TiB", SIZE_BYTES)] = Field(
-        default="256MiB", validate_default=True, description="bytes of hot modules of the namespace, never exceeded"
+        default="256MiB", validate_default=True, description="maximum bytes of all hot modules of the namespace"
     )
     eviction_policy: Annotated[Literal["lru"], one_of("lru")] = Field(
-        default="lru", description="who leaves when there is no room: the least recently used"
+        default="lru", description="which module is evicted when there is no room: the least recently used"
     )
 
 
 LOCAL_MAX_BYTES = 8 << 40
-"""A node's copies are mapped into memory, with room to spare: three times this has to fit into 47 bits of addresses."""
+"""Upper limit for copies on a node's disk. They are mapped into memory with spare room: three times this limit must fit
+into an address space of 47 bits."""
 
 
 class WarmConfig(Section):
-    """Compressed in Redis (`redis`), clean versions on each node's own disk instead (`local`), or there too (`both`); clean
-    copies leave after `ttl`. `max_modules` and `max_bytes` hold for the namespace in Redis, and for the disk of each node."""
+    """Warm modules are compressed. `placement` selects where the copies of clean versions are: in Redis, on each node's own
+    disk (`local`), or in both. Clean copies expire after `ttl`. `max_modules` and `max_bytes` apply to the namespace in Redis
+    and to the disk of each node."""
 
     placement: Annotated[Literal["redis", "local", "both"], one_of("redis", "local", "both")] = Field(
-        default="redis", description="where clean warm copies are: in Redis, on each node's disk, or in both"
+        default="redis", description="location of clean warm copies: Redis, each node's disk, or both"
     )
     ttl: Annotated[Duration, from_to("1s", "3650d", DURATION_MS)] = Field(
-        default="24h", validate_default=True, description="after so long without a use a clean warm copy leaves"
+        default="24h", validate_default=True, description="time without a use after which a clean warm copy expires"
     )
     max_modules: Count = Field(
         default=100,
         ge=1,
         le=MAX_INT,
-        description="warm modules of the namespace in Redis, and on the disk of each node",
+        description="maximum number of warm modules of the namespace in Redis, and on the disk of each node",
     )
     max_bytes: Annotated[Size, from_to("1B", "1024TiB", SIZE_BYTES)] = Field(
-        default="1GiB", validate_default=True, description="their bytes as stored; on disks at most 8TiB"
+        default="1GiB",
+        validate_default=True,
+        description="maximum stored bytes of these modules; at most 8TiB with copies on disk",
     )
     directory: LocalPath | None = Field(
-        default=None, description="of the node's copies, on a disk of this machine; `home`/warm if not given"
+        default=None, description="directory of the node's copies, on a local disk; default: `home`/warm"
     )
     peer_timeout: Annotated[Duration, from_to("0s", "10s", DURATION_MS)] = Field(
         default="200ms",
         validate_default=True,
-        description="how long to wait for another node's copy before the archive is read; 0s asks nobody",
+        description="how long to wait for another node's copy before reading the archive; 0s never asks a node",
     )
     compression: Annotated[Literal["lz4", "none"], one_of("lz4", "none")] = Field(
-        default="lz4", description="of warm copies"
+        default="lz4", description="compression of warm copies"
     )
     compression_level: Count = Field(
-        default=9, ge=0, le=12, description="of lz4; from 3 on it is the slower, denser kind"
+        default=9, ge=0, le=12, description="lz4 level; from 3 on it compresses better and slower"
     )
 
     @model_validator(mode="after")
     def _fits_a_disk(self) -> WarmConfig:
         if self.is_local and self.max_bytes > LOCAL_MAX_BYTES:
-            raise ValueError(f"with placement {self.placement}, max_bytes is at most {format_size(LOCAL_MAX_BYTES)}")
+            raise ValueError(
+                f"with placement {self.placement}, max_bytes must be at most {format_size(LOCAL_MAX_BYTES)}"
+            )
         return self
 
     @property
@@ -138,53 +146,55 @@ class WarmConfig(Section):
 
 
 class ColdConfig(Section):
-    """The archive: an S3 bucket (`url`) or a directory of the same layout."""
+    """The archive: an S3 bucket (`url`) or a directory with the same layout."""
 
     url: Annotated[str, AfterValidator(check_archive_url)] | None = Field(
-        default=None, description="`s3://bucket/prefix`; this or `directory`"
+        default=None, description="`s3://bucket/prefix`; set this or `directory`"
     )
     directory: LocalPath | None = Field(
-        default=None, description="that all processes of the namespace see; `home`/cold with the embedded server"
+        default=None,
+        description="directory that all processes of the namespace see; default with the embedded server: `home`/cold",
     )
     endpoint_url: Annotated[str, AfterValidator(check_http_url)] | None = Field(
-        default=None, description="of an S3 server that is not AWS"
+        default=None, description="endpoint of an S3 server other than AWS"
     )
-    region: str | None = Field(default=None, description="of the bucket; as boto3 finds it if not given")
-    access_key: str | None = Field(default=None, description="with `secret_key`; as boto3 finds them if not given")
-    secret_key: SecretStr | None = Field(default=None, description="masked wherever settings are shown")
+    region: str | None = Field(default=None, description="region of the bucket; default: as boto3 finds it")
+    access_key: str | None = Field(default=None, description="set with `secret_key`; default: as boto3 finds them")
+    secret_key: SecretStr | None = Field(default=None, description="always masked in output")
     session_token: SecretStr | None = Field(
-        default=None, description="of temporary credentials, with `access_key` and `secret_key`; masked as these"
+        default=None,
+        description="token of temporary credentials; set with `access_key` and `secret_key`; always masked in output",
     )
     addressing_style: Annotated[Literal["auto", "path", "virtual"], one_of("auto", "path", "virtual")] | None = Field(
         default=None,
-        description="how requests name the bucket; if not given as `~/.aws/config` says, else `path` with an `endpoint_url` "
+        description="how requests name the bucket; default: as in `~/.aws/config`, otherwise `path` with `endpoint_url` "
         "and `auto` without",
     )
     compression: Annotated[Literal["lzma"], one_of("lzma")] = Field(
-        default="lzma", description="of archived objects: plain `.xz`"
+        default="lzma", description="compression of archived objects: plain `.xz`"
     )
-    compression_level: Count = Field(default=9, ge=0, le=9, description="the preset of xz")
+    compression_level: Count = Field(default=9, ge=0, le=9, description="preset of xz")
     archive_after: Annotated[Duration, from_to("0s", "3650d", DURATION_MS)] = Field(
-        default="60s", validate_default=True, description="the worker archives a version when it is this old"
+        default="60s", validate_default=True, description="age at which the worker archives a version"
     )
     timeout: Annotated[Duration, from_to("50ms", "120s", DURATION_MS)] = Field(
         default="5s",
         validate_default=True,
-        description="an S3 server that does not answer is reported after about this time",
+        description="approximate time after which a silent S3 server is reported as unavailable",
     )
     sidecar: Annotated[Literal["auto", "always", "never"], one_of("auto", "always", "never")] = Field(
         default="auto",
-        description="`.meta.json` beside each object; `auto`: where the store keeps no metadata, or it is too long",
+        description="when to write `.meta.json` next to each object; `auto`: if the store keeps no metadata, or it is too long",
     )
 
     @model_validator(mode="after")
     def _fits_together(self) -> ColdConfig:
         if self.url and self.directory:
-            raise ValueError("give url or directory, not both")
+            raise ValueError("url cannot be combined with directory")
         if bool(self.access_key) != bool(self.secret_key):
-            raise ValueError("access_key and secret_key go together")
+            raise ValueError("access_key and secret_key must be set together")
         if self.session_token and not self.access_key:
-            raise ValueError("session_token goes together with access_key and secret_key")
+            raise ValueError("session_token needs access_key and secret_key")
         return self
 
     @property
@@ -202,19 +212,21 @@ class ColdConfig(Section):
 
     @property
     def prefix(self) -> str:
-        """The key prefix of `url` without slashes at its ends; empty if there is none."""
+        """The key prefix in `url` without leading and trailing slashes; empty if there is none."""
         return self.url.removeprefix("s3://").partition("/")[2].strip("/") if self.url else ""
 
 
 class TiersConfig(Section):
-    """The three tiers, and when a module changes its tier by itself."""
+    """The three tiers, and when a module changes its tier automatically."""
 
     hot: HotConfig = HotConfig()
     warm: WarmConfig = WarmConfig()
     cold: ColdConfig = ColdConfig()
-    promotion_threshold: Count = Field(default=5, ge=1, le=MAX_INT, description="so many uses make a module hot")
+    promotion_threshold: Count = Field(
+        default=5, ge=1, le=MAX_INT, description="uses before a module is promoted to hot"
+    )
     demotion_threshold: Annotated[Duration, from_to("1s", "3650d", DURATION_MS)] = Field(
-        default="1h", validate_default=True, description="after so long without a use a hot module becomes warm"
+        default="1h", validate_default=True, description="time without a use after which a hot module becomes warm"
     )
 
     @property
@@ -223,32 +235,35 @@ class TiersConfig(Section):
 
 
 class WorkerConfig(Section):
-    """The maintenance loop."""
+    """The maintenance loop of a worker."""
 
     interval: Annotated[Duration, from_to("10ms", "3650d", DURATION_MS)] = Field(
-        default="1s", validate_default=True, description="between two rounds of a worker"
+        default="1s", validate_default=True, description="time between two rounds of a worker"
     )
-    headroom: Number = Field(default=0.1, ge=0, le=0.9, description="fraction of hot kept free, so that puts find room")
+    headroom: Number = Field(
+        default=0.1, ge=0, le=0.9, description="fraction of the hot budget that workers keep free for puts"
+    )
     uses_half_life: Annotated[Duration, from_to("1s", "3650d", DURATION_MS)] = Field(
-        default="24h", validate_default=True, description="counts of uses are halved so often"
+        default="24h", validate_default=True, description="time after which a count of uses is halved"
     )
     sweep_interval: Annotated[Duration, from_to("1s", "3650d", DURATION_MS)] = Field(
-        default="1h", validate_default=True, description="between two sweeps of the archive"
+        default="1h", validate_default=True, description="time between two sweeps of the archive"
     )
     tombstone_grace: Annotated[Duration, from_to("1s", "3650d", DURATION_MS)] = Field(
-        default="7d", validate_default=True, description="how long the archive keeps the mark of a deleted module"
+        default="7d", validate_default=True, description="how long the archive keeps the tombstone of a deleted module"
     )
     lease: Annotated[Duration, from_to("500ms", "5m", DURATION_MS)] = Field(
-        default="5s", validate_default=True, description="after so long without a sign of life others take over"
+        default="5s", validate_default=True, description="time without a heartbeat after which other workers take over"
     )
     archive_requests_per_second: Number | None = Field(
-        default=None, gt=0, description="of this worker's own work; no limit if not set"
+        default=None, gt=0, description="limit for this worker's own requests; default: no limit"
     )
     cpu_share: Number | None = Field(
-        default=None, gt=0, le=64, description="cores that compressing may take on average; no limit if not set"
+        default=None, gt=0, le=64, description="CPU cores that compression may use on average; default: no limit"
     )
     health: Annotated[str, AfterValidator(check_listen)] | None = Field(
-        default=None, description="host:port of /healthz, /readyz and /metrics of `distier worker`; none if not set"
+        default=None,
+        description="host:port where `distier worker` serves /healthz, /readyz and /metrics; default: not served",
     )
 
     @property
@@ -275,23 +290,30 @@ class WorkerConfig(Section):
 class EventsConfig(Section):
     """The stream of tier changes."""
 
-    max_length: Count = Field(default=10_000, ge=1, le=MAX_INT, description="events kept in each shard, about")
+    max_length: Count = Field(
+        default=10_000, ge=1, le=MAX_INT, description="approximate number of events kept in each shard"
+    )
 
 
 class NearConfig(Section):
-    """Modules kept in each process, within three budgets. A hit is at most `staleness` behind Redis, also when the
-    network swallows everything; usually it is a millisecond."""
+    """The near cache keeps modules in each process, within three budgets. A hit is at most `staleness` behind Redis, even if
+    the network drops all packets. It is usually a millisecond behind."""
 
-    enabled: bool = Field(default=True, description="whether this process keeps modules")
+    enabled: bool = Field(default=True, description="whether this process has a near cache")
     max_tokens: Count = Field(
-        default=16_000_000, ge=1, le=MAX_INT, description="of this process; about what 64 MiB of text hold"
+        default=16_000_000,
+        ge=1,
+        le=MAX_INT,
+        description="maximum tokens in this process; 64 MiB of text has about as many",
     )
     max_bytes: Annotated[Size, from_to("1B", "1024TiB", SIZE_BYTES)] = Field(
-        default="64MiB", validate_default=True, description="of this process"
+        default="64MiB", validate_default=True, description="maximum bytes in this process"
     )
-    max_entries: Count = Field(default=10_000, ge=1, le=MAX_INT, description="modules, of this process")
+    max_entries: Count = Field(
+        default=10_000, ge=1, le=MAX_INT, description="maximum number of modules in this process"
+    )
     staleness: Annotated[Duration, from_to("100ms", "60s", DURATION_MS)] = Field(
-        default="2s", validate_default=True, description="how far a hit may be behind Redis at most"
+        default="2s", validate_default=True, description="maximum time that a hit may be behind Redis"
     )
 
     @property
@@ -301,13 +323,13 @@ class NearConfig(Section):
 
 def _check_namespace(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9._-]{1,64}", name) or name in (".", ".."):
-        raise ValueError("must be 1 to 64 of a-z 0-9 . _ -")
+        raise ValueError("must be 1 to 64 characters of a-z 0-9 . _ -")
     return name
 
 
 def _check_node(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
-        raise ValueError("must be 1 to 64 of A-Z a-z 0-9 . _ -")
+        raise ValueError("must be 1 to 64 characters of A-Z a-z 0-9 . _ -")
     return name
 
 
@@ -319,50 +341,50 @@ def _check_content_type(name: str) -> str:
 
 
 ContentType = Annotated[str, AfterValidator(_check_content_type)]
-# `policy.transform.TRANSFORMS` holds the functions; config stands below it and must not import it.
+# `policy.transform.TRANSFORMS` has the functions. It is in a higher layer, so it must not be imported here.
 TransformName = Annotated[Literal["json-whitespace", "python-minify"], one_of("json-whitespace", "python-minify")]
 ARCHIVE_REQUIRED = "an archive is required with redis.url"
 
 
 class Config(Section):
-    """All settings of a store. Made by `load_config`; `Config()` alone is the embedded default."""
+    """All settings of a store, as `load_config` returns them. `Config()` has the defaults, with the embedded server."""
 
     redis: RedisConfig = RedisConfig()
     namespace: Annotated[str, AfterValidator(_check_namespace)] = Field(
-        default="default", description="whose modules these are: 1 to 64 of `a-z 0-9 . _ -`"
+        default="default", description="name of the set of modules to use: 1 to 64 characters of `a-z 0-9 . _ -`"
     )
     shards: Count = Field(
         default=1,
         ge=1,
         le=16384,
-        description="fixed when the namespace is created; about 16 a master on a Redis Cluster",
+        description="number of shards, fixed when the namespace is created; use about 16 per master on a Redis Cluster",
     )
     node: Annotated[str, AfterValidator(_check_node)] | None = Field(
-        default=None, description="this node's name; made of the host's name and the warm directory if not given"
+        default=None, description="name of this node; default: made from the host name and the warm directory"
     )
     home: LocalPath = Field(
-        default_factory=default_home, description="the embedded server's data, its archive, and copies of this node"
+        default_factory=default_home,
+        description="directory of the embedded server's data and archive, and of this node's copies",
     )
     deadline: Annotated[Duration, from_to("50ms", "120s", DURATION_MS)] = Field(
-        default="5s", validate_default=True, description="how long a call may take, retries included"
+        default="5s", validate_default=True, description="time limit of a call, including retries"
     )
     max_module_bytes: Annotated[Size, from_to("1B", "256MiB", SIZE_BYTES)] = Field(
-        default="16MiB", validate_default=True, description="longer contents are refused"
+        default="16MiB", validate_default=True, description="maximum size of a module; larger ones are rejected"
     )
     counter: Annotated[Literal["auto", "o200k", "estimate"], one_of("auto", "o200k", "estimate")] = Field(
-        default="auto", description="who counts tokens; `auto`: `o200k` where `distier[tokens]` is installed"
+        default="auto",
+        description="how tokens are counted; `auto`: `o200k` if `distier[tokens]` is installed, otherwise `estimate`",
     )
     durability: Annotated[Literal["redis", "replicated", "archived"], one_of("redis", "replicated", "archived")] = (
-        Field(default="redis", description="when a put or delete is acknowledged, see PROTOCOL.md")
+        Field(default="redis", description="when a put or delete is acknowledged; see PROTOCOL.md")
     )
     storage_tiers: TiersConfig = TiersConfig()
     near: NearConfig = NearConfig()
     transforms: dict[ContentType, TransformName] = Field(
-        default={}, description="by content type: how its contents are shortened at put, for good"
+        default={}, description="transform for each content type, which shortens contents irreversibly at put"
     )
-    outline: list[ContentType] = Field(
-        default=[], description="content types of whose modules an outline is kept in the record"
-    )
+    outline: list[ContentType] = Field(default=[], description="content types whose records contain an outline")
     worker: WorkerConfig = WorkerConfig()
     events: EventsConfig = EventsConfig()
 
@@ -372,12 +394,12 @@ class Config(Section):
     def _has_an_archive(self) -> Config:
         cold = self.storage_tiers.cold
         if self.node and not self.storage_tiers.warm.is_local:
-            raise ValueError("node names a disk with copies: set storage_tiers.warm.placement to local or both")
+            raise ValueError("node applies only to copies on disk: set storage_tiers.warm.placement to local or both")
         if self.home == NO_HOME and (
             self.redis.url is None or (self.storage_tiers.warm.is_local and not self.storage_tiers.warm.directory)
         ):
             raise ValueError(
-                "there is no home directory to keep data in (HOME is not set, and this user has no entry in the password "
+                "there is no home directory for the data (HOME is not set, and this user has no entry in the password "
                 "file): set home, or redis.url and an archive"
             )
         if self.redis.url and not (cold.url or cold.directory):
@@ -398,33 +420,40 @@ class Config(Section):
 
     @property
     def warm_directory(self) -> Path:
-        """Where this node keeps its copies, if it does."""
+        """The directory for this node's copies. It is used only if `warm.is_local`."""
         return self.storage_tiers.warm.directory or self.home / "warm"
 
     @property
     def archive_directory(self) -> Path | None:
-        """The directory archive: as configured, or `home`/cold; None when the archive is in S3."""
+        """The directory of the archive: as configured, or `home`/cold. None if the archive is in S3."""
         cold = self.storage_tiers.cold
         return None if cold.url else cold.directory or self.home / "cold"
 
     def sources(self) -> dict[str, str]:
-        """Where each value came from, by dotted key: `default`, `file distier.yaml:3`,
-        `environment DISTIER_X` or `argument`."""
+        """Return the source of each value by dotted key: `default`, `file distier.yaml:3`, `environment DISTIER_X` or
+        `argument`."""
         return {key: self._sources.get(key, "default") for key in leaves_of(type(self))}
 
     def explicit(self, dotted: str) -> bool:
-        """Whether somebody set `dotted` (or something below it), rather than taking the default."""
+        """Return whether `dotted` or a key below it was set, rather than left at its default."""
         return any(key == dotted or key.startswith(dotted + ".") for key in self._sources)
 
     def with_overrides(self, **overrides: Any) -> Config:
-        """A copy with some values replaced; keys as in `load_config`. Raises `ConfigError`."""
-        from distier.config.layers import with_overrides  # layers make configurations, so they import this module
+        """Return a copy with some values replaced, named as in `load_config`.
+
+        Raises:
+            ConfigError: A name is unknown or a value is invalid.
+        """
+        from distier.config.layers import with_overrides  # imported here: layers imports this module
 
         return with_overrides(self, overrides)
 
     def dump(self, *, secrets: bool = False) -> dict[str, Any]:
-        """Plain data for YAML or JSON, which `load_config` reads back to equal values if `secrets` is true
-        (otherwise passwords are `***`)."""
+        """Return plain data for YAML or JSON.
+
+        Args:
+            secrets: Include passwords, so that `load_config` reads equal values back. Otherwise they are `***`.
+        """
         plain = _plain(self.model_dump(), secrets)
         assert isinstance(plain, dict)
         return plain
@@ -447,7 +476,7 @@ def _plain(value: object, secrets: bool) -> object:
 
 
 def section_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """The model of field `name` if it is a section, else None (a value)."""
+    """Return the model of field `name` if it is a section, or None if it is a value."""
     annotation = model.model_fields[name].annotation
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 

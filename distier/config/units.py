@@ -1,4 +1,4 @@
-"""Durations, sizes and numbers, as people write them."""
+"""Durations, sizes and numbers as written in settings."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 DURATION_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
-# Descending, so that the first unit that divides a number gives its shortest spelling.
+# Descending, so that the first unit that divides a number gives the shortest spelling.
 SIZE_BYTES = {
     unit: base**power
     for power in (4, 3, 2, 1)
     for base, unit in ((1024, " KMGT"[power] + "iB"), (1000, " kMGT"[power] + "B"))
 } | {"B": 1}
 _QUANTITY = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)\s*", re.ASCII)
-MAX_INT = 2**53  # Lua and JSON numbers lose digits past it
+MAX_INT = 2**53  # larger numbers lose digits in Lua and JSON
 
 
 def _quantity(value: object, units: Mapping[str, int], bare: int, example: str) -> int:
-    """`"1.5h"` -> 5400000 with `units`; a number without a unit counts `bare`."""
+    """Parse a quantity: `"1.5h"` -> 5400000 with `DURATION_MS`. A number without a unit is multiplied by `bare`."""
     text = "" if isinstance(value, bool) else str(value)
     match = _QUANTITY.fullmatch(text) if isinstance(value, str | int | float) else None
     if not match:
@@ -42,22 +42,36 @@ def _format(number: int, units: Mapping[str, int]) -> str:
 
 
 def parse_duration_ms(value: object) -> int:
-    """`"24h"`, `"500ms"`, or a number of seconds, as int milliseconds. Raises `ValueError`."""
+    """Parse `"24h"`, `"500ms"` or a number of seconds.
+
+    Returns:
+        The duration in milliseconds.
+
+    Raises:
+        ValueError: `value` is not a duration, or is larger than `MAX_INT`.
+    """
     return _quantity(value, DURATION_MS, 1000, "a duration such as 500ms, 60s, 15m, 24h, 7d or seconds")
 
 
 def format_duration(ms: int) -> str:
-    """The shortest exact spelling that `parse_duration_ms` reads back: 86400000 -> `"1d"`."""
+    """Return the shortest spelling that `parse_duration_ms` reads back exactly: 86400000 -> `"1d"`."""
     return _format(ms, DURATION_MS)
 
 
 def parse_size_bytes(value: object) -> int:
-    """`"256MiB"` (1024s), `"10MB"` (1000s), or a number of bytes, as int bytes. Raises `ValueError`."""
+    """Parse `"256MiB"` (powers of 1024), `"10MB"` (powers of 1000) or a number of bytes.
+
+    Returns:
+        The size in bytes.
+
+    Raises:
+        ValueError: `value` is not a size, or is larger than `MAX_INT`.
+    """
     return _quantity(value, SIZE_BYTES, 1, "a size such as 256MiB, 1GiB, 10MB or bytes")
 
 
 def format_size(size_bytes: int) -> str:
-    """The shortest exact spelling that `parse_size_bytes` reads back: 1048576 -> `"1MiB"`."""
+    """Return the shortest spelling that `parse_size_bytes` reads back exactly: 1048576 -> `"1MiB"`."""
     return _format(size_bytes, SIZE_BYTES)
 
 
@@ -75,7 +89,7 @@ Count = Annotated[int, BeforeValidator(_no_bool)]
 def _finite(value: object) -> object:
     spelling = str(_no_bool(value)).strip().lower().lstrip("+-.")
     if spelling in ("nan", "inf", "infinity"):
-        raise ValueError("must be a finite number; leave the key out for no limit")
+        raise ValueError("must be a finite number; for no limit, omit the key")
     return value
 
 
@@ -83,7 +97,7 @@ Number = Annotated[float, BeforeValidator(_finite)]
 
 
 def from_to(low: str, high: str, units: Mapping[str, int]) -> AfterValidator:
-    """Bounds that are said in the units that people write; pydantic's `ge` would say `120000`."""
+    """Return a validator whose message states the range in units (`50ms to 120s`); pydantic's `ge` would print `120000`."""
     least, most = _quantity(low, units, 1, low), _quantity(high, units, 1, high)
 
     def check(value: int) -> int:
@@ -95,12 +109,12 @@ def from_to(low: str, high: str, units: Mapping[str, int]) -> AfterValidator:
     return AfterValidator(check)
 
 
-def one_of(*now: str) -> BeforeValidator:
-    """The value is one of `now`."""
+def one_of(*choices: str) -> BeforeValidator:
+    """Return a validator for a value that must be one of `choices`."""
 
     def check(value: object) -> object:
-        if value not in now:
-            raise ValueError(f"must be {' or '.join(now)}")
+        if value not in choices:
+            raise ValueError(f"must be {' or '.join(choices)}")
         return value
 
     return BeforeValidator(check)

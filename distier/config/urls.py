@@ -1,4 +1,4 @@
-"""The URLs of Redis, of sentinels, of a cluster, of S3."""
+"""URLs of Redis, sentinels, a cluster and S3."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 SENTINEL_SCHEMES = ("sentinel://", "sentinels://")
 CLUSTER_SCHEMES = ("cluster://", "clusters://")
-# Other people's names for the same.
+# Scheme names of other clients, and ours for the same.
 _SCHEMES = {
     "valkey": "redis", "valkeys": "rediss", "redis+tls": "rediss", "redis+ssl": "rediss", "valkey+tls": "rediss",
     "redis+unix": "unix", "valkey+unix": "unix", "redis+socket": "unix",
@@ -32,8 +32,10 @@ Address = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class SentinelUrl:
-    """`sentinel://[user:password@]host1:port1,host2:port2/mymaster[/db]`. User and password are those of the servers, not
-    of the sentinels. With `sentinels://`, sentinels and servers are spoken to over TLS."""
+    """`sentinel://[user:password@]host1:port1,host2:port2/mymaster[/db]`.
+
+    User and password belong to the servers, not to the sentinels. `sentinels://` uses TLS for sentinels and servers.
+    """
 
     sentinels: tuple[Address, ...]
     master: str
@@ -45,8 +47,10 @@ class SentinelUrl:
 
 @dataclass(frozen=True, slots=True)
 class ClusterUrl:
-    """`cluster://[user:password@]host1:port1,host2:port2`: some nodes of a Redis Cluster; the others are learned from them.
-    With `clusters://`, all nodes are spoken to over TLS."""
+    """`cluster://[user:password@]host1:port1,host2:port2`: some nodes of a Redis Cluster.
+
+    The client discovers the other nodes from them. `clusters://` uses TLS for all nodes.
+    """
 
     nodes: tuple[Address, ...]
     username: str | None = None
@@ -55,7 +59,7 @@ class ClusterUrl:
 
 
 def _parse_hosts(hosts: str, port: int) -> tuple[Address, ...] | None:
-    """None where one of them is no host, or no port."""
+    """Parse `host1:port1,host2:port2`. Returns None if one host or port is invalid."""
     found = []
     for host in hosts.split(","):
         match = _HOST.fullmatch(host)
@@ -71,7 +75,11 @@ def _parse_user(user: str) -> tuple[str | None, str | None]:
 
 
 def parse_sentinel_url(url: str) -> SentinelUrl:
-    """Raises `ValueError`, which shows nothing of the url."""
+    """Parse a sentinel URL.
+
+    Raises:
+        ValueError: It is invalid. The message shows nothing of the URL, which may contain a password.
+    """
     scheme, _, rest = url.partition("://")
     user, _, where = rest.rpartition("@")
     hosts, _, name = where.partition("/")
@@ -82,7 +90,11 @@ def parse_sentinel_url(url: str) -> SentinelUrl:
 
 
 def parse_cluster_url(url: str) -> ClusterUrl:
-    """Raises `ValueError`, which shows nothing of the url."""
+    """Parse a cluster URL.
+
+    Raises:
+        ValueError: It is invalid. The message shows nothing of the URL, which may contain a password.
+    """
     scheme, _, rest = url.partition("://")
     user, _, hosts = rest.rpartition("@")
     if f"{scheme}://" in CLUSTER_SCHEMES and re.fullmatch(r"[^/?#]*/[0-9]+", hosts):
@@ -102,12 +114,16 @@ _URL_SETTINGS: dict[str, Callable[[str], object]] = {
 
 
 def check_redis_url(given: str) -> str:
-    """The url as the rest of distier knows it. Raises `ValueError`, which shows nothing of it."""
+    """Return the URL with distier's own scheme name.
+
+    Raises:
+        ValueError: It is invalid. The message shows nothing of the URL, which may contain a password.
+    """
     scheme, separator, rest = given.strip().partition("://")
     scheme = _SCHEMES.get(scheme.lower(), scheme.lower())
     url = f"{scheme}{separator}{rest}"
     if re.search(r"\s", url):
-        raise ValueError("has white space in it (in a password, write it as %20)")
+        raise ValueError("contains white space (in a password, write it as %20)")
     if url.startswith(SENTINEL_SCHEMES):
         parse_sentinel_url(url)
     elif url.startswith(CLUSTER_SCHEMES):
@@ -123,32 +139,31 @@ def check_redis_url(given: str) -> str:
 
 
 def _check_server_url(url: str) -> None:
-    """The parts of a redis://, rediss:// or unix:// url, which redis-py would otherwise take for something else, or find fault
-    with at the first connection."""
+    """Check a redis://, rediss:// or unix:// URL. redis-py would misread a wrong part, or fail only at the first connection."""
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        raise ValueError("has no good host or port: the port is a number up to 65535, and / @ : # ? of a password are "
-                         "written as %2F %40 %3A %23 %3F") from None  # fmt: skip
+        raise ValueError("has an invalid host or port: a port is a number up to 65535; in a password, write / @ : # ? as "
+                         "%2F %40 %3A %23 %3F") from None  # fmt: skip
     if parts.port == 0 or parts.fragment:
-        raise ValueError("has a port of 0, or a #: in a password write it as %23")
+        raise ValueError("has port 0 or contains # (in a password, write it as %23)")
     if parts.scheme != "unix" and not re.fullmatch(r"/?[0-9]*/?", parts.path):
-        raise ValueError("names a database that is no number: must be redis://host:port/db")
+        raise ValueError("has a database that is not a number: must be redis://host:port/db")
     if parts.scheme == "unix" and not parts.path.strip("/"):
         raise ValueError("has no path: must be unix:///path/to.sock")
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         known = _URL_SETTINGS.get(name)
         if name == "protocol":
-            raise ValueError("has protocol=: distier always speaks RESP3; leave it out")
+            raise ValueError("has protocol=: remove it; distier always uses RESP3")
         if known is None:
             raise ValueError(
-                f"has an unknown setting {name!r}; known are {', '.join(_URL_SETTINGS)}; for timeouts set `deadline`"
+                f"has an unknown setting {name!r}; known settings: {', '.join(_URL_SETTINGS)}; for timeouts, set `deadline`"
             )
         if name.startswith("ssl_") and parts.scheme != "rediss":
             raise ValueError(f"has {name}, which needs rediss://")
         if not known(value):
-            raise ValueError(f"has a bad value for {name}")
+            raise ValueError(f"has an invalid value for {name}")
 
 
 ARCHIVES_GROUP = "distier.archives"
@@ -160,7 +175,7 @@ def check_archive_url(url: str) -> str:
     if found and scheme != "s3" and entry_points(group=ARCHIVES_GROUP, name=scheme):
         return url
     if not re.fullmatch(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,62}(?:/[^\s?#]*)?", url):
-        raise ValueError("must be s3://bucket/prefix; for a path of this machine use `directory`")
+        raise ValueError("must be s3://bucket/prefix; for a local path, set `directory`")
     return url
 
 

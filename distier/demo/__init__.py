@@ -1,4 +1,4 @@
-"""The demo."""
+"""The demo: agents that share modules under memory pressure, and a check of every byte at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process of a demo."""
+"""Entry point of one child process of a demo."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The processes of a demo: agents, a worker, and the check at the end."""
+"""The child processes of a demo: agents, a worker, and the check at the end."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import random  # noqa: TID251 - the chance of a demo is given too: it is seeded, so that a run can be repeated
+import random  # noqa: TID251 - always seeded, so that a run can be repeated
 import sys
 import sysconfig
 import threading
@@ -24,9 +24,9 @@ from distier.demo.report import (
     HOT_SHARE,
     READ_ARCHIVE,
     READ_BACK,
+    REPORT_INTERVAL_S,
     SKEW,
     SKIPPED,
-    TELL_S,
     WARM_SHARE,
     Ack,
     Acks,
@@ -43,7 +43,7 @@ from distier.worker import Worker
 
 
 def corpus(limit: int) -> dict[str, bytes]:
-    """Up to `limit` sources of the running Python's standard library by id, spread over all of it, without tests."""
+    """Return up to `limit` source files of this Python's standard library by id, evenly chosen, without tests."""
     root = Path(sysconfig.get_paths()["stdlib"])
     paths = [p for p in sorted(root.rglob("*.py")) if not SKIPPED & set(p.relative_to(root).parts)]
     chosen = [paths[i * len(paths) // limit] for i in range(limit)] if len(paths) > limit else paths
@@ -51,7 +51,7 @@ def corpus(limit: int) -> dict[str, bytes]:
 
 
 def demo_config(home: Path, modules: Mapping[str, bytes]) -> dict[str, Any]:
-    """Budgets that are far too small for `modules`. Four bytes are counted for a token: it is only a budget."""
+    """Return settings with budgets far too small for `modules`. Four bytes per token are precise enough for a budget."""
     size_bytes = sum(map(len, modules.values()))
     return {
         "home": str(home),
@@ -72,24 +72,25 @@ def demo_config(home: Path, modules: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def open_demo(settings: Mapping[str, Any], *, near: bool = False) -> Store:
-    """The demo's store. Not by `load_config`: whatever `DISTIER_*` says, a demo must not touch another server.
+    """Open the demo's store.
 
-    Only agents have a near cache: who checks wants to see what the servers hold.
+    This does not use `load_config`, because variables `DISTIER_*` must not direct a demo to another server. Only agents
+    have a near cache; the check must read what the servers hold.
     """
     return connect(Config.model_validate({**settings, "near": {"enabled": near}}))
 
 
 class Agent:
-    """One agent's work: it picks modules by a skewed pattern, and remembers what it was told is written."""
+    """The work of one agent: it picks modules by a skewed pattern, and remembers its acknowledged writes."""
 
     MIX: ClassVar = {"get": 76, "get_many": 8, "put": 10, "promote": 2, "demote": 3, "replace": 1}
 
     def __init__(self, store: Store, ids: Sequence[str], name: str, seed: int) -> None:
         self.store, self.name = store, name
-        store.space.counter.count(b"loads its tables")  # not within the first put, which is timed
+        store.space.counter.count(b"loads its tables")  # not during the first put, which is timed
         self.chance = random.Random(f"{seed}/{name}")
         ranked = list(ids)
-        random.Random(seed).shuffle(ranked)  # all agents like the same modules
+        random.Random(seed).shuffle(ranked)  # all agents prefer the same modules
         self.ids = ranked
         self.weights = list(accumulate(1 / (rank + 1) ** SKEW for rank in range(len(ranked))))
         self.acks: Acks = {}
@@ -103,12 +104,12 @@ class Agent:
         return self.chance.choices(self.ids, cum_weights=self.weights, k=n)
 
     def step(self) -> None:
-        """One operation, timed."""
+        """Run and time one random operation."""
         (kind,) = self.chance.choices(list(self.MIX), weights=list(self.MIX.values()))
         try:
             getattr(self, kind)(self.pick()[0])
         except Conflict:
-            self.counts["conflicts"] += 1  # another agent was first: an answer, not a failure
+            self.counts["conflicts"] += 1  # another agent was first: a regular result, not a failure
         except DistierError as e:
             self.counts["failures"] += 1
             self.problems.append(Problem("run", f"{self.name}: {kind}: {type(e).__name__}: {e}"))
@@ -117,12 +118,12 @@ class Agent:
         self.times_us.setdefault(kind, []).append((time.monotonic_ns() - began_ns) // 1000)
 
     def get(self, id: str) -> Module | None:
-        near = self.store.near.get(id) is not None  # the same module, unless it goes in this very microsecond
+        near = self.store.near.get(id) is not None  # as `get` finds it, unless it is evicted in between
         began = time.monotonic_ns()
         module = self.store.get(id)
         tier = "near" if near else module.tier if module else "miss"
         self.timed(f"get {tier}", began)
-        self.saw(id, module, tier)
+        self.check_read(id, module, tier)
         return module
 
     def get_many(self, id: str) -> None:
@@ -131,15 +132,15 @@ class Agent:
         found = self.store.get_many(ids)
         self.timed("get_many", began)
         for id, module in found.items():
-            self.saw(id, module, module.tier if module else "miss")
+            self.check_read(id, module, module.tier if module else "miss")
 
-    def saw(self, id: str, module: Module | None, tier: str) -> None:
-        """Every read is checked: its bytes, and that it is not older than what this agent itself has written."""
+    def check_read(self, id: str, module: Module | None, tier: str) -> None:
+        """Check one read: its bytes match its SHA-256, and it is not older than this agent's own last write."""
         self.hits[tier] += 1
         if module is None:
             return  # another agent is replacing it
         if hashlib.sha256(module.content).hexdigest() != module.sha256:
-            self._wrong(f"{id} was read with other bytes than its SHA-256 says")
+            self._wrong(f"{id} was read with bytes that do not match its SHA-256")
         own = self.acks.get(id)
         if own and (module.version.epoch, module.version.ver) < own[:2]:
             self._wrong(f"{id} was read as {module.version}, older than its own write")
@@ -151,7 +152,7 @@ class Agent:
         self.problems.append(Problem("read", f"{self.name}: {what}"))
 
     def put(self, id: str) -> None:
-        """A new version: a line at the end, if nobody else was faster."""
+        """Put a new version with another line at the end, unless another writer was faster."""
         module = self.store.get(id)
         if module is not None:
             line = f"# {self.name} was here, {len(self.times_us.get('put', ()))}\n".encode()
@@ -183,7 +184,7 @@ class Agent:
             self.timed(kind, began)
 
     def replace(self, id: str) -> None:
-        """Delete, and put again: readers see a miss in between, or the new version."""
+        """Delete a module and put it again. Readers see a miss in between, or the new version."""
         module = self.store.get(id)
         if module is not None:
             began = time.monotonic_ns()
@@ -192,37 +193,37 @@ class Agent:
             self.write(id, module.content, None)
 
 
-def run_agent(job: dict[str, Any], stopping: threading.Event, say: Callable[[Any], None]) -> None:
+def run_agent(job: dict[str, Any], stopping: threading.Event, send: Callable[[Any], None]) -> None:
     with open_demo(job["config"], near=True) as store:
         agent = Agent(store, job["ids"], job["name"], job["seed"])
-        say({"ready": True})
+        send({"ready": True})
         sys.stdin.readline()
         _stop_at_end_of_input(stopping)
-        steps, said_s = 0, time.monotonic()
+        steps, sent_s = 0, time.monotonic()
         while not stopping.is_set():
             agent.step()
             steps += 1
-            if time.monotonic() - said_s > TELL_S:
-                said_s = time.monotonic()
-                say({"operations": steps, "reads": agent.hits.total(), "near_or_hot": agent.near_or_hot()})
+            if time.monotonic() - sent_s > REPORT_INTERVAL_S:
+                sent_s = time.monotonic()
+                send({"operations": steps, "reads": agent.hits.total(), "near_or_hot": agent.near_or_hot()})
     names = ("acks", "unanswered", "times_us", "hits", "counts", "problems")
-    say({"report": {name: getattr(agent, name) for name in names} | {"operations": steps}})
+    send({"report": {name: getattr(agent, name) for name in names} | {"operations": steps}})
 
 
-def run_worker(job: dict[str, Any], stopping: threading.Event, say: Callable[[Any], None]) -> None:
+def run_worker(job: dict[str, Any], stopping: threading.Event, send: Callable[[Any], None]) -> None:
     with open_demo(job["config"]) as store:
-        say({"ready": True})
+        send({"ready": True})
         sys.stdin.readline()
         worker = Worker(store).start()
         _stop_at_end_of_input(stopping)
         stopping.wait()
         report = worker.stop()
     problems = [Problem("run", f"worker: {report.last_failure}")] if report.failures else []
-    say({"report": {"did": report.did | {"rounds": report.rounds}, "problems": problems}})
+    send({"report": {"did": report.did | {"rounds": report.rounds}, "problems": problems}})
 
 
-def run_check(job: dict[str, Any], stopping: threading.Event, say: Callable[[Any], None]) -> None:
-    """Read everything back, demote it all, read it back from the archive, recount. Reports what it found."""
+def run_check(job: dict[str, Any], stopping: threading.Event, send: Callable[[Any], None]) -> None:
+    """Read all modules back, demote all, read all from the archive, and compare the accounts with a recount."""
     expected = merge([job["acks"]])
     unanswered: dict[str, list[str]] = job["unanswered"]
     checked: dict[str, int] = {}
@@ -231,43 +232,43 @@ def run_check(job: dict[str, Any], stopping: threading.Event, say: Callable[[Any
     with open_demo(job["config"]) as store:
 
         def read(phase: str, tier: str | None) -> None:
-            """All modules, as they are expected; from `tier`, if it says one."""
+            """Read all modules and compare them with the expected ones, and with the expected `tier` if there is one."""
             good = 0
-            for id, module in _read_all(store, list(expected), phase, say):
+            for id, module in _read_all(store, list(expected), phase, send):
                 wrong = verdict(id, expected[id], module, unanswered.get(id, ()))
                 if wrong is None and tier and module and module.tier != tier:
-                    wrong = f"{id}: read from {module.tier}, all were demoted to {tier}"
+                    wrong = f"{id}: read from {module.tier}, but all were demoted to {tier}"
                 good += wrong is None
                 problems.extend([Problem("archive" if tier else "read back", wrong)] if wrong else [])
             checked[phase] = good
 
         problems += _accounts(store, "after the work")
         read(READ_BACK, None)
-        problems += _demote_all(store, list(expected), say)
+        problems += _demote_all(store, list(expected), send)
         read(READ_ARCHIVE, "cold")
         problems += _accounts(store, "at the end")
-    say({"report": {"checked": checked, "problems": problems}})
+    send({"report": {"checked": checked, "problems": problems}})
 
 
 def _read_all(
-    store: Store, ids: list[str], phase: str, say: Callable[[Any], None]
+    store: Store, ids: list[str], phase: str, send: Callable[[Any], None]
 ) -> Iterator[tuple[str, Module | None]]:
     for i in range(0, len(ids), BATCH):
         try:
             yield from store.get_many(ids[i : i + BATCH]).items()
         except DistierError as e:
-            say({"problem": ("run", f"{phase}: {type(e).__name__}: {e}")})
-        say({"phase": phase, "done": min(i + BATCH, len(ids)), "total": len(ids)})
+            send({"problem": ("run", f"{phase}: {type(e).__name__}: {e}")})
+        send({"phase": phase, "done": min(i + BATCH, len(ids)), "total": len(ids)})
 
 
-def _demote_all(store: Store, ids: list[str], say: Callable[[Any], None]) -> list[Problem]:
+def _demote_all(store: Store, ids: list[str], send: Callable[[Any], None]) -> list[Problem]:
     problems: list[Problem] = []
     for i in range(0, len(ids), BATCH):
         results = store.demote_many(ids[i : i + BATCH], to="cold")
         problems += [
             Problem("archive", f"not demoted: {r}") for r in results if isinstance(r, DistierError) or r.tier != "cold"
         ]
-        say({"phase": DEMOTING, "done": min(i + BATCH, len(ids)), "total": len(ids)})
+        send({"phase": DEMOTING, "done": min(i + BATCH, len(ids)), "total": len(ids)})
     return problems
 
 
@@ -295,13 +296,13 @@ def _stop_at_end_of_input(stopping: threading.Event) -> None:
 
 
 def child_main() -> None:
-    """`python -m distier.demo`: the job is the first line of stdin; what is to tell goes to stdout, a line of JSON each."""
+    """Run `python -m distier.demo`. The first line of stdin is the job; messages go to stdout, one JSON object per line."""
     job = json.loads(sys.stdin.readline())
     role = {"agent": run_agent, "worker": run_worker, "check": run_check}[job["role"]]
 
-    def say(what: Any) -> None:
-        sys.stdout.write(json.dumps(what) + "\n")
+    def send(message: Any) -> None:
+        sys.stdout.write(json.dumps(message) + "\n")
         sys.stdout.flush()
 
     with suppress(BrokenPipeError):
-        role(job, threading.Event(), say)
+        role(job, threading.Event(), send)

@@ -1,4 +1,4 @@
-"""What a demo is asked for, and what came of it."""
+"""Settings, progress and report of a demo."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from distier.plans.fleet.statistics import Stats
 HOT_SHARE = 0.04
 WARM_SHARE = 0.15
 SKEW = 0.9
-"""The exponent of Zipf's law in the agents' choice of modules."""
+"""Exponent of the Zipf distribution by which agents choose modules."""
 SAMPLE_S = 0.005
 CHECK_SAMPLE_S = 0.05
-"""Less often while the check needs the processor."""
+"""Longer, because the check needs the processor."""
 MOVES_S = 0.3
 LAST_MOVES = 4
 SLICES = 10
 END_S = 2.0
-"""How long an interrupted demo waits for its processes; then they are killed."""
-TELL_S = 0.25
+"""Seconds that an interrupted demo waits for its processes before it kills them."""
+REPORT_INTERVAL_S = 0.25
 BATCH = 64
 READ_BACK, DEMOTING, READ_ARCHIVE = "reading back", "demoting all to the archive", "reading from the archive"
 SKIPPED = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
@@ -33,7 +33,7 @@ SKIPPED = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packag
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`home`: keep the data there, instead of in a temporary directory."""
+    """Settings of a demo. With `home`, the data is kept there instead of in a temporary directory."""
 
     seconds: float = 15.0
     agents: int = 4
@@ -43,7 +43,7 @@ class Settings:
 
 
 class Ack(NamedTuple):
-    """A version that somebody was told is written, and the SHA-256 of its content."""
+    """An acknowledged version, and the SHA-256 of its content."""
 
     epoch: int
     ver: int
@@ -54,15 +54,15 @@ Acks = dict[str, Ack]
 
 
 class Problem(NamedTuple):
-    """Something that must not be. `kind` says which check it fails: `budget`, `read back`, `archive`, `accounts`,
-    `read` (while working) or `run`."""
+    """An error that the demo detected. `kind` is the check that fails: `budget`, `read back`, `archive`, `accounts`, `read`
+    (during the work) or `run`."""
 
     kind: str
     text: str
 
 
 class AgentRow(NamedTuple):
-    """One agent's work. `hits`: reads that were answered near or hot; `times_us`: of its single reads."""
+    """One agent's work. `hits` counts reads from the near cache or hot; `times_us` are the times of its single reads."""
 
     name: str
     operations: int
@@ -74,7 +74,7 @@ class AgentRow(NamedTuple):
 
 @dataclass
 class Report:
-    """What happened. Times in microseconds by kind of call (`get hot`, `put`, ...); `problems` is empty if all is well."""
+    """The result of a demo. `times_us` are the times by kind of call (`get hot`, `put`, ...), in microseconds."""
 
     settings: Settings
     modules: int = 0
@@ -95,7 +95,7 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     agents: list[AgentRow] = field(default_factory=list)
     hit_rates: list[float] = field(default_factory=list)
-    """The share of reads that were answered near or hot, in equal parts of the time."""
+    """Fraction of reads from the near cache or hot, in equal parts of the time."""
     last_moves: list[Event] = field(default_factory=list)
 
     @property
@@ -107,7 +107,7 @@ class Report:
         return sum(map(len, self.times_us.values()))
 
     def checks(self) -> list[tuple[bool, str]]:
-        """What was checked, and whether it held."""
+        """Return each check as `(passed, description)`."""
         bad = {problem.kind for problem in self.problems}
         n, back, archive = self.modules, self.checked.get(READ_BACK, 0), self.checked.get(READ_ARCHIVE, 0)
         checks = {
@@ -124,7 +124,7 @@ class Report:
 
 @dataclass
 class Progress:
-    """How it stands, for a live view. `done` of `total` are modules, or seconds while working."""
+    """The current state, for a live view. `done` and `total` count modules, or seconds while agents work."""
 
     phase: str
     done: float = 0
@@ -136,14 +136,14 @@ class Progress:
     moves: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     last_moves: Sequence[Event] = ()
     again: Callable[[], Progress] | None = None
-    """The same at this moment: what the servers hold changes all the time, also in a long step."""
+    """Returns the state now: the contents of the servers change continuously, also during a long step."""
 
 
-Tell = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
 
 
 def merge(many: Iterable[Mapping[str, Sequence[Any]]]) -> Acks:
-    """The greatest acknowledged version of each module."""
+    """Return the greatest acknowledged version of each module."""
     found: Acks = {}
     for acks in many:
         for id, ack in acks.items():
@@ -152,33 +152,40 @@ def merge(many: Iterable[Mapping[str, Sequence[Any]]]) -> Acks:
 
 
 def verdict(id: str, expected: Ack, found: Module | None, unanswered: Iterable[str] = ()) -> str | None:
-    """What is wrong with a module that was read back; None if it is the greatest acknowledged version, byte by byte.
+    """Return what is wrong with a module that was read back.
 
-    `unanswered`: the SHA-256 of writes that failed without an answer. They may have been applied, or not.
+    Args:
+        id: The module's id.
+        expected: Its greatest acknowledged version.
+        found: The module as it was read.
+        unanswered: The SHA-256 of failed writes. They may or may not have been applied.
+
+    Returns:
+        The error, or None if `found` is the expected version, byte by byte.
     """
     if found is None:
-        return f"{id}: missing, version {expected.epoch}-{expected.ver} was acknowledged"
+        return f"{id}: missing, but version {expected.epoch}-{expected.ver} was acknowledged"
     sha256 = hashlib.sha256(found.content).hexdigest()
     version = (found.version.epoch, found.version.ver)
     if version == (expected.epoch, expected.ver):
         return None if sha256 == expected.sha256 else f"{id}: version {found.version} has other bytes than were put"
     if version < (expected.epoch, expected.ver):
-        return f"{id}: reads as version {found.version}, {expected.epoch}-{expected.ver} was acknowledged"
-    return None if sha256 in unanswered else f"{id}: version {found.version} was never acknowledged to anybody"
+        return f"{id}: reads as version {found.version}, but {expected.epoch}-{expected.ver} was acknowledged"
+    return None if sha256 in unanswered else f"{id}: version {found.version} was never acknowledged"
 
 
 def account_errors(usage: Mapping[str, int], counted: Mapping[str, int]) -> list[str]:
-    """Where the accounts of a shard differ from the recount."""
+    """Return the differences between the accounts of a shard and a recount."""
     names = sorted(set(usage) | set(counted))
     return [
-        f"{name}: the account says {usage.get(name, 0)}, the recount {counted.get(name, 0)}"
+        f"{name}: the account is {usage.get(name, 0)}, the recount is {counted.get(name, 0)}"
         for name in names
         if usage.get(name, 0) != counted.get(name, 0)
     ]
 
 
 def hit_rates(reads: Sequence[tuple[int, int]], slices: int = SLICES) -> list[float]:
-    """The share of hits in equal parts of the time, from sums of reads and hits that were noted at equal distances."""
+    """Return the fraction of hits in equal parts of the time, from running totals of reads and hits at equal intervals."""
     n = len(reads) - 1
     ends = [reads[i * n // slices] for i in range(slices + 1)] if n >= slices else list(reads)
     parts = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(ends)]

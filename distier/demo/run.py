@@ -1,17 +1,17 @@
-"""The main job on one machine, and a proof that it went well: `distier demo`.
+"""`distier demo`: a typical workload on one machine, and a check that it worked.
 
-Agents (processes of their own) share the standard library's sources as modules. They read with a skewed pattern,
-write new versions, promote, demote and delete, while hot holds a few per cent of the tokens and warm some of the
+Agents (separate processes) share the standard library's sources as modules. They read with a skewed pattern, write new
+versions, promote, demote and delete. The hot tier holds a few per cent of the tokens and the warm tier some of the
 modules; a worker archives. Then everything stops, and a fresh process checks:
 
-    every module reads back as the greatest version that anybody was told is written, byte by byte;
-    the same again after all of it was demoted to the archive;
+    every module reads back as its greatest acknowledged version, byte by byte;
+    the same is true after all modules were demoted to the archive;
     the accounts that the scripts keep equal a recount;
-    no budget was exceeded in any of the samples that were taken all the time (the scripts change the accounts
-    atomically, so each sample is a state that was really there).
+    no budget was exceeded in any of the samples that were taken throughout the run (the scripts change the accounts
+    atomically, so each sample is a state that really existed).
 
-Children are driven by their stdin: a line with their job, a line to begin, and its end to stop. So they stop by
-themselves when this process dies, however it dies, and no signal has to find them.
+The parent controls its children through their stdin: a line with the job, a line to start, and end of file to stop. So
+they stop by themselves if the parent dies for any reason, without a signal.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from distier.demo.report import (
     END_S,
     LAST_MOVES,
     MOVES_S,
+    REPORT_INTERVAL_S,
     SAMPLE_S,
-    TELL_S,
     Ack,
     Acks,
     AgentRow,
+    OnProgress,
     Problem,
     Progress,
     Report,
     Settings,
-    Tell,
     hit_rates,
     merge,
 )
@@ -59,15 +59,15 @@ from distier.plans.put.prepare import Item
 
 
 class Child:
-    """A process with a role. `said` gathers what it tells, the latest of each kind."""
+    """A child process with a role. `received` has the latest message of each kind from it."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self.name = job.get("name", job["role"])
-        self.said: dict[str, Any] = {}
+        self.received: dict[str, Any] = {}
         self.problems: list[list[str]] = []
         self._process = subprocess.Popen(
             [sys.executable, "-m", "distier.demo"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            start_new_session=True,  # Ctrl-C is for the parent, which then closes our stdin
+            start_new_session=True,  # Ctrl-C must reach only the parent, which then closes this stdin
         )  # fmt: skip
         self.write(job)
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -76,10 +76,10 @@ class Child:
     def _read(self) -> None:
         with self._pipe(self._process.stdout) as pipe:
             for line in pipe:
-                said = json.loads(line)
-                if "problem" in said:
-                    self.problems.append(said.pop("problem"))
-                self.said |= said
+                message = json.loads(line)
+                if "problem" in message:
+                    self.problems.append(message.pop("problem"))
+                self.received |= message
 
     @staticmethod
     def _pipe(pipe: IO[str] | None) -> IO[str]:
@@ -100,12 +100,12 @@ class Child:
             self._pipe(self._process.stdin).close()
 
     def report(self, timeout_s: float) -> dict[str, Any]:
-        """What it found, once it has ended."""
+        """Wait up to `timeout_s` seconds for the end of the process, and return its report."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout_s)
         self._reader.join(2)
         missing = {"problems": [("run", f"{self.name}: ended without a report (exit code {self._process.poll()})")]}
-        report: dict[str, Any] = self.said.get("report", missing)
+        report: dict[str, Any] = self.received.get("report", missing)
         return report | {"problems": [Problem(*p) for p in (*self.problems, *report["problems"])]}
 
     def kill(self) -> None:
@@ -115,7 +115,7 @@ class Child:
 
 
 def close_all(children: Sequence[Child], timeout_s: float = END_S) -> None:
-    """End them, whatever they are doing: all are told, then all are waited for, then those that are left are killed."""
+    """Ask all children to stop, wait for them up to `timeout_s` seconds, and kill those that still run."""
     for child in children:
         child.stop()
     end_s = time.monotonic() + timeout_s
@@ -126,7 +126,7 @@ def close_all(children: Sequence[Child], timeout_s: float = END_S) -> None:
 
 
 class Watch:
-    """Samples the accounts all the time, in a thread, and counts the events."""
+    """Samples the accounts continuously in a thread, and counts the events."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -166,7 +166,7 @@ class Watch:
             self.peaks[name] = (max(used, self.peaks.get(name, (0, 0))[0]), most)
 
     def count_moves(self) -> None:
-        with self._counting:  # also by whoever wants to know the last ones
+        with self._counting:  # the main thread calls this too, for the latest moves
             self._count_moves()
 
     def _count_moves(self) -> None:
@@ -188,9 +188,9 @@ class Watch:
 class Run:
     """One run of the demo, from the empty directory to the report."""
 
-    def __init__(self, settings: Settings, home: Path, tell: Tell, stack: ExitStack) -> None:
+    def __init__(self, settings: Settings, home: Path, on_progress: OnProgress, stack: ExitStack) -> None:
         self.settings, self.home, self.stack = settings, home, stack
-        self._tell = tell
+        self._on_progress = on_progress
         self.report = Report(settings)
         self.acks: list[Mapping[str, Sequence[Any]]] = []
         self.unanswered: dict[str, list[str]] = {}
@@ -198,15 +198,15 @@ class Run:
         self.operations = 0
         self.children: list[Child] = []
 
-    def tell(self, phase: str, done: float = 0, total: float = 0, rate: float = 0.0) -> None:
-        def at_this_moment() -> Progress:
+    def show(self, phase: str, done: float = 0, total: float = 0, rate: float = 0.0) -> None:
+        def current() -> Progress:
             w = self.watch
             if w is None:
                 return Progress(phase, done, total, self.operations, rate)
             moves, last = w.moves.copy(), tuple(w.last_moves)
-            return Progress(phase, done, total, self.operations, rate, w.stats, w.samples, moves, last, at_this_moment)
+            return Progress(phase, done, total, self.operations, rate, w.stats, w.samples, moves, last, current)
 
-        self._tell(at_this_moment())
+        self._on_progress(current())
 
     def child(self, role: str, **job: Any) -> Child:
         child = Child({"role": role, "config": self.config, **job})
@@ -217,12 +217,12 @@ class Run:
         try:
             return self._run()
         except KeyboardInterrupt:
-            self.tell(f"interrupted: ending {len(self.children)} processes and the server")
+            self.show(f"interrupted: ending {len(self.children)} processes and the server")
             raise
 
     def _run(self) -> Report:
         began_s = time.monotonic()
-        self.tell("starting a server")
+        self.show("starting a server")
         modules = corpus(self.settings.modules)
         self.config = demo_config(self.home, modules)
         self.stack.callback(lambda: stop_server(Home(self.home), anyway=True))
@@ -256,7 +256,7 @@ class Run:
                     raise landed
                 sha256 = hashlib.sha256(modules[item.id]).hexdigest()
                 acks[item.id] = Ack(landed.version.epoch, landed.version.ver, sha256)
-            self.tell("loading the standard library", min(i + BATCH, len(ids)), len(ids))
+            self.show("loading the standard library", min(i + BATCH, len(ids)), len(ids))
         self.acks.append(acks)
         self.report.modules, self.report.size_bytes = len(ids), sum(map(len, modules.values()))
         self.report.load_s = time.monotonic() - began_s
@@ -269,62 +269,62 @@ class Run:
         seconds, before, rate = self.settings.seconds, 0, 0.0
         reads: list[tuple[int, int]] = [(0, 0)]
         while (passed_s := time.monotonic() - began_s) < seconds and all(a.alive for a in agents):
-            self.operations = sum(a.said.get("operations", 0) for a in agents)
-            rate = 0.7 * rate + 0.3 * (self.operations - before) / TELL_S
+            self.operations = sum(a.received.get("operations", 0) for a in agents)
+            rate = 0.7 * rate + 0.3 * (self.operations - before) / REPORT_INTERVAL_S
             before = self.operations
             reads.append(
-                (sum(a.said.get("reads", 0) for a in agents), sum(a.said.get("near_or_hot", 0) for a in agents))
+                (sum(a.received.get("reads", 0) for a in agents), sum(a.received.get("near_or_hot", 0) for a in agents))
             )
-            self.tell("agents at work", passed_s, seconds, rate)
-            time.sleep(TELL_S)
+            self.show("agents at work", passed_s, seconds, rate)
+            time.sleep(REPORT_INTERVAL_S)
         for agent in agents:
             agent.stop()
         self.report.work_s = time.monotonic() - began_s
         self.report.hit_rates = hit_rates(reads)
 
     def _await_ready(self, children: list[Child]) -> None:
-        while waiting := [c for c in children if "ready" not in c.said]:
+        while waiting := [c for c in children if "ready" not in c.received]:
             for child in waiting:
                 if not child.alive:
                     raise Invalid(f"{child.name} did not start; its messages are above")
-            self.tell("starting the agents", len(children) - len(waiting), len(children))
-            time.sleep(TELL_S / 5)
+            self.show("starting the agents", len(children) - len(waiting), len(children))
+            time.sleep(REPORT_INTERVAL_S / 5)
 
     def _gather(self, agents: list[Child], worker: Child) -> None:
         r = self.report
         self._await_end(agents, "stopping the agents", 30)
         for agent in agents:
-            said = agent.report(0)
-            r.problems += said["problems"]
-            r.hits.update(said.get("hits", {}))
-            r.counts.update(said.get("counts", {}))
-            self.acks.append(said.get("acks", {}))
-            for id, shas in said.get("unanswered", {}).items():
+            found = agent.report(0)
+            r.problems += found["problems"]
+            r.hits.update(found.get("hits", {}))
+            r.counts.update(found.get("counts", {}))
+            self.acks.append(found.get("acks", {}))
+            for id, shas in found.get("unanswered", {}).items():
                 self.unanswered.setdefault(id, []).extend(shas)
-            times_us: dict[str, list[int]] = said.get("times_us", {})
+            times_us: dict[str, list[int]] = found.get("times_us", {})
             for kind, times in times_us.items():
                 r.times_us.setdefault(kind, []).extend(times)
-            hits = Counter(said.get("hits", {}))
+            hits = Counter(found.get("hits", {}))
             gets = [us for kind, times in times_us.items() if kind.startswith("get ") for us in times]
             writes = len(times_us.get("put", ())) + len(times_us.get("delete", ()))
             near_or_hot = hits["near"] + hits["hot"]
             r.agents.append(
-                AgentRow(agent.name, said.get("operations", 0), hits.total(), near_or_hot, writes, sorted(gets))
+                AgentRow(agent.name, found.get("operations", 0), hits.total(), near_or_hot, writes, sorted(gets))
             )
         worker.stop()
         self._await_end([worker], "stopping the worker", 60)
-        said = worker.report(0)
-        r.problems += said["problems"]
-        r.worker = said.get("did", {})
+        found = worker.report(0)
+        r.problems += found["problems"]
+        r.worker = found.get("did", {})
 
     def _await_end(self, children: Sequence[Child], phase: str, timeout_s: float) -> None:
         end_s = time.monotonic() + timeout_s
         while any(child.alive for child in children) and time.monotonic() < end_s:
-            self.tell(phase, sum(not child.alive for child in children), len(children))
-            time.sleep(TELL_S / 5)
+            self.show(phase, sum(not child.alive for child in children), len(children))
+            time.sleep(REPORT_INTERVAL_S / 5)
 
     def _keep(self, watch: Watch) -> None:
-        """What the work has come to; the check moves everything once more."""
+        """Store the results of the work in the report, before the check moves all modules again."""
         watch.count_moves()
         r = self.report
         r.stats, r.moves, r.last_moves = watch.stats, watch.moves.copy(), list(watch.last_moves)
@@ -340,19 +340,25 @@ class Run:
         began_s = time.monotonic()
         check = self.child("check", acks=merge(self.acks), unanswered=self.unanswered)
         while check.alive:
-            said = check.said
-            self.tell(said.get("phase", "checking with a fresh process"), said.get("done", 0), said.get("total", 0))
-            time.sleep(TELL_S / 2)
-        said = check.report(5)
-        self.report.problems += said["problems"]
-        self.report.checked = said.get("checked", {})
+            seen = check.received
+            self.show(seen.get("phase", "checking with a fresh process"), seen.get("done", 0), seen.get("total", 0))
+            time.sleep(REPORT_INTERVAL_S / 2)
+        found = check.report(5)
+        self.report.problems += found["problems"]
+        self.report.checked = found.get("checked", {})
         self.report.check_s = time.monotonic() - began_s
 
 
-def run(settings: Settings, tell: Tell) -> Report:
-    """The whole demo; `tell` hears how it stands, several times a second. Cleans up after itself, also if interrupted.
+def run(settings: Settings, on_progress: OnProgress) -> Report:
+    """Run the demo, and clean up afterwards, also if interrupted.
 
-    Raises `Invalid` if `settings.home` is in use, and what the servers raise if they cannot be started.
+    Args:
+        settings: The settings of the demo.
+        on_progress: Called several times a second with the current state.
+
+    Raises:
+        Invalid: The directory `settings.home` is not empty, or a child process did not start.
+        DistierError: The server cannot be started.
     """
     with ExitStack() as stack:
         if settings.home is None:
@@ -360,6 +366,6 @@ def run(settings: Settings, tell: Tell) -> Report:
             stack.callback(shutil.rmtree, home, ignore_errors=True)
         else:
             home = settings.home
-            if home.exists() and os.listdir(home):  # noqa: PTH208 - only whether there is anything
-                raise Invalid(f"{home} is not empty: the demo wants a directory of its own")
-        return Run(settings, home, tell, stack).run()
+            if home.exists() and os.listdir(home):  # noqa: PTH208 - only whether there are entries
+                raise Invalid(f"{home} is not empty: the demo needs an empty or new directory")
+        return Run(settings, home, on_progress, stack).run()

@@ -1,4 +1,4 @@
-"""The archive: its identity, its names, what it promises."""
+"""Checks of the archive: access, identity, possible names and durability."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ def check_the_archive(config: Config, redis_url: Callable[[], str], archive: Cal
         probe(store)
         took_ms = (time.monotonic() - began_s) * 1000
     except DistierError as e:
-        advice = "check storage_tiers.cold; until it works, dirty modules stay in Redis and a full cache refuses puts"
+        advice = "check storage_tiers.cold; until it works, dirty modules stay in Redis and puts fail once the budgets are full"
         yield Finding("archive", "fail", str(e), advice)
     else:
         found = f"{store.name}: listed, wrote, read and deleted a probe in {took_ms:.0f} ms"
         yield Finding("archive", "ok", found)
         if not store.keeps_metadata:
-            yield Finding("metadata", "ok", "the archive keeps no object metadata: written beside each object as JSON")
+            yield Finding(
+                "metadata", "ok", "the archive keeps no object metadata: it is written next to each object as JSON"
+            )
         yield from _sync(store)
         yield from _names(config, store)
         yield from _identity(config, redis_url, store)
@@ -43,22 +45,24 @@ def check_the_archive(config: Config, redis_url: Callable[[], str], archive: Cal
 
 
 def _identity(config: Config, redis_url: Callable[[], str], store: Archive) -> Findings:
-    """Whether this archive is the one that the namespace is in."""
+    """Check that this archive is the one that the namespace uses."""
     try:
         driver = SyncDriver(
             open_exchange(config, redis_url(), lambda: None), store, deadline_s=config.deadline_ms / 1000
         )
-    except DistierError:  # told with Redis
+    except DistierError:  # the checks of Redis report it
         return
     try:
         named = driver.run(check_archive(bare_space(config), name=False))
     except WrongArchive as e:
-        yield Finding("identity", "fail", str(e), "until then nothing is opened, archived or swept with it")
+        yield Finding(
+            "identity", "fail", str(e), "until then distier opens, archives and sweeps nothing with this archive"
+        )
     except DistierError as e:
         yield Finding("identity", "warn", f"cannot be checked: {e}")
     else:
         found = (
-            "the archive is the one that the namespace is in" if named else "the archive gets a name when a store opens"
+            "the archive belongs to this namespace" if named else "the archive gets its identity when a store opens it"
         )
         yield Finding("identity", "ok", found)
     finally:
@@ -66,7 +70,7 @@ def _identity(config: Config, redis_url: Callable[[], str], store: Archive) -> F
 
 
 def _sync(store: Archive) -> Findings:
-    """Whether a directory's file system keeps what it has taken."""
+    """Check that the file system of a directory archive can sync."""
     syncs = getattr(store, "syncs", None)
     if syncs is None:
         return
@@ -76,25 +80,25 @@ def _sync(store: Archive) -> Findings:
         yield Finding("sync", "warn", f"cannot be checked: {e}")
         return
     if not kept:
-        found = f"the file system of {store.name} cannot sync directories or files: after a power cut or a crash of the host, "
-        found += "what was archived lately may be gone, also what a durable put has acknowledged"
-        yield Finding("sync", "warn", found, "put the archive on another file system, or into S3")
+        found = (
+            f"the file system of {store.name} cannot sync directories or files: a power cut or a crash of the host may "
+        )
+        found += "lose recently archived versions, including those that a durable put acknowledged"
+        yield Finding("sync", "warn", found, "move the archive to another file system, or to S3")
 
 
 def _names(config: Config, store: Archive) -> Findings:
-    """Which ids can be archived; a put of any other is refused."""
+    """Report which ids can be archived. Puts of all others are refused."""
     limits = store.limits
     if limits.take_all:
         return
     left_bytes = id_bytes_left(config.namespace, limits)
     found = f"ids of up to {left_bytes} bytes can be archived"
     if limits.name_bytes <= MAX_SEGMENT_CHARS:
-        found += f", and no part of one (between two `/`) may have more than {limits.name_bytes}"
+        found += f", with at most {limits.name_bytes} bytes in each part (between two `/`)"
     if limits.refused:
-        found += f"; none with {' '.join(limits.refused)}"
+        found += f"; not with any of {' '.join(limits.refused)}"
     if limits.drops_dots:
-        found += "; none with a part that ends in a dot"
-    advice = (
-        "puts of other ids are refused; a shorter prefix in storage_tiers.cold.url, or another file system, takes more"
-    )
+        found += "; not with a part that ends in a dot"
+    advice = "puts of other ids are refused; a shorter prefix in storage_tiers.cold.url or another file system allows more ids"
     yield Finding("names", "warn" if left_bytes else "fail", found, advice)

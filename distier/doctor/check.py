@@ -1,8 +1,9 @@
-"""What distier depends on, looked at one by one. Values out; the command line prints them.
+"""All checks of `distier doctor` in order. They yield findings, which the command line prints.
 
-The parts are given as functions: a server that cannot be started or a bucket that cannot be opened is a finding here,
-not the end. Nothing is asked that a managed service forbids, except where noted: `INFO` tells nearly everything that
-`CONFIG GET` would, and what cannot be learned is said to be unknown, which is not a failure.
+The services are passed as functions, because a server that cannot be started or a bucket that cannot be opened is a
+finding here and must not end the checks. The checks use no command that managed services forbid, except where noted:
+`INFO` reports nearly everything that `CONFIG GET` does. A fact that cannot be read is reported as unknown, which is no
+failure.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ def examine(
     archive: Callable[[], Archive],
     make_space: Callable[[Config, Archive], Namespace],
 ) -> Findings:
-    """Each check in turn, as it is done. Raises nothing that a finding can say."""
+    """Yield the findings of each check as soon as it is done.
+
+    Args:
+        config: The configuration to check.
+        redis_url: Returns the URL of Redis, and starts an embedded server if necessary.
+        archive: Opens the archive.
+        make_space: Makes the space of a namespace, with its token counter.
+    """
     yield from check_redis(config, redis_url)
     yield from check_the_archive(config, redis_url, archive)
     yield from _disk(config)
@@ -34,11 +42,11 @@ def examine(
 
 
 def _disk(config: Config) -> Findings:
-    """This node's disk, where it keeps copies."""
+    """Check this node's disk if it keeps copies."""
     try:
         local = open_local(config)
     except ConfigError as e:
-        yield Finding("disk", "fail", str(e), "see the message: until then no store of this configuration opens")
+        yield Finding("disk", "fail", str(e), "fix the configuration: until then no store opens with it")
         return
     if local is None:
         return
@@ -59,5 +67,5 @@ def _counter(config: Config, make_space: Callable[[Config, Archive], Namespace])
     except DistierError as e:
         return Finding("tokens", "fail", str(e), "install distier[tokens], or set counter: estimate")
     if name == "o200k":
-        return Finding("tokens", "ok", "counted exactly, by o200k")
-    return Finding("tokens", "ok", f"counted by {name}; `pip install distier[tokens]` counts exactly")
+        return Finding("tokens", "ok", "counted exactly with o200k")
+    return Finding("tokens", "ok", f"counted with {name}; `pip install distier[tokens]` counts exactly")

@@ -1,4 +1,4 @@
-"""What the doctor says of one thing."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Status = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check: what was found, and what to do about it if that is not good."""
+    """One result: what was found, and what to do about it unless the status is `ok`."""
 
     check: str
     status: Status
@@ -27,7 +27,7 @@ Findings = Iterator[Finding]
 
 
 def size_text(size_bytes: int) -> str:
-    """Rounded to three digits or so: 2148864123 -> `2049 MiB`."""
+    """Return a size rounded to a whole unit: 2148864123 -> `2049 MiB`."""
     unit = 1024 ** (2 if size_bytes >= 1024**2 else 1 if size_bytes >= 1024 else 0)
     return re.sub(r"(?<=\d)(?=[A-Za-z])", " ", format_size(round(size_bytes / unit) * unit))
 

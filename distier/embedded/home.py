@@ -1,4 +1,4 @@
-"""The directory of an embedded server: its files, its owner, its socket."""
+"""The directory of an embedded server: its files, owner and socket."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from urllib.parse import quote
 
 from distier.errors import ConfigError
 
-# A unix address has 108 bytes with its NUL on Linux, 104 on macOS; one limit for both keeps homes portable.
+# A unix socket address has 108 bytes including its NUL on Linux, and 104 on macOS. One limit for both keeps homes portable.
 MAX_SOCKET_PATH_BYTES = 103
 SOCKET_NAME = "server.sock"
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The directory of one embedded server, and the names in it. `path` is made absolute and real, so that
-    all the names of one directory give equal homes."""
+    """The directory of one embedded server and its file names.
+
+    `path` is resolved to an absolute path without links, so that all names of one directory give equal homes.
+    """
 
     path: Path
 
@@ -29,8 +31,8 @@ class Home:
 
     @property
     def socket(self) -> Path:
-        """What clients connect to: `server.sock`, through a short private link where the path of the home
-        is too long for a unix address."""
+        """The socket that clients connect to. If its path is too long for a unix socket address, it goes through a short
+        private link."""
         direct = self.path / SOCKET_NAME
         return direct if _fits(direct) else _short_link(self.path) / SOCKET_NAME
 
@@ -64,11 +66,15 @@ class Home:
 
 
 def prepare(home: Home) -> None:
-    """Make the directories, owner-only. Raises `ConfigError` if the home is not ours to use."""
+    """Create the directories with access for the owner only.
+
+    Raises:
+        ConfigError: The home belongs to another user or cannot be used.
+    """
     try:
         home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if check_ours(home.path) & 0o077:
-            _refuse_foreign(home.path)
+        if check_owner(home.path) & 0o077:
+            _check_only_our_files(home.path)
             home.path.chmod(0o700)
         home.data.mkdir(mode=0o700, exist_ok=True)
         make_reachable(home)
@@ -76,28 +82,37 @@ def prepare(home: Home) -> None:
         raise ConfigError(f"cannot use {home.path} for the embedded server: {e}") from e
 
 
-def check_ours(path: Path) -> int:
-    """The mode of a directory of ours. Root is not excepted: its files would lock the owner out."""
+def check_owner(path: Path) -> int:
+    """Return the mode of a directory that this user owns.
+
+    Root is no exception, because the owner could not access the files that root creates.
+
+    Raises:
+        ConfigError: `path` is not a directory, or belongs to another user.
+    """
     info = path.lstat()
     if not stat.S_ISDIR(info.st_mode):
         raise ConfigError(f"{path} is not a directory")
     if info.st_uid != os.geteuid():
         raise ConfigError(
-            f"{path} belongs to user {info.st_uid}, and this process is user {os.geteuid()}: "
-            "run as its owner, or name another directory"
+            f"{path} belongs to user {info.st_uid}, but this process runs as user {os.geteuid()}: "
+            "run it as the owner, or choose another directory"
         )
     return stat.S_IMODE(info.st_mode)
 
 
-def _refuse_foreign(path: Path) -> None:
-    """A home is closed to others. Closing a directory that has other uses would break them, so only an empty
-    one, or one with nothing but our names in it, is closed without asking."""
+def _check_only_our_files(path: Path) -> None:
+    """Raise `ConfigError` if the directory contains other files than a home's.
+
+    A home is closed to other users. Closing a directory that has other uses would break them, so only a directory that
+    is empty or contains just the files of a home is closed automatically.
+    """
     ours = {"data", "cold", "warm"}
     for entry in path.iterdir():
         if entry.name not in ours and not entry.name.startswith("server."):
             raise ConfigError(
-                f"{path} is open to other users and holds other things ({entry.name!r}): "
-                "name a new directory, or close it with `chmod 700`"
+                f"{path} is accessible to other users and contains other files ({entry.name!r}): "
+                "choose a new directory, or close it with `chmod 700`"
             )
 
 
@@ -106,13 +121,16 @@ def _fits(socket: Path) -> bool:
 
 
 def _short_link(path: Path) -> Path:
-    """Where a link to a home with a long path goes. The socket itself stays in the home: the link may vanish
-    at logout or by a cleaner of temporary files, and differ between processes; each makes its own again."""
+    """Return the path of a link to a home whose own path is too long.
+
+    The socket itself stays in the home. The link may disappear at logout or be removed with old temporary files, and it
+    may differ between processes. Each process creates its link again.
+    """
     name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     uid = os.geteuid()
     bases = [Path(tempfile.gettempdir()) / f"distier-{uid}", Path("/tmp") / f"distier-{uid}"]  # noqa: S108  owner-checked
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and Path(runtime).is_dir() and Path(runtime).stat().st_uid == uid:  # `su` keeps another's
+    if runtime and Path(runtime).is_dir() and Path(runtime).stat().st_uid == uid:  # `su` may keep another user's
         bases.insert(0, Path(runtime) / "distier")
     for base in bases:
         if _fits(base / name / SOCKET_NAME):
@@ -125,13 +143,13 @@ def make_reachable(home: Home) -> None:
     if link == home.path:
         return
     link.parent.mkdir(mode=0o700, exist_ok=True)
-    if check_ours(link.parent) & 0o077:
+    if check_owner(link.parent) & 0o077:
         link.parent.chmod(0o700)
     try:
         link.symlink_to(home.path)
     except FileExistsError:
         if link.readlink() != home.path:
-            raise ConfigError(f"{link} should be a link to {home.path}: remove it") from None
+            raise ConfigError(f"{link} should be a link to {home.path}, but is not: remove it") from None
 
 
 def private(path: str, flags: int) -> int:
@@ -142,9 +160,9 @@ def has_socket(home: Home) -> bool:
     return os.path.lexists(home.path / SOCKET_NAME)
 
 
-def no_socket(home: Home, pid: int | None) -> str:
-    whom = f"process {pid} (`kill {pid}`)" if pid else "its process"
+def lost_socket_message(home: Home, pid: int | None) -> str:
+    process = f"process {pid} (`kill {pid}`)" if pid else "its process"
     return (
-        f"its socket {home.path / SOCKET_NAME} is gone (removed by a cleaner of temporary files?): end {whom}, which keeps its "
-        "data, and the next call starts it again"
+        f"its socket {home.path / SOCKET_NAME} is gone (removed as an old temporary file?): end {process}, which keeps its "
+        "data, and the next call restarts it"
     )

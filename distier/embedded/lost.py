@@ -1,4 +1,4 @@
-"""A server that runs and cannot be reached, because something removed its socket."""
+"""A server that runs but cannot be reached, because something removed its socket."""
 
 from __future__ import annotations
 
@@ -8,60 +8,66 @@ import sys
 import time
 from pathlib import Path
 
-from distier.embedded.home import SOCKET_NAME, Home, has_socket, no_socket
+from distier.embedded.home import SOCKET_NAME, Home, has_socket, lost_socket_message
 
-LOOK_EVERY_S = 0.25
+CHECK_INTERVAL_S = 0.25
 
 
 class LostServer:
-    """Looks after a living server that nobody can reach any more, for a call that wants to reach it."""
+    """Ends a running server that no client can reach any more, for a call that needs a server.
+
+    `problem` describes what it found, for the message of an error; empty if nothing is wrong.
+    """
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._asked: int | None = None
-        self._looked_s = float("-inf")
+        self._terminated: int | None = None
+        self._checked_s = float("-inf")
         self.problem = ""
 
-    def end_deaf(self) -> None:
-        """Ask the server that has the lock to end, if it listens at a socket whose name is gone."""
+    def end_unreachable(self) -> None:
+        """Terminate the server that holds the lock if the name of the socket at which it listens is gone."""
         if has_socket(self._home):
             self.problem = ""
-        elif time.monotonic() - self._looked_s >= LOOK_EVERY_S:
+        elif time.monotonic() - self._checked_s >= CHECK_INTERVAL_S:
             pid = find_lost_server(self._home)
-            deaf = pid is not None and _listens(pid) and not has_socket(self._home)
-            if pid is not None and deaf:
+            unreachable = pid is not None and _listens(pid) and not has_socket(self._home)
+            if pid is not None and unreachable:
                 self._end(pid)
-            # Without a word of the kernel (another container, another system) its own must do.
-            named = pid or said_pid(self._home)
-            self.problem = no_socket(self._home, named) if deaf or (pid is None and named) else ""
-            self._looked_s = time.monotonic()
+            # If the kernel does not show the process (another container, another system), name the pid in its file.
+            named = pid or pid_from_file(self._home)
+            is_lost = unreachable or (pid is None and named)
+            self.problem = lost_socket_message(self._home, named) if is_lost else ""
+            self._checked_s = time.monotonic()
 
     def end_rival(self) -> bool:
-        """Whether a server works in our data though the lock is ours, because the one that it holds was removed. It is asked
-        to end."""
+        """Terminate a server that uses our data although we hold the lock, because its own lock file was removed.
+
+        Returns whether there is such a server.
+        """
         pid = find_lost_server(self._home)
         if pid is not None:
             self._end(pid)
-            self.problem = f"its lock is gone (removed by a cleaner of temporary files?): end it (`kill {pid}`)"
+            self.problem = f"its lock file is gone (removed as an old temporary file?): end the process (`kill {pid}`)"
         return pid is not None
 
     def _end(self, pid: int) -> None:
-        if pid != self._asked and _ask_to_end(self._home, pid):
-            self._asked = pid
+        if pid != self._terminated and _terminate(self._home, pid):
+            self._terminated = pid
 
 
 def _listens(pid: int) -> bool:
-    """Whether this process listens at a unix socket that was called as ours is. Only then has it had its name."""
+    """Return whether this process listens at a unix socket with our socket's name. A starting server does not yet."""
     try:
         rows = [row.split() for row in Path(f"/proc/{pid}/net/unix").read_text(errors="replace").splitlines()]
-        held = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}  # noqa: PTH115 - no path: `socket:[7]`
+        held = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}  # noqa: PTH115 - not a path: `socket:[7]`
     except OSError:
         return False
     return any(len(row) == 8 and row[7] == f"../{SOCKET_NAME}" and f"socket:[{row[6]}]" in held for row in rows)
 
 
 def find_lost_server(home: Home) -> int | None:
-    """The process that runs as the server of `home`, as far as the kernel tells (Linux)."""
+    """Return the pid of the server of `home`, or None if the kernel shows none. Works on Linux only."""
     try:
         pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     except OSError:
@@ -75,12 +81,12 @@ def _is_server(home: Home, pid: int) -> bool:
         return process.joinpath("cwd").readlink() == home.data and os.fsencode(home.config.name) in (
             process.joinpath("cmdline").read_bytes()
         )
-    except OSError:  # it has ended, or is somebody else's
+    except OSError:  # it has ended, or belongs to another user
         return False
 
 
-def _ask_to_end(home: Home, pid: int) -> bool:
-    """SIGTERM, which to a server is what SHUTDOWN is: it syncs its file, and ends."""
+def _terminate(home: Home, pid: int) -> bool:
+    """Send SIGTERM, on which a server syncs its file and exits as for SHUTDOWN. Returns whether it was sent."""
     if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
         return False
     try:
@@ -98,7 +104,8 @@ def _ask_to_end(home: Home, pid: int) -> bool:
     return True
 
 
-def said_pid(home: Home) -> int | None:
+def pid_from_file(home: Home) -> int | None:
+    """Return the pid in the server's pid file, for messages only: the file may be outdated."""
     try:
         return int(home.pidfile.read_text())
     except (OSError, ValueError):

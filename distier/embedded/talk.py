@@ -1,4 +1,4 @@
-"""Asking a server, and ending it."""
+"""Commands that inspect and stop an embedded server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from distier.errors import RedisUnavailable
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that answers. `started`: by this call. `pid` is the server's own view (its container's)."""
+    """A server that replies.
+
+    `started` says whether this call started it. `pid` is the server's own view, which may be that of its container.
+    """
 
     home: Home
     pid: int
@@ -28,8 +31,12 @@ class Running:
 
 @contextmanager
 def connect_to(home: Home, timeout_s: float) -> Iterator[redis.Redis]:
-    """A client for one question. Leaves `redis.ConnectionError` (nobody listens) to the caller; all that
-    shows that somebody is there but not ready becomes `RedisUnavailable`."""
+    """Open a client for one request.
+
+    Raises:
+        redis.ConnectionError: No server listens.
+        RedisUnavailable: A server listens, but is not ready.
+    """
     client = redis.Redis(
         unix_socket_path=str(home.socket), socket_timeout=timeout_s, socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0), driver_info=None,
@@ -45,8 +52,11 @@ def connect_to(home: Home, timeout_s: float) -> Iterator[redis.Redis]:
 
 
 def ask(home: Home, timeout_s: float, *, started: bool) -> Running | None:
-    """The server if it serves, None if nobody listens. PING is refused as writes are where the disk is full: reading goes on
-    then, and who writes is told."""
+    """Return the server if it is ready, or None if no server listens.
+
+    A server with a full disk refuses PING as it refuses writes. It still counts as ready: it serves reads, and each
+    refused write raises its own error.
+    """
     try:
         with connect_to(home, timeout_s) as client:
             try:
@@ -63,7 +73,7 @@ def ask(home: Home, timeout_s: float, *, started: bool) -> Running | None:
 
 
 def run_id_of(home: Home, timeout_s: float) -> str | None:
-    """Which life of the server this is; a server answers that even while it loads. None: nobody listens."""
+    """Return the server's run id, also while it is loading. None if no server listens."""
     try:
         with connect_to(home, timeout_s) as client:
             return str(client.info("server")["run_id"])
@@ -72,18 +82,18 @@ def run_id_of(home: Home, timeout_s: float) -> str | None:
 
 
 def shutdown(home: Home, timeout_s: float) -> None:
-    # NOSAVE is about an RDB file, which we do not keep; the append-only file is always fsynced.
-    # redis-py takes the closed connection, which is the right answer, for what it is.
+    # NOSAVE concerns only the RDB file, which we do not use; the append-only file is always fsynced.
+    # redis-py treats the closed connection, which is the expected reply, as success.
     with connect_to(home, timeout_s) as client:
         client.shutdown(nosave=True, now=True)
 
 
 class Unsaved(RedisUnavailable):
-    """The embedded server has acknowledged writes that are not on its disk."""
+    """The embedded server acknowledged writes that are not on its disk."""
 
 
 def check_saved(home: Home, timeout_s: float) -> None:
-    """Raises `Unsaved` where the end of the server would lose what it acknowledged."""
+    """Raise `Unsaved` if stopping the server would lose writes that it acknowledged."""
     with suppress(redis.ConnectionError), connect_to(home, timeout_s) as client:
         try:
             info: dict[str, Any] = client.info("persistence")
@@ -91,7 +101,7 @@ def check_saved(home: Home, timeout_s: float) -> None:
             return
         if info.get("aof_last_write_status", "ok") != "ok":
             raise Unsaved(
-                f"the embedded server of {home.path} cannot write to its disk (is it full?): the writes that it acknowledged "
-                f"last are only in its memory, {int(info.get('aof_buffer_length', 0)):,} bytes, and would be lost. Make room; "
-                "or lose them (`distier down --force`)"
+                f"the embedded server of {home.path} cannot write to its disk (is it full?): its latest acknowledged writes "
+                f"({int(info.get('aof_buffer_length', 0)):,} bytes) are only in its memory and would be lost. Free disk space, "
+                "or discard them with `distier down --force`"
             )

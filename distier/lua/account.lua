@@ -1,11 +1,11 @@
 -- flags: allow-oom
--- Compares the accounts of the shard with a recount, and sets them to it.
--- KEYS    1..9 the shard, then the records that changed while the others were counted
--- ARGV    '1' to repair, '0' to look only; id of the last event that the counter has seen; the ids of those records, as many as
---         there are keys of them; then name and sum of each account over all other records
--- RETURNS {'OK', name and difference (kept less counted) of each account that is wrong} | {'CHANGED'}
--- KEEPS   exact while others write: whatever changes an account emits an event. If one of a module that is counted among the
---         others came after the last one seen, nothing is said and nothing is done
+-- Compares the accounts of the shard with a recount, and corrects them.
+-- KEYS    1..9 the shard, then the records that changed during the recount
+-- ARGV    '1' to repair, '0' to check only; id of the last event before the recount ended; the ids of those records, one for each
+--         of their keys; then name and sum of each account over all other records
+-- RETURNS {'OK', name and difference (stored minus counted) of each wrong account} | {'CHANGED'}
+-- KEEPS   exact while other clients write: each change of an account emits an event. If a later event concerns a module among the
+--         other records, the script changes nothing and returns CHANGED
 local refused = refuse()
 if refused then return refused end
 local changed, first = {}, #KEYS - 6

@@ -1,47 +1,47 @@
 -- flags:
--- Reconciles records with what the archive holds: a greater version there takes the place of the record.
+-- Reconciles records with the archive: a greater version in the archive replaces the record.
 -- KEYS    1..9 the shard, then record and frame of each id
--- ARGV    epoch that the archive was listed in, '1' if this ends a listing of everything, then for each id: id, epoch, ver, tok
---         (8 characters do), kind ('content'|'deleted'|'none'), tokens, bytes, archived_bytes, tok of a version that is lost
+-- ARGV    epoch in which the archive was listed, '1' if this ends a complete listing, then for each id: id, epoch, ver, write id
+--         (8 characters suffice), kind ('content'|'deleted'|'none'), tokens, bytes, archived_bytes, write id of a lost version
 --         ('' none), number of further fields, name and value of each
--- RETURNS {'OK', number adopted, verified} | {'CHANGED'} where the shard is in another epoch by now
--- KEEPS   only a greater version replaces a record, or any other one a cold record whose object is lost; what was checked is
---         marked `seen`; all is `verified` only after a whole listing
+-- RETURNS {'OK', number adopted, verified} | {'CHANGED'} if the shard is in another epoch now
+-- KEEPS   only a greater version replaces a record; any version replaces a cold record whose object is lost; checked records are
+--         marked `seen`; the shard is `verified` only after a complete listing
 local refused = refuse()
 if refused then return refused end
 local epoch = current_epoch
 if epoch ~= ARGV[1] then return {'CHANGED'} end
 local a, k, adopted, now = 3, 10, 0, now_ms()
-for i = k, #KEYS, 2 do placed(KEYS[i]) end -- fails before the first write, if it must
+for i = k, #KEYS, 2 do placed(KEYS[i]) end -- a wrong type fails here, before the first write
 while ARGV[a] do
   local id, kind, record, n = ARGV[a], ARGV[a + 4], KEYS[k], tonumber(ARGV[a + 9])
   local old = placed(record)
-  local e, v, tok = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), ARGV[a + 3]
+  local e, v, write_id = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), ARGV[a + 3]
   local newer = old.tier == 'none' or e > old.epoch or e == old.epoch and (v > old.ver
-    or v == old.ver and string.sub(tok, 1, 8) > string.sub(old.tok, 1, 8))
-    or old.tier == 'cold' and old.clean and old.tok == ARGV[a + 8]
-  -- not while a durable write of this epoch holds a position after it, nor that write itself
-  local place, current = reservation(old, epoch), tonumber(epoch)
-  if place > 0 and (e < current or e == current and v <= place) then newer = false end
+    or v == old.ver and string.sub(write_id, 1, 8) > string.sub(old.write_id, 1, 8))
+    or old.tier == 'cold' and old.clean and old.write_id == ARGV[a + 8]
+  -- not while a durable write of this epoch holds a position after it, and not that write itself
+  local position, current = reservation(old, epoch), tonumber(epoch)
+  if position > 0 and (e < current or e == current and v <= position) then newer = false end
   if kind ~= 'none' and newer then
     count(old, -1)
     local created = old.tier ~= 'none' and call('HGET', record, 'created')
     forget(id, record, KEYS[k + 1])
     if kind == 'deleted' then
       call('ZREM', PINS, id)
-      bury(record, e, v, tok, now)
+      bury(record, e, v, write_id, now)
     else
       local new = {tier = 'cold', tokens = tonumber(ARGV[a + 5]), bytes = tonumber(ARGV[a + 6]), clean = true,
         archived_bytes = tonumber(ARGV[a + 7])}
       count(new, 1)
       call('HSET', record, 'created', created or now, 'updated', now, unpack(ARGV, a + 10, a + 9 + 2 * n))
-      call('HSET', record, 'tier', 'cold', 'epoch', e, 'ver', v, 'tok', tok, 'tokens', ARGV[a + 5], 'bytes', ARGV[a + 6],
+      call('HSET', record, 'tier', 'cold', 'epoch', e, 'ver', v, 'tok', write_id, 'tokens', ARGV[a + 5], 'bytes', ARGV[a + 6],
         'clean', '1', 'archived_bytes', ARGV[a + 7], 'seen', epoch)
     end
     emit(id, old.tier, kind == 'deleted' and 'deleted' or 'cold', 'recover', e .. '-' .. v)
     adopted = adopted + 1
   elseif old.tier == 'none' then
-    bury(record, 0, 0, '', now) -- known not to exist, for a while
+    bury(record, 0, 0, '', now) -- records for a while that the module does not exist
   elseif call('HGET', record, 'seen') ~= epoch then
     call('HSET', record, 'seen', epoch)
   end

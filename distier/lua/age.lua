@@ -1,9 +1,9 @@
 -- flags: allow-oom
--- Halves all use counts, once per half-life, whoever asks first.
+-- Halves all use counts, at the first call in each half-life.
 -- KEYS    1..9 the shard
 -- ARGV    half-life in ms
--- RETURNS {'OK', 1 if this call did it, else 0}
--- KEEPS   counts below one half are forgotten, so that the set does not outgrow what is in use
+-- RETURNS {'OK', 1 if this call halved them, else 0}
+-- KEEPS   counts below one half are removed, so that the set contains only modules in use
 local refused = refuse()
 if refused then return refused end
 local now = now_ms()

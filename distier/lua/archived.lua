@@ -1,20 +1,20 @@
 -- flags: allow-oom
--- Commits a write-back: the version is in the archive now, so its copies here may expire.
+-- Commits a write-back: the version is archived now, so its copies in Redis may expire.
 -- KEYS    1..9 the shard, 10 record, 11 frame
--- ARGV    id, tok, version, archived_bytes
+-- ARGV    id, write id, version, archived_bytes
 -- RETURNS {'OK'} | {'ALREADY'} | {'CHANGED'}
--- KEEPS   only the version that was archived becomes clean; a tombstone may leave when its object is there
+-- KEEPS   only the archived version becomes clean; a tombstone expires only after its object is in the archive
 local refused = refuse()
 if refused then return refused end
 local id, record = ARGV[1], KEYS[10]
 local old = placed(record)
--- the same write, sent again after a loss, has another place in the order by now than its object
-if old.tok ~= ARGV[2] or old.version ~= ARGV[3] then return {'CHANGED'} end
+-- the same write, sent again after a loss of data, has another position than its object
+if old.write_id ~= ARGV[2] or old.version ~= ARGV[3] then return {'CHANGED'} end
 if old.clean then return {'ALREADY'} end
 count(old, -1)
 call('ZREM', DIRTY, id)
 if old.tier == 'deleted' then
-  -- not `seen`: it may be of an older epoch, and what the archive has after it is not known
+  -- not `seen`: the tombstone may be of an older epoch, and the archive may have a later version
   call('HSET', record, 'clean', '1')
   call('PEXPIRE', record, TOMBSTONE_TTL_MS)
 else

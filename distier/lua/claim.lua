@@ -1,15 +1,15 @@
 -- flags: allow-oom
--- Takes the lease of a shard for a worker, or keeps it.
+-- Acquires or renews the lease of a shard for a worker.
 -- KEYS    1..9 the shard, 10 the lease
--- ARGV    the worker, how long in ms
+-- ARGV    the worker, duration in ms
 -- RETURNS {'OK', fence} | {'HELD', the lease: `<fence>:<worker>`}
--- KEEPS   one worker at a time; the fence of each new holder is greater than that of all before it in this epoch
+-- KEEPS   one worker at a time; the fence of each new holder is greater than all earlier ones in this epoch
 local refused = refuse()
 if refused then return refused end
 local held = call('GET', KEYS[10])
 local fence, holder = string.match(held or '', '^(%d+):(.*)$')
 if held and holder ~= ARGV[1] then
-  -- no lease is longer than that: this one is from before the server's clock went back
+  -- no lease is longer than that, so this one is from before the server's clock was set back
   if call('PTTL', KEYS[10]) > tonumber(ARGV[2]) then call('PEXPIRE', KEYS[10], ARGV[2]) end
   return {'HELD', held}
 end

@@ -1,9 +1,9 @@
 -- flags: allow-oom
--- Takes modules one step down: hot to warm with their frames, clean ones to cold.
+-- Moves modules one tier down: hot ones to warm with their frames, clean ones to cold.
 -- KEYS    1..9 the shard, then record and frame of each move
 -- ARGV    reason, moves
 -- RETURNS {'OK', word for each move: 'moved' | 'already' | 'changed' | 'pinned' | 'dirty'} | {'OVER', ...}
--- KEEPS   only the versions that were read; a dirty version keeps a copy without a TTL; warm budgets
+-- KEEPS   only the versions that the caller read are moved; a dirty version keeps a copy without a TTL; warm budgets
 local refused = refuse()
 if refused then return refused end
 local now = now_ms()

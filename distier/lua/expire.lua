@@ -1,13 +1,13 @@
 -- flags: allow-oom
--- Accounts for warm frames that their TTL has taken: those modules are cold now.
+-- Accounts for warm frames that have expired: their modules become cold.
 -- KEYS    1..9 the shard, then record and frame of each id
 -- ARGV    ids
 -- RETURNS {'OK', number that became cold}
--- KEEPS   a dirty module is never called cold; a frame that is still there keeps its module warm
+-- KEEPS   a dirty module never becomes cold; a module with an existing frame stays warm
 local refused = refuse()
 if refused then return refused end
 local now, gone = now_ms(), 0
-for i = 1, #ARGV do placed(KEYS[8 + 2 * i]) end -- fails before the first write, if it must
+for i = 1, #ARGV do placed(KEYS[8 + 2 * i]) end -- a wrong type fails here, before the first write
 for i, id in ipairs(ARGV) do
   local record, frame = KEYS[8 + 2 * i], KEYS[9 + 2 * i]
   local old = placed(record)
@@ -24,7 +24,7 @@ for i, id in ipairs(ARGV) do
     call('ZREM', WARM, id)
     emit(id, 'warm', 'cold', 'expire', old.version)
     gone = gone + 1
-  else -- somebody deleted the only copy; looked at again after the others
+  else -- the only copy was deleted by others; checked again later
     call('ZADD', WARM, now + tonumber(call('HGET', LIMITS, 'warm_ttl_ms')), id)
   end
 end

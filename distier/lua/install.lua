@@ -1,14 +1,14 @@
 -- flags:
--- Puts the frame of a clean version back: cold to warm. Also renews a warm frame that expired or is damaged.
+-- Stores the frame of a clean version, which moves it from cold to warm. Also replaces a warm frame that expired or is damaged.
 -- KEYS    1..9 the shard, 10 record, 11 frame, then record and frame of each move
--- ARGV    id, tok, codec, frame, reason, moves
+-- ARGV    id, write id, codec, frame, reason, moves
 -- RETURNS {'OK', evicted} | {'CHANGED'} | {'TOO_LARGE'} | {'OVER', ...}
--- KEEPS   only the version that was read; only clean ones; a clean frame has a TTL; budgets
+-- KEEPS   only the version that the caller read, and only if it is clean; a clean frame has a TTL; budgets
 local refused = refuse()
 if refused then return refused end
 local id, record, frame = ARGV[1], KEYS[10], KEYS[11]
 local old, now = placed(record), now_ms()
-if old.tok ~= ARGV[2] or not old.clean or (old.tier ~= 'cold' and old.tier ~= 'warm') then return {'CHANGED'} end
+if old.write_id ~= ARGV[2] or not old.clean or (old.tier ~= 'cold' and old.tier ~= 'warm') then return {'CHANGED'} end
 local limit = call('HMGET', LIMITS, 'warm_bytes', 'warm_modules')
 if #ARGV[4] > tonumber(limit[1]) or limit[2] == '0' then return {'TOO_LARGE'} end
 

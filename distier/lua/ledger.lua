@@ -1,18 +1,18 @@
 -- flags: allow-oom
--- Changes the ledger of the shards' shares, if nobody else has changed it since it was read.
+-- Changes the ledger of the shards' quotas, unless it was changed since the caller read it.
 -- KEYS    1..9 shard 0, 10 the ledger
--- ARGV    version that was read (0: none), token of this change, fence of the lease of shard 0 ('' for who needs none), to
---         make the ledger anew the version that it must come after ('' otherwise), then name and value of each field ('' takes it out)
+-- ARGV    version that was read (0: none), write id of this change, fence of the lease of shard 0 ('' if none is needed), the
+--         version that a rebuilt ledger must exceed ('' for a change), then name and value of each field ('' removes it)
 -- RETURNS {'OK', version} | {'CHANGED', version} | {'FENCED'} | {'TOO_MUCH', budget}
--- KEEPS   the sum of the shares is never more than the total, as they are and as they will be after the change that is under
---         way. Versions only grow, and those of an epoch of shard 0 are greater than all of the one before: a ledger that came
---         back with an old copy of Redis is made anew before anybody may change it
+-- KEEPS   the sum of the quotas never exceeds the total, neither now nor after the change in progress. Versions only grow, and
+--         those of an epoch of shard 0 are greater than all of the epoch before. So a ledger that came back with an old copy of
+--         Redis must be rebuilt before it can be changed
 local refused = refuse()
 if refused then return refused end
 local ledger, flat, epoch = {}, call('HGETALL', KEYS[10]), call('HMGET', EPOCH, 'epoch', 'fence')
 for i = 1, #flat, 2 do ledger[flat[i]] = flat[i + 1] end
 local version, first = tonumber(ledger.version or 0), tonumber(epoch[1]) * 4294967296
-if ledger.tok == ARGV[2] then return {'OK', ledger.version} end -- sent twice
+if ledger.write_id == ARGV[2] then return {'OK', ledger.version} end -- sent twice
 if ARGV[3] ~= '' and ARGV[3] ~= epoch[2] then return {'FENCED'} end
 if version ~= tonumber(ARGV[1]) or version < first and ARGV[4] == '' then return {'CHANGED', string.format('%.0f', version)} end
 if ARGV[4] ~= '' then ledger = {total = ledger.total} end

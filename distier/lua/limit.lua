@@ -1,10 +1,10 @@
 -- flags: allow-oom
--- Sets this shard's share of the budgets as a version of the ledger says it, and tells what must go for that.
+-- Sets this shard's quotas from a version of the ledger, and returns what must be evicted for them.
 -- KEYS    1..9 the shard
--- ARGV    version of the ledger, then hot tokens, hot bytes, warm modules, warm bytes (none: the limits stay as they are)
--- RETURNS {'OK', the four limits} | {'STALE', version} | {'OVER', ...}: set, but the shard still holds more
--- KEEPS   limits of a version are never replaced by those of an older one. Where it answers OK, the shard holds no more than
---         that, and will not before a newer version is set: every change that adds is checked
+-- ARGV    version of the ledger, then hot tokens, hot bytes, warm modules, warm bytes (none: the limits stay unchanged)
+-- RETURNS {'OK', the four limits} | {'STALE', version} | {'OVER', ...}: set, but the shard still exceeds them
+-- KEEPS   limits are never replaced by those of an older version. After OK, the shard stays within them until a newer version is
+--         set, because every change that adds is checked
 local refused = refuse()
 if refused then return refused end
 local names = {'hot_tokens', 'hot_bytes', 'warm_modules', 'warm_bytes'}

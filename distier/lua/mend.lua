@@ -1,9 +1,9 @@
 -- flags: allow-oom
--- Looks whether record, copies and TTLs of some modules fit together, and puts right what can be without their content.
+-- Checks that record, copies and TTLs of some modules are consistent, and repairs faults that do not need their content.
 -- KEYS    1..9 the shard, then record and frame of each id
--- ARGV    '1' to repair, '0' to look only; then the ids
--- RETURNS {'OK', for each id a list of words: what is wrong with it, '+' before what has been put right}
--- KEEPS   what fits is not touched; a copy that is not in the archive goes only where no record has any use for it
+-- ARGV    '1' to repair, '0' to check only; then the ids
+-- RETURNS {'OK', for each id a list of the names of its faults, with '+' before repaired ones}
+-- KEEPS   consistent keys are not touched; a copy that is not archived is removed only if no record needs it
 local refused = refuse()
 if refused then return refused end
 local repair, found, reply = ARGV[1] == '1', {}, {}

@@ -1,9 +1,9 @@
 -- flags: allow-oom
--- Pins a module until a time, or ends its pin.
+-- Pins a module for a time, or removes its pin.
 -- KEYS    1..9 the shard, 10 record
 -- ARGV    id, ttl_ms ('0' unpins)
 -- RETURNS {'OK', until_ms as string} | {'MISSING'}
--- KEEPS   a pin always ends
+-- KEEPS   every pin expires
 local refused = refuse()
 if refused then return refused end
 local tier, now = call('HGET', KEYS[10], 'tier'), now_ms()

@@ -1,36 +1,37 @@
--- Shared by all scripts; put before each of them when it is loaded.
--- KEYS[1..9] are the shard's own keys; after them each script takes what its header says.
+-- Shared by all scripts: the loader puts it before each of them.
+-- KEYS[1..9] are the shard's own keys. The header of each script describes its further keys.
 -- @schema constants
 local call = redis.call
 
--- Redis does not undo what a script wrote before it failed. So a shard's key of a foreign type fails the call here, and the
--- keys of modules are read before the first write.
+-- Redis does not undo the writes of a script that fails. So a shard's key of the wrong type fails the call here, and the keys of
+-- modules are read before the first write.
 call('ZINTERCARD', 5, PINS, HOT, WARM, DIRTY, USES, 'LIMIT', 1)
 call('HLEN', LIMITS) call('HLEN', USAGE) call('XLEN', EVENTS)
 
--- The shard's clock, in ms: one clock for all nodes. It is the server's, but never goes back: a server that is set back, or one
--- behind it that takes over, would turn the order of last uses round. While it lags, each use counts one microsecond on.
+-- The shard's clock in ms, which is the same for all nodes. It follows the server's clock but never goes back: otherwise a clock
+-- that is set back, or a slower one after a failover, would reverse the order of last uses. While the server's clock is behind,
+-- each use advances this clock by one microsecond.
 local clock
 local function now_ms()
   local t = call('TIME')
   clock = math.max(t[1] * 1000 + t[2] / 1000, (tonumber(call('HGET', EPOCH, 'clock')) or 0) + 0.001)
   return math.floor(clock)
 end
--- A score for this moment, or `after` ms later, greater than all that were given before with the same `after`.
+-- A score for now, or for `after` ms later. It is greater than all earlier scores with the same `after`.
 local noted
 local function score(after)
   if not noted then call('HSET', EPOCH, 'clock', string.format('%.3f', clock)) noted = true end
   return string.format('%.3f', clock + (after or 0))
 end
 
--- The replication id of this server: another one after each restart, promotion, or loss. '' where INFO is not to be had.
+-- The replication id of this server. It changes with each restart, promotion or loss of data. '' if INFO is not allowed.
 local function replid()
   local info = redis.pcall('INFO', 'replication')
   return type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or ''
 end
 
--- nil where this shard is in good order; else what to answer instead of doing anything. The epoch belongs to the incarnation of
--- the server that it was installed in: another incarnation may have lost acknowledged writes, and must claim a new one.
+-- Returns nil if this shard can be used; otherwise the reply with which the script must end. An epoch belongs to the incarnation
+-- of the server in which it was installed. Another incarnation may have lost acknowledged writes, and must claim a new epoch.
 local current_epoch
 local function refuse()
   local e, incarnation = call('HMGET', EPOCH, 'epoch', 'layout', 'replid'), replid()
@@ -40,21 +41,21 @@ local function refuse()
   return nil
 end
 
--- What a record says of where its module is; tier 'none' where there is no record. A damaged one counts as the version 0-0:
--- any write comes after it and makes it whole.
+-- The placement of a module according to its record; tier 'none' if there is no record. A damaged record counts as version 0-0:
+-- any write is later and replaces it.
 local function placed(key)
   local f = call('HMGET', key, 'tier', 'tok', 'tokens', 'bytes', 'clean', 'frame_bytes', 'archived_bytes', 'epoch', 'ver',
     'created', 'reserved')
   local function number(i) return tonumber(f[i] or 0) or 0 end
   return {
-    tier = f[1] or 'none', tok = f[2] or '', tokens = number(3), bytes = number(4), clean = f[5] == '1', epoch = number(8),
+    tier = f[1] or 'none', write_id = f[2] or '', tokens = number(3), bytes = number(4), clean = f[5] == '1', epoch = number(8),
     ver = number(9), frame_bytes = number(6), archived_bytes = number(7),
     version = f[1] and ((f[8] or '0') .. '-' .. (f[9] or '0')) or '', created = f[10], reserved = f[11] or '',
   }
 end
 
--- Accounting: `count(p, -1)` takes a placement out of the sums, `count(p, 1)` puts it in; `next_change` begins one of
--- several changes, each of which is weighed by itself; `settle` writes them all.
+-- Accounting: `count(p, -1)` subtracts a placement from the sums, and `count(p, 1)` adds it. `next_change` starts the next of
+-- several changes, each of which is checked separately. `settle` writes them all.
 local delta, earlier = {}, {}
 local function add(field, n)
   if n ~= 0 then delta[field] = (delta[field] or 0) + n end
@@ -71,9 +72,8 @@ local function settle()
   end
 end
 
--- The four budgets, with what the change counted so far would do to them, after the earlier ones. A budget counts only against a
--- change that adds to it: a lowered limit stops growth and never a move that frees. `settle` is what writes USAGE, at the
--- end, so both are read once.
+-- Checks the four budgets after the earlier changes and the current one. A budget rejects only changes that add to it: a lowered
+-- limit stops growth, but never a move that frees room. Only `settle` writes USAGE, at the end, so LIMITS and USAGE are read once.
 local limit, used
 local function limits()
   limit = limit or read_limits()
@@ -91,9 +91,9 @@ local function budgets()
   return fits, over
 end
 
--- The first 64 of a set in the order in which they should go, or all that may; pinned ones and `id` are passed over. Not
--- as many as should do at the average size: those that go first may all be smaller than that, and the client cannot tell a
--- set that has no more from one of which too few were named.
+-- The first 64 candidates of a set in the order of eviction, or all of them, without pinned modules and `id`. Rejected: as many
+-- as suffice at the average size. The first ones may all be smaller, and the client could not distinguish a set without further
+-- candidates from one of which too few were returned.
 local function candidates(zset, id, now)
   local out, from, pins = {}, 0, call('ZCARD', PINS)
   repeat
@@ -107,9 +107,9 @@ local function candidates(zset, id, now)
   return out
 end
 
--- The answer that changes nothing and says what is missing: over by {hot tokens, hot bytes, warm modules, warm
--- bytes}, the least recently used hot ids, the warm ids that are due first; none of these where warm has room for all that
--- hot could send there.
+-- The reply of a script that changes nothing for lack of room: the excess in {hot tokens, hot bytes, warm modules, warm bytes},
+-- the least recently used hot ids, and the warm ids that are due first. There are no warm ids if warm has room for all
+-- demotions from hot.
 local function name_victims(over, id, now)
   local roomy = over[3] <= -64 and over[4] + tonumber(used[2] or 0) + (earlier.hot_bytes or 0) <= 0
   return {'OVER', {string.format('%.0f', over[1]), string.format('%.0f', over[2]), string.format('%.0f', over[3]),
@@ -123,69 +123,69 @@ local function emit(id, from, to, reason, version)
     'id', id, 'from', from, 'to', to, 'reason', reason, 'version', version)
 end
 
--- A tombstone that is archived stays for ten minutes, so that an older durable write under way cannot come after it.
-local function bury(record, epoch, ver, tok, now)
-  call('HSET', record, 'tier', 'deleted', 'epoch', epoch, 'ver', ver, 'tok', tok, 'seen', call('HGET', EPOCH, 'epoch'),
+-- Writes a clean tombstone. It stays for ten minutes, so that an older durable write in progress cannot be applied after it.
+local function bury(record, epoch, ver, write_id, now)
+  call('HSET', record, 'tier', 'deleted', 'epoch', epoch, 'ver', ver, 'tok', write_id, 'seen', call('HGET', EPOCH, 'epoch'),
     'bytes', 0, 'clean', '1', 'updated', now)
   call('PEXPIRE', record, TOMBSTONE_TTL_MS)
 end
 
--- Whether `old` comes after the version epoch-ver.
+-- Whether `old` is later than the version epoch-ver.
 local function comes_after(old, epoch, ver)
   return old.tier ~= 'none' and (old.epoch > epoch or old.epoch == epoch and old.ver > ver)
 end
 
--- Whether a record, or that there is none, is known to be the newest: one of an older epoch is not before it has been compared
--- with the archive.
+-- Whether a record, or its absence, is known to be current. A record of an older epoch is not, until it was compared with the
+-- archive.
 local function is_checked(record)
   local e = call('HMGET', EPOCH, 'epoch', 'verified')
   return math.max(tonumber(call('HGET', record, 'seen') or 0), tonumber(e[2] or 0)) >= tonumber(e[1])
 end
 
--- The position that a durable write holds in front of a record: `epoch-ver-deleted-tok`; worth nothing in another epoch. It stays
--- over unconditional writes (`deleted` is 1 once one of them was a delete), and ends when its holder is applied, or when a conditional
--- or durable write passes it because its holder seems to have died. So a holder that finds it gone knows that it was passed, and
--- one that finds it knows that only unconditional writes came. Returns ver (0: there is none), tok, deleted.
+-- The position that a durable write has reserved: `epoch-ver-deleted-write id`; void in another epoch. Unconditional writes keep
+-- the reservation (`deleted` is 1 once one of them was a delete). It ends when its holder is applied, or when a conditional or
+-- durable write ignores it because its holder seems to have died. So if a holder does not find its reservation, another write
+-- ignored it; if it does, only unconditional writes came in between. Returns ver (0: there is none), write id, deleted.
 local function reservation(old, epoch)
-  local e, ver, deleted, tok = string.match(old.reserved, '^(%d+)-(%d+)-(%d+)-(%x*)$')
+  local e, ver, deleted, write_id = string.match(old.reserved, '^(%d+)-(%d+)-(%d+)-(%x*)$')
   if e ~= epoch then return 0, '', false end
-  return tonumber(ver), tok, deleted ~= '0'
+  return tonumber(ver), write_id, deleted ~= '0'
 end
--- What keeps a conditional write out: another one's position, unless the caller has watched this holder for long enough.
-local function busy(old, epoch, tok, given_up)
-  local place, holder = reservation(old, epoch)
-  if place > 0 and holder ~= tok and holder ~= given_up then return {'BUSY', holder} end
+-- Rejects a conditional write while another write holds a position, unless the caller has given up on this holder.
+local function busy(old, epoch, write_id, given_up)
+  local position, holder = reservation(old, epoch)
+  if position > 0 and holder ~= write_id and holder ~= given_up then return {'BUSY', holder} end
   return nil
 end
--- nil where a write that is in the archive as epoch-ver may be applied; else what to answer. Whoever does not hold its position
--- cannot tell what became of its object: somebody may have adopted it, and others may have changed the module since.
-local function not_applicable(old, epoch, ver, tok)
-  if old.epoch == tonumber(epoch) and old.ver == ver and string.sub(old.tok, 1, 8) == string.sub(tok, 1, 8) then
+-- Returns nil if a write that is archived as epoch-ver may be applied; otherwise the reply. A write that does not hold its position
+-- cannot know what happened to its object: it may have been adopted, and the module may have changed since.
+local function not_applicable(old, epoch, ver, write_id)
+  if old.epoch == tonumber(epoch) and old.ver == ver and string.sub(old.write_id, 1, 8) == string.sub(write_id, 1, 8) then
     return {'REPLAYED', old.version, old.tier} -- adopted
   end
-  local place, holder, deleted = reservation(old, epoch)
-  if place ~= ver or holder ~= tok then return {'UNHELD'} end
+  local position, holder, deleted = reservation(old, epoch)
+  if position ~= ver or holder ~= write_id then return {'UNHELD'} end
   if comes_after(old, tonumber(epoch), ver) then return {'SUPERSEDED', old.version, deleted and '1' or '0'} end
   return nil
 end
--- The reservation as an unconditional write leaves it.
+-- The value of the reservation after an unconditional write.
 local function kept_reservation(old, epoch, deletes)
-  local place, holder, deleted = reservation(old, epoch)
-  if place == 0 then return nil end
-  return string.format('%s-%.0f-%d-%s', epoch, place, (deleted or deletes) and 1 or 0, holder)
+  local position, holder, deleted = reservation(old, epoch)
+  if position == 0 then return nil end
+  return string.format('%s-%.0f-%d-%s', epoch, position, (deleted or deletes) and 1 or 0, holder)
 end
 
--- Writes that were applied, by tok, so that one that is sent again is answered and not applied again: the last 8192 of the shard,
--- each in the place of the one that many versions before it. (A TTL would end by a clock that jumps, or by an eviction.)
-local function remember(done, tok, version, ver)
-  local place = '#' .. string.format('%.0f', tonumber(ver) % DONE_MAX)
-  local before = call('HGET', done, place)
+-- The applied writes by write id, so that a repeated write gets its reply and is not applied again. The hash has the last 8192
+-- writes of the shard; each replaces the one 8192 versions before it. (A TTL would depend on clock jumps and evictions.)
+local function remember(done, write_id, version, ver)
+  local slot = '#' .. string.format('%.0f', tonumber(ver) % DONE_MAX)
+  local before = call('HGET', done, slot)
   if before then call('HDEL', done, before) end
-  call('HSET', done, place, tok, tok, version)
+  call('HSET', done, slot, write_id, write_id, version)
 end
--- What to answer a write that was sent before, without an answer, and is not remembered; nil where it was certainly not applied.
--- `since` is a version from before it was first sent ('' where this is the first time): it was applied after that, if at all.
--- So nothing was applied where the record is not newer, or fewer versions were given since than are remembered.
+-- The reply to a repeated write whose first reply was lost and that is not in `done`; nil if it was certainly not applied.
+-- `since` is a version from before the write was first sent ('' at the first attempt), so it was applied after that, if at all.
+-- It was not applied if the record is not later, or if fewer versions were assigned since then than `done` keeps.
 local function maybe_applied(old, record, since)
   if since == '' then return nil end
   local e, v = string.match(since, '^(%d+)-(%d+)$')
@@ -197,7 +197,7 @@ local function maybe_applied(old, record, since)
   return {'UNKNOWN', old.version}
 end
 
--- What to answer where the caller expects another version than there is.
+-- The reply if the current version is not the one that the caller expects; nil if it is.
 local function unexpected(old, record, expected)
   if expected == '' then return nil end
   if not is_checked(record) then return {'UNVERIFIED'} end
@@ -208,45 +208,45 @@ local function unexpected(old, record, expected)
   return nil
 end
 
--- What keeps a write from being applied, before anybody looks for room; nil where nothing does. A write that is in the archive has
--- its position in `reserved` (the epoch; '' for all others) and `ver`.
-local function refuse_write(old, record, tok, expected, reserved, ver, since)
+-- The reply to a write that must not be applied, checked before its room; nil if it may be applied. A write that is archived already
+-- has its position in `reserved` (the epoch; '' for all other writes) and `ver`.
+local function refuse_write(old, record, write_id, expected, reserved, ver, since)
   local version, given_up = string.match(expected, '^([^/]*)/?(.*)$')
   if reserved == '' then
     return maybe_applied(old, record, since) or unexpected(old, record, version)
-      or version ~= '' and busy(old, current_epoch, tok, given_up) or nil
+      or version ~= '' and busy(old, current_epoch, write_id, given_up) or nil
   end
   if reserved ~= current_epoch then return {'FENCED'} end
-  return not_applicable(old, reserved, tonumber(ver), tok) or unexpected(old, record, version)
+  return not_applicable(old, reserved, tonumber(ver), write_id) or unexpected(old, record, version)
 end
 
--- Takes a module out of all sets; its keys go, `record` too.
+-- Removes a module from all sets, and deletes its keys, including `record`.
 local function forget(id, record, frame)
   call('UNLINK', record, frame)
   for _, zset in ipairs({HOT, WARM, DIRTY, USES}) do call('ZREM', zset, id) end
 end
 
--- Warm frames: a TTL exactly while the version is clean.
+-- Sets the TTL of a warm frame. It has one exactly while the version is clean.
 local function keep_frame(id, frame_key, clean, now)
   local ttl = tonumber(call('HGET', LIMITS, 'warm_ttl_ms'))
   if clean then call('PEXPIRE', frame_key, ttl) else call('PERSIST', frame_key) end
   call('ZADD', WARM, score(ttl), id)
 end
 
--- Moves: victims that go one step down. ARGV[a] is their number, then five arguments each: id, tok, to
--- ('warm' with a frame, or 'cold'), codec, frame; KEYS[k..] has record and frame key of each. A move whose
--- victim has changed meanwhile is left out: `why` then says so, and the room that it would have made is missing. So is
--- one that was named before, or that is the module `subject` itself: it would be counted twice.
+-- Moves: modules to move one tier down. ARGV[a] is their number, followed by five arguments each: id, write id, to ('warm' with a
+-- frame, or 'cold'), codec, frame; KEYS[k..] has record and frame of each. A move whose module has changed is skipped: `why` gives
+-- the reason, and its room is missing. A repeated id, and the module `subject` itself, are skipped too, because they would be
+-- counted twice.
 local function read_moves(k, a, subject, now)
   local moves, taken = {}, {[subject] = true}
   for i = 1, tonumber(ARGV[a]) do
-    local m = {id = ARGV[a + 1], tok = ARGV[a + 2], to = ARGV[a + 3], codec = ARGV[a + 4], frame = ARGV[a + 5],
+    local m = {id = ARGV[a + 1], write_id = ARGV[a + 2], to = ARGV[a + 3], codec = ARGV[a + 4], frame = ARGV[a + 5],
       key = KEYS[k], frame_key = KEYS[k + 1]}
     m.was = placed(m.key)
     local pin = call('ZSCORE', PINS, m.id)
     if taken[m.id] then m.why = 'changed'
     elseif m.was.tier == m.to then m.why = 'already'
-    elseif m.was.tok ~= m.tok then m.why = 'changed'
+    elseif m.was.write_id ~= m.write_id then m.why = 'changed'
     elseif pin and tonumber(pin) > now then m.why = 'pinned'
     elseif m.to == 'warm' and m.was.tier ~= 'hot' then m.why = 'already'
     elseif m.to == 'cold' and not m.was.clean then m.why = 'dirty'
@@ -267,8 +267,8 @@ local function weigh(moves, sign)
     end
   end
 end
--- The record without its content, written anew: a hash that has held it stays a hash table when it goes, and takes three times
--- the memory that the same fields take in a listpack.
+-- Rewrites the record without its content. A hash that had content stays a hash table without it, and takes three times the
+-- memory of the same fields in a listpack.
 local function drop_content(record)
   call('HDEL', record, 'content')
   local fields = call('HGETALL', record)
@@ -298,8 +298,8 @@ local function apply(moves, reason, now)
   return done
 end
 
--- Counts the moves in if the change counted so far does not fit without them. Answers the moves to apply, or
--- nil and the answer that names victims. Nothing has been written yet.
+-- Counts the moves too if the change does not fit without them. Returns the moves to apply, or nil and the reply that names
+-- victims. Nothing has been written yet.
 local function make_room(k, a, id, now)
   local fits, over = budgets()
   if fits then return {} end

@@ -1,14 +1,14 @@
 -- flags:
--- Makes a version hot: the record takes the content, the frame goes.
+-- Makes a version hot: moves its content into the record and deletes the frame.
 -- KEYS    1..9 the shard, 10 record, 11 frame, then record and frame of each move
--- ARGV    id, tok, content, reason, moves
+-- ARGV    id, write id, content, reason, moves
 -- RETURNS {'OK', evicted} | {'ALREADY'} | {'CHANGED'} | {'TOO_LARGE'} | {'OVER', ...}
--- KEEPS   only the version that was read is promoted; clean stays clean, dirty stays dirty; budgets
+-- KEEPS   only the version that the caller read is promoted; clean stays clean, dirty stays dirty; budgets
 local refused = refuse()
 if refused then return refused end
 local id, record, frame = ARGV[1], KEYS[10], KEYS[11]
 local old, now = placed(record), now_ms()
-if old.tok ~= ARGV[2] or old.bytes ~= #ARGV[3] or old.tier == 'deleted' then return {'CHANGED'} end
+if old.write_id ~= ARGV[2] or old.bytes ~= #ARGV[3] or old.tier == 'deleted' then return {'CHANGED'} end
 if old.tier == 'hot' then return {'ALREADY'} end
 local limit = call('HMGET', LIMITS, 'hot_tokens', 'hot_bytes')
 if old.tokens > tonumber(limit[1]) or old.bytes > tonumber(limit[2]) then return {'TOO_LARGE'} end

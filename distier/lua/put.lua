@@ -1,32 +1,32 @@
 -- flags:
--- Writes new versions, each module by itself: dirty, under the next place in the order; or, where its place was reserved
--- and it is in the archive already, clean. For a single one it makes the room that it needs in the same step.
+-- Writes new versions, each module separately: dirty, at the next position; or clean, if the version is already archived at its
+-- reserved position. For a single module, it makes the required room in the same step.
 -- KEYS    1..9 the shard, record, frame and `done` of each module, then record and frame of each move
--- ARGV    number of modules; of each: id, tok, tier ('hot'|'warm'; 'cold' where it is archived), expected ('' any, '-'
---         none, 'epoch-ver'; then '/' and the holder of a position that the caller gives up on), reserved epoch, reserved ver ('' both: not archived), archived_bytes, tokens, bytes, frame
---         ('' unless warm), number of further fields (with `content` if hot, `codec` if warm), name and value of each;
---         then moves, only for a single one; last '', or where it was sent before a version from before that (`maybe_applied`)
+-- ARGV    number of modules; of each: id, write id, tier ('hot'|'warm'; 'cold' if archived), expected ('' any, '-' none,
+--         'epoch-ver'; then '/' and the holder to ignore), reserved epoch, reserved ver ('' both: not archived), archived_bytes,
+--         tokens, bytes, frame ('' unless warm), number of further fields (`content` if hot, `codec` if warm), name and value of
+--         each; then moves (single module only); last '' or a version before the first attempt (`maybe_applied`)
 -- RETURNS {'OK', of each: {'OK', epoch, ver, evicted} | {'REPLAYED', version, tier} | {'CONFLICT', version} | {'UNVERIFIED'}
 --         | {'FENCED'} | {'SUPERSEDED', version} | {'UNHELD'} | {'BUSY', holder} | {'UNKNOWN', version} | {'TOO_LARGE'}
 --         | {'OVER', ...}}
--- KEEPS   budgets are never exceeded; a dirty version has no TTL; a tok is applied once; the order never goes back
+-- KEEPS   budgets are never exceeded; a dirty version has no TTL; a write id is applied once; positions never go back
 local refused = refuse()
 if refused then return refused end
 local now, modules, k, a, since = now_ms(), {}, 10, 2, ARGV[#ARGV]
-for i = 1, tonumber(ARGV[1]) do -- fails before the first write, if it must
+for i = 1, tonumber(ARGV[1]) do -- a wrong type fails here, before the first write
   modules[i] = {a = a, old = placed(KEYS[k]), done = call('HGET', KEYS[k + 2], ARGV[a + 1]), record = KEYS[k], frame = KEYS[k + 1],
     done_key = KEYS[k + 2]}
   k, a = k + 3, a + 11 + 2 * tonumber(ARGV[a + 10])
 end
 
 local function write(m)
-  local id, tok, tier, expected, reserved, ver, archived_bytes, tokens, bytes, body, n = unpack(ARGV, m.a, m.a + 10)
+  local id, write_id, tier, expected, reserved, ver, archived_bytes, tokens, bytes, body, n = unpack(ARGV, m.a, m.a + 10)
   local old, record, frame, epoch, clean, done = m.old, m.record, m.frame, current_epoch, reserved ~= '', m.done
   if done then
-    call('HSET', m.done_key, tok, done) -- a write, so that WAIT covers the first one
-    return {'REPLAYED', done, old.tok == tok and old.tier or ''}
+    call('HSET', m.done_key, write_id, done) -- a write, so that WAIT covers the first one
+    return {'REPLAYED', done, old.write_id == write_id and old.tier or ''}
   end
-  local no = refuse_write(old, record, tok, expected, reserved, ver, since)
+  local no = refuse_write(old, record, write_id, expected, reserved, ver, since)
   if no then return no end
   local new = {tier = tier, tokens = tonumber(tokens), bytes = tonumber(bytes), frame_bytes = #body, clean = clean,
     archived_bytes = tonumber(archived_bytes)}
@@ -42,7 +42,7 @@ local function write(m)
   local version, exists = epoch .. '-' .. ver, old.tier ~= 'none' and old.tier ~= 'deleted'
   local reservation = not clean and expected == '' and kept_reservation(old, epoch)
   call('UNLINK', record, frame)
-  call('HSET', record, 'tier', tier, 'epoch', epoch, 'ver', ver, 'tok', tok, 'seen', epoch, 'bytes', bytes, 'tokens', tokens,
+  call('HSET', record, 'tier', tier, 'epoch', epoch, 'ver', ver, 'tok', write_id, 'seen', epoch, 'bytes', bytes, 'tokens', tokens,
     'clean', clean and '1' or '0', 'created', exists and old.created or now, 'updated', now,
     unpack(ARGV, m.a + 11, m.a + 10 + 2 * n))
   call('ZREM', WARM, id)
@@ -55,7 +55,7 @@ local function write(m)
   end
   if clean then call('ZREM', DIRTY, id)
   else call('ZADD', DIRTY, 'NX', score(), id) end -- since the oldest version that is not archived
-  remember(m.done_key, tok, version, ver)
+  remember(m.done_key, write_id, version, ver)
   emit(id, exists and old.tier or 'none', tier, 'put', version)
   return {'OK', epoch, ver, evicted}
 end

@@ -1,9 +1,9 @@
 -- flags: allow-oom
--- Looks whether the shard's sets agree with the records of some modules, and makes them.
+-- Checks that the shard's sets agree with the records of some modules, and repairs the sets.
 -- KEYS    1..9 the shard, then record and frame of each id
--- ARGV    '1' to repair, '0' to look only; then the ids
--- RETURNS {'OK', for each id a list of words: what is wrong with it, '+' before what has been put right}
--- KEEPS   an id that is where it belongs keeps its score; a record that is no hash or names no tier is left to `mend`
+-- ARGV    '1' to repair, '0' to check only; then the ids
+-- RETURNS {'OK', for each id a list of the names of its faults, with '+' before repaired ones}
+-- KEEPS   an id in its correct set keeps its score; a record that is no hash or has no valid tier is left to `mend`
 local refused = refuse()
 if refused then return refused end
 local repair, now, found, reply = ARGV[1] == '1', now_ms(), {}, {}

@@ -1,8 +1,8 @@
 -- flags: allow-oom
--- Gives a lease back, if it is still the caller's.
+-- Releases a lease if the caller still holds it.
 -- KEYS    1..9 the shard, 10 lease
--- ARGV    the holder's token
--- RETURNS 1 if it was, else 0
--- KEEPS   nobody else's lease
+-- ARGV    the value of the caller's lease
+-- RETURNS 1 if it was released, else 0
+-- KEEPS   leases of other holders stay
 if call('GET', KEYS[10]) ~= ARGV[1] then return 0 end
 return call('DEL', KEYS[10])

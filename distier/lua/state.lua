@@ -1,8 +1,8 @@
 -- flags: no-writes
--- The epoch of a shard, and up to which epoch all of the archive has been reconciled with its records.
+-- Returns the epoch of a shard, and the epoch up to which its records were reconciled with the whole archive.
 -- KEYS    1..9 the shard
--- RETURNS {'OK', epoch, verified, ver: the last version that was given}
--- KEEPS   answers only for the incarnation of the server that the epoch was claimed for
+-- RETURNS {'OK', epoch, verified, ver: the last assigned version number}
+-- KEEPS   returns OK only in the incarnation of the server for which the epoch was claimed
 local refused = refuse()
 if refused then return refused end
 local e = call('HMGET', EPOCH, 'epoch', 'verified', 'ver')

@@ -1,14 +1,14 @@
 -- flags:
--- Notes uses: the LRU order, the counts, and the time that a warm frame still has.
+-- Records uses: updates the LRU order and the counts, and renews the TTL of warm frames.
 -- KEYS    1..9 the shard, then record and frame of each id
 -- ARGV    id and number of uses of each
--- RETURNS {'OK', count of each; -1 where there is no such module}
--- KEEPS   no record is written: recency never invalidates a near cache; dirty frames get no TTL; at maxmemory it is refused, as it
---         may add to `uses`: what was used is noted again when there is room
+-- RETURNS {'OK', count of each; -1 if the module does not exist}
+-- KEEPS   no record is written, so that uses never invalidate a near cache; dirty frames get no TTL; at maxmemory the script is
+--         refused, because it may add to `uses`; uses are recorded again once there is room
 local refused = refuse()
 if refused then return refused end
 local now, tiers, counts = now_ms(), {}, {}
-for i = 1, #ARGV / 2 do tiers[i] = call('HGET', KEYS[8 + 2 * i], 'tier') end -- fails before the first write, if it must
+for i = 1, #ARGV / 2 do tiers[i] = call('HGET', KEYS[8 + 2 * i], 'tier') end -- a wrong type fails here, before the first write
 for i, tier in ipairs(tiers) do
   local id, uses, frame = ARGV[2 * i - 1], ARGV[2 * i], KEYS[9 + 2 * i]
   if tier and tier ~= 'deleted' then

@@ -1,9 +1,9 @@
 -- flags: no-writes
--- One consistent look at where a module is. Touches no recency.
+-- Returns a consistent view of a module's placement. Does not count as a use.
 -- KEYS    1..9 the shard, 10 record, 11 frame
 -- ARGV    id
--- RETURNS {} | {fields of the record without content as a flat list}, last use, due, uses, dirty since, pinned
---         until ('' where absent), PTTL of the frame
+-- RETURNS {} | {fields of the record without content as a flat list}, last use, due, uses, dirty since, pinned until
+--         ('' if absent), PTTL of the frame
 -- KEEPS   writes nothing
 local fields = {'tier', 'epoch', 'ver', 'tok', 'seen', 'bytes', 'tokens', 'counter', 'sha256', 'type', 'clean', 'archived_key',
   'archived_bytes', 'codec', 'frame_bytes', 'created', 'updated'}

@@ -1,4 +1,4 @@
-"""The near cache: modules in the process itself."""
+"""The near cache, which keeps modules in the process itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache itself: what is in it, what may be served now, what goes first."""
+"""The data structure of the near cache: its modules, when it may serve them, and the order of eviction."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from distier.domain.module import Module, pack_json
 
 NEVER = float("-inf")
 ENTRY_BYTES = 1024
-"""What a module takes beside its content, keywords, outline and meta: its objects, and our notes on it."""
+"""Memory per module besides its content, keywords, outline and meta: its Python objects and the cache's entries, in bytes."""
 
 
 class Ticket:
-    """The right of the reads of `id` that are under way to fill; void once it is not in the cache's book any more."""
+    """The permission of the current reads of `id` to fill the cache. It is void once the cache no longer lists it."""
 
     __slots__ = ("id",)
 
@@ -25,10 +25,10 @@ class Ticket:
 
 
 class NearCache:
-    """Modules within three budgets, the least recently used leaving first; no I/O and no threads of its own.
+    """Modules within three budgets, with LRU eviction. It has no I/O and no threads.
 
-    It is *live* between `go_live` and `lost`: only then it takes and serves modules, and serves them only for
-    `staleness_s` after the last time that `confirm` named. Thread-safe; `get` takes no lock.
+    The cache is *live* between `go_live` and `lost`. Only then it accepts and serves modules, and it serves them only for
+    `staleness_s` seconds after the latest time passed to `confirm`. It is thread-safe; `get` takes no lock.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class NearCache:
         return len(self._modules)
 
     def __contains__(self, id: object) -> bool:
-        """Whether `get` would answer it now; counts as no use."""
+        """Return whether `get` would return the module now. Does not count as a use."""
         return self.is_fresh and id in self._modules
 
     def get(self, id: str) -> Module | None:
-        """The module if it is here and certainly young enough. Freshness first: see the top of this file."""
+        """Return the module if it is here and certainly fresh. Freshness is checked first; `facade.py` says why."""
         if self._clock() < self._fresh_until_s:
             module = self._modules.get(id)
             if module is not None:
@@ -67,8 +67,10 @@ class NearCache:
         return None
 
     def begin(self, id: str) -> Ticket | None:
-        """To be called before a read is sent; None if what it reads must not be kept. Reads of one id at one time
-        share a ticket: any of them may fill."""
+        """Return a ticket for a read that is about to be sent, or None if its result must not be kept.
+
+        Concurrent reads of one id share a ticket, and any of them may fill the cache.
+        """
         if self._lock._is_owned():
             return None
         with self._lock:
@@ -79,7 +81,10 @@ class NearCache:
             return self._reading.setdefault(id, Ticket(id))
 
     def fill(self, ticket: Ticket, module: Module | None) -> bool:
-        """Whether `module`, which a read after `begin` found, is held now. None gives the ticket back."""
+        """Store the result of a read that started after `begin`. Returns whether it is held now.
+
+        A `module` of None only returns the ticket.
+        """
         if self._lock._is_owned():
             return False
         with self._lock:
@@ -93,8 +98,8 @@ class NearCache:
             return self._keep(module)
 
     def start_writing(self, ids: Iterable[str]) -> None:
-        """Drop `ids`; until `end_writing` no read of them gets a ticket."""
-        if self._lock._is_owned():  # `end_writing` will be called in there, too
+        """Drop `ids`. No read of them gets a ticket until `end_writing`."""
+        if self._lock._is_owned():  # `end_writing` will be called inside this call, too
             self._spoil()
             return
         with self._lock:
@@ -113,7 +118,7 @@ class NearCache:
                     del self._writing[id]
 
     def invalidate(self, ids: Iterable[str]) -> None:
-        """They changed: entries and tickets are void."""
+        """Drop the entries and void the tickets of `ids`, because these modules changed."""
         if self._lock._is_owned():
             self._spoil()
             return
@@ -122,8 +127,14 @@ class NearCache:
                 self._forget(id)
 
     def drop_promotable(self, uses: Mapping[str, float], threshold: float) -> None:
-        """Drop what Redis counted as used often enough for hot and is not held from there, so that its next read goes
-        all the way and promotes it."""
+        """Drop the modules that are not hot, but were used often enough for promotion.
+
+        Their next read then goes to Redis and promotes them.
+
+        Args:
+            uses: Counts of uses from Redis, by id.
+            threshold: Number of uses for promotion.
+        """
         if self._lock._is_owned():
             return
         with self._lock:
@@ -133,7 +144,7 @@ class NearCache:
                     self._forget(id)
 
     def flush(self) -> None:
-        """Everything may have changed."""
+        """Drop everything, because any module may have changed."""
         if self._lock._is_owned():
             self._spoil()
             return
@@ -141,16 +152,16 @@ class NearCache:
             self._clear()
 
     def go_live(self) -> None:
-        """From now on every change is pushed."""
+        """Start to serve: from now on every change is pushed."""
         if self._lock._is_owned():
             return
         with self._lock:
-            self._clear()  # also tickets that were taken while it was live before
+            self._clear()  # also the tickets of an earlier live period
             self._live = True
             self._serve_until(self._clock() + self.staleness_s)
 
     def confirm(self, at_s: float) -> None:
-        """Every change until `at_s` has been pushed and taken."""
+        """Extend serving: every change until `at_s` (monotonic clock) has been pushed and processed."""
         if self._lock._is_owned():
             return
         with self._lock:
@@ -160,7 +171,7 @@ class NearCache:
                 self._serve_until(max(self._fresh_until_s, at_s + self.staleness_s))
 
     def lost(self) -> None:
-        """Changes may be missed from now on."""
+        """Stop serving and drop everything: changes may be missed from now on."""
         if self._lock._is_owned():
             self._live = False
             self._spoil()
@@ -180,7 +191,7 @@ class NearCache:
         return self._clock() < self._fresh_until_s
 
     def take_uses(self) -> Mapping[str, int]:
-        """Hits by id since the last call; each hit is in exactly one answer."""
+        """Return the hits by id since the last call. Each hit is in exactly one result."""
         if self._lock._is_owned():
             return {}
         with self._lock:
@@ -189,7 +200,7 @@ class NearCache:
             return uses
 
     def after_fork(self) -> None:
-        """In a child: nothing of the parent's is valid, not even the lock."""
+        """Reset the cache in a forked child, including the lock, which a thread of the parent may hold."""
         self._lock = threading.RLock()
         self._writing.clear()
         self._hits.clear()
@@ -197,14 +208,14 @@ class NearCache:
         self.lost()
 
     def _spoil(self) -> None:
-        """What is here may be old, and cannot be changed now."""
+        """Stop serving, because the entries may be old and cannot be changed now."""
         self._spoilt = True
         self._fresh_until_s = NEVER
 
-    # The rest is called with the lock held.
+    # All following methods are called with the lock held.
 
     def _serve_until(self, at_s: float) -> None:
-        if not self._spoilt:  # nothing can come between this line and the next
+        if not self._spoilt:  # no signal handler can run between this line and the next
             self._fresh_until_s = at_s
 
     def _keep(self, module: Module) -> bool:
@@ -212,7 +223,7 @@ class NearCache:
         if tokens > self.max_tokens or size_bytes > self.max_bytes:
             return False
         self._drop(module.id)
-        self._gather()  # hits until now come before this entry in the order of use
+        self._gather()  # hits until now precede this entry in the order of use
         self._modules[module.id] = module
         self._costs[module.id] = (tokens, size_bytes)
         self.tokens += tokens
@@ -233,21 +244,21 @@ class NearCache:
         self._reading.pop(id, None)
 
     def _clear(self) -> None:
-        self._spoilt = False  # first: what comes in between spoils what is left here
+        self._spoilt = False  # first, so that a signal handler in between can set it again
         self._modules.clear()
         self._costs.clear()
         self._reading.clear()
         self.tokens = self.size_bytes = 0
 
     def _gather(self) -> None:
-        """Bring the order of use up to date. Hits that come meanwhile stand after the `n` that are taken."""
+        """Update the order of use. Hits that arrive in the meantime follow the `n` hits that are processed."""
         n = len(self._hits)
         if not n:
             return
         uses = Counter(reversed(self._hits[:n]))
         del self._hits[:n]
         self._uses.update(uses)
-        for id in reversed(uses):  # a Counter keeps the order of first sight: this ends with the last used
+        for id in reversed(uses):  # a Counter keeps insertion order, so this ends with the last used
             if id in self._costs:
                 self._costs.move_to_end(id)
 

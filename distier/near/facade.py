@@ -1,49 +1,50 @@
-"""The near cache: modules in the process itself, which Redis tells when they change.
+"""The near cache keeps modules in the process itself, and Redis reports when they change.
 
-A second connection, the tracker's, asks for `CLIENT TRACKING ON BCAST PREFIX distier:{t}:module:`, and from then on
-gets a push for every record that is written, deleted, evicted or expired, by whomever. A record changes with every new
-version, so the records are all that must be followed, for modules read from warm and from the archive too.
+A second connection, the tracker's, sends `CLIENT TRACKING ON BCAST PREFIX distier:{t}:module:`. From then on it receives a
+push for every record that any client writes or deletes, or that is evicted or expires. A record changes with every new
+version, so it is enough to follow the records, also for modules that were read from warm or from the archive.
 
-*No order of arrivals leaves an old module here.* A read begins (it takes a ticket), Redis executes it at a moment R,
-and it ends by filling. Let W be any change after R. Its push cannot be taken before the read began, so it is either
+*No order of arrival leaves an old module here.* A read begins (it takes a ticket), Redis executes it at a moment R, and the
+read ends by filling the cache. Let W be any change after R. Its push cannot be processed before the read began, so it is
 
-    taken between begin and fill    it voids the ticket, and the fill is refused
-    taken after the fill            it drops the entry
+    processed between begin and fill    it voids the ticket, and the fill is refused; or
+    processed after the fill            it drops the entry,
 
-however late or early the reply came on its own connection. A push of a change before R may void a ticket for nothing,
-which costs one more read. For this the pushes must be complete: a read that begins before Redis has confirmed the
-tracking gets no ticket, and when the connection is lost all entries and tickets are, and again when it is back.
+however late or early the reply arrived on its own connection. The push of a change before R may void a ticket needlessly,
+which costs one more read. This requires complete pushes. A read that begins before Redis has confirmed the tracking gets no
+ticket. All entries and tickets are dropped when the connection is lost, and again when it is back.
 
-*A hit has a stated age.* Pushes come some time after the change: usually under a millisecond; never, on a network that
-swallows packets. So the tracker sends PINGs, one at a time. Replies and pushes arrive in one stream, in the order in
-which the server wrote them; but the server writes the pushes of a turn of its event loop at the end of that turn, after
-a PONG of the same turn. PING n is sent after PONG n-1 has come, hence is read in a later turn than PING n-1, hence PONG
-n comes after every push of a change that was made before PING n-1 was executed, let alone sent. A hit is served only
-while `now < (send time of PING n-1) + staleness`, checked *before* the entry is looked up: what is in the cache then
-is no older than that PING. (Time is that of the monotonic clock: a suspended machine does not age.)
+*A hit has a known maximum age.* A push arrives some time after the change: usually within a millisecond, and never on a
+network that drops packets. So the tracker sends PINGs, one at a time. Replies and pushes arrive in one stream, in the order
+in which the server wrote them. But the server writes the pushes of an iteration of its event loop at the end of that
+iteration, after a PONG of the same iteration. PING n is sent after PONG n-1 has arrived, so the server reads it in a later
+iteration than PING n-1. Therefore PONG n arrives after every push of a change that was made before PING n-1 was executed, and
+so before it was sent. A hit is served only while `now < (send time of PING n-1) + staleness`. This is checked *before* the
+lookup, so that the cache's contents are not older than that PING. (The clock is monotonic: it stands still while a machine is
+suspended.)
 
-*Own writes.* A write drops the id when it starts, and until it ends no read of the id gets a ticket: what such reads
-saw can never be filled, so a `get` after an acknowledged `put` never meets an older module here.
+*Own writes.* A write drops the id when it starts, and no read of the id gets a ticket until it ends. So the results of such
+reads are never kept, and a `get` after an acknowledged `put` never returns an older module.
 
-Warm and cold-served modules are held as well as hot ones. Their hits are sent to Redis as uses like any others, and where
-the answer says that a module has been used often enough for hot, it is dropped here: its next `get` promotes it.
+Modules from warm and cold are kept as well as hot ones. Their hits are sent to Redis as uses like all others. If the reply
+says that a module was used often enough for promotion, it is dropped here, and its next `get` promotes it.
 
-*A signal handler or a finaliser* may call the store in the middle of any line here, in the thread that holds the cache's
-lock. Then it neither waits nor changes what is half changed: its reads get no ticket, and what it writes makes the cache
-*spoilt*: it serves nothing until whoever has the lock next has emptied it.
+*A signal handler or a finalizer* may call the store at any line here, in the thread that holds the cache's lock. It then
+neither waits nor touches partly changed data. Its reads get no ticket, and its writes make the cache *spoilt*: the cache
+serves nothing until the next holder of the lock has emptied it.
 
-A hit takes no lock. It reads a clock, looks into a dict and appends to a list, each atomic; order of use, counters and
-uses are worked out of that list elsewhere: by the tracker, a few times a second, and before anything is evicted.
+A hit takes no lock. It reads a clock, looks into a dict and appends to a list, and each of these is atomic. The order of use,
+the counters and the uses are computed from that list elsewhere: by the tracker a few times a second, and before an eviction.
 
-*On a cluster* each master is followed over a connection of its own, and a hit is as old as the earliest of their times
-says. A master that was replaced would go on answering PING, so the heartbeat there asks for a key of each shard that the
-master serves: it is answered with a number only by who serves the slot, and MOVED, ASK and CLUSTERDOWN end the following of
-all. So a hit is at most `staleness` behind the moment when the old master knew that it is none; cut off from the others, that
-takes it the cluster's node timeout. All masters are followed, also those that serve none of our shards yet.
+*On a cluster* each master is followed over its own connection, and the age of a hit is the greatest of all masters. A master
+that was replaced would still reply to PING. So the heartbeat there reads a key of each shard that the master serves. Only the
+master that serves the slot replies with a number; MOVED, ASK and CLUSTERDOWN end the tracking of all masters. So a hit is at
+most `staleness` behind the moment when the old master learned that it was replaced. A partitioned master learns that after
+the cluster's node timeout. All masters are followed, also those that serve none of our shards yet.
 
-Rejected: redis-py's own client-side cache (refuses Valkey and Redis < 7.4, costs as much as a GET), OPTIN/default
-tracking (the server remembers each key for each client, and forgets some when its table is full), a thread with an event
-loop (deadlocks at fork and exit).
+Rejected: redis-py's own client-side cache (it refuses Valkey and Redis < 7.4, and costs as much as a GET); OPTIN or default
+tracking (the server remembers each key for each client, and forgets some when its table is full); a thread with an event
+loop (it deadlocks at fork and exit).
 """
 
 from __future__ import annotations
@@ -63,13 +64,17 @@ from distier.plans.fleet.statistics import NearStats
 from distier.stores.redis.followed import Followers
 
 FILL_MAX = 100
-"""A `get_many` of more is a walk: it takes what is here, and does not wash out what is in use."""
+"""Maximum number of ids of a `get_many` that fills the cache. A larger one is a scan, which must not evict modules in use."""
 
 
 class Near:
-    """The near cache of one store: `NearCache` and `Tracker`, and off where there is nothing to follow.
+    """The near cache of one store: a `NearCache` and its `Tracker`. It is off if there is no server to follow.
 
-    `url` is the server's; None where the store has no server of its own (tests on fakes).
+    Args:
+        space: The namespace.
+        url: The URL of Redis; None for a store on fakes in tests.
+        counters: The store's counters.
+        uses: Where hits are recorded as uses.
     """
 
     def __init__(self, space: Namespace, url: str | None, counters: Counters, uses: UseBuffer) -> None:
@@ -81,7 +86,8 @@ class Near:
         self.get = self.cache.get
         connect = Followers(space.config, url or "", space.keys.shards)
         self._tracker = Tracker(self.cache, space, connect, counters, uses)
-        space.process.on_new_incarnation.append(self._tracker.moved)  # the tracker's: the space must not hold the store
+        # The tracker's method: the namespace must not reference the store.
+        space.process.on_new_incarnation.append(self._tracker.moved)
         self._off = "" if config.enabled else "off: near.enabled is false"
         if url is None:
             self._off = self._off or "off: there is no server to follow"
@@ -91,19 +97,19 @@ class Near:
 
     @property
     def status(self) -> str:
-        """`on`, or `off`, `connecting` or `bypassed` with the reason after a colon."""
+        """The state: `on`; or `off`, `connecting` or `bypassed`, followed by a colon and the reason."""
         if self._off:
             return self._off
         status = self._tracker.status
         return "bypassed: no heartbeat" if status == "on" and not self.cache.is_fresh else status
 
     def get_many(self, ids: Iterable[str]) -> dict[str, Module | None]:
-        """By id, in this order: the module if it is here, else None."""
+        """Return the module of each id if it is here, else None, in the order of `ids`."""
         get = self.get
         return {id: get(id) for id in ids}
 
     def reading(self, ids: Collection[str]) -> Reading:
-        """Around the read of `ids` (checked): `with near.reading(ids) as reading: reading.fill(found)`."""
+        """Return a context for a read of `ids`, which must be valid: `with near.reading(ids) as r: r.fill(found)`."""
         if self._off or len(ids) > FILL_MAX:
             return Reading(self.cache, ())
         self._tracker.ensure_started()
@@ -111,7 +117,7 @@ class Near:
 
     @contextmanager
     def writing(self, ids: Iterable[object]) -> Iterator[None]:
-        """Around a write of `ids`, whatever it ends with; those that are no strings are refused by the write."""
+        """Enclose a write of `ids`, however it ends. Ids that are not strings are ignored here; the write rejects them."""
         names = [id for id in ids if isinstance(id, str)]
         self.cache.start_writing(names)
         try:
@@ -120,11 +126,11 @@ class Near:
             self.cache.end_writing(names)
 
     def settle(self) -> None:
-        """Bring the counters up to date."""
+        """Update the counters."""
         self._tracker.settle()
 
     def stats(self) -> NearStats:
-        """What is held, and the hits so far."""
+        """Return the contents and budgets of the cache, and the hits so far."""
         self.settle()
         c = self.cache
         hits = self._counters.snapshot().get("hits.near", 0)
@@ -133,7 +139,7 @@ class Near:
         )  # fmt: skip
 
     def close(self) -> None:
-        """End the thread and the connection; hits that were noted are handed on as uses."""
+        """Stop the thread and close the connection. Recorded hits are passed on as uses."""
         self._tracker.stop()
         self.settle()
 
@@ -142,7 +148,7 @@ class Near:
 
 
 class Reading:
-    """Reads under way: tickets for those of the ids that may be filled; what was not filled is given back at the end."""
+    """Reads in progress: the tickets of the ids that may be filled. Unused tickets are returned at the end."""
 
     __slots__ = ("_cache", "_tickets")
 
@@ -151,11 +157,11 @@ class Reading:
         self._tickets = [ticket for ticket in map(cache.begin, ids) if ticket is not None]
 
     def fill(self, found: Mapping[str, Module | None]) -> None:
-        """Hold what was found. To be called before anybody else has these modules: their `meta` is frozen."""
+        """Keep the results of a read. Call this before any other code has these modules, because it freezes their `meta`."""
         for ticket in self._tickets:
             module = found.get(ticket.id)
             if module is not None:
-                # `replace` would copy fourteen fields; nobody has seen this module yet.
+                # `replace` would copy fourteen fields, and no other code has this module yet.
                 object.__setattr__(module, "meta", frozen_meta(module.meta))
             self._cache.fill(ticket, module)
         self._tickets = []
@@ -176,6 +182,6 @@ def _after_fork() -> None:
         near.after_fork()
 
 
-# Sooner than a look at the pid at each call could be: the child's first line of Python already finds an empty cache.
+# Earlier than a check of the pid at each call: the first line of the child's own code finds an empty cache.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

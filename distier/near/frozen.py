@@ -1,4 +1,4 @@
-"""The values of a module in the cache, which callers cannot change."""
+"""Immutable values for modules in the near cache, which callers share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any, NoReturn
 
 
 class FrozenDict(dict[str, Any]):
-    """What `meta` is in a module that many callers share. Copies, also deep ones, are plain dicts."""
+    """The type of `meta` in a shared module. Its copies, also deep ones, are plain dicts."""
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise TypeError("a module's meta is shared by all who read it: change a copy (copy.deepcopy(module.meta))")
+        raise TypeError("the meta of a module is shared by all its readers: change a copy (copy.deepcopy(module.meta))")
 
     __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
@@ -29,7 +29,7 @@ _NO_META = FrozenDict()
 
 
 def frozen_meta(value: Any) -> Any:
-    """Plain JSON as values that refuse to change; they compare, print and encode as before."""
+    """Return JSON data as immutable values, which compare, print and encode like the original."""
     if isinstance(value, dict):
         return FrozenDict((k, frozen_meta(v)) for k, v in value.items()) if value else _NO_META
     return FrozenList(map(frozen_meta, value)) if isinstance(value, list) else value

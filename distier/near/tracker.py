@@ -1,4 +1,4 @@
-"""The thread that follows the servers, and says until when the cache may be trusted."""
+"""The thread that follows the servers, and decides how long the near cache may serve."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ PATIENCE_MIN_S = 1.0
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 2.0
 REFUSED_S = 30.0
-"""An operator may change the ACL, or the server behind a name: after this it is asked once more."""
+"""Seconds until the next attempt after a refusal: an operator may change the ACL, or the server behind a name."""
 JOIN_S = 2.0
 
 
 @dataclass(slots=True)
 class _Sent:
-    """A command whose reply is to come, and what is done with it."""
+    """A command whose reply has not arrived, and the function that processes the reply."""
 
     sent_s: float
     take: Callable[[Any], None]
 
 
 class _TrackedServer:
-    """A server that is followed, and up to when it has vouched for its pushes. `shards`: those that it must go on serving."""
+    """A server that is followed, and the time until which all its pushes have arrived. It must keep serving `shards`."""
 
     __slots__ = ("heartbeats", "pinged_s", "sent", "shards", "tracks", "vouched_s", "wire")
 
@@ -58,18 +58,18 @@ class _TrackedServer:
         self.wire, self.shards = wire, shards
         self.sent: deque[_Sent] = deque()
         self.tracks = False
-        self.heartbeats = 0  # replies to the heartbeat that are to come
+        self.heartbeats = 0  # outstanding replies to the heartbeat
         self.pinged_s = self.vouched_s = NEVER
 
 
-# No descriptor of its own, which a child would inherit.
+# These selectors have no descriptor, which a forked child would inherit.
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
 class Tracker:
-    """The thread that follows a cache's servers: it takes pushes, sends heartbeats, and sends the uses that are due.
+    """The thread that follows a cache's servers: it processes pushes, sends heartbeats, and sends the uses that are due.
 
-    It holds neither the store nor its `Near`, so that a forgotten store can be collected, which stops it.
+    It references neither the store nor its `Near`, so that an unused store can be collected, which stops the thread.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class Tracker:
         self._connect = connect
         self._counters = counters
         self._uses = uses
-        self._beat_s = min(cache.staleness_s / 4, 5.0)
+        self._heartbeat_s = min(cache.staleness_s / 4, 5.0)
         self._patience_s = max(cache.staleness_s, PATIENCE_MIN_S)
-        self._said: str | None = None
+        self._logged: str | None = None
         self._ended = False
         self._forget_thread()
 
@@ -96,7 +96,9 @@ class Tracker:
         self._moves = 0
 
     def ensure_started(self) -> None:
-        if self._thread is not None or self._lock.locked():  # somebody is at it: maybe the lines that this interrupts
+        if (
+            self._thread is not None or self._lock.locked()
+        ):  # another thread, or the code that this call interrupts, starts it
             return
         with self._lock:
             if self._thread is None and not self._ended:
@@ -104,11 +106,11 @@ class Tracker:
                 self._thread = threading.Thread(target=self._run, name="distier-near", daemon=True)
                 try:
                     self._thread.start()
-                except RuntimeError as e:  # no more threads, or the interpreter is ending: reads go on without
+                except RuntimeError as e:  # no more threads, or the interpreter is exiting: reads work without it
                     self.status = f"off: {e}"
 
     def abandon(self) -> None:
-        """End the thread soon. Takes no lock: the garbage collector calls it, in any thread, at any line."""
+        """Stop the thread soon. Takes no lock, because the garbage collector calls this in any thread, at any line."""
         self._ended = True
         self._interrupt()
 
@@ -117,14 +119,16 @@ class Tracker:
             peer.wire.interrupt()
 
     def moved(self) -> None:
-        """The store's connections have met another life of the server: follow that one. (An old primary may go on living,
-        and would confirm what nobody else sees any more.)"""
+        """Follow another incarnation of the server, which the store's connections have met.
+
+        (An old primary may keep running, and would confirm data that no other client sees.)
+        """
         self._moves += 1
         self.cache.lost()
         self._interrupt()
 
     def stop(self) -> None:
-        """End the thread, and wait for it."""
+        """Stop the thread, and wait for it up to `JOIN_S` seconds."""
         self.abandon()
         self._woken.set()
         self.cache.lost()
@@ -133,7 +137,7 @@ class Tracker:
             thread.join(JOIN_S)
 
     def after_fork(self) -> None:
-        """In a child: no thread came along, and the parent's connection is not ours to end."""
+        """Reset the tracker in a forked child, which has no thread. The parent's connection stays open."""
         for peer in self._peers:
             peer.wire.drop()
         self.status = "off: not used yet"
@@ -141,7 +145,7 @@ class Tracker:
         self.cache.after_fork()
 
     def settle(self) -> None:
-        """Count the hits that were noted, and hand them on as uses."""
+        """Count the recorded hits, and pass them on as uses."""
         used = self.cache.take_uses()
         if not used:
             return
@@ -161,7 +165,7 @@ class Tracker:
                 try:
                     self._follow()
                 except RefusedTracking as e:
-                    self._say(f"off: {e}")
+                    self._log_status(f"off: {e}")
                     wait_s = REFUSED_S
                 except (RedisError, OSError) as e:
                     wait_s = BACKOFF_FIRST_S if self.status == "on" else min(wait_s * 2, BACKOFF_MAX_S)
@@ -175,24 +179,27 @@ class Tracker:
         finally:
             self.cache.lost()
 
-    def _say(self, status: str) -> None:
-        """A state that stays, once in the log."""
+    def _log_status(self, status: str) -> None:
+        """Set a lasting status, and log it once."""
         self.status = status
-        if status != self._said:
-            self._said = status
+        if status != self._logged:
+            self._logged = status
             log.warning("near cache %s; reads go to Redis", status)
 
     def _follow(self) -> None:
-        """From connecting to losing any of the connections, which raises; returns when the thread is to end."""
+        """Connect, and follow the servers until a connection is lost, which raises. Returns when the thread must stop."""
         moves = self._moves
         try:
             for connection, shards in self._connect():
-                self._peers = [*self._peers, _TrackedServer(TrackingWire(connection), shards)]  # others look at it
+                self._peers = [
+                    *self._peers,
+                    _TrackedServer(TrackingWire(connection), shards),
+                ]  # replaced, not changed: other threads read it
             for peer in self._peers:
                 self._subscribe(peer)
             self._listen(moves)
         except (RedisError, OSError):
-            if not self._ended:  # interrupted: that is how it ends
+            if not self._ended:  # otherwise this is the interruption by `abandon`
                 raise
         finally:
             self.cache.lost()
@@ -205,24 +212,24 @@ class Tracker:
         peer.wire.send(command, self._patience_s)
 
     def _subscribe(self, peer: _TrackedServer) -> None:
-        """Ask; `_take_hello` and `_take_tracking` go on when the answers come."""
+        """Send the commands that start tracking. `_take_hello` and `_take_tracking` process the replies."""
         prefixes = [word for shard in self._space.keys.shards for word in ("PREFIX", shard.modules)]
-        hello, *rest = peer.wire.greeting  # on RESP2 tracking is accepted, and pushes are never sent
+        hello, *rest = peer.wire.greeting  # on RESP2 tracking is accepted, but pushes are never sent
         self._send(peer, hello, self._take_hello)
         for command in rest:
             self._send(peer, command, self._take_selected)
         self._send(peer, ("CLIENT", "TRACKING", "ON", "BCAST", *prefixes), partial(self._take_tracking, peer))
 
     def _listen(self, moves: int) -> None:
-        """Take what comes, and do what is due, until a connection or the store is closed."""
-        tick_s = min(self._beat_s, TICK_S)
+        """Process messages and periodic work until a connection or the store is closed."""
+        tick_s = min(self._heartbeat_s, TICK_S)
         settle_s = time.monotonic() + tick_s
         with _Selector() as arrived:
             for peer in self._peers:
                 arrived.register(peer.wire, selectors.EVENT_READ, peer)
             while not self._ended:
-                if self._moves != moves:  # while we connected, too
-                    raise RedisConnectionError("the store has met another life of a server")
+                if self._moves != moves:  # it may also have changed while this connected
+                    raise RedisConnectionError("the store has met another incarnation of a server")
                 now_s = time.monotonic()
                 if now_s >= settle_s:
                     settle_s = now_s + tick_s
@@ -233,16 +240,16 @@ class Tracker:
                         self._take(key.data, message)
 
     def _heartbeat(self, peer: _TrackedServer, now_s: float) -> float:
-        """Send the heartbeat if it is due; in how many seconds it may be due again."""
+        """Send the heartbeat if it is due. Returns the seconds until it may be due again."""
         if peer.sent and now_s - peer.sent[0].sent_s > self._patience_s:
-            raise RedisTimeoutError(f"no answer for {self._patience_s:g} s")
+            raise RedisTimeoutError(f"no reply for {self._patience_s:g} s")
         if not self.cache.is_live or peer.heartbeats:
-            return self._beat_s
-        due_s = peer.pinged_s + self._beat_s
+            return self._heartbeat_s
+        due_s = peer.pinged_s + self._heartbeat_s
         if now_s < due_s:
             return due_s - now_s
         self._ping(peer, now_s)
-        return self._beat_s
+        return self._heartbeat_s
 
     def _take(self, peer: _TrackedServer, message: Any) -> None:
         if isinstance(message, hiredis.PushNotification):
@@ -250,20 +257,20 @@ class Tracker:
         elif peer.sent:
             peer.sent.popleft().take(message)
         else:
-            raise RedisConnectionError(f"a reply to nothing: {message!r:.80}")
+            raise RedisConnectionError(f"unsolicited reply: {message!r:.80}")
 
     def _take_push(self, push: Any) -> None:
         if len(push) != 2 or push[0] != b"invalidate" or not isinstance(push[1], list):
-            self.cache.flush()  # FLUSHALL, FLUSHDB (no keys), or something that we do not know
+            self.cache.flush()  # FLUSHALL, FLUSHDB (no keys), or an unknown message
             return
         self.cache.invalidate(_ids_of(push[1]))
 
     def _take_hello(self, reply: Any) -> None:
-        # A map comes as a dict, or on RESP2 as a flat list.
+        # A map is a dict, or on RESP2 a flat list.
         if isinstance(reply, ResponseError):
             raise reply if is_passing(reply) else RefusedTracking(f"HELLO 3 (RESP3) is refused: {reply}")
         if not isinstance(reply, dict) or reply.get(b"proto") != 3:
-            raise RefusedTracking(f"the server does not speak RESP3: it answers HELLO 3 by {reply!r:.100}")
+            raise RefusedTracking(f"the server does not support RESP3: it replies to HELLO 3 with {reply!r:.100}")
 
     def _take_selected(self, reply: Any) -> None:
         if isinstance(reply, ResponseError):
@@ -273,12 +280,12 @@ class Tracker:
         if isinstance(reply, ResponseError):
             raise reply if is_passing(reply) else RefusedTracking(f"CLIENT TRACKING is refused: {reply}")
         if reply != b"OK":
-            raise RefusedTracking(f"CLIENT TRACKING is answered by {reply!r:.80}")
+            raise RefusedTracking(f"unexpected reply to CLIENT TRACKING: {reply!r:.80}")
         peer.tracks = True
         if all(other.tracks for other in self._peers):
             self.cache.go_live()
             self.status = "on"
-            self._said = None
+            self._logged = None
 
     def _ping(self, peer: _TrackedServer, now_s: float) -> None:
         before_s, peer.pinged_s = peer.pinged_s, now_s
@@ -288,14 +295,14 @@ class Tracker:
         def take(reply: Any) -> None:
             peer.heartbeats -= 1
             if isinstance(reply, ResponseError) and str(reply).startswith("MISCONF"):
-                reply = b"PONG"  # its disk takes no writes, which is what it then says to PING, in its turn
+                reply = b"PONG"  # a server with a full disk replies this to PING, in the same order as a PONG
             if isinstance(reply, ResponseError) and not (is_passing(reply) or is_redirection(reply)):
                 raise RefusedTracking(f"{heartbeats[0][0]} is refused: {reply}")
             if not (isinstance(reply, int) if peer.shards else reply == b"PONG"):
-                # -LOADING, -BUSY: it did not say that all is well. -MOVED: it is not whom to ask.
-                raise RedisConnectionError(f"{heartbeats[0][0]} is answered by {reply!r:.80}")
+                # -LOADING, -BUSY: the reply confirms nothing. -MOVED: this is the wrong server.
+                raise RedisConnectionError(f"unexpected reply to {heartbeats[0][0]}: {reply!r:.80}")
             if not peer.heartbeats:
-                peer.vouched_s = before_s  # and not now_s: see the top of this file
+                peer.vouched_s = before_s  # not now_s: see `facade.py`
                 self.cache.confirm(min(other.vouched_s for other in self._peers))
 
         for heartbeat in heartbeats:
@@ -325,9 +332,9 @@ _MODULE = f":{MODULE}:".encode()
 
 
 def _ids_of(keys: Iterable[bytes]) -> Iterator[str]:
-    """Ids of record keys; what is no record of ours (somebody typed such a key) concerns no module."""
+    """Yield the ids in record keys. Keys that are no valid records (typed by hand) concern no module and are skipped."""
     for key in keys:
         encoded = key.partition(_MODULE)[2]  # a namespace has no colon
         with suppress(Invalid, UnicodeDecodeError):
-            # Most ids stand in their keys as they are.
+            # Most ids need no decoding.
             yield decode_id(encoded.decode()) if b"%" in encoded else encoded.decode()

@@ -1,4 +1,4 @@
-"""The connection that the server's invalidations come over."""
+"""The connection that receives the server's invalidations."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from distier.stores.redis.wire import greeting
 
 READ_BYTES = 65536
 READABLE_S = 0.001
-"""How long a read waits that should not have to: of TLS, less than a record may have arrived."""
+"""Timeout of a read in seconds, if no data is available after all: an incomplete TLS record may have arrived."""
 
 
 class RefusedTracking(Exception):
-    """This server, or this user on it, cannot be followed."""
+    """The server does not support tracking, or does not allow it for this user."""
 
 
 class TrackingWire:
-    """One connection on which replies and pushes are read in the order in which they came."""
+    """A connection that reads replies and pushes in the order of arrival."""
 
     def __init__(self, connection: Any) -> None:
         connection.connect()
         self._connection = connection
         self.greeting = greeting(connection)
-        # redis-py's own reading hands pushes to a handler and swallows what that raises: here nothing may be missed.
+        # redis-py passes pushes to a handler and swallows its exceptions, but here no push may be missed.
         self._socket: socket.socket = connection._sock
         self.fileno = self._socket.fileno
         self._more = object()
@@ -41,7 +41,7 @@ class TrackingWire:
             self._socket.sendall(part)
 
     def read(self) -> Iterator[Any]:
-        """What has arrived."""
+        """Yield the messages that have arrived."""
         self._socket.settimeout(READABLE_S)
         try:
             data = self._socket.recv(READ_BYTES)
@@ -54,13 +54,13 @@ class TrackingWire:
             yield message
 
     def interrupt(self) -> None:
-        """End a `read` in another thread."""
-        with suppress(OSError):  # not SSLSocket's own, which takes apart what the reader is using
+        """Interrupt a `read` in another thread."""
+        with suppress(OSError):  # not SSLSocket's own shutdown, which destroys state that the reader is using
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._connection.disconnect()
 
     def drop(self) -> None:
-        """In a child: close the descriptor that it got, and leave the connection alone."""
+        """Close the inherited descriptor in a forked child. The parent's connection stays open."""
         self._socket.close()

@@ -1,1 +1,1 @@
-"""What distier tells about itself: events, logs."""
+"""Events and logs of distier."""

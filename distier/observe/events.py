@@ -1,4 +1,4 @@
-"""Reading the shards' event streams: a hint and a history, trimmed, never a work queue."""
+"""Reads the shards' event streams. They are a trimmed history and a source of hints, not a work queue."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ POLL_S = 0.05
 
 @dataclass(slots=True)
 class Cursor:
-    """How far the streams have been read: the id of the last event, by shard."""
+    """How far the streams have been read: the id of the last event of each shard."""
 
     last: dict[Shard, str]
 
     @staticmethod
     def start(space: Namespace, since: str) -> Plan[Cursor]:
-        """A cursor after `since` in every shard; `$` is where each stream ends now."""
+        """Return a cursor after the stream id `since` in every shard; `$` is the current end of each stream."""
         shards = space.keys.shards
         if since != "$":
             return Cursor(dict.fromkeys(shards, since))
@@ -33,8 +33,13 @@ class Cursor:
 
 
 def read_events(cursor: Cursor, wait_ms: int) -> Plan[list[Event]]:
-    """The next events of all shards by time, at most 500 a shard; moves the cursor. With one shard Redis waits for
-    `wait_ms` where there are none; several shards are asked in turn and waited for here."""
+    """Return the next events of all shards by time, at most 500 per shard, and advance the cursor.
+
+    Args:
+        cursor: Where to start.
+        wait_ms: How long to wait if there are no events, in milliseconds. With one shard Redis waits; several shards are
+            polled every `POLL_S` seconds.
+    """
     found = yield from _read_once(cursor, wait_ms if len(cursor.last) == 1 else 0)
     waited_ms = 0.0
     while not found and len(cursor.last) > 1 and waited_ms < wait_ms:
@@ -55,8 +60,8 @@ def _read_once(cursor: Cursor, block_ms: int) -> Plan[list[Event]]:
     for shard, end, events in zip(list(cursor.last), replies[::2], replies[1::2], strict=True):
         if events:
             cursor.last[shard] = events[-1].stream_id
-        elif _place(end) < _place(cursor.last[shard]):
-            # The stream ends before what was read of it: it was lost, and begins anew, by a clock that may have gone back.
+        elif _position(end) < _position(cursor.last[shard]):
+            # The stream ends before the last event that was read: it was lost and starts again, perhaps with an earlier clock.
             cursor.last[shard] = "0"
         found += events
     return sorted(found, key=lambda e: e.at_ms)
@@ -66,7 +71,7 @@ def _last_id(reply: Any) -> str:
     return reply[0][0].decode() if reply else "0"
 
 
-def _place(stream_id: str) -> tuple[int, int]:
+def _position(stream_id: str) -> tuple[int, int]:
     ms, _, n = stream_id.partition("-")
     return int(ms), int(n or 0)
 
@@ -74,7 +79,7 @@ def _place(stream_id: str) -> tuple[int, int]:
 def _parse(reply: Any) -> list[Event]:
     if not reply:
         return []
-    # RESP3 answers {stream: [[entry, ...]]} or {stream: [entry, ...]}, RESP2 [[stream, [entry, ...]]].
+    # RESP3 returns {stream: [[entry, ...]]} or {stream: [entry, ...]}, RESP2 [[stream, [entry, ...]]].
     entries = next(iter(reply.values())) if isinstance(reply, dict) else reply[0][1]
     if entries and entries[0] and isinstance(entries[0][0], list | tuple):
         entries = entries[0]
@@ -84,7 +89,7 @@ def _parse(reply: Any) -> list[Event]:
 def _event(stream_id: str, fields: Any) -> Event:
     if not isinstance(fields, dict):
         fields = dict(zip(fields[::2], fields[1::2], strict=True))
-    # Replaced: an event that somebody else wrote must not stop those who follow the stream.
+    # Invalid bytes are replaced: a foreign event must not stop the readers of the stream.
     get = {k.decode(errors="replace"): v.decode(errors="replace") for k, v in fields.items()}.get
     at_ms = int(stream_id.partition("-")[0])
     return Event(stream_id, get("id", ""), get("from", ""), get("to", ""), get("reason", ""), get("version", ""), at_ms)

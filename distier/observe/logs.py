@@ -1,4 +1,4 @@
-"""The logger of the library, silent until the application configures logging. No secrets, no content go there."""
+"""The logger of the library. It is silent until the application configures logging. It logs no secrets and no content."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Decisions as pure functions over values: what to evict, admit, predict and transform, never how."""
+"""Decisions as pure functions over values: which modules to evict, how to divide budgets and shards, how to transform."""

@@ -1,11 +1,11 @@
-"""How the budgets of a namespace are divided among its shards, and how that changes: pure functions over values.
+"""How the budgets of a namespace are divided into the quotas of its shards, and how quotas change: pure functions.
 
-One LRU over everything evicts, everywhere, what was last used before one point in time. Many LRUs do the same where the
-oldest module of each is equally old. So a shard that evicts young modules needs more, and one whose oldest module is older
-than that can give: `rebalance` moves a small part of the shares in that direction, again and again. This is the
-`LruTailAgeStrategy` of CacheLib (Berg et al., "The CacheLib Caching Engine", OSDI 2020), by which it moves slabs between
-pools; the age of the tail stands for the marginal value of a hit. (The road not taken: shadow queues behind each shard, as
-in Cidon et al., "Cliffhanger", NSDI 2016, measure the marginal value itself, and cost a write at each miss.)
+A single LRU over all shards evicts all modules that were last used before one point in time. Separate LRUs do the same if the
+oldest module of each is equally old. So a shard that evicts young modules needs more quota, and a shard whose oldest module
+is older can give some. `rebalance` moves a small part of the quotas in that direction, again and again. This is the
+`LruTailAgeStrategy` of CacheLib (Berg et al., "The CacheLib Caching Engine", OSDI 2020), which moves slabs between pools; the
+age of the tail stands for the marginal value of a hit. (Rejected: shadow queues for each shard, as in Cidon et al.,
+"Cliffhanger", NSDI 2016. They measure the marginal value itself, but cost a write at each miss.)
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 STEP = 0.1
-"""A shard gives at most this part of its share at a time; it gets at most this part of its own, or of an equal one, more."""
+"""Fraction of its quota that a shard gives at most at a time. It gains at most this fraction of its own or of an equal
+quota."""
 
 HYSTERESIS = 0.1
-"""Ages that differ by less than this part from their middle are equal; see `_tolerance`."""
+"""Ages that differ by less than this fraction from their mean count as equal; see `_tolerance`."""
 
 FAR = 4
-"""An age below the middle by this power of the tolerance is no chance: the load has moved to a shard that has little."""
+"""An age below the mean by this power of the tolerance is not chance: the load has moved to a shard with a small quota."""
 
 QUOTA_MIN = 1 / 16
-"""Of an equal share: what a shard without any use keeps, so that it can show that it is used again. Where one
-shard has all the load, about a sixteenth of the budget lies idle by it."""
+"""Fraction of an equal quota that an unused shard keeps, so that it can show that it is used again. If one shard has all the
+load, about a sixteenth of the budget is therefore unused."""
 
 FULL = 0.85
-"""A shard that holds this part of what it may hold, apart from the head-room, is full: it evicts. So is one that has no room
-for `ROOM_MODULES` more of the modules that it holds: where they are large, it may be half empty and evict."""
+"""A shard that uses this fraction of its quota, apart from the headroom, is full: it evicts. A shard without room for
+`ROOM_MODULES` more modules of its average size is full too: with large modules it may be half empty and evict."""
 
 ROOM_MODULES = 2
 
@@ -43,7 +44,7 @@ class Amounts(NamedTuple):
     warm_bytes: int = 0
 
     def fits(self, other: Amounts) -> bool:
-        """Whether none of these amounts is greater than that of `other`."""
+        """Return whether none of these amounts exceeds that of `other`."""
         return all(mine <= theirs for mine, theirs in zip(self, other, strict=True))
 
 
@@ -57,9 +58,12 @@ def sum_of(amounts: Sequence[Amounts]) -> Amounts:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Who has which share. `next` has the shares, by shard, of a change that is under way: what a shard loses by it counts
-    for it until it has been evicted there, what a shard gains does not count for it yet. `quotas` is empty while the ledger
-    is being made."""
+    """The quotas of all shards.
+
+    `next` has the new quotas, by shard, of a change in progress. A shard that loses quota still counts with its old one until
+    it has evicted enough, and a shard that gains does not count with its new one yet. `quotas` is empty while the ledger is
+    created.
+    """
 
     version: int
     total: Amounts
@@ -67,28 +71,30 @@ class Ledger:
     next: Mapping[int, Amounts] = field(default_factory=dict)
 
     def limit(self, shard: int) -> Amounts:
-        """What the shard may hold by this version of the ledger."""
+        """Return the limits of a shard in this version of the ledger."""
         quota = self.quotas[shard]
         return lesser(quota, self.next.get(shard, quota))
 
     @property
     def losing(self) -> list[int]:
-        """The shards that must hold less before the change can come true."""
+        """The shards that must evict before the change can be completed."""
         return [i for i in self.next if self.limit(i) != self.quotas[i]]
 
     def moved(self) -> tuple[Amounts, ...]:
-        """The shares after the change."""
+        """Return the quotas after the change."""
         return tuple(self.next.get(i, quota) for i, quota in enumerate(self.quotas))
 
 
 def equal(total: Amounts, shards: int) -> tuple[Amounts, ...]:
-    """Equal shares: they differ by one where they must, and their sum is the total."""
+    """Return equal quotas with the sum `total`. They differ by at most one."""
     return tuple(Amounts(*((n + shards - 1 - i) // shards for n in total)) for i in range(shards))
 
 
 def scaled(quotas: Sequence[Amounts], total: Amounts) -> tuple[Amounts, ...]:
-    """Shares in the same proportion whose sum is `total`. In each budget all grow, or all shrink: shares that change in one
-    direction only may be set in any order without exceeding the greater of both totals."""
+    """Return quotas in the same proportion with the sum `total`.
+
+    In each budget all quotas grow, or all shrink. So they can be set in any order without exceeding the greater total.
+    """
     columns = [_scaled([s[b] for s in quotas], total[b]) for b in range(len(Amounts._fields))]
     return tuple(Amounts(*row) for row in zip(*columns, strict=True))
 
@@ -101,7 +107,7 @@ def _scaled(column: Sequence[int], total: int) -> list[int]:
         return [quota[0] for quota in equal(Amounts(total), len(column))]
     made = [n * total // before for n in column]
     left = total - sum(made)
-    for i, n in enumerate(column):  # what rounding left: at most one each
+    for i, n in enumerate(column):  # distribute the rest from rounding, at most one each
         if left and (total > before or made[i] < n):
             made[i] += 1
             left -= 1
@@ -109,8 +115,11 @@ def _scaled(column: Sequence[int], total: int) -> list[int]:
 
 
 def enlarged(ledger: Ledger, shard: int, need: Amounts, used: Sequence[Amounts]) -> dict[int, Amounts] | None:
-    """The shares after which `shard` may hold `need`: what is missing is taken from what nobody has, then from what the
-    others do not use, then from what they use, each in proportion. None where the total does not suffice."""
+    """Return the changed quotas with which `shard` may hold `need`, or None if the total does not suffice.
+
+    The missing amount is taken first from the undistributed part of the total, then from the unused quota of the other
+    shards, then from their used quota, each in proportion.
+    """
     if not need.fits(ledger.total):
         return None
     columns: list[list[int]] = []
@@ -129,7 +138,7 @@ def enlarged(ledger: Ledger, shard: int, need: Amounts, used: Sequence[Amounts])
 
 
 def _taken(spare: Sequence[int], wanted: int) -> list[int]:
-    """Parts of `spare`, in proportion, that are `wanted` together, or all of it."""
+    """Return proportional parts of `spare` with the sum `wanted`, or all of `spare` if that is less."""
     return [s - kept for s, kept in zip(spare, _scaled(spare, max(0, sum(spare) - wanted)), strict=True)]
 
 
@@ -139,8 +148,10 @@ def _changes(ledger: Ledger, columns: Sequence[Sequence[int]]) -> dict[int, Amou
 
 
 class ShardHoldings(NamedTuple):
-    """What a shard holds, in how many modules hot and warm, and how long ago those that are next to leave were last used or
-    put there (ms; None: there are none)."""
+    """The contents of a shard: its amounts, its numbers of hot and warm modules, and the ages of the next modules to evict.
+
+    An age is the time since the last use (hot) or since the module became warm, in milliseconds. None means no module.
+    """
 
     used: Amounts
     hot_count: int
@@ -150,8 +161,13 @@ class ShardHoldings(NamedTuple):
 
 
 def rebalance(ledger: Ledger, seen: Sequence[ShardHoldings], headroom: float) -> dict[int, Amounts]:
-    """The shares that are a step closer to equal ages; empty where they are as they should be. `headroom` is the part of
-    hot that the worker keeps free."""
+    """Return the changed quotas after one step towards equal ages; empty if none should change.
+
+    Args:
+        ledger: The current quotas.
+        seen: The contents of each shard.
+        headroom: Fraction of hot that the workers keep free.
+    """
     columns = []
     for b in range(len(Amounts._fields)):
         quotas, used = [s[b] for s in ledger.quotas], [s.used[b] for s in seen]
@@ -164,20 +180,23 @@ def rebalance(ledger: Ledger, seen: Sequence[ShardHoldings], headroom: float) ->
 
 
 def _tolerance(count: int) -> float:
-    """By which part the age of a shard's oldest of so many modules may differ from the middle: by chance alone it differs by
-    about one part in the square root of their number. (To follow that costs hits: what leaves the one shard is read again.)"""
+    """Return the fraction by which the age of a shard with `count` modules may differ from the mean.
+
+    By chance alone it differs by about 1/sqrt(count). Following these differences costs hits, because evicted modules are
+    read again.
+    """
     return float(HYSTERESIS + max(1, count) ** -0.5)
 
 
 def _enough(used: int, count: int, usable: float) -> int:
-    """The share with which a shard that holds this much is not full."""
+    """Return the smallest quota with which a shard with these contents is not full."""
     return int(max(used / FULL, used + ROOM_MODULES * used / max(1, count)) / usable)
 
 
 def _rebalanced(
     quotas: list[int], enough: Sequence[int], ages: Sequence[int | None], tolerance: Sequence[float], total: int
 ) -> list[int]:
-    """One budget. A shard that is not full does not evict: it can give what is more than enough, and needs nothing."""
+    """Rebalance one budget. A shard that is not full does not evict: it can give its surplus and needs nothing."""
     everyone = range(len(quotas))
     evicting = {i: max(1, ages[i] or 0) for i in everyone if quotas[i] <= enough[i] and ages[i] is not None}
     if not evicting:
@@ -201,8 +220,8 @@ def _rebalanced(
             return 0
         return max(1, equal_step, int(quotas[i] * STEP))
 
-    # The middle is near the many that are about equal, and all may be within the tolerance of it but for one that has next to
-    # nothing and is far too young: then all that are older than the middle give.
+    # If most ages are about equal, all may be within the tolerance of the mean except one shard with almost no quota and a far
+    # smaller age. Then all shards with a greater age than the mean give.
     spare = [may_give(i, middle * (1 + tolerance[i])) for i in everyone]
     others_give = pool > 0 or any(spare)
     if any(age < middle / (1 + tolerance[i]) ** FAR for i, age in evicting.items()):
@@ -214,6 +233,6 @@ def _rebalanced(
 
 
 def _mean(ages: Mapping[int, int], quotas: Sequence[int]) -> float:
-    """By share: a large shard's age says more."""
+    """Return the mean age weighted by quota, because the age of a large shard is more significant."""
     weight = sum(quotas[i] for i in ages)
     return sum(age * quotas[i] for i, age in ages.items()) / weight if weight else 0.0

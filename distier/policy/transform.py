@@ -1,17 +1,16 @@
-"""Opt-in transforms of content, and outlines kept beside it.
+"""Opt-in transforms of content, and outlines that are stored in addition to it.
 
-By default a module reads back as the exact bytes that were put. A transform gives that up for fewer tokens,
-so it must prove itself on every module: its result is kept only if a *check that shares no code with the
-transform* finds the same meaning, and only if it is smaller. Anything doubtful is left as it was; a transform
-never fails, it declines.
+By default a module reads back as the exact bytes that were put. A transform gives that up for fewer tokens, so each result
+is verified: it is kept only if a *check that shares no code with the transform* finds the same meaning, and only if it is
+smaller. Otherwise the content stays unchanged. A transform never fails; it declines.
 
-    json-whitespace   drops the whitespace between JSON tokens; number spellings, key order, duplicate keys
-                      and string escapes stay (`dumps(loads(x))` would change all four)
-    python-minify     drops comments and layout of Python; the syntax tree stays the same, docstrings, names
-                      and annotations included. Modules whose comments mean something are left alone
+    json-whitespace   drops the whitespace between JSON tokens. Number spellings, key order, duplicate keys and string
+                      escapes stay (`dumps(loads(x))` would change all four)
+    python-minify     drops comments and layout of Python. The syntax tree stays the same, including docstrings, names and
+                      annotations. Modules with meaningful comments stay unchanged
 
-An outline is what a reader skims: headings with first sentences, or signatures with first docstring lines. It
-is stored beside the text, never instead of it.
+An outline helps readers to skim: it has headings with first sentences, or signatures with first docstring lines. It is
+stored in addition to the text, never instead of it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from typing import Any
 from distier.domain.content_types import base_type
 from distier.domain.frontmatter import split_front_matter
 
-# The parsers build trees some hundred times the text; past these sizes the saving is not worth the memory.
+# The parsers build trees about a hundred times as large as the text. Above these sizes the saving is not worth the memory.
 MAX_JSON_BYTES = 16 * 1024 * 1024
 MAX_PYTHON_BYTES = 512 * 1024
 MAX_OUTLINE_CHARS = 1024 * 1024
@@ -37,7 +36,7 @@ MAX_OUTLINE_CHARS = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Transformed:
-    """Content that a transform made, proven equal in meaning and smaller than what it was made from."""
+    """The result of a transform, verified to have the same meaning as the original and to be smaller."""
 
     name: str
     content: bytes
@@ -46,8 +45,8 @@ class Transformed:
 
 # --- json-whitespace ----------------------------------------------------------------------------------------
 
-# A whole string, or a run of whitespace. The closing quote is optional so that a broken string is matched too
-# (and then refused by the check): scanning on from each of its quotes would be quadratic.
+# A whole string, or a run of whitespace. The closing quote is optional so that a broken string matches too, which the check
+# then rejects: scanning from each of its quotes would be quadratic.
 _JSON_PIECE = re.compile(r'("(?:[^"\\]|\\.)*+"?)|[ \t\n\r]++', re.DOTALL)
 
 
@@ -56,9 +55,10 @@ def _json_whitespace(text: str) -> str:
 
 
 def _json_meaning(text: str) -> object:
-    """The parsed value with everything kept that `loads` forgets: spellings of numbers, pairs in order.
+    """Return the parsed value with all details that `loads` loses: spellings of numbers, and pairs in order.
 
-    Raises `ValueError` for what is no JSON; NaN and Infinity are none.
+    Raises:
+        ValueError: The text is not JSON. NaN and Infinity are not JSON either.
     """
 
     def refuse(name: str) -> object:
@@ -75,12 +75,12 @@ def _json_meaning(text: str) -> object:
 
 # --- python-minify ------------------------------------------------------------------------------------------
 
-# Comments that tools or the interpreter read. `noqa`, `pragma` and formatter marks are for people's tools and
-# mean nothing to a reader without them, but a type comment is part of the program.
-_MEANT_COMMENT = re.compile(r"#\s*(?:type:|-\*-|///)|#.*?coding[:=]")
+# Comments that the interpreter or the program's tools read. `noqa`, `pragma` and formatter marks concern only development
+# tools, but a type comment is part of the program.
+_MEANINGFUL_COMMENT = re.compile(r"#\s*(?:type:|-\*-|///)|#.*?coding[:=]")
 
 
-# Everything in python-minifier that would change the syntax tree.
+# All options of python-minifier that would change the syntax tree.
 _CHANGES = (
     "remove_annotations",
     "remove_pass",
@@ -101,27 +101,27 @@ _CHANGES = (
 
 
 def _python_minify(text: str) -> str:
-    import python_minifier  # heavy, and an extra
+    import python_minifier  # a large import, and an optional dependency
 
-    if _has_meant_comment(text):
+    if _has_meaningful_comment(text):
         return text
     off: dict[str, Any] = dict.fromkeys(_CHANGES, False)
     try:
         return str(python_minifier.minify(text, preserve_shebang=True, **off))
     except Exception as e:
-        # Foreign code that walks foreign trees raises what it likes; whatever it is, there is no result.
+        # python-minifier may raise any exception on unusual syntax trees; in each case there is no result.
         raise ValueError("python-minifier has no result") from e
 
 
-def _has_meant_comment(text: str) -> bool:
+def _has_meaningful_comment(text: str) -> bool:
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    return any(t.type == tokenize.COMMENT and _MEANT_COMMENT.match(t.string) for t in tokens)
+    return any(t.type == tokenize.COMMENT and _MEANINGFUL_COMMENT.match(t.string) for t in tokens)
 
 
 def _python_meaning(text: str) -> object:
-    """The syntax tree (positions aside) and the shebang."""
+    """Return the syntax tree without line numbers, and the shebang."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an invalid escape in somebody's module is not our warning
+        warnings.simplefilter("ignore")  # an invalid escape in a module must not print a warning
         tree = ast.parse(text, type_comments=True)
     shebang = re.match(r"#!.*", text)
     return ast.dump(tree), shebang and shebang[0]
@@ -132,8 +132,8 @@ def _python_meaning(text: str) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """`make` proposes; `meaning`, which shares no code with it, must be the same before and after. Both may raise what is in
-    `DECLINES`."""
+    """A transform and its check. `make` proposes a result, and `meaning`, which shares no code with it, must return equal
+    values for both texts. Both may raise the exceptions in `DECLINES`."""
 
     make: Callable[[str], str]
     meaning: Callable[[str], object]
@@ -146,15 +146,19 @@ TRANSFORMS = {
 }
 
 
-# How parsers say no: not UTF-8, no such language, nested too deep, or the extra is not installed.
+# The exceptions of parsers: not UTF-8, a syntax error, nested too deep, or the extra is not installed.
 DECLINES = (ValueError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError, ImportError)
 
 
 def apply_transform(name: str, content: bytes) -> Transformed | None:
-    """What `name` makes of `content`, or None to keep it as it is.
+    """Apply the transform `name` to `content`.
 
-    None when the result is not smaller, is empty or not provably the same; when `content` is too large or no
-    valid UTF-8 of that language; or when the extra is not installed. Raises `KeyError` for an unknown name.
+    Returns:
+        The result, or None to keep the content unchanged. That is the case if the result is empty, not smaller or not
+        provably equal; if the content is too large or not valid UTF-8 of that language; or if the extra is not installed.
+
+    Raises:
+        KeyError: There is no transform of that name.
     """
     steps = transform_steps(name, content)
     try:
@@ -166,8 +170,10 @@ def apply_transform(name: str, content: bytes) -> Transformed | None:
 
 
 def transform_steps(name: str, content: bytes) -> Generator[Callable[[], Any], Any, Transformed | None]:
-    """`apply_transform` in its steps, of which each may take a second: whoever has no more time stops between two of them.
-    Yields a function, and wants to be sent its result."""
+    """Run `apply_transform` in steps, so that a caller can stop at its deadline. Each step may take a second.
+
+    Yields functions; the caller runs each and sends its result back.
+    """
     transform = TRANSFORMS[name]
     if not content or len(content) > transform.bytes_max:
         return None
@@ -201,7 +207,7 @@ def _or_none(function: Callable[[], Any]) -> Callable[[], Any]:
 # --- outlines -----------------------------------------------------------------------------------------------
 
 _ITEM = re.compile(r"\s{0,8}(?:[-*+]|\d{1,9}[.)])\s+\S")
-# A list marker belongs to the sentence, and its dot does not end it.
+# A list marker is part of the sentence, and its dot does not end the sentence.
 _SENTENCE = re.compile(r"(?:\d{1,9}[.)]\s+)?+.+?[.!?:。！？](?=\s|$)|.+", re.DOTALL)
 _FENCE = re.compile(r" {0,3}(```+|~~~+)")
 _HEADING = re.compile(r" {0,3}#{1,6}(?:\s|$)")
@@ -211,9 +217,16 @@ _LINE_CHARS = 200
 
 
 def outline(content: bytes, content_type: str, *, max_chars: int = 2000) -> str | None:
-    """What a reader skims of `content`, at most `max_chars` characters: headings and first sentences of
-    Markdown and plain text, signatures and first docstring lines of Python. None where that makes no sense:
-    other types, not UTF-8, nothing found, or nothing saved. Never raises.
+    """Return an outline of `content`: headings and first sentences of Markdown and plain text, signatures and first
+    docstring lines of Python. Never raises.
+
+    Args:
+        content: The content of a module.
+        content_type: Its content type.
+        max_chars: Maximum length in characters.
+
+    Returns:
+        The outline, or None for other types, invalid UTF-8, and an outline that is empty or not shorter than the text.
     """
     make = _OUTLINES.get(base_type(content_type))
     try:
@@ -226,7 +239,7 @@ def outline(content: bytes, content_type: str, *, max_chars: int = 2000) -> str 
 
 
 def _join(lines: Iterator[str], max_chars: int) -> str:
-    """As many whole lines as fit; each is cut to 200 characters."""
+    """Join as many whole lines as fit. Each line is shortened to 200 characters."""
     kept: list[str] = []
     left = max_chars
     for line in lines:
@@ -239,7 +252,7 @@ def _join(lines: Iterator[str], max_chars: int) -> str:
 
 
 def _paragraphs(text: str) -> Iterator[list[str]]:
-    """Runs of lines between blank ones, outside code fences; a heading or list item starts its own."""
+    """Yield the paragraphs outside code fences. A heading or list item starts a new paragraph."""
     paragraph: list[str] = []
     fence = ""
     for line in text[:MAX_OUTLINE_CHARS].splitlines():
@@ -271,7 +284,7 @@ def _sentence(lines: list[str]) -> str:
 
 
 def _outline_markdown(text: str) -> Iterator[str]:
-    """Every heading, and the first sentence that follows it."""
+    """Yield every heading and the first sentence after it."""
     fields, text = split_front_matter(text)
     if isinstance(description := fields.get("description"), str) and description.strip():
         yield " ".join(description.split())[:1000]
@@ -291,7 +304,7 @@ def _outline_markdown(text: str) -> Iterator[str]:
 
 
 def _outline_text(text: str) -> Iterator[str]:
-    """The first sentence of every paragraph."""
+    """Yield the first sentence of every paragraph."""
     for paragraph in _paragraphs(text.removeprefix("\ufeff")):
         yield _sentence(paragraph)
 
@@ -300,7 +313,7 @@ _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def _outline_python(text: str) -> Iterator[str]:
-    """The first docstring line, then signatures with theirs; functions inside functions are details."""
+    """Yield the first docstring line of the module, then signatures with theirs, without functions inside functions."""
     if len(text) > MAX_PYTHON_BYTES:
         return
     with warnings.catch_warnings():

@@ -1,1 +1,1 @@
-"""Where bytes are kept: one small protocol each, one conformance suite for all."""
+"""Storage backends: Redis, the archive (S3 or a directory), and a node's disk. One conformance suite tests all archives."""

@@ -1,4 +1,4 @@
-"""No archive: for looking at a namespace from where none is configured. What Redis knows can be read."""
+"""The absence of an archive, for commands that only read from Redis and need no configured archive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .archive import Fetched, Listed
 
 
 class AbsentArchive:
-    """Answers nothing."""
+    """An archive that raises `ArchiveUnavailable` for every request."""
 
     name = "none"
     limits = Limits()
@@ -43,5 +43,5 @@ class AbsentArchive:
 
     def _refuse(self) -> NoReturn:
         raise ArchiveUnavailable(
-            "this needs the archive, and none is configured: set storage_tiers.cold.url or storage_tiers.cold.directory"
+            "this needs the archive, but none is configured: set storage_tiers.cold.url or storage_tiers.cold.directory"
         )

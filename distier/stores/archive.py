@@ -1,12 +1,11 @@
 """The archive: named objects that are written once, listed in order, and never changed.
 
-The greatest listed name wins, so this is all that an archive must be able to do. Nothing here needs
-conditional writes, versioning or locks, and metadata is a convenience: real servers ignore or drop each of
-them.
+The greatest listed name wins, so an archive needs no other operations: no conditional writes, no versioning and no
+locks. Metadata is a convenience. Real servers ignore or drop each of these features.
 
-The one sharp rule: **a miss is proved, never assumed**. `get` answers None only if the store positively
-says that there is no such object. A bucket or directory that is gone, a proxy that answers 404 and a closed
-port are errors; taken for misses they would make every module look deleted.
+The one strict rule: **a miss is proved, never assumed**. `get` returns None only if the store positively reports that
+the object does not exist. A missing bucket or directory, a proxy that replies 404 and a closed port are errors. Treated
+as misses, they would make every module look deleted.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from typing import Protocol
 from distier.domain.archived import Limits
 from distier.errors import ConfigError, Corrupt, Invalid
 
-MAX_KEY_BYTES = 1024  # of S3, its own prefix included
+MAX_KEY_BYTES = 1024  # limit of S3, including the archive's own prefix
 PROBE_PREFIX = "distier-probe/"
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An object as a listing shows it. `key` is relative to the store's prefix."""
+    """An object in a listing. `key` is relative to the store's prefix."""
 
     key: str
     size_bytes: int
@@ -34,8 +33,11 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An object as it was put. `metadata` has lower-case names, and may be empty: some servers drop it. `content_type` as
-    the server says it; None where there is no such thing."""
+    """An object as it was put.
+
+    The names in `metadata` are lower-case. It may be empty, because some servers drop it. `content_type` is what the
+    server reports; None if the store keeps no content types.
+    """
 
     data: bytes
     metadata: Mapping[str, str]
@@ -43,80 +45,102 @@ class Fetched:
 
 
 class Archive(Protocol):
-    """What `stores/s3.py`, `directory.py` and `memory.py` offer, each to many threads at once.
+    """The protocol of `stores/s3/`, `directory.py` and `memory.py`. All methods are thread-safe.
 
-    Keys are relative to the store's own prefix (`team/modules/a/b/@00000001-....md.xz`). Errors of all
-    methods: `ArchiveUnavailable` for what may pass (no connection, timeout, 5xx, full disk), `ConfigError`
-    for what a person must change (no such bucket, access denied), `Invalid` for a key or argument that can
-    never work.
+    Keys are relative to the store's own prefix (`team/modules/a/b/@00000001-....md.xz`).
+
+    All methods may raise these errors:
+        ArchiveUnavailable: A failure that may pass: no connection, a timeout, 5xx, a full disk.
+        ConfigError: A failure that a person must fix: no such bucket, access denied.
+        Invalid: A key or an argument that can never work.
     """
 
     @property
     def name(self) -> str:
-        """What messages call it, e.g. `s3://bucket/prefix`; holds no secret."""
+        """The archive's name in messages, such as `s3://bucket/prefix`. It contains no secret."""
 
     @property
     def keeps_metadata(self) -> bool:
-        """False: metadata is not kept, and writers put a sidecar object beside each version."""
+        """Whether metadata is kept. If not, writers put a sidecar object next to each version."""
 
     @property
     def limits(self) -> Limits:
-        """What a key may be. A key within them can be put, unless the archive is full or away."""
+        """The limits for keys. A key within them can be put unless the archive is full or unavailable."""
 
     def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str]) -> None:
-        """Store a whole object; it is durable when this returns. Readers see all of it or nothing.
+        """Store a whole object. It is durable when this returns, and readers see all of it or nothing.
 
-        `metadata`: ASCII, names in lower case, 2 KB in all (S3's limits). A key names its content, so a
-        repeated `put` writes the same bytes. If it does not, the store keeps one of the two whole (the
-        first in a directory, the last in S3), never a mixture. Some servers (`rclone serve s3`) have a
-        moment without the object while it is replaced: repeat a `put` whose outcome is unknown, and no
-        other.
+        A key names its content, so a repeated `put` writes the same bytes. If the bytes differ, the store keeps one of
+        the two contents, never a mixture: a directory keeps the first, S3 the last. On some servers (`rclone serve s3`)
+        the object is missing for a moment while it is replaced. Repeat a `put` only if its outcome is unknown.
+
+        Args:
+            key: The object's key.
+            data: Its whole content.
+            content_type: Its content type.
+            metadata: ASCII text with names in lower case, at most 2 KB in total (the limits of S3).
         """
 
     def get(self, key: str, *, max_bytes: int) -> Fetched | None:
-        """The object, or None if the store says that it does not exist.
+        """Return the object, or None if the store reports that it does not exist.
 
-        Raises `Corrupt` if it has more than `max_bytes`; no more than that is read.
+        Raises:
+            Corrupt: The object has more than `max_bytes`. No more than that is read.
         """
 
     def list(self, prefix: str, *, start_after: str = "", limit: int = 1000) -> list[Listed]:
-        """Up to `limit` objects whose keys start with `prefix` and are greater than `start_after`; recursive.
+        """Return up to `limit` objects whose keys start with `prefix` and are greater than `start_after`, at any depth.
 
-        In ascending order of the whole key's UTF-8 bytes. Fewer than `limit` means that there are no more.
+        They are in ascending order of the UTF-8 bytes of the whole key. Fewer than `limit` objects mean that there are
+        no more.
         """
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Remove objects; keys that do not exist are fine. After an error any of them may be gone."""
+        """Remove objects. Keys that do not exist are ignored. After an error any of the objects may be gone."""
 
     def check(self) -> None:
-        """List, write, read and delete a probe; raises an error that says what is not possible."""
+        """List, write, read and delete a probe. The error of the step that failed names the step."""
 
     def close(self) -> None:
-        """Give back connections. Using the archive afterwards is a bug of the caller."""
+        """Close all connections. The caller must not use the archive afterwards."""
 
 
 def check_key(key: str) -> str:
-    """`key` if every store can keep it, else `Invalid`: an S3 key is any text, a path is not."""
+    """Return `key` if every store can keep it. An S3 key is any text, but a path is not.
+
+    Raises:
+        Invalid: A store cannot keep it.
+    """
     try:
         size_bytes = len(key.encode())
     except UnicodeEncodeError as e:
-        raise Invalid(f"archive key {key!r} has a lone surrogate: it is no valid UTF-8") from e
+        raise Invalid(f"archive key {key!r} has a lone surrogate, which is not valid UTF-8") from e
     if not 1 <= size_bytes <= MAX_KEY_BYTES:
-        raise Invalid(f"an archive key has 1 to {MAX_KEY_BYTES} bytes, not {size_bytes}: {key[:60]!r}")
+        raise Invalid(f"an archive key must have 1 to {MAX_KEY_BYTES} bytes, not {size_bytes}: {key[:60]!r}")
     if any(segment in ("", ".", "..") for segment in key.split("/")) or "\0" in key:
-        raise Invalid(f"archive key {key!r} is no relative path without '', '.', '..' and NUL")
+        raise Invalid(f"archive key {key!r} must be a relative path without '', '.', '..' and NUL")
     return key
 
 
 def check_limit(limit: int) -> int:
-    """`limit` if a listing can have it, else `Invalid`."""
+    """Return `limit` if it is valid for a listing.
+
+    Raises:
+        Invalid: It is less than 1.
+    """
     if limit < 1:
-        raise Invalid(f"the limit of a listing is at least 1, not {limit}")
+        raise Invalid(f"the limit of a listing must be at least 1, not {limit}")
     return limit
 
 
 def probe(archive: Archive) -> None:
-    """`Archive.check` for any archive: the error of the step that failed, with the step's name in front."""
+    """Implement `Archive.check` for any archive.
+
+    Raises:
+        ConfigError: A step failed for a reason that a person must fix. The message starts with the step.
+        Corrupt: The archive returned other bytes than were written.
+        ArchiveUnavailable: The archive is unavailable.
+    """
     key = f"{PROBE_PREFIX}{secrets.token_hex(8)}"
     data = key.encode()
     step = "list"
@@ -133,12 +157,10 @@ def probe(archive: Archive) -> None:
         step = "read a deleted object in"
         left = archive.get(key, max_bytes=len(data))
     except ConfigError as e:
-        raise ConfigError(f"can not {step} {archive.name}: {e}") from e
+        raise ConfigError(f"cannot {step} {archive.name}: {e}") from e
     if found is None or found.data != data:
-        raise Corrupt(f"{archive.name} did not give back the probe {key} as it was written")
+        raise Corrupt(f"{archive.name} did not return the probe {key} as it was written")
     if [one.key for one in listed] != [key]:
-        raise ConfigError(
-            f"{archive.name} does not list the probe {key} that it has: modules in it would seem not to exist"
-        )
+        raise ConfigError(f"{archive.name} does not list the existing probe {key}: its modules would seem not to exist")
     if left is not None:
-        raise ConfigError(f"{archive.name} still has the probe {key} after deleting it: write-once storage?")
+        raise ConfigError(f"{archive.name} still has the probe {key} after deleting it (is it write-once storage?)")

@@ -1,13 +1,13 @@
-"""The archive in a directory: the same keys as S3, as files that anybody can open with `xz`.
+"""The archive in a directory: the same keys as in S3, as files that `xz` can open.
 
-A file gets its final name by `link(2)` from a complete, synced temporary file, so a name never shows a torn
-object, and never changes: the first content of a name stays. A name lasts when `put` returns: the
-directories from the file up to the root are synced as well, each time, because another process may have
-made one of them and died before it synced.
+A file gets its final name by `link(2)` from a complete, synced temporary file. So a name never shows a torn object and
+never changes: the first content of a name stays. When `put` returns, the name is durable. For this, each `put` also syncs
+the directories from the file up to the root, because another process may have created one of them and died before it
+synced.
 
-Every operation walks from the root, one component at a time, by descriptor and without following symlinks,
-so no key leads out of the root, whatever is swapped in meanwhile. Directories left empty are removed; a
-`put` that is just walking into one starts over.
+Every operation walks from the root by descriptors, one component at a time, without following symlinks. So no key leads
+out of the root, even if something replaces a directory at the same time. Empty directories are removed; a `put` that was
+about to use one starts over.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from .syncing import GroupSync, sync
 _TMP = ".tmp"
 _NAMES = ".names"
 _OWN = (_TMP, _NAMES)
-_NAMES_TEXT = b"""The archive in this directory is written for file systems that do not tell README from readme.
-A name that ends in %~ and hexadecimal digits stands for one with capitals: the digits are a bitmap of them,
-bit 0 is the first character. readme.md%~3f is README.md. Do not remove this file.
+_NAMES_TEXT = b"""The names in this archive are for file systems that ignore case, where README and readme are one file.
+A name that ends in %~ and hexadecimal digits has capitals. The digits are a bitmap of them; bit 0 is the first
+character: readme.md%~3f is README.md. Do not remove this file.
 """
 _DIR_MODE = 0o700
 _FILE_MODE = 0o600
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# O_NONBLOCK: a FIFO that somebody put there must not hang a reader; it means nothing for files.
+# O_NONBLOCK: a FIFO in the archive must not block a reader. The flag has no effect on files.
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-# A temporary file this old belongs to a process that died: writing one object takes no hour.
 _LOOKS_MAX = 100
+# A temporary file of this age belongs to a process that died: writing one object takes less than an hour.
 _TMP_AGE_S_MAX = 3600
-# How often a put starts over because its directory was removed under it. Each time another process deleted.
+# How often a put starts over because its directory was removed. Each time another process deleted something.
 _WALKS_MAX = 1000
 _LASTING = {
     errno.EACCES,
@@ -56,15 +56,18 @@ _LASTING = {
     errno.ENOTDIR,
     errno.EISDIR,
 }
-# File systems without hard links (FAT, some FUSE) answer one of these.
+# File systems without hard links (FAT, some FUSE ones) report one of these.
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class DirectoryArchive:
-    """Objects as files below `path`, which is created if it is missing (owner-only, as all that is made in
-    it).
+    """Objects as files below `path`. Metadata is not kept.
 
-    Metadata is not kept. Raises `ConfigError` if the directory can not be used.
+    Args:
+        path: The directory. It is created if necessary; it and its contents are accessible to the owner only.
+
+    Raises:
+        ConfigError: The directory cannot be used.
     """
 
     keeps_metadata = False
@@ -77,18 +80,18 @@ class DirectoryArchive:
             (self._path / _TMP).mkdir(mode=_DIR_MODE, exist_ok=True)
             found = self._path.stat()
         except OSError as e:
-            raise ConfigError(f"{self.name} can not be the archive's directory: {e.strerror}") from e
+            raise ConfigError(f"{self.name} cannot be used as the archive's directory: {e.strerror}") from e
         self._group = GroupSync()
         self._identity = (found.st_dev, found.st_ino)
         self._names, self.limits = Names(), Limits()
         with self._root("be opened") as root:
             _remove_old_temps(root)
-            self._names, self.limits = self._look_at_names(root)
+            self._names, self.limits = self._probe_names(root)
 
     def __repr__(self) -> str:
         return f"DirectoryArchive({self.name!r})"
 
-    def _look_at_names(self, root: int) -> tuple[Names, Limits]:
+    def _probe_names(self, root: int) -> tuple[Names, Limits]:
         with _opened(_TMP, _OPEN_DIR, root) as tmp:
             found = probe_names(tmp, len(os.fsencode(self.name)))
         names = Names(_is_marked(root), found.folds_form)
@@ -98,9 +101,9 @@ class DirectoryArchive:
                 capital = next((one.key for one in entries if one.key != one.key.lower()), None)
             if capital is not None:
                 raise ConfigError(
-                    f"{self.name}: its file system takes names that differ only in case for one, and what is in it was not "
-                    f"written for that ({capital!r}): modules would be read, and swept, as others. Move it to a file "
-                    "system that tells them apart (or to S3), or use an empty directory"
+                    f"{self.name}: its file system ignores the case of names, but the archive was not written for that "
+                    f"({capital!r}): distier would read and sweep modules as other ones. Move the archive to a "
+                    "case-sensitive file system or to S3, or use an empty directory"
                 )
             names = names._replace(case=True)
             _mark(root)
@@ -110,7 +113,7 @@ class DirectoryArchive:
         return [self._names.stored(part) for part in _parts(key)]
 
     def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str]) -> None:
-        """See `Archive.put`. Of two contents for one key the first one stays."""
+        """See `Archive.put`. If a key is put with two contents, the first one stays."""
         parts = self._stored(key)
         with self._root(f"put {key}") as root, _opened(_TMP, _OPEN_DIR, root) as tmp:
             temp = secrets.token_hex(16)
@@ -123,10 +126,10 @@ class DirectoryArchive:
             finally:
                 with suppress(FileNotFoundError):
                     os.unlink(temp, dir_fd=tmp)
-        raise ArchiveUnavailable(f"{self.name}: can not put {key} now: its directory is removed again and again")
+        raise ArchiveUnavailable(f"{self.name}: cannot put {key} now: other processes keep removing its directory")
 
     def _publish(self, root: int, parts: Sequence[str], tmp: int, temp: str) -> bool:
-        """Give the temporary file its name. False if a directory on the way was removed meanwhile: start over."""
+        """Give the temporary file its name. Returns False if a directory on the path was removed, so that `put` starts over."""
         fds = [os.dup(root)]
         try:
             for part in parts[:-1]:
@@ -136,7 +139,7 @@ class DirectoryArchive:
             _link(tmp, temp, fds[-1], parts[-1])
             self._group.sync(fds[::-1])
         except FileNotFoundError:
-            os.stat(temp, dir_fd=tmp)  # if that is what is gone, starting over is no use: raise
+            os.stat(temp, dir_fd=tmp)  # raises if the temporary file is gone, because starting over would not help
             return False
         finally:
             for fd in fds:
@@ -153,7 +156,7 @@ class DirectoryArchive:
                     if stat.S_ISDIR(found.st_mode):
                         return None
                     if not stat.S_ISREG(found.st_mode):
-                        raise Invalid(f"{key} in {self.name} is no regular file: nothing of distier's")
+                        raise Invalid(f"{key} in {self.name} is not a regular file, so distier did not write it")
                     return Fetched(self._read(key, file, max_bytes), {})
             except FileNotFoundError:
                 return None
@@ -167,12 +170,12 @@ class DirectoryArchive:
         return data
 
     def list(self, prefix: str, *, start_after: str = "", limit: int = 1000) -> list[Listed]:
-        """See `Archive.list`. Reads the directories that the answer needs, one at a time."""
+        """See `Archive.list`. Reads only the necessary directories, one at a time."""
         check_limit(limit)
         base, _, start = prefix.rpartition("/")
         parents = base.split("/") if base else []
         if "\0" in prefix or any(part in ("", ".", "..") for part in parents) or prefix.startswith("/"):
-            return []  # no key starts so
+            return []  # no key starts with this
         with self._root(f"list {prefix}") as root:
             try:
                 with _walk(root, [self._names.stored(part) for part in parents]) as fd:
@@ -200,8 +203,7 @@ class DirectoryArchive:
         probe(self)
 
     def syncs(self) -> bool:
-        """Whether the file system does what a put asks of it before it returns. Where not, what was put lately may be gone
-        after a power cut."""
+        """Return whether the file system can sync. If not, a power cut may lose objects that were put recently."""
         with self._root("sync") as root, _opened(_TMP, _OPEN_DIR, root) as tmp:
             name = secrets.token_hex(16)
             fd = os.open(name, _CREATE, _FILE_MODE, dir_fd=tmp)
@@ -212,36 +214,42 @@ class DirectoryArchive:
                 os.unlink(name, dir_fd=tmp)
 
     def close(self) -> None:
-        """Nothing to give back: no descriptor is kept between calls, which also makes forks harmless."""
+        """Do nothing. No descriptor is kept between calls, which also makes forks harmless."""
 
     @contextmanager
     def _root(self, step: str) -> Iterator[int]:
-        """A descriptor of the root for one operation, and what the operating system's errors mean.
+        """Open the root for one operation, and translate the operating system's errors.
 
-        Not opened once and kept: a kept one still works when the directory is gone from its path, and an
+        The descriptor is not kept between operations: it would still work after the directory is gone from its path. An
         unmounted disk leaves an empty directory there, in which every module would look deleted.
         """
         try:
             with _opened(self.name, _OPEN_DIR & ~os.O_NOFOLLOW) as root:
                 found = os.fstat(root)
                 if (found.st_dev, found.st_ino) != self._identity:
-                    raise ArchiveUnavailable(f"{self.name} is another directory now: mount it, or open it anew")
+                    raise ArchiveUnavailable(
+                        f"{self.name} is now a different directory: mount the right one, or reopen the store"
+                    )
                 yield root
         except OSError as e:
-            text = f"{self.name}: can not {step}: {e.strerror}"
+            text = f"{self.name}: cannot {step}: {e.strerror}"
             raise (ConfigError if e.errno in _LASTING else ArchiveUnavailable)(text) from e
 
 
 def _parts(key: str) -> list[str]:
-    """The path components of a key. Raises `Invalid` for one that is not a plain relative path."""
+    """Return the path components of a key.
+
+    Raises:
+        Invalid: The key is not a plain relative path, or uses a reserved name.
+    """
     parts = check_key(key).split("/")
     if parts[0] in _OWN:
-        raise Invalid(f"archive key {key!r} has a name that the archive uses itself: {', '.join(_OWN)}")
+        raise Invalid(f"archive key {key!r} uses a name that is reserved for the archive: {', '.join(_OWN)}")
     return parts
 
 
 def _is_marked(root: int) -> bool:
-    """Whether names are written without capitals here."""
+    """Return whether names in this archive are stored without capitals."""
     try:
         os.stat(_NAMES, dir_fd=root, follow_symlinks=False)
     except FileNotFoundError:
@@ -250,7 +258,7 @@ def _is_marked(root: int) -> bool:
 
 
 def _mark(root: int) -> None:
-    """Before the first name is written so; by whoever comes first."""
+    """Mark the archive before its first name is stored without capitals. Another process may be faster."""
     with suppress(FileExistsError), _written(root, _NAMES, _NAMES_TEXT) as file:
         sync(file)
     sync(root)
@@ -266,7 +274,7 @@ def _opened(name: str, flags: int, dir_fd: int | None = None) -> Iterator[int]:
 
 
 def _enter(parent: int, name: str) -> int:
-    """Open a directory. A regular file of that name means, as in S3, that no object lies below it."""
+    """Open a directory. A regular file of that name means that no object is below it, as in S3."""
     try:
         return os.open(name, _OPEN_DIR, dir_fd=parent)
     except NotADirectoryError as e:
@@ -277,7 +285,11 @@ def _enter(parent: int, name: str) -> int:
 
 @contextmanager
 def _walk(root: int, parts: Sequence[str]) -> Iterator[int]:
-    """The directory at `parts`. Raises `FileNotFoundError` if there is none."""
+    """Open the directory at `parts`.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
     fd = os.dup(root)
     try:
         for part in parts:
@@ -291,7 +303,7 @@ def _walk(root: int, parts: Sequence[str]) -> Iterator[int]:
 
 @contextmanager
 def _written(tmp: int, name: str, data: bytes) -> Iterator[int]:
-    """A new file with this content, not synced yet."""
+    """Create a file with this content. It is not synced yet."""
     with _opened(name, _CREATE, tmp) as fd:
         rest = memoryview(data)
         while rest:
@@ -300,7 +312,7 @@ def _written(tmp: int, name: str, data: bytes) -> Iterator[int]:
 
 
 def _link(tmp: int, temp: str, parent: int, leaf: str) -> None:
-    """Like rename(2), but the first file of a name stays."""
+    """Move a file like rename(2), but keep an existing file of that name."""
     try:
         os.link(temp, leaf, src_dir_fd=tmp, dst_dir_fd=parent, follow_symlinks=False)
     except FileExistsError:
@@ -309,7 +321,7 @@ def _link(tmp: int, temp: str, parent: int, leaf: str) -> None:
     except OSError as e:
         if e.errno not in _NO_LINKS:
             raise
-        # Two writers of one name may both see it free, and the last one stays: they write the same bytes.
+        # Two writers of one name may both see it free; the last one wins. This is harmless: they write the same bytes.
         try:
             os.stat(leaf, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
@@ -317,9 +329,16 @@ def _link(tmp: int, temp: str, parent: int, leaf: str) -> None:
 
 
 def _listed(fd: int, names: Names, below: bytes, prefix: bytes, after: bytes) -> Generator[Listed, None, None]:
-    """The objects in and under a directory whose keys all start with `below`, in the order of their keys.
+    """Yield the objects below a directory in the order of their keys.
 
-    With a `/` behind each directory's name, names sort as the whole keys do: `a-b/` < `a/` < `a0`.
+    A `/` after each directory's name makes names sort as whole keys do: `a-b/` < `a/` < `a0`.
+
+    Args:
+        fd: The directory.
+        names: How the archive stores names.
+        below: The start of all keys in the directory.
+        prefix: Only keys with this prefix.
+        after: Only keys greater than this.
     """
     for key, listed in _settled(fd, names, below):
         if not key.startswith(prefix):
@@ -327,11 +346,11 @@ def _listed(fd: int, names: Names, below: bytes, prefix: bytes, after: bytes) ->
         if not key.endswith(b"/"):
             if key > after and listed:
                 yield listed
-        elif key > after or after.startswith(key):  # else everything in it comes before `after`
+        elif key > after or after.startswith(key):  # otherwise all keys in it are less than `after`
             try:
                 inner = _enter(fd, names.stored(os.fsdecode(key[len(below) : -1])))
             except FileNotFoundError:
-                continue  # removed meanwhile
+                continue  # removed in the meantime
             try:
                 yield from _listed(inner, names, key, prefix, after)
             finally:
@@ -339,9 +358,12 @@ def _listed(fd: int, names: Names, below: bytes, prefix: bytes, after: bytes) ->
 
 
 def _settled(fd: int, names: Names, below: bytes) -> list[tuple[bytes, Listed | None]]:
-    """The keys of one directory in order, files with what is known of them: read again until no file came or went during
-    it. readdir(3) is no snapshot: where a version is put and the one that it dominates is swept meanwhile, a single look
-    may show neither, though one of them was there at every moment; a module would seem not to exist."""
+    """Return the keys of one directory in order, with the attributes of files.
+
+    The directory is read repeatedly until no file appeared or disappeared during a pass, because readdir(3) is not a
+    snapshot. If a version is put and the version that it supersedes is swept at the same time, a single pass may show
+    neither, although one of them existed at every moment. The module would then seem not to exist.
+    """
     keys = _named(fd, names, below)  # some network file systems show a name twice
     for _ in range(_LOOKS_MAX):
         found = [(key, None if key.endswith(b"/") else _stat(fd, names, key, key[len(below) :])) for key in keys]
@@ -350,12 +372,12 @@ def _settled(fd: int, names: Names, below: bytes) -> list[tuple[bytes, Listed | 
             return found
         keys = again
     raise ArchiveUnavailable(
-        f"the directory of {below.decode(errors='replace')!r} changes too fast to be listed; try again"
+        f"the directory of {below.decode(errors='replace')!r} changes too fast to be listed; retry"
     )
 
 
 def _named(fd: int, names: Names, below: bytes) -> list[bytes]:
-    """`_keys` in order, as keys. Some network file systems show a name twice."""
+    """Return the keys of one directory in order, decoded and without duplicates."""
     found = set(_keys(fd, below))
     if names.case or names.ascii:
 
@@ -368,7 +390,7 @@ def _named(fd: int, names: Names, below: bytes) -> list[bytes]:
 
 
 def _keys(fd: int, below: bytes) -> Iterator[bytes]:
-    """The keys of one directory, a `/` behind those of directories. Symlinks and the like are not ours."""
+    """Yield the stored names of one directory, with a `/` after those of directories. Symlinks and other types are skipped."""
     with os.scandir(fd) as entries:
         for entry in entries:
             if not below and entry.name in _OWN:
@@ -381,7 +403,7 @@ def _keys(fd: int, below: bytes) -> Iterator[bytes]:
 
 
 def _stat(fd: int, names: Names, key: bytes, part: bytes) -> Listed | None:
-    """None if the file was removed meanwhile, or has a name that is no UTF-8 and so no key."""
+    """Return a file's attributes. None if it was removed, or if its name is not UTF-8 and therefore not a key."""
     try:
         found = os.stat(names.stored(os.fsdecode(part)), dir_fd=fd, follow_symlinks=False)
         return Listed(key.decode(), found.st_size, found.st_mtime_ns // 1_000_000)
@@ -390,14 +412,16 @@ def _stat(fd: int, names: Names, key: bytes, part: bytes) -> Listed | None:
 
 
 def _remove_empty(root: int, parts: Sequence[str]) -> None:
-    """Remove the directory at `parts` and those above it, as far as they are empty. rmdir(2) itself refuses
-    the others, so nothing is lost whoever else works here."""
+    """Remove the directory at `parts` and those above it as long as they are empty.
+
+    rmdir(2) refuses to remove others, so this is safe while other processes use the archive.
+    """
     for depth in range(len(parts), 0, -1):
         try:
             with _walk(root, parts[: depth - 1]) as parent:
                 os.rmdir(parts[depth - 1], dir_fd=parent)
         except FileNotFoundError:
-            continue  # somebody else removed it: look at the one above
+            continue  # another process removed it: try the one above
         except OSError as e:
             if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
@@ -405,7 +429,7 @@ def _remove_empty(root: int, parts: Sequence[str]) -> None:
 
 
 def _remove_old_temps(root: int) -> None:
-    """What writers that died have left. A writer that is only slow finds its file gone and tries again."""
+    """Remove the temporary files of writers that died. A slow writer finds its file missing and retries."""
     oldest_s = time.time() - _TMP_AGE_S_MAX
     with _opened(_TMP, _OPEN_DIR, root) as tmp, os.scandir(tmp) as entries:
         for entry in entries:

@@ -1,4 +1,4 @@
-"""An archive in this process's memory, for unit tests: the protocol and nothing else."""
+"""An archive in this process's memory, for unit tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Object:
 
 
 class MemoryArchive:
-    """Keeps objects in a dict, the first of equal keys. `modified_ms` counts puts: no wall clock in tests."""
+    """Keeps objects in a dict; the first put of a key stays. `modified_ms` counts puts, because tests use no wall clock."""
 
     name = "memory:"
     limits = Limits()
@@ -67,4 +67,4 @@ class MemoryArchive:
         probe(self)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing."""

@@ -1,5 +1,7 @@
-"""Which archive and which disk a configuration means. boto3 is imported only if it is S3: that takes as long as the rest; and
-LMDB only where it is used."""
+"""Opens the archive and the local store of a configuration.
+
+boto3 is imported only for S3, because that takes as long as all other imports together; LMDB only for a local store.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,21 @@ if TYPE_CHECKING:
 
 
 def open_archive(*, url: str | None = None, directory: Path | None = None, **s3_options: Any) -> Archive:
-    """The archive at `url` (`s3://bucket/prefix`) or in `directory`: exactly one of them.
+    """Open the archive at `url` or in `directory`, of which exactly one must be given.
 
-    `s3_options` are the keyword arguments of `S3Archive`. Raises `ConfigError` for anything else.
+    Args:
+        url: `s3://bucket/prefix`.
+        directory: The directory.
+        s3_options: Keyword arguments of `S3Archive`.
+
+    Raises:
+        ConfigError: The arguments do not fit together, or the archive cannot be used.
     """
     if (url is None) == (directory is None):
         raise ConfigError("the archive needs either a url (s3://bucket/prefix) or a directory")
     if directory is not None:
         if s3_options:
-            raise ConfigError(f"an archive in a directory has no options {sorted(s3_options)}: they are S3's")
+            raise ConfigError(f"an archive in a directory does not support the S3 options {sorted(s3_options)}")
         return _opener("file")(directory)
     assert url is not None
     return _opener(url.partition("://")[0].lower())(url, **s3_options)
@@ -38,8 +46,8 @@ ARCHIVES: dict[str, str] = {
     "s3": "distier.stores.s3:S3Archive",
     "file": "distier.stores.directory:DirectoryArchive",
 }
-"""The kinds of archives that come with distier, by the scheme of their URL: a module and the class in it. Other packages add
-theirs as entry points of the group `distier.archives`, named by the scheme; the class takes the URL and the options of S3."""
+"""The built-in archive classes by the scheme of their URL, as `module:class`. Other packages add classes as entry points of
+the group `distier.archives`, named by the scheme. Such a class takes the URL and the options of S3."""
 
 
 def schemes() -> list[str]:
@@ -48,7 +56,11 @@ def schemes() -> list[str]:
 
 
 def _opener(scheme: str) -> Callable[..., Archive]:
-    """The class of an archive. Raises `ConfigError` for a scheme that nobody has."""
+    """Return the archive class of a scheme.
+
+    Raises:
+        ConfigError: No installed archive has this scheme.
+    """
     if scheme in ARCHIVES:
         module, _, name = ARCHIVES[scheme].partition(":")
         found: Callable[..., Archive] = getattr(import_module(module), name)
@@ -56,11 +68,15 @@ def _opener(scheme: str) -> Callable[..., Archive]:
     for point in entry_points(group=ARCHIVES_GROUP, name=scheme):
         loaded: Callable[..., Archive] = point.load()
         return loaded
-    raise ConfigError(f"there is no archive for {scheme}://; installed are {', '.join(schemes())}")
+    raise ConfigError(f"there is no archive for {scheme}://; installed archives: {', '.join(schemes())}")
 
 
 def open_local(config: Config) -> LocalStore | None:
-    """This node's disk with its copies, where the configuration wants one. Raises `ConfigError`."""
+    """Open the store of warm copies on this node's disk. Returns None if the configuration uses none.
+
+    Raises:
+        ConfigError: The directory cannot be used.
+    """
     warm = config.storage_tiers.warm
     if not warm.is_local:
         return None

@@ -1,15 +1,15 @@
-"""Making files last, many at a time: group commit, as databases do it for their logs (DeWitt et al. 1984).
+"""Syncs many files at a time: group commit, as databases do it for their logs (DeWitt et al. 1984).
 
-Whoever wants descriptors on disk joins a queue. One of those who wait *leads*: it takes all that the queue has, syncs each file
-and each directory once, wakes the others, and hands the lead on. So while the disk is busy with one group the next one gathers,
-and its size follows the disk's slowness by itself.
+Each caller puts its descriptors into a queue. One of the waiting callers is the *leader*: it takes the whole queue, syncs
+each file and directory once, wakes the other callers, and passes the lead on. While the disk is busy with one group, the
+next one gathers, so the size of groups adapts to the speed of the disk.
 
-A group is synced by one `fsync` a file, or by one `syncfs` for all of them, whichever took less time lately for as many:
-`syncfs` writes what others have dirty on that file system as well, which on a busy disk may be gigabytes. It is used from Linux
-5.8 on, where it reports what could not be written.
+A group is synced by one `fsync` per file or by one `syncfs` for all, whichever was recently faster for that many files.
+`syncfs` also writes the dirty data of other programs on that file system, which on a busy disk may be gigabytes. It is
+used from Linux 5.8 on, which reports write errors of `syncfs`.
 
-The lead is a lock that nobody waits for, and that a thread which has it may take again: a signal handler or a finaliser that
-writes in the middle of a sync leads a group of its own.
+The lead is a re-entrant lock that no caller waits for. A signal handler or a finalizer that writes in the middle of a sync
+therefore leads its own group.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-# File systems that cannot sync a directory (some network and FUSE ones), or not this one (no right to read it), answer one of
-# these; a few say so of files as well. Whoever has such a disk wants its archive on it all the same, and `doctor` tells what is
-# then not promised.
+# File systems that cannot sync directories (some network and FUSE ones), or not this one (no permission to read it), report
+# one of these errors; some report them for files too. An archive there still works; `doctor` reports the missing guarantee.
 _NO_SYNC = {
     errno.EINVAL,
     errno.ENOTSUP,
@@ -39,17 +38,21 @@ _NO_SYNC = {
     errno.EBADF,
 }
 LOOK_S = 0.5
-"""Whoever waits looks from time to time whether anybody leads: in a child that was forked meanwhile nobody does."""
+"""Interval in seconds at which waiting callers check for a leader. After a fork, a child has none."""
 SYNCFS_MIN = 4
-"""For fewer files than this `syncfs` is not tried."""
+"""Minimum number of files for `syncfs`."""
 WEIGHT = 0.2
 FADE = 0.98
-"""What `syncfs` is thought to take fades with each group that goes without it: it is tried again."""
+"""Factor for the estimated time of `syncfs` after each group without it, so that it is tried again some time."""
 REPORTING = (5, 8)
 
 
 def sync(fd: int) -> bool:
-    """fsync(2); False where this file system has none for it. A disk that fails is another matter, and raises."""
+    """Call fsync(2). Returns False if the file system does not support it for this file.
+
+    Raises:
+        OSError: The disk failed.
+    """
     try:
         os.fsync(fd)
     except OSError as e:
@@ -70,7 +73,7 @@ _SYNCFS = _find_syncfs()
 
 
 class _Waiting:
-    """Descriptors that somebody wants on disk. `woken`: they are there, or `error` says why not, or it is its turn to lead."""
+    """The descriptors of one caller. `woken` is set when they are synced or have failed with `error`, or when it may lead."""
 
     __slots__ = ("done", "error", "fds", "woken")
 
@@ -82,26 +85,30 @@ class _Waiting:
 
 
 class GroupSync:
-    """Thread-safe, and safe over fork: a child starts with an empty queue."""
+    """Syncs the files of all threads in groups. It is thread-safe and fork-safe: a child starts with an empty queue."""
 
     def __init__(self) -> None:
-        self.start_anew()
+        self.reset()
         _ALL.add(self)
 
-    def start_anew(self) -> None:
+    def reset(self) -> None:
         self._lead = threading.RLock()
         self._queue: deque[_Waiting] = deque()
         self._fsync_s = 0.0
         self._syncfs_s = 0.0
 
     def sync(self, fds: Sequence[int]) -> None:
-        """Return when all that these descriptors (of one file system) have is on disk. Raises `OSError`."""
+        """Return when the data of these descriptors is on disk. All must be on one file system.
+
+        Raises:
+            OSError: A descriptor could not be synced.
+        """
         mine = _Waiting(fds)
         self._queue.append(mine)
         while not mine.done:
             lead = (
                 self._lead
-            )  # the same one to the end: a signal handler may fork in between, and the child has a new one
+            )  # release this same one: a signal handler may fork in between, and the child has a new one
             if lead.acquire(blocking=False):
                 self._sync_group(mine, lead)
             else:
@@ -124,14 +131,14 @@ class GroupSync:
         finally:
             lead.release()
             for waiting in group:
-                if not waiting.done and waiting is not mine:  # interrupted: somebody else does it
+                if not waiting.done and waiting is not mine:  # interrupted: another caller does it
                     self._queue.append(waiting)
                 waiting.woken.set()
             for waiting in list(self._queue)[:1]:
                 waiting.woken.set()
 
     def _sync_all(self, fds: dict[tuple[int, int], int]) -> dict[tuple[int, int], OSError]:
-        """Why some of them are not on disk."""
+        """Sync all files. Returns the errors of those that failed."""
         begun_s, n = time.monotonic(), len(fds)
         if _SYNCFS is not None and n >= SYNCFS_MIN and self._fsync_s and self._syncfs_s < n * self._fsync_s:
             failed = _sync_file_system(fds)
@@ -149,7 +156,7 @@ _ALL: weakref.WeakSet[GroupSync] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for group in list(_ALL):
-        group.start_anew()
+        group.reset()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -173,4 +180,4 @@ def _sync_each(fds: Iterable[tuple[tuple[int, int], int]]) -> dict[tuple[int, in
 def _sync_file_system(fds: dict[tuple[int, int], int]) -> dict[tuple[int, int], OSError]:
     if _SYNCFS(next(iter(fds.values()))) == 0:
         return {}
-    return _sync_each(fds.items())  # each tells its own error
+    return _sync_each(fds.items())  # fsync reports the error of each file

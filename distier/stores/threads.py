@@ -1,11 +1,12 @@
-"""Threads that serve a driver, and a flag, neither of which takes a lock that a signal handler could meet.
+"""Helper threads of a driver, and a flag. Both are safe to use in signal handlers.
 
-A signal handler or a finaliser runs between any two lines of the thread that it interrupts. If it calls a store, it must not
-wait for what that thread holds, which would be for good. `ThreadPoolExecutor.submit`, `Thread.start` and `Event.wait` hold
-plain locks for a moment; what is here is made of `SimpleQueue`, which is re-entrant, and of single operations on lists.
+A signal handler or a finalizer runs between any two lines of the thread that it interrupts. If it calls a store, it must
+not wait for a lock that this thread holds, because it would wait forever. `ThreadPoolExecutor.submit`, `Thread.start` and
+`Event.wait` hold plain locks for a moment. This module uses only `SimpleQueue`, which is re-entrant, and single operations
+on lists.
 
-At the exit of the interpreter, or where a process may have no more threads, no thread can be started. Then whoever submits
-something runs it itself.
+No thread can be started at the exit of the interpreter, or if the process has reached its limit of threads. The caller
+then runs the work itself.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ _Inbox = SimpleQueue["_Work | None"]
 
 
 class _Crew:
-    """What the threads know; not `Helpers`, which must not be held by them."""
+    """The state of the threads. They hold no reference to `Helpers`, so that it can be finalized."""
 
     def __init__(self, most: int) -> None:
-        self.free = [None] * most  # one for each thread that may still be started
-        self.idle: list[_Inbox] = []  # of threads that wait, each for its own
+        self.free = [None] * most  # one entry for each thread that may still be started
+        self.idle: list[_Inbox] = []  # the inboxes of waiting threads
         self.backlog: SimpleQueue[_Work] = SimpleQueue()  # while all are busy
         self.ended = False
 
@@ -40,34 +41,36 @@ class _Crew:
             inbox.put(None)
 
     def distribute(self) -> None:
-        """Give what is in the backlog to threads that are idle."""
+        """Pass the work in the backlog to idle threads."""
         while (inbox := _popped(self.idle)) is not None:
             try:
                 inbox.put(self.backlog.get_nowait())
             except Empty:
                 self.idle.append(inbox)
-                if self.backlog.empty():  # else it came while this one was neither idle nor given anything
+                if self.backlog.empty():  # otherwise work arrived while this inbox was not in the list
                     return
 
 
 class Helpers:
-    """At most `most` threads, started when they are needed and kept. They do not hold up the end of the process. Safe over
-    fork: a child has none, and starts its own."""
+    """Up to `most` threads, started when they are needed and then kept.
+
+    They do not delay the end of the process. It is fork-safe: a child has no threads and starts its own.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._start_anew()
+        self._reset()
 
-    def _start_anew(self) -> None:
+    def _reset(self) -> None:
         self._pid = os.getpid()
         self._crew = _Crew(self._most)
         self._end = weakref.finalize(self, self._crew.end)
-        self._end.atexit = False  # other handlers of the exit may still need them
+        self._end.atexit = False  # other exit handlers may still need them
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
-        """`function` in a thread; run by the caller, before this returns, if there is no thread and none can be started."""
+        """Run `function` in a thread. If there is no thread and none can be started, the caller runs it before this returns."""
         if self._pid != os.getpid():
-            self._start_anew()
+            self._reset()
         crew = self._crew
         future: Future[T] = Future()
         work = (future, function)
@@ -99,10 +102,10 @@ class Helpers:
         return True
 
     def close(self) -> None:
-        """What nobody has begun is cancelled; threads end when they have done what they are at."""
+        """Cancel work that has not started. The threads end after their current work."""
         crew = self._crew
         self._end()
-        self._start_anew()  # for whoever comes late
+        self._reset()  # for late callers
         while True:
             try:
                 crew.backlog.get_nowait()[0].cancel()
@@ -118,7 +121,7 @@ def _popped(idle: list[_Inbox]) -> _Inbox | None:
 
 
 def _serve(crew: _Crew, first: _Work) -> None:
-    # As `threading` does for its own threads: for debuggers, coverage, profilers.
+    # As `threading` does for its own threads, for debuggers, coverage and profilers.
     if (trace := threading.gettrace()) is not None:
         sys.settrace(trace)
     if (profile := threading.getprofile()) is not None:
@@ -128,12 +131,12 @@ def _serve(crew: _Crew, first: _Work) -> None:
     del first
     while work is not None:
         _do(work)
-        del work  # nothing of it is kept while this waits
+        del work  # keeps nothing alive while this thread waits
         try:
             work = crew.backlog.get_nowait()
         except Empty:
             crew.idle.append(inbox)
-            if not crew.backlog.empty():  # something has come in between, maybe for this one
+            if not crew.backlog.empty():  # work arrived in between, perhaps for this thread
                 crew.distribute()
             if crew.ended:
                 crew.end()
@@ -150,25 +153,25 @@ def _do(work: _Work) -> None:
 
 
 class Flag:
-    """As `threading.Event`, which must not be set by a signal handler of the thread that waits for it."""
+    """An event that a signal handler may set in the thread that waits for it, unlike `threading.Event`."""
 
     def __init__(self) -> None:
         self._is_set = False
-        self._told: SimpleQueue[None] = SimpleQueue()
+        self._wakeups: SimpleQueue[None] = SimpleQueue()
 
     def is_set(self) -> bool:
         return self._is_set
 
     def set(self) -> None:
         self._is_set = True
-        self._told.put(None)
+        self._wakeups.put(None)
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Whether it is set now."""
+        """Wait up to `timeout_s` seconds until the flag is set. Returns whether it is set."""
         if not self._is_set:
             try:
-                self._told.get(timeout=timeout_s)
+                self._wakeups.get(timeout=timeout_s)
             except Empty:
                 return self._is_set
-            self._told.put(None)  # for others who wait
+            self._wakeups.put(None)  # for other waiting threads
         return True

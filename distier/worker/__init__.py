@@ -1,4 +1,4 @@
-"""The worker: rounds of maintenance."""
+"""The worker, which maintains a namespace in rounds."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
-"""What a worker tells about itself over HTTP: `/healthz`, `/readyz`, and `/metrics` for Prometheus.
+"""The HTTP endpoints of a worker: `/healthz`, `/readyz`, and `/metrics` for Prometheus.
 
-    /healthz   200 while rounds succeed and Redis (each master) and the archive answer; else 503 and the reasons. For people
-               and alarms: a restart of the worker ends no outage of what it depends on
-    /readyz    200 while it is in the fleet (a worker that stands by is); else 503. For probes
-    /metrics   its own work, and samples of the shards that it has the leases of, so that the sum over all workers is the
-               whole namespace
+    /healthz   200 while rounds succeed and Redis (each master) and the archive are available; otherwise 503 with the
+               reasons. Use it for alerts, not for restarts: restarting the worker does not end an outage of Redis or S3
+    /readyz    200 while the worker is in the fleet, also as a standby without shards; otherwise 503. Use it for probes
+    /metrics   the worker's own work, and samples of the shards that it leases. The sum over all workers is the whole
+               namespace
 
-Plain HTTP without a password: it listens where `worker.health` says, and shows numbers, names of shards and last errors.
+The server uses plain HTTP without a password at the address in `worker.health`. It exposes numbers, shard numbers, the
+names of the worker and the namespace, and the latest errors.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from distier.errors import ConfigError
 from . import ROUND_DEADLINE_S, Rounds
 
 SILENT_LEASES = 2
-"""Redis counts as silent after so many lengths of a lease without a beat."""
+"""Redis counts as silent after this many lease durations without a successful heartbeat."""
 
 
 class Metric(NamedTuple):
@@ -34,29 +35,29 @@ class Metric(NamedTuple):
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric("distier_worker_rounds_total", "counter", "Rounds that have ended."),
+    Metric("distier_worker_rounds_total", "counter", "Finished rounds."),
     Metric("distier_worker_failures_total", "counter", "Steps of rounds that failed."),
-    Metric("distier_worker_done_total", "counter", "What the rounds did, by `what`: archived, idle, headroom, expired, "
+    Metric("distier_worker_done_total", "counter", "Work done in rounds, by `what`: archived, idle, headroom, expired, "
            "aged, rescued, shares, nodes_forgotten, swept."),
-    Metric("distier_worker_last_round_age_seconds", "gauge", "Since the last round ended."),
-    Metric("distier_worker_healthy", "gauge", "1 while /healthz answers 200."),
-    Metric("distier_worker_fleet_size", "gauge", "Workers that are alive, as this one sees it."),
+    Metric("distier_worker_last_round_age_seconds", "gauge", "Time since the last round ended."),
+    Metric("distier_worker_healthy", "gauge", "1 while /healthz returns 200."),
+    Metric("distier_worker_fleet_size", "gauge", "Live workers that this worker knows, including itself."),
     Metric("distier_worker_leases_held", "gauge", "Shards that this worker maintains."),
     Metric("distier_worker_archive_requests_total", "counter", "Requests to the archive, by `verb`: put, get, list, delete."),
-    Metric("distier_worker_archive_failures_total", "counter", "Requests to the archive that were not answered."),
+    Metric("distier_worker_archive_failures_total", "counter", "Requests for which the archive was unavailable."),
     Metric("distier_worker_throttled_seconds_total", "counter", "Time waited because of worker.archive_requests_per_second "
            "or worker.cpu_share, by `kind`: archive, cpu."),
-    Metric("distier_worker_compress_cpu_seconds_total", "counter", "CPU time of compressing and decompressing."),
+    Metric("distier_worker_compress_cpu_seconds_total", "counter", "CPU time spent compressing and decompressing."),
     Metric("distier_shards", "gauge", "Shards of the namespace."),
-    Metric("distier_dirty_modules", "gauge", "Versions that are not in the archive yet, by `shard`."),
-    Metric("distier_dirty_bytes", "gauge", "Their bytes, by `shard`."),
-    Metric("distier_dirty_oldest_age_seconds", "gauge", "Age of the oldest of them, by `shard`."),
-    Metric("distier_write_back_lag_seconds", "gauge", "How long it has been due: its age without "
-           "storage_tiers.cold.archive_after, by `shard`."),
+    Metric("distier_dirty_modules", "gauge", "Versions that are not archived yet, by `shard`."),
+    Metric("distier_dirty_bytes", "gauge", "Bytes of the versions that are not archived yet, by `shard`."),
+    Metric("distier_dirty_oldest_age_seconds", "gauge", "Age of the oldest version that is not archived yet, by `shard`."),
+    Metric("distier_write_back_lag_seconds", "gauge", "Time since the oldest version that is not archived yet became due: "
+           "its age minus storage_tiers.cold.archive_after, by `shard`."),
     Metric("distier_modules", "gauge", "Modules, by `shard` and `tier`."),
-    Metric("distier_budget", "gauge", "This shard's share, by `shard` and `budget`: hot_tokens, hot_bytes, warm_modules, "
+    Metric("distier_budget", "gauge", "Quota of the shard, by `shard` and `budget`: hot_tokens, hot_bytes, warm_modules, "
            "warm_bytes."),
-    Metric("distier_budget_used", "gauge", "What the shard holds of it, by the same."),
+    Metric("distier_budget_used", "gauge", "Used part of the quota, by `shard` and `budget`."),
 )  # fmt: skip
 USED = {
     "hot_tokens": "hot_tokens",
@@ -67,19 +68,19 @@ USED = {
 
 
 def reasons(worker: Rounds) -> list[str]:
-    """Why the worker is not healthy; empty if it is."""
+    """Return the reasons why the worker is not healthy; empty if it is."""
     return [*not_ready(worker), *_not_working(worker)]
 
 
 def not_ready(worker: Rounds) -> list[str]:
-    """Why it is not in the fleet; empty if it is."""
+    """Return the reasons why the worker is not in the fleet; empty if it is."""
     if worker.stopping:
         return ["stopping"]
-    if worker.last_beat_s is None:
-        return [f"redis: {worker.last_beat_failure or 'not asked yet'}"]
-    silent_s = time.monotonic() - worker.last_beat_s
+    if worker.last_heartbeat_s is None:
+        return [f"redis: {worker.last_heartbeat_failure or 'no heartbeat yet'}"]
+    silent_s = time.monotonic() - worker.last_heartbeat_s
     if silent_s > SILENT_LEASES * worker.lease_s:
-        return [f"redis: no answer for {silent_s:.0f} s: {worker.last_beat_failure or 'the worker hangs'}"]
+        return [f"redis: no reply for {silent_s:.0f} s: {worker.last_heartbeat_failure or 'the worker hangs'}"]
     return []
 
 
@@ -93,11 +94,11 @@ def _not_working(worker: Rounds) -> Iterator[str]:
     elif worker.last_round_s is not None and not (worker.step and worker.step.long):
         silent_s = time.monotonic() - worker.last_round_s
         if silent_s > 2 * ROUND_DEADLINE_S:
-            yield f"rounds: none has ended for {silent_s:.0f} s"
+            yield f"rounds: none has finished for {silent_s:.0f} s"
 
 
 def render(worker: Rounds) -> str:
-    """The metrics in Prometheus' text format."""
+    """Return the metrics in the text format of Prometheus."""
     values = _values(worker)
     lines = []
     for metric in METRICS:
@@ -140,7 +141,7 @@ def _values(worker: Rounds) -> Values:
     after_ms = worker.space.config.storage_tiers.cold.archive_after_ms
     for shard, seen in worker.samples.items():
         if not worker.holds(shard):
-            continue  # another worker tells it
+            continue  # another worker reports it
         of = names | {"shard": str(shard.index)}
 
         def add(name: str, value: float, of: Mapping[str, str] = of, **labels: str) -> None:
@@ -166,7 +167,7 @@ class _Server(ThreadingHTTPServer):
     worker: Rounds
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who asks may hang up."""
+        """Ignore errors of connections: a client may disconnect at any time."""
 
 
 class _Server6(_Server):
@@ -188,20 +189,20 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         worker, path = self.server.worker, self.path.partition("?")[0]
         if path == "/metrics":
-            return self._answer(200, "text/plain; version=0.0.4; charset=utf-8", render(worker))
+            return self._send(200, "text/plain; version=0.0.4; charset=utf-8", render(worker))
         if path == "/healthz":
             return self._state("ok", reasons(worker))
         if path == "/readyz":
             return self._state("ready", not_ready(worker))
-        return self._answer(404, "text/plain; charset=utf-8", "there are /healthz, /readyz and /metrics\n")
+        return self._send(404, "text/plain; charset=utf-8", "known paths: /healthz, /readyz, /metrics\n")
 
     def _state(self, good: str, why: list[str]) -> None:
         worker = self.server.worker
-        said = {"status": "not " + good if why else good, "reasons": why, "worker": worker.name,
+        state = {"status": "not " + good if why else good, "reasons": why, "worker": worker.name,
                 "namespace": worker.space.namespace, "shards": [s.index for s in worker.held]}  # fmt: skip
-        self._answer(503 if why else 200, "application/json", json.dumps(said) + "\n")
+        self._send(503 if why else 200, "application/json", json.dumps(state) + "\n")
 
-    def _answer(self, status: int, content_type: str, text: str) -> None:
+    def _send(self, status: int, content_type: str, text: str) -> None:
         body = text.encode()
         self.send_response(status)
         self.send_header("Content-Type", content_type)
@@ -211,25 +212,30 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """A probe each few seconds is no news."""
+        """Log nothing: probes arrive every few seconds."""
 
 
 def _advice(error: Exception) -> str:
     number = getattr(error, "errno", None)
     if number == errno.EADDRINUSE:
-        return (
-            "the port is in use, perhaps by another worker; each worker of a host needs a port of its own (0 takes any)"
-        )
+        return "the port is in use, perhaps by another worker; each worker of a host needs its own port (0 selects a free one)"
     if number == errno.EADDRNOTAVAIL:
-        return "this host has no such address; 127.0.0.1 is for this host only, 0.0.0.0 means all its addresses"
+        return "this host does not have that address; use 127.0.0.1 for local access only, or 0.0.0.0 for all addresses"
     if number == errno.EACCES:
-        return "this user may not listen there; take a port above 1023"
+        return "this user may not listen there; use a port above 1023"
     return str(getattr(error, "strerror", None) or error)
 
 
 class HealthServer:
-    """Serves what `worker` tells at `address` (`host:port`; port 0 takes any) until `close`. Raises `ConfigError` where it
-    cannot listen there."""
+    """Serves the state and metrics of `worker` at `address` until `close`.
+
+    Args:
+        address: `host:port`. Port 0 selects a free port; see the attribute `port`.
+        worker: The worker to report on.
+
+    Raises:
+        ConfigError: The process cannot listen at that address.
+    """
 
     def __init__(self, address: str, worker: Rounds) -> None:
         host, _, port = address.rpartition(":")

@@ -1,4 +1,4 @@
-"""How fast a worker may be: token buckets for its requests to the archive and for its CPU, and what both have come to."""
+"""Rate limits of a worker: token buckets for archive requests and CPU time, and counters of both."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from distier.effects import T
 from distier.errors import ArchiveUnavailable
 
 BURST_S = 0.25
-"""What was not used for this long may be used at once."""
+"""Unused capacity of this many seconds may be used in a burst."""
 
 
 class Pacer:
-    """`requests_per_second` to the archive and `cpu_share` of one core, None: as fast as it goes. Thread-safe; what it counts
-    is for metrics."""
+    """Limits archive requests per second and CPU time in cores, and counts both for metrics. It is thread-safe.
+
+    Args:
+        requests_per_second: Limit of archive requests; None for no limit.
+        cpu_share: Limit of CPU time, in cores on average; None for no limit.
+        clock: Returns a monotonic time in seconds.
+        cpu_clock: Returns the CPU time of the calling thread in seconds.
+    """
 
     def __init__(
         self,
@@ -39,7 +45,7 @@ class Pacer:
         self._next_request_s = self._cpu_free_s = clock()
 
     def archive_wait_s(self) -> float:
-        """See `plans.fleet.pacing.Pace`. Each request moves the time of the next one on, from `BURST_S` ago at the earliest."""
+        """See `plans.fleet.pacing.Pace`. Each request postpones the next one, starting at most `BURST_S` in the past."""
         with self._lock:
             now_s = self._clock()
             wait_s = self._next_request_s - now_s
@@ -55,7 +61,7 @@ class Pacer:
             return max(0.0, self._cpu_free_s - self._clock()) if self._cpu_factor else 0.0
 
     def measured(self, function: Callable[[], T]) -> Callable[[], T]:
-        """See `plans.fleet.pacing.Pace`. Time of this thread's CPU: threads that run at once are added up."""
+        """See `plans.fleet.pacing.Pace`. Measures CPU time per thread, so the times of parallel threads add up."""
 
         def run() -> T:
             began_s = self._cpu_clock()

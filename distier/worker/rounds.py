@@ -1,8 +1,9 @@
-"""The worker: it runs the maintenance plans in rounds, as a thread of a process or as `distier worker`.
+"""The worker runs the maintenance plans in rounds, in a thread of a process or as `distier worker`.
 
-Any number of workers share the shards: each holds the leases of its part, renews them while it works, and takes over those of
-a worker that dies. The leases save double work and guard nothing; every step is correct alone, so a worker may be killed at
-any line, or sleep for an hour in the middle of a step, and another one goes on.
+Any number of workers divide the shards among themselves. Each holds the leases of its shards, renews them while it works,
+and takes over the leases of a worker that died. The leases only avoid duplicate work; correctness does not depend on
+them. Every step is correct alone, so a worker may be killed at any line, or stop for an hour in the middle of a step,
+and another one continues.
 """
 
 from __future__ import annotations
@@ -46,13 +47,13 @@ SWEEP_DEADLINE_S = 3600.0
 BACKOFF_MAX_S = 30.0
 RESCUE_AGAIN_S = 600.0
 LOOK_AT_ARCHIVE_S = 10.0
-"""Where somebody watches the worker's health, the archive is asked this often if there is nothing else to ask it for."""
+"""Interval in seconds between health requests to the archive, if the worker has a health endpoint and no other request."""
 
 
 @dataclass
 class Report:
-    """What a worker has done so far, by name (`archived`, `idle`, `headroom`, `expired`, `aged`, `rescued`, `quotas`,
-    `swept`), the rounds and failures, and the last failure."""
+    """What a worker has done so far: rounds, failures, the last failure, and counts of work by name in `did` (`archived`,
+    `idle`, `headroom`, `expired`, `aged`, `rescued`, `shares`, `nodes_forgotten`, `swept`)."""
 
     rounds: int = 0
     failures: int = 0
@@ -65,8 +66,8 @@ class Report:
 
 
 class Step(NamedTuple):
-    """One thing to do in a round: `make` makes its plan, `deadline_s` is how long it may take. A `long` one is not waited
-    for when the worker ends."""
+    """One step of a round. `make` returns its plan and `deadline_s` limits its time. A worker that stops does not wait for
+    a `long` step."""
 
     make: Callable[[], Plan[Any]]
     deadline_s: float = ROUND_DEADLINE_S
@@ -74,8 +75,10 @@ class Step(NamedTuple):
 
 
 def _unexpected(error: Exception) -> Exception | None:
-    """The error where it is none that distier raises on purpose: its traceback is logged. A round survives it like any other,
-    for the worker guards all modules, and one that died of a fault in one of them would guard none."""
+    """Return the error if it is not a `DistierError`, so that its traceback is logged; else None.
+
+    A round survives such an error like any other. The worker maintains all modules, and must not die of a fault in one.
+    """
     return None if isinstance(error, DistierError) else error
 
 
@@ -85,7 +88,7 @@ class Lease(NamedTuple):
 
 
 class Rounds:
-    """What both workers share: who they are, the steps of a round, what came of them, how long to wait for the next."""
+    """The common part of both workers: their name and leases, the steps of a round, its result, and the pause after it."""
 
     def __init__(self, space: Namespace, on_round: Callable[[Report], None] | None) -> None:
         config = space.config.worker
@@ -93,24 +96,24 @@ class Rounds:
         self.name = f"{socket.gethostname()[:64]}-{os.getpid()}-{secrets.token_hex(3)}"
         self.space = space
         self.lease_s = config.lease_ms / 1000
-        self.beat_s = self.lease_s / 3
-        """From one beat to the next, and the longest that one may take: a lease counts from the beginning of its beat."""
+        self.heartbeat_s = self.lease_s / 3
+        """Seconds between two heartbeats, and the time limit of one: a lease counts from the start of its heartbeat."""
         self.pacer = Pacer(config.archive_requests_per_second, config.cpu_share)
         self.workers: list[str] = []
         self.leases: Mapping[Shard, Lease] = {}
         self.samples: Mapping[Shard, ShardSample] = {}
         self.watched = False
         self.stopping = False
-        self.last_beat_s: float | None = None
-        self.last_beat_failure: str | None = None
+        self.last_heartbeat_s: float | None = None
+        self.last_heartbeat_failure: str | None = None
         self.unanswered: str | None = None
-        """Of several masters, one did not answer the last beat that others answered."""
+        """The failure of one master in the last heartbeat, if other masters replied."""
         self.last_round_s: float | None = None
         self.last_round_failure: str | None = None
         self.step: Step | None = None
         self._on_round = on_round
         self._pause_s = 0.0
-        self._beat_began_s = 0.0
+        self._heartbeat_began_s = 0.0
         self._left_out = False
         self._identified_s: float | None = None
         self._rescue_again_s: float | None = None
@@ -118,7 +121,7 @@ class Rounds:
     # -- leases ----------------------------------------------------------------------------------------------------
 
     def holds(self, shard: Shard) -> bool:
-        """Whether this worker still has the lease: by its own clock, from before it asked for it."""
+        """Return whether this worker still holds the lease, by its own clock since before it requested the lease."""
         lease = self.leases.get(shard)
         return lease is not None and time.monotonic() < lease.until_s
 
@@ -131,29 +134,32 @@ class Rounds:
 
     def _take(self, held: HeldLeases, began_s: float) -> None:
         self.leases = {shard: Lease(fence, began_s + self.lease_s) for shard, fence in held.items()}
-        self.last_beat_s, self.last_beat_failure = time.monotonic(), None
+        self.last_heartbeat_s, self.last_heartbeat_failure = time.monotonic(), None
 
     def _join(self) -> Plan[None]:
-        """One beat. A shard that does not answer is not held; the others are."""
+        """Send one heartbeat. The worker holds no lease of a shard that does not reply, but still those of the others."""
         began_s, ttl_ms = time.monotonic(), self.space.config.worker.lease_ms
         found = yield from join(self.space, self.name, self._fences(), ttl_ms, workers=self.workers)
         self.workers = found.workers
         self._take(found.held, began_s)
         self.unanswered = None if found.failure is None else str(found.failure)
         if found.failure:
-            self._beat_failed(found.failure)
+            self._heartbeat_failed(found.failure)
             return
-        if self.watched:  # also here: rounds pause for up to 30 s while the archive is away
+        if self.watched:  # also in heartbeats: rounds pause for up to 30 s while the archive is unavailable
             with suppress(DistierError):
                 self.samples = yield from sample(self.held)
 
-    def _next_beat_s(self) -> float:
-        """Seconds to wait for it."""
-        return max(0.0, self._beat_began_s + self.beat_s - time.monotonic())
+    def _next_heartbeat_s(self) -> float:
+        """Return the seconds until the next heartbeat."""
+        return max(0.0, self._heartbeat_began_s + self.heartbeat_s - time.monotonic())
 
     def _claim(self, shards: Sequence[Shard]) -> Plan[None]:
-        """For one round alone: those of them that no worker has. Done again before each step, in place of a thread that renews:
-        a step that takes longer than a lease may be done twice. A shard that does not answer is left out."""
+        """Claim the leases of `shards` that no worker holds, for a single round.
+
+        This is repeated before each step, in place of a thread that renews the leases. A step that takes longer than a
+        lease may therefore be done twice. Shards that do not reply are skipped.
+        """
         began_s, ttl_ms = time.monotonic(), self.space.config.worker.lease_ms
         found = yield from claim_shards(shards, self.name, ttl_ms)
         self._take(found.held, began_s)
@@ -169,19 +175,22 @@ class Rounds:
         fences, self.leases = self._fences(), {}
         yield from leave(self.space, self.name, fences)
 
-    def _beat_failed(self, error: Exception) -> None:
-        self.last_beat_failure = f"{type(error).__name__}: {error}"
+    def _heartbeat_failed(self, error: Exception) -> None:
+        self.last_heartbeat_failure = f"{type(error).__name__}: {error}"
         log.warning(
-            "the worker could not renew all its leases, it will try again: %s",
-            self.last_beat_failure,
+            "the worker could not renew all its leases and will retry: %s",
+            self.last_heartbeat_failure,
             exc_info=_unexpected(error),
         )
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
     def _steps(self) -> Iterator[Step]:
-        """One round over the shards that this worker has; the worker that has the first one also does what concerns all.
-        Where the archive is another one (`WrongArchive`) the round ends: all of it counts on what is archived."""
+        """Yield the steps of one round over the shards that this worker holds.
+
+        The worker that holds the first shard also does the steps that concern all shards. A round ends if the archive is
+        not the namespace's (`WrongArchive`), because all later steps rely on the archive.
+        """
         space = self.space
         if self.held:
             yield Step(self._identify)
@@ -202,7 +211,7 @@ class Rounds:
             yield Step(self._look)
 
     def _identify(self) -> Plan[None]:
-        """Before anything is archived, and now and then: one request to the archive."""
+        """Check the archive's identity before something is archived, and regularly: one request to the archive."""
         shards = self.held
         calls = [Command(shard, ("ZCARD", shard.dirty), int, retry=False) for shard in shards]
         dirty = any(reply for reply in (yield from Pipeline(calls)))
@@ -211,8 +220,11 @@ class Rounds:
             self._identified_s = time.monotonic()
 
     def _for_all(self, name: str, plan: Plan[int | None]) -> Plan[None]:
-        """What concerns all shards. Where one does not answer it is left for a later round: it would wait for that one as long
-        as it may, and the shards that answer for it."""
+        """Run a step that concerns all shards, unless one shard does not reply.
+
+        In that case the step is left for a later round. It would wait for that shard until its deadline, and the other
+        shards would wait for the step.
+        """
         try:
             yield from all_answer(self.space)
         except Unavailable as e:
@@ -225,7 +237,11 @@ class Rounds:
             self.report.add({name: n})
 
     def _rescue(self) -> Plan[int | None]:
-        """Where some modules could not be read, not in each round again: reads look for them themselves."""
+        """Rescue the namespace if necessary.
+
+        If some modules could not be read, wait `RESCUE_AGAIN_S` seconds before the next attempt. Reads look for these
+        modules themselves in the meantime.
+        """
         if self._rescue_again_s is not None and time.monotonic() < self._rescue_again_s:
             return None
         try:
@@ -235,7 +251,7 @@ class Rounds:
             raise
 
     def _look(self) -> Plan[None]:
-        """For who watches."""
+        """Sample the shards and check the archive, for the health endpoint."""
         self.samples = yield from sample(self.held)
         asked_s = self.pacer.last_answer_s
         if self.pacer.last_failure or asked_s is None or time.monotonic() - asked_s > LOOK_AT_ARCHIVE_S:
@@ -255,14 +271,16 @@ class Rounds:
         self.report.failures += 1
         self.report.last_failure = self.last_round_failure = f"{type(error).__name__}: {error}"
         log.warning(
-            "a round of the worker failed, it will be repeated: %s",
+            "a round of the worker failed and will be repeated: %s",
             self.report.last_failure,
             exc_info=_unexpected(error),
         )
 
     def _ended(self, good: bool) -> bool:
-        """The round is over: the pause until the next one doubles up to 30 s while rounds fail; not where something was only
-        left out. Whether all was done."""
+        """Finish a round and return whether all its steps succeeded.
+
+        While rounds fail, the pause before the next one doubles, up to 30 s. It does not if steps were only skipped.
+        """
         self.step = None
         usual_s = self.space.config.worker.interval_ms / 1000
         self._pause_s = usual_s if good else min(max(self._pause_s, usual_s) * 2, BACKOFF_MAX_S)

@@ -1,4 +1,4 @@
-"""The worker as a thread, and as a task of an event loop."""
+"""The worker as a thread, and as a task in an event loop."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ from distier.stores.threads import Flag
 from distier.worker.rounds import ROUND_DEADLINE_S, Report, Rounds
 
 STOP_GRACE_S = 20.0
-"""The step under way may take this long to end after `stop`; then it is stopped where it is, which any step may be."""
+"""Seconds that the current step may take after `stop`. Then it is interrupted, which is safe at any point of a step."""
 LEAVE_DEADLINE_S = 2.0
 
 
 class Worker(Rounds):
-    """Maintains the namespace of `store` until `stop`. The store stays the caller's, and may be used meanwhile."""
+    """Maintains the namespace of `store` in a thread until `stop`.
+
+    The caller still owns the store and may use it at the same time.
+
+    Args:
+        store: The store to use for all calls.
+        on_round: Called with the report after each round.
+    """
 
     def __init__(self, store: Store, *, on_round: Callable[[Report], None] | None = None) -> None:
         super().__init__(store.space, on_round)
@@ -30,7 +37,7 @@ class Worker(Rounds):
         self._thread: threading.Thread | None = None
 
     def run(self) -> Report:
-        """Rounds until `stop` is called; the step under way is finished. A failing round is logged and repeated."""
+        """Run rounds until `stop` is called, and finish the current step. Failed rounds are logged and repeated."""
         self._heartbeat()
         heartbeats = threading.Thread(target=self._heartbeats, name="distier-worker-leases", daemon=True)
         heartbeats.start()
@@ -41,26 +48,29 @@ class Worker(Rounds):
         finally:
             self._left.set()
             heartbeats.join()
-            with suppress(Exception):  # they end by themselves
+            with suppress(Exception):  # the leases expire by themselves
                 self.store.run(self._leave(), deadline_s=LEAVE_DEADLINE_S)
         return self.report
 
     def _heartbeats(self) -> None:
-        while not self._left.wait(self._next_beat_s()):
+        while not self._left.wait(self._next_heartbeat_s()):
             self._heartbeat()
 
     def _heartbeat(self) -> None:
-        self._beat_began_s = time.monotonic()
+        self._heartbeat_began_s = time.monotonic()
         try:
-            self.store.run(self._join(), deadline_s=self.beat_s)
+            self.store.run(self._join(), deadline_s=self.heartbeat_s)
         except Exception as e:
-            self._beat_failed(e)
+            self._heartbeat_failed(e)
 
     def run_once(self) -> bool:
-        """One round over all shards that no other worker has. False if anything failed; each step is tried even where
-        another failed."""
+        """Run one round over all shards that no other worker leases.
+
+        Returns:
+            Whether all steps succeeded. A failed step does not prevent the next ones, unless the archive is wrong.
+        """
         try:
-            self.store.run(self._claim(self.space.keys.shards), deadline_s=self.beat_s)
+            self.store.run(self._claim(self.space.keys.shards), deadline_s=self.heartbeat_s)
         except Exception as e:
             self._failed(e)
             return self._ended(False)
@@ -77,7 +87,7 @@ class Worker(Rounds):
                 break
             try:
                 if alone:
-                    self.store.run(self._claim(list(self.leases)), deadline_s=self.beat_s)
+                    self.store.run(self._claim(list(self.leases)), deadline_s=self.heartbeat_s)
                 plan, deadline_s = self._begin(step)
                 self.store.run(plan, deadline_s=deadline_s)
             except Stopping:
@@ -96,12 +106,12 @@ class Worker(Rounds):
         return self
 
     def stop(self, *, timeout_s: float = ROUND_DEADLINE_S) -> Report:
-        """End after the step under way, or after 20 s in the middle of it; wait for that at most `timeout_s`."""
+        """Stop after the current step, or interrupt it after 20 s. Waits at most `timeout_s` seconds for that."""
         self.stop_in(self._thread, timeout_s=timeout_s)
         return self.report
 
     def stop_in(self, thread: threading.Thread | None, *, timeout_s: float = ROUND_DEADLINE_S) -> None:
-        """`stop` where `run` was called in a thread of the caller's."""
+        """Stop as `stop` does, for a caller that called `run` in its own thread."""
         self._ask_to_stop()
         self._stopping.set()
         if thread is not None:
@@ -117,7 +127,7 @@ class Worker(Rounds):
 
 
 class AsyncWorker(Rounds):
-    """The same as a task of an event loop: `async with AsyncWorker(store): ...`."""
+    """Maintains the namespace of `store` as a task in an event loop: `async with AsyncWorker(store): ...`."""
 
     def __init__(self, store: AsyncStore, *, on_round: Callable[[Report], None] | None = None) -> None:
         super().__init__(store.space, on_round)
@@ -126,7 +136,7 @@ class AsyncWorker(Rounds):
         self._task: asyncio.Task[Report] | None = None
 
     async def run(self) -> Report:
-        """As `Worker.run`."""
+        """See `Worker.run`."""
         await self._heartbeat()
         heartbeats = asyncio.get_running_loop().create_task(self._heartbeats())
         try:
@@ -143,20 +153,20 @@ class AsyncWorker(Rounds):
 
     async def _heartbeats(self) -> None:
         while True:
-            await asyncio.sleep(self._next_beat_s())
+            await asyncio.sleep(self._next_heartbeat_s())
             await self._heartbeat()
 
     async def _heartbeat(self) -> None:
-        self._beat_began_s = time.monotonic()
+        self._heartbeat_began_s = time.monotonic()
         try:
-            await self.store.run(self._join(), deadline_s=self.beat_s)
+            await self.store.run(self._join(), deadline_s=self.heartbeat_s)
         except Exception as e:
-            self._beat_failed(e)
+            self._heartbeat_failed(e)
 
     async def run_once(self) -> bool:
-        """As `Worker.run_once`."""
+        """See `Worker.run_once`."""
         try:
-            await self.store.run(self._claim(self.space.keys.shards), deadline_s=self.beat_s)
+            await self.store.run(self._claim(self.space.keys.shards), deadline_s=self.heartbeat_s)
         except Exception as e:
             self._failed(e)
             return self._ended(False)
@@ -173,7 +183,7 @@ class AsyncWorker(Rounds):
                 break
             try:
                 if alone:
-                    await self.store.run(self._claim(list(self.leases)), deadline_s=self.beat_s)
+                    await self.store.run(self._claim(list(self.leases)), deadline_s=self.heartbeat_s)
                 plan, deadline_s = self._begin(step)
                 await self.store.run(plan, deadline_s=deadline_s)
             except Stopping:
@@ -186,12 +196,12 @@ class AsyncWorker(Rounds):
         return self._ended(good)
 
     def start(self) -> AsyncWorker:
-        """Run as a task of the running loop."""
+        """Run as a task in the running event loop."""
         self._task = asyncio.get_running_loop().create_task(self.run())
         return self
 
     async def stop(self) -> Report:
-        """As `Worker.stop`."""
+        """See `Worker.stop`."""
         self._ask_to_stop()
         self._stopping.set()
         if self._task is None:

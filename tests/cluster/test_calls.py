@@ -248,7 +248,7 @@ async def test_url_of_the_wrong_scheme_is_a_clear_error(stores: Stores, valkey_s
     with pytest.raises(ConfigError, match="redis://"):
         stores.store(redis__url=valkey_server.url.replace("redis://", "cluster://").removesuffix("/0"), deadline="2s")
     for kind in KINDS_OF_STORE:
-        with pytest.raises(Unavailable, match="no node of the cluster answers"):
+        with pytest.raises(Unavailable, match="no node of the cluster replies"):
             await stores.open(kind, redis__url="cluster://127.0.0.1:1,127.0.0.1:2", deadline="1s")
 
 

@@ -366,7 +366,7 @@ def test_open_permissions_are_corrected(opened: Opener) -> None:
 def test_directory_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
-    with pytest.raises(ConfigError, match=r"not a directory of this user.*name another"):
+    with pytest.raises(ConfigError, match=r"not a directory of this user.*set another"):
         prepare(tmp_path)
 
 

@@ -186,7 +186,7 @@ def test_a_tree_with_a_name_that_can_be_no_id(cli: Cli, tmp_path: Path) -> None:
     (root / "good.md").write_bytes(b"x")
     said = cli("put", root)
     assert said.code == 9
-    assert "no UTF-8" in said.err
+    assert "not UTF-8" in said.err
     assert cli("ls").text == "tree/good.md\n"
 
 
@@ -582,7 +582,7 @@ def test_doctor_of_another_shape(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("DISTIER_SHARDS", "4")
     said = cli("doctor", "--json")
     assert said.code == 1
-    assert "shards 2" in {row["check"]: row for row in said.rows}["scripts"]["found"]
+    assert "shards=2" in {row["check"]: row for row in said.rows}["scripts"]["found"]
     assert cli("get", "a").code == 9
 
 
@@ -592,7 +592,10 @@ def test_doctor_says_that_one_shard_is_not_four(cli: Cli, monkeypatch: pytest.Mo
     monkeypatch.setenv("DISTIER_SHARDS", "4")
     said = cli("doctor", "--json")
     assert said.code == 1
-    assert "was made with shards 1; this client says 4" in {r["check"]: r for r in said.rows}["scripts"]["found"]
+    assert (
+        "was made with shards=1; this client is configured for shards=4"
+        in {r["check"]: r for r in said.rows}["scripts"]["found"]
+    )
 
 
 def test_a_new_namespace_is_no_loss_and_a_lost_one_is(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

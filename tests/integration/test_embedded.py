@@ -178,7 +178,7 @@ ensure_server(home)
     late = redis.Redis(unix_socket_path=str(home.path / "late.sock"), retry=Retry(NoBackoff(), 0))
     poll(lambda: (home.path / "late.sock").exists(), what="the late server's socket")
     try:
-        with pytest.raises(RedisUnavailable, match="is there, but"):
+        with pytest.raises(RedisUnavailable, match="is running, but"):
             ensure_server(home, timeout_s=0.5)
         assert len(pids_of(home)) == 1
     finally:
@@ -198,7 +198,7 @@ ensure_server(home)
         home,
     )
     starter.hear()
-    with pytest.raises(RedisUnavailable, match="is there, but it does not answer"):
+    with pytest.raises(RedisUnavailable, match="is running, but it does not reply"):
         ensure_server(home, timeout_s=0.2)
     starter.kill9_group()
     assert ensure_server(home).started

@@ -141,7 +141,7 @@ def in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def hasten(set_: Callable[[Any, str, float], None]) -> None:
     set_(node, "FIRST_S", 0.0)
-    set_(node_plans, "BEAT_S", 0.2)
+    set_(node_plans, "HEARTBEAT_S", 0.2)
     set_(node_plans, "ASK_WAIT_S", 0.05)
 
 

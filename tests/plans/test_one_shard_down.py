@@ -177,17 +177,17 @@ def test_keep_ignores_only_an_unavailable_redis(client: Client) -> None:
 def test_worker_keeps_leases_of_shards_that_answer(client: Client, down: int) -> None:
     worker: Any = Worker(client)  # type: ignore[arg-type]
     worker._heartbeat()
-    assert {s.index for s in worker.held} == {0, 1, 2, 3} and worker.last_beat_failure is None
+    assert {s.index for s in worker.held} == {0, 1, 2, 3} and worker.last_heartbeat_failure is None
     client.redis.down = {down}
     healthy = {0, 1, 2, 3} - {down}
     for _ in range(5):  # longer than a lease, if each takes its whole time
         worker._heartbeat()
         assert {s.index for s in worker.held} == healthy and worker.workers == [worker.name]
-        assert "RedisUnavailable" in str(worker.last_beat_failure)
+        assert "RedisUnavailable" in str(worker.last_heartbeat_failure)
         assert not not_ready(worker) and any(why.startswith("redis: ") for why in reasons(worker))
     client.redis.down = set()
     worker._heartbeat()
-    assert {s.index for s in worker.held} == {0, 1, 2, 3} and worker.last_beat_failure is None
+    assert {s.index for s in worker.held} == {0, 1, 2, 3} and worker.last_heartbeat_failure is None
 
 
 def test_last_list_of_workers_counts_while_first_shard_is_down(client: Client) -> None:
@@ -219,7 +219,7 @@ def test_heartbeat_without_any_answer_is_an_error(client: Client) -> None:
         client.run(join(client.space, "a", {}, TTL_MS), deadline_s=0.2)
     worker: Any = Worker(client)  # type: ignore[arg-type]
     worker._heartbeat()
-    assert worker.held == [] and worker.last_beat_s is None and worker.last_beat_failure
+    assert worker.held == [] and worker.last_heartbeat_s is None and worker.last_heartbeat_failure
 
 
 def test_worker_round_reports_the_down_shard_and_does_the_rest(client: Client) -> None:

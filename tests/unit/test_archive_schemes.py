@@ -42,7 +42,7 @@ def test_installed_package_adds_a_scheme() -> None:
 
 
 def test_unknown_scheme_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match="no archive for toy://; installed are file, s3"):
+    with pytest.raises(ConfigError, match="no archive for toy://; installed archives: file, s3"):
         open_archive(url="toy://shelf")
     with pytest.raises(ConfigError, match="must be s3://bucket/prefix"):
         load_config({"redis": {"url": "redis://h"}, "storage_tiers": {"cold": {"url": "toy://shelf"}}})

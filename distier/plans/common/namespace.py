@@ -47,8 +47,8 @@ class Namespace:
 
     @cached_property
     def limits(self) -> tuple[Limit, ...]:
-        """The namespace's budgets. What nobody set explicitly only fills gaps, so a process with a bare configuration
-        cannot shrink what operators have set."""
+        """The budgets of the namespace. Values that nobody set only fill gaps, so a process with a bare configuration cannot
+        shrink what operators have set."""
         tiers = self.config.storage_tiers
 
         def limit(name: str, key: str, value: int) -> Limit:
@@ -64,8 +64,11 @@ class Namespace:
         )
 
     def limits_of(self, shard: Shard) -> tuple[Limit, ...]:
-        """What a shard is opened with. One of several gets an equal share, only where it has none: from then on the ledger
-        says which share it has, also where the totals are set explicitly (`plans/tier/ledger.py`)."""
+        """Return the limits that a shard is opened with.
+
+        One of several shards gets an equal quota, but only where it has none: from then on the ledger has its quota, also
+        where the totals are set explicitly (`plans/tier/ledger.py`).
+        """
         if shard.count == 1:
             return self.limits
         budgets = self.limits[: len(Amounts._fields)]
@@ -75,6 +78,6 @@ class Namespace:
 
     @property
     def frame_level(self) -> int | None:
-        """The lz4 level of new frames; None stores them plain."""
+        """The lz4 level of new frames; None stores them uncompressed."""
         warm = self.config.storage_tiers.warm
         return warm.compression_level if warm.compression == "lz4" else None

@@ -1,8 +1,9 @@
-"""How workers share the shards: who is alive, and who has the lease of which shard.
+"""How workers share the shards: which workers are alive, and which has the lease of which shard.
 
-A lease saves work and guards nothing: every step of the worker is correct beside any other. So a worker that slept through the
-end of its lease does no harm when it wakes up. What a lease has in addition is a *fence*, a number that only grows; moves of
-shares, which two workers could undo each other for ever, name it and are refused once the lease has gone to another worker.
+A lease saves work and guards nothing: every step of the worker is correct next to any other. A worker that slept past the
+end of its lease thus does no harm when it wakes up. In addition a lease has a *fence*, a number that only grows. Moves of
+quotas, which two workers could undo for each other for ever, name it, and are refused once the lease has gone to another
+worker.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ HeldLeases = dict[Shard, int]
 
 
 class Fleet(NamedTuple):
-    """The workers that are alive, and the leases that this one has; `failure`: why a shard, or the list of workers, was not
+    """The workers that are alive, and the leases of this one. `failure`: why a shard, or the list of workers, was not
     reached."""
 
     workers: list[str]
@@ -35,7 +36,7 @@ class Fleet(NamedTuple):
 
 
 class Claims(NamedTuple):
-    """What came of asking for leases: one whose shard did not answer is not held. `failure`: the first one's reason."""
+    """The leases that were granted. A shard that did not reply is not held; `failure` is the first reason."""
 
     held: HeldLeases
     failure: DistierError | None = None
@@ -45,16 +46,18 @@ class Claims(NamedTuple):
 def join(
     space: Namespace, worker: str, held: Mapping[Shard, int], ttl_ms: int, *, workers: Sequence[str] = ()
 ) -> Plan[Fleet]:
-    """Say that this worker is alive; take or keep the leases of the shards that are its part, and give back those that are
-    not. A shard that another worker still has comes with a later call.
+    """Report that this worker is alive, and take or keep the leases of its part of the shards.
 
-    A shard whose master does not answer keeps none of the others waiting: what is held, and what is due by `workers` (the list
-    as last known), is asked for along with the list, all masters at once. Without the first shard, which has the list, the
-    last one goes on to count. Raises only where no shard answered."""
+    It gives back the leases that are not its part any more. A shard that another worker still has comes with a later call.
+
+    A shard whose master does not reply delays none of the others: the shards that are held, and those that are due by
+    `workers` (the list as last known), are asked together with the list, all masters at once. Where the first shard, which
+    has the list, does not reply, the last list stays valid. Raises only where no shard replied.
+    """
     shards = space.keys.shards
     due = assign(workers, len(shards)).get(worker, [])
     asked = [s for s in shards if s in held or s.index in due]
-    # Not tried again where a connection fails: the next beat comes soon, and others wait for this one's end.
+    # Not retried where a connection fails: the next heartbeat comes soon, and others wait for the end of this one.
     said, *replies = yield from Pipeline(
         [replace(heartbeat(shards[0], worker, ttl_ms), retry=False), *_claim_calls(asked, worker, ttl_ms)]
     )
@@ -66,7 +69,7 @@ def join(
     new = [s for s in shards if s.index in mine and s not in asked]
     try:
         more = yield from claim_shards(new, worker, ttl_ms)
-    except DistierError as e:  # a shard that did not answer took all the time: with the next beat
+    except DistierError as e:  # a shard that did not reply took all the time: the next heartbeat does it
         failure = failure or e
     with suppress(DistierError):
         yield from give_back_leases(worker, [(s, fence) for s, fence in found.held.items() if s.index not in mine])
@@ -77,7 +80,7 @@ def join(
 
 
 def claim_shards(shards: Sequence[Shard], worker: str, ttl_ms: int) -> Plan[Claims]:
-    """Those of these shards whose lease this worker has now."""
+    """Return those of these shards whose lease this worker has now."""
     return _claims(shards, (yield from Pipeline(_claim_calls(shards, worker, ttl_ms)))) if shards else Claims({})
 
 
@@ -92,19 +95,21 @@ def _claims(shards: Sequence[Shard], replies: Sequence[int | DistierError | None
 
 
 def give_back_leases(worker: str, held: Iterable[tuple[Shard, int]]) -> Plan[None]:
-    """So that others need not wait until they end. That fails only where it does not matter."""
+    """Give leases back, so that others need not wait for their end. A failure does not matter, so it is ignored."""
     yield from Pipeline([release(shard, shard.worker_lease, f"{fence}:{worker}") for shard, fence in held])
 
 
 def leave(space: Namespace, worker: str, held: Mapping[Shard, int]) -> Plan[None]:
-    """Give all leases back, then be gone: others take over at their next beat."""
+    """Give all leases back and leave the list: others take over at their next heartbeat."""
     yield from give_back_leases(worker, held.items())
     yield from heartbeat(space.keys.shards[0], worker, 0)
 
 
 def sweep_in_turn(space: Namespace) -> Plan[int | None]:
-    """Sweep the archive if nobody has for `worker.sweep_interval`; None if somebody has. (A worker that is killed in a sweep
-    leaves the rest for the next one: nothing waits for it.)"""
+    """Sweep the archive if nobody has for `worker.sweep_interval`; None if somebody has.
+
+    A worker that is killed in a sweep leaves the rest to the next one: nothing waits for it.
+    """
     first, holder = space.keys.shards[0], (yield from NewToken())
     try:
         due = yield from take_lease(first, first.sweep_lease, holder, space.config.worker.sweep_interval_ms)
@@ -121,7 +126,7 @@ def sweep_in_turn(space: Namespace) -> Plan[int | None]:
 
 
 class ShardSample(NamedTuple):
-    """What one shard holds and may hold, and since when its oldest dirty version has waited (ms)."""
+    """What one shard holds and may hold, and since when its oldest dirty version has waited, in ms."""
 
     usage: Mapping[str, int]
     limits: Mapping[str, int]
@@ -129,7 +134,7 @@ class ShardSample(NamedTuple):
 
 
 def sample(shards: Sequence[Shard]) -> Plan[dict[Shard, ShardSample]]:
-    """A look at some shards, for those who watch."""
+    """Look at some shards, for monitoring."""
     calls: list[Command[Any]] = []
     for s in shards:
         calls += [

@@ -1,11 +1,11 @@
-"""What the worker does, each a short plan that several workers may run at once: nothing here needs to be alone.
+"""What the worker does, in short plans that several workers may run at once: none of them needs to be alone.
 
 write back        dirty versions older than `cold.archive_after`
 demote idle       hot modules unused for `demotion_threshold`
 keep head-room    demote until `worker.headroom` of hot is free, so that a put seldom has to evict
 expire            account for warm frames that their TTL took
 age               halve the use counts once per half-life
-sweep             delete archive objects that nobody needs (`sweep.py`); never the greatest
+sweep             delete archive objects that nobody needs (`sweep.py`), never the greatest
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ from distier.plans.tier.writeback import Archived, look_at_archive, write_back
 BATCH = 64
 FOREIGN = "\ufffd"
 CLOCK_SLACK_MS = 1000
-"""A version that was put since the clock was read is a little after it, and not due."""
+"""A version that was put since the clock was read is slightly ahead of it, and not due."""
 
 
 def write_back_due(space: Namespace, shard: Shard, *, older_than_ms: int | None = None) -> Plan[int]:
-    """Archive dirty versions whose time has come; how many. `older_than_ms` 0 archives all (`flush`), whatever their times
-    say, and also those whose lease another worker has: it may be dead, and who flushes wants to be sure.
+    """Archive the dirty versions that are due. Returns how many.
 
-    What cannot be archived keeps nobody waiting: the others are tried, and a worker leaves it alone for longer each time.
-    Raises the first `DistierError` after having tried each; at once where the archive answers nothing at all.
+    `older_than_ms=0` archives all (`archive_now`), whatever their times, also those whose lease another worker has: it may
+    be dead, and the caller wants to be sure.
+
+    A module that cannot be archived delays no other one: the others are tried, and a worker waits longer before each further
+    try. Raises the first `DistierError` after having tried each; at once where the archive does not reply at all.
     """
     flush = older_than_ms == 0
     after_ms = space.config.storage_tiers.cold.archive_after_ms if older_than_ms is None else older_than_ms
@@ -61,11 +63,11 @@ def write_back_due(space: Namespace, shard: Shard, *, older_than_ms: int | None 
             if failed and len(failed) == len(ids):
                 yield from look_at_archive(
                     space
-                )  # where it is away, that is nobody's own fault, and all are due when it is back
+                )  # if it is away, no module is at fault, and all are due when it returns
             space.process.failing.note(shard, zip(ids, results, strict=True), now_ms)
             went = sum(isinstance(r, Archived) for r in results)
             done, failure = done + went, failure or next(iter(failed), None)
-            stuck += len(page) - went  # those stay in the list: look behind them
+            stuck += len(page) - went  # the others stay in the list: look behind them
             if len(page) < BATCH:
                 break
     if failure:
@@ -74,13 +76,16 @@ def write_back_due(space: Namespace, shard: Shard, *, older_than_ms: int | None 
 
 
 def _due_times(now_ms: int, after_ms: int) -> list[tuple[str, str]]:
-    """From when to when a version has been dirty that is due. A time after the server's clock is of before that went back: how
-    long ago that was, nobody knows."""
+    """Return the ranges of the times since when a due version has been dirty.
+
+    A time that is ahead of the server's clock is from before the clock went back. Nobody knows how long ago that was, so it
+    counts as due.
+    """
     return [("-inf", f"{now_ms - after_ms}.999"), (f"({now_ms + CLOCK_SLACK_MS}", "+inf")]
 
 
 def _due(shard: Shard, zset: str, older_than_ms: int, offset: int) -> Plan[list[str]]:
-    """The next ids of a time-ordered set that are older than this by the server's clock."""
+    """Return the next ids of a time-ordered set that are older than this, by the server's clock."""
     now_ms = yield from server_ms(shard)
     return (yield from _page(shard, zset, "-inf", f"{now_ms - older_than_ms}.999", offset))  # scores have microseconds
 
@@ -92,7 +97,7 @@ def _page(shard: Shard, zset: str, low: str, high: str, offset: int) -> Plan[lis
 
 
 def _id(raw: bytes) -> str:
-    """An id, or FOREIGN for what is none: that has no record, and so does not keep the others waiting."""
+    """Return an id, or FOREIGN for a member that is none: it has no record, and so does not delay the others."""
     try:
         return check_id(raw.decode())
     except (Invalid, UnicodeDecodeError):
@@ -104,8 +109,10 @@ def server_ms(shard: Shard) -> Plan[int]:
 
 
 def _write_back_alone(space: Namespace, shard: Shard, id: str) -> Plan[Archived | None]:
-    """Write back unless another worker is at it: that would only do the same work twice. A worker that died with the lease
-    keeps the module waiting no longer than the holder of a fetch does."""
+    """Write back unless another worker is doing it, which would only do the same work twice.
+
+    A worker that died with the lease delays the module no longer than the holder of a fetch does.
+    """
     lease, holder = shard.write_back_lease(id), (yield from NewToken())
     try:
         taken = yield from take_lease(shard, lease, holder, patience_ms(space), hint=HINT_S)
@@ -124,8 +131,8 @@ def _write_back_alone(space: Namespace, shard: Shard, id: str) -> Plan[Archived 
 
 
 def demote_idle(space: Namespace, shard: Shard) -> Plan[int]:
-    """Demote hot modules that nobody used for `demotion_threshold`; how many. Raises the first failure after having tried
-    each."""
+    """Demote hot modules that nobody used for `demotion_threshold`. Returns how many. Raises the first failure after having
+    tried each."""
     threshold_ms = space.config.storage_tiers.demotion_threshold_ms
     moved, offset = 0, 0
     failure: DistierError | None = None
@@ -146,8 +153,10 @@ def demote_idle(space: Namespace, shard: Shard) -> Plan[int]:
 
 
 def keep_headroom(space: Namespace, shard: Shard) -> Plan[int]:
-    """Demote the least recently used until the head-room is free; how many went. A single module stays: a shard that had to
-    give it up each time could never show that it needs more."""
+    """Demote the least recently used modules until the head-room is free. Returns how many.
+
+    A single module stays: a shard that had to give it up each time could never show that it needs more.
+    """
     headroom = space.config.worker.headroom
     calls = [
         Command(shard, ("HMGET", shard.limits, "hot_tokens", "hot_bytes"), numbers),
@@ -161,7 +170,8 @@ def keep_headroom(space: Namespace, shard: Shard) -> Plan[int]:
 
 
 def expire_warm(space: Namespace, shard: Shard) -> Plan[int]:
-    """Account for frames that are gone; how many modules became cold. Raises the first failure after having tried each."""
+    """Account for frames that are gone. Returns how many modules became cold. Raises the first failure after having tried
+    each."""
     gone, offset = 0, 0
     failure: DistierError | None = None
     while True:
@@ -173,7 +183,7 @@ def expire_warm(space: Namespace, shard: Shard) -> Plan[int]:
             gone + went,
             offset + stuck,
             failure or failed,
-        )  # others got a later time: the list moved on
+        )  # others got a later time, so the list moved on
         if len(ids) < BATCH:
             break
     if failure:
@@ -182,8 +192,10 @@ def expire_warm(space: Namespace, shard: Shard) -> Plan[int]:
 
 
 def _expire(shard: Shard, ids: Sequence[str]) -> Plan[tuple[int, int, DistierError | None]]:
-    """How many of these became cold, how many stay in the list as they are, and why the first of those does. A key of a foreign
-    type fails the script before it writes: then each goes alone."""
+    """Return how many of these became cold, how many stay in the list as they are, and why the first of those does.
+
+    A key of a foreign type fails the script before it writes: then each id is tried alone.
+    """
     try:
         return (yield from expire(shard, ids)), ids.count(FOREIGN), None
     except Corrupt as e:
@@ -198,6 +210,7 @@ def _expire(shard: Shard, ids: Sequence[str]) -> Plan[tuple[int, int, DistierErr
 
 
 def age_uses(space: Namespace, shard: Shard) -> Plan[int]:
+    """Halve the use counts if a half-life has passed. Returns how many were changed."""
     return (yield from age(shard, space.config.worker.uses_half_life_ms))
 
 
@@ -239,7 +252,7 @@ def maintain(space: Namespace, shard: Shard, tell: Callable[[dict[str, int]], No
 
 
 def recount(space: Namespace, shard: Shard) -> Plan[dict[str, int]]:
-    """The usage of a shard counted anew from its records, to compare with `usage`. Exact while nothing is moving."""
+    """Recount the usage of a shard from its records, to compare with `usage`. It is exact while nothing moves."""
     sums: dict[str, int] = {}
     cursor = 0
     while True:

@@ -1,10 +1,12 @@
-"""What a node with copies on its own disk does beside its calls: it says that it lives and what it holds, and answers
-what others ask it for. Any process of the node may do all of it; several of them do no harm.
+"""What a node with copies on its own disk does besides its calls.
 
-    nodes           each node's name, until when it counts as alive: renewed every `HEARTBEAT_S`
+It reports that it is alive and what it holds, and replies to what others ask it for. Any process of the node may do all of
+it; several of them do no harm.
+
+    nodes           the name of each node, until when it counts as alive: renewed every `HEARTBEAT_S`
     nodes:<node>    the sums of its disk, for `stats`
-    held:<node>     the ids that it holds, for `where` and for those who look for a copy: follows the disk by a second
-    asks:<node>     waited for, entry by entry
+    held:<node>     the ids that it holds, for `where` and for readers that look for a copy: a second behind the disk
+    asks:<node>     a list that the node waits on
 
 A node that died is in `nodes` with a time that has passed: nobody asks it, and the worker removes the rest of it.
 """
@@ -25,9 +27,9 @@ from distier.plans.tier.peers import ABSENT, PROMOTED, Ask, DiskSums, packed, po
 
 HEARTBEAT_S = 2.0
 ALIVE_MS = 6000
-"""Three beats: one may be late and one lost."""
+"""Three heartbeats: one may be late and one lost."""
 FORGET_MS = 60_000
-"""How long what a dead node held is kept, should it come back."""
+"""How long the list of a dead node is kept, in case it comes back."""
 ASK_WAIT_S = 0.5
 ANSWER_TTL_MS = 5000
 MANY = 500
@@ -42,9 +44,12 @@ def heartbeat(
     *,
     rebuild: bool,
 ) -> Plan[tuple[str, ...]]:
-    """Say that the node lives and what came to its disk and left it; the other nodes that live. A node that was not known, or
-    no longer, says all that it holds (`all_ids`), and so does one whose last changes may be lost (`rebuild`). A shard that does
-    not answer is told all anew by a later beat, and the others know nothing of it; only the first one must answer."""
+    """Report that the node is alive, and what came to its disk and left it. Returns the other live nodes.
+
+    A node that was not known, or no longer, reports everything that it holds (`all_ids`), and so does one whose last changes
+    may be lost (`rebuild`). A shard that does not reply gets everything with a later heartbeat, and the others are not
+    affected; only the first shard must reply.
+    """
     first = space.keys.shards[0]
     now_ms = yield from Command(first, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000)
     sums = (
@@ -87,13 +92,14 @@ def _held_calls(space: Namespace, node: str, changes: Mapping[str, bool]) -> lis
 
 
 def announce_changes(space: Namespace, node: str, changes: Mapping[str, bool]) -> Plan[None]:
-    """What came to the disk and left it, between two beats."""
+    """Report what came to the disk and left it, between two heartbeats."""
     calls = _held_calls(space, node, changes)
     _note(space, node, calls, (yield from Pipeline(calls)))
 
 
 def _announce_all(space: Namespace, node: str, ids: Sequence[str], shards: Sequence[Shard]) -> Plan[None]:
-    """From nothing: what it held before may be wrong by what happened while nobody listened."""
+    """Report everything that the node holds. What was reported before may be wrong, because of changes while nobody
+    listened."""
     calls = [Command(s, ("UNLINK", s.held(node)), int, retry=False, hint=HINT_S) for s in shards]
     # First: a shard that fails while this runs is noted again.
     space.process.unannounced.difference_update((s, node) for s in shards)
@@ -104,7 +110,7 @@ def _announce_all(space: Namespace, node: str, ids: Sequence[str], shards: Seque
 
 
 def _note(space: Namespace, node: str, calls: Sequence[Command[Any]], replies: Sequence[Any]) -> None:
-    """Remember whose shard did not answer. Raises every other error."""
+    """Note the shards that did not reply. Raises every other error."""
     for call, reply in zip(calls, replies, strict=True):
         if isinstance(reply, Unavailable):
             space.process.unannounced.add((call.shard, node))
@@ -113,13 +119,13 @@ def _note(space: Namespace, node: str, calls: Sequence[Command[Any]], replies: S
 
 
 def wait_for_ask(space: Namespace, node: str, wait_s: float) -> Plan[bytes | None]:
-    """The next entry of the node's list; None if none comes in time."""
+    """Return the next entry of the node's list; None if there is none in time."""
     first = space.keys.shards[0]
     return (yield from popped(first, first.asks(node), wait_s))
 
 
 def answer(space: Namespace, node: str, entry: bytes) -> Plan[None]:
-    """Answer one ask: with the copy, by promoting it, or by saying that there is none, so that nobody waits in vain."""
+    """Reply to one ask: with the copy, by promoting it, or that there is none, so that nobody waits in vain."""
     try:
         ask = Ask.parse(entry)
         shard = space.shard(check_id(ask.id))
@@ -150,7 +156,7 @@ def answer(space: Namespace, node: str, entry: bytes) -> Plan[None]:
 
 
 def forget_dead(space: Namespace) -> Plan[int]:
-    """Remove what nodes said that have been dead for a minute; how many."""
+    """Remove what nodes reported that have been dead for a minute. Returns how many."""
     first = space.keys.shards[0]
     now_ms = yield from Command(first, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000)
     words = ("ZRANGEBYSCORE", first.nodes, "-inf", now_ms - FORGET_MS, "LIMIT", 0, 64)
@@ -160,9 +166,9 @@ def forget_dead(space: Namespace) -> Plan[int]:
         calls = [Command(shard, ("UNLINK", key), int, retry=False, hint=HINT_S) for shard, key in keys]
         replies = yield from Pipeline(calls)
         if any(isinstance(reply, Unavailable) for reply in replies):
-            continue  # when all shards answer
+            continue  # until all shards reply
         for reply in replies:
             collect(reply)
-        # Last: until then the next round finds it again. One that came back meanwhile says all that it holds.
+        # Last: until then the next round finds it again. A node that came back meanwhile reports everything that it holds.
         yield from Command(first, ("ZREM", first.nodes, node), int)
     return len(names)

@@ -1,7 +1,7 @@
-"""A plan, held to a pace: its requests to the archive and its computations wait until there is room for them.
+"""Pacing: the requests of a plan to the archive, and its computations, wait until there is room for them.
 
-`paced` is a plan around a plan: it passes effects on, and waits before some of them. So no plan knows of pacing, and a driver
-sees nothing but effects.
+`paced` is a plan around a plan. It passes effects on, and waits before some of them. So no plan knows of pacing, and a
+driver sees nothing but effects.
 """
 
 from __future__ import annotations
@@ -24,45 +24,45 @@ from distier.effects import (
 from distier.errors import ArchiveUnavailable, Unavailable
 
 NAP_S = 0.1
-"""At most this long one sleeps without asking whether to stop."""
+"""The longest sleep between two checks whether to stop."""
 VERBS: dict[type[Effect[Any]], str] = {
     ArchivePut: "put", ArchiveGet: "get", ArchiveList: "list", ArchiveDelete: "delete",
 }  # fmt: skip
 
 
 class Pace(Protocol):
-    """Who gives the time: see `distier.worker.pace.Pacer`."""
+    """The source of times: see `distier.worker.pace.Pacer`."""
 
     def archive_wait_s(self) -> float:
-        """How long the next request has to wait; 0: it may go, and has been counted."""
+        """Return how long the next request has to wait; 0 if it may go, and has been counted."""
 
     def cpu_wait_s(self) -> float:
-        """How long the next computation has to wait."""
+        """Return how long the next computation has to wait."""
 
     def waited(self, kind: str, seconds: float) -> None:
-        """For `archive` or `cpu` somebody waited."""
+        """Count a wait for `archive` or `cpu`."""
 
     def measured(self, function: Callable[[], T]) -> Callable[[], T]:
-        """`function`, whose time is counted when it runs."""
+        """Return `function`, measured when it runs."""
 
     def asked(self, verb: str, error: ArchiveUnavailable | None) -> None:
-        """A request was answered, or not."""
+        """Count a request that was answered, or failed."""
 
     @property
     def ending(self) -> bool:
-        """Whether what would have to wait shall not begin any more."""
+        """Return whether nothing that would have to wait may begin any more."""
 
     @property
     def over(self) -> bool:
-        """Whether nothing shall begin any more."""
+        """Return whether nothing may begin any more."""
 
 
 class Stopping(Unavailable):
-    """The worker ends, and what it was doing ends here; any other worker goes on with it."""
+    """The worker is ending, and so is the plan that it ran. Any other worker continues it."""
 
 
 def paced(plan: Plan[T], pace: Pace) -> Plan[T]:
-    """`plan` at this pace. Raises what it raises, and `Stopping`."""
+    """Run `plan` at this pace. Raises what it raises, and `Stopping`."""
     try:
         effect = next(plan)
         while True:

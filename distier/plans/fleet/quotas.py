@@ -1,4 +1,4 @@
-"""The shares of the shards: brought to the configured totals, moved to where they are worth most (`tier/ledger.py`)."""
+"""The quotas of the shards: brought to the configured totals, and moved to where they are worth most (`tier/ledger.py`)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from distier.policy.quotas import Amounts, Ledger, rebalance, scaled
 
 
 def totals(space: Namespace) -> tuple[Amounts, tuple[bool, ...]]:
-    """The configured budgets of the namespace, and which of them somebody has set."""
+    """Return the configured budgets of the namespace, and which of them somebody has set."""
     tiers, explicit = space.config.storage_tiers, space.config.explicit
     amounts = Amounts(tiers.hot.max_size, tiers.hot.max_bytes, tiers.warm.max_modules, tiers.warm.max_bytes)
     keys = ("hot.max_size", "hot.max_bytes", "warm.max_modules", "warm.max_bytes")
@@ -32,8 +32,10 @@ def totals(space: Namespace) -> tuple[Amounts, tuple[bool, ...]]:
 
 
 def open_quotas(space: Namespace) -> Plan[None]:
-    """Bring the totals to what the configuration says explicitly: the shares keep their proportion. Where they are lowered,
-    no shard takes more from now on, and the worker evicts what is too much."""
+    """Bring the totals to what the configuration sets explicitly. The quotas keep their proportion.
+
+    Where totals are lowered, no shard takes more from now on, and the worker evicts the excess.
+    """
     if space.config.shards == 1:
         return
     configured, explicit = totals(space)
@@ -41,7 +43,7 @@ def open_quotas(space: Namespace) -> Plan[None]:
         ledger, holds = yield from read_ledger(space)
         if not holds:
             if not any(explicit):
-                return  # who may only read can open it; the worker makes it
+                return  # a user with read access can open it; the worker makes it
             yield from make_ledger(space, ledger)
             continue
         total = Amounts(*(c if e else t for c, e, t in zip(configured, explicit, ledger.total, strict=True)))
@@ -49,23 +51,25 @@ def open_quotas(space: Namespace) -> Plan[None]:
             return
         quotas = scaled(ledger.quotas, total)
         fields = {"total": packed(total)} | {str(i): packed(quota) for i, quota in enumerate(quotas)}
-        fields |= {f"next.{i}": "" for i in ledger.next}  # what was under way is undone
+        fields |= {f"next.{i}": "" for i in ledger.next}  # a change under way is undone
         try:
             version = yield from change(space, ledger, fields)
         except RedisUnavailable as e:
             if refuses_writes(e):
-                return  # reading goes on; the next who opens it brings them
+                return  # reads work; the next process that opens it sets them
             raise
         if version is not None:
             yield from apply_limits(space, Ledger(version, total, quotas))
             return
-    raise Contended("the shares of the shards change too often; try again")
+    raise Contended("the quotas of the shards change too often; retry")
 
 
 def balance(space: Namespace, fence: str = "") -> Plan[int]:
-    """One step of the shares to where they are worth most; 1 if any moved. Also puts right what a process that was stopped
-    left behind: a change under way, limits that are not those of the ledger, a shard that holds more. With a `fence` it does
-    nothing where another worker has taken the lease of the first shard since."""
+    """Move the quotas by one step to where they are worth most. Returns 1 if any moved.
+
+    It also repairs what a stopped process left behind: a change under way, limits other than those of the ledger, a shard
+    that holds more. With a `fence` it does nothing where another worker has taken the lease of the first shard since.
+    """
     if space.config.shards == 1:
         return 0
     ledger = yield from settled(space, fence=fence)

@@ -1,4 +1,4 @@
-"""What a namespace holds, in sum."""
+"""The totals of a namespace."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class HotStats:
 
 @dataclass(frozen=True, slots=True)
 class WarmStats:
-    """`stored_bytes` is what the frames take, `size_bytes` what they decode to; `ratio` is None when empty."""
+    """`stored_bytes` is the size of the frames, `size_bytes` that of their contents; `ratio` is None when empty."""
 
     count: int
     tokens: int
@@ -44,8 +44,8 @@ class WarmStats:
 
 @dataclass(frozen=True, slots=True)
 class ColdStats:
-    """`count`: modules that are only in the archive. `archived_count` / `stored_bytes`: all versions that are current
-    and archived, wherever they are used, and the size of their objects."""
+    """`count`: modules that are only in the archive. `archived_count` and `stored_bytes`: all current versions that are
+    archived, in whatever tier they are used, and the size of their objects."""
 
     count: int
     tokens: int
@@ -65,7 +65,7 @@ class ColdStats:
 
 @dataclass(frozen=True, slots=True)
 class NearStats:
-    """This process's near cache; `status` is `on`, or says why it is not."""
+    """The near cache of this process. `status` is `on`, or says why it is not."""
 
     status: str = "off"
     count: int = 0
@@ -79,9 +79,12 @@ class NearStats:
 
 @dataclass(frozen=True, slots=True)
 class ShardEpoch:
-    """The life of a shard. `first`: it is the one that the shard was made with (by any number: a claim is above those of all
-    shards). Where it is not, its Redis restarted, failed over or was lost at `since_ms` (ms since the Unix epoch), and `redis`
-    writes of the time just before may be lost. `verified`: all records have been compared with the archive since then."""
+    """The epoch of a shard.
+
+    `first`: the one that the shard was made with (it may have any number: a claim is above those of all shards). If it is
+    not the first, the Redis of the shard restarted, failed over or was lost at `since_ms` (ms since the Unix epoch), and
+    `redis` writes just before that may be lost. `verified`: all records have been compared with the archive since then.
+    """
 
     shard: int
     epoch: int
@@ -92,7 +95,7 @@ class ShardEpoch:
 
 @dataclass(frozen=True, slots=True)
 class ShardQuota:
-    """What one of several shards holds, and its share of the budgets."""
+    """What one of several shards holds, and its quota of the budgets."""
 
     shard: int
     hot_tokens: int
@@ -107,8 +110,8 @@ class ShardQuota:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """The namespace's sums, this process's own counters (`hits.near`, `hits.hot`, `hits.warm`,
-    `hits.cold`, `misses`, ...) and near cache."""
+    """The totals of the namespace, the counters of this process (`hits.near`, `hits.hot`, `hits.warm`, `hits.cold`,
+    `misses`, ...) and its near cache."""
 
     hot: HotStats
     warm: WarmStats
@@ -120,30 +123,31 @@ class Stats:
     epochs: tuple[ShardEpoch, ...] = ()
     quotas: tuple[ShardQuota, ...] = ()
     nodes: Mapping[str, DiskSums] = field(default_factory=dict)
-    """What the disks of the nodes hold that live, over all namespaces, by the node's name."""
+    """What the disks of the live nodes hold, over all namespaces, by the name of the node."""
     node: str | None = None
-    """This process's own node, where it keeps copies on a disk."""
+    """The node of this process, where it keeps copies on a disk."""
     dirty_deletions: int = 0
-    """How many of `dirty_count` are no modules any more, but deletions that the archive has not heard of."""
+    """How many of `dirty_count` are tombstones that are not archived yet."""
 
     @property
     def count(self) -> int:
+        """The number of modules."""
         return self.hot.count + self.warm.count + self.cold.count
 
     @property
     def hits(self) -> Mapping[str, int]:
-        """This process's hits by tier."""
+        """The hits of this process by tier."""
         prefix = "hits."
         return {k[len(prefix) :]: n for k, n in self.counters.items() if k.startswith(prefix)}
 
     @property
     def misses(self) -> int:
-        """This process's misses."""
+        """The misses of this process."""
         return self.counters.get("misses", 0)
 
 
 def read_stats(space: Namespace, counters: Mapping[str, int], near: NearStats = NearStats()) -> Plan[Stats]:
-    """The sums over all shards, from the accounts that the scripts keep: a few round trips, however large."""
+    """Add up the accounts of all shards, which the scripts keep: a few round trips, however large the namespace."""
     calls: list[Command[dict[str, int]]] = [
         Command(shard, ("HGETALL", key), _numbers) for shard in space.keys.shards for key in (shard.usage, shard.limits)
     ]

@@ -1,23 +1,22 @@
-"""The sweep: what the archive holds and nobody needs.
+"""The sweep deletes what nobody needs from the archive.
 
     dominated objects      at once: a greater version of the module is there
     tombstones             after `worker.tombstone_grace`, where nothing else is left of the module
     sidecars alone         after the same time: their content never came
-    epoch markers          of each shard, all but the greatest of each of the newest lives of its server
+    epoch markers          of each shard, all but the greatest of each of the newest incarnations of its server
 
-A version is dominated where it comes before one that is **committed**: a clean record says so, and what is listed has it. An
-object that is merely greater does not suffice. A durable write is in the archive before it is applied, and it may never be
-(refused, or its writer died): readers still need what the record rests on, also where the record has moved on to a version
-that is not archived yet. So the last committed version of a module is never
-deleted; it is safe to stop anywhere, to run twice, and beside anything else, also on an old primary. (The road not
-taken: to let dominated objects rest for a time would need clocks that agree, and would double the archive of a busy
-namespace.)
+A version is dominated where it comes before one that is **committed**: a clean record says so, and the listing has it. A
+merely greater object does not suffice. A durable write is in the archive before it is applied, and it may never be applied
+(refused, or its writer died): readers still need the object of the record, also where the record has moved on to a version
+that is not archived yet. So the last committed version of a module is never deleted. The sweep may stop anywhere, run twice,
+and run next to anything else, also on an old primary. (Rejected: letting dominated objects rest for a time. That would need
+clocks that agree, and would double the archive of a busy namespace.)
 
-A tombstone keeps older versions from coming back: an upload that is still under way, or a Redis that is restored from
-an old snapshot. It may go when neither can be: **assumed** is that no process sleeps in the middle of an upload, and that
-no snapshot or replica of Redis is put to work again, for longer than the grace period (7 days). What can be checked is:
-no record is left, in a shard that has its epoch. A record that is older than the tombstone takes it over first, and the
-tombstone stays for another round.
+A tombstone keeps older versions from coming back: an upload that is still under way, or a Redis that is restored from an old
+snapshot. It may go when neither is possible. **Assumed** is that no process sleeps in the middle of an upload, and that no
+snapshot or replica of Redis returns to work, for longer than the grace period (7 days). Checked is that no record is left,
+in a shard that has its epoch. A record that is older than the tombstone takes it over first, and the tombstone stays for
+another round.
 """
 
 from __future__ import annotations
@@ -45,8 +44,11 @@ YOUNG_MS = 20 * 60_000
 
 
 def sweep(space: Namespace, skipped: Skipped | None = None) -> Plan[int]:
-    """Delete what nobody needs from the archive; how many objects. What is refused (an object with a lock, one that cannot be
-    read) is kept, is in `skipped`, and keeps nothing else. Raises `Unavailable`."""
+    """Delete what nobody needs from the archive. Returns the number of objects.
+
+    An object that cannot be deleted or read (a lock, a missing right) is kept and noted in `skipped`, and does not affect
+    the others. Raises `Unavailable`.
+    """
     now_ms = yield Now()
     walk, deleted = ArchiveWalk(space), 0
     skipped = skipped or Skipped()
@@ -63,7 +65,8 @@ def sweep(space: Namespace, skipped: Skipped | None = None) -> Plan[int]:
 
 
 def unneeded(space: Namespace, groups: Sequence[Group], now_ms: int, skipped: Skipped) -> Plan[list[str]]:
-    """The keys among the objects of these modules that may be deleted now. Modules that cannot be looked at are `skipped`."""
+    """Return the keys among the objects of these modules that may be deleted now. Modules that cannot be compared are noted
+    in `skipped`."""
     old_ms = now_ms - space.config.worker.tombstone_grace_ms
     wanted = [g for g in groups if names.dominated(g.objects) or _is_buried(g, old_ms) or _old_sidecars(g, old_ms)]
     if not wanted:
@@ -74,20 +77,20 @@ def unneeded(space: Namespace, groups: Sequence[Group], now_ms: int, skipped: Sk
         if _is_buried(group, old_ms):
             keys += yield from _bury(space, group, position, skipped)
         elif position is None:
-            yield from _verify(space, group.id, skipped)  # what is adopted now is swept in the next round
+            yield from _verify(space, group.id, skipped)  # objects that are adopted now are swept in the next round
         elif clean:
             keys += _below(group, position)
     return keys
 
 
 def _below(group: Group, position: Position) -> list[str]:
-    """What comes before a committed version, if that is among what was listed, or one that came after it."""
+    """Return the objects before a committed version, if the listing has that version or a later one."""
     newest = group.newest
     return [o.key for o in group.objects if o.order < position] if newest and newest.order >= position else []
 
 
 def _records(space: Namespace, groups: Sequence[Group]) -> Plan[list[tuple[Position | None, bool]]]:
-    """Where the records of these modules stand in the order (None: no record), and whether that version is archived."""
+    """Return the position of each module's record (None: no record), and whether that version is archived."""
 
     def parse(reply: list[bytes | None]) -> tuple[Position | None, bool]:
         epoch, ver, write_id, clean = reply
@@ -101,12 +104,12 @@ def _records(space: Namespace, groups: Sequence[Group]) -> Plan[list[tuple[Posit
     for group in groups:
         shard = space.shard(group.id)
         calls.append(Command(shard, ("HMGET", shard.module(group.id), "epoch", "ver", "tok", "clean"), parse))
-    replies = yield from Pipeline(calls)  # one damaged or foreign record does not keep the others: that is for fsck
+    replies = yield from Pipeline(calls)  # a damaged or foreign record does not affect the others: fsck reports it
     return [(NO_POSITION, False) if isinstance(reply, Corrupt) else collect(reply) for reply in replies]
 
 
 def _is_buried(group: Group, old_ms: int) -> bool:
-    """Whether all that is left of the module is an old tombstone."""
+    """Return whether an old tombstone is all that is left of the module."""
     newest = group.newest
     return (
         newest is not None
@@ -134,14 +137,17 @@ def _bury(space: Namespace, group: Group, position: Position | None, skipped: Sk
     if position is None:
         yield Count("archive.buried")
         return [o.key for o in group.objects]
-    if NO_POSITION < position < newest.order:  # an older record came back: it must learn of its end first
+    if NO_POSITION < position < newest.order:  # an older record came back: it must take over the tombstone first
         yield from _verify(space, group.id, skipped)
     return []
 
 
 def _old_epochs(space: Namespace, shard: Shard, now_ms: int) -> Plan[list[str]]:
-    """Markers that no writer and no claimer looks for any more: of each of the newest lives of the server the greatest
-    stays. Young ones stay too, because a claimer counts those of its number."""
+    """Return the epoch markers that no writer and no claimer looks for any more.
+
+    Of each of the newest incarnations of the server the greatest stays. Young ones stay too, because a claimer counts those
+    of its number.
+    """
     listed: list[Listed] = []
     prefix = epochs_prefix(space, shard)
     while True:
@@ -152,7 +158,7 @@ def _old_epochs(space: Namespace, shard: Shard, now_ms: int) -> Plan[list[str]]:
     incarnations: set[str] = set()
     keys = []
     for entry in reversed(listed):
-        incarnation = entry.key.removeprefix(prefix)[18:] or entry.key  # `00000001-0123abcd-<life>`
+        incarnation = entry.key.removeprefix(prefix)[18:] or entry.key  # `00000001-0123abcd-<incarnation>`
         if (
             incarnation in incarnations or len(incarnations) >= INCARNATIONS_KEPT
         ) and entry.modified_ms < now_ms - YOUNG_MS:
@@ -162,7 +168,8 @@ def _old_epochs(space: Namespace, shard: Shard, now_ms: int) -> Plan[list[str]]:
 
 
 def delete_each(keys: Sequence[str], skipped: Skipped) -> Plan[int]:
-    """Delete objects, in batches; one of which something is refused, one by one, so that it is known what. How many went."""
+    """Delete objects in batches. Where a batch is refused, its objects are deleted one by one, to know which was. Returns
+    how many were deleted."""
     gone = 0
     for part in chunks(keys, 1000):
         try:

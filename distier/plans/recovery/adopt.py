@@ -1,4 +1,4 @@
-"""Which version of a module is the newest: the record where it is proven, else what the archive lists, adopted first."""
+"""Finding the newest version of a module: the record where it is proven, else what the archive lists, adopted first."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from distier.plans.recovery.epochs import ask_state, shard_state
 REREADS_MAX = 8
 RELISTS_MAX = 4
 Known = Mapping[Shard, Opened | None]
-"""What a process knew of some shards before it read."""
+"""What a process knew of some shards before a read."""
 
 
 def read_record(space: Namespace, shard: Shard, id: str) -> Plan[tuple[Record | None, Opened | None]]:
-    """A record, and what proves it: what this process knew of the shard before it read, if that still held afterwards.
+    """Read a record, together with what proves it: what this process knew of the shard before the read, if that still held
+    after it.
 
-    What proves a read must be known before the read. Between a record and a later look at the shard, a rescue may adopt the
-    module and mark the shard verified; that mark says nothing about a record, or its absence, from before."""
+    A proof must be known before the read. Between the read and a later look at the shard, a rescue may adopt the module and
+    mark the shard verified; that mark says nothing about an earlier record, or its absence.
+    """
     states = space.process.epochs
     known = states.get(shard)
     record = yield from record_command(shard, id)
@@ -33,18 +35,19 @@ def read_record(space: Namespace, shard: Shard, id: str) -> Plan[tuple[Record | 
 
 
 def newest_record(space: Namespace, shard: Shard, id: str) -> Plan[Record | None]:
-    """The record of a module that exists, known to be the newest version; None for a proven miss."""
+    """Return the record of a module that exists, known to be the newest version; None for a proven miss."""
     record, known = yield from read_record(space, shard, id)
     return (yield from settle_record(space, shard, id, record, known))
 
 
 def newest_version(space: Namespace, shard: Shard, id: str) -> Plan[Record | None]:
-    """The same, with the tombstone of one that was deleted, while there is one."""
+    """Return the same, or the tombstone of a deleted module while there is one."""
     record, known = yield from read_record(space, shard, id)
     return (yield from settle_record(space, shard, id, record, known, tombstones=True))
 
 
 def need_record(space: Namespace, id: str) -> Plan[Record]:
+    """Return the newest record. Raises `NotFound`."""
     record = yield from newest_record(space, space.shard(id), id)
     if record is None:
         raise NotFound(f"there is no module {id!r} in namespace {space.namespace!r}")
@@ -54,11 +57,13 @@ def need_record(space: Namespace, id: str) -> Plan[Record]:
 def settle_record(
     space: Namespace, shard: Shard, id: str, record: Record | None, known: Opened | None, *, tombstones: bool = False
 ) -> Plan[Record | None]:
-    """`record` if it is known to be the newest version, else what there is after a look into the archive. `known` is what
-    `read_record` returned with it. None for a proven miss, and for a deleted module unless `tombstones` are wanted.
+    """Return `record` if it is known to be the newest version, else what a look into the archive finds.
 
-    A hit is as good as its connection: a new one makes the process ask for the shard's epoch again. A miss is
-    confirmed by a script, because FLUSHALL leaves connections alone.
+    `known` is what `read_record` returned with it. None is a proven miss, or a deleted module unless `tombstones` are
+    wanted.
+
+    A hit is as good as its connection: a new one makes the process ask for the shard's epoch again. A miss is confirmed by a
+    script, because FLUSHALL leaves connections alone.
     """
     for _ in range(REREADS_MAX):
         now = known
@@ -74,17 +79,19 @@ def settle_record(
 
 
 def _is_proven(record: Record | None, known: Opened | None, now: Opened) -> bool:
-    """Whether `record`, or that there is none, is the newest version. `known` is the shard's state from before it was read,
-    `now` one from after it (the same one where nobody had to ask). A record proves itself by the epoch that it was last `seen`
-    in."""
+    """Return whether `record`, or its absence, is the newest version.
+
+    `known` is the shard's state from before it was read, `now` one from after it (the same one where it was not read again).
+    A record proves itself by the epoch that it was last `seen` in.
+    """
     if known is not None and known.epoch == now.epoch and min(known.verified, now.verified) >= now.epoch:
         return True
     return record is not None and record.seen >= now.epoch
 
 
 def newest_records(space: Namespace, ids: Sequence[str]) -> Plan[list[Record | None]]:
-    """`newest_record` of many ids: a round trip per 500, one more where any is missing, and a look into the archive for
-    those that need it."""
+    """Return `newest_record` of many ids: a round trip per 500, one more where any is missing, and a look into the archive
+    for those that need it."""
     found: list[Record | None] = []
     for chunk in chunks(ids, 500):
         states, known = space.process.epochs, known_of(space, chunk)
@@ -94,15 +101,15 @@ def newest_records(space: Namespace, ids: Sequence[str]) -> Plan[list[Record | N
 
 
 def known_of(space: Namespace, ids: Sequence[str]) -> Known:
-    """What this process knows of the shards of these ids: to be asked for before their records are read."""
+    """Return what this process knows of the shards of these ids, before their records are read."""
     return {shard: space.process.epochs.get(shard) for shard in {space.shard(id) for id in ids}}
 
 
 def settle_records(
     space: Namespace, ids: Sequence[str], records: Sequence[Record | None], known: Known, states: Mapping[Shard, Opened]
 ) -> Plan[list[Record | None]]:
-    """`settle_record` of many records. `known` is what `known_of` returned before they were read, `states` the mapping that it
-    was taken from."""
+    """Return `settle_record` of many records. `known` is what `known_of` returned before they were read, `states` the
+    mapping that it was taken from."""
     if states is not space.process.epochs:
         known = dict.fromkeys(known)
     settled = list(records)
@@ -123,7 +130,7 @@ def settle_records(
 
 
 def _look_again(space: Namespace, ids: Sequence[str]) -> Plan[dict[Shard, Opened]]:
-    """The states of the shards of these ids, after nothing was found there."""
+    """Read the states of the shards of these ids, after nothing was found there."""
     shards, states = list({space.shard(id) for id in ids}), space.process.epochs
     replies = yield from Pipeline([state(shard) for shard in shards])
     found = {shard: collect(reply) for shard, reply in zip(shards, replies, strict=True)}
@@ -132,7 +139,7 @@ def _look_again(space: Namespace, ids: Sequence[str]) -> Plan[dict[Shard, Opened
 
 
 def verify(space: Namespace, shard: Shard, id: str) -> Plan[None]:
-    """Compare one module with the archive: a greater version there takes the place of the record."""
+    """Compare one module with the archive: a greater version there replaces the record."""
     states = space.process.epochs
     known = yield from shard_state(space, shard)
     yield from Count("recover.verified")
@@ -145,8 +152,10 @@ def verify(space: Namespace, shard: Shard, id: str) -> Plan[None]:
 
 
 def newest_listed(space: Namespace, id: str) -> Plan[Adoption]:
-    """What the archive says of the newest version of a module. Raises `Corrupt` where it lists what it does not have, time
-    and again: once may be a sweep between the listing and the look."""
+    """Return what the archive has of the newest version of a module.
+
+    Raises `Corrupt` where it repeatedly lists what it does not have: once may be a sweep between the listing and the read.
+    """
     for _ in range(RELISTS_MAX):
         try:
             return (yield from _list_newest(space, id))
@@ -172,7 +181,7 @@ def _list_newest(space: Namespace, id: str) -> Plan[Adoption]:
 def newest_of(
     space: Namespace, id: str, objects: Sequence[names.VersionObject], sizes: dict[str, int]
 ) -> Plan[Adoption]:
-    """What the greatest version among a module's objects says of it; those that name another module are passed over."""
+    """Return what the greatest version among a module's objects is. Objects that name another module are skipped."""
     for newest in sorted([o for o in objects if o.kind != "meta"], key=lambda o: o.rank, reverse=True):
         sidecar = next((o.key for o in objects if o.kind == "meta" and o.order == newest.order), None)
         found = yield from describe_object(space, id, newest, sidecar, sizes[newest.key])

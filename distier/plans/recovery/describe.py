@@ -1,4 +1,4 @@
-"""What is known of an archived version beside its bytes: from its sidecar, else from its metadata, else from the bytes."""
+"""The description of an archived version: from its sidecar, else from its metadata, else from its bytes."""
 
 from __future__ import annotations
 
@@ -27,16 +27,18 @@ _FIELDS = {
 
 
 class Vanished(Corrupt):
-    """A listed object is not there (any more): a newer version came meanwhile and the sweep was quick, or the archive is
-    damaged. Another listing tells which."""
+    """A listed object is no longer there: a newer version came and the sweep was quick, or the archive is damaged. Another
+    listing tells which."""
 
 
 def describe_object(
     space: Namespace, id: str, found: names.VersionObject, sidecar: str | None, size_bytes: int
 ) -> Plan[Adoption]:
-    """The version as `adopt` takes it: of kind `none` where what is said beside it names another module. Such an object is
-    foreign, whoever put it here: a copy by hand, a store to which different names are one. Raises `ArchiveUnavailable`, and
-    `Corrupt` where only damaged bytes could tell."""
+    """Return the version as `adopt` takes it, of kind `none` where its description names another module.
+
+    Such an object is foreign, whatever put it there: a copy by hand, or a store to which two names are one. Raises
+    `ArchiveUnavailable`, and `Corrupt` where only damaged bytes could tell.
+    """
     order = found.order
     if found.kind == "deleted":
         if _is_foreign(id, (yield from _told_with(id, found)).known):
@@ -69,7 +71,7 @@ def _foreign(id: str) -> Plan[Adoption]:
 
 
 def _tells(known: Mapping[str, str] | None, found: names.VersionObject) -> bool:
-    """Whether a description is whole and of this very version."""
+    """Return whether a description is complete and of this very version."""
     return (
         known is not None
         and known.get("tok", "")[:8] == found.order.write_id
@@ -83,14 +85,14 @@ def _from_sidecar(key: str) -> Plan[Mapping[str, str] | None]:
         got = yield from ArchiveGet(key, max_bytes=SIDECAR_MAX_BYTES)
         known = json.loads(got.data) if got else None
     except (Corrupt, ValueError, RecursionError):
-        return None  # the object itself tells enough
+        return None  # the object itself is enough
     if not isinstance(known, dict):
         return None
     return {str(name): str(value) for name, value in known.items()}
 
 
 class _Told(NamedTuple):
-    """An object, and what was said of it in its metadata."""
+    """An object, and its description in its metadata."""
 
     data: bytes
     known: Mapping[str, str]
@@ -107,7 +109,7 @@ def _told_with(id: str, found: names.VersionObject, max_bytes: int = SIDECAR_MAX
 
 
 def _from_object(space: Namespace, id: str, found: names.VersionObject) -> Plan[Mapping[str, str]]:
-    """From the metadata that came with the object; where that was dropped, from its content."""
+    """Describe a version by the metadata of its object; where that was dropped, by its content."""
     data, known = yield from _told_with(id, found, 2 * space.config.max_module_bytes + 4096)
     if _tells(known, found) or _is_foreign(id, known):
         return known

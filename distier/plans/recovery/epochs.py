@@ -1,20 +1,20 @@
 """Epochs: what a shard does after its Redis restarted, failed over, or lost its memory.
 
-Every mutating script compares the server's replication id with the one that the shard's epoch was installed for. A
-restart, a promotion and a total loss change it; the script then answers `RECOVERING`, and the client
+Every mutating script compares the server's replication id with the one that the shard's epoch was installed for. A restart,
+a promotion and a total loss change it. The script then replies `RECOVERING`, and the client
 
-    claims      a new epoch: it writes `<ns>/epochs/<shard>/@<number>-<tok8>-<life>` into the archive, above the greatest there,
-                and lists again: if another claim has the same number, neither is used (whoever lists last sees both,
-                so at most one goes on; no conditional PUT is needed);
-    installs    it, in the life of the server for which it was claimed, never an epoch that it only found. If Redis was emptied
-                since it looked, a greater epoch may have been installed meanwhile, and forgotten: then it begins again.
+    claims      a new epoch. It writes `<ns>/epochs/<shard>/@<number>-<write id>-<incarnation>` into the archive, above the
+                greatest there, and lists again. If another claim has the same number, neither is used: the client that
+                lists last sees both, so at most one continues, and no conditional PUT is needed;
+    installs    it, in the incarnation of the server for which it was claimed, never an epoch that it only found. If Redis was
+                emptied since the look, a greater epoch may have been installed and forgotten: then the client starts again.
 
-From then on everything written comes after everything written before, and a write of the old epoch that is still on its
-way to the archive finds the new one there and is not acknowledged (see `put.put_archived`).
+From then on everything written comes after everything written before. A write of the old epoch that is still on its way to
+the archive finds the new one there and is not acknowledged (`put.put_archived`).
 
-What Redis kept may be older than what the archive has (it lost its last second). So a record that was last `seen` in an
-older epoch is compared with the archive before it is served: one LIST of its versions. `rescue` does that for all of
-them in one listing and marks the shard `verified`; total loss is the same path with no records at all.
+Redis may have kept an older state than the archive, because it lost its last second. So a record that was last `seen` in an
+older epoch is compared with the archive before it is served, by one LIST of its versions. `rescue` does that for all records
+in one listing and marks the shard `verified`. A total loss takes the same path, with no records at all.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from distier.plans.common.namespace import Namespace
 
 
 class WrongArchive(ConfigError):
-    """The archive is not the one that the namespace is in (`identity.py`)."""
+    """The archive is not the one of the namespace (`identity.py`)."""
 
 
 CLAIMS_MAX = 24
@@ -63,22 +63,24 @@ MARKERS_A_PAGE = 1000
 
 
 def check_shape(space: Namespace) -> Plan[None]:
-    """Raises `Invalid` where the namespace was made with one shard and now has several, or the other way round: their keys
-    have other tags, so that the scripts do not meet. (Also the first word to a server: is anybody there?)"""
+    """Raise `Invalid` where the namespace was made with one shard and now has several, or the other way round.
+
+    Their keys have other tags, so the scripts would not see each other's data. It is also the first command to a server.
+    """
     for count in (1, 2):
         other = Keyspace(space.namespace, count).shards[0]
         shards = yield from Command(other, ("HGET", other.epoch, "shards"), lambda reply: reply)
         if shards is not None and int(shards) != space.config.shards:
             raise Invalid(
-                f"namespace {space.namespace!r} was made with shards {int(shards)}; this client says "
-                f"{space.config.shards}. It is fixed when a namespace is created: correct the configuration, or use "
-                "another namespace"
+                f"namespace {space.namespace!r} was made with shards={int(shards)}; this client is configured for "
+                f"shards={space.config.shards}. The number is fixed when a namespace is created: correct the configuration, "
+                "or use another namespace"
             )
 
 
 def open_space(space: Namespace) -> Plan[list[Opened]]:
-    """Open every shard: one look at all of them, then those that need an epoch beside each other. Raises `Invalid` where the
-    namespace has another shape than configured."""
+    """Open every shard: one look at all of them, then those that need an epoch, in parallel. Raises `Invalid` where the
+    namespace was made with another number of shards."""
     shards = space.keys.shards
     if len(shards) == 1:
         return [(yield from recover(space, shards[0]))]
@@ -95,9 +97,11 @@ def open_space(space: Namespace) -> Plan[list[Opened]]:
 
 
 def find_space(space: Namespace) -> Plan[bool]:
-    """Whether every shard of the namespace is open, which is all that a reader needs to know; nothing is written. False where
-    one has to be opened: its server began a new life, or lost it. Raises `NotFound` where neither Redis nor the archive has
-    such a namespace."""
+    """Return whether every shard of the namespace is open, which is all that a reader needs. Nothing is written.
+
+    False where a shard has to be opened, because its server began a new incarnation or lost it. Raises `NotFound` where
+    neither Redis nor the archive has such a namespace.
+    """
     shards, states = space.keys.shards, space.process.epochs
     looks = [collect(reply) for reply in (yield from Pipeline([look(shard) for shard in shards]))]
     states.update({shard: found for shard, found in zip(shards, looks, strict=True) if found})
@@ -116,8 +120,11 @@ def find_space(space: Namespace) -> Plan[bool]:
 
 
 def recover(space: Namespace, shard: Shard) -> Plan[Opened]:
-    """The shard's epoch; a new one where it has none for this life of the server. Of all calls of a process that find none, one
-    claims: each claim takes several requests to the archive, and claims that meet are worth nothing."""
+    """Return the shard's epoch, a new one where it has none for this incarnation of the server.
+
+    Of all calls of a process that find none, one claims: each claim takes several requests to the archive, and two claims
+    that meet are both worth nothing.
+    """
     epoch, replid, empty, opening = 0, "", False, (yield from NewToken())
     turn, attempt = _Turn(space, shard), 0
     try:
@@ -136,7 +143,7 @@ def recover(space: Namespace, shard: Shard) -> Plan[Opened]:
             if attempt:
                 yield from back_off(attempt)
             attempt += 1
-            if not reply.opening:  # Redis was emptied since the look: what was claimed before that is worth nothing
+            if not reply.opening:  # Redis was emptied since the look, so earlier claims are worth nothing
                 epoch, empty, opening = 0, False, (yield from NewToken())
                 continue
             replid, opening = reply.replid, reply.opening
@@ -148,8 +155,8 @@ def recover(space: Namespace, shard: Shard) -> Plan[Opened]:
 
 
 def _opened(shard: Shard, call: RunScript[Opened | Unclaimed], *, first: bool) -> Plan[Opened | Unclaimed]:
-    """What `open_shard` answers. Where the server refuses writes, or keeps them waiting, reading goes on: who finds the shard
-    open needs to write nothing."""
+    """Return the reply of `open_shard`. Where the server refuses or delays writes, reads continue: a call that finds the
+    shard open has nothing to write."""
     try:
         return (yield from replace(call, hint=HINT_S if first else 0.0))
     except RedisUnavailable as e:
@@ -185,21 +192,26 @@ class _Turn:
 
 
 def refuses_writes(error: DistierError) -> bool:
-    """Whether the server answers, and takes no writes: its disk is full, or it has fewer replicas than it wants."""
+    """Return whether the server replies but takes no writes: its disk is full, or it has fewer replicas than it wants."""
     return str(error.__cause__).startswith(("MISCONF", "NOREPLICAS"))
 
 
 class Claim(NamedTuple):
+    """An epoch that was claimed, and whether the archive holds no module."""
+
     epoch: int
     empty: bool
 
 
 def _claim(space: Namespace, shard: Shard, replid: str, last: int) -> Plan[Claim | None]:
-    """An epoch that nobody else has, greater than all in the archive; and whether the archive holds no module. None where
-    somebody else claimed the same number. `last` is the shard's epoch in an earlier life, 0 where it has none: an archive in
-    which that was never claimed is another one."""
+    """Claim an epoch that nobody else has, greater than all in the archive. Returns None where another client claimed the
+    same number.
+
+    `last` is the shard's epoch in an earlier incarnation, 0 where it has none. An archive in which that was never claimed is
+    another one.
+    """
     incarnation = f"-{replid[:INCARNATION_CHARS]}" if replid else ""
-    # Above those of all shards: after a total loss the namespace may come back with another number of them.
+    # Above those of all shards: after a total loss the namespace may return with another number of them.
     known = [n for n, _ in (yield from _epochs_below(f"{space.namespace}/epochs/", ""))]
     if last > max(known, default=0):
         raise _wrong(space, last)
@@ -213,18 +225,19 @@ def _claim(space: Namespace, shard: Shard, replid: str, last: int) -> Plan[Claim
 
 
 def epochs_prefix(space: Namespace, shard: Shard) -> str:
+    """The prefix of a shard's claims in the archive."""
     return f"{space.namespace}/epochs/{shard.index}/@"
 
 
 def list_epochs(space: Namespace, shard: Shard, above: int, *, but_of: str = "") -> Plan[list[int]]:
-    """The numbers of the epochs above `above` that have been claimed, each as often as it was; without those that were
-    claimed for the life `but_of` of a server.
+    """List the numbers of the epochs above `above` that were claimed, each as often as it was.
 
-    When many clients meet a new life at once, several claim an epoch for it, and one is installed. The others stay in the
-    archive and mean nothing: in its own life a server refuses a write of another epoch by itself. Taken for newer lives,
-    they would fence all durable writes until the next restart.
+    Those that were claimed for the incarnation `but_of` of a server are left out. When many clients meet a new incarnation
+    at once, several claim an epoch for it, and one is installed. The other claims stay in the archive and mean nothing: in
+    its own incarnation a server refuses a write of another epoch by itself. Taken for newer incarnations, they would fence
+    all durable writes until the next restart.
 
-    With `but_of`, `above` is the epoch that this life is in: raises `WrongArchive` where it was never claimed here.
+    With `but_of`, `above` is the epoch of this incarnation. Raises `WrongArchive` where it was never claimed here.
     """
     prefix = epochs_prefix(space, shard)
     if not but_of:
@@ -243,7 +256,7 @@ def _wrong(space: Namespace, epoch: int) -> WrongArchive:
 
 
 def _epochs_below(prefix: str, after: str) -> Plan[list[tuple[int, str]]]:
-    """Numbers and lives of claimed epochs."""
+    """List the numbers and incarnations of claimed epochs."""
     found = list[tuple[int, str]]()
     while True:
         page = yield from ArchiveList(prefix, start_after=after, limit=MARKERS_A_PAGE)
@@ -257,13 +270,16 @@ def _epochs_below(prefix: str, after: str) -> Plan[list[tuple[int, str]]]:
 
 
 def shard_state(space: Namespace, shard: Shard) -> Plan[Opened]:
-    """The shard's epoch as this process knows it; asked for where it has no connection that it was asked over."""
+    """Return the shard's epoch as this process knows it, or ask for it if this connection was not asked yet."""
     return space.process.epochs.get(shard) or (yield from ask_state(space, shard))
 
 
 def ask_state(space: Namespace, shard: Shard) -> Plan[Opened]:
-    """The shard's epoch, asked for and noted: in the mapping from before the question, since the reply may come from a life of
-    the server that has been given up meanwhile."""
+    """Ask for the shard's epoch and note it.
+
+    It goes into the mapping from before the question, since the reply may come from an incarnation of the server that was
+    given up meanwhile.
+    """
     states = space.process.epochs
     found = states[shard] = yield from state(shard)
     return found

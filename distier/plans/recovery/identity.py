@@ -1,20 +1,20 @@
-"""Is this the archive that the namespace's modules are in?
+"""Is this the archive of the namespace?
 
-A disk that is not mounted leaves an empty directory, a wrong url names an empty bucket. Both answer, hold nothing, and take all
-that is written: every archived module would seem deleted, and what is archived there is missing where the right one comes back.
-So an archive is named. The name is an object, `<ns>/identity/<name>`, and the field `archive` of each shard's epoch says which
-one it must have. Who finds no name in a shard takes the least that the archive has, or makes one: first the object, then the
-field, by HSETNX. So a name in Redis is in the archive already, and of several creators each accepts what the first one wrote;
-the objects of the others mean nothing. (The road not taken: one object that is created by a conditional PUT, which servers
-ignore.)
+A disk that is not mounted leaves an empty directory, and a wrong URL names an empty bucket. Both reply, hold nothing, and
+take every write: all archived modules would seem deleted, and what is archived there is missing when the right one returns.
+So an archive is named. The name is an object, `<ns>/identity/<name>`, and the field `archive` of each shard's epoch says
+which one it must have. A process that finds no name in a shard takes the least that the archive has, or makes one: first the
+object, then the field, by HSETNX. A name in Redis is thus in the archive already, and of several creators each accepts what
+the first one wrote; the objects of the others mean nothing. (Rejected: one object that is created by a conditional PUT,
+which servers ignore.)
 
-After a total loss of Redis the archive's name is taken over. A namespace without a name in either place is new, or from before
-there were names: then the epochs that its shards are in must have been claimed in this archive, and it must have modules where
+After a total loss of Redis the name of the archive is taken over. A namespace without a name in either is new, or from
+before there were names. Then the epochs of its shards must have been claimed in this archive, and it must have modules where
 the records say that some are archived.
 
-Nobody asks for the name on the way of a read or a put. It is compared where a store is opened, in the worker's rounds and by
-`distier doctor`. Two more places notice at no cost that they list an archive which does not have what it must have: a claim of
-an epoch, and a durable write (`epochs.list_epochs`).
+No read or put asks for the name. It is compared where a store is opened, in the worker's rounds, and by `distier doctor`.
+Two more steps notice at no cost that the archive lacks what it must have: a claim of an epoch, and a durable write
+(`epochs.list_epochs`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ADVICE = (
 
 
 class _Known(NamedTuple):
-    """What Redis says of a shard's archive."""
+    """What Redis has of a shard's archive."""
 
     epoch: int
     name: str
@@ -50,9 +50,11 @@ def identity_prefix(space: Namespace) -> str:
 
 
 def check_archive(space: Namespace, shards: Sequence[Shard] = (), *, name: bool = True) -> Plan[bool]:
-    """Raises `WrongArchive` where this is another archive than the one that these shards (all, if none are given) are in. Names
-    it where nobody has, unless told not to; whether it is named now. A shard whose server does not answer at once is passed
-    over."""
+    """Raise `WrongArchive` where this is not the archive of these shards (all, if none are given).
+
+    Names it where nobody has, unless told not to. Returns whether it is named now. A shard whose server does not reply at
+    once is skipped.
+    """
     known = yield from _known(space, shards or space.keys.shards)
     listed = yield from _listed(space)
     missing = sorted({k.name for k in known.values() if k.name} - set(listed))
@@ -72,7 +74,7 @@ def check_archive(space: Namespace, shards: Sequence[Shard] = (), *, name: bool 
 
 
 def try_archive(space: Namespace, shards: Sequence[Shard] = ()) -> Plan[None]:
-    """`check_archive` where the archive may be away, or not be ours to write: that is for others to say."""
+    """Run `check_archive` where the archive may be away or read-only: other calls report that."""
     try:
         yield from check_archive(space, shards)
     except WrongArchive:
@@ -82,14 +84,16 @@ def try_archive(space: Namespace, shards: Sequence[Shard] = ()) -> Plan[None]:
 
 
 def adopt_archive(space: Namespace) -> Plan[str]:
-    """From now on this is the namespace's archive, whatever it holds; its name. What only the old one had is lost to readers
-    (`fsck` lists it), and what this one has is compared with the records."""
+    """Make this the archive of the namespace, whatever it holds. Returns its name.
+
+    Readers lose what only the old one had (`fsck` lists it), and what this one has is compared with the records.
+    """
     listed = yield from _listed(space)
     name = listed[0] if listed else (yield from _make(space))
     for shard, known in (yield from _known(space, space.keys.shards)).items():
         fields: tuple[str, ...] = ("archive", name)
         if known.epoch:
-            # Also an empty archive must have the epoch that is installed: later claims are above it.
+            # An empty archive must have the installed epoch too: later claims are above it.
             if not (yield from list_epochs(space, shard, known.epoch - 1)):
                 write_id, incarnation = (yield from NewToken())[:8], f"-{known.replid[:16]}" if known.replid else ""
                 key = f"{epochs_prefix(space, shard)}{known.epoch:08d}-{write_id}{incarnation}"
@@ -122,14 +126,14 @@ def _known(space: Namespace, shards: Sequence[Shard]) -> Plan[dict[Shard, _Known
 
 
 def _listed(space: Namespace) -> Plan[list[str]]:
-    """The archive's names, in order. Whatever else lies there is none: an operating system's files, a copy by hand."""
+    """List the archive's names, in order. Other files there, such as an operating system's, are none."""
     prefix = identity_prefix(space)
     found = [entry.key.removeprefix(prefix) for entry in (yield from ArchiveList(prefix))]
     return [name for name in found if re.fullmatch("[0-9a-f]{32}", name)]
 
 
 def _check_unnamed(space: Namespace, unnamed: dict[Shard, _Known]) -> Plan[None]:
-    """Raises `WrongArchive` where this archive cannot be the one that these shards are in."""
+    """Raise `WrongArchive` where this archive cannot be the one of these shards."""
     for shard, known in unnamed.items():
         if known.epoch and not (yield from list_epochs(space, shard, known.epoch - 1)):
             raise WrongArchive(

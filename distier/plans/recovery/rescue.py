@@ -1,9 +1,8 @@
-"""Rescue: all records rebuilt from the archive alone, after Redis is lost.
+"""Rescue: all records are rebuilt from the archive alone, after Redis was lost.
 
-One listing of the namespace is compared with the records, in batches. What Redis lacks, or has in an older version, is
-adopted as cold; nothing is ever made older. It may be stopped anywhere and run again: what was adopted is skipped by the
-comparison. Reads are correct meanwhile (see `recover`); when it ends, each shard is marked `verified` and reads need no
-look into the archive any more.
+One listing of the namespace is compared with the records, in batches. Versions that Redis lacks, or has older, are adopted
+as cold; nothing is ever made older. It is safe to stop anywhere and rerun: the comparison skips what was adopted. Reads are
+correct meanwhile (`adopt.py`). At the end each shard is marked `verified`, and reads need no look into the archive any more.
 """
 
 from __future__ import annotations
@@ -27,16 +26,17 @@ TOGETHER = 32
 
 
 class RescuedInPart(Corrupt):
-    """Some modules could not be read. A read of one of them looks again; the others need no look into the archive either, until
-    all can be read."""
+    """Some modules could not be read. A read of one of them looks again; the others need a look, too, until all can be read."""
 
 
 @dataclass
 class Rescued:
-    """What a rescue found and did. `adopted`: modules whose records were made or replaced; `known`: those that Redis had
-    already; `unreadable`: ids (or directories) whose newest version cannot be read, with why, `damaged`: how many of them
-    because they are damaged (the archive does not give the others); `foreign`: ids under which there are
-    only objects that name another module."""
+    """The result of a rescue.
+
+    `adopted`: modules whose records were made or replaced. `known`: those that Redis had already. `unreadable`: ids (or
+    directories) whose newest version cannot be read, with the reason. `damaged`: how many of them are damaged; the archive
+    does not return the others. `foreign`: ids under which all objects name another module.
+    """
 
     objects: int = 0
     modules: int = 0
@@ -55,8 +55,10 @@ class Rescued:
 def rescue(
     space: Namespace, tell: Callable[[Rescued], None] = lambda _: None, *, dry_run: bool = False
 ) -> Plan[Rescued]:
-    """Rebuild the records of the namespace. `tell` is called after each batch. Raises `Unavailable`; modules that cannot
-    be read are reported, and keep the namespace from being marked verified."""
+    """Rebuild the records of the namespace. `tell` is called after each batch.
+
+    Modules that cannot be read are reported, and keep the namespace from being marked verified. Raises `Unavailable`.
+    """
     report, walk = Rescued(), ArchiveWalk(space)
     epochs = {}
     for shard in space.keys.shards:
@@ -97,7 +99,7 @@ def _reconcile(
 
 
 def _describe(space: Namespace, groups: Sequence[Group]) -> Plan[list[tuple[str, Adoption | DistierError]]]:
-    """What the archive says of some modules, one after the other: a thread for each would cost more than it saves."""
+    """Describe some modules, one after the other: a thread for each would cost more than it saves."""
     found: list[tuple[str, Adoption | DistierError]] = []
     skipped = Skipped()
     for group in groups:
@@ -113,12 +115,12 @@ def _describe(space: Namespace, groups: Sequence[Group]) -> Plan[list[tuple[str,
 def _newest(space: Namespace, group: Group) -> Plan[Adoption]:
     try:
         return (yield from newest_of(space, group.id, group.objects, group.sizes))
-    except Vanished:  # swept since it was listed
+    except Vanished:  # swept since the listing
         return (yield from newest_listed(space, group.id))
 
 
 def _not_known(space: Namespace, groups: Sequence[Group], report: Rescued) -> Plan[list[Group]]:
-    """The modules of which Redis has no version as great as the archive's."""
+    """Return the modules of which Redis has no version as great as the archive's."""
     wanted = []
     for group, position in zip(groups, (yield from positions_of(space, [g.id for g in groups])), strict=True):
         newest = group.newest
@@ -133,7 +135,7 @@ def _not_known(space: Namespace, groups: Sequence[Group], report: Rescued) -> Pl
 
 
 def _adopt_each(space: Namespace, shard: Shard, epoch: int, found: Sequence[Adoption], report: Rescued) -> Plan[int]:
-    """Together; where a key of one module is of a foreign type, that one is reported, and the others go alone."""
+    """Adopt modules together; where a key of one has a foreign type, report that one, and adopt the others one by one."""
     try:
         return (yield from _adopt(space, shard, epoch, found))
     except Corrupt as e:
@@ -155,8 +157,10 @@ def _adopt(space: Namespace, shard: Shard, epoch: int, found: Sequence[Adoption]
 
 
 def rescue_if_needed(space: Namespace) -> Plan[int | None]:
-    """Rescue if a shard has not been verified in its epoch; how many were adopted, None if there was nothing to do. The worker
-    that has the lease of the first shard does it."""
+    """Rescue if a shard has not been verified in its epoch. Returns how many were adopted, None if there was nothing to do.
+
+    The worker that has the lease of the first shard does it.
+    """
     needed = False
     for shard in space.keys.shards:
         known = yield from shard_state(shard)
@@ -167,7 +171,7 @@ def rescue_if_needed(space: Namespace) -> Plan[int | None]:
     if report.unreadable:
         id, why = next(iter(report.unreadable.items()))
         raise RescuedInPart(
-            f"{len(report.unreadable)} modules could not be read from the archive, such as {id!r} ({why}); the others are "
-            "there. `distier rescue` lists them"
+            f"{len(report.unreadable)} modules could not be read from the archive, such as {id!r} ({why}); the others "
+            "were adopted. `distier rescue` lists them"
         )
     return report.adopted

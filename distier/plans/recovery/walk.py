@@ -1,4 +1,4 @@
-"""A walk through all modules of the archive, in the order of its listing: all versions of one module lie together."""
+"""A walk through all modules of the archive, in the order of its listing, where all versions of one module are together."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.epochs import WrongArchive
 
 PAGE = 5000
-"""Keys a step. S3 lists 1000 a request; a directory reads all names of a level again for every page, so large ones pay."""
+"""Keys per step. S3 lists 1000 per request; a directory reads all names of a level again for every page, so large pages pay."""
 Position = tuple[int, int, str]
-"""A place in the order, with the first 8 characters of the tok: as much as an object's name says."""
+"""A position in the order, with the first 8 characters of the write id: what the name of an object has."""
 NO_POSITION: Position = (0, 0, "")
 UNAVAILABLE_MAX = 3
 
 
 class Skipped:
-    """What could not be read or deleted, by id or key, with why: one object that is refused does not keep the others. Where it
-    is not an object, but the archive that does not answer, several fail one after the other, and the last error is raised."""
+    """What could not be read or deleted, by id or key, with the reason: one object that is refused does not affect the
+    others.
+
+    Where the archive itself does not reply, several fail one after the other, and the last error is raised.
+    """
 
     def __init__(self) -> None:
         self.why: dict[str, DistierError] = {}
@@ -43,7 +46,7 @@ class Skipped:
 
 @dataclass(slots=True)
 class Group:
-    """The objects of one module, as listed. Sizes in bytes, times in ms by the archive's clock, by key."""
+    """The objects of one module, as listed. Sizes are in bytes, times in ms by the archive's clock, both by key."""
 
     directory: str
     id: str
@@ -70,8 +73,11 @@ class Group:
 
 
 class ArchiveWalk:
-    """`step` answers the modules of the next page. What it could not place is kept for the caller: `foreign` keys that
-    distier never named, `unreadable` directories with why (cleared by whoever has seen them)."""
+    """`step` returns the modules of the next page.
+
+    What it could not assign is kept for the caller: `foreign` keys that distier never named, and `unreadable` directories
+    with the reason (the caller clears them).
+    """
 
     def __init__(self, space: Namespace) -> None:
         self._namespace = space.namespace
@@ -107,7 +113,7 @@ class ArchiveWalk:
         return groups
 
     def _group_of(self, directory: str, ended: list[Group]) -> Group | None:
-        """The group under way, or a new one; the last one then has ended. None for a directory that is no id."""
+        """Return the current group, or a new one, which ends the last; None for a directory that is no id."""
         if directory == self._bad_directory:
             return None
         if self._group is not None and self._group.directory == directory:
@@ -124,8 +130,10 @@ class ArchiveWalk:
 
 
 def positions_of(space: Namespace, ids: Sequence[str]) -> Plan[list[Position | None]]:
-    """Where the records of these modules stand in the order now; None where there is no record, NOWHERE where it is damaged.
-    Plain reads: they say nothing of whether Redis lost something."""
+    """Return the positions of these modules' records; None where there is no record, NO_POSITION where it is damaged.
+
+    These are plain reads: they do not show whether Redis lost something.
+    """
 
     def parse(reply: list[bytes | None]) -> Position | None:
         tier, epoch, ver, write_id = reply

@@ -24,13 +24,14 @@ PARALLEL_MAX = 256
 
 
 def tier_of(record: Record) -> Tier:
+    """Return the tier of a record; a damaged one counts as cold."""
     return "warm" if record.tier == "warm" else "hot" if record.tier == "hot" else "cold"
 
 
 def demote(space: Namespace, id: str, to: Tier | None = None) -> Plan[Moved]:
     """Take the module one step down, or down to `to`. Raises `NotFound`, `Full`, `ArchiveUnavailable`."""
     if to not in (None, "warm", "cold"):
-        raise Invalid(f"a module is demoted to warm or cold, not to {to!r}")
+        raise Invalid(f"a module can be demoted to warm or cold, not to {to!r}")
     shard = space.shard(id)
     for _ in range(ROUNDS_MAX):
         record = yield from need_record(space, id)
@@ -59,7 +60,8 @@ def _step_down(space: Namespace, shard: Shard, record: Record, target: Tier, rea
 
 
 def _demote(space: Namespace, shard: Shard, moves: list[Move], reason: str) -> Plan[list[Outcome]]:
-    """Run these moves down; room in warm is made for them as needed. An outcome for each: `NO_ROOM` if that fails."""
+    """Run these moves down, and make room for them in warm as needed. Returns the outcome of each: `NO_ROOM` where that
+    fails."""
     own, stuck = {m.id for m in moves}, dict[str, DistierError]()
     for _ in range(ROUNDS_MAX):
         reply = yield from demote_script(shard, reason, moves)
@@ -82,7 +84,7 @@ def _demote(space: Namespace, shard: Shard, moves: list[Move], reason: str) -> P
 
 
 def demote_many(space: Namespace, ids: Sequence[str], to: Tier | None = None) -> Plan[list[Moved | DistierError]]:
-    """Take these modules down, in parallel; a result per id, in order."""
+    """Take these modules down, in parallel. Returns a result per id, in order."""
     unique = list(dict.fromkeys(ids))
     results: dict[str, Any] = {}
     for chunk in chunks(unique, PARALLEL_MAX):
@@ -100,8 +102,11 @@ def free_hot(
     keep: Collection[str] = (),
     room: Hot | None = None,
 ) -> Plan[int]:
-    """Demote the least recently used until hot has room for this much more; the number that left. Stops early where
-    nothing more can leave. Modules in `keep` stay; `room` is what the last look showed, if there was one."""
+    """Demote the least recently used modules until hot has room for this much more. Returns how many left.
+
+    It stops early where nothing more can leave. Modules in `keep` stay; `room` is the result of the last look, if there was
+    one.
+    """
     left = 0
     for _ in range(64):
         over = (room or (yield from look_at_hot(shard))).shortage(tokens, size_bytes, keep)

@@ -1,4 +1,4 @@
-"""Keeping a copy further up of what was read: into hot, or as a frame into warm."""
+"""Keeping a copy of what was read further up: in hot, or as a frame in warm."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from distier.plans.tier.room import with_room
 
 
 def keep(plan: Plan[Outcome]) -> Plan[Outcome]:
-    """`to_hot` or `to_warm` beside a read that has its content: where there is no room for a copy (Redis is at
-    maxmemory, or a victim cannot leave), or Redis does not answer any more, the read succeeds without."""
+    """Run `to_hot` or `to_warm` for a read that has its content, and never fail.
+
+    The read succeeds without a copy where there is no room for one (Redis is at maxmemory, or a victim cannot leave), and
+    where Redis no longer replies.
+    """
     try:
         return (yield from plan)
     except (Full, Corrupt):
@@ -49,7 +52,7 @@ def to_hot(
 
 
 def is_too_large(reply: object) -> bool:
-    """Whether it does not fit into hot, however empty: of one shard among several, that means its share."""
+    """Return whether a module does not fit into hot, however empty: of one shard among several, that means its quota."""
     return isinstance(reply, Refused) and reply.why is Refusal.TOO_LARGE
 
 
@@ -61,14 +64,14 @@ _REFUSED = {
 
 
 def outcome_of(reply: Applied | Refused) -> Outcome:
-    """What the reply to a promotion means."""
+    """Return what the reply to a promotion means."""
     return MOVED if isinstance(reply, Applied) else _REFUSED[reply.why]
 
 
 def to_warm(
     space: Namespace, shard: Shard, record: Record, content: bytes, reason: str, also: Sequence[RunScript[Any]] = ()
 ) -> Plan[Outcome]:
-    """Leave a warm copy of this clean version if there is room. `also` is sent along."""
+    """Leave a warm copy of this clean version if there is room. `also` is sent in the same round trip."""
     kind, frame = yield from make_frame(space, content, fast=True)
 
     def attempt(moves: Sequence[Move]) -> RunScript[Applied | Over | Refused]:
@@ -86,8 +89,8 @@ def to_warm(
 def keep_warm(
     space: Namespace, shard: Shard, record: Record, content: bytes, reason: str, also: Sequence[RunScript[Any]] = ()
 ) -> Plan[Outcome]:
-    """Leave a warm copy of this clean version where this node has them: on its disk, in Redis, or both. `also` is sent
-    along."""
+    """Leave a warm copy of this clean version where this node has them: on its disk, in Redis, or both. `also` is sent in
+    the same round trip."""
     kept = space.node is not None and (yield from LocalPut(record, content))
     if not space.local_only:
         return (yield from keep(to_warm(space, shard, record, content, reason, also)))

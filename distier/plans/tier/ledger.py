@@ -1,17 +1,17 @@
-"""Moving shares of the budgets between shards, never exceeding the total.
+"""Moving quotas between shards, without ever exceeding the total.
 
-The *ledger*, a hash on the first shard, says which share each shard has; each shard's own `limits` are what its scripts
-check. A move is
+The *ledger*, a hash on the first shard, has the quota of each shard. The scripts of a shard check its own `limits`. A move
+is
 
-    begin     the ledger takes note of the shares as they will be (`next`); until it ends a shard counts with the greater
+    begin     the ledger notes the quotas as they will be (`next`); until the end, a shard counts with the greater one
     lower     each shard that loses gets its smaller limits, evicts, and confirms that it holds no more than that
-    commit    the ledger: `next` are the shares now
+    commit    the ledger: `next` are the quotas now
     raise     each shard that gains gets its greater limits
 
-and may be stopped at any line: what is begun can be finished or undone by anybody. Each change of the ledger is one script that
-compares its version, and each shard's limits carry the version that set them, so that who has slept can neither commit
-what was undone nor bring old limits back. After a failover of the first shard its ledger may be an old copy: it is then
-made anew from the shards' limits, under a version that is greater than all before. docs/PROTOCOL.md has the invariant.
+A move may stop at any line, and any process can finish or undo it. Each change of the ledger is one script that compares its
+version, and the limits of each shard carry the version that set them. So a process that slept can neither commit what was
+undone nor bring old limits back. After a failover of the first shard its ledger may be an old copy: then it is rebuilt from
+the limits of the shards, under a version that is greater than all before. docs/PROTOCOL.md has the invariant.
 
 With one shard there is no ledger, and nothing here does anything.
 """
@@ -34,13 +34,13 @@ from distier.plans.tier.room import find_room
 from distier.policy.quotas import Amounts, Ledger, ShardHoldings, enlarged, scaled, sum_of
 
 EPOCH = 2**32
-"""Versions of the ledger are `epoch * 2**32 + n`, of the epoch of the first shard."""
+"""Versions of the ledger are `epoch * 2**32 + n`, with the epoch of the first shard."""
 TRIES_MAX = 6
 LOWER_ROUNDS_MAX = 256
 
 
 class Contended(Unavailable):
-    """Others change the shares all the time."""
+    """Other processes change the quotas all the time."""
 
 
 def _amounts(text: bytes) -> Amounts:
@@ -52,7 +52,7 @@ def packed(amounts: Amounts) -> str:
 
 
 def parse_ledger(fields: Mapping[bytes, bytes]) -> Ledger:
-    """The ledger in its hash; version 0 where there is none."""
+    """Parse the hash of the ledger; version 0 where there is none."""
     quotas = {int(name): _amounts(value) for name, value in fields.items() if name.isdigit()}
     coming = {int(name[5:]): _amounts(value) for name, value in fields.items() if name.startswith(b"next.")}
     total = _amounts(fields.get(b"total", b"0 0 0 0"))
@@ -61,7 +61,7 @@ def parse_ledger(fields: Mapping[bytes, bytes]) -> Ledger:
 
 
 def read_ledger(space: Namespace) -> Plan[tuple[Ledger, bool]]:
-    """The ledger, and whether it holds: it is whole, and of the epoch that the first shard has."""
+    """Return the ledger, and whether it is valid: complete, and of the epoch that the first shard is in."""
     first = space.keys.shards[0]
     calls: list[Command[Any]] = [
         Command(first, ("HGETALL", first.quotas), parse_ledger),
@@ -74,14 +74,14 @@ def read_ledger(space: Namespace) -> Plan[tuple[Ledger, bool]]:
 def change(
     space: Namespace, ledger: Ledger, fields: Mapping[str, str], *, fence: str = "", above: int | None = None
 ) -> Plan[int | None]:
-    """Change the ledger that was read; its new version, None where somebody else was first."""
+    """Change the ledger that was read. Returns its new version, None where another process was first."""
     write_id = yield from NewToken()
     reply = yield from ledger_script(space.keys.shards[0], ledger.version, write_id, fields, fence=fence, above=above)
     return None if isinstance(reply, Refused) else reply
 
 
 def limits_now(space: Namespace) -> Plan[list[tuple[Amounts, int]]]:
-    """What each shard's limits are, and the version of the ledger that set them."""
+    """Return the limits of each shard, and the version of the ledger that set them."""
 
     def parse(reply: Sequence[bytes | None]) -> tuple[Amounts, int]:
         *amounts, version = numbers(reply)
@@ -92,8 +92,10 @@ def limits_now(space: Namespace) -> Plan[list[tuple[Amounts, int]]]:
 
 
 def settled(space: Namespace, *, fence: str = "") -> Plan[Ledger]:
-    """The ledger, made where there is none that holds, and with no change under way: one that somebody began is finished,
-    or undone where it cannot be. Raises `Unavailable`."""
+    """Return a valid ledger with no change under way. Raises `Unavailable`.
+
+    A ledger is made where there is no valid one. A change that somebody began is finished, or undone where it cannot be.
+    """
     for _ in range(TRIES_MAX):
         ledger, holds = yield from read_ledger(space)
         if not holds:
@@ -102,14 +104,16 @@ def settled(space: Namespace, *, fence: str = "") -> Plan[Ledger]:
             yield from _finish(space, ledger, fence)
         else:
             return ledger
-    raise Contended("the shares of the shards change too often; try again")
+    raise Contended("the quotas of the shards change too often; retry")
 
 
 def make_ledger(space: Namespace, ledger: Ledger) -> Plan[None]:
-    """Make the ledger from what the shards' limits are. First every shard takes a version of this ledger: from then on
-    nothing that was begun before can change its limits."""
+    """Make the ledger from the limits of the shards.
+
+    First every shard takes a version of this ledger: from then on nothing that was begun before can change its limits.
+    """
     if ledger.quotas or not ledger.version or not (yield from _being_made(space, ledger)):
-        # Limits of a version that is greater than any of this epoch: somebody deleted the ledger.
+        # Limits with a version that is greater than any of this epoch: somebody deleted the ledger.
         above = max(version for _, version in (yield from limits_now(space)))
         version = yield from change(space, ledger, {"making": "1"}, above=above)
         if version is None:
@@ -118,7 +122,7 @@ def make_ledger(space: Namespace, ledger: Ledger) -> Plan[None]:
     replies = yield from Pipeline([limit(shard, ledger.version) for shard in space.keys.shards])
     found = [collect(reply) for reply in replies]
     if any(isinstance(reply, Refused) for reply in found):
-        return  # somebody else has made it
+        return  # another process has made it
     kept = [Amounts(*reply) for reply in found]
     total = ledger.total if any(ledger.total) else sum_of(kept)
     quotas = scaled(kept, total)
@@ -129,15 +133,17 @@ def make_ledger(space: Namespace, ledger: Ledger) -> Plan[None]:
 
 
 def _being_made(space: Namespace, ledger: Ledger) -> Plan[bool]:
-    """Whether somebody began to make it in this epoch."""
+    """Return whether another process began to make it in this epoch."""
     first = space.keys.shards[0]
     epoch = yield from Command(first, ("HGET", first.epoch, "epoch"), lambda reply: int(reply or 0))
     return ledger.version >= epoch * EPOCH
 
 
 def apply_limits(space: Namespace, ledger: Ledger, shards: Sequence[int] | None = None) -> Plan[None]:
-    """Give shards (all, if none are named) the limits that the ledger says. They may hold more; the worker's head-room, or
-    `_lower`, takes it away."""
+    """Give shards (all, if none are named) the limits that the ledger has for them.
+
+    They may hold more; the worker's head-room, or `lower`, takes it away.
+    """
     wanted = range(len(ledger.quotas)) if shards is None else shards
     calls = [limit(space.keys.shards[i], ledger.version, ledger.limit(i)) for i in wanted]
     for reply in (yield from Pipeline(calls)):
@@ -145,8 +151,11 @@ def apply_limits(space: Namespace, ledger: Ledger, shards: Sequence[int] | None 
 
 
 def move_quotas(space: Namespace, ledger: Ledger, changes: Mapping[int, Amounts], *, fence: str = "") -> Plan[bool]:
-    """Give shards other shares, whose sum is not greater. False where somebody else changed the ledger, or where a shard that
-    should lose cannot evict what it takes; then nothing has changed."""
+    """Give shards other quotas, whose sum is not greater.
+
+    Returns False where another process changed the ledger, or where a shard that has to lose cannot evict what it takes;
+    then nothing has changed.
+    """
     fields = {f"next.{i}": packed(quota) for i, quota in changes.items()}
     version = yield from change(space, ledger, fields, fence=fence)
     if version is None:
@@ -174,7 +183,7 @@ def _finish(space: Namespace, ledger: Ledger, fence: str) -> Plan[bool]:
 
 
 def lower(space: Namespace, shard: Shard, version: int, amounts: Amounts) -> Plan[bool]:
-    """Give a shard smaller limits and evict until it holds no more; whether it came to that."""
+    """Give a shard smaller limits and evict until it holds no more. Returns whether that was reached."""
     for _ in range(LOWER_ROUNDS_MAX):
         reply = yield from limit(shard, version, amounts)
         if not isinstance(reply, Over):
@@ -187,9 +196,11 @@ def lower(space: Namespace, shard: Shard, version: int, amounts: Amounts) -> Pla
 
 
 def enlarge_quota(space: Namespace, shard: Shard, tokens: int, size_bytes: int) -> Plan[bool]:
-    """Have this shard's share of hot grow so that a module of this size fits, with the head-room that the worker keeps free;
-    False where the namespace's budget does not suffice, or the others cannot evict what it takes, or one of them does not
-    answer: that is no fault of a call that has its own shard, and the module goes where it can go without."""
+    """Enlarge this shard's quota of hot so that a module of this size fits, plus the head-room that the worker keeps free.
+
+    Returns False where the budget of the namespace is too small, where the others cannot evict what it takes, or where one
+    of them does not reply. The last is no fault of a call whose own shard replies: the module goes where it can go without.
+    """
     if space.config.shards == 1:
         return False
     try:
@@ -201,8 +212,10 @@ def enlarge_quota(space: Namespace, shard: Shard, tokens: int, size_bytes: int) 
 
 
 def all_answer(space: Namespace) -> Plan[None]:
-    """Raises `Unavailable` at the first sign that a shard does not answer: to wait for it would take the time that the call
-    needs to go on without."""
+    """Raise `Unavailable` at the first sign that a shard does not reply.
+
+    Waiting for it would take the time that the call needs to continue without it.
+    """
     look = [Command(s, ("EXISTS", s.epoch), int, retry=False, hint=HINT_S) for s in space.keys.shards]
     for reply in (yield from Pipeline(look)):
         collect(reply)
@@ -228,7 +241,7 @@ def _enlarge_quota(space: Namespace, shard: Shard, tokens: int, size_bytes: int)
 
 
 def read_holdings(space: Namespace) -> Plan[list[ShardHoldings]]:
-    """What each shard holds, and how old its next victims are."""
+    """Return what each shard holds, and how old its next victims are."""
     calls: list[Command[Any]] = []
     for s in space.keys.shards:
         calls += [

@@ -1,4 +1,4 @@
-"""The content of a version from its nearest whole copy: this node's disk, a frame, another node, the archive."""
+"""Loading the content of a version from its nearest whole copy: this node's disk, a frame, another node, the archive."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from distier.plans.tier.peers import ask_content, find_holders
 
 
 class ObjectGone(Corrupt):
-    """The archive says that it does not have what a record rests on."""
+    """The archive reports that it does not have the object of a record."""
 
 
 def fetch_unless_moved(space: Namespace, shard: Shard, record: Record) -> Plan[bytes | None]:
-    """`fetch_cold`; None where the object is gone because a newer version has come and the sweep was quick, or where a
-    newer one is in the archive that nobody has applied: its writer died between the two."""
+    """Return `fetch_cold`, or None where a newer version explains the missing object.
+
+    The newer version came and the sweep was quick, or it is in the archive and nobody has applied it, because its writer
+    died in between.
+    """
     try:
         return (yield from fetch_cold(space, record))
     except Corrupt as e:
@@ -34,20 +37,20 @@ def fetch_unless_moved(space: Namespace, shard: Shard, record: Record) -> Plan[b
             known = yield from shard_state(space, shard)
             if isinstance(e, ObjectGone) and (yield from list_epochs(space, shard, known.epoch)):
                 raise Recovering(
-                    f"what module {record.id!r} rests on was swept in a newer epoch: this Redis is not the primary of its "
-                    "shard any more. Connect to the one that is"
+                    f"the object of module {record.id!r} was swept in a newer epoch, so this Redis is no longer the primary of "
+                    "its shard. Connect to the current primary"
                 ) from e
             raise
         return None
 
 
 def fetch_cold(space: Namespace, record: Record) -> Plan[bytes]:
-    """The content of a clean version from the archive, checked. Raises `ArchiveUnavailable` or `Corrupt`."""
+    """Return the checked content of a clean version from the archive. Raises `ArchiveUnavailable` or `Corrupt`."""
     key = names.object_key(space.namespace, record)
     got = yield from ArchiveGet(key, max_bytes=record.size_bytes + record.size_bytes // 2 + 4096)
     if got is None:
         raise ObjectGone(
-            f"the archive has no object {key!r}, which module {record.id!r} ({record.order}) rests on; "
+            f"the archive has no object {key!r}, of module {record.id!r} ({record.order}); "
             "was it deleted by hand? `distier fsck` lists what is missing"
         )
     yield Count("archive.bytes_read", len(got.data))
@@ -63,7 +66,7 @@ def fetch_cold(space: Namespace, record: Record) -> Plan[bytes]:
 def load(
     space: Namespace, shard: Shard, record: Record, *, ask_others: bool = True
 ) -> Plan[tuple[Record, bytes] | None]:
-    """The record with its content from the nearest copy that is whole; None if it changed meanwhile."""
+    """Return the record with its content from the nearest whole copy; None if the module changed meanwhile."""
     content = (yield from LocalGet(record)) if space.node is not None and record.clean else None
     if content is not None:
         return record, content
@@ -80,6 +83,6 @@ def load(
             content = yield from ask_content(space, shard, record, (yield from find_holders(space, shard, record.id)))
             if content is not None:
                 return record, content
-        # Straight from the archive: a warm copy on the way would be compressed only to be dropped.
+        # Straight from the archive: a warm copy would be compressed only to be dropped.
         content = yield from fetch_unless_moved(space, shard, record)
     return None if content is None else (record, content)

@@ -1,12 +1,12 @@
 """Asking another node for its copy.
 
-Which nodes hold a copy is a hint (`held:<node>`, a set a shard and node), looked up in a pipeline that is sent anyway. One node
-is asked: an entry in its list, and an answer in a list that has a fresh name, so that nothing else can be taken for it. It
-is waited for at most `warm.peer_timeout`; who was silent is not asked for ten seconds; in both cases the archive is read,
-as it is where the node says that it has no copy (any more). What comes is checked as every copy is.
+The nodes that hold a copy are a hint (`held:<node>`, a set for each shard and node), which is read in a pipeline that is
+sent anyway. One of them is asked: by an entry in its list, with the reply in a list of a fresh name, so that no other reply
+can be taken for it. The caller waits at most `warm.peer_timeout`, and does not ask a silent node again for ten seconds.
+Where a node is silent, or has no copy any more, the archive is read. A copy from another node is checked like every copy.
 
-    ask     ["skills/pdf", "<tok>", "copy", "<answer>"]     or "hot": promote it right there, the content is not wanted
-    answer  "=" codec, NUL, bytes     "^" it is hot now     "-" there is no such copy
+    ask     ["skills/pdf", "<write id>", "copy", "<reply>"]     or "hot": promote it there, the content is not wanted
+    reply   "=" codec, NUL, bytes     "^" it is hot now     "-" there is no such copy
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Ask(NamedTuple):
 
     @staticmethod
     def parse(entry: bytes) -> Ask:
-        """Raises `Invalid` for what no distier wrote."""
+        """Parse an entry. Raises `Invalid` for one that distier did not write."""
         try:
             words = json.loads(entry)
         except (ValueError, RecursionError) as e:
-            raise Invalid("an ask that is no JSON") from e
+            raise Invalid("an ask that is not JSON") from e
         if not isinstance(words, list) or len(words) != 4 or not all(isinstance(w, str) for w in words):
-            raise Invalid("an ask that is no list of four texts")
+            raise Invalid("an ask that is not a list of four strings")
         return Ask(*words)
 
     def pack(self) -> str:
@@ -56,7 +56,7 @@ class Ask(NamedTuple):
 
 
 def others(space: Namespace) -> Plan[tuple[str, ...]]:
-    """The nodes that may be asked now."""
+    """Return the nodes that may be asked now."""
     if space.node is None or not space.config.storage_tiers.warm.peer_timeout_ms:
         return ()
     return (yield from Peers())
@@ -67,12 +67,12 @@ def holds_command(shard: Shard, node: str, id: str) -> Command[bool]:
 
 
 def holders_of(nodes: Sequence[str], replies: Sequence[Any]) -> list[str]:
-    """Which of the nodes said that they hold it: `replies` are those to their `holds_command`s."""
+    """Return the nodes that hold a copy. `replies` are those to their `holds_command`s."""
     return [node for node, reply in zip(nodes, replies, strict=True) if reply is True]
 
 
 def find_holders(space: Namespace, shard: Shard, id: str) -> Plan[list[str]]:
-    """The nodes that may be asked now and hold a copy, where there is no pipeline to look that up in."""
+    """Return the nodes that may be asked now and hold a copy, where there is no pipeline to read that in."""
     nodes = yield from others(space)
     if not nodes:
         return []
@@ -80,11 +80,12 @@ def find_holders(space: Namespace, shard: Shard, id: str) -> Plan[list[str]]:
 
 
 def ask(space: Namespace, shard: Shard, record: Record, holders: Sequence[str], want: Want) -> Plan[bytes | None]:
-    """What one of `holders` answers, raw; None where it does not in time. Raises nothing: there is the archive."""
+    """Ask one of `holders`. Returns its raw reply, None where there is none in time. It raises nothing: the archive has the
+    copy."""
     if not holders or not record.clean:
         return None
     node = holders[crc32(record.id.encode()) % len(holders)]
-    # The archive must have time left when nobody answers.
+    # The archive must have time left when nobody replies.
     timeout_ms = min(space.config.storage_tiers.warm.peer_timeout_ms, space.config.deadline_ms // 3)
     entry = Ask(record.id, record.order.write_id, want, (yield from NewToken()))
     first, answer = space.keys.shards[0], shard.answer(entry.answer)
@@ -108,7 +109,7 @@ def ask(space: Namespace, shard: Shard, record: Record, holders: Sequence[str], 
 
 
 def ask_content(space: Namespace, shard: Shard, record: Record, holders: Sequence[str]) -> Plan[bytes | None]:
-    """The checked content of this version from another node; None where that has to come from the archive."""
+    """Return the checked content of this version from another node; None where it has to come from the archive."""
     got = yield from ask(space, shard, record, holders, "copy")
     if got is None or got[:1] != COPY:
         return None
@@ -120,13 +121,13 @@ def ask_content(space: Namespace, shard: Shard, record: Record, holders: Sequenc
 
 
 def packed(content: bytes) -> bytes:
-    """A copy as an answer."""
+    """Pack a copy as a reply."""
     kind, data = codec.compress_block(content, level=0)
     return b"%b%b\0%b" % (COPY, kind.encode(), data)
 
 
 def opened(record: Record, answer: bytes) -> bytes:
-    """The content in an answer. Raises `Corrupt` where it is not the record's."""
+    """Return the content in a reply. Raises `Corrupt` where it is not that of the record."""
     kind, _, data = answer[1:].partition(b"\0")
     content = codec.decompress_block(kind.decode("ascii", "replace"), data, size_bytes=record.size_bytes)
     return check_content(record, content, "other node's")
@@ -141,12 +142,12 @@ def _popped(reply: Any) -> bytes | None:
 
 
 def popped(shard: Shard, key: str, wait_s: float, *, hint: float = 0.0) -> Command[bytes | None]:
-    """Take the first of a list, waiting for it. Not sent twice: what the lost reply had in it is gone."""
+    """Take the first entry of a list, and wait for one. It is not sent twice: the entry in a lost reply is gone."""
     return Command(shard, ("BLPOP", key, wait_s), _popped, retry=False, hint=hint)
 
 
 class DiskSums(NamedTuple):
-    """What a node's disk holds in sum."""
+    """What a node's disk holds in total."""
 
     modules: int
     size_bytes: int
@@ -155,7 +156,7 @@ class DiskSums(NamedTuple):
 
 
 def look_for_nodes(space: Namespace) -> list[Command[Any]]:
-    """What to ask for `read_nodes`, along with other calls: the time, and the nodes."""
+    """Return the commands for `read_nodes`, to be sent with other calls: the time, and the nodes."""
     first = space.keys.shards[0]
     return [
         Command(first, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000),
@@ -164,7 +165,7 @@ def look_for_nodes(space: Namespace) -> list[Command[Any]]:
 
 
 def read_nodes(space: Namespace, looked: Sequence[Any] | None = None) -> Plan[dict[str, DiskSums]]:
-    """The nodes that live, with the sums of their disks. `looked`: the answers to `look_for_nodes`."""
+    """Return the live nodes, with the sums of their disks. `looked`: the replies to `look_for_nodes`."""
     now_ms, found = map(collect, looked or (yield from Pipeline(look_for_nodes(space))))
     first, names = space.keys.shards[0], [name for name, until_ms in found if until_ms >= now_ms]
     if not names:

@@ -1,10 +1,7 @@
-"""Moving modules between tiers on request, one or many, and pinning them.
+"""Making modules hot on request, one or many, and pinning them.
 
-    promote   cold or warm -> hot    (the content comes from the nearest copy; nothing is copied twice)
-    demote    hot -> warm -> cold    (a dirty version is written back before it leaves Redis)
-
-Every move is prepared outside of Redis and flipped by one script that checks the version's token: losing a race costs
-work, nothing else.
+The content comes from the nearest copy. A move is prepared outside of Redis and applied by one script that compares the
+write id of the version, so losing a race costs work and nothing else.
 """
 
 from __future__ import annotations
@@ -56,8 +53,8 @@ def promote(space: Namespace, id: str) -> Plan[Moved]:
 
 
 def _promote_there(space: Namespace, shard: Shard, record: Record) -> Plan[bool]:
-    """Have a node that holds a copy promote it, where this one has none: the content goes to Redis once, and not through this
-    process."""
+    """Let a node that holds a copy promote it, where this one has none: the content is sent to Redis once, and not through
+    this process."""
     if space.node is None or (yield from LocalHas(record.id, record.order.write_id)):
         return False
     holders = yield from find_holders(space, shard, record.id)
@@ -66,29 +63,30 @@ def _promote_there(space: Namespace, shard: Shard, record: Record) -> Plan[bool]
 
 @dataclass
 class _Together:
-    """The modules of one call, which never evict each other; `hot` has the tokens and bytes of those that are hot, by shard."""
+    """The modules of one call, which never evict each other. `hot` has the tokens and bytes of those that are hot, by shard."""
 
     ids: frozenset[str]
     hot: dict[Shard, Need] = field(default_factory=dict)
     evicting: bool = False
-    """Whether anything was evicted on the way: then others may be evicting too."""
+    """Whether the call evicted anything: then other clients may be evicting too."""
 
     def now_hot(self, shard: Shard, record: Record) -> None:
         held = self.hot.get(shard, Need(0, 0))
         self.hot[shard] = Need(held.amount + record.tokens, held.size_bytes + record.size_bytes)
 
     def fits(self, shard: Shard, record: Record, limits: Sequence[int]) -> bool:
-        """Whether there is room for `record` beside its own kind, if all others leave."""
+        """Return whether there is room for `record` next to the modules of this call, if all others leave."""
         held = self.hot.get(shard, Need(0, 0))
         return held.amount + record.tokens <= limits[0] and held.size_bytes + record.size_bytes <= limits[1]
 
 
 def promote_many(space: Namespace, ids: Sequence[str]) -> Plan[list[Moved | DistierError]]:
-    """Make these modules hot; a result per id, in order. Contents are loaded in parallel, room for all of them is made
-    once per shard before any is promoted, and the promotions are pipelined.
+    """Make these modules hot. Returns a result per id, in order.
 
-    The first that fit together are promoted; the others are refused before anything is evicted, and none of them is evicted for
-    another one. The tiers are those at the end of the call."""
+    Contents are loaded in parallel, room for all of them is made once per shard before any is promoted, and the promotions
+    are pipelined. The first modules that fit together are promoted. The others are refused before anything is evicted, and
+    none of them is evicted for another one. The tiers are those at the end of the call.
+    """
     results: dict[str, Moved | DistierError] = {}
     unique = list(dict.fromkeys(ids))
     call = _Together(frozenset(unique))
@@ -106,7 +104,7 @@ def promote_many(space: Namespace, ids: Sequence[str]) -> Plan[list[Moved | Dist
 
 
 def _as_they_are(space: Namespace, results: dict[str, Moved | DistierError]) -> Plan[None]:
-    """Other clients evict too: a module that is not hot any more is not reported as hot."""
+    """Correct the results where other clients evicted meanwhile: a module that is no longer hot is not reported as hot."""
     hot = [id for id, result in results.items() if isinstance(result, Moved) and result.tier == "hot"]
     for chunk in chunks(hot, 500):
         tiers = [Command(space.shard(id), ("HGET", space.shard(id).module(id), "tier"), bytes) for id in chunk]
@@ -118,7 +116,7 @@ def _as_they_are(space: Namespace, results: dict[str, Moved | DistierError]) -> 
 def _load_many(
     space: Namespace, ids: Sequence[str], results: dict[str, Moved | DistierError], call: _Together
 ) -> Plan[list[tuple[Record, bytes]]]:
-    """Records and contents of those that are not hot yet; puts the results of the others into `results`."""
+    """Return the records and contents of modules that are not hot yet. Puts the results of the others into `results`."""
     records = yield from newest_records(space, ids)
     below: list[Record] = []
     for id, record in zip(ids, records, strict=True):
@@ -181,7 +179,7 @@ def _promote_loaded(
     fitting, large = [], []
     for record, content in part:
         if record.tokens > room.limits[0] or record.size_bytes > room.limits[1]:
-            large.append((record, content))  # than all of hot; of one shard among several, than its share
+            large.append((record, content))  # than all of hot, or than the quota of one shard among several
         elif call.fits(shard, record, room.limits):
             call.now_hot(shard, record)
             fitting.append((record, content))
@@ -196,7 +194,7 @@ def _promote_loaded(
     for (record, content), reply in zip(fitting + large, [*replies, *[None] * len(large)], strict=True):
         if (
             reply is None or isinstance(reply, Over) or is_too_large(reply)
-        ):  # by itself: with evictions, or a larger share
+        ):  # by itself: with evictions, or a larger quota
             call.evicting = True
             word = yield from _caught(to_hot(space, shard, record, content, "request", keep=call.ids))
         elif isinstance(reply, DistierError):
@@ -220,16 +218,20 @@ def _caught(plan: Plan[Outcome]) -> Plan[Outcome | DistierError]:
 
 
 def pin(space: Namespace, id: str, ttl_ms: int) -> Plan[int]:
-    """Keep the module where it is (hot, if there is room) until `ttl_ms` from now; the end of the pin in ms since the
-    Unix epoch. Raises `NotFound`."""
+    """Pin the module, made hot if there is room, for `ttl_ms` from now. Returns the end of the pin in ms since the Unix
+    epoch.
+
+    Raises `NotFound`.
+    """
     for _ in range(ROUNDS_MAX):
         yield from promote(space, id)
         until = yield from pin_script(space.shard(id), id, ttl_ms)
         if until is not None:
             return until
-        # The script found no module. That is no proof: Redis may have been emptied since `promote`, which looks again.
-    raise Recovering(f"the shard of module {id!r} is emptied again and again while it is pinned; try again")
+        # The script found no module. That proves nothing: Redis may have been emptied since `promote`, which looks again.
+    raise Recovering(f"the shard of module {id!r} keeps being emptied while it is pinned; retry")
 
 
 def unpin(space: Namespace, id: str) -> Plan[None]:
+    """End the module's pin, if it has one."""
     yield from pin_script(space.shard(id), id, 0)

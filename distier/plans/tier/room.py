@@ -1,13 +1,13 @@
-"""Making room: what to do when a script answers that a budget would be exceeded.
+"""Making room, where a script replies that a budget would be exceeded.
 
-The script changed nothing and named candidates. The plan reads them, lets the policy choose, compresses those that go
-from hot to warm (Lua cannot), and calls again with the moves: the script evicts and admits in one step, so that the
-budget is not exceeded for a moment. A victim that changed meanwhile is left out by the script, which then names others.
+The script changed nothing and named candidates. The plan reads them, lets the policy choose, compresses those that go from
+hot to warm (Lua cannot), and calls again with the moves. The script then evicts and admits in one step, so the budget is not
+exceeded for a moment. It leaves out a victim that changed meanwhile, and names others.
 
-Warm has budgets too. Its clean modules leave for cold by dropping the frame; where only dirty ones are left, they are
-written back first. So a cache full of dirty modules slows writers down to the speed of the archive, and with the
-archive down it refuses them (`Full`): it never drops the only copy. A version that cannot be archived stays, and others
-leave in its place.
+Warm has budgets too. Its clean modules leave for cold by dropping the frame. Where only dirty ones are left, they are
+written back first. A cache full of dirty modules thus slows writers down to the speed of the archive, and with the archive
+down it refuses them (`Full`): it never drops the only copy. A version that cannot be archived stays, and others leave
+instead.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from distier.plans.tier.writeback import look_at_archive, write_back
 from distier.policy.eviction.victims import Candidate, Need, select_for_eviction, still_missing
 
 CANDIDATES_MAX = 64
-"""As many as the scripts name at most (`candidates` in prelude.lua). Fewer are all that may leave."""
+"""The most candidates that a script names (`candidates` in prelude.lua). If it names fewer, those are all that may leave."""
 READ_FIRST = 2
-"""Victims are read with their content, so only as many as it takes: at first this many, then twice as many."""
+"""Victims are read with their content, so no more than needed: this many at first, then twice as many."""
 ROUNDS_MAX = 12
-"""Each lost round means that another client made progress; after this many the caller falls back, if it can."""
+"""Each lost round means that another client made progress. After this many the caller falls back, if it can."""
 LAST_ROUNDS_MAX = 64
 """Where it cannot: some seconds, as it stands back for a moment of its own after each of those behind `ROUNDS_MAX`."""
 LOOK_MAX = 1024
-"""How far behind modules that are pinned, or cannot be archived, one looks for those that may leave."""
+"""How far behind pinned modules, and those that cannot be archived, to look for candidates."""
 NOTHING = Need(0, 0)
 
 
 class Stuck(Exception):
-    """These versions would have to leave and cannot be archived, each for a reason of its own; others may."""
+    """These versions would have to leave and cannot be archived, each for a reason of its own. Others may leave."""
 
     def __init__(self, failed: dict[str, DistierError]) -> None:
         super().__init__()
@@ -60,14 +60,24 @@ def with_room(
     own: str = "",
     ahead: Need = NOTHING,
 ) -> Plan[Any]:
-    """Run `attempt` with the moves that make room for it; `reply` is what it answered without any, if known. Answers `Over`
-    where no room can be made: all that is left is pinned, or others took the room in every round. Raises `Full` where only
-    the archive could make room and it does not answer, `DeadlineExceeded` where it is too slow. Hot modules in `keep` stay.
-    `own` is the module that the room is for, `ahead` what the call will put after it (modules and bytes): the archive takes
-    what must leave for those at the same time.
+    """Run `attempt` with the moves that make room for it.
 
-    The `last_resort`, a put into warm with nowhere else to go, is not given up because others are quicker: nor where nothing
-    could leave at the first look, as long as warm changes between two looks."""
+    Args:
+        reply: its reply without any moves, if that is known.
+        last_resort: for a put into warm that can go nowhere else. It is not given up because others are quicker, nor because
+            nothing could leave at the first look, as long as warm changes between two looks.
+        keep: hot modules that stay.
+        own: the module that the room is for.
+        ahead: the modules and bytes that the same call still puts; the archive takes their victims at the same time.
+
+    Returns:
+        The reply of `attempt`; `Over` where no room can be made, because all that is left is pinned, or others took the room in
+        every round.
+
+    Raises:
+        Full: only the archive could make room, and it does not reply.
+        DeadlineExceeded: the archive is too slow.
+    """
     if reply is None:
         reply = yield from attempt(())
     drained, stuck = 0, dict[str, DistierError]()
@@ -81,7 +91,7 @@ def with_room(
         room = yield from find_room(space, shard, reply, stuck, own=own, keep=keep, ahead=ahead)
         if room.moves and room.enough:
             reply = yield from attempt(room.moves)
-        elif room.moves and drained < ROUNDS_MAX:  # more victims than one script names: these go first
+        elif room.moves and drained < ROUNDS_MAX:  # more victims than one script names: evict these first
             drained += 1
             yield from demote(shard, "evict", room.moves)
             reply = yield from attempt(())
@@ -94,14 +104,14 @@ def with_room(
     if isinstance(reply, Over) and last_resort and stuck:
         first, error = next(iter(stuck.items()))
         raise Full(
-            f"hot and warm are full of versions that cannot be archived; {len(stuck)} were tried, the first is that of "
-            f"module {first!r}: {error}. Nothing was changed. Mend that (`distier doctor`), or raise the budgets"
+            f"hot and warm are full of versions that cannot be archived; {len(stuck)} were tried, first that of "
+            f"module {first!r}: {error}. Nothing was changed. Repair that (`distier doctor`), or raise the budgets"
         ) from error
     return reply
 
 
 class Room(NamedTuple):
-    """Moves that make room; `enough` is False where they are only the first part of what must go."""
+    """Moves that make room. `enough` is False where they are only the first part of the victims."""
 
     moves: list[Move]
     enough: bool = True
@@ -117,8 +127,10 @@ def find_room(
     keep: Collection[str] = (),
     ahead: Need = NOTHING,
 ) -> Plan[Room]:
-    """The moves that make the room which `over` says is missing; none if it cannot be made. What cannot be archived is put
-    into `stuck`, and others leave in its place."""
+    """Return the moves that make the missing room; none where it cannot be made.
+
+    Modules that cannot be archived are put into `stuck`, and others leave instead.
+    """
     stuck = {} if stuck is None else stuck
     while True:
         try:
@@ -129,7 +141,7 @@ def find_room(
 
 
 def past(shard: Shard, over: Over, but: Collection[str]) -> Plan[Over]:
-    """`over` with other candidates than those in `but`, also from behind the ones that a script names."""
+    """Return `over` with candidates other than those in `but`, also from behind those that a script names."""
     hot, warm = over.hot_ids, over.warm_ids
     if max(len(hot), len(warm)) >= CANDIDATES_MAX:
         found = yield from look_at_hot(shard)
@@ -155,17 +167,19 @@ def _find_room(space: Namespace, shard: Shard, over: Over, ahead: Need, tries: i
         else:
             moves.append(move)
             staying.append(victim)
-    # Where something could not be archived, more are tried at once each time.
+    # Where some could not be archived, each round tries more at once.
     ahead = Need(max(ahead.amount, tries), max(ahead.size_bytes, 1 if tries else 0))
     room = yield from _into_warm(space, shard, moves, staying, over, ahead)
-    # Where warm takes none of those that need it, what can leave leaves, and the caller sees what that is worth.
+    # Where warm takes none of those that need it, evict what can leave; the caller sees whether that helps.
     enough = enough and room.enough and bool(room.moves or not staying)
     return Room(gone + room.moves, enough)
 
 
 def step_down(space: Namespace, victim: Record) -> Plan[Move]:
-    """How a hot module leaves: into a frame in Redis, or, being clean, to this node's disk (and both, if so configured). Not
-    kept there (a full disk), it is cold: the archive has it."""
+    """Return how a hot module leaves: into a frame in Redis, or, if clean, to this node's disk, or both, as configured.
+
+    A module that the disk does not take (it is full) becomes cold: the archive has it.
+    """
     assert victim.content is not None
     if space.node is not None and victim.clean:
         yield from LocalPut(victim, victim.content)
@@ -175,7 +189,7 @@ def step_down(space: Namespace, victim: Record) -> Plan[Move]:
 
 
 def _hot_victims(shard: Shard, ids: Sequence[str], need: Need) -> Plan[list[Record]]:
-    """The first of `ids` that suffice, with their contents; all that are still hot if they do not."""
+    """Return the first of `ids` that suffice, with their contents; all that are still hot if they do not."""
     found: dict[str, Record] = {}
     at, step = 0, READ_FIRST
     while at < len(ids):
@@ -191,7 +205,7 @@ def _hot_victims(shard: Shard, ids: Sequence[str], need: Need) -> Plan[list[Reco
 def _into_warm(
     space: Namespace, shard: Shard, moves: list[Move], victims: list[Record], over: Over, ahead: Need
 ) -> Plan[Room]:
-    """`moves` into warm, preceded by what must leave warm for them; those that warm cannot take go to cold."""
+    """Return `moves` into warm, preceded by what has to leave warm for them. Those that warm cannot take go to cold."""
     need = Need(over.warm_modules_over + len(moves), over.warm_bytes_over + sum(len(m.frame) for m in moves))
     if need.met:
         return Room(moves)
@@ -203,8 +217,8 @@ def _into_warm(
     if missing.met:
         return Room(drops + moves)
     if drops and len(over.warm_ids) >= CANDIDATES_MAX:
-        return Room(drops, enough=False)  # there are more behind them
-    # Warm cannot take them all: the least recently used victims go on to the archive.
+        return Room(drops, enough=False)  # there are more candidates behind them
+    # Warm cannot take them all: the least recently used victims go to cold.
     staying = list(zip(moves, victims, strict=True))
     skipping = []
     while staying and not missing.met:
@@ -220,9 +234,11 @@ def _into_warm(
 def drop_from_warm(
     space: Namespace, shard: Shard, ids: Sequence[str], need: Need, ahead: Need = NOTHING, then: Sequence[str] = ()
 ) -> Plan[list[Candidate]]:
-    """Warm modules whose frames may be dropped now, so as to meet `need` if that is possible: clean ones as they are
-    due; where they do not suffice, dirty ones after writing them back, and with them those that are needed `ahead`, in warm
-    and `then` in hot."""
+    """Return the warm modules whose frames may be dropped now, so as to meet `need` if possible.
+
+    Clean ones go first, as they are due. Where they do not suffice, dirty ones follow after they were written back, together
+    with those that are needed `ahead`, in warm and `then` in hot.
+    """
     records = yield from read_records(shard, ids, sizes_command)
     warm = [_warm_candidate(r) for r in records if r.tier == "warm"]
     chosen = select_for_eviction([c for c in warm if c.clean], need, by_count=True)
@@ -239,7 +255,7 @@ def drop_from_warm(
 
 
 def _failed_lately(space: Namespace, shard: Shard, ids: Sequence[str]) -> Plan[set[str]]:
-    """Those of `ids` that this process could not archive a moment ago: they are tried last."""
+    """Return those of `ids` that this process lately failed to archive: they are tried last."""
     if not ids or not space.process.failing:
         return set()
     now_ms = yield from server_ms(shard)
@@ -247,8 +263,11 @@ def _failed_lately(space: Namespace, shard: Shard, ids: Sequence[str]) -> Plan[s
 
 
 def archive_all(space: Namespace, shard: Shard, ids: Sequence[str], more: Sequence[str] = ()) -> Plan[None]:
-    """Write these dirty modules back; `more` too, of which none needs to succeed. Raises `Stuck` where some of `ids` cannot
-    be archived, `Full` where the archive does not answer at all, and `DeadlineExceeded` where there was no time for them."""
+    """Write these dirty modules back, and `more`, of which none needs to succeed.
+
+    Raises `Stuck` where some of `ids` cannot be archived, `Full` where the archive does not reply at all, and
+    `DeadlineExceeded` where there was no time for them.
+    """
     if not ids:
         return
     every = [*ids, *more]
@@ -262,7 +281,7 @@ def archive_all(space: Namespace, shard: Shard, ids: Sequence[str], more: Sequen
     try:
         yield from look_at_archive(space)
     except DistierError as e:
-        # With no time left for the look, what a write was told is the reason.
+        # With no time left for the look, the error of a write is the reason.
         told = next((error for error in failed.values() if isinstance(error, ArchiveUnavailable)), None)
         if isinstance(e, DeadlineExceeded) and told is None:
             raise
@@ -279,8 +298,8 @@ def archive_all(space: Namespace, shard: Shard, ids: Sequence[str], more: Sequen
 
 
 class Hot(NamedTuple):
-    """What hot and warm hold and may hold (hot tokens, hot bytes, warm modules, warm bytes), and who may leave, the first to go
-    first: pinned ones are left out."""
+    """What hot and warm hold and may hold (hot tokens, hot bytes, warm modules, warm bytes), and the candidates to leave, in
+    order, without pinned ones."""
 
     used: Sequence[int]
     limits: Sequence[int]
@@ -288,7 +307,7 @@ class Hot(NamedTuple):
     warm_ids: tuple[str, ...]
 
     def shortage(self, tokens: int, size_bytes: int, keep: Collection[str] = ()) -> Over | None:
-        """What hot lacks to take this much more, with the candidates to leave; None if it has the room."""
+        """Return what hot lacks to take this much more, with the candidates to leave; None if it has the room."""
         wanted = [min(tokens, self.limits[0]), min(size_bytes, self.limits[1]), 0, 0]
         over = [u + w - limit for u, w, limit in zip(self.used, wanted, self.limits, strict=True)]
         if over[0] <= 0 and over[1] <= 0:
@@ -298,6 +317,7 @@ class Hot(NamedTuple):
 
 
 def look_at_hot(shard: Shard) -> Plan[Hot]:
+    """Read what hot and warm hold, their limits and their candidates."""
     calls: list[Command[Any]] = [
         Command(shard, ("HMGET", shard.usage, *BUDGETS.values()), numbers),
         Command(shard, ("HMGET", shard.limits, *BUDGETS), numbers),

@@ -1,8 +1,8 @@
 """Write-back: a dirty version goes into the archive, then its record says so.
 
-Stopped before the PUT: nothing happened. Stopped between PUT and commit: the object is there under the version's own
-order, and the next attempt writes the same key. Overtaken by a new version meanwhile: the commit finds another tok
-and changes nothing; the object is dominated later and swept.
+A stop before the PUT leaves nothing. A stop between PUT and commit leaves the object under the version's own order, and the
+next attempt writes the same key. Where a new version comes meanwhile, the commit finds another write id and changes nothing;
+the object is dominated later and swept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ XZ = "compressing for the archive (xz)"
 
 
 class Archived(NamedTuple):
-    """A version that is in the archive now, as `key`, with `size_bytes` there."""
+    """A version that is in the archive now: its key, and its size there in bytes."""
 
     id: str
     write_id: str
@@ -37,7 +37,7 @@ class Archived(NamedTuple):
 
 
 def write_back(space: Namespace, shard: Shard, id: str) -> Plan[Archived | None]:
-    """Archive the module's version if it is dirty. None where there was nothing to do, or a newer version came.
+    """Archive the module's version if it is dirty. Returns None where there was nothing to do, or a newer version came.
 
     Raises `ArchiveUnavailable`, and `Corrupt` where the only copy does not match its checksum.
     """
@@ -59,18 +59,20 @@ def write_back(space: Namespace, shard: Shard, id: str) -> Plan[Archived | None]
 
 
 def _to_disk(space: Namespace, shard: Shard, record: Record, content: bytes) -> Plan[None]:
-    """A warm version that has just become clean goes to this node's disk, as it would have if it had left hot clean. Its frame
-    in Redis is dropped where warm is not kept there. A version that was put meanwhile stays, by its tok; one that became hot
-    in this moment leaves it again, which costs a promotion and no content."""
+    """Put a warm version that has just become clean on this node's disk, as if it had left hot clean.
+
+    Its frame in Redis is dropped where warm is not kept there. A version that was put meanwhile stays, by its write id. One
+    that became hot in this moment leaves it again, which costs a promotion and no content.
+    """
     kept = yield from LocalPut(replace(record, clean=True), content)
     if kept and space.local_only:
         yield from demote(shard, "disk", [Move(record.id, record.order.write_id, "cold")])
 
 
 def _read_dirty(shard: Shard, id: str) -> Plan[tuple[Record, bytes] | None]:
-    """A dirty record and its content (empty for a tombstone); None where there is none.
+    """Return a dirty record and its content (empty for a tombstone); None where there is none.
 
-    A pipeline is no transaction: the module may move between the two reads, so what looks lost is looked at again.
+    A pipeline is no transaction: the module may move between the two reads, so a copy that looks lost is read again.
     """
     for _ in range(REREADS_MAX):
         record, frame = yield from Pipeline([record_command(shard, id), frame_command(shard, id)])
@@ -96,8 +98,10 @@ def _object(space: Namespace, record: Record, content: bytes) -> Plan[bytes]:
 
 
 def compressed(space: Namespace, content: bytes) -> Plan[bytes]:
-    """`content` as the archive keeps it. A large one in steps: xz takes most of a second for a MiB, and a call whose time is
-    over ends between two of them."""
+    """Return `content` as the archive keeps it.
+
+    A large one is compressed in steps, so that the call can end between two: xz takes most of a second for a MiB.
+    """
     level, step = space.config.storage_tiers.cold.compression_level, codec.XzPacker.STEP_BYTES
     if len(content) <= step:
         return (yield from Offload(len(content) * 8, lambda: codec.compress_xz(content, level=level), XZ))
@@ -111,7 +115,7 @@ def compressed(space: Namespace, content: bytes) -> Plan[bytes]:
 
 
 def look_at_archive(space: Namespace) -> Plan[None]:
-    """The least that shows whether the archive answers. Raises `ArchiveUnavailable`."""
+    """Send the smallest request that shows whether the archive replies. Raises `ArchiveUnavailable`."""
     yield from ArchiveList(f"{space.namespace}/epochs/", limit=1)
 
 
@@ -120,7 +124,7 @@ def put_object(space: Namespace, record: Record, key: str, body: bytes) -> Plan[
     described = names.describe(record)
     metadata = names.user_metadata(described)
     if not record.deleted and (space.sidecar or len(metadata) < len(described)):
-        # Before the content: whoever sees the content finds its sidecar.
+        # Before the content: a reader that sees the content finds its sidecar.
         yield from ArchivePut(names.sidecar_key(key), names.pack_sidecar(described), "application/json", {})
     content_type = "application/octet-stream" if record.deleted else names.CONTENT_TYPE
     yield from ArchivePut(key, body, content_type, metadata)

@@ -1,1 +1,1 @@
-"""Which modules leave a tier when room is missing: the choice among the candidates that Redis names."""
+"""Eviction: which modules a full tier evicts, among the candidates that Redis returns."""

@@ -1,8 +1,8 @@
-"""Which modules leave a tier when room is missing.
+"""Which modules are evicted from a tier that is full.
 
-Redis names candidates in the order in which they should go (hot: least recently used first; warm: due first); the
-policy takes the shortest run of them that makes enough room. Taking them strictly in order, even where one large
-module would do for ten small ones, keeps LRU's promise: what was used last stays.
+Redis returns candidates in the order of eviction (hot: least recently used first; warm: first due first). The policy takes
+the shortest prefix that makes enough room. It takes them strictly in order, even if one large module would replace ten
+small ones. This keeps the promise of LRU: recently used modules stay.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Candidate(NamedTuple):
-    """A module that may leave: what it holds, and how."""
+    """A module that may be evicted, with its size and whether it is clean."""
 
     id: str
     write_id: str
@@ -22,7 +22,7 @@ class Candidate(NamedTuple):
 
 
 class Need(NamedTuple):
-    """What must go at least: `amount` of the first measure and `size_bytes` of the second. Negative: free."""
+    """The room that eviction must make: `amount` in tokens or modules, and `size_bytes`. Negative values are free room."""
 
     amount: int
     size_bytes: int
@@ -33,9 +33,12 @@ class Need(NamedTuple):
 
 
 def select_for_eviction(candidates: Sequence[Candidate], need: Need, *, by_count: bool = False) -> list[Candidate]:
-    """The first candidates that together meet `need` (tokens and bytes, or modules and bytes with `by_count`).
+    """Return the first candidates that together meet `need`, or all of them if they do not suffice.
 
-    All of them if they do not suffice: the caller compares.
+    Args:
+        candidates: In the order of eviction.
+        need: The room to make, in tokens and bytes, or in modules and bytes with `by_count`.
+        by_count: Whether `need.amount` counts modules.
     """
     chosen: list[Candidate] = []
     for candidate in candidates:
@@ -48,6 +51,6 @@ def select_for_eviction(candidates: Sequence[Candidate], need: Need, *, by_count
 
 
 def still_missing(chosen: Sequence[Candidate], need: Need, *, by_count: bool = False) -> Need:
-    """What `chosen` leaves of `need`."""
+    """Return the part of `need` that `chosen` does not meet."""
     amount = len(chosen) if by_count else sum(c.tokens for c in chosen)
     return Need(need.amount - amount, need.size_bytes - sum(c.size_bytes for c in chosen))

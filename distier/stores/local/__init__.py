@@ -1,4 +1,4 @@
-"""A node's own disk."""
+"""Warm copies on a node's own disk."""
 
 from __future__ import annotations
 

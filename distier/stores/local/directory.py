@@ -1,4 +1,4 @@
-"""The directory of a node's disk: where it may be, whose it is."""
+"""The directory of a node's copies: its file system, owner and permissions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NETWORK_FILE_SYSTEMS = frozenset({
 
 
 def mounts() -> str:
-    """The table of mounts of this process; empty where the system shows none there."""
+    """Return the mount table of this process; empty if the system has none in /proc."""
     try:
         return Path("/proc/self/mounts").read_text("utf-8", "surrogateescape")
     except OSError:
@@ -30,7 +30,7 @@ def mounts() -> str:
 
 
 def file_system(path: Path, table: str) -> str:
-    """The type of the file system that `path` is on, by a table of mounts; empty if that does not tell."""
+    """Return the type of the file system of `path`, by a mount table; empty if it is not in the table."""
     real = str(path.resolve())
     best, found = -1, ""
     for line in table.splitlines():
@@ -39,13 +39,13 @@ def file_system(path: Path, table: str) -> str:
             continue
         at = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[1])
         inside = real == at or real.startswith(at.rstrip("/") + "/")
-        if inside and len(at) >= best:  # of two on one place the later one hides the other
+        if inside and len(at) >= best:  # a later mount at the same path hides an earlier one
             best, found = len(at), fields[2]
     return found
 
 
 def boot_id() -> str:
-    """Another text after each start of the machine; empty where the system has none: then writes are synced."""
+    """Return a text that changes with each boot of the machine. If the system has none it is empty, and writes are synced."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
@@ -53,7 +53,15 @@ def boot_id() -> str:
 
 
 def prepare(directory: Path, *, table: str | None = None) -> Path:
-    """The directory of the environment, made if need be, owner-only. Raises `ConfigError`."""
+    """Create the directory of the environment if necessary, accessible to the owner only, and return it.
+
+    Args:
+        directory: The configured directory.
+        table: The mount table; by default that of this process.
+
+    Raises:
+        ConfigError: It cannot be used, belongs to another user, or is on a network file system.
+    """
     key = "storage_tiers.warm.directory"
     inner = directory / SUBDIRECTORY
     try:
@@ -61,16 +69,16 @@ def prepare(directory: Path, *, table: str | None = None) -> Path:
         kind = file_system(directory, mounts() if table is None else table)
         if kind in NETWORK_FILE_SYSTEMS:
             raise ConfigError(
-                f"{key} = {directory} is on a network file system ({kind}): a memory-mapped file that several hosts write is "
-                "damaged by them. Name a directory on a disk of this machine, or set storage_tiers.warm.placement to redis"
+                f"{key} = {directory} is on a network file system ({kind}): a memory-mapped file gets damaged if several hosts "
+                "write it. Choose a directory on a local disk, or set storage_tiers.warm.placement to redis"
             )
         with suppress(FileExistsError):
             inner.mkdir(mode=0o700)
         found = inner.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             raise ConfigError(
-                f"{inner} is not a directory of this user (uid {os.geteuid()}): others could write what is served. Remove it, "
-                f"or name another {key}; processes of different users need a directory each"
+                f"{inner} is not a directory of this user (uid {os.geteuid()}), so its owner could change the copies. Remove "
+                f"it, or set another {key}; processes of different users need separate directories"
             )
         if found.st_mode & 0o077:
             inner.chmod(0o700)
@@ -79,13 +87,16 @@ def prepare(directory: Path, *, table: str | None = None) -> Path:
             if path.exists() and not path.is_dir():
                 raise ConfigError(f"{key} = {directory}: {path} is a file, not a directory") from e
         raise ConfigError(
-            f"{key} = {directory} cannot be used ({e.strerror}): name a directory that this user may write"
+            f"{key} = {directory} cannot be used ({e.strerror}): choose a directory that this user can write to"
         ) from e
     return inner
 
 
 def default_node(inner: Path) -> str:
-    """The host's name and eight characters for the directory: two nodes on one host differ, processes of a node do not."""
+    """Return the node's default name: the host name and eight characters of a hash of the directory.
+
+    Two nodes on one host have different names; all processes of a node have the same.
+    """
     found = inner.stat()
     host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:48] or "node"
     return f"{host}-{hashlib.sha256(f'{found.st_dev}:{found.st_ino}:{inner.resolve()}'.encode()).hexdigest()[:8]}"

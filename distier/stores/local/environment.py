@@ -19,9 +19,9 @@ from distier.stores.local.directory import boot_id
 
 LAYOUT = 1
 PATIENCE_S = 0.05
-"""How long a writer waits for another one. A copy that is not kept costs less than a caller that waits."""
+"""Seconds that a writer waits for another one. Not keeping a copy costs less than a waiting caller."""
 RETRY_S = 10.0
-"""After a failure to open: the disk is full, or gone."""
+"""Seconds until the next attempt after the file could not be opened, for example because the disk is full."""
 FIRST_PAGES_BYTES = 2 * 4096
 READERS_MAX = 1024
 LOCK_FILE_BYTES = READERS_MAX * 64 + 4096
@@ -29,7 +29,7 @@ U64 = struct.Struct(">Q")
 
 
 class Environment:
-    """The open file, and who may use it when. `lock` is held over each use of it, `writing` over each change as well."""
+    """The open file and its locks. Each use of the file holds `lock`; each change also holds `writing`."""
 
     def __init__(self, inner: Path, map_bytes: int) -> None:
         self.inner = inner
@@ -42,7 +42,7 @@ class Environment:
         self._writers: Any = threading.RLock()
         self._lock_fd: int | None = None
         self.reader: Any = None
-        """Begins a transaction that reads; None while the file is not open or not to be trusted."""
+        """Begins a read transaction. None while the file is not open or is suspected to be damaged."""
         self._env: Any = None
         self._file: tuple[int, ...] | None = None
         self._suspect = False
@@ -50,15 +50,21 @@ class Environment:
         self._closed = False
 
     def is_interrupted(self) -> bool:
-        """Whether this is a signal handler or a finaliser in the middle of this very thread's use of the file: LMDB has one
-        transaction that writes, and the file must not be changed or closed under one that reads."""
+        """Return whether this is a signal handler or a finalizer that interrupted this thread's own use of the file.
+
+        It must then not touch the file: LMDB has only one write transaction, and the file must not be changed or closed
+        during a read transaction.
+        """
         return bool(self.lock._is_owned() or self._writers._is_owned())
 
-    # ---- writers take turns, in this process and in others
+    # ---- one writer at a time, among all processes
 
     @contextmanager
     def writing(self, patience_s: float = PATIENCE_S) -> Iterator[bool]:
-        """Whether the turn came in time. While it lasts nobody else writes or replaces the file."""
+        """Acquire the lock for writing. Yields whether that succeeded within `patience_s` seconds.
+
+        No other thread or process writes or replaces the file while the lock is held.
+        """
         if self.is_interrupted():
             yield False
             return
@@ -73,13 +79,13 @@ class Environment:
             try:
                 yield True
             finally:
-                if self._lock_fd is not None:  # closed by a signal handler, or this is its child
+                if self._lock_fd is not None:  # None: a signal handler closed it, or this is a forked child
                     fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
         finally:
             self._writers.release()
 
     def _flock(self, end_s: float) -> bool:
-        if self._closed:  # a thread that was late: it must not open the file beside its next user
+        if self._closed:  # this thread is late and must not open the file again, next to a newer environment
             return False
         try:
             if self._lock_fd is None:
@@ -99,8 +105,10 @@ class Environment:
     # ---- opening
 
     def opened(self) -> bool:
-        """Whether the file is open, in a turn of `writing` and under `lock`; opens it if it is not, anew where it was replaced
-        or is not to be trusted."""
+        """Open the file if necessary, and reopen it if it was replaced or is suspected to be damaged.
+
+        The caller holds `writing` and `lock`. Returns whether the file is open.
+        """
         if self._env is not None and (self._suspect or self._file != self._identity()):
             self._close(wipe=self._suspect)
         if self._env is None and time.monotonic() >= self._retry_s:
@@ -133,8 +141,8 @@ class Environment:
             with suppress(FileNotFoundError):
                 (self.inner / name).chmod(0o600)
         self._allocate_lock_file()
-        # No spare transactions: see the top. No readahead: reads are of single copies. And pages are cleared first
-        # (`meminit`): else bytes of this process's memory would lie in the file.
+        # No spare transactions: see `store.py`. No readahead, because reads are of single copies. Pages are cleared first
+        # (`meminit`, the default); otherwise the file would contain bytes of this process's memory.
         self._env = env = lmdb.open(
             str(self.inner), map_size=self.map_bytes, max_dbs=4, max_readers=READERS_MAX, max_spare_txns=0, mode=0o600,
             sync=not boot, metasync=not boot, readahead=False,
@@ -156,8 +164,12 @@ class Environment:
         self.reader = env.begin
 
     def _allocate_lock_file(self) -> None:
-        """LMDB makes its table of readers a sparse file and writes it through memory: on a full disk that is SIGBUS. With all
-        its blocks there it is `ENOSPC`, here. Not while it is open in this process: to close it would end LMDB's locks."""
+        """Allocate all blocks of LMDB's reader table.
+
+        LMDB creates the table as a sparse file and writes it through a memory map, which raises SIGBUS on a full disk. With
+        allocated blocks, the failure is an `ENOSPC` here. Do not call this while the file is open in this process: closing
+        it would release LMDB's locks.
+        """
         fd = os.open(self.inner / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             if hasattr(os, "posix_fallocate"):
@@ -166,15 +178,17 @@ class Environment:
             os.close(fd)
 
     def lengthen(self) -> None:
-        """LMDB may leave its last pages unwritten where they were freed in the same transaction. A file of the full length is
-        one that `_map` can tell from a truncated one."""
+        """Extend the file to its full length, so that `_map` can distinguish it from a truncated one.
+
+        LMDB may leave its last pages unwritten if they were freed in the same transaction.
+        """
         needed_bytes = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
         path = self.inner / "data.mdb"
         if path.stat().st_size < needed_bytes:
             os.truncate(path, needed_bytes)
 
     def _identity(self) -> tuple[int, ...] | None:
-        """Both files: with another table of readers, writers would not see who reads here."""
+        """Return the identity of both files. With another reader table, writers would not see the readers of this process."""
         try:
             data, lock = ((self.inner / name).stat() for name in ("data.mdb", "lock.mdb"))
         except OSError:
@@ -182,7 +196,7 @@ class Environment:
         return data.st_dev, data.st_ino, lock.st_ino
 
     def begin(self) -> Any:
-        """A transaction that writes, in a turn of `writing` and under `lock`."""
+        """Begin a write transaction. The caller holds `writing` and `lock`."""
         return self._env.begin(write=True)
 
     @property
@@ -193,23 +207,23 @@ class Environment:
         return self._env.info()
 
     def distrust(self, error: lmdb.Error) -> None:
-        """After an error of LMDB: the next writer opens the file anew, or makes another one."""
+        """React to an error of LMDB: the next writer reopens the file, or replaces it."""
         if isinstance(error, lmdb.ReadersFullError):
             with suppress(lmdb.Error):
                 self._env.reader_check()
-        elif isinstance(error, lmdb.MapResizedError):  # a process with a larger budget has made it grow
+        elif isinstance(error, lmdb.MapResizedError):  # a process with a larger budget has extended the map
             self._close()
         else:
             self._suspect, self.reader = True, None
 
     def is_whole(self) -> bool:
-        """Whether the file is where it was and no shorter than what is mapped."""
+        """Return whether the file is still the same and not shorter than its last page."""
         try:
             size_bytes = (self.inner / "data.mdb").stat().st_size
         except OSError:
             return False
         if size_bytes < FIRST_PAGES_BYTES or self._file != self._identity():
-            return False  # not even the first two pages may be touched, where `info` looks
+            return False  # `info` would read the first two pages, which may be gone
         return bool(size_bytes >= (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"])
 
     def _wipe(self) -> None:
@@ -246,9 +260,9 @@ class Environment:
         self._writers.release()
 
     def after_fork_in_child(self) -> None:
-        self._close()  # touches the slots of this process only: it has none
+        self._close()  # LMDB releases only slots of this process, and it has none
         if self._lock_fd is not None:
-            os.close(self._lock_fd)  # a lock taken over it would be the parent's too
+            os.close(self._lock_fd)  # the child would share a lock on it with its parent
             self._lock_fd = None
         self.recent.clear()
         self.changes.clear()

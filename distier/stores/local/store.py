@@ -1,29 +1,29 @@
-"""Warm copies on the node's own disk: one LMDB environment a directory, shared by all processes of the node.
+"""Warm copies on the node's own disk: one LMDB environment per directory, shared by all processes of the node.
 
-It is a cache and nothing else. Only clean versions go in, the record in Redis decides what is current, and each read
-compares `write_id` and SHA-256 with that record: a wrong answer is not possible, a missing one costs a read of the archive.
-So nothing here is synced, nothing is repaired, and every failure is counted and answered with "not there".
+It is only a cache. Only clean versions go in, the record in Redis decides which version is current, and each read compares
+the write id and the SHA-256 with that record. So a wrong result is impossible, and a missing copy costs a read of the
+archive. Therefore nothing here is synced or repaired, and every failure is counted and treated as a miss.
 
-    copies    <namespace> NUL <id>     ->  header, tok, lz4 block or plain bytes     (one version a module: the last)
-    order     sequence, 8 bytes        ->  key in `copies`: the order in which they leave
+    copies    <namespace> NUL <id>     ->  header, write id, lz4 block or plain bytes     (the last version of a module)
+    order     sequence, 8 bytes        ->  key in `copies`: the order of eviction
     sums      bytes, sequence, layout  ->  8 bytes each
 
-Copies leave in the order in which they came, but one that this process has read since then is put at the end again, once
-each time (second chance): reads write nothing. Uses by other processes are not seen; who evicts what they use costs them a
-read of the archive. The road not taken: a clock bit in the file, which makes each read a write transaction.
+Copies are evicted in the order in which they were put. A copy that this process has read since then goes to the end of the
+order once (second chance), so that reads write nothing. Uses by other processes are not seen; evicting a copy that they use
+costs them a read of the archive. Rejected: a clock bit in the file, which makes each read a write transaction.
 
-What holds for one LMDB file, and what is done about it:
+Properties of LMDB files, and how this module deals with them:
 
-- A process may open it once: `_ENVIRONMENTS` shares it, by directory.
-- Nothing of it survives a fork. The child closes what it inherited while nobody uses it (`os.register_at_fork`; no
-  spare transactions are kept, whose reader slots would be the parent's) and opens its own.
-- LMDB waits for ever for the writer's mutex, also for one that is stopped. So a writer first takes a lock that can be
-  waited for with patience (`writer.lock`, `flock`: it ends with its process).
-- Without sync, a crash of the *host* may leave a file that is torn inside. So a file of another boot is thrown away.
-- A page behind the end of the file is SIGBUS, not an error. So a file that is shorter than its last page is thrown away
-  before it is mapped for use, and the table of readers has all its blocks before LMDB writes to it. Left over: a file
-  that somebody truncates, or overwrites inside, by hand, may kill the processes that use it (LMDB trusts its pages), and
-  so may a full disk where a file system writes each block anew (btrfs, ZFS). The directory is open to its owner only.
+- A process may open a file only once: `_ENVIRONMENTS` shares it by directory.
+- An open file does not survive a fork. The child closes its copy while no thread uses it (`os.register_at_fork`) and opens
+  its own. No spare transactions are kept, because their reader slots would belong to the parent.
+- LMDB waits forever for the writer's mutex, even if its holder is a stopped process. So a writer first takes another lock,
+  for which it waits a limited time (`writer.lock`, an `flock` that ends with its process).
+- Without sync, a crash of the *host* may leave a damaged file. So a file from another boot is discarded.
+- Access to a page beyond the end of the file is SIGBUS, not an error. So a file that is shorter than its last page is
+  discarded before it is used, and all blocks of the reader table are allocated before LMDB writes to it. Two cases remain: a
+  person who truncates or overwrites the file may kill the processes that use it (LMDB trusts its pages), and so may a full
+  disk on a copy-on-write file system (btrfs, ZFS). Only the owner can access the directory.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ SECOND_CHANCES = 8
 RECENT_MAX = 100_000
 CHANGES_MAX = 100_000
 EVICT_SHARE = 10
-"""Where the map is full in spite of the budgets (fragments): one of so many leaves, then another try."""
+"""If the map is full despite the budgets (fragmentation), one of this many copies is evicted before the next attempt."""
 THINNINGS = 4
-# version, codec, length of tok; sequence, time of the copy in ms since the Unix epoch
+# version, codec, length of the write id; sequence, time of the copy in ms since the Unix epoch
 _HEADER = struct.Struct("<BBBxIQQ")
 _CODECS = {codec.RAW: 0, codec.LZ4: 1}
 _NAMES = {n: name for name, n in _CODECS.items()}
@@ -59,7 +59,7 @@ Count = Callable[[str, int], None]
 
 
 class LocalSums(NamedTuple):
-    """What a node's store holds, over all namespaces, and its budgets. `size_bytes`: as stored."""
+    """The contents of a node's store over all namespaces, and its budgets. `size_bytes` is the stored size."""
 
     node: str
     modules: int
@@ -69,12 +69,25 @@ class LocalSums(NamedTuple):
 
 
 class LocalStore:
-    """The warm copies of one namespace on this node, for threads. Safe over fork. Budgets hold over all namespaces that share
-    the directory. Raises `ConfigError` where a person must change something; nothing else ever.
+    """The warm copies of one namespace on this node. It is thread-safe and fork-safe.
 
-    Counts `local.misses`, `local.kept`, `local.evicted`, `local.damaged` (a copy whose SHA-256 is wrong; it is dropped),
+    The budgets apply to all namespaces that share the directory together. Failures never raise, except that the
+    constructor raises `ConfigError` if a person must change something.
+
+    It counts `local.misses`, `local.kept`, `local.evicted`, `local.damaged` (a copy with a wrong SHA-256; it is dropped),
     `local.refused` (no room), `local.busy` (another writer was slow), `local.errors` (LMDB or the disk) and `local.rebuilt`
-    (the file was thrown away).
+    (the file was discarded).
+
+    Args:
+        directory: Where to keep the copies.
+        namespace: The namespace.
+        max_modules: Maximum number of copies.
+        max_bytes: Maximum size of all copies as stored, in bytes.
+        ttl_ms: Time without a use after which `expire` drops a copy, in milliseconds.
+        level: The lz4 level; None for no compression.
+        node: The node's name; by default `default_node`.
+        count: Called with the name and the increment of a counter.
+        clock: Returns seconds since the Unix epoch.
     """
 
     def __init__(
@@ -89,8 +102,8 @@ class LocalStore:
         self._level = level
         self._clock = clock
         self._prefix = namespace.encode() + b"\0"
-        # Pages are at most half empty, and a copy that spans pages leaves at most half of them empty; the rest is for
-        # fragments and for old pages that a reader still holds. Addresses only: the file grows as it is used.
+        # Pages are at most half empty, and a copy that spans pages leaves at most half of them empty. The rest is for
+        # fragments and for old pages that a reader still uses. This reserves only addresses: the file grows with use.
         self._shared = shared(inner, (3 * max_bytes + 256 * max_modules + (64 << 20)) // 4096 * 4096)
         self._rebuilt = self._shared.rebuilt
         self._closed = False
@@ -98,7 +111,7 @@ class LocalStore:
             if mine:
                 with self._shared.lock:
                     self._shared.opened()
-        self._tell_rebuilt()
+        self._count_rebuilt()
 
     def __repr__(self) -> str:
         return f"LocalStore({str(self.directory)!r}, node={self.node!r})"
@@ -106,7 +119,7 @@ class LocalStore:
     # ---- reading
 
     def get(self, record: Record) -> bytes | None:
-        """The content of exactly this version, checked; None where there is no such copy. Writes nothing."""
+        """Return the verified content of exactly this version, or None if there is no copy. Writes nothing."""
         shared, key, value = self._shared, self._prefix + record.id.encode(), None
         if shared.lock._is_owned() or shared._writers._is_owned():  # see `is_interrupted`
             self.count("local.misses", 1)
@@ -136,7 +149,7 @@ class LocalStore:
         return content
 
     def has(self, id: str, write_id: str) -> bool:
-        """Whether there is a copy of this version; not opened, no use."""
+        """Return whether there is a copy of this version. Its content is not checked, and this does not count as a use."""
         if self._shared.is_interrupted():
             return False
         with self._shared.lock:
@@ -144,7 +157,7 @@ class LocalStore:
         return value is not None and _unpacked(value, write_id) is not None
 
     def ids(self) -> list[str]:
-        """The ids of this namespace that have a copy."""
+        """Return the ids of this namespace that have a copy."""
         shared, found = self._shared, []
         with shared.lock, suppress(lmdb.Error):
             if shared.reader is not None:
@@ -180,7 +193,11 @@ class LocalStore:
     # ---- writing
 
     def put(self, record: Record, content: bytes) -> bool:
-        """Keep this clean version, in place of any other of the module; makes room first. False where it was not kept."""
+        """Keep a copy of this clean version in place of any other version of the module. Makes room first.
+
+        Returns:
+            Whether the copy was kept.
+        """
         if not record.clean:
             raise AssertionError(f"module {record.id!r} is not archived: its only copy belongs in Redis")
         key = self._prefix + record.id.encode()
@@ -211,7 +228,7 @@ class LocalStore:
         return True
 
     def delete(self, id: str) -> bool:
-        """Drop the copy of a module; whether there was one."""
+        """Drop the copy of a module. Returns whether there was one."""
         key = self._prefix + id.encode()
 
         def drop(txn: Any, shared: Environment) -> int:
@@ -220,7 +237,7 @@ class LocalStore:
         return bool(self._write(drop))
 
     def expire(self) -> int:
-        """Drop copies older than the TTL that were not read here since; how many."""
+        """Drop copies that are older than the TTL and were not read by this process since. Returns their number."""
         before_ms = int(self._clock() * 1000) - self.ttl_ms
 
         def drop(txn: Any, shared: Environment) -> int:
@@ -239,7 +256,7 @@ class LocalStore:
         return self._write(drop) or 0
 
     def tend(self) -> None:
-        """Look after the file: one that was replaced, truncated or damaged is opened or made anew."""
+        """Check the file: reopen it if it was replaced, and rebuild it if it is truncated or damaged."""
         shared = self._shared
         with shared.writing() as mine:
             if mine:
@@ -249,10 +266,10 @@ class LocalStore:
                     if shared.opened():
                         with suppress(lmdb.Error):
                             shared._env.reader_check()
-        self._tell_rebuilt()
+        self._count_rebuilt()
 
     def take_changes(self) -> dict[str, bool]:
-        """Ids that came (True) or left since the last call, as far as this process has done it."""
+        """Return the ids whose copies this process has added (True) or removed (False) since the last call."""
         shared, mine = self._shared, {}
         with shared.lock:
             for key in [k for k in shared.changes if k.startswith(self._prefix)]:
@@ -261,11 +278,11 @@ class LocalStore:
 
     @property
     def is_open(self) -> bool:
-        """Whether copies are kept and read now; where not, it is tried again every ten seconds."""
+        """Whether copies are kept and read now. If not, opening the file is retried every ten seconds."""
         return self._shared.reader is not None
 
     def lock_path(self, namespace: str) -> Path:
-        """The file whose lock says which process answers for this node."""
+        """Return the file whose lock decides which process serves this node's copies."""
         return self._shared.inner / f"serve-{namespace}.lock"
 
     def close(self) -> None:
@@ -274,7 +291,7 @@ class LocalStore:
             leave(self._shared)
 
     def _write(self, change: Callable[[Any, Environment], int]) -> int | None:
-        """Run a change in a transaction of its own; None where it could not be made."""
+        """Run a change in its own transaction. Returns its result, or None if it failed."""
         shared = self._shared
         with shared.writing() as mine:
             if not mine:
@@ -297,12 +314,15 @@ class LocalStore:
                     if isinstance(e, lmdb.Error) and _is_damage(e):
                         shared.distrust(e)
                 finally:
-                    self._tell_rebuilt()
+                    self._count_rebuilt()
         return None
 
     def _fitted(self, change: Callable[[Any, Environment], int]) -> int:
-        """What the change answers. Where the map is full in spite of the budgets, the oldest leave: LMDB gives their pages
-        out again two transactions later."""
+        """Return the result of the change.
+
+        If the map is full despite the budgets, the oldest copies are evicted. LMDB reuses their pages two transactions
+        later.
+        """
         for _ in range(THINNINGS):
             try:
                 return _committed(self._shared, change)
@@ -310,12 +330,12 @@ class LocalStore:
                 _committed(self._shared, self._thin)
         return _committed(self._shared, change)
 
-    def _tell_rebuilt(self) -> None:
+    def _count_rebuilt(self) -> None:
         n, self._rebuilt = self._shared.rebuilt - self._rebuilt, self._shared.rebuilt
         if n > 0:
             self.count("local.rebuilt", n)
 
-    # ---- eviction, in a transaction
+    # ---- eviction, inside a transaction
 
     def _make_room(self, txn: Any, shared: Environment, key: bytes, need_bytes: int) -> int:
         _drop(txn, shared, key)
@@ -336,7 +356,7 @@ class LocalStore:
         return evicted
 
     def _oldest(self, txn: Any, shared: Environment) -> bytes | None:
-        """The key that leaves next. Entries of the order that point nowhere are dropped on the way."""
+        """Return the key to evict next. Entries of `order` without a copy are dropped on the way."""
         cursor = txn.cursor(db=shared.order)
         while cursor.first():
             sequence, key = cursor.item()
@@ -347,18 +367,18 @@ class LocalStore:
         return None
 
     def _requeue(self, txn: Any, shared: Environment, key: bytes, value: bytes) -> None:
-        """To the end of the order, as of now: it was read since it came."""
+        """Move a copy that was read since it was put to the end of the order, with the current time."""
         shared.recent.discard(key)
-        version, kind, tok_bytes, _, before, _ = _HEADER.unpack_from(value)
+        version, kind, write_id_bytes, _, before, _ = _HEADER.unpack_from(value)
         sequence = _number(txn, shared, b"sequence") + 1
-        header = _HEADER.pack(version, kind, tok_bytes, 0, sequence, int(self._clock() * 1000))
+        header = _HEADER.pack(version, kind, write_id_bytes, 0, sequence, int(self._clock() * 1000))
         txn.delete(U64.pack(before), db=shared.order)
         txn.put(key, header + value[_HEADER.size :], db=shared.copies)
         txn.put(U64.pack(sequence), key, db=shared.order, append=True)
         _set(txn, shared, b"sequence", sequence)
 
     def _thin(self, txn: Any, shared: Environment) -> int:
-        """A tenth of the copies leaves, the oldest first."""
+        """Evict a tenth of the copies, the oldest first."""
         gone = 0
         for _ in range(1 + txn.stat(shared.copies)["entries"] // EVICT_SHARE):
             key = self._oldest(txn, shared)
@@ -373,13 +393,13 @@ def _cost(key: bytes, data_bytes: int) -> int:
 
 
 def _unpacked(value: bytes, write_id: str) -> tuple[str, bytes] | None:
-    """Codec and data of a copy, if it is of this version."""
+    """Return the codec and data of a copy, or None if it is of another version."""
     if len(value) < _HEADER.size:
         return None
-    version, kind, tok_bytes, _, _, _ = _HEADER.unpack_from(value)
-    if version != LAYOUT or tok_bytes != len(write_id) or not value.startswith(write_id.encode(), _HEADER.size):
+    version, kind, write_id_bytes, _, _, _ = _HEADER.unpack_from(value)
+    if version != LAYOUT or write_id_bytes != len(write_id) or not value.startswith(write_id.encode(), _HEADER.size):
         return None
-    return _NAMES.get(kind, "?"), value[_HEADER.size + tok_bytes :]
+    return _NAMES.get(kind, "?"), value[_HEADER.size + write_id_bytes :]
 
 
 def _number(txn: Any, shared: Environment, name: bytes) -> int:
@@ -410,7 +430,7 @@ def _committed(shared: Environment, change: Callable[[Any, Environment], int]) -
 
 
 def _is_damage(error: lmdb.Error) -> bool:
-    """Whether the file is to blame, and not the disk's room or the number of readers."""
+    """Return whether the file must be reopened or replaced, unlike for a full disk."""
     return isinstance(
         error,
         lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError | lmdb.InvalidError | lmdb.VersionMismatchError

@@ -1,4 +1,4 @@
-"""Redis: connections, sentinels, clusters."""
+"""Access to Redis: connections, sentinels and clusters."""
 
 from __future__ import annotations
 

@@ -29,9 +29,12 @@ from distier.stores.redis.wire import BLOCK_MAX_S, READS, RawCommand, Silent, bl
 
 
 class AsyncRedisExchange:
-    """The same for event loops. On each loop that it is used on, two lines are shared by everybody, one of them for what only
-    reads: where the server keeps a write waiting, no read waits behind it. What blocks at the server gets a line of its own.
-    Nothing is shared between loops, whatever thread they run in."""
+    """One Redis or Valkey server, for event loops.
+
+    All tasks of a loop share two connections. One of them is for reads only, so that no read waits behind a write that
+    the server delays. Commands that block at the server use separate connections. Event loops share nothing, whatever
+    threads they run in.
+    """
 
     def __init__(
         self, config: Config, url: str, forget: Callable[[], object] = lambda: None, *, connect_s: float | None = None,
@@ -62,7 +65,7 @@ class AsyncRedisExchange:
         shared = connections.reads if READS.issuperset(map(verb_of, commands)) else connections.writes
         connection = shared.connection
         current = self._incarnations.number
-        # `is_spent`, written out: every command of an event loop comes here.
+        # `is_spent` inlined, because every command of an event loop runs this.
         if (
             connection is None
             or connection.closed
@@ -92,7 +95,7 @@ class AsyncRedisExchange:
         for connections in list(self._all):
             if connections.loop.is_closed():
                 connections.end("its event loop is closed")
-                with suppress(ValueError):  # another thread was faster
+                with suppress(ValueError):  # another thread removed it
                     self._all.remove(connections)
         own = next((connections for connections in self._all if connections.loop is loop), None)
         if own is None:
@@ -102,22 +105,27 @@ class AsyncRedisExchange:
         return own
 
     async def _usable(self, connections: LoopConnections, shared: Shared) -> AsyncConnection:
-        """A shared line of a loop, looked at, or a new one."""
+        """Return a shared connection of a loop after checking it, or a new one."""
         connection = shared.connection
         if (
             connection is None
             or connection.is_spent(self._incarnations.number)
-            or not await connection.answers(self._doubt_s)
+            or not await connection.is_alive(self._doubt_s)
         ):
             fresh = connections.take(await self._open(self._connect_s))
-            if connection is not None and not connection.errors.demoted:  # else the rest of its replies may still come
-                connection.fail(RedisConnectionError("no answer after a long pause, or another server by now"))
+            if connection is not None and not connection.errors.demoted:  # a demoted one may still get its replies
+                connection.fail(RedisConnectionError("no reply after a long pause, or the server has changed"))
             connection = shared.connection = fresh
             connection.doubt = lambda silent: self._doubt(connections, silent)
         return connection
 
     async def _open(self, timeout_s: float) -> AsyncConnection:
-        """A new connection, greeted. Raises as `exchange`, and `ConfigError`."""
+        """Open a connection and send the greeting.
+
+        Raises:
+            ConfigError: The server refuses the greeting for good.
+            RedisError: As `exchange`.
+        """
         try:
             return await self._open_once(timeout_s)
         except RedisConnectionError:
@@ -141,10 +149,10 @@ class AsyncRedisExchange:
                 connection.incarnation = self._incarnations.number
         except BaseException as e:
             if connection is not None:
-                connection.fail(RedisConnectionError("given up"))
+                connection.fail(RedisConnectionError("the connection attempt was abandoned"))
             elif raw is not None:
                 await raw.disconnect(nowait=True)
-            if isinstance(e, TimeoutError):  # asyncio's: the built-in one
+            if isinstance(e, TimeoutError):  # that of asyncio.timeout
                 raise redis.TimeoutError("no connection in time") from e
             raise
         return connection
@@ -158,31 +166,31 @@ class AsyncRedisExchange:
             asked = connection.ask(commands, max(end_s - time.monotonic(), 0.001))
             connection.allow(BLOCK_MAX_S)
             replies = await asked
-        except BaseException:  # cancelled too: the server may block on it for a while
-            connection.fail(RedisConnectionError("given up"))
+        except BaseException:  # also when cancelled: the server may block on the command for a while
+            connection.fail(RedisConnectionError("the request was abandoned"))
             raise
         if connection.errors.demoted:
-            connection.fail(RedisConnectionError("the server is a replica by now"))
+            connection.fail(RedisConnectionError("the server has become a replica"))
         else:
             connections.give_back(connection)
         return replies
 
     async def _lone(self, connections: LoopConnections, timeout_s: float) -> AsyncConnection:
-        """A line for what blocks: an idle one that is still good, or a new one."""
+        """Return a connection for blocking commands: an idle one that still works, or a new one."""
         end_s = time.monotonic() + timeout_s
         while connections.idle:
             connection = connections.idle.pop()
             if connection.is_spent(self._incarnations.number):
-                connection.fail(RedisConnectionError("closed, or another server by now"))
+                connection.fail(RedisConnectionError("closed, or the server has changed"))
                 continue
             if time.monotonic() - connection.heard_s <= IDLE_S:
                 return connection
             good = False
             try:
-                good = await connection.answers(min(self._doubt_s, timeout_s / 2))
-            finally:  # also where this task is cancelled
+                good = await connection.is_alive(min(self._doubt_s, timeout_s / 2))
+            finally:  # also if this task is cancelled
                 if not good:
-                    connection.fail(RedisConnectionError("no answer after a long pause"))
+                    connection.fail(RedisConnectionError("no reply after a long pause"))
             if good:
                 return connection
         connection = connections.take(await self._open(min(self._connect_s, end_s - time.monotonic())))
@@ -190,7 +198,7 @@ class AsyncRedisExchange:
         return connection
 
     def _doubt(self, connections: LoopConnections, silent: AsyncConnection) -> None:
-        """Compare a silent line with a new one, one at a time."""
+        """Compare a silent connection with a new one, unless such a comparison is in progress."""
         if connections.proving is None or connections.proving.done():
             connections.proving = connections.loop.create_task(self._prove(connections, silent))
 
@@ -199,32 +207,32 @@ class AsyncRedisExchange:
         try:
             fresh = connections.take(await self._open(max(self._doubt_s, 0.05)))
         except (RedisError, OSError, DistierError):
-            await asyncio.sleep(self._doubt_s)  # not again at once
+            await asyncio.sleep(self._doubt_s)  # delays the next attempt
             return
         fresh.doubt = lambda connection: self._doubt(connections, connection)
         connections.give_back(fresh)
-        await asyncio.sleep(0)  # what has come meanwhile is read first
+        await asyncio.sleep(0)  # first read what has arrived in the meantime
         if silent.closed or silent.heard_s != heard_s:
             return
         for shared in (connections.reads, connections.writes):
             if silent is shared.connection and fresh in connections.idle:
                 connections.idle.remove(fresh)
                 shared.connection = fresh
-        silent.fail(Silent("no answer on this connection, while the server answers on a new one"))
+        silent.fail(Silent("no reply on this connection, while the server replies on a new one"))
 
     def drop(self) -> None:
         self._of_this_loop().drop("out of step: a reply belonged to another request")
 
     async def close(self) -> None:
-        """From whatever loop."""
+        """Close all connections. May be called on any loop."""
         self._closed = True
         connections, self._all, self._last = self._all, [], None
         for some in connections:
             some.end("this store is closed")
-        await asyncio.sleep(0)  # an aborted transport closes its socket in the loop's next turn
+        await asyncio.sleep(0)  # an aborted transport closes its socket in the loop's next iteration
 
     def after_fork_in_child(self) -> None:
-        """The lines have left already (`wire.CONNECTIONS`)."""
+        """Forget all connections; `wire.CONNECTIONS` has dropped their sockets already."""
         self._all, self._last = [], None
 
 

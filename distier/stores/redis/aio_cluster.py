@@ -1,4 +1,4 @@
-"""The same on an event loop."""
+"""Redis Cluster on an event loop."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from distier.stores.redis.wire import RawCommand
 
 
 class AsyncClusterExchange:
-    """The same for event loops: each has connections of its own."""
+    """A Redis Cluster, for event loops. Each loop has its own connections."""
 
     def __init__(self, config: Config, url: str, forget: Callable[[], object] = lambda: None) -> None:
         self.url = url
@@ -75,7 +75,7 @@ class AsyncClusterExchange:
         answers: dict[int, Answer],
         end_s: float,
     ) -> None:
-        """The batches of one master, in one round trip."""
+        """Exchange the batches of one master in one round trip."""
         asked = [batches[i] for i in members]
         commands = [command for _, some in asked for command in some]
         try:
@@ -130,7 +130,7 @@ class AsyncClusterExchange:
         return address
 
     async def _look(self, shard: Shard) -> None:
-        """For all who wait for it: so its end is that of a usual call, and no caller's own."""
+        """Fetch the slots for all waiting callers. The deadline is that of a usual call, not that of one caller."""
         topology, asked = await self._ask(shard, time.monotonic() + self.nodes.config.deadline_ms / 1000)
         await self._take(topology, asked)
 

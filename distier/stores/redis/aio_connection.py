@@ -24,16 +24,17 @@ from distier.stores.redis.wire import (
     RawCommand,
     new_reader,
     packed,
-    unasked,
+    unsolicited,
 )
 
 
 class AsyncConnection(asyncio.Protocol):
-    """The same on an event loop, shared by all tasks: commands go out as they come, replies are dealt out in order.
+    """One connection on an event loop, shared by all tasks.
 
-    The line owns the futures of what was asked, each with its own end: it is done when its replies are there, when its time is
-    over, or when the line ends, whichever comes first. A task that is cancelled, or late, leaves its place in the queue, and
-    its replies are dropped when they arrive.
+    Commands are sent at once, and replies are assigned to requests in order. The connection owns a future for each
+    request. A future is done when its replies have arrived, when its own time limit has passed, or when the connection
+    ends. The request of a task that is cancelled or late keeps its position in the queue, and its replies are dropped when
+    they arrive.
     """
 
     kept_after_fork = True
@@ -75,7 +76,7 @@ class AsyncConnection(asyncio.Protocol):
         return future
 
     def is_spent(self, incarnation: int) -> bool:
-        """Whether no new request may use it: closed, to a replica by now, or to another incarnation than this one."""
+        """Return whether no new request may use it: it is closed, or leads to a replica or to another incarnation."""
         return self.closed or self.errors.demoted or self.incarnation != incarnation
 
     @property
@@ -87,39 +88,38 @@ class AsyncConnection(asyncio.Protocol):
         self._reader.feed(data)
         try:
             while not self.closed and (reply := self._reader.gets()) is not NOT_YET:
-                if type(reply) is not hiredis.PushNotification:  # nobody asked for one here
-                    self._deal(reply)
+                if type(reply) is not hiredis.PushNotification:  # no request subscribes to these
+                    self._assign(reply)
         except InvalidResponse as e:
-            self.fail(RedisConnectionError(f"Redis sent what is no reply: {e}"))
-        if self.errors.demoted and not self._waiting:  # nobody begins to use it any more, and this was the last reply
-            self.fail(RedisConnectionError("the server is a replica by now"))
+            self.fail(RedisConnectionError(f"Redis sent an invalid reply: {e}"))
+        if self.errors.demoted and not self._waiting:  # no new request uses it, and this was the last reply
+            self.fail(RedisConnectionError("the server has become a replica"))
 
-    def _deal(self, reply: Any) -> None:
+    def _assign(self, reply: Any) -> None:
         if not self._waiting:
-            self.fail(unasked(reply))
+            self.fail(unsolicited(reply))
             return
         future, n, _ = self._waiting[0]
         self._replies.append(reply)
         if len(self._replies) == n:
             self._waiting.popleft()
             replies, self._replies = self._replies, []
-            if not self._waiting and self._reader.has_data() and (extra := self._unasked()) is not None:
-                # What came beside it came twice, or for somebody else: then this may be nobody's, too.
+            if not self._waiting and self._reader.has_data() and (extra := self._next_extra()) is not None:
+                # The extra reply is a duplicate or belongs to another client, so these replies may be wrong too.
                 self._waiting.append((future, n, 0.0))
-                self.fail(unasked(extra))
+                self.fail(unsolicited(extra))
             elif not future.done():
                 future.set_result(replies)
 
-    def _unasked(self) -> Any:
-        """The next reply in the buffer, which nobody asked for; None if there is none."""
+    def _next_extra(self) -> Any:
+        """Return the next unsolicited reply in the buffer; None if there is none."""
         while (reply := self._reader.gets()) is not NOT_YET:
             if type(reply) is not hiredis.PushNotification:
                 return reply if reply is not None else b""
         return None
 
     def _watch(self) -> None:
-        """One timer for the line, not one for each call: every 50 ms it ends what is late, and looks whether the line is
-        silent."""
+        """Time out late requests and check for silence, every 50 ms. One timer per connection replaces one per request."""
         self._watching = bool(self._waiting) and not self.closed
         if not self._watching:
             return
@@ -128,19 +128,19 @@ class AsyncConnection(asyncio.Protocol):
         for future, _, end_s in self._waiting:
             if not future.done():
                 if now_s >= end_s:
-                    future.set_exception(RedisTimeoutError("no answer in time"))
+                    future.set_exception(RedisTimeoutError("no reply in time"))
                 else:
                     waited_for = True
         silent = now_s - self.heard_s >= self._doubt_s + self._allowance_s
         if silent and not waited_for:
-            self.fail(RedisTimeoutError("no answer in time"))  # all of them have gone: nobody loses by it
+            self.fail(RedisTimeoutError("no reply in time"))  # no request waits any more, so none is lost
             return
         if silent:
             self.doubt(self)
         self.loop.call_later(WATCH_S, self._watch)
 
-    async def answers(self, timeout_s: float) -> bool:
-        """As `Connection.answers`."""
+    async def is_alive(self, timeout_s: float) -> bool:
+        """See `Connection.is_alive`."""
         nonce = secrets.token_hex(8)
         try:
             reply = (await self.ask([("PING", nonce)], timeout_s))[0]
@@ -152,44 +152,47 @@ class AsyncConnection(asyncio.Protocol):
         self.fail(RedisConnectionError(str(error) if error else "Redis closed the connection"))
 
     def allow(self, more_s: float) -> None:
-        """The server was told to keep silent for so long."""
+        """Allow a longer silence, in seconds, because a command blocks at the server."""
         self._allowance_s += more_s
 
     def fail(self, error: Exception) -> None:
-        """End the line: nobody may take a reply that was meant for another."""
+        """Close the connection and fail all its requests, because no request may take the reply of another."""
         self.closed = True
         self._watching = False
         self._transport.abort()
-        self._raw._reader = self._raw._writer = None  # or redis-py calls it unclosed
+        self._raw._reader = self._raw._writer = None  # otherwise redis-py warns about an unclosed connection
         while self._waiting:
             future, _, _ = self._waiting.popleft()
             if not future.done():
                 future.set_exception(error)
 
     def end(self, error: Exception) -> None:
-        """`fail`, from whatever loop or thread; also where the line's own loop runs no more."""
+        """Call `fail` from any loop or thread, even if the connection's own loop has stopped."""
         if self.loop.is_closed():
             self.leave()
-            self._quiet()
+            self._mark_closed()
         elif self.loop.is_running() and not _is_running_here(self.loop):
             with suppress(RuntimeError):  # it has just been closed
                 self.loop.call_soon_threadsafe(self.fail, error)
         else:
             self.fail(error)
             if not self.loop.is_running() and self._socket is not None:
-                self._socket.close()  # else in the loop's next turn, which may never come
+                self._socket.close()  # otherwise in the loop's next iteration, which may never come
 
     def leave(self) -> None:
-        """In a child, or after the end of the loop: close the descriptor. Not the transport, which would take it out of the
-        loop's epoll: a child shares that with its parent."""
+        """Close the descriptor, in a forked child or after the end of the loop.
+
+        The transport is not closed: that would remove the descriptor from the loop's epoll, which a child shares with its
+        parent.
+        """
         self.closed = True
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.close()
 
-    def _quiet(self) -> None:
-        """After the end of the loop nothing closes a transport in order, and those who collect it would complain."""
-        with suppress(RuntimeError):  # the loop is closed: it is marked as closed before that is found out
+    def _mark_closed(self) -> None:
+        """Mark the transport as closed after the end of its loop, so that its finalizer prints no warning."""
+        with suppress(RuntimeError):  # abort() marks it as closed before it fails on the closed loop
             self._transport.abort()
         lower: Any = getattr(getattr(self._transport, "_ssl_protocol", None), "_transport", None)
         for transport in (self._transport, lower):

@@ -1,22 +1,22 @@
 """Redis Cluster: each shard is in one slot, each slot is served by one master, and any node knows which.
 
-A shard's commands go to the master of its slot, over that master's own `RedisExchange`; replicas are never read. What a
-process knows of the slots may be out of date, and is corrected by whoever notices:
+A shard's commands go to the master of its slot, over that master's own `RedisExchange`. Replicas are never read. A
+process's knowledge of the slots may be out of date, and is corrected by the first request that notices:
 
-    MOVED       nothing was done: the slot is asked for anew, of the node that was named first, and from the first refused
-                command on, the batch is sent again to the new master
-    ASK         this key of a slot that is on the move is there already: ASKING and the command go there, once
-    TRYAGAIN, CLUSTERDOWN   a script's keys lie on two masters, or a slot has no master now: values, as from any server; the
-                driver tries again within the deadline
-    no answer   the slots are asked for anew before the next command. A failover takes the cluster about its node timeout;
-                the driver goes on trying within the deadline
+    MOVED       nothing was done: fetch the slots again, first from the node that MOVED names, and send the batch again to
+                the new master, from the first refused command on
+    ASK         this key of a migrating slot has been moved already: send ASKING and the command to the target, once
+    TRYAGAIN, CLUSTERDOWN   a script's keys are on two masters, or a slot has no master now. These are error replies like
+                those of any server; the driver retries within the deadline
+    no reply    fetch the slots again before the next command. A failover takes the cluster about its node timeout; the
+                driver keeps retrying within the deadline
 
-A slot that changes its master makes the process forget what it knew of the shards' epochs, as another life of a server
-does: the new master has another replication id, so the shard is given a new epoch (see `plans/recovery`).
+If a slot gets another master, the process forgets the epochs of the shards, as for another incarnation of a server. The new
+master has another replication id, so the shard gets a new epoch (see `plans/recovery`).
 
-redis-py connects; `CLUSTER SLOTS` is asked and read here. Rejected: its `RedisCluster` and `NodesManager`, whose sync and
-async twins differ, ask one node after the other without a deadline in common, open a pool for each replica, and know
-nothing of lives of servers.
+redis-py connects; this module sends `CLUSTER SLOTS` and parses the reply. Rejected: redis-py's `RedisCluster` and
+`NodesManager`. Their sync and async versions differ, ask one node after the other without a common deadline, open a pool
+for each replica, and do not notice incarnations of servers.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from distier.stores.redis.wire import RawCommand
 
 
 class ClusterExchange:
-    """A Redis Cluster, for threads: one `RedisExchange` a master, opened when it is needed. Safe over fork."""
+    """A Redis Cluster, for threads. Opens one `RedisExchange` per master when it is needed. It is fork-safe."""
 
     def __init__(self, config: Config, url: str, forget: Callable[[], object] = lambda: None) -> None:
         self.url = url
@@ -56,7 +56,7 @@ class ClusterExchange:
         self.routes = Routes(self.nodes.url.nodes)
         self._forget = forget
         self._masters: dict[Address, RedisExchange] = {}
-        self._looking = threading.RLock()  # a signal handler may look, too
+        self._looking = threading.RLock()  # re-entrant, because a signal handler may fetch the slots too
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -68,7 +68,7 @@ class ClusterExchange:
             address = self._owner(shard, end_s)
             replies = self._send(address, shard, commands, timeout_s)
             return self._settle(shard, commands, replies, address, end_s) if redirected(replies) else replies
-        except ResponseError as e:  # nobody may tell us the slots, or nobody serves this one
+        except ResponseError as e:  # CLUSTER SLOTS is refused, or no master serves this slot
             return [e] * len(commands)
 
     def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]:
@@ -98,7 +98,7 @@ class ClusterExchange:
                     if isinstance(answer, list) and redirected(answer):
                         answers[i] = self._settled(shard, commands, answer, address, end_s)
         finally:
-            for _, _, connection in begun:  # interrupted: their replies must not meet other commands
+            for _, _, connection in begun:  # interrupted: later commands must not get these replies
                 connection.close()
         return [answers[i] for i in range(len(batches))]
 
@@ -111,7 +111,7 @@ class ClusterExchange:
     def _by_master(
         self, batches: Sequence[Batch], answers: dict[int, Answer], end_s: float
     ) -> list[tuple[Address, list[int]]]:
-        """The positions of the batches of each master; those without one are answered."""
+        """Return the indexes of the batches of each master. Batches without a master get their error in `answers`."""
         groups: dict[Address, list[int]] = {}
         for i, (shard, commands) in enumerate(batches):
             try:
@@ -146,7 +146,7 @@ class ClusterExchange:
     def _settle(
         self, shard: Shard, commands: Sequence[RawCommand], replies: list[Any], asked: Address, end_s: float
     ) -> list[Any]:
-        """Follow the redirections among these replies."""
+        """Follow the redirections in these replies. Returns the final replies."""
         for _ in range(REDIRECTS_MAX):
             step = next_step(commands, replies, asked)
             if step is None:
@@ -163,8 +163,12 @@ class ClusterExchange:
         return ends_unsettled(replies)
 
     def _owner(self, shard: Shard, end_s: float) -> Address:
-        """The master of the shard, looked for where that is not known for certain. Raises redis-py's `ConnectionError`, and
-        `ResponseError` where nobody serves it."""
+        """Return the master of the shard; fetch the slots first if they may be out of date.
+
+        Raises:
+            ConnectionError: No node replies (redis-py's error).
+            ResponseError: No master serves the slot.
+        """
         if self.routes.stale:
             self._look(shard, end_s)
         address = self.routes.owner(shard.slot)
@@ -174,13 +178,13 @@ class ClusterExchange:
         return address
 
     def _look(self, shard: Shard, end_s: float) -> None:
-        if self._pid != os.getpid():  # another thread of the parent may have held it
+        if self._pid != os.getpid():  # a thread of the parent may have held the lock
             self._looking, self._pid = threading.RLock(), os.getpid()
         looks = self.routes.looks
         if not self._looking.acquire(timeout=left_s(end_s)):
-            raise RedisTimeoutError("no answer in time: who serves which slot?")
+            raise RedisTimeoutError("no reply to CLUSTER SLOTS in time")
         try:
-            if self.routes.looks == looks:  # else another thread has just done it
+            if self.routes.looks == looks:  # otherwise another thread has just done it
                 topology, asked = self.nodes.ask(self.routes, shard, end_s)
                 self._take(topology, asked)
         finally:

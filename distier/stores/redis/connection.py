@@ -1,4 +1,4 @@
-"""One connection, blocking."""
+"""One blocking connection."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from distier.stores.redis.wire import (
     new_reader,
     packed,
     replace_socket,
-    unasked,
+    unsolicited,
 )
 
 
 class Connection:
-    """A connection that redis-py has opened (address, TLS), and whose socket is then used directly: redis-py's own way of
-    sending and reading costs as much again as the round trip over a unix socket.
+    """A blocking connection. redis-py opens it (address, TLS), and this class then uses its socket directly.
 
-    One wait is at most `doubt_s`: who has waited so long asks `is_dead` whether there is any use in waiting on. After any
-    exception the line is of no more use.
+    Sending and reading with redis-py costs as much as the round trip over a unix socket. A single wait takes at most
+    `doubt_s` seconds. After such a wait, `is_dead` decides whether to keep waiting. The connection is unusable after any
+    exception.
     """
 
     kept_after_fork = False
@@ -53,7 +53,7 @@ class Connection:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         self.has_arrived = poll.poll
-        """With 0: whether something can be read now."""
+        """`has_arrived(0)` is true if something can be read now."""
         self.errors = Errors()
         self._reader = new_reader(self.errors)
         self._buffer = bytearray(READ_BYTES)
@@ -66,7 +66,7 @@ class Connection:
         CONNECTIONS.add(self, self.pid)
 
     def send(self, commands: Sequence[RawCommand], end_s: float) -> None:
-        """`end_s` is for the replies as well."""
+        """Send commands. `end_s`, on the monotonic clock, is the deadline for sending them and for their replies."""
         self.end_s, self.heard_s = end_s, time.monotonic()
         data = packed(commands)
         self._allowance_s = len(data) / SLOWEST_BYTES_PER_S + (BLOCK_MAX_S if block(commands) else 0.0)
@@ -80,23 +80,23 @@ class Connection:
 
     def _send_rest(self, rest: memoryview) -> None:
         while rest:
-            self._go_on()
+            self._check_time()
             with suppress(TimeoutError):
                 rest = rest[self._socket.send(rest[:SEND_BYTES]) :]
                 self.heard_s = time.monotonic()
 
     def receive(self, n: int) -> list[Any]:
-        """The replies to the `n` commands that were sent."""
+        """Return the replies to the `n` commands that were sent."""
         reader = self._reader
         replies: list[Any] = []
         while len(replies) < n:
             reply = reader.gets()
             if reply is NOT_YET:
                 self._read()
-            elif type(reply) is not hiredis.PushNotification:  # nobody asked for one here
+            elif type(reply) is not hiredis.PushNotification:  # no request subscribes to these
                 replies.append(reply)
         if reader.has_data() and not self._holds_pushes():
-            raise unasked(b"")
+            raise unsolicited(b"")
         return replies
 
     def _holds_pushes(self) -> bool:
@@ -113,7 +113,7 @@ class Connection:
             try:
                 n = self._socket.recv_into(self._buffer)
             except TimeoutError:
-                self._go_on()
+                self._check_time()
                 continue
             if n == 0:
                 raise RedisConnectionError("Redis closed the connection")
@@ -121,35 +121,35 @@ class Connection:
             self.heard_s = time.monotonic()
             return
 
-    def _go_on(self) -> None:
-        """Raises where there is no time left, or no use."""
+    def _check_time(self) -> None:
+        """Prepare the next wait. Raises `TimeoutError` after the deadline, and `Silent` if the connection is dead."""
         if self.is_silent() and self.is_dead(self):
-            raise Silent("no answer on this connection, while the server answers on a new one")
+            raise Silent("no reply on this connection, while the server replies on a new one")
         self._wait_at_most(self.end_s - time.monotonic())
 
     def _wait_at_most(self, left_s: float) -> None:
-        """For each single wait. Setting it is a system call: done where it differs."""
+        """Limit each single wait. The timeout is set only if it differs, because that is a system call."""
         if left_s <= 0:
-            raise TimeoutError("no answer in time")
+            raise TimeoutError("no reply in time")
         wait_s = min(left_s, self._doubt_s)
         if wait_s != self._timeout_s:
             self._socket.settimeout(wait_s)
             self._timeout_s = wait_s
 
     def until(self, end_s: float) -> None:
-        """A new end for what was sent."""
+        """Set another deadline for the commands that were sent."""
         self.end_s = end_s
 
     def is_silent(self) -> bool:
-        """Whether it has been so for long enough to be doubted."""
+        """Return whether the connection has been silent long enough to be doubted."""
         return time.monotonic() - self.heard_s >= self._doubt_s * 0.9 + self._allowance_s
 
     def is_clean(self) -> bool:
-        """Whether nothing has come that nobody asked for, nor the end of the connection. To be asked before it is used."""
-        return not self.has_arrived(0) or (isinstance(self._socket, ssl.SSLSocket) and self._tells_nothing())
+        """Return whether neither unsolicited data nor the end of the connection has arrived. Called before each use."""
+        return not self.has_arrived(0) or (isinstance(self._socket, ssl.SSLSocket) and self._has_no_tls_data())
 
-    def _tells_nothing(self) -> bool:
-        """TLS sends words of its own (session tickets), which only reading takes away."""
+    def _has_no_tls_data(self) -> bool:
+        """Read the records of TLS itself (session tickets), and return whether no data follows them."""
         self._socket.settimeout(0.0)
         self._timeout_s = -1.0
         try:
@@ -160,8 +160,8 @@ class Connection:
             return False
         return False
 
-    def answers(self, timeout_s: float) -> bool:
-        """Whether it is still there after a long pause, and in step."""
+    def is_alive(self, timeout_s: float) -> bool:
+        """Return whether the server replies after a long pause, and with the expected reply."""
         nonce = secrets.token_hex(8)
         try:
             self.send([("PING", nonce)], time.monotonic() + timeout_s)
@@ -174,8 +174,10 @@ class Connection:
         self._raw.disconnect()
 
     def leave(self) -> None:
-        """In a child: drop the socket that it got, and say nothing. Its number is given to /dev/null, and not closed: the child
-        may have been forked by a signal handler in the middle of a wait for the reply, and who waits for a closed descriptor
-        waits until the deadline."""
+        """Drop the inherited socket in a forked child, without sending anything.
+
+        The descriptor is redirected to /dev/null instead of closed. A signal handler may have forked the child during a
+        wait for a reply, and a wait on a closed descriptor lasts until the deadline.
+        """
         with suppress(OSError):
             replace_socket(self._socket.fileno())

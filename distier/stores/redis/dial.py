@@ -1,4 +1,4 @@
-"""Connecting: options for redis-py, TLS, names and addresses."""
+"""Connects to servers: options for redis-py, TLS, host names and addresses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def options_of(config: Config, url: str) -> dict[str, Any]:
         "socket_connect_timeout": config.deadline_ms / 1000,
         "max_connections": CONNECTIONS_MAX,
         "redis_connect_func": _no_greeting,
-        "driver_info": None,  # only redis-py's own greeting would say it, and to look it up takes 10 ms
+        "driver_info": None,  # used only in redis-py's own greeting; looking it up takes 10 ms
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     if server.username:
@@ -41,25 +41,31 @@ def options_of(config: Config, url: str) -> dict[str, Any]:
         options["password"] = server.password.get_secret_value()
     if url.startswith(TLS_SCHEMES):
         options |= tls_files(config)
-    if "ssl_cert_reqs=none" in url:  # Python has no check of the name without one of the certificate
+    if "ssl_cert_reqs=none" in url:  # Python cannot check the host name without the certificate
         options["ssl_check_hostname"] = False
     return options
 
 
 def _no_greeting(connection: Any) -> None:
-    """redis-py only opens the connection; the first words are ours (`wire.greeting`): one round trip instead of up to six,
-    within the call's own deadline, and what is refused is told apart."""
+    """Do nothing, so that redis-py only opens the connection.
+
+    distier sends its own greeting (`wire.greeting`). It takes one round trip instead of up to six, within the deadline of
+    the call, and each refusal gets its own error.
+    """
 
 
 def lone_connection(config: Config, url: str) -> Any:
-    """A redis-py connection outside of any pool, not connected yet: for a conversation of its own. Raises redis-py's
-    `ConnectionError` where the sentinels know no master."""
+    """Return a redis-py connection outside any pool, not connected yet, for the near cache.
+
+    Raises:
+        ConnectionError: The sentinels know no master (redis-py's error).
+    """
     options = options_of(config, url) | {"retry": Retry(NoBackoff(), 0), "client_name": "distier-near"}
     return Dial(config, url, options).connection(config.deadline_ms / 1000)
 
 
 class Dial:
-    """Makes connections, not connected yet, to the server that `url` means at this moment."""
+    """Makes connections, not connected yet, to the server at `url`, which may differ after a failover."""
 
     def __init__(self, config: Config, url: str, options: dict[str, Any]) -> None:
         self._options = options
@@ -76,7 +82,7 @@ class Dial:
 
 
 class AsyncDial:
-    """The same on an event loop."""
+    """Makes connections like `Dial`, on an event loop."""
 
     def __init__(self, config: Config, url: str, options: dict[str, Any]) -> None:
         self._options = options
@@ -96,10 +102,13 @@ RESOLVERS = Helpers(4)
 
 
 async def connected(connection: Any) -> None:
-    """Connect, by the addresses of the host in their order. asyncio would resolve the name in a thread of the loop's executor,
-    which takes no work at the exit of the interpreter, or where no thread can be started."""
+    """Connect to the first address of the host that accepts the connection.
+
+    asyncio would resolve the name in a thread of the loop's executor. That executor accepts no work at the exit of the
+    interpreter, or if no thread can be started.
+    """
     host = getattr(connection, "host", None)
-    if host is None or _is_address(host):  # or a unix socket
+    if host is None or _is_address(host):  # None: a unix socket
         await connection.connect()
         return
     find = partial(socket.getaddrinfo, host, connection.port, type=socket.SOCK_STREAM)
@@ -107,7 +116,7 @@ async def connected(connection: Any) -> None:
         found = await asyncio.wrap_future(RESOLVERS.submit(find))
     except OSError as e:
         raise RedisConnectionError(f"Error {e.errno} connecting to {host}:{connection.port}. {e.strerror}.") from e
-    if isinstance(connection, aredis.SSLConnection):  # the certificate has the name
+    if isinstance(connection, aredis.SSLConnection):  # the certificate is for the name
         inner = connection._connection_arguments
         connection._connection_arguments = lambda: {**inner(), "server_hostname": host}  # type: ignore[method-assign]
     addresses = list(dict.fromkeys(str(info[4][0]) for info in found))

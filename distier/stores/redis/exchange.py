@@ -1,8 +1,8 @@
-"""Redis as distier uses it: send some commands over one connection, get as many replies.
+"""Exchanges with Redis: send some commands over one connection, and get as many replies.
 
-redis-py brings the connections (RESP3, TLS, unix sockets, hiredis); its retries and its client-side cache are off.
-Retries belong to the driver, which knows the deadline and which calls may be sent twice. A reply that is an error
-comes back as a value (`ResponseError`), so that one refused command does not lose its neighbours' replies.
+redis-py provides the connections (RESP3, TLS, unix sockets, hiredis); its retries and its client-side cache are off.
+Retries belong to the driver, which knows the deadline and which calls may be sent twice. An error reply is returned as a
+value (`ResponseError`), so that one refused command does not lose the replies of the others.
 """
 
 from __future__ import annotations
@@ -31,19 +31,20 @@ from distier.stores.redis.wire import RawCommand, Silent, check_greeting, greeti
 
 DOUBT_MAX_S = 1.0
 DOUBT_SHARE = 4
-"""A connection is doubted when it has been silent for a second, or for a quarter of the usual deadline if that is less."""
+"""A connection is doubted after a silence of one second, or of a quarter of the usual deadline if that is less."""
 IDLE_S = 30.0
-"""A connection that was idle for longer is asked whether it is still there before anything else is sent over it."""
+"""A connection that was idle for more seconds than this gets a PING before any other command."""
 
 
 class Incarnations:
     """Notices when a new connection reaches another incarnation of the server: a restart, a promotion, another machine.
 
-    What the process knew of the epoch is then void, so `forget` is called before the connection is used. Connections to the
-    earlier incarnation, whose `incarnation` is no longer `number`, are not used again: that server may still reply, as a
+    The process's knowledge of the epoch is then void, so `forget` is called before the connection is used. Connections to the
+    earlier incarnation, whose `incarnation` differs from `number`, are not used again. That server may still reply, as a
     primary that does not know that it was replaced, and it does not have the writes that go to the new one.
 
-    With `only_master` a replica is refused: a sentinel that has not heard of a failover yet names the old master."""
+    With `only_master` a replica is refused: a sentinel that does not know of a failover yet names the old master.
+    """
 
     def __init__(self, forget: Callable[[], object], *, only_master: bool = False) -> None:
         self._forget = forget
@@ -52,10 +53,14 @@ class Incarnations:
         self.number = 0
 
     def met(self, info: bytes | str) -> None:
-        """`info` is the answer to INFO replication."""
+        """Take note of the incarnation in `info`, the reply to INFO replication.
+
+        Raises:
+            ConnectionError: The server is a replica, and only a master is accepted (redis-py's error).
+        """
         text = info.encode() if isinstance(info, str) else info
         if self._only_master and b"role:slave" in text:
-            raise RedisConnectionError("the sentinels name a server that is a replica (by now)")
+            raise RedisConnectionError("the sentinels name a server that is a replica now")
         found = re.search(rb"master_replid:([0-9a-f]+)", text)
         replid = found[1] if found else None
         if replid is not None and replid != self._replid:
@@ -68,14 +73,14 @@ class Incarnations:
         return [*greeting(raw), ("INFO", "replication")]
 
     def greeted(self, raw: Any, replies: Sequence[Any]) -> None:
-        """Raises as `check_greeting`."""
+        """Check the replies to the greeting. Raises as `check_greeting`."""
         check_greeting(raw, replies[:-1])
-        # A user who may not ask: then every connection may be another life.
+        # Without the permission for INFO, every connection may reach another incarnation.
         self.met(b"" if isinstance(replies[-1], ResponseError) else replies[-1])
 
 
 class Patient:
-    """`Revive` that is not tried again at once where it failed: a server that cannot start would be started by every call."""
+    """A `Revive` that waits `PAUSE_S` seconds after a failure. Otherwise every call would try to start a broken server."""
 
     PAUSE_S = 5.0
 
@@ -96,12 +101,15 @@ class Patient:
 
 def _of_redis(error: OSError) -> RedisError:
     kind = redis.TimeoutError if isinstance(error, TimeoutError) else RedisConnectionError
-    return kind(str(error) or "no answer in time")
+    return kind(str(error) or "no reply in time")
 
 
 class RedisExchange:
-    """One Redis or Valkey server, for threads: a stack of idle connections, the last used one first. Safe over fork: a new
-    process starts with none. Takes no lock that it waits for: a signal handler may call it in the middle of a call."""
+    """One Redis or Valkey server, for threads: a stack of idle connections, of which the last used one is taken first.
+
+    It is fork-safe: a new process starts without connections. It waits for no lock, so a signal handler may use it in the
+    middle of a call.
+    """
 
     def __init__(
         self, config: Config, url: str, forget: Callable[[], object] = lambda: None, *, connect_s: float | None = None,
@@ -110,13 +118,13 @@ class RedisExchange:
         self.url = url
         default_s = config.deadline_ms / 1000
         self._doubt_s = min(DOUBT_MAX_S, default_s / DOUBT_SHARE)
-        self._connect_s = default_s if connect_s is None else connect_s  # where there are other servers to turn to
+        self._connect_s = default_s if connect_s is None else connect_s  # short if there are other servers to try
         self._incarnations = Incarnations(forget, only_master=url.startswith(SENTINEL_SCHEMES))
         self._dial = Dial(config, url, options_of(config, url) | {"retry": Retry(NoBackoff(), 0)})
         self._revive = None if revive is None else Patient(revive)
-        self._start_anew()
+        self._reset()
 
-    def _start_anew(self) -> None:
+    def _reset(self) -> None:
         self._idle: list[Connection] = []
         self._proving = threading.Lock()
         self._proved_s = 0.0
@@ -144,8 +152,10 @@ class RedisExchange:
             return [e] * len(batches)
 
     def begin(self, batches: Sequence[Batch], timeout_s: float) -> Connection:
-        """The first half of `exchange_many`, so that other servers can be told meanwhile; then `finish` must be called, or
-        the line closed. Raises as `exchange`."""
+        """Send the commands of `exchange_many`, so that other servers can be sent theirs before the replies arrive.
+
+        The caller must then call `finish` or close the connection. Raises as `exchange`.
+        """
         end_s = time.monotonic() + timeout_s
         connection = self._take(end_s)
         try:
@@ -156,7 +166,7 @@ class RedisExchange:
         return connection
 
     def finish(self, connection: Connection, batches: Sequence[Batch], timeout_s: float) -> list[list[Any]]:
-        """The replies to each batch. Raises as `exchange`."""
+        """Return the replies to each batch that `begin` sent. Raises as `exchange`."""
         try:
             connection.until(time.monotonic() + timeout_s)
             replies = connection.receive(sum(len(commands) for _, commands in batches))
@@ -167,21 +177,21 @@ class RedisExchange:
         return split(batches, replies)
 
     def _give_up(self, connection: Connection, error: BaseException) -> None:
-        """Whatever it was (also KeyboardInterrupt): unread replies must not meet the next command."""
+        """Close a connection after any error, also KeyboardInterrupt: the next command must not get the unread replies."""
         connection.close()
         if isinstance(error, Silent):
-            return  # `_is_dead` has looked after the others
+            return  # `_is_dead` has checked the other connections
         if isinstance(error, OSError | RedisConnectionError):
-            self._drop_idle()  # the others have most likely lost their server too
+            self._drop_idle()  # most likely these have lost the server too
         if isinstance(error, OSError):
             raise _of_redis(error) from error
 
     def _give_back(self, connection: Connection) -> None:
         if (
             connection.pid != self._pid or connection.incarnation != self._incarnations.number
-        ):  # forked, or another life was met, meanwhile
+        ):  # the process has forked, or has met another incarnation
             connection.close()
-        elif connection.errors.demoted:  # the next try looks for the server anew: it may be another one by now
+        elif connection.errors.demoted:  # the next attempt looks up the server again, which may have changed
             connection.close()
             self._drop_idle()
         else:
@@ -189,7 +199,7 @@ class RedisExchange:
 
     def _take(self, end_s: float) -> Connection:
         if self._pid != os.getpid():
-            self._start_anew()
+            self._reset()
         while True:
             try:
                 connection = self._idle.pop()
@@ -199,11 +209,11 @@ class RedisExchange:
                 connection.has_arrived(0) and not connection.is_clean()
             ):
                 connection.close()
-            elif (now_s := time.monotonic()) - connection.heard_s > IDLE_S and not connection.answers(
+            elif (now_s := time.monotonic()) - connection.heard_s > IDLE_S and not connection.is_alive(
                 self._patience_s(end_s - now_s)
             ):
                 connection.close()
-                self._drop_idle()  # they were idle for longer
+                self._drop_idle()  # these have been idle even longer
             else:
                 return connection
 
@@ -211,7 +221,12 @@ class RedisExchange:
         return max(min(self._doubt_s, left_s / 2), 0.001)
 
     def _open(self, end_s: float) -> Connection:
-        """A new connection, greeted. Raises as `exchange`, and `ConfigError`."""
+        """Open a connection and send the greeting.
+
+        Raises:
+            ConfigError: The server refuses the greeting for good.
+            RedisError: As `exchange`.
+        """
         try:
             return self._open_once(end_s)
         except RedisConnectionError:
@@ -237,11 +252,13 @@ class RedisExchange:
         return connection
 
     def _is_dead(self, connection: Connection) -> bool:
-        """Whether a silent line is of no more use: a connection that was made after it fell silent is answered. One thread
-        makes it; for the others its success counts as well."""
+        """Return whether a silent connection is dead, because the server replies on a connection that was opened later.
+
+        One thread opens that connection; its success also counts for the other threads.
+        """
         if self._proved_s <= connection.heard_s and not self._prove(connection):
             return False
-        return not connection.has_arrived(0)  # it may have spoken meanwhile
+        return not connection.has_arrived(0)  # it may have received something in the meantime
 
     def _prove(self, connection: Connection) -> bool:
         if not self._proving.acquire(blocking=False):
@@ -254,12 +271,12 @@ class RedisExchange:
         finally:
             self._proving.release()
         self._proved_s = began_s
-        self._drop_idle()  # as old as the silent one, or older
+        self._drop_idle()  # at least as old as the silent one
         self._idle.append(fresh)
         return True
 
     def _drop_idle(self) -> None:
-        with suppress(IndexError):  # other threads take from it too
+        with suppress(IndexError):  # other threads take connections too
             while True:
                 self._idle.pop().close()
 

@@ -1,4 +1,4 @@
-"""The servers of a cluster that a near cache has to follow."""
+"""The servers that a near cache must follow."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from distier.stores.redis.topology import NOT_COVERED, Routes
 
 
 class Followed(NamedTuple):
-    """A connection to a server, not connected yet, and the shards that it must serve as long as it is followed: none where
-    there is only this server."""
+    """A connection to a server, not connected yet, and the shards that this server must serve while it is followed. `shards`
+    is empty if there is only one server."""
 
     connection: Any
     shards: tuple[Shard, ...]
 
 
 class Followers:
-    """Makes the connections over which a near cache follows its servers: one, or one to each master of a cluster."""
+    """Makes the connections over which a near cache follows its servers: one, or one for each master of a cluster."""
 
     def __init__(self, config: Config, url: str, shards: Sequence[Shard]) -> None:
         self._config, self._url, self._shards = config, url, shards
@@ -32,7 +32,12 @@ class Followers:
         self._routes = Routes(self._nodes.url.nodes if self._nodes else ())
 
     def __call__(self) -> list[Followed]:
-        """Raises redis-py's `ConnectionError`, or `ResponseError`."""
+        """Return a connection for each server to follow.
+
+        Raises:
+            ConnectionError: No server replies, or a slot has no master (redis-py's error).
+            ResponseError: A node refuses to return the slots.
+        """
         if self._nodes is None:
             return [Followed(lone_connection(self._config, self._url), ())]
         return list(self._masters(self._nodes))
@@ -44,6 +49,6 @@ class Followers:
         owners = {shard: topology.owner(shard.slot) for shard in self._shards}
         if None in owners.values():
             raise RedisConnectionError(NOT_COVERED)
-        for master in topology.masters:  # also those without a shard of ours: one may be on its way to them
+        for master in topology.masters:  # also those without a shard of ours, because one may be moving there
             mine = tuple(shard for shard, owner in owners.items() if owner == master)
             yield Followed(lone_connection(self._config, nodes.url_of(master)), mine)

@@ -1,4 +1,4 @@
-"""The servers of a cluster: finding them, redirections, failures."""
+"""The nodes of a cluster: how to find them, redirections and failures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from distier.stores.redis.wire import RawCommand
 CONNECT_MAX_S = 1.0
 ATTEMPTS = 3
 ATTEMPT_MIN_S = 1.5
-"""More than WAIT and XREAD are told to wait at the server."""
+"""Longer than any WAIT or XREAD waits at the server, in seconds."""
 REDIRECTS_MAX = 5
 ASK_SLOTS: tuple[RawCommand, ...] = (("CLUSTER", "SLOTS"),)
 NO_ANSWER = (RedisConnectionError, RedisTimeoutError)
@@ -31,26 +31,29 @@ def redirected(replies: Sequence[Any]) -> bool:
 
 
 def without_asking(replies: Sequence[Any]) -> list[Any]:
-    """The replies to (ASKING, command) pairs, as those to the commands. What the target cannot do yet is tried again."""
+    """Return the replies to the commands among the replies to (ASKING, command) pairs.
+
+    A command that the target cannot run yet gets a TRYAGAIN error, so that the driver retries it.
+    """
     found = []
     for asking, reply in zip(replies[::2], replies[1::2], strict=True):
         if type(asking) is ResponseError:
             found.append(asking)
         elif type(reply) is ResponseError and str(reply).startswith(("MOVED ", "ASK ", "NOSCRIPT")):
-            found.append(ResponseError("TRYAGAIN the slot has just been moved, or its scripts are to come"))
+            found.append(ResponseError("TRYAGAIN the slot has just moved, or the target does not have the scripts yet"))
         else:
             found.append(reply)
     return found
 
 
 def ends_unsettled(replies: list[Any]) -> list[Any]:
-    """Redirections that are left over are no answer for anybody."""
-    disagree = "TRYAGAIN the nodes of the cluster do not agree on who serves the slot"
+    """Replace the remaining redirections with TRYAGAIN errors, because callers cannot handle redirections."""
+    disagree = "TRYAGAIN the nodes of the cluster disagree about the master of the slot"
     return [ResponseError(disagree) if redirected((reply,)) else reply for reply in replies]
 
 
 class _Step(NamedTuple):
-    """Commands to send to a node, and the places that their replies take."""
+    """Commands to send to a node, and the indexes of their replies."""
 
     address: Address
     commands: Sequence[RawCommand]
@@ -59,8 +62,11 @@ class _Step(NamedTuple):
 
 
 def next_step(commands: Sequence[RawCommand], replies: Sequence[Any], asked: Address) -> _Step | None:
-    """What the first redirection among these replies asks for. After MOVED all that follows goes again, also what names no
-    key (`WAIT`, `SCAN`): it was meant for the new master."""
+    """Return the step that the first redirection in these replies requires; None if there is no redirection.
+
+    After MOVED, all following commands are sent again, also those without a key (`WAIT`, `SCAN`), because they were meant
+    for the new master.
+    """
     found = [(i, r) for i, reply in enumerate(replies) if (r := redirect_of(reply, asked))]
     if not found:
         return None
@@ -72,18 +78,18 @@ def next_step(commands: Sequence[RawCommand], replies: Sequence[Any], asked: Add
 
 
 class Nodes:
-    """How the nodes of a cluster are reached, and asked for the slots, blocking."""
+    """Connects to the nodes of a cluster and fetches the slots, blocking."""
 
     def __init__(self, config: Config, url: str) -> None:
         self.config = config
         self.url: ClusterUrl = parse_cluster_url(url)
-        # One that does not answer must leave time for the others.
+        # A silent node must leave time for the others.
         self.connect_s = min(config.deadline_ms / 1000 / 4, CONNECT_MAX_S)
-        # A master that the network swallows takes this much of a call's deadline; the next try finds who took its place.
+        # An unreachable master takes this much of a call's deadline. The next attempt finds the new master.
         self.attempt_s = max(config.deadline_ms / 1000 / ATTEMPTS, ATTEMPT_MIN_S)
 
     def url_of(self, address: Address) -> str:
-        """The url of one node."""
+        """Return the URL of one node."""
         host, port = address
         user = ""
         if self.url.username or self.url.password:
@@ -92,8 +98,12 @@ class Nodes:
         return f"{'rediss' if self.url.tls else 'redis'}://{user}{shown}:{port}/0"
 
     def ask(self, routes: Routes, shard: Shard, end_s: float) -> tuple[Topology, Address]:
-        """The slots, of the first node that tells, and who that was. Raises redis-py's `ConnectionError` where none does,
-        and `ResponseError` where one will not."""
+        """Return the slots from the first node that replies, and the address of that node.
+
+        Raises:
+            ConnectionError: No node replies (redis-py's error).
+            ResponseError: A node refuses the request.
+        """
         failed = Failed()
         for address in routes.to_ask():
             if (left_s := end_s - time.monotonic()) <= 0:
@@ -112,17 +122,17 @@ class Nodes:
 
 
 class Failed:
-    """Why nobody told the slots."""
+    """The reason why no node returned the slots."""
 
     def __init__(self) -> None:
         self._last: Exception | None = None
-        self._told = ""
+        self._text = ""
 
     def note(self, address: Address, error: Exception) -> None:
-        self._last, self._told = error, f"{address[0]}:{address[1]}: {error}"
+        self._last, self._text = error, f"{address[0]}:{address[1]}: {error}"
 
     def is_passing(self, address: Address, reply: Any) -> bool:
-        """Whether it is worth asking another node. Raises what no other would answer otherwise."""
+        """Return whether another node should be asked. Raises an error reply that every node would give."""
         if type(reply) is not ResponseError:
             return False
         if not str(reply).startswith(("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN")):
@@ -131,10 +141,10 @@ class Failed:
         return True
 
     def error(self) -> Exception:
-        # A wrong password or certificate is that of all nodes, and says more than that none answers.
+        # A wrong password or certificate affects all nodes, and is more helpful than "no node replies".
         if isinstance(self._last, RedisConnectionError) and type(self._last) is not RedisConnectionError:
             return self._last
-        made = RedisConnectionError(f"no node of the cluster answers ({self._told or 'no time left to ask'})")
+        made = RedisConnectionError(f"no node of the cluster replies ({self._text or 'no time was left'})")
         made.__cause__ = self._last
         return made
 

@@ -1,4 +1,4 @@
-"""The exchange for a configuration: one server, sentinels, or a cluster."""
+"""Opens the exchange of a configuration: one server, sentinels or a cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from distier.stores.redis.cluster import ClusterExchange
 
 
 def open_exchange(config: Config, url: str, forget: Callable[[], object], revive: Revive | None = None) -> Exchange:
-    """The exchange for `url`: a cluster's, or that of one server (which sentinels may name)."""
+    """Return the exchange for `url`: a cluster's, or that of one server, which sentinels may name.
+
+    Args:
+        config: The configuration.
+        url: The URL of Redis.
+        forget: Called when the server may have lost data, so that epochs must be read again.
+        revive: Restarts an embedded server.
+    """
     if url.startswith(CLUSTER_SCHEMES):
         return ClusterExchange(config, url, forget)
     return RedisExchange(config, url, forget, revive=revive)
@@ -20,7 +27,7 @@ def open_exchange(config: Config, url: str, forget: Callable[[], object], revive
 def open_async_exchange(
     config: Config, url: str, forget: Callable[[], object], revive: Revive | None = None
 ) -> AsyncExchange:
-    """The same for an event loop."""
+    """Return the exchange for `url` for event loops. See `open_exchange`."""
     if url.startswith(CLUSTER_SCHEMES):
         return AsyncClusterExchange(config, url, forget)
     return AsyncRedisExchange(config, url, forget, revive=revive)

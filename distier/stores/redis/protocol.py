@@ -1,4 +1,4 @@
-"""What drivers ask of Redis: exchanges of commands for raw replies."""
+"""The protocols through which drivers exchange commands for raw replies."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from distier.stores.redis.wire import RawCommand
 
 Batch = tuple[Shard, Sequence[RawCommand]]
 Answer = list[Any] | RedisError
-"""The replies to a batch, or why there are none: redis-py's `ConnectionError` or `TimeoutError`."""
+"""The replies to a batch, or the error if there are none: redis-py's `ConnectionError` or `TimeoutError`."""
 Revive = Callable[[float], bool]
-"""Starts a server that has died, within so many seconds; whether it is worth to connect again. Raises `DistierError`."""
+"""Restarts a dead server within the given seconds. Returns whether to connect again; raises `DistierError`."""
 
 
 class Exchange(Protocol):
-    """Where commands go, blocking. Raises redis-py's `ConnectionError` or `TimeoutError` if the answer is not known."""
+    """Sends commands to Redis, blocking. Raises redis-py's `ConnectionError` or `TimeoutError` if the replies are unknown."""
 
     def exchange(self, shard: Shard, commands: Sequence[RawCommand], timeout_s: float) -> list[Any]: ...
 
     def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]:
-        """What `exchange` answers or raises for each batch, in one round trip to each server, to all servers at once."""
+        """Return the replies or the error of each batch, with one round trip to each server, to all servers in parallel."""
         ...
 
     def drop(self) -> None:
-        """End all connections that nobody is using: they are out of step. The next call makes others."""
+        """Close all idle connections because they may be out of step. The next call opens new ones."""
         ...
 
     def close(self) -> None: ...
@@ -49,6 +49,6 @@ def joined(batches: Sequence[Batch]) -> list[RawCommand]:
 
 
 def split(batches: Sequence[Batch], replies: Sequence[Any]) -> list[list[Any]]:
-    """The replies to all commands of these batches, as those of each."""
+    """Split the replies to all commands into the replies to each batch."""
     left = iter(replies)
     return [list(islice(left, len(commands))) for _, commands in batches]

@@ -1,4 +1,4 @@
-"""Where the primary is, as sentinels say."""
+"""Finds the primary through sentinels."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def tls_files(config: Config) -> dict[str, str]:
 
 
 class Sentinels:
-    """Asks the sentinels of a `sentinel://` url who the master is, anew for each connection: nothing is kept that could
-    be out of date but who answered last, who is asked first.
+    """Asks the sentinels of a `sentinel://` URL for the master, for each new connection.
 
-    redis-py asks; its pool and connections for Sentinel are not used: they look at replies that only they read.
+    Nothing is cached except which sentinel replied last; that one is asked first. redis-py sends the requests. Its pool
+    and connections for Sentinel are not used, because they inspect replies that only they read.
     """
 
     def __init__(self, config: Config, url: str) -> None:
         self.url = parse_sentinel_url(url)
         self._order = self.url.sentinels
-        # One that does not answer must leave time for the others, and for the server itself.
+        # A silent sentinel must leave time for the others, and for the server itself.
         timeout_s = min(config.deadline_ms / 1000 / (len(self._order) + 2), SENTINEL_TIMEOUT_MAX_S)
         self._options: dict[str, Any] = {
             "protocol": 2,
@@ -47,18 +47,18 @@ class Sentinels:
             self._options |= {"ssl": True, **tls_files(config)}
 
     def server(self, address: tuple[str, int], options: dict[str, Any]) -> dict[str, Any]:
-        """What a connection to this address needs."""
+        """Return the options for a connection to this address."""
         own = {"username": self.url.username, "password": self.url.password}
         host, port = address
         return options | {name: v for name, v in own.items() if v} | {"host": host, "port": port, "db": self.url.db}
 
     def _within(self, timeout_s: float, retry: Any) -> dict[str, Any]:
-        """Settings for asking all sentinels in turn within this time."""
+        """Return options with timeouts that allow to ask all sentinels in turn within `timeout_s`."""
         each_s = min(self._options["socket_timeout"], max(timeout_s, 0.01) / len(self._order))
         return self._options | {"retry": retry, "socket_timeout": each_s, "socket_connect_timeout": each_s}
 
     def master(self, timeout_s: float) -> tuple[str, int]:
-        sentinel: Any = Sentinel  # redis-py says no types here
+        sentinel: Any = Sentinel  # redis-py has no types here
         with sentinel(self._order, sentinel_kwargs=self._within(timeout_s, Retry(NoBackoff(), 0))) as found:
             try:
                 address: tuple[str, int] = found.discover_master(self.url.master)
@@ -68,8 +68,8 @@ class Sentinels:
                 why: RedisError | None = None
                 try:
                     found.sentinels[0].ping()
-                except RedisError as said:
-                    why = said
+                except RedisError as first_error:
+                    why = first_error
                 raise self._unknown(why) from e
             self._prefer(found.sentinels[0])
         return address
@@ -87,8 +87,8 @@ class Sentinels:
             why: RedisError | None = None
             try:
                 await found.sentinels[0].ping()
-            except RedisError as said:
-                why = said
+            except RedisError as first_error:
+                why = first_error
             raise self._unknown(why) from e
         finally:
             for sentinel in found.sentinels:
@@ -96,8 +96,8 @@ class Sentinels:
         return address
 
     def _unknown(self, why: RedisError | None) -> RedisConnectionError:
-        """redis-py says only that it was the network, among all settings of its connections. (`why`: what the first says)"""
-        reason = f"the first one: {why}" if why else "they answer, and know none of this name, or hold it for dead"
+        """Return a clear error; redis-py's is a list of connection settings. `why` is the error of the first sentinel."""
+        reason = f"the first one: {why}" if why else "they reply, but know no master of this name, or consider it down"
         return RedisConnectionError(f"no sentinel names a master {self.url.master!r} ({reason})")
 
     def _prefer(self, answered: Any) -> None:

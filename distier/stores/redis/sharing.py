@@ -1,4 +1,4 @@
-"""One connection that many tasks of an event loop share."""
+"""Connections that the tasks of an event loop share."""
 
 from __future__ import annotations
 
@@ -15,18 +15,26 @@ T = TypeVar("T")
 
 
 class Together:
-    """One attempt at something at a time, for all who need its outcome: each waits until its own deadline, and who leaves
-    ends nothing for the others. (A lock would make each wait for as long as the one before it may take.)"""
+    """Runs one attempt at a time for all tasks that need its result.
+
+    Each task waits until its own deadline, and a task that stops waiting does not cancel the attempt for the others. With a
+    lock, each task would wait for the full time of the tasks before it.
+    """
 
     def __init__(self) -> None:
         self._task: asyncio.Task[Any] | None = None
 
     async def wait(self, begin: Callable[[], Coroutine[Any, Any, T]], timeout_s: float) -> T:
-        """What `begin` answers or raises; redis-py's `TimeoutError` where that takes too long."""
+        """Return the result of `begin`, or of the attempt in progress.
+
+        Raises:
+            TimeoutError: It takes longer than `timeout_s` seconds (redis-py's error).
+            Exception: The error of the attempt.
+        """
         task, loop = self._task, asyncio.get_running_loop()
         if task is None or task.done() or task.get_loop() is not loop:
             task = self._task = loop.create_task(begin())
-            task.add_done_callback(_looked_at)
+            task.add_done_callback(_retrieve_error)
         done, _ = await asyncio.wait({task}, timeout=max(timeout_s, 0.001))
         if not done:
             raise redis.TimeoutError("no connection in time")
@@ -35,13 +43,13 @@ class Together:
         return task.result()  # type: ignore[no-any-return]
 
 
-def _looked_at(task: asyncio.Task[Any]) -> None:
+def _retrieve_error(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
-        task.exception()  # all who waited may have left
+        task.exception()  # no task may wait for it any more; asyncio would log the error as never retrieved
 
 
 class Shared:
-    """A line that all tasks of a loop share, and the making of it."""
+    """A connection that all tasks of a loop share, and the attempt to open it."""
 
     def __init__(self) -> None:
         self.connection: AsyncConnection | None = None
@@ -59,7 +67,11 @@ class LoopConnections:
         self._ended = ""
 
     def take(self, connection: AsyncConnection) -> AsyncConnection:
-        """To be called with each new line. Raises redis-py's `ConnectionError` if it comes too late."""
+        """Register a new connection, and return it.
+
+        Raises:
+            ConnectionError: The connections of this loop were closed in the meantime (redis-py's error).
+        """
         if self._ended:
             connection.fail(RedisConnectionError(self._ended))
             raise RedisConnectionError(self._ended)
@@ -76,7 +88,7 @@ class LoopConnections:
         self.drop(why)
 
     def drop(self, why: str) -> None:
-        """End all of them; the next call makes others."""
+        """Close all connections. The next call opens new ones."""
         for connection in [self.reads.connection, self.writes.connection, *self.idle]:
             if connection is not None:
                 connection.end(RedisConnectionError(why))

@@ -1,4 +1,4 @@
-"""The slots of a cluster, and which of its servers has them."""
+"""The slots of a cluster and the servers that serve them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distier.config import Address
 
 @dataclass(frozen=True)
 class Topology:
-    """What one node answered to `CLUSTER SLOTS`."""
+    """The reply of one node to `CLUSTER SLOTS`."""
 
     starts: tuple[int, ...]
     ends: tuple[int, ...]
@@ -23,18 +23,18 @@ class Topology:
     replicas: tuple[tuple[Address, ...], ...]
 
     def owner(self, slot: int) -> Address | None:
-        """The master that serves this slot; None where no master does."""
+        """Return the master that serves this slot, or None."""
         i = bisect_right(self.starts, slot) - 1
         return self.owners[i] if i >= 0 and slot <= self.ends[i] else None
 
     @property
     def masters(self) -> tuple[Address, ...]:
-        """Those that serve any slot."""
+        """The masters that serve at least one slot."""
         return tuple(dict.fromkeys(self.owners))
 
     @property
     def nodes(self) -> tuple[Address, ...]:
-        """Masters, then replicas."""
+        """All nodes: masters, then replicas."""
         return tuple(dict.fromkeys((*self.owners, *(r for some in self.replicas for r in some))))
 
     def replicas_of(self, master: Address) -> tuple[Address, ...]:
@@ -43,8 +43,15 @@ class Topology:
 
 
 def parse_slots(reply: Any, asked: Address) -> Topology:
-    """The reply to `CLUSTER SLOTS` of the node that is reached at `asked`; a node that does not know its own name is called
-    by that."""
+    """Parse the reply to `CLUSTER SLOTS`.
+
+    Args:
+        reply: The reply.
+        asked: The address of the node that sent it, for a node that does not know its own host name.
+
+    Raises:
+        ConnectionError: The reply is invalid (redis-py's error).
+    """
 
     def address(node: Sequence[Any]) -> Address:
         host = (node[0] or b"").decode()
@@ -56,11 +63,11 @@ def parse_slots(reply: Any, asked: Address) -> Topology:
             tuple(r[0] for r in rows), tuple(r[1] for r in rows), tuple(r[2][0] for r in rows), tuple(r[2][1:] for r in rows)
         )  # fmt: skip
     except (TypeError, ValueError, LookupError, AttributeError) as e:
-        raise RedisConnectionError(f"a node answers CLUSTER SLOTS by {reply!r:.80}") from e
+        raise RedisConnectionError(f"a node replies to CLUSTER SLOTS with {reply!r:.80}") from e
 
 
 class Routes:
-    """What this process knows of a cluster: which nodes there are, and who serves the slots that it uses. No I/O."""
+    """This process's knowledge of a cluster: its nodes, and the masters of the slots that the process uses. Does no I/O."""
 
     def __init__(self, seeds: Sequence[Address]) -> None:
         self._seeds = tuple(seeds)
@@ -72,7 +79,7 @@ class Routes:
         self.looks = 0
 
     def owner(self, slot: int) -> Address | None:
-        """Who serves this slot, as far as is known."""
+        """Return the master of this slot, or None if it is unknown."""
         found = self._by_slot.get(slot)
         if found is None and self.topology is not None and (found := self.topology.owner(slot)):
             self._by_slot[slot] = found
@@ -80,11 +87,11 @@ class Routes:
         return found
 
     def to_ask(self) -> tuple[Address, ...]:
-        """Whom to ask for the slots, the most promising first."""
+        """Return the nodes to ask for the slots, the most promising first."""
         return tuple(dict.fromkeys((*self._nodes, *self._seeds)))
 
     def learn(self, topology: Topology, asked: Address) -> bool:
-        """Take over what a node said; whether a slot that was used has another master now."""
+        """Store the reply of a node. Returns whether a slot that was used has another master now."""
         others = [node for node in topology.nodes if node != asked]
         self._nodes = (asked, *others) if asked in topology.nodes else tuple(others)
         others_now = {
@@ -99,7 +106,7 @@ class Routes:
         return bool(others_now)
 
     def moved(self, slot: int, target: Address) -> bool:
-        """A node says that `target` serves this slot: it is asked first for the others. Whether that is news."""
+        """Record that `target` serves this slot, and ask it first for the other slots. Returns whether this is new."""
         self.stale = True
         self._nodes = (target, *(node for node in self._nodes if node != target))
         known, self._last[slot] = self._last.get(slot), target
@@ -107,7 +114,7 @@ class Routes:
         return known != target
 
     def suspect(self, address: Address) -> None:
-        """A node did not answer: ask others, and it last."""
+        """Record that a node did not reply: fetch the slots again, and ask this node last."""
         self.stale = True
         self._nodes = (*(node for node in self._nodes if node != address), address)
 
@@ -118,7 +125,7 @@ class Redirect(NamedTuple):
 
 
 def redirect_of(reply: Any, asked: Address) -> Redirect | None:
-    """`MOVED slot host:port` and `ASK slot host:port`; an empty host means the one that was asked."""
+    """Parse `MOVED slot host:port` or `ASK slot host:port`; None for other replies. An empty host means that of `asked`."""
     if type(reply) is not ResponseError:
         return None
     kind, _, rest = str(reply).partition(" ")

@@ -1,21 +1,21 @@
-"""Connections to a server: who may use them, whose reply is whose, and when one is dead.
+"""Rules for connections: which code may use one, which request gets a reply, and when a connection is dead.
 
-*A connection is used only by the process, event loop and thread that opened it.* A child of a fork drops its copies of all
-sockets before it runs a line of its own (`Connections`): it shares the stream with its parent, and a byte that it wrote, or a
-reply that it took, would shift the replies of the parent's calls. Blocking connections are taken out of their pool by the
-thread that uses them; those of an event loop are kept by loop (`sharing.py`).
+*Only the process and event loop that opened a connection use it, and one thread at a time.* A forked child drops its copies
+of all sockets before it runs any of its own code (`Connections`). It shares the stream with its parent: a byte that it wrote,
+or a reply that it read, would shift the replies of the parent's calls. A thread takes a blocking connection out of the pool
+while it uses it. The connections of event loops are kept separately for each loop (`sharing.py`).
 
-*A reply is taken only by the request that it answers.* RESP replies carry no number. So nothing may be in a stream that was
-not asked for: bytes that wait before a request is sent, and bytes that are left over behind its replies, end the connection,
-and the replies beside them are not believed. A connection that was idle for long answers a PING of its own, with a text that
-was never used before, first. That leaves a reply that comes between others while several requests are under way: a record says
-whose it is (`domain/order.py`), and one of another module, or a reply of a kind that the request never gets, is `OutOfStep`.
-Rejected: an ECHO behind each batch, which is one more command for each read.
+*Only the request that a reply belongs to gets it.* RESP replies carry no number, so a stream must contain no unsolicited
+data. Bytes that have arrived before a request is sent, and bytes that are left after its replies, end the connection, and the
+replies next to them are discarded. A connection that was idle for long first gets a PING with a new random text. One case
+remains: an extra reply between others while several requests are in progress. A record contains its module's id
+(`domain/order.py`); a record of another module, or a reply of a type that the request never gets, raises `OutOfStep`.
+Rejected: an ECHO after each batch, because it adds one command to each read.
 
-*A call ends at its own deadline*, which is one moment for all that it sends and receives. And *a dead connection is found
-sooner*: one that has been silent for `doubt_s` is compared with a new one. Where the new one is answered, and the old one is
-still silent, the network has lost the old one (NAT tables, firewalls and load balancers do so without a word). A server that
-is only slow keeps both waiting, so nobody is cut off because it is.
+*A call ends at its own deadline*, which is one moment for all that it sends and receives. *A dead connection is detected
+sooner*: one that has been silent for `doubt_s` is compared with a new one. If the server replies on the new one while the old
+one is still silent, the network has dropped the old one (NAT tables, firewalls and load balancers do so without notice). A
+server that is only slow keeps both waiting, so slowness alone ends no connection.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ READ_BYTES = 64 * 1024
 SEND_BYTES = 64 * 1024
 WATCH_S = 0.05
 SLOWEST_BYTES_PER_S = 50_000
-"""A request may be under way for as long as this pace takes before its connection is doubted."""
+"""Assumed lowest transfer rate: a connection is doubted only after the time that its request takes at this rate."""
 BLOCKING = frozenset(("XREAD", "WAIT", "BLPOP"))
 # fmt: off
 READS = frozenset((
@@ -46,14 +46,14 @@ READS = frozenset((
     "TIME",
 ))
 # fmt: on
-"""What a server answers also while it pauses writes (CLIENT PAUSE WRITE, a failover of its own making)."""
+"""Commands that a server serves while it pauses writes (CLIENT PAUSE WRITE, a manual failover)."""
 BLOCK_MAX_S = 1.5
-"""More than any of them is told to wait at the server."""
+"""Longer than any blocking command waits at the server, in seconds."""
 NOT_YET = object()
 
 
 class Silent(RedisConnectionError):
-    """No answer on this connection, while the server answers on a new one."""
+    """The server does not reply on this connection, but does on a new one."""
 
 
 class _Leaves(Protocol):
@@ -63,24 +63,23 @@ class _Leaves(Protocol):
 
 
 class Connections:
-    """All connections of this process. In a forked child each *leaves*: its socket is dropped there, which tells the server
-    nothing."""
+    """All connections of this process. A forked child drops its copies of their sockets, which the server does not notice."""
 
     def __init__(self) -> None:
         self._all: weakref.WeakSet[Any] = weakref.WeakSet()
         self._inherited: list[Any] = []
 
     def add(self, connection: _Leaves, pid: int) -> None:
-        """`pid`: of the process that opened it."""
+        """Register a connection that the process `pid` opened."""
         self._all.add(connection)
-        if pid != os.getpid():  # forked in between, by a signal handler
+        if pid != os.getpid():  # a signal handler forked in between
             connection.leave()
 
     def after_fork_in_child(self) -> None:
         for connection in list(self._all):
             connection.leave()
             if connection.kept_after_fork:
-                # Kept for ever: its finaliser would take it out of the parent's event loop, which the child shares (epoll).
+                # Kept forever: its finalizer would remove it from the parent's epoll, which the child shares.
                 self._inherited.append(connection)
         self._all = weakref.WeakSet()
 
@@ -96,14 +95,16 @@ def replace_socket(fd: int) -> None:
 
 CONNECTIONS = Connections()
 os.register_at_fork(after_in_child=CONNECTIONS.after_fork_in_child)
-# Refusals of a server that will take connections in a moment.
+# Refusals of a server that will accept connections soon.
 _LATER = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
 _AUTH = ("WRONGPASS", "NOAUTH")
 
 
 def greeting(connection: Any) -> list[RawCommand]:
-    """What is sent first, in one packet, over a connection of redis-py that is open. The client's name goes with HELLO: then
-    no right to use CLIENT is needed, and nobody has to have it."""
+    """Return the first commands for an open connection, which are sent in one packet.
+
+    HELLO includes the client's name, so that the user needs no permission for CLIENT.
+    """
     hello: list[Arg] = ["HELLO", 3]
     if connection.password or connection.username:
         hello += ["AUTH", connection.username or "default", connection.password or ""]
@@ -114,19 +115,25 @@ def greeting(connection: Any) -> list[RawCommand]:
 
 
 def check_greeting(connection: Any, replies: Sequence[Any]) -> None:
-    """Raises redis-py's `ConnectionError` where it may go well in a moment, else `ConfigError`."""
+    """Check the replies to the greeting.
+
+    Raises:
+        ConnectionError: The server refuses now, but may accept soon (redis-py's error).
+        AuthenticationError: The user or password is wrong (redis-py's error).
+        ConfigError: The server refuses for good.
+    """
     hello, *selected = replies
     if isinstance(hello, ResponseError):
         _refused(
             hello,
-            "this server does not take HELLO 3, with which distier begins (RESP3, Redis 6 or later): is the command renamed, "
-            f"or is this a proxy? ({hello})",
+            "this server does not accept HELLO 3, which distier needs (RESP3, Redis 6 or later): is the command renamed, or is "
+            f"this a proxy? ({hello})",
         )
     if not isinstance(hello, dict) or hello.get(b"proto") != 3:
-        raise ConfigError(f"the server does not speak RESP3: it answers HELLO 3 by {hello!r:.100}")
+        raise ConfigError(f"the server does not support RESP3: it replies to HELLO 3 with {hello!r:.100}")
     for reply in selected:
         if isinstance(reply, ResponseError):
-            _refused(reply, f"redis.url names database {connection.db}, and the server refuses SELECT: {reply}")
+            _refused(reply, f"redis.url names database {connection.db}, but the server refuses SELECT: {reply}")
 
 
 def _refused(error: ResponseError, otherwise: str) -> None:
@@ -139,7 +146,7 @@ def _refused(error: ResponseError, otherwise: str) -> None:
 
 
 class Errors:
-    """Makes the error replies of a line, and notices those of a replica: the line is then to be dropped."""
+    """Makes the error replies of a connection. Sets `demoted` at errors of a replica: the connection must then be dropped."""
 
     __slots__ = ("demoted",)
 
@@ -165,9 +172,9 @@ verb_of = itemgetter(0)
 
 
 def block(commands: Sequence[RawCommand]) -> bool:
-    """Whether the server may keep silent over one of these because it is told to wait."""
+    """Return whether one of these commands may block at the server."""
     return not BLOCKING.isdisjoint(map(verb_of, commands))
 
 
-def unasked(reply: Any) -> RedisConnectionError:
-    return RedisConnectionError(f"a reply to nothing ({type(reply).__name__}): the connection is out of step")
+def unsolicited(reply: Any) -> RedisConnectionError:
+    return RedisConnectionError(f"unsolicited reply ({type(reply).__name__}): the connection is out of step")

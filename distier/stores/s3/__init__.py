@@ -1,4 +1,4 @@
-"""S3-compatible archives."""
+"""Archives on S3 and compatible servers."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""The archive in S3, or in what speaks S3 (MinIO, Ceph, R2, `rclone serve s3`).
+"""The archive in S3 or on a compatible server (MinIO, Ceph, R2, `rclone serve s3`).
 
-Only what every such server does the same is used: single PUT, GET, ListObjectsV2, DELETE, and DeleteObjects
-where it works. No conditional writes, no versioning, no checksum headers unless the server demands them
-(`when_required`: botocore's newer default is rejected by some servers, and the caller compares SHA-256).
+It uses only operations that all such servers implement alike: single PUT, GET, ListObjectsV2, DELETE, and DeleteObjects
+where it works. It uses no conditional writes, no versioning, and no checksum headers unless the server requires them. (Some
+servers reject botocore's newer default, so the setting is `when_required`; the caller compares the SHA-256.)
 
-An S3 error is a code, not an HTTP status: 404 is also "no such bucket", or a proxy that knows no S3. Only
+An S3 error is a code, not an HTTP status: 404 may also mean "no such bucket", or come from a proxy that is no S3 server. Only
 the code `NoSuchKey` is a miss.
 
-A success is not a status either. A login page of a proxy is also 200, and botocore reads every document without the elements
-that it looks for as an empty one. So a success counts only if it shows that it comes from an S3 server, and a listing only if
-it says which prefix it is of and whether it is whole (`_check_success`, `_check_page`).
+A status does not prove success either. A proxy's login page has status 200, and botocore treats any document without the
+expected elements as an empty reply. So a success counts only with proof that it comes from an S3 server, and a listing only if
+it names its prefix and whether it is complete (`check_success`, `_page`).
 """
 
 from __future__ import annotations
@@ -53,15 +53,28 @@ _PAGE_KEYS = 1000  # the most that S3 lists or deletes in one request
 _CHUNK_BYTES = 1 << 20
 _ATTEMPTS = 2
 _EMPTY_PAGES_MAX = 100
-"""Truncated pages without a key, one after the other. S3 may give some where many objects were deleted."""
+"""Maximum number of consecutive truncated pages without a key. S3 may return some after many objects were deleted."""
 
 
 class S3Archive:
-    """Objects below `url` (`s3://bucket` or `s3://bucket/prefix`).
+    """Objects below `url`.
 
-    Credentials and region come from the AWS chain (environment, files, instance role) unless given. A
-    server that does not answer is reported after about `timeout_s`: two attempts, each waits half of it for
-    a connection and for every next byte. Raises `ConfigError` for an impossible url or option.
+    Credentials and region come from the AWS chain (environment, files, instance role) unless they are given.
+
+    Args:
+        url: `s3://bucket` or `s3://bucket/prefix`.
+        endpoint_url: The URL of a server other than AWS.
+        region: The region of the bucket.
+        access_key: The access key; requires `secret_key`.
+        secret_key: The secret key.
+        session_token: The token of temporary credentials.
+        addressing_style: `auto`, `path` or `virtual`; see `_style_of` for the default.
+        timeout_s: Approximate time after which a silent server is reported, in seconds. Each of two attempts waits half
+            of it for a connection and for every next byte.
+        max_connections: Maximum number of connections.
+
+    Raises:
+        ConfigError: The URL or an option is invalid.
     """
 
     keeps_metadata = True
@@ -83,15 +96,17 @@ class S3Archive:
         self.name = f"s3://{self._bucket}/{self._own}".rstrip("/")
         self.limits = Limits(MAX_KEY_BYTES - len(self._own.encode()))
         if bool(access_key) != bool(secret_key):
-            raise ConfigError(f"{self.name}: access_key and secret_key go together")
+            raise ConfigError(f"{self.name}: access_key and secret_key must be set together")
         for name, value in (("access_key", access_key), ("secret_key", secret_key), ("session_token", session_token)):
             if value is not None and not re.fullmatch(r"[!-~]+", value):
-                raise ConfigError(f"{self.name}: {name} has white space or other characters that no key has: {_WHITE}")
+                raise ConfigError(
+                    f"{self.name}: {name} contains white space or other invalid characters ({_INVALID_HINT})"
+                )
         if access_key is None:
             for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
                 if not re.fullmatch(r"[!-~]*", os.environ.get(variable, "")):
                     raise ConfigError(
-                        f"{self.name}: {variable} has white space or other characters that no key has: {_WHITE}"
+                        f"{self.name}: {variable} contains white space or other invalid characters ({_INVALID_HINT})"
                     )
         config = Config(
             request_checksum_calculation="when_required",
@@ -102,8 +117,8 @@ class S3Archive:
             max_pool_connections=max_connections,
         )
 
-        def connect() -> S3Client:  # a closure: the secret is no attribute that a repr or a debugger shows
-            # A session of its own: the default one of boto3 is not thread-safe, and keeps the credentials that it once read.
+        def connect() -> S3Client:  # a closure, so that no attribute shows the secret in a repr or a debugger
+            # A separate session: boto3's default one is not thread-safe, and never reads its credentials again.
             session = boto3.session.Session(
                 aws_access_key_id=access_key, aws_secret_access_key=secret_key, aws_session_token=session_token
             )
@@ -114,11 +129,11 @@ class S3Archive:
                 region_name=region,
                 config=config.merge(Config(s3=cast(Any, {"addressing_style": style}))),
             )
-            # No `Expect: 100-continue`: botocore waits a second for a server that does not answer to that,
-            # and it only pays for large bodies.
+            # No `Expect: 100-continue`: botocore waits a second for a server that does not respond to it, and it pays off
+            # only for large bodies.
             client.meta.events.unregister("before-call.s3", add_expect_header)
             client.meta.events.register("before-send.s3", headers_as_text)
-            client.meta.events.register("before-parse.s3", self._check_answer)
+            client.meta.events.register("before-parse.s3", self._check_response)
             return client
 
         self._connect = connect
@@ -135,10 +150,10 @@ class S3Archive:
 
     @property
     def _client(self) -> S3Client:
-        """This process's client: after a fork both processes would read answers from the same sockets.
+        """This process's client. After a fork, both processes would read responses from the same sockets.
 
-        No lock: one that another thread holds while the process forks is never released in the child. Two
-        threads may both connect after a fork; the last one stays, the other is used once.
+        There is no lock, because a lock that another thread holds during a fork is never released in the child. Two
+        threads may both connect after a fork; the last client stays, the other one is used once.
         """
         pid, client = self._connected
         if pid != os.getpid():
@@ -147,7 +162,7 @@ class S3Archive:
         return client
 
     def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str]) -> None:
-        """See `Archive.put`. Of two contents for one key the last one stays."""
+        """See `Archive.put`. If a key is put with two contents, the last one stays."""
         request: dict[str, Any] = {
             "Bucket": self._bucket,
             "Key": self._full(key),
@@ -159,7 +174,7 @@ class S3Archive:
             self._renewed(lambda: self._put_with_checksum(request, data))
 
     def _put_with_checksum(self, request: Mapping[str, Any], data: bytes) -> None:
-        """With the least that this server takes; which that is, is remembered."""
+        """Put with the weakest checksum that this server accepts, and remember it."""
         refused: boto_errors.ClientError | None = None
         for checksum in range(self._checksum, len(CHECKSUMS)):
             try:
@@ -175,14 +190,16 @@ class S3Archive:
         raise refused
 
     def _renewed(self, call: Callable[[], T]) -> T:
-        """`call`, and once more with new credentials where the old ones are over. Those that are given in the configuration
-        stay as they are until somebody changes it."""
+        """Run `call`, and if the credentials have expired, once more with new ones.
+
+        Credentials in the configuration cannot be renewed.
+        """
         try:
             return call()
         except boto_errors.ClientError as e:
             if self._own_credentials or e.response["Error"].get("Code") not in EXPIRED_CODES:
                 raise
-        # Two threads may both connect: the last one stays. The old client is not closed, because others may be using it.
+        # Two threads may both connect: the last client stays. The old one is not closed, because other threads may use it.
         self._connected = (os.getpid(), self._connect())
         return call()
 
@@ -197,12 +214,12 @@ class S3Archive:
                     return None
                 raise
             with closing(reply["Body"]) as body:
-                # S3 keeps names in lower case, rclone answers `Like-This`.
+                # S3 returns names in lower case, rclone returns `Like-This`.
                 metadata = {name.lower(): value for name, value in reply.get("Metadata", {}).items()}
                 return Fetched(self._read(key, body, max_bytes), metadata, reply.get("ContentType"))
 
     def _read(self, key: str, body: Any, max_bytes: int) -> bytes:
-        """All of `body`. Closing it half-read drops the connection: an oversized object costs a chunk."""
+        """Read the whole body. Closing it early drops the connection, so an oversized object costs one chunk."""
         chunks: list[bytes] = []
         size_bytes = 0
         while chunk := body.read(min(_CHUNK_BYTES, max_bytes - size_bytes + 1)):
@@ -213,15 +230,17 @@ class S3Archive:
         return b"".join(chunks)
 
     def list(self, prefix: str, *, start_after: str = "", limit: int = 1000) -> list[Listed]:
-        """See `Archive.list`. Raises `ConfigError` if the server does not list in the order of bytes."""
+        """See `Archive.list`. Also raises `ConfigError` if the server does not list in byte order."""
         found: list[Listed] = []
         for one in self._listed(prefix, start_after, check_limit(limit)):
-            # A server that replaces an object may show its key twice: both mean the one object that is there now.
+            # A server may list a key twice while it replaces the object: both entries mean the current object.
             if found and one.key == found[-1].key:
                 found[-1] = max(found[-1], one, key=lambda listed: listed.modified_ms)
                 continue
             if found and one.key.encode() < found[-1].key.encode():
-                raise ConfigError(f"{self.name} does not list in byte order (a directory bucket?); distier needs that")
+                raise ConfigError(
+                    f"{self.name} does not list in byte order, which distier needs (is it a directory bucket?)"
+                )
             if len(found) == limit:
                 break
             found.append(one)
@@ -230,7 +249,7 @@ class S3Archive:
     def _listed(self, prefix: str, start_after: str, limit: int) -> Iterator[Listed]:
         full = self._own + prefix
         request: dict[str, Any] = {"Bucket": self._bucket, "Prefix": full}
-        if start_after.encode() > prefix.encode():  # else it excludes nothing, and servers differ on it
+        if start_after.encode() > prefix.encode():  # otherwise it excludes nothing, and servers differ in its handling
             request["StartAfter"] = self._own + start_after
         for page in self._pages(request, f"list {prefix or 'all'}", min(limit, _PAGE_KEYS)):
             for one in page:
@@ -238,8 +257,11 @@ class S3Archive:
                     yield one
 
     def _pages(self, request: dict[str, Any], step: str, size: int) -> Iterator[Sequence[Listed]]:
-        """The pages of a listing, each of which goes on after the one before, else this is an error: a server that repeats
-        itself would be asked for ever."""
+        """Yield the pages of a listing.
+
+        Raises:
+            ConfigError: A page does not continue after the previous one. Such a server would be asked forever.
+        """
         last, empty, tokens = b"", 0, set[str]()
         while True:
             with self._faults(step):
@@ -253,8 +275,8 @@ class S3Archive:
             empty = 0 if page else empty + 1
             if (page and end <= last) or empty > _EMPTY_PAGES_MAX or token in tokens or not (page or token):
                 raise ConfigError(
-                    f"{self.name}: can not {step}: the server says that there is more, and does not go on "
-                    f"after {end.decode()!r}"
+                    f"{self.name}: cannot {step}: the server reports more objects, but does not continue after "
+                    f"{end.decode()!r}"
                 )
             last = max(last, end)
             if token:
@@ -265,23 +287,27 @@ class S3Archive:
                 request["StartAfter"] = self._own + end.decode()
 
     def _page(self, reply: Mapping[str, Any], prefix: str) -> Sequence[Listed]:
-        """What one page lists. Raises `ArchiveUnavailable` where it is none, or not of `prefix`."""
+        """Return the objects of one page.
+
+        Raises:
+            ArchiveUnavailable: It is not a listing of `prefix`.
+        """
         items = reply.get("Contents", ())
         shown = reply.get("Prefix", "")
-        # Servers differ in whether they encode the prefix.
+        # Some servers encode the prefix.
         if prefix not in (shown, unquote_plus(shown)) and unquote_plus(prefix) != shown:
             raise Strange(f"a listing of {shown!r}")
         if "IsTruncated" not in reply or (reply.get("KeyCount") and not items):
-            raise Strange("a listing that is not whole")
+            raise Strange("an incomplete listing")
         if any(not item.get("Key", "").startswith(prefix) for item in items):
-            raise Strange(f"a listing with keys that do not begin with {prefix!r}")
+            raise Strange(f"a listing with keys that do not start with {prefix!r}")
         return [
             Listed(item["Key"].removeprefix(self._own), item["Size"], int(item["LastModified"].timestamp() * 1000))
             for item in items
         ]
 
     def delete(self, keys: Sequence[str]) -> None:
-        """See `Archive.delete`. One request for 1000 keys, or one each where the server knows no batches."""
+        """See `Archive.delete`. Sends one request per 1000 keys, or one per key if the server does not support batches."""
         full = [self._full(key) for key in keys]
         refused: ConfigError | None = None
         for start in range(0, len(full), _PAGE_KEYS):
@@ -290,13 +316,13 @@ class S3Archive:
                 with self._faults(f"delete {len(page)} objects"):
                     if not (self._batch_deletes and self._renewed(partial(self._delete_batch, page))):
                         self._delete_each(page)
-            except ConfigError as e:  # by a lock, say: the others go all the same
+            except ConfigError as e:  # for example an object lock: still delete the others
                 refused = refused or e
         if refused is not None:
             raise refused
 
     def _delete_each(self, full: Sequence[str]) -> None:
-        """One after the other; where some are refused, the others go all the same."""
+        """Delete the keys one by one. If some are refused, the others are still deleted."""
         refused: boto_errors.ClientError | None = None
         for key in full:
             try:
@@ -307,7 +333,7 @@ class S3Archive:
             raise refused
 
     def _delete_batch(self, full: Sequence[str]) -> bool:
-        """False if the server has no DeleteObjects as botocore asks for it; remembered."""
+        """Delete the keys in one request. Returns False if the server does not support that, and remembers it."""
         try:
             reply = self._client.delete_objects(
                 Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in full], "Quiet": True}
@@ -334,27 +360,32 @@ class S3Archive:
 
     def _full(self, key: str) -> str:
         full = self._own + check_key(key)
-        return check_key(full)  # the limit is one of the whole key
+        return check_key(full)  # the limit applies to the whole key
 
-    def _check_answer(self, response_dict: dict[str, Any], **_: object) -> None:
-        """Each answer before botocore reads it (an event of botocore). Raises `ConfigError`, `ArchiveUnavailable`."""
+    def _check_response(self, response_dict: dict[str, Any], **_: object) -> None:
+        """Check each response before botocore parses it (an event of botocore).
+
+        Raises:
+            ConfigError: The server redirects without naming a region.
+            ArchiveUnavailable: It is not a response of an S3 server.
+        """
         status, headers = response_dict["status_code"], response_dict["headers"]
         operation = response_dict["context"]["operation_name"]
         if status < 300:
             check_success(operation, status, headers, response_dict["body"])
-        # Where S3 says in which region the bucket is, botocore goes there, once. Where nobody says so, it asks by HEAD; if
-        # that is redirected as well, it asks again, without end.
+        # If S3 names the bucket's region, botocore follows once. If not, it sends a HEAD request; if that is redirected as
+        # well, botocore repeats it endlessly.
         elif status < 400 and "x-amz-bucket-region" not in headers and b"<Region>" not in response_dict["body"]:
             location = urlsplit(str(headers.get("location", "")))
             to = f"{location.scheme}://{location.netloc}{location.path}" if location.netloc else location.path
             raise ConfigError(
-                f"the server redirects to {to or 'nowhere'} ({status}): is endpoint_url the S3 server, is the region of the "
-                "bucket right, does a proxy want a login?"
+                f"the server redirects to {to or 'an unknown location'} ({status}): check endpoint_url and the region of the "
+                "bucket; or does a proxy require a login?"
             )
 
     @contextmanager
     def _faults(self, step: str) -> Iterator[None]:
-        """Turn what botocore raises into what the caller should do: whatever a server answers, one of our errors."""
+        """Translate the exceptions of botocore into distier's errors, for any response of a server."""
         try:
             yield
         except boto_errors.ClientError as e:
@@ -362,37 +393,39 @@ class S3Archive:
             raise self._explain(step, error.get("Code", ""), meta.get("HTTPStatusCode", 0), str(e)) from e
         except PASSING_ERRORS as e:
             if "CERTIFICATE_VERIFY_FAILED" in str(e):
-                raise ConfigError(f"{self.name}: can not {step}: {e}") from e
-            raise ArchiveUnavailable(f"{self.name}: can not {step} now: {e}") from e
+                raise ConfigError(f"{self.name}: cannot {step}: {e}") from e
+            raise ArchiveUnavailable(f"{self.name}: cannot {step} now: {e}") from e
         except boto_errors.BotoCoreError as e:
-            raise ConfigError(f"{self.name}: can not {step}: {e}") from e
+            raise ConfigError(f"{self.name}: cannot {step}: {e}") from e
         except ConfigError as e:
-            raise ConfigError(f"{self.name}: can not {step}: {e}") from e
+            raise ConfigError(f"{self.name}: cannot {step}: {e}") from e
         except Strange as e:
-            raise ArchiveUnavailable(f"{self.name}: can not {step} now: {e}") from e
+            raise ArchiveUnavailable(f"{self.name}: cannot {step} now: {e}") from e
         except DistierError:
             raise
-        except Exception as e:  # botocore takes for granted that answers have the shape of S3's
+        except Exception as e:  # botocore assumes that responses have the shape of S3's
             raise ArchiveUnavailable(
-                f"{self.name}: can not {step} now: no answer of an S3 server ({type(e).__name__}: {e})"
+                f"{self.name}: cannot {step} now: not a response of an S3 server ({type(e).__name__}: {e})"
             ) from e
 
     def _explain(self, step: str, code: str, status: int, text: str) -> DistierError:
         passing = code in PASSING_CODES or status in (408, 409, 429) or (status >= 500 and status != 501)
         if passing:
-            return ArchiveUnavailable(f"{self.name}: can not {step} now: {text}")
+            return ArchiveUnavailable(f"{self.name}: cannot {step} now: {text}")
         if code in ("MetadataTooLarge", "KeyTooLongError", "EntityTooLarge"):
-            return Invalid(f"{self.name}: can not {step}: {text}")
+            return Invalid(f"{self.name}: cannot {step}: {text}")
         advice = f"; {ADVICE[code]}" if code in ADVICE else ""
-        return ConfigError(f"{self.name}: can not {step}: {text.removesuffix('.')}{advice}")
+        return ConfigError(f"{self.name}: cannot {step}: {text.removesuffix('.')}{advice}")
 
 
-_WHITE = "was it copied with the end of its line?"
+_INVALID_HINT = "was it copied with a line break?"
 
 
 def _style_of(session: Any, endpoint_url: str | None) -> str:
-    """How the bucket is named in requests: as `~/.aws/config` says, else in the path where the server has an endpoint of its
-    own. Such servers seldom have a DNS name for each bucket."""
+    """Return how requests name the bucket: as in `~/.aws/config`, or otherwise in the path if there is an endpoint URL.
+
+    Servers with their own endpoint seldom have a DNS name for each bucket.
+    """
     scoped = session._session.get_scoped_config()
     section = scoped.get("s3")
     if isinstance(section, dict) and section.get("addressing_style"):
@@ -403,10 +436,10 @@ def _style_of(session: Any, endpoint_url: str | None) -> str:
 
 
 def _parse(url: str) -> tuple[str, str]:
-    """Bucket, and prefix with a `/` behind it (or empty), of `s3://bucket/prefix`."""
+    """Split `s3://bucket/prefix` into the bucket and the prefix, which ends with `/` or is empty."""
     scheme, _, rest = url.partition("://")
     bucket, _, prefix = rest.partition("/")
     prefix = prefix.strip("/")
     if scheme != "s3" or not bucket or "@" in bucket:
-        raise ConfigError("an S3 archive is s3://bucket or s3://bucket/prefix; credentials are separate options")
+        raise ConfigError("the URL must be s3://bucket or s3://bucket/prefix; credentials are separate options")
     return bucket, f"{check_key(prefix)}/" if prefix else ""

@@ -1,4 +1,4 @@
-"""What S3 servers say, and what to do about it."""
+"""Errors of S3 servers, and how to react to them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from botocore.parsers import ResponseParserError
 
 from distier.errors import ArchiveUnavailable
 
-# The root element of a success with a body. Other operations answer with headers alone.
+# The root element of a successful response with a body. Other operations return only headers.
 _ROOTS = {"ListObjectsV2": "ListBucketResult", "DeleteObjects": "DeleteResult"}
-# Operations whose success is told by an ETag, or at least by a header that only S3 servers send.
+# Operations whose success is proved by an ETag, or at least by a header that only S3 servers send.
 _TAGGED = frozenset(["PutObject", "GetObject"])
 PASSING_CODES = frozenset(
     [
@@ -34,7 +34,7 @@ PASSING_CODES = frozenset(
         "XMinioServerNotInitialized",
     ]
 )
-# Codes with which servers say that they do not have DeleteObjects, or want Content-MD5 with it.
+# Error codes of servers that do not support DeleteObjects, or require Content-MD5 with it.
 NO_BATCH_CODES = frozenset(
     [
         "NotImplemented",
@@ -50,18 +50,18 @@ NO_BATCH_CODES = frozenset(
         "501",
     ]
 )
-# Codes with which servers say that a PUT needs Content-MD5 or a checksum (a bucket with object lock), and what is then sent, in
-# this order. Not from the start: some servers reject each of them.
+# Error codes of servers that require Content-MD5 or a checksum for PUT (a bucket with object lock). `CHECKSUMS` are then tried
+# in this order, but not from the start, because some servers reject each of them.
 WANTS_CHECKSUM_CODES = frozenset(
     ["InvalidRequest", "MissingContentMD5", "MissingDigest", "MissingSecurityHeader", "InvalidDigest", "BadDigest"]
 )
 CHECKSUMS = ("", "md5", "sha256")
-# Codes with which servers say that the credentials are over. Those that come from files or from STS may have been renewed.
+# Error codes for expired credentials. Credentials from files or from STS may have been renewed.
 EXPIRED_CODES = frozenset(
     ["ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId"]
 )
 ADVICE = {
-    "NoSuchBucket": "create the bucket or correct the url",
+    "NoSuchBucket": "create the bucket or correct the URL",
     "AccessDenied": "grant s3:ListBucket on the bucket and s3:GetObject, s3:PutObject, s3:DeleteObject in it",
     "InvalidAccessKeyId": "correct the access key",
     "SignatureDoesNotMatch": "correct the secret key (or the region)",
@@ -69,10 +69,9 @@ ADVICE = {
     "RequestTimeTooSkewed": "set this host's clock",
     "PermanentRedirect": "set the region of the bucket",
     "AuthorizationHeaderMalformed": "set the region of the bucket",
-    "404": "is endpoint_url an S3 server? It answered 404 without an S3 error",
+    "404": "is endpoint_url an S3 server? It replied 404 without an S3 error",
 }
-# What botocore raises when the server or the way to it is at fault; its other errors are about
-# configuration.
+# Errors of botocore that are caused by the server or the network; all others are caused by the configuration.
 PASSING_ERRORS = (
     boto_errors.HTTPClientError,
     boto_errors.ConnectionError,
@@ -93,30 +92,36 @@ def checksum_of(data: bytes, kind: str) -> dict[str, Any]:
 
 
 class Strange(ArchiveUnavailable):
-    """An answer that no S3 server gives."""
+    """A response that no S3 server sends."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"the answer is {what}: is endpoint_url an S3 server, or does a proxy want a login?")
+        super().__init__(f"the response is {what}: is endpoint_url an S3 server, or does a proxy require a login?")
 
 
 def check_success(operation: str, status: int, headers: Mapping[str, str], body: Any) -> None:
-    """Raises `ArchiveUnavailable` for a success that no S3 server sends. Taken for one, an empty answer to LIST would mean that
-    every module was deleted, and one to PUT that a version is archived."""
+    """Check that a successful response comes from an S3 server.
+
+    Otherwise an empty response to LIST would mean that every module was deleted, and a response to PUT would mean that a
+    version is archived.
+
+    Raises:
+        ArchiveUnavailable: No S3 server sends such a response.
+    """
     if operation in _TAGGED or (operation == "DeleteObject" and status != 204):
         if status != 200 or not any(name.lower() == "etag" or name.lower().startswith("x-amz-") for name in headers):
             if operation == "GetObject":
-                body.close()  # a stream: nobody else will read it, or give its connection back
-            raise Strange(f"none of S3 to {operation} ({status} without an ETag)")
+                body.close()  # a stream: no other code reads it or returns its connection to the pool
+            raise Strange(f"not one of S3 to {operation} ({status} without an ETag)")
     elif (wanted := _ROOTS.get(operation)) is not None:
         found = _root_of(body)
         if found != wanted:
-            raise Strange(f"no {wanted} but {'<' + found + '>' if found else 'empty, or no XML'}")
+            raise Strange(f"{'<' + found + '>' if found else 'empty or not XML'} instead of {wanted}")
 
 
 def _root_of(body: bytes) -> str:
-    """The name of the root element, empty if this is no XML. Reads little more of it than that."""
+    """Return the name of the root element; empty if this is not XML. Reads little more than that element."""
     try:
-        # botocore parses the whole of it in the same way, just after.
+        # botocore parses the whole body in the same way afterwards.
         for _, element in ElementTree.iterparse(io.BytesIO(body), events=("start",)):  # noqa: S314 - see above
             return str(element.tag).rpartition("}")[2]
     except ElementTree.ParseError:
@@ -125,7 +130,7 @@ def _root_of(body: bytes) -> str:
 
 
 def headers_as_text(request: Any, **_: object) -> None:
-    """urllib3 fails on values that are bytes where the server answers 303, and its answer is lost."""
+    """Convert header values to text. With bytes, urllib3 fails on a 303 response, and the response is lost."""
     for name, value in list(request.headers.items()):
         if isinstance(value, bytes):
             request.headers[name] = value.decode("latin-1")

@@ -1,4 +1,4 @@
-"""The accounts of a shard against a recount of its records, while others write."""
+"""The accounts of a shard, compared with a recount of its records while others write."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _recount(shard: Shard) -> Plan[_Recount]:
         after, keys = yield from Command(shard, command, unparsed)
         calls: list[Command[Any]] = [Command(shard, ("HMGET", key, *COUNTED), unparsed) for key in keys]
         for key, reply in zip(keys, (yield from Pipeline(calls)), strict=True):
-            if not isinstance(reply, Corrupt):  # a foreign type, told as such
+            if not isinstance(reply, Corrupt):  # a foreign type, reported as such
                 counted.add(key, collect(reply))
         cursor = int(after)
         if not cursor:
@@ -90,7 +90,7 @@ def _last_event(shard: Shard) -> Plan[str]:
 
 
 def _compare(shard: Shard, counted: _Recount, *, repair: bool) -> Plan[dict[str, int] | None]:
-    """How far the accounts are off; None where that cannot be said, because too much has changed."""
+    """Return how far the accounts are off; None where too much has changed to tell."""
     for _ in range(RECOUNTS_MAX):
         changed = yield from _changed(shard, counted.since)
         if changed is None:
@@ -104,7 +104,7 @@ def _compare(shard: Shard, counted: _Recount, *, repair: bool) -> Plan[dict[str,
 
 
 def _changed(shard: Shard, since: str) -> Plan[tuple[str, set[str]] | None]:
-    """The last event, and the modules that had any after `since`; None where the stream has been trimmed since."""
+    """Return the last event, and the modules that had any after `since`; None where the stream was trimmed since."""
     ids: set[str] = set()
     last, n = since, 0
     while True:

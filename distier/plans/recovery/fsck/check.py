@@ -1,24 +1,25 @@
-"""fsck: does all that Redis and the archive hold fit together; and put right what does not.
+"""fsck: does everything in Redis and in the archive fit together? It also repairs what does not.
 
-It runs beside working agents, so a look is never the proof: what plain reads, SCANs and LISTs make suspect is looked at
-again before it is told. Inside one shard that is one script (`mend`, `redirty`, `account`), which sees one moment and
-repairs in it; between Redis and the archive it is a fresh LIST and GET and the tok of the record, which every repair checks.
+It runs next to working agents, so one look is never the proof: what plain reads, SCANs and LISTs make suspect is looked at
+again before it is reported. Inside one shard that is one script (`mend`, `redirty`, `account`), which sees one moment and
+repairs in it. Between Redis and the archive it is a fresh LIST and GET, and the write id of the record, which every repair
+compares.
 
     note     does no harm: garbage that the sweep takes, keys that distier never wrote
     fault    something is wrong, and the content is safe; most are repaired
     lost     a version, or the only copy of it, is gone or damaged: no repair brings it back
 
-Nothing here deletes the greatest object of a module. A damaged object cannot be replaced (objects are never overwritten):
-where Redis still has the content, it is put again as a new version, and the damaged one is then dominated and swept.
+Nothing here deletes the greatest object of a module. A damaged object cannot be replaced (objects are never overwritten).
+Where Redis still has the content, it is put again as a new version, and the damaged one is then dominated and swept.
 
-What it needs: 8 bytes of memory for each object of the archive, about 100 for each record of one shard at a time (for the
+It needs 8 bytes of memory for each object of the archive, about 100 for each record of one shard at a time (for the
 accounts), and one page of everything else.
 
 The accounts are compared while others write: `usage` changes all the time, and a SCAN sees no single moment. But whatever
-changes an account emits an event. So each record is counted once, at any moment; those that had an event since the scan
-began are counted again in the script that compares, which answers only if no other one had an event meanwhile. (The road
-not taken: a script over all records is exact too, and blocks the shard for a second per million.) An account is set only
-where two such recounts say the same, and never where more changed during the scan than the event stream keeps.
+changes an account emits an event. So each record is counted once, at any moment; records that had an event since the scan
+began are counted again in the script that compares, which replies only if no other one had an event meanwhile. (Rejected: a
+script over all records. It is exact too, and blocks the shard for a second per million.) An account is set only where two
+such recounts agree, and never where more changed during the scan than the event stream keeps.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ from distier.plans.recovery.fsck.keys import check_keys, check_sets
 from distier.plans.recovery.walk import ArchiveWalk, Group, Position, Skipped
 
 SETTLED_MS = 20 * 60_000
-"""An object this old belongs to no write that is still under way: calls take 2 minutes at most, and S3 refuses clients whose
-clock is off by more than 15."""
+"""An object this old belongs to no write that is under way: calls take 2 minutes at most, and S3 refuses clients whose clock
+is off by more than 15."""
 
 
 def fsck(
@@ -57,10 +58,13 @@ def fsck(
     checksums: float = 0,
     progress: Callable[[Findings], None] = lambda _: None,
 ) -> Plan[Findings]:
-    """Check a namespace. `tell` gets each finding, `progress` the numbers so far, now and then. `checksums`: the share of
-    modules whose copies and objects are read and compared with their SHA-256 (1: all). Raises `Unavailable`, `Invalid`."""
+    """Check a namespace.
+
+    `tell` gets each finding, `progress` the numbers so far, now and then. `checksums`: the fraction of modules whose copies
+    and objects are read and compared with their SHA-256 (1: all). Raises `Unavailable`, `Invalid`.
+    """
     if not 0 <= checksums <= 1:
-        raise Invalid(f"checksums is a share from 0 to 1, not {checksums!r}")
+        raise Invalid(f"checksums must be a fraction from 0 to 1, not {checksums!r}")
     salt = yield NewToken()
     run = Run(space, tell, progress, repair, checksums, salt.encode(), (yield Now()))
     yield from _check_archive(run)
@@ -101,7 +105,7 @@ def _check_groups(run: Run, states: Mapping[Shard, Opened], groups: Sequence[Gro
         )
     for group, reply in zip(groups, (yield from Pipeline(calls)), strict=True):
         if isinstance(reply, Corrupt):
-            continue  # a foreign type: told with the records
+            continue  # a foreign type: reported with the records
         position, seen = collect(reply)
         for key in group.lone_sidecars:
             if group.modified_ms[key] < run.now_ms - SETTLED_MS:
@@ -134,7 +138,7 @@ def _position_and_seen(reply: Sequence[bytes | None]) -> tuple[Position | None, 
 def _unknown(
     run: Run, group: Group, newest: names.VersionObject, position: Position | None, *, reconciled: bool
 ) -> Plan[None]:
-    """An object that is greater than the record, or has none: a tombstone, a write under way, or an orphan."""
+    """Check an object that is greater than the record, or has none: a tombstone, a write under way, or an orphan."""
     if newest.kind == "deleted" and reconciled and position is None:
         return  # its record has expired
     if reconciled and group.modified_ms[newest.key] >= run.now_ms - SETTLED_MS:

@@ -1,4 +1,4 @@
-"""The copies of a module against its checksum: frames, objects, and what takes the place of a lost one."""
+"""The copies of a module, compared with its checksum: frames, objects, and the replacement of a lost one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def drop_copy(shard: Shard, id: str) -> Plan[bool]:
 
 
 def check_object(run: Run, shard: Shard, id: str) -> Plan[None]:
-    """A clean record whose object was not in the listing: it came later, or it is gone."""
+    """Check a clean record whose object was not in the listing: the object came later, or it is gone."""
     record = yield from _clean_record(shard, id)
     if record is None:
         return
@@ -77,7 +77,7 @@ def _clean_record(shard: Shard, id: str) -> Plan[Record | None]:
     try:
         record = yield from record_command(shard, id)
     except Corrupt:
-        return None  # told as malformed
+        return None  # reported as malformed
     return record if record is not None and record.clean and not record.deleted else None
 
 
@@ -98,7 +98,7 @@ def _tell_lost(run: Run, shard: Shard, record: Record, key: str, older: names.Ve
 
 
 def _go_back(space: Namespace, shard: Shard, record: Record, older: names.VersionObject) -> Plan[bool]:
-    if record.tier != "cold":  # its copy has just gone: the worker accounts for that first
+    if record.tier != "cold":  # its copy has just expired: the worker accounts for that first
         return False
     known = yield from ask_state(space, shard)
     sidecars = [
@@ -113,11 +113,11 @@ def _go_back(space: Namespace, shard: Shard, record: Record, older: names.Versio
 
 
 def check_contents(run: Run, shard: Shard, id: str) -> Plan[None]:
-    """The copies of one module against its SHA-256: what Redis holds, and the object."""
+    """Compare the copies of one module with its SHA-256: those in Redis, and the object."""
     replies = yield from Pipeline([record_command(shard, id), frame_command(shard, id)])
     record, frame = replies
     if isinstance(record, Corrupt) or isinstance(frame, Corrupt):
-        return  # told as malformed
+        return  # reported as malformed
     record, frame = collect(record), collect(frame)
     if record is None or record.deleted:
         return
@@ -142,7 +142,7 @@ def _check_archived(run: Run, shard: Shard, record: Record, content: bytes | Non
     try:
         got = yield from ArchiveGet(key, max_bytes=record.size_bytes + record.size_bytes // 2 + 4096)
         if got is None:
-            return  # that is looked for elsewhere
+            return  # `check_object` looks for it
         if got.content_type not in (None, names.CONTENT_TYPE):
             run.found("wrong-type", record.id, key, got.content_type or "")
         size_bytes, data = record.size_bytes, got.data
@@ -167,5 +167,5 @@ def _put_again(space: Namespace, record: Record, content: bytes) -> Plan[bool]:
     try:
         yield from put(space, item)
     except Conflict:
-        return False  # somebody else has put a newer version
+        return False  # another client has put a newer version
     return True

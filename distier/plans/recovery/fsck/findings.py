@@ -1,4 +1,4 @@
-"""What `fsck` can find, and what one run of it knows."""
+"""What `fsck` can find, and the state of one run of it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ Level = Literal["note", "fault", "lost"]
 
 
 class Kind(NamedTuple):
+    """A kind of finding."""
+
     level: Level
     what: str
     repair: str
@@ -66,14 +68,17 @@ KINDS: Mapping[str, Kind] = {
     "foreign-object": Kind("note", "an object that distier never named", ""),
     "foreign-key": Kind("note", "a key in this namespace that distier never wrote", ""),
 }
-"""What can be found. `what` is said of a module, `repair` is what `repair=True` does about it; empty: nothing."""
+"""Everything that can be found. `what` describes it, `repair` is what `repair=True` does about it, empty for nothing."""
 EXAMPLES_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong. `id` is the module, where it is one; `key` a Redis key or archive key; `detail` what
-    distinguishes it. `repaired`: it was put right in this run."""
+    """One thing that is wrong.
+
+    `id` is the module, if it is about one; `key` a Redis key or archive key; `detail` what distinguishes it. `repaired`:
+    this run repaired it.
+    """
 
     kind: str
     id: str = ""
@@ -96,7 +101,7 @@ class Finding:
 
 @dataclass
 class Findings:
-    """What fsck saw, in numbers: `found` and `repaired` by kind; `listed` holds the first thousand findings."""
+    """What fsck saw, in numbers. `found` and `repaired` are by kind; `listed` holds the first thousand findings."""
 
     objects: int = 0
     records: int = 0
@@ -113,12 +118,12 @@ class Findings:
             self.listed.append(finding)
 
     def count(self, level: Level) -> int:
-        """How many findings of a level there were."""
+        """Return how many findings of a level there were."""
         return sum(n for kind, n in self.found.items() if KINDS[kind].level == level)
 
     @property
     def remaining(self) -> int:
-        """Faults that are still there."""
+        """The faults that are still there."""
         return self.count("fault") - sum(n for kind, n in self.repaired.items() if KINDS[kind].level == "fault")
 
 
@@ -127,6 +132,8 @@ Tell = Callable[[Finding], None]
 
 @dataclass
 class Run:
+    """The state of one run."""
+
     space: Namespace
     tell: Tell
     progress: Callable[[Findings], None]
@@ -137,7 +144,7 @@ class Run:
     findings: Findings = field(default_factory=Findings)
     skipped: Skipped = field(default_factory=Skipped)
     present: array[int] = field(default_factory=lambda: array("q"))
-    """Hashes of (id, place) of every content object, sorted after the walk through the archive."""
+    """Hashes of (id, position) of every content object, sorted after the walk through the archive."""
 
     def found(self, kind: str, id: str = "", key: str = "", detail: str = "", *, repaired: bool = False) -> None:
         finding = Finding(kind, id, key, detail, repaired)
@@ -150,7 +157,7 @@ class Run:
         return at < len(self.present) and self.present[at] == wanted
 
     def is_sampled(self, id: str) -> bool:
-        """A share of the modules, another one in each run."""
+        """Return whether the module is in the sample, which is another one in each run."""
         digest = hashlib.blake2b(self.salt + id.encode(), digest_size=8).digest()
         return int.from_bytes(digest) < self.share * 2**64
 
@@ -160,7 +167,7 @@ def unparsed(reply: Any) -> Any:
 
 
 def each(run: Run, id: str, plan: Plan[None]) -> Plan[None]:
-    """What is done with one module. An object that the archive does not give is told, and keeps nothing else."""
+    """Run what is done with one module. An object that the archive does not return is reported, and affects nothing else."""
     try:
         yield from plan
         run.skipped.went_well()

@@ -21,7 +21,7 @@ PARALLEL = 8
 
 
 def check_keys(run: Run, shard: Shard) -> Plan[None]:
-    """Every key of the shard: what it is, and whether what it belongs to fits together."""
+    """Check every key of the shard: what it is, and whether it fits what it belongs to."""
     cursor = 0
     while True:
         after, keys = yield from Command(shard, ("SCAN", cursor, "MATCH", shard.root + "*", "COUNT", 1000), unparsed)
@@ -36,7 +36,7 @@ def check_keys(run: Run, shard: Shard) -> Plan[None]:
             elif kind != "known":
                 run.found("foreign-key", key=_shown(key))
         yield from _check_modules(run, shard, ids["module"])
-        yield from _mend_missing(run, shard, ids["warm"])  # other frames are looked at with their records
+        yield from _mend_missing(run, shard, ids["warm"])  # other frames are checked with their records
         yield from _check_leases(run, shard, timed)
         run.progress(run.findings)
         cursor = int(after)
@@ -54,8 +54,10 @@ _OPEN = frozenset(name for name, colon, _ in _NAMES if colon)
 
 
 def _what_is(shard: Shard, key: bytes) -> tuple[str, str]:
-    """The kind of a key by its name, and the id in it: `module`, `warm`, `lease` (what has a TTL from the start), `known`
-    (other keys of the table), `foreign`."""
+    """Return the kind of a key by its name, and the id in it.
+
+    The kinds are `module`, `warm`, `lease` (a key that always has a TTL), `known` (other keys of the table) and `foreign`.
+    """
     try:
         kind, colon, rest = key.decode()[len(shard.root) :].partition(":")
         if colon and kind in ("module", "warm"):
@@ -72,14 +74,14 @@ def _what_is(shard: Shard, key: bytes) -> tuple[str, str]:
 def _check_leases(run: Run, shard: Shard, keys: Sequence[bytes]) -> Plan[None]:
     calls: list[Command[int]] = [Command(shard, ("PTTL", key), int) for key in keys]
     for key, left in zip(keys, (yield from Pipeline(calls)), strict=True):
-        if collect(left) == -1:  # SET ... PX makes both at once, so there is no moment without
+        if collect(left) == -1:  # SET ... PX sets both at once, so a lease always has one
             if run.repair:
                 yield from Command(shard, ("PEXPIRE", key, 120_000), int)
             run.found("lease-no-ttl", key=_shown(key), repaired=run.repair)
 
 
 def check_sets(run: Run, shard: Shard) -> Plan[None]:
-    """Members of the sets that have no record."""
+    """Check the sets for members without a record."""
     for zset in (shard.hot, shard.warm, shard.dirty, shard.uses, shard.pins):
         cursor = 0
         while True:
@@ -132,7 +134,7 @@ def _check_modules(run: Run, shard: Shard, ids: Sequence[str]) -> Plan[None]:
 
 
 def _archived_position(reply: Sequence[bytes | None]) -> Position | None:
-    """Where a clean version with content should be in the archive."""
+    """Return the position at which the archive should have a clean version with content."""
     epoch, ver, write_id, clean, tier = reply
     if clean != b"1" or tier not in (b"hot", b"warm", b"cold") or not (epoch and ver):
         return None
