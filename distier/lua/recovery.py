@@ -56,9 +56,10 @@ def open_shard(
     def parse(reply: Any) -> Opened | Unclaimed:
         word = word_of(reply)
         if word == "MISMATCH":
+            name, stored = reply[1].decode(), reply[2].decode()
             raise Invalid(
-                f"namespace {shard.namespace!r} was made with {reply[1].decode()} {reply[2].decode()}; this client "
-                f"says {LAYOUT if reply[1] == b'layout' else shard.count}. It is fixed when a namespace is created: "
+                f"namespace {shard.namespace!r} was made with {name}={stored}; this client is configured for "
+                f"{name}={LAYOUT if name == 'layout' else shard.count}. The number is fixed when a namespace is created: "
                 "correct the configuration, or use another namespace"
             )
         if word == "OK":

@@ -274,10 +274,10 @@ def test_open_refuses_another_layout_or_shard_count(real_exchange: Exchange) -> 
     fill(real_exchange)
     before = state(real_exchange)
     other = lua.open_shard(Shard("ns", 0, 2), [])
-    with pytest.raises(Invalid, match="was made with shards 1"):
+    with pytest.raises(Invalid, match="was made with shards=1"):
         run_script(real_exchange, RunScript(SHARD, other.script, SHARD.fixed, other.args, other.parse))
     ask(real_exchange, ("HSET", SHARD.epoch, "layout", "99"))
-    with pytest.raises(Invalid, match="was made with layout 99"):
+    with pytest.raises(Invalid, match="was made with layout=99"):
         run_script(real_exchange, lua.open_shard(SHARD, []))
     ask(real_exchange, ("HSET", SHARD.epoch, "layout", "1"))
     assert state(real_exchange) == before

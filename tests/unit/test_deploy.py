@@ -662,11 +662,11 @@ def test_page_has_a_row_for_each_alert() -> None:
     page = (TOP / "docs" / "OPERATIONS.md").read_text()
     table = page[page.index("## What to alarm on") :].split("\n\n")[2].splitlines()
     assert table[0].endswith("| alert |")
-    told = [row.split(" | ")[-1].removesuffix(" |") for row in table[2:]]
-    named = [name for cell in told for name in re.findall(r"Distier\w+", cell)]
+    cells = [row.split(" | ")[-1].removesuffix(" |") for row in table[2:]]
+    named = [name for cell in cells for name in re.findall(r"Distier\w+", cell)]
     assert sorted(named) == sorted(rule["alert"] for rule in rules())
-    assert all(re.fullmatch(r"Distier\w+(, Distier\w+)*", cell) or cell.startswith("none: ") for cell in told), told
-    assert [cell for cell in told if cell.startswith("none: ")] == [told[-1]] and table[-1].startswith("| damage")
+    assert all(re.fullmatch(r"Distier\w+(, Distier\w+)*", cell) or cell.startswith("none: ") for cell in cells), cells
+    assert [cell for cell in cells if cell.startswith("none: ")] == [cells[-1]] and table[-1].startswith("| damage")
 
 
 def test_sizes_on_the_pages_equal_the_measurement() -> None:
@@ -679,9 +679,9 @@ def test_sizes_on_the_pages_equal_the_measurement() -> None:
         measured[kind] = {tier: int(whole) - int(content) for tier, whole, content in rows}
     page = (TOP / "docs" / "OPERATIONS.md").read_text()
     for tier in ("cold", "warm", "hot"):
-        told = re.search(rf"([0-9]+)(?: bytes of Redis)? {tier} \(([0-9]+)", page)
-        assert told, tier
-        for kind, text in zip(("valkey", "redis"), told.groups(), strict=True):
+        sizes = re.search(rf"([0-9]+)(?: bytes of Redis)? {tier} \(([0-9]+)", page)
+        assert sizes, tier
+        for kind, text in zip(("valkey", "redis"), sizes.groups(), strict=True):
             assert abs(int(text) - measured[kind][tier]) <= 0.02 * measured[kind][tier], (tier, kind, measured[kind])
     assert max(measured["redis"].values()) <= 1700 and measured["redis"]["cold"] <= 530
     assert "0.5 kB (hot: 1.7) a module" in (DEPLOY / "redis" / "redis.conf").read_text()
@@ -700,8 +700,8 @@ def test_metrics_of_workers_are_used_and_documented_as_exported() -> None:
         for counted in re.findall(r"(?:rate|increase)\((distier_\w+)", expr):
             assert known[counted] == "counter", expr
     page = (TOP / "docs" / "OPERATIONS.md").read_text()
-    told = set(re.findall(r"\| `(distier_\w+)", page))
-    assert told == set(known), told ^ set(known)
+    documented = set(re.findall(r"\| `(distier_\w+)", page))
+    assert documented == set(known), documented ^ set(known)
     for name, kind in known.items():
         assert re.fullmatch(r"distier_[a-z_]+", name) and name.endswith("_total") == (kind == "counter"), name
 

@@ -260,7 +260,7 @@ def losses(load: str, *, per_shard: int, every: int, n: int = 12_000) -> list[Lo
     return found
 
 
-def told(what: str, found: Sequence[Loss]) -> str:
+def summary(what: str, found: Sequence[Loss]) -> str:
     """Return a line with the hits in percent, and the mean and spread of the loss over the seeds, in percentage points."""
     one, fixed, moving = ([part / POINT for part in column] for column in zip(*found, strict=True))
     spread = f"{mean(moving):.2f} ({min(moving):.2f} to {max(moving):.2f}, {len(found)} seeds)"
@@ -271,7 +271,7 @@ def told(what: str, found: Sequence[Loss]) -> str:
 def test_moving_quotas_lose_few_hits_and_fixed_ones_many(every: int, tell: Callable[[str], None]) -> None:
     """There are thirty typical modules per shard, and at least 25 rounds of the worker before the reads count."""
     found = losses("skewed", per_shard=30, every=every, n=max(12_000, 50 * every))
-    tell(told(f"30 modules a shard, {every} reads a round", found))
+    tell(summary(f"30 modules a shard, {every} reads a round", found))
     assert max(lost.moving for lost in found) <= 2 * POINT, found
     assert min(lost.fixed for lost in found) > 4 * POINT, found
 
@@ -279,7 +279,7 @@ def test_moving_quotas_lose_few_hits_and_fixed_ones_many(every: int, tell: Calla
 @pytest.mark.parametrize("load", ["even", "steep", "all in one", "moves on"])
 def test_moving_quotas_lose_few_hits_in_other_loads(load: str, tell: Callable[[str], None]) -> None:
     found = losses(load, per_shard=30, every=64)
-    tell(told(f"{load}, 30 modules a shard, 64 reads a round", found))
+    tell(summary(f"{load}, 30 modules a shard, 64 reads a round", found))
     assert max(lost.moving for lost in found) <= 2 * POINT, found
 
 
@@ -289,7 +289,7 @@ def test_shards_of_few_modules_lose_more(
 ) -> None:
     """This is the limit that OPERATIONS states: the oldest of few modules says little, and no shard holds part of a module."""
     found = losses("skewed", per_shard=per_shard, every=64)
-    tell(told(f"{per_shard} modules a shard, 64 reads a round", found))
+    tell(summary(f"{per_shard} modules a shard, 64 reads a round", found))
     assert mean([lost.moving for lost in found]) <= mean_max * POINT, found
     assert max(lost.moving for lost in found) <= worst_max * POINT, found
 
@@ -306,5 +306,5 @@ def test_moving_quotas_lose_no_more_in_real_traces(name: str, tell: Callable[[st
     reads = [(crc32(f"k{key}".encode()) % 16, key) for key in read]
     total = max(64, len(set(read)) // 8)
     found = loss(reads, dict.fromkeys(read, TYPICAL), total * TYPICAL, 64)
-    tell(told(f"{name}, {len(read)} reads, hot holds {total} of {len(set(read))}", [found]))
+    tell(summary(f"{name}, {len(read)} reads, hot holds {total} of {len(set(read))}", [found]))
     assert found.moving <= 2 * POINT

@@ -108,11 +108,11 @@ def test_syncfs_is_used_if_it_is_cheaper(disk: Disk, files: list[int], monkeypat
 
 
 def test_signal_handler_can_sync_during_a_sync(disk: Disk, files: list[int]) -> None:
-    group, signals, told = GroupSync(), [signal.SIGUSR1], list[bool]()
+    group, signals, handled = GroupSync(), [signal.SIGUSR1], list[bool]()
 
     def handler(number: int, frame: object) -> None:
         group.sync(files[1:2])
-        told.append(True)
+        handled.append(True)
 
     real = os.fsync
 
@@ -126,7 +126,7 @@ def test_signal_handler_can_sync_during_a_sync(disk: Disk, files: list[int]) -> 
         patch.setattr(os, "fsync", interrupted)
         group.sync(files[:1])
     signal.signal(signal.SIGUSR1, before)
-    assert told and set(disk.synced) == set(inodes(files[:2]))
+    assert handled and set(disk.synced) == set(inodes(files[:2]))
 
 
 def test_interrupted_leader_leaves_the_group_to_the_next(disk: Disk, files: list[int]) -> None:
