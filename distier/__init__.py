@@ -4,7 +4,7 @@ import distier
 
 with distier.connect() as store:                  # an embedded server; or connect("redis://host"), connect("conf.yaml")
     store.put("skills/pdf", text)
-    module = store.get("skills/pdf")              # module.text, module.tokens, module.tier; None if there is none
+    module = store.get("skills/pdf")              # module.text, module.tokens, module.tier; None on a miss
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     )
     from .worker import Worker
 
-_WHERE = {
+_MODULE_OF = {
     "AsyncStore": "client", "Store": "client", "connect": "client", "connect_async": "client",
     "Config": "config", "load_config": "config",
     "Event": "domain.module", "Landed": "domain.module", "Module": "domain.module", "Moved": "domain.module",
@@ -61,12 +61,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are imported when they are first used: `import distier` alone stays fast."""
-    if name not in _WHERE:
+    """Import a public name on first use, so that `import distier` alone stays fast."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'distier' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

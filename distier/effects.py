@@ -1,13 +1,13 @@
-"""The closed set of effects: everything that a plan can ask of the world.
+"""The closed set of effects: everything that a plan can request from the outside.
 
-A *plan* is a generator that yields effects and gets their results back. Plans hold the logic, once; a *driver*
+A *plan* is a generator that yields effects and receives their results. The logic exists once, in the plans; a *driver*
 (`drive/sync.py`, `drive/aio.py`) performs the effects, blocking or on an event loop. So a test can run any plan
-without a server, stop it after any effect, or interleave two.
+without a server, stop it after any effect, or interleave two plans.
 
     record = yield from Command(("HGETALL", key), parse)      # an effect is iterable: `yield from` is typed
 
-Redis effects are safe to send twice: reads are, scripts recognise their own repetition by token. The few that
-are not say `retry=False`, and then a lost reply is not followed by a second try.
+Redis effects are safe to send twice: reads change nothing, and scripts recognise a repeated write by its write id. The few
+others have `retry=False`: after a lost reply the driver does not send them again.
 """
 
 from __future__ import annotations
@@ -27,19 +27,23 @@ Arg = str | bytes | int | float
 
 
 class Cancelled(BaseException):
-    """Thrown into a plan whose call is given up (a task was cancelled, somebody pressed Ctrl-C): a plan that holds a lease
-    gives it back, with one last effect."""
+    """Thrown into a plan whose call is abandoned, because its task was cancelled or somebody pressed Ctrl-C.
+
+    A plan that holds a lease then releases it, with one last effect.
+    """
 
 
 TIDY_S = 1.0
-"""How long that may take."""
+"""How long that last effect may take."""
 USE_S = 0.25
-"""How long a read waits until its use is noted."""
+"""How long a read waits for its use to be recorded."""
 HINT_S = 1.0
-"""And for other hints, which save work: a lease saves a request to the archive, a warm copy the next one."""
+"""How long a call waits for other hints. They save work: a lease saves a request to the archive, a warm copy the next one."""
 
 
 class Effect(Generic[T]):
+    """A request of a plan; T is the type of its result. It is iterable, so that `yield from effect` is typed."""
+
     __slots__ = ()
 
     def __iter__(self) -> Generator[Effect[Any], Any, T]:
@@ -49,7 +53,7 @@ class Effect(Generic[T]):
 
 @dataclass(slots=True)
 class Command(Effect[T]):
-    """One Redis command. `parse` turns its reply into a value."""
+    """One Redis command. `parse` converts its reply into a value."""
 
     shard: Shard
     args: tuple[Arg, ...]
@@ -57,13 +61,13 @@ class Command(Effect[T]):
     retry: bool = True
     replicas: int = 0
     hint: float = 0.0
-    """Seconds that it is waited for, where it is a hint (0: it is none). A hint is worth nothing later: it is not sent again
-    where the server refuses it for the moment. It may take effect after nobody waits for it any more."""
+    """For a hint, the seconds that the call waits for it; 0 if it is not a hint. A hint is of no use later, so it is not sent
+    again when the server refuses it temporarily. It may still take effect after the wait has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script: its verb, its whole text, the SHA-1 that EVALSHA takes, and the command that runs it."""
+    """A Lua script: its verb, its whole text, the SHA-1 for EVALSHA, and the command that runs it."""
 
     name: str
     source: bytes
@@ -73,8 +77,11 @@ class Script:
 
 @dataclass(slots=True)
 class Sending:
-    """Of a write: whether a reply to it was `lost`, so that it may have been applied. `since` is a version (`epoch-ver`) of its
-    shard from before it was sent for the first time; it is sent along from then on."""
+    """What is known about the transmissions of a write.
+
+    `lost` means that a reply was lost, so the write may have been applied. `since` is a version (`epoch-ver`) of the shard from
+    before the write was first sent. Once a reply was lost, the command contains `since`.
+    """
 
     since: str = "0-0"
     lost: bool = False
@@ -82,8 +89,11 @@ class Sending:
 
 @dataclass(slots=True)
 class RunScript(Effect[T]):
-    """One run of a script on one shard; every key that it touches is in `keys`. With `replicas`, it is done only when that
-    many replicas have it (`WAIT`); fewer in time is an error, though the write was applied."""
+    """One run of a script on one shard. `keys` contains every key that it touches.
+
+    With `replicas`, the run succeeds only when that many replicas have the write (`WAIT`). If fewer have it in time, that is an
+    error although the write was applied.
+    """
 
     shard: Shard
     script: Script
@@ -98,10 +108,10 @@ class RunScript(Effect[T]):
 
 @dataclass(slots=True)
 class Pipeline(Effect[list[Any]]):
-    """Several independent calls in one round trip (one per master on a cluster), answered in order.
+    """Several independent calls in one round trip (one per master on a cluster). The results are in the calls' order.
 
-    A call that fails alone answers its error as a value, so that its neighbours are not lost. Hints go first: that tells the
-    driver that the others must not wait for them.
+    The result of a call that fails is its error, as a value, so that the results of the others are not lost. If the first call
+    is a hint, the driver does not let the others wait for hints.
     """
 
     calls: Sequence[Command[Any] | RunScript[Any]]
@@ -109,6 +119,8 @@ class Pipeline(Effect[list[Any]]):
 
 @dataclass(slots=True)
 class ArchivePut(Effect[None]):
+    """Write an object."""
+
     key: str
     data: bytes
     content_type: str
@@ -117,7 +129,7 @@ class ArchivePut(Effect[None]):
 
 @dataclass(slots=True)
 class ArchiveGet(Effect["Fetched | None"]):
-    """None only where the archive says that there is no such object."""
+    """Read an object of at most `max_bytes`. The result is None only if the archive reports that the object does not exist."""
 
     key: str
     max_bytes: int
@@ -125,6 +137,8 @@ class ArchiveGet(Effect["Fetched | None"]):
 
 @dataclass(slots=True)
 class ArchiveList(Effect["list[Listed]"]):
+    """List at most `limit` objects with this prefix, in the order of their keys, beginning after `start_after`."""
+
     prefix: str
     start_after: str = ""
     limit: int = 1000
@@ -132,48 +146,58 @@ class ArchiveList(Effect["list[Listed]"]):
 
 @dataclass(slots=True)
 class ArchiveDelete(Effect[None]):
+    """Delete objects; a key without an object is no error."""
+
     keys: Sequence[str]
 
 
 @dataclass(slots=True)
 class Offload(Effect[T]):
-    """A computation over `size_bytes` of data; the asyncio driver runs large ones in a thread. A large one is not begun after
-    the call's deadline, and not ended by it: what takes long comes in steps."""
+    """A computation over `size_bytes` of data. The asyncio driver runs large ones in a thread.
+
+    A large one does not start after the call's deadline, and the deadline does not interrupt it. So a plan divides a long
+    computation into steps.
+    """
 
     size_bytes: int
     function: Callable[[], T]
     what: str = "its own computations"
-    """What an error calls it where it took most of a call's time."""
+    """The name of the computation in an error, if it took most of the call's time."""
 
 
 @dataclass(slots=True)
 class Parallel(Effect[list[Any]]):
-    """Several plans at once. Each answers its result, or its `DistierError` as a value, in order."""
+    """Run several plans at once. The results are in order; a plan that fails has its `DistierError` as its result."""
 
     plans: Sequence[Plan[Any]]
 
 
 @dataclass(slots=True)
 class Now(Effect[int]):
-    """Wall clock in ms; only for what people read. Scripts use the server's clock."""
+    """The wall clock in milliseconds since the Unix epoch, only for output to people. Scripts use the server's clock."""
 
 
 @dataclass(slots=True)
 class NewToken(Effect[str]):
-    """A fresh 128-bit token, as 32 hex characters."""
+    """128 random bits, as 32 hexadecimal digits, for a write id or the name of a lease's holder."""
 
 
 @dataclass(slots=True)
 class Sleep(Effect[None]):
+    """Wait, at most until the call's deadline."""
+
     seconds: float
     what: str = "waiting for another process"
-    """What an error calls it where it took most of a call's time."""
+    """The name of the wait in an error, if it took most of the call's time."""
 
 
 @dataclass(slots=True)
 class Used(Effect["RunScript[Any] | None"]):
-    """Note one use of a module, or of each of several. Uses are gathered in the process; where a batch is due (or `flush` is
-    set), the answer is the script call that tells Redis, for the plan to send along with what it sends anyway."""
+    """Note one use of a module, or one use of each of several modules.
+
+    The process gathers uses. When a batch is due, or with `flush`, the result is the script call that sends the batch; the plan
+    adds it to the calls that it sends anyway.
+    """
 
     shard: Shard
     id: str | Sequence[str]
@@ -182,25 +206,25 @@ class Used(Effect["RunScript[Any] | None"]):
 
 @dataclass(slots=True)
 class Count(Effect[None]):
-    """Add to one of the process's own counters (`hits.hot`, `misses`, ...)."""
+    """Add `n` to one of the process's own counters (`hits.hot`, `misses`, ...)."""
 
     name: str
     n: int = 1
 
 
-# The node's own disk (`stores/local.py`). Only plans of a space that has a node yield these.
+# The node's own disk (`stores/local.py`). Only plans of a space with a node yield these effects.
 
 
 @dataclass(slots=True)
 class LocalGet(Effect["bytes | None"]):
-    """The content of exactly this version from the node's disk, checked; None where it is not there."""
+    """Read the content of exactly this version from the node's disk, and check it. The result is None if it is not there."""
 
     record: Record
 
 
 @dataclass(slots=True)
 class LocalPut(Effect[bool]):
-    """Keep a clean version on the node's disk. False where it was not kept; that is no error."""
+    """Keep a clean version on the node's disk. The result is False if the disk did not take it, which is no error."""
 
     record: Record
     content: bytes
@@ -208,7 +232,7 @@ class LocalPut(Effect[bool]):
 
 @dataclass(slots=True)
 class LocalHas(Effect[bool]):
-    """Whether the node's disk has this version; no use."""
+    """Ask whether the node's disk has this version. This does not count as a use."""
 
     id: str
     write_id: str
@@ -216,25 +240,25 @@ class LocalHas(Effect[bool]):
 
 @dataclass(slots=True)
 class LocalDelete(Effect[bool]):
-    """Drop what the node's disk has of this module; whether that was anything."""
+    """Drop the node's copies of this module. The result says whether there was one."""
 
     id: str
 
 
 @dataclass(slots=True)
 class Peers(Effect[tuple[str, ...]]):
-    """Other nodes that live and have answered lately, by name."""
+    """The names of the other nodes that are alive and have not lately failed to answer."""
 
 
 @dataclass(slots=True)
 class PeerSilent(Effect[None]):
-    """This node did not answer in time: it is left out of `Peers` for a while."""
+    """Report that a node did not answer in time. `Peers` omits it for a while."""
 
     node: str
 
 
 def collect(value: T | BaseException) -> T:
-    """A result of `Pipeline` or `Parallel`: the value, or its error raised here."""
+    """Return a result of `Pipeline` or `Parallel`; raise it if it is an error."""
     if isinstance(value, BaseException):
         raise value
     return value

@@ -1,5 +1,4 @@
-"""botocore reads half a megabyte of descriptions for each session, and an archive has a session of its own: in tests they are
-read once."""
+"""Read botocore's descriptions once. Each archive has its own session, and each session reads half a megabyte of them."""
 
 from __future__ import annotations
 
@@ -17,5 +16,5 @@ def _once(path: str) -> Any:
 
 
 def share() -> None:
-    """From now on, in this process."""
+    """Share the descriptions in this process from now on."""
     JSONFileLoader.load_file = lambda _, file_path: _once(file_path)  # type: ignore[method-assign, assignment]

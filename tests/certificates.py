@@ -1,4 +1,4 @@
-"""Certificates for servers and clients of tests: an authority `ca`, what it signed, and a stranger."""
+"""Certificates for servers and clients of tests: an authority `ca`, the certificates that it signed, and a stranger."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.servers import binary, running_server, short_directory
 
 @contextmanager
 def certificates() -> Iterator[Path]:
-    """Where `ca.crt`, `server.crt`, `client.crt` and their keys are, and `other.crt`, an authority that nobody knows, with the
-    client `stranger`. Skips with a reason where there is no openssl, or no server that knows TLS."""
+    """Yield a directory with `ca.crt`, `server.crt`, `client.crt` and their keys, and with `other.crt`, an unknown authority,
+    and its client `stranger`. Skip with a reason if there is no openssl, or no server with TLS."""
     if not which("openssl"):
         pytest.skip("no openssl program: no certificates")
     if reason := _no_tls():
@@ -43,7 +43,7 @@ def _authority(at: Path, name: str) -> None:
 
 def _certificate(at: Path, name: str, authority: str, usage: str) -> None:
     (at / f"{name}.ext").write_text(
-        f"subjectAltName=IP:127.0.0.1\nextendedKeyUsage={usage}\nauthorityKeyIdentifier=keyid\n"  # Python 3.13 looks for it
+        f"subjectAltName=IP:127.0.0.1\nextendedKeyUsage={usage}\nauthorityKeyIdentifier=keyid\n"  # Python 3.13 requires it
     )
     _openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}", "-keyout",
              f"{name}.key", "-out", f"{name}.csr", cwd=at)  # fmt: skip
@@ -52,7 +52,7 @@ def _certificate(at: Path, name: str, authority: str, usage: str) -> None:
 
 
 def _no_tls() -> str:
-    """Why there can be no TLS test here, or nothing."""
+    """Return why TLS cannot be tested here; empty if it can."""
     program = binary("redis")
     if program is None:
         return "no redis-server on PATH (the embedded Valkey is built without TLS)"

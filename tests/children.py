@@ -1,5 +1,5 @@
-"""What every process that tests start has in common: it begins with the default signals, whatever this one inherited, and
-none is alive when the tests are over."""
+"""The processes that tests start: each begins with the default signals, whatever this process inherited, and none is alive
+after the tests."""
 
 from __future__ import annotations
 
@@ -11,36 +11,35 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 MARK = "TESTS_OF_DISTIER"
-# Of this process alone: with pytest-xdist several run tests side by side. Its children inherit it.
+# Unique to this process, because pytest-xdist runs several next to each other. Its children inherit it.
 TOKEN = secrets.token_hex(8)
-# Where servers live that outlive their starter: they write their titles over their environment, and become nobody's children.
+# The homes of servers that outlive their starter: such servers overwrite their environment with a title, and lose their parent.
 homes: set[Path] = set()
 # Python ignores these itself, and `subprocess` gives them back.
 OF_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 
 
 def _ignored_still(*_: object) -> None:
-    """As if it were ignored, but an exec makes it the default again."""
+    """Do nothing, as if the signal were ignored; but an exec makes a handled signal the default again."""
 
 
 def default_signals() -> None:
-    """Children start with the default signals, also under `nohup` and in the background of a shell, where SIGINT, SIGQUIT and
-    SIGHUP are ignored. This process goes on as it was started: it still ignores them."""
+    """Let children start with the default signals, also under `nohup` and in the background of a shell, where SIGINT, SIGQUIT
+    and SIGHUP are ignored. This process itself still ignores them."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals() - OF_PYTHON:
         if signal.getsignal(number) is signal.SIG_IGN:
-            # `wait` knows nothing of children that the kernel has reaped
+            # `wait` does not know children that the kernel has reaped
             signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else _ignored_still)
 
 
 def mark() -> None:
-    """From now on, children can be told from those of others."""
+    """Mark the children that start from now on as those of this process."""
     os.environ[MARK] = TOKEN
 
 
 def left(ours: int | None = None) -> dict[int, str]:
-    """The processes that this one started, or their children, and that are alive: what they are, by pid. Empty where there is
-    no /proc."""
+    """Return the living descendants of this process: their descriptions by pid. Empty without /proc."""
     ours = ours or os.getpid()
     parents = {pid: parent for pid, state, parent in _processes() if state not in "ZX"}
     found = {}
@@ -48,13 +47,13 @@ def left(ours: int | None = None) -> dict[int, str]:
         if pid == ours or not (_descends(pid, ours, parents) or _marked(pid) or _lives_at_home(pid)):
             continue
         words = _read(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
-        if words and "multiprocessing.resource_tracker" not in words:  # that one ends with us
+        if words and "multiprocessing.resource_tracker" not in words:  # it ends with this process
             found[pid] = f"{words[:200]} (started by {_test_of(pid) or 'a test'})"
     return found
 
 
 def left_in_the_end(patience_s: float = 20.0) -> dict[int, str]:
-    """What is alive, and is not about to end. It is killed."""
+    """Kill the descendants that do not end by themselves, and return their descriptions."""
     end_s = time.monotonic() + patience_s
     while (found := left()) and time.monotonic() < end_s:
         time.sleep(0.05)
@@ -102,7 +101,7 @@ def _lives_at_home(pid: int) -> bool:
 
 
 def _test_of(pid: int) -> str:
-    """The test that ran when it was started: pytest says so in the environment."""
+    """Return the test that started a process, from the environment variable of pytest."""
     for setting in _read(pid, "environ").split(b"\0"):
         if setting.startswith(b"PYTEST_CURRENT_TEST="):
             return setting.partition(b"=")[2].decode(errors="replace")

@@ -1,5 +1,5 @@
-"""Real clusters for tests: three masters and three replicas on loopback, put together command by command (the wheel has no
-cli), with a node timeout of one second."""
+"""Real clusters for tests: three masters and three replicas on loopback, with a node timeout of one second. They are joined by
+single commands, because the wheel has no cli."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ARGS = (
 
 @dataclass
 class TestCluster:
-    """Six nodes. Masters and replicas change their places; `nodes` does not."""
+    """Six nodes. Masters and replicas change their roles; the order of `nodes` does not change."""
 
     __test__: ClassVar[bool] = False
 
@@ -43,14 +43,14 @@ class TestCluster:
     def ask(self, node: TestServer, *words: Any) -> Any:
         with node.client(protocol=2) as client:
             connection = client.connection_pool.get_connection()
-            connection.send_command(*words)  # redis-py's own reading of CLUSTER ... is of no use here
+            connection.send_command(*words)  # redis-py's own parsers of CLUSTER replies do not help here
             return connection.read_response()
 
     def alive(self) -> list[TestServer]:
         return [node for node in self.nodes if node._process is not None]
 
     def topology(self, node: TestServer | None = None) -> Topology:
-        """As this node, or the first one that lives, sees it."""
+        """Return the topology as this node, or the first living node, sees it."""
         return parse_slots(self.ask(node or self.alive()[0], "CLUSTER", "SLOTS"), ("127.0.0.1", 0))
 
     def at(self, address: tuple[str, int] | None) -> TestServer:
@@ -75,7 +75,7 @@ class TestCluster:
         return dict(line.split(":", 1) for line in lines)
 
     def agrees(self, masters: int = MASTERS, replicas: int | None = None) -> bool:
-        """Whether all living nodes see the same: all slots served, by so many masters, with so many replicas that follow."""
+        """Whether all living nodes agree: all slots have a master, and there are this many masters and linked replicas."""
         replicas = len(self.alive()) - masters if replicas is None else replicas
         try:
             views = [self.topology(node) for node in self.alive()]
@@ -105,7 +105,7 @@ class TestCluster:
             raise AssertionError(f"{e}\n{self.log}") from e
 
     def await_failover(self, dead: TestServer, slots: list[int]) -> None:
-        """Until all living nodes know other masters for the slots of a dead one."""
+        """Wait until all living nodes know other masters for the slots of a dead one."""
 
         def done() -> bool:
             views = [self.topology(node) for node in self.alive()]
@@ -119,7 +119,7 @@ class TestCluster:
     # -- moving slots ------------------------------------------------------------------------------------------------
 
     def begin_move(self, slot: int, target: TestServer) -> TestServer:
-        """The classic way, first part: the slot is migrating. Answers its master."""
+        """Begin a classic move: mark the slot as migrating. Return its master."""
         source = self.owner(slot)
         self.ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.id_of(source))
         self.ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.id_of(target))
@@ -133,20 +133,20 @@ class TestCluster:
             self.ask(source, "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "REPLACE", "KEYS", *keys)
 
     def end_move(self, slot: int, target: TestServer) -> None:
-        """The last part: everybody is told, the new master first."""
+        """End a classic move: report the new master to all nodes, first to the new master."""
         masters = self.masters()
         for node in (target, *(m for m in masters if m is not target)):
             self.ask(node, "CLUSTER", "SETSLOT", slot, "NODE", self.id_of(target))
 
     def move(self, slot: int, target: TestServer) -> None:
-        """The classic way, all of it, while others write."""
+        """Move a slot in the classic way, while others write."""
         source = self.begin_move(slot, target)
         while keys := self.keys_in(source, slot):
             self.move_keys(source, target, keys[:20])
         self.end_move(slot, target)
 
     def move_atomically(self, slot: int, target: TestServer) -> bool:
-        """Valkey 9's way; False where the server has it not."""
+        """Move a slot atomically, as Valkey 9 does; return False if the server cannot."""
         source = self.owner(slot)
         words = ("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", self.id_of(target))
         try:
@@ -158,10 +158,10 @@ class TestCluster:
         poll(lambda: self.owner(slot) is target, timeout_s=READY_S, what=f"slot {slot} on {target.port}")
         return True
 
-    # -- life and death ------------------------------------------------------------------------------------------------
+    # -- start and stop ------------------------------------------------------------------------------------------------
 
     def revive(self, node: TestServer) -> None:
-        """Start a dead node on its data: it finds its place, by now as a replica."""
+        """Start a dead node on its data; by now it joins as a replica."""
         node.start()
         self.await_agreement()
 
@@ -173,7 +173,7 @@ class TestCluster:
 
 @contextmanager
 def running_cluster(kind: Kind) -> Iterator[TestCluster]:
-    """Three masters and three replicas of the same kind, stopped and removed at the end."""
+    """Run three masters and three replicas of one kind; stop and remove them at the end."""
     with short_directory() as tmp:
         cluster = start_cluster(kind, tmp)
         try:
@@ -183,7 +183,7 @@ def running_cluster(kind: Kind) -> Iterator[TestCluster]:
 
 
 def start_cluster(kind: Kind, tmp: Path) -> TestCluster:
-    """Three masters and three replicas in the empty directory `tmp`. The caller stops them."""
+    """Start three masters and three replicas in the empty directory `tmp`. The caller stops them."""
     cluster = TestCluster([])
     try:
         _start(cluster, kind, tmp)
@@ -201,7 +201,7 @@ def _start(cluster: TestCluster, kind: Kind, tmp: Path) -> None:
 
 
 def join(cluster: TestCluster) -> None:
-    """Six nodes that have just started become a cluster: the first three are masters."""
+    """Join six new nodes into a cluster; the first three become masters."""
     first, *others = cluster.nodes
     for i, node in enumerate(cluster.nodes):
         cluster.ask(node, "CLUSTER", "SET-CONFIG-EPOCH", i + 1)
@@ -223,6 +223,6 @@ def join(cluster: TestCluster) -> None:
 def _follows(cluster: TestCluster, replica: TestServer, master: str) -> bool:
     try:
         cluster.ask(replica, "CLUSTER", "REPLICATE", master)
-    except redis.ResponseError:  # it does not know this master yet
+    except redis.ResponseError:  # the node does not know this master yet
         return False
     return True

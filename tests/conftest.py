@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: real servers, one of each kind for the session, emptied for each test."""
+"""Fixtures for all tests: real servers, one of each kind for the session, emptied for each test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_process_is_left() -> Iterator[None]:
-    """Set up before all others, and so the last to end: by then each test has ended what it started."""
+    """Fail if a process is left. This fixture is set up first and so ends last, when each test has ended its processes."""
     yield
     found = children.left_in_the_end()
     assert not found, "still alive, and killed now:\n" + "\n".join(found.values())
@@ -39,19 +39,19 @@ def _session_server(kind: Kind) -> Iterator[TestServer]:
 
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[TestServer]:
-    """The Valkey that distier embeds; skipped with a reason where there is none."""
+    """The Valkey that distier embeds; skip with a reason if it is not installed."""
     yield from _session_server("valkey")
 
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[TestServer]:
-    """The distribution's Redis; skipped with a reason where there is none."""
+    """The distribution's Redis; skip with a reason if it is not installed."""
     yield from _session_server("redis")
 
 
 @pytest.fixture(scope="session", params=KINDS)
 def server(request: pytest.FixtureRequest) -> TestServer:
-    """Each kind in turn. It holds what earlier tests left; `redis_url` does not."""
+    """Each kind in turn. It still holds the data of earlier tests; the server of `redis_url` is empty."""
     found: TestServer = request.getfixturevalue(f"{request.param}_server")
     return found
 
@@ -64,7 +64,7 @@ def redis_url(server: TestServer) -> str:
 
 
 def empty(server: TestServer) -> None:
-    """Nothing that another test left remains: keys, scripts, functions, the limits of memory."""
+    """Remove what other tests left: keys, scripts, functions, the memory limit."""
     with server.client() as client:
         client.config_set("maxmemory", 0)
         client.config_set("maxmemory-policy", "noeviction")
@@ -75,14 +75,14 @@ def empty(server: TestServer) -> None:
 
 @pytest.fixture
 def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Say what a test counted: shown at the end of the whole run, also where tests run in several processes, whose own output
-    nobody sees."""
+    """Report what a test counted. The lines appear at the end of the run, even if tests run in several processes, whose own
+    output is hidden."""
     return lambda text: record_property("told", text)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is for the long mode is not collected in the short one. The two longest files come first: else one process still
-    runs them when the other has nothing left."""
+    """Leave out the tests of the long mode in the short one, and put the two longest files first. Otherwise one process would
+    still run them after the others have finished."""
     if os.environ.get("CHAOS") != "long":
         late = [item for item in items if _is_long(item)]
         config.hook.pytest_deselected(items=late)
@@ -91,7 +91,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_long(item: pytest.Item) -> bool:
-    """Marked so, or waiting for elections of a cluster on the second kind of server."""
+    """Whether a test is marked as long, or waits for elections of a cluster on the second kind of server."""
     fixtures = getattr(item, "fixturenames", ())
     return item.get_closest_marker("slow") is not None or ("takes_seconds" in fixtures and "[redis" in item.nodeid)
 
@@ -111,14 +111,14 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture
 def short_tmp() -> Iterator[Path]:
-    """A temporary directory whose path leaves room for a unix socket."""
+    """A temporary directory with a path short enough for a unix socket."""
     with short_directory() as path:
         yield path
 
 
 @pytest.fixture(scope="session")
 def reaper() -> Iterator[Reaper]:
-    """`reaper.watch(home)` before starting an embedded server there: stopped even if pytest is killed."""
+    """Call `reaper.watch(home)` before an embedded server starts there: it is stopped even if pytest is killed."""
     reaper = Reaper()
     yield reaper
     reaper.close()

@@ -1,8 +1,8 @@
-"""A world of one's own: Redis, the archive in memory, and a driver that can die at any line.
+"""A small world for tests: Redis, an archive in memory, and a driver that can die at any effect.
 
-What it gives is control: every plan can be stopped after every effect, thousands of times, in one thread and in the same way
-each time. Redis is a logical database of a real server where tests have lent one (`lent`), and else fakeredis, which takes
-twenty times as long and proves nothing alone: it knows no `#!lua` line, no memory limit, no INFO.
+A test can stop every plan after every effect, thousands of times, in one thread and in the same way each time. Redis is a
+logical database of a real server if the tests have lent one (`lent`), and otherwise fakeredis. fakeredis takes twenty times as
+long and alone proves nothing: it knows no `#!lua` line, no memory limit and no INFO.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ SLEEP_MAX_S = 60.0
 
 
 class FakeExchange:
-    """fakeredis behind `distier.stores.redis.Exchange`: the RESP3 replies of one server, to many threads in turn.
+    """fakeredis as a `distier.stores.redis.Exchange`: the RESP3 replies of one server, to one thread at a time.
 
-    `before` is called with each command before it is performed: a test may be another client there, also between the
-    commands of one pipeline. While `down`, nothing is answered.
+    `before` is called with each command before it is performed, so a test can act as another client, also between the
+    commands of one pipeline. While `down`, there are no replies.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class FakeExchange:
             for words in commands:
                 hook = self.before
                 if hook is not None:
-                    self.before = None  # what the hook sends is not hooked
+                    self.before = None  # commands of the hook itself do not call it
                     hook(words)
                     self.before = self.before or hook
                 replies.append(self.perform(*words))
@@ -103,11 +103,11 @@ class FakeExchange:
             return [e] * len(batches)
 
     def perform_all(self, commands: Sequence[RawCommand]) -> list[Any]:
-        """The replies as Redis gives them, errors as values."""
+        """Perform commands; return the replies of Redis, with errors as values."""
         return [self.perform(*words) for words in commands]
 
     def perform(self, *words: Any) -> Any:
-        """One command."""
+        """Perform one command."""
         if words[:2] == ("SCRIPT", "LOAD"):
             words = (*words[:2], self._without_shebang(words[2]))
         if words[:2] == ("SCRIPT", "FLUSH"):
@@ -121,7 +121,7 @@ class FakeExchange:
             return e
 
     def _without_shebang(self, source: bytes) -> bytes:
-        """fakeredis takes `#!lua` for a syntax error: it gets the rest, and EVALSHA with the SHA-1 of the whole."""
+        """Remove the `#!lua` line, a syntax error for fakeredis. EVALSHA still uses the SHA-1 of the whole script."""
         assert source.startswith(b"#!lua"), source[:40]
         rest = source.partition(b"\n")[2]
         shas = [sha1(text, usedforsecurity=False).hexdigest() for text in (source, rest)]
@@ -129,14 +129,14 @@ class FakeExchange:
         return rest
 
     def drop(self) -> None:
-        """It is never out of step."""
+        """Do nothing: replies are never out of step here."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there are no connections."""
 
 
 class LentExchange(FakeExchange):
-    """The same by a logical database of a real server, which nobody else has meanwhile."""
+    """The same with a logical database of a real server, which no other world uses at the time."""
 
     def __init__(self, path: Path, database: int) -> None:
         self._path, self._database = path, database
@@ -148,11 +148,11 @@ class LentExchange(FakeExchange):
         return client.connection_pool.get_connection()
 
     def perform(self, *words: Any) -> Any:
-        """One command."""
+        """Perform one command."""
         return self.perform_all([words])[0]
 
     def perform_all(self, commands: Sequence[RawCommand]) -> list[Any]:
-        """All in one round trip. FLUSHALL would empty the databases of others, too."""
+        """Perform commands in one round trip. FLUSHALL becomes FLUSHDB, because it would empty the databases of others too."""
         sent = [("FLUSHDB",) if words[0] == "FLUSHALL" else words for words in commands]
         self._connection.send_packed_command(self._connection.pack_commands(sent))
         return [self._reply() for _ in sent]
@@ -165,13 +165,13 @@ class LentExchange(FakeExchange):
 
 
 DATABASES = 64
-"""Of the server that `lent` starts: how many worlds there may be at once."""
+"""The number of databases of the server for `lent`: how many worlds can exist at once."""
 _lent: tuple[Path, list[int]] | None = None
 
 
 @contextmanager
 def lent(server: Path) -> Iterator[None]:
-    """Worlds are made on the server with this socket meanwhile."""
+    """Create worlds on the server with this socket inside this context."""
     global _lent
     _lent = server, list(range(DATABASES))
     try:
@@ -181,7 +181,7 @@ def lent(server: Path) -> Iterator[None]:
 
 
 def own_exchange() -> FakeExchange:
-    """An empty Redis."""
+    """Return an empty Redis."""
     if _lent is None:
         return FakeExchange()
     path, free = _lent
@@ -205,10 +205,10 @@ class AsyncFakeExchange:
         return self.fake.exchange_many(batches, timeout_s)
 
     def drop(self) -> None:
-        """It is never out of step."""
+        """Do nothing: replies are never out of step here."""
 
     async def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there are no connections."""
 
 
 # -- the scripted driver -------------------------------------------------------------------------------------------
@@ -218,11 +218,11 @@ FaultKind = Literal["stop", "fail", "lost", "torn"]
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong at the `at`-th effect (from 1).
+    """The fault at effect number `at` (from 1).
 
-    stop    it is performed, then the process dies: nothing of the plan runs any more
-    fail    it is not performed; the plan gets `Unavailable`
-    lost    it is performed, but the reply is lost; the plan gets `Unavailable`
+    stop    the effect is performed, then the process dies: nothing of the plan runs any more
+    fail    the effect is not performed; the plan gets `Unavailable`
+    lost    the effect is performed, but the reply is lost; the plan gets `Unavailable`
     torn    as lost, and only the first half of a pipeline is performed
     """
 
@@ -231,7 +231,7 @@ class Fault:
 
 
 class Stopped(BaseException):
-    """The process died. A `BaseException`, so that nothing catches it on the way."""
+    """The process died. It is a `BaseException`, so that nothing catches it on the way."""
 
 
 REDIS = (Command, RunScript, Pipeline)
@@ -240,10 +240,10 @@ ARCHIVE = (ArchivePut, ArchiveGet, ArchiveList, ArchiveDelete)
 
 @dataclass
 class PlanRunner:
-    """One process: performs effects one at a time, plans of a `Parallel` in order, waits in no time.
+    """One process. It performs one effect at a time and the plans of a `Parallel` in order, and its waits take no time.
 
-    Two runners with one `name` draw the same tokens: the second is the first one's retry. `effects` has the effects
-    of the last run, by name. `on_sleep` is what the world does while this process waits.
+    Two runners with one `name` draw the same random tokens: the second is the retry of the first. `effects` has the names of
+    the effects of the last run. `on_sleep` is called while this process waits.
     """
 
     redis: Exchange
@@ -259,7 +259,7 @@ class PlanRunner:
     _uses: UseBuffer = field(default_factory=UseBuffer)
 
     def run(self, plan: Plan[T]) -> T:
-        """Run a plan to its end. Raises what it raises, and `Stopped` where the fault says so."""
+        """Run a plan to its end. Raises the exceptions of the plan, and `Stopped` for the fault `stop`."""
         self.effects.clear()
         self._slept_s = 0.0
         return self._run(plan)
@@ -280,7 +280,7 @@ class PlanRunner:
             plan.close()
 
     def _step(self, effect: Effect[Any]) -> Any:
-        if isinstance(effect, Parallel):  # its plans' effects count, it does not
+        if isinstance(effect, Parallel):  # the effects of its plans count, and the `Parallel` itself does not
             return [self._caught(plan) for plan in effect.plans]
         name = effect.script.name if isinstance(effect, RunScript) else type(effect).__name__
         self.effects.append(name)
@@ -312,7 +312,7 @@ class PlanRunner:
         raise RedisUnavailable("injected") if isinstance(effect, REDIS) else ArchiveUnavailable("injected")
 
     def perform(self, effect: Effect[Any]) -> Any:
-        """One effect."""
+        """Perform one effect."""
         if isinstance(effect, ARCHIVE) and self.archive_down:
             raise ArchiveUnavailable("the archive is down")
         match effect:
@@ -345,14 +345,14 @@ class PlanRunner:
         raise AssertionError(f"an effect that this driver does not know: {effect!r}")
 
     def _calls(self, calls: Sequence[Call]) -> list[Any]:
-        """As the drivers: one conversation per shard; but no second try, so that a fault stays one."""
+        """As the drivers, with one conversation for each shard; but without a second try, so that a fault has its effect."""
         results = []
         for call in calls:
             talk = converse([call], 0.0)
             try:
                 ask = next(talk)
                 while True:
-                    assert isinstance(ask, list), "converse wants to try again though its time is over"
+                    assert isinstance(ask, list), "converse tries again although its time is over"
                     try:
                         replies = self.redis.exchange(call.shard, ask, 30.0)
                     except RedisConnectionError as e:
@@ -375,7 +375,7 @@ class PlanRunner:
 
 
 def small_config(**overrides: Any) -> Config:
-    """A configuration with budgets that a few small modules fill: 100 tokens and 4 KiB hot, 6 modules warm."""
+    """Return a configuration whose budgets a few small modules fill: 100 tokens and 4 KiB hot, 6 modules warm."""
     settings: dict[str, Any] = {
         "redis__url": "redis://127.0.0.1:1/0",
         "namespace": "ns",
@@ -391,7 +391,7 @@ def small_config(**overrides: Any) -> Config:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All of Redis and of the archive (metadata left out: nothing rests on it)."""
+    """The contents of Redis and of the archive (without metadata, on which nothing depends)."""
 
     keys: dict[str, tuple[str, Any, int]]
     objects: Mapping[str, bytes]
@@ -399,7 +399,7 @@ class Snapshot:
 
 @dataclass
 class World:
-    """One namespace, opened, on fakes; `process()` is a fresh client of it."""
+    """One open namespace on fakes; `process()` returns a new client of it."""
 
     space: Namespace
     redis: FakeExchange
@@ -415,7 +415,7 @@ class World:
         return world
 
     def process(self, name: str = "p", **options: Any) -> PlanRunner:
-        """A fresh client. While it waits, the leases of those that died run out, as they do after `LEASE_MS`."""
+        """Return a new client. While it waits, the leases of dead processes expire, as they do after `LEASE_MS`."""
 
         def on_sleep(slept_s: float) -> None:
             if slept_s * 1000 > LEASE_MS:
@@ -424,7 +424,7 @@ class World:
         return PlanRunner(self.redis, self.archive, name, **{"on_sleep": on_sleep, **options})
 
     def end_leases(self) -> None:
-        """What their TTL does in time."""
+        """Delete all leases, as their TTL does in time."""
         for key in self.ask([("KEYS", "*:lease:*")])[0]:
             assert self.ask([("PTTL", key)])[0] > 0, f"{key!r} has no TTL: it would block for ever"
             self.ask([("DEL", key)])
@@ -436,7 +436,7 @@ class World:
         return dump(self.ask)
 
     def run(self, plan: Plan[T], name: str = "other") -> T:
-        """Run a plan in a process of its own, without faults."""
+        """Run a plan in a separate process, without faults."""
         return self.process(name).run(plan)
 
     @property
@@ -447,7 +447,7 @@ class World:
         return Snapshot(self.dump(), self.objects())
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Make Redis and the archive what they were."""
+        """Restore Redis and the archive."""
         writes: dict[str, Callable[[str, Any], list[RawCommand]]] = {
             "hash": lambda key, fields: [("HSET", key, *(w for pair in fields.items() for w in pair))],
             "string": lambda key, value: [("SET", key, value)],
@@ -464,13 +464,13 @@ class World:
             self.archive.put(key, data, content_type="", metadata={})
 
     def objects(self) -> Mapping[str, bytes]:
-        """All objects of the archive."""
+        """Return all objects of the archive."""
         listed = self.archive.list("", limit=100_000)
         return {o.key: self.archive.get(o.key, max_bytes=1 << 30).data for o in listed}  # type: ignore[union-attr]
 
 
 def dump(ask: Callable[[Sequence[RawCommand]], list[Any]], pattern: str = "*") -> dict[str, tuple[str, Any, int]]:
-    """Every key as (type, value, PTTL), whatever its type. `ask` sends commands and gives their RESP3 replies."""
+    """Return every key as (type, value, PTTL), whatever its type. `ask` sends commands and returns their RESP3 replies."""
     keys = sorted(ask([("KEYS", pattern)])[0])
     types = [bytes(t).decode() for t in ask([("TYPE", key) for key in keys])] if keys else []
     reads: dict[str, Callable[[bytes], RawCommand]] = {
@@ -488,5 +488,5 @@ def dump(ask: Callable[[Sequence[RawCommand]], list[Any]], pattern: str = "*") -
 
 
 def ids_of(members: Iterable[Sequence[Any]]) -> dict[str, float]:
-    """A dumped zset as scores by id."""
+    """Return a dumped zset as scores by id."""
     return {bytes(member).decode(): float(score) for member, score in members}

@@ -1,4 +1,4 @@
-"""File systems that do to names what this machine's does not: the calls of `os` that take a name, wrapped."""
+"""File systems that treat names differently from that of this machine, by wrapping the functions of `os` that take a name."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Fold = Callable[[str], str]
 
 
 def _where(under: Path, name: str, dir_fd: int | None) -> str | None:
-    """The directory of a name below `under`, else None."""
+    """Return the directory of a name below `under`, otherwise None."""
     base = os.readlink(f"/proc/self/fd/{dir_fd}") if dir_fd is not None and not os.path.isabs(name) else os.getcwd()
     path = os.path.normpath(os.path.join(base, name))
     return os.path.dirname(path) if path.startswith(f"{under}/") else None
 
 
 def install(patch: pytest.MonkeyPatch, under: Path, change: Callable[[str, str], str]) -> None:
-    """From now on, below `under`, `change(directory, name)` says which name is meant, or raises `OSError`."""
+    """Change names below `under` from now on: `change(directory, name)` returns the actual name, or raises `OSError`."""
 
     def wrap(function: Any) -> Any:
         def meant(name: Any, dir_fd: int | None) -> Any:
@@ -49,7 +49,7 @@ def install(patch: pytest.MonkeyPatch, under: Path, change: Callable[[str, str],
 
 
 def folding(patch: pytest.MonkeyPatch, under: Path, fold: Fold) -> None:
-    """Names that `fold` makes equal are one; the first one stays, as on a Mac."""
+    """Take names that `fold` makes equal for one name; the first spelling stays, as on a Mac."""
 
     def change(directory: str, name: str) -> str:
         try:
@@ -78,7 +78,7 @@ def by_dots(name: str) -> str:
 
 
 def refusing(patch: pytest.MonkeyPatch, under: Path, *, name_bytes: int = 255, signs: str = "") -> None:
-    """Names are at most `name_bytes` long, and have none of `signs`; nothing tells so beforehand."""
+    """Refuse names longer than `name_bytes` and names with one of `signs`, limits that nothing reports beforehand."""
 
     def change(_: str, name: str) -> str:
         if len(os.fsencode(name)) > name_bytes:

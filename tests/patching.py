@@ -8,7 +8,7 @@ from typing import Any
 
 
 def replace_in(package: str, original: Any, fake: Any, set_: Callable[[Any, str, Any], None] = setattr) -> None:
-    """Put `fake` in the place of `original` in every loaded module of `package`. Fails where there is none to replace."""
+    """Replace `original` by `fake` in every loaded module of `package`. Fails if no module uses it."""
     found = [
         (module, name)
         for path, module in list(sys.modules.items())

@@ -1,5 +1,5 @@
-"""A TCP proxy before a real server, for what networks and middle boxes do to connections: they slow down, fall silent without a
-word (NAT, firewalls), repeat bytes."""
+"""A TCP proxy in front of a real server, for the faults of networks and middle boxes: slow connections, connections that carry
+nothing more without being closed (NAT, firewalls), and repeated bytes."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ class Proxy:
                 client.shutdown(socket.SHUT_RDWR)
 
     def silence(self) -> None:
-        """All connections that are open now carry nothing more, in either direction, and nobody is told. New ones work."""
+        """Stop forwarding on all open connections, in both directions, without closing them. New connections work."""
         self._silenced.update(self._open)
 
     def lead_to(self, port: int) -> None:
-        """New connections go to another server; those that are open stay where they are."""
+        """Connect new connections to another server; open ones stay with theirs."""
         self._port = port
 
     def slow_down(self, bytes_per_s: int) -> None:
-        """What servers answer comes at this pace; 0 is without limit."""
+        """Forward replies at this rate; 0 removes the limit."""
         self._answer_bytes_per_s = bytes_per_s
 
     def repeat_next_answer(self, after_s: float) -> None:
-        """The next answer comes a second time, `after_s` later (0: in the same packet)."""
+        """Send the next reply a second time, `after_s` later (0: in the same packet)."""
         self._repeat_after_s = after_s
 
     def repeat_last_answer_first(self) -> None:
-        """The next answer comes behind a copy of the last one."""
+        """Send a copy of the last reply before the next one."""
         self._once_more = True
 
     def _accept(self) -> None:

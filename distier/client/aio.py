@@ -1,4 +1,4 @@
-"""`AsyncStore`: the calls of `Store`, awaited."""
+"""`AsyncStore`: the methods of `Store` for asyncio."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from distier.client.arguments import Landings, Listener, Moves, check_ids, check_items, check_ttl_ms, warn_renamed
+from distier.client.arguments import (
+    Landings,
+    Listener,
+    Moves,
+    check_event,
+    check_ids,
+    check_items,
+    check_ttl_ms,
+    warn_renamed,
+)
 from distier.client.events import EVENT_WAIT_MS, Listening
 from distier.client.store import ARCHIVE_LOOK_S, OPEN_DEADLINE_S, T
 from distier.domain.ids import check_id
@@ -46,11 +55,11 @@ from distier.stores.redis import AsyncExchange
 
 if TYPE_CHECKING:
     from distier.node import NodeTask
-    from distier.stores.local import LocalStore  # LMDB is loaded only where it is used
+    from distier.stores.local import LocalStore  # LMDB is loaded only when it is used
 
 
 class AsyncStore:
-    """A namespace of modules for asyncio: the calls of `Store`, awaited. Made by `connect_async`."""
+    """A namespace of modules for asyncio: the methods of `Store` as coroutines. `connect_async` returns one."""
 
     def __init__(
         self, space: Namespace, redis: AsyncExchange, archive: Archive, *, url: str | None = None,
@@ -71,8 +80,9 @@ class AsyncStore:
         return f"AsyncStore(namespace={self.space.namespace!r}, redis={self._driver.redis!r})"
 
     async def open(self) -> AsyncStore:
+        """As `Store.open`."""
         try:
-            await self.run(check_shape(self.space))  # a server that is down is known within the usual deadline
+            await self.run(check_shape(self.space))  # reports a server that is down within the usual deadline
             await self._look_at_archive()
             await self.run(open_space(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
             await self.run(open_quotas(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
@@ -97,7 +107,10 @@ class AsyncStore:
             pass
 
     async def run(self, plan: Plan[T], *, deadline_s: float | None = None) -> T:
-        """As `Store.run`. Any event loop may run it, also in another thread or in a child: each has its own connections."""
+        """As `Store.run`.
+
+        Safe to call from several event loops, in other threads and in child processes: each loop has its own connections.
+        """
         if self._closed:
             raise Invalid("this store is closed")
         if self._node is not None and self._node.is_over:
@@ -211,7 +224,7 @@ class AsyncStore:
         ])  # fmt: skip
 
     async def flush(self, *, deadline_s: float = 300.0) -> int:
-        """Deprecated name of `archive_now`."""
+        """As `Store.flush`: deprecated, call `archive_now`."""
         warn_renamed("flush", "archive_now")
         return await self.archive_now(deadline_s=deadline_s)
 
@@ -227,25 +240,25 @@ class AsyncStore:
 
     async def on(self, event: str, listener: Listener) -> Callable[[], None]:
         """As `Store.on`; listeners are called on the event loop."""
-        if event not in ("tier_change", "event"):
-            raise Invalid(f"there are events 'tier_change' and 'event', not {event!r}")
-        self._listening = [some for some in self._listening if not some.is_over]
-        here = next((some for some in self._listening if some.loop is asyncio.get_running_loop()), None)
-        if here is None:
-            here = Listening(self.run, await self.run(Cursor.start(self.space, "$")))
-            self._listening.append(here)
-        return here.add(event, listener)
+        check_event(event)
+        self._listening = [listening for listening in self._listening if not listening.is_over]
+        loop = asyncio.get_running_loop()
+        listening = next((each for each in self._listening if each.loop is loop), None)
+        if listening is None:
+            listening = Listening(self.run, await self.run(Cursor.start(self.space, "$")))
+            self._listening.append(listening)
+        return listening.add(event, listener)
 
     async def close(self) -> None:
         """As `Store.close`."""
         if self._closed:
             return
-        for some in self._listening:
-            await some.stop()
+        for listening in self._listening:
+            await listening.stop()
         if self._node is not None:
             await self._node.stop()
         await self._driver.in_thread(self.near.close)
-        with suppress(DistierError):  # recency is a hint, and closing must not fail because Redis is away
+        with suppress(DistierError):  # recency is a hint: closing must not fail while Redis is unavailable
             await self.run(send_touch(self.space, self._driver.uses.drain()))
         self._closed = True
         await self._driver.close()

@@ -1,4 +1,4 @@
-"""What callers pass, checked."""
+"""Checks of the arguments that callers pass."""
 
 from __future__ import annotations
 
@@ -20,25 +20,34 @@ Moves = list[Moved | DistierError]
 
 
 def check_ids(ids: Iterable[str]) -> list[str]:
+    """Return the ids as a list. Raises `Invalid`, also for a single str, whose characters would pass as ids."""
     if isinstance(ids, str):
-        raise Invalid("ids is a sequence of module ids, not one str")
+        raise Invalid("ids must be a sequence of module ids, not a single str")
     return [check_id(id) for id in ids]
 
 
 def check_items(items: Iterable[Item]) -> list[Item]:
+    """Return the items as a list. Raises `Invalid` for anything that is not an `Item`."""
     wanted = list(items)
     for item in wanted:
         if not isinstance(item, Item):
-            raise Invalid(f"put_many takes distier.Item(id, content, ...) of each module, not {type(item).__name__}")
+            raise Invalid(f"put_many takes one distier.Item(id, content, ...) per module, not {type(item).__name__}")
     return wanted
 
 
 def check_ttl_ms(ttl: float) -> int:
+    """Return a pin's `ttl` (in seconds) in milliseconds, at least 1. Raises `Invalid`."""
     if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl <= 366 * 86400:
-        raise Invalid(f"a pin's ttl is a number of seconds, more than 0 and at most a year; not {ttl!r}")
+        raise Invalid(f"ttl must be a number of seconds, greater than 0 and at most 366 days; not {ttl!r}")
     return max(1, int(ttl * 1000))
 
 
+def check_event(event: str) -> None:
+    """Raises `Invalid` for a name that `on` does not know."""
+    if event not in ("tier_change", "event"):
+        raise Invalid(f"event must be 'tier_change' or 'event', not {event!r}")
+
+
 def warn_renamed(old: str, new: str) -> None:
-    """Warn the caller of a method under its deprecated name."""
+    """Warn the caller of a method that used its deprecated name."""
     warnings.warn(f"{old}() is deprecated: call {new}()", DeprecationWarning, stacklevel=3)

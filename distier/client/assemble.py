@@ -1,4 +1,4 @@
-"""From a configuration to what a store is made of."""
+"""Build the parts of a store from a configuration."""
 
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 
 
 def resolve(source: Source = None, **overrides: Any) -> Config:
-    """The configuration that `connect(source, **overrides)` uses.
+    """Return the configuration that `connect(source, **overrides)` uses.
 
-    `source` is a Redis URL, the path of a YAML file, a directory (an embedded server lives there), a mapping or a
-    `Config`; None reads `DISTIER_CONFIG`, ./distier.yaml and `DISTIER_*`. Raises `ConfigError`.
+    Args:
+        source: a Redis URL, the path of a YAML file, the home directory of an embedded server, a mapping or a `Config`.
+            None reads the file that `DISTIER_CONFIG` names or ./distier.yaml, and the variables `DISTIER_*`.
+        overrides: settings by name, with `__` between the levels: `redis__url="redis://host"`.
+
+    Raises:
+        ConfigError: a setting is unknown or has an impossible value.
     """
     if isinstance(source, str) and is_url(source):
         return load_config(None, redis__url=source, **overrides)
@@ -34,18 +39,19 @@ def resolve(source: Source = None, **overrides: Any) -> Config:
 
 
 def redis_url(config: Config) -> str:
-    """Where Redis is; starts the embedded server if the configuration names none. Raises `Unavailable`."""
+    """Return the URL of Redis; start the embedded server if the configuration names no URL. Raises `Unavailable`."""
     if config.redis.url is not None:
         return config.redis.url
     return ensure_server(Home(config.home)).url
 
 
 def reviver(config: Config) -> Revive | None:
+    """Return the function that starts the embedded server again; None for a Redis that somebody else runs."""
     return partial(revive, Home(config.home)) if config.embedded else None
 
 
 def archive_of(config: Config) -> Archive:
-    """The archive that the configuration means. Raises `ConfigError`."""
+    """Return the archive of the configuration. Raises `ConfigError`."""
     cold = config.storage_tiers.cold
     if cold.directory == NO_ARCHIVE:
         return AbsentArchive()
@@ -66,7 +72,7 @@ def archive_of(config: Config) -> Archive:
 def make_space(
     config: Config, archive: Archive, counter: TokenCounter | None = None, local: LocalStore | None = None
 ) -> Namespace:
-    """What plans know: the configuration, who counts tokens, whether the archive needs sidecars, this node's name."""
+    """Return what plans know: the configuration, the token counter, the archive's needs and limits, this node's name."""
     sidecar = {"always": True, "never": False, "auto": not archive.keeps_metadata}[config.storage_tiers.cold.sidecar]
     limits = None if archive.limits.take_all else archive.limits
     node = local.node if local else None

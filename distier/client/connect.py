@@ -22,24 +22,42 @@ def _counter(counter: TokenCounter | str | None, config: Config) -> tuple[TokenC
 
 
 def connect(source: Source = None, *, counter: TokenCounter | str | None = None, **overrides: Any) -> Store:
-    """Open a namespace and answer its `Store`.
+    """Open a namespace and return its `Store`.
 
-    `source`: see `resolve`. With no Redis configured, a private embedded server is started or attached to.
-    `overrides` are settings by name (`namespace="team"`, `storage_tiers__hot__max_size=20000`). `counter` is the name of a
-    token counter, or one of your own. Raises `ConfigError`, `Unavailable`.
+    Without a Redis URL, `connect` starts a private embedded server, or attaches to the one that runs.
+
+    Args:
+        source: a Redis URL, the path of a YAML file, the home directory of an embedded server, a mapping or a `Config`.
+            None reads the file that `DISTIER_CONFIG` names or ./distier.yaml, and the variables `DISTIER_*`.
+        counter: the name of a token counter (`auto`, `o200k`, `estimate`), or a `TokenCounter` of your own.
+        overrides: settings by name (`namespace="team"`, `storage_tiers__hot__max_size=20000`). They take precedence
+            over `source`.
+
+    Raises:
+        ConfigError: a setting is unknown or impossible, or a server refused the credentials.
+        Unavailable: Redis did not answer.
     """
     counter, config = _counter(counter, resolve(source, **overrides))
     return _unopened(config, counter).open()
 
 
 def connect_existing(config: Config, *, reading: bool = False) -> Store:
-    """`connect` to a namespace that exists: who mistypes its name does not make it. If only for `reading` what Redis knows,
-    nothing is written and no disk of this node is opened. Raises `NotFound`."""
+    """Open a namespace that exists already, so that a mistyped name does not create one.
+
+    Args:
+        config: the configuration.
+        reading: open the store only to read from Redis: nothing is written, and this node's disk is not opened.
+
+    Raises:
+        NotFound: the namespace does not exist.
+        ConfigError: a setting is impossible, or a server refused the credentials.
+        Unavailable: Redis did not answer.
+    """
     return _unopened(config, reading=reading).open_existing(reading=reading)
 
 
 def _unopened(config: Config, counter: TokenCounter | None = None, *, reading: bool = False) -> Store:
-    url = redis_url(config)  # first: it makes the embedded home, owner-only
+    url = redis_url(config)  # first: it creates the embedded home with permissions for the owner only
     archive, local = archive_of(config), None if reading else open_local(config)
     space = make_space(config, archive, counter, local)
     redis = open_exchange(config, url, space.process.forget, reviver(config))
@@ -49,9 +67,9 @@ def _unopened(config: Config, counter: TokenCounter | None = None, *, reading: b
 async def connect_async(
     source: Source = None, *, counter: TokenCounter | str | None = None, **overrides: Any
 ) -> AsyncStore:
-    """`connect` for asyncio: the same arguments, answers an `AsyncStore`."""
+    """As `connect`; returns an `AsyncStore`."""
     counter, config = _counter(counter, resolve(source, **overrides))
-    helper = Helpers(1)  # as `AsyncDriver.in_thread`, which is not there yet
+    helper = Helpers(1)  # does what `AsyncDriver.in_thread` does; the driver does not exist yet
     url = await asyncio.wrap_future(helper.submit(partial(redis_url, config)))
     archive, local = archive_of(config), await asyncio.wrap_future(helper.submit(partial(open_local, config)))
     space = make_space(config, archive, counter, local)

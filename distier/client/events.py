@@ -1,4 +1,4 @@
-"""Calling listeners: a thread of a store, or a task of an event loop."""
+"""Deliver events to listeners: from a thread of a store, or from a task on an event loop."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from distier.observe.events import Cursor, read_events
 from distier.stores.threads import Flag
 
 EVENT_WAIT_MS = 500
+"""How long one read of a stream waits for new events."""
 
 
 class Listening:
@@ -24,7 +25,7 @@ class Listening:
         self._run, self._cursor = run, cursor
         self._listeners: list[tuple[str, Listener]] = []
         self.loop = asyncio.get_running_loop()
-        self._task = OwnTask(self._tell())
+        self._task = OwnTask(self._deliver())
 
     @property
     def is_over(self) -> bool:
@@ -35,7 +36,7 @@ class Listening:
         self._listeners.append(entry)
         return lambda: self._listeners.remove(entry) if entry in self._listeners else None
 
-    async def _tell(self) -> None:
+    async def _deliver(self) -> None:
         while True:
             try:
                 for event in await self._run(read_events(self._cursor, EVENT_WAIT_MS)):
@@ -54,24 +55,24 @@ class Watcher:
         self._run, self._cursor = run, cursor
         self._listeners: list[tuple[str, Listener]] = []
         self._stopping = Flag()
-        self._thread = threading.Thread(target=self._watch, name="distier-events", daemon=True)
+        self._thread = threading.Thread(target=self._deliver, name="distier-events", daemon=True)
         try:
             self._thread.start()
         except RuntimeError as e:
-            raise Unavailable(f"listeners are called in a thread, and this process can start none: {e}") from e
+            raise Unavailable(f"cannot start the thread that calls listeners: {e}") from e
 
     def add(self, event: str, listener: Listener) -> Callable[[], None]:
         entry = (event, listener)
         self._listeners.append(entry)
         return lambda: self._listeners.remove(entry) if entry in self._listeners else None
 
-    def _watch(self) -> None:
+    def _deliver(self) -> None:
         while not self._stopping.is_set():
             try:
                 for event in self._run(read_events(self._cursor, EVENT_WAIT_MS)):
                     notify(self._listeners, event)
             except DistierError:
-                self._stopping.wait(EVENT_WAIT_MS / 1000)  # Redis is away; the stream keeps what happens
+                self._stopping.wait(EVENT_WAIT_MS / 1000)  # Redis is unavailable; the stream keeps the events
 
     def stop(self) -> None:
         self._stopping.set()
@@ -80,7 +81,7 @@ class Watcher:
 
 
 def notify(listeners: Sequence[tuple[str, Listener]], event: Event) -> None:
-    """Tell each listener that asked for it."""
+    """Call each listener that is registered for this kind of event; log its exceptions."""
     from distier.observe.logs import log
 
     for kind, listener in list(listeners):
@@ -88,4 +89,4 @@ def notify(listeners: Sequence[tuple[str, Listener]], event: Event) -> None:
             try:
                 listener(event)
             except Exception:
-                log.exception("a listener failed on %s", event)
+                log.exception("a listener raised an exception for %s", event)

@@ -1,7 +1,7 @@
-"""`Store` and `AsyncStore`: the same calls over the same plans, blocking and on an event loop.
+"""`Store` and `AsyncStore`: the same methods over the same plans, blocking and on an event loop.
 
-Every call has one deadline (`deadline` in the configuration), answers a value, and raises one of `distier.errors`:
-`Unavailable` (try again), `Conflict` (read again), `Corrupt` (heal), `Invalid` (fix the call). A miss is `None`.
+Every call has one deadline (`deadline` in the configuration). A miss is a value (`None` or `False`). A failure is one of
+`distier.errors`: `Unavailable` (try again), `Conflict` (read again), `Corrupt` (heal), `Invalid` (fix the call).
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from distier.client.arguments import Landings, Listener, Moves, check_ids, check_items, check_ttl_ms, warn_renamed
+from distier.client.arguments import (
+    Landings,
+    Listener,
+    Moves,
+    check_event,
+    check_ids,
+    check_items,
+    check_ttl_ms,
+    warn_renamed,
+)
 from distier.client.events import EVENT_WAIT_MS, Watcher
 from distier.domain.ids import check_id
 from distier.domain.module import Event, Landed, Module, Moved, Placement, Tier
@@ -50,17 +59,22 @@ from distier.stores.redis import Exchange
 
 if TYPE_CHECKING:
     from distier.node import NodeThread
-    from distier.stores.local import LocalStore  # LMDB is loaded only where it is used
+    from distier.stores.local import LocalStore  # LMDB is loaded only when it is used
 
 
 T = TypeVar("T")
 OPEN_DEADLINE_S = 30.0
+"""The least that opening a namespace may take: it may have to rebuild records."""
 ARCHIVE_LOOK_S = 2.0
-"""Opening a store waits for the archive no longer than this: what is in Redis can be read without it."""
+"""How long opening a store waits for the archive. Modules in Redis can be read without it."""
 
 
 class Store:
-    """A namespace of modules, blocking. Thread-safe, and safe to use after a fork. Made by `connect`."""
+    """A namespace of modules with blocking methods. `connect` returns one.
+
+    A store is thread-safe, and safe to use after a fork. Every method can raise `Unavailable` (a server did not answer within
+    the deadline, or refused; try again) and `ConfigError` (Redis refused the credentials). "Raises" names the other errors.
+    """
 
     def __init__(
         self,
@@ -86,9 +100,13 @@ class Store:
         return f"Store(namespace={self.space.namespace!r}, redis={self._driver.redis!r})"
 
     def open(self) -> Store:
-        """Check the namespace's shape and create it if it is new. `connect` has done this."""
+        """Check the namespace's shape, and create the namespace if it is new. `connect` does this.
+
+        Raises:
+            Invalid: the namespace has another key layout or another number of shards.
+        """
         try:
-            self.run(check_shape(self.space))  # a server that is down is known within the usual deadline
+            self.run(check_shape(self.space))  # reports a server that is down within the usual deadline
             self._look_at_archive()
             self.run(open_space(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
             self.run(open_quotas(self.space), deadline_s=max(OPEN_DEADLINE_S, self._driver.deadline_s))
@@ -99,7 +117,7 @@ class Store:
         return self
 
     def open_existing(self, *, reading: bool = False) -> Store:
-        """`open` of a namespace that exists; see `connect_existing`."""
+        """Open a namespace that exists already; see `connect_existing`."""
         try:
             self.run(check_shape(self.space))
             is_open = self.run(find_space(self.space))
@@ -114,21 +132,33 @@ class Store:
         except WrongArchive:
             raise
         except DistierError:
-            pass  # no time was left
+            pass  # the archive did not answer in time; reads from Redis do not need it
 
     def _serve_node(self) -> None:
         if self._driver.local is not None:
             from distier.node import NodeThread
 
             self._node = NodeThread(self._driver.run, self.space, self._driver.local, self._driver.peers)
-            weakref.finalize(self, self._node.stopping.set)  # a store that is dropped without `close`
+            weakref.finalize(self, self._node.stopping.set)  # for a store that is dropped without `close`
 
     def run(self, plan: Plan[T], *, deadline_s: float | None = None) -> T:
-        """Run a plan of `distier.plans` on this store."""
+        """Run a plan of `distier.plans` on this store.
+
+        Args:
+            plan: the plan.
+            deadline_s: seconds until the plan must have ended; the configured deadline if not given.
+
+        Returns:
+            The plan's result.
+
+        Raises:
+            DistierError: whatever the plan raises.
+            Invalid: the store is closed.
+        """
         if self._closed:
             raise Invalid("this store is closed")
         if self._node is not None and self._node.pid != os.getpid():
-            self._serve_node()  # a thread does not survive a fork
+            self._serve_node()  # threads do not survive a fork
         return self._driver.run(plan, deadline_s)
 
     def put(
@@ -136,14 +166,27 @@ class Store:
         meta: Mapping[str, Any] | None = None, tokens: int | None = None, if_version: Expected = None,
         durability: Durability | None = None,
     ) -> Landed:  # fmt: skip
-        """Write a version of a module; answers where it landed.
+        """Write a version of a module.
 
-        `content` is at most `max_module_bytes` long (text is stored as UTF-8); `content_type` is guessed from the id
-        and the content if not given; `tokens` is counted if not given; with `if_version` the write happens only if
-        the module is at that version (0: only if it does not exist). `durability` (`redis`, `replicated`, `archived`; the
-        configured one if not given) says when it is acknowledged, see docs/PROTOCOL.md.
+        Args:
+            id: the module id, 1 to 256 bytes of UTF-8.
+            content: text (stored as UTF-8) or bytes, at most `max_module_bytes` long.
+            content_type: the media type; guessed from the id and the content if not given.
+            keywords: up to 64 keywords of 1 to 128 characters.
+            meta: a mapping that JSON can hold, at most 64 KiB of JSON.
+            tokens: the size of the content in tokens; counted if not given.
+            if_version: write only if the module is at this version; 0 writes only if the module does not exist.
+            durability: when the write is acknowledged: in `redis`, `replicated` or `archived` (see docs/PROTOCOL.md). The
+                configured durability if not given.
 
-        Raises `Invalid`, `Conflict`, `Full`: nothing was changed; `Unavailable`: it may or may not have been applied.
+        Returns:
+            The new version, and the tier that it landed in.
+
+        Raises:
+            Invalid: an argument is impossible; nothing was changed.
+            Conflict: the module is not at `if_version`; nothing was changed.
+            Full: there is no room; nothing was changed.
+            Unavailable: a server did not answer; the write may or may not have been applied.
         """
         if self._load is not None and tokens is None:
             self._load_counter()
@@ -153,13 +196,23 @@ class Store:
             )
 
     def _load_counter(self) -> None:
-        """The counter's tables, before the clock of the first put starts: they take a second on a busy machine."""
+        """Load the counter's tables before the first put starts its deadline: on a busy machine they take a second."""
         if self._load is not None:
             self._load()
         self._load = None
 
     def put_many(self, items: Iterable[Item]) -> Landings:
-        """Write many modules; a result per item, in order: where it landed, or its error."""
+        """Write many modules.
+
+        Args:
+            items: one `Item` for each module; its fields are the arguments of `put`.
+
+        Returns:
+            One result for each item, in order: what `put` would return, or the `DistierError` that it would raise.
+
+        Raises:
+            Invalid: an element is not an `Item`; nothing was changed.
+        """
         wanted = check_items(items)
         if self._load is not None and any(item.tokens is None for item in wanted):
             self._load_counter()
@@ -167,7 +220,19 @@ class Store:
             return self.run(put_many_plan(self.space, wanted))
 
     def get(self, id: str) -> Module | None:
-        """The module, from its nearest copy; None if there is none. Raises `Corrupt`, `Unavailable`."""
+        """Read a module from its nearest copy.
+
+        Args:
+            id: the module id.
+
+        Returns:
+            The module, or None if it does not exist.
+
+        Raises:
+            Invalid: `id` is not a module id.
+            Corrupt: every copy that was found is damaged.
+            Unavailable: a server that is needed did not answer. This is never a miss.
+        """
         if (near := self._near_get(id)) is not None:
             return near
         with self.near.reading([check_id(id)]) as reading:
@@ -176,7 +241,19 @@ class Store:
         return module
 
     def get_many(self, ids: Iterable[str]) -> dict[str, Module | None]:
-        """Modules by id, None for misses, in the order of `ids`. Raises what any single one raises."""
+        """Read many modules.
+
+        Args:
+            ids: the module ids.
+
+        Returns:
+            The modules by id, in the order of `ids`; None for a module that does not exist.
+
+        Raises:
+            Invalid: an element is not a module id.
+            Corrupt: every copy of one of the modules is damaged.
+            Unavailable: a server that is needed for one of the modules did not answer.
+        """
         found = self.near.get_many(check_ids(ids))
         missing = [id for id, module in found.items() if module is None]
         with self.near.reading(missing) as reading:
@@ -185,50 +262,113 @@ class Store:
         return found | read_now
 
     def delete(self, id: str, *, if_version: Expected = None, durability: Durability | None = None) -> bool:
-        """Delete a module from all tiers; False if there was none. Raises `Conflict`, `Unavailable`."""
+        """Delete a module from all tiers.
+
+        Args:
+            id: the module id.
+            if_version: delete only if the module is at this version.
+            durability: when the deletion is acknowledged, as for `put`.
+
+        Returns:
+            True if the module existed, otherwise False.
+
+        Raises:
+            Conflict: the module is not at `if_version`; nothing was changed.
+            Unavailable: a server did not answer; the deletion may or may not have been applied.
+        """
         with self.near.writing([check_id(id)]):
             return self.run(delete_plan(self.space, id, if_version, durability))
 
     def exists(self, id: str) -> bool:
-        """Whether there is such a module. Touches no recency."""
+        """Return whether the module exists. This does not count as a use."""
         return self.run(exists_plan(self.space, check_id(id)))
 
     def where(self, id: str) -> Placement | None:
-        """Where the module is: tier, version, sizes, uses, times, nodes with copies. Touches no recency. None if there is
-        none."""
+        """Return where the module is: tier, version, sizes, uses, times and nodes with copies. This does not count as a use.
+
+        Returns:
+            The placement, or None if the module does not exist.
+        """
         return self.run(where_plan(self.space, check_id(id)))
 
     def list(self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None) -> Iterator[str]:
-        """Ids that start with `prefix`, in no order, found while iterating (as Redis' SCAN finds them)."""
+        """Iterate over the ids with this prefix, in no order.
+
+        The ids are read while you iterate, with the guarantees of Redis' SCAN: an id that exists from the start to the end is
+        returned, and one that comes or goes meanwhile may be.
+
+        Args:
+            prefix: the beginning of the ids; empty for all ids.
+            tier: only modules in this tier; None for all tiers.
+            limit: the maximum number of ids; None for no limit.
+        """
         for id, _ in self.scan(prefix, tier=tier, limit=limit):
             yield id
 
     def scan(
         self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None
     ) -> Iterator[tuple[str, Tier]]:
-        """Ids with their tiers; otherwise as `list`."""
+        """Iterate over pairs of id and tier; otherwise as `list`."""
         listing = IdScan(self.space, prefix, tier, limit)
         while not listing.done:
             yield from self.run(listing.step())
 
     def promote(self, id: str) -> Moved:
-        """Make the module hot. Raises `NotFound`, `Corrupt`, `Unavailable`."""
+        """Move a module to hot.
+
+        Returns:
+            The module's tier, and whether this call moved it. `reason` says why it was not moved.
+
+        Raises:
+            NotFound: the module does not exist.
+            Corrupt: every copy that was found is damaged.
+        """
         return self.run(promote_plan(self.space, check_id(id)))
 
     def demote(self, id: str, *, to: Tier | None = None) -> Moved:
-        """Take the module one tier down, or down to `to`. Raises `NotFound`, `Unavailable`."""
+        """Move a module one tier down, or down to the tier `to`.
+
+        Args:
+            id: the module id.
+            to: `warm` or `cold`; the next lower tier if not given.
+
+        Returns:
+            The module's tier, and whether this call moved it. `reason` says why it was not moved.
+
+        Raises:
+            NotFound: the module does not exist.
+        """
         return self.run(demote_plan(self.space, check_id(id), to))
 
     def promote_many(self, ids: Iterable[str]) -> Moves:
-        """Make many modules hot, loading them in parallel; a result per id, in order."""
+        """Move many modules to hot, and load them in parallel.
+
+        Returns:
+            One result for each id, in order: what `promote` would return, or the `DistierError` that it would raise.
+        """
         return self.run(promote_many_plan(self.space, check_ids(ids)))
 
     def demote_many(self, ids: Iterable[str], *, to: Tier | None = None) -> Moves:
-        """Take many modules down; a result per id, in order."""
+        """Move many modules one tier down, or down to the tier `to`.
+
+        Returns:
+            One result for each id, in order: what `demote` would return, or the `DistierError` that it would raise.
+        """
         return self.run(demote_many_plan(self.space, check_ids(ids), to))
 
     def pin(self, id: str, ttl: float) -> int:
-        """Make the module hot and keep it there for `ttl` seconds; the end in ms since the Unix epoch."""
+        """Move a module to hot, if there is room, and keep it in its tier for a time.
+
+        Args:
+            id: the module id.
+            ttl: seconds, greater than 0 and at most 366 days.
+
+        Returns:
+            When the pin ends, in milliseconds since the Unix epoch, by the clock of the Redis server.
+
+        Raises:
+            NotFound: the module does not exist.
+        """
         return self.run(pin_plan(self.space, check_id(id), check_ttl_ms(ttl)))
 
     def unpin(self, id: str) -> None:
@@ -236,12 +376,12 @@ class Store:
         self.run(unpin_plan(self.space, check_id(id)))
 
     def stats(self) -> Stats:
-        """Sums by tier over all processes, and this process's own hits and misses."""
+        """Return the namespace's sums by tier, and the hits and misses of this process."""
         near = self.near.stats()
         return self.run(read_stats(self.space, self._driver.counters.snapshot(), near))
 
     def archive_now(self, *, deadline_s: float = 300.0) -> int:
-        """Archive every dirty version now.
+        """Archive all dirty modules now.
 
         Args:
             deadline_s: seconds that each shard may take.
@@ -250,7 +390,7 @@ class Store:
             The number of versions that were archived.
 
         Raises:
-            ArchiveUnavailable: the archive does not answer.
+            ArchiveUnavailable: the archive did not answer, or refused.
         """
         return sum(
             self.run(write_back_due(self.space, shard, older_than_ms=0), deadline_s=deadline_s)
@@ -258,13 +398,17 @@ class Store:
         )
 
     def flush(self, *, deadline_s: float = 300.0) -> int:
-        """Deprecated name of `archive_now`, which flushes nothing."""
+        """Archive all dirty modules now. Deprecated: call `archive_now`."""
         warn_renamed("flush", "archive_now")
         return self.archive_now(deadline_s=deadline_s)
 
     def events(self, *, since: str = "$", wait: bool = True) -> Iterator[Event]:
-        """Tier changes, oldest first: those after `since` (a stream id; `0` for all that is kept, `$` for new ones
-        only), and if `wait`, those to come, for ever. The stream is a history and may be trimmed."""
+        """Iterate over the namespace's events, oldest first. The stream is a history that Redis trims, not a queue.
+
+        Args:
+            since: a stream id, to begin after it; `0` for all events that are kept; `$` for new events only.
+            wait: wait for new events without end; False ends after the last event that exists.
+        """
         cursor = self.run(Cursor.start(self.space, since))
         while True:
             found = self.run(read_events(cursor, EVENT_WAIT_MS if wait else 0))
@@ -273,16 +417,30 @@ class Store:
                 return
 
     def on(self, event: str, listener: Listener) -> Callable[[], None]:
-        """Call `listener(event)` in a thread of this store for each `"tier_change"` (or `"event"`: archivings too) from
-        now on; answers a function that ends it. An exception in a listener is logged and ends nothing."""
-        if event not in ("tier_change", "event"):
-            raise Invalid(f"there are events 'tier_change' and 'event', not {event!r}")
+        """Call a listener for every new event, in a thread of this store.
+
+        An exception in a listener is logged; the listener is called for the next event all the same.
+
+        Args:
+            event: `tier_change` for tier changes, `event` for all events, archiving included.
+            listener: called with one `Event`.
+
+        Returns:
+            A function that removes the listener.
+
+        Raises:
+            Invalid: `event` has another value.
+        """
+        check_event(event)
         if self._watcher is None:
             self._watcher = Watcher(self.run, self.run(Cursor.start(self.space, "$")))
         return self._watcher.add(event, listener)
 
     def close(self) -> None:
-        """Send gathered uses, stop threads, close connections. The embedded server goes on for others."""
+        """Send the uses that were gathered, stop threads and close connections.
+
+        An embedded server keeps running for other processes. Closing a closed store does nothing.
+        """
         if self._closed:
             return
         if self._watcher is not None:
@@ -290,7 +448,7 @@ class Store:
         if self._node is not None:
             self._node.stop()
         self.near.close()
-        with suppress(DistierError):  # recency is a hint, and closing must not fail because Redis is away
+        with suppress(DistierError):  # recency is a hint: closing must not fail while Redis is unavailable
             self.run(send_touch(self.space, self._driver.uses.drain()))
         self._closed = True
         self._driver.close()

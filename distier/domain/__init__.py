@@ -1,1 +1,1 @@
-"""Values and the rules over them: no I/O, no clock, no chance."""
+"""Values and the rules for them: no I/O, no clock, no random numbers."""

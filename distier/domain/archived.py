@@ -1,12 +1,12 @@
-"""How a version is written in the archive: its object name, and what is said about it beside the bytes.
+"""How a version is written in the archive: its object name and its metadata.
 
-    <ns>/modules/<path of id>/@<epoch>-<ver>-<tok8>.<ext>.xz      the content
-    <ns>/modules/<path of id>/@<epoch>-<ver>-<tok8>.deleted       a tombstone (empty)
-    <ns>/modules/<path of id>/@<epoch>-<ver>-<tok8>.meta.json     a sidecar: what the record knows, where the store
-                                                                  keeps no metadata or it is too long for S3's 2 kB
+    <ns>/modules/<path of id>/@<epoch>-<ver>-<write8>.<ext>.xz    the content
+    <ns>/modules/<path of id>/@<epoch>-<ver>-<write8>.deleted     a tombstone (empty)
+    <ns>/modules/<path of id>/@<epoch>-<ver>-<write8>.meta.json   a sidecar: what the record knows, for a store that
+                                                                  keeps no metadata, or more than S3's 2 kB of it
 
-Names sort as versions do; the greatest is the current one. The bytes alone bring a module back; metadata is a
-convenience that real servers drop, so nothing rests on it.
+`<write8>` is the beginning of the write id. Names sort as versions do; the greatest name is the current version. The content
+object alone is enough to restore a module. Metadata is a convenience: some servers drop it, so nothing depends on it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ from .order import Order, parse_stem
 
 CONTENT_TYPE = "application/x-xz"
 MAX_USER_METADATA_BYTES = 1800
-"""S3 allows 2 kB of names and values together; some servers count their own headers in."""
+"""S3 allows 2 kB of names and values together, and some servers count their own headers too."""
 
 LEAF_BYTES_MAX = 45
-"""The longest name of an object without its directory: a stem of 33, and `.` an extension of 8 and `.xz`."""
+"""The longest object name without its directory: a stem of 33 bytes, `.`, an extension of 8 bytes, and `.xz`."""
 
 _PATH_BYTES_MAX = 3 * MAX_ID_BYTES + 2 * (1 + 3 * MAX_ID_BYTES // (MAX_SEGMENT_CHARS - 2))
 _NAMESPACE_BYTES_MAX = 64
 _KEY_BYTES_MAX = _NAMESPACE_BYTES_MAX + len("/modules/") + _PATH_BYTES_MAX + len("/") + LEAF_BYTES_MAX
 
-# Also extensions that a later version may add: a version that is not seen would be a module in an older one.
+# This matches unknown extensions too, which a later distier may add. If it overlooked an object, an older version of the
+# module would seem to be the current one.
 _CONTENT = re.compile(r"([a-z0-9]{1,8})\.xz", re.ASCII)
 
 ObjectKind = Literal["content", "deleted", "meta"]
@@ -51,18 +52,21 @@ class VersionObject(NamedTuple):
     extension: str
 
     def is_in(self, prefix: str) -> bool:
-        """Whether it is a version of the module with this `version_prefix`, and does not lie in a directory below."""
+        """Whether this is a version of the module with this `version_prefix`, and not of one in a directory below."""
         return f"{self.directory}/@" == prefix
 
     @property
     def rank(self) -> tuple[Order, bool]:
-        """The greatest is the current one. Of two with one place in the order, the one with an extension that distier gives."""
+        """The version with the greatest rank is the current one. At equal positions, a known extension wins."""
         return self.order, self.kind == "deleted" or self.extension in KNOWN_EXTENSIONS
 
 
 class Limits(NamedTuple):
-    """What an archive can take: keys of `key_bytes`, components between two `/` of `name_bytes`; none of the characters in
-    `refused`, and no component that ends in a dot, where it `drops_dots`."""
+    """What names an archive can store.
+
+    `key_bytes` is the longest key and `name_bytes` the longest component between two `/`. Names must not contain a character
+    of `refused`. With `drops_dots` the archive drops a dot at the end of a component.
+    """
 
     key_bytes: int = 1024
     name_bytes: int = MAX_SEGMENT_CHARS + 1
@@ -71,35 +75,40 @@ class Limits(NamedTuple):
 
     @property
     def take_all(self) -> bool:
-        """Whether they hold for every id in every namespace."""
+        """Whether every id of every namespace is within these limits."""
         fits = self.key_bytes >= _KEY_BYTES_MAX and self.name_bytes > MAX_SEGMENT_CHARS
         return fits and not self.refused and not self.drops_dots
 
 
 def check_fits(namespace: str, id: str, limits: Limits) -> None:
-    """Raises `Invalid` for an id whose versions could never be archived. Where that is found out after the put is acknowledged,
-    the version stays in Redis for ever, and is lost with it."""
+    """Raises `Invalid` for an id whose versions could never be archived.
+
+    The check comes before the put is acknowledged. Later it would be too late: the version would stay in Redis for ever, and be
+    lost with Redis.
+    """
     path = to_path(encode_id(id))
     parts = path.split("/")
     left_bytes = id_bytes_left(namespace, limits)
     why = ""
     if len(path) > _path_bytes_left(namespace, limits):
-        why = f"its path there has {len(path)} bytes, and {left_bytes} bytes are left for an id"
+        why = f"its path in the archive has {len(path)} bytes, and {left_bytes} bytes are left for an id"
     elif (longest := max(map(len, parts))) > limits.name_bytes:
-        why = f"a part of it has {longest} bytes there, and {limits.name_bytes} are left for each part of an id between two `/`"
+        why = f"a part of it between two `/` has {longest} bytes in the archive, and {limits.name_bytes} bytes are allowed"
     elif found := sorted(set(path) & set(limits.refused)):
-        why = f"the archive's file system takes no name with {' '.join(found)}"
+        why = f"the archive's file system does not allow names with {' '.join(found)}"
     elif limits.drops_dots and any(part.endswith(".") for part in parts):
         why = "the archive's file system drops a dot at the end of a name"
     if why:
-        encoded = "" if path == id else " (all but letters, digits and common signs take three bytes or more)"
+        encoded = (
+            "" if path == id else " (characters other than letters, digits and common signs take three bytes or more)"
+        )
         raise Invalid(
             f"module {id[:60]!r} could never be archived: {why}{encoded}; nothing was changed. Use a shorter id"
         )
 
 
 def id_bytes_left(namespace: str, limits: Limits) -> int:
-    """The longest id of one part, in letters, that can be archived."""
+    """Return the length of the longest id that can be archived: one part, letters only, in bytes."""
     room = min(_path_bytes_left(namespace, limits), MAX_ID_BYTES)
     if limits.name_bytes <= MAX_SEGMENT_CHARS:
         room = min(room, limits.name_bytes)
@@ -123,7 +132,7 @@ def module_directory(namespace: str, id: str) -> str:
 
 
 def version_prefix(namespace: str, id: str) -> str:
-    """All versions of this module, and nothing of modules whose ids go on with `/`."""
+    """Return the prefix of all versions of this module, and of no module whose id continues with `/`."""
     return module_directory(namespace, id) + "@"
 
 
@@ -134,7 +143,7 @@ def content_key(namespace: str, record: Record) -> str:
 
 
 def object_key(namespace: str, record: Record) -> str:
-    """Where a clean version is: under its own name, unless it was found under another one (`archived_key`)."""
+    """Return the key of a clean version: its own name, unless it was found under another one (`archived_key`)."""
     return record.archived_key or content_key(namespace, record)
 
 
@@ -144,8 +153,10 @@ def sidecar_key(key: str) -> str:
 
 
 def parse_key(key: str) -> VersionObject | None:
-    """What a key of the archive is; None for anything that distier did not name: editors, sync tools and operating systems
-    leave files beside ours whose names begin or end as ours do."""
+    """Parse a key of the archive; None for a name that distier did not give.
+
+    Editors, sync tools and operating systems leave files in the archive whose names begin or end as ours do.
+    """
     directory, _, name = key.rpartition("/")
     stem, _, extension = name.partition(".")
     order = parse_stem(stem)
@@ -161,15 +172,15 @@ def parse_key(key: str) -> VersionObject | None:
 
 
 def id_of(namespace: str, directory: str) -> str:
-    """The module id of a directory of the archive. Raises `Invalid` if distier never named it so."""
+    """Return the module id of a directory of the archive. Raises `Invalid` if distier did not give that name."""
     return decode_id(from_path(directory.removeprefix(modules_prefix(namespace)).rstrip("/")))
 
 
 def dominated(objects: Iterable[VersionObject]) -> list[str]:
-    """The keys among the objects of ONE module that a greater version dominates.
+    """Return the keys among the objects of ONE module that a greater version dominates.
 
-    A version is there once its content or tombstone is; a sidecar alone dominates nothing. A sidecar of a version
-    that is not there is kept: its content may be on the way.
+    A version exists when its content or tombstone exists; a sidecar alone dominates nothing. A sidecar without its version
+    stays, because a write may still upload the content.
     """
     objects = list(objects)
     present = [tuple(o.order) for o in objects if o.kind != "meta"]
@@ -180,7 +191,7 @@ def dominated(objects: Iterable[VersionObject]) -> list[str]:
 
 
 def describe(record: Record) -> dict[str, str]:
-    """What the record knows, as ASCII names and percent-encoded values."""
+    """Return what the record knows, as ASCII names and percent-encoded values."""
     known: dict[str, object] = {
         "id": record.id,
         "version": str(record.order),
@@ -201,7 +212,7 @@ def describe(record: Record) -> dict[str, str]:
 
 
 def user_metadata(described: Mapping[str, str]) -> dict[str, str]:
-    """As much of it as S3 takes, the most useful first."""
+    """Return as many of the entries as S3 takes, the most useful first."""
     out: dict[str, str] = {}
     room = MAX_USER_METADATA_BYTES
     for name, value in described.items():
@@ -213,6 +224,6 @@ def user_metadata(described: Mapping[str, str]) -> dict[str, str]:
 
 
 def pack_sidecar(described: Mapping[str, str]) -> bytes:
-    """The sidecar's JSON: readable values, one a line."""
+    """Return the sidecar's JSON: readable values, one per line."""
     plain = {name.removeprefix("distier-"): unquote(value) for name, value in described.items()}
     return json.dumps(plain, ensure_ascii=False, indent=1).encode() + b"\n"

@@ -1,12 +1,12 @@
 """The two codecs: lz4 frames for warm copies, xz streams for the archive.
 
-Both formats let a header promise anything: an lz4 frame of a few bytes may announce 2^64 bytes of content,
-an xz stream of 15 kB may unfold to 100 MB, and either may be followed by something else. So decoding is
-always bounded by what the *record* says, never by what the bytes say; the result has the exact length, one
-frame or stream uses up all the input, and whatever is wrong is one error, `Corrupt`.
+A header of either format can promise anything: an lz4 frame of a few bytes may announce 2^64 bytes of content,
+an xz stream of 15 kB may expand to 100 MB, and other bytes may follow. So the *record* bounds the decoding, never
+the bytes themselves. The result has the exact length, one frame or stream uses up all the input, and every defect
+is one error, `Corrupt`.
 
-Neither format proves that the bytes are the right ones: callers compare SHA-256 as well. The checksums kept
-in the formats (xxHash32, CRC64) are for people who open them with `lz4 -d` and `xz -d`.
+Neither format proves that the bytes are the right ones, so callers compare SHA-256 as well. The checksums in the
+formats (xxHash32, CRC64) are for people who open the copies with `lz4 -d` and `xz -d`.
 """
 
 from __future__ import annotations
@@ -22,42 +22,48 @@ from distier.errors import Corrupt, Invalid
 LZ4 = "lz4"
 RAW = "raw"
 
-# The first bytes of a frame: magic, FLG, BD, content size. Behind them comes one byte of header checksum.
+# The first bytes of a frame: magic, FLG, BD, content size. One byte of header checksum follows.
 _HEADER = struct.Struct("<IBBQ")
 _MAGIC = 0x184D2204
 # FLG: version 01, content size and content checksum present, no dictionary id and no reserved bit. The
 # other two (independent blocks, block checksums) are the encoder's choice.
 _FLG_MASK = 0b1100_1111
 _FLG_WANTED = 0b0100_1100
-# One byte of an lz4 block stands for at most 255 bytes of content.
+# One byte of an lz4 block expands to at most 255 bytes of content.
 _LZ4_RATIO_MAX = 255
 _LZ4_LEVEL_MAX = 16
 
-_DICT_BYTES_MIN = 4096  # the least that LZMA2 allows
+_DICT_BYTES_MIN = 4096  # the minimum of LZMA2
 _DICT_MIB_OF_PRESET = (0.25, 1, 2, 4, 4, 8, 8, 16, 32, 64)
-# A stream of preset 9 needs 65 MiB to decode (64 MiB dictionary and the decoder's state), whatever other
-# program wrote it. The next dictionary that the format knows has 96 MiB and needs more than this; nobody
-# writes one here.
+# A stream of preset 9 needs 65 MiB to decode (64 MiB dictionary and the decoder's state), whichever program wrote
+# it. The format's next larger dictionary has 96 MiB and needs more memory than this limit; distier never writes one.
 _XZ_MEMORY_BYTES_MAX = 96 << 20
 
 LARGE_BYTES = 1 << 20
-"""Of more than this the encoder does not search every chain to its end, from preset 5 on: 15 % less time on source code and
-text, and 0.2 % more bytes. Lower presets are cheaper only where they compress worse (4: 8 % more bytes, 3: 13 %)."""
+"""For contents larger than this the encoder does not search every chain to its end, from preset 5 on. That saves 15 % of the
+time on source code and text, and costs 0.2 % more bytes. Lower presets are faster only because they compress worse (preset 4:
+8 % more bytes, preset 3: 13 %)."""
 _SEARCHING_LEVEL = 5
 _LARGE_DEPTH = 24
 
 
 def compress_frame(data: bytes, *, level: int = 9) -> tuple[str, bytes]:
-    """`("lz4", frame)`, or `("raw", data)` where the frame would not be smaller.
+    """Compress into an lz4 frame that contains its content's size and checksum. `lz4 -d` opens it.
 
-    `level` 0 is the fast mode, 3 to 16 the high-compression ones. The frame carries its content's size and
-    checksum and is read by `lz4 -d`. Raises `Invalid` for another level.
+    Args:
+        data: the content.
+        level: 0 for the fast mode, 3 to 16 for the high-compression modes.
+
+    Returns:
+        `("lz4", frame)`, or `("raw", data)` if the frame would not be smaller.
+
+    Raises:
+        Invalid: `level` is out of range.
     """
     if not 0 <= level <= _LZ4_LEVEL_MAX:
-        raise Invalid(f"an lz4 level is 0 to {_LZ4_LEVEL_MAX}, not {level}")
-    # Linked blocks: a match may reach back over a block's edge (independent ones are 6 to 10 % larger). 64
-    # KiB and not 4 MiB: that would save 0.05 %, and decode 30 % slower, because a block leaves the CPU's
-    # cache.
+        raise Invalid(f"the lz4 level must be 0 to {_LZ4_LEVEL_MAX}, not {level}")
+    # Linked blocks: a match may refer to an earlier block (independent blocks are 6 to 10 % larger). Blocks of 64 KiB,
+    # not 4 MiB: those would save 0.05 %, and decode 30 % slower, because they do not fit into the CPU's cache.
     frame = lz4.frame.compress(
         data,
         compression_level=level,
@@ -70,13 +76,21 @@ def compress_frame(data: bytes, *, level: int = 9) -> tuple[str, bytes]:
 
 
 def decompress_frame(codec: str, data: bytes, *, size_bytes: int) -> bytes:
-    """The content, `size_bytes` long, that `compress_frame` gave as `(codec, data)`.
+    """Return the content of a copy that `compress_frame` made.
 
-    Uses memory for `size_bytes` and one lz4 block (4 MiB) at most. Raises `Corrupt` for an unknown codec,
-    another length, a damaged, truncated or foreign frame, and for anything behind the frame.
+    It uses memory for `size_bytes` and one lz4 block (4 MiB) at most.
+
+    Args:
+        codec: `lz4` or `raw`.
+        data: the copy.
+        size_bytes: the length of the content, as the record says.
+
+    Raises:
+        Corrupt: the codec is unknown, the length is another one, the frame is damaged, truncated or foreign, or other bytes
+            follow it.
     """
     if size_bytes < 0:
-        raise Corrupt(f"a content of {size_bytes} bytes")
+        raise Corrupt(f"the record says that the content has {size_bytes} bytes")
     if codec == RAW:
         if len(data) != size_bytes:
             raise Corrupt(f"the raw copy has {len(data)} bytes, the record says {size_bytes}")
@@ -84,9 +98,8 @@ def decompress_frame(codec: str, data: bytes, *, size_bytes: int) -> bytes:
     if codec != LZ4:
         raise Corrupt(f"unknown codec {codec!r}: written by a newer distier?")
     _check_header(data, size_bytes)
-    # Not lz4.frame.decompress(): it takes the size in the header as a first guess only, and grows its
-    # buffer for as long as the blocks go on (255 bytes for one). A chunk's `max_length` is a bound, at the
-    # same speed.
+    # Not lz4.frame.decompress(): it takes the size in the header as a first guess only, and grows its buffer as long as
+    # blocks follow (255 bytes of content for one byte of a block). `max_length` of a chunk is a bound, at the same speed.
     try:
         content, read_bytes, ended = lz4.frame.decompress_chunk(
             lz4.frame.create_decompression_context(), data, max_length=size_bytes
@@ -94,50 +107,51 @@ def decompress_frame(codec: str, data: bytes, *, size_bytes: int) -> bytes:
     except (RuntimeError, MemoryError) as e:
         raise Corrupt(f"damaged lz4 frame: {e}") from e
     if not ended or len(content) != size_bytes:
-        raise Corrupt(f"the lz4 frame is cut off or does not hold the {size_bytes} bytes of the record")
+        raise Corrupt(f"the lz4 frame is truncated, or does not hold the {size_bytes} bytes of the record")
     if read_bytes != len(data):
         raise Corrupt(f"{len(data) - read_bytes} bytes follow the lz4 frame")
     return bytes(content)
 
 
 def _check_header(data: bytes, size_bytes: int) -> None:
-    """Reject what `compress_frame` never writes, before memory is asked for."""
+    """Reject a header that `compress_frame` never writes, before memory is allocated."""
     if len(data) < _HEADER.size:
-        raise Corrupt(f"no lz4 frame: only {len(data)} bytes")
+        raise Corrupt(f"not an lz4 frame: only {len(data)} bytes")
     magic, flg, _bd, content_bytes = _HEADER.unpack_from(data)
     if magic != _MAGIC or flg & _FLG_MASK != _FLG_WANTED:
-        raise Corrupt("no lz4 frame with content size and checksum")
+        raise Corrupt("not an lz4 frame with content size and checksum")
     if content_bytes != size_bytes:
         raise Corrupt(f"the lz4 frame announces {content_bytes} bytes, the record says {size_bytes}")
-    # 0 bytes are never smaller as a frame, and lz4 reads 0 as "unknown"; too many can not be in so short a
-    # frame.
+    # An empty content is never smaller as a frame, and lz4 reads a size of 0 as "unknown".
     if not 0 < size_bytes <= _LZ4_RATIO_MAX * len(data):
-        raise Corrupt(f"{size_bytes} bytes of content can not be in an lz4 frame of {len(data)}")
+        raise Corrupt(f"{size_bytes} bytes of content cannot be in an lz4 frame of {len(data)} bytes")
 
 
 def compress_xz(data: bytes, *, level: int = 9) -> bytes:
-    """One `.xz` stream of one block: LZMA2 at the preset `level` (0 to 9), CRC64. Raises `Invalid` for
-    another.
+    """Return one `.xz` stream of one block: LZMA2 at the preset `level` (0 to 9), with CRC64.
 
-    The dictionary is capped to the content (the next power of two, at least 4 KiB): a larger one can hold
-    nothing more, and clearing preset 9's match tables for a 64 MiB dictionary costs far more than coding 20
-    kB. Up to `LARGE_BYTES` the stream has the length of one by plain `preset=9`, and the same LZMA payload, index and footer;
-    five bytes of the block header differ: the dictionary size (offset 16) and the header's CRC32 over it
-    (20 to 23). That is what liblzma 5.x does, as the tests check, and not a promise of the format; nothing
-    here relies on it.
+    The dictionary is no larger than the content (the next power of two, at least 4 KiB). A larger one would hold
+    nothing more, and clearing preset 9's match tables for a 64 MiB dictionary costs far more than coding 20 kB.
+
+    Up to `LARGE_BYTES` the stream is as long as that of plain `preset=9`, and has the same LZMA payload, index and footer.
+    Five bytes of the block header differ: the dictionary size (offset 16) and the CRC32 of the header (20 to 23). The tests
+    check this for liblzma 5.x. The format does not promise it, and nothing here relies on it.
+
+    Raises:
+        Invalid: `level` is out of range.
     """
     packer = XzPacker(len(data), level=level)
     return packer.add(data) + packer.end()
 
 
 class XzPacker:
-    """`compress_xz` in steps, for a content of `size_bytes`: whoever has no more time stops between two of them."""
+    """`compress_xz` in steps, for a content of `size_bytes`. A caller whose deadline passes stops between two steps."""
 
     STEP_BYTES = 256 * 1024
 
     def __init__(self, size_bytes: int, *, level: int = 9) -> None:
         if not 0 <= level < len(_DICT_MIB_OF_PRESET):
-            raise Invalid(f"an xz level is 0 to {len(_DICT_MIB_OF_PRESET) - 1}, not {level}")
+            raise Invalid(f"the xz level must be 0 to {len(_DICT_MIB_OF_PRESET) - 1}, not {level}")
         fitting_bytes = 1 << max(size_bytes - 1, _DICT_BYTES_MIN - 1).bit_length()
         dict_bytes = min(fitting_bytes, int(_DICT_MIB_OF_PRESET[level] * (1 << 20)))
         filters: list[dict[str, int]] = [{"id": lzma.FILTER_LZMA2, "preset": level, "dict_size": dict_bytes}]
@@ -146,43 +160,52 @@ class XzPacker:
         self._packer = lzma.LZMACompressor(format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC64, filters=filters)
 
     def add(self, data: bytes | memoryview) -> bytes:
-        """What there is of the stream."""
+        """Compress the next part of the content; return the next part of the stream, which may be empty."""
         return self._packer.compress(data)
 
     def end(self) -> bytes:
-        """The rest of it."""
+        """Return the rest of the stream."""
         return self._packer.flush()
 
 
 def decompress_xz(data: bytes, *, max_bytes: int) -> bytes:
-    """The content of the one `.xz` stream that is all of `data`.
+    """Return the content of the one `.xz` stream in `data`.
 
-    Uses memory for the content (`max_bytes` at most, twice while it is put together) and 96 MiB. Raises
-    `Corrupt` for a longer content, a damaged or truncated stream, and for anything behind it (padding or a
-    second stream: the format allows both, `compress_xz` writes neither).
+    It uses memory for the content (`max_bytes` at most, twice that while the content is joined) and 96 MiB.
+
+    Args:
+        data: the stream, and nothing else.
+        max_bytes: the greatest length of the content, in bytes.
+
+    Raises:
+        Corrupt: the content is longer, the stream is damaged or truncated, or other bytes follow it. Those may be padding or
+            a second stream: the format allows both, and `compress_xz` writes neither.
     """
-    if max_bytes < 0:  # to lzma a negative bound is none
-        raise Corrupt(f"a content of {max_bytes} bytes")
+    if max_bytes < 0:  # lzma takes a negative bound for no bound
+        raise Corrupt(f"the record says that the content has {max_bytes} bytes")
     decoder = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES_MAX)
     try:
-        # One byte more than allowed: with room left the decoder goes on to the stream's end and its checks.
+        # One byte more than allowed: with space left the decoder continues to the stream's end and checks it.
         content = decoder.decompress(data, max_bytes + 1)
     except (lzma.LZMAError, MemoryError) as e:
         raise Corrupt(f"damaged xz stream: {e}") from e
     if len(content) > max_bytes:
         raise Corrupt(f"the xz stream holds more than {max_bytes} bytes")
     if not decoder.eof:
-        raise Corrupt(f"the xz stream is cut off after {len(data)} bytes")
+        raise Corrupt(f"the xz stream is truncated after {len(data)} bytes")
     if decoder.unused_data:
         raise Corrupt(f"{len(decoder.unused_data)} bytes follow the xz stream")
     return content
 
 
 def compress_block(data: bytes, *, level: int | None = 9) -> tuple[str, bytes]:
-    """`("lz4", block)`, or `("raw", data)` where the block would not be smaller or `level` is None.
+    """Compress into a bare lz4 block, for the node's own disk.
 
-    A bare lz4 block for the node's own disk: no header and no checksum, because whoever opens it knows the length and
-    compares SHA-256. It opens in a third of the time of a frame, which for small modules is what a read costs.
+    A block has no header and no checksum, because its reader knows the length and compares SHA-256. It opens in a third of
+    the time of a frame, and for small modules that time is most of a read's cost.
+
+    Returns:
+        `("lz4", block)`, or `("raw", data)` if the block would not be smaller or `level` is None.
     """
     if level is None or not data:
         return RAW, data
@@ -192,10 +215,10 @@ def compress_block(data: bytes, *, level: int | None = 9) -> tuple[str, bytes]:
 
 
 def decompress_block(codec: str, data: bytes, *, size_bytes: int) -> bytes:
-    """The content, `size_bytes` long, that `compress_block` gave as `(codec, data)`; raises `Corrupt`."""
+    """Return the content, `size_bytes` long, of a copy that `compress_block` made. Raises `Corrupt`."""
     if codec == LZ4:
-        if not 0 < size_bytes <= _LZ4_RATIO_MAX * len(data):  # before memory is asked for
-            raise Corrupt(f"{size_bytes} bytes of content can not be in an lz4 block of {len(data)}")
+        if not 0 < size_bytes <= _LZ4_RATIO_MAX * len(data):  # before memory is allocated
+            raise Corrupt(f"{size_bytes} bytes of content cannot be in an lz4 block of {len(data)} bytes")
         try:
             content = lz4.block.decompress(data, uncompressed_size=size_bytes)
         except (lz4.block.LZ4BlockError, ValueError, MemoryError) as e:

@@ -1,9 +1,9 @@
 """Content types: what a module's bytes are, and which extension its archive object gets.
 
-The archive must be readable without distier, so an object is called `....md.xz`, not `....bin.xz`: what
-`xz -d` leaves then opens in the right program. Type and extension map one to one: an archive that lost its
-metadata still tells the type. Python's `mimetypes` is not used: its table is that of the machine (it reads
-/etc/mime.types), many to many, and lacks Markdown, YAML and TOML in older versions.
+The archive must be readable without distier. So an object is named `....md.xz`, not `....bin.xz`: the file that
+`xz -d` writes then opens in the right program. Types and extensions map one to one, so an archive that lost its
+metadata still has the types. Python's `mimetypes` is not used: its table depends on the machine (it reads
+/etc/mime.types), is many to many, and lacks Markdown, YAML and TOML in older versions.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ EXTENSIONS = {
     TEXT: "txt",
     BINARY: "bin",
 }
-# Other names of the same thing, read but never written.
+# Other names for the same types: distier reads them and never writes them.
 TYPE_ALIASES = {
     "text/json": "application/json",
     "application/x-ndjson": "application/jsonl",
@@ -113,23 +113,26 @@ EXTENSION_ALIASES = {
 }
 _TYPES = {extension: content_type for content_type, extension in EXTENSIONS.items()}
 
-_TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # noqa: S105 - RFC 9110's word for a name, no password
+_TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # noqa: S105 - RFC 9110's term for a name, not a password
 _TYPE = re.compile(rf'{_TOKEN}/{_TOKEN}(?: ?; ?{_TOKEN}=(?:{_TOKEN}|"[ !#-\[\]-~]*"))*', re.ASCII)
 
 
 def check_content_type(text: str) -> str:
-    """`text` itself if it is `type/subtype` with optional parameters, ASCII, at most 127 characters.
-    Raises `Invalid`."""
+    """Return `text` if it is `type/subtype` with optional parameters, in ASCII, of at most 127 characters.
+
+    Raises:
+        Invalid: it is anything else.
+    """
     if not isinstance(text, str) or len(text) > MAX_TYPE_CHARS or not _TYPE.fullmatch(text):
         raise Invalid(
-            f"not a content type: {str(text)[:60]!r}; it is ASCII like text/markdown or "
+            f"not a content type: {str(text)[:60]!r}; use ASCII such as text/markdown or "
             f"text/plain; charset=utf-8, at most {MAX_TYPE_CHARS} characters"
         )
     return text
 
 
 def base_type(content_type: str) -> str:
-    """`content_type` without parameters, in lower case, by the name that distier uses for it."""
+    """Return `content_type` without parameters, in lower case, by the name that distier uses for it."""
     base = content_type.partition(";")[0].strip().lower()
     return TYPE_ALIASES.get(base, base)
 
@@ -138,7 +141,7 @@ KNOWN_EXTENSIONS = frozenset(EXTENSIONS.values()) | {"txt", "bin"}
 
 
 def extension_for(content_type: str) -> str:
-    """The extension for a content type, 1 to 8 of `[a-z0-9]`: `txt` for unknown text, `bin` for the rest."""
+    """Return the extension for a content type, 1 to 8 of `[a-z0-9]`: `txt` for unknown text, `bin` for other types."""
     base = base_type(content_type)
     known = EXTENSIONS.get(base)
     if known:
@@ -151,15 +154,15 @@ def extension_for(content_type: str) -> str:
 
 
 def type_for_extension(extension: str) -> str:
-    """The content type for an extension (with or without its dot); octet-stream for an unknown one."""
+    """Return the content type for an extension (with or without its dot); octet-stream for an unknown one."""
     name = extension.removeprefix(".").lower()
     return _TYPES.get(EXTENSION_ALIASES.get(name, name), BINARY)
 
 
 def guess_content_type(path_or_id: str, content: bytes) -> str:
-    """By the suffix where it is known; else text/plain for UTF-8 without NUL, else octet-stream.
+    """Guess the type from the suffix if it is known; otherwise text/plain for UTF-8 without NUL, or octet-stream.
 
-    A suffix that means text does not make it so: bytes that are not UTF-8 stay octet-stream.
+    A suffix alone does not make a text: bytes that are not UTF-8 are octet-stream.
     """
     name = path_or_id.rpartition("/")[2]
     stem, dot, suffix = name.rpartition(".")

@@ -1,7 +1,7 @@
-"""Front matter: the YAML between two lines of `---` with which a skill or prompt file says what it is.
+"""Front matter: the YAML between two lines of `---` in which a skill or prompt file describes itself.
 
-It is read by a YAML parser, because names and descriptions are written as block scalars, in quotes, with comments. What is no
-mapping, too long, or refers to itself (an alias is a way to write gigabytes in a line) says nothing: a hint never fails a put.
+A YAML parser reads it, because names and descriptions come as block scalars, in quotes and with comments. Front matter that is
+not a mapping, is too long, or has an alias (a line of aliases can expand to gigabytes) is ignored: a hint never fails a put.
 """
 
 from __future__ import annotations
@@ -22,29 +22,33 @@ _BLOCK = re.compile(r"---[ \t]*\n(.*?\n)?(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTA
 
 
 def split_front_matter(text: str) -> tuple[Mapping[str, Any], str]:
-    """`(fields, rest)`: what the front matter of `text` says, and the text below it. No fields where there is none, or no
-    YAML mapping."""
+    """Split a text into the fields of its front matter and the text below it.
+
+    Without front matter that is a YAML mapping there are no fields.
+    """
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     found = _BLOCK.match(text, 0, MAX_CHARS) if text.startswith("---") else None
     return (_mapping(found[1] or ""), text[found.end() :]) if found else ({}, text)
 
 
 def _mapping(text: str) -> Mapping[str, Any]:
-    import yaml  # here: most modules have none
+    import yaml  # imported here, because most modules have no front matter
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
             return {}
-        made = yaml.load(text, Loader=loader)  # noqa: S506 - one of the two safe loaders
+        fields = yaml.load(text, Loader=loader)  # noqa: S506 - one of the two safe loaders
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError):
         return {}
-    return made if isinstance(made, dict) else {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def described(text: str) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """`(keywords, meta)` of a module with this text: `keywords` and `tags` of its front matter, and every other field that can
-    be kept as JSON."""
+    """Return the keywords and meta that the front matter of a text gives its module.
+
+    The fields `keywords` and `tags` become keywords; every other field that JSON can hold goes into meta.
+    """
     fields, _ = split_front_matter(text)
     words = [word for name in KEYWORD_FIELDS for word in _words(fields.get(name))]
     meta: dict[str, Any] = {}
@@ -57,7 +61,7 @@ def described(text: str) -> tuple[tuple[str, ...], dict[str, Any]]:
 
 
 def _words(value: object) -> list[str]:
-    """A list, or one string with commas, as both are written."""
+    """Accept a list, or one string with commas: people write both."""
     found = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else []
     words = [str(word).strip() for word in found if isinstance(word, str | int | float)]
     return [word for word in words if 1 <= len(word) <= MAX_KEYWORD_CHARS]

@@ -1,4 +1,4 @@
-"""Values that say clearly that they cannot be changed."""
+"""Values whose error says clearly that they cannot be changed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ T = TypeVar("T")
 
 
 def frozen(cls: type[T]) -> type[T]:
-    """Stands above `@dataclass(frozen=True, slots=True)`. What that combination itself raises for a name that is no field (a
-    property, a typing error) is a `TypeError` about `super`."""
+    """Decorate a class above `@dataclass(frozen=True, slots=True)`.
+
+    Without it, that combination raises a `TypeError` about `super` for a name that is not a field (a property, a typo).
+    """
     for name in ("__setattr__", "__delattr__"):
         setattr(cls, name, _refuse)
     return cls
@@ -18,4 +20,4 @@ def frozen(cls: type[T]) -> type[T]:
 
 def _refuse(self: object, name: str, value: Any = None) -> NoReturn:
     kind = type(self).__name__
-    raise FrozenInstanceError(f"{kind}.{name} cannot be changed: a {kind} is a value; to change a module, put it")
+    raise FrozenInstanceError(f"cannot set {kind}.{name}: a {kind} is immutable; to change a module, put a new version")

@@ -1,8 +1,7 @@
 """Module ids, and how they are written in Redis keys and archive paths.
 
-An id is 1 to 256 bytes of UTF-8. It is kept as it is where that is safe and percent-encoded elsewhere, so a
-key can always be typed into redis-cli, an id can always be read back, and no id can leave its key, its hash
-tag or its directory.
+An id is 1 to 256 bytes of UTF-8. Safe characters stay as they are and the others are percent-encoded. So you can type
+every key into redis-cli, distier can read every id back, and no id can break out of its key, its hash tag or its directory.
 """
 
 from __future__ import annotations
@@ -14,22 +13,22 @@ from urllib.parse import unquote
 from distier.errors import Invalid
 
 MAX_ID_BYTES = 256
-# Printable ASCII except: what globs or splits in Redis (`{}*?[]\\` and space), quotes (redis-cli), `%` itself.
+# Printable ASCII except glob characters and separators of Redis (`{}*?[]\\` and space), quotes (redis-cli), and `%`.
 SAFE = frozenset(chr(c) for c in range(0x21, 0x7F)) - set("{}*?[]\\\"'%")
 # File systems and `rclone serve s3` allow 255 bytes in a name; the encoded id may have 768.
 MAX_SEGMENT_CHARS = 200
 
 
 def check_id(id: str) -> str:
-    """`id` itself if it is a valid module id; raises `Invalid` that says what is wrong with it."""
+    """Return `id` if it is a valid module id. Raises `Invalid` with the reason if it is not."""
     if not isinstance(id, str):
-        raise Invalid(f"a module id is a str, not {type(id).__name__}")
+        raise Invalid(f"a module id must be a str, not {type(id).__name__}")
     try:
         size = len(id.encode())
     except UnicodeEncodeError as e:
-        raise Invalid(f"module id {id!r} has a lone surrogate: it is no valid UTF-8") from e
+        raise Invalid(f"module id {id!r} has a lone surrogate, which UTF-8 cannot encode") from e
     if not 1 <= size <= MAX_ID_BYTES:
-        raise Invalid(f"a module id has 1 to {MAX_ID_BYTES} bytes of UTF-8, this one has {size}: {id[:40]!r}")
+        raise Invalid(f"a module id must have 1 to {MAX_ID_BYTES} bytes of UTF-8, this one has {size}: {id[:40]!r}")
     return id
 
 
@@ -41,16 +40,16 @@ def _encode_segment(segment: str) -> str:
     if segment in (".", ".."):
         return _percent(segment)
     out = "".join(c if c in SAFE else _percent(c) for c in segment)
-    # A leading `@` marks a version object in the archive; an id may not look like one.
+    # A leading `@` marks a version object in the archive, and an id must not look like one.
     return "%40" + out[1:] if out.startswith("@") else out
 
 
 @lru_cache(maxsize=65536)
 def encode_id(id: str) -> str:
-    """The id as it stands in keys and paths. Injective; `decode_id` gives the id back.
+    """Encode an id for keys and paths. The encoding is injective; `decode_id` returns the id.
 
-    A `/` is kept where it separates two non-empty segments and encoded elsewhere, so that `a//b`, `/a` and
-    `a/` are proper paths as well.
+    A `/` stays where it separates two non-empty segments and is encoded elsewhere, so that `a//b`, `/a` and
+    `a/` become proper paths as well.
     """
     segments = check_id(id).split("/")
     out = _encode_segment(segments[0])
@@ -60,7 +59,7 @@ def encode_id(id: str) -> str:
 
 
 def decode_id(encoded: str) -> str:
-    """The id that `encode_id` wrote as `encoded`. Raises `Invalid` if it never wrote that."""
+    """Return the id that `encode_id` encodes as `encoded`. Raises `Invalid` if there is none."""
     try:
         id = unquote(encoded, errors="strict")
     except UnicodeDecodeError as e:
@@ -71,17 +70,17 @@ def decode_id(encoded: str) -> str:
 
 
 def encode_prefix(prefix: str) -> str:
-    """The longest encoded string that starts every encoded id whose id starts with `prefix`.
+    """Return the longest common prefix of all encoded ids whose id starts with `prefix`.
 
     A last `/`, or an incomplete last segment (`.`), may be encoded differently in longer ids, so it is left
-    out: the caller filters decoded ids once more.
+    out: the caller must filter the decoded ids too.
     """
     if not prefix:
         return ""
     try:
         prefix.encode()
     except UnicodeEncodeError as e:
-        raise Invalid(f"prefix {prefix!r} has a lone surrogate: it is no valid UTF-8") from e
+        raise Invalid(f"prefix {prefix!r} has a lone surrogate, which UTF-8 cannot encode") from e
     segments = prefix.rstrip("/").split("/")
     if segments[-1].startswith(".") and set(segments[-1]) == {"."}:
         segments.pop()
@@ -91,8 +90,10 @@ def encode_prefix(prefix: str) -> str:
 
 
 def to_path(encoded: str) -> str:
-    """The archive path of an encoded id: segments longer than 200 characters are cut, the cut marked by a
-    last bare `%` (`aaa%/aa`), which no encoded id contains."""
+    """Return the archive path of an encoded id.
+
+    Segments longer than 200 characters are cut. A bare `%` at the end marks the cut (`aaa%/aa`); no encoded id contains one.
+    """
     return "/".join(_cut(segment) for segment in encoded.split("/"))
 
 
@@ -100,9 +101,9 @@ def _cut(segment: str) -> str:
     pieces = []
     while len(segment) > MAX_SEGMENT_CHARS:
         at = MAX_SEGMENT_CHARS
-        while segment[at:] in (".", ".."):  # what is left over is a segment too
+        while segment[at:] in (".", ".."):  # the remainder is a segment too
             at -= 1
-        while "%" in segment[at - 2 : at]:  # never inside `%XX`
+        while "%" in segment[at - 2 : at]:  # do not cut inside `%XX`
             at -= 1
         pieces.append(segment[:at] + "%")
         segment = segment[at:]
@@ -110,5 +111,5 @@ def _cut(segment: str) -> str:
 
 
 def from_path(path: str) -> str:
-    """The encoded id of an archive path (the inverse of `to_path`)."""
+    """Return the encoded id of an archive path (the inverse of `to_path`)."""
     return path.replace("%/", "")

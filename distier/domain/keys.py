@@ -1,7 +1,7 @@
-"""The Redis keyspace of a namespace: every key that distier ever writes is named here.
+"""The Redis keyspace of a namespace: the name of every key that distier writes.
 
-A namespace has a fixed number of shards; the keys of a shard share one hash tag, so that one script sees all
-of it, on a Redis Cluster too. What the keys hold is in `schema.py`.
+A namespace has a fixed number of shards. The keys of a shard have one hash tag in common, so that one script can access
+all of them, on a Redis Cluster too. `schema.py` describes what the keys hold.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from .schema import FIXED, MODULE
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """The key names of one shard; there is one object for each in a `Keyspace`, and it is compared by identity. `fixed` are
-    the keys that every script gets first, in this order."""
+    """The key names of one shard. A `Keyspace` has one object for each shard, and shards are compared by identity.
+
+    `fixed` are the keys that every script gets first, in this order.
+    """
 
     namespace: str
     index: int
@@ -34,7 +36,7 @@ class Shard:
 
     @cached_property
     def slot(self) -> int:
-        """Where a Redis Cluster keeps all keys of this shard: CRC-16/XMODEM of the hash tag, modulo 16384."""
+        """The slot of a Redis Cluster with all keys of this shard: CRC-16/XMODEM of the hash tag, modulo 16384."""
         return crc_hqx(self.tag.encode(), 0) % 16384
 
     @cached_property
@@ -43,7 +45,7 @@ class Shard:
 
     @cached_property
     def modules(self) -> str:
-        """The prefix of the keys of records: what a near cache follows."""
+        """The prefix of the keys of records, which near caches follow."""
         return f"{self.root}{MODULE}:"
 
     @property
@@ -131,17 +133,17 @@ class Shard:
         return f"{self.root}answer:{ask}"
 
     def id_of(self, module_key: bytes) -> str:
-        """The id in the name of a record's key. Raises `Invalid` for a key that distier never wrote."""
+        """Return the id in the name of a record's key. Raises `Invalid` for a key that distier did not write."""
         return decode_id(module_key.decode(errors="replace")[len(self.modules) :])
 
     def module_pattern(self, encoded_prefix: str) -> str:
-        # `{` and `}` are plain in SCAN patterns, and an encoded prefix has no glob characters.
+        # `{` and `}` have no meaning in SCAN patterns, and an encoded prefix has no glob characters.
         return f"{self.modules}{encoded_prefix}*"
 
 
 @dataclass(frozen=True)
 class Keyspace:
-    """All shards of a namespace, and which one an id belongs to."""
+    """All shards of a namespace, and the shard of each id."""
 
     namespace: str
     count: int = 1
@@ -151,5 +153,5 @@ class Keyspace:
         return tuple(Shard(self.namespace, i, self.count) for i in range(self.count))
 
     def shard(self, id: str) -> Shard:
-        """CRC-32 of the id, modulo the number of shards: fixed for ever, and easy to compute in any language."""
+        """Return the shard of an id: CRC-32 of the id modulo the number of shards, which any language can compute."""
         return self.shards[crc32(id.encode()) % self.count if self.count > 1 else 0]

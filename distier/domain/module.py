@@ -1,4 +1,4 @@
-"""Modules, their records, and what calls answer about them: plain frozen values."""
+"""Modules, their records, and the results of calls: plain frozen values."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ MAX_KEYWORDS = 64
 MAX_KEYWORD_CHARS = 128
 MAX_META_BYTES = 64 * 1024
 MAX_CONTENT_BYTES = 256 << 20
-"""The most that `max_module_bytes` may be. A record that claims more is damaged: no decoder is started for it."""
+"""The upper limit of `max_module_bytes`. A record that claims more is damaged, and no decoder is started for it."""
 MAX_COUNT = 2**53
-"""Lua has no larger whole numbers."""
+"""The largest integer up to which Lua represents all integers exactly."""
 
 
 @frozen
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A module as it was put. `content` is exactly the bytes of the put, unless `transform` names a change.
+    """A module as it was put. `content` has exactly the bytes of the put, unless `transform` names a change.
 
-    `tokens` were counted at the put by `counter`; `tier` is where this copy was read from; times are in ms
-    since the Unix epoch, by the clock of the Redis server.
+    `counter` is the token counter that counted `tokens` at the put. `tier` is the tier from which this copy was read. Times
+    are in milliseconds since the Unix epoch, by the clock of the Redis server.
     """
 
     id: str
@@ -56,7 +56,7 @@ class Module:
         try:
             return self.content.decode()
         except UnicodeDecodeError as e:
-            e.reason = f"{e.reason}: module {self.id!r} ({self.content_type}) is no UTF-8 text; `content` has its bytes"
+            e.reason = f"{e.reason}: module {self.id!r} ({self.content_type}) is not UTF-8 text; read `content` instead"
             raise
 
     def __bytes__(self) -> bytes:
@@ -66,10 +66,10 @@ class Module:
 @frozen
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """What `put` answers: where the module is now, as which version, and how many others had to move for it.
+    """The result of `put`: the module's tier and version, and the number of modules that were evicted for it.
 
-    `reason` says why it is not hot where it is not (`too large for hot`, `hot is full of pinned modules`).
-    `replayed`: an earlier attempt of this very call had been applied already.
+    `reason` says why the module is not hot (`too large for hot`, `hot is full of pinned modules`); None if it is.
+    `replayed` means that an earlier attempt of the same call had been applied already.
     """
 
     id: str
@@ -86,9 +86,12 @@ class Landed:
 @frozen
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What `where` answers. `stored_bytes` is the size of the copy in its tier (frame, or `.xz` object);
-    `ratio` is `size_bytes / stored_bytes` (None while hot). `nodes`: whose disks hold a copy of the module, by their word of
-    a second ago; `tier` is where Redis has it. Times in ms since the Unix epoch."""
+    """The result of `where`. Times are in milliseconds since the Unix epoch.
+
+    `tier` is the tier that the record in Redis names. `stored_bytes` is the size of the copy in that tier (frame, or `.xz`
+    object), and `ratio` is `size_bytes / stored_bytes` (None while hot). `nodes` are the nodes whose disks hold a copy, as they
+    reported up to a second ago.
+    """
 
     id: str
     tier: Tier
@@ -121,8 +124,10 @@ class Placement:
 @frozen
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The result of `promote` and `demote`. `moved` is False where there was nothing to do or it was not possible; `reason`
-    then says why."""
+    """The result of `promote` and `demote`.
+
+    `moved` is False if there was nothing to do, or the move was not possible; `reason` then says why.
+    """
 
     id: str
     tier: Tier
@@ -133,8 +138,10 @@ class Moved:
 @frozen
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One tier change from a shard's stream. `at_ms` is the server's clock; `from_` / `to` are tiers, `none` or
-    `deleted`."""
+    """One event from a shard's stream: a tier change, or an archiving (`from_` and `to` are then equal).
+
+    `from_` and `to` are tiers, `none` or `deleted`. `at_ms` is in milliseconds of the server's clock.
+    """
 
     stream_id: str
     id: str
@@ -152,8 +159,11 @@ class Event:
 @frozen
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record as it stands in Redis. `content` is set exactly while the module is hot; `seen` is the epoch in which the
-    record was last known to be the newest version."""
+    """A record as it is stored in Redis.
+
+    `content` is set exactly while the module is hot. `seen` is the epoch in which the record was last known to be the newest
+    version.
+    """
 
     id: str
     tier: str
@@ -182,7 +192,7 @@ class Record:
         return self.tier == "deleted"
 
     def hot_module(self) -> Module:
-        """The module with the content that the record holds. Raises `Corrupt` if that has a wrong length."""
+        """Return the module with the content in the record. Raises `Corrupt` if the content has a wrong length."""
         assert self.content is not None
         if len(self.content) != self.size_bytes:
             raise Corrupt(f"the hot copy of module {self.id!r} ({self.order}) has a wrong length; run `distier fsck`")
@@ -195,7 +205,7 @@ class Record:
             raise Corrupt(f"the record of module {self.id!r} is damaged ({e!s:.100}); run `distier fsck`") from e
 
     def module(self, content: bytes, tier: Tier) -> Module:
-        """The module that this record describes, with `content` from `tier`."""
+        """Return the module that this record describes, with `content` from `tier`."""
         return Module(
             self.id, content, self.content_type, self.tokens, self.counter,
             *self._described(), self.order, self.sha256, tier, self.created_ms, self.updated_ms, self.transform, self.outline,
@@ -206,41 +216,44 @@ def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode()
 
 
-def _count(value: bytes | int, most: int = MAX_COUNT) -> int:
+def _count(value: bytes | int, greatest: int = MAX_COUNT) -> int:
     n = int(value)
-    if not 0 <= n <= most:
-        raise ValueError("a number out of range")
+    if not 0 <= n <= greatest:
+        raise ValueError("a number is out of range")
     return n
 
 
 def unpack_keywords(packed: bytes | None) -> tuple[str, ...]:
-    """Keywords of a record. Raises `ValueError` (or `RecursionError`) for what `pack_keywords` never gave."""
+    """Return the keywords of a record. Raises `ValueError` or `RecursionError` for bytes that `pack_keywords` never returns."""
     words = json.loads(packed) if packed else []
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise ValueError("keywords are no list of str")
+        raise ValueError("keywords are not a list of str")
     return tuple(words)
 
 
 def unpack_meta(packed: bytes | None) -> Mapping[str, Any]:
-    """Meta of a record. Raises `ValueError` (or `RecursionError`) for what `pack_meta` never gave."""
+    """Return the meta of a record. Raises `ValueError` or `RecursionError` for bytes that `pack_meta` never returns."""
     meta = json.loads(packed) if packed else {}
     if not isinstance(meta, dict):
-        raise ValueError("meta is no mapping")
+        raise ValueError("meta is not a mapping")
     return meta
 
 
 def parse_record(id: str, fields: Mapping[bytes, bytes]) -> Record | None:
-    """A record from the fields of its hash (`HGETALL`); None where there is no hash.
+    """Return the record with these fields of its hash (`HGETALL`); None if there is no hash.
 
-    Raises `Corrupt` for a hash that lacks what every record has, `OutOfStep` for one of another module. Unknown fields are
-    those of a newer distier.
+    Unknown fields are ignored: a newer distier wrote them.
+
+    Raises:
+        Corrupt: the hash lacks a field that every record has, or a field has an impossible value.
+        OutOfStep: the hash is the record of another module.
     """
     if not fields:
         return None
     try:
         get = fields.get
         if not is_of(id, fields[b"tok"]):
-            raise OutOfStep(f"a record that is not that of module {id!r} came in answer to a request for it")
+            raise OutOfStep(f"a request for the record of module {id!r} got the record of another module")
         return Record(
             id, fields[b"tier"].decode(),
             Order(_count(fields[b"epoch"]), _count(fields[b"ver"]), fields[b"tok"].decode()),
@@ -256,9 +269,9 @@ def parse_record(id: str, fields: Mapping[bytes, bytes]) -> Record | None:
 
 
 def parse_hot(id: str, fields: Mapping[bytes, bytes], epoch: int, verified: int) -> Module | None:
-    """The module of a record that is hot, and known in `epoch` to be the newest version; None for any other record.
+    """Return the module of a hot record that is known in `epoch` to be the newest version; None for any other record.
 
-    The short way for the most frequent read: the same as `parse_record(...).hot_module()`, without a `Record`.
+    This is the fast path of the most frequent read: `parse_record(...).hot_module()` without making a `Record`.
     """
     content = fields.get(b"content")
     if content is None or fields.get(b"tier") != b"hot":
@@ -269,8 +282,12 @@ def parse_hot(id: str, fields: Mapping[bytes, bytes], epoch: int, verified: int)
 def parse_copy(
     id: str, fields: Mapping[bytes, bytes], content: bytes, tier: Tier, epoch: int, verified: int
 ) -> Module | None:
-    """The module of a record with its content from `tier`, if it is known in `epoch` to be the newest version, and the content
-    as long as it says; else None."""
+    """Return the module of a record with its content from `tier`.
+
+    Returns:
+        The module, or None if the record is not known in `epoch` to be the newest version, is damaged, or does not fit the
+        content's length.
+    """
     try:
         if verified < epoch and int(fields[b"seen"]) < epoch:
             return None
@@ -280,7 +297,7 @@ def parse_copy(
         keywords, meta, tokens, write_id = get(b"keywords"), get(b"meta"), int(get(b"tokens", 0)), fields[b"tok"]
         if not 0 <= tokens <= MAX_COUNT:
             return None
-        if len(write_id) in WRITE_ID_LENGTHS and write_id[-8:] != b"%08x" % crc32(id.encode()):  # `is_of`, spelled out
+        if len(write_id) in WRITE_ID_LENGTHS and write_id[-8:] != b"%08x" % crc32(id.encode()):  # `is_of`, inlined
             return None
         return Module(
             id, content, get(b"type", b"").decode(), tokens, get(b"counter", b"").decode(),
@@ -289,25 +306,25 @@ def parse_copy(
             tier, int(get(b"created", 0)), int(get(b"updated", 0)), _text(get(b"transform")), _text(get(b"outline")),
         )  # fmt: skip
     except (KeyError, ValueError, RecursionError):
-        return None  # `parse_record` says what is wrong with it
+        return None  # the caller then uses `parse_record`, which reports the defect
 
 
 def pack_keywords(keywords: object) -> bytes:
-    """Keywords as they stand in the record: a JSON list, empty bytes for none. Raises `Invalid`."""
+    """Return keywords as the record stores them: a JSON list, or empty bytes for none. Raises `Invalid`."""
     if isinstance(keywords, str) or not all(isinstance(k, str) for k in list(keywords or ())):  # type: ignore[call-overload]
-        raise Invalid(f"keywords are a list of str, not {keywords!r:.80}")
+        raise Invalid(f"keywords must be a list of str, not {keywords!r:.80}")
     words = list(keywords or ())  # type: ignore[call-overload]
     if len(words) > MAX_KEYWORDS or any(not 1 <= len(k) <= MAX_KEYWORD_CHARS for k in words):
-        raise Invalid(f"at most {MAX_KEYWORDS} keywords of 1 to {MAX_KEYWORD_CHARS} characters")
+        raise Invalid(f"a module can have at most {MAX_KEYWORDS} keywords of 1 to {MAX_KEYWORD_CHARS} characters")
     return pack_json(words, "keywords") if words else b""
 
 
 def pack_meta(meta: Mapping[str, Any] | None) -> bytes:
-    """Meta as it stands in the record: a JSON object, empty bytes for none. Raises `Invalid`."""
+    """Return meta as the record stores it: a JSON object, or empty bytes for none. Raises `Invalid`."""
     if meta is None or meta == {}:
         return b""
     if not isinstance(meta, Mapping):
-        raise Invalid(f"meta is a mapping, not {type(meta).__name__}")
+        raise Invalid(f"meta must be a mapping, not {type(meta).__name__}")
     packed = pack_json(dict(meta), "meta")
     if len(packed) > MAX_META_BYTES:
         raise Invalid(f"meta has {len(packed)} bytes of JSON; at most {MAX_META_BYTES} are allowed")
@@ -315,6 +332,7 @@ def pack_meta(meta: Mapping[str, Any] | None) -> bytes:
 
 
 def pack_json(value: object, what: str) -> bytes:
+    """Return a value as JSON that reads back as the same value. Raises `Invalid`, which calls the value `what`."""
     try:
         packed = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError) as e:  # UnicodeEncodeError is a ValueError

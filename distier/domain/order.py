@@ -1,10 +1,11 @@
 """The order of versions: `(epoch, ver, write_id)`, total over all writers and all failures.
 
-`epoch` counts the lives of a shard: a Redis that lost its memory, or a replica that was promoted, starts a new
-one, and everything written in it comes after everything written before. `ver` is one counter per shard and
-epoch, so that a deleted module needs no memory of its own to be followed by a greater version. `write_id` names the write
-itself, so a retried write is recognised: 20 random hexadecimal digits that the writer made, and 8 that the module's id
-gives. So a record says whose it is (`is_of`), and a reply that was meant for another request is not believed.
+`epoch` counts the incarnations of a shard's server: a Redis that lost its memory, or a replica that was promoted, begins
+a new epoch, and every version of it comes after all earlier versions. `ver` is one counter per shard and epoch, so that
+the next version of a deleted module is greater although nothing remembers the module. `write_id` is the random identity of
+the write, by which a script recognises a write that is sent again. It has 20 random hexadecimal digits from the writer, and
+8 digits computed from the module's id. The latter show whose record it is (`is_of`), so that a client rejects a reply that
+was meant for another request.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ VER_DIGITS = 14
 SHORT_WRITE_ID_CHARS = 8
 WRITE_ID_RANDOM_CHARS = 20
 WRITE_ID_LENGTHS = (28, 16)
-"""Of a tok that ends with the check of its id: as a writer made it, and of a version that was found in the archive, whose
-object's name has only the first 8 digits. Toks of another length are of older writers."""
+"""The lengths of a write id that ends with the check of its module's id: 28 as a writer makes it, and 16 for a version that
+was found in the archive, whose object name has only the first 8 digits. Write ids of other lengths come from older writers."""
 VERSION_CHARS_MAX = 40
 
 
@@ -32,22 +33,22 @@ class Order(NamedTuple):
     write_id: str
 
     def __str__(self) -> str:
-        """`epoch-ver`, unique within a shard: what people see, type, and pass as `if_version`."""
+        """`epoch-ver`, unique within a shard: the form that people read, type, and pass as `if_version`."""
         return f"{self.epoch}-{self.ver}"
 
     @property
     def stem(self) -> str:
-        """The object name of this version without its extension: sorts as the order does."""
+        """The object name of this version without its extension. Stems sort as versions do."""
         return f"@{self.epoch:0{EPOCH_DIGITS}d}-{self.ver:0{VER_DIGITS}d}-{self.write_id[:SHORT_WRITE_ID_CHARS]}"
 
 
 def make_write_id(random: str, id: str) -> str:
-    """The tok of a write, from random hexadecimal digits: at least 20 of a new one, 8 of one that was found in the archive."""
+    """Return a write id from random hexadecimal digits: at least 20 for a new write, 8 for one found in the archive."""
     return f"{random[:WRITE_ID_RANDOM_CHARS]}{crc32(id.encode()):08x}"
 
 
 def is_of(id: str, write_id: bytes) -> bool:
-    """Whether a record with this tok may be that of this module."""
+    """Return whether a record with this write id may be the record of this module."""
     return len(write_id) not in WRITE_ID_LENGTHS or write_id[-8:] == b"%08x" % crc32(id.encode())
 
 
@@ -58,13 +59,13 @@ def parse_version(text: str) -> tuple[int, int]:
         dash and epoch.isascii() and epoch.isdigit() and ver.isascii() and ver.isdigit()
     ):
         raise Invalid(
-            f"not a version: {text[:VERSION_CHARS_MAX]!r}; versions look like '3-41' (see `distier where ID`)"
+            f"not a version: {text[:VERSION_CHARS_MAX]!r}; a version looks like '3-41' (see `distier where ID`)"
         )
     return int(epoch), int(ver)
 
 
 def parse_stem(stem: str) -> Order | None:
-    """The order in an object name's stem, or None if it is no version. `write_id` then has its first 8 characters."""
+    """Parse the stem of an object name; None if it is not a version. The result has the first 8 characters of the write id."""
     if not stem.startswith("@"):
         return None
     parts = stem[1:].split("-")

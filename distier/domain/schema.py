@@ -1,11 +1,12 @@
 """The schema of a shard, as data: its keys, the fields of a record, and the lifecycle of a module.
 
-*A module is in exactly one state, and its record says which*: `tier` and `clean`. `LIFECYCLE` has what each state keeps and
-where: the content, the frame and its TTL, the sets that name the module, and what it adds to the accounts. From these tables
-come the constants and the accounts of the Lua prelude, the recount of `fsck` and of the tests, the checks after each step of a
-plan, the near cache's prefixes, docs/KEYSPACE.md, and what the roles of `deploy/redis/users.acl` are compared with.
+*A module is in exactly one state, and its record says which*: `tier` and `clean`. `LIFECYCLE` lists for each state where the
+content is, whether there is a frame and whether it expires, which sets name the module, and what it adds to the accounts.
+These tables are the source of the constants and accounts of the Lua prelude, the recount of `fsck` and of the tests, the
+checks after each step of a plan, the near cache's prefixes, and docs/KEYSPACE.md. The tests compare the roles of
+`deploy/redis/users.acl` with them.
 
-A change of the tables that older clients cannot read gets another `LAYOUT` and a migration (`domain/layouts.py`).
+A change of the tables that older clients cannot read needs another `LAYOUT` and a migration (`domain/layouts.py`).
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ LAYOUT = 1
 """The number of this layout. A client that meets another number refuses to work on the namespace."""
 
 TOMBSTONE_TTL_MS = 600_000
-"""How long a tombstone stays after it was archived, so that an older durable write that is under way cannot come after it."""
+"""How long a tombstone stays after it was archived, in milliseconds. An older durable write that is still in progress would
+otherwise bring the module back."""
 DONE_MAX = 8192
-"""How many of its last writes a shard remembers, so that one that is sent again is not applied again."""
+"""The number of its last writes that a shard remembers, so that a write that is sent again is not applied twice."""
 
 MODULE = "module"
 """The kind of the keys of records, which near caches follow: `distier:{t}:module:<id>`."""
@@ -34,14 +36,14 @@ BUDGETS = {
     "warm_modules": "warm_count",
     "warm_bytes": "warm_frame_bytes",
 }
-"""The budgets (fields of `limits`) and what counts against each (fields of `usage`)."""
+"""The budgets (fields of `limits`), and the field of `usage` that counts against each."""
 
 
 # -- records ---------------------------------------------------------------------------------------------------------------
 
 
 class Field(NamedTuple):
-    """A field of a record. `when`: the records that have it, empty for all."""
+    """A field of a record. `when` says which records have it; empty for all records."""
 
     name: str
     when: str = ""
@@ -53,26 +55,28 @@ RECORD: tuple[Field, ...] = (
     Field("counter"), Field("sha256"), Field("type"), Field("keywords"), Field("meta"), Field("clean"), Field("created"),
     Field("updated"),
     Field("archived_bytes", "clean"),
-    Field("archived_key", "clean", "where its object has another name than its own"),
+    Field("archived_key", "clean", "if its object has another name than the version's own"),
     Field("codec", "warm"),
     Field("frame_bytes", "warm"),
-    Field("transform", "where one was applied"),
-    Field("outline", "where one is kept"),
+    Field("transform", "if one was applied"),
+    Field("outline", "if one is kept"),
     Field("content", "hot"),
-    Field("reserved", "a durable write is or was under way", "`<epoch>-<ver>-<1 once deleted>-<write id>`"),
+    Field(
+        "reserved", "a durable write is or was in progress", "`<epoch>-<ver>-<1 once deleted, else 0>-<write id>`"
+    ),
 )  # fmt: skip
 SIZES = ("tier", "epoch", "ver", "tok", "bytes", "tokens", "clean", "frame_bytes")
-"""What the choice of victims reads of a record."""
+"""The fields of a record that the choice of victims reads."""
 
 
 def describe_record() -> str:
-    """The fields of a record, in words."""
+    """Return a description of the fields of a record, for docs/KEYSPACE.md."""
     always = " ".join(field.name for field in RECORD if not field.when)
     parts = [
         f"`{field.name}` ({field.when}{': ' + field.what if field.what else ''})" for field in RECORD if field.when
     ]
     return (
-        f"the record of a module: `{always}`, then where they apply {', '.join(parts)}. `tier=deleted` is a tombstone"
+        f"the record of a module: always `{always}`; in some states {', '.join(parts)}. `tier=deleted` is a tombstone"
     )
 
 
@@ -82,8 +86,8 @@ def describe_record() -> str:
 class State(NamedTuple):
     """What a module in this state has.
 
-    `frame` is empty for none, `lasting` for one without a TTL, and `expiring` for one with a TTL, which may be gone. `sets` are
-    those of the shard's sets that name the module. `ttl_ms` is that of the record, None for none.
+    `frame` is empty if there is none, `lasting` for a frame without a TTL, and `expiring` for a frame with a TTL, which may
+    have expired. `sets` are the shard's sets that name the module. `ttl_ms` is the TTL of the record, None for none.
     """
 
     tier: str
@@ -99,10 +103,12 @@ class State(NamedTuple):
 
     @property
     def accounts(self) -> tuple[tuple[str, str], ...]:
-        """What the state adds to the accounts: a field of `usage`, and the field of the record whose value is added (empty for
-        one)."""
+        """What the state adds to the accounts: pairs of a field of `usage` and the field of the record whose value is added.
+
+        An empty second field adds 1.
+        """
         if not self.is_module and self.clean:
-            return ()  # it expires without a script that could take it out again
+            return ()  # it expires, and no script runs then that could subtract it
         found = [(f"{self.tier}_count", "")]
         if self.is_module:
             found += [(f"{self.tier}_tokens", "tokens"), (f"{self.tier}_bytes", "bytes")]
@@ -126,23 +132,26 @@ LIFECYCLE: tuple[State, ...] = (
 )
 _STATES = {(state.tier, state.clean): state for state in LIFECYCLE}
 TIERS = ("hot", "warm", "cold", "deleted")
-"""What a record may name as its tier."""
+"""The values of `tier` in a record."""
 COUNTED = ("tier", "clean", "tokens", "bytes", "frame_bytes", "archived_bytes")
-"""The fields of a record that the accounts are made of."""
+"""The fields of a record from which the accounts are computed."""
 
 
 def state_of(tier: str, *, clean: bool) -> State | None:
-    """The state of a record; None where there is no such state: the record is damaged."""
+    """Return the state of a record; None for a combination that is no state, because the record is damaged."""
     return _STATES.get((tier, clean))
 
 
 def counted_as(tier: str, *, clean: bool) -> State:
-    """The state that a record counts as, a damaged one too: scripts and recounts must agree on it until it is repaired."""
+    """Return the state as which the accounts count a record.
+
+    A damaged record has one too: scripts and recounts must agree on it until the record is repaired.
+    """
     return state_of(tier, clean=clean) or State(tier, clean)
 
 
 def contribution(values: Sequence[bytes | None]) -> dict[str, int]:
-    """What a record adds to the accounts; `values` are its COUNTED fields."""
+    """Return what a record adds to the accounts; `values` are its COUNTED fields."""
     if values[0] is None:
         return {}
     tier, clean = values[0].decode(), values[1] == b"1"
@@ -154,7 +163,7 @@ def contribution(values: Sequence[bytes | None]) -> dict[str, int]:
 
 
 def lua_constants() -> str:
-    """What the prelude begins with: the keys that every script gets, and the numbers of this layout."""
+    """Return the beginning of the prelude: the keys that every script gets, and the numbers of this layout."""
     names = ", ".join(name.upper() for name in FIXED)
     keys = ", ".join(f"KEYS[{i}]" for i in range(1, len(FIXED) + 1))
     used = ", ".join(f"'{name}'" for name in BUDGETS.values())
@@ -169,15 +178,18 @@ def lua_constants() -> str:
 
 
 def lua_accounts() -> str:
-    """`count(p, sign)`: what a placement adds to the accounts, written out for each state, since it runs in every script."""
-    lines, word = ["local function count(p, sign)"], "if"
+    """Return the Lua function `count(p, sign)`, which adds a placement to the accounts.
+
+    It has one branch for each state instead of a table, because it runs in every script.
+    """
+    lines, keyword = ["local function count(p, sign)"], "if"
     for tier, clean in product(TIERS, (False, True)):
         state = counted_as(tier, clean=clean)
         if not state.accounts:
             continue
         adds = " ".join(f"add('{account}', sign{f' * p.{unit}' if unit else ''})" for account, unit in state.accounts)
-        lines.append(f"  {word} p.tier == '{tier}' and {'p.clean' if clean else 'not p.clean'} then {adds}")
-        word = "elseif"
+        lines.append(f"  {keyword} p.tier == '{tier}' and {'p.clean' if clean else 'not p.clean'} then {adds}")
+        keyword = "elseif"
     return "\n".join([*lines, "  end", "end", ""])
 
 
@@ -185,7 +197,7 @@ def lua_accounts() -> str:
 
 
 class KeyKind(NamedTuple):
-    """A kind of key: its pattern, its Redis type, what it holds, and how to look at one with redis-cli."""
+    """A kind of key: its pattern, its Redis type, its contents, and a command to inspect one with redis-cli."""
 
     pattern: str
     type: str
@@ -203,130 +215,134 @@ KEYSPACE: tuple[KeyKind, ...] = (
     KeyKind(
         "distier:{t}:warm:<id>",
         "string",
-        "the lz4 frame of a warm module (`codec=raw`: its plain bytes); has a TTL exactly while the version is clean",
+        "the lz4 frame of a warm module (`codec=raw`: its plain bytes); the key has a TTL exactly while the version is clean",
         "PTTL 'distier:{team}:warm:skills/pdf'",
     ),
     KeyKind(
         "distier:{t}:hot",
         "zset",
-        "ids of hot modules by last use, in ms: the LRU order",
+        "ids of hot modules, scored by last use in ms: the LRU order",
         "ZRANGE 'distier:{team}:hot' 0 9 WITHSCORES",
     ),
     KeyKind(
         "distier:{t}:warm",
         "zset",
-        "ids of warm modules by the time when they are due to leave, in ms",
+        "ids of warm modules, scored by the time at which they become due for demotion, in ms",
         "ZRANGE 'distier:{team}:warm' 0 9 WITHSCORES",
     ),
     KeyKind(
         "distier:{t}:dirty",
         "zset",
-        "ids of versions that are not archived yet, by the time of the put, in ms",
+        "ids of dirty modules, scored by the time of the put, in ms",
         "ZRANGE 'distier:{team}:dirty' 0 9 WITHSCORES",
     ),
     KeyKind(
         "distier:{t}:uses",
         "zset",
-        "ids by their count of uses, halved every `worker.uses_half_life`",
+        "ids, scored by their count of uses, which is halved every `worker.uses_half_life`",
         "ZREVRANGE 'distier:{team}:uses' 0 9 WITHSCORES",
     ),
     KeyKind(
         "distier:{t}:usage",
         "hash",
-        "counts, tokens and bytes of each tier, kept by the scripts, equal to a recount: `hot_count hot_tokens hot_bytes`, "
+        "counts, tokens and bytes of each tier, which the scripts keep equal to a recount: `hot_count hot_tokens hot_bytes`, "
         "`warm_count warm_tokens warm_bytes warm_frame_bytes`, `cold_count cold_tokens cold_bytes`, `dirty_count dirty_bytes` "
-        "(not archived yet), `archived_count archived_bytes` (current versions in the archive), `deleted_count` (tombstones)",
+        "(not archived yet), `archived_count archived_bytes` (current versions in the archive), `deleted_count` (dirty "
+        "tombstones)",
         "HGETALL 'distier:{team}:usage'",
     ),
     KeyKind(
         "distier:{t}:limits",
         "hash",
-        "this shard's share of the budgets: `hot_tokens hot_bytes warm_modules warm_bytes`, the version of the ledger that set "
-        "them, `shares` (with several shards), and `warm_ttl_ms events_max`",
+        "this shard's quota of the budgets: `hot_tokens hot_bytes warm_modules warm_bytes`; with several shards `shares`, the "
+        "version of the ledger that set them; and `warm_ttl_ms events_max`",
         "HGETALL 'distier:{team}:limits'",
     ),
     KeyKind(
         "distier:{t}:pins",
         "zset",
-        "pinned ids by the end of the pin, in ms; a pin always ends",
+        "pinned ids, scored by the end of the pin, in ms; every pin ends",
         "ZRANGE 'distier:{team}:pins' 0 -1 WITHSCORES",
     ),
     KeyKind(
         "distier:{t}:lease:<id>",
         "string",
-        "who is fetching the module from the archive, or `<id>%archive`: writing it "
-        "back; `%worker`: which worker maintains the shard (`<fence>:<worker>`), `%sweep`: the archive was swept a short time "
-        "ago. Has a TTL. Saves work, never guards correctness",
+        "a lease, which has a TTL: `<id>` names the process that fetches the module from the archive, `<id>%archive` the "
+        "process that archives it, `%worker` the worker that maintains the shard (`<fence>:<worker>`); `%sweep` means that the "
+        "archive was swept a short time ago. A lease saves work and never guards correctness",
         "GET 'distier:{team}:lease:skills/pdf'",
     ),
     KeyKind(
         "distier:{t}:done",
         "hash",
-        "the last 8,192 writes of the shard: `<tok>` is the version that a put or delete made (with `-` behind it where a "
-        "delete found nothing), so that a call that is sent again is answered and not applied again; `#<n>` is the tok "
-        "in place `n`",
+        f"the last {DONE_MAX:,} writes of the shard, so that a call that is sent again is answered and not applied twice: "
+        "`<write id>` holds the version that the put or delete made (with `-` after it if the delete found nothing); `#<n>` "
+        "holds the write id at index `n`",
         "HLEN 'distier:{team}:done'",
     ),
     KeyKind(
         "distier:{t}:events",
         "stream",
-        "tier changes (`id from to reason version`), trimmed by `MAXLEN ~`; a hint and a history, never a work queue",
+        "tier changes (`id from to reason version`), trimmed by `MAXLEN ~`; a hint and a history, not a work queue",
         "XREVRANGE 'distier:{team}:events' + - COUNT 2",
     ),
     KeyKind(
         "distier:{t}:epoch",
         "hash",
-        "the shard's life: `layout shards epoch ver created aged replid since verified fence clock archive`; `ver` is the "
-        "counter of versions, `clock` the last time that was used for a score, in ms, `fence` that of the workers that had "
-        "its lease, `replid` the server's life for which the epoch was installed, `verified` the epoch for which all records "
-        "have been compared with the archive, `archive` the name that the archive must have (its object "
-        "`<ns>/identity/<name>`); `opening` while it has no epoch",
+        "the state of the shard: `layout shards epoch ver created aged replid since verified fence clock archive`. `ver` is "
+        "the counter of versions, `clock` the last time that was used for a score, in ms, `fence` the counter of the worker "
+        "leases, `replid` the server's incarnation for which the epoch was installed, `verified` the epoch in which all "
+        "records were compared with the archive, `archive` the name that the archive must have (its object "
+        "`<ns>/identity/<name>`). `opening` exists while the shard has no epoch",
         "HGETALL 'distier:{team}:epoch'",
     ),
     KeyKind(
         "distier:{t}:nodes",
         "zset",
-        "nodes that keep copies on their own disks, by the time until which they count as alive, in ms; in the first shard",
+        "nodes that keep copies on their own disks, scored by the time until which they count as alive, in ms; in the first "
+        "shard only",
         "ZRANGE 'distier:{team}:nodes' 0 -1 WITHSCORES",
     ),
     KeyKind(
         "distier:{t}:nodes:<node>",
         "hash",
-        "what a node's disk holds, over all namespaces: `modules bytes max_modules max_bytes updated`; in the first shard; has "
-        "a TTL, and is renewed every two seconds while a process of the node lives",
+        "the contents of a node's disk, over all namespaces: `modules bytes max_modules max_bytes updated`; in the first shard "
+        "only. The key has a TTL, which a heartbeat renews every two seconds while a process of the node is alive",
         "HGETALL 'distier:{team}:nodes:web1'",
     ),
     KeyKind(
         "distier:{t}:held:<node>",
         "set",
-        "ids of this shard that the node's disk holds, up to a second late: whom to ask. A hint; goes with the node",
+        "ids of this shard that the node's disk holds, up to a second late. A hint of which node to ask; it disappears with "
+        "the node",
         "SCARD 'distier:{team}:held:web1'",
     ),
     KeyKind(
         "distier:{t}:asks:<node>",
         "list",
-        "copies that other nodes ask this one for: JSON of id, tok, what is wanted, and the name of the answer; the last 64, "
-        "for some seconds; in the first shard",
+        "requests of other nodes for copies: JSON of id, write id, what is wanted, and the name of the answer; the last 64 "
+        "requests, for some seconds; in the first shard only",
         "LRANGE 'distier:{team}:asks:web1' 0 -1",
     ),
     KeyKind(
-        "distier:{t}:answer:<tok>",
+        "distier:{t}:answer:<ask>",
         "list",
-        "the answer to one ask, taken at once, or gone after five seconds: `=` and the copy, `^` promoted, `-` not there",
-        "TTL 'distier:{team}:answer:<tok>'",
+        "the answer to one request, which expires after five seconds: `=` and the copy, `^` if the module was promoted, `-` if "
+        "the node has no copy",
+        "TTL 'distier:{team}:answer:<ask>'",
     ),
     KeyKind(
         "distier:{t}:workers",
         "zset",
-        "workers by the time until which they count as alive, in ms; of the first shard only",
+        "workers, scored by the time until which they count as alive, in ms; in the first shard only",
         "ZRANGE 'distier:{team}:workers' 0 -1 WITHSCORES",
     ),
     KeyKind(
         "distier:{t}:shares",
         "hash",
-        "the ledger of the shards' shares, with several shards, of the first one only: `version`, `tok` of the last change, "
-        "`total` of the namespace, for each shard `<number>` its share, and during a change `next.<number>`; each is hot "
-        "tokens, hot bytes, warm modules, warm bytes. `making`: it is being made",
+        "the ledger of the shards' quotas, if there are several shards; in the first shard only: `version`, `tok` (the write "
+        "id of the last change), `total` of the namespace, `<number>` for the quota of each shard, `next.<number>` during a "
+        "change. Each quota is hot tokens, hot bytes, warm modules, warm bytes. `making` exists while the ledger is created",
         "HGETALL 'distier:{big.0}:shares'",
     ),
 )

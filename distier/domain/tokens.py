@@ -1,20 +1,19 @@
-"""Token counts: the unit of the hot budget, because a module costs its readers context, not bytes.
+"""Token counts. Tokens are the unit of the hot budget, because a module costs its readers context, not bytes.
 
-Two counters. `o200k` is exact for current models, by the Rust crate behind `bpe-openai` (an extra; about
-0.1 s and 100 MB of tables in each process that counts). `estimate` needs nothing but `re`: it cuts text as
-o200k's own first stage does (words, numbers to three digits, runs of punctuation, newlines) and counts the
-pieces, since nearly all of them are one token. On the standard library's sources, Markdown, JSON and
-JavaScript it is within 5 % for half of the files and within 20 % for nearly all (chars/4 is off by up to 68 %);
-the exception is text of no language, such as rot13 prose. Both are linear in time. The estimate is about as
-fast as the exact count (0.4 to 0.8 of its speed, some 6 to 12 MB/s): it is there for machines without the
-extra, not for speed.
+There are two counters. `o200k` is exact for current models. It uses the Rust crate behind `bpe-openai` (an extra; about
+0.1 s and 100 MB of tables in each process that counts). `estimate` needs only `re`. It cuts text as o200k's own first
+stage does (words, numbers of up to three digits, runs of punctuation, newlines) and counts the pieces, since nearly all
+of them are one token. On the standard library's sources, Markdown, JSON and JavaScript it is within 5 % for half of the
+files and within 20 % for nearly all (chars/4 is off by up to 68 %). The exception is text of no language, such as rot13
+prose. Both are linear in time. The estimate has 0.4 to 0.8 of the speed of the exact count, some 6 to 12 MB/s: it exists
+for machines without the extra, not for speed.
 
-Both count a long text in parts of at most `STEP_BYTES`, so that whoever has no more time stops between two of them. A part ends
-where no token of o200k can begin before the cut and end after it: the sum is exact, except for a text that has no such place
-in tens of kilobytes (base64 without line ends), where each cut may cost one token.
+Both count a long text in parts of at most `STEP_BYTES`, so that a call whose deadline passes ends between two parts. A part
+ends where no token of o200k can begin before the cut and end after it, so the sum is exact. The exception is a text without
+such a cut in tens of kilobytes (base64 without line ends), where each cut may add one token.
 
-Bytes that are not UTF-8 are no text to a model; both counters take three bytes for a token, rounded up, so a
-record's counter name says how its number was made in every case.
+Bytes that are not UTF-8 are not text to a model. For them both counters count one token for three bytes, rounded up, so the
+counter's name in a record always says how its number was computed.
 """
 
 from __future__ import annotations
@@ -30,22 +29,25 @@ from distier.errors import Invalid
 
 
 class TokenCounter(Protocol):
-    """Counts tokens. `name` is kept in each record, so that numbers of two counters are not compared. One that also has
-    `parts(content)`, parts whose counts add up to the whole's, lets a call end between two of them."""
+    """Counts tokens. Each record keeps the counter's `name`, so that numbers of two counters are not compared.
+
+    A counter may also have a method `parts(content)`, which returns parts whose counts add up to the count of the whole. A call
+    can then end between two parts when its deadline passes.
+    """
 
     @property
     def name(self) -> str: ...
 
     def count(self, content: bytes) -> int:
-        """Tokens in `content`; 0 for empty content, at least 1 for any other. Never raises."""
+        """Return the number of tokens in `content`: 0 for empty content, otherwise at least 1. Never raises."""
         ...
 
 
 STEP_BYTES = 256 * 1024
-"""What is counted at once: some 40 ms."""
-# Behind a letter or digit (ASCII, Cyrillic, Han, Hangul) and before white space; behind a line end and before what is neither
-# white space nor a slash (which o200k takes along with the line ends behind punctuation). Lead bytes of white space that is not
-# ASCII are left out.
+"""The bytes that are counted in one step, which takes some 40 ms."""
+# The places to cut: after a letter or digit (ASCII, Cyrillic, Han, Hangul) and before white space; after a line end and before
+# anything but white space or a slash (o200k joins a slash to the line ends after punctuation). Lead bytes of white space
+# outside ASCII are excluded.
 _SEAM = re.compile(
     rb"""
       (?:(?<=[0-9A-Za-z]) | (?<=[\xd0\xd1][\x80-\xbf]) | (?<=[\xe5-\xe9\xeb\xec][\x80-\xbf][\x80-\xbf])) (?=[\x20\t\r\n])
@@ -56,7 +58,10 @@ _SEAM = re.compile(
 
 
 def in_parts(content: bytes, step_bytes: int) -> list[bytes]:
-    """`content` in parts of at most `step_bytes`, whose tokens add up. Characters stay whole; no text is one part."""
+    """Cut `content` into parts of at most `step_bytes` whose token counts add up.
+
+    Characters stay whole. Content that is not UTF-8 is one part.
+    """
     if len(content) <= step_bytes or _text(content) is None:
         return [content]
     parts, start = [], 0
@@ -65,7 +70,7 @@ def in_parts(content: bytes, step_bytes: int) -> list[bytes]:
         if seam := _SEAM.search(content, end - step_bytes // 4, end):
             end = seam.start()
         else:
-            while content[end] & 0xC0 == 0x80:  # in the middle of a character
+            while content[end] & 0xC0 == 0x80:  # inside a character
                 end -= 1
         parts.append(content[start:end])
         start = end
@@ -84,7 +89,7 @@ def _binary_tokens(content: bytes) -> int:
 
 
 class O200k:
-    """The exact count of the `o200k_base` encoding. Raises `ImportError` without the extra `tokens`."""
+    """Counts exactly, in the encoding `o200k_base`. Raises `ImportError` without the extra `tokens`."""
 
     name = "o200k"
 
@@ -94,22 +99,22 @@ class O200k:
 
     @cached_property
     def _count(self) -> Callable[[str], int]:
-        # At the first count: the tables take 0.7 s and 100 MB, and most processes only read.
-        # The binding itself: the public Encoding refuses a million characters or more, builds a list of
-        # all tokens only to be measured, and takes `<|endoftext|>` in somebody's text for a command.
+        # Loaded at the first count: the tables take 0.7 s and 100 MB, and most processes only read.
+        # This uses the binding, not the public Encoding: that refuses a million characters or more, builds a list of
+        # all tokens only to measure it, and takes `<|endoftext|>` in a text for a command.
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # it opens its tables by `resources.open_binary`
+            warnings.simplefilter("ignore", DeprecationWarning)  # it calls the deprecated `resources.open_binary`
             from bpe_openai import _bindings
 
         count: Callable[[str], int] = _bindings.tokenizer_for_encoding("o200k_base").count
         return count
 
     def load(self) -> None:
-        """Load the tables now, if they are not: `count` does it by itself, in somebody's time."""
+        """Load the tables now. Otherwise the first `count` loads them, within the deadline of its call."""
         _ = self._count
 
     def parts(self, content: bytes) -> list[bytes]:
-        """What to count one after the other: the sum is the count."""
+        """Return the parts of `content` whose counts add up to its count."""
         return in_parts(content, STEP_BYTES)
 
     def count(self, content: bytes) -> int:
@@ -119,8 +124,8 @@ class O200k:
         return _binary_tokens(content) if text is None else int(self._count(text))
 
 
-# One match is one token, about. Every repetition is bounded or possessive and every character is consumed by
-# some branch, so that no input is scanned twice. The bounds are where o200k starts a second token.
+# One match is about one token. Every repetition is bounded or possessive, and some branch consumes every character,
+# so that no input is scanned twice. The bounds are the lengths at which o200k starts a second token.
 _PIECE = re.compile(
     r"""
       [^\r\n0-9A-Za-zÀ-\U0010ffff]?                       # a word takes the space or mark before it along
@@ -143,7 +148,7 @@ _PER_PIECE = 1.06  # long words have a second token
 # Base64 and keys: many short pieces that no vocabulary has. Hex and prose without spaces do not match.
 _DENSE = re.compile(r"[A-Za-z0-9+/]{60,}+")
 _DENSE_MORE = 0.225
-# One match each in _PIECE, though o200k often joins two of CJK and needs two for one emoji.
+# Each is one match in _PIECE, although o200k often joins two characters of CJK, and needs two tokens for one emoji.
 _UNEVEN = (
     (re.compile("[\u3040-\u9fff]"), -0.30),
     (re.compile("[\uac00-\ud7a3]"), -0.25),
@@ -152,12 +157,12 @@ _UNEVEN = (
 
 
 class Estimate:
-    """Close to o200k without its tables."""
+    """Counts approximately as o200k does, without its tables."""
 
     name = "estimate"
 
     def parts(self, content: bytes) -> list[bytes]:
-        """What to count one after the other: the sum is the count."""
+        """Return the parts of `content` whose counts add up to its count."""
         return in_parts(content, STEP_BYTES)
 
     def count(self, content: bytes) -> int:
@@ -177,12 +182,13 @@ class Estimate:
 
 @cache
 def token_counter(name: str = "auto") -> TokenCounter:
-    """The counter called `o200k` or `estimate`; `auto` is o200k where the extra `tokens` is installed.
+    """Return the counter with this name: `o200k`, `estimate`, or `auto`, which is o200k if the extra `tokens` is installed.
 
-    Raises `Invalid` for another name, or for `o200k` without the extra.
+    Raises:
+        Invalid: the name is unknown, or the name is `o200k` and the extra is not installed.
     """
     if name not in ("auto", "o200k", "estimate"):
-        raise Invalid(f"no token counter is called {name!r}; use auto, o200k or estimate")
+        raise Invalid(f"unknown token counter {name!r}; use auto, o200k or estimate")
     if name == "estimate":
         return Estimate()
     try:

@@ -1,1 +1,1 @@
-"""Drivers: they perform the effects that plans yield. Deadlines and retries are here, and nowhere else."""
+"""Drivers perform the effects that plans yield. Deadlines and retries exist only here."""

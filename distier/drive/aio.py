@@ -1,4 +1,4 @@
-"""The asyncio driver: the same effects on an event loop. The archive's blocking clients run in its own threads."""
+"""The asyncio driver: performs effects on an event loop. The archive's blocking clients run in threads of the driver."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from distier.drive.conversation import (
     Request,
     Send,
     SendMany,
-    answered,
     command_of,
-    first_answered,
+    converse_with_shard,
+    converse_with_shards,
     in_one_exchange,
     note_lost,
-    settled,
+    take_first_answer,
 )
-from distier.drive.deadline import ARCHIVE, DISK, End, most, note_spent, time_left
+from distier.drive.deadline import ARCHIVE, DISK, End, main_cost, note_spent, time_left
 from distier.drive.hints import with_hints
 from distier.drive.process import OFFLOAD_BYTES, Process
-from distier.drive.replies import Call, lost, understood
+from distier.drive.replies import Call, lost, parse_reply
 from distier.effects import (  # fmt: skip
     TIDY_S,
     ArchiveDelete,
@@ -71,7 +71,7 @@ TASKS_MAX = 64
 
 
 class OwnTask:
-    """A task that a store keeps on one event loop, and that is over where that is: after `asyncio.run`, or in a child."""
+    """A task that a store keeps on one event loop. It is over when the loop is: after `asyncio.run`, or in a child process."""
 
     def __init__(self, work: Coroutine[Any, Any, None]) -> None:
         self._task = asyncio.get_running_loop().create_task(work)
@@ -82,7 +82,7 @@ class OwnTask:
         return self._task.done() or self._task.get_loop().is_closed() or self._pid != os.getpid()
 
     async def stop(self) -> None:
-        """From whatever loop; waited for where it is the task's own."""
+        """Cancel the task, from any loop; wait for its end if the caller runs on the task's own loop."""
         if self.is_over:
             return
         loop = self._task.get_loop()
@@ -90,7 +90,7 @@ class OwnTask:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         else:
-            with suppress(RuntimeError):  # it has just been closed
+            with suppress(RuntimeError):  # the loop has just been closed
                 loop.call_soon_threadsafe(self._task.cancel)
 
 
@@ -109,7 +109,10 @@ class AsyncDriver(Process):
         self._tidying: set[asyncio.Task[None]] = set()
 
     async def run(self, plan: Plan[T], deadline_s: float | None = None) -> T:
-        """Run a plan to its end: its result, or what it raises. A cancelled run stops the plan between two effects."""
+        """Run a plan to its end, and return its result or raise its exception.
+
+        If the caller's task is cancelled, the plan stops between two effects.
+        """
         begun_s = time.monotonic()
         end_s = End(begun_s + (deadline_s or self.deadline_s))
         end_s.begun_s = begun_s
@@ -128,7 +131,7 @@ class AsyncDriver(Process):
                 except Exception as e:
                     effect = plan.throw(e)
                 except asyncio.CancelledError:
-                    self._give_up(plan)
+                    self._cancel(plan)
                     raise
                 else:
                     effect = plan.send(result)
@@ -137,8 +140,8 @@ class AsyncDriver(Process):
         finally:
             plan.close()
 
-    def _give_up(self, plan: Plan[Any]) -> None:
-        """The plan's task is cancelled: what the plan still wants done for others (a lease is given back) is done beside it."""
+    def _cancel(self, plan: Plan[Any]) -> None:
+        """Cancel a plan, and perform its last effect (releasing a lease) in another task."""
         try:
             effect = plan.throw(Cancelled())
         except (Cancelled, StopIteration, DistierError):
@@ -153,7 +156,7 @@ class AsyncDriver(Process):
             await self.perform(effect, time.monotonic() + TIDY_S)
 
     async def perform(self, effect: Effect[Any], end_s: float) -> Any:
-        """One effect. Raises `DistierError`."""
+        """Perform one effect. Raises `DistierError`."""
         match effect:
             case Command() | RunScript():
                 return await self._call(effect, end_s)
@@ -204,28 +207,28 @@ class AsyncDriver(Process):
     # -- Redis ---------------------------------------------------------------------------------------------------
 
     async def _call(self, call: Call, end_s: float) -> Any:
-        """One call: sent at once, and handed to a conversation only where it is not answered at once."""
+        """Make one call: send it, and start a conversation only if the first reply does not settle it."""
         if call.hint:
             return collect((await self._converse(with_hints([call], end_s, self.off)))[0])
         if not call.replicas:
             try:
                 reply = (await self.redis.exchange(call.shard, (command_of(call),), time_left(end_s)))[0]
                 if not isinstance(reply, RedisError):
-                    return understood(call, reply)
+                    return parse_reply(call, reply)
             except (RedisConnectionError, RedisTimeoutError) as e:
                 note_lost([call])
                 if not call.retry or time.monotonic() >= end_s:
                     raise lost(e, end_s) from e
             except Recovering:
-                pass  # nothing was done; the conversation gives the shard an epoch
-        return collect((await self._converse(settled([call], end_s, opens=self.recover is not None)))[0])
+                pass  # the script changed nothing; the conversation gives the shard an epoch
+        return collect((await self._converse(converse_with_shard([call], end_s, opens=self.recover is not None)))[0])
 
     async def _pipeline(self, calls: Sequence[Call], end_s: float) -> list[Any]:
-        """Calls in one round trip: values or errors, in order. Nearly always one exchange answers them all."""
+        """Make calls in one round trip; return values or errors, in order. Nearly always one exchange answers them all."""
         opens = self.recover is not None
         shard = in_one_exchange(calls) if calls else None
         if shard is None:
-            return await self._converse(answered(calls, end_s, opens=opens)) if calls else []
+            return await self._converse(converse_with_shards(calls, end_s, opens=opens)) if calls else []
         answer: Any
         try:
             answer = await self.redis.exchange(shard, [command_of(call) for call in calls], time_left(end_s))
@@ -233,13 +236,13 @@ class AsyncDriver(Process):
             answer = e
         except DistierError as e:
             return [e] * len(calls)
-        first = first_answered(calls, answer, end_s)
+        first = take_first_answer(calls, answer, end_s)
         if isinstance(first, list) and not (opens and any(isinstance(result, Recovering) for result in first)):
             return first
-        return await self._converse(settled(calls, end_s, first, opens=opens))
+        return await self._converse(converse_with_shard(calls, end_s, first, opens=opens))
 
     async def _converse(self, conversation: Generator[Request, Any, list[Any]]) -> list[Any]:
-        """Do what a conversation asks for, until it ends."""
+        """Perform the requests of a conversation until it ends; return its results."""
         try:
             request = next(conversation)
             while True:
@@ -272,7 +275,7 @@ class AsyncDriver(Process):
         await asyncio.sleep(min(seconds, left_s))
         note_spent(end_s, what, begun_s)
         if seconds >= left_s:
-            raise DeadlineExceeded(f"the call's deadline passed while {what}{most(end_s, but=what)}")
+            raise DeadlineExceeded(f"the call's deadline passed while {what}{main_cost(end_s, but=what)}")
 
     # -- the node's disk -------------------------------------------------------------------------------------------
 
@@ -283,7 +286,7 @@ class AsyncDriver(Process):
         return await self.in_thread(partial(local.get, record))
 
     async def _local_put(self, record: Record, content: bytes, end_s: float) -> bool:
-        """Always in a thread: a writer may have to wait for another one."""
+        """Write in a thread, whatever the size: a writer may have to wait for another one."""
         if self.local is None:
             return False
         begun_s = time.monotonic()
@@ -295,11 +298,11 @@ class AsyncDriver(Process):
     # -- the archive, and several plans at once ------------------------------------------------------------------
 
     def in_thread(self, function: Callable[[], T]) -> asyncio.Future[T]:
-        """Not the loop's own executor, which takes no work at the exit of the interpreter."""
+        """Run a function in a thread of the driver; the loop's own executor refuses work while the interpreter exits."""
         return asyncio.wrap_future(self._threads.submit(function))
 
     async def _archive(self, function: Callable[[], Any], end_s: float) -> Any:
-        """Run in a thread, so that a server that stalls cannot hold the caller past its deadline."""
+        """Run in a thread, so that a server that stalls cannot delay the caller past its deadline."""
         begun_s = time.monotonic()
         future = self.in_thread(function)
         try:
@@ -307,7 +310,7 @@ class AsyncDriver(Process):
                 return await future
         except TimeoutError as e:
             raise ArchiveTimeout(
-                f"the archive {self.archive.name} did not answer within the deadline{most(end_s, but=ARCHIVE)}"
+                f"the archive {self.archive.name} did not answer within the deadline{main_cost(end_s, but=ARCHIVE)}"
             ) from e
         finally:
             note_spent(end_s, ARCHIVE, begun_s)

@@ -1,4 +1,8 @@
-"""What both drivers share: how calls become words, replies become values or errors, and when to try again."""
+"""Conversations with servers, for both drivers: calls become commands, replies become values or errors, and some calls are
+sent again.
+
+A conversation is a generator without I/O: it yields requests (`Send`, `Pause`, ...), and a driver performs them.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ BACKOFF_MAX_S = 0.25
 
 
 def command_of(call: Call) -> tuple[Any, ...]:
-    """The words of a call, made for each time that it is sent: a write says whether it may have been applied before."""
+    """Return the command of a call. It differs between transmissions: a write says whether it may have been applied before."""
     if not isinstance(call, RunScript):
         return call.args
     head = (call.script.command, call.script.sha, len(call.keys), *call.keys, *call.args)
@@ -34,24 +38,24 @@ def command_of(call: Call) -> tuple[Any, ...]:
 
 
 def note_lost(calls: Iterable[Call]) -> None:
-    """No reply to these calls came: they may have been executed."""
+    """Note that these calls got no reply, so the server may have executed them."""
     for call in calls:
         if isinstance(call, RunScript) and call.sending is not None:
             call.sending.lost = True
 
 
-# What a conversation asks of its driver. The result is sent in, an exception is thrown in.
+# The requests of a conversation to its driver. The driver sends the result in, or throws the exception in.
 
 
 class Calls(NamedTuple):
-    """Make these calls: their values or errors, in order."""
+    """Make these calls. The result is their values or errors, in order."""
 
     calls: Sequence[Call]
     end_s: float
 
 
 class Send(NamedTuple):
-    """Send commands to one shard: their raw replies. Throws redis-py's `ConnectionError` and `TimeoutError`."""
+    """Send commands to one shard. The result is their raw replies; redis-py's `ConnectionError` or `TimeoutError` is thrown."""
 
     shard: Shard
     commands: Sequence[tuple[Any, ...]]
@@ -59,14 +63,14 @@ class Send(NamedTuple):
 
 
 class SendMany(NamedTuple):
-    """Send commands to several shards at once: an answer of each."""
+    """Send commands to several shards at once. The result has one answer for each shard."""
 
     batches: Sequence[Batch]
     end_s: float
 
 
 class Pause(NamedTuple):
-    """Wait for this long, at most until the end."""
+    """Wait for `seconds`, at most until `end_s`."""
 
     seconds: float
     end_s: float
@@ -80,7 +84,7 @@ class Open(NamedTuple):
 
 
 class Each(NamedTuple):
-    """Hold several conversations, at once where the driver can: the result of each."""
+    """Hold several conversations, concurrently if the driver can. The result has the results of each."""
 
     conversations: Sequence[Conversation]
 
@@ -90,7 +94,7 @@ Conversation = Generator[Request, Any, list[Any]]
 
 
 def in_one_exchange(calls: Sequence[Call]) -> Shard | None:
-    """The shard of calls that can be answered by one exchange; None where that takes a conversation from the start."""
+    """Return the shard of calls that one exchange can answer; None if they need a conversation from the start."""
     shard = calls[0].shard
     for call in calls:
         if call.shard is not shard and call.shard != shard:
@@ -100,37 +104,49 @@ def in_one_exchange(calls: Sequence[Call]) -> Shard | None:
     return shard
 
 
-def answered(calls: Sequence[Call], end_s: float, *, opens: bool) -> Conversation:
-    """Values or errors of some calls. All servers are asked at once, each in one round trip. The groups that have to wait, or
-    whose shard needs an epoch, go on by themselves; what keeps one of them fails its calls, not the others."""
+def converse_with_shards(calls: Sequence[Call], end_s: float, *, opens: bool) -> Conversation:
+    """Make calls to any number of shards; return their values or errors.
+
+    All servers are asked at once, each in one round trip. A group of calls that has to wait, or whose shard needs an epoch,
+    then continues on its own. A failure of one group fails only its own calls.
+    """
     groups = _by_shard(calls)
     if len(groups) == 1:
-        return (yield from settled(calls, end_s, opens=opens))
-    of_group = [[calls[i] for i in group] for group in groups]
-    together = converse_together(of_group, end_s)
+        return (yield from converse_with_shard(calls, end_s, opens=opens))
+    calls_of_groups = [[calls[i] for i in group] for group in groups]
+    together = converse_together(calls_of_groups, end_s)
     try:
         batches = next(together)
         while True:
             batches = together.send((yield SendMany(batches, end_s)))
     except StopIteration as stop:
-        begun: list[list[Any] | Unfinished] = stop.value
+        firsts: list[list[Any] | Unfinished] = stop.value
     except DistierError as e:  # no time is left
         return [e] * len(calls)
     results: list[Any] = [None] * len(calls)
-    rest = yield Each([settled(some, end_s, first, opens=opens) for some, first in zip(of_group, begun, strict=True)])
-    for group, values in zip(groups, rest, strict=True):
+    finished = yield Each([
+        converse_with_shard(some, end_s, first, opens=opens) for some, first in zip(calls_of_groups, firsts, strict=True)
+    ])  # fmt: skip
+    for group, values in zip(groups, finished, strict=True):
         for i, value in zip(group, values, strict=True):
             results[i] = value
     return results
 
 
-def settled(
-    calls: Sequence[Call], end_s: float, begun: list[Any] | Unfinished | None = None, *, opens: bool
+def converse_with_shard(
+    calls: Sequence[Call], end_s: float, first: list[Any] | Unfinished | None = None, *, opens: bool
 ) -> Conversation:
-    """Values or errors of some calls to one shard. `begun`: what there is of the answers. With `opens`, a shard that has no
-    epoch for this incarnation of its server is given one, and the calls that were refused for that are made again."""
+    """Make calls to one shard; return their values or errors.
+
+    Args:
+        calls: the calls.
+        end_s: when the calls must have ended, on the monotonic clock.
+        first: the results of the first exchange, or the rest of the conversation after it; None before any exchange.
+        opens: give the shard an epoch if it has none for this incarnation of its server, and repeat the calls that the server
+            refused for that reason.
+    """
     try:
-        results = begun if isinstance(begun, list) else (yield from _talk(calls, end_s, begun))
+        results = first if isinstance(first, list) else (yield from _talk(calls, end_s, first))
         for _ in range(RECOVERIES_MAX):
             refused = [i for i, result in enumerate(results) if isinstance(result, Recovering)]
             if not refused or not opens:
@@ -144,11 +160,11 @@ def settled(
         return [e] * len(calls)
 
 
-def _talk(calls: Sequence[Call], end_s: float, begun: Unfinished | None = None) -> Conversation:
-    """One conversation with a server (`converse`), or the rest of one."""
-    talk = begun.talk if begun else converse(calls, end_s)
+def _talk(calls: Sequence[Call], end_s: float, unfinished: Unfinished | None = None) -> Conversation:
+    """Convert a talk with one server (`converse`), or the rest of one, into requests to the driver."""
+    talk = unfinished.talk if unfinished else converse(calls, end_s)
     try:
-        ask = begun.ask if begun else next(talk)
+        ask = unfinished.ask if unfinished else next(talk)
         while True:
             if isinstance(ask, float):
                 yield Pause(ask, end_s)
@@ -168,11 +184,13 @@ Talk = Generator[list[tuple[Any, ...]] | float, list[Any] | None, list[Any]]
 
 
 def converse(calls: Sequence[Call], end_s: float) -> Talk:
-    """How some calls to one shard are made until they are answered: yields words to send (and gets the raw replies, or
-    has a redis-py `ConnectionError` or `TimeoutError` thrown in), or seconds to sleep. Returns values or errors.
+    """Make calls to one shard until they are answered; return values or errors.
 
-    Tries again while there is time: calls that got no answer if they may be sent twice, calls that were refused for
-    the moment always.
+    It yields commands to send, and receives their raw replies (or redis-py's `ConnectionError` or `TimeoutError`, thrown in).
+    Or it yields seconds to sleep.
+
+    While time is left it tries again: calls that got no reply, if they may be sent twice, and all calls that the server
+    refused temporarily.
     """
     results: list[Any] = [None] * len(calls)
     todo = list(range(len(calls)))
@@ -180,16 +198,16 @@ def converse(calls: Sequence[Call], end_s: float) -> Talk:
     while True:
         try:
             replies = yield from _send([calls[i] for i in todo])
-        except AuthenticationError as e:  # to redis-py a ConnectionError, but no patience helps
+        except AuthenticationError as e:  # a ConnectionError in redis-py, but trying again does not help
             for i in todo:
                 results[i] = error_of(e)
             return results
         except (RedisConnectionError, RedisTimeoutError) as e:
             note_lost(calls[i] for i in todo)
             for i in todo:
-                # The last try may have no time for more than a timeout: what an earlier one met tells more.
-                told = isinstance(getattr(results[i], "__cause__", None), RedisConnectionError)
-                if not (told and isinstance(e, RedisTimeoutError)):
+                # The last try may have so little time that it always times out. An earlier connection error says more.
+                is_known = isinstance(getattr(results[i], "__cause__", None), RedisConnectionError)
+                if not (is_known and isinstance(e, RedisTimeoutError)):
                     results[i] = lost(e, end_s)
             todo = [i for i in todo if calls[i].retry and not isinstance(results[i], ConfigError)]
         else:
@@ -202,23 +220,26 @@ def converse(calls: Sequence[Call], end_s: float) -> Talk:
         if not todo or time.monotonic() + backoff_s >= end_s:
             return results
         yield backoff_s
-        if time.monotonic() >= end_s:  # slept too long: what was wrong says more than that there is no time left
+        if time.monotonic() >= end_s:  # slept too long: the server's error says more than an error about the deadline
             return results
         backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
 
 
 @dataclass(slots=True)
 class Unfinished:
-    """A conversation that goes on by itself, with `ask`."""
+    """The rest of a talk with one server, whose next request is `ask`."""
 
     talk: Talk
     ask: list[tuple[Any, ...]] | float
 
 
-def first_answered(
+def take_first_answer(
     calls: Sequence[Call], answer: list[Any] | RedisConnectionError | RedisTimeoutError, end_s: float
 ) -> list[Any] | Unfinished:
-    """What the first answer to some calls comes to: nearly always it is all, and there is no conversation."""
+    """Return the results of calls after their first answer, or the rest of the talk.
+
+    Nearly always the first answer settles all calls, and no talk is necessary.
+    """
     if isinstance(answer, list) and not any(isinstance(reply, RedisError) for reply in answer):
         return [outcome(call, reply) for call, reply in zip(calls, answer, strict=True)]
     talk = converse(calls, end_s)
@@ -233,8 +254,11 @@ Together = Generator[list[Batch], list[Answer], list[list[Any] | Unfinished]]
 
 
 def converse_together(groups: Sequence[Sequence[Call]], end_s: float) -> Together:
-    """The conversations of several shards, each step of all of them in one exchange, for as long as nobody has to wait: yields
-    batches, gets their answers. Returns results, or what is left of a conversation that has to wait for its server."""
+    """Hold talks with several shards, each step of all of them in one exchange, until those that are left have to wait.
+
+    It yields batches and receives their answers. It returns, for each group, the results, or the rest of a talk that has to
+    wait for its server.
+    """
     results: list[Any] = [None] * len(groups)
     talks = [converse(calls, end_s) for calls in groups]
     asks: dict[int, Any] = {i: next(talk) for i, talk in enumerate(talks)}
@@ -255,8 +279,11 @@ def converse_together(groups: Sequence[Sequence[Call]], end_s: float) -> Togethe
 
 
 def _send(calls: Sequence[Call]) -> Generator[list[tuple[Any, ...]], list[Any] | None, list[Any]]:
-    """Raw replies; scripts that the server does not know are loaded and sent again, both in one packet: where somebody empties
-    the server's cache all the time (`SCRIPT FLUSH`), there would be none of it left a round trip later."""
+    """Send calls and return their raw replies; load the scripts that the server does not know, and send their calls again.
+
+    Both go in one packet. If a program empties the server's script cache all the time (`SCRIPT FLUSH`), the scripts would be
+    gone a round trip later.
+    """
     replies = yield from _send_once(calls)
     unknown = [i for i, reply in enumerate(replies) if lacks_script(reply)]
     if unknown:
@@ -277,8 +304,10 @@ def _load(calls: Sequence[Call]) -> list[tuple[Any, ...]]:
 def _send_once(
     calls: Sequence[Call], before: Sequence[tuple[Any, ...]] = ()
 ) -> Generator[list[tuple[Any, ...]], list[Any] | None, list[Any]]:
-    """Raw replies, first those to what goes `before`; behind a call that needs replicas goes a WAIT, over the same
-    connection."""
+    """Send calls and return their raw replies, preceded by the replies to the commands `before`.
+
+    A call that needs replicas is followed by a WAIT on the same connection.
+    """
     needs = [call.replicas if isinstance(call, RunScript) else 0 for call in calls]
     if not any(needs):
         return (yield [*before, *(command_of(call) for call in calls)]) or []
@@ -296,7 +325,7 @@ def _send_once(
 
 
 def _by_shard(calls: Sequence[Call]) -> list[list[int]]:
-    """The positions of the calls of each shard."""
+    """Return the indexes of the calls of each shard."""
     groups: dict[Shard, list[int]] = {}
     for i, call in enumerate(calls):
         groups.setdefault(call.shard, []).append(i)

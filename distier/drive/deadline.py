@@ -1,4 +1,4 @@
-"""The end of a call, and what took its time."""
+"""The deadline of a call, and what took its time."""
 
 from __future__ import annotations
 
@@ -12,30 +12,38 @@ REST = "Redis, or the wait for a processor"
 
 
 class End(float):
-    """When a call must have ended, on the monotonic clock; and what took its time."""
+    """When a call must have ended, in seconds of the monotonic clock.
+
+    `begun_s` is when it began. `spent` are the seconds that each part of the call took so far, by the name of the part.
+    """
 
     begun_s = 0.0
     spent: dict[str, float] | None = None
 
 
 def note_spent(end_s: float, what: str, begun_s: float) -> None:
-    """`what` has taken the call's time since `begun_s`."""
+    """Note that `what` has taken the call's time since `begun_s`."""
     if isinstance(end_s, End):
         spent = end_s.spent = end_s.spent or {}
         spent[what] = spent.get(what, 0.0) + time.monotonic() - begun_s
 
 
 def time_left(end_s: float) -> float:
-    """Seconds until `end_s` on the monotonic clock. Raises `DeadlineExceeded` if there are none."""
+    """Return the seconds until `end_s` on the monotonic clock. Raises `DeadlineExceeded` if none are left."""
     left_s = end_s - time.monotonic()
     if left_s <= 0:
-        raise DeadlineExceeded(f"the call's deadline has passed{most(end_s, REST)}")
+        raise DeadlineExceeded(f"the call's deadline has passed{main_cost(end_s, REST)}")
     return left_s
 
 
-def most(end_s: float, rest: str = "", *, but: str = "") -> str:
-    """The end of a sentence: what most of a call's time went into, unless that is `but`, of which the sentence tells anyway.
-    What was not noted was waiting for Redis: that is called `rest`."""
+def main_cost(end_s: float, rest: str = "", *, but: str = "") -> str:
+    """Return the end of an error message: what took most of the call's time.
+
+    Args:
+        end_s: the call's end.
+        rest: the name for the time that was not noted, which is the wait for Redis.
+        but: the part that the message names already; the result is empty if that took most of the time.
+    """
     if not isinstance(end_s, End):
         return ""
     what, seconds = max((end_s.spent or {}).items(), key=lambda item: item[1], default=("", 0.0))

@@ -1,4 +1,4 @@
-"""Calls that are worth a wait of a moment, and no more."""
+"""Hints: calls for which the caller waits only a short time."""
 
 from __future__ import annotations
 
@@ -16,21 +16,31 @@ HINTS_OFF_MAX_S = 30.0
 
 
 class Off(NamedTuple):
-    """A shard whose server did not answer hints in time, as while it pauses writes. Once may be chance; from the second time on
-    none is sent until `until_s`, for twice as long each time, until one is answered."""
+    """The backoff of a shard whose server did not answer hints in time, for example while it pauses writes.
+
+    One late answer may be chance. From the second one on, no hint is sent until `until_s`. The pause doubles each time, until
+    the server answers a hint.
+    """
 
     until_s: float
     pause_s: float
 
 
 def with_hints(calls: Sequence[Call], end_s: float, off: dict[Shard, Off]) -> Generator[Calls, list[Any], list[Any]]:
-    """How calls of which some are hints are made. The others are made
-    again without the hints where those were not answered in time: they are reads. `off` is kept between calls."""
+    """Make calls of which some are hints.
+
+    If the calls are not answered within the hints' time, the others are made again without the hints; they are reads.
+
+    Args:
+        calls: the calls; the first one is a hint.
+        end_s: when the other calls must have ended, on the monotonic clock.
+        off: the backoff of each shard, which is kept between calls and changed here.
+    """
     now_s, wait_s = time.monotonic(), calls[0].hint
     sent: Sequence[int] = range(len(calls))
     if off:
         sent = [i for i in sent if not calls[i].hint or now_s >= off.get(calls[i].shard, _READY).until_s]
-    results: list[Any] = [RedisUnavailable("Redis did not answer hints lately; this one was not sent")] * len(calls)
+    results: list[Any] = [RedisUnavailable("Redis did not answer recent hints, so this one was not sent")] * len(calls)
     if sent:
         answers = yield Calls([calls[i] for i in sent], min(end_s, now_s + wait_s))
         for i, answer in zip(sent, answers, strict=True):

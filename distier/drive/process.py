@@ -1,4 +1,4 @@
-"""What a process gathers: counters, uses, which nodes answer."""
+"""What a driver gathers in its process: counters, uses, and the nodes that answer."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from distier.effects import Effect, LocalDelete, LocalHas, Peers, PeerSilent, Ru
 from distier.lua import touch
 
 if TYPE_CHECKING:
-    from distier.stores.local import LocalStore  # LMDB is loaded only where it is used
+    from distier.stores.local import LocalStore  # LMDB is loaded only when it is used
 
 
 OFFLOAD_BYTES = 128 * 1024
-"""Computations over less than this take less time than handing them to a thread."""
-# A fork may come while another thread has one of the locks: nobody would ever give it back in the child.
+"""A computation over less data takes less time than handing it to a thread."""
+# A fork may happen while another thread holds one of these locks. In the child nobody would ever release it.
 _LOCKED: weakref.WeakSet[Counters | UseBuffer] = weakref.WeakSet()
 
 
@@ -32,13 +32,16 @@ def _unlock() -> None:
 
 os.register_at_fork(after_in_child=_unlock)
 TURN_S = 0.2
-"""Longer than anybody has one of these locks, unless it was interrupted with it."""
+"""How long to wait for one of these locks. Nobody holds one for that long, unless it was interrupted while it held the lock."""
 
 
 class Counters:
-    """This process's own counters, by name. Thread-safe, and safe for a signal handler or a finaliser in the middle of any of
-    its own lines: what is added is noted first, by one operation, and summed up by whoever has the lock. Who is interrupted
-    with it sums up what was noted meanwhile."""
+    """This process's own counters, by name.
+
+    They are thread-safe, and a signal handler or finaliser may use them in the middle of any line of this class. `add` first
+    appends a note in one operation, and the holder of the lock sums the notes up. A holder that is interrupted sums up the
+    notes that came meanwhile.
+    """
 
     NOTES_MAX = 512
 
@@ -58,7 +61,9 @@ class Counters:
         return {name: n for name, n in self._counts.copy().items() if n}
 
     def _sum_up(self) -> None:
-        lock = self._lock  # the same one to the end: a signal handler may fork in between, and the child has a new one
+        lock = (
+            self._lock
+        )  # the same object to the end: a signal handler may fork meanwhile, and the child has a new lock
         if lock._is_owned():
             return
         try:
@@ -67,7 +72,7 @@ class Counters:
                     name, n = self._notes.popleft()
                     self._counts[name] = self._counts.get(name, 0) + n
         finally:
-            if lock._is_owned():  # also where it was interrupted by an exception just after it got the lock
+            if lock._is_owned():  # also after an exception that came just after `acquire`
                 lock.release()
 
     def after_fork_in_child(self) -> None:
@@ -75,8 +80,10 @@ class Counters:
 
 
 class PeerTable:
-    """Other nodes with copies on their disks, as the heartbeat last found them, less those that were asked and kept silent.
-    Values are replaced whole: threads need no lock."""
+    """Other nodes with copies on their disks: those that the last heartbeat found, without those that did not answer lately.
+
+    Its values are replaced as a whole, so threads need no lock.
+    """
 
     SILENT_S = 10.0
 
@@ -98,10 +105,13 @@ class PeerTable:
 
 
 class UseBuffer:
-    """Uses noted in this process and not sent yet. They are due after `AGE_S` seconds, or when there are `PENDING_MAX`
-    modules, and go in batches of `BATCH`: recency in Redis is late by that much, and a process that dies takes them along.
-    Not due at `BATCH` already: who reads a thousand modules time and again would send a thousand uses each time, and now
-    sends their sums once a second. Thread-safe."""
+    """Uses that were noted in this process and not sent yet. Thread-safe.
+
+    They are due after `AGE_S` seconds, or when there are `PENDING_MAX` modules, and are sent in batches of `BATCH` modules. So
+    recency in Redis is late by up to that much, and uses are lost with a process that dies. A shard is not due at `BATCH`
+    modules already: a client that reads a thousand modules in a loop would send a thousand uses in every round, and like this
+    it sends their sums once a second.
+    """
 
     BATCH = 256
     PENDING_MAX = 4096
@@ -117,8 +127,12 @@ class UseBuffer:
     def note(
         self, shard: Shard, id: str | Sequence[str], now_s: float, *, flush: bool
     ) -> RunScript[dict[str, float]] | None:
-        """Count one use, or one of each; answers the script call for the shard's batch if it is due. That batch has this use
-        in it. None to a signal handler or finaliser that interrupts this very line: its use goes with the next batch."""
+        """Count one use of a module, or one use of each of several.
+
+        Returns:
+            The script call for the shard's batch, with this use in it, if the batch is due or with `flush`; otherwise None. A
+            signal handler or finaliser that interrupts this method gets None, and the next batch contains its use.
+        """
         self._notes.append((shard, (id,) if isinstance(id, str) else id, now_s))
         lock = self._lock
         if lock._is_owned():
@@ -133,15 +147,15 @@ class UseBuffer:
                 lock.release()
 
     def note_many(self, shard: Shard, uses: Mapping[str, int], now_s: float) -> None:
-        """Count uses by id; they go with the next batches that are due."""
+        """Count uses by id. The next batches that are due contain them."""
         self._notes.append((shard, uses, now_s))
 
     def due(self, now_s: float) -> Sequence[RunScript[dict[str, float]]]:
-        """The script calls for all batches that are due."""
+        """Return the script calls for all batches that are due."""
         return self._calls(lambda shard: self._is_due(shard, now_s))
 
     def drain(self) -> Sequence[RunScript[dict[str, float]]]:
-        """All that is pending, as script calls."""
+        """Return the script calls for all pending uses."""
         return self._calls(lambda shard: True)
 
     def _calls(self, which: Callable[[Shard], bool]) -> Sequence[RunScript[dict[str, float]]]:
@@ -164,10 +178,10 @@ class UseBuffer:
             uses = self._pending.setdefault(shard, {})
             for id in ids:
                 n = ids[id] if isinstance(ids, Mapping) else 1
-                uses[id] = uses.pop(id, 0) + n  # at the end, where batches are taken from
+                uses[id] = uses.pop(id, 0) + n  # moves the id to the end, where batches are taken from
 
     def after_fork_in_child(self) -> None:
-        """The parent sends what it noted."""
+        """Forget the pending uses of the parent, which sends them itself."""
         self._pending, self._since, self._notes = {}, {}, deque()
         self._lock = threading.RLock()
 
@@ -176,7 +190,7 @@ class UseBuffer:
         return len(pending) >= self.PENDING_MAX or (bool(pending) and now_s - self._since[shard] >= self.AGE_S)
 
     def _take(self, shard: Shard) -> RunScript[dict[str, float]] | None:
-        """The last `BATCH` modules: a script over more would hold up the server."""
+        """Take the last `BATCH` modules: a script over more would block the server for too long."""
         uses = self._pending.get(shard)
         if not uses:
             return None
@@ -192,7 +206,7 @@ class UseBuffer:
 
 
 class Process:
-    """What a driver keeps for its process, and the effects that nobody waits for: the same in both drivers."""
+    """The part that both drivers have in common: what they keep for the process, and the effects that need no waiting."""
 
     def __init__(self) -> None:
         self.counters = Counters()
@@ -202,13 +216,13 @@ class Process:
         self.off: dict[Shard, Off] = {}
 
     def use_local(self, local: LocalStore | None) -> None:
-        """Perform the effects of the node's disk on `local`, which is closed with this driver."""
+        """Perform the effects of the node's disk on `local`, and close it with this driver."""
         self.local = local
         if local is not None:
             local.count = self.counters.add
 
     def at_once(self, effect: Effect[Any]) -> Any:
-        """An effect of the node's disk or of what is known of other nodes."""
+        """Perform an effect on the node's disk, or on the table of other nodes."""
         match effect:
             case LocalHas(id, write_id):
                 return self.local is not None and self.local.has(id, write_id)
@@ -219,4 +233,4 @@ class Process:
             case PeerSilent(node):
                 return self.peers.silent(node, time.monotonic())
             case _:
-                raise AssertionError(f"no driver knows the effect {effect!r}")
+                raise AssertionError(f"unknown effect {effect!r}")

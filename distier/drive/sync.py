@@ -1,4 +1,4 @@
-"""The blocking driver. Thread-safe; many plans may run at once."""
+"""The blocking driver. It is thread-safe: many plans may run at once."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from distier.drive.conversation import (
     Request,
     Send,
     SendMany,
-    answered,
     command_of,
-    first_answered,
+    converse_with_shard,
+    converse_with_shards,
     in_one_exchange,
     note_lost,
-    settled,
+    take_first_answer,
 )
-from distier.drive.deadline import ARCHIVE, DISK, End, most, note_spent, time_left
+from distier.drive.deadline import ARCHIVE, DISK, End, main_cost, note_spent, time_left
 from distier.drive.hints import with_hints
 from distier.drive.process import OFFLOAD_BYTES, Process
-from distier.drive.replies import Call, lost, understood
+from distier.drive.replies import Call, lost, parse_reply
 from distier.effects import (  # fmt: skip
     TIDY_S,
     ArchiveDelete,
@@ -67,7 +67,8 @@ T = TypeVar("T")
 
 THREADS_MAX = 16
 UNWATCHED_S = 300.0
-"""More than any timeout of an archive. Handing a request to a thread costs as much as a small one itself."""
+"""Calls with more time than this run archive requests without a thread. It is longer than any timeout of an archive, and
+handing a request to a thread costs as much as a small request itself."""
 
 
 class SyncDriver(Process):
@@ -82,7 +83,7 @@ class SyncDriver(Process):
         self._for_archive, self._for_plans = Helpers(THREADS_MAX), Helpers(THREADS_MAX)
 
     def run(self, plan: Plan[T], deadline_s: float | None = None) -> T:
-        """Run a plan to its end: its result, or what it raises."""
+        """Run a plan to its end, and return its result or raise its exception."""
         begun_s = time.monotonic()
         end_s = End(begun_s + (deadline_s or self.deadline_s))
         end_s.begun_s = begun_s
@@ -101,7 +102,7 @@ class SyncDriver(Process):
                 except Exception as e:
                     effect = plan.throw(e)
                 except BaseException:
-                    self._give_up(plan)
+                    self._cancel(plan)
                     raise
                 else:
                     effect = plan.send(result)
@@ -110,13 +111,13 @@ class SyncDriver(Process):
         finally:
             plan.close()
 
-    def _give_up(self, plan: Plan[Any]) -> None:
-        """The call is interrupted (Ctrl-C): what the plan still wants done for others (a lease is given back) is done first."""
+    def _cancel(self, plan: Plan[Any]) -> None:
+        """Cancel a plan whose call was interrupted (Ctrl-C), and perform its last effect (releasing a lease)."""
         with suppress(Cancelled, StopIteration, DistierError):
             self.perform(plan.throw(Cancelled()), time.monotonic() + TIDY_S)
 
     def perform(self, effect: Effect[Any], end_s: float, *, nested: bool = False) -> Any:
-        """One effect. Raises `DistierError`."""
+        """Perform one effect. Raises `DistierError`."""
         match effect:
             case Command() | RunScript():
                 return self._call(effect, end_s)
@@ -174,28 +175,28 @@ class SyncDriver(Process):
     # -- Redis ---------------------------------------------------------------------------------------------------
 
     def _call(self, call: Call, end_s: float) -> Any:
-        """One call: sent at once, and handed to a conversation only where it is not answered at once."""
+        """Make one call: send it, and start a conversation only if the first reply does not settle it."""
         if call.hint:
             return collect((self._converse(with_hints([call], end_s, self.off)))[0])
         if not call.replicas:
             try:
                 reply = (self.redis.exchange(call.shard, (command_of(call),), time_left(end_s)))[0]
                 if not isinstance(reply, RedisError):
-                    return understood(call, reply)
+                    return parse_reply(call, reply)
             except (RedisConnectionError, RedisTimeoutError) as e:
                 note_lost([call])
                 if not call.retry or time.monotonic() >= end_s:
                     raise lost(e, end_s) from e
             except Recovering:
-                pass  # nothing was done; the conversation gives the shard an epoch
-        return collect((self._converse(settled([call], end_s, opens=self.recover is not None)))[0])
+                pass  # the script changed nothing; the conversation gives the shard an epoch
+        return collect((self._converse(converse_with_shard([call], end_s, opens=self.recover is not None)))[0])
 
     def _pipeline(self, calls: Sequence[Call], end_s: float) -> list[Any]:
-        """Calls in one round trip: values or errors, in order. Nearly always one exchange answers them all."""
+        """Make calls in one round trip; return values or errors, in order. Nearly always one exchange answers them all."""
         opens = self.recover is not None
         shard = in_one_exchange(calls) if calls else None
         if shard is None:
-            return self._converse(answered(calls, end_s, opens=opens)) if calls else []
+            return self._converse(converse_with_shards(calls, end_s, opens=opens)) if calls else []
         answer: Any
         try:
             answer = self.redis.exchange(shard, [command_of(call) for call in calls], time_left(end_s))
@@ -203,13 +204,13 @@ class SyncDriver(Process):
             answer = e
         except DistierError as e:
             return [e] * len(calls)
-        first = first_answered(calls, answer, end_s)
+        first = take_first_answer(calls, answer, end_s)
         if isinstance(first, list) and not (opens and any(isinstance(result, Recovering) for result in first)):
             return first
-        return self._converse(settled(calls, end_s, first, opens=opens))
+        return self._converse(converse_with_shard(calls, end_s, first, opens=opens))
 
     def _converse(self, conversation: Generator[Request, Any, list[Any]]) -> list[Any]:
-        """Do what a conversation asks for, until it ends."""
+        """Perform the requests of a conversation until it ends; return its results."""
         try:
             request = next(conversation)
             while True:
@@ -242,13 +243,15 @@ class SyncDriver(Process):
         time.sleep(min(seconds, left_s))
         note_spent(end_s, what, begun_s)
         if seconds >= left_s:
-            raise DeadlineExceeded(f"the call's deadline passed while {what}{most(end_s, but=what)}")
+            raise DeadlineExceeded(f"the call's deadline passed while {what}{main_cost(end_s, but=what)}")
 
     # -- the archive, and several plans at once ------------------------------------------------------------------
 
     def _archive(self, function: Callable[[], Any], end_s: float) -> Any:
-        """Run in a thread, so that a server that stalls cannot hold the caller past its deadline; at once where that is
-        so far away that the archive's own timeouts end the call long before (a rescue, a sweep)."""
+        """Run in a thread, so that a server that stalls cannot delay the caller past its deadline.
+
+        If the deadline is so far away (in a rescue or a sweep) that the archive's own timeouts come first, no thread is needed.
+        """
         if time_left(end_s) > UNWATCHED_S:
             return function()
         begun_s = time.monotonic()
@@ -260,13 +263,13 @@ class SyncDriver(Process):
                 raise
             future.cancel()
             raise ArchiveTimeout(
-                f"the archive {self.archive.name} did not answer within the deadline{most(end_s, but=ARCHIVE)}"
+                f"the archive {self.archive.name} did not answer within the deadline{main_cost(end_s, but=ARCHIVE)}"
             ) from e
         finally:
             note_spent(end_s, ARCHIVE, begun_s)
 
     def _parallel(self, plans: Sequence[Plan[Any]], end_s: float, *, nested: bool) -> list[Any]:
-        """One level of threads; what is nested in them runs in turn (a bounded pool that waits on itself hangs)."""
+        """Run plans in threads; nested ones run one after the other, because a bounded pool that waits for itself hangs."""
 
         def one(plan: Plan[Any]) -> Any:
             try:

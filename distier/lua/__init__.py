@@ -1,4 +1,4 @@
-"""The Lua scripts, one verb each, and their typed Python faces."""
+"""The Lua scripts, one for each verb, and the typed Python functions that call them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripts as they are sent to Redis: the flags of a verb, the prelude, then its `.lua` file."""
+"""The scripts as Redis receives them: the flags of a verb, the prelude, and the verb's `.lua` file."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ _SCHEMA = {"-- @schema constants\n": lua_constants, "-- @schema accounts\n": lua
 
 
 def _text(name: str) -> str:
-    """The text of a `.lua` file, with what comes from the schema in its place."""
+    """Return the text of a `.lua` file, with the parts that the schema generates in place of their markers."""
     text = resources.files(__package__).joinpath(f"{name}.lua").read_text("utf-8")
-    for mark, made in _SCHEMA.items():
-        if mark in text:
-            text = text.replace(mark, made())
+    for marker, generate in _SCHEMA.items():
+        if marker in text:
+            text = text.replace(marker, generate())
     return text
 
 
 @cache
 def flags_of(verb: str) -> str:
-    """The `#!lua` flags that a script declares in its first line, separated by commas; may be empty."""
+    """Return the `#!lua` flags that a script declares in its first line, separated by commas; may be empty."""
     found = re.match(r"-- flags:[ ]*([a-z, -]*)\n", _text(verb))
     if not found:
-        raise AssertionError(f"{verb}.lua does not say its flags in its first line")
+        raise AssertionError(f"{verb}.lua does not declare its flags in its first line")
     return found[1].replace(" ", "")
 
 
 @cache
 def script(verb: str) -> Script:
-    """The whole script of a verb, as it is sent to Redis."""
+    """Return the whole script of a verb, as Redis receives it."""
     shebang = f"#!lua flags={flags_of(verb)}\n" if flags_of(verb) else "#!lua\n"
     source = (shebang + _text("prelude") + _text(verb)).encode()
-    # So that a connection for reads knows it (`wire.READS`).
+    # EVALSHA_RO shows a connection for reads that the script changes nothing (`wire.READS`).
     command = "EVALSHA_RO" if flags_of(verb) == "no-writes" else "EVALSHA"
     return Script(verb, source, sha1(source, usedforsecurity=False).hexdigest(), command)
 
 
 def library() -> str:
-    """All verbs as the function library `distier`: `FCALL distier_where 11 ...` from redis-cli."""
+    """Return all verbs as the function library `distier`, for `FCALL distier_where 11 ...` in redis-cli."""
     parts = ["#!lua name=distier"]
     for verb in VERBS:
         flags = ", ".join(f"'{f}'" for f in flags_of(verb).split(",") if f)

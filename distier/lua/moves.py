@@ -1,4 +1,4 @@
-"""Moves between tiers, uses, pins, and where a module is."""
+"""Scripts for moves between tiers, uses, pins, leases, and the placement of a module."""
 
 from __future__ import annotations
 
@@ -27,12 +27,16 @@ from distier.lua.replies import (
 )
 
 COPY_BYTES_PER_S = 1_000_000
-"""At this pace a read waits until the copy that it leaves for others has arrived."""
+"""A read that leaves a copy for others waits for its transmission: as long as this rate needs, and `HINT_S`."""
 
 
 def promote(
     shard: Shard, id: str, write_id: str, content: bytes, reason: str, moves: Sequence[Move] = ()
 ) -> RunScript[Applied | Over | Refused]:
+    """Make the version `write_id` of a module hot, and demote the victims `moves`.
+
+    It is a hint unless `reason` is `request`.
+    """
     keys = (*shard.fixed, *pairs_of(shard, [id]), *move_keys(shard, moves))
     args = (id, write_id, content, reason, *move_args(moves))
     hint = 0.0 if reason == "request" else HINT_S + len(content) / COPY_BYTES_PER_S
@@ -42,6 +46,10 @@ def promote(
 def install(
     shard: Shard, id: str, write_id: str, codec: str, frame: bytes, reason: str, moves: Sequence[Move] = ()
 ) -> RunScript[Applied | Over | Refused]:
+    """Make the version `write_id` of a cold module warm, and demote the victims `moves`. It is a hint.
+
+    It also replaces the frame of a warm module, if that is damaged or has expired.
+    """
     keys = (*shard.fixed, *pairs_of(shard, [id]), *move_keys(shard, moves))
     args = (id, write_id, codec, frame, reason, *move_args(moves))
     hint = HINT_S + len(frame) / COPY_BYTES_PER_S
@@ -49,7 +57,7 @@ def install(
 
 
 def demote(shard: Shard, reason: str, moves: Sequence[Move]) -> RunScript[tuple[Outcome, ...] | Over]:
-    """Take modules down. Returns the outcome of each move: `MOVED`, `ALREADY`, `CHANGED`, `PINNED` or `DIRTY`."""
+    """Demote modules. The result has the outcome of each move: `MOVED`, `ALREADY`, `CHANGED`, `PINNED` or `DIRTY`."""
 
     def parse(reply: Any) -> tuple[Outcome, ...] | Over:
         return over_of(reply) if word_of(reply) == "OVER" else tuple(Outcome(w.decode()) for w in reply[1])
@@ -59,12 +67,16 @@ def demote(shard: Shard, reason: str, moves: Sequence[Move]) -> RunScript[tuple[
 
 
 def archived(shard: Shard, id: str, order: Order, size_bytes: int) -> RunScript[Applied | Refused]:
+    """Mark a version as clean; its object in the archive has `size_bytes`."""
     keys = (*shard.fixed, *pairs_of(shard, [id]))
     return RunScript(shard, script("archived"), keys, (id, order.write_id, str(order), size_bytes), parse_change)  # type: ignore[arg-type]
 
 
 def touch(shard: Shard, uses: Sequence[tuple[str, int]]) -> RunScript[dict[str, float]]:
-    """Counts after the touch, by id; -1 for ids that are gone. Not sent twice: a lost batch is only lost recency."""
+    """Record uses. The result has the counts after the touch, by id; -1 for ids that no longer exist.
+
+    The script is not sent twice, because a lost batch costs only recency.
+    """
 
     def parse(reply: Any) -> dict[str, float]:
         word_of(reply)
@@ -76,7 +88,11 @@ def touch(shard: Shard, uses: Sequence[tuple[str, int]]) -> RunScript[dict[str, 
 
 
 def pin(shard: Shard, id: str, ttl_ms: int) -> RunScript[int | None]:
-    """The end of the pin in ms since the Unix epoch (0 after an unpin); None where there is no such module."""
+    """Pin a module for `ttl_ms`; 0 unpins it.
+
+    The result is the end of the pin in milliseconds since the Unix epoch (0 after an unpin), or None if the module does not
+    exist.
+    """
 
     def parse(reply: Any) -> int | None:
         return int(reply[1]) if word_of(reply) == "OK" else None
@@ -85,15 +101,19 @@ def pin(shard: Shard, id: str, ttl_ms: int) -> RunScript[int | None]:
 
 
 def expire(shard: Shard, ids: Sequence[str]) -> RunScript[int]:
+    """Make warm modules cold whose frames have expired. The result is their number."""
     keys = (*shard.fixed, *pairs_of(shard, ids))
     return RunScript(shard, script("expire"), keys, tuple(ids), parse_number)
 
 
 def age(shard: Shard, half_life_ms: int) -> RunScript[int]:
+    """Halve the counts of uses if the last time was `half_life_ms` ago. The result is 1 if this call did it, otherwise 0."""
     return RunScript(shard, script("age"), shard.fixed, (half_life_ms,), parse_number)
 
 
 def where(shard: Shard, id: str) -> RunScript[Seen | None]:
+    """Look where a module is. The result is None if it does not exist."""
+
     def number(value: bytes) -> int | None:
         return int(float(value)) if value else None
 
@@ -110,4 +130,5 @@ def where(shard: Shard, id: str) -> RunScript[Seen | None]:
 
 
 def release(shard: Shard, lease: str, holder: str) -> RunScript[bool]:
+    """Release a lease if `holder` still has it. The result says whether that was so."""
     return RunScript(shard, script("release"), (*shard.fixed, lease), (holder,), bool, hint=HINT_S)

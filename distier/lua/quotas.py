@@ -1,4 +1,4 @@
-"""Leases of shards and nodes, and the ledger of the shares."""
+"""Scripts for the leases and heartbeats of workers, and for the ledger of the shards' quotas."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from distier.lua.replies import Over, Refused, over_of, refused_of, word_of
 def ledger(
     shard: Shard, version: int, write_id: str, fields: Mapping[str, str], *, fence: str = "", above: int | None = None
 ) -> RunScript[int | Refused]:
-    """Change the ledger of shares that was read at `version` (0: there was none); the new version. With `above` it is made
-    anew, under a version that is greater than that."""
+    """Change the ledger of quotas that was read at `version` (0 if there was none). The result is the new version.
+
+    With `above` the ledger is created again, with a version greater than `above`.
+    """
 
     def parse(reply: Any) -> int | Refused:
         word = word_of(reply)
         if word == "TOO_MUCH":
             raise Invalid(
-                f"the shares of namespace {shard.namespace!r} would be more than its budgets; this is a fault"
+                f"the quotas of namespace {shard.namespace!r} would exceed its budgets; this is a bug in distier"
             )
         return int(reply[1]) if word == "OK" else Refused(Refusal(word))
 
@@ -33,7 +35,10 @@ def ledger(
 
 
 def limit(shard: Shard, version: int, amounts: Sequence[int] = ()) -> RunScript[tuple[int, ...] | Over | Refused]:
-    """Set this shard's share as of a version of the ledger; its limits, `Over` where it still holds more."""
+    """Set this shard's quota to that of a version of the ledger.
+
+    The result are the shard's limits, or `Over` if the shard holds more than the quota.
+    """
 
     def parse(reply: Any) -> tuple[int, ...] | Over | Refused:
         word = word_of(reply)
@@ -45,7 +50,7 @@ def limit(shard: Shard, version: int, amounts: Sequence[int] = ()) -> RunScript[
 
 
 def claim(shard: Shard, worker: str, ttl_ms: int) -> RunScript[int | None]:
-    """The fence of this worker's lease of the shard; None where another one has it."""
+    """Take or renew the lease of a shard for a worker. The result is the lease's fence; None if another worker has it."""
 
     def parse(reply: Any) -> int | None:
         return int(reply[1]) if word_of(reply) == "OK" else None
@@ -54,7 +59,7 @@ def claim(shard: Shard, worker: str, ttl_ms: int) -> RunScript[int | None]:
 
 
 def heartbeat(shard: Shard, worker: str, ttl_ms: int) -> RunScript[list[str]]:
-    """The workers that live, this one among them; 0 ms: it leaves."""
+    """Report that a worker is alive for the next `ttl_ms`; 0 signs it off. The result are all workers that are alive."""
 
     def parse(reply: Any) -> list[str]:
         word_of(reply)

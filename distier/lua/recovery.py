@@ -1,4 +1,4 @@
-"""The life of a shard: opening it, its state, positions in the order, adoption of what the archive lists."""
+"""Scripts for a shard's epoch: opening it, its state, positions in the order, and adoption of listed objects."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from distier.lua.replies import (
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A stored limit; `explicit` ones replace what is stored, defaults only fill gaps."""
+    """A stored limit. `explicit` limits replace the stored value; defaults only fill gaps."""
 
     name: str
     value: int
@@ -39,15 +39,27 @@ class Limit:
 def open_shard(
     shard: Shard, limits: Sequence[Limit], *, epoch: int = 0, replid: str = "", empty: bool = False, opening: str = ""
 ) -> RunScript[Opened | Unclaimed]:
-    """Open a shard; with `epoch`, install it for the life `replid`, if `opening` is still the token of the look from before it
-    was claimed. Raises `Invalid` on another layout or number of shards."""
+    """Open a shard; with `epoch`, install that epoch.
+
+    Args:
+        shard: the shard.
+        limits: the limits to store.
+        epoch: the epoch to install; 0 for none.
+        replid: the replication id of the server's incarnation to which the epoch belongs.
+        empty: whether the archive holds nothing of this shard, so that no record needs a comparison.
+        opening: the token of the look before the epoch was claimed. The epoch is installed only if it is still stored.
+
+    Raises:
+        Invalid: the namespace has another layout or another number of shards.
+    """
 
     def parse(reply: Any) -> Opened | Unclaimed:
         word = word_of(reply)
         if word == "MISMATCH":
+            name, stored = reply[1].decode(), reply[2].decode()
             raise Invalid(
-                f"namespace {shard.namespace!r} was made with {reply[1].decode()} {reply[2].decode()}; this client "
-                f"says {LAYOUT if reply[1] == b'layout' else shard.count}. It is fixed when a namespace is created: "
+                f"namespace {shard.namespace!r} was made with {name}={stored}; this client is configured for "
+                f"{name}={LAYOUT if name == 'layout' else shard.count}. The number is fixed when a namespace is created: "
                 "correct the configuration, or use another namespace"
             )
         if word == "OK":
@@ -60,6 +72,8 @@ def open_shard(
 
 
 def state(shard: Shard) -> RunScript[Opened]:
+    """Read the shard's epoch and counters. The result's parser raises `Recovering` if the shard has no epoch."""
+
     def parse(reply: Any) -> Opened:
         word_of(reply)
         return Opened(*map(int, reply[1:4]))
@@ -68,7 +82,7 @@ def state(shard: Shard) -> RunScript[Opened]:
 
 
 def look(shard: Shard) -> RunScript[Opened | None]:
-    """As `state`; None where the shard has no epoch for this life of the server."""
+    """As `state`; the result is None if the shard has no epoch for this incarnation of the server."""
 
     def parse(reply: Any) -> Opened | None:
         return None if reply[0] == b"RECOVERING" else state(shard).parse(reply)
@@ -79,10 +93,17 @@ def look(shard: Shard) -> RunScript[Opened | None]:
 def reserve(
     shard: Shard, id: str, expected: str = "", write_id: str = "", given_up: str = "", first: str = ""
 ) -> RunScript[Reserved | Replayed | Refused]:
-    """Reserve the next position in the order for the write `write_id`, until it is applied or passed; for nobody without one.
+    """Reserve the next position in the order for a write, until the write is applied or another write passes it.
 
-    A call that is sent twice reserves two positions: an empty one does no harm. The position that the write `given_up` holds is
-    passed. `first` is the version (`epoch-ver`) of an object of this write that the archive has from before a newer epoch.
+    A call that is sent twice reserves two positions; an unused position does no harm.
+
+    Args:
+        shard: the shard.
+        id: the module.
+        expected: the version that the module must have; empty for any.
+        write_id: the write that will hold the position; without one, no write holds it.
+        given_up: the write id of a holder that seems to have died, whose position this write may pass.
+        first: the version (`epoch-ver`) of an object of this write that the archive has from before a newer epoch.
     """
 
     def parse(reply: Any) -> Reserved | Replayed | Refused:
@@ -99,7 +120,7 @@ def reserve(
 
 
 def adopt(shard: Shard, epoch: int, found: Sequence[Adoption], *, whole: bool = False) -> RunScript[Adopted | Refused]:
-    """Reconcile records with what was listed in `epoch`; `whole` ends a listing of everything."""
+    """Reconcile records with the objects that were listed in `epoch`; `whole` ends a listing of the whole archive."""
 
     def parse(reply: Any) -> Adopted | Refused:
         word = word_of(reply)

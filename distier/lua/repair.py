@@ -1,4 +1,4 @@
-"""What `fsck` compares and repairs."""
+"""Scripts with which `fsck` compares and repairs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from distier.lua.replies import Applied, Mended, Moving, Refused, pairs_of, pars
 
 
 def mend(shard: Shard, ids: Sequence[str], *, repair: bool) -> RunScript[list[Mended]]:
-    """What does not fit together of the records and copies of these modules; with `repair`, put right as far as it needs
-    no content."""
+    """Find inconsistencies between the records and the copies of modules; with `repair`, repair those that need no content."""
     return _mending("mend", shard, ids, repair=repair)
 
 
 def reindex(shard: Shard, ids: Sequence[str], *, repair: bool) -> RunScript[list[Mended]]:
-    """Where the sets do not agree with the records of these modules; with `repair`, made to."""
+    """Find differences between the sets and the records of modules; with `repair`, correct the sets."""
     return _mending("reindex", shard, ids, repair=repair)
 
 
@@ -35,7 +34,10 @@ def _mending(verb: str, shard: Shard, ids: Sequence[str], *, repair: bool) -> Ru
 
 
 def redirty(shard: Shard, id: str, write_id: str) -> RunScript[Applied | Refused]:
-    """Have this version archived anew from its copy here. Sent twice, the second finds it done: `CHANGED`."""
+    """Make a clean version dirty, so that it is archived again from its copy in Redis.
+
+    The second of two transmissions gets the refusal `CHANGED`.
+    """
     keys = (*shard.fixed, *pairs_of(shard, [id]))
     return RunScript(shard, script("redirty"), keys, (id, write_id), parse_change)  # type: ignore[arg-type]
 
@@ -43,7 +45,15 @@ def redirty(shard: Shard, id: str, write_id: str) -> RunScript[Applied | Refused
 def account(
     shard: Shard, sums: Mapping[str, int], changed: Sequence[str], last_event: str, *, repair: bool
 ) -> RunScript[dict[str, int] | Moving]:
-    """What the accounts are off by (kept less counted): `sums` is the recount of all records but those of `changed`."""
+    """Return the errors of the accounts (stored minus counted).
+
+    Args:
+        shard: the shard.
+        sums: the recount of all records but those of `changed`.
+        changed: ids that changed during the recount, which the script counts itself.
+        last_event: the last event of the shard at the recount. A later one makes the result `Moving`.
+        repair: set the accounts to the recount.
+    """
 
     def parse(reply: Any) -> dict[str, int] | Moving:
         if word_of(reply) == "CHANGED":

@@ -1,4 +1,4 @@
-"""What the scripts take and return, as values."""
+"""The arguments and results of scripts, as values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distier.errors import Invalid, OutOfStep, Recovering
 
 
 class Move(NamedTuple):
-    """A victim's step down: to `warm` with its frame, or to `cold` (clean versions only)."""
+    """The demotion of a victim: to `warm` with its frame, or to `cold` (clean versions only)."""
 
     id: str
     write_id: str
@@ -24,8 +24,11 @@ class Move(NamedTuple):
 
 
 class Over(NamedTuple):
-    """Nothing was changed: room is missing. `*_over` is what the change alone would exceed each budget by (negative:
-    free); `hot_ids` are the least recently used, `warm_ids` those due first. Pinned ones are not named."""
+    """The script changed nothing, because there was no room.
+
+    `*_over` is by how much the change would exceed each budget (a negative number is free room). `hot_ids` are the least
+    recently used modules of hot, `warm_ids` the modules of warm that are due first. Pinned modules are not among them.
+    """
 
     hot_tokens_over: int
     hot_bytes_over: int
@@ -36,13 +39,15 @@ class Over(NamedTuple):
 
 
 class Put(NamedTuple):
+    """The write was applied as the version (`epoch`, `ver`), and `evicted` modules were demoted for it."""
+
     epoch: int
     ver: int
     evicted: int
 
 
 class Replayed(NamedTuple):
-    """The tok had been applied. `tier` is where that version is; empty if a newer one has taken its place."""
+    """The write had been applied before. `tier` is where its version is; empty if a newer version has replaced it."""
 
     epoch: int
     ver: int
@@ -50,20 +55,26 @@ class Replayed(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """The script changed nothing. `version` is the version that is there, where the refusal is about it; with `BUSY` it is the
-    id of the write that holds the position."""
+    """The script changed nothing.
+
+    `version` is the stored version, if the refusal concerns it. With `BUSY` it is the write id of the position's holder.
+    """
 
     why: Refusal
     version: str = ""
 
 
 class Applied(NamedTuple):
+    """The change was applied, and `evicted` modules were demoted for it."""
+
     evicted: int = 0
 
 
 class Opened(NamedTuple):
-    """A shard in good order. `verified`: the epoch in which all of the archive was last compared with the records. `ver`: the
-    last version that had been given."""
+    """A shard with an epoch for this incarnation of its server.
+
+    `verified` is the epoch in which the whole archive was last compared with the records. `ver` is the last version number.
+    """
 
     epoch: int
     verified: int
@@ -71,8 +82,11 @@ class Opened(NamedTuple):
 
 
 class Unclaimed(NamedTuple):
-    """The shard has no epoch for this life of the server, whose replication id is `replid`. `opening` is the token of the look
-    that found that first; it goes with all of the shard's keys. `epoch`: that of an earlier life, 0 for none."""
+    """The shard has no epoch for this incarnation of the server, whose replication id is `replid`.
+
+    `opening` is the token of the first look that found this; it is lost with the shard's other keys. `epoch` is the epoch of an
+    earlier incarnation, 0 for none.
+    """
 
     replid: str
     opening: str = ""
@@ -80,6 +94,8 @@ class Unclaimed(NamedTuple):
 
 
 class Reserved(NamedTuple):
+    """A reserved position, and what the script knows about the module. Times are in milliseconds of the server's clock."""
+
     epoch: int
     ver: int
     now_ms: int
@@ -89,15 +105,18 @@ class Reserved(NamedTuple):
 
 
 class Deleted(NamedTuple):
-    """A tombstone is there, of this version. `existed`: whether it is of a module; None where somebody adopted it."""
+    """There is a tombstone of this version. `existed` says whether the module existed; None if another client adopted it."""
 
     version: Order
     existed: bool | None
 
 
 class Adoption(NamedTuple):
-    """What the archive holds of one module, for `adopt`. `kind` is `content`, `deleted`, or `none` (nothing). `instead`:
-    the tok of a cold version whose object is lost, which this one replaces though it is older."""
+    """What the archive holds of one module, for `adopt`.
+
+    `kind` is `content`, `deleted`, or `none` if it holds nothing. `instead` is the write id of a cold version whose object is
+    lost; this version replaces it although it is older.
+    """
 
     id: str
     epoch: int = 0
@@ -112,12 +131,14 @@ class Adoption(NamedTuple):
 
 
 class Adopted(NamedTuple):
+    """How many records were adopted, and the epoch in which the whole archive was last compared with the records."""
+
     adopted: int
     verified: int
 
 
 class Mended(NamedTuple):
-    """What is wrong with a module, by the words of `mend.lua` and `reindex.lua`, and which of that has been put right."""
+    """The defects of a module, by their names in `mend.lua` and `reindex.lua`, and those that were repaired."""
 
     id: str
     found: tuple[str, ...]
@@ -125,11 +146,11 @@ class Mended(NamedTuple):
 
 
 class Moving(NamedTuple):
-    """Nothing was done: the shard has changed since it was looked at."""
+    """The script changed nothing, because the shard has changed since the recount."""
 
 
 class Seen(NamedTuple):
-    """What `where` found. Scores are None where the id is not in that set; `pttl_ms` as Redis gives it."""
+    """What `where` found. A score is None if the id is not in that set. `pttl_ms` is the reply of PTTL."""
 
     fields: dict[bytes, bytes]
     last_use_ms: int | None
@@ -141,16 +162,22 @@ class Seen(NamedTuple):
 
 
 def word_of(reply: Any) -> str:
-    """The first word of a reply, after the answers that any script may give."""
+    """Return the first word of a reply.
+
+    Raises:
+        Recovering: the shard has no epoch.
+        Invalid: the namespace has another key layout.
+        OutOfStep: the reply is not one of a script.
+    """
     if type(reply) is not list:
-        raise OutOfStep(f"a reply that no script gives ({type(reply).__name__}) came in answer to a script")
+        raise OutOfStep(f"a script got a reply that no script returns ({type(reply).__name__})")
     word = bytes(reply[0]).decode()
     if word == "RECOVERING":
         raise Recovering("this shard has no epoch: Redis lost its memory, or the namespace was never opened")
     if word == "LAYOUT":
         raise Invalid(
-            f"this namespace has key layout {reply[1].decode()}, this distier knows layout {LAYOUT}: "
-            "use the version of distier that wrote it, or a new namespace"
+            f"this namespace has key layout {reply[1].decode()}, but this distier knows layout {LAYOUT}: "
+            "use the version of distier that created it, or another namespace"
         )
     return word
 

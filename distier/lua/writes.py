@@ -1,4 +1,4 @@
-"""Puts and deletes."""
+"""Scripts for puts and deletes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ from distier.lua.replies import (
 
 
 class Write(NamedTuple):
-    """One version to put, in the order of the script's arguments. `frame` is empty unless it goes into warm; what goes into
-    hot has its `content` among the `fields`, a flat list of names and values. `epoch` and `ver` are those that were reserved
-    for a version that is in the archive already, else empty."""
+    """One version to put, in the order of the script's arguments.
+
+    `fields` is a flat list of names and values. A version for hot has its `content` among them, and a version for warm has a
+    `frame`, which is otherwise empty. `epoch` and `ver` are the reserved position of a version that is in the archive already,
+    and otherwise empty.
+    """
 
     id: str
     write_id: str
@@ -52,25 +55,32 @@ def put(
     codec: str, fields: Sequence[Arg], moves: Sequence[Move] = (), reserved: tuple[int, int] | None = None,
     archived_bytes: int = 0, sending: Sending | None = None,
 ) -> RunScript[Written]:  # fmt: skip
-    """Write a version. `body` is the content (hot) or the frame (warm); `fields` is a flat list of names and values.
-    `reserved` (epoch, ver): the version is in the archive already, at that position in the order, which `write_id` holds."""
+    """Write a version.
+
+    `body` is the content (for hot) or the frame (for warm); `fields` is a flat list of names and values. With `reserved` the
+    version is in the archive already, at that position (epoch, ver), which the write `write_id` holds.
+    """
     epoch, ver = reserved or ("", "")
     more: tuple[Arg, ...] = ("content", body) if tier == "hot" else ("codec", codec) if tier == "warm" else ()
     frame = body if tier == "warm" else b""
     write = Write(id, write_id, tier, expected, epoch, ver, archived_bytes, tokens, size_bytes, frame, (*fields, *more))
     return RunScript(
-        shard, script("put"), *_put_words(shard, (write,), moves), lambda reply: _written(reply)[0],
+        shard, script("put"), *_keys_and_args(shard, (write,), moves), lambda reply: _parse_all(reply)[0],
         sending=sending or Sending(),
     )  # fmt: skip
 
 
 def put_many(shard: Shard, writes: Sequence[Write], sending: Sending | None = None) -> RunScript[list[Written]]:
-    """Write versions of different modules in one step of the server: an answer for each. Those that need room are answered
-    `Over`, the others are written."""
-    return RunScript(shard, script("put"), *_put_words(shard, writes, ()), _written, sending=sending or Sending())
+    """Write versions of different modules in one step of the server. There is one result for each.
+
+    A version that has no room has the result `Over`; the others are written.
+    """
+    return RunScript(shard, script("put"), *_keys_and_args(shard, writes, ()), _parse_all, sending=sending or Sending())
 
 
-def _put_words(shard: Shard, writes: Sequence[Write], moves: Sequence[Move]) -> tuple[tuple[str, ...], tuple[Arg, ...]]:
+def _keys_and_args(
+    shard: Shard, writes: Sequence[Write], moves: Sequence[Move]
+) -> tuple[tuple[str, ...], tuple[Arg, ...]]:
     keys, args = list(shard.fixed), list[Arg]([len(writes)])
     for write in writes:
         keys += (shard.module(write.id), shard.frame(write.id), shard.done)
@@ -81,12 +91,12 @@ def _put_words(shard: Shard, writes: Sequence[Write], moves: Sequence[Move]) -> 
     return (*keys, *move_keys(shard, moves)), (*args, *move_args(moves))
 
 
-def _written(reply: Any) -> list[Written]:
+def _parse_all(reply: Any) -> list[Written]:
     word_of(reply)
-    return [_put_answer(answer) for answer in reply[1:]]
+    return [_parse_written(one) for one in reply[1:]]
 
 
-def _put_answer(reply: Any) -> Written:
+def _parse_written(reply: Any) -> Written:
     word = reply[0]
     if word == b"OK":
         return Put(int(reply[1]), int(reply[2]), int(reply[3]))
@@ -99,6 +109,8 @@ def delete(
     shard: Shard, id: str, write_id: str, expected: str = "", reserved: tuple[int, int] | None = None,
     sending: Sending | None = None,
 ) -> RunScript[Deleted | Refused]:  # fmt: skip
+    """Delete a module. With `reserved`, the tombstone is in the archive already, at that position (epoch, ver)."""
+
     def parse(reply: Any) -> Deleted | Refused:
         word = word_of(reply)
         if word in ("OK", "REPLAYED", "GONE"):

@@ -1,4 +1,4 @@
-"""A worker that takes no notice of leases. They save work and guard nothing, so several of these at once must do no harm."""
+"""A worker that ignores leases. Leases save work and guard nothing, so several such workers at once must do no harm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from distier.worker import Worker
 
 
 class Careless(Worker):
-    """Maintains all shards, whoever has their leases."""
+    """Maintains all shards, whichever worker has their leases."""
 
     def holds(self, shard: Shard) -> bool:
         return True

@@ -1,30 +1,30 @@
-"""Servers die, come back with old data, are partitioned and fail over, while real processes use them; then every promise
-of docs/PROTOCOL.md is checked.
+"""Servers die, restart with old data, are partitioned and fail over, while real processes use them. Then every promise of
+docs/PROTOCOL.md is checked.
 
     python -m tests.chaos.failover --kind valkey --scenario partition --directory DIR --rounds 5 --pace 1.0
 
     restart     kill -9 of the server (AOF always and everysec in turn), of agents and of the worker; restart
-    old-rdb     kill -9, and a restart from an RDB file of some time ago: what came after it is lost for certain
-    partition   the replication link is cut, the primary goes on, the replica is promoted beside it; the agents of the old
-                primary stay with it as zombies, others begin with the new one
+    old-rdb     kill -9, and a restart from an older RDB file: all later writes in Redis are certainly lost
+    partition   the replication link is cut, the primary keeps running, and the replica is promoted too; the agents of the
+                old primary stay with it as zombies, and others begin with the new one
     sentinel    kill -9 of the primary; three sentinels promote the replica, and the agents find it by themselves
-    cluster     six shards on three masters with a replica each: slots move under the agents (the classic way and, where there
-                is one, the atomic one), then a master is killed, and its replica, which has not heard the last, is promoted
+    cluster     six shards on three masters with a replica each: slots move under the agents (the classic way and, if the
+                server has it, the atomic one), then a master is killed, and its lagging replica is promoted
 
-Each process logs what it is about to do and what was acknowledged, as in `hammer`, with the epoch that it knew before
-and after the call. What must hold, for every module:
+Each process logs each call before it starts and after it was acknowledged, as in `hammer`, with the epoch that the process
+knew before and after the call. For every module these rules must hold:
 
-    durable     a read that began after a write was acknowledged as `archived` (or `replicated`, where a replica is promoted)
-                returns this version or a later one, or a miss that a delete explains; zombies aside
-    epochs      within one epoch the same holds for every write and read of it, whatever its level: so an acknowledged `redis`
-                write may be missing only under a greater epoch than its own; what zombies find of the new epoch in the
-                archive is their affair
+    durable     a read that began after a write was acknowledged as `archived` (or `replicated`, if a replica is promoted)
+                returns this version or a later one, or a miss that a delete explains; reads of zombies are exempt
+    epochs      within one epoch the same holds for all writes and reads of every level: so an acknowledged `redis` write may
+                be missing only under a greater epoch than its own; versions of the new epoch that zombies find in the
+                archive are exempt
     order       a durable write comes after every version that was acknowledged before it began
-    deletes     what was there before a durable delete (of the same epoch: any delete) is not read after it
-    contents    whole, put by somebody, and one version is one content for ever
+    deletes     a version from before a durable delete (in the same epoch: any delete) is not read after it
+    contents    contents are whole and were put by a process, and one version has one content for ever
 
-and at the end: all reads are the same after a write-back, after a rescue, and after FLUSHALL and a rescue from the
-archive alone; the accounts equal a recount.
+At the end all reads are the same after a write-back, after a rescue, and after FLUSHALL and a rescue from the archive alone,
+and the accounts equal a recount.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ from tests.servers import (
 
 AGENTS, READERS = 3, 1
 KEPT = [f"kept/{i}" for i in range(24)]
-SHORT = [f"short/{i}" for i in range(8)]  # these are deleted again and again
+SHORT = [f"short/{i}" for i in range(8)]  # these are deleted often
 IDS = KEPT + SHORT
 CLUSTER_SHARDS = 6
 REPLICATING = ("partition", "sentinel")
@@ -107,7 +107,7 @@ class Agent:
             self.rng.choices(calls, (50, 32, 6, 5, 4, 3))[0]()
 
     def run_reading(self) -> None:
-        """Who never writes must learn of a new epoch from reads alone. Not in a tight loop: the others need the machine."""
+        """Only read: such a process must learn of a new epoch from reads. The loop has pauses, because others need the CPU."""
         while True:
             self.n += 1
             self.rng.choice((self.get, self.get, self.get_many))()
@@ -117,7 +117,7 @@ class Agent:
         return self.rng.choices(LEVELS, self.weights)[0]
 
     def epochs(self, ids: list[str]) -> list[int | None]:
-        """What this process knows of the epoch of each of these modules' shards."""
+        """Return the epoch of each of these modules' shards, as this process knows it."""
         known = [self.store.space.process.epochs.get(self.store.space.shard(id)) for id in ids]
         return [k.epoch if k else None for k in known]
 
@@ -175,7 +175,7 @@ class Child(NamedTuple):
 
 @dataclass
 class Run:
-    """The parent: it forks agents and workers, and does to servers what happens to servers."""
+    """The parent process: it forks agents and workers, and kills, cuts off and restarts servers."""
 
     scenario: str
     kind: Any
@@ -252,11 +252,11 @@ class Run:
             self.kill(child)
 
     def work(self, share: float) -> None:
-        """Let them work for about this share of a round."""
+        """Let the processes work for about this fraction of a round."""
         time.sleep(self.pace_s * share * self.rng.uniform(0.7, 1.3))
 
 
-# -- what happens to servers ---------------------------------------------------------------------------------------
+# -- the faults of servers -----------------------------------------------------------------------------------------
 
 
 def restart(run: Run, tmp: Path) -> TestServer:
@@ -319,7 +319,7 @@ def partition(run: Run, tmp: Path) -> TestServer:
     for i in range(run.rounds):
         run.work(0.3)
         with replica.client() as client:
-            client.replicaof("127.0.0.1", 1)  # nobody listens there: the link is cut at once
+            client.replicaof("127.0.0.1", 1)  # no server listens there: the link ends at once
             run.work(0.2)
             client.replicaof("NO", "ONE")
         run.log.write(down="partition", zombies=f"g{i}")
@@ -361,7 +361,7 @@ def sentinel(run: Run, tmp: Path) -> TestServer:
 
 
 class Masters:
-    """All masters of a cluster, where one server is expected."""
+    """All masters of a cluster, for code that expects one server."""
 
     def __init__(self, cluster: TestCluster) -> None:
         self._cluster = cluster
@@ -390,9 +390,9 @@ def cluster(run: Run, tmp: Path) -> Masters:
         run.work(0.2)
         slots = [s.slot for s in shards if nodes.owner(s.slot) is dead]
         behind = [nodes.at(replica) for replica in nodes.topology().replicas_of(("127.0.0.1", dead.port))]
-        for replica in behind:  # it misses what comes now, and takes over all the same
+        for replica in behind:  # the replica misses the next writes, and takes over all the same
             os.kill(replica.pid, signal.SIGSTOP)
-        nodes.ask(dead, "CLIENT", "KILL", "TYPE", "replica")  # or the kernel keeps the stream for it
+        nodes.ask(dead, "CLIENT", "KILL", "TYPE", "replica")  # otherwise the kernel still delivers the stream
         time.sleep(0.1)
         dead.kill9()
         run.log.write(down="cluster")
@@ -408,7 +408,7 @@ def cluster(run: Run, tmp: Path) -> Masters:
 
 
 def dead_slots(nodes: TestCluster, dead: TestServer) -> list[int]:
-    """The first slot of each range that is still a dead master's: also where it has none of our shards, it is replaced."""
+    """Return the first slot of each range that a dead master still has. It is replaced even if it has none of our shards."""
     view = nodes.topology()
     return [start for start, owner in zip(view.starts, view.owners, strict=True) if owner[1] == dead.port]
 
@@ -422,7 +422,7 @@ SCENARIOS: dict[str, Callable[[Run, Path], TestServer | Masters]] = {
 
 
 class Ack(NamedTuple):
-    """A version that was there at `end`, in `epoch`: written (with a level), or read (level `seen`)."""
+    """A version that existed at `end`, in `epoch`: written (with a level), or read (level `seen`)."""
 
     begin: int
     end: int
@@ -461,7 +461,7 @@ class History:
     contents: dict[Version, str] = field(default_factory=dict)
     begun: dict[Version, int] = field(default_factory=dict)
     lost: dict[Ack, int | None] = field(default_factory=dict)
-    """Acknowledged writes of which a later read shows that they are gone, and the epoch of that read."""
+    """Acknowledged writes that a later read shows to be lost, and the epoch of that read."""
 
     def faults(self, id: str) -> Iterator[str]:
         yield from (f"{id!r}: torn or foreign: {r.content} was never put" for r in self.reads
@@ -475,8 +475,8 @@ class History:
         yield from self._resurrections(id)
 
     def may_appear(self, found: list[Any] | None, epoch: int) -> bool:
-        """Whether a rescue may bring this: the outcome of a write that was never acknowledged, or a `redis` write that a
-        failover lost, and that a worker of the old primary archived all the same."""
+        """Whether a rescue may restore this version: an unacknowledged write, or a `redis` write that a failover lost and that
+        a worker of the old primary archived all the same."""
         if found is None:
             return any(d.end == INFINITY for d in self.deletes)
         acked = [a for a in self.acks if a.level != "seen" and self.contents[a.version] == found[2]]
@@ -512,7 +512,7 @@ class History:
                 open_acks = [a for a in open_acks if a not in self.lost and a.version > top]
 
     def _explains(self, read: Read, ack: Ack) -> bool:
-        """Whether this read may come after this ack."""
+        """Return whether this read may follow this acknowledgement."""
         if read.version is not None:
             return read.version >= ack.version
         if read.is_zombie and any(d.epoch is None or (read.epoch or 0) < d.epoch for d in self.deletes):
@@ -531,7 +531,7 @@ class History:
                 yield f"{id!r}: ORDER: durable {ack} began after {greatest} was acknowledged"
 
     def _resurrections(self, id: str) -> Iterator[str]:
-        there: dict[Version, int] = {}  # by when each version was there, as far as anybody knows
+        there: dict[Version, int] = {}  # the time by which each version is known to have existed
         for ack in self.acks:
             there[ack.version] = min(there.get(ack.version, ack.end), ack.end)
         deletes = sorted((d for d in self.deletes if d.end < INFINITY), key=lambda d: d.end)
@@ -561,7 +561,7 @@ class Verdict:
     outages_ms: list[float] = field(default_factory=list)
     slowest_ms: list[float] = field(default_factory=list)
     told: dict[str, int] = field(default_factory=dict)
-    """The epoch of each module's shard at the end, as `stats` shows it to people."""
+    """The epoch of each module's shard at the end, as `stats` reports it."""
 
     @property
     def acknowledged(self) -> int:
@@ -586,7 +586,7 @@ def judge(directory: Path, durable: frozenset[str]) -> Verdict:
 
 
 def note(verdict: Verdict, line: dict[str, Any], end: dict[str, Any], zombie_since: float) -> None:
-    """One call in the histories of its modules."""
+    """Add one call to the histories of its modules."""
     epochs = [after if before == after else None for before, after in end.get("epochs", [(None, None)])]
     op = line["begin"]
     if op == "put":
@@ -617,8 +617,8 @@ def add_read(
 
 
 def recovery(verdict: Verdict, lines: list[dict[str, Any]], ups: list[int]) -> None:
-    """From each loss of the server to the first answer, and from its return to the first answer of the slowest process.
-    A put of a zombie is no recovery."""
+    """Measure the time from each loss of the server to the first result, and from its return to the first result of the slowest
+    process. A put of a zombie does not count."""
     good = sorted((x["t"], x["process"]) for x in lines if "end" in x)
     zombies = {line["t"]: line["zombies"] for line in lines if "zombies" in line}
     for (down, _), up in zip(verdict.downs, ups, strict=True):
@@ -635,7 +635,7 @@ def recovery(verdict: Verdict, lines: list[dict[str, Any]], ups: list[int]) -> N
 
 
 def check_the_end(run: Run, server: TestServer | Masters, verdict: Verdict) -> Iterator[str]:
-    """Everybody is dead. What is left must be the same whatever is done to it."""
+    """All processes are dead. The remaining modules must be the same after write-back, rescue and FLUSHALL."""
     with connect(settings(server.socket_url, run.directory)) as store:
         before = final_reads(store, verdict)
         told = {shard.shard: shard.epoch for shard in store.stats().epochs}
@@ -669,7 +669,7 @@ def final_reads(store: Store, verdict: Verdict) -> dict[str, list[Any] | None]:
 def compare(
     store: Store, before: dict[str, list[Any] | None], after_what: str, verdict: Verdict, *, is_rescue: bool = False
 ) -> Iterator[str]:
-    """What changed in `before`, which is brought up to date. After a rescue some versions may appear: see `may_appear`."""
+    """Yield the changes since `before`, and update it. After a rescue some versions may appear: see `may_appear`."""
     now = final_reads(store, verdict)
     epochs = {shard: store.run(recover(store.space, shard)).epoch for shard in store.space.keys.shards}
     for id in IDS:
@@ -684,7 +684,7 @@ def compare(
 
 
 def lost_acks(verdict: Verdict) -> tuple[Counter[str], list[str]]:
-    """Acknowledged writes that are gone: how many of each level, and those that must not be."""
+    """Return how many acknowledged writes of each level are lost, and those that must not be."""
     counts: Counter[str] = Counter()
     faults = []
     for id, history in verdict.histories.items():
@@ -704,11 +704,13 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kind", choices=("valkey", "redis"), default="valkey")
     parser.add_argument("--scenario", choices=sorted(SCENARIOS), required=True)
-    parser.add_argument("--directory", type=Path, required=True, help="empty, for logs and the archive")
+    parser.add_argument("--directory", type=Path, required=True, help="empty directory for logs and the archive")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--pace", type=float, default=1.0, help="about the seconds of a round")
+    parser.add_argument("--pace", type=float, default=1.0, help="approximate seconds per round")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--break", dest="broken", choices=sorted(BREAKS), help="a bug, to see it caught")
+    parser.add_argument(
+        "--break", dest="broken", choices=sorted(BREAKS), help="deliberate bug, which the checks must catch"
+    )
     args = parser.parse_args()
     if args.broken:
         BREAKS[args.broken]()
@@ -744,11 +746,11 @@ def report(run: Run, server: TestServer | Masters) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# -- bugs, to see them caught --------------------------------------------------------------------------------------
+# -- deliberate bugs, which the checks must catch --------------------------------------------------------------------
 
 
 def break_look() -> None:
-    """No look for a newer epoch before the ack."""
+    """Do not look for a newer epoch before the acknowledgement."""
     from distier.plans.recovery.epochs import list_epochs
 
     def nothing(*_: Any, **__: Any) -> Any:
@@ -759,7 +761,7 @@ def break_look() -> None:
 
 
 def break_replid() -> None:
-    """No script compares the life of the server."""
+    """Let no script compare the incarnation of the server."""
     from distier.lua import loader
 
     plain = loader._text
@@ -767,14 +769,14 @@ def break_replid() -> None:
 
 
 def break_seen() -> None:
-    """Records are served without having been compared with the archive in this epoch."""
+    """Serve records that were not compared with the archive in this epoch."""
     from distier.domain.module import parse_hot
 
     replace_in("distier.plans.get", parse_hot, lambda name, fields, epoch, verified: parse_hot(name, fields, 0, 0))
 
 
 def break_forget() -> None:
-    """What a process knows of the epoch outlives the connection."""
+    """Let a process keep its knowledge of the epoch when a connection ends."""
     from distier.plans.common.process_state import ProcessState
 
     ProcessState.forget = lambda self: None  # type: ignore[method-assign]

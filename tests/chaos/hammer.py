@@ -1,21 +1,19 @@
-"""Many real processes hammer one namespace while a parent kills them with SIGKILL; afterwards every promise is checked.
+"""Many real processes use one namespace while a parent kills them with SIGKILL; afterwards every promise is checked.
 
     python -m tests.chaos.hammer --url redis://... --directory DIR --seconds 60 --seed 7
 
     agents    put, get, get_many, delete, promote, demote, pin on few modules and tiny budgets, so that everything moves
     workers   write back, demote, expire, sweep, as fast as they can
-    sampler   looks at the budgets and at rule 1 in one script, without trusting any account; now and then it cuts all
-              connections
-    parent    kills random agents and workers, starts them again, and checks everything at the end
+    sampler   checks the budgets and rule 1 in one script, without trusting any account; now and then it ends all connections
+    parent    kills random agents and workers, restarts them, and checks everything at the end
 
-Each process appends what it is about to do and what was acknowledged to its own file, with `write(2)` and the clock that
-all processes share (CLOCK_MONOTONIC), so a killed process loses nothing that it knew. Contents name their id, writer and
-sequence and end in their own SHA-256, in few different lengths: bytes that are torn or of another module are
-recognised without any record.
+Each process appends each call, and its acknowledgement, to its own file. It uses `write(2)` and the clock that all processes
+share (CLOCK_MONOTONIC), so a killed process loses none of its log. Contents contain their id, writer and sequence number, end
+in their own SHA-256, and have few different lengths: torn bytes and those of another module are recognised without a record.
 
-What is checked of the history: no read (also the reads after the end) returned a version older than one acknowledged
-before it began; a version is one content for ever; versions of one module grow with time; a module that was deleted is
-gone, and one that was not is there; no call failed that had no reason to.
+The checks of the history: no read (also after the end) returned a version older than one acknowledged before the read began;
+a version has one content for ever; versions of one module grow with time; deleted modules are gone, and all others exist; no
+call failed without a reason.
 """
 
 from __future__ import annotations
@@ -50,7 +48,7 @@ from tests.chaos.careless import Careless
 
 AGENTS, WORKERS = 8, 2
 KEPT = [f"kept/{i}" for i in range(18)] + ["kept/ü {odd}*", "kept//x", "kept/.."]
-SHORT = [f"short/{i}" for i in range(5)]  # these are deleted again and again
+SHORT = [f"short/{i}" for i in range(5)]  # these are deleted often
 IDS = KEPT + SHORT
 HOT_TOKENS, HOT_BYTES, WARM_MODULES, WARM_BYTES = 4000, 16_000, 6, 12_000
 EVERYTHING = ("put", "get hot", "get warm", "get cold", "get miss", "delete", "promote", "demote", "pin")
@@ -59,7 +57,7 @@ KILL_EVERY_S = (0.05, 0.35)
 
 
 def settings(args: argparse.Namespace, process: int = 0) -> dict[str, Any]:
-    """With `--nodes`, processes belong to that many nodes in turn, each with a disk of its own for clean warm copies."""
+    """With `--nodes`, processes belong in turn to that many nodes, and each node has its own disk for clean warm copies."""
     local = (
         {"placement": "local", "directory": str(args.directory / f"node{process % args.nodes}")} if args.nodes else {}
     )
@@ -80,19 +78,19 @@ def settings(args: argparse.Namespace, process: int = 0) -> dict[str, Any]:
 
 
 class Bad(AssertionError):
-    """A promise that was not kept."""
+    """A broken promise."""
 
 
 def make_content(id: str, writer: str, n: int, rng: random.Random) -> bytes:
-    """One line that says what this is, a tail that compresses by half, and the SHA-256 of all that."""
+    """Return one line that identifies the content, a tail that compresses by half, and the SHA-256 of both."""
     tail = rng.randbytes(rng.choice((20, 100, 100, 400, 400, 900))).hex().encode()
     body = json.dumps([id, writer, n]).encode() + b"\n" + tail
-    body += b" " * (-len(body) % 256)  # a mix-up of two versions must not show by their lengths
+    body += b" " * (-len(body) % 256)  # equal lengths, so that a mix-up of two versions is not noticed by the length
     return body + hashlib.sha256(body).hexdigest().encode()
 
 
 def read_content(id: str, content: bytes) -> str:
-    """`writer/n` of a content; raises `Bad` if it is torn, or another module's."""
+    """Return `writer/n` of a content. Raises `Bad` if it is torn, or belongs to another module."""
     body, digest = content[:-64], content[-64:]
     if hashlib.sha256(body).hexdigest().encode() != digest:
         raise Bad(f"torn content of {id!r}: {content[:60]!r}... ({len(content)} bytes)")
@@ -106,7 +104,7 @@ def read_content(id: str, content: bytes) -> str:
 
 
 class Log:
-    """A process's own history, one JSON object a line; what is written survives SIGKILL of the writer."""
+    """The history of one process, one JSON object per line. Written lines survive SIGKILL of the writer."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -117,7 +115,7 @@ class Log:
 
 
 def read_logs(directory: Path) -> Iterator[dict[str, Any]]:
-    """All lines of all processes; a last line that a killed process did not finish cannot be there (one `write`)."""
+    """Return all lines of all processes. No line is incomplete, because each is one `write`."""
     for path in sorted(directory.glob("*.log")):
         for line in path.read_bytes().splitlines():
             yield {"process": path.stem, **json.loads(line)}
@@ -222,7 +220,7 @@ class Agent:
 
 
 def seen(id: str, module: Module | None) -> list[Any] | None:
-    """What a read showed: version and content; None for a miss. Raises `Bad`."""
+    """Return the version and content that a read returned; None for a miss. Raises `Bad`."""
     if module is None:
         return None
     if hashlib.sha256(module.content).hexdigest() != module.sha256 or module.id != id:
@@ -279,7 +277,7 @@ return out
 
 
 def sample(args: argparse.Namespace, log: Log) -> None:
-    """Look as often as possible; every look is one instant of the server."""
+    """Check as often as possible; every check sees one instant of the server."""
     from distier.domain.keys import Shard
 
     shard = Shard("h", 0, 1)
@@ -293,7 +291,7 @@ def sample(args: argparse.Namespace, log: Log) -> None:
             log.write(bad=f"sample {n}: {found.decode()}")
         if n % 20 == 0:
             log.write(samples=n)
-        if n % 250 == 0:  # lost connections, some with the reply of what was done
+        if n % 250 == 0:  # ends connections, some of which lose the reply of a call that was done
             client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
 
@@ -308,7 +306,7 @@ class Child(NamedTuple):
 
 @dataclass
 class Hammer:
-    """The parent: it forks before it has any thread or connection, so a child starts in a few ms."""
+    """The parent process. It forks before it has any thread or connection, so a child starts in a few milliseconds."""
 
     args: argparse.Namespace
     rng: random.Random
@@ -347,7 +345,7 @@ class Hammer:
         while True:
             failures = worker.report.failures
             worker.run_once()
-            # The sampler cuts connections, and a worker does not ask twice for a lease.
+            # The sampler ends connections, and a worker requests a lease only once.
             allowed = ("Full", "Redis closed the connection", "Connection reset by peer", "Broken pipe")
             if worker.report.failures > failures and not any(x in str(worker.report.last_failure) for x in allowed):
                 log.write(bad=f"worker: {worker.report.last_failure}")
@@ -370,7 +368,7 @@ class Hammer:
             self.kill(child)
 
     def has_met_everything(self) -> bool:
-        """Often enough to mean something. A slow machine takes longer for it."""
+        """Return whether every fault happened often enough to mean something. A slow machine takes longer for it."""
         counts = histories(list(read_logs(self.args.directory)))[2]
         wanted = dict.fromkeys(EVERYTHING, EACH_LEAST) | {"samples": self.args.seconds * 10}
         return self.kills >= self.args.seconds and all(counts[what] >= n for what, n in wanted.items())
@@ -384,7 +382,7 @@ class Hammer:
 
 
 def die_with(parent: int) -> None:
-    """Nothing of this is left when the parent dies, however it dies (Linux)."""
+    """End this process when its parent dies in any way (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     if os.getppid() != parent:
@@ -445,7 +443,7 @@ class History:
                 yield f"{id!r}: {put} came after version {greatest} was acknowledged"
 
     def _staleness(self, id: str) -> Iterator[str]:
-        applied: dict[tuple[int, int], float] = {}  # by when each version was there, as far as anybody knows
+        applied: dict[tuple[int, int], float] = {}  # the time by which each version is known to have existed
         for version, end in [(p.version, p.end) for p in self.puts] + [(r.version, r.end) for r in self.reads]:
             if version is not None:
                 applied[version] = min(applied.get(version, float("inf")), end)
@@ -454,17 +452,17 @@ class History:
             newer = [v for v, at in applied.items() if at < read.begin and (read.version is None or v > read.version)]
             if read.version is not None:
                 if newer:
-                    yield f"{id!r}: {read} though {max(newer)} was there before it began"
+                    yield f"{id!r}: {read}, although {max(newer)} existed before it began"
                 for d in self.deletes:
                     if applied[read.version] < d.begin and d.end < read.begin:
-                        yield f"{id!r}: {read} though it was deleted: {d}"
+                        yield f"{id!r}: {read}, although it was deleted: {d}"
             for version in newer if read.version is None else ():
                 if not any(d.begin < read.end and d.end > begins.get(version, 0) for d in self.deletes):
-                    yield f"{id!r}: missed by {read} though {version} was there and nobody deleted it"
+                    yield f"{id!r}: missed by {read}, although {version} existed and no call deleted it"
 
 
 def histories(lines: list[dict[str, Any]]) -> tuple[dict[str, History], list[str], Counter[str]]:
-    """What was done to each module, the faults that processes noticed themselves, and how often what was done."""
+    """Return the history of each module, the faults that processes noticed themselves, and the number of calls of each kind."""
     by_id = {id: History() for id in IDS}
     counts: Counter[str] = Counter()
     faults = [f"{line['process']}: {line['bad']}" for line in lines if "bad" in line]
@@ -500,7 +498,7 @@ def add_read(history: History, begin: int, end: int, answer: list[Any] | None) -
 
 
 def check_the_end(args: argparse.Namespace, by_id: dict[str, History], kills: int) -> Iterator[str]:
-    """Everybody is dead. What is left must be whole, before and after maintenance, in Redis and in the archive."""
+    """All processes are dead. The state must be consistent before and after maintenance, in Redis and the archive."""
     with connect(settings(args)) as store:
         shard = store.space.keys.shards[0]
         yield from compare_accounts(store, "after the last kill")
@@ -514,19 +512,19 @@ def check_the_end(args: argparse.Namespace, by_id: dict[str, History], kills: in
         client = redis.Redis.from_url(args.url)
         for id in IDS:
             if final_read(store, id, by_id[id]) != before[id]:
-                yield f"{id!r} changed though nobody wrote"
+                yield f"{id!r} changed without a write"
             placed = store.where(id)
             if (placed is None) != (before[id] is None):
-                yield f"{id!r}: where says {placed}, get said {before[id]}"
+                yield f"{id!r}: where returned {placed}, get returned {before[id]}"
             if placed is not None and placed.archived_key is None:
-                yield f"{id!r} is not archived after a flush"
+                yield f"{id!r} is still dirty after archive_now"
             elif placed is not None and placed.archived_key is not None:
                 content = lzma.decompress((args.directory / "cold" / placed.archived_key).read_bytes())
                 if hashlib.sha256(content).hexdigest() != placed.sha256:
-                    yield f"{id!r}: its object is not its content"
+                    yield f"{id!r}: its object has another content"
         for key in client.scan_iter(match="distier:*:lease:*"):
             if client.pttl(key) == -1:
-                yield f"{key!r} has no end"
+                yield f"{key!r} has no TTL"
         if client.zcard(shard.dirty):
             yield f"still dirty: {client.zrange(shard.dirty, 0, -1)}"
         yield from check_archive(args.directory / "cold", kills)
@@ -553,18 +551,20 @@ def compare_accounts(store: Store, when: str) -> Iterator[str]:
 
 def check_archive(path: Path, kills: int) -> Iterator[str]:
     left = list((path / ".tmp").iterdir())
-    if len(left) > (kills + AGENTS + WORKERS) * THREADS_MAX:  # a killed process leaves what its threads were writing
+    if (
+        len(left) > (kills + AGENTS + WORKERS) * THREADS_MAX
+    ):  # a killed process leaves the files that its threads were writing
         yield f"{len(left)} temporary files of {kills} killed processes"
     for file in left:
-        os.utime(file, (0, 0))  # an hour passes
+        os.utime(file, (0, 0))  # as if an hour had passed
     archive = DirectoryArchive(path)
     if list((path / ".tmp").iterdir()):
-        yield "temporary files stay for ever"
+        yield "old temporary files are not removed"
     groups: dict[str, list[names.VersionObject]] = {}
     for entry in archive.list("h/modules/", limit=100_000):
         found = names.parse_key(entry.key)
         if found is None:
-            yield f"an object that nobody named: {entry.key}"
+            yield f"an object with a name that distier does not give: {entry.key}"
         else:
             groups.setdefault(found.directory, []).append(found)
     for directory, objects in groups.items():
@@ -592,17 +592,17 @@ def report(args: argparse.Namespace, hammer: Hammer) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--url", required=True)
-    parser.add_argument("--directory", type=Path, required=True, help="empty, for logs and the archive")
+    parser.add_argument("--directory", type=Path, required=True, help="empty directory for logs and the archive")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--near", action="store_true", help="with near caches: reads may be 2 s old, so order is unchecked"
     )
-    parser.add_argument("--nodes", type=int, default=0, help="warm copies on the disks of so many nodes")
+    parser.add_argument("--nodes", type=int, default=0, help="number of nodes with warm copies on their disks")
     args = parser.parse_args()
     args.directory.mkdir(parents=True, exist_ok=True)
     with connect(settings(args)):
-        pass  # the namespace is there before anybody is killed
+        pass  # the namespace exists before any process is killed
     hammer = Hammer(args, random.Random(args.seed))
     hammer.run()
     found = report(args, hammer)

@@ -1,4 +1,4 @@
-"""A directory archive is listed while versions come and go: what was there at every moment is in every listing."""
+"""A directory archive is listed while versions come and go: every listing has the objects that existed all the time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from distier.stores import directory
 from distier.stores.directory import DirectoryArchive
 
 
-def test_a_listing_shows_a_version_or_the_one_that_dominates_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Found by `failover.py`: a sweep between a look at the names and one at the files made a module seem not to exist."""
+def test_listing_has_each_version_or_a_greater_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A bug that `failover.py` found: a sweep between reading the names and reading the files hid a module."""
     archive = DirectoryArchive(tmp_path)
     old, new = (f"h/modules/x/@00000001-{n:014d}-aaaaaaaa.txt.xz" for n in (1, 2))
     archive.put(old, b"1", content_type="application/x-xz", metadata={})

@@ -1,4 +1,4 @@
-"""Sentinel: who the master is, is asked anew for each connection; a demoted master is left at once."""
+"""Sentinel: each new connection asks for the current master, and clients leave a demoted master at once."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ async def test_both_clients_find_the_new_master_in_one_call(fleet: Fleet, tmp_pa
             await other.close()
 
 
-async def test_a_master_that_is_demoted_while_it_lives_is_left(fleet: Fleet, tmp_path: Path):
-    """`SENTINEL FAILOVER`: the old master goes on as a replica, and answers READONLY."""
+async def test_demoted_live_master_is_left(fleet: Fleet, tmp_path: Path):
+    """`SENTINEL FAILOVER`: the old master keeps running as a replica, and replies READONLY."""
     with connect(fleet.settings(tmp_path)) as store:
         other = await connect_async(fleet.settings(tmp_path))
         try:
@@ -88,7 +88,7 @@ async def test_a_master_that_is_demoted_while_it_lives_is_left(fleet: Fleet, tmp
             await asyncio.to_thread(poll, lambda: fleet.sentinels.primary_port() == fleet.replica.port, what="it")
             await asyncio.to_thread(await_replica, fleet.primary)
             for n in range(20):
-                # Calls at once: they share a line, and none of them may get another's reply.
+                # Concurrent calls share a connection, and none may get the reply of another.
                 found = await asyncio.gather(*(other.put(f"m{i}", b"%d" % n) for i in range(10)))
                 assert [landed.id for landed in found] == [f"m{i}" for i in range(10)]
                 await asyncio.to_thread(store.put, "a", b"%d" % n)
@@ -98,8 +98,8 @@ async def test_a_master_that_is_demoted_while_it_lives_is_left(fleet: Fleet, tmp
             await other.close()
 
 
-def test_a_line_to_a_replica_is_dropped(fleet: Fleet, tmp_path: Path):
-    """READONLY: the next command goes over a new connection, which may lead elsewhere (a name, a proxy, a sentinel)."""
+def test_connection_to_a_replica_is_dropped(fleet: Fleet, tmp_path: Path):
+    """After READONLY the next command uses a new connection, which may lead elsewhere (a name, a proxy, a sentinel)."""
     config = load_config(fleet.settings(tmp_path) | {"redis": {"url": fleet.primary.url}})
     exchange, shard = RedisExchange(config, fleet.primary.url), Shard("t", 0, 1)
     first, second = (exchange.exchange(shard, [("CLIENT", "ID")], 5)[0] for _ in range(2))
@@ -112,8 +112,8 @@ def test_a_line_to_a_replica_is_dropped(fleet: Fleet, tmp_path: Path):
     exchange.close()
 
 
-def test_sentinels_that_are_down_and_a_master_that_nobody_knows(fleet: Fleet, tmp_path: Path):
-    url = fleet.sentinels.url.replace("://", "://127.0.0.1:1,")  # the first one is not there
+def test_down_sentinel_is_skipped_and_unknown_master_is_reported(fleet: Fleet, tmp_path: Path):
+    url = fleet.sentinels.url.replace("://", "://127.0.0.1:1,")  # the first sentinel does not exist
     with connect(fleet.settings(tmp_path) | {"redis": {"url": url}}) as store:
         store.put("a", b"1")
     settings = fleet.settings(tmp_path) | {"deadline": "1s"}
@@ -124,12 +124,12 @@ def test_sentinels_that_are_down_and_a_master_that_nobody_knows(fleet: Fleet, tm
     assert time.monotonic() - began < 10
 
 
-async def test_a_server_that_is_no_sentinel_is_told_at_once(server: TestServer, redis_url: str, tmp_path: Path):
+async def test_server_that_is_no_sentinel_is_reported_at_once(server: TestServer, redis_url: str, tmp_path: Path):
     settings = {"redis": {"url": f"sentinel://127.0.0.1:{server.port}/mymaster"}, "namespace": "t", "deadline": "60s",
                 "storage_tiers": {"cold": {"directory": tmp_path / "cold"}}}  # fmt: skip
     began = time.monotonic()
-    with pytest.raises(ConfigError, match="this server is no sentinel"):
+    with pytest.raises(ConfigError, match="this server is not a sentinel"):
         connect(settings)
-    with pytest.raises(ConfigError, match="this server is no sentinel"):
+    with pytest.raises(ConfigError, match="this server is not a sentinel"):
         await connect_async(settings)
     assert time.monotonic() - began < 30  # not until the deadline

@@ -1,4 +1,4 @@
-"""A real cluster of each kind for each module of tests, and stores on it; every test has a namespace of its own."""
+"""A real cluster of each kind for each module of tests, and stores on it. Every test has its own namespace."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _names = (f"t{i}" for i in itertools.count())
 
 @pytest.fixture(scope="module", params=KINDS)
 def cluster(request: pytest.FixtureRequest) -> Iterator[TestCluster]:
-    """Three masters and three replicas, as they are left by the tests before."""
+    """Three masters and three replicas, in the state in which earlier tests left them."""
     if reason := available_kinds()[request.param]:
         pytest.skip(reason)
     with running_cluster(request.param) as found:
@@ -53,7 +53,7 @@ class Stores:
         return base | overrides
 
     def store(self, **overrides: Any) -> Any:
-        """A blocking one."""
+        """Open a blocking store."""
         return self.keep(connect({}, **self.settings(**overrides))).store
 
     async def open(self, kind: str, **overrides: Any) -> Face:
@@ -70,7 +70,7 @@ class Stores:
             with suppress(DistierError):
                 await face.close()
 
-    # -- which is where --------------------------------------------------------------------------------------------
+    # -- ids, shards and masters -------------------------------------------------------------------------------------
 
     @cached_property
     def keys(self) -> Keyspace:
@@ -80,11 +80,11 @@ class Stores:
         return [f"{prefix}/{i}" for i in range(n)]
 
     def id_in(self, shard: Shard) -> str:
-        """An id of this shard."""
+        """Return an id of this shard."""
         return next(f"s/{i}" for i in itertools.count() if self.keys.shard(f"s/{i}") is self.keys.shards[shard.index])
 
     def on(self, node: TestServer) -> list[Shard]:
-        """The shards that this master serves."""
+        """Return the shards that this master serves."""
         return [shard for shard in self.keys.shards if self.cluster.owner(shard.slot) is node]
 
 

@@ -1,7 +1,7 @@
 """Readers and writers that check what they read, while something happens to the cluster.
 
-Each agent has modules of its own and writes numbers into them, each greater than the last. So what it reads must be at least
-what was acknowledged to it before (with `durable`: acknowledged as `archived`), and at most what it has ever sent.
+Each agent has its own modules and writes growing numbers into them. So a read must return at least the last acknowledged number
+(with `durable`: acknowledged as `archived`), and at most the last number that the agent sent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from distier.errors import Unavailable
 
 @dataclass
 class Agent:
-    """What one agent knows of its modules."""
+    """One agent, and what it knows about its modules."""
 
     ids: Sequence[str]
     durable: bool
@@ -92,8 +92,10 @@ class Agent:
 
 
 class Load:
-    """Agents at work between `with Load(...)` and its end, half of them in threads, half on an event loop. Raises at the end
-    what they could not go on with, or found wrong."""
+    """Agents that work inside `with Load(...)`, half of them in threads, half on an event loop.
+
+    At the end it raises the errors that stopped an agent, and the wrong reads.
+    """
 
     def __init__(self, settings: dict[str, Any], *, agents: int = 4, ids_each: int = 12, durable: bool = False) -> None:
         self._settings = settings
@@ -142,11 +144,11 @@ class Load:
         return [f for a in self.agents for f in a.failed]
 
     def await_calls(self, n: int) -> None:
-        """Until so many calls more were answered, of each agent at least one."""
+        """Wait until `n` more calls have ended, and at least one of each agent."""
         before = [a.calls for a in self.agents]
         end_s = time.monotonic() + 60
         while self.calls < sum(before) + n or any(a.calls == b for a, b in zip(self.agents, before, strict=True)):
-            assert time.monotonic() < end_s, "nobody is answered"
+            assert time.monotonic() < end_s, "no call succeeds"
             assert not self._errors, self._errors
             time.sleep(0.01)
 

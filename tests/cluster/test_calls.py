@@ -1,4 +1,4 @@
-"""Every call works on a cluster as on one server, all keys of a script are in one slot, and all masters are asked at once."""
+"""Every call works on a cluster as on one server, all keys of a script are in one slot, and calls ask all masters at once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KINDS_OF_STORE = ("sync", "async")
 
 
 class Spy:
-    """Stands before an exchange and notes what goes through it. An `exchange` is a round trip; an `exchange_many` too."""
+    """Wraps an exchange and notes its commands. Each `exchange` and each `exchange_many` is a round trip."""
 
     def __init__(self, exchange: Any) -> None:
         self._exchange = exchange
@@ -67,7 +67,7 @@ def keys_of(words: Sequence[Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_STORE)
-async def test_every_call_works_in_every_tier_and_every_script_stays_in_one_slot(stores: Stores, kind: str):
+async def test_every_call_works_and_every_script_stays_in_one_slot(stores: Stores, kind: str):
     face = await stores.open(kind)
     spy = face.store._driver.redis = Spy(face.store._driver.redis)
     ids = stores.ids(60)
@@ -122,7 +122,7 @@ async def test_every_call_works_in_every_tier_and_every_script_stays_in_one_slot
 
 
 class Counted:
-    """What lines send while this is on: messages, which is at most one for each master in a round trip."""
+    """Counts the messages that connections send; there is at most one for each master in a round trip."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.messages = 0
@@ -138,15 +138,15 @@ class Counted:
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_STORE)
-async def test_many_shards_take_one_round_trip_to_all_masters(
+async def test_batch_over_many_shards_takes_one_round_trip_to_all_masters(
     stores: Stores, kind: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(UseBuffer, "AGE_S", 1e9)  # a slow machine sends no uses in between
+    monkeypatch.setattr(UseBuffer, "AGE_S", 1e9)  # so that a slow machine sends no uses meanwhile
     face = await stores.open(kind)
     ids = stores.ids(64)
     await face.put_many([Item(id, "x") for id in ids])
     await face.get_many(["no", *ids])
-    await face.demote_many(ids, to="warm")  # all masters know all scripts then
+    await face.demote_many(ids, to="warm")  # loads all scripts on all masters
     await face.get_many(ids)
     await face.promote_many(ids)
     spy = face.store._driver.redis = Spy(face.store._driver.redis)
@@ -157,10 +157,10 @@ async def test_many_shards_take_one_round_trip_to_all_masters(
         await call
         return spy.trips, counted.messages
 
-    assert await trips(face.get_many(ids)) == (1, 3)  # one a shard before: 16
+    assert await trips(face.get_many(ids)) == (1, 3)  # with one for each shard it was 16
     assert await trips(face.stats()) == (1, 3)
     assert await trips(face.put_many([Item(id, "y") for id in ids])) == (1, 3)
-    assert await trips(face.get_many(["no", *ids])) == (2, 4), "misses are proven in one more"
+    assert await trips(face.get_many(["no", *ids])) == (2, 4), "one more round trip proves the misses"
     await face.demote_many(ids, to="warm")
     warm = (await trips(face.get_many(ids)))[0]
     assert warm <= 3, "records, frames, uses"
@@ -169,8 +169,8 @@ async def test_many_shards_take_one_round_trip_to_all_masters(
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_STORE)
-async def test_all_masters_are_asked_before_any_has_answered(stores: Stores, kind: str):
-    """The answer of one waits for what another one is told in the same call: asked in turn, it would never come."""
+async def test_batch_asks_all_masters_before_any_replied(stores: Stores, kind: str):
+    """The reply of one master waits for a command to another one in the same call. One after the other, it would never come."""
     face = await stores.open(kind)
     exchange: Any = face.store._driver.redis
     nodes = stores.cluster.masters()[:2]
@@ -191,14 +191,14 @@ async def test_all_masters_are_asked_before_any_has_answered(stores: Stores, kin
             answers = await asyncio.to_thread(exchange.exchange_many, batches, 10.0)
         else:
             answers = await exchange.exchange_many(batches, 10.0)
-        assert answers[0][0] is not None, "it waited in vain"
+        assert answers[0][0] is not None, "the second master got its command too late"
         await pushed
         with told.client() as at:
             at.delete(key[told.port])
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_STORE)
-async def test_many_shards_of_one_server_take_one_round_trip(
+async def test_batch_over_many_shards_of_one_server_takes_one_round_trip(
     valkey_server: TestServer, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ):
     one = Stores(TestCluster([]), tmp_path / "cold")
@@ -234,14 +234,14 @@ async def test_replicas_are_never_read(stores: Stores):
 
 
 @pytest.mark.parametrize(("made", "says"), [(1, 16), (16, 1), (16, 8), (8, 16), (2, 3), (1, 2)])
-async def test_another_number_of_shards_is_refused_for_any_pair(stores: Stores, made: int, says: int):
+async def test_other_number_of_shards_is_refused(stores: Stores, made: int, says: int):
     stores.store(shards=made).put("a", "x")
     for kind in KINDS_OF_STORE:
         with pytest.raises(Invalid, match=rf"shards {made}.*{says}"):
             await stores.open(kind, shards=says)
 
 
-async def test_a_url_of_the_other_sort_is_a_clear_error(stores: Stores, valkey_server: TestServer):
+async def test_url_of_the_wrong_scheme_is_a_clear_error(stores: Stores, valkey_server: TestServer):
     node = stores.cluster.nodes[0]
     with pytest.raises(ConfigError, match="cluster://"):
         stores.store(redis__url=f"redis://127.0.0.1:{node.port}/0", deadline="2s")
@@ -252,14 +252,14 @@ async def test_a_url_of_the_other_sort_is_a_clear_error(stores: Stores, valkey_s
             await stores.open(kind, redis__url="cluster://127.0.0.1:1,127.0.0.1:2", deadline="1s")
 
 
-async def test_one_node_of_the_url_is_enough_and_dead_ones_are_passed(stores: Stores):
+async def test_one_live_node_of_the_url_is_enough(stores: Stores):
     replica = stores.cluster.replicas()[0]
     store = stores.store(redis__url=f"cluster://127.0.0.1:1,127.0.0.1:{replica.port}")
     store.put("a", "x")
     assert store.get("a").text == "x"
 
 
-async def test_users_and_passwords_reach_every_node(stores: Stores):
+async def test_username_and_password_are_used_for_every_node(stores: Stores):
     for node in stores.cluster.nodes:
         stores.cluster.ask(node, "ACL", "SETUSER", "ann", "on", ">p@ss/w", "~*", "&*", "+@all")
     url = stores.cluster.url.replace("://", "://ann:p%40ss%2Fw@")
@@ -268,7 +268,7 @@ async def test_users_and_passwords_reach_every_node(stores: Stores):
         stores.store(redis__url=url.replace("w@", "wrong@"))
 
 
-async def test_the_roles_of_the_acl_file_suffice_on_a_cluster(stores: Stores):
+async def test_roles_of_the_acl_file_are_sufficient_on_a_cluster(stores: Stores):
     roles = [line.split()[1:] for line in ACL_FILE.read_text().splitlines()]
     for node in stores.cluster.nodes:
         for name, *rules in roles:
@@ -291,9 +291,7 @@ async def test_the_roles_of_the_acl_file_suffice_on_a_cluster(stores: Stores):
     assert (await agent.get(id)).text == "x" and (await agent.put(id, "y")).tier == "hot"
 
 
-def test_the_worker_and_the_command_line_work_on_a_cluster(
-    stores: Stores, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_worker_and_command_line_work_on_a_cluster(stores: Stores, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     store = stores.store()
     store.put_many([Item(id, "x" * 50) for id in stores.ids(40)])
     worker = Worker(connect({}, **stores.settings(storage_tiers__cold__archive_after="0s")))
@@ -319,7 +317,7 @@ def test_the_worker_and_the_command_line_work_on_a_cluster(
         run(*words)
 
 
-def test_sync_calls_of_many_threads_share_what_one_learned(stores: Stores):
+def test_threads_share_the_routes_that_one_of_them_learned(stores: Stores):
     config = load_config({}, **stores.settings())
     exchange = ClusterExchange(config, stores.cluster.url)
     shards = Keyspace(stores.namespace, SHARDS).shards
@@ -332,7 +330,7 @@ def test_sync_calls_of_many_threads_share_what_one_learned(stores: Stores):
     exchange.close()
 
 
-def test_doctor_looks_at_every_master(stores: Stores, monkeypatch: pytest.MonkeyPatch):
+def test_doctor_checks_every_master(stores: Stores, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DISTIER_STORAGE_TIERS__COLD__DIRECTORY", str(stores.archive))
     monkeypatch.setenv("DISTIER_COUNTER", "estimate")
     last = stores.cluster.masters()[-1]

@@ -17,16 +17,16 @@ from tests.clusters import NODE_TIMEOUT_MS
 from tests.servers import poll
 
 ANSWERED_S = NODE_TIMEOUT_MS / 1000 + 12
-"""The election takes about as long as the node timeout, on an idle machine."""
+"""On an idle machine an election takes about as long as the node timeout."""
 
 
 def victim_of(stores: Stores):
-    """A master that serves some of the shards, and those."""
+    """Return a master that serves some of the shards, and these shards."""
     master = max(stores.cluster.masters(), key=lambda m: len(stores.on(m)))
     return master, stores.on(master)
 
 
-def test_a_master_that_is_killed_under_load_loses_nothing_durable(stores: Stores):
+def test_killed_master_under_load_loses_nothing_durable(stores: Stores):
     store, cluster = stores.store(), stores.cluster
     dead, shards = victim_of(stores)
     before = {e.shard: e.epoch for e in store.stats().epochs}
@@ -42,14 +42,14 @@ def test_a_master_that_is_killed_under_load_loses_nothing_durable(stores: Stores
     print("slowest call", round(load.slowest_s, 2), "s of", load.calls)
     after = {e.shard: e.epoch for e in store.stats().epochs}
     moved = {s.index for s in shards}
-    assert {i for i in after if after[i] > before[i]} == moved, "a new epoch where the master is new, and nowhere else"
+    assert {i for i in after if after[i] > before[i]} == moved, "only shards with a new master have a new epoch"
     everything = {id for a in load.agents for id in a.acked}
     assert all(store.get_many(sorted(everything)).values())
 
 
 @pytest.mark.usefixtures("takes_seconds")
 @pytest.mark.parametrize("kind", ("sync", "async"))
-async def test_while_a_master_is_dead_the_other_shards_go_on(stores: Stores, kind: str):
+async def test_other_shards_work_while_a_master_is_dead(stores: Stores, kind: str):
     face, cluster = await stores.open(kind, deadline="300ms"), stores.cluster
     ids = stores.ids(48)
     await face.put_many([Item(id, "x") for id in ids])
@@ -68,8 +68,8 @@ async def test_while_a_master_is_dead_the_other_shards_go_on(stores: Stores, kin
 
 
 @pytest.mark.usefixtures("takes_seconds")
-def test_a_master_that_hangs_is_left_within_the_deadline(stores: Stores):
-    """No connection is refused, and none is reset: nothing comes back. The replica takes its place meanwhile."""
+def test_hanging_master_is_left_within_the_deadline(stores: Stores):
+    """No connection is refused and none is reset, but nothing comes back. Meanwhile the replica replaces the master."""
     store, cluster = stores.store(), stores.cluster
     shard = stores.keys.shards[0]
     id, home = stores.id_in(shard), cluster.owner(shard.slot)
@@ -87,8 +87,8 @@ def test_a_master_that_hangs_is_left_within_the_deadline(stores: Stores):
     assert store.get(id).text == "2"
 
 
-async def test_a_master_that_is_demoted_while_it_lives_is_left(stores: Stores):
-    """`CLUSTER FAILOVER`: the old master goes on as a replica and says MOVED."""
+async def test_demoted_live_master_is_left(stores: Stores):
+    """`CLUSTER FAILOVER`: the old master keeps running as a replica and replies MOVED."""
     store, other, cluster = stores.store(), await stores.open("async"), stores.cluster
     ids = stores.ids(48)
     store.put_many([Item(id, "1") for id in ids])
@@ -107,7 +107,7 @@ async def test_a_master_that_is_demoted_while_it_lives_is_left(stores: Stores):
 
 
 @pytest.mark.usefixtures("takes_seconds")
-def test_near_caches_survive_a_failover_without_a_stale_hit(stores: Stores):
+def test_near_cache_has_no_stale_hit_after_failover(stores: Stores):
     store, writer, cluster = stores.store(near__enabled=True), stores.store(), stores.cluster
     dead, shards = victim_of(stores)
     ids = [stores.id_in(shard) for shard in stores.keys.shards]
@@ -128,7 +128,7 @@ def test_near_caches_survive_a_failover_without_a_stale_hit(stores: Stores):
 
 
 @pytest.mark.usefixtures("takes_seconds")
-def test_a_worker_goes_on_over_a_failover(stores: Stores):
+def test_worker_continues_after_a_failover(stores: Stores):
     from distier.worker import Worker
 
     store, cluster = stores.store(storage_tiers__cold__archive_after="0s"), stores.cluster

@@ -1,5 +1,5 @@
-"""Slots move from master to master while agents read and write: nothing is lost, nothing is stale, and what has to wait is
-answered within its deadline."""
+"""Slots move from master to master while agents read and write: nothing is lost, nothing is stale, and calls that have to wait
+end within their deadline."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def epoch_of(store, index: int) -> int:
     return int(store.stats().epochs[index].epoch)
 
 
-def test_slots_that_move_under_load_lose_nothing(stores: Stores):
-    """The classic way: MIGRATING, IMPORTING, MIGRATE by hand, and each slot there and back."""
+def test_slots_moving_under_load_lose_nothing(stores: Stores):
+    """The classic way: MIGRATING, IMPORTING and MIGRATE by hand. Each slot moves there and back."""
     store, cluster = stores.store(), stores.cluster
     before = [epoch_of(store, i) for i in range(SHARDS)]
     ids = {stores.keys.shard(id): id for id in stores.ids(400)}
@@ -45,7 +45,7 @@ def test_slots_that_move_under_load_lose_nothing(stores: Stores):
 
 
 @pytest.mark.parametrize("cluster", ["valkey"], indirect=True)  # Redis 7 has no CLUSTER MIGRATESLOTS
-def test_slots_that_move_atomically_under_load_lose_nothing(stores: Stores):
+def test_slots_moving_atomically_under_load_lose_nothing(stores: Stores):
     store, cluster = stores.store(), stores.cluster
     shard = stores.keys.shards[0]
     with Load(stores.settings()) as load:
@@ -66,7 +66,7 @@ def test_slots_that_move_atomically_under_load_lose_nothing(stores: Stores):
 
 @pytest.mark.usefixtures("takes_seconds")
 @pytest.mark.parametrize("kind", KINDS_OF_STORE)
-async def test_while_a_slot_is_on_its_way_reads_go_on_and_writes_wait(stores: Stores, kind: str):
+async def test_reads_work_and_writes_wait_while_a_slot_moves(stores: Stores, kind: str):
     face, cluster, shard = await stores.open(kind, deadline="1s"), stores.cluster, stores.keys.shards[3]
     ids = [id for id in stores.ids(200) if stores.keys.shard(id) is shard][:4]
     others = [id for id in stores.ids(60) if stores.keys.shard(id) is not shard]
@@ -77,19 +77,19 @@ async def test_while_a_slot_is_on_its_way_reads_go_on_and_writes_wait(stores: St
     cluster.begin_move(shard.slot, target)
     moved = [shard.module(ids[0]).encode(), shard.module(ids[3]).encode(), shard.frame(ids[3]).encode()]
     cluster.move_keys(source, target, moved)
-    for id in ids:  # here and there
+    for id in ids:  # on both masters
         assert (await face.get(id)).text == f"text of {id}"
     found = await face.get_many([*ids, *others])
     assert all(found[id].text == f"text of {id}" for id in found)
     began_s = time.monotonic()
-    with pytest.raises(RedisUnavailable, match="on its way to another master"):
+    with pytest.raises(RedisUnavailable, match="moving to another master"):
         await face.put(ids[1], "new")
     assert 0.5 < time.monotonic() - began_s < 10
-    with pytest.raises(RedisUnavailable, match="on its way to another master"):
+    with pytest.raises(RedisUnavailable, match="moving to another master"):
         await face.get(
             next(id for id in stores.ids(999, "no") if stores.keys.shard(id) is shard)
-        )  # a miss is to be proven
-    # Its neighbours are not held up, not even in one call.
+        )  # a miss needs a proof
+    # Other shards do not wait, not even in the same call.
     results = await face.put_many([Item(id, "new") for id in (ids[1], *others[:5])])
     assert isinstance(results[0], RedisUnavailable) and [r.tier for r in results[1:]] == ["hot"] * 5
     late = asyncio.ensure_future(asyncio.to_thread(patient.put, ids[2], "late"))
@@ -105,8 +105,8 @@ async def test_while_a_slot_is_on_its_way_reads_go_on_and_writes_wait(stores: St
     assert (await face.get(ids[1])).text == "newest"
 
 
-async def test_a_new_master_of_a_shard_means_a_new_epoch_and_reads_that_are_checked(stores: Stores):
-    """What the old master knew is worth nothing, also where both were connected all the time."""
+async def test_new_master_means_a_new_epoch_and_checked_reads(stores: Stores):
+    """Knowledge about the old master no longer counts, even if the client was connected to both all the time."""
     one, two = stores.store(), await stores.open("async")
     shard, cluster = stores.keys.shards[5], stores.cluster
     id = stores.id_in(shard)
@@ -126,8 +126,8 @@ def shard_of(store, index: int):
     return store.space.keys.shards[index]
 
 
-def test_a_listing_begins_a_shard_anew_that_was_moved_under_it(stores: Stores):
-    """SCAN names no key: the old master would answer, with nothing."""
+def test_listing_restarts_a_shard_that_moved_meanwhile(stores: Stores):
+    """SCAN names no key, so the old master would reply, with nothing."""
     store, cluster = stores.store(), stores.cluster
     ids = [id for id in stores.ids(3000) if stores.keys.shard(id).index == 0]
     store.put_many([Item(id, "x") for id in stores.ids(200) + ids])
@@ -141,7 +141,7 @@ def test_a_listing_begins_a_shard_anew_that_was_moved_under_it(stores: Stores):
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_STORE)
-async def test_events_go_on_on_the_new_master(stores: Stores, kind: str):
+async def test_events_continue_on_the_new_master(stores: Stores, kind: str):
     stores.shards = 1
     face, cluster, shard = await stores.open(kind), stores.cluster, stores.keys.shards[0]
     await face.put("a", "x")
@@ -159,7 +159,7 @@ def hits(store) -> int:
 
 
 def near_on(store, id: str) -> None:
-    """Until `id` is served from the near cache."""
+    """Wait until the near cache serves `id`."""
 
     def hit() -> bool:
         before = hits(store)
@@ -170,7 +170,7 @@ def near_on(store, id: str) -> None:
 
 
 def shows(store, id: str, text: str | None) -> None:
-    """Until a read shows this, which it must within the staleness and a bit."""
+    """Wait until a read returns this text, within the staleness and a margin."""
 
     def does() -> bool:
         module = store.get(id)
@@ -180,7 +180,7 @@ def shows(store, id: str, text: str | None) -> None:
 
 
 @pytest.mark.usefixtures("takes_seconds")
-def test_a_near_cache_follows_all_masters_and_slots_that_move(stores: Stores):
+def test_near_cache_follows_all_masters_and_moving_slots(stores: Stores):
     store, writer, cluster = stores.store(near__enabled=True), stores.store(), stores.cluster
     ids = stores.ids(32)
     writer.put_many([Item(id, "1") for id in ids])
@@ -206,9 +206,9 @@ def test_a_near_cache_follows_all_masters_and_slots_that_move(stores: Stores):
 
 
 @pytest.mark.usefixtures("takes_seconds")
-def test_a_near_cache_does_not_trust_a_master_that_lost_a_slot(stores: Stores):
-    """Only hits, no call that could meet MOVED: the heartbeat notices. The slot is taken over without its keys being moved, so
-    the old master has nothing to push."""
+def test_near_cache_distrusts_a_master_that_lost_a_slot(stores: Stores):
+    """There are only hits, and no call that could get MOVED, so the heartbeat must notice. The slot is taken over without its
+    keys, so the old master has nothing to push."""
     store, cluster = stores.store(near__enabled=True), stores.cluster
     shard = stores.keys.shards[7]
     id = stores.id_in(shard)
@@ -218,9 +218,7 @@ def test_a_near_cache_does_not_trust_a_master_that_lost_a_slot(stores: Stores):
     target = next(m for m in cluster.masters() if m is not home)
     assert cluster.keys_in(home, shard.slot)
     cluster.ask(target, "CLUSTER", "SETSLOT", shard.slot, "IMPORTING", cluster.id_of(home))
-    cluster.ask(
-        target, "CLUSTER", "SETSLOT", shard.slot, "NODE", cluster.id_of(target)
-    )  # with a greater epoch: it wins
+    cluster.ask(target, "CLUSTER", "SETSLOT", shard.slot, "NODE", cluster.id_of(target))  # wins by its greater epoch
     writer = stores.store(redis__url=f"cluster://127.0.0.1:{target.port}")
     writer.put(id, "new")
     poll(
@@ -231,8 +229,8 @@ def test_a_near_cache_does_not_trust_a_master_that_lost_a_slot(stores: Stores):
 
 
 @pytest.mark.usefixtures("takes_seconds")
-def test_a_near_cache_does_not_trust_a_master_that_serves_its_shard_no_more(stores: Stores):
-    """It answers PING, and pushes nothing: as a master that is cut off from the others, once it knows that."""
+def test_near_cache_distrusts_a_partitioned_master(stores: Stores):
+    """The master replies to PING and pushes nothing, as a partitioned master does that knows about its partition."""
     store, cluster = stores.store(near__enabled=True, deadline="500ms"), stores.cluster
     shard = stores.keys.shards[9]
     id = stores.id_in(shard)
@@ -251,7 +249,7 @@ def test_a_near_cache_does_not_trust_a_master_that_serves_its_shard_no_more(stor
     cluster.await_agreement()
 
 
-async def test_a_cursor_of_the_old_master_means_nothing_to_the_new_one(stores: Stores):
+async def test_scan_cursor_of_the_old_master_is_not_used_on_the_new_one(stores: Stores):
     face, cluster, shard = await stores.open("sync"), stores.cluster, stores.keys.shards[0]
     ids = {id for id in stores.ids(400) if stores.keys.shard(id) is shard}
     await face.put_many([Item(id, "x") for id in ids])
@@ -269,6 +267,6 @@ async def test_a_cursor_of_the_old_master_means_nothing_to_the_new_one(stores: S
     before, epoch = await walk(0, 0)
     assert before == ids
     cluster.move(shard.slot, next(m for m in cluster.masters() if m is not cluster.owner(shard.slot)))
-    # As if a page had been read there: of what this cursor leaves out here, nobody would hear.
+    # As if a page had been read there: the listing would omit the ids that this cursor skips here.
     after, later = await walk(2**13 - 1, epoch)
     assert after == ids and later > epoch

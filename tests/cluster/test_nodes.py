@@ -1,4 +1,4 @@
-"""Node-local warm copies on a cluster: what one node has on its disk, another one gets through whichever master serves it."""
+"""Node-local warm copies on a cluster: nodes get copies from each other's disks, whichever master serves the shard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALL = 24
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_STORE)
-async def test_nodes_on_a_cluster_ask_each_other_and_no_archive(
+async def test_nodes_on_a_cluster_ask_each_other_not_the_archive(
     stores: Stores, kind: str, monkeypatch: pytest.MonkeyPatch
 ):
     hasten(monkeypatch.setattr)
@@ -31,16 +31,16 @@ async def test_nodes_on_a_cluster_ask_each_other_and_no_archive(
     await a.put_many([Item(id, f"{id} " * 50) for id in ids])
     await a.archive_now()
     assert {moved.tier for moved in await a.demote_many(ids, to="warm")} <= {"warm", "cold"}
-    assert len({stores.keys.shard(id).index for id in ids}) > 6, "spread over the masters"
+    assert len({stores.keys.shard(id).index for id in ids}) > 6, "the ids are spread over the masters"
     await until(lambda: b.store._driver.peers._nodes == ("a",), what="b to know of a")
 
-    async def told() -> bool:
+    async def others_know() -> bool:
         return all([(await b.where(id)).nodes == ("a",) for id in ids])
 
     for _ in range(200):
-        if await told():
+        if await others_know():
             break
-    assert await told()
+    assert await others_know()
     fetched = []
     monkeypatch.setattr(b.store._driver.archive, "get", lambda key, **_: fetched.append(key))
     for id in ids[: ALL // 2]:

@@ -1,5 +1,4 @@
-"""What docs/OPERATIONS.md tells operators to write for Sentinel and for a cluster, tried as it stands there, with the default
-user off."""
+"""The instructions of docs/OPERATIONS.md for Sentinel and for a cluster work as written, with the default user off."""
 
 from __future__ import annotations
 
@@ -48,7 +47,7 @@ def section(title: str) -> str:
 
 
 def users(title: str) -> str:
-    """users.acl with passwords put in, and what this part of the page adds to it."""
+    """Return users.acl with passwords, and with the lines that this section of the page adds."""
     added = re.findall(r"^    (user \w+ on #<hash> .*)$", section(title), re.M)
     kept = (ROOT / "deploy" / "redis" / "users.acl").read_text()
     return re.sub(r"#(0{64}|<hash>)", f"#{HASH}", kept + "\n".join(added) + "\n")
@@ -61,7 +60,7 @@ def added(title: str) -> set[str]:
 
 
 class Server(TestServer):
-    """Its default user is off: tests look by the role `worker`."""
+    """A server whose default user is off. The tests use the role `worker`."""
 
     def client(self, **options: object) -> redis.Redis:
         return super().client(username="worker", password=PASSWORD, **options)
@@ -88,7 +87,7 @@ def online(server: TestServer) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sentinel_as_the_page_says(kind: Kind, tmp_path: Path):
+def test_sentinel_setup_of_the_page_works(kind: Kind, tmp_path: Path):
     if reason := available_kinds()[kind]:
         pytest.skip(reason)
     assert added("With Sentinel") == {"replica", "sentinel"}
@@ -139,7 +138,7 @@ def test_sentinel_as_the_page_says(kind: Kind, tmp_path: Path):
 
 
 class Node(TestServer):
-    """As above, and tests do what an administrator does."""
+    """As above, for tests that act as an administrator."""
 
     def client(self, **options: object) -> redis.Redis:
         return super().client(username="admin", password=PASSWORD, **options)
@@ -147,7 +146,7 @@ class Node(TestServer):
 
 @contextmanager
 def nodes(kind: Kind, acl: str) -> Iterator[TestCluster]:
-    """Six nodes that do not know each other yet, with the lines that the page has for redis.conf."""
+    """Six nodes that do not know each other yet, with the page's lines for redis.conf."""
     if reason := available_kinds()[kind]:
         pytest.skip(reason)
     lines = re.findall(r"^    ([a-z-]+ \S+)(?: +#.*)?$", section("Redis Cluster"), re.M)
@@ -171,7 +170,7 @@ def nodes(kind: Kind, acl: str) -> Iterator[TestCluster]:
 
 
 def cli(*words: str, password: str = PASSWORD) -> str:
-    """redis-cli as the page has it: the password in the environment."""
+    """Run redis-cli as the page says, with the password in the environment."""
     program = shutil.which("redis-cli")
     assert program
     environment = {"PATH": os.environ["PATH"], "REDISCLI_AUTH": password}
@@ -181,8 +180,8 @@ def cli(*words: str, password: str = PASSWORD) -> str:
     return said
 
 
-def shards_told_by(node: TestServer) -> set[str]:
-    """What redis_exporter gets at one master."""
+def exported_shards(node: TestServer) -> set[str]:
+    """Return the shards that redis_exporter finds at one master."""
     script = (ROOT / "deploy" / "prometheus" / "distier.lua").read_text().replace("'default'", "'m'")
     with TestServer.client(node, username="exporter", password=PASSWORD) as client:
         names = [name.decode() for name in client.eval(script, 0)[::2]]
@@ -196,14 +195,14 @@ def settings(cluster: TestCluster, archive: Path) -> dict[str, Any]:
 
 
 def a_move(cluster: TestCluster) -> tuple[int, TestServer, TestServer]:
-    """The slot of the first shard, the master that serves it, and another one."""
+    """Return the slot of the first shard, the master that serves it, and another master."""
     slot = Keyspace("m", 16).shards[0].slot
     source = cluster.owner(slot)
     return slot, source, next(node for node in cluster.masters() if node is not source)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_administrator_builds_and_keeps_a_cluster(kind: Kind, tmp_path: Path):
+def test_cluster_setup_of_the_page_works(kind: Kind, tmp_path: Path):
     if not shutil.which("redis-cli"):
         pytest.skip("no redis-cli")
     acl = users("With Sentinel") if kind == "redis" else users("Redis Cluster")
@@ -224,11 +223,11 @@ def test_an_administrator_builds_and_keeps_a_cluster(kind: Kind, tmp_path: Path)
             cluster.await_agreement()
             assert "All 16384 slots covered" in cli(*admin, "--cluster", "check", addresses[0])
             assert "distier:" in cli(*admin, "-h", "127.0.0.1", "-p", str(source.port), "--memkeys")
-            told = set[str]()
+            found = set[str]()
             for master in cluster.masters():
-                told |= shards_told_by(master)
-            assert told == {f"m.{i}" for i in range(16)}
-            assert not set[str]().union(*map(shards_told_by, cluster.replicas()))
+                found |= exported_shards(master)
+            assert found == {f"m.{i}" for i in range(16)}
+            assert not set[str]().union(*map(exported_shards, cluster.replicas()))
             replica = cluster.at(cluster.topology().replicas_of(("127.0.0.1", source.port))[0])
             at = (*admin, "-h", "127.0.0.1", "-p", str(replica.port))
             assert cli(*at, "CLUSTER", "FAILOVER", "TAKEOVER").strip() == "OK"
@@ -243,8 +242,8 @@ def test_an_administrator_builds_and_keeps_a_cluster(kind: Kind, tmp_path: Path)
             assert all(store.get(f"a/{i}") for i in range(50))
 
 
-def test_slots_move_at_once_as_the_page_says(tmp_path: Path):
-    """CLUSTER MIGRATESLOTS while an agent writes; without the page's line for `replica` the slots stay."""
+def test_atomic_slot_migration_of_the_page_works(tmp_path: Path):
+    """CLUSTER MIGRATESLOTS moves slots while an agent writes. Without the page's line for `replica` the slots stay."""
     with nodes("valkey", users("Redis Cluster")) as cluster:
         assert added("Redis Cluster") == {"replica"}
         join(cluster)
@@ -252,7 +251,7 @@ def test_slots_move_at_once_as_the_page_says(tmp_path: Path):
             for i in range(100):
                 store.put(f"a/{i}", "x" * 1000)
             slot, source, target = a_move(cluster)
-            with writing(store), target.client() as client:  # as it is with Sentinel
+            with writing(store), target.client() as client:  # as with Sentinel
                 client.execute_command(
                     "ACL", "SETUSER", "replica", "resetkeys", "-@all", "+psync", "+replconf", "+ping"
                 )
@@ -286,7 +285,7 @@ def writing(store: Any) -> Iterator[None]:
 
 
 def moved(cluster: TestCluster, slot: int, target: TestServer) -> str:
-    """Moves a slot, while keys of all kinds are written in it; answers how that ended."""
+    """Move a slot while keys of all kinds are written in it; return the final state."""
     source = cluster.owner(slot)
     shard = Keyspace("m", 16).shards[0]
     with source.client() as client:

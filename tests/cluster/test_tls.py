@@ -1,4 +1,4 @@
-"""`clusters://` and `sentinels://`: everything is spoken over TLS, with client certificates."""
+"""`clusters://` and `sentinels://` use TLS for all connections, with client certificates."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def works(url: str, at: Path, archive: Path, **more: Any) -> None:
         connect({}, **settings(url, at, archive, "other", **more))
 
 
-async def test_a_cluster_over_tls(certificates: Path, tmp_path: Path):
+async def test_cluster_over_tls(certificates: Path, tmp_path: Path):
     cluster = TestCluster([])
     with short_directory() as tmp:
         try:

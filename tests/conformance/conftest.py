@@ -1,4 +1,4 @@
-"""The fixtures of `archives.py` for every test here."""
+"""The fixtures of `archives.py`, for all tests in this folder."""
 
 from .archives import archive, backend
 

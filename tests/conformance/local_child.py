@@ -1,4 +1,4 @@
-"""A process of its own over the node's disk, for `test_local.py`: `local_child.py DIRECTORY WORD [SEED]`."""
+"""A separate process that uses the node's disk, for `test_local.py`: `local_child.py DIRECTORY WORD [SEED]`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What file systems and killed processes do to the directory archive."""
+"""The directory archive with difficult file systems and killed processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def content(archive, key=KEY, max_bytes=100_000):
     return None if found is None else found.data
 
 
-def test_the_first_content_of_a_key_stays(tmp_path):
+def test_second_put_keeps_the_first_content(tmp_path):
     archive = DirectoryArchive(tmp_path)
     put(archive, data=b"first")
     put(archive, data=b"second")
@@ -37,7 +37,7 @@ def test_the_first_content_of_a_key_stays(tmp_path):
     assert list((tmp_path / ".tmp").iterdir()) == []
 
 
-def test_everything_is_for_the_owner_only(tmp_path):
+def test_files_and_directories_are_owner_only(tmp_path):
     root = tmp_path / "new"
     put(DirectoryArchive(root))
     for path in [root, *root.rglob("*")]:
@@ -45,7 +45,7 @@ def test_everything_is_for_the_owner_only(tmp_path):
         assert stat.S_IMODE(path.stat().st_mode) == wanted, path
 
 
-def test_directories_left_empty_are_removed(tmp_path):
+def test_empty_directories_are_removed(tmp_path):
     archive = DirectoryArchive(tmp_path)
     put(archive)
     put(archive, "team/modules/c")
@@ -55,8 +55,8 @@ def test_directories_left_empty_are_removed(tmp_path):
     assert [p.name for p in tmp_path.rglob("*")] == [".tmp"]
 
 
-def test_puts_into_directories_that_others_are_removing(tmp_path):
-    """Each thread sees its own object from the end of its put to its delete, whatever the others remove."""
+def test_put_while_others_remove_its_directory(tmp_path):
+    """Each thread can read its own object from the end of its put until its delete, whatever the others remove."""
     archive = DirectoryArchive(tmp_path)
 
     def churn(name: str) -> int:
@@ -73,7 +73,7 @@ def test_puts_into_directories_that_others_are_removing(tmp_path):
     assert [p.name for p in tmp_path.rglob("*")] == [".tmp"]
 
 
-def test_a_put_starts_over_when_its_directory_goes_just_before_the_link(tmp_path, monkeypatch):
+def test_put_restarts_if_its_directory_is_removed_before_the_link(tmp_path, monkeypatch):
     archive = DirectoryArchive(tmp_path)
     link = os.link
     removed: list[int] = []
@@ -90,7 +90,7 @@ def test_a_put_starts_over_when_its_directory_goes_just_before_the_link(tmp_path
     assert len(removed) == 3
 
 
-def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
+def test_file_system_without_hard_links_is_supported(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(1, "no links here")
 
@@ -103,7 +103,7 @@ def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("target", ["outside", "team/inside"])
-def test_symlinks_lead_nowhere(tmp_path, target):
+def test_symlinks_are_not_followed(tmp_path, target):
     outside, root = tmp_path / "outside", tmp_path / "root"
     outside.mkdir()
     (outside / "x").write_bytes(b"secret")
@@ -124,7 +124,7 @@ def test_symlinks_lead_nowhere(tmp_path, target):
     assert [p.name for p in outside.iterdir()] == ["x"]
 
 
-def test_a_root_that_is_gone_or_another_is_no_empty_archive(tmp_path):
+def test_missing_or_replaced_root_is_an_error(tmp_path):
     root = tmp_path / "root"
     archive = DirectoryArchive(root)
     put(archive)
@@ -137,7 +137,7 @@ def test_a_root_that_is_gone_or_another_is_no_empty_archive(tmp_path):
                 call()
 
 
-def test_what_is_no_object_of_ours_is_not_taken_for_one(tmp_path):
+def test_foreign_files_are_not_objects(tmp_path):
     archive = DirectoryArchive(tmp_path)
     put(archive, "team/x")
     os.mkfifo(tmp_path / "team" / "fifo")
@@ -151,7 +151,7 @@ def test_what_is_no_object_of_ours_is_not_taken_for_one(tmp_path):
     assert [one.key for one in archive.list("")] == ["team/x"]
 
 
-def test_full_disk_and_broken_disk_may_pass(tmp_path, monkeypatch):
+def test_full_or_broken_disk_is_unavailable(tmp_path, monkeypatch):
     archive = DirectoryArchive(tmp_path)
     for number in (28, 5, 122):  # ENOSPC, EIO, EDQUOT
 
@@ -166,13 +166,13 @@ def test_full_disk_and_broken_disk_may_pass(tmp_path, monkeypatch):
     assert list((tmp_path / ".tmp").iterdir()) == []
 
 
-def test_a_directory_that_can_not_be_made(tmp_path):
+def test_directory_that_cannot_be_created_is_an_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ConfigError, match="file/x"):
         DirectoryArchive(tmp_path / "file" / "x")
 
 
-def test_old_temporary_files_are_removed_and_new_ones_kept(tmp_path):
+def test_only_old_temporary_files_are_removed(tmp_path):
     DirectoryArchive(tmp_path)
     for name, age_s in (("old", 2 * directory._TMP_AGE_S_MAX), ("new", 0)):
         path = tmp_path / ".tmp" / name
@@ -184,7 +184,7 @@ def test_old_temporary_files_are_removed_and_new_ones_kept(tmp_path):
     assert archive.list("") == []
 
 
-def test_a_listing_reads_only_the_directories_that_it_needs(tmp_path, monkeypatch):
+def test_listing_reads_only_the_necessary_directories(tmp_path, monkeypatch):
     archive = DirectoryArchive(tmp_path)
     for i in range(20):
         put(archive, f"team/modules/m{i:02d}/x")
@@ -200,9 +200,9 @@ def test_a_listing_reads_only_the_directories_that_it_needs(tmp_path, monkeypatc
     assert list(dict.fromkeys(read)) == [b"team/modules/", *(f"team/modules/m{i:02d}/".encode() for i in (7, 8, 9))]
 
 
-def test_every_directory_up_to_the_root_is_synced(tmp_path, monkeypatch):
+def test_put_syncs_the_file_and_every_directory_above(tmp_path, monkeypatch):
     archive = DirectoryArchive(tmp_path)
-    put(archive)  # they all exist now: another process may have made them, and died before it synced
+    put(archive)  # all directories exist now: another process may have created them and died before it synced them
     synced, fsync = [], os.fsync
 
     def spy(fd):
@@ -210,11 +210,11 @@ def test_every_directory_up_to_the_root_is_synced(tmp_path, monkeypatch):
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", spy)
-    monkeypatch.setattr(syncing, "_SYNCFS", None)  # which would do all of them at once
+    monkeypatch.setattr(syncing, "_SYNCFS", None)  # one syncfs would sync all of them
     put(archive, KEY + "0")
     chain = [tmp_path / KEY, *(tmp_path / KEY).parents]
     wanted = [p.stat().st_ino for p in [Path(f"{chain[0]}0"), *chain[1 : chain.index(tmp_path) + 1]]]
-    assert synced == wanted  # the file first: a name must not last longer than its content
+    assert synced == wanted  # the file first: a name must not outlive its content
 
 
 WRITER = """
@@ -228,7 +228,7 @@ for i in range(10**6):
 """
 
 
-def test_kill_9_at_any_moment_leaves_no_torn_object(tmp_path):
+def test_kill_9_during_puts_leaves_no_torn_object(tmp_path):
     acknowledged = []
     for round_ in range(6):
         command = [sys.executable, "-c", WRITER, str(tmp_path), str(round_)]

@@ -1,4 +1,4 @@
-"""What S3 servers get wrong, and what the S3 archive makes of it."""
+"""The S3 archive with servers that behave wrongly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def error(code: str) -> bytes:
 
 
 def page(*keys, prefix="prefix/", token="", truncated=None):
-    """A page of a listing, as S3 writes it. `truncated`: what it says of that, if not what follows from `token`."""
+    """Return a page of a listing, as S3 writes it. `truncated` overrides the flag that follows from `token`."""
     item = "<Contents><Key>prefix/{}</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
     more = str(bool(token) if truncated is None else truncated).lower()
     rest = f"<NextContinuationToken>{token}</NextContinuationToken>" if token else ""
@@ -53,12 +53,12 @@ def assert_unavailable_within(archive, limit_s):
         assert time.monotonic() - began < limit_s, name
 
 
-def test_a_closed_port_is_unavailable():
+def test_closed_port_is_unavailable():
     with closing(s3_archive(f"http://127.0.0.1:{free_port()}", timeout_s=1.0)) as archive:
         assert_unavailable_within(archive, 2.0)
 
 
-def test_a_server_that_never_answers_is_unavailable_within_the_timeout():
+def test_silent_server_is_unavailable_within_the_timeout():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with closing(s3_archive(url, timeout_s=0.6)) as archive:
@@ -81,7 +81,7 @@ def test_a_server_that_never_answers_is_unavailable_within_the_timeout():
         (400, error("AuthorizationHeaderMalformed"), ConfigError),
     ],
 )
-def test_no_answer_but_nosuchkey_is_a_miss(status, body, expected):
+def test_only_nosuchkey_is_a_miss(status, body, expected):
     with fault_server(lambda *_: (status, body)) as url, closing(s3_archive(url, timeout_s=5.0)) as archive:
         for name in ("get", "put", "list", "delete"):
             with pytest.raises(expected) as caught:
@@ -89,7 +89,7 @@ def test_no_answer_but_nosuchkey_is_a_miss(status, body, expected):
             assert SECRET_KEY not in str(caught.value)
 
 
-def test_a_page_that_is_no_xml_is_unavailable():
+def test_page_that_is_not_xml_is_unavailable():
     truncated = b"<ListBucketResult><Contents>"
     with (
         fault_server(lambda *_: (200, truncated)) as url,
@@ -108,7 +108,7 @@ def test_a_page_that_is_no_xml_is_unavailable():
         (400, error("InvalidRequest")),
     ],
 )
-def test_where_deleting_in_batches_fails_objects_are_deleted_one_by_one(status, body):
+def test_failing_batch_deletion_falls_back_to_single_deletions(status, body):
     asked: list[tuple[str, str]] = []
 
     def answer(method: str, path: str) -> tuple[int, bytes]:
@@ -119,10 +119,10 @@ def test_where_deleting_in_batches_fails_objects_are_deleted_one_by_one(status, 
         archive.delete(["a", "b"])
         archive.delete(["c"])
     assert [path for method, path in asked if method == "DELETE"] == [f"/bucket/prefix/{key}" for key in "abc"]
-    assert sum(method == "POST" for method, _ in asked) == 1  # it is remembered
+    assert sum(method == "POST" for method, _ in asked) == 1  # the archive remembers it
 
 
-def test_a_batch_that_fails_in_part_is_an_error():
+def test_partly_failed_batch_deletion_is_an_error():
     failed = b"<DeleteResult><Error><Key>prefix/b</Key><Code>%s</Code></Error></DeleteResult>"
     for code, expected in ((b"AccessDenied", ConfigError), (b"InternalError", ArchiveUnavailable)):
         with (
@@ -133,7 +133,7 @@ def test_a_batch_that_fails_in_part_is_an_error():
             archive.delete(["a", "b"])
 
 
-def test_a_listing_out_of_order_is_refused():
+def test_listing_out_of_order_is_an_error():
     with (
         fault_server(lambda *_: (200, page("a/x", "a-b/x"))) as url,
         closing(s3_archive(url)) as archive,
@@ -142,7 +142,7 @@ def test_a_listing_out_of_order_is_refused():
         archive.list("")
 
 
-def test_a_server_that_ignores_start_after_costs_requests_and_nothing_else():
+def test_listing_is_right_if_server_ignores_start_after():
     pages = {"": page(*"ab", token="1"), "1": page(*"cd", token="2"), "2": page(*"ef")}
 
     def answer(method: str, path: str) -> tuple[int, bytes]:
@@ -153,7 +153,7 @@ def test_a_server_that_ignores_start_after_costs_requests_and_nothing_else():
         assert [one.key for one in archive.list("", start_after="a", limit=2)] == ["b", "c"]
 
 
-def test_check_says_which_right_is_missing():
+def test_check_reports_the_missing_permission():
     for denied, said in (("GET", "list"), ("PUT", "write"), ("POST", "delete")):
         with (
             bucket(
@@ -167,7 +167,7 @@ def test_check_says_which_right_is_missing():
 
 @contextmanager
 def bucket(wrong=lambda method, path: None, headers=(("ETag", '"x"'),)):
-    """A server that keeps objects, except where `wrong(method, path)` gives (status, body)."""
+    """A server that stores objects, except that `wrong(method, path)` may return another (status, body)."""
     kept: dict[str, bytes] = {}
 
     def answer(method, path):
@@ -210,7 +210,7 @@ NO_LISTINGS = {
 }
 
 
-def test_a_success_that_is_no_listing_is_no_empty_one():
+def test_success_without_a_listing_is_an_error():
     said = {"name": ""}
     with fault_server(lambda *_: (200, NO_LISTINGS[said["name"]])) as url, closing(s3_archive(url)) as archive:
         for said["name"] in NO_LISTINGS:
@@ -221,8 +221,8 @@ def test_a_success_that_is_no_listing_is_no_empty_one():
             pytest.fail(f"{said['name']} is taken for {found}")
 
 
-def test_a_success_that_is_not_of_an_s3_server_is_none():
-    """A put that a login page answers is not archived, and what it says to a get is no damaged object."""
+def test_success_of_another_kind_of_server_is_an_error():
+    """If a login page replies to a put, nothing is archived; if it replies to a get, the object is not damaged."""
     said = [(0, b"")]
     with fault_server(lambda *_: said[0]) as url, closing(s3_archive(url)) as archive:
         for status, body in itertools.product([200, 201, 204, 206], [b"", b"<html>Log in</html>"]):
@@ -233,7 +233,7 @@ def test_a_success_that_is_not_of_an_s3_server_is_none():
 
 
 @pytest.mark.parametrize("encoded", [False, True])
-def test_a_prefix_may_come_back_encoded(encoded):
+def test_encoded_prefix_in_a_page_is_accepted(encoded):
     key = "a%20+b/ä/x"
 
     def answer(method: str, path: str) -> tuple[int, bytes]:
@@ -246,7 +246,7 @@ def test_a_prefix_may_come_back_encoded(encoded):
         assert [one.key for one in archive.list(key)] == [key]
 
 
-def test_a_truncated_page_without_a_token_goes_on_by_start_after():
+def test_truncated_page_without_token_continues_by_start_after():
     pages = {"": page(*"ab", truncated=True), "prefix/b": page(*"cd", truncated=True), "prefix/d": page("e")}
     with (
         fault_server(lambda _, path: (200, pages[query(path).get("start-after", "")])) as url,
@@ -255,7 +255,7 @@ def test_a_truncated_page_without_a_token_goes_on_by_start_after():
         assert [one.key for one in archive.list("")] == list("abcde")
 
 
-def test_a_page_may_be_empty_and_more_may_follow():
+def test_empty_page_may_be_followed_by_more():
     pages = {"": page(token="1"), "1": page("a", token="2"), "2": page(token="3"), "3": page("b")}
     with (
         fault_server(lambda _, path: (200, pages[query(path).get("continuation-token", "")])) as url,
@@ -276,7 +276,7 @@ def test_a_page_may_be_empty_and_more_may_follow():
         lambda n: page(truncated=True),
     ],
 )
-def test_pages_that_do_not_advance_are_an_error_and_no_loop(answer):
+def test_pages_that_do_not_advance_are_an_error(answer):
     asked: list[str] = []
 
     def count(method: str, path: str) -> tuple[int, bytes]:
@@ -292,8 +292,8 @@ def test_pages_that_do_not_advance_are_an_error_and_no_loop(answer):
     assert len(asked) < 200
 
 
-def test_equal_keys_are_one():
-    """`rclone serve s3` shows a key twice while it is replaced; others begin a page with the last key of the one before."""
+def test_repeated_keys_are_listed_once():
+    """`rclone serve s3` lists a key twice while it is replaced; other servers repeat the last key on the next page."""
     pages = {"": page(*"aabb", token="1"), "1": page(*"bccd", token="2"), "2": page("d")}
     with (
         fault_server(lambda _, path: (200, pages[query(path).get("continuation-token", "")])) as url,
@@ -304,7 +304,7 @@ def test_equal_keys_are_one():
         assert [one.key for one in archive.list("", start_after="b", limit=1)] == ["c"]
 
 
-def test_check_wants_to_see_its_own_probe_listed():
+def test_check_fails_if_its_probe_is_not_listed():
     def wrong(method: str, path: str) -> tuple[int, bytes] | None:
         return (200, page(prefix=query(path)["prefix"])) if "list-type" in path else None
 
@@ -317,7 +317,7 @@ def test_check_wants_to_see_its_own_probe_listed():
 PERMANENT = b"<Error><Code>PermanentRedirect</Code><Message>m</Message><Endpoint>s3.elsewhere</Endpoint></Error>"
 
 
-def test_a_redirect_says_where_to():
+def test_redirect_is_reported_with_its_target():
     headers, said = {"Location": "https://login.example/sso?state=secret"}, [(0, b"")]
     with fault_server(lambda *_: said[0], headers) as url, closing(s3_archive(url)) as archive:
         for status, body in itertools.product([300, 301, 302, 303, 304, 305, 307, 308], [b"", b"<html/>", PERMANENT]):
@@ -328,7 +328,7 @@ def test_a_redirect_says_where_to():
                 assert "secret" not in str(caught.value)
 
 
-def test_a_redirect_to_nowhere_and_one_to_a_region_that_redirects():
+def test_redirect_without_target_and_repeated_redirect_are_errors():
     for headers in ({}, {"x-amz-bucket-region": "eu-west-1"}):
         with fault_server(lambda *_: (301, PERMANENT), headers) as url, closing(s3_archive(url)) as archive:
             for call in calls(archive).values():
@@ -352,40 +352,40 @@ RAW = {
 
 
 @pytest.mark.parametrize("name", RAW)
-def test_whatever_a_server_answers_it_is_one_of_our_errors(name):
+def test_any_reply_of_a_server_is_a_distier_error(name):
     with raw_server(RAW[name]) as url, closing(s3_archive(url, timeout_s=1.0)) as archive:
         for verb, call in calls(archive).items():
             if (verb, name) == ("put", "a cut body"):
-                continue  # the headers tell all that a put needs to know
+                continue  # a put needs only the headers
             with pytest.raises(DistierError):
                 call()
 
 
-def test_no_secret_is_shown():
+def test_secret_key_is_in_no_repr_and_no_attribute():
     with closing(s3_archive(f"http://127.0.0.1:{free_port()}")) as archive:
         assert SECRET_KEY not in repr(archive) + str(vars(archive)) + archive.name
 
 
 @pytest.mark.parametrize("url", ["bucket", "http://bucket/x", "s3://", "s3:///x", "s3://key:secret@bucket/x"])
-def test_impossible_urls(url):
+def test_impossible_url_is_a_configuration_error(url):
     with pytest.raises(ConfigError) as caught:
         open_archive(url=url)
     assert "secret@" not in str(caught.value)
 
 
-def test_half_a_credential_is_a_configuration_error():
+def test_incomplete_credentials_are_a_configuration_error():
     with pytest.raises(ConfigError):
         open_archive(url="s3://bucket", access_key="only", region="us-east-1")
 
 
-def test_open_archive_wants_one_place(tmp_path):
+def test_open_archive_requires_exactly_one_location(tmp_path):
     for given in ({}, {"url": "s3://b", "directory": tmp_path}, {"directory": tmp_path, "region": "x"}):
         with pytest.raises(ConfigError):
             open_archive(**given)
     assert open_archive(directory=tmp_path).name == str(tmp_path)
 
 
-# -- what a server wants with a PUT; credentials; how the bucket is named ------------------------------------------------
+# -- checksums of a PUT; credentials; addressing of the bucket -----------------------------------------------------------
 
 EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
 
@@ -397,8 +397,8 @@ def put_one(archive):
 @pytest.mark.parametrize(("wanted", "code"), [
     ("Content-MD5", "InvalidRequest"), ("Content-MD5", "MissingContentMD5"), ("x-amz-checksum-sha256", "InvalidRequest"),
 ])  # fmt: skip
-def test_a_bucket_that_wants_a_checksum_gets_the_one_that_it_takes(wanted, code):
-    """As buckets with object lock do. It is found out once."""
+def test_put_sends_the_checksum_that_the_bucket_requires(wanted, code):
+    """Buckets with object lock require one. The archive finds that out once."""
     asked = []
     right = {
         "Content-MD5": "jXd/OF09/siBXSD3SWAm3A==",
@@ -416,7 +416,7 @@ def test_a_bucket_that_wants_a_checksum_gets_the_one_that_it_takes(wanted, code)
         assert 2 <= first <= 3 and len(asked) == first + 1
 
 
-def test_a_put_that_is_refused_for_another_reason_says_which():
+def test_refused_put_reports_the_reason():
     for status, code in ((400, "InvalidRequest"), (403, "AccessDenied")):
         reply = (status, error(code))
         with fault_server(lambda *_, reply=reply: reply) as url, closing(s3_archive(url)) as archive:  # noqa: SIM117 - its own
@@ -424,7 +424,7 @@ def test_a_put_that_is_refused_for_another_reason_says_which():
                 put_one(archive)
 
 
-def test_a_delete_that_a_lock_refuses_leaves_the_others_deleted():
+def test_locked_object_does_not_stop_other_deletions():
     gone = []
 
     def answer(method, path):
@@ -446,7 +446,7 @@ def test_a_delete_that_a_lock_refuses_leaves_the_others_deleted():
 
 @pytest.fixture
 def aws(tmp_path, monkeypatch):
-    """A home of AWS's files; writes one of them."""
+    """A home directory for AWS's files; the fixture's function writes one of them."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -460,7 +460,7 @@ def aws(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId"])
-def test_renewed_credentials_are_read_once_the_old_ones_are_over(aws, code):
+def test_expired_credentials_are_read_again(aws, code):
     aws("credentials", "aws_access_key_id = OLD\naws_secret_access_key = s\naws_session_token = t")
     good, asked = ["OLD"], []
 
@@ -475,7 +475,7 @@ def test_renewed_credentials_are_read_once_the_old_ones_are_over(aws, code):
         archive = open_archive(url="s3://bucket/prefix", endpoint_url=url, region="us-east-1")
         archive.list("")
         good[:] = ["NEW"]
-        with pytest.raises(ConfigError):  # nobody has renewed them yet
+        with pytest.raises(ConfigError):  # they are not renewed yet
             archive.list("")
         aws("credentials", "aws_access_key_id = NEW\naws_secret_access_key = s\naws_session_token = t")
         for call in (lambda: archive.list(""), lambda: archive.get("a", max_bytes=9), lambda: put_one(archive)):
@@ -484,7 +484,7 @@ def test_renewed_credentials_are_read_once_the_old_ones_are_over(aws, code):
         archive.close()
 
 
-def test_given_credentials_are_not_replaced(aws):
+def test_configured_credentials_are_not_replaced(aws):
     aws("credentials", "aws_access_key_id = OTHER\naws_secret_access_key = s")
     asked = []
 
@@ -523,8 +523,8 @@ def test_white_space_in_keys_is_a_configuration_error(bad, monkeypatch):
     ("virtual", "", "bucket.s3.test"), (None, "s3 =\n  addressing_style = virtual", "bucket.s3.test"),
     (None, "s3 =\n  addressing_style = path", "s3.test"), (None, "", "s3.test"),
 ])  # fmt: skip
-def test_the_bucket_is_named_as_configured(aws, monkeypatch, setting, file, host):
-    """In the setting, else in ~/.aws/config, else in the path where there is an endpoint."""
+def test_bucket_is_addressed_as_configured(aws, monkeypatch, setting, file, host):
+    """The setting decides, then ~/.aws/config; without both, the path has the bucket if there is an endpoint."""
     aws("config", file)
     hosts = []
 
@@ -553,7 +553,7 @@ def test_the_bucket_is_named_as_configured(aws, monkeypatch, setting, file, host
     assert hosts == [(host, not host.startswith("bucket"))]
 
 
-def test_an_endpoint_of_the_file_is_used(aws):
+def test_endpoint_of_the_aws_file_is_used(aws):
     with fault_server(lambda method, path: (200, page())) as url:
         aws("config", f"endpoint_url = {url}\nregion = eu-west-1")
         archive = open_archive(url="s3://bucket/prefix", access_key="a", secret_key="s")

@@ -1,4 +1,4 @@
-"""What every archive must do, whatever is behind it."""
+"""The behaviour that every kind of archive must have."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TestArchive(ArchiveConformance):
 
 
 @pytest.mark.parametrize("backend", OUTSIDE, indirect=True)
-def test_a_missing_bucket_is_never_a_missing_object(backend):
+def test_missing_bucket_is_an_error_not_a_miss(backend):
     archive = backend.missing()
     calls = {
         "get": lambda: archive.get(KEY, max_bytes=10),
@@ -63,7 +63,7 @@ ids = st.lists(segments, min_size=1, max_size=4).map("/".join).filter(lambda tex
 @given(ids=st.sets(ids | st.text(min_size=1, max_size=40), min_size=1, max_size=8), data=st.data())
 @example(ids={"a" * MAX_ID_BYTES, "é" * (MAX_ID_BYTES // 2), "\x00" * MAX_ID_BYTES, "a//", "//", "a"}, data=None)
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
-def test_any_module_id_is_listed_in_order_page_by_page(backend, ids, data):
+def test_any_ids_are_listed_in_order_page_by_page(backend, ids, data):
     keys = sorted((key_of(one, ver) for one in ids for ver in (1, 2)), key=str.encode)
     with closing(backend.open()) as archive:
         for key in keys:
@@ -80,8 +80,10 @@ def test_any_module_id_is_listed_in_order_page_by_page(backend, ids, data):
         assert archive.list("") == []
 
 
-def test_more_keys_than_one_page(archive, monkeypatch):
-    monkeypatch.setattr("distier.stores.s3.archive._PAGE_KEYS", 10)  # S3's own limit, 1000, only takes longer
+def test_listing_of_several_pages_is_complete(archive, monkeypatch):
+    monkeypatch.setattr(
+        "distier.stores.s3.archive._PAGE_KEYS", 10
+    )  # with S3's own limit of 1000 the test would only take longer
     keys = [f"n/{i:02d}" for i in range(33)]
     for key in keys:
         put(archive, key, b"")
@@ -92,7 +94,7 @@ def test_more_keys_than_one_page(archive, monkeypatch):
 
 
 @pytest.mark.parametrize("backend", REPLACES_ATOMICALLY, indirect=True)
-def test_an_object_put_once_more_by_many_is_always_there(backend):
+def test_object_put_again_by_many_always_exists(backend):
     data = b"s" * 100_000
     with closing(backend.open()) as archive, ThreadPoolExecutor(8) as pool:
 
@@ -105,7 +107,7 @@ def test_an_object_put_once_more_by_many_is_always_there(backend):
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("backend", OUTSIDE, indirect=True)
-def test_a_fork_may_use_the_archive_beside_its_parent(backend, archive):
+def test_fork_and_parent_can_use_the_archive_at_once(backend, archive):
     keys = [key_of(f"m{i}") for i in range(4)]
     for key in keys:
         put(archive, key, key.encode())

@@ -1,4 +1,4 @@
-"""The node's disk: right or absent, never wrong and never an error, whatever happens to its file."""
+"""The node's disk: a copy is right or missing, never wrong and never an error, whatever happens to the file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FILES = ("data.mdb", "lock.mdb")
 
 
 def content_of(id: str, version: int = 1, size_bytes: int = 2000) -> bytes:
-    """Text that nothing else has, and that compresses somewhat."""
+    """Unique text that compresses somewhat."""
     seed = hashlib.sha256(f"{id}/{version}".encode()).hexdigest()
     return (f"{id} v{version} {seed} " * (size_bytes // 60 + 2)).encode()[:size_bytes]
 
@@ -53,7 +53,7 @@ def keep(store: LocalStore, id: str, version: int = 1, size_bytes: int = 2000) -
 
 
 def keep_in_turn(store: LocalStore, id: str) -> bool:
-    """Keep it, again where another writer was slow (on a busy machine one may be, for longer than a caller waits)."""
+    """Keep a copy, and try again if another writer was slow (on a busy machine longer than a caller waits)."""
     end_s = time.monotonic() + 20
     while not keep(store, id):
         if time.monotonic() > end_s:
@@ -62,7 +62,7 @@ def keep_in_turn(store: LocalStore, id: str) -> bool:
 
 
 def read(store: LocalStore, id: str, version: int = 1, size_bytes: int = 2000) -> bytes | None:
-    """What the store has of this version: exactly that, or nothing."""
+    """Read this version, and check that the store returns exactly its content, or nothing."""
     content = content_of(id, version, size_bytes)
     found = store.get(record_of(id, content, version))
     assert found in (None, content)
@@ -74,7 +74,7 @@ Opener = Callable[..., LocalStore]
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Opener]:
-    """Opens stores in one directory; `counts` of each has what it counted."""
+    """Open stores in one directory; `counts` returns the counters of each."""
     stores: list[LocalStore] = []
 
     def open(directory: Path | None = None, **options: Any) -> LocalStore:
@@ -102,12 +102,12 @@ def inner(store: LocalStore) -> Path:
     return store.directory / "copies"
 
 
-# -- what it keeps --------------------------------------------------------------------------------------------------
+# -- copies ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, 100, 2000, 5000, 70_000, 1_000_000])
 @pytest.mark.parametrize("level", [None, 0, 9])
-def test_what_was_kept_is_read(opened: Opener, size_bytes: int, level: int | None) -> None:
+def test_kept_copy_is_read(opened: Opener, size_bytes: int, level: int | None) -> None:
     store = opened(level=level)
     assert keep(store, "a/b", size_bytes=size_bytes)
     assert read(store, "a/b", size_bytes=size_bytes) == content_of("a/b", size_bytes=size_bytes)
@@ -115,14 +115,14 @@ def test_what_was_kept_is_read(opened: Opener, size_bytes: int, level: int | Non
     assert counts(store)["local.misses"] == 1
 
 
-def test_content_that_does_not_compress(opened: Opener) -> None:
+def test_incompressible_content_is_kept(opened: Opener) -> None:
     store, content = opened(), random.Random(1).randbytes(5000)
     record = record_of("noise", content)
     assert store.put(record, content)
     assert store.get(record) == content
 
 
-def test_one_version_of_a_module_is_kept_and_no_other_is_served(opened: Opener) -> None:
+def test_only_the_kept_version_of_a_module_is_served(opened: Opener) -> None:
     store = opened()
     keep(store, "m", 1)
     assert read(store, "m", 2) is None
@@ -132,8 +132,8 @@ def test_one_version_of_a_module_is_kept_and_no_other_is_served(opened: Opener) 
     assert store.sums().modules == 1
 
 
-def test_the_same_tok_with_another_content_is_not_served(opened: Opener) -> None:
-    """As after a restore from elsewhere: SHA-256 decides. The copy is of no use and goes."""
+def test_same_write_id_with_other_content_is_not_served(opened: Opener) -> None:
+    """This happens after a restore from another source: SHA-256 decides, and the useless copy is dropped."""
     store = opened()
     keep(store, "m")
     other = record_of("m", content_of("m", 2))
@@ -142,7 +142,7 @@ def test_the_same_tok_with_another_content_is_not_served(opened: Opener) -> None
     assert store.sums().modules == 0
 
 
-def test_a_dirty_version_is_never_kept(opened: Opener) -> None:
+def test_dirty_version_is_never_kept(opened: Opener) -> None:
     store, content = opened(), content_of("m")
     with pytest.raises(AssertionError, match="not archived"):
         store.put(record_of("m", content, clean=False), content)
@@ -162,7 +162,7 @@ def test_namespaces_share_the_disk_and_see_only_their_own(opened: Opener) -> Non
     assert read(two, "m") is not None
 
 
-def test_longest_id_and_any_text(opened: Opener) -> None:
+def test_copies_of_extreme_ids_and_namespaces_are_kept(opened: Opener) -> None:
     store = opened(namespace="n" * 64)
     ids = ["x" * 256, "ä" * 128, "a b/{c}*?", "…"]
     assert all(keep(store, id) for id in ids)
@@ -170,7 +170,7 @@ def test_longest_id_and_any_text(opened: Opener) -> None:
     assert sorted(store.ids()) == sorted(ids)
 
 
-def test_it_is_kept_over_closing(opened: Opener) -> None:
+def test_copies_survive_closing(opened: Opener) -> None:
     store = opened()
     keep(store, "m")
     store.close()
@@ -182,7 +182,7 @@ def test_it_is_kept_over_closing(opened: Opener) -> None:
 # -- budgets --------------------------------------------------------------------------------------------------------
 
 
-def test_the_oldest_leave_and_budgets_hold_at_every_moment(opened: Opener) -> None:
+def test_keep_over_budget_evicts_oldest_at_once(opened: Opener) -> None:
     store = opened(max_modules=10, max_bytes=1 << 20)
     for i in range(30):
         assert keep(store, f"m{i}")
@@ -193,7 +193,7 @@ def test_the_oldest_leave_and_budgets_hold_at_every_moment(opened: Opener) -> No
     assert {id for id, came in changes.items() if came} == set(store.ids())
 
 
-def test_bytes_are_a_budget_too(opened: Opener) -> None:
+def test_keep_over_bytes_budget_evicts(opened: Opener) -> None:
     store = opened(max_bytes=200_000, level=None)
     for i in range(50):
         assert keep(store, f"m{i}", size_bytes=30_000)
@@ -204,7 +204,7 @@ def test_bytes_are_a_budget_too(opened: Opener) -> None:
     assert store.sums().modules == 6
 
 
-def test_what_was_read_since_gets_a_second_chance(opened: Opener) -> None:
+def test_copy_read_since_gets_a_second_chance(opened: Opener) -> None:
     store = opened(max_modules=4)
     for i in range(4):
         keep(store, f"m{i}")
@@ -214,7 +214,7 @@ def test_what_was_read_since_gets_a_second_chance(opened: Opener) -> None:
     for i in range(2):
         keep(store, f"more{i}")
     assert read(store, "m0") is not None
-    for i in range(8):  # its chance was for one round; being read once more gave another
+    for i in range(8):  # its second chance was for one round; the next read gave another one
         keep(store, f"again{i}")
     assert read(store, "m0") is None
 
@@ -246,7 +246,7 @@ def test_copies_expire(opened: Opener) -> None:
     assert store.expire() == 2
 
 
-def test_sums_are_a_recount_after_any_history(opened: Opener) -> None:
+def test_sums_equal_a_recount_after_any_history(opened: Opener) -> None:
     store = opened(max_modules=20, max_bytes=60_000, level=None)
     rng = random.Random(7)
     for step in range(400):
@@ -263,7 +263,7 @@ def test_sums_are_a_recount_after_any_history(opened: Opener) -> None:
 
 
 def check_consistent(store: LocalStore) -> None:
-    """Sums equal a recount, and the order names each copy exactly once."""
+    """Check that the sums equal a recount, and that the order names each copy exactly once."""
     shared = store._shared
     with shared.lock, shared.reader() as txn:
         copies = dict(txn.cursor(db=shared.copies).iternext())
@@ -273,15 +273,15 @@ def check_consistent(store: LocalStore) -> None:
     assert (sums.modules, sums.size_bytes) == (len(copies), sum(len(k) + len(v) for k, v in copies.items()))
 
 
-# -- the map, and the disk, are full ----------------------------------------------------------------------------------
+# -- the map or the disk is full ----------------------------------------------------------------------------------------
 
 
-def test_a_full_map_is_a_copy_that_was_not_kept(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The map is larger than the budgets; here it is not."""
+def test_full_map_only_means_that_a_copy_is_not_kept(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The map is larger than the budgets, but not in this test."""
     monkeypatch.setattr(store_module, "shared", lambda inner, _: environment.Environment(inner, 256 * 1024))
     store = opened(level=None, max_bytes=1 << 30)
     kept = [keep(store, f"m{i}", size_bytes=10_000) for i in range(100)]
-    assert all(kept), "the oldest make room"
+    assert all(kept), "the oldest copies make room"
     assert 0 < store.sums().modules < 30
     assert not keep(store, "large", size_bytes=400_000)
     assert counts(store)["local.refused"] == 1
@@ -303,7 +303,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", at], check=True)
 
 
-def test_a_full_disk_is_a_copy_that_was_not_kept(opened: Opener, small_disk: Path) -> None:
+def test_full_disk_only_means_that_a_copy_is_not_kept(opened: Opener, small_disk: Path) -> None:
     store = opened(small_disk / "warm", level=None)
     kept = [keep(store, f"m{i}", size_bytes=20_000) for i in range(60)]
     assert kept[0], "there was room"
@@ -314,7 +314,7 @@ def test_a_full_disk_is_a_copy_that_was_not_kept(opened: Opener, small_disk: Pat
     check_consistent(store)
 
 
-def test_a_disk_that_was_full_from_the_beginning(opened: Opener, small_disk: Path) -> None:
+def test_disk_full_from_the_beginning_keeps_nothing(opened: Opener, small_disk: Path) -> None:
     (small_disk / "other").write_bytes(b"x" * 510 * 1024)
     store = opened(small_disk / "warm")
     assert not keep(store, "m")
@@ -322,7 +322,7 @@ def test_a_disk_that_was_full_from_the_beginning(opened: Opener, small_disk: Pat
     assert counts(store)["local.errors"] >= 1
 
 
-def test_an_error_of_the_disk_in_a_write_is_counted(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_error_in_a_write_is_counted(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     store = opened()
     keep(store, "m")
 
@@ -335,10 +335,10 @@ def test_an_error_of_the_disk_in_a_write_is_counted(opened: Opener, monkeypatch:
     assert read(store, "m")
 
 
-# -- who may, and where -----------------------------------------------------------------------------------------------
+# -- permissions and places -------------------------------------------------------------------------------------------
 
 
-def test_all_of_it_is_the_owners_only(opened: Opener) -> None:
+def test_files_of_the_disk_are_owner_only(opened: Opener) -> None:
     before = os.umask(0)
     try:
         store = opened()
@@ -351,7 +351,7 @@ def test_all_of_it_is_the_owners_only(opened: Opener) -> None:
     assert all(f.stat().st_mode & 0o077 == 0 for f in files), [(f.name, oct(f.stat().st_mode)) for f in files]
 
 
-def test_open_permissions_are_closed(opened: Opener) -> None:
+def test_open_permissions_are_corrected(opened: Opener) -> None:
     store = opened()
     keep(store, "m")
     store.close()
@@ -363,14 +363,14 @@ def test_open_permissions_are_closed(opened: Opener) -> None:
     assert read(again, "m")
 
 
-def test_a_directory_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directory_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     with pytest.raises(ConfigError, match=r"not a directory of this user.*set another"):
         prepare(tmp_path)
 
 
-def test_a_link_in_its_place_is_refused(tmp_path: Path) -> None:
+def test_symlink_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "warm").mkdir()
     (tmp_path / "warm" / "copies").symlink_to(tmp_path / "elsewhere")
@@ -378,7 +378,7 @@ def test_a_link_in_its_place_is_refused(tmp_path: Path) -> None:
         prepare(tmp_path / "warm")
 
 
-def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+def test_file_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "warm").write_text("x")
     for at in (tmp_path / "warm", tmp_path / "warm" / "below"):
         with pytest.raises(ConfigError, match=r"warm is a file, not a directory"):
@@ -393,7 +393,7 @@ def test_network_file_systems_are_refused(tmp_path: Path, kind: str) -> None:
     prepare(tmp_path / "warm", table="server:/x /elsewhere nfs4 rw 0 0\n/dev/vda / ext4 rw 0 0\n")
 
 
-def test_the_innermost_mount_decides() -> None:
+def test_innermost_mount_decides_the_file_system() -> None:
     table = "/dev/vda / ext4 rw 0 0\nh:/ /mnt nfs rw 0 0\ntmpfs /mnt/a\\040b tmpfs rw 0 0\n"
     assert file_system(Path("/mnt/a b/c"), table) == "tmpfs"
     assert file_system(Path("/mnt/a"), table) == "nfs"
@@ -419,20 +419,20 @@ def filled(opened: Opener, n: int = 200) -> Path:
 
 
 @pytest.mark.parametrize("left", [0, 1, 100, 4095, 4096, 8191, 8192, 12288, 0.5, 0.9, -4096, -1])
-def test_a_truncated_file_is_made_anew(opened: Opener, left: float) -> None:
+def test_truncated_file_is_replaced(opened: Opener, left: float) -> None:
     path = filled(opened) / "data.mdb"
     size = path.stat().st_size
     os.truncate(path, int(left * size) if isinstance(left, float) else left if left >= 0 else size + left)
     store = opened()
-    assert all(read(store, f"m{i}") is None for i in range(200)), "nothing of it is to be trusted"
+    assert all(read(store, f"m{i}") is None for i in range(200)), "no copy of it can be trusted"
     assert keep(store, "m1")
     assert read(store, "m1")
-    assert counts(store)["local.rebuilt"] <= 1  # an empty file is a new one to LMDB
+    assert counts(store)["local.rebuilt"] <= 1  # LMDB takes an empty file for a new one
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("garbage", [b"", b"\0" * 65536, b"\xff" * 65536, random.Random(3).randbytes(65536)])
-def test_garbage_is_made_anew(opened: Opener, name: str, garbage: bytes) -> None:
+def test_garbage_file_is_replaced(opened: Opener, name: str, garbage: bytes) -> None:
     path = filled(opened) / name
     path.write_bytes(garbage)
     store = opened()
@@ -442,8 +442,8 @@ def test_garbage_is_made_anew(opened: Opener, name: str, garbage: bytes) -> None
     assert read(store, "m1")
 
 
-def test_damaged_copies_are_dropped_one_by_one(opened: Opener) -> None:
-    """Bits turned over in the contents, where LMDB has no checksum: SHA-256 finds each."""
+def test_each_damaged_copy_is_dropped(opened: Opener) -> None:
+    """Bits are flipped in the contents, where LMDB has no checksum. SHA-256 finds each."""
     store = opened(level=None)
     for i in range(20):
         keep(store, f"m{i}", size_bytes=9000)
@@ -463,8 +463,8 @@ def test_damaged_copies_are_dropped_one_by_one(opened: Opener) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 @pytest.mark.parametrize("seed", range(200 if LONG else 8))
-def test_pages_full_of_garbage_are_no_crash_and_no_wrong_answer(opened: Opener, seed: int) -> None:
-    """Not promised (LMDB trusts its pages), but so it is; in a fork, which may crash."""
+def test_garbage_pages_cause_no_crash_and_no_wrong_copy(opened: Opener, seed: int) -> None:
+    """This is not promised, because LMDB trusts its pages, but it holds. The test runs in a fork, which may crash."""
     path = filled(opened, 400) / "data.mdb"
     data, rng = bytearray(path.read_bytes()), random.Random(seed)
     for _ in range(3):
@@ -482,8 +482,8 @@ def test_pages_full_of_garbage_are_no_crash_and_no_wrong_answer(opened: Opener, 
     assert in_child(child) == 0
 
 
-def test_a_file_of_another_boot_is_thrown_away(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is synced: what a crash of the host left may be torn inside, where no check looks."""
+def test_file_of_another_boot_is_replaced(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is synced: after a crash of the host the file may be torn where no check looks."""
     filled(opened)
     monkeypatch.setattr(environment, "boot_id", lambda: "another")
     store = opened()
@@ -503,7 +503,7 @@ def test_without_a_boot_id_writes_are_synced(opened: Opener, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("names", [FILES, FILES[:1], FILES[1:]])
-def test_a_file_that_is_removed_or_replaced_while_it_is_open(opened: Opener, names: tuple[str, ...]) -> None:
+def test_file_removed_or_replaced_while_open(opened: Opener, names: tuple[str, ...]) -> None:
     store = opened()
     keep(store, "m")
     for name in names:
@@ -517,7 +517,7 @@ def test_a_file_that_is_removed_or_replaced_while_it_is_open(opened: Opener, nam
     assert read(store, "n") is None
 
 
-def test_a_file_that_was_cut_while_it_is_open_is_made_anew_before_it_is_read(opened: Opener) -> None:
+def test_file_truncated_while_open_is_replaced_before_a_read(opened: Opener) -> None:
     store = opened()
     for i in range(100):
         keep(store, f"m{i}")
@@ -528,7 +528,7 @@ def test_a_file_that_was_cut_while_it_is_open_is_made_anew_before_it_is_read(ope
     assert keep(store, "m1")
 
 
-def test_an_error_of_lmdb_in_a_read_is_a_miss_and_the_next_writer_makes_it_anew(opened: Opener) -> None:
+def test_lmdb_error_in_a_read_is_a_miss_and_next_writer_replaces_file(opened: Opener) -> None:
     store = opened()
     keep(store, "m")
 
@@ -538,7 +538,7 @@ def test_an_error_of_lmdb_in_a_read_is_a_miss_and_the_next_writer_makes_it_anew(
     store._shared.reader = damaged
     assert read(store, "m") is None
     assert counts(store)["local.errors"] == 1
-    assert read(store, "m") is None, "not trusted any more"
+    assert read(store, "m") is None, "it is no longer trusted"
     assert keep(store, "m")
     assert read(store, "m")
     assert counts(store)["local.rebuilt"] == 1
@@ -557,8 +557,8 @@ def test_two_stores_of_a_process_share_the_file(opened: Opener) -> None:
     assert read(opened(), "m")
 
 
-def test_who_is_late_does_not_open_it_again(opened: Opener) -> None:
-    """A thread of a store that was closed meanwhile: LMDB allows one environment a process."""
+def test_late_thread_does_not_reopen_a_closed_store(opened: Opener) -> None:
+    """The store of a thread was closed meanwhile. LMDB allows one environment per process."""
     late = opened()
     keep(late, "m")
     late.close()
@@ -572,7 +572,7 @@ def test_who_is_late_does_not_open_it_again(opened: Opener) -> None:
     assert counts(store)["local.errors"] == 0
 
 
-def test_threads(opened: Opener) -> None:
+def test_threads_keep_and_read_at_once(opened: Opener) -> None:
     store = opened(max_modules=50)
     failures: list[BaseException] = []
 
@@ -596,7 +596,7 @@ def test_threads(opened: Opener) -> None:
 
 
 def in_child(work: Callable[[], object]) -> int:
-    """Run `work` in a fork; 0 if it raised nothing."""
+    """Run `work` in a fork; return 0 if it raised nothing."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -609,12 +609,12 @@ def in_child(work: Callable[[], object]) -> int:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_it_survives_a_fork_on_both_sides(opened: Opener) -> None:
+def test_store_works_in_parent_and_child_of_a_fork(opened: Opener) -> None:
     store = opened()
     keep(store, "before")
 
     def child() -> None:
-        assert keep_in_turn(store, "child")  # opens its own
+        assert keep_in_turn(store, "child")  # opens its own environment
         assert read(store, "before")
         assert read(store, "child")
         assert in_child(lambda: keep_in_turn(store, "grandchild") or 1 / 0) == 0
@@ -634,7 +634,7 @@ def test_it_survives_a_fork_on_both_sides(opened: Opener) -> None:
     for thread in threads:
         thread.start()
     try:
-        for _ in range(10):  # at any moment of the other threads
+        for _ in range(10):  # at random moments of the other threads
             assert in_child(child) == 0
     finally:
         stop.set()
@@ -654,7 +654,7 @@ def start_child(directory: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def test_processes_that_open_at_once(tmp_path: Path) -> None:
+def test_processes_can_open_the_disk_at_once(tmp_path: Path) -> None:
     children = [start_child(tmp_path / "warm", "once", str(i)) for i in range(6)]
     for child in children:
         out, _ = child.communicate(timeout=60)
@@ -665,7 +665,7 @@ def test_processes_that_open_at_once(tmp_path: Path) -> None:
 
 
 def churning(store: LocalStore, seed: int) -> int:
-    """A fork that writes and reads until it is killed; a wrong copy ends it before."""
+    """Start a fork that writes and reads until it is killed; a wrong copy ends it earlier."""
     pid = os.fork()
     if pid:
         return pid
@@ -681,8 +681,10 @@ def churning(store: LocalStore, seed: int) -> int:
         os._exit(1)
 
 
-def test_another_process_with_a_larger_budget(opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It makes the file grow beyond what is mapped here: that is a miss, and then mapped anew."""
+def test_file_grown_by_another_process_is_mapped_again(
+    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process makes the file grow beyond the map of this one: that is a miss, and then the file is mapped again."""
     monkeypatch.setattr(store_module, "shared", lambda inner, _: environment.Environment(inner, 1 << 20))
     store = opened()
     keep(store, "m")
@@ -697,8 +699,8 @@ def test_another_process_with_a_larger_budget(opened: Opener, tmp_path: Path, mo
     store._shared.close()
 
 
-def test_writers_that_are_killed_at_any_moment(opened: Opener) -> None:
-    """kill -9 of processes in the middle of writes, again and again: what is read is right, and the file goes on."""
+def test_killed_writers_leave_a_usable_file(opened: Opener) -> None:
+    """kill -9 of many processes in the middle of writes: reads are right, and the file stays usable."""
     store = opened(max_modules=60)
     rng = random.Random(11)
     children: list[int] = []
@@ -726,8 +728,8 @@ def test_writers_that_are_killed_at_any_moment(opened: Opener) -> None:
     check_consistent(store)
 
 
-def test_a_writer_that_is_stopped_keeps_nobody_waiting(opened: Opener, tmp_path: Path) -> None:
-    """LMDB itself would wait for it for ever."""
+def test_stopped_writer_blocks_nobody(opened: Opener, tmp_path: Path) -> None:
+    """LMDB itself would wait for the writer for ever."""
     store = opened()
     keep(store, "m")
     child = start_child(tmp_path / "warm", "hold")
@@ -744,7 +746,7 @@ def test_a_writer_that_is_stopped_keeps_nobody_waiting(opened: Opener, tmp_path:
     assert keep(store, "n"), "the lock ended with its process"
 
 
-def test_a_reader_that_was_killed_holds_no_pages_for_ever(opened: Opener, tmp_path: Path) -> None:
+def test_killed_reader_does_not_hold_pages_for_ever(opened: Opener, tmp_path: Path) -> None:
     store = opened()
     keep(store, "m")
     child = start_child(tmp_path / "warm", "reading")

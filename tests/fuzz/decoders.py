@@ -1,13 +1,13 @@
-"""Feeds mutated valid inputs to everything that reads bytes which somebody else may have written; run as a program of its own.
+"""Feeds mutated valid inputs to all code that reads bytes which another program may have written. It runs as a program.
 
-    python -m tests.fuzz.decoders INPUTS      prints the counts as JSON; the exit code is not 0 where anything escaped
+    python -m tests.fuzz.decoders INPUTS      prints the counts as JSON; the exit code is not 0 if an exception escaped
 
-The program forbids itself more than `ROOM_BYTES` of address space beyond what it has when it starts, so a decoder that
-believes a header is found out. The codecs turn `MemoryError` into `Corrupt`, which is right in production and would hide
-just that here: a `Corrupt` with a `MemoryError` behind it counts as an escape.
+The program limits its address space to `ROOM_BYTES` more than it has at the start, so a decoder that trusts a header fails.
+The codecs convert `MemoryError` to `Corrupt`. That is right in production, but would hide such a decoder here, so a `Corrupt`
+whose cause is a `MemoryError` counts as an escape.
 
-Hypothesis chooses the inputs: a seed (a valid input), and a few mutations of it: bits flipped, bytes set to extremes, pieces
-cut out, doubled or taken from another seed, and 2, 4 or 8 bytes replaced by an interesting number (length fields).
+Hypothesis chooses the inputs: a seed (a valid input), and a few mutations of it: flipped bits, bytes set to extremes, pieces
+removed, doubled or taken from another seed, and 2, 4 or 8 bytes replaced by an interesting number (length fields).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from distier.plans.recovery.describe import describe_object
 from distier.stores.archive import Fetched
 
 ROOM_BYTES = 128 << 20
-CONTENT_MAX_BYTES = 1 << 20  # what the fuzzed records may claim, so that a right answer is small
+CONTENT_MAX_BYTES = 1 << 20  # the greatest length that a fuzzed record may claim, so that a right result is small
 
 TEXTS = [b"", b"a", b"what agents load. " * 400, bytes(range(256)) * 64, b"\0" * 200_000, "żółć 漢字 ".encode() * 99]
 NUMBERS = [0, 1, 2**7, 2**8 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**53, 2**62, 2**63 - 1, 2**64 - 1]
@@ -73,12 +73,12 @@ WORDS = [
 
 INPUTS_EACH = 5
 Mutation = tuple[int, int, int]
-# One draw for all of an input: a list of tuples takes Hypothesis ten times as long as the decoders take.
+# One draw for a whole input: with a list of tuples Hypothesis takes ten times as long as the decoders.
 INPUTS = st.binary(min_size=4, max_size=4 + 6 * 5)
 
 
 def unpack(drawn: bytes) -> tuple[int, list[Mutation], int]:
-    """Seed number, mutations, and one more number."""
+    """Return the seed number, the mutations, and one more number."""
     big = int.from_bytes
     parts = [drawn[i : i + 5] for i in range(4, len(drawn) - 4, 5)]
     return drawn[0], [(p[0] % 8, big(p[1:3], "big"), big(p[3:5], "big")) for p in parts], big(drawn[1:4], "big")
@@ -87,7 +87,7 @@ def unpack(drawn: bytes) -> tuple[int, list[Mutation], int]:
 def mutate(seed: bytes, mutations: Sequence[Mutation], others: Sequence[bytes]) -> bytes:
     data = bytearray(seed)
     for kind, place, value in mutations:
-        # Headers decide most: half of the places are among the first 32 bytes.
+        # Headers matter most: half of the mutations are in the first 32 bytes.
         at = (place // 2) % (min(len(data), 32) or 1) if place % 2 else (place * 131) % (len(data) or 1)
         match kind:
             case 0 if data:
@@ -112,7 +112,7 @@ def mutate(seed: bytes, mutations: Sequence[Mutation], others: Sequence[bytes]) 
     return bytes(data[: 1 << 21])
 
 
-# -- the targets: each takes (seed number, mutations, a number) and answers a word for the count ---------------------------
+# -- the targets: each takes (seed number, mutations, a number) and returns a word for the count ---------------------------
 
 FRAMES = [codec.compress_frame(text, level=level)[1] for text in TEXTS[1:] for level in (0, 9)]
 FRAME_SIZES = [len(text) for text in TEXTS[1:] for _ in (0, 9)]
@@ -317,7 +317,7 @@ SIDECARS = [
 
 
 def _sidecar(n: int, mutations: Sequence[Mutation], extra: int) -> str:
-    """The plan over a sidecar, and over the object (mutated too, sometimes) where the sidecar tells nothing."""
+    """Run the plan that reads a sidecar, and the object (sometimes mutated too) if the sidecar says nothing."""
     assert OBJECT is not None
     sidecar = mutate(SIDECARS[n % len(SIDECARS)], mutations, SIDECARS)
     body = STREAMS[2] if extra % 2 else mutate(STREAMS[2], mutations[:1], STREAMS)
@@ -351,7 +351,7 @@ TARGETS: dict[str, Callable[[int, Sequence[Mutation], int], str]] = {
     "parse_version": _version,
     "sidecar": _sidecar,
 }
-# Where a decoder written in C is behind it, most inputs.
+# Decoders written in C get the most inputs.
 SHARES = {
     "decompress_frame": 6,
     "decompress_xz": 4,
@@ -364,8 +364,10 @@ SHARES = {
 
 
 def fuzz(name: str, inputs: int) -> Counter[str]:
-    """Run a target on this many inputs; what came out, counted. Raises whatever escapes. Several inputs are made of each that
-    Hypothesis draws: it takes longer for one than most decoders do."""
+    """Run a target on this many inputs, and count the results. Raises any exception that escapes.
+
+    Each draw of Hypothesis gives several inputs, because one draw takes longer than most decoders.
+    """
     counts: Counter[str] = Counter()
     target = TARGETS[name]
 
@@ -396,7 +398,7 @@ def fuzz(name: str, inputs: int) -> Counter[str]:
 
 
 def own_bytes() -> int:
-    """The address space of this process."""
+    """Return the size of the address space of this process."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 

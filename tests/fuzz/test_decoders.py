@@ -1,4 +1,4 @@
-"""Whatever bytes come: a right value, `Corrupt` or `Invalid`, and never more than 128 MB."""
+"""Any bytes give a right value, `Corrupt` or `Invalid`, and never take more than 128 MB."""
 
 from __future__ import annotations
 

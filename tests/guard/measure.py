@@ -1,11 +1,11 @@
-"""What each verb of the API costs, counted and not timed: round trips to Redis and commands in them, calls of the archive,
-and calls of Python functions in distier (a generator that goes on is one, too).
+"""The cost of each verb of the API, counted and not timed: round trips to Redis and their commands, calls of the archive, and
+calls of Python functions in distier (resuming a generator counts as a call too).
 
-    python -m tests.guard.measure        # writes counts.json anew, for this version of Python
+    python -m tests.guard.measure        # rewrites counts.json for this version of Python
 
-`counts.json` is compared exactly by `test_counts.py`: who makes a verb cheaper or dearer writes it anew, and the diff shows
-by how much. The server is a real one. What may happen in between (a timer of the event loop, a reply in two packets) can only
-add calls: so each verb is counted in several rounds, on fresh modules, and the least counts.
+`test_counts.py` compares `counts.json` exactly. A change that makes a verb cheaper or dearer must rewrite it, and the diff
+shows by how much. The server is real. Chance events (a timer of the event loop, a reply in two packets) can only add calls,
+so each verb is counted in several rounds, on new modules, and the lowest count is used.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Tally:
 
 @contextmanager
 def counted(server_url: str, tally: Tally, *, near: bool = False) -> Iterator[tuple[Config, MemoryArchive]]:
-    """Configuration and archive, with everything between the store and both counted."""
+    """Yield a configuration and an archive whose calls are counted."""
     config = load_config(
         {}, redis__url=server_url, namespace="guard", storage_tiers__cold__directory="unused", counter="estimate",
         near__enabled=near, storage_tiers__promotion_threshold=1000, storage_tiers__warm__max_modules=100_000,
@@ -97,8 +97,8 @@ def counted(server_url: str, tally: Tally, *, near: bool = False) -> Iterator[tu
         return await aio(self, shard, commands, timeout_s)
 
     RedisExchange.exchange, AsyncRedisExchange.exchange = exchange, aexchange  # type: ignore[method-assign]
-    UseBuffer.AGE_S = 1e9  # a slow machine sends no uses in between
-    # One thing after the other: how many connections are opened at once, and how many replies come together, is chance.
+    UseBuffer.AGE_S = 1e9  # so that a slow machine sends no uses meanwhile
+    # One call at a time: the number of connections opened at once, and of replies that come together, depends on chance.
     threads, tasks = sync_driver.THREADS_MAX, aio_driver.TASKS_MAX
     sync_driver.THREADS_MAX = aio_driver.TASKS_MAX = 1
     tally.watch()
@@ -121,7 +121,7 @@ def _counting(method: Callable[..., Any], tally: Tally) -> Callable[..., Any]:
 
 
 Verb = tuple[str, str, Callable[..., Any]]
-"""Its name, the tier that its modules are brought to before, and the call with a store and their ids."""
+"""The verb's name, the tier of its modules before the call, and the call with a store and their ids."""
 
 
 def _items(ids: Sequence[str]) -> list[distier.Item]:
@@ -164,7 +164,7 @@ async def _value(result: Any) -> Any:
 
 async def _prepare(store: Store | AsyncStore, tier: str, ids: Sequence[str]) -> None:
     for id in ids:
-        encode_id(id)  # its cache is not what is counted
+        encode_id(id)  # fills its cache, which is not counted
     if tier == "none":
         return
     await _value(store.put_many(_items(ids)))
@@ -189,13 +189,13 @@ async def _rounds(store: Store | AsyncStore, tally: Tally) -> dict[str, Counts]:
             if inspect.isawaitable(result):
                 await result
             found = tally.stop()
-            if n:  # the first round fills caches
+            if n:  # the first round only fills caches
                 least[name] = {k: min(found[k], least.get(name, found)[k]) for k in found}
     return least
 
 
 def _near(server_url: str, tally: Tally) -> Counts:
-    """A hit in the near cache. The tracker's thread is not counted: only this one is watched."""
+    """Count a hit in the near cache, without the tracker's thread: only this thread is watched."""
     with counted(server_url, tally, near=True) as (config, archive):
         threading.setprofile(None)
         space = make_space(config, archive, None)
@@ -210,7 +210,7 @@ def _near(server_url: str, tally: Tally) -> Counts:
 
 
 def measure() -> dict[str, dict[str, Counts]]:
-    """The counts of every verb, by `sync` and `async`."""
+    """Return the counts of every verb, for `sync` and `async`."""
     with running_server("valkey") as server, server.client() as peer:
         url, tally = server.socket_url, Tally()
         with counted(url, tally) as (config, archive):

@@ -1,4 +1,4 @@
-"""A guard against getting slower that no noise can trip: every verb's counts are what `counts.json` says."""
+"""A guard against slower verbs that noise cannot trigger: the counts of every verb equal `counts.json`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import pytest
 from tests.guard.measure import PATH, VERBS, Counts, measure, python_version
 
 TAKE_TURNS = ("promote_many", "demote_many", "flush")
-"""Verbs that work at several modules at once."""
+"""Verbs that work on several modules at once."""
 TURNS = 0.01
 
 
-@pytest.mark.timeout(600)  # it measures twice where something is off, and a busy machine is slow
+@pytest.mark.timeout(600)  # it measures twice if counts differ, and a busy machine is slow
 def test_no_verb_costs_more_or_less_than_it_is_known_to() -> None:
     known = json.loads(PATH.read_text())
     if python_version() not in known:
         pytest.skip(f"no counts for Python {python_version()}: `make guard` there writes them")
     wanted = known[python_version()]
     off = differences(wanted, measure())
-    if off:  # chance (a timer, a packet) only adds: what is off by chance is not off by the same twice
+    if off:  # chance (a timer, a packet) only adds calls, and does not add the same number twice
         again = differences(wanted, measure())
         off = {verb: counts for verb, counts in off.items() if again.get(verb) == counts}
     assert not off, "\n".join(
-        ["if that is as it should be, run `make guard` and look at the diff:", *(f"{v}: {c}" for v, c in off.items())]
+        ["if the change is intended, run `make guard` and check the diff:", *(f"{v}: {c}" for v, c in off.items())]
     )
 
 
@@ -38,8 +38,8 @@ def differences(wanted: dict[str, dict[str, Counts]], found: dict[str, dict[str,
 
 
 def are_alike(kind: str, verb: str, wanted: Counts | None, found: Counts | None) -> bool:
-    """Exactly; but where tasks take turns on an event loop and threads work for them, how often somebody is woken is chance: a
-    few calls in a thousand. What is sent is not."""
+    """Compare counts exactly, except for function calls of concurrent tasks on an event loop: how often a task or thread is
+    woken depends on chance, a few calls in a thousand. The number of commands does not."""
     if wanted is None or found is None or not (kind == "async" and verb.startswith(TAKE_TURNS)):
         return wanted == found
     near = abs(found["python_calls"] - wanted["python_calls"]) <= wanted["python_calls"] * TURNS
@@ -63,7 +63,7 @@ def test_only_what_takes_turns_may_differ_and_only_by_a_few_calls(
 
 
 def test_what_is_read_hot_costs_one_round_trip_and_no_script() -> None:
-    """The figures that the design promises, whatever else changes."""
+    """The design promises these figures."""
     (version,) = [v for v in json.loads(PATH.read_text()) if v == python_version()] or [None]
     if version is None:
         pytest.skip(f"no counts for Python {python_version()}")

@@ -1,19 +1,19 @@
-"""The interleaving explorer: real plans, a real server, and somebody who chooses what happens next.
+"""The interleaving explorer: it runs real plans on a real server, and chooses what happens next.
 
-A *world* is one namespace: a primary (a logical database of a real server), perhaps a replica that is behind and an old
-primary that is cut off, an archive in memory, and a few *processes*. A process runs real plans from `distier.plans`;
-it stops at every effect that touches Redis or the archive, and the explorer chooses
+A *world* is one namespace: a primary (a logical database of a real server), perhaps a lagging replica and an old
+partitioned primary, an archive in memory, and a few *processes*. A process runs real plans from `distier.plans`. It stops
+at every effect that touches Redis or the archive, and the explorer chooses
 
-    which process goes on, also one that was paused for long, or is connected to the old primary;
-    whether it dies there, whether the reply is lost after the effect was performed (the driver sends again, with the same
-    token; or gives up), whether the call never arrives, or an upload arrives later than its caller waits;
-    whether the environment acts: a warm frame expires, a lease ends, the replica catches up, fails over, Redis
-    restarts, forgets everything, the archive is down for a while.
+    which process continues, also one that was paused for long, or is connected to the old primary;
+    whether the process dies there, whether the reply is lost after the effect was performed (the driver sends the call
+    again with the same write id, or gives up), whether the call never arrives, or an upload arrives later than its caller
+    waits;
+    whether the environment acts: a warm frame expires, a lease ends, the replica catches up or is promoted, Redis
+    restarts or loses its data, the archive is down for a while.
 
-Choices come from a seed, from a list (replay), or in turn (all of them, for small cases). After each step the server is
-audited by a script of the test's own (`audit.lua`), and each read is judged by `history.py`. At the end everybody is
-dead, and a fresh process recovers, writes back and sweeps; then all that was acknowledged reads back, also from the
-archive alone.
+Choices come from a seed, from a list (replay), or in turn (all of them, for small cases). After each step a script of the
+test's own (`audit.lua`) audits the server, and `history.py` judges each read. At the end all processes are dead, and a fresh
+process recovers, writes back and sweeps. Then every acknowledged version can be read, also from the archive alone.
 
 Time never passes by the clock: scripts read a clock of the world (`wire.py`), a Sleep is a turn for the others, and
 TTLs end when the explorer chooses so.
@@ -98,15 +98,15 @@ redis.call('SELECT', ARGV[1])
 for _, key in ipairs(KEYS) do redis.call('COPY', key, key, 'DB', ARGV[2]) end
 return 'OK'"""
 KEPT = DATABASES - 1
-"""The logical database where the state after `before` is kept, so that each run of a scenario begins with a copy."""
+"""The logical database with the state after `before`, so that each run of a scenario begins with a copy of it."""
 EXPIRE = b"if redis.call('PTTL', KEYS[1]) > 0 then return redis.call('UNLINK', KEYS[1]) end return 0"
 
 
-# -- what is chosen --------------------------------------------------------------------------------------------------
+# -- choices ---------------------------------------------------------------------------------------------------------
 
 
 class Chooser:
-    """Makes choices, and remembers them: by chance from a seed, or first from a list and then always the first."""
+    """Makes choices and remembers them: at random from a seed, or from a list and after its end always the first choice."""
 
     def __init__(self, seed: int | None = None, script: Sequence[int] = ()) -> None:
         self.seed = seed
@@ -132,30 +132,30 @@ class Chooser:
         return choice
 
     def next_script(self) -> list[int] | None:
-        """The choices of the run after this one, in the order of a depth-first search; None where it is over."""
+        """Return the choices of the next run of a depth-first search; None at its end."""
         for at in range(len(self.taken) - 1, -1, -1):
             if self.taken[at] + 1 < self.sizes[at]:
                 return [*self.taken[:at], self.taken[at] + 1]
         return None
 
 
-# How often each fault is chosen where it may happen. A scenario names those that it has, and how many a run may have.
+# The relative weight of each fault where it may happen. A scenario names its faults, and how many a run may have.
 FAULTS: Mapping[str, float] = {
     "kill": 1.0,  # the process dies before this effect
-    "lost": 1.0,  # performed, the reply is lost, the driver sends the same call again
-    "gone": 0.6,  # performed, the reply is lost, the deadline passes
+    "lost": 1.0,  # performed; the reply is lost; the driver sends the same call again
+    "gone": 0.6,  # performed; the reply is lost; the deadline passes
     "down": 0.4,  # not performed; the deadline passes
     "late": 3.0,  # an upload or deletion is performed later; the deadline passes
     "expire": 1.0,  # a clean warm frame is gone
     "replicate": 1.0,  # the replica catches up
-    "failover": 1.0,  # the replica becomes primary, the old one goes on beside it
+    "failover": 1.0,  # the replica becomes primary, the old one keeps running
     "promote": 0.6,  # the replica becomes primary, the old one is dead
     "loss": 0.5,  # Redis comes back empty
-    "flush": 0.3,  # somebody empties it while it runs
+    "flush": 0.3,  # somebody empties Redis while it runs
     "restart": 0.5,  # Redis comes back with all its data
 }
 RATE = 0.13
-"""The share of steps at which a fault is chosen while the run may have one."""
+"""The fraction of steps at which a fault is chosen while the run may have one."""
 OF_STEP = ("kill", "lost", "gone", "down", "late")
 ALL_FAULTS = tuple(FAULTS)
 CRASHES = ("kill", "lost", "gone", "down", "late", "expire")
@@ -177,7 +177,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Scenario:
-    """`before` runs alone; then each list of `processes` is a process of its own."""
+    """`before` runs alone; then each list of `processes` is a separate process."""
 
     name: str
     processes: tuple[tuple[Call, ...], ...]
@@ -187,9 +187,9 @@ class Scenario:
     hot_tokens: int = 100
     warm_modules: int = 6
     keeps_metadata: bool = True
-    first: str = ""  # what the environment does before anybody begins
-    last: tuple[Call, ...] = ()  # what must succeed at the end
-    together: bool = False  # the processes are tasks of one: they share what it knows of epochs
+    first: str = ""  # what the environment does before the processes begin
+    last: tuple[Call, ...] = ()  # the calls that must succeed at the end
+    together: bool = False  # the processes are tasks of one process, and share its knowledge of epochs
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -204,7 +204,7 @@ def _space(number: int, hot_tokens: int, warm_modules: int, sidecar: bool) -> Na
         {}, redis__url="redis://127.0.0.1:1/0", namespace=f"w{number}", storage_tiers__cold__directory="unused",
         counter="estimate", storage_tiers__hot__max_size=hot_tokens, storage_tiers__warm__max_modules=warm_modules,
         storage_tiers__cold__compression_level=0, storage_tiers__promotion_threshold=2,
-        deadline="80ms",  # it sets how long a durable write of another is waited for; nothing here ends by it
+        deadline="80ms",  # sets how long to wait for a durable write of another process; nothing here ends by it
     )  # fmt: skip
     space = Namespace(config, token_counter("estimate"), sidecar)
     assert space.limits and space.keys.shards[0].fixed  # cached from here on
@@ -227,7 +227,7 @@ _ONCE = {
 
 @contextmanager
 def _hurried() -> Iterator[None]:
-    """Codecs remember; the collector of cycles, which would walk through the same hundred worlds over and over, waits."""
+    """Cache the codecs' results, and disable the cyclic collector, which would scan the same hundred worlds over and over."""
     with ExitStack() as stack:
         for name, remembered in _ONCE.items():
             stack.enter_context(patch.object(codec, name, remembered))
@@ -246,14 +246,14 @@ Io = list[Any] | Effect[Any]
 
 
 class Process:
-    """Runs its calls as a driver would; stops before each effect that touches Redis, the archive, or waits."""
+    """Runs its calls as a driver would. It stops before each effect that touches Redis or the archive, or waits."""
 
     def __init__(self, world: World, name: str, calls: Sequence[Call], space: Namespace | None = None) -> None:
         self.world = world
         self.name = name
         self.calls = calls
         self.space = space or _process_space(world.pattern)
-        self.space.process.versions[world.shard] = world.given  # it has opened the shard, as every client does
+        self.space.process.versions[world.shard] = world.given  # the process has opened the shard, as every client does
         self.server = world.primary
         self.incarnation = world.primary.incarnation
         self.uses = UseBuffer()
@@ -263,10 +263,10 @@ class Process:
         self.results: list[Any] = []
         self.thread = self._main()
         self.pending: Io | None = next(self.thread, None)
-        self.sent: list[Any] = []  # results of the part of a pipeline that was answered
+        self.sent: list[Any] = []  # results of the answered part of a pipeline
 
     def go(self, result: Any) -> None:
-        """Go on with the result of the pending effect; an exception is thrown."""
+        """Continue with the result of the pending effect; throw it if it is an exception."""
         self.sent = []
         try:
             self.pending = self.thread.throw(result) if isinstance(result, Exception) else self.thread.send(result)
@@ -281,7 +281,7 @@ class Process:
 
     @property
     def point(self) -> str:
-        """Where this process stands, as the tables name it."""
+        """The current point of this process, by its name in the tables."""
         pending = self.pending
         if isinstance(pending, list):
             call = pending[len(self.sent)]
@@ -319,7 +319,7 @@ class Process:
             plan.close()
 
     def _perform(self, effect: Effect[Any]) -> Generator[Io, Any, Any]:
-        # by type and not by `match`, which is slower and runs a hundred million times
+        # compares types instead of using `match`, which is slower; this runs a hundred million times
         kind = type(effect)
         if kind is RunScript or kind is Command:
             return collect((yield from self._calls([effect]))[0])
@@ -351,7 +351,7 @@ class Process:
         raise AssertionError(f"no driver knows the effect {effect!r}")
 
     def _calls(self, calls: list[Any]) -> Generator[Io, Any, list[Any]]:
-        """As `SyncDriver._calls`: a shard without an epoch is given one, and what was refused for that is sent again."""
+        """As the drivers: give a shard without an epoch one, and send the calls again that were refused for that."""
         results = list((yield calls))
         for _ in range(RECOVERIES_MAX):
             refused = [i for i, result in enumerate(results) if isinstance(result, Recovering)]
@@ -369,7 +369,7 @@ class Process:
 
 @dataclass
 class Tally:
-    """What happened in some runs."""
+    """Counts of what happened in some runs."""
 
     runs: int = 0
     steps: int = 0
@@ -392,7 +392,7 @@ class Tally:
 
 
 class Kept:
-    """What a world knew when its `before` was over; the server's part is in the database `KEPT`."""
+    """What a world knew at the end of its `before`; the server's part is in the database `KEPT`."""
 
     def __init__(self, before: object, world: World) -> None:
         self.before = before
@@ -426,7 +426,7 @@ class World:
         self.cut: Server | None = None
         self.late: list[Effect[Any]] = []
         self.faults_left = 0
-        self.calm = True  # no fault yet: then no call may fail
+        self.calm = True  # there was no fault yet, so no call may fail
         self.choosing = False  # the processes of the scenario run
         weighed = [(f, FAULTS[f]) for f in scenario.faults]
         self._of_step = [(f, w) for f, w in weighed if f in OF_STEP and f != "late"]
@@ -462,7 +462,7 @@ class World:
     # -- the course of a run -----------------------------------------------------------------------------------------
 
     def run(self) -> Steps:
-        """Commands out, replies in; returns the tally. Raises `Violation`."""
+        """Yield commands and receive replies; return the tally. Raises `Violation`."""
         yield from self._begin()
         shared = _process_space(self.pattern) if self.scenario.together else None
         self.processes = [Process(self, f"p{n}", calls, shared) for n, calls in enumerate(self.scenario.processes)]
@@ -478,13 +478,13 @@ class World:
             last = yield from self._step(ready, last, sticky)
         else:
             raise Violation(f"no end after {STEPS_MAX} steps: {[p.point for p in self.processes if p.pending]}")
-        self.tally.distinct.add(hash(tuple(self.chooser.taken[1:])))  # but for how sticky the choice was
+        self.tally.distinct.add(hash(tuple(self.chooser.taken[1:])))  # without the first choice, the stickiness
         yield from self._finish()
         self.history.check_linear()
         return self.tally
 
     def _begin(self) -> Steps:
-        """What was `before`: performed once in this namespace, and copied for each run after that."""
+        """Perform `before` once in this namespace, and copy its result for each run after that."""
         kept = self.lab.kept.get(self.number)
         before = (self.scenario.before, id(self.pattern))
         if kept is None or kept.before != before:
@@ -492,7 +492,7 @@ class World:
             yield from self._alone(
                 "setup", (Call("open", "", lambda space, _: open_space(space)), *self.scenario.before)
             )
-            assert not self.chooser.taken, "what was before has no choice"
+            assert not self.chooser.taken, "`before` makes no choice"
             yield self._copied(0, KEPT)
             self.lab.kept[self.number] = Kept(before, self)
         else:
@@ -505,7 +505,7 @@ class World:
         return [(source, ("EVALSHA", self.lab.copy, len(keys), *keys, source, to))]
 
     def _step(self, ready: list[Process], last: Process | None, sticky: float) -> Generator[Sent, Any, Process | None]:
-        """One choice: a process that goes on, a fault at a process, or something in the environment."""
+        """Make one choice: a process that continues, a fault at a process, or an act of the environment."""
         options: list[tuple[str, Process | None]] = [("step", p) for p in ready]
         weights = [1.0] * len(ready)
         if sticky and last in ready:
@@ -514,7 +514,7 @@ class World:
         total = float(len(ready))
         if self.cut:
             for p in ready:
-                if p.server is self.cut:  # it may notice, and connect to the new primary
+                if p.server is self.cut:  # the process may notice, and connect to the new primary
                     options.append(("reconnect", p))
                     weights.append(0.3)
         if self.late:
@@ -571,7 +571,7 @@ class World:
         return _nothing()
 
     def _connect(self, process: Process) -> None:
-        """A new connection, to the primary: the process forgets what it knew of epochs (`stores.redis.Incarnations`)."""
+        """Connect to the primary: the process forgets what it knew about epochs (`stores.redis.Incarnations`)."""
         if not (self.scenario.together and any(p.incarnation == self.primary.incarnation for p in self.processes)):
             process.space.process.forget()
         process.server, process.incarnation = self.primary, self.primary.incarnation
@@ -594,12 +594,12 @@ class World:
             and self.chooser.seed is not None
             and self.chooser.pick((3, 1))
         ):
-            part = part[:1]  # others may come between the commands of a pipeline
+            part = part[:1]  # other processes may act between the commands of a pipeline
         results = yield from self._perform(process, server, part)
         if how == "lost":
             note_lost(part)
             if all(call.retry for call in part):
-                process.sent = done  # the driver sends it all again, some time
+                process.sent = done  # the driver sends all of it again later
                 return
             again = iter((yield from self._perform(process, server, [call for call in part if call.retry])))
             results = [next(again) if call.retry else RedisUnavailable("injected: lost") for call in part]
@@ -618,7 +618,7 @@ class World:
             if type(call) is RunScript:
                 name = call.script.name
                 audited = audited or name in AUDITED
-                # Somebody lost its position to a caller that had waited for long: a process that is slow is a fault.
+                # A write lost its position to a caller that had waited for long: a slow process counts as a fault.
                 self.calm = self.calm and not _passes(call)
                 sent.append((database, ("EVALSHA", scripts[name].sha, *command_of(call)[2:])))
             else:
@@ -645,10 +645,10 @@ class World:
         self.history.audited(server, server is self.primary, reply)
 
     def _note(self, op: Op, server: Server, result: Any) -> None:
-        """Each place in the order that a write took, whether it learns of it or not."""
+        """Note each position that a write took, even if the write never learns of it."""
         if type(result) is Opened and not self.choosing:
             self.given = max(self.given, (result.epoch, result.ver))
-        for one in result if type(result) is list else (result,):  # a batch answers a list, here of one
+        for one in result if type(result) is list else (result,):  # a batch returns a list, here of one
             if type(one) in PLACED and op.writes:
                 version = one.version if type(one) is Deleted else one
                 position = (version.epoch, version.ver)
@@ -657,7 +657,7 @@ class World:
                 op.applied_on = server
 
     def _sleep(self, process: Process) -> Generator[Sent, Any, None]:
-        """The others had a turn; a lease may end whenever its holder is slow."""
+        """The other processes had a turn; a lease may end if its holder is slow."""
         if process.sleeps > SLEEPS_MAX or self.chooser.pick((3, 1)):
             process.sleeps = 0
             self.say("leases end")
@@ -665,7 +665,7 @@ class World:
         process.go(None)
 
     def _archive(self, process: Process, effect: Any, how: str) -> None:
-        if how == "lost":  # the archive's client tries again by itself: all of its calls may be made twice
+        if how == "lost":  # the archive's client tries again by itself, so any of its calls may be made twice
             self._archived(effect)
             return
         if how == "late":
@@ -693,7 +693,7 @@ class World:
             self.history.check_copies(self.primary, True)
         return None
 
-    # -- what a call ended with --------------------------------------------------------------------------------------
+    # -- results of calls --------------------------------------------------------------------------------------------
 
     def ended(self, op: Op, result: Any) -> None:
         self.say(f"   {op.kind} {op.id} -> {getattr(result, 'version', result)}")
@@ -709,8 +709,11 @@ class World:
             op.fate = "done"
 
     def _place_of(self, op: Op, result: Any) -> Position:
-        """Where a write that was acknowledged stands. A durable delete does not say: at the last position that it put an object
-        to, as one that finds its first tombstone adopted has reserved another one in vain."""
+        """The position of an acknowledged write.
+
+        A durable delete does not return it: it is the last position at which the delete put an object. (A delete that finds its
+        first tombstone adopted has reserved a second position in vain.)
+        """
         if hasattr(result, "version"):
             return (result.version.epoch, result.version.ver)
         written = [position for position in op.positions if position in self.history.objects[op.id]]
@@ -767,7 +770,7 @@ class World:
         if self.cut:
             yield from self._end_cut()
         new = self.replica
-        if new is None:  # it had nothing yet
+        if new is None:  # the replica had nothing yet
             self.servers += 1
             new = Server(self._free_database(), "", self.servers)
             yield [(new.database, ("UNLINK", *self._all_keys()))]
@@ -776,9 +779,9 @@ class World:
         self.primary, new.incarnation = new, self._incarnation()
         self.history.new_incarnation(new, new.floor)
         yield [(new.database, ("HSET", self._life_key, "replid", new.incarnation))]
-        # Assumed: an old primary that has no epoch yet does not get one any more. If it does, its epoch may be greater than
-        # the new primary's, and durable writes are acknowledged there that the new one's readers do not see
-        # (`tests/model`, "zombie_claims").
+        # Assumption: an old primary that has no epoch yet never gets one. If it did, its epoch could be greater than the new
+        # primary's, and it would acknowledge durable writes that the new primary's readers do not see (`tests/model`,
+        # "zombie_claims").
         if keep and old.opened:
             self.cut = old
 
@@ -816,7 +819,7 @@ class World:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def _alone(self, name: str, calls: Sequence[Call]) -> Generator[Sent, Any, list[Any]]:
-        """A process that runs to its end, undisturbed. Raises `Violation` if a call fails."""
+        """Run a process to its end without faults. Raises `Violation` if a call fails."""
         process = Process(self, name, calls)
         while process.pending is not None:
             yield from self._effect(process, "step")
@@ -826,7 +829,7 @@ class World:
         return process.results
 
     def _finish(self) -> Generator[Sent, Any, None]:
-        """Everybody is dead or done. What was acknowledged is there, and nothing else remains."""
+        """All processes are dead or done. Check that exactly the acknowledged versions remain."""
         self.say("-- the end")
         self.choosing = False
         self.cut, self.calm, self.faults_left = None, True, 0
@@ -845,7 +848,7 @@ class World:
             Call("sweep", "", lambda space, _: sweep(space)),
         )
         results = yield from self._alone("end", (Call("open", "", lambda space, _: open_space(space)), *gets, *tidy))
-        if self._unswept():  # it may have adopted what had no record yet
+        if self._unswept():  # the recovery may have adopted objects that had no record yet
             yield from self._alone("again", (Call("sweep", "", lambda space, _: sweep(space)),))
         last = yield from self._alone("after", gets)
         self._same(results[1 : 1 + len(ids)], last, "after write-back and sweep", or_newer=True)
@@ -862,15 +865,18 @@ class World:
             old, new = x and (x.version.epoch, x.version.ver), y and (y.version.epoch, y.version.ver)
             if old == new:
                 continue
-            # A write of unknown outcome may take effect now; history.read has judged the rest.
+            # A write of unknown outcome may take effect now; `history.read` has judged the others.
             top = self.history.visible_top(i)
             op = self.history.versions.get((i, top))
             if not (or_newer and op and op.fate != "refused" and (old or NONE) < top):
                 raise Violation(f"{i} was {old}, {when} it is {new}")
 
     def _unswept(self) -> str:
-        """What the records rest on remains, and what is greater: uploads whose writers died before they applied them, and
-        those of an old primary that came after the recovery. What is wrong with that, if anything."""
+        """Return what is wrong with the remaining objects; empty if nothing is.
+
+        The objects of the records remain, and greater ones: uploads whose writers died before they applied them, and uploads of
+        an old primary that arrived after the recovery.
+        """
         for i in self.scenario.ids:
             record = self.primary.records.get(i)
             position = record.position if record else NONE
@@ -883,7 +889,7 @@ class World:
 
 
 def _passes(call: RunScript[Any]) -> bool:
-    """Whether this call gives up on the holder of a position."""
+    """Whether this call passes the position of another write."""
     at = {"reserve": 2, "delete": 2, "put": 4}.get(call.script.name)
     return at is not None and (
         call.args[at] != "" if at == 2 and call.script.name == "reserve" else "/" in str(call.args[at])
@@ -903,7 +909,7 @@ def _get(id: str) -> Call:
 
 @dataclass
 class Failure:
-    """A run that broke something: enough to see it again."""
+    """A run that violated an invariant, with enough data to repeat it."""
 
     scenario: Scenario
     seed: int | None
@@ -932,11 +938,11 @@ class Lab:
         wire.empty()
 
     def _run(self, scenario: Scenario, chooser: Chooser, *, trace: bool = False) -> Steps:
-        """One run in a namespace that nobody uses, which is empty again when it ends."""
+        """Run once in an unused namespace, which is empty again at the end."""
         world = World(scenario, chooser, self._slots.pop(), self, trace=trace)
         try:
             result: Tally | Failure = yield from world.run()
-        except Exception as e:  # whatever went wrong, the seed is what one needs
+        except Exception as e:  # any failure needs the seed to be repeated
             problem = str(e) if isinstance(e, Violation) else f"{type(e).__name__}: {e}"
             result = Failure(scenario, chooser.seed, chooser.taken, problem, world.trace or [])
         yield world.clean_up()
@@ -944,7 +950,7 @@ class Lab:
         return result
 
     def explore(self, scenario: Scenario, seeds: range, *, failures_max: int = 1) -> tuple[Tally, list[Failure]]:
-        """Run the scenario once per seed; stops after some failures."""
+        """Run the scenario once per seed; stop after `failures_max` failures."""
         tally, failures = Tally(), list[Failure]()
 
         def runs() -> Iterator[Steps]:
@@ -966,7 +972,7 @@ class Lab:
         return tally, [self.replay(f) for f in failures[:failures_max]]
 
     def exhaust(self, scenario: Scenario, *, limit: int) -> tuple[Tally, list[Failure], bool]:
-        """Every run that the scenario can have, depth first; whether that were all of them within `limit`."""
+        """Make every run of the scenario, depth first. The last result says whether `limit` was enough for all of them."""
         tally, script = Tally(), list[int]()
         while tally.runs < limit:
             chooser = Chooser(script=script)
@@ -983,7 +989,7 @@ class Lab:
         return tally, [], False
 
     def replay(self, failure: Failure) -> Failure:
-        """The same run again, alone, with a trace."""
+        """Repeat the same run alone, with a trace."""
         chooser = Chooser(failure.seed, [] if failure.seed is not None else failure.choices)
         found: list[Any] = []
         with _hurried():

@@ -1,16 +1,16 @@
-"""What a module's readers and writers may see: the judge of a run.
+"""The judge of a run: which versions a module's readers and writers may see.
 
-Every write of a run is known here, with each place in the order that it took, from the moment when it took it. So is
-what was acknowledged, and how firmly:
+It knows every write of a run, with each position that the write took, from the moment when it took it. It also knows the
+acknowledged versions:
 
-    floor    on one server: the greatest version that it acknowledged. A replica has the floor of when it was copied.
+    floor    on one server: the greatest version that it acknowledged. A replica has the floor of the time of its copy.
     durable  everywhere: acknowledged after it was in the archive (`durability="archived"`), or acknowledged, and in the
-             archive when a primary began its life
+             archive when a primary began its incarnation
 
-A read may answer any version that is not older than both were when it first touched the server that it read from, with
-exactly the bytes of that write; `None` where such a version is a delete, or where nothing was acknowledged yet. A write
-that was refused (`Conflict`, `Full`) must never be seen by a read that began later. Writes that failed otherwise, or whose
-process died, may be seen or not, for ever. One that was seen must not be refused later.
+A read may return any version that is not older than both were when the read first touched its server, with exactly the
+bytes of that write. It may return `None` if such a version is a delete, or if nothing was acknowledged yet. A read that
+begins after a refusal (`Conflict`, `Full`) must never see the refused write. A write that failed otherwise, or whose process
+died, may be seen or not, for ever. A write that was seen must not be refused later.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ NONE: Position = (0, 0)
 
 
 class Violation(AssertionError):
-    """An invariant does not hold, or a read answered what it must not."""
+    """An invariant does not hold, or a read returned a forbidden result."""
 
 
 @dataclass(slots=True, eq=False)
 class Op:
-    """One call of one process: what it wants, the places in the order that it took, what became of it."""
+    """One call of one process: its request, the positions that it took, and its outcome."""
 
     kind: str
     id: str
@@ -51,8 +51,8 @@ class Op:
     error: str = ""
     began_at: float = NEVER  # at its first effect
     ended_at: float = NEVER
-    found: Position | None = None  # of a read: the version that it answered
-    expected: Position | None = None  # of a compare-and-set: the version that it was for
+    found: Position | None = None  # of a read: the version that it returned
+    expected: Position | None = None  # of a compare-and-set: the version that it expected
     compares: bool = False
 
     @property
@@ -62,7 +62,10 @@ class Op:
 
 @dataclass(slots=True, eq=False)
 class Server:
-    """One server's data: a logical database, its life, and what it acknowledged. `opened`: it has an epoch in this life."""
+    """The data of one server: a logical database, its incarnation, and the versions that it acknowledged.
+
+    `opened` means that it has an epoch for this incarnation.
+    """
 
     database: int
     incarnation: str
@@ -77,7 +80,7 @@ class Server:
 
 @dataclass(slots=True)
 class Seen:
-    """A record as the last audit saw it. `trusted`: readers take it as it stands."""
+    """A record as the last audit saw it. `trusted` means that readers use it without a comparison with the archive."""
 
     tier: str
     position: Position
@@ -87,7 +90,7 @@ class Seen:
 
 
 class History:
-    """All writes of one run, and the checks over them."""
+    """All writes of one run, and the checks of them."""
 
     def __init__(self, ids: tuple[str, ...], namespace: str, archive: MemoryArchive) -> None:
         self.ids = ids
@@ -95,7 +98,7 @@ class History:
         self.durable: dict[str, Position] = dict.fromkeys(ids, NONE)
         self.versions: dict[tuple[str, Position], Op] = {}
         self.refused: set[int] = set()  # id() of the operations
-        self.seen: set[int] = set()  # and of those that were read
+        self.seen: set[int] = set()  # the same for operations whose versions were read
         self.ops: list[Op] = []
         self.tick = 0
         self.losses: list[tuple[int, str]] = []
@@ -103,7 +106,7 @@ class History:
         self.objects: dict[str, dict[Position, str]] = {i: {} for i in ids}
 
     def copied(self) -> History:
-        """The same history once more, for operations that are over."""
+        """Return a copy of the history, for operations that are over."""
         other = copy(self)
         other.become(self)
         return other
@@ -113,7 +116,7 @@ class History:
         self.tick = other.tick
         self.objects = {i: dict(objects) for i, objects in other.objects.items()}
 
-    # -- what happens ------------------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------------------------
 
     def took(self, op: Op, position: Position) -> None:
         other = self.versions.setdefault((op.id, position), op)
@@ -123,7 +126,7 @@ class History:
             op.positions.append(position)
 
     def touched(self, op: Op, server: Server, primary: bool) -> None:
-        """A reader's first contact with a server."""
+        """Note a reader's first contact with a server."""
         if server.number not in op.needs:
             floor = server.floor.get(op.id, NONE)
             op.needs[server.number] = max(floor, self.durable[op.id]) if primary else floor
@@ -146,10 +149,10 @@ class History:
         op.fate = "refused"
         self.refused.add(id(op))
         if id(op) in self.seen:
-            raise Violation(f"read: {op.kind} of {op.id} was refused ({op.error}), and has been read")
+            raise Violation(f"read: {op.kind} of {op.id} was refused ({op.error}), but has been read")
 
     def new_incarnation(self, server: Server, floor: dict[str, Position]) -> None:
-        """A server begins a life with the data of `floor`: what was acknowledged and is in the archive by now counts too."""
+        """Begin an incarnation with the data of `floor`. Acknowledged versions that are in the archive by now count too."""
         server.floor = dict(floor)
         for i in self.ids:
             for position in self.objects[i]:
@@ -157,10 +160,10 @@ class History:
                 if op and op.fate == "acked":
                     server.floor[i] = max(server.floor.get(i, NONE), position)
 
-    # -- what is checked ---------------------------------------------------------------------------------------------
+    # -- checks ------------------------------------------------------------------------------------------------------
 
     def archive_changed(self) -> None:
-        """J1: what was acknowledged as durable has an object that is as great."""
+        """J1: every version that was acknowledged as durable has an object that is as great or greater."""
         for objects in self.objects.values():
             objects.clear()
         for key in self.archive._objects:
@@ -176,9 +179,9 @@ class History:
             raise Violation(f"J1 durable: {need} of {i} was acknowledged; the archive has {sorted(self.objects[i])}")
 
     def audited(self, server: Server, primary: bool, reply: list[Any]) -> None:
-        """J2, J3 and J5 over what the audit script saw."""
+        """Check J2, J3 and J5 with the reply of the audit script."""
         if reply[0]:
-            raise Violation(f"J5 books: {reply[0].decode()}")
+            raise Violation(f"J5 accounts: {reply[0].decode()}")
         epoch, verified = int(reply[1]), int(reply[2])
         server.opened = epoch > 0
         for n, i in enumerate(self.ids):
@@ -187,7 +190,7 @@ class History:
             record = Seen(tier.decode(), (int(e), int(v)), clean == b"1", copy == b"1", trusted)
             server.records[i] = record
             if record.tier not in ("none", "deleted") and (i, record.position) not in self.versions:
-                raise Violation(f"J4 order: the record of {i} is {record.position}, which nobody wrote")
+                raise Violation(f"J4 order: the record of {i} is {record.position}, which no call wrote")
             self.check_record(server, primary, i, record)
 
     def check_record(self, server: Server, primary: bool, i: str, record: Seen) -> None:
@@ -199,9 +202,9 @@ class History:
             )
         need = max(server.floor.get(i, NONE), self.durable[i] if primary else NONE)
         if record.trusted and record.tier == "none" and need > NONE and not self._deleted_since(i, need):
-            raise Violation(f"J2 fresh: {i} has no record, {need} was acknowledged")
+            raise Violation(f"J2 fresh: {i} has no record, but {need} was acknowledged")
         if record.trusted and record.tier != "none" and record.position < need:
-            raise Violation(f"J2 fresh: the record of {i} is {record.position}, {need} was acknowledged")
+            raise Violation(f"J2 fresh: the record of {i} is {record.position}, but {need} was acknowledged")
 
     def check_copies(self, server: Server, primary: bool) -> None:
         for i, record in server.records.items():
@@ -214,21 +217,21 @@ class History:
         )
 
     def read(self, op: Op, found: Any) -> None:
-        """A read is over: `found` is what it answered, a module or None."""
+        """Judge a read that has ended: `found` is its result, a module or None."""
         need = min(op.needs.values(), default=NONE)
         if found is None:
             if need > NONE and not self._deleted_since(op.id, need, op.refused_before):
-                raise Violation(f"read: {op.id} is missing, {need} was acknowledged before the read")
+                raise Violation(f"read: {op.id} is missing, but {need} was acknowledged before the read")
             return
         position = (found.version.epoch, found.version.ver)
         written = self.versions.get((op.id, position))
         if written is None or written.content is None:
-            raise Violation(f"read: {position} of {op.id} was read, which nobody put")
+            raise Violation(f"read: {position} of {op.id} was read, which no call wrote")
         self.seen.add(id(written))
         if found.content != written.content:
             raise Violation(f"read: {position} of {op.id} has the bytes {found.content!r}, not {written.content!r}")
         if position < need:
-            raise Violation(f"read: {position} of {op.id} was read, {need} was acknowledged before the read")
+            raise Violation(f"read: {position} of {op.id} was read, but {need} was acknowledged before the read")
         if id(written) in op.refused_before & self.refused:
             raise Violation(f"read: {position} of {op.id} was read, but that write was refused ({written.error})")
 
@@ -239,19 +242,21 @@ class History:
         return self.tick
 
     def lost(self, how: str) -> None:
-        """A server begins a life, or goes on, without something that it acknowledged."""
+        """Note that a server begins an incarnation, or continues, without a version that it acknowledged."""
         self.losses.append((self.tick, how))
 
     def check_linear(self) -> None:
-        """An order of the calls explains all answers, up to the first loss that they do not promise to survive: of data, where
-        not all writes were durable; and where an old primary goes on beside the new one."""
+        """Check that an order of the calls explains all results, up to the first loss that the calls need not survive.
+
+        Such a loss is a loss of data if not all writes were durable, and an old primary that keeps running next to the new one.
+        """
         durable = all(op.durable for op in self.ops if op.writes)
         cuts = ("failover",) if durable else ("failover", "promote", "loss", "flush")
         cut = next((at + 0.5 for at, how in self.losses if how in cuts), NEVER)
         for i in self.ids:
             calls = [call for op in self.ops if op.id == i and op.began_at < cut for call in self._call(op, cut)]
             if not explained(calls):
-                raise Violation(f"linear: no order of these calls of {i} explains their answers: {calls}")
+                raise Violation(f"linear: no order of these calls of {i} explains their results: {calls}")
 
     def _call(self, op: Op, cut: float) -> Iterator[Call]:
         ended = op.ended_at if op.ended_at < cut else NEVER

@@ -1,10 +1,10 @@
-"""Linearizability of the history of one module: is there an order of the calls that explains every answer?
+"""Linearizability of the history of one module: is there an order of the calls that explains every result?
 
-The algorithm is that of Wing and Gong (1993), with the memory of Lowe (2017): take any call that no other completed call
-precedes, apply it to a copy of the module, go on; come back where an answer does not fit. A call of unknown outcome (its
-process died, or it raised `Unavailable`) may take effect at any moment after it began, also long after it ended, or never.
+The algorithm is that of Wing and Gong (1993), with the memory of Lowe (2017). It takes any call that no other completed call
+precedes, applies it to a copy of the module, and continues; it backtracks if a result does not fit. A call of unknown outcome
+(its process died, or it raised `Unavailable`) may take effect at any moment after it began, also long after it ended, or never.
 
-The state is the write that the module has its content from, None where it does not exist.
+The state is the write that the module has its content from, or None if the module does not exist.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ NEVER = float("inf")
 class Call:
     """One call of a history, from `began` to `ended` (NEVER: not known).
 
-    kind      what it answered
-    read      it found `value` (None: nothing)
-    put       it wrote `value`
-    cas       it wrote `value` in place of `expected`
-    conflict  it found anything but `expected`
-    delete    it found something, which is gone
-    nothing   it found nothing to delete
+    kind      the result
+    read      the call found `value` (None: nothing)
+    put       the call wrote `value`
+    cas       the call replaced `expected` by `value`
+    conflict  the call found something other than `expected`
+    delete    the call deleted the module
+    nothing   the call found nothing to delete
 
-    With `known` False it did what `kind` says, or nothing at all; an unknown delete may have found nothing.
+    With `known` False the call did what `kind` says, or nothing at all; an unknown delete may have found nothing.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class Call:
 
 
 def after(call: Call, state: Any) -> tuple[bool, Any]:
-    """Whether the call may have answered so in this state, and the state after it."""
+    """Return whether the call may have this result in this state, and the state after it."""
     match call.kind:
         case "read":
             return state == call.value, state
@@ -58,7 +58,7 @@ def after(call: Call, state: Any) -> tuple[bool, Any]:
 
 
 def explained(calls: Sequence[Call]) -> bool:
-    """Whether an order of these calls explains all of their answers."""
+    """Return whether an order of these calls explains all of their results."""
     must = sum(1 << i for i, call in enumerate(calls) if call.known)
     seen: set[tuple[int, Any]] = set()
     todo: list[tuple[int, Any]] = [(0, None)]

@@ -1,7 +1,7 @@
-"""Many seeded runs of all scenarios on one server, and the table of what they were.
+"""Many seeded runs of all scenarios on one server, and a table of them.
 
-`INTERLEAVINGS` is how many in all, over both kinds of servers: 100,000 unless it says otherwise; `CHAOS=long` 220,000. A
-failure prints its scenario and seed, and the whole run step by step. `CHAOS_SEED` is the first seed.
+`INTERLEAVINGS` is the number of runs over both kinds of servers: by default 100,000, with `CHAOS=long` 220,000. A failure
+prints its scenario and seed, and the whole run step by step. `CHAOS_SEED` is the first seed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ QUIET = ("--appendonly", "no", "--save", "", "--latency-tracking", "no", "--slow
 
 @contextmanager
 def running_lab(kind: Kind) -> Iterator[Lab]:
-    """A server of its own: worlds own all of its databases. Skipped with a reason where there is none of this kind."""
+    """Start a separate server, because worlds use all of its databases. Skip with a reason if this kind is not installed."""
     if reason := available_kinds()[kind]:
         pytest.skip(reason)
     with running_server(kind, args=QUIET) as server, wire_to(server.socket) as wire:
@@ -37,7 +37,7 @@ def running_lab(kind: Kind) -> Iterator[Lab]:
 
 
 def explore_all(lab: Lab, tell: Callable[[str], None]) -> None:
-    """Half of the runs go to all scenarios alike; the rest goes where most of the first half were no repetitions."""
+    """Divide half of the runs equally among the scenarios, and the rest by how few of the first half were repetitions."""
     runs = IN_ALL / len(KINDS) / len(SCENARIOS)
     first, began, total, rows = max(1, int(runs / 2)), time.monotonic(), Tally(), list[str]()
     tallies: list[tuple[Tally, float]] = []

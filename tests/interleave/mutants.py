@@ -1,7 +1,7 @@
 """Deliberate bugs: one step of the protocol each, patched in the text of a script or in one plan.
 
-A mutant that the explorer does not catch is a hole in the explorer; a patch that finds nothing to patch is an error
-(`wire.patched`). `scenarios` are those where it shows soonest; `model` is its name in `tests/model`, where it exists there.
+A mutant that the explorer does not catch shows a gap in the explorer. A patch that finds nothing to patch is an error
+(`wire.patched`). `scenarios` are those that catch the mutant soonest; `model` is its name in `tests/model`, if it exists there.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _no_look(patch: pytest.MonkeyPatch) -> None:
 
 
 def _version_only_keys(patch: pytest.MonkeyPatch) -> None:
-    """Object names without epoch and token: two lives of Redis write one name."""
+    """Object names lack the epoch and the write id, so two incarnations of Redis write the same name."""
     real = names.content_key
 
     def key(namespace: str, record: Record) -> str:
@@ -86,7 +86,7 @@ def _fields(record: Record) -> dict[str, Any]:
 
 
 def _sweep_by_reference(patch: pytest.MonkeyPatch) -> None:
-    """Whatever no record rests on is deleted, the greatest too."""
+    """The sweep deletes every object that no record uses, even the greatest."""
 
     def unneeded(space: Namespace, groups: Any, now_ms: int, skipped: Any) -> Plan[list[str]]:
         keys: list[str] = []
@@ -98,7 +98,7 @@ def _sweep_by_reference(patch: pytest.MonkeyPatch) -> None:
 
 
 def _sweep_uncommitted(patch: pytest.MonkeyPatch) -> None:
-    """A greater object dominates, whether a record says so or not (as it was once)."""
+    """A greater object dominates even without a record of it (an old bug)."""
 
     def unneeded(space: Namespace, groups: Any, now_ms: int, skipped: Any) -> Plan[list[str]]:
         yield from ()
@@ -119,7 +119,7 @@ def _no_archived_tombstone(patch: pytest.MonkeyPatch) -> None:
 
 
 def _commit_before_put(patch: pytest.MonkeyPatch) -> None:
-    """Write-back says `archived` before the object is there."""
+    """Write-back marks a version as archived before the object exists."""
     real = put_object
 
     def broken(space: Namespace, record: Record, key: str, body: bytes) -> Plan[None]:
@@ -130,7 +130,7 @@ def _commit_before_put(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_verify(patch: pytest.MonkeyPatch) -> None:
-    """Records of an older epoch are served as they are, and called checked."""
+    """Records of an older epoch are served without a comparison, and marked as checked."""
 
     def verify(space: Namespace, shard: Any, id: str) -> Plan[None]:
         known = yield from shard_state(space, shard)
@@ -141,7 +141,7 @@ def _no_verify(patch: pytest.MonkeyPatch) -> None:
 
 
 def _epoch_found(patch: pytest.MonkeyPatch) -> None:
-    """A recovering client installs the greatest epoch that it finds, instead of one of its own."""
+    """A recovering client installs the greatest epoch that it finds, instead of claiming a new one."""
     real = _claim
 
     def claim(space: Namespace, shard: Any, replid: str, last: int) -> Plan[Claim | None]:
@@ -154,13 +154,13 @@ def _epoch_found(patch: pytest.MonkeyPatch) -> None:
 
 
 def _claims_fence(patch: pytest.MonkeyPatch) -> None:
-    """An epoch that was claimed for the same life and never installed fences durable writes (as it was once)."""
+    """An epoch that was claimed for the same incarnation and never installed fences durable writes (an old bug)."""
     real = list_epochs
     replace_in(PUT, real, lambda space, shard, above, **_: real(space, shard, above), patch.setattr)
 
 
 def _takes_back(patch: pytest.MonkeyPatch) -> None:
-    """A refused durable write deletes its object (as it was once), which somebody may have adopted."""
+    """A refused durable write deletes its object, which another client may have adopted (an old bug)."""
 
     def take_back(space: Namespace, shard: Any, id: str, position: ArchivedPosition) -> Plan[bool]:
         yield from ArchiveDelete([position.key])
@@ -170,7 +170,7 @@ def _takes_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def _not_settled(patch: pytest.MonkeyPatch) -> None:
-    """A refused durable write says `Conflict` at once (as it was once)."""
+    """A refused durable write raises `Conflict` at once (an old bug)."""
 
     def done(*_: Any) -> Plan[bool]:
         yield from ()
@@ -190,7 +190,7 @@ def _no_write_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def _proof_after_read(patch: pytest.MonkeyPatch) -> None:
-    """A record, or its absence, is compared with what is known of the shard after it was read (as it was once)."""
+    """A record, or its absence, is judged by what is known about the shard after the read (an old bug)."""
     real = settle_record
 
     def settle(
@@ -202,7 +202,7 @@ def _proof_after_read(patch: pytest.MonkeyPatch) -> None:
 
 
 def _puts_again(patch: pytest.MonkeyPatch) -> None:
-    """A durable write that meets a newer epoch takes another position and goes on (as it was once)."""
+    """A durable write that finds a newer epoch reserves another position and continues (an old bug)."""
     real = reserve_position
 
     def again(space: Namespace, shard: Any, id: str, expected: str, write_id: str, first: Any = None) -> Plan[Any]:
@@ -212,7 +212,7 @@ def _puts_again(patch: pytest.MonkeyPatch) -> None:
 
 
 def _checks_elsewhere(patch: pytest.MonkeyPatch) -> None:
-    """Whether an object was adopted is asked after a position was taken, maybe of another server (as it was once)."""
+    """A write asks whether its object was adopted after it reserved a position, even on another server (an old bug)."""
     real = reserve_position
 
     def again(space: Namespace, shard: Any, id: str, expected: str, write_id: str, first: Any = None) -> Plan[Any]:
@@ -230,7 +230,7 @@ def _checks_elsewhere(patch: pytest.MonkeyPatch) -> None:
 
 
 def _trusts_missing(patch: pytest.MonkeyPatch) -> None:
-    """`pin` takes a MISSING of its script for a proof (as it was once)."""
+    """`pin` takes a MISSING of its script for a proof (an old bug)."""
 
     def pin(space: Namespace, id: str, ttl_ms: int) -> Plan[int]:
         yield from promote(space, id)

@@ -1,4 +1,4 @@
-"""The scenario table: pairs and triples of real plans on one or two modules."""
+"""The scenarios: pairs and triples of real plans on one or two modules."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def put(id: str, text: str, level: str = "redis") -> Call:
 
 
 def cas(id: str, text: str, level: str = "redis") -> Call:
-    """Read the version, then put if it is still the one."""
+    """Read the version, then put if the module is still at that version."""
     content = text.encode()
 
     def plan(space: Namespace, op: Op) -> Plan[Any]:
@@ -81,7 +81,7 @@ def put_many(id: str, text: str) -> Call:
 
 
 def get_many(id: str) -> Call:
-    """Together with others, of which there are none."""
+    """Read as a batch of one."""
 
     def plan(space: Namespace, op: Op) -> Plan[Any]:
         return (yield from read_many(space, ["x", id, "y"]))[id]

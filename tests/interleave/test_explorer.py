@@ -1,5 +1,7 @@
-"""Real plans interleaved on real servers: every crash point of each plan, and every order of some pairs. (The seeded runs
-of all scenarios are in `test_many_valkey.py` and `test_many_redis.py`.)"""
+"""Real plans interleaved on real servers: every crash point of each plan, and every order of some pairs.
+
+`test_many_valkey.py` and `test_many_redis.py` have the seeded runs of all scenarios.
+"""
 
 from __future__ import annotations
 
@@ -64,11 +66,11 @@ ALONE = {
     "sweep": ((sweep(),), (*CLEAN, put("a", "a1"), write_back())),
     "rescue": ((rescue(),), DURABLE),
 }
-# Where a process can die, lose a reply, or meet an outage: `plan: effect`, a line each. All of them are hit, and no others
-# exist: a difference fails the test, and is taken over by hand once it has been understood.
+# Where a process can die, lose a reply, or meet an outage: one line `plan: effect` for each. The runs hit all of them, and no
+# others exist. A difference fails the test; whoever understands it updates the list by hand.
 CRASH_POINTS = Path(__file__).with_name("crash_points.txt")
-# "touch", and "release" after a fetch, are the second half of a pipeline, seen alone only where the first was split off. Where
-# `open` is not answered, a process looks whether the shard is open; these plans look at it for nothing else.
+# "touch", and "release" after a fetch, are the second half of a pipeline and appear alone only after a split. If `open` gets no
+# reply, a process checks whether the shard is open; these plans have no other reason to check it.
 HALVES = ("Sleep", "touch", "get: release", "expire: state", "put: state", "put-archived: state", "write-back: state")
 
 
@@ -80,9 +82,9 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("lab", KINDS if LONG else KINDS[:1], indirect=True)
-def test_every_crash_point(lab: Lab, tell: Callable[[str], None]) -> None:
-    """Each plan alone, in good order and after a restart: every fault at every one of its effects. On one kind of server, but
-    in the long mode."""
+def test_every_fault_at_every_effect_of_each_plan(lab: Lab, tell: Callable[[str], None]) -> None:
+    """Run each plan alone, without a loss and after a restart, with every fault at every one of its effects. The short mode
+    uses one kind of server."""
     points, killed, lost, faults = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     runs = 0
     for name, (calls, before) in ALONE.items():
@@ -103,7 +105,7 @@ def test_every_crash_point(lab: Lab, tell: Callable[[str], None]) -> None:
     for point in sorted(points):
         tell(f"  {point:45} killed {killed[point]:5}  reply lost {lost[point]:5}")
     known = CRASH_POINTS.read_text().splitlines()
-    assert sorted(points) == known, "a plan has other effects: look at them, and write the list anew"
+    assert sorted(points) == known, "a plan has other effects: check them, and update the list"
     missed = [p for p in known if not p.endswith(HALVES) and not (killed[p] and lost[p])]
     assert not missed, missed
     assert all(faults[name] for name in OUTSIDE), faults
@@ -125,15 +127,15 @@ PAIRS = {
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", PAIRS)
-def test_all_interleavings_of_a_pair(lab: Lab, name: str) -> None:
-    """No fault, every order of all effects."""
+def test_every_order_of_a_pair_keeps_the_invariants(lab: Lab, name: str) -> None:
+    """Without faults, try every order of all effects."""
     processes, before = PAIRS[name]
     tally, failures, whole = lab.exhaust(Scenario(name, processes, before, (), 0), limit=100)
     assert not failures, f"{failures[0]}"
     assert tally.runs > 1 and whole
 
 
-def test_a_failure_is_replayed_from_its_seed(lab: Lab) -> None:
+def test_failure_is_replayed_from_its_seed(lab: Lab) -> None:
     broken = Lab(
         lab.wire, (("archived", "if old.tok ~= ARGV[2] or old.version ~= ARGV[3] then return {'CHANGED'} end", ""),)
     )

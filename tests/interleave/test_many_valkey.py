@@ -1,4 +1,4 @@
-"""Seeded interleavings of all scenarios on Valkey; a file of its own, so that the servers have a core each."""
+"""Seeded interleavings of all scenarios on Valkey, in a separate file, so that each server has a core."""
 
 from __future__ import annotations
 

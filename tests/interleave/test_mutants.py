@@ -25,7 +25,7 @@ def wire() -> Iterator[Wire]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
-def test_is_caught(wire: Wire, mutant: Mutant, tell: Callable[[str], None]) -> None:
+def test_explorer_catches_the_mutant(wire: Wire, mutant: Mutant, tell: Callable[[str], None]) -> None:
     lab, runs = Lab(wire, mutant.patches), 0
     with mutant.applied():
         for name in mutant.scenarios:
@@ -38,7 +38,7 @@ def test_is_caught(wire: Wire, mutant: Mutant, tell: Callable[[str], None]) -> N
     tell(f"{mutant.name:26} after {runs:5} runs of {name:32} {failures[0].problem[:110]}")
 
 
-def test_the_model_knows_them() -> None:
-    """Those that exist in the model are killed there too."""
+def test_mutants_of_the_model_exist_there() -> None:
+    """The mutants that exist in the model have a test there too."""
     assert {m.model for m in MUTANTS if m.model} <= set(KILLED_BY)
     assert len(MUTANTS) >= 15

@@ -1,13 +1,13 @@
-"""Many small worlds on one real server: each step's commands of all worlds go out together.
+"""Many small worlds on one real server: the commands of all worlds for one step are sent together.
 
-A run of the explorer is a generator that yields the commands of its next step and gets their replies. `run_all` keeps
-some hundred runs going at once, so that one round trip serves all of them; a run cannot tell, since each has a
-namespace of its own. A logical database (SELECT) is one server of a world: the primary, its replica, an old
-primary that is cut off.
+A run of the explorer is a generator that yields the commands of its next step and receives their replies. `run_all` runs
+some hundred of them concurrently, so that one round trip serves all. They do not notice each other, because each has its
+own namespace. A logical database (SELECT) is one server of a world: the primary, its replica, or an old partitioned
+primary.
 
-The scripts that run here are the real ones but for two functions of the prelude: the life of the server and its clock
-are read from a key that belongs to the world (`<epoch key>:life`), so that every world has its own, and time passes
-only when something happens.
+The scripts are the real ones except for two functions of the prelude. These read the incarnation of the server and its
+clock from a key that belongs to the world (`<epoch key>:life`), so that every world has its own, and time passes only when
+something happens.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from distier.lua import VERBS, script
 
 DATABASES = 5
 WINDOW = 48
-"""Runs that are under way at once."""
+"""The number of runs in progress at once."""
 
-Sent = list[tuple[int, tuple[Any, ...]]]  # (database, words of a command)
+Sent = list[tuple[int, tuple[Any, ...]]]  # (database, command)
 Steps = Generator[Sent, list[Any], Any]
 Patch = tuple[str, str, str]
-"""(verb, snippet, what to put in its place); the verb `prelude` is in all scripts."""
+"""(verb, snippet, replacement); the verb `prelude` is part of all scripts."""
 
 CLOCK: tuple[Patch, ...] = (
     (
@@ -51,8 +51,10 @@ CLOCK: tuple[Patch, ...] = (
 
 @cache
 def patched(patches: tuple[Patch, ...] = ()) -> dict[str, Script]:
-    """The scripts by verb, with the world's own clock and life, and with `patches`. Each snippet must exist exactly once
-    in the script that it is for: a patch that finds nothing would be a mutant that is none."""
+    """Return the scripts by verb, with the world's own clock and incarnation, and with `patches`.
+
+    Each snippet must exist exactly once in its script: a patch that finds nothing would make a mutant without a bug.
+    """
     found = {}
     for verb in VERBS:
         source = script(verb).source.decode()
@@ -66,7 +68,7 @@ def patched(patches: tuple[Patch, ...] = ()) -> dict[str, Script]:
 
 
 class Wire:
-    """One server, a raw connection to each logical database."""
+    """One server, with a raw connection to each logical database."""
 
     def __init__(self, path: Path) -> None:
         self._sockets = []
@@ -81,7 +83,7 @@ class Wire:
         self.round_trips = 0
 
     def talk(self, sent: Sent) -> list[Any]:
-        """Replies in the order of the commands; error replies are values."""
+        """Send commands and return their replies in order; error replies are values."""
         by_database: dict[int, list[int]] = {}
         for i, (database, _) in enumerate(sent):
             by_database.setdefault(database, []).append(i)
@@ -105,7 +107,7 @@ class Wire:
         return replies
 
     def load(self, scripts: Iterable[Script | bytes]) -> list[str]:
-        """SCRIPT LOAD; the SHA-1 of each."""
+        """Load scripts with SCRIPT LOAD; return the SHA-1 of each."""
         sources = [s if isinstance(s, bytes) else s.source for s in scripts]
         replies = self.talk([(0, ("SCRIPT", "LOAD", source)) for source in sources])
         errors = [r for r in replies if isinstance(r, Exception)]
@@ -130,7 +132,7 @@ def wire_to(path: Path) -> Iterator[Wire]:
 
 
 def run_all(wire: Wire, runs: Iterator[Steps], done: Callable[[Any], None], *, window: int = WINDOW) -> None:
-    """Run all of `runs` to their ends, `window` at a time; `done` gets what each returns."""
+    """Run all of `runs` to their ends, `window` at a time; call `done` with each result."""
     going: list[tuple[Steps, Sent]] = []
     while True:
         while len(going) < window:

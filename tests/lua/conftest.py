@@ -1,4 +1,4 @@
-"""The three servers that run the scripts, as `Exchange`s: Valkey, the distribution's Redis, and fakeredis."""
+"""The three servers that run the scripts, as `Exchange` objects: Valkey, the distribution's Redis, and fakeredis."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _exchange(request: pytest.FixtureRequest) -> Iterator[Exchange]:
     if request.param == "fakeredis":
         yield FakeExchange()
         return
-    server = request.getfixturevalue(f"{request.param}_server")  # skips with the reason where there is none
+    server = request.getfixturevalue(f"{request.param}_server")  # skips with the reason if the server is not installed
     exchange = RedisExchange(small_config(), server.socket_url)
     yield exchange
     exchange.close()

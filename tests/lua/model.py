@@ -1,7 +1,7 @@
-"""What a shard is, in plain Python: the scripts are held to this.
+"""A model of a shard in plain Python, with which the scripts are compared.
 
-Written from the scripts' headers and DESIGN, not from their code: a change is tried on a copy, budgets are compared
-before and after by counting everything anew, and the copy is kept or thrown away as a whole. Times are left out.
+It follows the scripts' headers and DESIGN, not their code. A change is made to a copy, budgets are compared before and after
+by a recount, and the copy is kept or dropped as a whole. Times are left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BUDGETS = {"hot_tokens": "hot_tokens", "hot_bytes": "hot_bytes", "warm_count": "
 
 @dataclass(frozen=True)
 class Rec:
-    """A module, or its tombstone. `frame` is None where there is none; `lost`: its TTL took it."""
+    """A module, or its tombstone. `frame` is None if there is none. `lost` means that the frame's TTL has expired."""
 
     tier: str
     write_id: str
@@ -41,14 +41,14 @@ class Rec:
 
 @dataclass
 class Over:
-    """The answer that changes nothing: by how much each budget would be exceeded."""
+    """The result of a call that changed nothing: by how much it would exceed each budget."""
 
     over: tuple[int, ...]
 
 
 @dataclass
 class Model:
-    """One shard. Methods answer what the script must answer: a word and values, or `Over`."""
+    """One shard. Methods return what the script must return: a word and values, or `Over`."""
 
     limits: dict[str, int]
     records: dict[str, Rec] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Model:
         return {id for id, r in self.records.items() if not r.clean}
 
     def usage(self) -> dict[str, int]:
-        """The sums, counted anew."""
+        """The accounts, by a recount."""
         sums: Counter[str] = Counter()
         for r in self.records.values():
             sums[f"{r.tier}_count"] += 1
@@ -235,7 +235,7 @@ class Model:
     # -- room ------------------------------------------------------------------------------------------------------
 
     def _change(self, id: str, rec: Rec, moves: Sequence[Move]) -> int | Over:
-        """Set a record; with the moves only if it does not fit without them. All or nothing."""
+        """Set a record, and make the moves only if it does not fit without them. All or nothing."""
         new = copy.deepcopy(self)
         new.records[id] = rec
         if self._fits(new):
@@ -249,7 +249,7 @@ class Model:
         return words.count("moved")
 
     def _move(self, moves: Sequence[Move], reason: str, subject: str | None) -> list[str]:
-        """A victim moves once in a call, and what the call is about is no victim."""
+        """A victim moves once in a call, and the module of the call is never a victim."""
         words, seen = [], {subject}
         for m in moves:
             word = "changed" if m.id in seen else self._why_not(m)

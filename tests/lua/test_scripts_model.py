@@ -1,8 +1,7 @@
 """Every script against a model in plain Python, step by step, on real Valkey, the distribution's Redis and fakeredis.
 
-After each call everything in the keyspace is dumped and compared with the model: records, frames and their TTLs, sets,
-sums, events. Budgets are tiny, so that most calls lack room. `MODEL_EXAMPLES` and `MODEL_STEPS` make
-longer runs.
+After each call the whole keyspace is dumped and compared with the model: records, frames and their TTLs, sets, accounts,
+events. Budgets are tiny, so that most calls find no room. `MODEL_EXAMPLES` and `MODEL_STEPS` make longer runs.
 """
 
 from __future__ import annotations
@@ -51,11 +50,11 @@ tokens = st.sampled_from([0, 1, 1, 4, 4, 10, 20, 21, 2**40])
 frames = st.sampled_from([b"", b"f", b"frame", b"F" * 12, b"F" * 24, b"F" * 25])
 picks = st.integers(0, 5)
 fresh = st.sampled_from([True] * 7 + [False])
-# Whom a call is about: mostly one for which it makes sense (see `who`), else any id.
+# The module of a call: mostly one for which the call makes sense (see `who`), otherwise any id.
 whos = st.tuples(st.integers(0, 9), ids)
 Who = tuple[int, str]
-# who; by its current tok or not; where to; its frame
-# None: everybody who can go.
+# the module; whether by its current write id; the target tier; its frame
+# None means every module that can be evicted.
 Drawn = list[tuple[Who, bool, str, bytes]] | None
 moves = st.none() | st.lists(st.tuples(whos, fresh, st.sampled_from(["warm", "cold"]), frames), max_size=5)
 
@@ -105,7 +104,7 @@ class Shards(RuleBasedStateMachine):
         return good[pick % len(good)] if good and pick < 8 else id
 
     def compare(self, answer: object, expected: object, before: dict[str, Any]) -> None:
-        """The answers are equal; and a refusal changed nothing at all, not even a time."""
+        """The results are equal, and a refusal changed nothing, not even a time."""
         assert plain(answer) == expected
         if not (isinstance(expected, tuple) and expected[0] == "OK"):
             assert untimed(self.dump()) == untimed(before)
@@ -116,9 +115,9 @@ class Shards(RuleBasedStateMachine):
         for named, zset in ((answer.hot_ids, self.shard.hot), (answer.warm_ids, self.shard.warm)):
             order = [i for i in ids_of(before[zset][1] if zset in before else []) if i != id]
             may_go = [i for i in order if not self.model.pins.get(i)]
-            assert list(named) == may_go[: len(named)], "victims are named in the order in which they should go"
+            assert list(named) == may_go[: len(named)], "victims are named in the order in which they should be evicted"
             if max(expected.over) > 0 and zset == self.shard.hot and max(expected.over[:2]) > 0:
-                assert len(named) == len(may_go), "so few modules: all of them are named"
+                assert len(named) == len(may_go), "all of so few modules are named"
         assert untimed(self.dump()) == untimed(before)
 
     def check(self, answer: object, expected: object, before: dict[str, Any], id: str = "") -> None:
@@ -187,7 +186,7 @@ class Shards(RuleBasedStateMachine):
         )
     )  # fmt: skip
     def put_many(self, items: list[tuple[str, int, bytes, str, bool]]) -> None:
-        """Each item as if it were put alone, one after the other; what has no room changes nothing."""
+        """Each item has the result of a single put, one after the other; an item without room changes nothing."""
         writes: list[Write] = []
         expected_of: dict[str, tuple[str, str, int, bytes]] = {}
         for id, n, content, expected, again in items:
@@ -208,7 +207,7 @@ class Shards(RuleBasedStateMachine):
     @precondition(lambda self: self.used)
     @rule(pick=picks, id=ids, tier=st.sampled_from(["hot", "warm"]), content=contents)
     def put_again(self, pick: int, id: str, tier: str, content: bytes) -> None:
-        """A retried put, whatever else it says by now; also one that was refused the first time."""
+        """A put that is sent again, even with other arguments, or after a refusal."""
         self.put_as(self.used[-1 - pick % len(self.used)], id, tier, 1, content, b"f", "", [], "")
 
     @rule(who=whos, fresh=fresh, drawn=moves, longer=st.sampled_from([False] * 7 + [True]))
@@ -278,7 +277,7 @@ class Shards(RuleBasedStateMachine):
 
     @rule(who=whos)
     def frame_runs_out(self, who: Who) -> None:
-        """The TTL takes a frame, as Redis does: without telling anybody."""
+        """The TTL of a frame expires, which no script notices."""
         id = self.who(who, lambda rec: rec.tier == "warm" and rec.clean)
         rec = self.model.records.get(id)
         if rec and rec.tier == "warm" and rec.clean:
@@ -302,7 +301,7 @@ class Shards(RuleBasedStateMachine):
         explicit=st.sampled_from([False, False, True]),
     )
     def limit(self, name: str, value: int, explicit: bool) -> None:
-        """An operator's limit replaces what is stored, also with less than is used; a default does not."""
+        """An operator's limit replaces the stored one, even if it is less than the usage; a default does not."""
         assert isinstance(self.run(lua.open_shard(self.shard, [Limit(name, value, explicit)])), lua.Opened)
         if explicit:
             self.model.limits[name] = value
@@ -314,7 +313,7 @@ class Shards(RuleBasedStateMachine):
 
     @rule(who=whos, fresh=fresh)
     def redirty(self, who: Who, fresh: bool) -> None:
-        """The object of a clean version is gone from the archive: it is archived anew, if its content is here."""
+        """The archive has lost the object of a clean version: it is archived again, if Redis has its content."""
         id = self.who(who, lambda rec: rec.clean and rec.tier != "cold")
         write_id = self.write_id(id, fresh)
         before = self.dump()
@@ -322,7 +321,7 @@ class Shards(RuleBasedStateMachine):
 
     @rule(id=ids, expected=st.sampled_from(["", "-", "now", "1-999999"]))
     def reserve(self, id: str, expected: str) -> None:
-        """A place in the order for a durable write; it may stay empty."""
+        """Reserve a position for a durable write; the position may stay unused."""
         if expected == "now":
             expected = self.model.version_of(id) or "1-1"
         before = self.dump()
@@ -336,7 +335,7 @@ class Shards(RuleBasedStateMachine):
 
     @rule(repair=st.booleans())
     def look_for_damage(self, repair: bool) -> None:
-        """The scripts of fsck find nothing, except frames whose TTL took them (which is no damage), and change nothing."""
+        """The scripts of fsck find nothing but expired frames, which are no damage, and change nothing."""
         before = self.dump()
         mended = self.run(lua.mend(self.shard, IDS, repair=repair))
         assert [m for m in mended if any(m[1:])] == []
@@ -384,7 +383,7 @@ class Shards(RuleBasedStateMachine):
         for key, (type, _, _) in state.items():
             assert any(p.fullmatch(key) and type == t for p, t in PATTERNS), f"{key} ({type}) is not documented"
         for key in [k for k, (_, value, _) in state.items() if is_buried(value)]:
-            assert state.pop(key)[2] > 0, "a tombstone that is archived has a TTL"
+            assert state.pop(key)[2] > 0, "an archived tombstone has a TTL"
         self.records_are_right(state)
         self.sets_are_right(state)
         usage = {k.decode(): int(v) for k, v in state.get(self.shard.usage, ("", {}, 0))[1].items()}
@@ -429,7 +428,7 @@ def flat(fields: Any) -> tuple[str, ...]:
 
 
 def record(rec: Rec) -> dict[bytes, bytes]:
-    """A record's hash as the model has it, without times."""
+    """The hash of a record according to the model, without times."""
     epoch, _, ver = rec.version.partition("-")
     known: dict[str, object] = {
         "tier": rec.tier, "epoch": epoch, "ver": ver, "tok": rec.write_id, "bytes": len(rec.content), "clean": int(rec.clean),
@@ -455,12 +454,12 @@ def untimed(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain(answer: object) -> object:
-    """An answer of a face as the model gives it."""
+    """The result of a script's function in the form that the model returns."""
     match answer:
         case Put(_, ver, evicted):
             return "OK", ver, evicted
         case Replayed(epoch, ver, tier):
-            # a put by the tok of a delete: the model forgets a tombstone that is archived, the script does not at once
+            # a put by the write id of a delete: the model forgets an archived tombstone at once, the script later
             return "REPLAYED", f"{epoch}-{ver}", "" if tier == "deleted" else tier
         case Refused(word, version):
             return (word, version) if word in ("CONFLICT", "MISSING") else (word,)
@@ -490,7 +489,7 @@ def open_shard(exchange: Exchange, shard: Shard, limits: dict[str, int]) -> None
     assert again.epoch == 1
 
 
-def test_the_scripts_do_what_the_model_does(exchange: Exchange) -> None:
+def test_scripts_agree_with_the_model(exchange: Exchange) -> None:
     """Fewer examples on fakeredis: a step takes ten times as long there."""
     few = isinstance(exchange, FakeExchange)
     run_state_machine_as_test(

@@ -1,4 +1,4 @@
-"""The scripts as texts: their headers, their flags, the function library; and what they refuse before they write."""
+"""The scripts as texts: their headers, their flags and the function library; and calls that fail before they write."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.lua.test_scripts_model import open_shard, run_script, untimed
 MAX_LINES = 66
 LOOKS = {"state", "where"}
 TAKES_MEMORY = {"put", "promote", "install", "touch", "adopt"}
-# All others free memory, or are needed for that and take next to none.
+# All other scripts free memory, or are necessary for that and take hardly any.
 LIMITS = {"hot_tokens": 10, "hot_bytes": 100, "warm_modules": 3, "warm_bytes": 100, "warm_ttl_ms": 1_000_000}
 SHARD = Shard("ns", 0, 1)
 FOREIGN = {
@@ -40,7 +40,7 @@ def text(verb: str) -> str:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_each_script_says_what_it_does(verb: str) -> None:
+def test_every_script_has_a_complete_header(verb: str) -> None:
     lines = text(verb).splitlines()
     header = [line for line in lines if line.startswith("-- ")]
     assert lines[0].startswith("-- flags:")
@@ -51,31 +51,31 @@ def test_each_script_says_what_it_does(verb: str) -> None:
     assert len(lines) <= MAX_LINES
 
 
-def test_every_script_is_known() -> None:
+def test_every_lua_file_is_a_verb() -> None:
     names = {p.name.removesuffix(".lua") for p in resources.files("distier.lua").iterdir() if p.name.endswith(".lua")}
     assert names == {*VERBS, "prelude"}
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_flags(verb: str) -> None:
-    """What frees memory runs at `maxmemory`; what takes it is refused there; what only looks cannot write."""
+def test_flags_fit_the_effect_of_the_script(verb: str) -> None:
+    """Scripts that free memory run at `maxmemory`, scripts that take memory are refused, and read-only scripts cannot write."""
     flags = set(lua.flags_of(verb).split(",")) - {""}
     assert flags == ({"no-writes"} if verb in LOOKS else set() if verb in TAKES_MEMORY else {"allow-oom"})
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_no_script_looks_for_keys_or_runs_unbounded(verb: str) -> None:
+def test_no_script_searches_keys_or_runs_unbounded(verb: str) -> None:
     code = "\n".join(line.partition("--")[0] for line in text(verb).splitlines())
     assert not re.search(r"call\('(KEYS|SCAN|FLUSHALL|FLUSHDB|EVAL)'", code)
 
 
-def test_a_script_is_named_by_its_own_sha(real_exchange: Exchange) -> None:
+def test_script_sha_is_that_of_the_server(real_exchange: Exchange) -> None:
     for verb in VERBS:
         script = lua.script(verb)
         assert ask(real_exchange, ("SCRIPT", "LOAD", script.source)) == script.sha.encode()
 
 
-def test_the_function_library_loads_and_answers(real_exchange: Exchange) -> None:
+def test_function_library_loads_and_runs(real_exchange: Exchange) -> None:
     fill(real_exchange)
     ask(real_exchange, ("FUNCTION", "LOAD", "REPLACE", lua.library()))
     call = lua.where(SHARD, "hot")
@@ -107,7 +107,7 @@ def write_id(id: str) -> str:
 
 
 def order(id: str) -> Order:
-    """The place of a module's version in what `fill` makes."""
+    """The position of a module's version after `fill`."""
     return Order(1, 3 + ["hot", "hot2", "warm", "warm-dirty", "gone", "cold"].index(id), write_id(id))
 
 
@@ -133,7 +133,7 @@ def fill(exchange: Exchange) -> None:
     ask(exchange, ("SET", SHARD.lease("hot"), "me"))
     ask(
         exchange, ("HSET", SHARD.module("cold"), "reserved", f"1-99-0-{write_id('newer')}")
-    )  # a durable write is under way
+    )  # a durable write is in progress
 
 
 def put(
@@ -196,21 +196,21 @@ CALLS: dict[str, Callable[[], RunScript[Any]]] = {
     "claim": lambda: lua.claim(SHARD, "me", 10_000),
     "heartbeat": lambda: lua.heartbeat(SHARD, "me", 10_000),
 }
-REPAIRS = {"mend", "reindex", "account"}  # they write where something is wrong
+REPAIRS = {"mend", "reindex", "account"}  # they write only if there is a defect
 
 
 def found(id: str, kind: str = "content") -> lua.Adoption:
     return lua.Adoption(id, 1, 1000, write_id("n"), kind, 4, 5, 9, fields=("type", "t/x"))
 
 
-def test_every_script_is_tried() -> None:
+def test_every_script_has_a_call_below() -> None:
     tried = {call().script.name for call in CALLS.values()}
     assert tried == set(VERBS)
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_the_call_writes_when_nothing_is_wrong(exchange: Exchange, name: str) -> None:
-    """Else the tests below would prove nothing."""
+def test_call_writes_when_nothing_is_wrong(exchange: Exchange, name: str) -> None:
+    """Otherwise the tests below would prove nothing."""
     fill(exchange)
     before = state(exchange)
     call = CALLS[name]()
@@ -221,7 +221,7 @@ def test_the_call_writes_when_nothing_is_wrong(exchange: Exchange, name: str) ->
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_foreign_key_fails_the_call_and_nothing_is_written(real_exchange: Exchange, name: str) -> None:
+def test_key_of_foreign_type_fails_the_call_before_any_write(real_exchange: Exchange, name: str) -> None:
     """Redis does not undo what a script wrote before it failed: scripts look at every key before they write."""
     fill(real_exchange)
     kept = dump(lambda commands: real_exchange.exchange(SHARD, commands, 10.0))
@@ -251,7 +251,7 @@ REFUSING = sorted(set(CALLS) - {"open", "release", "where"})
 
 
 @pytest.mark.parametrize("name", REFUSING)
-def test_nothing_is_written_to_a_shard_of_another_layout(real_exchange: Exchange, name: str) -> None:
+def test_call_to_another_layout_writes_nothing(real_exchange: Exchange, name: str) -> None:
     fill(real_exchange)
     ask(real_exchange, ("HSET", SHARD.epoch, "layout", "99"))
     before = state(real_exchange)
@@ -261,7 +261,7 @@ def test_nothing_is_written_to_a_shard_of_another_layout(real_exchange: Exchange
 
 
 @pytest.mark.parametrize("name", REFUSING)
-def test_nothing_is_written_to_a_shard_without_an_epoch(real_exchange: Exchange, name: str) -> None:
+def test_call_to_shard_without_epoch_writes_nothing(real_exchange: Exchange, name: str) -> None:
     fill(real_exchange)
     ask(real_exchange, ("DEL", SHARD.epoch))
     before = state(real_exchange)
@@ -270,23 +270,24 @@ def test_nothing_is_written_to_a_shard_without_an_epoch(real_exchange: Exchange,
     assert state(real_exchange) == before
 
 
-def test_open_refuses_another_layout_and_another_number_of_shards(real_exchange: Exchange) -> None:
+def test_open_refuses_another_layout_or_shard_count(real_exchange: Exchange) -> None:
     fill(real_exchange)
     before = state(real_exchange)
     other = lua.open_shard(Shard("ns", 0, 2), [])
-    with pytest.raises(Invalid, match="was made with shards 1"):
+    with pytest.raises(Invalid, match="was made with shards=1"):
         run_script(real_exchange, RunScript(SHARD, other.script, SHARD.fixed, other.args, other.parse))
     ask(real_exchange, ("HSET", SHARD.epoch, "layout", "99"))
-    with pytest.raises(Invalid, match="was made with layout 99"):
+    with pytest.raises(Invalid, match="was made with layout=99"):
         run_script(real_exchange, lua.open_shard(SHARD, []))
     ask(real_exchange, ("HSET", SHARD.epoch, "layout", "1"))
     assert state(real_exchange) == before
 
 
-def test_an_epoch_is_installed_only_as_it_was_claimed(real_exchange: Exchange) -> None:
-    """In the life that it was claimed for, above the one that is there, and no FLUSHALL since the look before the claim."""
+def test_epoch_is_installed_only_as_claimed(real_exchange: Exchange) -> None:
+    """An epoch is installed in the incarnation that it was claimed for, if it is greater than the stored epoch and there was
+    no FLUSHALL since the look before the claim."""
     fill(real_exchange)
-    ask(real_exchange, ("HSET", SHARD.epoch, "replid", "of an earlier life"))
+    ask(real_exchange, ("HSET", SHARD.epoch, "replid", "of an earlier incarnation"))
 
     def opened(**claim: Any) -> lua.Opened | lua.Unclaimed:
         return run_script(real_exchange, lua.open_shard(SHARD, [], **claim))
@@ -295,18 +296,18 @@ def test_an_epoch_is_installed_only_as_it_was_claimed(real_exchange: Exchange) -
     assert isinstance(look, lua.Unclaimed) and look.opening == "one" and look.epoch == 1
     assert opened(opening="two") == look, "the first look stays"
     good = {"epoch": 5, "replid": look.replid, "opening": "one"}
-    for wrong in ({"replid": "of another life"}, {"epoch": 1}, {"opening": "two"}):
+    for wrong in ({"replid": "of another incarnation"}, {"epoch": 1}, {"opening": "two"}):
         assert isinstance(opened(**good | wrong), lua.Unclaimed), wrong
     ask(real_exchange, ("FLUSHALL",))
     for _ in range(2):
-        assert opened(**good) == lua.Unclaimed(look.replid, "", 0), "a claim from before does not make a look of after"
+        assert opened(**good) == lua.Unclaimed(look.replid, "", 0), "an old claim begins no new look"
     assert isinstance(opened(opening="three"), lua.Unclaimed)
     assert isinstance(opened(**good), lua.Unclaimed)
     installed = opened(**good | {"opening": "three"})
     assert isinstance(installed, lua.Opened) and installed.epoch == 5
 
 
-def test_at_maxmemory_what_frees_runs_and_what_takes_is_refused(real_exchange: Exchange) -> None:
+def test_at_maxmemory_only_scripts_that_take_memory_are_refused(real_exchange: Exchange) -> None:
     fill(real_exchange)
     ask(real_exchange, ("CONFIG", "SET", "maxmemory", "1"))
     try:

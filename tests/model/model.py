@@ -1,37 +1,38 @@
 """An explicit-state model of the durable protocol: every order of every step, for one module on one shard.
 
-The world has a primary, perhaps an old primary that is cut off (a zombie), a replica's snapshot, an archive of objects that
-are never overwritten, and epoch markers. Clients take the steps of their operation one at a time, may be stopped between
-any two for ever, and may talk to the primary or to the zombie. Everything is a value; `successors` are all states that one
-step leads to; the search is breadth first, so a violation comes with a shortest trace.
+The world has a primary, perhaps an old partitioned primary (a zombie), a replica's snapshot, an archive of objects that
+are never overwritten, and epoch markers. Clients take the steps of their operation one at a time. They may stop between
+any two steps for ever, and may be connected to the primary or to the zombie. Everything is a value; `successors` returns
+all states that one step leads to. The search is breadth first, so the trace of a violation is a shortest one.
 
-What the code does, and its name here:
+The operations of the code, and their names here:
 
-    put, delete             `put0 del0`   one script; the archive learns of it by a write-back
+    put, delete             `put0 del0`   one script; a write-back brings the version to the archive
     put, delete (durable)   `put2 del2`   reserve, PUT, look for a newer epoch, apply, acknowledge
-                                          Its position is reserved in the record: only who holds it is applied, what it passes
-                                          is not adopted, and it stays over unconditional writes. Who lost it does not know what
-                                          became of its object (`unknown`). Who finds a newer epoch takes a position there
-                                          (`again`), and puts once more if its object was not adopted, seen in the same step
-    conditional put         `cas2`        the same; it is refused only by what comes after it, and says so when that is in the
-                                          archive and no newer epoch is (`settle`)
-                            `cas0`        read, one script; it may pass a reserved position, which is then gone
-    write-back              `archive`     read, PUT, commit if the version is still there
-    sweep                   (environment) an object that comes before a committed version goes
-    claim                   `claim`       list the markers, put the next number, list again: alone with it? then install
+                                          The record stores the reserved position: only the write that holds it is applied,
+                                          versions before it are not adopted, and unconditional writes keep it. A write that
+                                          lost its position does not know the fate of its object (`unknown`). A write that
+                                          finds a newer epoch reserves a position there (`again`), and in the same step
+                                          sees whether its object was adopted; if not, it puts its object again
+    conditional put         `cas2`        the same; only a later version refuses it. It reports that once this version is in
+                                          the archive and no newer epoch is (`settle`)
+                            `cas0`        read, one script; it may pass a reserved position, which then ends
+    write-back              `archive`     read, PUT, commit if the version is still current
+    sweep                   (environment) deletes an object that comes before a committed version
+    claim                   `claim`       list the markers, put the next number, list again; install if no other has it
     recovery elsewhere      (environment) the same as one step, for the cases that are not about claims
 
 Invariants, in every reachable state:
 
-    J1 durable     what was acknowledged as durable has an object that is as great
-    J2 fresh       a read answers nothing older than what was acknowledged
-    J3 readable    a record that says present has a copy somewhere
-    J4 order       no epoch is installed twice, so no place in the order is given twice; those of one life only grow
+    J1 durable     a version that was acknowledged as durable has an object that is as great or greater
+    J2 fresh       a read returns nothing older than the acknowledged version
+    J3 readable    a record of a present module has a copy somewhere
+    J4 order       no epoch is installed twice, so no position is given twice; positions of one incarnation only grow
     J5 closure     if everybody dies now, recovery, write-back and sweep leave one object, and it is readable
-    J6 refused     what was refused is never read, and a conditional write overtakes nothing that was acknowledged
-    J7 once        a write that was overwritten never comes back, on the server where that happened
+    J6 refused     a refused version is never read, and a conditional write overtakes no acknowledged version
+    J7 once        an overwritten version never comes back on the server where it was overwritten
 
-`mutants` are names of single steps done wrong; each must violate something.
+`mutants` are names of single wrong steps; each must violate an invariant.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 Order = tuple[int, int]  # (epoch, ver)
-Step = tuple[Any, ...]  # where a client is: the name of its next step, and what it remembers
+Step = tuple[Any, ...]  # the state of a client: the name of its next step, and what it remembers
 NONE: Order = (0, 0)
 
 
@@ -58,27 +59,27 @@ class Record(NamedTuple):
     kind: str
     clean: bool
     copy: bool  # Redis has the bytes
-    seen: int  # the epoch in which it was last known to be the newest
+    seen: int  # the epoch in which the record was last known to be the newest version
 
 
 class Server(NamedTuple):
     epoch: int
-    valid: bool  # the epoch was installed in this life
+    valid: bool  # the epoch was installed in this incarnation
     ver: int
     record: Record | None
     floor: Order  # the greatest version that this server acknowledged
     incarnation: int
     reserved: Order = NONE  # the position of a durable write in front of the record
     past: frozenset[int] = frozenset()  # operations whose versions were overwritten here
-    flushed: int = 0  # how often it was emptied in its life
+    flushed: int = 0  # how often it was emptied in its incarnation
 
     @property
     def slot(self) -> Order:
-        """The reserved position; one of an older epoch is worth nothing."""
+        """The reserved position; a position of an older epoch no longer counts."""
         return self.reserved if self.reserved[0] == self.epoch else NONE
 
     def with_record(self, record: Record, **changes: Any) -> Server:
-        """With this record in place of the one that is there."""
+        """Replace the record."""
         old = self.record
         past = self.past | {old.op} if old and old.op >= 0 and old.op != record.op else self.past
         return self._replace(record=record, past=past, **changes)
@@ -89,13 +90,13 @@ class State(NamedTuple):
     zombie: Server | None
     snapshot: Server
     objects: frozenset[Object]
-    markers: tuple[int, ...]  # epoch numbers that were claimed, each as often as it was
-    installed: tuple[tuple[int, int], ...]  # (epoch, life of the server)
+    markers: tuple[int, ...]  # claimed epoch numbers, each as often as it was claimed
+    installed: tuple[tuple[int, int], ...]  # (epoch, incarnation of the server)
     clients: tuple[Step, ...]
     durable: Order
     faults: int
     collected: bool = False
-    refused: frozenset[int] = frozenset()  # the operations that were told so
+    refused: frozenset[int] = frozenset()  # the operations whose clients know that they were refused
 
 
 START = Server(1, True, 0, None, NONE, 0)
@@ -103,7 +104,7 @@ EMPTY = Server(0, False, 0, None, NONE, 0)
 CLAIMS_MAX = 3
 TRIES_MAX = 2
 MARKERS_MAX = 5
-"""Bounds on what could go on for ever: two claimers that always meet."""
+"""Bounds for loops that could be endless: two claimers that always meet."""
 
 
 @dataclass
@@ -120,7 +121,7 @@ def greatest(objects: frozenset[Object]) -> Object | None:
 
 
 class Model:
-    """`ops`: what each client does. `faults`: how often Redis fails over or forgets. `mutants`: steps done wrong."""
+    """`ops` are the operations of the clients, `faults` the number of failovers and losses, `mutants` the wrong steps."""
 
     def __init__(self, ops: Sequence[str], faults: int, mutants: Sequence[str] = ()) -> None:
         self.ops, self.faults, self.mutants = tuple(ops), faults, frozenset(mutants)
@@ -155,19 +156,19 @@ class Model:
             for one in {incarnation for _, incarnation in s.installed}
         ]
         if len(set(numbers)) < len(numbers) or any(incarnation != sorted(incarnation) for incarnation in incarnations):
-            return f"J4 order: epochs {s.installed} were installed"
+            return f"J4 order: an epoch was installed twice: {s.installed}"
         top = greatest(s.objects)
         if s.durable > NONE and not s.collected and (top is None or top.order < s.durable):
-            return f"J1 durable: {s.durable} was acknowledged, the archive has {top}"
+            return f"J1 durable: {s.durable} was acknowledged, but the archive has {top}"
         seen = self.view(s.primary, s.objects)
         if seen == "lost":
-            return "J3 readable: the record says present, and there is no copy"
+            return "J3 readable: the module of the record has no copy"
         if isinstance(seen, tuple):
             need = max(s.durable, s.primary.floor)
             if seen[0] < need and not (seen == (NONE, "d") and s.collected):
-                return f"J2 fresh: {seen} is read, {need} was acknowledged"
+                return f"J2 fresh: {seen} is read, but {need} was acknowledged"
         if isinstance(seen, tuple) and any(self.wrote(s, i, seen[0]) for i in s.refused):
-            return f"J6 refused: {seen} is read, and was refused"
+            return f"J6 refused: {seen} is read, but was refused"
         for _, server in self.servers(s):
             if server.record and server.record.op in server.past:
                 return f"J7 once: operation {server.record.op} is back, after it was overwritten"
@@ -176,16 +177,16 @@ class Model:
         for _, position, at, _ in acked:
             for _, other, _, where in durable:
                 if at is not None and where == "applied" and at < other < position:
-                    return f"J6 refused: {position} was put in place of {at}, {other} was acknowledged"
+                    return f"J6 refused: {position} replaced {at}, but {other} was acknowledged"
         return self.closure(s)
 
     def wrote(self, s: State, i: int, order: Order) -> bool:
-        """Whether this version is one of operation `i`."""
+        """Whether operation `i` wrote this version."""
         records = [server.record for _, server in self.servers(s)]
         return any(x and x.order == order and x.op == i for x in (*s.objects, *records))
 
     def view(self, server: Server, objects: frozenset[Object]) -> object:
-        """What a read of this server answers: a version, "lost", or None where it must recover first."""
+        """The result of a read on this server: a version, "lost", or None if it must recover first."""
         if not server.valid and "no_epoch" not in self.mutants:
             return None
         top, record = greatest(objects), server.record
@@ -213,12 +214,12 @@ class Model:
     # -- what can happen ---------------------------------------------------------------------------------------------
 
     def put(self, objects: frozenset[Object], o: Object) -> frozenset[Object]:
-        if "no_unique_key" in self.mutants:  # named by version only: overwrites
+        if "no_unique_key" in self.mutants:  # names by version only, so the object is overwritten
             objects = frozenset(x for x in objects if x.order[1] != o.order[1])
         return objects | {o}
 
     def answers(self, server: Server, epoch: int | None = None) -> bool:
-        """Whether a mutating script does anything there; `epoch`: the one that it was prepared in."""
+        """Whether a mutating script changes anything there. `epoch` is the epoch in which it was prepared."""
         if "no_epoch" in self.mutants:
             return True
         return server.valid and (epoch is None or epoch == server.epoch)
@@ -258,7 +259,7 @@ class Model:
                 yield self.go(s, i, ("done",), **{name: after})
 
     def is_checked(self, server: Server, objects: frozenset[Object]) -> bool:
-        """Whether the record, or that there is none, is known to be the newest."""
+        """Whether the record, or its absence, is known to be the newest version."""
         return server.record.seen == server.epoch if server.record else not objects
 
     def fast_cas(self, s: State, i: int, step: Step) -> Iterator[State]:
@@ -290,7 +291,7 @@ class Model:
                 at,
                 tries,
                 first,
-            ):  # a newer epoch was found; not on an old primary, which has not heard of it
+            ):  # a newer epoch was found; not on an old primary, which does not know it
                 for name, server in self.servers(s):
                     newer = server.epoch > last[0] or "again_anywhere" in self.mutants
                     if newer and self.answers(server) and self.is_checked(server, s.objects):
@@ -328,10 +329,13 @@ class Model:
                     yield self.go(s, i, ("refused",), refused=s.refused | {i})
 
     def reserve(self, s: State, i: int, at: Order, name: str, server: Server, tries: int, first: Order | None) -> State:
-        """Take the next position and hold it; one that another write holds may be passed, as its holder may be dead. Where an
-        object is in the archive from before (`first`), the same step sees whether somebody has adopted it."""
+        """Reserve the next position.
+
+        A position that another write holds may be passed, because its holder may be dead. If the archive has an object of the
+        same write from before (`first`), this step also sees whether another client has adopted it.
+        """
         order = (server.epoch, server.ver + 1)
-        record = server.record or Record(NONE, -1, "d", True, False, server.epoch)  # known not to exist
+        record = server.record or Record(NONE, -1, "d", True, False, server.epoch)  # the module is known not to exist
         held = {name: server._replace(ver=order[1], record=record, reserved=order)}
         if not first:
             return self.go(s, i, ("put", order, at, tries + 1, None), **held)
@@ -342,7 +346,7 @@ class Model:
     def unless_adopted(
         self, s: State, i: int, server: Server, order: Order, at: Order, tries: int, first: Order, **held: Server
     ) -> State:
-        """Put again at `order`, which is held, if nobody has adopted the object at `first`: afterwards nobody does."""
+        """Put again at the reserved `order`, if nobody has adopted the object at `first`; afterwards nobody does."""
         record = server.record
         if "puts_again" in self.mutants or record is None or record.order < first:
             return self.go(s, i, ("put", order, at, tries, first), **held)
@@ -368,7 +372,7 @@ class Model:
         now = record.order if record else NONE
         acked = ("done", order, at if op == "cas2" else None, "applied")
         durable = max(s.durable, order)
-        if record and record.op == i and now == order:  # somebody adopted it
+        if record and record.op == i and now == order:  # another client adopted it
             return self.go(s, i, acked, durable=durable)
         held = server.slot == order or "nothing_reserved" in self.mutants
         if now > order:
@@ -389,7 +393,7 @@ class Model:
         return self.go(s, i, acked, durable=durable, **{name: after})
 
     def settle(self, s: State, i: int, order: Order) -> Iterator[State]:
-        """What refused it goes into the archive, on the server of that epoch; then no newer epoch may be there."""
+        """Archive the version that refused it, on the server of its epoch; then there must be no newer epoch."""
         if "takes_back" in self.mutants:
             left = frozenset(o for o in s.objects if o.order != order)
             yield self.go(s, i, ("refused",), objects=left, refused=s.refused | {i})
@@ -421,7 +425,7 @@ class Model:
                         yield self.go(s, i, ("done",), **{name: server._replace(record=now)})
 
     def claim(self, s: State, i: int, step: Step) -> Iterator[State]:
-        """A client that meets a life without an epoch, on the primary or on an old one. `incarnation`: for which it claims."""
+        """A client finds no epoch, on the primary or on an old one, and claims one for `incarnation`."""
         match step:
             case ("idle",):
                 for _, server in self.servers(s):
@@ -444,7 +448,7 @@ class Model:
                 yield self.go(s, i, ("done",))
 
     def bury(self, s: State, i: int) -> Iterator[State]:
-        """A tombstone goes when nothing older can come any more."""
+        """A tombstone expires when no older write can follow it any more."""
         top = greatest(s.objects)
         if top is None or top.kind != "d" or len(s.objects) > 1:
             return
@@ -493,8 +497,10 @@ class Model:
         yield from self.fail(s)
 
     def verify(self, s: State) -> Iterator[State]:
-        """A reader compares the module with the archive, or a rescue does, which looks at checked records too. What a position
-        that is held passes is not adopted."""
+        """A reader compares the module with the archive, or a rescue does, which compares checked records too.
+
+        Versions before a held position are not adopted.
+        """
         server, top = s.primary, greatest(s.objects)
         if not self.answers(server):
             return
@@ -536,10 +542,10 @@ class Model:
         lost = (START if valid else EMPTY)._replace(incarnation=incarnation)
         yield s._replace(
             primary=new, zombie=s.primary, snapshot=new, faults=incarnation
-        )  # fails over, the old one goes on
+        )  # fails over, the old primary keeps running
         yield s._replace(primary=new, zombie=None, snapshot=new, faults=incarnation)
         yield s._replace(primary=lost, zombie=None, snapshot=lost, faults=incarnation)
-        if self.claims_are_clients:  # FLUSHALL: the same life goes on
+        if self.claims_are_clients:  # FLUSHALL: the same incarnation continues
             empty = EMPTY._replace(incarnation=s.primary.incarnation, flushed=s.primary.flushed + 1)
             yield s._replace(primary=empty, snapshot=empty, faults=incarnation)
 

@@ -1,4 +1,4 @@
-"""The protocol holds in every reachable state of small cases, and each mutant breaks it."""
+"""The protocol keeps its invariants in every reachable state of small cases, and each mutant breaks one."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ KILLED_BY = {
 
 
 @pytest.mark.parametrize(("ops", "faults"), CASES, ids=lambda x: "+".join(x) if isinstance(x, tuple) else f"f{x}")
-def test_holds(ops: tuple[str, ...], faults: int, tell: Callable[[str], None]) -> None:
+def test_invariants_hold_in_every_state(ops: tuple[str, ...], faults: int, tell: Callable[[str], None]) -> None:
     result = Model(ops, faults).run()
     tell(f"{'+'.join(ops)}, {faults} faults: {result.states} states, {result.transitions} transitions")
     assert not result.violation, f"{result.violation}\n" + "\n".join(map(str, result.trace))
@@ -65,25 +65,26 @@ def test_holds(ops: tuple[str, ...], faults: int, tell: Callable[[str], None]) -
 
 
 @pytest.mark.parametrize("mutant", KILLED_BY)
-def test_mutant_is_caught(mutant: str, tell: Callable[[str], None]) -> None:
+def test_mutant_violates_an_invariant(mutant: str, tell: Callable[[str], None]) -> None:
     ops, faults = KILLED_BY[mutant]
     result = Model(ops, faults, (mutant,)).run()
     tell(f"{mutant}: {result.violation} ({result.states} states, {len(result.trace)} steps)")
     assert result.violation, f"{mutant} survived {result.states} states"
 
 
-def test_to_outbid_a_claim_is_not_safe() -> None:
-    """The road not taken: a shard whose durable writes are refused because of a greater claim of another life claims a still
-    greater epoch for its own. Where that life is dead (a late claim), it would help. An old primary that is cut off cannot tell
-    and would do the same: its durable writes pass the look then, and readers of the real primary do not see them."""
+def test_outbidding_a_claim_is_unsafe() -> None:
+    """The rejected alternative: a shard whose durable writes are refused, because another incarnation has claimed a greater
+    epoch, claims a still greater epoch for its own incarnation. That would help if the other incarnation is dead (a late
+    claim). But an old partitioned primary cannot know this and would do the same. Its durable writes would then pass the look
+    for a newer epoch, and readers of the real primary would not see them."""
     result = Model(("put2", "put0"), 1, ("outbid",)).run()
     assert result.violation.startswith("J2"), result.violation
     assert result.trace[-1].zombie is not None
 
 
-def test_an_old_primary_must_not_begin_a_new_epoch() -> None:
-    """Known, and assumed not to happen: a primary that was promoted (or restarted), is cut off before it has its epoch, and
-    gets one then, later than the next primary got its own. Its epoch is the greater one, so its durable writes pass the look
-    for newer epochs, and readers of the real primary do not see them. Nothing is lost (J1 holds)."""
+def test_new_epoch_on_an_old_primary_hides_durable_writes() -> None:
+    """A known case, assumed not to happen. A primary that was promoted (or restarted) is partitioned before it has its epoch,
+    and gets its epoch later than the next primary. Its epoch is the greater one, so its durable writes pass the look for newer
+    epochs, and readers of the real primary do not see them. Nothing is lost (J1 holds)."""
     result = Model(("put2", "put0"), 2, ("zombie_claims",)).run()
     assert result.violation.startswith("J2"), result.violation

@@ -1,4 +1,4 @@
-"""What must hold after any plan has been stopped anywhere, and at every other moment."""
+"""The invariants that hold after any plan was stopped anywhere, and at every other moment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.fakes import World, ids_of
 
 
 def audit(world: World) -> None:
-    """The state is whole: sums equal a recount, budgets are kept, sets fit the records, only clean copies have a TTL."""
+    """The state is consistent: accounts equal a recount, budgets are kept, sets fit the records, only clean copies expire."""
     state, shard = world.dump(), world.shard
     usage, limits = numbers(state, shard.usage), numbers(state, shard.limits)
     assert usage == world.run(recount(world.space, shard))
@@ -37,7 +37,7 @@ def state_in(id: str, record: dict[bytes, bytes]) -> State:
 def audit_copy(
     state: dict[str, Any], world: World, id: str, is_in: State, record: dict[bytes, bytes], ttl: int
 ) -> None:
-    """The copies and TTLs of a module are those of its state."""
+    """The copies and TTLs of a module fit its state."""
     frame = state.get(world.shard.frame(id))
     assert (ttl > 0) == (is_in.ttl_ms is not None), f"the record of {id} ({is_in}) has a TTL of {ttl}"
     assert (b"content" in record) == is_in.content, f"{id}: {is_in}"
@@ -52,7 +52,9 @@ def audit_copy(
         known = parse_record(id, record)
         assert known is not None
         key = object_key(world.space.namespace, known)
-        assert world.archive.get(key, max_bytes=1 << 20) is not None, f"{id} is called clean, the archive has no {key}"
+        assert world.archive.get(key, max_bytes=1 << 20) is not None, (
+            f"{id} is marked clean, but the archive has no {key}"
+        )
 
 
 def numbers(state: dict[str, Any], key: str) -> dict[str, int]:
@@ -65,7 +67,7 @@ def members(state: dict[str, Any], key: str) -> set[str]:
 
 
 def audit_contents(world: World, expected: Mapping[str, Iterable[bytes | None]]) -> None:
-    """Each module reads back, by a process that knows nothing, as one of the contents that it may have."""
+    """A process that knows nothing reads each module, and gets one of the contents that it may have."""
     for id, allowed in expected.items():
         module = world.run(get(world.space, id), "reader")
         assert (module.content if module else None) in allowed, f"{id} reads back wrong"

@@ -1,4 +1,4 @@
-"""Worlds on a real server where there is one: the plans meet the scripts as they are, and in a twentieth of the time."""
+"""Worlds on a real server if one is installed: it runs the real scripts, in a twentieth of the time of fakeredis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.servers import available_kinds, running_server
 @pytest.fixture(scope="session", autouse=True)
 def worlds_on_a_server() -> Iterator[None]:
     if available_kinds()["valkey"]:
-        yield  # fakeredis will do
+        yield  # fakeredis is good enough
         return
     with (
         running_server("valkey", args=("--appendonly", "no", "--databases", str(DATABASES))) as server,

@@ -1,4 +1,4 @@
-"""Batches: what one item of `put_many` meets does not touch its neighbours; and what a warm read saves is saved safely."""
+"""Batches: a failure of one item of `put_many` does not affect the others. Warm reads: the saved round trips are safe."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def landed(world: World, items: list[Item]) -> list[Any]:
     return world.run(put_many(world.space, items))
 
 
-def test_each_item_has_its_own_answer() -> None:
+def test_put_many_returns_a_result_for_each_item() -> None:
     world = World.make()
     world.run(put(world.space, Item("there", "x", tokens=1)))
     results = landed(world, [
@@ -45,7 +45,7 @@ def test_each_item_has_its_own_answer() -> None:
     assert found is not None and found.content == b"x"
 
 
-def test_a_key_of_a_foreign_type_fails_its_own_item_only() -> None:
+def test_key_of_foreign_type_fails_only_its_own_item() -> None:
     world = World.make()
     world.ask([("SET", world.shard.module("foreign"), "not ours")])
     first, foreign, last = landed(world, [Item(id, "x", tokens=1) for id in ("first", "foreign", "last")])
@@ -53,8 +53,8 @@ def test_a_key_of_a_foreign_type_fails_its_own_item_only() -> None:
     assert isinstance(foreign, Corrupt)
 
 
-def test_what_does_not_fit_beside_its_neighbours_makes_room_for_itself() -> None:
-    """100 tokens hot: twelve of 10 go in one script, of which two find no room and evict."""
+def test_item_without_room_in_its_batch_evicts_others() -> None:
+    """Hot has 100 tokens. Of twelve modules of 10 tokens in one script two find no room, and evict others."""
     world = World.make()
     results = landed(world, [Item(f"m{i}", "x", tokens=10) for i in range(12)])
     assert [r.tier for r in results] == ["hot"] * 12
@@ -62,8 +62,8 @@ def test_what_does_not_fit_beside_its_neighbours_makes_room_for_itself() -> None
     assert world.ask([("HGET", world.shard.usage, "hot_tokens")]) == [b"100"]
 
 
-def test_what_one_frees_of_a_lowered_budget_is_not_for_its_neighbours() -> None:
-    """Each item as if it were put alone: one that makes itself smaller may, and nobody may grow while hot is over its limit."""
+def test_room_freed_under_a_lowered_budget_stays_free() -> None:
+    """Each item is treated as a single put: a module may become smaller, and none may grow while hot exceeds its limit."""
     world = World.make()
     world.run(put(world.space, Item("a", "x", tokens=100)))
     world.ask([("HSET", world.shard.limits, "hot_tokens", 10)])
@@ -74,7 +74,7 @@ def test_what_one_frees_of_a_lowered_budget_is_not_for_its_neighbours() -> None:
 
 
 @pytest.mark.parametrize("size_bytes", [1, 300_000])
-def test_a_script_takes_no_more_than_holds_the_server_up_for_a_moment(size_bytes: int) -> None:
+def test_large_batch_is_sent_in_scripts_of_bounded_size(size_bytes: int) -> None:
     world = World.make(storage_tiers__hot__max_size=10**9, storage_tiers__hot__max_bytes=10**9)
     sent: list[list[Any]] = []
 
@@ -82,7 +82,7 @@ def test_a_script_takes_no_more_than_holds_the_server_up_for_a_moment(size_bytes
         if words[:2] == ("EVALSHA", script("put").sha):
             sent.append(list(words[3 + words[2] :]))
 
-    landed(world, [Item("first", "x", tokens=1)])  # the script is known from here on
+    landed(world, [Item("first", "x", tokens=1)])  # loads the script
     world.redis.before = note
     results = landed(world, [Item(f"m{i}", "x" * size_bytes, tokens=1) for i in range(150)])
     assert all(isinstance(r, Landed) for r in results)
@@ -95,14 +95,14 @@ def test_a_script_takes_no_more_than_holds_the_server_up_for_a_moment(size_bytes
 
 
 def fresh(world: World) -> Namespace:
-    """What another process knows of the same namespace."""
+    """The namespace as another process knows it."""
     space = Namespace(world.space.config, world.space.counter, world.space.sidecar)
     space.process.epochs.update(world.space.process.epochs)
     return space
 
 
-def test_uses_of_other_processes_promote_too() -> None:
-    """Two processes read in turn: neither counts to three alone."""
+def test_uses_of_several_processes_promote_together() -> None:
+    """Two processes read in turn, and neither alone counts three uses."""
     world = World.make(storage_tiers__promotion_threshold=3)
     world.run(put(world.space, Item("a", "x", tokens=1)))
     world.run(demote(world.space, "a"))
@@ -117,22 +117,22 @@ def test_uses_of_other_processes_promote_too() -> None:
     assert tiers[:3] == ["warm"] * 3
 
 
-def test_the_counts_that_a_batch_of_uses_brings_home_promote_at_the_next_read() -> None:
+def test_counts_from_a_batch_of_uses_promote_at_next_read() -> None:
     world = World.make(storage_tiers__promotion_threshold=5)
     run = world.process("reader").run
     run(put(world.space, Item("a", "x", tokens=1)))
     run(demote(world.space, "a"))
-    assert run(get(world.space, "a")) is not None  # 1 of 5, and the next three would not ask
+    assert run(get(world.space, "a")) is not None  # use 1 of 5; the next three would not ask the server
     run(send_touch(world.space, [touch(world.shard, [("a", 10)])]))  # hits of a near cache, or of other processes
     assert run(get(world.space, "a")) is not None
     record = run(record_command(world.shard, "a").__iter__())
     assert record is not None and record.tier == "hot"
 
 
-def test_a_guess_that_is_wrong_costs_nothing_but_a_reply() -> None:
-    """What was warm at the last look is hot, deleted, another version by now."""
+def test_wrong_guess_of_tier_still_reads_correctly() -> None:
+    """A module that was warm at the last read is now hot, deleted, or at another version."""
     world = World.make()
-    run = world.process("writer").run  # its tokens go on
+    run = world.process("writer").run  # continues its random write ids
     for id in ("hot", "gone", "newer"):
         run(put(world.space, Item(id, "x", tokens=1)))
         run(demote(world.space, id))
@@ -152,10 +152,10 @@ def test_a_guess_that_is_wrong_costs_nothing_but_a_reply() -> None:
     assert "hot" not in mine.process.warm
 
 
-def test_a_frame_of_another_version_is_not_taken_for_this_one() -> None:
-    """Record and frame are two keys: between their reads another version of the same size may come."""
+def test_frame_of_another_version_is_not_served() -> None:
+    """Record and frame are two keys: between their reads another version of the same size may be written."""
     world = World.make()
-    run = world.process("writer").run  # its tokens go on
+    run = world.process("writer").run  # continues its random write ids
     for content in ("one", "two"):
         run(put(world.space, Item("a", content, tokens=1)))
         run(demote(world.space, "a"))
@@ -167,14 +167,14 @@ def test_a_frame_of_another_version_is_not_taken_for_this_one() -> None:
     assert module is not None and module.content == b"two"
 
 
-def test_errors_are_values() -> None:
+def test_errors_in_a_batch_are_values() -> None:
     world = World.make()
     (result,) = landed(world, [Item("a", "x", if_version="9-9")])
     assert isinstance(result, Conflict) and isinstance(result, DistierError)
 
 
 def frames_asked_for(plan: Plan[T], asked: list[int]) -> Plan[T]:
-    """The plan, and how many frames it asks for in each round trip."""
+    """Run a plan, and note how many frames it requests in each round trip."""
     effect = next(plan)
     while True:
         if isinstance(effect, Pipeline):
@@ -187,8 +187,8 @@ def frames_asked_for(plan: Plan[T], asked: list[int]) -> Plan[T]:
             return cast(T, stop.value)
 
 
-def test_warm_ones_come_in_one_round_trip_and_those_used_enough_become_hot() -> None:
-    """Two clean, two dirty, one whose frame has expired, one that is hot, one that is cold, one that is not there."""
+def test_get_many_reads_warm_in_one_round_trip_and_promotes_used() -> None:
+    """Two clean modules, two dirty ones, one with an expired frame, a hot one, a cold one, and a missing one."""
     world = World.make(storage_tiers__promotion_threshold=3)
     contents = {id: id.encode() * 30 for id in ("clean/1", "clean/2", "dirty/1", "dirty/2", "expired", "hot", "cold")}
     for id, content in contents.items():
@@ -200,7 +200,7 @@ def test_warm_ones_come_in_one_round_trip_and_those_used_enough_become_hot() -> 
     world.ask([("DEL", world.shard.frame("expired"))])
     ids = ["none", *contents]
     asked: list[int] = []
-    tiers, run = [], world.process("reader").run  # which gathers uses
+    tiers, run = [], world.process("reader").run  # the process gathers uses
     for _ in range(4):
         found = run(frames_asked_for(get_many(world.space, ids), asked))
         assert found.pop("none") is None
@@ -210,12 +210,12 @@ def test_warm_ones_come_in_one_round_trip_and_those_used_enough_become_hot() -> 
     assert tiers[0] == {
         id: "hot" if id == "hot" else "cold" if id in ("cold", "expired") else "warm" for id in contents
     }
-    assert tiers[1]["cold"] == tiers[1]["expired"] == "warm", "a copy was left"
+    assert tiers[1]["cold"] == tiers[1]["expired"] == "warm", "the read left a copy"
     assert set(tiers[3].values()) == {"hot"}
     audit(world)
 
 
-def test_frames_are_asked_for_in_parts_that_memory_bears(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_get_many_requests_frames_in_bounded_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content_plans, "PART_MAX_BYTES", 1000)
     world = World.make(storage_tiers__warm__max_bytes=10**6, storage_tiers__warm__compression="none")
     sizes = [400, 400, 400, 2000, 1, 1]
@@ -228,7 +228,7 @@ def test_frames_are_asked_for_in_parts_that_memory_bears(monkeypatch: pytest.Mon
     assert asked == [2, 1, 1, 2]
 
 
-# -- promote_many: what cannot fit is refused before anything leaves -------------------------------------------------------
+# -- promote_many: a module that cannot fit is refused before any eviction --------------------------------------------------
 
 
 def cold(world: World, id: str, tokens: int, size_bytes: int = 100) -> None:
@@ -238,7 +238,7 @@ def cold(world: World, id: str, tokens: int, size_bytes: int = 100) -> None:
 
 
 def promoted(world: World, *ids: str) -> dict[str, str]:
-    """The tier that `promote_many` reports of each, which must be the one that it has."""
+    """Promote modules and return the reported tier of each, which must be the tier in its record."""
     results = dict(zip(ids, world.run(promote_many(world.space, list(ids))), strict=True))
     for id, result in results.items():
         record = world.run(record_command(world.shard, id).__iter__())
@@ -256,7 +256,7 @@ def others_are_hot(world: World) -> set[str]:
     return {f"hot{i}" for i in range(5)}
 
 
-def test_a_module_that_is_larger_than_hot_evicts_nobody() -> None:
+def test_promote_larger_than_hot_evicts_nothing() -> None:
     world = World.make()
     world.run(put(world.space, Item("big", "big", tokens=101)))  # 100 tokens is all of hot
     others = others_are_hot(world)
@@ -264,16 +264,16 @@ def test_a_module_that_is_larger_than_hot_evicts_nobody() -> None:
     assert hot_ids(world) == others
 
 
-def test_a_batch_evicts_none_of_its_own() -> None:
+def test_promote_many_evicts_none_of_its_own() -> None:
     world = World.make()
     cold(world, "small", 30)
     cold(world, "big", 90)
     others_are_hot(world)
     assert promoted(world, "small", "big") == {"small": "hot", "big": "cold"}
-    assert "small" in hot_ids(world) and len(hot_ids(world)) == 4, "one of 20 and a half left, and no more"
+    assert "small" in hot_ids(world) and len(hot_ids(world)) == 4, "no more than necessary was evicted"
 
 
-def test_members_that_are_hot_already_stay_for_a_batch() -> None:
+def test_promote_many_keeps_members_that_are_hot() -> None:
     world = World.make()
     others = sorted(others_are_hot(world))
     cold(world, "new", 50)
@@ -281,8 +281,8 @@ def test_members_that_are_hot_already_stay_for_a_batch() -> None:
     assert promoted(world, "new", *others[:2]) == {"new": "hot", **dict.fromkeys(others[:2], "hot")}
 
 
-def test_a_batch_of_more_than_hot_holds_fills_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In several chunks too: the later ones do not evict the first."""
+def test_promote_many_over_budget_fills_hot_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in several chunks: the later ones do not evict the first."""
     monkeypatch.setattr(promote_plans, "PARALLEL_MAX", 3)
     world = World.make(storage_tiers__warm__max_modules=100)
     for i in range(10):
@@ -292,14 +292,14 @@ def test_a_batch_of_more_than_hot_holds_fills_it_once(monkeypatch: pytest.Monkey
     audit(world)
 
 
-def test_bytes_count_as_tokens_do() -> None:
+def test_promote_many_respects_the_bytes_budget() -> None:
     world = World.make()
     cold(world, "a", 1, 3000)
     cold(world, "b", 1, 3000)
     assert promoted(world, "a", "b") == {"a": "hot", "b": "cold"}
 
 
-def test_what_others_evict_meanwhile_is_not_reported_as_hot() -> None:
+def test_module_evicted_by_others_is_not_reported_hot() -> None:
     world = World.make()
     cold(world, "a", 60)
     others_are_hot(world)

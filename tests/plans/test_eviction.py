@@ -1,4 +1,4 @@
-"""policy/eviction/victims.py: the shortest run of candidates, in their order, that makes enough room."""
+"""policy/eviction/victims.py: the choice is the shortest prefix of the candidates that makes enough room."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ needs = st.builds(Need, st.integers(-20, 120), st.integers(-20, 120))
 
 
 @given(candidates, needs, st.booleans())
-def test_the_shortest_prefix_that_suffices(all_of_them: list[Candidate], need: Need, by_count: bool) -> None:
+def test_choice_is_shortest_sufficient_prefix(all_of_them: list[Candidate], need: Need, by_count: bool) -> None:
     chosen = select_for_eviction(all_of_them, need, by_count=by_count)
     assert chosen == all_of_them[: len(chosen)]
     if not still_missing(chosen, need, by_count=by_count).met:
@@ -24,11 +24,11 @@ def test_the_shortest_prefix_that_suffices(all_of_them: list[Candidate], need: N
 
 
 @given(candidates, needs)
-def test_what_is_missing_by_count_and_by_tokens(chosen: list[Candidate], need: Need) -> None:
+def test_choice_covers_count_and_tokens(chosen: list[Candidate], need: Need) -> None:
     size_bytes = need.size_bytes - sum(c.size_bytes for c in chosen)
     assert still_missing(chosen, need) == Need(need.amount - sum(c.tokens for c in chosen), size_bytes)
     assert still_missing(chosen, need, by_count=True) == Need(need.amount - len(chosen), size_bytes)
 
 
-def test_nobody_leaves_where_there_is_room() -> None:
+def test_choice_is_empty_if_there_is_room() -> None:
     assert select_for_eviction([Candidate("a", "t", 1, 1, True)], Need(0, -5)) == []

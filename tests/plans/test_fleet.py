@@ -1,4 +1,4 @@
-"""Leases of shards: one holder at a time, fences that grow, hand-overs, and what a fault leaves behind."""
+"""Leases of shards: one holder at a time, growing fences, hand-overs, and the state after a fault."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def holders(world: World) -> list[str]:
 
 
 def die(world: World, worker: str) -> None:
-    """What time does to the leases and the name of a worker that is silent."""
+    """Let the leases and the name of a silent worker expire."""
     world.ask([("ZREM", world.shard.workers, worker)])
     for shard, holder in zip(world.space.keys.shards, holders(world), strict=True):
         if holder == worker:
             world.ask([("DEL", shard.worker_lease)])
 
 
-def test_workers_come_and_go_and_every_shard_has_one() -> None:
+def test_every_shard_has_one_worker_while_workers_come_and_go() -> None:
     world = make()
     a = join(world, "a", {})
     assert a.workers == ["a"] and len(a.held) == 6
     b = join(world, "b", {})
-    assert b.workers == ["a", "b"] and not b.held, "nobody takes what another one holds"
+    assert b.workers == ["a", "b"] and not b.held, "no worker takes the lease of another one"
     a = join(world, "a", a.held)
     b = join(world, "b", b.held)
     assert len(a.held) == len(b.held) == 3 and not set(a.held) & set(b.held)
@@ -52,7 +52,7 @@ def test_workers_come_and_go_and_every_shard_has_one() -> None:
     assert holders(world) == [""] * 6 and not world.ask([("EXISTS", world.shard.workers)])[0]
 
 
-def test_each_new_holder_has_a_greater_fence_and_a_renewal_keeps_it() -> None:
+def test_new_holder_gets_greater_fence_and_renewal_keeps_it() -> None:
     world = make(1)
     first = join(world, "a", {}).held[world.shard]
     assert join(world, "a", {world.shard: first}).held == {world.shard: first}
@@ -62,7 +62,7 @@ def test_each_new_holder_has_a_greater_fence_and_a_renewal_keeps_it() -> None:
     assert first < second < join(world, "a", {world.shard: first}).held[world.shard]
 
 
-def test_who_slept_neither_takes_nor_gives_back_what_is_another_ones() -> None:
+def test_worker_that_slept_leaves_leases_of_others_alone() -> None:
     world = make(1)
     held = join(world, "a", {}).held
     die(world, "a")
@@ -72,7 +72,7 @@ def test_who_slept_neither_takes_nor_gives_back_what_is_another_ones() -> None:
     assert holders(world) == ["b"]
 
 
-def test_more_workers_than_shards_stand_by() -> None:
+def test_workers_beyond_the_shards_stand_by() -> None:
     world = make(2)
     names = [f"w{i}" for i in range(5)]
     held: dict[str, HeldLeases] = {name: {} for name in names}
@@ -82,7 +82,7 @@ def test_more_workers_than_shards_stand_by() -> None:
 
 
 @pytest.mark.parametrize("kind", ["stop", "fail", "lost"])
-def test_a_beat_that_fails_anywhere_leaves_nothing_that_blocks(kind: str) -> None:
+def test_heartbeat_failing_at_any_effect_blocks_nobody(kind: str) -> None:
     world = make(3)
     counted = world.process("a")
     counted.run(join_plan(world.space, "a", {}, TTL_MS))
@@ -96,7 +96,7 @@ def test_a_beat_that_fails_anywhere_leaves_nothing_that_blocks(kind: str) -> Non
         assert len(join(world, "a", {}).held) == 3
 
 
-def test_a_sweep_is_due_once_in_a_while_whoever_asks() -> None:
+def test_sweep_is_due_once_per_interval_for_all_workers() -> None:
     world = make(2)
     assert world.run(sweep_in_turn(world.space), "a") == 0
     assert world.run(sweep_in_turn(world.space), "b") is None
@@ -104,4 +104,4 @@ def test_a_sweep_is_due_once_in_a_while_whoever_asks() -> None:
     away = world.process("c", archive_down=True)
     with pytest.raises(Unavailable):
         away.run(sweep_in_turn(world.space))
-    assert world.run(sweep_in_turn(world.space), "d") == 0, "one that failed is tried again"
+    assert world.run(sweep_in_turn(world.space), "d") == 0, "a failed sweep is tried again"

@@ -1,6 +1,7 @@
-"""One of several masters is away: what its shard has to do with is refused, and nothing else is.
+"""One of several masters is down: only calls that need its shard are refused.
 
-The exchange here answers for all shards but those that are `down`, as a cluster does: by CLUSTERDOWN, or not at all.
+The exchange here answers for all shards but those that are `down`. For these it replies CLUSTERDOWN as a cluster does, or
+nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ AWAY: dict[str, Callable[[], ResponseError | RedisConnectionError]] = {
 
 
 class Partly:
-    """`world.redis`, without the shards that are down; counts how often each is asked."""
+    """`world.redis` without the shards that are down. It counts the requests to each shard."""
 
     def __init__(self, world: World, how: str) -> None:
         self.world, self.how = world, how
@@ -71,14 +72,14 @@ class Partly:
             return e
 
     def drop(self) -> None:
-        """It is never out of step."""
+        """Do nothing: replies are never out of step here."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there are no connections."""
 
 
 class Client:
-    """As much of a store as a worker needs, with the real driver."""
+    """The part of a store that a worker needs, with the real driver."""
 
     def __init__(self, world: World, redis: Partly) -> None:
         self.space, self.redis = world.space, redis
@@ -118,33 +119,33 @@ def put_big(client: Client, id: str) -> Any:
     return client.run(put(client.space, Item(id, BIG, tokens=300)))
 
 
-# -- shares -----------------------------------------------------------------------------------------------------------
+# -- quotas -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("down", [0, 2])
-def test_a_put_larger_than_its_share_goes_warm(client: Client, down: int) -> None:
+def test_put_over_quota_with_a_shard_down_lands_warm(client: Client, down: int) -> None:
     client.redis.down = {down}
     landed = put_big(client, id_on(client, 3))
     assert landed.tier == "warm" and landed.reason == "too large for hot"
-    assert client.redis.asked[down] == 1, "one look is enough: the time is the caller's"
+    assert client.redis.asked[down] == 1, "one request is enough: its time is part of the caller's deadline"
     assert client.driver.counters.snapshot()["shares.refused"] == 1
     client.redis.down = set()
-    assert put_big(client, id_on(client, 3, 1)).tier == "hot", "with all shards it grows"
+    assert put_big(client, id_on(client, 3, 1)).tier == "hot", "with all shards the quota grows"
 
 
-def test_a_read_whose_promotion_asks_other_shards_succeeds(client: Client) -> None:
+def test_read_succeeds_though_its_promotion_needs_a_down_shard(client: Client) -> None:
     id = id_on(client, 3)
     client.redis.down = {0}
     assert put_big(client, id).tier == "warm"
     for _ in range(4):
         module = client.run(get(client.space, id))
         assert module is not None and module.content == BIG
-    assert client.driver.counters.snapshot()["shares.refused"] >= 2, "a read has tried to promote it"
+    assert client.driver.counters.snapshot()["shares.refused"] >= 2, "a read tried to promote the module"
     client.redis.down = set()
     assert client.run(promote(client.space, id)).tier == "hot"
 
 
-def test_a_share_is_refused_and_the_ledger_left_when_a_shard_goes_in_the_middle(client: Client) -> None:
+def test_quota_change_is_refused_if_a_shard_fails_midway(client: Client) -> None:
     client.redis.down = {1}
     client.driver.deadline_s = 0.5
     with pytest.MonkeyPatch.context() as patch:
@@ -154,7 +155,7 @@ def test_a_share_is_refused_and_the_ledger_left_when_a_shard_goes_in_the_middle(
     assert client.run(settled(client.space)).next == {}
 
 
-def test_keep_passes_over_a_server_that_is_away_and_over_nothing_else(client: Client) -> None:
+def test_keep_ignores_only_an_unavailable_redis(client: Client) -> None:
     def raises(error: Exception) -> Plan[Outcome]:
         yield from ()
         raise error
@@ -165,7 +166,7 @@ def test_keep_passes_over_a_server_that_is_away_and_over_nothing_else(client: Cl
         client.run(keep(raises(DistierError("wrong password"))))
     client.redis.down = {3}
     client.driver.deadline_s = 0.2
-    with pytest.raises(Unavailable):  # the read's own
+    with pytest.raises(Unavailable):  # from the read itself
         client.run(get(client.space, id_on(client, 3)))
 
 
@@ -173,13 +174,13 @@ def test_keep_passes_over_a_server_that_is_away_and_over_nothing_else(client: Cl
 
 
 @pytest.mark.parametrize("down", [0, 2])
-def test_a_worker_keeps_the_leases_of_the_shards_that_answer(client: Client, down: int) -> None:
+def test_worker_keeps_leases_of_shards_that_answer(client: Client, down: int) -> None:
     worker: Any = Worker(client)  # type: ignore[arg-type]
     worker._heartbeat()
     assert {s.index for s in worker.held} == {0, 1, 2, 3} and worker.last_heartbeat_failure is None
     client.redis.down = {down}
     healthy = {0, 1, 2, 3} - {down}
-    for _ in range(5):  # more than a lease long, where each takes its whole time
+    for _ in range(5):  # longer than a lease, if each takes its whole time
         worker._heartbeat()
         assert {s.index for s in worker.held} == healthy and worker.workers == [worker.name]
         assert "RedisUnavailable" in str(worker.last_heartbeat_failure)
@@ -189,7 +190,7 @@ def test_a_worker_keeps_the_leases_of_the_shards_that_answer(client: Client, dow
     assert {s.index for s in worker.held} == {0, 1, 2, 3} and worker.last_heartbeat_failure is None
 
 
-def test_the_last_list_of_workers_counts_while_the_first_shard_is_away(client: Client) -> None:
+def test_last_list_of_workers_counts_while_first_shard_is_down(client: Client) -> None:
     run, space = client.run, client.space
     held: dict[str, HeldLeases] = {"a": {}, "b": {}}
     workers: dict[str, list[str]] = {"a": [], "b": []}
@@ -212,7 +213,7 @@ def test_the_last_list_of_workers_counts_while_the_first_shard_is_away(client: C
     }
 
 
-def test_a_beat_that_nobody_answers_is_an_error(client: Client) -> None:
+def test_heartbeat_without_any_answer_is_an_error(client: Client) -> None:
     client.redis.down = {0, 1, 2, 3}
     with pytest.raises(Unavailable):
         client.run(join(client.space, "a", {}, TTL_MS), deadline_s=0.2)
@@ -221,14 +222,14 @@ def test_a_beat_that_nobody_answers_is_an_error(client: Client) -> None:
     assert worker.held == [] and worker.last_heartbeat_s is None and worker.last_heartbeat_failure
 
 
-def test_one_round_does_what_it_can_and_tells_of_the_rest(client: Client) -> None:
+def test_worker_round_reports_the_down_shard_and_does_the_rest(client: Client) -> None:
     ids = [id_on(client, 1), id_on(client, 3)]
     for id in ids:
         client.run(put(client.space, Item(id, b"content", tokens=1)))
     client.redis.down = {2}
     worker: Any = Worker(client)  # type: ignore[arg-type]
     assert worker.run_once() is False and "RedisUnavailable" in str(worker.report.last_failure)
-    assert client.redis.asked[2] < 100, "nothing waits for it"
+    assert client.redis.asked[2] < 100, "nothing waits for the shard that is down"
     assert worker.report.did["archived"] == 2 and "swept" not in worker.report.did
     assert worker._pause_s == client.space.config.worker.interval_ms / 1000, "the healthy shards are not slowed down"
     client.redis.down = set()
@@ -238,7 +239,7 @@ def test_one_round_does_what_it_can_and_tells_of_the_rest(client: Client) -> Non
 # -- nodes ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_node_tells_the_shards_that_answer_and_the_others_later(client: Client) -> None:
+def test_node_reports_to_a_down_shard_when_it_is_back(client: Client) -> None:
     ids = {shard: id_on(client, shard) for shard in range(SHARDS)}
     more = {shard: id_on(client, shard, 1) for shard in range(SHARDS)}
     disk = [*ids.values()]
@@ -248,12 +249,12 @@ def test_a_node_tells_the_shards_that_answer_and_the_others_later(client: Client
         held = DiskSums(len(disk), 1, 9, 9)
         client.run(heartbeat_plan(client.space, node, held, changes, lambda: list(disk), rebuild=False))
 
-    def told() -> dict[int, set[str]]:
+    def held_sets() -> dict[int, set[str]]:
         ask = client.redis.world.ask
         return {s.index: {m.decode() for m in ask([("SMEMBERS", s.held(node))])[0]} for s in client.space.keys.shards}
 
     heartbeat({})
-    assert told() == {shard: {id} for shard, id in ids.items()}
+    assert held_sets() == {shard: {id} for shard, id in ids.items()}
     client.redis.down = {2}
     disk += more.values()
     client.run(announce_changes(client.space, node, dict.fromkeys(more.values(), True)))
@@ -262,19 +263,19 @@ def test_a_node_tells_the_shards_that_answer_and_the_others_later(client: Client
     client.redis.world.redis.before = lambda words: unlinked.append(words) if words[0] == "UNLINK" else None
     for _ in range(3):
         heartbeat({})
-        assert {s: told()[s] for s in healthy} == {s: {ids[s], more[s]} for s in healthy}
-        assert told()[2] == {ids[2]} and unlinked == [], "the others are left alone"
+        assert {s: held_sets()[s] for s in healthy} == {s: {ids[s], more[s]} for s in healthy}
+        assert held_sets()[2] == {ids[2]} and unlinked == [], "the other sets are unchanged"
     disk.remove(ids[2])
     heartbeat({ids[2]: False})
     client.redis.down = set()
     heartbeat({})
-    assert told() == {s: {more[2]} if s == 2 else {ids[s], more[s]} for s in range(SHARDS)}
+    assert held_sets() == {s: {more[2]} if s == 2 else {ids[s], more[s]} for s in range(SHARDS)}
     assert [words[1] for words in unlinked] == [client.space.keys.shards[2].held(node)]
     heartbeat({})
     assert len(unlinked) == 1
 
 
-def test_a_node_whose_first_shard_is_away_does_not_live(client: Client) -> None:
+def test_node_is_not_alive_while_first_shard_is_down(client: Client) -> None:
     client.redis.down = {0}
     with pytest.raises(Unavailable):
         client.run(heartbeat_plan(client.space, "n", DiskSums(0, 0, 1, 1), {}, list, rebuild=False), deadline_s=0.2)

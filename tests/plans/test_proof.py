@@ -1,7 +1,7 @@
-"""What proves a read was known before the read: a rescue that ends in the middle of it changes no answer.
+"""A reader may trust only a mark that it saw before it read the record: a rescue in the middle of a read changes no result.
 
-The rescue runs in the same process, between any two effects of a reader. It adopts the module and marks the shard verified;
-a record, or its absence, that the reader saw before that is not proven by the mark.
+The rescue runs in the same process, between any two effects of a reader. It adopts the module and marks the shard as
+verified. The mark proves nothing about a record, or its absence, that the reader saw before.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ CONTENT = {"old": b"old " * 40, "new": b"new " * 40}
 
 @dataclass
 class Interrupted(PlanRunner):
-    """Something happens once, after the effect of this number was performed and before the plan has its result: where an event
-    loop runs other tasks, and a thread waits for its turn."""
+    """Something happens once, after the effect with this number was performed and before the plan gets its result.
+
+    At that moment an event loop may run other tasks, and a thread may wait for its turn.
+    """
 
     after: int = 0
     happens: Callable[[], object] = lambda: None
@@ -66,11 +68,11 @@ def restored(world: World) -> None:
     objects = world.objects()
     snapshot = world.snapshot().__class__(old, objects)
     world.restore(snapshot)
-    # Another life of the server, which fakeredis cannot tell: the shard's epoch is gone.
+    # Another incarnation of the server. fakeredis has no replication id, so the test removes the shard's epoch.
     world.ask([("HDEL", world.shard.epoch, "epoch", "verified")])
     world.space.process.forget()
     world.run(recover(world.space, world.shard))
-    assert dump(world.ask)  # the old record is there
+    assert dump(world.ask)  # the old record exists
 
 
 def where_it_is(space: Namespace, id: str) -> Plan[str | None]:
@@ -99,7 +101,7 @@ def _one_of_many(space: Namespace) -> Plan[Any]:
 
 @pytest.mark.parametrize("loss", [emptied, restored], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("verb", READS)
-def test_a_rescue_in_the_middle_of_a_read(verb: str, loss: Callable[[World], None]) -> None:
+def test_rescue_during_a_read_changes_no_result(verb: str, loss: Callable[[World], None]) -> None:
     at, runs = 0, 0
     while True:
         world = World.make()
@@ -125,8 +127,8 @@ def test_a_rescue_in_the_middle_of_a_read(verb: str, loss: Callable[[World], Non
 
 
 @pytest.mark.parametrize("verb", READS)
-def test_redis_is_emptied_in_the_middle_of_a_verb(verb: str) -> None:
-    """No verb takes an absence for a miss that the archive does not confirm."""
+def test_flushall_during_a_verb_is_no_miss(verb: str) -> None:
+    """No verb takes an absence for a miss without asking the archive."""
     at = 0
     while True:
         world = World.make()
@@ -143,9 +145,9 @@ def test_redis_is_emptied_in_the_middle_of_a_verb(verb: str) -> None:
     assert at >= 1
 
 
-def test_a_write_back_commits_its_own_position() -> None:
-    """A put whose reply was lost is written back; Redis forgets it before that is committed, and the put, sent again, gets
-    another position. The object that was made of the first one says nothing about the second."""
+def test_write_back_commits_only_its_own_position() -> None:
+    """A put loses its reply, and its version is written back. Before the commit Redis forgets it, and the put is sent again and
+    gets another position. The object of the first position proves nothing about the second."""
     world = World.make()
     item = world.run(prepare(world.space, Item("a", CONTENT["old"], tokens=10)))
     first = world.run(put_prepared(world.space, item))
@@ -160,8 +162,8 @@ def test_a_write_back_commits_its_own_position() -> None:
     assert world.ask([("HGET", world.shard.module("a"), "clean")]) == [b"0"]
 
 
-def test_a_listing_after_a_loss_lacks_nothing() -> None:
-    """The records are gone: what is archived is listed all the same, or the call says that it cannot be."""
+def test_listing_after_a_loss_is_complete_or_fails() -> None:
+    """After the loss of all records, a listing contains the archived modules, or it fails."""
     world = World.make()
     put(world, "old")
     emptied(world)
@@ -174,9 +176,9 @@ def test_a_listing_after_a_loss_lacks_nothing() -> None:
         world.process("reader", archive_down=True).run(walk.step())
 
 
-def test_a_durable_no_is_durable() -> None:
-    """`delete(durability="archived")` finds a delete that is not archived yet, and a failover forgets that: it says
-    "no" only of what is deleted in the archive, else it deletes."""
+def test_durable_delete_returns_false_only_if_archived_as_deleted() -> None:
+    """`delete(durability="archived")` finds a deletion that is not archived yet, and a failover forgets that one. The call
+    returns False only if the module is deleted in the archive; otherwise it deletes the module."""
     at, said = 0, set[bool]()
     while True:
         world = World.make()
@@ -187,7 +189,7 @@ def test_a_durable_no_is_durable() -> None:
         def failed_over(world: World = world, before: Any = before) -> None:
             world.restore(world.snapshot().__class__(before, world.objects()))
             world.ask([("HDEL", world.shard.epoch, "epoch", "verified")])
-            known = dict(world.space.process.epochs)  # another process begins the epoch: this one has not heard of it
+            known = dict(world.space.process.epochs)  # another process begins the epoch, and this one does not know it
             world.run(recover(world.space, world.shard))
             world.space.process.epochs.update(known)
 

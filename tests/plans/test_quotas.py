@@ -1,7 +1,7 @@
-"""Moving shares between shards: stopped after every effect, failing at every effect, and with others in between.
+"""Moving quotas between shards: stopped after every effect, failing at every effect, and with other processes in between.
 
-What is checked after *each* effect is stronger than "the usage is within the total": the greater of what each shard holds and
-what it may hold, summed. So no load whatever could have exceeded the total at that moment.
+The check after *each* effect is stronger than "the usage is within the total". It sums, over the shards, the greater of the
+shard's usage and its quota. So no load could have exceeded the total at that moment.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def put(world: World, id: str, tokens: int = 10) -> Any:
 
 
 def skewed() -> World:
-    """Shards 0 and 1 are full, and 0 evicts young modules, 1 old ones; 2 and 3 hold next to nothing. The ledger is made."""
+    """Shards 0 and 1 are full; 0 evicts young modules and 1 old ones. 2 and 3 are nearly empty. The ledger exists."""
     world = make()
     run(world, settled(world.space))
     for shard in (0, 1):
@@ -76,7 +76,7 @@ USED = ("hot_tokens", "hot_bytes", "warm_count", "warm_frame_bytes")
 
 
 def potential(world: World) -> Amounts:
-    """What all shards together hold, or may hold by the next put."""
+    """What all shards together hold, or may hold after the next put."""
     each = []
     for shard in world.space.keys.shards:
         used, limits = amounts(world, shard.usage, USED), amounts(world, shard.limits, Amounts._fields)
@@ -92,7 +92,7 @@ def check(world: World) -> None:
 
 @dataclass
 class Watched(PlanRunner):
-    """Checks after each effect; after the `at`-th one, somebody else acts."""
+    """Checks after each effect; after effect `at`, another process acts."""
 
     world: Any = None
     at: int = 0
@@ -113,7 +113,7 @@ NUMBER = itertools.count()
 
 
 def process(world: World, **options: Any) -> Watched:
-    """A process of its own: its tokens are nobody else's."""
+    """A process whose write ids no other process has."""
     return Watched(world.redis, world.archive, f"p{next(NUMBER)}", world=world, **options)
 
 
@@ -122,7 +122,7 @@ def run(world: World, plan: Plan[Any]) -> Any:
 
 
 def finished(world: World) -> None:
-    """Anybody can finish or undo what is left, and then all is as the ledger says, with nothing lost."""
+    """Any process can finish or undo an unfinished change. Then the limits agree with the ledger, and nothing is lost."""
     process(world).run(balance(world.space))
     kept = run(world, settled(world.space))
     for i, shard in enumerate(world.space.keys.shards):
@@ -161,7 +161,7 @@ def start(name: str) -> World:
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_stopped_and_failing_at_every_effect(name: str) -> None:
+def test_quota_move_with_a_fault_at_every_effect(name: str) -> None:
     world = start(name)
     before = world.snapshot()
     counted = process(world)
@@ -178,8 +178,8 @@ def test_stopped_and_failing_at_every_effect(name: str) -> None:
 
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("other", ["balance", "put larger than a share"])
-def test_a_zombie_wakes_up_after_others_have_moved_on(name: str, other: str) -> None:
-    """One sleeps after each of its effects, another one acts from the beginning to the end, the first goes on."""
+def test_quota_move_continues_after_another_process_ran(name: str, other: str) -> None:
+    """One process sleeps after one of its effects, another one runs from beginning to end, and the first one continues."""
     world = start(name)
     before = world.snapshot()
     counted = process(world)
@@ -191,8 +191,8 @@ def test_a_zombie_wakes_up_after_others_have_moved_on(name: str, other: str) -> 
         finished(world)
 
 
-def test_two_zombies() -> None:
-    """The one that acts in between falls asleep too, and a third one acts in its sleep."""
+def test_quota_move_continues_after_two_other_processes_ran() -> None:
+    """The process in between sleeps too, and a third one acts meanwhile."""
     world = start("balance")
     before = world.snapshot()
     counted = process(world)
@@ -215,10 +215,10 @@ def _run(runner: Watched, plan: Plan[Any]) -> None:
         assert "too often" in str(e)
 
 
-# -- what it comes to ------------------------------------------------------------------------------------------------
+# -- results ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_balance_gives_the_shard_that_needs_it_more() -> None:
+def test_balance_enlarges_the_shard_that_needs_more() -> None:
     world = skewed()
     first = run(world, settled(world.space)).quotas
     for _ in range(12):
@@ -228,7 +228,7 @@ def test_a_balance_gives_the_shard_that_needs_it_more() -> None:
     finished(world)
 
 
-def test_a_module_larger_than_a_share_becomes_hot_by_put_and_by_promote() -> None:
+def test_module_over_quota_becomes_hot_by_put_and_promote() -> None:
     world = skewed()
     landed = process(world).run(put_big(world))
     assert landed.tier == "hot" and landed.reason is None
@@ -248,14 +248,14 @@ def test_a_module_larger_than_a_share_becomes_hot_by_put_and_by_promote() -> Non
     finished(world)
 
 
-def test_larger_than_the_budget_is_too_large() -> None:
+def test_module_over_budget_is_too_large_for_hot() -> None:
     world = skewed()
     landed = run(world, put_plan(world.space, Item(big_id(world), b"x", tokens=TOTAL.hot_tokens + 1)))
     assert landed.tier == "warm" and landed.reason == "too large for hot"
 
 
-def test_what_cannot_be_evicted_is_not_taken() -> None:
-    """All that is hot elsewhere is pinned: the move is undone, and the limits are what they were."""
+def test_quota_move_is_undone_if_all_is_pinned() -> None:
+    """All hot modules of the other shards are pinned: the move is undone, and the limits are unchanged."""
     world = make()
     run(world, settled(world.space))
     for shard in (0, 1, 2):
@@ -269,7 +269,7 @@ def test_what_cannot_be_evicted_is_not_taken() -> None:
     finished(world)
 
 
-def test_an_old_version_neither_commits_nor_sets_limits() -> None:
+def test_old_ledger_version_neither_commits_nor_sets_limits() -> None:
     world = skewed()
     first = world.shard
     old = run(world, settled(world.space))
@@ -279,16 +279,16 @@ def test_an_old_version_neither_commits_nor_sets_limits() -> None:
     assert isinstance(run(world, iter(limit(first, old.version - 1, (400, 0, 0, 0)))), Refused)
 
 
-def test_no_script_lets_the_shares_exceed_the_total() -> None:
+def test_ledger_script_refuses_quotas_over_the_total() -> None:
     world = skewed()
     old = run(world, settled(world.space))
     for field in ("0", "next.0"):
-        with pytest.raises(DistierError, match="more than its budgets"):
+        with pytest.raises(DistierError, match="would exceed its budgets"):
             run(world, iter(ledger(world.shard, old.version, "f" * 32, {field: "400 40000 24 80000"})))
     assert run(world, settled(world.space)) == old
 
 
-def test_a_worker_that_lost_its_lease_moves_nothing() -> None:
+def test_worker_without_lease_moves_no_quota() -> None:
     world = skewed()
     world.ask([("HSET", world.shard.epoch, "fence", 7)])
     old = run(world, settled(world.space))
@@ -297,7 +297,7 @@ def test_a_worker_that_lost_its_lease_moves_nothing() -> None:
     assert run(world, balance(world.space, "7")) == 1
 
 
-# -- totals, and what is lost -----------------------------------------------------------------------------------------
+# -- totals, and losses ------------------------------------------------------------------------------------------------
 
 
 def reopened(world: World, **overrides: Any) -> World:
@@ -310,7 +310,7 @@ def reopened(world: World, **overrides: Any) -> World:
     return other
 
 
-def test_an_explicit_total_scales_the_shares_and_a_default_changes_nothing() -> None:
+def test_explicit_total_scales_quotas_and_default_changes_nothing() -> None:
     world = skewed()
     for _ in range(8):
         run(world, balance(world.space))
@@ -333,14 +333,14 @@ def test_an_explicit_total_scales_the_shares_and_a_default_changes_nothing() -> 
     assert sum_of(run(lowered, settled(lowered.space)).quotas).hot_tokens == 200
 
 
-def test_totals_that_do_not_divide_and_are_less_than_the_shards() -> None:
+def test_totals_not_divisible_by_or_below_the_number_of_shards() -> None:
     world = World.make(shards=8, storage_tiers__hot__max_size=1003, storage_tiers__warm__max_modules=3)
     limits = [amounts(world, s.limits, Amounts._fields) for s in world.space.keys.shards]
     assert sum(n.hot_tokens for n in limits) == 1003 and sum(n.warm_modules for n in limits) == 3
 
 
-def test_an_old_copy_of_the_ledger_after_a_failover_is_made_anew() -> None:
-    """The first shard comes back with a ledger of before a move, and its epoch is a new one; the other shards have moved on."""
+def test_old_ledger_after_a_failover_is_rebuilt() -> None:
+    """The first shard comes back with the ledger from before a move, in a new epoch. The other shards have newer limits."""
     world = skewed()
     first = world.shard
     before = world.ask([("HGETALL", first.quotas)])[0]
@@ -353,7 +353,7 @@ def test_an_old_copy_of_the_ledger_after_a_failover_is_made_anew() -> None:
     finished(world)
 
 
-def test_one_shard_has_no_ledger_and_asks_nothing() -> None:
+def test_single_shard_has_no_ledger_and_asks_nothing() -> None:
     world = World.make()
     runner = world.process()
     assert runner.run(balance(world.space)) == 0 and runner.effects == []

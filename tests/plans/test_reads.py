@@ -1,4 +1,4 @@
-"""Reading: damaged and missing copies, and one fetch for many readers."""
+"""Reading: damaged and missing copies, races, and one fetch for many readers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.plans.test_stopped import MIXED, content, item, mixed
 
 @pytest.fixture(params=["get", "get_many"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of this holds for both ways to read."""
+    """Run each test with `get` and with `get_many`."""
     if request.param == "get_many":
         monkeypatch.setattr(f"{__name__}.get", get_in_a_batch)
 
@@ -46,7 +46,7 @@ def tier(world: World, id: str) -> str:
 
 
 def gets_of(world: World) -> list[str]:
-    """The objects that are fetched from now on."""
+    """Note the objects that are fetched from now on."""
     fetched: list[str] = []
     real = world.archive.get
 
@@ -77,7 +77,7 @@ def damage(world: World, id: str, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_frame_of_a_clean_module_heals_from_the_archive(how: str) -> None:
+def test_damaged_frame_of_clean_module_heals_from_archive(how: str) -> None:
     world = mixed()
     damage(world, "warm-clean", how)
     found = get(world, "warm-clean")
@@ -90,8 +90,8 @@ def test_a_damaged_frame_of_a_clean_module_heals_from_the_archive(how: str) -> N
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_frame_of_a_dirty_module_is_an_error_and_stays(how: str) -> None:
-    """The only copy: it is neither served nor archived nor dropped."""
+def test_damaged_frame_of_dirty_module_is_an_error_and_stays(how: str) -> None:
+    """The damaged only copy is neither served nor archived nor dropped."""
     world = mixed()
     damage(world, "warm-dirty", how)
     before = world.ask([("GET", world.shard.frame("warm-dirty"))])
@@ -106,7 +106,7 @@ def test_a_damaged_frame_of_a_dirty_module_is_an_error_and_stays(how: str) -> No
     audit_contents(world, {id: {c} for id, c in MIXED.items() if id != "warm-dirty"})
 
 
-def test_promoting_a_clean_module_with_a_damaged_frame_heals_it() -> None:
+def test_promote_of_clean_module_with_damaged_frame_heals_it() -> None:
     world = mixed()
     damage(world, "warm-clean", "one bit")
     assert world.run(promote(world.space, "warm-clean")).tier == "hot"
@@ -114,18 +114,18 @@ def test_promoting_a_clean_module_with_a_damaged_frame_heals_it() -> None:
     audit_contents(world, {"warm-clean": {content("warm-clean")}})
 
 
-def test_a_missing_object_is_an_error_and_no_miss() -> None:
+def test_missing_object_is_an_error_not_a_miss() -> None:
     world = mixed()
     world.archive.delete([key for key in world.objects() if "/cold/" in key])
     with pytest.raises(Corrupt, match="has no object"):
         get(world, "cold")
-    assert world.ask([("KEYS", "*:lease:*")]) == [[]], "the lease was given back"
+    assert world.ask([("KEYS", "*:lease:*")]) == [[]], "the lease was released"
 
 
 @pytest.mark.parametrize(
     "change", [lambda b: b[:-4], lambda b: b + b"x", lambda b: b"", lambda b: b[:40] + b"\xff" + b[41:]]
 )
-def test_a_damaged_object_is_an_error(change: Any) -> None:
+def test_damaged_object_is_an_error(change: Any) -> None:
     world = mixed()
     (key,) = [key for key in world.objects() if "/cold/" in key]
     data = world.objects()[key]
@@ -136,7 +136,7 @@ def test_a_damaged_object_is_an_error(change: Any) -> None:
     assert tier(world, "cold") == "cold"
 
 
-def test_an_archive_that_is_down_is_no_miss() -> None:
+def test_unavailable_archive_is_an_error_not_a_miss() -> None:
     world = mixed()
     process = world.process(archive_down=True)
     with pytest.raises(ArchiveUnavailable):
@@ -146,7 +146,7 @@ def test_an_archive_that_is_down_is_no_miss() -> None:
 
 
 @pytest.mark.parametrize("target", ["hot", "warm", "cold"])
-def test_empty_content_comes_back_from_every_tier(target: str) -> None:
+def test_empty_content_is_read_from_every_tier(target: str) -> None:
     world = World.make()
     world.run(put(world.space, Item("e", b"", tokens=0)))
     if target != "hot":
@@ -161,7 +161,7 @@ def test_empty_content_comes_back_from_every_tier(target: str) -> None:
 
 
 def before_once(world: World, when: Any, act: Any) -> list[bool]:
-    """Somebody else acts, once, just before the first command that `when` is true of."""
+    """Another client acts, once, just before the first command for which `when` is true."""
     done: list[bool] = []
 
     def hook(words: Any) -> None:
@@ -179,8 +179,8 @@ def is_get_of(key: str) -> Any:
 
 @pytest.mark.parametrize("tokens", [10, 101], ids=["into hot", "into warm"])
 @pytest.mark.parametrize("id", ["warm-dirty", "warm-clean"])
-def test_overwritten_between_record_and_frame(id: str, tokens: int) -> None:
-    """The reader gets the old version or the new one, whole: never the one's record with the other's bytes."""
+def test_overwrite_between_record_and_frame_returns_a_whole_version(id: str, tokens: int) -> None:
+    """The reader gets the old version or the new one, never the record of one with the bytes of the other."""
     world = mixed()
     new = Item(id, content("n", 200), tokens=tokens)  # as long as the old one
     done = before_once(world, is_get_of(world.shard.frame(id)), lambda: world.run(put(world.space, new), "rival"))
@@ -194,8 +194,8 @@ def test_overwritten_between_record_and_frame(id: str, tokens: int) -> None:
 
 
 @pytest.mark.parametrize("act", ["promote", "overwrite", "delete"])
-def test_write_back_meets_a_move(act: str) -> None:
-    """What moves between the two reads of a write-back is not called lost."""
+def test_move_during_write_back_is_no_loss(act: str) -> None:
+    """A module that moves between the two reads of a write-back is not reported as lost."""
     world = mixed()
     acts = {
         "promote": lambda: world.run(promote(world.space, "warm-dirty"), "rival"),
@@ -211,7 +211,7 @@ def test_write_back_meets_a_move(act: str) -> None:
     audit_contents(world, {"warm-dirty": {expected}})
 
 
-def test_deleted_while_it_is_read() -> None:
+def test_delete_during_a_read() -> None:
     world = mixed()
     done = before_once(
         world,
@@ -226,8 +226,8 @@ def test_deleted_while_it_is_read() -> None:
 # -- single flight ----------------------------------------------------------------------------------------------------
 
 
-def test_a_waiter_gets_what_the_holder_of_the_lease_leaves() -> None:
-    """One GET from the archive: the waiter sees the warm copy, and takes nothing from the archive."""
+def test_waiter_reads_the_copy_that_the_lease_holder_left() -> None:
+    """There is one GET to the archive: the waiter finds the warm copy, and fetches nothing itself."""
     world = mixed()
     fetched = gets_of(world)
     world.ask([("SET", world.shard.lease("cold"), "holder", "PX", 10_000)])
@@ -243,7 +243,7 @@ def test_a_waiter_gets_what_the_holder_of_the_lease_leaves() -> None:
     audit(world)
 
 
-def test_a_holder_that_died_is_overtaken() -> None:
+def test_waiter_overtakes_a_dead_lease_holder() -> None:
     world = mixed()
     world.ask([("SET", world.shard.lease("cold"), "dead", "PX", 10_000)])
     process = world.process("waiter")
@@ -254,7 +254,7 @@ def test_a_holder_that_died_is_overtaken() -> None:
     assert world.ask([("EXISTS", world.shard.lease("cold"))]) == [0]
 
 
-def test_a_waiter_sees_that_the_module_is_gone() -> None:
+def test_waiter_sees_a_deletion() -> None:
     world = mixed()
     world.ask([("SET", world.shard.lease("cold"), "holder", "PX", 10_000)])
     deleted: list[bool] = []
@@ -267,11 +267,11 @@ def test_a_waiter_sees_that_the_module_is_gone() -> None:
     assert deleted == [True]
 
 
-# -- after a loss: the sweep between the listing and the look ---------------------------------------------------------
+# -- after a loss: the sweep between the listing and the fetch --------------------------------------------------------
 
 
 def overwrite_before_the_look(world: World, id: str) -> list[bool]:
-    """A newer version comes, and the sweep takes the listed one, just before it is fetched for its description."""
+    """A newer version is written, and the sweep deletes the listed one, just before it is fetched for its description."""
     done: list[bool] = []
     real = world.archive.get
 
@@ -288,13 +288,13 @@ def overwrite_before_the_look(world: World, id: str) -> list[bool]:
 
 
 def lost(world: World) -> None:
-    """Redis forgets all; the archive has everything."""
+    """Redis loses everything; the archive is complete."""
     world.run(write_back_due(world.space, world.shard, older_than_ms=0))
     world.ask([("FLUSHALL",)])
     world.run(recover(world.space, world.shard))
 
 
-def test_swept_between_the_listing_and_the_look() -> None:
+def test_version_swept_between_listing_and_fetch() -> None:
     world = mixed()
     lost(world)
     done = overwrite_before_the_look(world, "cold")
@@ -303,7 +303,7 @@ def test_swept_between_the_listing_and_the_look() -> None:
     assert found is not None and found.content == content("new", 50)
 
 
-def test_swept_between_the_listing_of_a_rescue_and_the_look() -> None:
+def test_version_swept_between_listing_of_a_rescue_and_fetch() -> None:
     world = mixed()
     lost(world)
     done = overwrite_before_the_look(world, "cold")

@@ -1,4 +1,4 @@
-"""Making room: who leaves, what happens where nobody can, and what a race between naming and moving costs."""
+"""Making room: which modules are evicted, what happens if none can be, and races between naming and moving victims."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def usage(world: World) -> dict[str, int]:
     return {k.decode(): int(v) for k, v in world.ask([("HGETALL", world.shard.usage)])[0].items()}
 
 
-def test_the_least_recently_used_leave_and_no_more_than_needed() -> None:
+def test_put_over_budget_evicts_least_recent_and_no_more() -> None:
     world = World.make()
     for i in range(10):
         put(world, item(f"m{i}", tokens=10))
@@ -52,7 +52,7 @@ def test_the_least_recently_used_leave_and_no_more_than_needed() -> None:
     audit(world)
 
 
-def test_all_is_pinned_lands_warm_with_a_reason() -> None:
+def test_put_with_all_pinned_lands_warm_with_a_reason() -> None:
     world = World.make()
     for i in range(5):
         put(world, item(f"m{i}", tokens=20))
@@ -64,8 +64,8 @@ def test_all_is_pinned_lands_warm_with_a_reason() -> None:
     audit(world)
 
 
-def test_what_pins_leave_over_does_not_leave_in_vain() -> None:
-    """Two may go, but that would not be enough: they stay."""
+def test_put_without_enough_unpinned_evicts_nothing() -> None:
+    """Two modules could be evicted, but that would not be enough, so they stay."""
     world = World.make()
     for i in range(5):
         put(world, item(f"m{i}", tokens=20))
@@ -77,8 +77,8 @@ def test_what_pins_leave_over_does_not_leave_in_vain() -> None:
 
 
 @pytest.mark.parametrize("count", [30, 63, 64, 65, 300])
-def test_many_small_ones_leave_for_a_large_one(count: int) -> None:
-    """More than one script names; and all smaller than the average, because the last two are large."""
+def test_large_put_evicts_many_small_modules(count: int) -> None:
+    """There are more victims than one script names, and all are smaller than the average, because the last two are large."""
     world = World.make(storage_tiers__hot__max_size=1000, storage_tiers__hot__max_bytes=10**6,
                        storage_tiers__warm__max_modules=1000, storage_tiers__warm__max_bytes=10**6)  # fmt: skip
     for i in range(count):
@@ -93,7 +93,7 @@ def test_many_small_ones_leave_for_a_large_one(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [40, 130])
-def test_many_tiny_frames_leave_for_a_large_one(count: int) -> None:
+def test_large_frame_evicts_many_tiny_frames(count: int) -> None:
     world = World.make(storage_tiers__warm__max_modules=1000, storage_tiers__warm__max_bytes=4000)
     size = 4000 // count
     for i in range(count):
@@ -107,7 +107,7 @@ def test_many_tiny_frames_leave_for_a_large_one(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [40, 130])
-def test_many_tiny_frames_leave_when_a_large_one_is_demoted(count: int) -> None:
+def test_demotion_of_large_module_evicts_many_tiny_frames(count: int) -> None:
     world = World.make(storage_tiers__warm__max_modules=1000, storage_tiers__warm__max_bytes=4000)
     size = 4000 // count
     for i in range(count):
@@ -119,7 +119,7 @@ def test_many_tiny_frames_leave_when_a_large_one_is_demoted(count: int) -> None:
     audit(world)
 
 
-def test_warm_full_of_dirty_is_written_back_to_make_room() -> None:
+def test_full_dirty_warm_is_archived_to_make_room() -> None:
     world = full()
     landed = put(world, item("new", tokens=90))
     assert landed.tier == "hot"
@@ -128,8 +128,8 @@ def test_warm_full_of_dirty_is_written_back_to_make_room() -> None:
     audit_contents(world, {id: {c} for id, c in FULL.items()})
 
 
-def test_what_warm_cannot_take_goes_on_to_the_archive() -> None:
-    """Five dirty ones must leave hot, and warm has room for two."""
+def test_victims_without_room_in_warm_go_to_the_archive() -> None:
+    """Five dirty modules must be evicted from hot, and warm has room for two."""
     world = World.make(storage_tiers__warm__max_modules=2)
     for i in range(5):
         put(world, item(f"m{i}", tokens=20))
@@ -140,7 +140,7 @@ def test_what_warm_cannot_take_goes_on_to_the_archive() -> None:
     audit_contents(world, {f"m{i}": {content(f"m{i}")} for i in range(5)})
 
 
-def test_with_the_archive_down_a_full_cache_refuses_and_changes_nothing() -> None:
+def test_full_cache_without_archive_refuses_and_changes_nothing() -> None:
     world = full()
     before = fingerprint(world.snapshot())
     process = world.process(archive_down=True)
@@ -150,7 +150,7 @@ def test_with_the_archive_down_a_full_cache_refuses_and_changes_nothing() -> Non
     audit(world)
 
 
-def test_with_the_archive_down_what_fits_still_fits() -> None:
+def test_put_with_room_succeeds_without_archive() -> None:
     world = World.make()
     process = world.process(archive_down=True)
     for i in range(10):
@@ -158,15 +158,15 @@ def test_with_the_archive_down_what_fits_still_fits() -> None:
     audit(world)
 
 
-def test_a_victim_that_was_overwritten_between_naming_and_moving() -> None:
-    """The script leaves it out and names others; its new content stays."""
+def test_victim_overwritten_before_its_move_is_skipped() -> None:
+    """The script skips it and names others; its new content stays."""
     world = World.make()
     for i in range(5):
         put(world, item(f"m{i}", tokens=20))
     seen: list[str] = []
 
     def overwrite(words: Any) -> None:
-        """Another client, just before the put comes again with its moves."""
+        """Another client writes just before the put is sent again with its moves."""
         if words[0] == "EVALSHA" and "lz4" in words and not seen:
             seen.append("m0")
             world.run(put_plan(world.space, item("m0", tokens=20, text="newer")), "rival")
@@ -180,7 +180,7 @@ def test_a_victim_that_was_overwritten_between_naming_and_moving() -> None:
     audit_contents(world, {"m0": {content("newer")}, **{f"m{i}": {content(f"m{i}")} for i in range(1, 5)}})
 
 
-def test_victims_that_change_in_every_round_end_in_warm_and_not_in_a_loop() -> None:
+def test_put_whose_victims_change_in_every_round_lands_warm() -> None:
     world = World.make()
     put(world, item("m", tokens=100))
     rounds: list[int] = []
@@ -199,8 +199,8 @@ def test_victims_that_change_in_every_round_end_in_warm_and_not_in_a_loop() -> N
 
 
 @pytest.mark.parametrize("taken", ["with its moves", "while it looks"])
-def test_a_put_with_nowhere_else_to_go_is_not_refused_because_others_are_quicker(taken: str) -> None:
-    """Thirty times another client takes the room that was made in warm, or what could have left has left already."""
+def test_put_is_not_refused_because_others_take_its_room(taken: str) -> None:
+    """Thirty times another client takes the room that was made in warm, or the victims have been evicted already."""
     world = World.make(storage_tiers__warm__max_modules=2)
     for id in ("a", "b"):
         put(world, item(id, tokens=101))
@@ -221,8 +221,8 @@ def test_a_put_with_nowhere_else_to_go_is_not_refused_because_others_are_quicker
     audit(world)
 
 
-def test_a_put_that_nothing_can_make_room_for_is_refused_at_the_second_look() -> None:
-    """What is in warm is pinned, and changes all the time: that makes no room."""
+def test_put_with_pinned_changing_warm_is_refused_at_second_look() -> None:
+    """The modules in warm are pinned and change all the time, so nothing makes room."""
     world = World.make(storage_tiers__warm__max_modules=2)
     for id in ("a", "b"):
         put(world, item(id, tokens=101))
@@ -242,8 +242,8 @@ def test_a_put_that_nothing_can_make_room_for_is_refused_at_the_second_look() ->
     audit(world)
 
 
-def test_a_put_that_cannot_fit_does_not_empty_warm_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most of warm is pinned, the rest is many small ones: after a bounded number of them it is refused."""
+def test_put_that_cannot_fit_evicts_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of warm is pinned, and the rest are many small modules: the put is refused after a bounded number of them."""
     monkeypatch.setattr(room, "ROUNDS_MAX", 2)
     world = World.make(storage_tiers__warm__max_modules=2000, storage_tiers__warm__max_bytes=100_000,
                        storage_tiers__warm__compression="none", storage_tiers__hot__max_size=10)  # fmt: skip
@@ -257,8 +257,8 @@ def test_a_put_that_cannot_fit_does_not_empty_warm_first(monkeypatch: pytest.Mon
     audit(world)
 
 
-def test_a_drop_that_changed_between_naming_and_demoting_is_counted_once() -> None:
-    """Warm is full; while its victim is named, somebody else makes that hot. The budget holds, and the demotion ends."""
+def test_victim_promoted_before_its_demotion_is_counted_once() -> None:
+    """Warm is full. While its victim is named, another client makes that hot. The budget holds, and the demotion ends."""
     world = World.make(storage_tiers__warm__max_modules=2)
     for id in ("a", "b"):
         put(world, item(id))
@@ -282,8 +282,8 @@ def test_a_drop_that_changed_between_naming_and_demoting_is_counted_once() -> No
     audit(world)
 
 
-def test_headroom_and_its_pins() -> None:
-    """Pinned ones stay; those whose pin has ended go like all others."""
+def test_headroom_skips_pinned_modules() -> None:
+    """Pinned modules stay; modules whose pin has ended are evicted like all others."""
     world = World.make(worker__headroom=0.5)
     for i in range(5):
         put(world, item(f"m{i}", tokens=20))
@@ -296,7 +296,7 @@ def test_headroom_and_its_pins() -> None:
     audit(world)
 
 
-def test_headroom_leaves_a_module_that_is_alone() -> None:
+def test_headroom_keeps_a_single_module() -> None:
     world = World.make(worker__headroom=0.5)
     put(world, item("large", tokens=90))
     assert world.run(keep_headroom(world.space, world.shard)) == 0
@@ -305,7 +305,7 @@ def test_headroom_leaves_a_module_that_is_alone() -> None:
     assert (tier(world, "large"), tier(world, "small")) == ("warm", "hot")
 
 
-def test_idle_ones_are_demoted_though_the_first_batch_is_pinned() -> None:
+def test_idle_modules_behind_a_pinned_batch_are_demoted() -> None:
     world = World.make(storage_tiers__hot__max_size=1000, storage_tiers__hot__max_bytes=10**6,
                        storage_tiers__warm__max_modules=1000, storage_tiers__warm__max_bytes=10**6)  # fmt: skip
     for i in range(BATCH + 10):
@@ -317,8 +317,8 @@ def test_idle_ones_are_demoted_though_the_first_batch_is_pinned() -> None:
     audit(world)
 
 
-def test_expiry_ends_where_only_copies_were_deleted_by_hand() -> None:
-    """As many lost dirty modules as a batch has: they are passed over, not looked at for ever."""
+def test_expiry_ends_with_a_batch_of_lost_dirty_modules() -> None:
+    """As many dirty modules as a batch has have lost their copies: they are skipped, not checked for ever."""
     world = World.make(storage_tiers__warm__max_modules=1000, storage_tiers__warm__max_bytes=10**6)
     ids = [f"m{i}" for i in range(BATCH)]
     for id in ids:

@@ -1,7 +1,7 @@
 """Every plan, stopped after every effect, and with every effect failing or losing its reply.
 
-Each plan is run to its end once, to count its effects; then once per effect and kind of fault, from the same state.
-Whatever happens: the state is whole (`audit`), every acknowledged version reads back, and the plan, run again, ends well.
+Each plan runs to its end once, to count its effects; then once per effect and kind of fault, from the same state. After each
+fault the state is consistent (`audit`), every acknowledged version can be read, and the plan succeeds when it runs again.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from tests.plans.audit import audit, audit_contents
 
 Contents = Mapping[str, bytes | None]
 STEPS_MAX = 16
-"""Of longer plans, effects fail here and there only (they are stopped after every one), unless STOPPED_EVERY is set."""
+"""In longer plans only some effects fail, unless STOPPED_EVERY is set. Plans are stopped after every effect all the same."""
 EVERY = bool(os.environ.get("STOPPED_EVERY"))
 
 
 def content(name: str, size_bytes: int = 200) -> bytes:
-    """Different for each name, and compressible."""
+    """Compressible content that differs for each name."""
     return (f"module {name}; ".encode() * size_bytes)[:size_bytes]
 
 
@@ -50,11 +50,11 @@ def item(id: str, *, tokens: int = 10, text: str = "", if_version: Any = None) -
     return Item(id, content(text or id), tokens=tokens, if_version=if_version)
 
 
-# -- where a plan starts -------------------------------------------------------------------------------------------
+# -- initial states -------------------------------------------------------------------------------------------------
 
 
 def mixed() -> World:
-    """One module in each state that there is, and room."""
+    """One module in each state, and free room."""
     world = World.make(storage_tiers__promotion_threshold=3)
     space, shard = world.space, world.shard
     for id in ("hot-dirty", "hot-clean", "warm-dirty", "warm-clean", "cold", "expired", "deleted"):
@@ -72,7 +72,7 @@ MIXED = {id: content(id) for id in ("hot-dirty", "hot-clean", "warm-dirty", "war
 
 
 def full() -> World:
-    """Hot is full, and warm is full of versions that only Redis has."""
+    """Hot is full, and warm is full of dirty versions."""
     world = World.make()
     for i in range(6):
         world.run(put(world.space, item(f"w{i}", tokens=10)), f"w{i}")
@@ -107,7 +107,7 @@ def empty() -> World:
 
 @dataclass(frozen=True)
 class Row:
-    """A plan, where it starts, what is there before, and what it writes. `check` looks at a complete run's result."""
+    """A plan, its initial state, the modules before it, and those that it writes. `check` judges a complete run's result."""
 
     name: str
     world: Callable[[], World]
@@ -116,7 +116,7 @@ class Row:
     writes: Contents = field(default_factory=dict)
     check: Callable[[Any], bool] = lambda _: True
     before: Callable[[World], object] = lambda _: None
-    one_token: bool = False  # only the same call may be repeated: with another token it is another call
+    one_token: bool = False  # only the same call may be repeated: with another write id it is another call
 
 
 def first(shard_plan: Callable[..., Plan[Any]]) -> Callable[[Namespace], Plan[Any]]:
@@ -215,7 +215,7 @@ ROWS = [
 
 
 def idle(world: World) -> None:
-    """All that is hot was used last in 1970."""
+    """All hot modules were last used in 1970."""
     for id in world.ask([("ZRANGE", world.shard.hot, 0, -1)])[0]:
         world.ask([("ZADD", world.shard.hot, 1, id)])
 
@@ -232,7 +232,7 @@ def start(row: Row) -> World:
 
 
 def allowed(row: Row, done: bool) -> dict[str, set[bytes | None]]:
-    """What each module may read back as: what was there; what was written, or only that once it is acknowledged."""
+    """The contents that each module may have: the old or the new one, and only the new one once it is acknowledged."""
     expected: dict[str, set[bytes | None]] = {id: {old} for id, old in row.there.items()}
     for id, new in row.writes.items():
         expected[id] = {new} if done else {new, *expected.get(id, {None})}
@@ -244,7 +244,7 @@ def acknowledged(result: Any) -> bool:
 
 
 def run(process: PlanRunner, plan: Plan[Any]) -> tuple[bool, Any]:
-    """Whether the plan acknowledged what it did, and its result. Only `Unavailable` may come of an outage."""
+    """Return whether the plan acknowledged its work, and its result. An outage may cause only `Unavailable`."""
     try:
         result = process.run(plan)
     except Stopped:
@@ -256,12 +256,12 @@ def run(process: PlanRunner, plan: Plan[Any]) -> tuple[bool, Any]:
     return acknowledged(result), result
 
 
-def test_every_row_does_something() -> None:
+def test_every_plan_of_the_table_has_effects() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_to_the_end(row: Row) -> None:
+def test_plan_runs_to_the_end(row: Row) -> None:
     world = start(row)
     done, result = run(world.process(), row.plan(world.space))
     assert done, result
@@ -272,8 +272,8 @@ def test_to_the_end(row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_with_a_fault_at_every_effect(row: Row) -> None:
-    """Effects that touch neither Redis nor the archive leave the world as it was: no fault there makes a difference."""
+def test_plan_with_a_fault_at_every_effect(row: Row) -> None:
+    """Effects that touch neither Redis nor the archive do not change the world, so a fault there makes no difference."""
     world = start(row)
     before = world.snapshot()
     counted = world.process()
@@ -290,7 +290,7 @@ def test_with_a_fault_at_every_effect(row: Row) -> None:
             left = world.snapshot()
             state = (done and acknowledged(result), fingerprint(left))
             if state in seen:
-                continue  # as a fault before left it
+                continue  # an earlier fault left the same state
             seen.add(state)
             try:
                 after_a_fault(row, world, left, done)
@@ -302,7 +302,7 @@ WITHIN = {"Count", "NewToken", "Now", "Offload", "Sleep", "Used"}
 
 
 def fingerprint(left: Snapshot) -> str:
-    """A state without its times: what is equal here cannot be told apart by a plan."""
+    """A state without its times. A plan cannot distinguish states with equal fingerprints."""
     keys = {
         key: (
             type, pttl > 0,
@@ -316,7 +316,7 @@ def fingerprint(left: Snapshot) -> str:
 
 
 def after_a_fault(row: Row, world: World, left: Snapshot, done: bool) -> None:
-    """What is left is whole, and the plan, run again by somebody else, ends well; also by the same call's retry."""
+    """The remaining state is consistent, and the plan succeeds when another process runs it, or the same call is repeated."""
     if world.ask([("EXISTS", world.shard.epoch)])[0]:
         audit(world)
         audit_contents(world, allowed(row, done))

@@ -1,7 +1,7 @@
 """The plans of a node with copies on its own disk, stopped and failing at every effect, as in `test_stopped.py`.
 
-The disk is not put back with the rest of the world: after each fault it holds copies of times that never were. That must make
-no difference, as rule 1 has it: what it holds is clean, and what it serves is what the record says. With STOPPED_EVERY set,
+The disk is not reset with the rest of the world, so after a fault it holds copies from runs that were undone. By rule 1 that
+makes no difference: its copies are clean, and it serves only the version in the record. With STOPPED_EVERY set,
 `placement: both`, a disk that keeps nothing, and the last row are stopped everywhere too.
 """
 
@@ -47,7 +47,7 @@ class NodeRunner(PlanRunner):
                 write_id, content = self.disk.get(record.id, ("", b""))
                 return content if write_id == record.order.write_id and is_content(record, content) else None
             case LocalPut(record, content):
-                assert record.clean, "its only copy"
+                assert record.clean, "it would be the only copy"
                 assert is_content(record, content)
                 if self.keeps:
                     self.disk[record.id] = (record.order.write_id, content)
@@ -87,7 +87,7 @@ class NodeWorld(World):
 
 
 def mixed(placement: str, *, keeps: bool = True) -> NodeWorld:
-    """As `test_stopped.mixed`; `warm-clean` went to the disk."""
+    """As `test_stopped.mixed`, with `warm-clean` on the disk."""
     world = NodeWorld.of(placement, keeps=keeps, storage_tiers__promotion_threshold=3)
     space, shard = world.space, world.shard
     for id in ("hot-dirty", "hot-clean", "warm-dirty", "warm-clean", "cold", "expired", "deleted"):
@@ -103,7 +103,7 @@ def mixed(placement: str, *, keeps: bool = True) -> NodeWorld:
 
 
 def full(placement: str, *, keeps: bool = True) -> NodeWorld:
-    """Hot is full, one half of it clean, and warm is full of versions that only Redis has."""
+    """Hot is full and half of it is clean; warm is full of dirty versions."""
     world = NodeWorld.of(placement, keeps=keeps)
     for i in range(6):
         world.run(put(world.space, item(f"w{i}", tokens=10)), f"w{i}")
@@ -163,16 +163,16 @@ ROWS = [
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_to_the_end(row: Row) -> None:
-    stopped.test_to_the_end(row)
+def test_plan_runs_to_the_end(row: Row) -> None:
+    stopped.test_plan_runs_to_the_end(row)
 
 
 @pytest.mark.parametrize("row", ROWS if stopped.EVERY else ROWS[: len(rows("local")) - 1])
-def test_with_a_fault_at_every_effect(row: Row) -> None:
-    stopped.test_with_a_fault_at_every_effect(row)
+def test_plan_with_a_fault_at_every_effect(row: Row) -> None:
+    stopped.test_plan_with_a_fault_at_every_effect(row)
 
 
-def test_clean_victims_go_to_the_disk_and_dirty_ones_stay_in_redis() -> None:
+def test_clean_victims_go_to_disk_and_dirty_stay_in_redis() -> None:
     world = full("local")
     world.run(put(world.space, item("new", tokens=90)))
     shard, left = world.shard, {}
@@ -182,7 +182,7 @@ def test_clean_victims_go_to_the_disk_and_dirty_ones_stay_in_redis() -> None:
     for i, (tier, clean, on_disk) in left.items():
         if tier == b"cold":
             assert clean == b"1"
-            assert on_disk or i % 2 == 0  # dirty ones that warm had no room for were archived first
+            assert on_disk or i % 2 == 0  # dirty modules without room in warm were archived first
         else:
             assert tier in (b"hot", b"warm")
     assert left[1] == left[3] == (b"cold", b"1", True)

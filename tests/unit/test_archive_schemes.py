@@ -22,7 +22,7 @@ class ToyArchive(MemoryArchive):
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package that is installed as pip would do it: a module, and the description with its entry point."""
+    """Install a package as pip would: a module, and metadata with its entry point."""
     (tmp_path / "toyarchive.py").write_text(PACKAGE)
     described = tmp_path / "toyarchive-1.0.dist-info"
     described.mkdir()
@@ -32,7 +32,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("toy")
-def test_an_installed_package_adds_a_scheme() -> None:
+def test_installed_package_adds_a_scheme() -> None:
     assert schemes() == sorted([*ARCHIVES, "toy"])
     config = load_config({"redis": {"url": "redis://h"}, "storage_tiers": {"cold": {"url": "toy://shelf"}}})
     archive = open_archive(url=config.storage_tiers.cold.url, region="here")
@@ -41,7 +41,7 @@ def test_an_installed_package_adds_a_scheme() -> None:
     assert (archive.url, archive.options) == ("toy://shelf", {"region": "here"})  # type: ignore[attr-defined]
 
 
-def test_a_scheme_that_nobody_installed_is_a_config_error() -> None:
+def test_unknown_scheme_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="no archive for toy://; installed archives: file, s3"):
         open_archive(url="toy://shelf")
     with pytest.raises(ConfigError, match="must be s3://bucket/prefix"):

@@ -1,4 +1,4 @@
-"""domain/archived.py: what a version is called in the archive, and which objects nobody needs."""
+"""domain/archived.py: the names of versions in the archive, and the objects that greater versions dominate."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def record(
 
 
 @given(namespaces, ids, orders, st.sampled_from(TYPES), st.booleans())
-def test_a_key_says_which_version_it_is(namespace: str, id: str, order: Order, type: str, deleted: bool) -> None:
+def test_key_parses_to_its_version(namespace: str, id: str, order: Order, type: str, deleted: bool) -> None:
     key = names.content_key(namespace, record(id, order, tier="deleted" if deleted else "cold", type=type))
     assert check_key(key) == key
     assert len(key.encode()) <= 1024
@@ -54,14 +54,14 @@ def test_a_key_says_which_version_it_is(namespace: str, id: str, order: Order, t
 
 @given(ids, ids, orders, orders)
 def test_versions_of_two_modules_are_never_mixed(one: str, other: str, a: Order, b: Order) -> None:
-    """Nor is one's prefix the start of the other's keys: a listing of versions has one module's only."""
+    """The prefix of one is not the start of the other's keys either: a listing of versions has only one module's."""
     key = names.content_key("ns", record(other, b))
     assert key.startswith(names.version_prefix("ns", one)) == (one == other)
 
 
 @given(ids, orders, orders, st.sampled_from(TYPES))
 def test_keys_sort_as_versions_do(id: str, one: Order, other: Order, type: str) -> None:
-    """Whatever their types and kinds: the greatest is the last of a listing."""
+    """The greatest version is the last one of a listing, whatever the types and kinds."""
     first = names.content_key("ns", record(id, one, type=type))
     second = names.content_key("ns", record(id, other, tier="deleted"))
     if short(one) != short(other):
@@ -78,16 +78,16 @@ objects = st.builds(
 
 
 @given(st.lists(objects, max_size=8))
-def test_the_greatest_is_never_dominated(found: list[names.VersionObject]) -> None:
+def test_greatest_version_is_never_dominated(found: list[names.VersionObject]) -> None:
     gone = set(names.dominated(found))
     real = [o for o in found if o.kind != "meta"]
     greatest = max((o.order for o in real), default=None)
     for o in found:
-        assert (o.key in gone) == (greatest is not None and o.order < greatest), "and all that is older is"
+        assert (o.key in gone) == (greatest is not None and o.order < greatest), "all older objects are dominated"
 
 
 @given(st.text(max_size=60))
-def test_what_distier_did_not_name_is_not_its(text: str) -> None:
+def test_key_of_another_program_is_not_parsed(text: str) -> None:
     found = names.parse_key(text)
     assert found is None or (found.key == text and found.order.stem in text)
 
@@ -96,7 +96,7 @@ def test_what_distier_did_not_name_is_not_its(text: str) -> None:
     st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=400),
     st.text(max_size=2000, alphabet="aé\n%=;"),
 )
-def test_descriptions_are_ascii_bounded_and_come_back(meta: str, outline: str) -> None:
+def test_descriptions_are_ascii_bounded_and_parse_back(meta: str, outline: str) -> None:
     described = names.describe(record("a/é", Order(1, 2, "f" * 32), meta=meta, outline=outline or None))
     assert all(k.isascii() and v.isascii() and v.isprintable() for k, v in described.items())
     kept = names.user_metadata(described)
@@ -121,18 +121,18 @@ FOREIGN = (
 
 
 @given(orders, st.sampled_from(FOREIGN))
-def test_what_others_leave_beside_a_version_is_none(order: Order, pattern: str) -> None:
+def test_file_of_another_program_next_to_a_version_is_not_parsed(order: Order, pattern: str) -> None:
     name = pattern.format(name=f"{order.stem}.md.xz", stem=order.stem)
     assert names.parse_key(f"ns/modules/a/{name}") is None
 
 
-def test_of_two_objects_with_one_place_the_one_that_distier_named_counts() -> None:
+def test_at_equal_positions_the_known_extension_wins() -> None:
     stem = Order(1, 2, "0123abcd").stem
     found = [names.parse_key(f"ns/modules/a/{stem}.{extension}.xz") for extension in ("old", "md", "tmp")]
     assert max((o for o in found if o), key=lambda o: o.rank).extension == "md"
 
 
-def test_what_lies_in_a_directory_below_is_no_version() -> None:
+def test_object_in_a_directory_below_is_not_a_version() -> None:
     prefix = names.version_prefix("ns", "a")
     inside = names.parse_key(f"{prefix}eaDir/{Order(1, 2, '0123abcd').stem}.md.xz")
     assert inside is not None and inside.key.startswith(prefix) and not inside.is_in(prefix)

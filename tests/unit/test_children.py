@@ -1,4 +1,4 @@
-"""The tests' own processes: what they inherit, and that those that are left are found."""
+"""The processes of the tests: they inherit clean signal handlers, and processes that are left are found."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SH = "/bin/sh"
 
 @pytest.fixture
 def as_under_nohup() -> Iterator[None]:
-    """What `nohup make test &` gives to pytest."""
+    """Ignore signals as `nohup make test &` does for pytest."""
     numbers = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
     before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -32,20 +32,20 @@ def as_under_nohup() -> Iterator[None]:
 def test_children_begin_with_the_default_signals(as_under_nohup: None) -> None:
     default_signals()
     words = subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True, check=True).stdout
-    standard = 2**31 - 1  # the C library has two signals of its own behind those
+    standard = 2**31 - 1  # the C library uses two signals after these itself
     found = dict(line.split(":\t", 1) for line in words.splitlines() if line.startswith("Sig") and ":\t" in line)
     assert (int(found["SigIgn"], 16) & standard, int(found["SigBlk"], 16) & standard) == (0, 0)
-    signal.raise_signal(signal.SIGINT)  # is still nothing to this process
+    signal.raise_signal(signal.SIGINT)  # this process still ignores it
 
 
-def test_this_run_starts_its_children_so() -> None:
-    """Whoever started pytest."""
+def test_this_run_starts_children_with_default_signals() -> None:
+    """This holds however pytest was started."""
     words = subprocess.run(["grep", "SigIgn", "/proc/self/status"], capture_output=True, text=True, check=True).stdout
     assert int(words.split()[1], 16) & (2**31 - 1) == 0
 
 
 @pytest.mark.parametrize("how", ["a child", "an orphan", "an orphan without its environment, in a home"])
-def test_who_is_left_is_found_and_named(how: str) -> None:
+def test_process_left_behind_is_found_and_named(how: str) -> None:
     before = set(left())
     with short_directory() as home:
         program = home / "program"
@@ -65,7 +65,7 @@ def test_who_is_left_is_found_and_named(how: str) -> None:
                 assert home in homes
                 (pid,) = set(left()) - before
                 assert str(program) in left()[pid]
-                assert ("test_who_is_left" in left()[pid]) == (how != "an orphan without its environment, in a home")
+                assert ("test_process_left" in left()[pid]) == (how != "an orphan without its environment, in a home")
             finally:
                 end(pid for pid in set(left()) - before)
         poll(lambda: set(left()) == before, what="its end")

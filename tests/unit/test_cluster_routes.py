@@ -1,4 +1,4 @@
-"""Who serves which slot, and what a redirection asks for: values in, values out."""
+"""The masters of slots, and the calls that follow a redirection: functions of values."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ def test_slots_are_found_and_gaps_have_no_master() -> None:
 
 
 @pytest.mark.parametrize("name", [b"", None, b"?"])
-def test_a_node_without_a_name_is_called_by_the_one_that_reached_it(name: bytes | None) -> None:
+def test_node_without_a_name_gets_the_address_that_reached_it(name: bytes | None) -> None:
     assert parse_slots([[0, 1, [name, 7, b"id", []]]], ASKED).owner(0) == ("asked", 7)
 
 
 @pytest.mark.parametrize("reply", [b"OK", [[0]], [[0, 1]], [[b"x", 1, [b"h", 1]]], 7, [[0, 1, [b"h", b"x"]]]])
-def test_what_is_no_answer_is_a_lost_answer(reply: Any) -> None:
+def test_invalid_slots_reply_is_an_error(reply: Any) -> None:
     with pytest.raises(RedisConnectionError):
         parse_slots(reply, ASKED)
 
 
 @pytest.mark.parametrize("count", [1, 3, 16])
 @pytest.mark.parametrize("namespace", ["team", "a.b-c_9", "x" * 64])
-def test_the_slot_of_a_shard_is_that_of_its_keys(namespace: str, count: int) -> None:
+def test_slot_of_a_shard_is_that_of_its_keys(namespace: str, count: int) -> None:
     for shard in Keyspace(namespace, count).shards:
         for key in (*shard.fixed, shard.module("a/b"), shard.frame("ü{x}"), shard.lease("a"), shard.done):
             assert key_slot(key.encode()) == shard.slot
 
 
-def test_redirections() -> None:
+def test_redirections_are_parsed() -> None:
     assert redirect_of(ResponseError("MOVED 7 h:1"), ASKED) == ("MOVED", A)
     assert redirect_of(ResponseError("ASK 7 :5"), ASKED) == ("ASK", ("asked", 5))
     assert redirect_of(ResponseError("MOVED 7 ::1:5"), ASKED) == ("MOVED", ("::1", 5))
@@ -60,7 +60,7 @@ def test_redirections() -> None:
     )
 
 
-def test_after_moved_all_that_follows_goes_again() -> None:
+def test_after_moved_all_later_commands_are_sent_again() -> None:
     commands = [("GET", "a"), ("EVALSHA", "b"), ("WAIT", 1, 1), ("SCAN", 0)]
     replies = [b"1", ResponseError("MOVED 7 h:2"), 0, [b"0", []]]
     step = next_step(commands, replies, A)
@@ -72,7 +72,7 @@ def test_after_moved_all_that_follows_goes_again() -> None:
     )
 
 
-def test_after_ask_only_those_that_were_refused_go_each_behind_asking() -> None:
+def test_after_ask_only_refused_commands_are_sent_after_asking() -> None:
     ask = ResponseError("ASK 7 h:2")
     step = next_step([("GET", "a"), ("GET", "b"), ("GET", "c")], [ask, b"1", ask], A)
     assert step and step.address == B and step.asking and list(step.indexes) == [0, 2]
@@ -82,12 +82,12 @@ def test_after_ask_only_those_that_were_refused_go_each_behind_asking() -> None:
     assert found[:2] == [b"x", noperm] and str(found[2]).startswith("TRYAGAIN")
 
 
-def test_what_cannot_be_settled_is_tried_again_later() -> None:
+def test_unsettled_commands_are_tried_again_later() -> None:
     left = ends_unsettled([b"1", ResponseError("MOVED 7 h:1")])
     assert left[0] == b"1" and str(left[1]).startswith("TRYAGAIN")
 
 
-def test_a_slot_that_changes_its_master_is_news_also_after_a_gap() -> None:
+def test_change_of_master_is_noticed_after_a_gap() -> None:
     routes = Routes([A])
     assert routes.owner(5) is None
     assert routes.learn(TWO, A) is False, "nothing was known before"
@@ -98,12 +98,14 @@ def test_a_slot_that_changes_its_master_is_news_also_after_a_gap() -> None:
     assert routes.learn(parse_slots([row(0, 200, B)], ASKED), B) is False
     assert routes.moved(5, C) is True and routes.stale and routes.owner(5) == C
     assert routes.moved(5, C) is False
-    assert routes.to_ask()[0] == C, "who was named is asked first"
+    assert routes.to_ask()[0] == C, "the node that a redirection named is asked first"
 
 
-def test_whom_to_ask() -> None:
+def test_order_of_nodes_to_ask() -> None:
     routes = Routes([A, ("seed", 1)])
     routes.learn(TWO, C)
     assert routes.to_ask() == (C, A, B, D, ("seed", 1))
     routes.suspect(C)
-    assert routes.stale and routes.to_ask() == (A, B, D, C, ("seed", 1)), "the silent one last, but for the url's"
+    assert routes.stale and routes.to_ask() == (A, B, D, C, ("seed", 1)), (
+        "the silent node is asked last, except for the one of the url"
+    )

@@ -1,9 +1,8 @@
-"""The codecs: what goes in comes out, and nothing else ever does.
+"""The codecs return the content that was compressed, or an error.
 
-Damage is tried exhaustively on small inputs: every bit, every length. Both formats checksum every byte of
-theirs (lz4: header and content; xz: headers, index, footer and content), so damage never gives wrong bytes.
-It may give the right ones: in a text that repeats itself, a match may as well point one repetition further
-back.
+The tests try all damage on small inputs: every bit, every length. Both formats have checksums for every byte (lz4: header
+and content; xz: headers, index, footer and content), so damage never gives wrong bytes. It may give the right ones: in a
+text that repeats itself, a match may refer to an earlier repetition as well.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ contents = st.binary(max_size=3000) | st.builds(lambda part, n: part * n, st.bin
 
 
 def foreign(content: bytes, **options) -> bytes:
-    """An lz4 frame as another program may write it."""
+    """Return an lz4 frame as another program may write it."""
     given = {"content_checksum": True, "store_size": True} | options
     return bytes(lz4.frame.compress(content, **given))
 
 
 def with_size(frame: bytes, size_bytes: int) -> bytes:
-    """The frame with another content size and a header checksum that fits to it, as an attacker makes it."""
+    """Return the frame with another content size and a matching header checksum, as an attacker would."""
     head = frame[4:6] + struct.pack("<Q", size_bytes)
     return frame[:4] + head + bytes([xxh32(head) >> 8 & 0xFF]) + frame[15:]
 
@@ -60,7 +59,7 @@ def xxh32(data: bytes) -> int:
 
 
 def run_limited(script: str, data: bytes, path: Path, *, mib: int) -> list[str]:
-    """The lines that a script prints about `data`, in a process that gets `mib` of address space for it."""
+    """Run a script on `data` in a process with `mib` of free address space; return the lines that it prints."""
     path.write_bytes(data)
     limited = f"""
 import lzma, pathlib, resource, sys, tracemalloc
@@ -85,14 +84,14 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="m
 
 
 @given(contents, st.sampled_from([0, 1, 3, 9, 12, 16]))
-def test_a_frame_gives_back_the_content_and_is_never_larger(content, level):
+def test_frame_returns_the_content_and_is_never_larger(content, level):
     codec, data = compress_frame(content, level=level)
     assert codec == "lz4" if len(data) < len(content) else (codec, data) == ("raw", content)
     assert decompress_frame(codec, data, size_bytes=len(content)) == content
 
 
 @pytest.mark.parametrize("size_bytes", [65535, 65536, 65537, 262_144, 4 << 20, (4 << 20) + 1, 9_000_001])
-def test_frames_of_many_blocks(size_bytes):
+def test_frame_of_many_blocks_returns_the_content(size_bytes):
     line = Random(size_bytes).randbytes(3000)
     content = (line * (size_bytes // len(line) + 1))[:size_bytes]
     codec, data = compress_frame(content)
@@ -103,7 +102,7 @@ def test_frames_of_many_blocks(size_bytes):
 
 
 @pytest.mark.parametrize("level", [-1, 17])
-def test_levels_that_lz4_does_not_have(level):
+def test_unknown_lz4_level_is_invalid(level):
     with pytest.raises(Invalid):
         compress_frame(TEXT, level=level)
 
@@ -137,21 +136,21 @@ def test_every_truncation_of_a_frame_is_noticed():
 
 
 @pytest.mark.parametrize("tail", [b"\0", b"x", foreign(b"more" * 50), b"\x50\x2a\x4d\x18\x01\0\0\0x"])
-def test_nothing_may_follow_a_frame(tail):
+def test_bytes_after_a_frame_are_corrupt(tail):
     _, frame = compress_frame(TEXT)
     with pytest.raises(Corrupt, match="follow"):
         decompress_frame("lz4", frame + tail, size_bytes=len(TEXT))
 
 
-def test_the_header_checksum_of_these_tests_is_that_of_lz4():
+def test_header_checksum_of_these_tests_equals_that_of_lz4():
     _, frame = compress_frame(TEXT)
     assert with_size(frame, len(TEXT)) == frame
 
 
 @pytest.mark.parametrize("lie", [0, 1, len(TEXT) - 1, len(TEXT) + 1, 10**6, 1 << 40, 2**64 - 1])
-def test_a_frame_that_lies_about_its_size(lie):
+def test_frame_with_wrong_size_is_corrupt(lie):
     _, frame = compress_frame(TEXT)
-    for size_bytes in (lie, len(TEXT)):  # whether the record believes the lie or not
+    for size_bytes in (lie, len(TEXT)):  # whether the record repeats the wrong size or not
         with pytest.raises(Corrupt):
             decompress_frame("lz4", with_size(frame, lie), size_bytes=size_bytes)
     with pytest.raises(Corrupt):
@@ -159,7 +158,7 @@ def test_a_frame_that_lies_about_its_size(lie):
 
 
 @pytest.mark.parametrize("options", [{"store_size": False}, {"content_checksum": False}])
-def test_frames_without_size_or_checksum_are_not_ours(options):
+def test_frame_without_size_or_checksum_is_corrupt(options):
     with pytest.raises(Corrupt):
         decompress_frame("lz4", foreign(TEXT, **options), size_bytes=len(TEXT))
 
@@ -168,13 +167,13 @@ def test_frames_without_size_or_checksum_are_not_ours(options):
     "options",
     [{"block_size": 7}, {"block_linked": False}, {"block_checksum": True}, {"compression_level": 16}],
 )
-def test_other_encoders_may_choose_their_blocks(options):
+def test_frame_with_other_blocks_is_read(options):
     assert decompress_frame("lz4", foreign(TEXT, **options), size_bytes=len(TEXT)) == TEXT
 
 
 @given(st.binary(max_size=200), st.integers(0, 2**64), st.sampled_from(["lz4", "raw", "", "zstd"]), st.booleans())
 @settings(max_examples=300)
-def test_any_bytes_are_content_of_that_length_or_corrupt(data, size_bytes, codec, like_a_frame):
+def test_any_bytes_decode_to_the_exact_length_or_are_corrupt(data, size_bytes, codec, like_a_frame):
     if like_a_frame:
         data = foreign(TEXT)[: 20 + len(data) % 30] + data
         size_bytes = len(TEXT)
@@ -185,7 +184,7 @@ def test_any_bytes_are_content_of_that_length_or_corrupt(data, size_bytes, codec
     assert len(content) == size_bytes
 
 
-def test_raw_has_exactly_the_length_of_the_record():
+def test_raw_copy_of_another_length_is_corrupt():
     assert decompress_frame("raw", b"abc", size_bytes=3) == b"abc"
     for size_bytes in (2, 4, 0):
         with pytest.raises(Corrupt):
@@ -193,8 +192,8 @@ def test_raw_has_exactly_the_length_of_the_record():
 
 
 @needs_proc
-def test_an_lz4_bomb_gets_no_memory(tmp_path):
-    """500 MB in 2 MB, whose header says 1 kB; `lz4.frame.decompress` goes for the 500 MB all the same."""
+def test_lz4_bomb_gets_no_memory(tmp_path):
+    """A frame of 2 MB with 500 MB of content announces 1 kB. `lz4.frame.decompress` would return 500 MB."""
     frame = foreign(bytes(500_000_000))
     script = """
 try:
@@ -214,14 +213,14 @@ for size_bytes in (1000, 500_000_000):
 
 @pytest.mark.skipif(shutil.which("lz4") is None, reason="no lz4 program on PATH")
 @pytest.mark.parametrize("content", [TEXT, TEXT * 5000, b"a" * 100])
-def test_the_lz4_program_reads_our_frames_and_we_read_its(content):
+def test_lz4_program_and_codec_read_each_other(content):
     codec, frame = compress_frame(content)
     assert codec == "lz4"
     assert subprocess.run(["lz4", "-dc"], input=frame, capture_output=True, check=True).stdout == content
     assert subprocess.run(["lz4", "-t"], input=frame, capture_output=True).returncode == 0
     command = ["lz4", "-9", "-c", "--content-size", "-"]
     theirs = subprocess.run(command, input=content, capture_output=True, check=True).stdout
-    # From a pipe it does not know the size, so it writes none: that is refused, whatever it holds.
+    # From a pipe the program does not know the size, so it writes none: such a frame is refused.
     with pytest.raises(Corrupt, match="content size"):
         decompress_frame("lz4", theirs, size_bytes=len(content))
 
@@ -231,7 +230,7 @@ def test_the_lz4_program_reads_our_frames_and_we_read_its(content):
 
 @given(contents, st.sampled_from([0, 6, 9]))
 @settings(max_examples=40)
-def test_xz_gives_back_the_content(content, level):
+def test_xz_stream_returns_the_content(content, level):
     data = compress_xz(content, level=level)
     assert decompress_xz(data, max_bytes=len(content)) == content
     assert lzma.decompress(data, format=lzma.FORMAT_XZ) == content
@@ -241,7 +240,7 @@ def test_xz_gives_back_the_content(content, level):
 
 
 @pytest.mark.parametrize("level", [-1, 10])
-def test_levels_that_xz_does_not_have(level):
+def test_unknown_xz_level_is_invalid(level):
     with pytest.raises(Invalid):
         compress_xz(TEXT, level=level)
 
@@ -256,8 +255,8 @@ def stdlib_sources(*, bytes_max: int) -> list[bytes]:
     [*stdlib_sources(bytes_max=40_000)[:6], b"", b"a", b"a" * 4097, Random(1).randbytes(70_000), TEXT * 2000],
     ids=len,
 )
-def test_the_capped_dictionary_changes_five_bytes_of_the_header_and_no_other(content):
-    """The dictionary's size (16) and the CRC32 of the block header (20 to 23). See `compress_xz`."""
+def test_smaller_dictionary_changes_only_five_header_bytes(content):
+    """They are the dictionary's size (16) and the CRC32 of the block header (20 to 23). See `compress_xz`."""
     ours = compress_xz(content)
     plain = lzma.compress(content, format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC64, preset=9)
     assert len(ours) == len(plain)
@@ -277,7 +276,7 @@ def test_the_capped_dictionary_changes_five_bytes_of_the_header_and_no_other(con
         (600_000, 1, 1 << 20),
     ],
 )
-def test_the_dictionary_just_holds_the_content(size_bytes, level, dict_bytes):
+def test_dictionary_is_just_as_large_as_the_content(size_bytes, level, dict_bytes):
     byte = compress_xz(bytes(size_bytes), level=level)[16]
     assert (2 | byte & 1) << (byte // 2 + 11) == dict_bytes  # the .xz format, 5.3.1
 
@@ -299,7 +298,7 @@ def test_every_truncation_of_an_xz_stream_is_noticed():
 
 
 @pytest.mark.parametrize("tail", [b"\0", b"\0\0\0\0", b"x", compress_xz(b"more"), compress_xz(b"")])
-def test_nothing_may_follow_an_xz_stream(tail):
+def test_bytes_after_an_xz_stream_are_corrupt(tail):
     with pytest.raises(Corrupt, match="follow"):
         decompress_xz(compress_xz(TEXT) + tail, max_bytes=1 << 20)
 
@@ -313,7 +312,7 @@ def test_other_formats_are_corrupt(format):
 
 @given(st.binary(max_size=300), st.integers(0, 1000), st.booleans())
 @settings(max_examples=200)
-def test_any_bytes_are_a_short_content_or_corrupt(data, max_bytes, like_a_stream):
+def test_any_bytes_decode_to_a_bounded_content_or_are_corrupt(data, max_bytes, like_a_stream):
     if like_a_stream:
         data = compress_xz(TEXT)[: 30 + len(data) % 60] + data
     try:
@@ -323,7 +322,7 @@ def test_any_bytes_are_a_short_content_or_corrupt(data, max_bytes, like_a_stream
     assert len(content) <= max_bytes
 
 
-def test_a_dictionary_larger_than_any_preset_s_is_refused():
+def test_dictionary_larger_than_any_preset_is_corrupt():
     def stream(dict_mib: int) -> bytes:
         filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": dict_mib << 20}]
         return lzma.compress(b"x" * 100, format=lzma.FORMAT_XZ, filters=filters)
@@ -334,8 +333,8 @@ def test_a_dictionary_larger_than_any_preset_s_is_refused():
 
 
 @needs_proc
-def test_an_xz_bomb_gets_no_memory(tmp_path):
-    """150 MB in 22 kB."""
+def test_xz_bomb_gets_no_memory(tmp_path):
+    """A stream of 22 kB has 150 MB of content."""
     script = """
 try:
     lzma.decompress(data)
@@ -352,7 +351,7 @@ except Corrupt as e:
 
 @pytest.mark.skipif(shutil.which("xz") is None, reason="no xz program on PATH")
 @pytest.mark.parametrize("content", [b"", TEXT, TEXT * 500])
-def test_the_xz_program_reads_our_streams_and_we_read_its(content):
+def test_xz_program_and_codec_read_each_other(content):
     data = compress_xz(content)
     assert subprocess.run(["xz", "-t"], input=data, capture_output=True).returncode == 0
     assert subprocess.run(["xz", "-dc"], input=data, capture_output=True, check=True).stdout == content
@@ -360,7 +359,7 @@ def test_the_xz_program_reads_our_streams_and_we_read_its(content):
     assert decompress_xz(theirs, max_bytes=len(content)) == content
 
 
-def test_random_content_survives_both():
+def test_random_content_round_trips_in_both_codecs():
     content = os.urandom(100_000)
     codec, data = compress_frame(content)
     assert (codec, decompress_frame(codec, data, size_bytes=len(content))) == ("raw", content)

@@ -1,4 +1,4 @@
-"""Types and extensions map one to one, and no type makes a strange file name."""
+"""Types and extensions map one to one, and every type gives a safe file name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from distier.errors import Invalid
 
 
 @pytest.mark.parametrize("content_type", EXTENSIONS)
-def test_every_type_goes_to_its_extension_and_back(content_type: str) -> None:
+def test_types_and_extensions_map_one_to_one(content_type: str) -> None:
     assert check_content_type(content_type) == content_type
     assert type_for_extension(extension_for(content_type)) == content_type
     assert extension_for(content_type.upper() + "; charset=utf-8") == extension_for(content_type)
@@ -49,7 +49,7 @@ def test_any_type_has_a_safe_extension(text: str) -> None:
         ("application/rss+xml", "xml"),
     ],
 )
-def test_unknown_types(content_type: str, extension: str) -> None:
+def test_unknown_type_gets_a_general_extension(content_type: str, extension: str) -> None:
     assert extension_for(content_type) == extension
 
 
@@ -68,12 +68,12 @@ def test_unknown_types(content_type: str, extension: str) -> None:
         ("empty", b"", "text/plain"),
     ],
 )
-def test_guess(name: str, content: bytes, expected: str) -> None:
+def test_guess_by_suffix_and_content(name: str, content: bytes, expected: str) -> None:
     assert guess_content_type(name, content) == expected
 
 
 @pytest.mark.parametrize("text", ["text/plain", "text/plain; charset=utf-8", 'a/b;c="d e"', "a/" + "b" * 125])
-def test_good_types(text: str) -> None:
+def test_valid_type_is_accepted(text: str) -> None:
     assert check_content_type(text) == text
 
 
@@ -93,6 +93,6 @@ def test_good_types(text: str) -> None:
         None,
     ],
 )
-def test_bad_types(text) -> None:
+def test_invalid_type_is_refused(text) -> None:
     with pytest.raises(Invalid):
         check_content_type(text)

@@ -1,5 +1,5 @@
-"""What lies in deploy/, docker-compose.yml and .env.example: parsed, compared with the code, and where there is a real program
-that takes it, given to that program."""
+"""The files of deploy/, docker-compose.yml and .env.example are parsed and compared with the code. If the program that reads a
+file is installed, the test runs it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ def test_compose_has_the_services_and_profiles() -> None:
     assert {p for wanted in profiles.values() for p in wanted} == {"valkey", "observability"}
 
 
-def test_compose_is_whole() -> None:
+def test_compose_services_are_pinned_local_and_restarted() -> None:
     found = compose()
     services, volumes = found["services"], set(found["volumes"])
     used = set()
@@ -167,7 +166,7 @@ def _is_dependence(value: Any) -> bool:
     )
 
 
-# What the compose specification says of the keys that we use; any other key is a slip, or belongs in here.
+# The keys of the compose specification that we use. Any other key is a mistake, or must be added here.
 SERVICE: dict[str, Callable[[Any], bool]] = {
     "image": lambda v: isinstance(v, str), "build": _is_build, "user": lambda v: isinstance(v, str),
     "entrypoint": _is_words, "command": _is_words, "environment": _is_map, "volumes": _is_words, "ports": _is_words,
@@ -178,7 +177,7 @@ SERVICE: dict[str, Callable[[Any], bool]] = {
 }  # fmt: skip
 
 
-def test_compose_keeps_to_the_specification() -> None:
+def test_compose_follows_the_specification() -> None:
     found = compose()
     assert {key for key in found if not key.startswith("x-")} == {"name", "services", "volumes"}
     assert WORDS.fullmatch(found["name"]) and all(WORDS.fullmatch(name) for name in found["services"])
@@ -193,7 +192,7 @@ def test_compose_keeps_to_the_specification() -> None:
             assert re.fullmatch(r"[^:]+:/[^:]+(:ro)?", volume), volume
 
 
-def test_the_checks_of_the_specification_see_slips() -> None:
+def test_checks_of_the_compose_specification_find_mistakes() -> None:
     assert not _is_healthcheck({"test": "curl", "retries": 1}) and not _is_healthcheck(
         {"test": ["CMD", "a"], "retry": 1}
     )
@@ -202,7 +201,7 @@ def test_the_checks_of_the_specification_see_slips() -> None:
 
 
 def _interpolated(environment: dict[str, Any]) -> dict[str, str]:
-    """`${X:-y}` as compose takes it, with a word for whatever has no default."""
+    """Expand `${X:-y}` as compose does, with a placeholder for variables without a default."""
     return {k: re.sub(r"\$\{[A-Z0-9_]+(?::-([^}]*)|[^}]*)\}", lambda m: m[1] or "word", str(v))
             for k, v in environment.items()}  # fmt: skip
 
@@ -230,7 +229,7 @@ def test_the_environment_of_compose_is_a_configuration(
 # -- the configuration file ----------------------------------------------------------------------------------------------
 
 
-def test_distier_yaml_is_the_defaults_but_for_what_is_marked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_distier_yaml_has_the_defaults_except_marked_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _only(monkeypatch, {}, tmp_path)
     config = load_config(DEPLOY / "worker" / "distier.yaml")
     default, found = _flat(Config().dump()), _flat(config.dump())
@@ -252,7 +251,7 @@ def settings_of(path: Path) -> dict[str, str]:
     return dict(line.split(" ", 1) for line in _lines(path))
 
 
-def test_redis_conf_is_what_distier_needs() -> None:
+def test_redis_conf_has_the_settings_that_distier_needs() -> None:
     found = settings_of(DEPLOY / "redis" / "redis.conf")
     wanted = {"maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "everysec", "protected-mode": "yes",
               "aclfile": "/etc/distier/users.acl", "enable-debug-command": "no", "save": '""'}  # fmt: skip
@@ -285,7 +284,7 @@ class _Started:
         poll(self._answers, what=f"{kind} with redis.conf and users.acl")
 
     def client(self, user: str | None = None, password: str | None = None) -> redis.Redis:
-        never = Retry(NoBackoff(), 0)  # to redis-py a refused password is a lost connection
+        never = Retry(NoBackoff(), 0)  # redis-py treats a refused password as a lost connection
         return redis.Redis(
             unix_socket_path=str(self.socket), username=user, password=password, socket_timeout=5, retry=never
         )
@@ -332,7 +331,7 @@ def test_real_servers_start_with_our_configuration_and_roles(started: _Started) 
 
 def test_acl_file_has_no_password_and_covers_what_the_scripts_call() -> None:
     users = {line.split()[1]: line.split()[2:] for line in (DEPLOY / "redis" / "users.acl").read_text().splitlines()}
-    assert users.pop("admin") == ["on", "#" + "0" * 64, "allchannels", "allkeys", "+@all"]  # of people
+    assert users.pop("admin") == ["on", "#" + "0" * 64, "allchannels", "allkeys", "+@all"]  # for people
     assert set(users) == {"default", "health", "agent", "worker", "operator", "deployer", "exporter"}
     for user, words in users.items():
         assert "-@all" in words and "resetchannels" in words, user
@@ -341,14 +340,14 @@ def test_acl_file_has_no_password_and_covers_what_the_scripts_call() -> None:
         assert hashes == [] if user in ("default", "health") else hashes == ["#" + "0" * 64], user
         assert ("nopass" in words) == (user == "health")
     assert users["default"][0] == "off"
-    assert _called() - {w[1:] for w in users["worker"]} == set(), "commands in scripts that a worker may not use"
+    assert _called() - {w[1:] for w in users["worker"]} == set(), "the role worker lacks commands of scripts"
     rare = {"zunionstore"}  # `age`, which only workers run
     assert _called() - {w[1:] for w in users["agent"]} - rare == set()
     writes = {"set", "del", "unlink", "hset", "hsetnx", "hdel", "hincrby", "zadd", "zrem", "xadd", "pexpire", "persist"}
     assert not writes & {w[1:] for w in users["operator"] + users["exporter"]}
 
 
-def test_every_role_gets_its_password_and_no_program_that_of_admin() -> None:
+def test_every_role_gets_its_password_and_no_service_gets_admin() -> None:
     users = {line.split()[1] for line in (DEPLOY / "redis" / "users.acl").read_text().splitlines()}
     entrypoint = (DEPLOY / "redis" / "entrypoint.sh").read_text()
     passwords = {f"{user.upper()}_PASSWORD" for user in users - {"default", "health"}}
@@ -365,8 +364,8 @@ def _variables(path: Path) -> dict[str, str]:
     return dict(line.split("=", 1) for line in _lines(path))
 
 
-def test_the_page_says_as_whom_redis_cli_is_used() -> None:
-    """The default user is off: what changes servers needs `admin`, and no password stands in an argument."""
+def test_page_uses_redis_cli_with_a_role() -> None:
+    """The default user is off: commands that change servers need `admin`, and no argument contains a password."""
     page = (TOP / "docs" / "OPERATIONS.md").read_text()
     commands = re.findall(r"`((?:redis|valkey)-cli [^`]+)`|^    ((?:redis|valkey)-cli .*)$", page, re.M)
     assert len(commands) >= 8
@@ -389,7 +388,7 @@ def _called() -> set[str]:
 # -- images, units, manifests ----------------------------------------------------------------------------------------------
 
 
-def test_dockerfile() -> None:
+def test_dockerfile_pins_its_images() -> None:
     lines = _lines(DEPLOY / "Dockerfile")
     words = [line.split() for line in lines]
     froms = [w[1] for w in words if w[0] == "FROM"]
@@ -404,14 +403,14 @@ def test_dockerfile() -> None:
     assert 'ENTRYPOINT ["distier"]' in lines
 
 
-def test_scripts_of_shells_are_sound() -> None:
+def test_shell_scripts_parse_and_are_executable() -> None:
     for path in sorted(DEPLOY.rglob("*.sh")):
         assert os.access(path, os.X_OK), path
         assert subprocess.run(["sh", "-n", path], check=False).returncode == 0
         assert "set -eu" in path.read_text()
 
 
-def test_systemd_unit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_systemd_unit_is_hardened_and_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = DEPLOY / "systemd" / "distier-worker.service"
     parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",), comment_prefixes=("#",))
     parser.optionxform = str  # type: ignore[assignment,method-assign]
@@ -430,7 +429,7 @@ def test_systemd_unit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert load_config(DEPLOY / "worker" / "distier.yaml", storage_tiers__cold__access_key="a").redis.password
 
 
-def test_systemd_takes_the_unit() -> None:
+def test_systemd_accepts_the_unit() -> None:
     if not shutil.which("systemd-analyze"):
         pytest.skip("no systemd-analyze")
     unit = DEPLOY / "systemd" / "distier-worker.service"
@@ -439,7 +438,7 @@ def test_systemd_takes_the_unit() -> None:
     assert not said, done.stderr
 
 
-def test_kustomizations_name_what_is_there() -> None:
+def test_kustomizations_name_existing_files() -> None:
     for path in sorted(DEPLOY.rglob("kustomization.yaml")):
         (found,) = documents(path)
         for resource in found.get("resources", ()):
@@ -452,15 +451,15 @@ def test_kustomizations_name_what_is_there() -> None:
     assert {p.name for p in base.glob("*.yaml")} - {"kustomization.yaml"} <= listed
 
 
-# The fields that we use; any other is a slip, or belongs in here. (kubectl knows them all, where there is one.)
+# The fields that we use. Any other field is a mistake, or must be added here. (kubectl, if installed, knows all fields.)
 KUSTOMIZATION = {"apiVersion", "kind", "labels", "resources", "namespace", "images", "patches", "configMapGenerator",
                  "secretGenerator"}  # fmt: skip
 
 
 def slips(document: dict[str, Any]) -> None:
-    """Raises what the schemas of Kubernetes have against it, unknown fields included."""
+    """Raise the errors that the schemas of Kubernetes find in a document, unknown fields included."""
     kubernetes_validate.validate(document, "1.33", strict=True)
-    if document["kind"] == "PodDisruptionBudget":  # to the schema any text will do
+    if document["kind"] == "PodDisruptionBudget":  # the schema accepts any text
         assert re.fullmatch(r"[0-9]+%?", str(document["spec"]["minAvailable"])), document["spec"]
 
 
@@ -478,7 +477,7 @@ def slips(document: dict[str, Any]) -> None:
         ("Service", "clusterIP:", "clusterIp:"),
     ],
 )
-def test_the_checks_of_manifests_see_slips(kind: str, right: str, wrong: str) -> None:
+def test_checks_of_manifests_find_mistakes(kind: str, right: str, wrong: str) -> None:
     texts = [p.read_text() for p in MANIFESTS if f"kind: {kind}\n" in p.read_text() and right in p.read_text()]
     assert texts
     with pytest.raises((kubernetes_validate.ValidationError, AssertionError)):
@@ -487,7 +486,7 @@ def test_the_checks_of_manifests_see_slips(kind: str, right: str, wrong: str) ->
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda p: str(p.relative_to(DEPLOY)))
-def test_manifests_are_manifests(path: Path) -> None:
+def test_manifests_follow_the_schemas(path: Path) -> None:
     for document in documents(path):
         assert document["apiVersion"] and document["kind"]
         if document["kind"] == "Kustomization":
@@ -508,7 +507,7 @@ def _pods() -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_pods_are_fenced_and_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_pods_are_restricted_and_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pods = _pods()
     assert set(pods) == {"distier-redis", "distier-worker"}
     for name, pod in pods.items():
@@ -528,7 +527,7 @@ def test_pods_are_fenced_and_configured(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert load_config(DEPLOY / "worker" / "distier.yaml").redis.password
 
 
-def test_the_overlay_makes_its_namespace_and_its_secrets() -> None:
+def test_overlay_creates_its_namespace_and_secrets() -> None:
     (overlay,) = documents(OVERLAY / "kustomization.yaml")
     (namespace,) = documents(OVERLAY / "namespace.yaml")
     assert "namespace.yaml" in overlay["resources"] and namespace["metadata"]["name"] == overlay["namespace"]
@@ -557,7 +556,7 @@ def test_kubectl_builds_the_overlay(tmp_path: Path) -> None:
     shutil.copytree(DEPLOY, tmp_path / "deploy")
     overlay = tmp_path / "deploy" / "k8s" / "overlays" / "ours"
     (tmp_path / "deploy" / "k8s" / "overlays" / "example").rename(overlay)
-    command: list[str | Path] = ["kubectl", "kustomize", overlay]  # reads files only, asks no cluster
+    command: list[str | Path] = ["kubectl", "kustomize", overlay]  # only reads files, and connects to no cluster
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode != 0 and ".env" in done.stderr, "without passwords nothing is built"
     for example in overlay.glob("*.example"):
@@ -576,10 +575,10 @@ def test_kubectl_builds_the_overlay(tmp_path: Path) -> None:
     assert "0" * 64 in done.stdout and "noeviction" in done.stdout
 
 
-# -- what watches ------------------------------------------------------------------------------------------------------------
+# -- monitoring --------------------------------------------------------------------------------------------------------------
 
 
-def test_prometheus_and_grafana_ask_for_what_the_exporter_has() -> None:
+def test_exporter_has_the_metrics_of_prometheus_and_grafana() -> None:
     (scrape,) = documents(DEPLOY / "prometheus" / "prometheus.yml")
     targets = [t for job in scrape["scrape_configs"] for c in job.get("static_configs", ()) for t in c["targets"]]
     assert [t.split(":")[0] for t in targets] == ["redis-exporter"] and "redis-exporter" in compose()["services"]
@@ -591,7 +590,7 @@ def test_prometheus_and_grafana_ask_for_what_the_exporter_has() -> None:
     (alerts,) = documents(DEPLOY / "prometheus" / "alerts.yml")
     asked += [rule["expr"] for group in alerts["groups"] for rule in group["rules"]]
     source = (DEPLOY / "prometheus" / "distier.lua").read_text()
-    lua = (resources.files("distier.lua").joinpath("prelude.lua")).read_text()
+    lua = script("put").source.decode()
     for name in {n for e in asked for n in re.findall(r"(?:usage|limits)\[\.\](\w+)", e)}:
         tier, _, what = name.partition("_")
         assert f"'{name}'" in lua or (tier in ("hot", "warm", "cold") and f"'_{what}'" in lua), name
@@ -601,7 +600,7 @@ def test_prometheus_and_grafana_ask_for_what_the_exporter_has() -> None:
     assert len(panels) == len(dashboard["panels"])
 
 
-# What the alerts and the dashboard ask redis_exporter for: it has these (its list of metrics, v1.78).
+# The metrics of redis_exporter that the alerts and the dashboard use; its list of metrics has them (v1.78).
 EXPORTER = {
     "redis_up", "redis_script_values", "redis_memory_used_bytes", "redis_memory_max_bytes", "redis_aof_enabled",
     "redis_aof_last_write_status", "redis_evicted_keys_total", "redis_slowlog_last_id", "redis_commands_total",
@@ -626,13 +625,13 @@ def check_rule(rule: dict[str, Any]) -> None:
 
 
 def check_query(text: str) -> None:
-    """PromQL, of metrics that there are."""
+    """Check a PromQL query: its metrics must exist."""
     parsed = promql_parser.parse(text)
     names = set(re.findall(r"\b(?:redis|distier)_\w+", parsed.prettify()))
     assert names and names <= EXPORTER | {metric.name for metric in METRICS}, names
 
 
-def test_alerts_and_the_dashboard_are_what_prometheus_takes() -> None:
+def test_prometheus_files_follow_its_schema() -> None:
     for rule in rules():
         check_rule(rule)
     dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "distier.json").read_text())
@@ -654,24 +653,24 @@ def test_alerts_and_the_dashboard_are_what_prometheus_takes() -> None:
     [{"for": "fivem"}, {"expr": "redis_up == "}, {"expr": "redis_upp == 0"}, {"fore": "5m"}, {"labels": {"severity": "x"}},
      {"expr": "sum by (namespace (distier_shards) > 1"}, {"annotations": {"summery": "x"}}],
 )  # fmt: skip
-def test_the_checks_of_alerts_see_slips(slip: dict[str, Any]) -> None:
+def test_checks_of_alerts_find_mistakes(slip: dict[str, Any]) -> None:
     with pytest.raises((AssertionError, ValueError)):
         check_rule(rules()[0] | slip)
 
 
-def test_the_page_has_a_row_for_each_alert_and_says_which_rows_have_none() -> None:
+def test_page_has_a_row_for_each_alert() -> None:
     page = (TOP / "docs" / "OPERATIONS.md").read_text()
     table = page[page.index("## What to alarm on") :].split("\n\n")[2].splitlines()
     assert table[0].endswith("| alert |")
-    told = [row.split(" | ")[-1].removesuffix(" |") for row in table[2:]]
-    named = [name for cell in told for name in re.findall(r"Distier\w+", cell)]
+    cells = [row.split(" | ")[-1].removesuffix(" |") for row in table[2:]]
+    named = [name for cell in cells for name in re.findall(r"Distier\w+", cell)]
     assert sorted(named) == sorted(rule["alert"] for rule in rules())
-    assert all(re.fullmatch(r"Distier\w+(, Distier\w+)*", cell) or cell.startswith("none: ") for cell in told), told
-    assert [cell for cell in told if cell.startswith("none: ")] == [told[-1]] and table[-1].startswith("| damage")
+    assert all(re.fullmatch(r"Distier\w+(, Distier\w+)*", cell) or cell.startswith("none: ") for cell in cells), cells
+    assert [cell for cell in cells if cell.startswith("none: ")] == [cells[-1]] and table[-1].startswith("| damage")
 
 
-def test_sizes_are_those_that_were_measured() -> None:
-    """What a record takes beside its content, on the page of operators and on that of measurements."""
+def test_sizes_on_the_pages_equal_the_measurement() -> None:
+    """The page of operators and the page of measurements have the same sizes of a record without its content."""
     scale = (TOP / "docs" / "SCALE.md").read_text()
     measured = {}
     for kind in ("valkey", "redis"):
@@ -680,16 +679,16 @@ def test_sizes_are_those_that_were_measured() -> None:
         measured[kind] = {tier: int(whole) - int(content) for tier, whole, content in rows}
     page = (TOP / "docs" / "OPERATIONS.md").read_text()
     for tier in ("cold", "warm", "hot"):
-        told = re.search(rf"([0-9]+)(?: bytes of Redis)? {tier} \(([0-9]+)", page)
-        assert told, tier
-        for kind, text in zip(("valkey", "redis"), told.groups(), strict=True):
+        sizes = re.search(rf"([0-9]+)(?: bytes of Redis)? {tier} \(([0-9]+)", page)
+        assert sizes, tier
+        for kind, text in zip(("valkey", "redis"), sizes.groups(), strict=True):
             assert abs(int(text) - measured[kind][tier]) <= 0.02 * measured[kind][tier], (tier, kind, measured[kind])
     assert max(measured["redis"].values()) <= 1700 and measured["redis"]["cold"] <= 530
     assert "0.5 kB (hot: 1.7) a module" in (DEPLOY / "redis" / "redis.conf").read_text()
 
 
-def test_what_is_asked_of_workers_is_what_they_tell_and_is_documented() -> None:
-    """Alerts, dashboard and the page of the operator name the metrics that there are."""
+def test_metrics_of_workers_are_used_and_documented_as_exported() -> None:
+    """Alerts, dashboard and the page of operators name existing metrics."""
     known = {metric.name: metric.kind for metric in METRICS}
     (alerts,) = documents(DEPLOY / "prometheus" / "alerts.yml")
     dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "distier.json").read_text())
@@ -701,13 +700,13 @@ def test_what_is_asked_of_workers_is_what_they_tell_and_is_documented() -> None:
         for counted in re.findall(r"(?:rate|increase)\((distier_\w+)", expr):
             assert known[counted] == "counter", expr
     page = (TOP / "docs" / "OPERATIONS.md").read_text()
-    told = set(re.findall(r"\| `(distier_\w+)", page))
-    assert told == set(known), told ^ set(known)
+    documented = set(re.findall(r"\| `(distier_\w+)", page))
+    assert documented == set(known), documented ^ set(known)
     for name, kind in known.items():
         assert re.fullmatch(r"distier_[a-z_]+", name) and name.endswith("_total") == (kind == "counter"), name
 
 
-def test_probes_ask_for_what_workers_answer() -> None:
+def test_probes_use_existing_endpoints() -> None:
     service = compose()["services"]["worker"]
     assert service["command"][1:] == ["--health", "0.0.0.0:8080"] and "/readyz" in service["healthcheck"]["test"][-1]
     container = _pods()["distier-worker"]["containers"][0]
@@ -715,8 +714,8 @@ def test_probes_ask_for_what_workers_answer() -> None:
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
 
 
-def test_the_bucket_is_created_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The one-shot of compose, on moto's server."""
+def test_compose_creates_a_missing_bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Compose's one-shot service creates the bucket on moto's server."""
     import sys
 
     from moto.server import ThreadedMotoServer

@@ -1,4 +1,4 @@
-"""Who of a fleet has which shard, how fast a worker is, and what it tells about itself."""
+"""The division of shards among workers, and the pace of a worker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_every_shard_has_one_worker_and_the_spread_is_fair(workers: list[str], s
     assert assign(list(reversed(workers)), shards) == found
 
 
-def test_when_a_worker_goes_few_shards_change_hands_besides_its_own() -> None:
+def test_lost_worker_moves_few_shards_of_other_workers() -> None:
     workers = [f"host-{i}" for i in range(8)]
     before = assign(workers, 64)
     after = assign(workers[1:], 64)
@@ -47,7 +47,7 @@ class Clock:
 
 
 def perform(plan: Plan[Any], clock: Clock, archive: Callable[[Effect[Any]], Any] = lambda e: None) -> Any:
-    """A driver in which only waiting takes time; plans of a `Parallel` run in turn."""
+    """Run a plan with a driver in which only waiting takes time; plans of a `Parallel` run one after the other."""
     try:
         effect = next(plan)
         while True:
@@ -78,7 +78,7 @@ def puts(n: int) -> Plan[int]:
     return n
 
 
-def test_requests_keep_to_their_rate_also_those_of_parallel_plans() -> None:
+def test_requests_of_parallel_plans_keep_the_rate() -> None:
     clock = Clock()
     pacer = Pacer(10, None, clock, clock)
     assert perform(paced(puts(51), pacer), clock) == 51
@@ -93,7 +93,7 @@ def test_without_limits_nothing_waits() -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 2.0])
-def test_computing_takes_its_share_of_the_time(share: float) -> None:
+def test_computing_takes_its_fraction_of_the_time(share: float) -> None:
     clock = Clock()
     cpu_s = 0.0
 
@@ -110,7 +110,7 @@ def test_computing_takes_its_share_of_the_time(share: float) -> None:
     assert 5.0 / (clock.now_s - 100) <= share * 1.1 + 0.05
 
 
-def test_errors_and_values_pass_and_are_counted() -> None:
+def test_pace_passes_and_counts_values_and_errors() -> None:
     clock = Clock()
 
     def plan() -> Plan[str]:
@@ -130,7 +130,7 @@ def test_errors_and_values_pass_and_are_counted() -> None:
     assert not pacer.last_failure and pacer.requests["get"] == 2
 
 
-def test_at_the_end_what_would_wait_does_not_begin_and_then_nothing_does() -> None:
+def test_at_the_deadline_no_further_effect_begins() -> None:
     clock = Clock()
     pacer = Pacer(1, None, clock)
     pacer.ending = True
@@ -144,7 +144,7 @@ def test_at_the_end_what_would_wait_does_not_begin_and_then_nothing_does() -> No
     assert not fast.requests
 
 
-def test_what_is_neither_is_passed_on() -> None:
+def test_other_effects_are_passed_on() -> None:
     command: Command[Any] = Command(None, ("PING",), lambda r: r)  # type: ignore[arg-type]
 
     def plan() -> Plan[Any]:

@@ -1,4 +1,4 @@
-"""What a fork must not take along."""
+"""State that a child of a fork must not inherit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distier.drive.process import Counters, UseBuffer
 
 
 @pytest.mark.parametrize("made", [Counters, UseBuffer])
-def test_a_lock_that_a_thread_holds_at_a_fork_is_free_in_the_child(made: type[Counters] | type[UseBuffer]) -> None:
+def test_lock_held_at_a_fork_is_free_in_the_child(made: type[Counters] | type[UseBuffer]) -> None:
     thing = made()
     with thing._lock:
         pid = os.fork()

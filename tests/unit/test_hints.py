@@ -1,4 +1,4 @@
-"""drive/hints.py: a hint that is not answered in time keeps no read, and none is sent to that shard for a while."""
+"""drive/hints.py: a hint without an answer delays no read, and for a while no more hints go to that shard."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read(shard: Any, name: str) -> Command[Any]:
 
 
 class Server:
-    """Answers by the name of a call; those of `paused` shards that are not reads keep silent until the end of their call."""
+    """Returns the name of each call. Calls to `paused` shards that are not reads get no reply until their deadline."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 1000.0
@@ -49,7 +49,7 @@ class Server:
         if True not in silent:
             return [call.args[1] for call in calls]
         self.now_s = end_s
-        # One connection to each server: what is behind a silent one waits too.
+        # There is one connection to each server: a call behind a silent one waits too.
         return [RedisUnavailable("no answer") if call.shard in self.paused else call.args[1] for call in calls]
 
 
@@ -58,20 +58,20 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     return Server(monkeypatch)
 
 
-def test_a_read_behind_a_silent_hint_is_made_again_without_it(server: Server) -> None:
+def test_read_behind_a_silent_hint_is_made_again_without_it(server: Server) -> None:
     server.paused = {A}
     assert server(hint(A, "use"), read(A, "frame")) == [RedisUnavailable, "frame"]
     assert server.asked == [["use", "frame"], ["frame"]]
     assert server.now_s == 1000.25
 
 
-def test_none_is_sent_for_a_while_and_longer_each_time(server: Server) -> None:
+def test_hints_back_off_longer_each_time(server: Server) -> None:
     server.paused = {A}
     pauses = []
     assert server(hint(A, "use")) == [RedisUnavailable]
     server.asked.clear()
     server.paused.clear()
-    assert server(hint(A, "use")) == ["use"], "once may be chance"
+    assert server(hint(A, "use")) == ["use"], "one late answer may be chance"
     server.paused = {A}
     server(hint(A, "use"))
     for _ in range(8):
@@ -88,7 +88,7 @@ def test_none_is_sent_for_a_while_and_longer_each_time(server: Server) -> None:
     assert not server.off, "the next pause is short again"
 
 
-def test_other_shards_go_on(server: Server) -> None:
+def test_hints_to_other_shards_continue(server: Server) -> None:
     server.paused = {A}
     for _ in range(3):
         assert server(hint(A, "a"), hint(B, "b")) == [RedisUnavailable, "b"]
@@ -96,7 +96,7 @@ def test_other_shards_go_on(server: Server) -> None:
     assert set(server.off) == {A}
 
 
-def test_a_refusal_is_no_silence(server: Server) -> None:
+def test_refused_hint_causes_no_backoff(server: Server) -> None:
     asking = with_hints([hint(A, "use")], server.now_s + 10, server.off)
     next(asking)
     with pytest.raises(StopIteration):

@@ -1,4 +1,4 @@
-"""domain/ids.py: every id has one key and one path, and each of them gives the id back."""
+"""domain/ids.py: every id has one key and one path, and the id can be read from each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from distier.domain.ids import (
 from distier.domain.ids import from_path as id_from_path
 from distier.errors import Invalid
 
-# What breaks naive encoders is likely; long runs of it, so that paths are cut.
+# Characters that break naive encoders are likely, and come in long runs, so that paths are cut.
 pieces = st.sampled_from(
     [
         "/",
@@ -63,7 +63,7 @@ ids = texts.map(lambda t: t[:MAX_ID_BYTES]).filter(fits)
 @example("a" * 200 + "..")
 @example("." * 201)
 @example("é" * 34 + "..")
-def test_an_id_comes_back_from_its_key_and_its_path(id: str) -> None:
+def test_id_is_read_back_from_its_key_and_path(id: str) -> None:
     encoded = encode_id(id)
     assert decode_id(encoded) == id
     assert id_from_path(to_path(encoded)) == encoded
@@ -108,7 +108,7 @@ def test_paths_can_be_file_names(id: str) -> None:
 @example(["@x"], "@")
 @example(["a//.b"], "a//.")
 @example(["a/"], "a")
-def test_a_prefix_finds_all_that_start_with_it(all_ids: list[str], prefix: str) -> None:
+def test_prefix_finds_all_ids_that_start_with_it(all_ids: list[str], prefix: str) -> None:
     encoded = encode_prefix(prefix)
     for id in [*all_ids, *(i for i in (prefix, prefix + "x", prefix + "/", prefix + "/x", prefix + ".") if fits(i))]:
         if id.startswith(prefix):
@@ -120,7 +120,7 @@ def test_every_start_of_an_id_is_a_prefix_that_finds_it(id: str, length: int) ->
     assert encode_id(id).startswith(encode_prefix(id[:length]))
 
 
-def test_a_prefix_narrows() -> None:
+def test_prefix_narrows_the_scan() -> None:
     assert encode_prefix("skills/pdf") == "skills/pdf"
     assert encode_prefix("skills/") == "skills"
     assert encode_prefix("é") == "%C3%A9"
@@ -139,7 +139,7 @@ def test_only_what_was_encoded_is_decoded(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["%2f", "a%2Fb", "%41", "%", "%C3", "a//b", "", "é", "@x", ".", "a/../b", "%40", "a" * 257]
 )
-def test_what_was_never_encoded_is_refused(text: str) -> None:
+def test_string_that_no_id_encodes_to_is_refused(text: str) -> None:
     if text == "%40":
         assert decode_id(text) == "@"
         return
@@ -147,7 +147,7 @@ def test_what_was_never_encoded_is_refused(text: str) -> None:
         decode_id(text)
 
 
-def test_the_limits_of_ids() -> None:
+def test_limits_of_ids() -> None:
     assert check_id("é" * 128) == "é" * 128
     for bad in ("", "é" * 129, "a" * 257, "\ud800", 5, b"a", None):
         with pytest.raises(Invalid):

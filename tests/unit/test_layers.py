@@ -1,4 +1,4 @@
-"""House rules that a program can check: imports run downwards only, and logic takes neither time nor chance."""
+"""Rules of the code that a program can check: imports go downwards only, and logic reads neither clocks nor random numbers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import pytest
 import distier
 
 ROOT = Path(distier.__file__).parent
-# Each imports only from those after it (and from itself).
+# Each layer imports only from those after it (and from itself).
 LAYERS = [
     "__main__", "testing", "cli", "web", "integrations", "views",
     "demo", "worker", "client", "doctor", "node", "embedded", "near",
     "observe", "http", "drive", "stores", "plans", "lua", "effects", "policy", "domain", "config", "errors",
 ]  # fmt: skip
-# Types only, never imported when it runs: what the archive answers.
+# Imported for types only, never at run time: the results of the archive.
 ALLOWED_FOR_TYPES = {(m, "distier.stores.archive") for m in ("distier.effects", "distier.plans.fleet.sweep")}
 BANNED = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
-# Time and chance are given to logic (the Now and NewToken effects; the scripts' own clock), never taken.
+# Logic gets time and random numbers by effects (Now and NewToken) and from the scripts' clock. It never reads them itself.
 LOGIC = ("domain", "policy", "plans", "lua", "effects")
 TAKERS = {
     "random",
@@ -51,8 +51,10 @@ def layer_of(module: str) -> str:
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Absolute names of what a module imports, and whether only for types. `from distier.plans import get` names
-    `distier.plans.get`."""
+    """Yield the absolute names that a module imports, and whether only for types.
+
+    `from distier.plans import get` gives `distier.plans.get`.
+    """
     tree = ast.parse(path.read_text("utf-8"))
     typed = {
         id(inner)
@@ -72,13 +74,13 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
             yield from ((f"{base}.{alias.name}", id(node) in typed) for alias in node.names)
 
 
-def test_every_part_has_its_layer() -> None:
+def test_every_package_has_a_layer() -> None:
     parts = {layer_of(name_of(p)) for p in MODULES} - {""}
-    assert parts <= set(LAYERS), "say in LAYERS where it belongs"
+    assert parts <= set(LAYERS), "add it to LAYERS"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_run_downwards(path: Path) -> None:
+def test_imports_go_downwards(path: Path) -> None:
     module, mine = name_of(path), layer_of(name_of(path))
     for name, for_types in imports(path):
         theirs = layer_of(name)
@@ -104,7 +106,7 @@ def test_logic_opens_no_files(path: Path) -> None:
     assert not called & {"open", "print", "input", "eval", "exec"}
 
 
-# Within the plans: each package imports only from those before it. `fsck` repairs by writing, so it is above the writes.
+# Within the plans, each package imports only from those before it. `fsck` repairs by writing, so it is above the writes.
 PLANS = ["common", "recovery", "tier", "get", "put", "fleet", "recovery.fsck"]
 LINES_MAX = 500
 
@@ -115,7 +117,7 @@ def package_of_plan(module: str) -> str:
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if layer_of(name_of(p)) == "plans"], ids=name_of)
-def test_plans_import_downwards(path: Path) -> None:
+def test_imports_of_plans_go_downwards(path: Path) -> None:
     mine = package_of_plan(name_of(path))
     for name, _ in imports(path):
         theirs = package_of_plan(name) if name.startswith("distier.plans.") else ""
@@ -124,7 +126,7 @@ def test_plans_import_downwards(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_file_fits_into_a_head(path: Path) -> None:
+def test_file_is_short_enough(path: Path) -> None:
     assert len(path.read_text("utf-8").splitlines()) <= LINES_MAX
 
 

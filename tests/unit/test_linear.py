@@ -1,4 +1,4 @@
-"""The checker of histories itself: what it must accept, and what it must not."""
+"""The checker of histories: histories that it must accept, and histories that it must refuse."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ BAD = {
         Call("put", 0, 20, 1), Call("read", 2, 3, 1), Call("cas", 4, 5, 2, 1), Call("read", 6, 7, 2),
         Call("read", 21, 22, 1),
     ],
-    # D: a compare-and-set passes a put that is acknowledged as superseded
+    # D: a compare-and-set passes a put, which is acknowledged as superseded
     "passed by a compare-and-set": [
         Call("put", 0, 1, 1), Call("put", 2, 9, 2), Call("cas", 3, 4, 3, 1), Call("read", 5, 6, 3), Call("read", 10, 11, 3),
     ],
     # E: two deletes of one module
     "deleted twice": [Call("put", 0, 1, 1), Call("delete", 2, 9), Call("delete", 3, 8)],
-    # F: an absence that is none
+    # F: a miss of a module that exists
     "a false miss": one_after_the_other(("put", 1), ("read", None), ("read", 1)),
     "a conflict with what is there": one_after_the_other(("put", 1), ("conflict", None, 1)),
     "an unknown put that comes and goes": [
@@ -53,10 +53,10 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_accepts(name: str) -> None:
+def test_linear_history_is_accepted(name: str) -> None:
     assert explained(GOOD[name])
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_refuses(name: str) -> None:
+def test_history_that_is_not_linear_is_refused(name: str) -> None:
     assert not explained(BAD[name])

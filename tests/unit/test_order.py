@@ -1,4 +1,4 @@
-"""domain/order.py: names sort as versions do, and are read back."""
+"""domain/order.py: names sort as versions do, and versions can be read from names."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ def short(order: Order) -> Order:
 
 
 @given(orders, orders)
-def test_names_sort_as_orders_do(one: Order, other: Order) -> None:
+def test_names_sort_as_versions(one: Order, other: Order) -> None:
     assert (one.stem < other.stem) == (short(one) < short(other))
     assert (one.stem.encode() < other.stem.encode()) == (one.stem < other.stem)
     assert (one.stem == other.stem) == (short(one) == short(other))
 
 
 @given(orders)
-def test_a_name_gives_its_order_back(order: Order) -> None:
+def test_name_parses_to_its_version(order: Order) -> None:
     assert parse_stem(order.stem) == short(order)
     assert parse_version(str(order)) == (order.epoch, order.ver)
 
 
 @given(st.text(alphabet="@-0123456789abcdefx", max_size=40))
-def test_only_names_that_were_made_are_read(stem: str) -> None:
+def test_only_names_of_versions_are_parsed(stem: str) -> None:
     order = parse_stem(stem)
     assert order is None or order.stem == stem
 
 
 @given(st.text(max_size=12))
-def test_a_version_is_two_numbers(text: str) -> None:
+def test_text_that_is_not_two_numbers_is_no_version(text: str) -> None:
     try:
         epoch, ver = parse_version(text)
     except Invalid:
@@ -54,6 +54,6 @@ def test_a_version_is_two_numbers(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "-", "1", "1-", "-1", "1-2-3", "a-1", "1-a", " 1-2", "1-2 ", "٣-١", "+1-2", "1_0-2"]
 )
-def test_what_is_no_version_says_so(text: str) -> None:
-    with pytest.raises(Invalid, match="versions look like '3-41'"):
+def test_error_for_a_wrong_version_shows_the_form(text: str) -> None:
+    with pytest.raises(Invalid, match="a version looks like '3-41'"):
         parse_version(text)

@@ -1,4 +1,4 @@
-"""The project's own pages and tools: what they name is there, and what they run is the same everywhere."""
+"""The project's pages name files that exist, and its tools run the same checks everywhere."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ROOT = Path(__file__).parent.parent.parent
 PAGES = ("CONTRIBUTING.md", "SECURITY.md", "tests/README.md")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-# Where sources are: what git ignores is not looked at.
+# The folders with sources, without the files that git ignores.
 PARTS = ("distier", "tests", "docs", "deploy", "examples")
 
 
 def named_paths(page: str) -> set[str]:
-    """What a page says in backquotes that looks like a file or folder of this tree."""
+    """Return the words in backquotes on a page that look like a file or folder of this tree."""
     quoted = re.findall(r"`([^`\s]+)`", (ROOT / page).read_text("utf-8"))
     return {text for text in quoted if text.split("/")[0] in (*PARTS, ".ci") and "/" in text}
 
@@ -56,7 +56,7 @@ def test_every_folder_of_tests_is_described() -> None:
 
 
 def fast() -> list[str]:
-    """The files and folders of `make check`."""
+    """Return the files and folders of `make check`."""
     (words,) = re.findall(r"^FAST +:= ((?:.*\\\n)*.*)$", MAKEFILE, re.MULTILINE)
     return [word for word in words.replace("\\\n", " ").split() if not word.startswith("$")]
 
@@ -67,7 +67,7 @@ def test_fast_tests_exist() -> None:
 
 
 def lint_commands() -> set[str]:
-    """The programs that `make lint` runs, without their arguments."""
+    """Return the programs that `make lint` runs, without their arguments."""
     lines = re.findall(r"^(?:lint|spell):.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
     return {" ".join(re.findall(r"\$\(BIN\)/([a-z]+)( check| format)?", line)[0]).replace("  ", " ").strip()
             for block in lines for line in block.splitlines()}  # fmt: skip
@@ -83,7 +83,7 @@ def test_hooks_run_what_lint_runs() -> None:
 def test_hooks_are_valid() -> None:
     argv = [sys.executable, "-m", "pre_commit", "validate-config", str(ROOT / ".pre-commit-config.yaml")]
     done = subprocess.run(argv, text=True, capture_output=True, timeout=100)
-    assert (done.returncode, done.stdout + done.stderr) == (0, ""), "unknown keys are only warned of"
+    assert (done.returncode, done.stdout + done.stderr) == (0, ""), "for unknown keys there is only a warning"
 
 
 def sources() -> Iterator[str]:

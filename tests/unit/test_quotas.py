@@ -1,4 +1,4 @@
-"""The division of budgets among shards: sums are kept by every function, and the balance goes where LRU would go."""
+"""The division of budgets among shards: every function keeps the sums, and the balance approximates one LRU for all shards."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ amounts = st.builds(Amounts, numbers, numbers, numbers, numbers)
 
 
 @given(amounts, st.integers(1, 40))
-def test_equal_shares_are_the_total(total: Amounts, shards: int) -> None:
+def test_equal_quotas_sum_to_the_total(total: Amounts, shards: int) -> None:
     quotas = equal(total, shards)
     assert sum_of(quotas) == total
     for column in zip(*quotas, strict=True):
@@ -44,7 +44,7 @@ def test_equal_shares_are_the_total(total: Amounts, shards: int) -> None:
 
 
 @given(st.lists(amounts, min_size=1, max_size=20), amounts)
-def test_scaled_shares_are_the_total_and_go_one_way(quotas: list[Amounts], total: Amounts) -> None:
+def test_scaled_quotas_sum_to_the_total_and_change_one_way(quotas: list[Amounts], total: Amounts) -> None:
     made = scaled(quotas, total)
     before = sum_of(quotas)
     assert sum_of(made) == total
@@ -54,7 +54,7 @@ def test_scaled_shares_are_the_total_and_go_one_way(quotas: list[Amounts], total
 
 
 @given(st.lists(amounts, min_size=2, max_size=16), st.data())
-def test_an_enlarged_share_is_taken_from_the_others(quotas: list[Amounts], data: st.DataObject) -> None:
+def test_enlarged_quota_is_taken_from_the_others(quotas: list[Amounts], data: st.DataObject) -> None:
     spare = data.draw(amounts)
     total = Amounts(*map(sum, zip(sum_of(quotas), spare, strict=True)))
     ledger = Ledger(1, total, tuple(quotas))
@@ -70,11 +70,11 @@ def test_an_enlarged_share_is_taken_from_the_others(quotas: list[Amounts], data:
         free = spare[b] + sum(s[b] - u[b] for i, (s, u) in enumerate(zip(quotas, used, strict=True)) if i != 1)
         for i, quota in enumerate(quotas):
             if i != 1 and max(0, need[b] - quotas[1][b]) <= free:
-                assert after[i][b] >= min(used[i][b], quota[b]), "taken from what is used though there was enough"
+                assert after[i][b] >= min(used[i][b], quota[b]), "it took used room although there was enough free room"
 
 
 def seen(used: int, age_ms: int | None) -> ShardHoldings:
-    """One that holds modules of size 1, and so may be filled to the brim."""
+    """A shard with modules of size 1, which can be filled completely."""
     return ShardHoldings(Amounts(used, 0, 0, 0), used, 0, age_ms, None)
 
 
@@ -84,7 +84,7 @@ def ledger_of(*tokens: int, total: int = 0) -> Ledger:
 
 @given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 120), st.none() | st.integers(0, 10**7)), min_size=2),
        st.floats(0, 0.9))  # fmt: skip
-def test_a_balance_never_exceeds_the_total_and_moves_small_steps(
+def test_balance_keeps_the_total_and_moves_small_steps(
     shards: list[tuple[int, int, int | None]], headroom: float
 ) -> None:
     ledger = ledger_of(*(quota for quota, _, _ in shards))
@@ -98,19 +98,19 @@ def test_a_balance_never_exceeds_the_total_and_moves_small_steps(
         )
 
 
-def test_the_shard_that_evicts_young_modules_gets_from_the_one_that_evicts_old_ones() -> None:
+def test_balance_moves_quota_to_the_shard_with_younger_evictions() -> None:
     changes = rebalance(ledger_of(1000, 1000), [seen(1000, 5_000), seen(1000, 60_000)], 0.0)
     assert changes[0][0] > 1000 > changes[1][0]
     assert sum(c[0] for c in changes.values()) == 2000
 
 
-def test_a_shard_that_is_not_full_gives_what_it_does_not_use_and_no_more() -> None:
+def test_shard_that_is_not_full_gives_only_unused_quota() -> None:
     changes = rebalance(ledger_of(1000, 1000), [seen(1000, 60_000), seen(100, 5)], 0.0)
     assert changes[0][0] > 1000 and changes[1][0] == 900
     assert rebalance(ledger_of(1000, 1000), [seen(1000, 60_000), seen(849, 5)], 0.0)[1][0] >= 998
 
 
-def test_ages_that_are_about_equal_stay_as_they_are() -> None:
+def test_similar_ages_move_no_quota() -> None:
     large = ShardHoldings(Amounts(600), 2, 0, 5, None)  # two modules of 300: a third would fit, a fourth would not
     assert rebalance(ledger_of(1000, 1000), [seen(100, 60_000), large], 0.0)[1][0] > 1000
     near = int(60_000 * (1 + HYSTERESIS / 2))
@@ -118,14 +118,14 @@ def test_ages_that_are_about_equal_stay_as_they_are() -> None:
     assert rebalance(ledger_of(1000, 1000), [seen(100, 60_000), seen(100, 5)], 0.0) == {}
 
 
-def test_a_young_shard_with_a_tiny_share_gets_from_many_that_are_equally_old() -> None:
-    """Their age is the middle, so none of them is much older than that."""
+def test_shard_with_tiny_quota_gets_from_many_equally_old_shards() -> None:
+    """Their age is the median, so none of them is much older than that."""
     old = [seen(1000, 60_000 + n) for n in range(15)]
     changes = rebalance(ledger_of(*[1000] * 15, 62), [*old, seen(62, 900)], 0.0)
     assert changes[15][0] > 62 and len(changes) > 1
 
 
-def test_a_shard_without_any_use_keeps_a_little() -> None:
+def test_unused_shard_keeps_a_small_quota() -> None:
     ledger = ledger_of(*[1000] * 4)
     for _ in range(200):
         changes = rebalance(ledger, [seen(ledger.quotas[0][0], 10), *[seen(0, None)] * 3], 0.1)
@@ -137,17 +137,17 @@ def test_a_shard_without_any_use_keeps_a_little() -> None:
 # -- as a simulation -------------------------------------------------------------------------------------------------
 
 HEADROOM = 0.1
-"""`worker.headroom`, as it is by default."""
+"""The default of `worker.headroom`."""
 
 SEEDS = range(1, 21 if os.environ.get("CHAOS") == "long" else 7)
 POINT = 0.01
 
 Reads = Sequence[tuple[int, int]]
-"""A shard and a module each."""
+"""Pairs of a shard and a module."""
 
 
 class Hot:
-    """Hot of a namespace: shards that evict what was used longest ago, and a worker."""
+    """The hot tier of a namespace: shards that evict the least recently used modules, and a worker."""
 
     def __init__(self, shards: int, total: int, sizes: Mapping[int, int]) -> None:
         self.ledger = Ledger(1, Amounts(total), equal(Amounts(total), shards))
@@ -156,7 +156,7 @@ class Hot:
         self.used = [0] * shards
 
     def read(self, shard: int, module: int, now: int) -> bool:
-        """Whether it was there. It is now, unless fixed shares have no room for it."""
+        """Read a module, and return whether it was hot. It is hot afterwards, unless a fixed quota has no room for it."""
         last, size = self.last[shard], self.sizes[module]
         hit = module in last
         if not hit:
@@ -172,13 +172,13 @@ class Hot:
             self.used[shard] -= self.sizes[module]
 
     def ask(self, shard: int, module: int) -> None:
-        """As a put does that is larger than the share."""
+        """Request room as a put does that is larger than the quota."""
         need = Amounts(int(self.sizes[module] / (1 - HEADROOM)) + 1)
         if self.sizes[module] > self.ledger.quotas[shard][0]:
             self.move(enlarged(self.ledger, shard, need, [Amounts(n) for n in self.used]) or {})
 
     def work(self, now: int, *, moving: bool) -> None:
-        """A round of the worker: the head-room, then the shares."""
+        """A round of the worker: first the headroom, then the quotas."""
         for i, quota in enumerate(self.ledger.quotas):
             self.evict(i, quota[0] - int(quota[0] * HEADROOM))
         if moving:
@@ -197,7 +197,7 @@ class Hot:
 
 
 def hit_ratio(reads: Reads, sizes: Mapping[int, int], shards: int, total: int, every: int, *, moving: bool) -> float:
-    """Of the second half of the reads; the worker has a round after `every` of them."""
+    """Return the hit ratio of the second half of the reads. The worker has a round after every `every` reads."""
     hot, found = Hot(shards, total, sizes), 0
     for now, (shard, module) in enumerate(reads):
         if moving:
@@ -209,7 +209,7 @@ def hit_ratio(reads: Reads, sizes: Mapping[int, int], shards: int, total: int, e
 
 
 class Loss(NamedTuple):
-    """How often one shard hits, and by what 16 hit less often."""
+    """The hit ratio with one shard, and how much lower it is with 16."""
 
     one: float
     fixed: float
@@ -223,11 +223,11 @@ def loss(reads: Reads, sizes: Mapping[int, int], total: int, every: int) -> Loss
 
 
 def shard_of(load: str, chance: Random) -> int:
-    """How the modules lie in 16 shards."""
+    """Return a random shard of 16, by the distribution of this load."""
     match load:
         case "even":
             return chance.randrange(16)
-        case "skewed" | "moves on":  # the shards' parts of the modules fall from 18 % to 0.02 %
+        case "skewed" | "moves on":  # the shards have from 18 % down to 0.02 % of the modules
             return min(chance.randrange(16) for _ in range(3))
         case "steep":  # nearly half of the modules are in one shard
             return min(chance.randrange(16) for _ in range(10))
@@ -235,23 +235,23 @@ def shard_of(load: str, chance: Random) -> int:
 
 
 def zipf(load: str, n: int, modules: int, seed: int) -> Reads:
-    """Reads of modules, some often, most seldom."""
+    """Return reads of modules: of some often, of most seldom."""
     chance = Random(seed)
     weights = list(itertools.accumulate(1 / (rank + 1) ** 0.9 for rank in range(modules)))
     shards = [shard_of(load, chance) for _ in weights]
     drawn = (bisect.bisect(weights, chance.random() * weights[-1]) for _ in range(n))
     reads = [(shards[module], module) for module in drawn]
-    if load == "moves on":  # in the middle, to modules that nobody has read, in shards that had little
+    if load == "moves on":  # in the middle of the reads, to unread modules in shards that had few reads
         reads[n // 2 :] = [((shard + 8) % 16, modules + module) for shard, module in reads[n // 2 :]]
     return reads
 
 
 TYPICAL = 200
-"""Tokens of a typical module; the smallest has a quarter of that, the largest seven quarters."""
+"""The tokens of a typical module; the smallest has a quarter of that, the largest seven quarters."""
 
 
 def losses(load: str, *, per_shard: int, every: int, n: int = 12_000) -> list[Loss]:
-    """For each seed; hot holds 16 % of the modules."""
+    """Return the loss for each seed; hot holds 16 % of the modules."""
     found = []
     for seed in SEEDS:
         reads = zipf(load, n, per_shard * 100, seed)
@@ -260,28 +260,26 @@ def losses(load: str, *, per_shard: int, every: int, n: int = 12_000) -> list[Lo
     return found
 
 
-def told(what: str, found: Sequence[Loss]) -> str:
-    """Hits in percent; mean and spread over the seeds of what is lost, in points."""
+def summary(what: str, found: Sequence[Loss]) -> str:
+    """Return a line with the hits in percent, and the mean and spread of the loss over the seeds, in percentage points."""
     one, fixed, moving = ([part / POINT for part in column] for column in zip(*found, strict=True))
     spread = f"{mean(moving):.2f} ({min(moving):.2f} to {max(moving):.2f}, {len(found)} seeds)"
     return f"{what}: one shard {mean(one):.1f} %; points lost with moving shares {spread}, with fixed ones {mean(fixed):.2f}"
 
 
 @pytest.mark.parametrize("every", [16, 64, 256, 1024])
-def test_sixteen_skewed_shards_are_nearly_as_good_as_one_and_fixed_ones_are_not(
-    every: int, tell: Callable[[str], None]
-) -> None:
-    """Thirty typical modules a shard; the worker has at least 25 rounds before it counts."""
+def test_moving_quotas_lose_few_hits_and_fixed_ones_many(every: int, tell: Callable[[str], None]) -> None:
+    """There are thirty typical modules per shard, and at least 25 rounds of the worker before the reads count."""
     found = losses("skewed", per_shard=30, every=every, n=max(12_000, 50 * every))
-    tell(told(f"30 modules a shard, {every} reads a round", found))
+    tell(summary(f"30 modules a shard, {every} reads a round", found))
     assert max(lost.moving for lost in found) <= 2 * POINT, found
     assert min(lost.fixed for lost in found) > 4 * POINT, found
 
 
 @pytest.mark.parametrize("load", ["even", "steep", "all in one", "moves on"])
-def test_other_loads(load: str, tell: Callable[[str], None]) -> None:
+def test_moving_quotas_lose_few_hits_in_other_loads(load: str, tell: Callable[[str], None]) -> None:
     found = losses(load, per_shard=30, every=64)
-    tell(told(f"{load}, 30 modules a shard, 64 reads a round", found))
+    tell(summary(f"{load}, 30 modules a shard, 64 reads a round", found))
     assert max(lost.moving for lost in found) <= 2 * POINT, found
 
 
@@ -289,16 +287,16 @@ def test_other_loads(load: str, tell: Callable[[str], None]) -> None:
 def test_shards_of_few_modules_lose_more(
     per_shard: int, mean_max: float, worst_max: float, tell: Callable[[str], None]
 ) -> None:
-    """The limit that OPERATIONS states: the oldest of few modules says little, and no shard holds part of a module."""
+    """This is the limit that OPERATIONS states: the oldest of few modules says little, and no shard holds part of a module."""
     found = losses("skewed", per_shard=per_shard, every=64)
-    tell(told(f"{per_shard} modules a shard, 64 reads a round", found))
+    tell(summary(f"{per_shard} modules a shard, 64 reads a round", found))
     assert mean([lost.moving for lost in found]) <= mean_max * POINT, found
     assert max(lost.moving for lost in found) <= worst_max * POINT, found
 
 
 @pytest.mark.parametrize("name", ["mooncake_conv", "nasa_day", "git_caffeine", "c2k_web12", "c2k_orm_busy"])
-def test_real_traces(name: str, tell: Callable[[str], None]) -> None:
-    """Here hashing spreads the load well, so fixed shares lose little; moving ones must not lose more."""
+def test_moving_quotas_lose_no_more_in_real_traces(name: str, tell: Callable[[str], None]) -> None:
+    """In these traces hashing spreads the load well, so fixed quotas lose little. Moving quotas must not lose more."""
     path = Path(__file__).resolve().parents[3] / "shared" / "traces" / f"{name}.csv.gz"
     if not path.exists():
         pytest.skip(f"no trace at {path}")
@@ -308,5 +306,5 @@ def test_real_traces(name: str, tell: Callable[[str], None]) -> None:
     reads = [(crc32(f"k{key}".encode()) % 16, key) for key in read]
     total = max(64, len(set(read)) // 8)
     found = loss(reads, dict.fromkeys(read, TYPICAL), total * TYPICAL, 64)
-    tell(told(f"{name}, {len(read)} reads, hot holds {total} of {len(set(read))}", [found]))
+    tell(summary(f"{name}, {len(read)} reads, hot holds {total} of {len(set(read))}", [found]))
     assert found.moving <= 2 * POINT

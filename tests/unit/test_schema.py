@@ -1,4 +1,4 @@
-"""The schema: every state is told from its record, and the accounts of scripts and recounts are one table."""
+"""The schema: the record determines the state, and scripts and recounts use one table of accounts."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from distier.domain.schema import (
 FIELDS = {field.name for field in RECORD}
 
 
-def test_each_state_is_found_from_tier_and_clean() -> None:
+def test_tier_and_clean_determine_the_state() -> None:
     assert [state_of(s.tier, clean=s.clean) for s in LIFECYCLE] == list(LIFECYCLE)
     assert state_of("cold", clean=False) is None, "a dirty version is never cold"
 
 
 @pytest.mark.parametrize("state", LIFECYCLE, ids=lambda s: f"{s.tier}-{'clean' if s.clean else 'dirty'}")
-def test_a_dirty_module_keeps_its_only_copy_in_redis(state: State) -> None:
+def test_dirty_module_keeps_its_only_copy_in_redis(state: State) -> None:
     if state.is_module and not state.clean:
         assert state.content or state.frame == "lasting"
     assert ("dirty" in state.sets) == (not state.clean)
@@ -47,8 +47,8 @@ def test_accounts_count_fields_that_records_have() -> None:
 
 
 @pytest.mark.parametrize(("tier", "clean"), list(product(TIERS, (False, True))))
-def test_the_script_counts_what_a_recount_counts(tier: str, clean: bool) -> None:
-    """Damaged records too: a dirty cold one has no state, and is counted alike until it is repaired."""
+def test_script_and_recount_count_alike(tier: str, clean: bool) -> None:
+    """This holds for damaged records too: a dirty cold one has no state, and both count it alike until it is repaired."""
     record = {"tokens": 3, "bytes": 50, "frame_bytes": 20, "archived_bytes": 10}
     values = [tier.encode(), b"1" if clean else b"0", *(b"%d" % record[name] for name in COUNTED[2:])]
     wanted = f"p.tier == '{tier}' and {'p.clean' if clean else 'not p.clean'} then (.*)"
@@ -58,7 +58,7 @@ def test_the_script_counts_what_a_recount_counts(tier: str, clean: bool) -> None
     assert len(adds) == len(counted_as(tier, clean=clean).accounts)
 
 
-def test_the_scripts_get_the_fixed_keys_in_order() -> None:
+def test_scripts_get_the_fixed_keys_in_order() -> None:
     shard = Keyspace("t", 1).shards[0]
     assert shard.fixed == tuple(f"distier:{{t}}:{name}" for name in FIXED)
     head = lua_constants().splitlines()[0]

@@ -1,4 +1,4 @@
-"""stores/syncing.py: many files are synced as one group, and nobody returns before its own are on disk."""
+"""stores/syncing.py: many files are synced as one group, and each caller returns only when its own files are on disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.servers import poll
 
 
 class Disk:
-    """Stands in for fsync(2): notes what was synced, waits for `go`, and refuses some."""
+    """Replaces fsync(2): notes the synced files, waits for `go`, and fails for some files."""
 
     def __init__(self) -> None:
         self.synced: list[int] = []
@@ -63,14 +63,12 @@ def inodes(fds: list[int]) -> list[int]:
     return [os.fstat(fd).st_ino for fd in fds]
 
 
-def test_who_waits_is_synced_with_the_next_group_each_directory_once(
-    disk: Disk, files: list[int], directory: int
-) -> None:
+def test_waiting_files_are_synced_in_one_group(disk: Disk, files: list[int], directory: int) -> None:
     group = GroupSync()
     disk.go.clear()
     with ThreadPoolExecutor(8) as threads:
         first = threads.submit(group.sync, [files[0], directory])
-        assert disk.entered.wait(30)  # the first one leads, and the disk is slow
+        assert disk.entered.wait(30)  # the first caller leads the group, and the disk is slow
         others = [threads.submit(group.sync, [fd, directory]) for fd in files[1:]]
         poll(lambda: len(group._queue) == 7, what="seven who wait")
         disk.go.set()
@@ -81,7 +79,7 @@ def test_who_waits_is_synced_with_the_next_group_each_directory_once(
     assert disk.synced.count(folder) == 2, "once for each of two groups"
 
 
-def test_an_error_is_told_to_those_whose_file_it_is(disk: Disk, files: list[int], directory: int) -> None:
+def test_sync_error_is_raised_only_for_its_file(disk: Disk, files: list[int], directory: int) -> None:
     group = GroupSync()
     disk.refused = {os.fstat(files[3]).st_ino}
     disk.go.clear()
@@ -92,11 +90,9 @@ def test_an_error_is_told_to_those_whose_file_it_is(disk: Disk, files: list[int]
         assert [isinstance(d.exception(30), OSError) for d in done] == [i == 3 for i in range(8)]
 
 
-def test_one_call_for_the_file_system_where_that_is_cheaper(
-    disk: Disk, files: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_syncfs_is_used_if_it_is_cheaper(disk: Disk, files: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     group, whole = GroupSync(), list[int]()
-    group.sync(files[:1])  # what one fsync takes is known now
+    group.sync(files[:1])  # now the time of one fsync is known
     group._fsync_s = 1.0
 
     def syncfs(fd: int) -> int:
@@ -108,15 +104,15 @@ def test_one_call_for_the_file_system_where_that_is_cheaper(
     assert len(whole) == 1 and len(disk.synced) == 1
     monkeypatch.setattr(syncing, "_SYNCFS", lambda fd: -1)
     group.sync(files)
-    assert len(disk.synced) == 1 + len(files), "where it fails each file is asked for its own error"
+    assert len(disk.synced) == 1 + len(files), "if it fails, each file is synced to get its own error"
 
 
-def test_a_signal_handler_that_syncs_in_the_middle_of_a_sync(disk: Disk, files: list[int]) -> None:
-    group, signals, told = GroupSync(), [signal.SIGUSR1], list[bool]()
+def test_signal_handler_can_sync_during_a_sync(disk: Disk, files: list[int]) -> None:
+    group, signals, handled = GroupSync(), [signal.SIGUSR1], list[bool]()
 
     def handler(number: int, frame: object) -> None:
         group.sync(files[1:2])
-        told.append(True)
+        handled.append(True)
 
     real = os.fsync
 
@@ -130,10 +126,10 @@ def test_a_signal_handler_that_syncs_in_the_middle_of_a_sync(disk: Disk, files: 
         patch.setattr(os, "fsync", interrupted)
         group.sync(files[:1])
     signal.signal(signal.SIGUSR1, before)
-    assert told and set(disk.synced) == set(inodes(files[:2]))
+    assert handled and set(disk.synced) == set(inodes(files[:2]))
 
 
-def test_a_leader_that_is_interrupted_leaves_the_others_to_the_next(disk: Disk, files: list[int]) -> None:
+def test_interrupted_leader_leaves_the_group_to_the_next(disk: Disk, files: list[int]) -> None:
     group = GroupSync()
     real, interrupts = os.fsync, [True]
 
@@ -157,7 +153,7 @@ def test_a_leader_that_is_interrupted_leaves_the_others_to_the_next(disk: Disk, 
     assert os.fstat(files[1]).st_ino in disk.synced
 
 
-def test_a_child_of_a_fork_waits_for_nobody(disk: Disk, files: list[int]) -> None:
+def test_child_of_a_fork_waits_for_no_group(disk: Disk, files: list[int]) -> None:
     group = GroupSync()
     disk.go.clear()
     with ThreadPoolExecutor(1) as threads:

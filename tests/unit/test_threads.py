@@ -1,4 +1,4 @@
-"""Threads of a driver, and a flag: without locks, over forks, and where no thread can be started."""
+"""The threads of a driver, and a flag: without locks, after forks, and if no thread can be started."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def no_threads(*_: Any) -> NoReturn:
     raise RuntimeError("can't start new thread")
 
 
-def test_at_most_so_many_run_at_once_and_all_is_done() -> None:
+def test_tasks_over_the_maximum_wait_and_all_are_done() -> None:
     helpers, running, most, lock = Helpers(3), 0, 0, threading.Lock()
 
     def work() -> int:
@@ -42,8 +42,8 @@ def test_at_most_so_many_run_at_once_and_all_is_done() -> None:
     assert 2 <= most <= 3
 
 
-def test_two_tasks_that_wait_for_each_other_get_a_thread_each() -> None:
-    """Also after one thread has had much to do while others waited."""
+def test_tasks_that_wait_for_each_other_get_two_threads() -> None:
+    """This holds also after one thread has had much to do while others waited."""
     helpers = Helpers(2)
     for _ in range(50):
         helpers.submit(int).result(LONG_S)
@@ -52,7 +52,7 @@ def test_two_tasks_that_wait_for_each_other_get_a_thread_each() -> None:
             future.result(LONG_S)
 
 
-def test_nothing_is_left_lying_about_when_many_submit() -> None:
+def test_no_task_is_lost_when_many_threads_submit() -> None:
     helpers = Helpers(3)
     done: list[int] = []
 
@@ -75,12 +75,12 @@ def test_nothing_is_left_lying_about_when_many_submit() -> None:
     assert len(done) == 1200
 
 
-def test_what_is_raised_is_raised_for_whoever_asked() -> None:
+def test_exception_of_a_task_is_raised_for_its_caller() -> None:
     with pytest.raises(ZeroDivisionError):
         Helpers(1).submit(lambda: 1 / 0).result(LONG_S)
 
 
-def test_where_no_thread_can_be_started_the_caller_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caller_runs_the_task_if_no_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_thread, "start_new_thread", no_threads)
     helpers = Helpers(2)
     me = threading.get_ident()
@@ -89,14 +89,14 @@ def test_where_no_thread_can_be_started_the_caller_does_it(monkeypatch: pytest.M
         helpers.submit(lambda: 1 / 0).result(LONG_S)
 
 
-def test_a_thread_that_lives_is_used_where_no_other_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_thread_is_used_if_no_other_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     helpers = Helpers(2)
     there = helpers.submit(threading.get_ident).result(LONG_S)
     monkeypatch.setattr(_thread, "start_new_thread", no_threads)
     assert helpers.submit(threading.get_ident).result(LONG_S) == there
 
 
-def test_what_nobody_has_begun_is_cancelled_at_the_end() -> None:
+def test_waiting_tasks_are_cancelled_at_close() -> None:
     helpers, go_on = Helpers(1), threading.Event()
     first, second = helpers.submit(lambda: go_on.wait(LONG_S)), helpers.submit(int)
     while not first.running():
@@ -108,7 +108,7 @@ def test_what_nobody_has_begun_is_cancelled_at_the_end() -> None:
         second.result(LONG_S)
 
 
-def test_a_child_has_threads_of_its_own() -> None:
+def test_child_of_a_fork_has_its_own_threads() -> None:
     helpers = Helpers(1)
     assert helpers.submit(int).result(LONG_S) == 0
     pid = os.fork()
@@ -121,7 +121,7 @@ def test_a_child_has_threads_of_its_own() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def test_a_flag_wakes_all_who_wait_and_stays_set() -> None:
+def test_flag_wakes_all_waiting_threads_and_stays_set() -> None:
     flag, woken = Flag(), []
     threads = [threading.Thread(target=lambda: woken.append(flag.wait(LONG_S))) for _ in range(3)]
     for thread in threads:
@@ -133,7 +133,7 @@ def test_a_flag_wakes_all_who_wait_and_stays_set() -> None:
     assert woken == [True] * 3 and flag.wait(LONG_S) and flag.is_set()
 
 
-def test_a_signal_handler_may_set_the_flag_that_its_thread_waits_for() -> None:
+def test_signal_handler_can_set_the_flag_its_thread_waits_for() -> None:
     flag = Flag()
     before = signal.signal(signal.SIGALRM, lambda *_: flag.set())
     try:

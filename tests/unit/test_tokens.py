@@ -1,4 +1,4 @@
-"""The estimate is held against the exact counter, on sources that every machine has."""
+"""The token counters: the estimate is compared with the exact counter, on sources that every machine has."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def exact() -> TokenCounter:
 
 def sources() -> list[bytes]:
     stdlib = Path(sysconfig.get_path("stdlib"))
-    # this.py is rot13: text of no language, which the module's docstring excepts
+    # this.py is rot13, a text of no language, which the module's docstring excludes
     files = [f for f in sorted(stdlib.glob("*.py")) if f.name != "this.py"]
     return [f.read_bytes() for f in files[:120] if f.stat().st_size >= 200]
 
@@ -57,7 +57,7 @@ def test_the_estimate_is_near_on_other_texts(exact: TokenCounter, text: str) -> 
 
 @pytest.mark.parametrize("unit", ["a", "A", " ", "\n", " \n", "\t ", "0", "_", "é", "字", "\x85", "'s", "=-", "\x00"])
 def test_counting_is_linear_on_monotonous_text(unit: str) -> None:
-    """Fails by hours, not by per cent: a quadratic branch needs minutes for these 400 kB."""
+    """A failure would take far longer, not a few per cent: a quadratic branch needs minutes for these 400 kB."""
     content = unit.encode() * (400_000 // len(unit.encode()))
     started = time.process_time()
     assert Estimate().count(content) >= 1
@@ -65,24 +65,24 @@ def test_counting_is_linear_on_monotonous_text(unit: str) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_count(content: bytes) -> None:
+def test_any_bytes_can_be_counted(content: bytes) -> None:
     for counter in (Estimate(), token_counter("auto")):
         n = counter.count(content)
         assert (n == 0) == (not content)
         assert n <= 3 * len(content)
 
 
-def test_bytes_that_are_no_text_count_three_to_a_token() -> None:
+def test_binary_content_counts_three_bytes_per_token() -> None:
     for counter in (Estimate(), token_counter("auto")):
         assert counter.count(b"\xff" * 7) == 3
 
 
-def test_special_tokens_in_text_are_only_text(exact: TokenCounter) -> None:
+def test_special_tokens_in_text_count_as_text(exact: TokenCounter) -> None:
     assert exact.count(b"<|endoftext|>") > 1
     assert exact.count(b"hello world") == 2
 
 
-def test_more_than_the_library_allows(exact: TokenCounter) -> None:
+def test_text_longer_than_the_library_allows_is_counted(exact: TokenCounter) -> None:
     assert exact.count(b"word " * 250_000) == pytest.approx(250_000, rel=0.01)
 
 
@@ -98,7 +98,7 @@ def test_auto_falls_back_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
         token_counter.cache_clear()
 
 
-def test_names() -> None:
+def test_unknown_counter_is_invalid() -> None:
     assert token_counter("estimate").name == "estimate"
     with pytest.raises(Invalid, match="gpt2"):
         token_counter("gpt2")
@@ -114,7 +114,7 @@ def is_text(content: bytes) -> bool:
 
 @pytest.mark.parametrize("name", ["o200k", "estimate"])
 def test_counting_in_parts_counts_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A part ends where no piece can go on: the sum is what the whole has."""
+    """A part ends where no piece can continue, so the sum is the count of the whole."""
     if name == "o200k":
         pytest.importorskip("bpe_openai", reason="the extra `tokens` is not installed")
     counter = token_counter(name)
@@ -136,7 +136,7 @@ def test_counting_in_parts_counts_the_same(name: str, monkeypatch: pytest.Monkey
 
 
 @given(st.text(alphabet=" \n/;aA1字\u3000\xa0é's", max_size=4000))
-def test_parts_of_any_text(text: str) -> None:
+def test_parts_of_any_text_join_to_the_text(text: str) -> None:
     content = (text * 3).encode()
     parts = in_parts(content, 64)
     assert b"".join(parts) == content

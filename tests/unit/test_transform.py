@@ -1,4 +1,4 @@
-"""Transforms keep the meaning or decline; outlines skim; neither ever raises."""
+"""Transforms keep the meaning of a content or leave it unchanged; outlines summarise it; neither ever raises."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ json_values = st.recursive(
 
 
 @given(json_values, st.sampled_from([None, 1, 2, "\t", "\r\n "]), st.booleans())
-def test_json_keeps_its_meaning_and_is_done_in_one_step(value: object, indent, ascii_only: bool) -> None:
+def test_json_keeps_its_meaning_and_transform_is_idempotent(value: object, indent, ascii_only: bool) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
     made = apply_transform("json-whitespace", text.encode())
     smallest = json.dumps(value, separators=(",", ":"), ensure_ascii=ascii_only).encode()
@@ -34,7 +34,7 @@ def test_json_keeps_its_meaning_and_is_done_in_one_step(value: object, indent, a
         assert apply_transform("json-whitespace", made.content) is None
 
 
-def test_json_spellings_stay() -> None:
+def test_json_numbers_and_strings_keep_their_spelling() -> None:
     text = r' {"b" : 1.0, "a": 1e5 ,"a":-0, "\u0041 \/": "x \" \\", "n": 123456789012345678901234567890.10 } '
     made = apply_transform("json-whitespace", text.encode())
     assert made is not None
@@ -50,11 +50,11 @@ def test_json_spellings_stay() -> None:
         b"[1, \xff]", b"{'a': 1}", b'{"a": 1} x', b"[1,2]", b'["unclosed ', b"tr ue", b"[1 ,]", b"[" * 9999 + b" ",
     ],
 )  # fmt: skip
-def test_what_is_no_json_is_left_alone(content: bytes) -> None:
+def test_content_that_is_not_json_is_unchanged(content: bytes) -> None:
     assert apply_transform("json-whitespace", content) is None
 
 
-def test_a_wrong_transform_is_caught_by_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_catches_a_wrong_transform(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, wrong, content in (
         ("json-whitespace", lambda text: text.replace("1.0", "1"), b'{"a": 1.0}'),
         ("json-whitespace", lambda text: text.replace("1.50", "1.5"), b'{"a": 1.50}'),
@@ -69,7 +69,7 @@ def test_a_wrong_transform_is_caught_by_the_check(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setitem(transform.TRANSFORMS, name, right)
 
 
-def test_python_loses_comments_and_layout_only() -> None:
+def test_python_loses_only_comments_and_layout() -> None:
     pytest.importorskip("python_minifier", reason="the extra `minify` is not installed")
     source = (
         b'#!/usr/bin/env python\n"""Doc."""\n\n'
@@ -102,7 +102,7 @@ def test_python_of_the_standard_library_keeps_its_tree() -> None:
         b"x = (\n", b"x = 1\0  #", b"\xff = 1  #", b"-" * 100_000, b"#" * 600_000, b"",
     ],
 )  # fmt: skip
-def test_python_that_is_left_alone(content: bytes) -> None:
+def test_python_that_cannot_be_transformed_is_unchanged(content: bytes) -> None:
     assert apply_transform("python-minify", content) is None
 
 
@@ -121,7 +121,7 @@ def test_nothing_raises_on_any_bytes(content: bytes) -> None:
     "unit",
     ["a ", "\n", "a\n", "# x\n", "a.b", "```\n", "- a\n", "1. ", '\\"', '"', "\t", "---\n", "a\n===\n"],
 )
-def test_time_is_bounded(unit: str) -> None:
+def test_transform_time_is_bounded(unit: str) -> None:
     content = unit.encode() * (500_000 // len(unit))
     started = time.process_time()
     outline(content, "text/markdown", max_chars=10**9)
@@ -199,5 +199,5 @@ def g(): return 1
     [(b"{}", "application/json"), (b"\xff\xfe" * 9, "text/plain"), (b"", "text/plain"), (b"def (", "text/x-python"),
      (b"# Only", "text/markdown"), (b"x = 1\n" * 9, "text/x-python")],
 )  # fmt: skip
-def test_no_outline(content: bytes, content_type: str) -> None:
+def test_content_without_outline_returns_none(content: bytes, content_type: str) -> None:
     assert outline(content, content_type) is None
