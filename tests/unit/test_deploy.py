@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -591,7 +590,7 @@ def test_prometheus_and_grafana_ask_for_what_the_exporter_has() -> None:
     (alerts,) = documents(DEPLOY / "prometheus" / "alerts.yml")
     asked += [rule["expr"] for group in alerts["groups"] for rule in group["rules"]]
     source = (DEPLOY / "prometheus" / "distier.lua").read_text()
-    lua = (resources.files("distier.lua").joinpath("prelude.lua")).read_text()
+    lua = script("put").source.decode()
     for name in {n for e in asked for n in re.findall(r"(?:usage|limits)\[\.\](\w+)", e)}:
         tier, _, what = name.partition("_")
         assert f"'{name}'" in lua or (tier in ("hot", "warm", "cold") and f"'_{what}'" in lua), name
