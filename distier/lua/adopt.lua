@@ -16,26 +16,26 @@ for i = k, #KEYS, 2 do placed(KEYS[i]) end -- a wrong type fails here, before th
 while ARGV[a] do
   local id, kind, record, n = ARGV[a], ARGV[a + 4], KEYS[k], tonumber(ARGV[a + 9])
   local old = placed(record)
-  local e, v, tok = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), ARGV[a + 3]
+  local e, v, write_id = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), ARGV[a + 3]
   local newer = old.tier == 'none' or e > old.epoch or e == old.epoch and (v > old.ver
-    or v == old.ver and string.sub(tok, 1, 8) > string.sub(old.tok, 1, 8))
-    or old.tier == 'cold' and old.clean and old.tok == ARGV[a + 8]
+    or v == old.ver and string.sub(write_id, 1, 8) > string.sub(old.write_id, 1, 8))
+    or old.tier == 'cold' and old.clean and old.write_id == ARGV[a + 8]
   -- not while a durable write of this epoch holds a position after it, and not that write itself
-  local place, current = reservation(old, epoch), tonumber(epoch)
-  if place > 0 and (e < current or e == current and v <= place) then newer = false end
+  local position, current = reservation(old, epoch), tonumber(epoch)
+  if position > 0 and (e < current or e == current and v <= position) then newer = false end
   if kind ~= 'none' and newer then
     count(old, -1)
     local created = old.tier ~= 'none' and call('HGET', record, 'created')
     forget(id, record, KEYS[k + 1])
     if kind == 'deleted' then
       call('ZREM', PINS, id)
-      bury(record, e, v, tok, now)
+      bury(record, e, v, write_id, now)
     else
       local new = {tier = 'cold', tokens = tonumber(ARGV[a + 5]), bytes = tonumber(ARGV[a + 6]), clean = true,
         archived_bytes = tonumber(ARGV[a + 7])}
       count(new, 1)
       call('HSET', record, 'created', created or now, 'updated', now, unpack(ARGV, a + 10, a + 9 + 2 * n))
-      call('HSET', record, 'tier', 'cold', 'epoch', e, 'ver', v, 'tok', tok, 'tokens', ARGV[a + 5], 'bytes', ARGV[a + 6],
+      call('HSET', record, 'tier', 'cold', 'epoch', e, 'ver', v, 'tok', write_id, 'tokens', ARGV[a + 5], 'bytes', ARGV[a + 6],
         'clean', '1', 'archived_bytes', ARGV[a + 7], 'seen', epoch)
     end
     emit(id, old.tier, kind == 'deleted' and 'deleted' or 'cold', 'recover', e .. '-' .. v)

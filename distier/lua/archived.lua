@@ -9,7 +9,7 @@ if refused then return refused end
 local id, record = ARGV[1], KEYS[10]
 local old = placed(record)
 -- the same write, sent again after a loss of data, has another position than its object
-if old.tok ~= ARGV[2] or old.version ~= ARGV[3] then return {'CHANGED'} end
+if old.write_id ~= ARGV[2] or old.version ~= ARGV[3] then return {'CHANGED'} end
 if old.clean then return {'ALREADY'} end
 count(old, -1)
 call('ZREM', DIRTY, id)

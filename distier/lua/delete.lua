@@ -10,15 +10,15 @@
 -- KEEPS   the tombstone is after every earlier version in the order; a write id is applied once
 local refused = refuse()
 if refused then return refused end
-local id, tok, record = ARGV[1], ARGV[2], KEYS[10]
+local id, write_id, record = ARGV[1], ARGV[2], KEYS[10]
 local old, now, clean = placed(record), now_ms(), ARGV[4] ~= ''
-local done = call('HGET', KEYS[12], tok)
+local done = call('HGET', KEYS[12], write_id)
 if done then
-  call('HSET', KEYS[12], tok, done) -- a write, so that WAIT covers the first one
+  call('HSET', KEYS[12], write_id, done) -- a write, so that WAIT covers the first one
   return {string.sub(done, -1) == '-' and 'GONE' or 'REPLAYED', string.match(done, '^%d+-%d+')}
 end
 local epoch, ver, expected = current_epoch, ARGV[5], ARGV[3]
-local no = refuse_write(old, record, tok, expected, ARGV[4], ver, ARGV[6])
+local no = refuse_write(old, record, write_id, expected, ARGV[4], ver, ARGV[6])
 if no then return no end
 local exists = old.tier ~= 'none' and old.tier ~= 'deleted'
 if not exists and not clean then return {'MISSING'} end
@@ -31,14 +31,14 @@ count({tier = 'deleted', bytes = 0, clean = clean}, 1)
 call('ZREM', PINS, id)
 local dirty_since = call('ZSCORE', DIRTY, id)
 forget(id, record, KEYS[11])
-if clean then bury(record, epoch, ver, tok, now)
+if clean then bury(record, epoch, ver, write_id, now)
 else
-  call('HSET', record, 'tier', 'deleted', 'epoch', epoch, 'ver', ver, 'tok', tok, 'seen', epoch, 'bytes', 0, 'clean', '0',
+  call('HSET', record, 'tier', 'deleted', 'epoch', epoch, 'ver', ver, 'tok', write_id, 'seen', epoch, 'bytes', 0, 'clean', '0',
     'updated', now)
   if reservation then call('HSET', record, 'reserved', reservation) end
   call('ZADD', DIRTY, dirty_since or score(), id)
 end
-remember(KEYS[12], tok, exists and version or version .. '-', ver)
+remember(KEYS[12], write_id, exists and version or version .. '-', ver)
 settle()
 if exists then emit(id, old.tier, 'deleted', 'delete', version) end
 return {exists and 'OK' or 'GONE', version}

@@ -8,7 +8,7 @@ local refused = refuse()
 if refused then return refused end
 local id, record, frame = ARGV[1], KEYS[10], KEYS[11]
 local old, now = placed(record), now_ms()
-if old.tok ~= ARGV[2] or not old.clean or (old.tier ~= 'cold' and old.tier ~= 'warm') then return {'CHANGED'} end
+if old.write_id ~= ARGV[2] or not old.clean or (old.tier ~= 'cold' and old.tier ~= 'warm') then return {'CHANGED'} end
 local limit = call('HMGET', LIMITS, 'warm_bytes', 'warm_modules')
 if #ARGV[4] > tonumber(limit[1]) or limit[2] == '0' then return {'TOO_LARGE'} end
 

@@ -12,7 +12,7 @@ if refused then return refused end
 local ledger, flat, epoch = {}, call('HGETALL', KEYS[10]), call('HMGET', EPOCH, 'epoch', 'fence')
 for i = 1, #flat, 2 do ledger[flat[i]] = flat[i + 1] end
 local version, first = tonumber(ledger.version or 0), tonumber(epoch[1]) * 4294967296
-if ledger.tok == ARGV[2] then return {'OK', ledger.version} end -- sent twice
+if ledger.write_id == ARGV[2] then return {'OK', ledger.version} end -- sent twice
 if ARGV[3] ~= '' and ARGV[3] ~= epoch[2] then return {'FENCED'} end
 if version ~= tonumber(ARGV[1]) or version < first and ARGV[4] == '' then return {'CHANGED', string.format('%.0f', version)} end
 if ARGV[4] ~= '' then ledger = {total = ledger.total} end

@@ -48,7 +48,7 @@ local function placed(key)
     'created', 'reserved')
   local function number(i) return tonumber(f[i] or 0) or 0 end
   return {
-    tier = f[1] or 'none', tok = f[2] or '', tokens = number(3), bytes = number(4), clean = f[5] == '1', epoch = number(8),
+    tier = f[1] or 'none', write_id = f[2] or '', tokens = number(3), bytes = number(4), clean = f[5] == '1', epoch = number(8),
     ver = number(9), frame_bytes = number(6), archived_bytes = number(7),
     version = f[1] and ((f[8] or '0') .. '-' .. (f[9] or '0')) or '', created = f[10], reserved = f[11] or '',
   }
@@ -124,8 +124,8 @@ local function emit(id, from, to, reason, version)
 end
 
 -- Writes a clean tombstone. It stays for ten minutes, so that an older durable write in progress cannot be applied after it.
-local function bury(record, epoch, ver, tok, now)
-  call('HSET', record, 'tier', 'deleted', 'epoch', epoch, 'ver', ver, 'tok', tok, 'seen', call('HGET', EPOCH, 'epoch'),
+local function bury(record, epoch, ver, write_id, now)
+  call('HSET', record, 'tier', 'deleted', 'epoch', epoch, 'ver', ver, 'tok', write_id, 'seen', call('HGET', EPOCH, 'epoch'),
     'bytes', 0, 'clean', '1', 'updated', now)
   call('PEXPIRE', record, TOMBSTONE_TTL_MS)
 end
@@ -147,41 +147,41 @@ end
 -- durable write ignores it because its holder seems to have died. So if a holder does not find its reservation, another write
 -- ignored it; if it does, only unconditional writes came in between. Returns ver (0: there is none), write id, deleted.
 local function reservation(old, epoch)
-  local e, ver, deleted, tok = string.match(old.reserved, '^(%d+)-(%d+)-(%d+)-(%x*)$')
+  local e, ver, deleted, write_id = string.match(old.reserved, '^(%d+)-(%d+)-(%d+)-(%x*)$')
   if e ~= epoch then return 0, '', false end
-  return tonumber(ver), tok, deleted ~= '0'
+  return tonumber(ver), write_id, deleted ~= '0'
 end
 -- Rejects a conditional write while another write holds a position, unless the caller has given up on this holder.
-local function busy(old, epoch, tok, given_up)
-  local place, holder = reservation(old, epoch)
-  if place > 0 and holder ~= tok and holder ~= given_up then return {'BUSY', holder} end
+local function busy(old, epoch, write_id, given_up)
+  local position, holder = reservation(old, epoch)
+  if position > 0 and holder ~= write_id and holder ~= given_up then return {'BUSY', holder} end
   return nil
 end
 -- Returns nil if a write that is archived as epoch-ver may be applied; otherwise the reply. A write that does not hold its position
 -- cannot know what happened to its object: it may have been adopted, and the module may have changed since.
-local function not_applicable(old, epoch, ver, tok)
-  if old.epoch == tonumber(epoch) and old.ver == ver and string.sub(old.tok, 1, 8) == string.sub(tok, 1, 8) then
+local function not_applicable(old, epoch, ver, write_id)
+  if old.epoch == tonumber(epoch) and old.ver == ver and string.sub(old.write_id, 1, 8) == string.sub(write_id, 1, 8) then
     return {'REPLAYED', old.version, old.tier} -- adopted
   end
-  local place, holder, deleted = reservation(old, epoch)
-  if place ~= ver or holder ~= tok then return {'UNHELD'} end
+  local position, holder, deleted = reservation(old, epoch)
+  if position ~= ver or holder ~= write_id then return {'UNHELD'} end
   if comes_after(old, tonumber(epoch), ver) then return {'SUPERSEDED', old.version, deleted and '1' or '0'} end
   return nil
 end
 -- The value of the reservation after an unconditional write.
 local function kept_reservation(old, epoch, deletes)
-  local place, holder, deleted = reservation(old, epoch)
-  if place == 0 then return nil end
-  return string.format('%s-%.0f-%d-%s', epoch, place, (deleted or deletes) and 1 or 0, holder)
+  local position, holder, deleted = reservation(old, epoch)
+  if position == 0 then return nil end
+  return string.format('%s-%.0f-%d-%s', epoch, position, (deleted or deletes) and 1 or 0, holder)
 end
 
 -- The applied writes by write id, so that a repeated write gets its reply and is not applied again. The hash has the last 8192
 -- writes of the shard; each replaces the one 8192 versions before it. (A TTL would depend on clock jumps and evictions.)
-local function remember(done, tok, version, ver)
-  local place = '#' .. string.format('%.0f', tonumber(ver) % DONE_MAX)
-  local before = call('HGET', done, place)
+local function remember(done, write_id, version, ver)
+  local slot = '#' .. string.format('%.0f', tonumber(ver) % DONE_MAX)
+  local before = call('HGET', done, slot)
   if before then call('HDEL', done, before) end
-  call('HSET', done, place, tok, tok, version)
+  call('HSET', done, slot, write_id, write_id, version)
 end
 -- The reply to a repeated write whose first reply was lost and that is not in `done`; nil if it was certainly not applied.
 -- `since` is a version from before the write was first sent ('' at the first attempt), so it was applied after that, if at all.
@@ -210,14 +210,14 @@ end
 
 -- The reply to a write that must not be applied, checked before its room; nil if it may be applied. A write that is archived already
 -- has its position in `reserved` (the epoch; '' for all other writes) and `ver`.
-local function refuse_write(old, record, tok, expected, reserved, ver, since)
+local function refuse_write(old, record, write_id, expected, reserved, ver, since)
   local version, given_up = string.match(expected, '^([^/]*)/?(.*)$')
   if reserved == '' then
     return maybe_applied(old, record, since) or unexpected(old, record, version)
-      or version ~= '' and busy(old, current_epoch, tok, given_up) or nil
+      or version ~= '' and busy(old, current_epoch, write_id, given_up) or nil
   end
   if reserved ~= current_epoch then return {'FENCED'} end
-  return not_applicable(old, reserved, tonumber(ver), tok) or unexpected(old, record, version)
+  return not_applicable(old, reserved, tonumber(ver), write_id) or unexpected(old, record, version)
 end
 
 -- Removes a module from all sets, and deletes its keys, including `record`.
@@ -240,13 +240,13 @@ end
 local function read_moves(k, a, subject, now)
   local moves, taken = {}, {[subject] = true}
   for i = 1, tonumber(ARGV[a]) do
-    local m = {id = ARGV[a + 1], tok = ARGV[a + 2], to = ARGV[a + 3], codec = ARGV[a + 4], frame = ARGV[a + 5],
+    local m = {id = ARGV[a + 1], write_id = ARGV[a + 2], to = ARGV[a + 3], codec = ARGV[a + 4], frame = ARGV[a + 5],
       key = KEYS[k], frame_key = KEYS[k + 1]}
     m.was = placed(m.key)
     local pin = call('ZSCORE', PINS, m.id)
     if taken[m.id] then m.why = 'changed'
     elseif m.was.tier == m.to then m.why = 'already'
-    elseif m.was.tok ~= m.tok then m.why = 'changed'
+    elseif m.was.write_id ~= m.write_id then m.why = 'changed'
     elseif pin and tonumber(pin) > now then m.why = 'pinned'
     elseif m.to == 'warm' and m.was.tier ~= 'hot' then m.why = 'already'
     elseif m.to == 'cold' and not m.was.clean then m.why = 'dirty'

@@ -8,7 +8,7 @@ local refused = refuse()
 if refused then return refused end
 local id, record, frame = ARGV[1], KEYS[10], KEYS[11]
 local old, now = placed(record), now_ms()
-if old.tok ~= ARGV[2] or old.bytes ~= #ARGV[3] or old.tier == 'deleted' then return {'CHANGED'} end
+if old.write_id ~= ARGV[2] or old.bytes ~= #ARGV[3] or old.tier == 'deleted' then return {'CHANGED'} end
 if old.tier == 'hot' then return {'ALREADY'} end
 local limit = call('HMGET', LIMITS, 'hot_tokens', 'hot_bytes')
 if old.tokens > tonumber(limit[1]) or old.bytes > tonumber(limit[2]) then return {'TOO_LARGE'} end

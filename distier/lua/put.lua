@@ -20,13 +20,13 @@ for i = 1, tonumber(ARGV[1]) do -- a wrong type fails here, before the first wri
 end
 
 local function write(m)
-  local id, tok, tier, expected, reserved, ver, archived_bytes, tokens, bytes, body, n = unpack(ARGV, m.a, m.a + 10)
+  local id, write_id, tier, expected, reserved, ver, archived_bytes, tokens, bytes, body, n = unpack(ARGV, m.a, m.a + 10)
   local old, record, frame, epoch, clean, done = m.old, m.record, m.frame, current_epoch, reserved ~= '', m.done
   if done then
-    call('HSET', m.done_key, tok, done) -- a write, so that WAIT covers the first one
-    return {'REPLAYED', done, old.tok == tok and old.tier or ''}
+    call('HSET', m.done_key, write_id, done) -- a write, so that WAIT covers the first one
+    return {'REPLAYED', done, old.write_id == write_id and old.tier or ''}
   end
-  local no = refuse_write(old, record, tok, expected, reserved, ver, since)
+  local no = refuse_write(old, record, write_id, expected, reserved, ver, since)
   if no then return no end
   local new = {tier = tier, tokens = tonumber(tokens), bytes = tonumber(bytes), frame_bytes = #body, clean = clean,
     archived_bytes = tonumber(archived_bytes)}
@@ -42,7 +42,7 @@ local function write(m)
   local version, exists = epoch .. '-' .. ver, old.tier ~= 'none' and old.tier ~= 'deleted'
   local reservation = not clean and expected == '' and kept_reservation(old, epoch)
   call('UNLINK', record, frame)
-  call('HSET', record, 'tier', tier, 'epoch', epoch, 'ver', ver, 'tok', tok, 'seen', epoch, 'bytes', bytes, 'tokens', tokens,
+  call('HSET', record, 'tier', tier, 'epoch', epoch, 'ver', ver, 'tok', write_id, 'seen', epoch, 'bytes', bytes, 'tokens', tokens,
     'clean', clean and '1' or '0', 'created', exists and old.created or now, 'updated', now,
     unpack(ARGV, m.a + 11, m.a + 10 + 2 * n))
   call('ZREM', WARM, id)
@@ -55,7 +55,7 @@ local function write(m)
   end
   if clean then call('ZREM', DIRTY, id)
   else call('ZADD', DIRTY, 'NX', score(), id) end -- since the oldest version that is not archived
-  remember(m.done_key, tok, version, ver)
+  remember(m.done_key, write_id, version, ver)
   emit(id, exists and old.tier or 'none', tier, 'put', version)
   return {'OK', epoch, ver, evicted}
 end

@@ -10,7 +10,7 @@ local id, record, frame, now = ARGV[1], KEYS[10], KEYS[11], now_ms()
 local old = placed(record)
 local here = old.tier == 'hot' and call('HSTRLEN', record, 'content') == old.bytes
   or old.tier == 'warm' and call('EXISTS', frame) == 1
-if old.tok ~= ARGV[2] or not old.clean or not here then return {'CHANGED'} end
+if old.write_id ~= ARGV[2] or not old.clean or not here then return {'CHANGED'} end
 count(old, -1)
 count({tier = old.tier, tokens = old.tokens, bytes = old.bytes, clean = false, frame_bytes = old.frame_bytes}, 1)
 call('HSET', record, 'clean', '0')

@@ -10,22 +10,22 @@
 --         Whether an earlier object was adopted is checked in the same step: a later check may reach a server that lost that
 local refused = refuse()
 if refused then return refused end
-local record, expected, tok = KEYS[10], ARGV[1], ARGV[2]
+local record, expected, write_id = KEYS[10], ARGV[1], ARGV[2]
 local old = placed(record)
 if not is_checked(record) then return {'UNVERIFIED'} end -- the reservation prevents adoption, so older versions must have been adopted already
 if ARGV[4] ~= '' then
   local e, v = string.match(ARGV[4], '^(%d+)-(%d+)$')
   e, v = tonumber(e), tonumber(v)
-  if string.sub(old.tok, 1, 8) == string.sub(tok, 1, 8) then return {'REPLAYED', old.version, old.tier} end
+  if string.sub(old.write_id, 1, 8) == string.sub(write_id, 1, 8) then return {'REPLAYED', old.version, old.tier} end
   if comes_after(old, e, v) or tonumber(current_epoch) <= e then return {'UNHELD'} end
 end
-local no = unexpected(old, record, expected) or tok ~= '' and busy(old, current_epoch, tok, ARGV[3])
+local no = unexpected(old, record, expected) or write_id ~= '' and busy(old, current_epoch, write_id, ARGV[3])
 if no then return no end
 local now, epoch, exists = now_ms(), current_epoch, old.tier ~= 'none' and old.tier ~= 'deleted'
 local created = exists and old.created or now
 local ver = call('HINCRBY', EPOCH, 'ver', 1)
-if tok ~= '' then
+if write_id ~= '' then
   if old.tier == 'none' then bury(record, 0, 0, '', now) end -- records that the module does not exist
-  call('HSET', record, 'reserved', string.format('%s-%.0f-0-%s', epoch, ver, tok))
+  call('HSET', record, 'reserved', string.format('%s-%.0f-0-%s', epoch, ver, write_id))
 end
 return {'OK', epoch, ver, tostring(now), tostring(created), replid(), exists and '1' or '0'}

@@ -242,22 +242,22 @@ def _trusts_missing(patch: pytest.MonkeyPatch) -> None:
     replace_in("tests.interleave", pin_plan, pin, patch.setattr)
 
 
-UNHELD = "if place ~= ver or holder ~= tok then return {'UNHELD'} end"
+UNHELD = "if position ~= ver or holder ~= write_id then return {'UNHELD'} end"
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("ttl-on-dirty", ("demote/put", "demote/write-back/expire"), (
         ("prelude", "if clean then call('PEXPIRE', frame_key, ttl) else", "if true then call('PEXPIRE', frame_key, ttl) else"),
     ), model="ttl_on_dirty"),
     Mutant("blind-demote", ("demote/put",), (
-        ("prelude", "elseif m.was.tok ~= m.tok then m.why = 'changed'", "elseif false then"),
+        ("prelude", "elseif m.was.write_id ~= m.write_id then m.why = 'changed'", "elseif false then"),
     )),
     Mutant("blind-archived", ("put/write-back",), (
-        ("archived", "if old.tok ~= ARGV[2] or old.version ~= ARGV[3] then return {'CHANGED'} end", ""),
+        ("archived", "if old.write_id ~= ARGV[2] or old.version ~= ARGV[3] then return {'CHANGED'} end", ""),
     ), model="no_tok_check"),
     Mutant("blind-promote", ("promote/put", "get-warm/put/expire"), (
-        ("promote", "if old.tok ~= ARGV[2] or old.bytes ~= #ARGV[3] or", "if"),
+        ("promote", "if old.write_id ~= ARGV[2] or old.bytes ~= #ARGV[3] or", "if"),
     )),
     Mutant("blind-install", ("get-cold/put", "get-cold/delete"), (
-        ("install", "if old.tok ~= ARGV[2] or not old.clean or (old.tier ~= 'cold' and old.tier ~= 'warm') then",
+        ("install", "if old.write_id ~= ARGV[2] or not old.clean or (old.tier ~= 'cold' and old.tier ~= 'warm') then",
          "if false then"),
     )),
     Mutant("no-replid", ("put-archived/claim/claim", "put-archived/put"), (
@@ -321,11 +321,11 @@ MUTANTS: tuple[Mutant, ...] = (
         ("prelude", UNHELD, ""),
     ), _not_settled, model="nothing_reserved"),
     Mutant("adopts-reserved", ("cas-archived/put/rescue",), (
-        ("adopt", "if place > 0 and (e < current or e == current and v <= place) then newer = false end", ""),
+        ("adopt", "if position > 0 and (e < current or e == current and v <= position) then newer = false end", ""),
     )),
     Mutant("proof-after-read", ("together/flush", "together/restart"), (), _proof_after_read),
     Mutant("acks-overtaken", ("put-archived/cas",), (
-        ("prelude", UNHELD, "if place ~= ver or holder ~= tok then\n    if comes_after(old, tonumber(epoch), ver) then "
+        ("prelude", UNHELD, "if position ~= ver or holder ~= write_id then\n    if comes_after(old, tonumber(epoch), ver) then "
          "return {'SUPERSEDED', old.version, '0'} end\n    return {'UNHELD'}\n  end"),
     ), model="acks_overtaken"),
     Mutant("puts-again", ("put-archived/epoch", "delete-archived/epoch"), (), _puts_again, model="puts_again"),

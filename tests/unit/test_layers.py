@@ -17,7 +17,7 @@ ROOT = Path(distier.__file__).parent
 LAYERS = [
     "__main__", "testing", "cli", "web", "integrations",
     "demo", "worker", "client", "doctor", "node", "embedded", "near",
-    "observe", "drive", "stores", "plans", "lua", "effects", "policy", "domain", "config", "errors",
+    "observe", "http", "drive", "stores", "plans", "lua", "effects", "policy", "domain", "config", "errors",
 ]  # fmt: skip
 # Types only, never imported when it runs: what the archive answers.
 ALLOWED_FOR_TYPES = {(m, "distier.stores.archive") for m in ("distier.effects", "distier.plans.fleet.sweep")}
