@@ -358,7 +358,7 @@ def test_an_object_that_names_another_module_is_foreign(open_store: Callable[...
 @pytest.mark.parametrize("fault", ["denied", "500", "cut-body"])
 def test_one_object_that_cannot_be_read_keeps_no_other(open_store: Callable[..., Store], s3: FaultyS3, fault: Any):
     """The metadata is dropped, so that a rescue has to read each object."""
-    store = open_store(storage_tiers__cold__sidecar="never")
+    store = open_store(storage_tiers__cold__sidecar="never", storage_tiers__cold__timeout="60s")
     ids = [f"n/{i}" for i in range(40)]
     for put_twice in range(2):
         store.put_many([Item(id, f"{id} {put_twice}") for id in ids])
