@@ -20,6 +20,7 @@ from rich.text import Text
 from distier.demo import AgentRow, Progress, Report, Settings, run
 from distier.domain.module import Event
 from distier.plans.fleet.statistics import Stats
+from distier.views import stats_view, view
 
 from . import output
 
@@ -317,10 +318,10 @@ def report_row(r: Report) -> dict[str, Any]:
         "load_s": round(r.load_s, 3), "work_s": round(r.work_s, 3), "check_s": round(r.check_s, 3),
         "total_s": round(r.total_s, 3), "agents": [_agent_row(a) for a in r.agents],
         "hit_rates": [round(rate, 4) for rate in r.hit_rates],
-        "last_moves": [output.row(e) for e in r.last_moves],
+        "last_moves": [view(e) for e in r.last_moves],
         "hits": r.hits, "calls": times, "counts": r.counts,
         "moves": [{"from": a, "to": b, "reason": why, "count": n} for (a, b, why), n in r.moves.most_common()],
         "budgets": {name: {"most_seen": used, "limit": most} for name, (used, most) in r.peaks.items()},
-        "samples": r.samples, "stats": output.stats_row(r.stats) if r.stats else None, "worker": r.worker,
+        "samples": r.samples, "stats": stats_view(r.stats) if r.stats else None, "worker": r.worker,
         "checks": [{"ok": ok, "what": what} for ok, what in r.checks()], "problems": [p.text for p in r.problems],
     }  # fmt: skip

@@ -29,6 +29,7 @@ from distier.plans.put.many import put_many
 from distier.plans.put.prepare import Item
 from distier.plans.recovery.adopt import newest_records
 from distier.policy.transform import apply_transform, outline
+from distier.views import view
 
 from . import output
 from .session import Session
@@ -137,7 +138,7 @@ class Load:
             self.landed[item.id] = result
             self.size_bytes += len(item.content)
             if self.session.json:
-                output.emit(output.row(result))
+                output.emit(view(result))
 
     def _call(self, plan: Plan[Any]) -> Any:
         deadline_s = self.store.space.config.deadline_ms / 1000

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from distier.views import stats_view, view
+
 from . import exits, output
 from .session import session_of
 
@@ -31,7 +33,7 @@ def stats(context: typer.Context) -> None:
         found = store.stats()
         space = store.space
     if session.json:
-        output.emit({"namespace": space.namespace, "shards": space.config.shards} | output.stats_row(found))
+        output.emit({"namespace": space.namespace, "shards": space.config.shards} | stats_view(found))
         return
     shards = f", {space.config.shards} shards" if space.config.shards > 1 else ""
     title = f"namespace {space.namespace}{shards}: {output.counted(found.count, 'module')}"
@@ -104,7 +106,7 @@ def watch(
         for event in store.events(since=since, wait=wait):
             # An event without an id concerns a whole shard, and so every watcher: Redis restarted or was lost.
             if not event.id or (event.id.startswith(prefix) and (every or event.is_tier_change)):
-                session.print_result(output.row(event), _event(event))
+                session.print_result(view(event), _event(event))
                 _flush()
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from distier.views import view
+
 from . import output
 from .complete import complete_ids
 from .session import Chosen, Session, ids_from, matching, read_stdin, session_of
@@ -103,7 +105,7 @@ def put(
                 "--prefix, --exclude, --only and --no-ignore apply to a directory: distier put DIR"
             )
         landed = _put_one(session, target, source, described, tokens=tokens, if_version=_version(if_version))
-        session.print_result(output.row(landed), _landed_text(landed))
+        session.print_result(view(landed), _landed_text(landed))
     session.end()
 
 
@@ -236,7 +238,7 @@ def _write(session: Session, module: Module, to: Path | None) -> None:
             content = {"content": module.text}
         except UnicodeDecodeError:
             content = {"content_base64": b64encode(module.content).decode()}
-        output.emit(output.row(module) | content)
+        output.emit(view(module) | content)
     else:
         sys.stdout.buffer.write(module.content)
         sys.stdout.buffer.flush()
@@ -291,7 +293,7 @@ def ls(
         found = sorted(store.scan(prefix, tier=tier, limit=limit))
         placements = (placement for id, _ in found if (placement := store.where(id))) if long else iter(())
         if session.json:
-            for data in map(output.row, placements) if long else ({"id": id, "tier": tier} for id, tier in found):
+            for data in map(view, placements) if long else ({"id": id, "tier": tier} for id, tier in found):
                 output.emit(data)
         elif long:
             columns = ("tier", "version", ">tokens", ">size", ">stored", ">uses", "updated", "id")
@@ -320,7 +322,7 @@ def where(context: typer.Context, ids: Ids, zero: Zero = False) -> None:
             if placement is None:
                 session.missing(store, id)
             else:
-                session.print_result(output.row(placement), _placement_text(placement))
+                session.print_result(view(placement), _placement_text(placement))
 
         session.each(ids_from(ids, zero), one)
     session.end()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from distier.errors import Conflict, DistierError, Full, Invalid
+from distier.views import view
 
 from . import exits, output
 from .modules import Glob, Prefix, SomeIds, Zero
@@ -63,7 +64,7 @@ def _print_moves(session: Session, results: list[Moved | DistierError]) -> None:
         if isinstance(result, DistierError):
             session.failed(result)
             continue
-        session.print_result(output.row(result), f"{output.shown(result.id)}: {result.tier}{_why(result)}")
+        session.print_result(view(result), f"{output.shown(result.id)}: {result.tier}{_why(result)}")
         if not result.moved and result.reason != "already":
             session.failed(_not_moved(result))
 

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from distier.domain.module import Event, Landed, Module, Moved, Placement
-from distier.domain.order import Order
 from distier.errors import (
     ArchiveUnavailable,
     Conflict,
@@ -26,7 +24,6 @@ from distier.errors import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from distier.plans.fleet.statistics import Stats
 
 Row = Mapping[str, Any]
 
@@ -149,36 +146,6 @@ def moment(ms: int | None) -> str:
 
 
 # -- values as rows for JSON ----------------------------------------------------------------------------------------
-
-
-def row(thing: Module | Landed | Placement | Moved | Event) -> dict[str, Any]:
-    """Return the fields of a value by name, without content. Versions are strings, `epoch-ver`."""
-    fields = {name: getattr(thing, name) for name in type(thing).__dataclass_fields__ if name != "content"}
-    made = {name.rstrip("_"): str(v) if isinstance(v, Order) else v for name, v in fields.items()}
-    if isinstance(thing, Placement):
-        made["ratio"] = thing.ratio
-    if isinstance(thing, Module):
-        made |= {"keywords": list(thing.keywords), "meta": dict(thing.meta)}
-    return made
-
-
-def stats_row(stats: Stats) -> dict[str, Any]:
-    def fields(of: Any) -> dict[str, Any]:
-        return {name: getattr(of, name) for name in type(of).__dataclass_fields__}
-
-    return {
-        "count": stats.count,
-        "hot": fields(stats.hot),
-        "warm": fields(stats.warm) | {"ratio": stats.warm.ratio},
-        "cold": fields(stats.cold) | {"ratio": stats.cold.ratio},
-        "dirty_count": stats.dirty_count,
-        "dirty_bytes": stats.dirty_bytes,
-        "dirty_deletions": stats.dirty_deletions,
-        "epochs": [fields(incarnation) for incarnation in stats.epochs],
-        "shares": [fields(quota) for quota in stats.quotas],
-        "node": stats.node,
-        "nodes": {name: held._asdict() for name, held in sorted(stats.nodes.items())},
-    }
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distier.errors import Corrupt
+from distier.views import finding_view, findings_view
 
 from . import exits, output
 from .session import Session, session_of
@@ -117,22 +118,17 @@ def fsck(
 
         def show(f: Finding) -> None:
             if session.json:
-                output.emit(_finding_row(f))
+                output.emit(finding_view(f))
             elif f.level != "note" or session.verbose:
                 print(_finding_text(f))
 
         plan = fsck_plan(store.space, show, repair=repair, checksums=checksums, progress=progress)
         found = store.run(plan, deadline_s=DEADLINE_S)
-    session.print_result(_findings_row(found), _findings_text(found))
+    session.print_result(findings_view(found), _findings_text(found))
     if found.count("lost"):
         raise typer.Exit(exits.CORRUPT)
     if found.remaining:
         raise typer.Exit(exits.FAILED)
-
-
-def _finding_row(f: Finding) -> dict[str, Any]:
-    named = {"kind": f.kind, "level": f.level, "what": f.what, "repair": f.repair, "repaired": f.repaired}
-    return named | {"id": f.id, "key": f.key, "detail": f.detail}
 
 
 def _finding_text(f: Finding) -> str:
@@ -140,12 +136,6 @@ def _finding_text(f: Finding) -> str:
     detail = f" ({f.detail})" if f.detail else ""
     done = f" -> {f.repair}" if f.repaired else "" if not f.repair or f.level == "note" else "  [--repair]"
     return f"{f.level:<5}  {f.kind:<17} {subject}: {f.what}{detail}{done}"
-
-
-def _findings_row(found: Findings) -> dict[str, Any]:
-    levels = {"notes": found.count("note"), "faults": found.count("fault"), "lost": found.count("lost")}
-    checked = {"objects": found.objects, "records": found.records, "contents": found.contents}
-    return checked | levels | {"remaining": found.remaining, "found": found.found, "repaired": found.repaired}
 
 
 def _findings_text(found: Findings) -> str:

@@ -187,7 +187,9 @@ class UseBuffer:
 
     def _is_due(self, shard: Shard, now_s: float) -> bool:
         pending = self._pending.get(shard, ())
-        return len(pending) >= self.PENDING_MAX or (bool(pending) and now_s - self._since[shard] >= self.AGE_S)
+        # `get`: a signal handler may fork in here, and the child goes on with this frame after its hook has emptied `_since`.
+        since_s = self._since.get(shard, now_s)
+        return len(pending) >= self.PENDING_MAX or (bool(pending) and now_s - since_s >= self.AGE_S)
 
     def _take(self, shard: Shard) -> RunScript[dict[str, float]] | None:
         """Take the last `BATCH` modules: a script over more would block the server for too long."""

@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 
 from distier import Store, connect
+from distier.observe.metrics import METRICS
 from distier.plans.fleet.maintain import recount
 from distier.worker import AsyncWorker, Worker
-from distier.worker.health import METRICS, HealthServer
+from distier.worker.health import HealthServer
 from tests.conftest import empty
 from tests.integration.faulty_s3 import FaultyS3
 from tests.servers import TestServer, free_port, poll

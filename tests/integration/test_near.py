@@ -117,7 +117,7 @@ def test_get_many_takes_what_is_near_and_a_long_walk_washes_nothing_out(near: St
 
 def test_warm_modules_are_near_too_and_their_hits_promote_them(near: Store, plain: Store) -> None:
     near.put("w", "warm text " * 50)
-    near.flush()
+    near.archive_now()
     near.demote("w", to="warm")
     bring_near(near, "w")
     found = near.get("w")

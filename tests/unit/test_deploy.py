@@ -25,7 +25,7 @@ from redis.retry import Retry
 
 from distier.config import Config, load_config
 from distier.lua import VERBS, script
-from distier.worker.health import METRICS
+from distier.observe.metrics import METRICS
 from tests.servers import KINDS, Kind, available_kinds, binary, poll, short_directory
 
 TOP = Path(__file__).parents[2]

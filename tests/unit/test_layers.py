@@ -15,9 +15,9 @@ import distier
 ROOT = Path(distier.__file__).parent
 # Each layer imports only from those after it (and from itself).
 LAYERS = [
-    "__main__", "testing", "cli", "web", "integrations",
+    "__main__", "testing", "cli", "web", "integrations", "views",
     "demo", "worker", "client", "doctor", "node", "embedded", "near",
-    "observe", "drive", "stores", "plans", "lua", "effects", "policy", "domain", "config", "errors",
+    "observe", "http", "drive", "stores", "plans", "lua", "effects", "policy", "domain", "config", "errors",
 ]  # fmt: skip
 # Imported for types only, never at run time: the results of the archive.
 ALLOWED_FOR_TYPES = {(m, "distier.stores.archive") for m in ("distier.effects", "distier.plans.fleet.sweep")}

@@ -48,9 +48,10 @@ def fetch_alone(
         The content and the tier that it came from; None where the module changed meanwhile.
     """
     lease, me = shard.lease(record.id), (yield from NewToken())
-    patience, wait_s = Patience(patience_ms(space) / 1000), WAIT_FIRST_S
+    limit_ms, wait_s = patience_ms(space), WAIT_FIRST_S
+    patience: Patience | None = None  # made when it is needed: most readers meet nobody
     while True:
-        take = lease_command(shard, lease, me, patience_ms(space))
+        take = lease_command(shard, lease, me, limit_ms)
         nodes = yield from others(space)
         calls: list[Any] = [take, record_command(shard, record.id), frame_command(shard, record.id)]
         calls += [holds_command(shard, node, record.id) for node in nodes]
@@ -78,6 +79,7 @@ def fetch_alone(
         if holder is None:
             holding = holders_of(nodes, replies[3:])
             return (yield from _fetch_and_keep(space, shard, record, hot_now, lease, me, holding))
+        patience = patience or Patience(limit_ms / 1000)
         if patience.is_over(holder):
             yield from give_back(shard, lease, holder.decode(errors="replace"))
             continue

@@ -24,12 +24,14 @@ class Turn:
     """
 
     def __init__(self, space: Namespace, id: str) -> None:
-        self._id = id
-        limit_s = min(space.config.deadline_ms / 1000 * PATIENCE_SHARE, PATIENCE_MAX_S)
-        self._patience = Patience(limit_s, TURN_MAX_S)
+        self._space, self._id = space, id
+        self._patience: Patience | None = None  # made when it is needed: most writes meet nobody
 
     def wait(self, holder: str) -> Plan[str]:
         """Wait for a moment. Returns the holder that is to be passed, empty for none. Raises `Unavailable`."""
+        if self._patience is None:
+            limit_s = min(self._space.config.deadline_ms / 1000 * PATIENCE_SHARE, PATIENCE_MAX_S)
+            self._patience = Patience(limit_s, TURN_MAX_S)
         if self._patience.is_over(holder):
             return holder
         if self._patience.waits >= BUSY_MAX:

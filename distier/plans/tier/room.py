@@ -35,7 +35,7 @@ READ_FIRST = 2
 ROUNDS_MAX = 12
 """Each lost round means that another client made progress. After this many the caller falls back, if it can."""
 LAST_ROUNDS_MAX = 64
-"""Where it cannot: some seconds, as it stands back for a moment of its own after each of those behind `ROUNDS_MAX`."""
+"""The rounds where it cannot: some seconds, since it waits with backoff after each round behind `ROUNDS_MAX`."""
 LOOK_MAX = 1024
 """How far behind pinned modules, and those that cannot be archived, to look for candidates."""
 NOTHING = Need(0, 0)

@@ -153,7 +153,7 @@ def _unknown(
     sidecar = next((o.key for o in listed if o.kind == "meta" and o.order == newest.order), None)
     found = yield from describe_object(space, group.id, newest, sidecar, group.sizes[newest.key])
     if found.kind == "none":
-        run.found("foreign-object", group.id, newest.key, "what is said beside it names another module")
+        run.found("foreign-object", group.id, newest.key, "its description names another module")
         return
     if run.repair:
         yield from verify(space, shard, group.id)

@@ -1,0 +1,1 @@
+"""What serves HTTP: a small server for probes and metrics."""

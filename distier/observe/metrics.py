@@ -1,0 +1,116 @@
+"""The metrics: those of a worker, the counters of a process, and their text format.
+
+`METRICS` is the registry of what a worker exports, `COUNTERS` that of the counters in `Stats.counters`. Tests compare the first
+with the dashboards and the alerts, and the second with what the code counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """A metric of Prometheus: its name, its type, and its help text."""
+
+    name: str
+    kind: str
+    what: str
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("distier_worker_rounds_total", "counter", "Finished rounds."),
+    Metric("distier_worker_failures_total", "counter", "Steps of rounds that failed."),
+    Metric("distier_worker_done_total", "counter", "Work done in rounds, by `what`: archived, idle, headroom, expired, "
+           "aged, rescued, shares, nodes_forgotten, swept."),
+    Metric("distier_worker_last_round_age_seconds", "gauge", "Time since the last round ended."),
+    Metric("distier_worker_healthy", "gauge", "1 while /healthz returns 200."),
+    Metric("distier_worker_fleet_size", "gauge", "Live workers that this worker knows, including itself."),
+    Metric("distier_worker_leases_held", "gauge", "Shards that this worker maintains."),
+    Metric("distier_worker_archive_requests_total", "counter", "Requests to the archive, by `verb`: put, get, list, delete."),
+    Metric("distier_worker_archive_failures_total", "counter", "Requests for which the archive was unavailable."),
+    Metric("distier_worker_throttled_seconds_total", "counter", "Time waited because of worker.archive_requests_per_second "
+           "or worker.cpu_share, by `kind`: archive, cpu."),
+    Metric("distier_worker_compress_cpu_seconds_total", "counter", "CPU time spent compressing and decompressing."),
+    Metric("distier_shards", "gauge", "Shards of the namespace."),
+    Metric("distier_dirty_modules", "gauge", "Versions that are not archived yet, by `shard`."),
+    Metric("distier_dirty_bytes", "gauge", "Bytes of the versions that are not archived yet, by `shard`."),
+    Metric("distier_dirty_oldest_age_seconds", "gauge", "Age of the oldest version that is not archived yet, by `shard`."),
+    Metric("distier_write_back_lag_seconds", "gauge", "Time since the oldest version that is not archived yet became due: "
+           "its age minus storage_tiers.cold.archive_after, by `shard`."),
+    Metric("distier_modules", "gauge", "Modules, by `shard` and `tier`."),
+    Metric("distier_budget", "gauge", "Quota of the shard, by `shard` and `budget`: hot_tokens, hot_bytes, warm_modules, "
+           "warm_bytes."),
+    Metric("distier_budget_used", "gauge", "Used part of the quota, by `shard` and `budget`."),
+)  # fmt: skip
+
+COUNTERS: Mapping[str, str] = {
+    "hits.near": "reads from the near cache",
+    "hits.hot": "reads from hot",
+    "hits.warm": "reads from warm, or from this node's disk",
+    "hits.cold": "reads from the archive",
+    "misses": "reads of modules that do not exist",
+    "puts": "writes",
+    "deletes": "deletes",
+    "moves.promoted": "modules that became hot",
+    "moves.demoted": "modules that were demoted on request or by the worker",
+    "moves.evicted": "modules that left hot or warm for a write",
+    "moves.archived": "versions that were written back",
+    "keeps.refused": "copies of reads that found no room",
+    "keeps.failed": "copies of reads that Redis did not take",
+    "touches.lost": "batches of uses that could not be sent",
+    "waits.lease": "waits for another reader's fetch",
+    "leases.left": "leases that could not be given back, and end by themselves",
+    "healed.warm": "damaged or missing warm copies that the archive replaced",
+    "archive.bytes_read": "bytes of objects read",
+    "archive.bytes_written": "bytes of objects written",
+    "archive.swept": "objects that the sweep deleted",
+    "archive.kept": "objects that the sweep could not delete",
+    "archive.buried": "modules whose last tombstone was deleted",
+    "archive.foreign": "objects that name another module",
+    "archive.not_identified": "comparisons of the archive's identity that failed",
+    "epochs.installed": "epochs that this process installed",
+    "recover.verified": "modules that were compared with the archive",
+    "recover.relisted": "listings that had to be repeated",
+    "writeback.rereads": "modules that moved while they were written back",
+    "writes.not_settled": "refused durable writes whose end is not known",
+    "shares.asked": "requests to enlarge a quota",
+    "shares.moved": "moves of quotas",
+    "shares.undone": "moves of quotas that were undone",
+    "shares.refused": "quotas that could not be enlarged",
+    "peers.asked": "copies that were requested from other nodes",
+    "peers.answered": "copies that other nodes sent",
+    "peers.silent": "requests to nodes that did not reply in time",
+    "peers.absent": "requests to nodes that no longer had the copy",
+    "peers.damaged": "copies of other nodes that were damaged",
+    "asks.answered": "requests of other nodes that got a copy, or a promotion",
+    "asks.absent": "requests of other nodes for copies that are gone",
+    "asks.invalid": "requests that distier did not write",
+    "asks.lost": "replies to other nodes that could not be sent",
+    "local.kept": "copies that this node's disk took",
+    "local.rebuilt": "times that this node's disk was emptied because it was damaged or of another layout",
+    "local.misses": "versions that this node's disk did not have",
+    "local.evicted": "copies that left this node's disk for others",
+    "local.refused": "copies that this node's disk did not take",
+    "local.busy": "copies that were not kept because the disk was busy",
+    "local.damaged": "damaged copies on this node's disk",
+    "local.errors": "errors of this node's disk",
+}
+"""The counters of a process, by name. `worker.failed.<step>` counts the failures of each step of a worker's round."""
+
+Values = Mapping[str, Iterable[tuple[Mapping[str, str], float]]]
+"""The values of metrics, by name: labels and value."""
+
+
+def render(metrics: Iterable[Metric], values: Values) -> str:
+    """Return metrics in the text format of Prometheus, version 0.0.4."""
+    lines = []
+    for metric in metrics:
+        lines += [f"# HELP {metric.name} {metric.what}", f"# TYPE {metric.name} {metric.kind}"]
+        lines += [f"{metric.name}{_labels(labels)} {value:.15g}" for labels, value in values.get(metric.name, ())]
+    return "\n".join(lines) + "\n"
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    inside = ",".join(f'{name}="{value}"' for name, value in labels.items())
+    return f"{{{inside}}}" if inside else ""
