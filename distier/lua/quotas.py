@@ -37,7 +37,7 @@ def ledger(
 def limit(shard: Shard, version: int, amounts: Sequence[int] = ()) -> RunScript[tuple[int, ...] | Over | Refused]:
     """Set this shard's quota to that of a version of the ledger.
 
-    The result are the shard's limits, or `Over` if the shard holds more than the quota.
+    The result has the shard's limits, or is `Over` if the shard holds more than the quota.
     """
 
     def parse(reply: Any) -> tuple[int, ...] | Over | Refused:
@@ -59,7 +59,7 @@ def claim(shard: Shard, worker: str, ttl_ms: int) -> RunScript[int | None]:
 
 
 def heartbeat(shard: Shard, worker: str, ttl_ms: int) -> RunScript[list[str]]:
-    """Report that a worker is alive for the next `ttl_ms`; 0 signs it off. The result are all workers that are alive."""
+    """Report that a worker is alive for the next `ttl_ms`; 0 signs it off. The result lists all workers that are alive."""
 
     def parse(reply: Any) -> list[str]:
         word_of(reply)

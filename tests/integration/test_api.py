@@ -95,7 +95,7 @@ async def test_bad_ids_are_invalid_in_every_call(world: World, bad: Any):
 async def test_many_things_that_are_no_items_are_invalid(world: World):
     face = await world.open()
     for bad in ([("a", "b")], ["a"], "a", {"a": "b"}, [Item("a", "b"), None]):
-        with pytest.raises(Invalid, match=r"takes distier\.Item\(id, content"):
+        with pytest.raises(Invalid, match=r"takes one distier\.Item\(id, content"):
             await face.put_many(bad)
     assert not await face.exists("a")
 
