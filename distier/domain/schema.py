@@ -6,7 +6,7 @@ These tables are the source of the constants and accounts of the Lua prelude, th
 checks after each step of a plan, the near cache's prefixes, and docs/KEYSPACE.md. The tests compare the roles of
 `deploy/redis/users.acl` with them.
 
-A change of the tables that older clients cannot read needs another `LAYOUT` and a migration (`domain/layouts.py`).
+A change of the tables that older clients cannot read needs another `LAYOUT` and a migration (`plans/recovery/migrate.py`).
 """
 
 from __future__ import annotations

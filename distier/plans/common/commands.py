@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from distier.domain.keys import Shard
 from distier.domain.module import Record, parse_record
 from distier.domain.schema import SIZES
 from distier.effects import Command, Pipeline, Plan, collect
+from distier.errors import Invalid
 
 T = TypeVar("T")
 
@@ -40,6 +42,13 @@ def numbers(reply: Sequence[bytes | None]) -> list[int]:
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Split items into sequences of at most `size`."""
     return (items[i : i + size] for i in range(0, len(items), size))
+
+
+def ids_of(shard: Shard, keys: Sequence[bytes]) -> Iterator[str]:
+    """Return the ids of record keys. Keys that distier never wrote are skipped."""
+    for key in keys:
+        with suppress(Invalid):
+            yield shard.id_of(key)
 
 
 def server_ms(shard: Shard) -> Command[int]:

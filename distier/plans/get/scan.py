@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from distier.domain.ids import encode_prefix
@@ -12,6 +10,7 @@ from distier.domain.module import TIERS, Tier
 from distier.effects import Command, Pipeline, Plan, collect
 from distier.errors import ArchiveUnavailable, DeadlineExceeded, Invalid, Recovering
 from distier.lua import state
+from distier.plans.common.commands import ids_of
 from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.rescue import rescue_if_needed
 
@@ -38,20 +37,13 @@ def scan(space: Namespace, shard: Shard, prefix: str, tier: str | None, cursor: 
     if before.epoch != after.epoch or (cursor and before.epoch != epoch):
         return (yield from scan(space, shard, prefix, tier, 0))
     next_cursor, keys = scanned
-    ids = [id for id in _ids_of(shard, keys) if id.startswith(prefix)]
+    ids = [id for id in ids_of(shard, keys) if id.startswith(prefix)]
     tiers = yield from Pipeline(
         [Command(shard, ("HGET", shard.module(id), "tier"), lambda r: r and r.decode()) for id in ids]
     )
     found = [(id, collect(t)) for id, t in zip(ids, tiers, strict=True)]
     kept = [(id, t) for id, t in found if t and t != "deleted" and tier in (None, t)]
     return Scanned(int(next_cursor), before.epoch, kept)
-
-
-def _ids_of(shard: Shard, keys: Sequence[bytes]) -> Iterator[str]:
-    """Return the ids of record keys. Keys that distier never wrote are skipped."""
-    for key in keys:
-        with suppress(Invalid):
-            yield shard.id_of(key)
 
 
 def complete(space: Namespace) -> Plan[None]:
