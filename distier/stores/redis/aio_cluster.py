@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -15,14 +16,11 @@ from distier.stores.redis import Answer, AsyncRedisExchange, Batch, Together, sp
 from distier.stores.redis.nodes import (
     ASK_SLOTS,
     NO_ANSWER,
-    REDIRECTS_MAX,
     Failed,
     Nodes,
-    ends_unsettled,
+    follow,
     left_s,
-    next_step,
     redirected,
-    without_asking,
 )
 from distier.stores.redis.topology import NOT_COVERED, Routes, Topology, parse_slots
 from distier.stores.redis.wire import RawCommand
@@ -105,20 +103,19 @@ class AsyncClusterExchange:
     async def _settle(
         self, shard: Shard, commands: Sequence[RawCommand], replies: list[Any], asked: Address, end_s: float
     ) -> list[Any]:
-        for _ in range(REDIRECTS_MAX):
-            step = next_step(commands, replies, asked)
-            if step is None:
-                return replies
-            address = step.address
-            if not step.asking:
-                if self.routes.moved(shard.slot, address):
-                    self._forget()
-                address = await self._owner(shard, end_s)
-            got = await self._send(address, shard, step.commands, left_s(end_s))
-            for i, reply in zip(step.indexes, without_asking(got) if step.asking else got, strict=True):
-                replies[i] = reply
-            asked = address
-        return ends_unsettled(replies)
+        redirections = follow(commands, replies, asked, partial(self._moved, shard))
+        try:
+            resend = next(redirections)
+            while True:
+                address = resend.address or await self._owner(shard, end_s)
+                got = await self._send(address, shard, resend.commands, left_s(end_s))
+                resend = redirections.send((address, got))
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    def _moved(self, shard: Shard, address: Address) -> None:
+        if self.routes.moved(shard.slot, address):
+            self._forget()
 
     async def _owner(self, shard: Shard, end_s: float) -> Address:
         if self.routes.stale:

@@ -25,6 +25,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -35,13 +36,10 @@ from distier.domain.keys import Shard
 from distier.stores.redis import Answer, Batch, RedisExchange
 from distier.stores.redis.nodes import (
     NO_ANSWER,
-    REDIRECTS_MAX,
     Nodes,
-    ends_unsettled,
+    follow,
     left_s,
-    next_step,
     redirected,
-    without_asking,
 )
 from distier.stores.redis.topology import NOT_COVERED, Routes, Topology
 from distier.stores.redis.wire import RawCommand
@@ -147,20 +145,19 @@ class ClusterExchange:
         self, shard: Shard, commands: Sequence[RawCommand], replies: list[Any], asked: Address, end_s: float
     ) -> list[Any]:
         """Follow the redirections in these replies. Returns the final replies."""
-        for _ in range(REDIRECTS_MAX):
-            step = next_step(commands, replies, asked)
-            if step is None:
-                return replies
-            address = step.address
-            if not step.asking:
-                if self.routes.moved(shard.slot, address):
-                    self._forget()
-                address = self._owner(shard, end_s)
-            got = self._send(address, shard, step.commands, left_s(end_s))
-            for i, reply in zip(step.indexes, without_asking(got) if step.asking else got, strict=True):
-                replies[i] = reply
-            asked = address
-        return ends_unsettled(replies)
+        redirections = follow(commands, replies, asked, partial(self._moved, shard))
+        try:
+            resend = next(redirections)
+            while True:
+                address = resend.address or self._owner(shard, end_s)
+                got = self._send(address, shard, resend.commands, left_s(end_s))
+                resend = redirections.send((address, got))
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    def _moved(self, shard: Shard, address: Address) -> None:
+        if self.routes.moved(shard.slot, address):
+            self._forget()
 
     def _owner(self, shard: Shard, end_s: float) -> Address:
         """Return the master of the shard; fetch the slots first if they may be out of date.

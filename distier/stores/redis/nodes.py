@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -75,6 +75,35 @@ def next_step(commands: Sequence[RawCommand], replies: Sequence[Any], asked: Add
         return _Step(redirect.target, commands[first:], range(first, len(commands)), False)
     indexes = [i for i, r in found if r == redirect]
     return _Step(redirect.target, [c for i in indexes for c in (("ASKING",), commands[i])], indexes, True)
+
+
+class Resend(NamedTuple):
+    """Commands to send again: to this node, or, with None, to the owner of the slot."""
+
+    address: Address | None
+    commands: Sequence[RawCommand]
+
+
+Redirections = Generator[Resend, tuple[Address, list[Any]], list[Any]]
+
+
+def follow(
+    commands: Sequence[RawCommand], replies: list[Any], asked: Address, moved: Callable[[Address], None]
+) -> Redirections:
+    """Follow the redirections in these replies: yields what to send again, and gets the node that was asked with its replies.
+
+    `moved` is called with the master that a MOVED names. Returns the final replies.
+    """
+    for _ in range(REDIRECTS_MAX):
+        step = next_step(commands, replies, asked)
+        if step is None:
+            return replies
+        if not step.asking:
+            moved(step.address)
+        asked, got = yield Resend(step.address if step.asking else None, step.commands)
+        for i, reply in zip(step.indexes, without_asking(got) if step.asking else got, strict=True):
+            replies[i] = reply
+    return ends_unsettled(replies)
 
 
 class Nodes:
