@@ -52,7 +52,7 @@ format: $(READY) ## Format the code
 
 bench: $(READY) ## Compare with redis-py, glide, cashews and others in one run; writes docs/BENCHMARKS.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group bench
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m benchmarks
 
 guard: $(READY) ## Record the calls of each verb (tests/guard/counts.json), after a change that makes one cheaper or dearer
 	$(BIN)/python -m tests.guard.measure

@@ -1,6 +1,6 @@
 """What the codecs cost and save, on real text: the standard library's sources of the running Python.
 
-Run by `make bench` (`pytest tests/bench/bench_codec.py`); the printed tables need `-s`.
+Run by `make bench` (`pytest benchmarks/bench_codec.py`); the printed tables need `-s`.
 """
 
 from __future__ import annotations

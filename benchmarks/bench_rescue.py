@@ -1,7 +1,7 @@
 """How long `distier rescue` takes to rebuild the records of 100,000 modules from a directory archive, and that all of them read
 back byte-equal; every 20th was deleted, and stays so. Fails above 60 s.
 
-    python -m tests.bench.bench_rescue [number]
+    python -m benchmarks.bench_rescue [number]
 
 The archive is written as the write-back writes it (content and sidecar of each module), but by plain files: durable
 writes would sync 200,000 files and measure the disk.

@@ -27,7 +27,7 @@ import redis.asyncio as aredis
 from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection
 
-from tests.bench.ratios import AsyncDo, Do
+from benchmarks.ratios import AsyncDo, Do
 from tests.servers import TestServer
 
 READ_BYTES = 65536

