@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import typer
 
@@ -21,6 +23,17 @@ def complete_ids(context: typer.Context, incomplete: str) -> list[str]:
         return _found(context, incomplete)
     except Exception:  # an error message would break the line that is being typed
         return []
+
+
+def complete_ids_and_directories(context: typer.Context, incomplete: str) -> list[str]:
+    """Return ids that start with the typed text, then directories: what `put` takes."""
+    found = complete_ids(context, incomplete)
+    with suppress(OSError):
+        above = Path(incomplete).parent if not incomplete.endswith("/") else Path(incomplete)
+        found += sorted(
+            f"{path}/" for path in above.expanduser().iterdir() if path.is_dir() and str(path).startswith(incomplete)
+        )[:IDS_MAX]
+    return found
 
 
 def _found(context: typer.Context, prefix: str) -> list[str]:

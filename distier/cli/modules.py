@@ -13,7 +13,7 @@ import typer
 from distier.views import view
 
 from . import output
-from .complete import complete_ids
+from .complete import complete_ids, complete_ids_and_directories
 from .session import Chosen, Session, ids_from, matching, read_stdin, session_of
 from .tree import Tree
 
@@ -59,7 +59,14 @@ def register(app: typer.Typer) -> None:
 
 def put(
     context: typer.Context,
-    target: Annotated[str, typer.Argument(metavar="ID|DIR", help="Module id, or directory to load.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID|DIR",
+            help="Module id, or directory to load.",
+            autocompletion=complete_ids_and_directories,
+        ),
+    ],
     source: Annotated[
         str | None, typer.Argument(metavar="[FILE|-]", help="File with the content; `-` is stdin.")
     ] = None,

@@ -142,7 +142,7 @@ def unpin(
 def flush(context: typer.Context) -> None:
     """Archive all dirty modules now."""
     session = session_of(context)
-    with session.store() as store:
+    with session.store(existing=True) as store:  # a namespace that is misspelt is not made by this
         n = store.archive_now()
     session.print_result({"archived": n}, f"{n} archived")
 

@@ -331,7 +331,9 @@ def complete(*argv: str, env: dict[str, str] | None = None) -> list[str]:
 
 
 @pytest.mark.parametrize("shards", ["1", "3"])
-def test_ids_are_completed(cli: Cli, words: Cli, home: Path, monkeypatch: pytest.MonkeyPatch, shards: str) -> None:
+def test_ids_are_completed(
+    cli: Cli, words: Cli, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: str
+) -> None:
     monkeypatch.setenv("DISTIER_SHARDS", shards)
     namespace = f"completed-{shards}"
     for id in ("docs/a", "docs/b", "other"):
@@ -342,6 +344,16 @@ def test_ids_are_completed(cli: Cli, words: Cli, home: Path, monkeypatch: pytest
     assert complete(*base, "get", "nope") == []
     env = {"DISTIER_REDIS__URL": Home(home).url, "DISTIER_NAMESPACE": namespace}  # and no archive
     assert complete("get", "o", env=env) == ["other"]
+    (tmp_path / "docs").mkdir()
+    assert complete(*base, "put", "docs") == ["docs/a", "docs/b"]
+    assert complete(*base, "put", f"{tmp_path}/do") == [f"{tmp_path}/docs/"], "a directory"
+
+
+def test_flush_makes_no_namespace_of_a_misspelt_name(cli: Cli, words: Cli, home: Path) -> None:
+    cli("put", "a", "-", stdin=b"x")
+    said = words("--home", home, "-n", "mispelt-name", "flush")
+    assert said.code == 3 and "there is no namespace 'mispelt-name'" in said.err
+    assert words("--home", home, "-n", "mispelt-name", "stats").code == 3
 
 
 def test_completing_starts_nothing_and_says_nothing(tmp_path: Path) -> None:
