@@ -30,9 +30,9 @@ def xz_plain(data: bytes) -> bytes:
     return lzma.compress(data, format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC64, preset=9)
 
 
-def cpu_s(work: Callable[[bytes], object], datas: list[bytes]) -> float:
+def cpu_s(work: Callable[[bytes], object], contents: list[bytes]) -> float:
     began = time.process_time()
-    for data in datas:
+    for data in contents:
         work(data)
     return time.process_time() - began
 
