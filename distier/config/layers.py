@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from distier.config.model import Config, leaves_of, section_of
+from distier.config.model import _REMAKE, Config, leaves_of, section_of
 from distier.config.paths import expanded
 from distier.config.secrets import shown_value
 from distier.errors import ConfigError
@@ -231,6 +231,9 @@ def with_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
     entries = _flatten(config.model_dump(exclude_unset=True), lambda _: "argument", Path())
     kept = [e._replace(where=config._sources.get(".".join(e.key), e.where)) for e in entries]
     return _build([*kept, *_argument_entries(overrides)])
+
+
+_REMAKE.append(with_overrides)
 
 
 def load_config(source: str | Path | Mapping[str, Any] | Config | None = None, **overrides: Any) -> Config:

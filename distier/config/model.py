@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -346,6 +346,10 @@ TransformName = Annotated[Literal["json-whitespace", "python-minify"], one_of("j
 ARCHIVE_REQUIRED = "an archive is required with redis.url"
 
 
+_REMAKE: list[Callable[[Config, Mapping[str, Any]], Config]] = []
+"""How a configuration is made from another one. `layers.py` adds it, which is above this module."""
+
+
 class Config(Section):
     """All settings of a store, as `load_config` returns them. `Config()` has the defaults, with the embedded server."""
 
@@ -444,9 +448,7 @@ class Config(Section):
         Raises:
             ConfigError: A name is unknown or a value is invalid.
         """
-        from distier.config.layers import with_overrides  # imported here: layers imports this module
-
-        return with_overrides(self, overrides)
+        return _REMAKE[0](self, overrides)
 
     def dump(self, *, secrets: bool = False) -> dict[str, Any]:
         """Return plain data for YAML or JSON.
