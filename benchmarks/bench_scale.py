@@ -24,12 +24,12 @@ from typing import Any
 from distier import Store, connect
 from distier.client import make_space, resolve
 from distier.domain.module import Tier
+from distier.domain.objects import Fetched, Listed
 from distier.effects import Pipeline, Plan, collect
 from distier.lua import Adoption, adopt
 from distier.plans.fleet.maintain import maintain
 from distier.plans.fleet.sweep import sweep
 from distier.plans.recovery.rescue import rescue
-from distier.stores.archive import Fetched, Listed
 from distier.stores.memory import MemoryArchive
 from distier.stores.redis import RedisExchange
 from tests.servers import Kind, TestServer, running_server

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 if TYPE_CHECKING:
     from .domain.keys import Shard
     from .domain.module import Record
-    from .stores.archive import Fetched, Listed  # noqa: F401 - in the strings below
+    from .domain.objects import Fetched, Listed  # noqa: F401 - in the strings below
 
 T = TypeVar("T")
 Plan = Generator["Effect[Any]", Any, T]

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from distier.domain.archived import Limits
+from distier.domain.objects import Fetched, Listed
 from distier.errors import ArchiveUnavailable
-
-from .archive import Fetched, Listed
 
 
 class AbsentArchive:

@@ -12,36 +12,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from distier.domain.archived import Limits
+from distier.domain.objects import Fetched, Listed
 from distier.errors import ConfigError, Corrupt, Invalid
 
 MAX_KEY_BYTES = 1024  # limit of S3, including the archive's own prefix
 PROBE_PREFIX = "distier-probe/"
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """An object in a listing. `key` is relative to the store's prefix."""
-
-    key: str
-    size_bytes: int
-    modified_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """An object as it was put.
-
-    The names in `metadata` are lower-case. It may be empty, because some servers drop it. `content_type` is what the
-    server reports; None if the store keeps no content types.
-    """
-
-    data: bytes
-    metadata: Mapping[str, str]
-    content_type: str | None = None
 
 
 class Archive(Protocol):

@@ -23,9 +23,10 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from distier.domain.archived import Limits
+from distier.domain.objects import Fetched, Listed
 from distier.errors import ArchiveUnavailable, ConfigError, Corrupt, Invalid
 
-from .archive import Fetched, Listed, check_key, check_limit, probe
+from .archive import check_key, check_limit, probe
 from .filenames import Names, probe_names
 from .syncing import GroupSync, sync
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distier.domain.archived import Limits
+from distier.domain.objects import Fetched, Listed
 from distier.errors import Corrupt
 
-from .archive import Fetched, Listed, check_key, check_limit, probe
+from .archive import check_key, check_limit, probe
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,9 @@ from functools import partial
 import pytest
 
 from distier.domain.ids import encode_id, to_path
+from distier.domain.objects import Fetched
 from distier.errors import Corrupt, DistierError, Invalid
-from distier.stores.archive import Archive, Fetched
+from distier.stores.archive import Archive
 
 CONTENT_TYPE = "application/x-xz"
 KEY = "team/modules/a/b/@00000001-00000000000001-0123abcd.md.xz"

@@ -30,6 +30,7 @@ from distier.config import Config
 from distier.domain import archived, codec
 from distier.domain.ids import decode_id, encode_id, from_path, to_path
 from distier.domain.module import MAX_CONTENT_BYTES, MAX_COUNT, Record, parse_hot, parse_record
+from distier.domain.objects import Fetched
 from distier.domain.order import Order, parse_version
 from distier.domain.tokens import token_counter
 from distier.effects import ArchiveGet, Offload
@@ -38,7 +39,6 @@ from distier.lua import Adoption, Opened
 from distier.plans.common.namespace import Namespace
 from distier.plans.get.one import open_warm
 from distier.plans.recovery.describe import describe_object
-from distier.stores.archive import Fetched
 
 ROOM_BYTES = 128 << 20
 CONTENT_MAX_BYTES = 1 << 20  # the greatest length that a fuzzed record may claim, so that a right result is small

@@ -23,6 +23,7 @@ from distier import Store, connect
 from distier.cli import run
 from distier.domain.keys import Shard
 from distier.domain.module import Module
+from distier.domain.objects import Fetched
 from distier.domain.order import Order
 from distier.domain.schema import KEYSPACE, KeyKind
 from distier.errors import Corrupt, DistierError
@@ -31,7 +32,6 @@ from distier.plans.fleet.sweep import sweep
 from distier.plans.recovery.fsck.check import fsck
 from distier.plans.recovery.fsck.findings import KINDS, Findings
 from distier.plans.recovery.fsck.keys import _what_is
-from distier.stores.archive import Fetched
 from tests.servers import TestServer
 
 ROOT = Path(__file__).parent.parent.parent

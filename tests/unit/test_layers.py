@@ -19,8 +19,6 @@ LAYERS = [
     "demo", "worker", "client", "doctor", "node", "embedded", "near",
     "observe", "http", "drive", "stores", "plans", "lua", "effects", "policy", "domain", "config", "errors",
 ]  # fmt: skip
-# Imported for types only, never at run time: the results of the archive.
-ALLOWED_FOR_TYPES = {(m, "distier.stores.archive") for m in ("distier.effects", "distier.plans.fleet.sweep")}
 BANNED = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
 # Logic gets time and random numbers by effects (Now and NewToken) and from the scripts' clock. It never reads them itself.
 LOGIC = ("domain", "policy", "plans", "lua", "effects")
@@ -82,12 +80,11 @@ def test_every_package_has_a_layer() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_go_downwards(path: Path) -> None:
     module, mine = name_of(path), layer_of(name_of(path))
-    for name, for_types in imports(path):
+    for name, _ in imports(path):
         theirs = layer_of(name)
         if not name.startswith("distier.") or theirs not in LAYERS or not mine:
             continue  # the package itself gathers the public names
-        allowed = for_types and (module, name.rpartition(".")[0]) in ALLOWED_FOR_TYPES
-        assert LAYERS.index(theirs) >= LAYERS.index(mine) or allowed, f"{module} imports {name}, which is above it"
+        assert LAYERS.index(theirs) >= LAYERS.index(mine), f"{module} imports {name}, which is above it"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -36,7 +36,7 @@ from distier.plans.recovery.epochs import epochs_prefix
 from distier.plans.recovery.walk import NO_POSITION, ArchiveWalk, Group, Position, Skipped
 
 if TYPE_CHECKING:
-    from distier.stores.archive import Listed
+    from distier.domain.objects import Listed
 
 
 INCARNATIONS_KEPT = 8

@@ -28,8 +28,9 @@ from botocore.config import Config
 from botocore.handlers import add_expect_header
 
 from distier.domain.archived import Limits
+from distier.domain.objects import Fetched, Listed
 from distier.errors import ArchiveUnavailable, ConfigError, Corrupt, DistierError, Invalid
-from distier.stores.archive import MAX_KEY_BYTES, Fetched, Listed, check_key, check_limit, probe
+from distier.stores.archive import MAX_KEY_BYTES, check_key, check_limit, probe
 from distier.stores.s3.errors import (
     ADVICE,
     CHECKSUMS,
