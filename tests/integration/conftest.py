@@ -1,4 +1,4 @@
-"""`world`: each kind of store (blocking, asyncio) on each kind of server, with an archive of its own."""
+"""`world`: each kind of store (blocking, asyncio) on each kind of server, each test with its own archive."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.servers import TestServer
 
 @pytest.fixture
 def shards(request: pytest.FixtureRequest) -> int:
-    """1, or what a test parametrises it with (`indirect=True`)."""
+    """1, or the number that a test parametrises it with (`indirect=True`)."""
     return int(getattr(request, "param", 1))
 
 
@@ -32,7 +32,7 @@ async def world(
 
 @pytest.fixture
 def own_server(shared_server: TestServer) -> TestServer:
-    """The `shared_server` of a file, empty: each test has an archive of its own."""
+    """The file's `shared_server`, emptied. Each test has its own archive."""
     empty(shared_server)
     return shared_server
 

@@ -1,13 +1,13 @@
-"""A small S3 in this process that does wrong what real ones do wrong, on demand.
+"""A small in-process S3 that fails on demand in the ways that real ones fail.
 
-It knows what distier asks for (PUT, GET, ListObjectsV2, DELETE, DeleteObjects), keeps objects in memory, counts requests,
-and is always right about order and consistency: stale or doubled LIST pages are out of scope, because S3 has been strongly
-consistent since 2020, and a listing out of order is refused by `stores/s3.py` (see its tests).
+It implements the requests that distier makes (PUT, GET, ListObjectsV2, DELETE, DeleteObjects), keeps objects in memory
+and counts requests. It is always right about order and consistency. Stale or doubled LIST pages are out of scope,
+because S3 has been strongly consistent since 2020, and `stores/s3.py` refuses a listing out of order (see its tests).
 
     with FaultyS3() as s3:
         with s3.fault("stall", "GET"):      # until the block ends
             ...
-        s3.gets[key]                        # how often an object was asked for
+        s3.gets[key]                        # number of GETs of an object
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from tests import aws_models
 aws_models.share()
 
 Fault = Literal[
-    "reset",  # the connection is cut before anything is done
-    "stall",  # no answer, and nothing is done before the fault ends
-    "drop-reply",  # done, but the connection is cut instead of the reply
+    "reset",  # the connection is cut before the request is applied
+    "stall",  # no reply, and the request is not applied before the fault ends
+    "drop-reply",  # applied, but the connection is cut instead of the reply
     "500",
     "503",  # SlowDown
-    "ignore-conditions",  # If-None-Match means nothing
-    "invert-conditions",  # If-None-Match refuses what it should allow
+    "ignore-conditions",  # If-None-Match is ignored
+    "invert-conditions",  # If-None-Match refuses the requests that it should allow
     "drop-metadata",
     "cut-body",  # the connection ends in the middle of the body
-    "truncate",  # a shorter object, with a length that says so
+    "truncate",  # a shorter object, with the shorter length in its header
     "flip",  # one bit
-    "slow",  # each answer takes `slow_s`
-    "redirect",  # a proxy that wants a login: 302
-    "login-page",  # the same, as a success
-    "empty",  # a success without a body
-    "denied",  # 403: no right to this object, or a lock on it
+    "slow",  # each reply takes `slow_s`
+    "redirect",  # a proxy that redirects to a login: 302
+    "login-page",  # the login page itself, with status 200
+    "empty",  # status 200 without a body
+    "denied",  # 403: no permission for this object, or a lock on it
 ]
 STALL_S = 60.0
 BUCKET = "bucket"
@@ -74,11 +74,11 @@ class _Server(ThreadingHTTPServer):
     s3: FaultyS3
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients cut connections, and so do the faults."""
+        """Clients and faults cut connections; do not report that."""
 
 
 class FaultyS3:
-    """`verbs` of faults and counts: PUT, GET, LIST, DELETE. Keys are those in the bucket, prefix included."""
+    """`verbs` of faults and counts: PUT, GET, LIST, DELETE. Keys are the keys in the bucket, including the prefix."""
 
     def __init__(self) -> None:
         self.objects: dict[str, Object] = {}
@@ -97,7 +97,7 @@ class FaultyS3:
         return f"http://127.0.0.1:{self._port}"
 
     def settings(self, **overrides: Any) -> dict[str, Any]:
-        """What `distier.connect` needs to use it."""
+        """The settings that `distier.connect` needs to use this server."""
         cold = {
             "url": f"s3://{BUCKET}/p", "endpoint_url": self.url, "region": "us-east-1", "access_key": "a",
             "secret_key": "s",
@@ -121,7 +121,7 @@ class FaultyS3:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def stop(self) -> None:
-        """Refuse connections. Those that are open stay open."""
+        """Refuse new connections. Open connections stay open."""
         server, self._server = self._server, None
         if server is not None:
             server.shutdown()
@@ -129,7 +129,9 @@ class FaultyS3:
 
     @contextmanager
     def fault(self, fault: Fault, *verbs: str, match: str = "", times: int = 1 << 30) -> Iterator[None]:
-        """Do this wrong, with these verbs (all if none are named) on keys that contain `match`, so many times."""
+        """Apply this fault to these verbs (all verbs if none is named) on keys that contain `match`, at most `times`
+        times.
+        """
         active = Active(fault, frozenset(verbs or ("PUT", "GET", "LIST", "DELETE")), match, times)
         self._faults.append(active)
         try:
@@ -140,7 +142,7 @@ class FaultyS3:
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
-        """Nobody listens, and the connections that were open are cut at their next request."""
+        """Nobody listens, and open connections are cut at their next request."""
         with self.fault("reset"):
             self.stop()
             try:
@@ -301,7 +303,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._cut()
 
     def _cut(self) -> None:
-        """RST, not FIN: as a server that dies."""
+        """Send RST and not FIN, as a server that dies does."""
         self.close_connection = True
         with suppress(OSError):
             self.wfile.flush()

@@ -1,6 +1,7 @@
-"""A node in a process of its own, for `test_nodes.py`: `node_child.py SETTINGS [die-before|die-after|second]`.
+"""A node in its own process, for `test_nodes.py`: `node_child.py SETTINGS [die-before|die-after|second]`.
 
-Puts `a0`..`a9`, has them on its disk and nowhere else but in the archive, says `ready`, and lives until it is killed.
+It puts `a0`..`a9`, holds them on its disk and otherwise only in the archive, prints `ready`, and lives until it is
+killed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ IDS = [f"a{i}" for i in range(10)]
 
 
 def die(word: str) -> None:
-    """Have the process killed while it answers an ask to promote."""
+    """Have the process killed while it serves a request to promote."""
     to_hot = nodes.to_hot
 
     def dying(*args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the public API promises, once for `Store` and `AsyncStore`, on Valkey and on Debian's Redis.
+"""The promises of the public API, tested once for `Store` and `AsyncStore`, on Valkey and on Debian's Redis.
 
 Each test is one scenario over `world.open()`; see `world.py`. Faults (servers that are down, full or stalled) are in
 `test_faults.py`.
@@ -30,7 +30,7 @@ with_shards = pytest.mark.parametrize("shards", [1, 4], indirect=True)
 
 
 def text_of(n_bytes: int, seed: str = "x") -> bytes:
-    """Text that compresses about as prose does, different for each seed."""
+    """Text that compresses about as well as prose, different for each seed."""
     words = " ".join(hashlib.sha256(f"{seed}{i}".encode()).hexdigest()[:5] for i in range(n_bytes // 6 + 1))
     return words.encode()[:n_bytes]
 
@@ -44,7 +44,7 @@ def text_of(n_bytes: int, seed: str = "x") -> bytes:
     [(TEXT, "text/markdown"), (BINARY, "application/octet-stream"), ("", None), (b"", None), (bytearray(b"ab"), None)],
     ids=["text", "binary", "empty text", "empty bytes", "bytearray"],
 )
-async def test_the_exact_bytes_come_back_from_every_tier(world: World, content: Any, content_type: str | None):
+async def test_get_returns_exact_bytes_from_every_tier(world: World, content: Any, content_type: str | None):
     face = await world.open()
     wanted = content.encode() if isinstance(content, str) else bytes(content)
     landed = await face.put("docs/a", content, content_type=content_type)
@@ -58,7 +58,7 @@ async def test_the_exact_bytes_come_back_from_every_tier(world: World, content: 
         assert bytes(module) == wanted
 
 
-async def test_the_archive_is_enough_and_xz_opens_it(world: World):
+async def test_archive_object_is_complete_and_readable_by_xz(world: World):
     face = await world.open()
     await face.put("docs/a.md", TEXT)
     assert await face.archive_now() == 1
@@ -70,7 +70,7 @@ async def test_the_archive_is_enough_and_xz_opens_it(world: World):
     assert placed.archived_key.endswith(".md.xz")
 
 
-async def test_the_size_limit_is_met_and_one_byte_over_it_is_refused(world: World):
+async def test_put_of_maximum_size_succeeds_and_one_byte_more_is_refused(world: World):
     face = await world.open(max_module_bytes=100_000)
     content = text_of(100_000)
     await face.put("a", content)
@@ -81,7 +81,7 @@ async def test_the_size_limit_is_met_and_one_byte_over_it_is_refused(world: Worl
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 257, "é" * 129, "\ud800", 7, None, b"a"], ids=repr)
-async def test_bad_ids_are_invalid_in_every_call(world: World, bad: Any):
+async def test_every_call_rejects_invalid_ids(world: World, bad: Any):
     face = await world.open()
     calls = (face.put(bad, "x"), face.get(bad), face.delete(bad), face.exists(bad), face.where(bad),
              face.promote(bad), face.demote(bad), face.pin(bad, 1), face.unpin(bad), face.get_many([bad]),
@@ -92,7 +92,7 @@ async def test_bad_ids_are_invalid_in_every_call(world: World, bad: Any):
     assert isinstance((await face.put_many([Item(bad, "x")]))[0], Invalid)
 
 
-async def test_many_things_that_are_no_items_are_invalid(world: World):
+async def test_put_many_rejects_arguments_that_are_not_items(world: World):
     face = await world.open()
     for bad in ([("a", "b")], ["a"], "a", {"a": "b"}, [Item("a", "b"), None]):
         with pytest.raises(Invalid, match=r"takes one distier\.Item\(id, content"):
@@ -110,14 +110,14 @@ async def test_many_things_that_are_no_items_are_invalid(world: World):
     ],
     ids=repr,
 )  # fmt: skip
-async def test_bad_arguments_are_invalid_and_write_nothing(world: World, options: dict[str, Any]):
+async def test_invalid_arguments_are_rejected_and_write_nothing(world: World, options: dict[str, Any]):
     face = await world.open()
     with pytest.raises(Invalid):
         await face.put("a", **({"content": "x"} | options))
     assert not await face.exists("a")
 
 
-async def test_a_content_type_is_guessed_from_the_id_and_kept_if_given(world: World):
+async def test_content_type_is_guessed_from_id_unless_given(world: World):
     face = await world.open()
     guesses = {"a.md": "text/markdown", "a.py": "text/x-python", "a.json": "application/json"}
     for id, content_type in guesses.items():
@@ -129,7 +129,7 @@ async def test_a_content_type_is_guessed_from_the_id_and_kept_if_given(world: Wo
     assert not (await face.get("picture")).content_type.startswith("text/")
 
 
-async def test_keywords_and_meta_come_back_as_given(world: World):
+async def test_keywords_and_meta_round_trip(world: World):
     face = await world.open()
     keywords, meta = ["pdf", "forms, and more", "ü"], {"a": [1, 2.5, None], "b": {"c": "d"}, "ü": True}
     await face.put("a", "x", keywords=keywords, meta=meta)
@@ -138,12 +138,12 @@ async def test_keywords_and_meta_come_back_as_given(world: World):
             await face.demote("a", to=tier)
         module = await face.get("a")
         assert (list(module.keywords), module.meta) == (keywords, meta)
-    await face.put("a", "y")  # a put is a whole new version
+    await face.put("a", "y")  # a put replaces the whole version
     module = await face.get("a")
     assert (module.keywords, module.meta) == ((), {})
 
 
-async def test_tokens_are_counted_or_taken_as_given_and_the_record_says_which(world: World):
+async def test_tokens_are_counted_or_given_and_the_record_says_which(world: World):
     face = await world.open()
     counted = await face.put("a", "one two three")
     given = await face.put("b", "one two three", tokens=77)
@@ -156,7 +156,7 @@ async def test_tokens_are_counted_or_taken_as_given_and_the_record_says_which(wo
 # -- versions ------------------------------------------------------------------------------------------------------
 
 
-async def test_if_version_compares_and_sets(world: World):
+async def test_if_version_is_a_compare_and_set(world: World):
     face = await world.open()
     first = await face.put("a", "1", if_version=0)
     with pytest.raises(Conflict, match="'a'"):
@@ -177,7 +177,7 @@ async def test_if_version_compares_and_sets(world: World):
         await face.put("none", "x", if_version="1-1")
 
 
-async def test_a_retried_put_is_applied_once(world: World):
+async def test_retried_put_is_applied_once(world: World):
     face = await world.open()
     prepared = await face.run(prepare(face.space, Item("a", "x")))
     first = await face.run(put_prepared(face.space, prepared))
@@ -191,7 +191,7 @@ async def test_a_retried_put_is_applied_once(world: World):
 
 @with_shards
 @pytest.mark.parametrize("state", ["hot", "warm", "cold"])
-async def test_a_deleted_module_is_gone_and_comes_back_as_a_greater_version(world: World, state: str):
+async def test_put_after_delete_gets_a_greater_version(world: World, state: str):
     face = await world.open()
     first = await face.put("a", "1")
     if state != "hot":
@@ -204,7 +204,7 @@ async def test_a_deleted_module_is_gone_and_comes_back_as_a_greater_version(worl
     assert await face.list() == []
     with pytest.raises(NotFound):
         await face.promote("a")
-    await face.archive_now()  # the tombstone goes to the archive, and its record goes
+    await face.archive_now()  # the tombstone is archived, and its record is dropped
     assert world.usage() == {} == await face.recount()
     assert any(name.endswith(".deleted") for name in world.objects())
     again = await face.put("a", "2")
@@ -216,7 +216,7 @@ async def test_a_deleted_module_is_gone_and_comes_back_as_a_greater_version(worl
 
 
 @with_shards
-async def test_exists_where_list_and_stats_touch_nothing(world: World):
+async def test_exists_where_list_and_stats_do_not_count_as_uses(world: World):
     face = await world.open()
     for id, tier in (("h", None), ("w", "warm"), ("c", "cold")):
         await face.put(id, text_of(500))
@@ -229,11 +229,11 @@ async def test_exists_where_list_and_stats_touch_nothing(world: World):
     await face.stats()
     other = await world.open()
     await other.exists("h")
-    await face.close()  # would send what was gathered
+    await face.close()  # sends the uses that were gathered
     assert world.scores() == before
 
 
-async def test_where_says_what_it_is(world: World):
+async def test_where_describes_a_module(world: World):
     face = await world.open()
     content = text_of(3000)
     landed = await face.put("a", content, tokens=9)
@@ -262,7 +262,7 @@ async def test_where_says_what_it_is(world: World):
 
 
 @with_shards
-async def test_list_finds_odd_ids_by_prefix_tier_and_limit(world: World):
+async def test_list_filters_by_prefix_tier_and_limit_with_odd_ids(world: World):
     face = await world.open()
     for id in ODD_IDS:
         await face.put(id, f"content of {id}")
@@ -301,7 +301,7 @@ async def test_list_finds_odd_ids_by_prefix_tier_and_limit(world: World):
             await face.list(**bad)
 
 
-async def test_list_walks_through_many(world: World):
+async def test_list_returns_many_modules(world: World):
     face = await world.open()
     ids = [f"m/{i}" for i in range(2500)]
     results = await face.put_many([Item(id, "x", tokens=1) for id in ids])
@@ -328,7 +328,9 @@ async def test_list_walks_through_many(world: World):
         ("cold", "demote", "warm", "cold", False), ("cold", "demote", "cold", "cold", False),
     ],
 )  # fmt: skip
-async def test_every_move(world: World, clean: bool, start: str, call: str, to: str | None, ends: str, moved: bool):
+async def test_moves_between_all_tiers(
+    world: World, clean: bool, start: str, call: str, to: str | None, ends: str, moved: bool
+):
     face = await world.open()
     content = text_of(2000)
     await face.put("a", content)
@@ -348,7 +350,7 @@ async def test_every_move(world: World, clean: bool, start: str, call: str, to: 
 
 
 @pytest.mark.parametrize("tier", ["warm", "cold"])
-async def test_it_is_promoted_at_exactly_the_promotion_threshold(world: World, tier: str):
+async def test_module_is_promoted_exactly_at_the_promotion_threshold(world: World, tier: str):
     face = await world.open(storage_tiers__promotion_threshold=3)
     await face.put("a", "x")
     await face.demote("a", to=tier)
@@ -356,11 +358,11 @@ async def test_it_is_promoted_at_exactly_the_promotion_threshold(world: World, t
     for _ in range(4):
         reads.append((await face.get("a")).tier)
         reads.append((await face.where("a")).tier)
-    # read from / then at: a cold one comes to warm by its first read
+    # tier of each read, then the tier after it; the first read of a cold module makes it warm
     assert reads == [tier, "warm", "warm", "warm", "warm", "hot", "hot", "hot"]
 
 
-async def test_pins_keep_a_module_hot_until_they_end(world: World):
+async def test_pinned_module_stays_hot_until_unpinned(world: World):
     face = await world.open(storage_tiers__hot__max_size=100)
     await face.put("pinned", "x", tokens=60)
     await face.demote("pinned")
@@ -369,7 +371,7 @@ async def test_pins_keep_a_module_hot_until_they_end(world: World):
     assert (placed.tier, placed.pinned_until_ms) == ("hot", until_ms)
     assert (await face.demote("pinned")).reason == "pinned"
     await face.put("a", "x", tokens=40)
-    landed = await face.put("b", "x", tokens=40)  # a has to go, not the one that was used less recently
+    landed = await face.put("b", "x", tokens=40)  # evicts a, although the pinned one was used less recently
     assert (landed.tier, landed.evicted) == ("hot", 1)
     assert (await face.where("a")).tier == "warm"
     big = await face.put("c", "x", tokens=80)
@@ -385,7 +387,7 @@ async def test_pins_keep_a_module_hot_until_they_end(world: World):
             await face.pin("b", bad)
 
 
-async def test_a_short_pin_ends_by_itself(world: World):
+async def test_short_pin_expires(world: World):
     face = await world.open()
     await face.put("a", "x")
     await face.pin("a", 0.3)
@@ -397,7 +399,7 @@ async def test_a_short_pin_ends_by_itself(world: World):
     assert moved.moved
 
 
-async def test_too_large_for_hot_lands_warm_and_says_so(world: World):
+async def test_put_too_large_for_hot_lands_in_warm_with_a_reason(world: World):
     face = await world.open(storage_tiers__hot__max_size=100, storage_tiers__hot__max_bytes=5000)
     await face.put("small", "x", tokens=90)
     by_tokens = await face.put("a", "x", tokens=101)
@@ -412,11 +414,11 @@ async def test_too_large_for_hot_lands_warm_and_says_so(world: World):
     assert [m.reason for m in many] == ["too large for hot"] * 2
 
 
-async def test_evict_and_put_keep_the_least_recently_used_order(world: World):
+async def test_eviction_follows_least_recently_used_order(world: World):
     face = await world.open(storage_tiers__hot__max_size=30)
     for id in "abc":
         await face.put(id, "x", tokens=10)
-    # uses are gathered in the process for up to a second; closing sends them
+    # The process gathers uses for up to a second; closing sends them.
     other = await world.open()
     await other.get("a")
     await other.close()
@@ -427,7 +429,7 @@ async def test_evict_and_put_keep_the_least_recently_used_order(world: World):
 
 
 @with_shards
-async def test_warm_overflows_to_cold_and_every_byte_comes_back(world: World):
+async def test_warm_overflow_goes_to_cold_without_losing_bytes(world: World):
     n = world.shards
     face = await world.open(
         storage_tiers__hot__max_size=300 * n, storage_tiers__warm__max_modules=4 * n,
@@ -480,7 +482,7 @@ async def test_stats_equal_a_recount(world: World):
 
 
 @with_shards
-async def test_events_tell_the_whole_story_in_order(world: World):
+async def test_events_are_complete_and_in_order(world: World):
     face = await world.open()
     await face.put("a", "x")
     await face.demote("a")
@@ -501,7 +503,7 @@ async def test_events_tell_the_whole_story_in_order(world: World):
 
 
 @with_shards
-async def test_listeners_hear_tier_changes_and_one_that_fails_ends_nothing(world: World):
+async def test_failing_listener_does_not_stop_the_others(world: World):
     face = await world.open()
     await face.put("before", "x")
     heard: list[Event] = []
@@ -519,7 +521,7 @@ async def test_listeners_hear_tier_changes_and_one_that_fails_ends_nothing(world
     assert [(e.id, e.from_, e.to) for e in heard] == [("a", "none", "hot"), ("a", "hot", "cold")]
     assert [e.reason for e in everything] == ["put", "archive", "request"]
     off()
-    off()  # twice is fine
+    off()  # safe to call twice
     await face.promote("a")
     await until(lambda: len(everything) >= 4, what="the promotion")
     assert len(heard) == 2
@@ -531,7 +533,7 @@ async def test_listeners_hear_tier_changes_and_one_that_fails_ends_nothing(world
 
 
 @with_shards
-async def test_many_answer_for_each_item_and_keep_errors_inside(world: World):
+async def test_batch_calls_return_a_result_or_an_error_for_each_item(world: World):
     face = await world.open()
     items = [Item("a", "1"), Item("", "bad id"), Item("b", "1", tokens=-1), Item("a", "2"), Item("c", "3", if_version="1-9"),
              Item("d", "4", keywords=["k"], meta={"m": 1})]  # fmt: skip
@@ -556,7 +558,7 @@ async def test_many_answer_for_each_item_and_keep_errors_inside(world: World):
 
 
 @with_shards
-async def test_promote_many_makes_room_for_all_of_them_at_once(world: World):
+async def test_promote_many_makes_room_for_the_whole_batch(world: World):
     n = world.shards
     face = await world.open(storage_tiers__hot__max_size=1000 * n)
     ids = [f"m/{i}" for i in range(30)]
@@ -575,7 +577,7 @@ async def test_promote_many_makes_room_for_all_of_them_at_once(world: World):
 # -- maintenance ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_clean_warm_frame_expires_to_cold_and_still_reads(world: World):
+async def test_expired_clean_warm_frame_becomes_cold_and_readable(world: World):
     face = await world.open(storage_tiers__warm__ttl="1s", storage_tiers__cold__archive_after="1h")
     await face.put_many([Item("clean", TEXT), Item("dirty", TEXT)])
     await face.demote("clean", to="cold")
@@ -585,7 +587,7 @@ async def test_a_clean_warm_frame_expires_to_cold_and_still_reads(world: World):
     assert 0 < world.raw.pttl(frame) <= 1000
     assert world.raw.pttl(world.shard("dirty").frame("dirty")) == -1
     await until(lambda: not world.raw.exists(frame), what="the end of the frame")
-    assert (await face.where("clean")).tier == "cold"  # before anybody accounted for it
+    assert (await face.where("clean")).tier == "cold"  # before the accounts have noticed
     assert (await face.maintain())["expired"] == 1
     assert (await face.where("dirty")).tier == "warm"
     assert world.usage() == await face.recount()
@@ -595,7 +597,7 @@ async def test_a_clean_warm_frame_expires_to_cold_and_still_reads(world: World):
 
 
 @with_shards
-async def test_a_round_archives_what_is_due_demotes_what_is_idle_and_keeps_headroom(world: World):
+async def test_worker_round_archives_due_demotes_idle_and_keeps_headroom(world: World):
     n = world.shards
     face = await world.open(
         storage_tiers__hot__max_size=1000 * n, storage_tiers__cold__archive_after="100ms",
@@ -605,7 +607,7 @@ async def test_a_round_archives_what_is_due_demotes_what_is_idle_and_keeps_headr
     await face.put_many([Item(id, text_of(100, id), tokens=25) for id in ids])
     hot_before = (await face.stats()).hot.tokens
     did = await face.maintain()
-    assert did["archived"] <= 40  # those of the last 100 ms are not due
+    assert did["archived"] <= 40  # modules put in the last 100 ms are not due
     stats = await face.stats()
     assert stats.hot.tokens <= 500 * n
     assert did["headroom"] == (hot_before - stats.hot.tokens) // 25
@@ -624,7 +626,7 @@ async def test_a_round_archives_what_is_due_demotes_what_is_idle_and_keeps_headr
     assert world.usage() == await face.recount()
 
 
-async def test_a_pinned_idle_module_stays(world: World):
+async def test_pinned_idle_module_is_not_demoted(world: World):
     face = await world.open(storage_tiers__demotion_threshold="1s")
     await face.put("a", "x")
     await face.put("b", "x")
@@ -636,7 +638,7 @@ async def test_a_pinned_idle_module_stays(world: World):
 
 
 @with_shards
-async def test_the_sweep_leaves_the_greatest_version_of_each_module_and_nothing_else(world: World):
+async def test_sweep_keeps_only_the_greatest_version_of_each_module(world: World):
     face = await world.open()
     for round_ in range(3):
         for id in ("a", "a/b", "gone"):
@@ -657,12 +659,12 @@ async def test_the_sweep_leaves_the_greatest_version_of_each_module_and_nothing_
 
 
 @with_shards
-async def test_flush_archives_everything_now(world: World):
+async def test_archive_now_archives_all_dirty_modules(world: World):
     face = await world.open(storage_tiers__cold__archive_after="1h")
     await face.put_many([Item(f"m/{i}", text_of(50, str(i))) for i in range(150)])
     await face.demote_many([f"m/{i}" for i in range(20)])
     await face.delete("m/0")
-    assert await face.archive_now() == 150  # 149 and a tombstone
+    assert await face.archive_now() == 150  # 149 modules and a tombstone
     assert await face.archive_now() == 0
     assert (await face.stats()).dirty_count == 0
     for i in range(1, 150):
@@ -691,7 +693,7 @@ async def test_two_namespaces_do_not_mix(world: World):
     assert (await two.stats()).count == 2
 
 
-async def test_another_number_of_shards_is_refused(world: World):
+async def test_opening_with_another_number_of_shards_is_refused(world: World):
     face = await world.open(shards=4)
     await face.put("a", "x")
     for wrong in (2, 8):
@@ -701,8 +703,10 @@ async def test_another_number_of_shards_is_refused(world: World):
 
 
 @pytest.mark.parametrize("first", [1, 4])
-async def test_one_shard_and_several_are_not_confused(world: World, first: int):
-    """With one shard the tag is `{ns}`, with several `{ns.0}`: the second one would see an empty namespace."""
+async def test_one_shard_and_several_cannot_share_a_namespace(world: World, first: int):
+    """With one shard the tag is `{ns}`, with several `{ns.0}`: a store with the other number would see an empty
+    namespace.
+    """
     await (await world.open(shards=first)).put("a", "x")
     with pytest.raises(Invalid, match="shards"):
         await world.open(shards=5 - first)
@@ -718,7 +722,7 @@ async def test_explicit_limits_replace_stored_ones_and_defaults_do_not(world: Wo
     assert [(await bare.stats()).hot.max_tokens, (await bare.stats()).warm.max_modules] == [500 * n, 7 * n]
 
 
-async def test_a_lowered_limit_stops_growth_and_a_worker_brings_it_down(world: World):
+async def test_lowered_limit_stops_growth_and_a_worker_enforces_it(world: World):
     face = await world.open(storage_tiers__hot__max_size=1000)
     await face.put_many([Item(f"m/{i}", "x", tokens=100) for i in range(10)])
     face = await world.open(storage_tiers__hot__max_size=300, worker__headroom=0)
@@ -729,7 +733,7 @@ async def test_a_lowered_limit_stops_growth_and_a_worker_brings_it_down(world: W
     assert (await face.stats()).hot.tokens == 300
 
 
-async def test_close_is_final_and_may_be_repeated(world: World):
+async def test_close_is_final_and_safe_to_repeat(world: World):
     face = await world.open()
     await face.put("a", "x")
     await face.on("tier_change", lambda event: None)
@@ -741,7 +745,7 @@ async def test_close_is_final_and_may_be_repeated(world: World):
     assert (await (await world.open()).get("a")).text == "x"
 
 
-async def test_uses_that_were_gathered_are_sent_on_close(world: World):
+async def test_close_sends_the_gathered_uses(world: World):
     face = await world.open()
     await face.put("a", "x")
     for _ in range(7):

@@ -1,5 +1,6 @@
-"""What the API does while the archive is away, slow, or wrong: in time, never a miss, never wrong bytes; and all is well
-again by itself when the fault ends. `faulty_s3.py` makes the faults; Redis is real."""
+"""The API while the archive is unreachable, slow or wrong. Calls end in time, never return a miss or wrong bytes, and
+everything recovers by itself when the fault ends. `faulty_s3.py` makes the faults; Redis is real.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ SLACK_S = 10.0  # for a busy machine
 
 TEXT = {f"m/{i}": f"module {i} says something. ".encode() * 40 for i in range(6)}
 
-# Faults of the way to the archive, and the verbs that they are tried with.
+# Faults between the store and the archive, and the verbs that they are tried with.
 OUTAGES: dict[str, Callable[[FaultyS3], AbstractContextManager[None]]] = {
     "refuses connections": lambda s3: s3.refusing(),
     "resets connections": lambda s3: s3.fault("reset"),
@@ -73,7 +74,7 @@ def open_store(redis_url: str, s3: FaultyS3) -> Iterator[Callable[..., Store]]:
 
 @pytest.fixture
 def store(open_store: Callable[..., Store]) -> Store:
-    """m/0 and m/1 are cold, m/2 warm, m/3 hot, all archived; m/4 hot and m/5 warm are dirty."""
+    """m/0 and m/1 are cold, m/2 is warm and m/3 is hot, all archived; m/4 (hot) and m/5 (warm) are dirty."""
     store = open_store()
     for id in ("m/0", "m/1", "m/2", "m/3"):
         store.put(id, TEXT[id], content_type="text/plain", meta={"id": id})
@@ -104,7 +105,7 @@ def all_is_well(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", OUTAGES)
-def test_while_the_archive_is_away(store: Store, s3: FaultyS3, name: str):
+def test_archive_outage_fails_reads_of_cold_in_time_and_loses_nothing(store: Store, s3: FaultyS3, name: str):
     with OUTAGES[name](s3):
         for call in (lambda: store.get("m/0"), lambda: store.get_many(["m/0", "m/3"]), lambda: store.promote("m/1")):
             with in_time(), pytest.raises(ArchiveUnavailable):
@@ -113,8 +114,8 @@ def test_while_the_archive_is_away(store: Store, s3: FaultyS3, name: str):
             assert store.get(id).content == TEXT[id]  # type: ignore[union-attr]
         assert store.exists("m/0")
         assert store.where("m/0").tier == "cold"  # type: ignore[union-attr]
-        assert store.get("none") is None  # the records are enough to tell a miss
-        if name != "cuts bodies":  # PUTs have none
+        assert store.get("none") is None  # the records are enough to know that this is a miss
+        if name != "cuts bodies":  # PUTs have no body to cut
             with in_time(), pytest.raises(Unavailable):
                 store.archive_now(deadline_s=DEADLINE_S)
             stats = store.stats()
@@ -127,7 +128,7 @@ def test_while_the_archive_is_away(store: Store, s3: FaultyS3, name: str):
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damage_on_the_way_is_an_error_and_never_wrong_bytes(store: Store, s3: FaultyS3, name: Any):
+def test_damaged_object_raises_corrupt_and_never_returns_wrong_bytes(store: Store, s3: FaultyS3, name: Any):
     with s3.fault(name, "GET", match=".xz"):
         for id in ("m/0", "m/1"):
             with in_time(), pytest.raises(DAMAGES[name], match=id):
@@ -137,7 +138,7 @@ def test_damage_on_the_way_is_an_error_and_never_wrong_bytes(store: Store, s3: F
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_what_a_server_may_do_wrong_without_harm(store: Store, s3: FaultyS3, name: Any):
+def test_harmless_faults_of_a_server_do_no_harm(store: Store, s3: FaultyS3, name: Any):
     with s3.fault(name):
         for id, content in TEXT.items():
             assert store.get(id).content == content  # type: ignore[union-attr]
@@ -146,11 +147,11 @@ def test_what_a_server_may_do_wrong_without_harm(store: Store, s3: FaultyS3, nam
         assert all(m.tier == "cold" for m in store.demote_many(TEXT, to="cold"))  # type: ignore[union-attr]
         all_is_well(store)
         assert store.run(sweep_plan(store.space), deadline_s=30) == 0
-    assert s3.conditional == 0  # nothing rests on conditions: none are asked for
+    assert s3.conditional == 0  # nothing rests on conditional requests, so none are made
 
 
-def test_dropped_metadata_costs_descriptions_and_no_bytes(store: Store, s3: FaultyS3, server: TestServer):
-    """Where a server drops metadata, `sidecar: always` keeps it."""
+def test_dropped_metadata_loses_descriptions_and_no_bytes(store: Store, s3: FaultyS3, server: TestServer):
+    """On a server that drops metadata, `sidecar: always` keeps it."""
     store.archive_now()
     with server.client() as raw:
         raw.flushall()
@@ -162,7 +163,7 @@ def test_dropped_metadata_costs_descriptions_and_no_bytes(store: Store, s3: Faul
         assert store.get("m/0").meta == {}  # type: ignore[union-attr]
 
 
-def test_a_full_cache_refuses_writes_and_recovers_by_itself(open_store: Callable[..., Store], s3: FaultyS3):
+def test_full_cache_refuses_writes_during_an_outage_and_recovers(open_store: Callable[..., Store], s3: FaultyS3):
     store = open_store(storage_tiers__hot__max_size=50, storage_tiers__warm__max_modules=2)
     for i in range(7):
         store.put(f"f/{i}", f"content {i}", tokens=10)
@@ -178,7 +179,7 @@ def test_a_full_cache_refuses_writes_and_recovers_by_itself(open_store: Callable
     assert store.stats().count == 8
 
 
-def test_the_worker_goes_on_where_it_was(store: Store, s3: FaultyS3):
+def test_worker_continues_after_an_outage(store: Store, s3: FaultyS3):
     from distier.worker import Worker
 
     worker = Worker(store)
@@ -199,7 +200,7 @@ def archived(store: Store, s3: FaultyS3, id: str, version: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", [*OUTAGES, "slow"])
-def test_a_durable_put_is_never_acknowledged_before_it_is_in_the_archive(store: Store, s3: FaultyS3, name: str):
+def test_durable_put_is_acknowledged_only_once_archived(store: Store, s3: FaultyS3, name: str):
     fault = OUTAGES.get(name) or (lambda s3: s3.fault("slow"))
     acknowledged: dict[str, Any] = {}
 
@@ -223,7 +224,7 @@ def test_a_durable_put_is_never_acknowledged_before_it_is_in_the_archive(store: 
     for id, content in acknowledged.items():
         found = store.get(id)
         assert found is not None
-        newer = found.text.startswith("durable") and found.text != content  # of unknown outcome: allowed
+        newer = found.text.startswith("durable") and found.text != content  # outcome unknown, so allowed
         assert found.text == content or newer
     for i in range(12, 18):
         attempt(i)
@@ -232,8 +233,10 @@ def test_a_durable_put_is_never_acknowledged_before_it_is_in_the_archive(store: 
 
 
 @pytest.mark.parametrize("verb", ["PUT", "LIST"])
-def test_a_lost_reply_of_a_durable_put(store: Store, s3: FaultyS3, verb: str):
-    """One reply is lost after the request was applied: boto3 or distier asks again, and the write is there once."""
+def test_lost_reply_of_a_durable_put_writes_once(store: Store, s3: FaultyS3, verb: str):
+    """One reply is lost after the request was applied. boto3 or distier repeats the request, and the write is there
+    once.
+    """
     with s3.fault("drop-reply", verb, times=1):
         landed = store.run(put(store.space, Item("m/0", "durable", durability="archived")))
     assert archived(store, s3, "m/0", landed.version)
@@ -242,7 +245,7 @@ def test_a_lost_reply_of_a_durable_put(store: Store, s3: FaultyS3, verb: str):
     assert store.run(sweep_plan(store.space), deadline_s=30) == 1
 
 
-def test_a_durable_delete_while_the_archive_is_away(store: Store, s3: FaultyS3):
+def test_durable_delete_during_an_outage_fails_and_changes_nothing(store: Store, s3: FaultyS3):
     with s3.fault("503"), in_time(), pytest.raises(ArchiveUnavailable):
         store.run(delete(store.space, "m/3", durability="archived"))
     assert store.get("m/3").content == TEXT["m/3"]  # type: ignore[union-attr]
@@ -251,13 +254,15 @@ def test_a_durable_delete_while_the_archive_is_away(store: Store, s3: FaultyS3):
     assert any("/m/3/" in k and k.endswith(".deleted") for k in s3.objects)
 
 
-def test_a_refused_durable_put_leaves_the_current_version_alone(store: Store, s3: FaultyS3):
-    """Another version comes between its place and its application, and the sweep runs while its object is there."""
+def test_refused_durable_put_leaves_the_current_version(store: Store, s3: FaultyS3):
+    """Another version is written between the reservation of its position and its application, and the sweep runs while
+    its object exists.
+    """
     version = store.where("m/0").version  # type: ignore[union-attr]
     plan = put(store.space, Item("m/0", "refused", if_version=version, durability="archived"))
 
     def run_until_put(plan: Any) -> Any:
-        """Perform its effects up to and with the PUT; its next effect."""
+        """Perform the plan's effects up to and including the PUT; return the next effect."""
         effect = next(plan)
         while True:
             done = type(effect).__name__ == "ArchivePut"
@@ -283,10 +288,10 @@ def test_a_refused_durable_put_leaves_the_current_version_alone(store: Store, s3
 
 
 @pytest.mark.parametrize("fault", ["login-page", "empty", "redirect"])
-def test_an_answer_that_is_no_listing_is_no_empty_archive(
+def test_invalid_listing_is_not_taken_for_an_empty_archive(
     open_store: Callable[..., Store], store: Store, s3: FaultyS3, fault: Any
 ):
-    """Redis has lost all. Nothing may be taken for a miss, and no shard for compared with the archive."""
+    """Redis has lost all data. Nothing may be reported as a miss, and no shard may count as compared with the archive."""
     store.archive_now()
     keys = set(s3.objects)
     store._driver.run(wipe(store.space))
@@ -305,7 +310,7 @@ def test_an_answer_that_is_no_listing_is_no_empty_archive(
 
 
 @pytest.mark.parametrize("fault", ["redirect", "login-page"])
-def test_a_worker_outlives_whatever_the_archive_answers(open_store: Callable[..., Store], s3: FaultyS3, fault: Any):
+def test_worker_survives_redirects_and_login_pages(open_store: Callable[..., Store], s3: FaultyS3, fault: Any):
     store = open_store(worker__interval="10ms", storage_tiers__cold__archive_after="0s")
     with s3.fault(fault):
         store.put("m/0", TEXT["m/0"])
@@ -321,15 +326,17 @@ def wipe(space: Any) -> Any:
 
 
 def _copied(s3: FaultyS3, id: str, to: str, kind: str) -> None:
-    """All objects of a module under the name of another, as by `aws s3 cp --recursive`."""
+    """Copy all objects of a module under another module's name, as `aws s3 cp --recursive` does."""
     for key, found in list(s3.objects.items()):
         if f"/modules/{id}/@" in key and key.endswith(kind):
             s3.objects[key.replace(f"/modules/{id}/", f"/modules/{to}/")] = found
 
 
 @pytest.mark.parametrize("sidecar", ["auto", "always"])
-def test_an_object_that_names_another_module_is_foreign(open_store: Callable[..., Store], s3: FaultyS3, sidecar: str):
-    """Copies of `m/0` lie under `copy` (which does not exist) and, greater than its own, under `m/1`."""
+def test_object_that_names_another_module_is_reported_as_foreign(
+    open_store: Callable[..., Store], s3: FaultyS3, sidecar: str
+):
+    """Copies of `m/0` exist under `copy`, which is no module, and under `m/1`, with a greater version than its own."""
     store = open_store(storage_tiers__cold__sidecar=sidecar)
     for id in ("m/1", "m/0"):
         store.put(id, TEXT[id], durability="archived")
@@ -356,7 +363,7 @@ def test_an_object_that_names_another_module_is_foreign(open_store: Callable[...
 
 
 @pytest.mark.parametrize("fault", ["denied", "500", "cut-body"])
-def test_one_object_that_cannot_be_read_keeps_no_other(open_store: Callable[..., Store], s3: FaultyS3, fault: Any):
+def test_one_unreadable_object_does_not_block_the_others(open_store: Callable[..., Store], s3: FaultyS3, fault: Any):
     """The metadata is dropped, so that a rescue has to read each object."""
     store = open_store(storage_tiers__cold__sidecar="never", storage_tiers__cold__timeout="60s")
     ids = [f"n/{i}" for i in range(40)]
@@ -388,7 +395,7 @@ def test_one_object_that_cannot_be_read_keeps_no_other(open_store: Callable[...,
     assert not store.run(fsck(store.space, repair=True), deadline_s=100).remaining
 
 
-def test_an_object_that_may_not_be_deleted_keeps_no_other(open_store: Callable[..., Store], s3: FaultyS3):
+def test_one_undeletable_object_does_not_block_the_others(open_store: Callable[..., Store], s3: FaultyS3):
     store = open_store()
     for n in range(3):
         for id in ("n/1", "n/2", "n/3"):
@@ -405,7 +412,7 @@ def test_an_object_that_may_not_be_deleted_keeps_no_other(open_store: Callable[.
     assert store.run(sweep(store.space), deadline_s=60) == 1
 
 
-def test_where_the_archive_does_not_answer_a_rescue_ends(open_store: Callable[..., Store], s3: FaultyS3):
+def test_rescue_stops_early_when_the_archive_is_down(open_store: Callable[..., Store], s3: FaultyS3):
     store = open_store(storage_tiers__cold__sidecar="never")
     store.put_many([Item(f"n/{i}", f"{i}") for i in range(40)])
     store.archive_now()

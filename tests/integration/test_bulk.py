@@ -1,5 +1,7 @@
-"""More is put than the cache may hold: what must leave goes to the archive at its speed, what cannot be archived keeps nobody
-out, and an error tells the reason. Redis is real, and the archive a directory on a slow disk."""
+"""Bulk writes of more than the cache holds. Evicted modules are archived at the archive's speed, modules that cannot be
+archived do not block the others, and an error names the reason. Redis is real, and the archive is a directory on a slow
+disk.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 
 def block(archive: Path, ids: list[str]) -> None:
-    """Put a file where the directory of each of these modules would have to be."""
+    """Put a file where the directory of each of these modules would be."""
     for id in ids:
         path = archive / "t" / "modules" / id
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,10 +48,10 @@ def block(archive: Path, ids: list[str]) -> None:
 
 
 @pytest.mark.parametrize("budgets", [SMALL, TIGHT], ids=["warm takes some", "warm takes hardly any"])
-async def test_a_bulk_load_goes_at_the_speed_of_the_archive(
+async def test_bulk_load_archives_in_parallel(
     world: World, monkeypatch: pytest.MonkeyPatch, budgets: dict[str, int]
 ) -> None:
-    """One after the other these would take twelve syncs of 20 ms each, 30 s in all."""
+    """In sequence these would take twelve syncs of 20 ms each, 30 s in all."""
     face = await world.open(deadline="20s", **budgets)
     slow_disk(monkeypatch, 0.02)
     results = await face.put_many(items(150))
@@ -58,7 +60,9 @@ async def test_a_bulk_load_goes_at_the_speed_of_the_archive(
         assert (await face.get(item.id)).content == item.content
 
 
-async def test_too_slow_an_archive_is_told_from_a_dead_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_archive_raises_deadline_exceeded_and_not_unavailable(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     face = await world.open(deadline="1500ms", **SMALL)
     slow_disk(monkeypatch, 0.7)
     begin = time.monotonic()
@@ -71,8 +75,8 @@ async def test_too_slow_an_archive_is_told_from_a_dead_one(world: World, monkeyp
 
 
 @pytest.mark.parametrize("count", [70])
-async def test_what_cannot_be_archived_keeps_nobody_out(world: World, count: int) -> None:
-    """The first that would have to leave have a file where their directories should be."""
+async def test_modules_that_cannot_be_archived_do_not_block_others(world: World, count: int) -> None:
+    """The first candidates for eviction have a file where their directories should be."""
     stuck = items(count, "stuck")
     block(world.archive, [item.id for item in stuck])
     face = await world.open(
@@ -86,7 +90,7 @@ async def test_what_cannot_be_archived_keeps_nobody_out(world: World, count: int
         assert (await face.get(item.id)).content == item.content
 
 
-async def test_a_cache_full_of_what_cannot_be_archived_says_so(world: World) -> None:
+async def test_full_error_names_a_module_that_cannot_be_archived(world: World) -> None:
     stuck = items(60, "stuck")
     block(world.archive, [item.id for item in stuck])
     face = await world.open(deadline="20s", **SMALL)
@@ -97,7 +101,7 @@ async def test_a_cache_full_of_what_cannot_be_archived_says_so(world: World) -> 
     assert refused.value.__cause__ is not None
 
 
-def test_pinned_is_the_reason_where_it_is(open_store: Open) -> None:
+def test_full_error_names_pins_as_the_reason(open_store: Open) -> None:
     store: Store = open_store(**SMALL)
     for item in items(58):
         store.put(item.id, item.content, tokens=1)

@@ -1,7 +1,8 @@
-"""The command line: what it writes where, and how it ends. On a real embedded server, each test in a namespace of its own.
+"""The command line: what it writes to which stream, and how it exits. It runs on a real embedded server, each test in
+its own namespace.
 
-Most tests call `distier.cli.run` in this process, which is what the script does; what only a process shows (signals, a
-closed pipe, imports) is tested on one.
+Most tests call `distier.cli.run` in this process, as the script does. A child process is used for what only a process
+shows: signals, a closed pipe, imports.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Said:
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting of the developer's machine reaches a test."""
+    """Keep the settings of the developer's machine out of the tests."""
     for name in [n for n in os.environ if n.startswith("DISTIER_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -69,7 +70,7 @@ Cli = Callable[..., Said]
 
 @pytest.fixture
 def words(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Runs words as they are."""
+    """Run a command line exactly as given."""
 
     def call(*argv: object, stdin: bytes = b"") -> Said:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
@@ -83,7 +84,7 @@ def words(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def cli(words: Cli, home: Path, request: pytest.FixtureRequest) -> Cli:
-    """Runs words on the embedded server, in this test's namespace."""
+    """Run a command line on the embedded server, in this test's namespace."""
     namespace = request.node.name.lower().translate(str.maketrans("[]/", "---"))[:60].rstrip("-")
     return lambda *argv, stdin=b"": words("--home", home, "-n", namespace, *argv, stdin=stdin)
 
@@ -111,7 +112,7 @@ def test_put_and_get_give_the_same_bytes(cli: Cli, tmp_path: Path, content: byte
     assert (tmp_path / "back").read_bytes() == content
 
 
-def test_get_several_and_a_missing_one(cli: Cli) -> None:
+def test_get_several_ids_reports_the_missing_one(cli: Cli) -> None:
     for id in ("a", "b"):
         cli("put", id, "-", stdin=f"<{id}>".encode())
     said = cli("get", "a", "nope", "b")
@@ -129,7 +130,7 @@ def test_get_json_has_text_or_base64(cli: Cli) -> None:
     assert (binary["content_base64"], binary["content_type"]) == ("/wA=", "image/png")
 
 
-def test_put_says_where_it_landed(cli: Cli) -> None:
+def test_put_reports_where_it_landed(cli: Cli) -> None:
     said = cli("put", "a", "-", stdin=b"x")
     assert "a: hot, version" in said.text
     (row,) = cli("put", "a", "-", "--json", stdin=b"y").rows
@@ -138,7 +139,7 @@ def test_put_says_where_it_landed(cli: Cli) -> None:
     assert placed["version"] == row["version"]
 
 
-def test_compare_and_set(cli: Cli) -> None:
+def test_if_version_compares_and_sets(cli: Cli) -> None:
     assert cli("put", "a", "-", "--if-version", "0", stdin=b"1").code == 0
     said = cli("put", "a", "-", "--if-version", "0", stdin=b"2")
     assert said.code == 7
@@ -150,7 +151,7 @@ def test_compare_and_set(cli: Cli) -> None:
     assert cli("get", "a").out == b"3"
 
 
-def test_rm(cli: Cli) -> None:
+def test_rm_deletes_modules(cli: Cli) -> None:
     cli("put", "a", "-", stdin=b"x")
     assert cli("rm", "a").code == 0
     assert cli("get", "a").code == 3
@@ -159,7 +160,7 @@ def test_rm(cli: Cli) -> None:
     assert cli("rm", "--json", "-f", "a").rows == [{"id": "a", "deleted": False}]
 
 
-def test_put_a_tree(cli: Cli, tmp_path: Path) -> None:
+def test_put_directory_writes_each_file(cli: Cli, tmp_path: Path) -> None:
     root = tmp_path / "tree"
     files = {"a.md": b"# a", "sub/b.bin": BINARY, "sub/deep/c.txt": b"", "skip/x.md": b"x", "sub/no.pyc": b"x"}
     for name, content in files.items():
@@ -179,7 +180,7 @@ def test_put_a_tree(cli: Cli, tmp_path: Path) -> None:
         assert cli("get", f"p/{name}").out == files[name]
 
 
-def test_a_tree_with_a_name_that_can_be_no_id(cli: Cli, tmp_path: Path) -> None:
+def test_put_directory_reports_names_that_cannot_be_ids(cli: Cli, tmp_path: Path) -> None:
     root = tmp_path / "tree"
     root.mkdir()
     Path(os.fsdecode(os.fsencode(root) + b"/\xff.md")).write_bytes(b"x")
@@ -190,7 +191,7 @@ def test_a_tree_with_a_name_that_can_be_no_id(cli: Cli, tmp_path: Path) -> None:
     assert cli("ls").text == "tree/good.md\n"
 
 
-def test_ls(cli: Cli) -> None:
+def test_ls_lists_modules(cli: Cli) -> None:
     for id in ("a/1", "a/2", "b/1"):
         cli("put", id, "-", stdin=b"x")
     cli("demote", "a/2")
@@ -206,7 +207,7 @@ def test_ls(cli: Cli) -> None:
     assert cli("ls", "zzz").out == b""
 
 
-def test_where_reads_well(cli: Cli) -> None:
+def test_where_prints_a_readable_description(cli: Cli) -> None:
     cli("put", "a.md", "-", stdin=b"x" * 5000)
     cli("flush")
     said = cli("where", "a.md").text
@@ -221,7 +222,7 @@ def test_where_reads_well(cli: Cli) -> None:
 # -- moves, pins, flush, worker, stats, watch -----------------------------------------------------------------------------
 
 
-def test_moves(cli: Cli) -> None:
+def test_promote_and_demote_move_modules(cli: Cli) -> None:
     for id in ("a", "b"):
         cli("put", id, "-", stdin=b"x" * 100)
     assert [r["tier"] for r in cli("demote", "a", "b", "--json").rows] == ["warm", "warm"]
@@ -234,7 +235,7 @@ def test_moves(cli: Cli) -> None:
     assert cli("get", "a").out == b"x" * 100
 
 
-def test_a_pinned_module_stays(cli: Cli) -> None:
+def test_pinned_module_is_not_demoted(cli: Cli) -> None:
     cli("put", "a", "-", stdin=b"x")
     (pinned,) = cli("pin", "a", "--ttl", "10m", "--json").rows
     assert 0 < pinned["pinned_until_ms"] / 1000 - time.time() < 601
@@ -247,7 +248,7 @@ def test_a_pinned_module_stays(cli: Cli) -> None:
     assert cli("pin", "a", "--ttl", "soon").code == 2
 
 
-def test_flush_and_one_round_of_the_worker(cli: Cli) -> None:
+def test_flush_and_one_worker_round_archive(cli: Cli) -> None:
     cli("put", "a", "-", stdin=b"x")
     assert cli("stats", "--json").rows[0]["dirty_count"] == 1
     assert cli("flush").text == "1 archived\n"
@@ -257,7 +258,7 @@ def test_flush_and_one_round_of_the_worker(cli: Cli) -> None:
     assert cli("worker", "--once").text.startswith("1 round:")
 
 
-def test_stats(cli: Cli) -> None:
+def test_stats_prints_counts_and_budgets(cli: Cli) -> None:
     cli("put", "a", "-", stdin=b"x" * 1000)
     cli("put", "b", "-", stdin=b"y" * 1000)
     cli("demote", "b")
@@ -277,11 +278,11 @@ def test_stats(cli: Cli) -> None:
     [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (102400, "100 KiB"), (256 << 20, "256 MiB"),
      ((1 << 30) - 1, "1 GiB"), (5 << 40, "5.0 TiB")],
 )  # fmt: skip
-def test_sizes_are_said_as_budgets_are_written(size_bytes: int, said: str) -> None:
+def test_sizes_are_printed_as_budgets_are_written(size_bytes: int, said: str) -> None:
     assert output.size(size_bytes) == said
 
 
-def test_watch_what_was(cli: Cli) -> None:
+def test_watch_prints_past_events(cli: Cli) -> None:
     cli("put", "a", "-", stdin=b"x")
     cli("demote", "a", "--to", "cold")
     rows = cli("watch", "--since", "0", "--no-wait", "--json").rows
@@ -293,9 +294,11 @@ def test_watch_what_was(cli: Cli) -> None:
     assert "hot > cold" in cli("watch", "--since", "0", "--no-wait").text
 
 
-def test_watch_what_comes_until_ctrl_c(cli: Cli, home: Path) -> None:
-    cli("put", "seen", "-", stdin=b"x")  # the namespace exists, so that the watcher only has to connect
-    watcher = process("--home", home, "-n", "test_watch_what_comes_until_ctrl_c", "watch", "--json", "--since", "0")
+def test_watch_prints_new_events_until_ctrl_c(cli: Cli, home: Path) -> None:
+    cli("put", "seen", "-", stdin=b"x")  # creates the namespace, so that the watcher only has to connect
+    watcher = process(
+        "--home", home, "-n", "test_watch_prints_new_events_until_ctrl_c", "watch", "--json", "--since", "0"
+    )
     assert watcher.stdout and watcher.stderr
     assert json.loads(watcher.stdout.readline())["id"] == "seen"
     cli("put", "live", "-", stdin=b"x")
@@ -306,7 +309,7 @@ def test_watch_what_comes_until_ctrl_c(cli: Cli, home: Path) -> None:
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
-def test_the_worker_ends_with_its_round(cli: Cli, home: Path, end: signal.Signals, request: Any) -> None:
+def test_worker_exits_after_its_current_round(cli: Cli, home: Path, end: signal.Signals, request: Any) -> None:
     cli("put", "a", "-", stdin=b"x")
     namespace = cli("stats", "--json").rows[0]["namespace"]
     env = {"DISTIER_STORAGE_TIERS__COLD__ARCHIVE_AFTER": "0s", "DISTIER_WORKER__INTERVAL": "50ms"}
@@ -328,7 +331,7 @@ def test_the_worker_ends_with_its_round(cli: Cli, home: Path, end: signal.Signal
 # -- the embedded server, the configuration ---------------------------------------------------------------------------------
 
 
-def test_up_and_down(words: Cli, short_tmp: Path, reaper: Reaper) -> None:
+def test_up_and_down_start_and_stop_the_server(words: Cli, short_tmp: Path, reaper: Reaper) -> None:
     home = short_tmp / "h"
     reaper.watch(home)
     said = words("--home", home, "up")
@@ -354,7 +357,9 @@ def test_up_is_for_the_embedded_server(words: Cli, monkeypatch: pytest.MonkeyPat
     assert "DISTIER_REDIS_URL" in said.err
 
 
-def test_config_show_says_where_from_and_no_secret(words: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_show_names_sources_and_hides_secrets(
+    words: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("namespace: team\nredis: {url: 'redis://me:hunter2@host', password: hunter3}\n"
                     "storage_tiers: {cold: {directory: cold}}\n")  # fmt: skip
@@ -368,7 +373,7 @@ def test_config_show_says_where_from_and_no_secret(words: Cli, tmp_path: Path, m
     assert "hunter" not in said.text + said.err + json.dumps(rows)
 
 
-def test_config_check(words: Cli, tmp_path: Path) -> None:
+def test_config_check_accepts_good_and_rejects_bad_files(words: Cli, tmp_path: Path) -> None:
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text("namespace: team\n")
     bad.write_text("namespace: team\nstorage_tiers: {hot: {max_sise: 5}}\n")
@@ -379,10 +384,11 @@ def test_config_check(words: Cli, tmp_path: Path) -> None:
     assert words("-c", tmp_path / "none.yaml", "ls").code == 9
 
 
-# -- how it ends ------------------------------------------------------------------------------------------------------------
+# -- exit codes
+# -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_table_of_exit_codes() -> None:
+def test_exit_codes_are_distinct() -> None:
     codes = [e.code for e in EXITS]
     assert len(codes) == len(set(codes))
     assert (code_of(NotFound("x")), code_of(Conflict("x")), code_of(DeadlineExceeded("x"))) == (3, 7, 4)
@@ -397,7 +403,7 @@ def test_the_table_of_exit_codes() -> None:
         ["get", "a", "b", "-o", "x"], ["--url", "redis://x", "ls"], ["--nonsense"], ["demo", "--url", "redis://x"],
     ],
 )  # fmt: skip
-def test_wrong_words_are_2(cli: Cli, argv: list[str]) -> None:
+def test_wrong_usage_exits_with_2(cli: Cli, argv: list[str]) -> None:
     said = cli(*argv)
     assert said.code == 2, said
     assert said.out == b""
@@ -405,7 +411,7 @@ def test_wrong_words_are_2(cli: Cli, argv: list[str]) -> None:
     assert "Traceback" not in said.err
 
 
-def test_help_and_version(words: Cli) -> None:
+def test_help_and_version_exit_with_0(words: Cli) -> None:
     assert words("--version").text == f"distier {__version__}\n"
     said = words("--help")
     assert said.code == 0
@@ -415,7 +421,7 @@ def test_help_and_version(words: Cli) -> None:
     assert words().code == 2
 
 
-def test_redis_down_is_4(words: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redis_down_exits_with_4(words: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTIER_STORAGE_TIERS__COLD__DIRECTORY", str(tmp_path / "cold"))
     began = time.monotonic()
     said = words("--url", f"redis://127.0.0.1:{free_port()}", "--deadline", "300ms", "get", "a")
@@ -426,14 +432,14 @@ def test_redis_down_is_4(words: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert time.monotonic() - began < 50
 
 
-def test_archive_down_is_5(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archive_down_exits_with_5(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cli("put", "a", "-", stdin=b"x")
     for name, value in {
         "URL": "s3://bucket", "ENDPOINT_URL": f"http://127.0.0.1:{free_port()}", "REGION": "us-east-1",
         "ACCESS_KEY": "k", "SECRET_KEY": "s", "TIMEOUT": "200ms",
     }.items():  # fmt: skip
         monkeypatch.setenv(f"DISTIER_STORAGE_TIERS__COLD__{name}", value)
-    assert cli("get", "a").out == b"x"  # what is hot needs no archive
+    assert cli("get", "a").out == b"x"  # a hot module needs no archive
     said = cli("demote", "a", "--to", "cold", "--deadline", "2s")
     assert said.code == 5, said
     assert said.err.startswith("distier: ")
@@ -450,7 +456,7 @@ def test_a_damaged_copy_is_6(cli: Cli, home: Path) -> None:
     assert said.out == b""
 
 
-def test_no_room_is_8(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_exits_with_8(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTIER_STORAGE_TIERS__HOT__MAX_SIZE", "100")
     cli("put", "small", "-", "--tokens", "90", stdin=b"x")
     cli("put", "large", "-", "--tokens", "101", stdin=b"x")
@@ -459,19 +465,19 @@ def test_no_room_is_8(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "too large for hot" in said.err
 
 
-def test_an_invalid_id_is_9(cli: Cli) -> None:
+def test_invalid_id_exits_with_9(cli: Cli) -> None:
     cli("put", "a", "-", stdin=b"x")
     said = cli("get", "x" * 257)
     assert said.code == 9
     assert "256 bytes" in said.err
 
 
-def test_verbose_shows_the_traceback(cli: Cli) -> None:
+def test_verbose_prints_the_traceback(cli: Cli) -> None:
     assert "Traceback" not in cli("get", "x" * 257).err
     assert "Traceback" in cli("get", "x" * 257, "--verbose").err
 
 
-def test_a_closed_pipe_is_quiet(home: Path) -> None:
+def test_closed_pipe_prints_no_error(home: Path) -> None:
     with connect(home, namespace="pipe") as store:
         store.put("big", b"x" * 4_000_000, tokens=1)
     reader = process("--home", home, "-n", "pipe", "get", *["big"] * 20)
@@ -483,14 +489,14 @@ def test_a_closed_pipe_is_quiet(home: Path) -> None:
         assert err.read() == b""
 
 
-def test_global_options_may_stand_anywhere() -> None:
+def test_global_options_are_accepted_anywhere() -> None:
     assert hoist(["ls", "--json", "a", "-n", "team"]) == ["--json", "-n", "team", "ls", "a"]
     assert hoist(["get", "--deadline=5s", "a"]) == ["--deadline=5s", "get", "a"]
     assert hoist(["get", "--", "--json"]) == ["get", "--", "--json"]
     assert hoist(["ls", "--url"]) == ["--url", "ls"]
 
 
-def test_an_id_like_an_option_after_two_dashes(cli: Cli) -> None:
+def test_id_that_looks_like_an_option_follows_two_dashes(cli: Cli) -> None:
     assert cli("put", "--", "--json", "-", stdin=b"x").code == 0
     assert cli("get", "--", "--json").out == b"x"
 
@@ -504,7 +510,7 @@ def test_an_id_like_an_option_after_two_dashes(cli: Cli) -> None:
     ],
     ids=["help", "get", "stats"],
 )
-def test_a_start_imports_no_more_than_it_needs(home: Path, argv: list[str], without: set[str]) -> None:
+def test_start_imports_only_what_it_needs(home: Path, argv: list[str], without: set[str]) -> None:
     code = (
         "import sys\nfrom distier.cli import run\nrun(sys.argv[1:])\n"
         f"sys.stderr.write('|' + ' '.join({without!r} & set(sys.modules)))"
@@ -518,7 +524,7 @@ def test_a_start_imports_no_more_than_it_needs(home: Path, argv: list[str], with
 # -- doctor -------------------------------------------------------------------------------------------------------------------
 
 
-def test_doctor_of_a_good_home(cli: Cli) -> None:
+def test_doctor_passes_a_good_home(cli: Cli) -> None:
     said = cli("doctor", "--json")
     found = {row["check"]: row for row in said.rows}
     assert said.code == 0
@@ -536,7 +542,7 @@ def doctor_on(
     return said.code, {row["check"]: row for row in said.rows}
 
 
-def test_doctor_of_a_server_that_evicts(words: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor_warns_of_a_server_that_evicts(words: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with running_server("valkey", args=("--maxmemory", "50mb", "--appendonly", "no")) as server:
         for policy, status, code in (("allkeys-lru", "fail", 1), ("volatile-lru", "warn", 0), ("noeviction", "ok", 0)):
             with server.client() as client:
@@ -547,7 +553,7 @@ def test_doctor_of_a_server_that_evicts(words: Cli, monkeypatch: pytest.MonkeyPa
         assert found["persistence"]["status"] == "warn"
 
 
-def test_doctor_where_config_and_scripts_are_forbidden(
+def test_doctor_works_without_permission_for_config_and_scripts(
     words: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with running_server("valkey") as server:
@@ -569,14 +575,14 @@ def test_doctor_where_config_and_scripts_are_forbidden(
         assert found["scripts"]["status"] == "fail"
 
 
-def test_doctor_of_nothing(words: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor_fails_without_redis_and_archive(words: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "cold").write_text("not a directory")
     code, found = doctor_on(words, monkeypatch, tmp_path, f"redis://127.0.0.1:{free_port()}")
     assert code == 1
     assert found["redis"]["status"] == found["archive"]["status"] == "fail"
 
 
-def test_doctor_of_another_shape(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_another_number_of_shards(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTIER_SHARDS", "2")
     cli("put", "a", "-", stdin=b"x")
     monkeypatch.setenv("DISTIER_SHARDS", "4")
@@ -586,7 +592,7 @@ def test_doctor_of_another_shape(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> N
     assert cli("get", "a").code == 9
 
 
-def test_doctor_says_that_one_shard_is_not_four(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_distinguishes_one_shard_from_four(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """One shard has another tag than the first of four: their scripts never meet."""
     cli("put", "a", "-", stdin=b"x")
     monkeypatch.setenv("DISTIER_SHARDS", "4")
@@ -598,10 +604,12 @@ def test_doctor_says_that_one_shard_is_not_four(cli: Cli, monkeypatch: pytest.Mo
     )
 
 
-def test_a_new_namespace_is_no_loss_and_a_lost_one_is(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_distinguishes_a_new_namespace_from_a_lost_one(
+    cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Shards that are opened at once see each other's claims, so a new one may begin with any epoch."""
     monkeypatch.setenv("DISTIER_SHARDS", "8")
-    tag = "test_a_new_namespace_is_no_loss_and_a_lost_one_is"
+    tag = "test_doctor_distinguishes_a_new_namespace_from_a_lost_one"
     claim = home / "cold" / tag / "epochs" / "3" / "@00000005-0123abcd-0123456789abcdef"
     claim.parent.mkdir(parents=True)
     claim.touch()

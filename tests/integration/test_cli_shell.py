@@ -1,5 +1,5 @@
 # ruff: noqa: F811 - the fixtures of test_cli are used by their names
-"""The command line in real shells: closed and full streams, locales, lists of odd ids; and what its errors say."""
+"""The command line in real shells: closed and full streams, locales, lists of odd ids, and error messages."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def filled(home: Path) -> Path:
         ("set -o pipefail; $D get $(yes plain | head -n 30000) | head -c 3", 141),
     ],
 )  # fmt: skip
-def test_streams_that_cannot_be_used(filled: Path, script: str, code: int) -> None:
+def test_unusable_streams_give_an_exit_code_and_no_traceback(filled: Path, script: str, code: int) -> None:
     done = shell(filled, script)
     assert done.returncode == code, done
     assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
@@ -53,21 +53,21 @@ def test_streams_that_cannot_be_used(filled: Path, script: str, code: int) -> No
         assert b"cannot " in done.stderr and done.stderr.count(b"\n") <= 2
 
 
-def test_an_ascii_locale_changes_no_id(filled: Path) -> None:
+def test_ascii_locale_changes_no_id(filled: Path) -> None:
     for env in ({"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "ascii"}):
         done = shell(filled, "$D ls ü; $D get ünï; $D ls | $D where - --json | wc -l; $D get nöpe", **env)
         assert done.returncode == 3 and b"Traceback" not in done.stderr
         assert done.stdout.decode().split() == ["ünï", "<ünï>10"]
 
 
-def test_no_id_breaks_a_list_of_ids(filled: Path) -> None:
+def test_odd_ids_keep_a_list_intact(filled: Path) -> None:
     done = shell(filled, "$D ls | $D where - --json; $D ls -0 | $D where -0 - --json; $D ls | $D get - --json")
     assert done.returncode == 0, done.stderr
     found = [json.loads(line)["id"] for line in done.stdout.splitlines()]
     assert found == sorted([*ODD, "plain"]) * 3
 
 
-def test_lists_of_ids_as_editors_write_them(cli: Cli) -> None:
+def test_id_lists_from_editors_are_accepted(cli: Cli) -> None:
     for id in ("a", "b", "c"):
         cli("put", id, "-", stdin=id.encode())
     assert cli("get", "-", stdin=b"\xef\xbb\xbfa\r\nb\r\n\r\nc").out == b"abc"
@@ -76,7 +76,7 @@ def test_lists_of_ids_as_editors_write_them(cli: Cli) -> None:
     assert cli("get", "-0", "-", stdin=b"a\0b\0").out == b"ab"
 
 
-def test_get_writes_beside_and_renames(cli: Cli, tmp_path: Path) -> None:
+def test_get_writes_a_temporary_file_and_renames_it(cli: Cli, tmp_path: Path) -> None:
     cli("put", "a", "-", stdin=b"new")
     old = make(tmp_path / "o", {"f": "old"}) / "f"
     old.chmod(0o640)
@@ -90,7 +90,7 @@ def test_get_writes_beside_and_renames(cli: Cli, tmp_path: Path) -> None:
     assert cli("get", "a", "-o", "/dev/full").code == 2
 
 
-def test_a_full_disk_keeps_the_old_file(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_keeps_the_old_file(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cli("put", "a", "-", stdin=b"new")
     (tmp_path / "f").write_text("old")
 
@@ -103,12 +103,12 @@ def test_a_full_disk_keeps_the_old_file(cli: Cli, tmp_path: Path, monkeypatch: p
     assert (tmp_path / "f").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
-def test_endless_stdin_is_bounded_by_the_limit(home: Path) -> None:
+def test_endless_stdin_stops_at_the_size_limit(home: Path) -> None:
     done = shell(home, "yes | $D put x -", DISTIER_MAX_MODULE_BYTES="1000000")
     assert done.returncode == 9 and b"more than 1000000 bytes" in done.stderr
 
 
-def test_get_prefix_is_the_inverse_of_put_dir(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_get_prefix_reverses_put_directory(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files: dict[str, str | bytes] = {"a.md": "a", "sub/b.bin": b"\xff\x00", "sub/ü ": "", "sub/line\nbreak": "x"}
     root = make(tmp_path / "tree", files)
     cli("put", root)
@@ -130,7 +130,7 @@ def test_get_prefix_is_the_inverse_of_put_dir(cli: Cli, tmp_path: Path, monkeypa
     assert Path("tree2/x").read_bytes() == b"x"
 
 
-def test_prefixes_of_rm_promote_and_demote(cli: Cli) -> None:
+def test_rm_promote_and_demote_accept_prefixes(cli: Cli) -> None:
     for id in ("a/1", "a/2", "b/1"):
         cli("put", id, "-", stdin=b"x")
     assert [r["tier"] for r in cli("demote", "--prefix", "a/", "--json").rows] == ["warm", "warm"]
@@ -142,7 +142,7 @@ def test_prefixes_of_rm_promote_and_demote(cli: Cli) -> None:
     assert ids(cli) == ["b/1"]
 
 
-def test_long_lists_cut_no_id_and_no_tier_at_80_columns(home: Path) -> None:
+def test_long_lists_truncate_no_id_or_tier_at_80_columns(home: Path) -> None:
     pty = pytest.importorskip("pty")
     id = "skills/" + "x" * 60 + "/SKILL.md"
     with connect(home, namespace="long", near={"enabled": False}) as store:
@@ -181,7 +181,7 @@ def test_watch_shows_a_new_epoch(cli: Cli, home: Path, request: pytest.FixtureRe
     assert "epoch" in said.text and "lost" in said.text
 
 
-def test_pin_says_when_a_module_is_not_hot(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pin_reports_a_module_that_is_not_hot(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTIER_STORAGE_TIERS__HOT__MAX_SIZE", "100")
     cli("put", "large", "-", "--tokens", "101", stdin=b"x")
     said = cli("pin", "large")
@@ -212,7 +212,7 @@ def test_fsck_names_the_foreign_key_that_stops_it(
 # -- the library's names ---------------------------------------------------------------------------------------------------
 
 
-def test_public_names_are_there_and_cost_nothing() -> None:
+def test_public_names_are_complete_and_import_nothing() -> None:
     code = "import sys, distier; names = dir(distier); print(len(sys.modules)); " \
         "print({'redis', 'pydantic', 'distier.client', 'distier.errors'} & set(sys.modules)); print(*names)"  # fmt: skip
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
@@ -229,7 +229,7 @@ def test_public_names_are_there_and_cost_nothing() -> None:
         distier.nonsense  # noqa: B018
 
 
-def test_the_text_of_a_module(home: Path) -> None:
+def test_module_text_of_binary_content_names_the_id(home: Path) -> None:
     with connect(home, namespace="text") as store:
         store.put("bin/x", b"\xff\x00")
         module = store.get("bin/x")
@@ -256,7 +256,7 @@ def keys(home: Path) -> set[bytes]:
     ids=" ".join,
 )  # fmt: skip
 @pytest.mark.parametrize("shards", ["1", "3"])
-def test_a_mistyped_namespace_is_said_and_not_made(
+def test_mistyped_namespace_is_reported_and_not_created(
     words: Cli, home: Path, argv: list[str], shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISTIER_SHARDS", shards)
@@ -268,7 +268,7 @@ def test_a_mistyped_namespace_is_said_and_not_made(
     assert keys(home) == before and sorted((home / "cold").rglob("*")) == archived
 
 
-def test_looking_writes_no_key(cli: Cli, home: Path) -> None:
+def test_read_only_commands_write_no_key(cli: Cli, home: Path) -> None:
     cli("put", "a", "-", stdin=b"x")
     before = keys(home)
     for argv in (["stats"], ["ls"], ["ls", "-l"], ["where", "a"], ["watch", "--no-wait", "--since", "0"]):
@@ -276,7 +276,9 @@ def test_looking_writes_no_key(cli: Cli, home: Path) -> None:
     assert keys(home) == before
 
 
-def test_a_namespace_that_only_the_archive_has_is_read(cli: Cli, home: Path, request: pytest.FixtureRequest) -> None:
+def test_namespace_that_exists_only_in_the_archive_is_read(
+    cli: Cli, home: Path, request: pytest.FixtureRequest
+) -> None:
     cli("put", "a", "-", stdin=b"x")
     cli("flush")
     tag = request.node.name
@@ -285,7 +287,7 @@ def test_a_namespace_that_only_the_archive_has_is_read(cli: Cli, home: Path, req
     assert cli("ls").text == "a\n"
 
 
-def test_looking_needs_no_archive(cli: Cli, words: Cli, home: Path, request: pytest.FixtureRequest) -> None:
+def test_read_only_commands_need_no_archive(cli: Cli, words: Cli, home: Path, request: pytest.FixtureRequest) -> None:
     cli("put", "a", "-", stdin=b"x")
     base = ("--url", Home(home).url, "-n", request.node.name)
     assert words(*base, "ls").text == "a\n"
@@ -296,7 +298,7 @@ def test_looking_needs_no_archive(cli: Cli, words: Cli, home: Path, request: pyt
     assert said.code == 9 and "an archive is required" in said.err
 
 
-def test_globs_and_lists_of_ids(cli: Cli, tmp_path: Path) -> None:
+def test_globs_and_id_lists_select_modules(cli: Cli, tmp_path: Path) -> None:
     ids = ["docs/a.md", "docs/deep/b.md", "docs/c.txt", "other*", "with space"]
     for id in ids:
         cli("put", id, "-", stdin=f"<{id}>".encode())
@@ -320,7 +322,7 @@ def test_globs_and_lists_of_ids(cli: Cli, tmp_path: Path) -> None:
 
 
 def complete(*argv: str, env: dict[str, str] | None = None) -> list[str]:
-    """What bash is told for the last word."""
+    """The completions that bash gets for the last word."""
     done = subprocess.run(
         [sys.executable, "-m", "distier"], capture_output=True, text=True, cwd="/", check=False,
         env=dict(os.environ) | {"_DISTIER_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(("distier", *argv)),
@@ -349,14 +351,14 @@ def test_ids_are_completed(
     assert complete(*base, "put", f"{tmp_path}/do") == [f"{tmp_path}/docs/"], "a directory"
 
 
-def test_flush_makes_no_namespace_of_a_misspelt_name(cli: Cli, words: Cli, home: Path) -> None:
+def test_flush_does_not_create_a_misspelt_namespace(cli: Cli, words: Cli, home: Path) -> None:
     cli("put", "a", "-", stdin=b"x")
     said = words("--home", home, "-n", "mispelt-name", "flush")
     assert said.code == 3 and "there is no namespace 'mispelt-name'" in said.err
     assert words("--home", home, "-n", "mispelt-name", "stats").code == 3
 
 
-def test_completing_starts_nothing_and_says_nothing(tmp_path: Path) -> None:
+def test_completion_starts_no_server_and_prints_no_error(tmp_path: Path) -> None:
     home = tmp_path / "home"
     assert complete("--home", str(home), "get", "a") == []
     assert not home.exists()
@@ -365,7 +367,7 @@ def test_completing_starts_nothing_and_says_nothing(tmp_path: Path) -> None:
     assert complete("-n", "not/good", "get", "a") == []
 
 
-def test_stats_tell_deletions_from_modules(cli: Cli) -> None:
+def test_stats_count_deletions_separately_from_modules(cli: Cli) -> None:
     for id in ("a", "b"):
         cli("put", id, "-", stdin=b"x")
     cli("flush")
@@ -375,7 +377,7 @@ def test_stats_tell_deletions_from_modules(cli: Cli) -> None:
     assert (row["dirty_count"], row["dirty_deletions"]) == (2, 2)
 
 
-def test_each_column_of_stats_has_its_own_name(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_stats_column_has_its_own_name(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTIER_SHARDS", "2")
     cli("put", "a", "-", stdin=b"x")
     heads = [line.split("  ") for line in cli("stats").text.splitlines() if line.startswith(("tier ", "shard "))]
@@ -388,7 +390,7 @@ def test_each_column_of_stats_has_its_own_name(cli: Cli, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     "argv", [[], ["nope"], ["put"], ["config"], ["archive"], ["ls", "--limit", "x"], ["get"], ["ls", "-c"]]
 )
-def test_wrong_words_are_json_with_json(words: Cli, argv: list[str]) -> None:
+def test_usage_errors_are_json_with_json(words: Cli, argv: list[str]) -> None:
     said = words("--json", *argv)
     assert said.code == 2 and said.out == b""
     (line,) = said.err.splitlines()

@@ -33,7 +33,7 @@ def ids(cli: Cli, prefix: str = "") -> list[str]:
     return cli("ls", prefix).text.splitlines()
 
 
-def test_what_git_ignores_is_left_out_and_said(cli: Cli, tmp_path: Path) -> None:
+def test_files_ignored_by_git_are_skipped_and_reported(cli: Cli, tmp_path: Path) -> None:
     root = make(
         tmp_path / "skills",
         {
@@ -57,17 +57,17 @@ def test_what_git_ignores_is_left_out_and_said(cli: Cli, tmp_path: Path) -> None
     assert len(ids(cli, "all/")) == 20
 
 
-def test_rules_of_the_repository_above_count(cli: Cli, tmp_path: Path) -> None:
+def test_ignore_rules_of_the_enclosing_repository_apply(cli: Cli, tmp_path: Path) -> None:
     repo = make(tmp_path / "repo", {".gitignore": "*.tmp\nskills/draft/\nout/\n", "skills/a.md": "a", "skills/b.tmp": "b",
                                     "skills/draft/c.md": "c", "out/d.md": "d"})  # fmt: skip
     (repo / ".git").mkdir()
     assert cli("put", repo / "skills").code == 0
     assert ids(cli) == ["skills/a.md"]
-    assert cli("put", repo / "out").code == 0  # who names an ignored directory means it
+    assert cli("put", repo / "out").code == 0  # naming an ignored directory includes it on purpose
     assert ids(cli, "out/") == ["out/d.md"]
 
 
-def test_links_in_the_tree_are_followed_and_none_leads_out(cli: Cli, tmp_path: Path) -> None:
+def test_links_inside_the_tree_are_followed_and_none_escapes(cli: Cli, tmp_path: Path) -> None:
     secret = make(tmp_path / "outside", {"secret.md": "SECRET"})
     root = make(tmp_path / "tree", {"a.md": "a", "dir/b.md": "b", ".env": "SECRET", ".git/config": "SECRET"})
     links: dict[str, str | Path] = {
@@ -103,7 +103,7 @@ def test_two_trees_do_not_overwrite_each_other(cli: Cli, tmp_path: Path, monkeyp
     assert "SKILL.md" in ids(cli)
 
 
-def test_unchanged_files_are_not_written_again(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_files_are_not_rewritten(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make(
         tmp_path / "t", {"a.md": "---\nkeywords: [x]\n---\na", "b.json": '{ "b" : 1 }', "c.bin": b"\xff\x00", "e": ""}
     )
@@ -135,7 +135,7 @@ def test_unchanged_files_are_not_written_again(cli: Cli, tmp_path: Path, monkeyp
     assert "5 unchanged" in cli("put", root, *changes, "--durability", "archived").err
 
 
-def test_failures_stand_at_the_end_with_a_command_for_them_alone(
+def test_failures_are_listed_last_with_a_command_to_retry_them(
     cli: Cli, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISTIER_MAX_MODULE_BYTES", "100")
@@ -156,14 +156,12 @@ def test_failures_stand_at_the_end_with_a_command_for_them_alone(
     (root / "huge").write_text("small now")
     from distier.cli import run
 
-    assert run(again[1:]) == 9  # the name that is too long stays so
+    assert run(again[1:]) == 9  # the name that is too long still fails
     assert ids(cli) == ["my tree/a.md", "my tree/huge", "my tree/it's big.md", "my tree/z.md"]
     assert cli("get", "my tree/a.md").text == "a"
 
 
-def test_the_summary_tells_tiers_as_they_are_at_the_end(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_summary_reports_final_tiers(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTIER_STORAGE_TIERS__HOT__MAX_SIZE", "2000")
     root = make(tmp_path / "t", {f"{i:02}.md": f"word {i} " * 100 for i in range(40)})
     said = cli("put", root)
@@ -172,7 +170,7 @@ def test_the_summary_tells_tiers_as_they_are_at_the_end(
     assert f"{tiers.count('hot')} hot, {tiers.count('warm')} warm" in said.err
 
 
-def test_ctrl_c_says_what_landed_and_the_same_command_goes_on(home: Path, tmp_path: Path) -> None:
+def test_ctrl_c_reports_progress_and_the_same_command_continues(home: Path, tmp_path: Path) -> None:
     root = make(tmp_path / "t", {f"{i:04}.md": f"{i} " * 300 for i in range(1000)})
     words = [sys.executable, "-m", "distier", "--home", str(home), "-n", "interrupted", "put", str(root), "--json"]
     env = {k: v for k, v in os.environ.items() if not k.startswith("DISTIER_")}
@@ -196,7 +194,8 @@ def test_ctrl_c_says_what_landed_and_the_same_command_goes_on(home: Path, tmp_pa
         assert store.where(seen["id"]).version == version  # type: ignore[union-attr]
 
 
-# -- what a file says of itself ------------------------------------------------------------------------------------------
+# -- front matter
+# ----------------------------------------------------------------------------------------------------------
 
 SKILL = """---
 name: "pdf: tools"
@@ -237,11 +236,11 @@ def test_front_matter_becomes_keywords_meta_and_outline(cli: Cli, tmp_path: Path
         "---\nd: 0000-00-00\n---\n", "---\nx: 1" + "0" * 5000 + "\n---\n", "--- not\na: b\n---\n",
     ],
 )  # fmt: skip
-def test_what_is_no_front_matter_says_nothing_and_fails_nothing(text: str) -> None:
+def test_malformed_front_matter_is_ignored(text: str) -> None:
     assert described(text) == ((), {})
 
 
-def test_front_matter_that_cannot_be_kept_is_left_out() -> None:
+def test_oversized_front_matter_is_left_out() -> None:
     words, meta = described(
         "---\nx: .nan\ny: " + "z" * 70000 + "\nok: 1\n1: 2\nkeywords: ['" + "k" * 200 + "', fine]\n---\n"
     )
@@ -251,7 +250,7 @@ def test_front_matter_that_cannot_be_kept_is_left_out() -> None:
     assert split_front_matter("---\na: b\n...\nrest")[1] == "rest"
 
 
-def test_types_of_prompt_and_notebook_files(cli: Cli, tmp_path: Path) -> None:
+def test_prompt_and_notebook_files_get_their_types(cli: Cli, tmp_path: Path) -> None:
     root = make(tmp_path / "t", {"a.ipynb": '{"cells": []}', "b.prompty": "---\nname: b\n---\n", "c.mdc": "c"})
     cli("put", root)
     types = {row["id"]: row["content_type"] for row in cli("ls", "-l", "--json").rows}

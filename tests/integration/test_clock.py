@@ -1,7 +1,7 @@
 """No decision about data rests on two readings of a wall clock, and no mark that guards data has a TTL.
 
-A server whose clock goes back by an hour is, seen from a shard, one whose times are all an hour ahead: so that is what these
-tests make of a real server's keys (`set_back`).
+For a shard, a server whose clock goes back by an hour looks like a shard whose stored times are all an hour ahead. So
+these tests change the keys of a real server in that way (`set_back`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HOUR_MS = 3_600_000
 
 
 def set_back(world: World | TestServer, raw: Any, root: str) -> None:
-    """Every time that the shard knows becomes an hour later: its server's clock was set back by an hour."""
+    """Make every time that the shard has stored an hour later, as if its server's clock had been set back by an hour."""
     for name in ("hot", "warm", "dirty", "workers"):
         for member, score in raw.zrange(root + name, 0, -1, withscores=True):
             raw.zadd(root + name, {member: score + HOUR_MS})
@@ -46,7 +46,7 @@ def set_back(world: World | TestServer, raw: Any, root: str) -> None:
 ROOT = "distier:{t}:"
 
 
-async def test_flush_archives_what_is_dirty_whatever_the_clock_says(world: World) -> None:
+async def test_archive_now_archives_dirty_modules_after_a_clock_step(world: World) -> None:
     face = await world.open()
     for i in range(5):
         await face.put(f"m{i}", "x")
@@ -55,7 +55,7 @@ async def test_flush_archives_what_is_dirty_whatever_the_clock_says(world: World
     assert (await face.stats()).dirty_count == 0
 
 
-async def test_the_worker_archives_what_became_dirty_before_the_clock_went_back(world: World) -> None:
+async def test_worker_archives_modules_that_became_dirty_before_a_clock_step(world: World) -> None:
     face = await world.open()
     await face.put("a", "x")
     set_back(world, world.raw, ROOT)
@@ -63,8 +63,8 @@ async def test_the_worker_archives_what_became_dirty_before_the_clock_went_back(
     assert (await face.maintain())["archived"] == 2
 
 
-async def test_uses_keep_their_order_after_a_step(world: World) -> None:
-    """Those that are read in each round stay hot, and others leave."""
+async def test_use_order_survives_a_clock_step(world: World) -> None:
+    """Modules that are read in each round stay hot, and others are evicted."""
     face = await world.open(storage_tiers__hot__max_size=100)
     for i in range(10):
         await face.put(f"m{i}", "x", tokens=10)
@@ -84,11 +84,11 @@ def _touched(face: Any, id: str) -> Any:
     return touch(face.space.shard(id), [(id, 1)]).__iter__()
 
 
-def test_a_dead_workers_lease_ends_in_spite_of_a_step(open_store: Open, server: TestServer) -> None:
+def test_dead_workers_lease_ends_after_a_clock_step(open_store: Open, server: TestServer) -> None:
     settings = {"worker__lease": "2s", "worker__interval": "50ms", "storage_tiers__cold__archive_after": "0s"}
     store = open_store(**settings)
     dead = Worker(store)
-    dead._heartbeat()  # and nothing more: it died with the lease
+    dead._heartbeat()  # and nothing more, because the process died with the lease
     assert dead.held
     raw = server.client()
     set_back(server, raw, ROOT)
@@ -98,7 +98,7 @@ def test_a_dead_workers_lease_ends_in_spite_of_a_step(open_store: Open, server: 
     raw.close()
 
 
-async def test_a_lease_of_a_dead_write_back_ends_in_spite_of_a_step(world: World) -> None:
+async def test_dead_write_backs_lease_ends_after_a_clock_step(world: World) -> None:
     face = await world.open(deadline="1500ms", storage_tiers__cold__archive_after="0s")
     await face.put("a", "x")
     lease = face.space.shard("a").write_back_lease("a")
@@ -114,7 +114,7 @@ async def test_a_lease_of_a_dead_write_back_ends_in_spite_of_a_step(world: World
     assert done == 1
 
 
-async def test_listeners_hear_after_a_loss_and_a_step(world: World) -> None:
+async def test_listeners_get_events_after_a_loss_and_a_clock_step(world: World) -> None:
     face = await world.open()
     heard: list[Any] = []
     await face.put("a", "x")
@@ -130,15 +130,15 @@ async def test_listeners_hear_after_a_loss_and_a_step(world: World) -> None:
 
 
 def evict_all_with_a_ttl(raw: Any) -> int:
-    """What `volatile-lru` may do at any moment, and a clock that jumps ahead does: every key that has a TTL is gone."""
+    """Delete every key that has a TTL, as `volatile-lru` may do at any moment, and as a clock that jumps ahead does."""
     gone = [key for key in raw.keys("*") if raw.pttl(key) > 0]
     return raw.delete(*gone) if gone else 0
 
 
-async def test_a_durable_put_that_is_slow_does_not_come_after_a_durable_delete(
+async def test_slow_durable_put_does_not_override_a_durable_delete(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is stopped after its upload; the module is deleted durably, the tombstone evicted; then it goes on."""
+    """The put pauses after its upload, the module is deleted durably, the tombstone is evicted, and the put continues."""
     face, other = await world.open(deadline="20s"), await world.open(deadline="1s")
     await face.put("a", "first", durability="archived")
 
@@ -162,8 +162,8 @@ async def test_a_durable_put_that_is_slow_does_not_come_after_a_durable_delete(
 
 
 @pytest.mark.parametrize("how", ["evicted", "kept"])
-async def test_a_put_that_is_sent_again_is_not_applied_again(world: World, how: str) -> None:
-    """Its reply was lost; the module was deleted meanwhile; what has a TTL was evicted."""
+async def test_resent_put_is_not_applied_again(world: World, how: str) -> None:
+    """Its reply was lost, the module was deleted meanwhile, and keys with a TTL were evicted."""
     face = await world.open()
     shard = face.space.shard("a")
     item = await face.run(prepare(face.space, Item("a", "x", tokens=1)))
@@ -178,8 +178,8 @@ async def test_a_put_that_is_sent_again_is_not_applied_again(world: World, how: 
     assert world.raw.pttl(shard.done) == -1
 
 
-async def test_what_is_remembered_is_bounded_and_what_is_not_is_said(world: World) -> None:
-    """More writes than are remembered came in between: a put whose reply was lost may have been one of them."""
+async def test_put_memory_is_bounded_and_a_forgotten_put_is_reported(world: World) -> None:
+    """More writes came in between than are remembered, and a put whose reply was lost may have been one of them."""
     face = await world.open(storage_tiers__hot__max_size=100)
     shard = face.space.shard("a")
     item = await face.run(prepare(face.space, Item("a", "x", tokens=1)))
@@ -206,13 +206,13 @@ async def test_what_is_remembered_is_bounded_and_what_is_not_is_said(world: Worl
 
 
 def block(world: World, id: str) -> None:
-    """A file where the module's directory should be: nothing can be archived there."""
+    """Put a file where the module's directory should be, so that nothing can be archived there."""
     path = world.archive / "t" / "modules" / id
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"in the way")
 
 
-async def test_what_cannot_be_archived_keeps_nobody_waiting(world: World) -> None:
+async def test_modules_that_cannot_be_archived_do_not_delay_others(world: World) -> None:
     face = await world.open(storage_tiers__cold__archive_after="0s", storage_tiers__hot__max_size=100_000)
     for i in range(70):
         block(world, f"bad{i:02}")

@@ -1,5 +1,6 @@
-"""Calls that compute for long: they end at their deadline too, and say what took the time. What is loaded once is loaded before
-the clock starts."""
+"""Calls with long computations. They end at their deadline too and name what took the time. What is loaded once is
+loaded before the clock starts.
+"""
 
 from __future__ import annotations
 
@@ -24,21 +25,21 @@ LARGE_BYTES = 12 << 20
 
 
 def large() -> bytes:
-    """Text that xz needs most of a second a MiB for."""
+    """Text for which xz needs most of a second per MiB."""
     source = random.Random(7)
     words = [f"{source.getrandbits(24):x}" for _ in range(20_000)]
     return " ".join(source.choices(words, k=LARGE_BYTES // 6)).encode()[:LARGE_BYTES]
 
 
 @pytest.mark.parametrize("verb", ["put", "demote"])
-async def test_compressing_ends_with_the_call(world: World, verb: str) -> None:
-    """All of it takes some ten seconds."""
+async def test_compression_ends_at_the_deadline(world: World, verb: str) -> None:
+    """All of it would take some ten seconds."""
     face = await world.open(
         deadline="1s" if verb == "put" else "2s", max_module_bytes=LARGE_BYTES, storage_tiers__hot__max_bytes=4 * LARGE_BYTES,
         storage_tiers__warm__max_bytes=4 * LARGE_BYTES,
     )  # fmt: skip
     content = large()
-    if verb == "demote":  # has to be read before
+    if verb == "demote":  # read before, so that it is loaded
         await face.put("large", content, tokens=1)
     begin = time.monotonic()
     with pytest.raises(DeadlineExceeded, match="xz"):
@@ -50,7 +51,7 @@ async def test_compressing_ends_with_the_call(world: World, verb: str) -> None:
 
 
 class SlowCounter:
-    """Slow to load, or to count."""
+    """Slow to load, or slow to count."""
 
     name = "slow"
 
@@ -70,7 +71,7 @@ class SlowCounter:
 
 
 @pytest.mark.parametrize("verb", ["put", "put_many"])
-async def test_the_counter_is_loaded_before_the_clock_starts(world: World, verb: str) -> None:
+async def test_counter_is_loaded_before_the_clock_starts(world: World, verb: str) -> None:
     face = await world.open(counter=SlowCounter(load_s=1.5), deadline="1s")
     if verb == "put":
         assert (await face.put("a", "text")).tier == "hot"
@@ -78,13 +79,13 @@ async def test_the_counter_is_loaded_before_the_clock_starts(world: World, verb:
         assert (await face.put_many([Item("a", "text")]))[0].tier == "hot"
 
 
-async def test_a_slow_counter_is_named(world: World) -> None:
+async def test_slow_counter_is_named_in_the_error(world: World) -> None:
     face = await world.open(counter=SlowCounter(count_s=1.5), deadline="1s")
     with pytest.raises(DeadlineExceeded, match="tokens"):
         await face.put("a", "x" * 200_000)
 
 
-def test_loading_loads() -> None:
+def test_load_loads_the_counter() -> None:
     pytest.importorskip("bpe_openai")
     counter = O200k()
     assert "_count" not in vars(counter)
@@ -108,7 +109,7 @@ class SlowInParts(SlowCounter):
 
 
 @pytest.mark.parametrize("verb", ["put", "put_many"])
-async def test_counting_ends_with_the_call(world: World, verb: str) -> None:
+async def test_counting_ends_at_the_deadline(world: World, verb: str) -> None:
     counter = SlowInParts()
     face = await world.open(counter=counter, deadline="1s", max_module_bytes=LARGE_BYTES)
     with pytest.raises(DeadlineExceeded, match="tokens"):
@@ -119,8 +120,8 @@ async def test_counting_ends_with_the_call(world: World, verb: str) -> None:
     assert 1 <= counter.counted <= 5
 
 
-async def test_a_batch_that_ends_too_late_says_what_landed(world: World) -> None:
-    """Its first part landed before the counting of the second took all the time."""
+async def test_late_batch_reports_what_landed(world: World) -> None:
+    """Its first part landed before the count of the second part used up the time."""
     counter = SlowInParts()
     face = await world.open(counter=counter, deadline="1s", max_module_bytes=LARGE_BYTES)
     landed, late = await face.put_many([Item("a", "text", tokens=1), Item("b", "x" * LARGE_BYTES)])
@@ -129,7 +130,7 @@ async def test_a_batch_that_ends_too_late_says_what_landed(world: World) -> None
 
 
 @pytest.mark.parametrize("verb", ["put", "put_many"])
-async def test_transforming_ends_with_the_call(world: World, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_transform_ends_at_the_deadline(world: World, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[str] = []
 
     def make(text: str) -> str:
@@ -147,8 +148,8 @@ async def test_transforming_ends_with_the_call(world: World, verb: str, monkeypa
     assert not checked
 
 
-def test_who_took_the_time_is_named_where_redis_got_little_of_it() -> None:
-    """That Redis does not answer in the last milliseconds is not what is wrong."""
+def test_error_names_the_computation_when_redis_got_little_time() -> None:
+    """The cause is not that Redis did not reply in the last milliseconds."""
     end = End(time.monotonic())
     end.begun_s = end - 5
     assert "most of" not in str(lost(RedisTimeoutError("nothing came"), end))
@@ -156,7 +157,7 @@ def test_who_took_the_time_is_named_where_redis_got_little_of_it() -> None:
     assert "most of its 5 s went into the archive" in str(lost(RedisTimeoutError("nothing came"), end))
 
 
-async def test_a_worker_s_plan_names_what_took_the_time(world: World) -> None:
+async def test_workers_plan_names_what_took_the_time(world: World) -> None:
     face = await world.open(deadline="1s")
 
     def plan() -> Plan[None]:
@@ -167,7 +168,7 @@ async def test_a_worker_s_plan_names_what_took_the_time(world: World) -> None:
         await face.run(paced(plan(), Pacer(None, None)))
 
 
-async def test_a_wait_is_named(world: World) -> None:
+async def test_deadline_error_names_a_wait(world: World) -> None:
     face = await world.open(deadline="1s")
 
     def plan(*sleep: Sleep) -> Plan[None]:
