@@ -1,8 +1,8 @@
-"""Whose connection it is, whose reply, and whose deadline.
+"""Ownership of connections, matching of replies, and deadlines.
 
-A connection is used only by the process, event loop and thread that opened it; a reply that nobody asked for is never taken
-for an answer; a call ends at its own deadline, whatever shares its connection, and does not wait for a connection that is
-dead while new ones work.
+A connection is used only by the process, event loop and thread that opened it. An unsolicited reply is never taken for
+the reply to a command. A call ends at its own deadline whatever other calls use its connection, and does not wait for a
+dead connection while new ones work.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ async def assert_own_contents(store: AsyncStore) -> None:
 
 
 def in_child(work: Callable[[], object]) -> None:
-    """Run `work` in a forked child, which must end well and in time."""
+    """Run `work` in a forked child, which must exit with 0 in time."""
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -92,7 +92,7 @@ def the_child_reads(store: AsyncStore, *, closes: bool = False) -> None:
 
 @pytest.mark.parametrize("near", [False, True])
 @pytest.mark.parametrize("closes", [False, True])
-async def test_a_forked_child_leaves_its_parents_connection_alone(
+async def test_forked_child_does_not_use_its_parents_connection(
     redis_url: str, tmp_path: Path, near: bool, closes: bool
 ) -> None:
     store = await opened(redis_url, tmp_path, near__enabled=near)
@@ -102,12 +102,12 @@ async def test_a_forked_child_leaves_its_parents_connection_alone(
     await store.close()
 
 
-async def test_a_child_that_goes_on_in_its_parents_coroutine_sends_nothing(redis_url: str, tmp_path: Path) -> None:
+async def test_child_that_continues_its_parents_coroutine_sends_nothing(redis_url: str, tmp_path: Path) -> None:
     store = await opened(redis_url, tmp_path)
     pid = os.fork()
     if pid == 0:
         try:
-            store.get("b").send(None)  # the first step of the coroutine: where it would write
+            store.get("b").send(None)  # the first step of the coroutine, which would write to the connection
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
@@ -115,7 +115,7 @@ async def test_a_child_that_goes_on_in_its_parents_coroutine_sends_nothing(redis
     await store.close()
 
 
-async def test_a_fork_beside_calls_under_way_takes_none_of_their_replies(redis_url: str, tmp_path: Path) -> None:
+async def test_child_forked_during_calls_takes_none_of_their_replies(redis_url: str, tmp_path: Path) -> None:
     store = await opened(redis_url, tmp_path)
     reads = [asyncio.create_task(text(store, NAMES[i % 2])) for i in range(20)]
     await asyncio.sleep(0)  # they have written, and wait
@@ -137,7 +137,7 @@ def _read_in_sync_worker(id: str) -> str | None:
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-async def test_workers_of_a_process_pool_inherit_a_store(redis_url: str, tmp_path: Path, kind: str) -> None:
+async def test_workers_of_a_process_pool_inherit_a_working_store(redis_url: str, tmp_path: Path, kind: str) -> None:
     store = await opened(redis_url, tmp_path)
     STORES["async"] = store
     STORES["sync"] = connect({"counter": "estimate"}, **settings(redis_url, tmp_path))
@@ -154,9 +154,10 @@ async def test_workers_of_a_process_pool_inherit_a_store(redis_url: str, tmp_pat
     STORES.pop("sync").close()
 
 
-def test_a_fork_in_a_signal_handler_takes_no_reply(redis_url: str, tmp_path: Path) -> None:
-    """The child goes on in the middle of its parent's call. All of it happens in a child of the test, which ends by
-    `os._exit`, as its own children do, whatever they meet."""
+def test_child_forked_in_a_signal_handler_takes_no_reply(redis_url: str, tmp_path: Path) -> None:
+    """The child continues in the middle of its parent's call. Everything happens in a child of the test, which exits by
+    `os._exit` whatever happens, and so do its own children.
+    """
     store = connect({"counter": "estimate"}, **settings(redis_url, tmp_path))
     for name in NAMES:
         store.put(name, name)
@@ -176,12 +177,12 @@ def _read_while_a_handler_forks(store: Store) -> None:
         pid = os.fork()
         if pid == 0:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(30)  # its end, should it hang; timers are not inherited
+            signal.alarm(30)  # ends a child that hangs; timers are not inherited
             return
         children.append(pid)
         if len(children) < FORKS:
             signal.signal(signal.SIGALRM, fork)
-            signal.setitimer(signal.ITIMER_REAL, 0.001 + 0.0003 * len(children))  # once
+            signal.setitimer(signal.ITIMER_REAL, 0.001 + 0.0003 * len(children))  # fires once
 
     signal.signal(signal.SIGALRM, fork)
     signal.setitimer(signal.ITIMER_REAL, 0.001)
@@ -201,14 +202,14 @@ def _reads_right(store: Store) -> bool:
 
 
 @pytest.mark.parametrize("near", [False, True])
-def test_a_store_serves_one_event_loop_after_the_other(redis_url: str, tmp_path: Path, near: bool) -> None:
+def test_store_serves_one_event_loop_after_another(redis_url: str, tmp_path: Path, near: bool) -> None:
     store = asyncio.run(opened(redis_url, tmp_path, near__enabled=near))
     for _ in range(3):
         asyncio.run(assert_own_contents(store))
     asyncio.run(store.close())
 
 
-def test_a_store_is_closed_from_another_loop_with_listeners_and_local_copies(redis_url: str, tmp_path: Path) -> None:
+def test_store_with_listeners_and_local_copies_closes_from_another_loop(redis_url: str, tmp_path: Path) -> None:
     warm = {"storage_tiers__warm__placement": "local", "storage_tiers__warm__directory": tmp_path / "warm"}
 
     async def begin() -> AsyncStore:
@@ -221,7 +222,7 @@ def test_a_store_is_closed_from_another_loop_with_listeners_and_local_copies(red
     asyncio.run(store.close())
 
 
-def test_a_listener_hears_in_the_loop_that_asks_again(redis_url: str, tmp_path: Path) -> None:
+def test_listener_moves_to_the_loop_that_calls_the_store(redis_url: str, tmp_path: Path) -> None:
     heard: list[str] = []
     store = asyncio.run(opened(redis_url, tmp_path))
 
@@ -239,7 +240,7 @@ def test_a_listener_hears_in_the_loop_that_asks_again(redis_url: str, tmp_path: 
     asyncio.run(store.close())
 
 
-async def test_threads_with_loops_of_their_own_share_a_store(redis_url: str, tmp_path: Path) -> None:
+async def test_threads_with_their_own_loops_share_a_store(redis_url: str, tmp_path: Path) -> None:
     store = await opened(redis_url, tmp_path)
 
     async def read(n: int) -> list[str | None]:
@@ -252,7 +253,7 @@ async def test_threads_with_loops_of_their_own_share_a_store(redis_url: str, tmp
     await asyncio.to_thread(asyncio.run, store.close())
 
 
-def test_two_loops_in_turn_in_one_thread(redis_url: str, tmp_path: Path) -> None:
+def test_two_loops_take_turns_in_one_thread(redis_url: str, tmp_path: Path) -> None:
     first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
     try:
         store = first.run_until_complete(opened(redis_url, tmp_path))
@@ -260,13 +261,13 @@ def test_two_loops_in_turn_in_one_thread(redis_url: str, tmp_path: Path) -> None
             loop.run_until_complete(assert_own_contents(store))
         second.run_until_complete(store.close())
         for loop in (first, second):
-            loop.run_until_complete(asyncio.sleep(0))  # only a loop itself puts its transports away
+            loop.run_until_complete(asyncio.sleep(0))  # only a loop itself closes its transports
     finally:
         first.close()
         second.close()
 
 
-# -- replies that nobody asked for ---------------------------------------------------------------------------------
+# -- unsolicited replies -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -280,7 +281,7 @@ async def face_of(kind: str, url: str, cold: Path, **overrides: Any) -> Face:
 
 
 @pytest.mark.parametrize("after_s", [0, 0.1])
-async def test_a_reply_that_comes_twice_answers_nobody(
+async def test_repeated_reply_is_not_taken_for_the_next_one(
     valkey_server: TestServer, tmp_path: Path, kind: str, after_s: float
 ) -> None:
     empty(valkey_server)
@@ -299,11 +300,12 @@ async def test_a_reply_that_comes_twice_answers_nobody(
         await face.close()
 
 
-async def test_a_reply_that_comes_between_others_is_never_believed(
+async def test_unsolicited_reply_between_others_is_detected(
     valkey_server: TestServer, tmp_path: Path, kind: str
 ) -> None:
-    """Several requests are under way on asyncio, so nothing is left over when the first reply is taken for another's: each of
-    them answers its own module, or that it is out of step."""
+    """On asyncio several requests are pending, so no reply is left over when the first one is taken for another's. Each
+    request returns its own module or reports that the connection is out of step.
+    """
     empty(valkey_server)
     ids = [f"m{i}" for i in range(8)]
     with Proxy(valkey_server.port) as proxy:
@@ -332,7 +334,7 @@ async def test_a_reply_that_comes_between_others_is_never_believed(
 
 @contextmanager
 def two_servers() -> Iterator[tuple[TestServer, TestServer]]:
-    """Each has its number as `n`."""
+    """Two servers. Each has its number as `n`."""
     with running_server("valkey", tcp=True) as one, running_server("valkey", tcp=True) as two:
         for n, server in enumerate((one, two), start=1):
             with server.client() as client:
@@ -340,9 +342,10 @@ def two_servers() -> Iterator[tuple[TestServer, TestServer]]:
         yield one, two
 
 
-def test_no_line_to_the_server_before_is_used_once_another_was_met(tmp_path: Path) -> None:
-    """An old primary that is still there, and does not know that it was replaced: what one thread writes over a new connection
-    another one reads, though it has an old connection."""
+def test_connections_to_the_old_server_are_dropped_after_a_switch(tmp_path: Path) -> None:
+    """An old primary still runs and does not know that it was replaced. A thread reads what another thread wrote over a
+    new connection, although the first one has an old connection.
+    """
     shard = Keyspace("t", 1).shards[0]
     with two_servers() as (one, two), Proxy(one.port) as proxy:
         exchange = RedisExchange(load_config(None, **settings(proxy.url, tmp_path)), proxy.url)
@@ -358,8 +361,8 @@ def test_no_line_to_the_server_before_is_used_once_another_was_met(tmp_path: Pat
         exchange.close()
 
 
-async def test_reads_follow_writes_to_another_server(tmp_path: Path) -> None:
-    """The same on asyncio, where reads and writes have a line each."""
+async def test_async_reads_follow_writes_to_another_server(tmp_path: Path) -> None:
+    """The same on asyncio, where reads and writes have a connection each."""
     shard = Keyspace("t", 1).shards[0]
     with two_servers() as (one, two), Proxy(one.port) as proxy:
         exchange = AsyncRedisExchange(load_config(None, **settings(proxy.url, tmp_path)), proxy.url)
@@ -410,7 +413,7 @@ async def _beside(long: Coroutine[Any, Any, Any], short: Coroutine[Any, Any, Any
 
 
 @pytest.mark.parametrize("connected", [True, False])
-async def test_a_call_ends_at_its_deadline_beside_a_longer_one(
+async def test_call_ends_at_its_deadline_while_a_longer_call_waits(
     own_server: TestServer, tmp_path: Path, connected: bool
 ) -> None:
     store = await opened(own_server.url, tmp_path, deadline="1s")
@@ -426,7 +429,7 @@ async def test_a_call_ends_at_its_deadline_beside_a_longer_one(
     await store.close()
 
 
-async def test_the_longer_call_is_not_ended_by_the_shorter_one(own_server: TestServer, tmp_path: Path) -> None:
+async def test_shorter_call_does_not_end_the_longer_one(own_server: TestServer, tmp_path: Path) -> None:
     store = await opened(own_server.url, tmp_path, deadline="300ms")
     with frozen(own_server):
         flush = asyncio.create_task(store.archive_now(deadline_s=60))
@@ -438,19 +441,19 @@ async def test_the_longer_call_is_not_ended_by_the_shorter_one(own_server: TestS
     await store.close()
 
 
-async def test_a_reply_that_trickles_ends_at_the_deadline(own_server: TestServer, tmp_path: Path, kind: str) -> None:
+async def test_slowly_trickling_reply_ends_at_the_deadline(own_server: TestServer, tmp_path: Path, kind: str) -> None:
     with Proxy(own_server.port) as proxy:
         face = await face_of(kind, proxy.url, tmp_path, deadline="1s")
         await face.put("large", os.urandom(1_500_000), tokens=10)
         proxy.slow_down(25_000)
-        assert await seconds(face.get("large"), Unavailable) < HANG_S  # a minute at this pace
+        assert await seconds(face.get("large"), Unavailable) < HANG_S  # would take a minute at this pace
         proxy.slow_down(0)
         assert len((await face.get("large")).content) == 1_500_000
         await face.close()
 
 
-async def test_a_long_reply_is_read_to_its_end(own_server: TestServer, tmp_path: Path, kind: str) -> None:
-    """It comes in pieces, and takes longer than a connection may be silent."""
+async def test_long_reply_in_pieces_is_read_completely(own_server: TestServer, tmp_path: Path, kind: str) -> None:
+    """The reply comes in pieces and takes longer than a connection may be silent."""
     with Proxy(own_server.port) as proxy:
         face = await face_of(kind, proxy.url, tmp_path, deadline="20s")
         await face.put("large", os.urandom(500_000), tokens=10)
@@ -462,10 +465,10 @@ async def test_a_long_reply_is_read_to_its_end(own_server: TestServer, tmp_path:
 
 
 @pytest.mark.parametrize("connected", [True, False])
-async def test_connecting_ends_at_the_deadline_of_who_connects(
+async def test_connecting_ends_at_the_deadline_of_the_call(
     own_server: TestServer, tmp_path: Path, kind: str, connected: bool
 ) -> None:
-    """Also where the configured deadline is much longer than the call's."""
+    """This also holds if the configured deadline is much longer than the call's."""
     face = await face_of(kind, own_server.url, tmp_path, deadline="60s")
     await face.put("a", "a")
     if not connected:
@@ -475,7 +478,7 @@ async def test_connecting_ends_at_the_deadline_of_who_connects(
     await face.close()
 
 
-# -- connections that died without a word --------------------------------------------------------------------------
+# -- connections that died silently --------------------------------------------------------------------------------
 
 
 def every_kind_of_call(face: Face) -> list[tuple[str, Callable[[], Awaitable[Any]]]]:
@@ -489,7 +492,7 @@ def every_kind_of_call(face: Face) -> list[tuple[str, Callable[[], Awaitable[Any
     ]
 
 
-async def test_a_connection_that_fell_silent_costs_a_fraction_of_the_deadline(
+async def test_silent_connection_costs_a_fraction_of_the_deadline(
     own_server: TestServer, tmp_path: Path, kind: str
 ) -> None:
     with Proxy(own_server.port) as proxy:
@@ -504,10 +507,10 @@ async def test_a_connection_that_fell_silent_costs_a_fraction_of_the_deadline(
         await face.close()
 
 
-async def test_what_is_not_sent_twice_is_not_sent_over_a_connection_that_was_idle_for_long(
+async def test_command_without_retry_is_not_sent_over_a_stale_connection(
     own_server: TestServer, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is asked first whether it is still there; only that question is lost."""
+    """The connection is probed first, so that only the probe is lost."""
     from distier.effects import Command
     from distier.stores.redis import aio, exchange
 
@@ -529,7 +532,9 @@ async def test_what_is_not_sent_twice_is_not_sent_over_a_connection_that_was_idl
             raw.delete("distier:{t}:test")
 
 
-async def test_a_server_that_only_takes_long_is_waited_for(own_server: TestServer, tmp_path: Path, kind: str) -> None:
+async def test_slow_server_is_waited_for_on_the_same_connection(
+    own_server: TestServer, tmp_path: Path, kind: str
+) -> None:
     face = await face_of(kind, own_server.url, tmp_path, deadline="20s")
     await face.put("a", "a")
     with own_server.client() as raw:
@@ -554,7 +559,7 @@ def kill_all(server: TestServer) -> None:
         raw.execute_command(*KILL_ALL)
 
 
-async def test_listeners_go_on_after_their_connection_was_killed(world: World) -> None:
+async def test_listeners_continue_after_their_connection_was_killed(world: World) -> None:
     heard: list[str] = []
     face = await world.open()
     for name in ("a", "b", "c"):
@@ -565,10 +570,10 @@ async def test_listeners_go_on_after_their_connection_was_killed(world: World) -
         await face.demote(name)
         await until(lambda name=name: name in heard, what=f"the event of {name}")  # type: ignore[misc]
         kill_all(world.server)
-        await asyncio.sleep(0.7)  # the waiting connection goes back, is killed while idle, is taken again
+        await asyncio.sleep(0.7)  # the waiting connection returns to the pool, is killed while idle, and is used again
 
 
-async def test_what_waits_at_the_server_does_not_take_a_closed_connection(
+async def test_blocking_command_does_not_use_a_closed_connection(
     server: TestServer, redis_url: str, tmp_path: Path
 ) -> None:
     store = await opened(redis_url, tmp_path)

@@ -1,4 +1,4 @@
-"""The demo: a short one for real, and that what it checks can fail."""
+"""The demo: a short real run, and proof that its checks can fail."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def module(content: bytes, epoch: int = 1, ver: int = 5) -> Module:
     return Module("m", content, "text/plain", 1, "given", (), {}, order, sha(content), "hot", 0, 0)
 
 
-# -- what decides ---------------------------------------------------------------------------------------------------
+# -- verdicts -------------------------------------------------------------------------------------------------------
 
 
-def test_the_verdict_on_what_was_read() -> None:
+def test_verdict_names_what_is_wrong_with_a_read() -> None:
     ack = Ack(1, 5, sha(b"new"))
     assert verdict("m", ack, module(b"new")) is None
     assert "missing" in str(verdict("m", ack, None))
@@ -72,7 +72,7 @@ def test_the_verdict_on_what_was_read() -> None:
     assert verdict("m", ack, module(b"newer", ver=6), [sha(b"newer")]) is None
 
 
-def test_the_greatest_acknowledged_version_counts() -> None:
+def test_merge_keeps_the_greatest_acknowledged_version() -> None:
     merged = merge([{"a": Ack(1, 9, "x"), "b": Ack(1, 1, "b")}, {"a": [1, 10, "y"]}, {"a": [1, 2, "z"]}])
     assert merged == {"a": Ack(1, 10, "y"), "b": Ack(1, 1, "b")}
 
@@ -87,7 +87,7 @@ def done() -> Report:
     return Report(Settings(), modules=3, samples=1, checked=checked)
 
 
-def test_a_report_is_good_only_if_all_was_checked() -> None:
+def test_report_is_good_only_if_everything_was_checked() -> None:
     assert done().good
     assert not replace(done(), samples=0).good
     assert not replace(done(), checked={"reading back": 3, "reading from the archive": 2}).good
@@ -105,7 +105,7 @@ def config(short_tmp: Path, reaper: Reaper) -> Iterator[dict[str, Any]]:
     stop_server(Home(home))
 
 
-def test_the_check_finds_what_is_wrong_in_a_real_store(config: dict[str, Any]) -> None:
+def test_check_finds_lost_older_and_damaged_modules(config: dict[str, Any]) -> None:
     with open_demo(config) as store:
         acks: dict[str, Any] = {}
         for id in ("good", "lost", "older", "damaged"):
@@ -125,7 +125,7 @@ def test_the_check_finds_what_is_wrong_in_a_real_store(config: dict[str, Any]) -
         assert said[-1]["report"]["checked"] == {"reading back": 1, "reading from the archive": 1}
 
 
-def test_the_check_finds_a_wrong_account(config: dict[str, Any]) -> None:
+def test_check_finds_a_wrong_account(config: dict[str, Any]) -> None:
     import redis
 
     with open_demo(config) as store:
@@ -140,7 +140,7 @@ def test_the_check_finds_a_wrong_account(config: dict[str, Any]) -> None:
     assert kinds == {"accounts"}
 
 
-def test_the_corpus_is_real_and_bounded() -> None:
+def test_corpus_is_real_code_of_bounded_size() -> None:
     found = corpus(50)
     assert len(found) == 50
     assert not any(part in ("test", "tests", "site-packages") for id in found for part in id.split("/"))
@@ -148,7 +148,8 @@ def test_the_corpus_is_real_and_bounded() -> None:
     assert len(corpus(100_000)) > 400
 
 
-# -- how it looks -------------------------------------------------------------------------------------------------------
+# -- display
+# ------------------------------------------------------------------------------------------------------------
 
 
 def text_of(*things: Any) -> str:
@@ -159,7 +160,7 @@ def text_of(*things: Any) -> str:
     return console.file.getvalue()
 
 
-def test_everything_fits_in_80_columns(config: dict[str, Any]) -> None:
+def test_report_and_live_view_fit_in_80_columns(config: dict[str, Any]) -> None:
     with open_demo(config) as store:
         stats = store.stats()
     calls = ("get near", "get hot", "get warm", "get cold", "get_many", "put")
@@ -185,7 +186,7 @@ def full_report(stats: Stats, agents: int = 4) -> Report:
 
 
 @pytest.mark.parametrize("agents", [1, 4, 64])
-def test_the_report_is_one_screen_with_the_verdict_last(config: dict[str, Any], agents: int) -> None:
+def test_report_fits_one_screen_and_ends_with_the_verdict(config: dict[str, Any], agents: int) -> None:
     with open_demo(config) as store:
         report = full_report(store.stats(), agents)
     lines = text_of(*report_view(report)).splitlines()
@@ -197,14 +198,14 @@ def test_the_report_is_one_screen_with_the_verdict_last(config: dict[str, Any], 
     assert text_of(*report_view(bad)).splitlines()[-1] == "FAILED: 1 check of 6 failed"
 
 
-def test_hit_rates_are_of_equal_parts() -> None:
-    assert hit_rates([(0, 0), (10, 1), (20, 6), (20, 6), (30, 16)], 4) == [0.1, 0.5, 1.0]  # nothing was read in one
+def test_hit_rates_cover_equal_parts_of_the_reads() -> None:
+    assert hit_rates([(0, 0), (10, 1), (20, 6), (20, 6), (30, 16)], 4) == [0.1, 0.5, 1.0]  # one part has no reads
     assert hit_rates([(0, 0)]) == []
     assert hit_rates([(10 * i, 5 * i) for i in range(101)]) == [0.5] * 10
 
 
-def test_the_view_moves_while_everything_is_checked(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That is when all modules go to the archive, and come back."""
+def test_live_view_changes_during_the_final_checks(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this phase all modules go to the archive and come back."""
     monkeypatch.setenv("TMPDIR", str(short_tmp))
     monkeypatch.setattr(tempfile, "tempdir", None)
     seen: dict[str, set[tuple[int, int, int]]] = {}
@@ -228,12 +229,13 @@ def test_percentiles() -> None:
     assert percentile(list(range(100, 0, -1)), 0.99) == 100
 
 
-# -- the whole ------------------------------------------------------------------------------------------------------------
+# -- whole runs
+# -----------------------------------------------------------------------------------------------------------
 
 
 def demo(tmp: Path, *argv: str) -> subprocess.Popen[str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith("DISTIER_")}
-    # A setting that would break the demo if it were listened to.
+    # A setting that would break the demo if the demo used it.
     env |= {"TMPDIR": str(tmp), "DISTIER_REDIS_URL": "redis://127.0.0.1:1"}
     return subprocess.Popen(
         [sys.executable, "-m", "distier", "demo", *argv], env=env, text=True, stdout=subprocess.PIPE,
@@ -243,7 +245,8 @@ def demo(tmp: Path, *argv: str) -> subprocess.Popen[str]:
 
 def processes_of(tmp: Path) -> list[str]:
     """The processes that were started with this TMPDIR. (A server writes its title over its environment, and the title
-    has the path.)"""
+    contains the path.)
+    """
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -258,8 +261,8 @@ MOVES = {("hot", "warm"), ("warm", "cold"), ("cold", "warm")}
 
 
 @pytest.mark.timeout(300)
-def test_a_short_demo(short_tmp: Path) -> None:
-    for seconds in (3, 30):  # what a quick machine shows in three seconds takes a busy one longer
+def test_short_demo_passes(short_tmp: Path) -> None:
+    for seconds in (3, 30):  # a quick machine shows this in three seconds, a busy one needs longer
         with demo(short_tmp, "--seconds", str(seconds), "--modules", "120", "--json") as process:
             out, err = process.communicate(timeout=120)
         assert process.returncode == 0, out + err
@@ -280,7 +283,7 @@ def test_a_short_demo(short_tmp: Path) -> None:
     assert processes_of(short_tmp) == []
 
 
-def test_the_report_for_people_and_a_home_that_is_kept(short_tmp: Path, reaper: Reaper) -> None:
+def test_demo_prints_a_report_and_keeps_a_given_home(short_tmp: Path, reaper: Reaper) -> None:
     home = short_tmp / "kept"
     reaper.watch(home)
     words = ("--seconds", "1", "--modules", "40", "--agents", "2", "--home", str(home))
@@ -298,7 +301,7 @@ def test_the_report_for_people_and_a_home_that_is_kept(short_tmp: Path, reaper: 
     assert "is not empty" in err
 
 
-def test_a_demo_whose_agents_hang_ends_and_says_so_first(short_tmp: Path) -> None:
+def test_demo_with_hanging_agents_ends_and_reports_that_first(short_tmp: Path) -> None:
     with demo(short_tmp, "--modules", "60") as process:
         assert process.stderr
         next(line for line in process.stderr if "agents at work" in line)
@@ -320,7 +323,7 @@ def is_child(pid: str) -> bool:
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_leaves_nothing(short_tmp: Path, end: signal.Signals) -> None:
+def test_interrupted_demo_leaves_no_process_and_no_file(short_tmp: Path, end: signal.Signals) -> None:
     with demo(short_tmp, "--modules", "60", "--agents", "2") as process:
         assert process.stderr
         seen = next(line for line in process.stderr if "agents at work" in line)
@@ -334,7 +337,7 @@ def test_an_interrupted_demo_leaves_nothing(short_tmp: Path, end: signal.Signals
     assert processes_of(short_tmp) == []
 
 
-def test_children_end_with_a_killed_demo(short_tmp: Path) -> None:
+def test_children_end_when_the_demo_is_killed(short_tmp: Path) -> None:
     with demo(short_tmp, "--modules", "60") as process:
         assert process.stderr
         next(line for line in process.stderr if "agents at work" in line)
@@ -342,5 +345,5 @@ def test_children_end_with_a_killed_demo(short_tmp: Path) -> None:
         assert len(processes_of(short_tmp)) > 5
         process.kill()
         process.communicate()
-    assert stop_server(Home(home))  # it outlives everybody by design
+    assert stop_server(Home(home))  # it outlives every process by design
     poll(lambda: processes_of(short_tmp) == [], timeout_s=30, what="the end of all children")

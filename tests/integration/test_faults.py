@@ -1,7 +1,7 @@
-"""What the API does when a part fails: a fault is an error of the right kind, in time, and never a miss.
+"""The API while a part fails: a fault raises the right kind of error in time and is never a miss.
 
-Servers here are stopped, frozen, filled up and emptied of scripts; connections are cut, with and without the reply of
-what had been done.
+Servers are stopped, frozen, filled up and emptied of scripts. Connections are cut, with and without the reply to
+commands that were applied.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.integration.world import Face, World
 from tests.servers import TestServer, running_server
 
 ROOT = Path(__file__).parent.parent.parent
-DEADLINE_S = 0.25  # of calls that can not succeed (`fails_in_time`); others have as long as a busy machine may need
+DEADLINE_S = 0.25  # of calls that cannot succeed (`fails_in_time`); others may take as long as a busy machine needs
 PATIENT: dict[str, Any] = {"deadline": "30s"}
 SLACK_S = 10.0  # for a busy machine; still far from any other limit that a call might wait for
 
@@ -67,7 +67,7 @@ def frozen(server: TestServer) -> Iterator[None]:
 # -- Redis ---------------------------------------------------------------------------------------------------------
 
 
-async def test_redis_down_is_an_error_in_every_call_and_over_when_it_is_back(world: World):
+async def test_every_call_fails_while_redis_is_down_and_works_afterwards(world: World):
     with running_server(world.server.kind, tcp=True) as server:
         face = await world.open(redis__url=server.url, **PATIENT)
         await face.put("a", "x")
@@ -84,7 +84,7 @@ async def test_redis_down_is_an_error_in_every_call_and_over_when_it_is_back(wor
         assert (await face.get("a")).text == "x"
 
 
-async def test_a_stalled_redis_is_an_error_in_time_and_replies_do_not_cross(world: World):
+async def test_calls_to_a_stalled_redis_fail_in_time_and_replies_match(world: World):
     face = await world.open(**PATIENT)
     await face.put_many([Item(f"m/{i}", f"content {i}") for i in range(10)])
     await face.demote("m/1")
@@ -98,10 +98,13 @@ async def test_a_stalled_redis_is_an_error_in_time_and_replies_do_not_cross(worl
             assert (await face.get(f"m/{i}")).text == f"content {i}"
     assert await face.exists("m/0")
     assert (await face.put("m/0", "new")).version > (await face.where("m/1")).version
-    assert (await face.get("m/9")).text in ("content 9", "late")  # the server may do what it had received
+    assert (await face.get("m/9")).text in (
+        "content 9",
+        "late",
+    )  # the server may apply the commands that it had received
 
 
-async def test_a_wrong_password_is_for_a_person_and_is_not_shown(world: World):
+async def test_wrong_password_fails_at_once_and_is_not_shown(world: World):
     world.raw.execute_command("ACL", "SETUSER", "agent", "on", ">right-one", "~*", "&*", "+@all")
     try:
         face = await world.open(redis__username="agent", redis__password="right-one")
@@ -109,7 +112,7 @@ async def test_a_wrong_password_is_for_a_person_and_is_not_shown(world: World):
         begin = time.monotonic()
         with pytest.raises(ConfigError) as caught:
             await world.open(redis__username="agent", redis__password="hush-hush", deadline="100s")
-        assert time.monotonic() - begin < 50  # it can not succeed later: no retries
+        assert time.monotonic() - begin < 50  # it cannot succeed later, so there are no retries
         chain: BaseException | None = caught.value
         seen = ""
         while chain is not None:
@@ -125,7 +128,7 @@ async def test_a_wrong_password_is_for_a_person_and_is_not_shown(world: World):
 
 
 @pytest.mark.parametrize("fate", ["flush scripts", "kill connections"])
-async def test_what_comes_back_by_itself_is_invisible(world: World, fate: str):
+async def test_script_flush_and_killed_connections_are_invisible(world: World, fate: str):
     face = await world.open()
     await face.put_many([Item(f"m/{i}", f"content {i}") for i in range(6)])
     await face.demote_many(["m/0", "m/1"], to="cold")
@@ -160,8 +163,9 @@ async def test_what_comes_back_by_itself_is_invisible(world: World, fate: str):
 
 
 class LossyProxy:
-    """Forwards to a server; after `lose()`, the next reply to a command that contains `needle` is swallowed and the
-    connection is cut: the server has done it, and the client does not know."""
+    """Forwards to a server. After `lose()`, the next reply to a command that contains `needle` is swallowed and the
+    connection is cut: the server has applied the command, and the client does not know.
+    """
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -206,7 +210,7 @@ class LossyProxy:
         self._listener.close()
 
 
-async def test_a_lost_reply_applies_nothing_twice(world: World):
+async def test_lost_reply_applies_nothing_twice(world: World):
     proxy = LossyProxy(world.server.port)
     try:
         face = await world.open(redis__url=proxy.url, storage_tiers__cold__archive_after="0s")
@@ -217,7 +221,7 @@ async def test_a_lost_reply_applies_nothing_twice(world: World):
         proxy.lose(b"deleteme")
         assert (await face.put("deleteme", "x")).replayed
         proxy.lose(b"deleteme")
-        assert await face.delete("deleteme")  # True also for the second try, which finds it done
+        assert await face.delete("deleteme")  # True also for the second try, which finds the module deleted
         assert proxy.lost == 3
         proxy.lose(world.shard("a").write_back_lease("a").encode())
         assert (await face.maintain())["archived"] == 2
@@ -229,7 +233,7 @@ async def test_a_lost_reply_applies_nothing_twice(world: World):
         proxy.close()
 
 
-async def test_at_maxmemory_puts_are_refused_and_reads_and_what_frees_work(world: World):
+async def test_at_maxmemory_puts_are_refused_and_reads_and_removals_work(world: World):
     face = await world.open(storage_tiers__cold__archive_after="0s")
     await face.put_many([Item(id, id * 2000) for id in ("hot", "warm", "cold", "gone", "dirty")])
     await face.demote("warm")
@@ -256,7 +260,7 @@ async def test_at_maxmemory_puts_are_refused_and_reads_and_what_frees_work(world
 # -- the archive ---------------------------------------------------------------------------------------------------
 
 
-async def test_the_archive_down_is_an_error_for_what_needs_it_and_nothing_else(world: World):
+async def test_archive_down_fails_only_calls_that_need_it(world: World):
     face = await world.open(**PATIENT)
     for id in ("hot", "warm", "cold"):
         await face.put(id, id)
@@ -285,7 +289,7 @@ async def test_the_archive_down_is_an_error_for_what_needs_it_and_nothing_else(w
     assert await face.archive_now() == 3
 
 
-async def test_a_full_cache_with_the_archive_down_refuses_writes_and_loses_nothing(world: World):
+async def test_full_cache_with_the_archive_down_refuses_writes_and_loses_nothing(world: World):
     face = await world.open(storage_tiers__hot__max_size=50, storage_tiers__warm__max_modules=2)
     for i in range(7):
         await face.put(f"m/{i}", f"content {i}", tokens=10)
@@ -321,7 +325,7 @@ class Stalling:
         return call
 
 
-async def test_a_stalled_archive_holds_nobody_past_the_deadline(world: World):
+async def test_stalled_archive_blocks_no_call_past_its_deadline(world: World):
     face = await world.open(**PATIENT)
     await face.put("cold", "x")
     await face.demote("cold", to="cold")
@@ -338,17 +342,18 @@ async def test_a_stalled_archive_holds_nobody_past_the_deadline(world: World):
     assert (await face.get("cold")).text == "x"
 
 
-async def test_a_reader_that_died_with_the_lease_holds_nobody_up(world: World):
-    face = await world.open(deadline="6s")  # patience is half a deadline, 2 s at most
+async def test_lease_of_a_dead_reader_delays_others_only_briefly(world: World):
+    face = await world.open(deadline="6s")  # waits for a lease for half a deadline, at most 2 s
     await face.put("a", "x")
     await face.demote("a", to="cold")
     world.raw.set(world.shard("a").lease("a"), "a process that is dead", px=10_000)
     assert (await face.get("a")).text == "x"
 
 
-async def test_a_version_swept_while_it_is_read_is_read_anew(world: World):
+async def test_version_swept_during_its_read_is_read_again(world: World):
     """Between a reader's look at the record and its fetch, a new version is put and archived, and the old object is
-    swept."""
+    swept.
+    """
     face = await world.open()
     await face.put("a", "old")
     await face.demote("a", to="cold")
@@ -375,8 +380,8 @@ async def test_a_version_swept_while_it_is_read_is_read_anew(world: World):
 
 
 @pytest.mark.parametrize("size", ["same size", "another size"])
-async def test_a_frame_of_a_newer_version_is_not_taken_for_the_old_one(world: World, size: str):
-    """Record and frame are read one after the other; a put that lands warm comes between them."""
+async def test_frame_of_a_newer_version_is_not_returned_as_the_old_one(world: World, size: str):
+    """Record and frame are read one after the other. A put that lands warm comes between the two reads."""
     face = await world.open(storage_tiers__hot__max_size=5)
     old, new = "old" * 50, "new" * (50 if size == "same size" else 60)
     await face.put("a", old, tokens=10)
@@ -406,7 +411,7 @@ async def test_a_frame_of_a_newer_version_is_not_taken_for_the_old_one(world: Wo
 # -- processes -----------------------------------------------------------------------------------------------------
 
 
-def test_a_store_works_in_parent_and_child_after_a_fork(redis_url: str, tmp_path: Path):
+def test_store_works_in_parent_and_child_after_a_fork(redis_url: str, tmp_path: Path):
     program = """
         import os, sys
         from distier import connect

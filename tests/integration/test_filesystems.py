@@ -1,4 +1,4 @@
-"""A namespace whose archive is on a file system that does not keep names as they are, and one that cannot take all of them."""
+"""Archives on file systems that change names (case, Unicode form, dots) or that cannot store all of them."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def texts(store: Store) -> dict[str, str | None]:
 
 
 @pytest.mark.parametrize("fold", [filesystems.by_case, filesystems.by_form, filesystems.by_both])
-def test_ids_that_a_file_system_takes_for_one_stay_apart(
+def test_ids_that_a_folding_file_system_equates_stay_apart(
     opened: Callable[..., Store], server: TestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fold: Any
 ):
-    """Versions, a sweep, a loss of Redis and a rescue: each id gives its own content, and nothing is found wrong."""
+    """Versions, a sweep, a loss of Redis and a rescue: each id returns its own content, and fsck finds no fault."""
     filesystems.folding(monkeypatch, tmp_path / "cold", fold)
     store = opened()
     for round_ in "ab":
@@ -89,8 +89,8 @@ def test_ids_that_a_file_system_takes_for_one_stay_apart(
 
 
 @pytest.mark.parametrize("fold", [filesystems.by_case, filesystems.by_form, filesystems.by_dots])
-def test_keys_that_a_file_system_takes_for_one_stay_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fold: Any):
-    """The archive alone, with keys that distier does not make itself."""
+def test_keys_that_a_folding_file_system_equates_stay_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fold: Any):
+    """Only the archive is used, with keys that distier does not create itself."""
     filesystems.folding(monkeypatch, tmp_path / "cold", fold)
     archive = DirectoryArchive(tmp_path / "cold")
     keys = ["n/A", "n/a", "n/\u00e9", "n/e\u0301", "n/B%~1", "n/b%~0", "n/b", "n/%~~62", "N/a"]
@@ -110,7 +110,7 @@ def test_keys_that_a_file_system_takes_for_one_stay_apart(tmp_path: Path, monkey
     archive.check()
 
 
-def test_a_directory_that_was_written_folded_is_read_so_anywhere(tmp_path: Path):
+def test_archive_written_on_a_folding_file_system_is_readable_elsewhere(tmp_path: Path):
     with pytest.MonkeyPatch.context() as patch:
         filesystems.folding(patch, tmp_path / "cold", filesystems.by_case)
         DirectoryArchive(tmp_path / "cold").put("n/A", b"A", content_type="text/plain", metadata={})
@@ -120,7 +120,7 @@ def test_a_directory_that_was_written_folded_is_read_so_anywhere(tmp_path: Path)
     assert found is not None and [one.key for one in archive.list("n/")] == ["n/A"]
 
 
-def test_a_directory_that_came_to_a_folding_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_archive_moved_to_a_folding_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     archive = DirectoryArchive(tmp_path / "cold")
     archive.put("n/A", b"A", content_type="text/plain", metadata={})
     filesystems.folding(monkeypatch, tmp_path / "cold", filesystems.by_case)
@@ -130,7 +130,7 @@ def test_a_directory_that_came_to_a_folding_file_system_is_refused(tmp_path: Pat
     DirectoryArchive(tmp_path / "cold")
 
 
-def test_a_read_only_directory_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_read_only_archive_directory_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     archive = DirectoryArchive(tmp_path / "cold")
     archive.put("n/A", b"A", content_type="text/plain", metadata={})
     real = os.open
@@ -147,7 +147,7 @@ def test_a_read_only_directory_can_be_read(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOTTY, errno.EACCES, errno.ENOSYS])
 @pytest.mark.parametrize("files_too", [False, True])
-def test_a_file_system_that_cannot_sync_archives_all_the_same(
+def test_file_system_without_fsync_still_archives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, files_too: bool
 ):
     real = os.fsync
@@ -170,7 +170,7 @@ def test_a_file_system_that_cannot_sync_archives_all_the_same(
     assert found["archive"].status == "ok" and found["sync"].status == "warn" and "power cut" in found["sync"].found
 
 
-def test_a_disk_that_fails_to_sync_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_failing_fsync_raises_archive_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     archive = DirectoryArchive(tmp_path / "cold")
     for number in (errno.EIO, errno.ENOSPC):
 
@@ -182,7 +182,9 @@ def test_a_disk_that_fails_to_sync_is_an_error(tmp_path: Path, monkeypatch: pyte
             archive.put("n/a", b"A", content_type="text/plain", metadata={})
 
 
-def test_files_of_others_beside_ours_are_no_versions(opened: Callable[..., Store], server: TestServer, tmp_path: Path):
+def test_foreign_files_next_to_ours_are_not_taken_for_versions(
+    opened: Callable[..., Store], server: TestServer, tmp_path: Path
+):
     store = opened()
     for id in ("a", "b/c"):
         store.put(id, id, durability="archived", content_type="text/markdown")
@@ -212,11 +214,11 @@ def test_files_of_others_beside_ours_are_no_versions(opened: Callable[..., Store
     assert not store.run(fsck(store.space, checksums=1), deadline_s=60).remaining
 
 
-# -- what can never be archived ---------------------------------------------------------------------------------------
+# -- ids that can never be archived -----------------------------------------------------------------------------------
 
 
 def refused(store: Store, id: str) -> str:
-    """How each way to put refuses an id; nothing is written."""
+    """Check that each way to put refuses the id and writes nothing; return the message."""
     for durability in ("redis", "archived"):
         with pytest.raises(Invalid, match="could never be archived"):
             store.put(id, b"x", durability=durability)
@@ -228,7 +230,7 @@ def refused(store: Store, id: str) -> str:
 
 
 @pytest.mark.parametrize("prefix_chars", [400, 800, 950])
-def test_an_id_whose_key_would_be_too_long_is_refused(opened: Callable[..., Store], s3: FaultyS3, prefix_chars: int):
+def test_id_whose_key_would_be_too_long_is_refused(opened: Callable[..., Store], s3: FaultyS3, prefix_chars: int):
     prefix = ("p" * 99 + "/") * (prefix_chars // 100) + "p" * (prefix_chars % 100)
     cold = s3.settings() | {"storage_tiers__cold__url": f"s3://bucket/{prefix}", "storage_tiers__cold__directory": None}
     store = opened(**cold)
@@ -242,7 +244,7 @@ def test_an_id_whose_key_would_be_too_long_is_refused(opened: Callable[..., Stor
 
 
 @pytest.mark.parametrize(("name_bytes", "signs"), [(143, ""), (120, ":"), (255, ':<>|"')])
-def test_an_id_that_the_file_system_cannot_take_is_refused(
+def test_id_that_the_file_system_cannot_store_is_refused(
     opened: Callable[..., Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name_bytes: int, signs: str
 ):
     filesystems.refusing(monkeypatch, tmp_path / "cold", name_bytes=name_bytes, signs=signs)
@@ -259,7 +261,7 @@ def test_an_id_that_the_file_system_cannot_take_is_refused(
     assert store.archive_now() == 0
 
 
-def test_names_that_lose_their_last_dot_are_refused(
+def test_names_that_would_lose_their_last_dot_are_refused(
     opened: Callable[..., Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     filesystems.folding(monkeypatch, tmp_path / "cold", filesystems.by_dots)
@@ -269,7 +271,7 @@ def test_names_that_lose_their_last_dot_are_refused(
     store.put("etc.d/x", b"x", durability="archived")
 
 
-def test_doctor_says_what_ids_can_be_archived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_doctor_reports_which_ids_can_be_archived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     filesystems.refusing(monkeypatch, tmp_path / "cold", name_bytes=143)
     config = load_config({}, redis__url="redis://127.0.0.1:1/0", storage_tiers__cold__directory=tmp_path / "cold")
     found = {

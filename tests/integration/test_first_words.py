@@ -1,4 +1,4 @@
-"""The first words on a connection: what a server may refuse of them, and what is told to whoever connects."""
+"""The handshake of a connection: commands that a server may refuse in it, and the errors that a client reports."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def user(own_server: TestServer) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("near", [False, True])
-async def test_no_right_to_use_client_or_select_is_needed(
+async def test_store_needs_no_permission_for_client_or_select(
     own_server: TestServer, tmp_path: Path, kind: str, user: str, near: bool
 ) -> None:
     face = await face_of(kind, url_of(own_server, user), tmp_path, namespace=f"n{near:d}", near__enabled=near)
@@ -53,27 +53,27 @@ async def test_no_right_to_use_client_or_select_is_needed(
     ("db", "query", "says"),
     [(99, "", "database 99"), (0, "?protocol=2", "RESP3"), (0, "?ssl_cert_reqs=none", "rediss")],
 )
-async def test_an_impossible_url_is_a_config_error(
+async def test_impossible_url_is_a_config_error(
     own_server: TestServer, tmp_path: Path, kind: str, db: int, query: str, says: str
 ) -> None:
     with pytest.raises(ConfigError, match=says):
         await face_of(kind, url_of(own_server, db=db, query=query), tmp_path)
 
 
-async def test_a_database_that_a_user_may_not_select(
+async def test_forbidden_database_is_a_config_error(
     own_server: TestServer, tmp_path: Path, kind: str, user: str
 ) -> None:
     with pytest.raises(ConfigError, match="database 1"):
         await face_of(kind, url_of(own_server, user, db=1), tmp_path)
 
 
-async def test_a_wrong_password(own_server: TestServer, tmp_path: Path, kind: str, user: str) -> None:
+async def test_wrong_password_is_a_config_error(own_server: TestServer, tmp_path: Path, kind: str, user: str) -> None:
     with pytest.raises(ConfigError, match="password"):
         await face_of(kind, url_of(own_server, user.replace("pw", "wrong")), tmp_path)
 
 
 @pytest.mark.parametrize("db", [0, 1])
-async def test_a_server_that_is_busy_while_somebody_connects_is_waited_for(
+async def test_busy_server_is_waited_for_while_connecting(
     own_server: TestServer, tmp_path: Path, kind: str, db: int
 ) -> None:
     with own_server.client() as client:
@@ -99,7 +99,7 @@ async def test_a_server_that_is_busy_while_somebody_connects_is_waited_for(
         thread.join()
 
 
-async def test_a_server_whose_client_command_was_renamed(tmp_path: Path, kind: str) -> None:
+async def test_server_with_a_renamed_client_command_works(tmp_path: Path, kind: str) -> None:
     with running_server("redis", tcp=True, args=("--rename-command", "CLIENT", "")) as server:
         face = await face_of(kind, url_of(server), tmp_path, near__enabled=True)
         await face.put("a", "a")
@@ -107,7 +107,7 @@ async def test_a_server_whose_client_command_was_renamed(tmp_path: Path, kind: s
         await face.close()
 
 
-def test_a_server_without_hello_is_told_apart() -> None:
+def test_server_without_hello_gets_its_own_error() -> None:
     with pytest.raises(ConfigError, match="renamed"):
         check_greeting(None, [ResponseError("unknown command 'HELLO', with args beginning with: '3'")])
     with pytest.raises(ConfigError, match="RESP3"):

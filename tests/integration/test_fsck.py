@@ -1,5 +1,6 @@
-"""fsck finds each kind of damage, made by hand on a real server and archive, puts right what can be, and sees nothing
-where there is nothing, however busy the namespace is."""
+"""fsck finds each kind of damage, made by hand on a real server and archive, repairs what can be repaired, and reports
+nothing where nothing is wrong, however busy the namespace is.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def text(id: str) -> bytes:
 
 @dataclass
 class Setting:
-    """A namespace with a module in each state, and hands to damage it."""
+    """A namespace with a module in each state, and methods to damage it."""
 
     store: Store
     raw: redis.Redis
@@ -110,7 +111,7 @@ def place(redis_url: str, server: TestServer, tmp_path: Path) -> Iterator[Settin
 class Damage:
     do: Callable[[Setting], object]
     kinds: set[str]
-    lost: frozenset[str] = frozenset()  # ids that cannot be read any more
+    lost: frozenset[str] = frozenset()  # ids that cannot be read afterwards
     left: bool = False  # the repair leaves it
     checksums: float = 0
 
@@ -132,7 +133,7 @@ def other_content(path: Path) -> None:
 
 
 def older_version(p: Setting) -> None:
-    """The object of `cold` is renamed to an older version: the newest is gone."""
+    """Rename the object of `cold` to an older version, so that the newest is gone."""
     for path in (p.root / "t/modules/cold").iterdir():
         _, dot, extension = path.name.partition(".")
         if extension == "meta.json":
@@ -147,7 +148,7 @@ def orphan(p: Setting) -> None:
 
 
 def newer_orphan(p: Setting) -> None:
-    """A durable write whose process died before it was applied, long ago."""
+    """A durable write whose process died long ago, before the write was applied."""
     path = p.key("cold")
     stem = Order(1, 999, "ab" * 16).stem
     made = path.with_name(f"{stem}.md.xz")
@@ -228,7 +229,7 @@ def serious(found: Findings) -> set[str]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_damage_is_found_and_put_right(place: Setting, name: str):
+def test_each_kind_of_damage_is_found_and_repaired(place: Setting, name: str):
     assert serious(place.fsck(checksums=1)) == set()
     case = CASES[name]
     case.do(place)
@@ -238,7 +239,7 @@ def test_each_damage_is_found_and_put_right(place: Setting, name: str):
     assert serious(place.fsck(checksums=case.checksums)) == case.kinds, "looking changes nothing"
 
     mended = place.fsck(repair=True, checksums=case.checksums)
-    # a record that is dropped leaves its share in the accounts, which are looked at last
+    # a dropped record leaves its usage in the accounts, which are checked last
     assert serious(mended) - {"accounts"} == case.kinds - {"accounts"}, mended.listed
     place.settle()
     after = place.fsck(checksums=case.checksums)
@@ -259,14 +260,14 @@ def test_each_damage_is_found_and_put_right(place: Setting, name: str):
             assert (module.content, module.meta) == (text(id), {"m": id})
 
 
-def test_the_table_of_kinds_is_tried(place: Setting):
+def test_every_kind_of_the_table_is_covered(place: Setting):
     tried = set().union(*(case.kinds for case in CASES.values()))
     # below, only in a race, or in test_archive_faults.py
     others = {"stray-hot", "tombstone-no-ttl", "object-behind", "accounts-unknown", "unreadable-object"}
     assert {k for k, kind in KINDS.items() if kind.level != "note"} - tried <= others
 
 
-def test_a_tombstone_that_never_expires_gets_its_ttl(place: Setting):
+def test_tombstone_without_ttl_gets_its_ttl(place: Setting):
     place.store.delete("hot")
     place.store.archive_now()
     assert place.fsck().found.keys() <= {"unneeded-objects"}
@@ -275,7 +276,7 @@ def test_a_tombstone_that_never_expires_gets_its_ttl(place: Setting):
     assert place.raw.pttl(place.module("hot")) > 0
 
 
-def test_an_object_that_is_gone_while_a_greater_one_is_there(place: Setting):
+def test_missing_object_with_a_greater_version_is_repaired(place: Setting):
     newer_orphan(place)
     remove(place.objects("cold")[0])
     found = place.fsck(repair=True)
@@ -284,8 +285,10 @@ def test_an_object_that_is_gone_while_a_greater_one_is_there(place: Setting):
     assert serious(place.fsck()) == set()
 
 
-def test_a_read_finds_the_greater_object_by_itself(place: Setting):
-    """The sweep took the version that a record rests on, because a greater one was there, and its writer died."""
+def test_read_finds_the_greater_object_without_fsck(place: Setting):
+    """The sweep deleted the version that a record rests on, because a greater one existed, and the writer of that one
+    died.
+    """
     newer_orphan(place)
     remove(place.objects("cold")[0])
     assert place.read("cold").content == text("new")
@@ -308,7 +311,7 @@ def test_garbage_is_noted_and_swept(place: Setting):
 
 
 @pytest.mark.parametrize("kind", KEYSPACE, ids=lambda kind: kind.pattern)
-def test_no_key_of_the_table_is_foreign(kind: KeyKind):
+def test_no_documented_key_is_reported_as_foreign(kind: KeyKind):
     shard = Shard("t", 0, 1)
     key = re.sub("<[a-z]+>", "x", kind.pattern)  # the namespace is called t
     assert key.startswith(shard.root)
@@ -316,7 +319,7 @@ def test_no_key_of_the_table_is_foreign(kind: KeyKind):
     assert _what_is(shard, (key + "s-of-mine").replace(":x", "x").encode())[0] == "foreign"
 
 
-def test_a_repair_never_deletes_the_greatest(place: Setting):
+def test_repair_never_deletes_the_greatest_version(place: Setting):
     for id in IDS:
         flip(place.key(id))
     before = {id: place.key(id) for id in IDS}
@@ -342,7 +345,7 @@ def test_mime_type(place: Setting):
     assert serious(found) == set()
 
 
-def test_a_share_of_the_contents(place: Setting):
+def test_checksums_option_checks_a_fraction_of_the_contents(place: Setting):
     for i in range(60):
         place.store.put(f"m/{i}", f"{i}")
     read = [place.fsck(checksums=0.5).contents for _ in range(4)]
@@ -354,7 +357,7 @@ def test_a_share_of_the_contents(place: Setting):
 # -- sweep -----------------------------------------------------------------------------------------------------------
 
 
-def test_tombstones_go_after_the_grace_and_when_nothing_else_is_left(place: Setting):
+def test_tombstones_are_swept_after_the_grace_as_last_objects(place: Setting):
     def swept() -> int:
         return place.store.run(sweep(place.store.space))
 
@@ -375,7 +378,9 @@ def test_tombstones_go_after_the_grace_and_when_nothing_else_is_left(place: Sett
     }
     place.raw.hset(place.module("cold"), mapping=stale)  # an old snapshot came back
     assert swept() == 0
-    assert place.raw.hget(place.module("cold"), "tier") == b"deleted"  # it has learnt of its end
+    assert (
+        place.raw.hget(place.module("cold"), "tier") == b"deleted"
+    )  # the store has noticed the end of its incarnation
     assert place.store.get("cold") is None
     assert tombstone.exists()
     place.raw.delete(place.module("cold"))
@@ -384,8 +389,8 @@ def test_tombstones_go_after_the_grace_and_when_nothing_else_is_left(place: Sett
     assert place.store.get("cold") is None
 
 
-def test_the_sweep_keeps_what_a_record_rests_on(place: Setting):
-    """A durable write is in the archive, and may still be refused: until then the old version is the current one."""
+def test_sweep_keeps_the_version_that_a_record_rests_on(place: Setting):
+    """A durable write is in the archive and may still be refused. Until then the old version is the current one."""
     newer_orphan(place)
     new, old = place.objects("cold")[1], place.objects("cold")[0]
     assert place.store.run(sweep(place.store.space)) == 0
@@ -394,7 +399,7 @@ def test_the_sweep_keeps_what_a_record_rests_on(place: Setting):
     assert place.read("cold").content == text("cold")
 
 
-def test_a_damaged_record_keeps_the_sweep_from_its_module_only(place: Setting):
+def test_damaged_record_stops_the_sweep_of_its_module_only(place: Setting):
     place.store.put("hot", b"newer")
     place.store.put("warm", b"newer")
     place.store.put("cold", b"newer")
@@ -406,12 +411,12 @@ def test_a_damaged_record_keeps_the_sweep_from_its_module_only(place: Setting):
     assert [len(place.objects(id)) for id in ("hot", "warm", "cold")] == [1, 2, 2]
 
 
-def test_the_newest_epoch_markers_stay(place: Setting):
+def test_newest_epoch_markers_survive_the_sweep(place: Setting):
     epochs = place.root / "t/epochs/0"
     (mine,) = epochs.iterdir()
     age(mine, 3600)
     for n in range(2, 30):
-        made = epochs / f"@{n:08d}-0123abcd-{n // 2:016x}"  # two for each life
+        made = epochs / f"@{n:08d}-0123abcd-{n // 2:016x}"  # two for each incarnation
         made.touch()
         age(made, 3600 if n != 5 else 60)
     assert place.store.run(sweep(place.store.space)) == 29 - 8 - 1
@@ -420,7 +425,7 @@ def test_the_newest_epoch_markers_stay(place: Setting):
     assert place.read("cold").content == text("cold")
 
 
-# -- beside writers --------------------------------------------------------------------------------------------------
+# -- concurrent writers ----------------------------------------------------------------------------------------------
 
 WRITER = """
 import hashlib, os, random, sys
@@ -458,8 +463,8 @@ while True:
 BUSY_RUNS = int(os.environ.get("FSCK_BUSY_RUNS", "32"))
 
 
-def test_a_busy_namespace_has_no_faults(place: Setting, server: TestServer):
-    """Also what is repaired in passing does no harm: every other run repairs."""
+def test_busy_namespace_has_no_faults(place: Setting, server: TestServer):
+    """Repairs do no harm either: every other run repairs."""
     args = [server.url, str(place.root)]
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, *args, str(i)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -487,8 +492,8 @@ def test_a_busy_namespace_has_no_faults(place: Setting, server: TestServer):
     assert serious(found) == set(), found.listed
 
 
-def test_accounts_are_set_while_others_write(place: Setting):
-    """The sums are wrong by a fixed amount, and change all the time: exactly that amount is taken out."""
+def test_repair_corrects_accounts_during_writes(place: Setting):
+    """The accounts are wrong by a fixed amount and change all the time. The repair removes exactly that amount."""
     stop, errors = threading.Event(), list[Exception]()
 
     def write(n: int) -> None:
@@ -548,7 +553,7 @@ def cli(place: Setting, redis_url: str, capfd: pytest.CaptureFixture[str], monke
     return call
 
 
-def test_the_commands_and_their_exit_codes(place: Setting, cli: Cli):
+def test_fsck_and_sweep_commands_have_their_exit_codes(place: Setting, cli: Cli):
     assert cli("fsck")[0] == 0
     place.raw.hincrby(place.shard.usage, "hot_tokens", 7)
     code, out = cli("fsck")

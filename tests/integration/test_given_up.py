@@ -1,4 +1,4 @@
-"""A call that is given up, by a cancelled task or Ctrl-C, keeps nobody waiting: it gives its leases back."""
+"""A call that is given up, by a cancelled task or Ctrl-C, returns its leases, so that nobody waits for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEASE_LEFT_MS = 4_000
 
 
 class Slow:
-    """An archive whose reads and writes stand still until told to go on."""
+    """An archive whose reads and writes block until `go` is set."""
 
     def __init__(self, archive: Any) -> None:
         self.began, self.go = threading.Event(), threading.Event()
@@ -46,7 +46,7 @@ async def cold(world: World) -> Any:
 
 
 @pytest.mark.parametrize("world", ["async"], indirect=True)
-async def test_a_cancelled_fetch_leaves_no_lease(world: World) -> None:
+async def test_cancelled_fetch_releases_its_lease(world: World) -> None:
     face, other = await cold(world), await world.open(deadline="30s")
     slow = Slow(face.store._driver.archive)
     task = asyncio.create_task(face.get("a"))
@@ -63,7 +63,7 @@ async def test_a_cancelled_fetch_leaves_no_lease(world: World) -> None:
 
 
 @pytest.mark.parametrize("world", ["async"], indirect=True)
-async def test_a_cancelled_write_back_leaves_no_lease(world: World) -> None:
+async def test_cancelled_write_back_releases_its_lease(world: World) -> None:
     face = await world.open(deadline="30s", storage_tiers__cold__archive_after="0s")
     await face.put("a", "x")
     slow = Slow(face.store._driver.archive)
@@ -78,7 +78,7 @@ async def test_a_cancelled_write_back_leaves_no_lease(world: World) -> None:
 
 
 @pytest.mark.parametrize("world", ["sync"], indirect=True)
-async def test_an_interrupted_fetch_leaves_no_lease(world: World) -> None:
+async def test_interrupted_fetch_releases_its_lease(world: World) -> None:
     """Ctrl-C in the middle of a blocking call."""
     face = await cold(world)
     slow = Slow(face.store._driver.archive)
@@ -91,7 +91,9 @@ async def test_an_interrupted_fetch_leaves_no_lease(world: World) -> None:
             raise KeyboardInterrupt
 
     def interrupt() -> None:
-        """Again and again until it is handled: one that comes a moment before the call waits is not seen until it has."""
+        """Interrupt repeatedly until it is handled: an interrupt just before the call waits is not noticed until the
+        wait ends.
+        """
         assert slow.began.wait(60)
         while not came.wait(0.05):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
