@@ -1,4 +1,6 @@
-"""A fleet of `distier worker` processes: who has which shard, what happens when one dies or sleeps, what they tell."""
+"""A fleet of `distier worker` processes: which worker holds which shard, what happens when one dies or sleeps, and what
+their metrics report.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ def settings(server: TestServer, s3: FaultyS3, shards: int, **worker: Any) -> di
 
 
 class Process:
-    """`distier worker`, by the environment alone."""
+    """`distier worker`, configured by environment variables alone."""
 
     def __init__(self, made: dict[str, Any], at: Path, *args: str) -> None:
         env = {k: v for k, v in os.environ.items() if not k.startswith("DISTIER_")}
@@ -60,7 +62,7 @@ class Process:
         self.process.send_signal(number)
 
     def end(self) -> int:
-        """SIGTERM, and its exit code."""
+        """Send SIGTERM and return the exit code."""
         self.signal(signal.SIGTERM)
         return self.process.wait(SOON_S)
 
@@ -73,7 +75,7 @@ def s3() -> Iterator[FaultyS3]:
 
 @pytest.fixture
 def fleet(valkey_server: TestServer, s3: FaultyS3, tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Starts workers; whatever is left of them at the end is killed."""
+    """Start workers; those that are left at the end are killed."""
     empty(valkey_server)
     started: list[Process] = []
 
@@ -94,7 +96,7 @@ def client(server: TestServer, s3: FaultyS3, shards: int) -> Iterator[Store]:
 
 
 def holders(store: Store, server: TestServer) -> dict[int, int]:
-    """The pid of the worker that has each shard."""
+    """The pid of the worker that holds each shard."""
     with server.client() as raw:
         found = {s.index: raw.get(s.worker_lease) for s in store.space.keys.shards}
     return {i: pid_of(lease.decode()) for i, lease in found.items() if lease}
@@ -105,7 +107,7 @@ def pid_of(name: str) -> int:
 
 
 def spread(store: Store, server: TestServer, *workers: Process) -> bool:
-    """All shards are held, by these workers only, and each has its part."""
+    """Whether all shards are held by these workers only, and each worker holds at least one."""
     found = holders(store, server)
     counts = [list(found.values()).count(w.pid) for w in workers]
     shards = store.space.config.shards
@@ -146,7 +148,7 @@ def archived_twice(s3: FaultyS3) -> dict[str, int]:
     return {key: n for key, n in s3.puts.items() if "/modules/" in key and n > 1}
 
 
-def test_a_fleet_shares_the_shards_and_takes_over_from_who_dies_or_sleeps(
+def test_fleet_shares_shards_and_takes_over_from_dead_or_sleeping_workers(
     fleet: Callable[..., Process], valkey_server: TestServer, s3: FaultyS3
 ) -> None:
     workers = [fleet(4) for _ in range(3)]
@@ -194,7 +196,7 @@ def metrics(port: int) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
-def test_health_and_metrics_while_the_archive_and_redis_come_and_go(
+def test_health_and_metrics_during_outages_of_archive_and_redis(
     fleet: Callable[..., Process], valkey_server: TestServer, s3: FaultyS3
 ) -> None:
     one, two = free_port(), free_port()
@@ -205,9 +207,10 @@ def test_health_and_metrics_while_the_archive_and_redis_come_and_go(
     poll(lambda: ask(two, "/readyz")[0] == 200, timeout_s=SOON_S, what="the second stands by, or the first does")
     ports = {worker.pid: port for worker, port in zip(workers, (one, two), strict=True)}
 
-    def told(name: str) -> float:
-        """The sum over both workers: which of them has the shard changes while the second one joins, and on a busy machine. -1:
-        neither tells it."""
+    def metric_total(name: str) -> float:
+        """The sum over both workers, because the worker that holds the shard changes while the second one joins and on
+        a busy machine. -1: neither worker reports it.
+        """
         found = [metrics(port).get(f"distier_{name}") for port in ports.values()]
         return sum(n for n in found if n is not None) if any(n is not None for n in found) else -1.0
 
@@ -219,9 +222,11 @@ def test_health_and_metrics_while_the_archive_and_redis_come_and_go(
             ('worker_done_total{namespace="f",what="archived"}', 1),
             ('worker_archive_requests_total{namespace="f",verb="put"}', 1),
         ):
-            poll(lambda name=name, least=least: told(name) >= least, timeout_s=SOON_S, what=name)  # type: ignore[misc]
+            poll(lambda name=name, least=least: metric_total(name) >= least, timeout_s=SOON_S, what=name)  # type: ignore[misc]
         poll(
-            lambda: told('dirty_modules{namespace="f",shard="0"}') == 0, timeout_s=SOON_S, what="clean in a sample too"
+            lambda: metric_total('dirty_modules{namespace="f",shard="0"}') == 0,
+            timeout_s=SOON_S,
+            what="clean in a sample too",
         )
         every = {m.name for m in METRICS}
         poll(lambda: {re.split(r"[{ ]", name)[0] for port in ports.values() for name in metrics(port)} == every,
@@ -234,7 +239,7 @@ def test_health_and_metrics_while_the_archive_and_redis_come_and_go(
             assert any(reason.startswith("archive: ") for said in answers for reason in json.loads(said)["reasons"])
             assert [ask(p, "/readyz")[0] for p in ports.values()] == [200, 200]
             store.put("b", b"waits")
-            poll(lambda: told('write_back_lag_seconds{namespace="f",shard="0"}') > 0.3, timeout_s=SOON_S,
+            poll(lambda: metric_total('write_back_lag_seconds{namespace="f",shard="0"}') > 0.3, timeout_s=SOON_S,
                  what="the lag grows")  # fmt: skip
         poll(lambda: all(ask(p, "/healthz")[0] == 200 for p in ports.values()), timeout_s=60, what="healthy again")
 
@@ -246,7 +251,7 @@ def test_health_and_metrics_while_the_archive_and_redis_come_and_go(
         assert ask(ports[left], "/nothing")[0] == 404
 
 
-def test_a_second_signal_ends_it_at_once(
+def test_second_signal_ends_a_worker_at_once(
     fleet: Callable[..., Process], valkey_server: TestServer, s3: FaultyS3
 ) -> None:
     worker = fleet(1)
@@ -262,7 +267,7 @@ def test_a_second_signal_ends_it_at_once(
         assert worker.process.wait(SOON_S) == -signal.SIGTERM
 
 
-def test_a_slow_pace_ends_at_once_and_keeps_to_its_rate(
+def test_slow_worker_keeps_to_its_rate_and_ends_at_once(
     fleet: Callable[..., Process], valkey_server: TestServer, s3: FaultyS3
 ) -> None:
     worker = fleet(1, archive_requests_per_second=0.5, cpu_share=0.5)
@@ -276,7 +281,7 @@ def test_a_slow_pace_ends_at_once_and_keeps_to_its_rate(
         assert holders(store, valkey_server) == {}
 
 
-def test_an_address_that_is_taken_is_told(fleet: Callable[..., Process], s3: FaultyS3) -> None:
+def test_used_address_is_reported(fleet: Callable[..., Process], s3: FaultyS3) -> None:
     port = int(s3.url.rsplit(":", 1)[1])
     worker = fleet(1, "--health", f"127.0.0.1:{port}")
     assert worker.process.wait(SOON_S) == 9
@@ -284,7 +289,7 @@ def test_an_address_that_is_taken_is_told(fleet: Callable[..., Process], s3: Fau
     assert "cannot listen at" in said and "its own port" in said and "Errno" not in said
 
 
-def test_a_probe_may_ask_with_head_and_learns_no_version(valkey_server: TestServer, s3: FaultyS3) -> None:
+def test_head_probe_works_and_discloses_no_version(valkey_server: TestServer, s3: FaultyS3) -> None:
     empty(valkey_server)
     with client(valkey_server, s3, 1) as store, Worker(store) as worker:
         server = HealthServer("127.0.0.1:0", worker)
@@ -299,7 +304,7 @@ def test_a_probe_may_ask_with_head_and_learns_no_version(valkey_server: TestServ
         server.close()
 
 
-def test_one_round_takes_only_what_no_worker_has(valkey_server: TestServer, s3: FaultyS3) -> None:
+def test_one_round_takes_only_shards_that_no_worker_holds(valkey_server: TestServer, s3: FaultyS3) -> None:
     empty(valkey_server)
     with client(valkey_server, s3, 2) as store, Worker(store) as worker:
         poll(lambda: len(worker.held) == 2, what="both leases")
@@ -315,7 +320,7 @@ def test_one_round_takes_only_what_no_worker_has(valkey_server: TestServer, s3: 
     assert set(again.report.did) <= set(re.findall(r"[a-z_]+", steps))
 
 
-async def test_an_async_worker_is_one_of_the_fleet(valkey_server: TestServer, s3: FaultyS3) -> None:
+async def test_async_worker_joins_the_fleet(valkey_server: TestServer, s3: FaultyS3) -> None:
     import asyncio
 
     from distier import connect_async

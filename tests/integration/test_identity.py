@@ -1,4 +1,4 @@
-"""An archive that was replaced by another or an empty one: a disk that is not mounted, a wrong url."""
+"""An archive that was replaced by another or an empty one: a disk that is not mounted, or a wrong URL."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def settings(redis_url: str, kind: str) -> Settings:
 
 
 class Setting:
-    """Where an archive is, and how it is put away: what is there then is empty, and answers."""
+    """An archive and a way to replace it by an empty one that responds."""
 
     def __init__(self, kind: str, tmp_path: Path, s3: FaultyS3) -> None:
         self.s3 = s3 if kind == "s3" else None
@@ -95,7 +95,7 @@ def doctor(settings: Settings) -> dict[str, Any]:
     return {f.check: f for f in examine(config, lambda: url, lambda: archive_of(config), make_space)}
 
 
-async def test_another_archive_is_refused_by_all(settings: Settings, place: Setting):
+async def test_every_client_refuses_another_archive(settings: Settings, place: Setting):
     settings |= place.settings
     with connect({}, **settings) as store:
         store.put("m", b"x", durability="archived")
@@ -117,7 +117,7 @@ async def test_another_archive_is_refused_by_all(settings: Settings, place: Sett
         assert not store.run(fsck(store.space)).remaining
 
 
-def test_an_archive_of_another_deployment_is_refused(settings: Settings, place: Setting, server: TestServer):
+def test_archive_of_another_deployment_is_refused(settings: Settings, place: Setting, server: TestServer):
     settings |= place.settings
     connect({}, **settings).close()
     place.put_away()
@@ -127,9 +127,7 @@ def test_an_archive_of_another_deployment_is_refused(settings: Settings, place: 
             connect({}, **settings)
 
 
-def test_a_total_loss_of_redis_takes_the_name_that_the_archive_has(
-    settings: Settings, place: Setting, server: TestServer
-):
+def test_identity_of_the_archive_survives_a_loss_of_redis(settings: Settings, place: Setting, server: TestServer):
     settings |= place.settings
     with connect({}, **settings) as store:
         store.put("m", b"x", durability="archived")
@@ -144,7 +142,7 @@ def test_a_total_loss_of_redis_takes_the_name_that_the_archive_has(
         connect({}, **settings)
 
 
-def test_namespaces_share_an_archive(settings: Settings, place: Setting):
+def test_namespaces_can_share_an_archive(settings: Settings, place: Setting):
     settings |= place.settings
     for name in ("t", "u"):
         with connect({}, **settings | {"namespace": name}) as store:
@@ -154,7 +152,7 @@ def test_namespaces_share_an_archive(settings: Settings, place: Setting):
             assert store.get("m").text == name  # type: ignore[union-attr]
 
 
-def test_many_creators_agree(settings: Settings, place: Setting):
+def test_concurrent_creators_agree_on_one_identity(settings: Settings, place: Setting):
     settings |= place.settings
     failed: list[BaseException] = []
 
@@ -174,7 +172,7 @@ def test_many_creators_agree(settings: Settings, place: Setting):
 
 
 def unname(server: TestServer, place: Setting) -> None:
-    """As a namespace was before there were names."""
+    """Remove the identity, as in a namespace from before identities existed."""
     with server.client() as redis:
         for key in redis.scan_iter("distier:*:epoch"):
             redis.hdel(key, "archive")
@@ -185,7 +183,7 @@ def unname(server: TestServer, place: Setting) -> None:
         shutil.rmtree(place.directory / "t" / "identity")
 
 
-def test_a_namespace_from_before_there_were_names(settings: Settings, place: Setting, server: TestServer):
+def test_namespace_without_identity_gets_one(settings: Settings, place: Setting, server: TestServer):
     settings |= place.settings
     with connect({}, **settings) as store:
         store.put("m", b"x", durability="archived")
@@ -200,10 +198,10 @@ def test_a_namespace_from_before_there_were_names(settings: Settings, place: Set
     assert not any("/identity/" in key for key in place.objects())
 
 
-def test_nothing_is_acknowledged_into_an_archive_that_was_replaced_meanwhile(
-    settings: Settings, place: Setting, server: TestServer
-):
-    """The process and its worker run on while the archive goes; what Redis has stays there, and nothing is lost."""
+def test_replaced_archive_acknowledges_no_write(settings: Settings, place: Setting, server: TestServer):
+    """The process and its worker continue while the archive is replaced. Data in Redis stays there, and nothing is
+    lost.
+    """
     settings |= place.settings
     with connect({}, **settings) as store:
         store.put("m", b"1", durability="archived")
@@ -227,7 +225,7 @@ def test_nothing_is_acknowledged_into_an_archive_that_was_replaced_meanwhile(
         assert not store.run(fsck(store.space, checksums=1)).remaining
 
 
-async def test_an_async_worker_leaves_a_replaced_archive_alone(settings: Settings, place: Setting):
+async def test_async_worker_writes_nothing_to_a_replaced_archive(settings: Settings, place: Setting):
     store = await connect_async({}, **settings | place.settings)
     await store.put("n", b"2")
     place.put_away()
@@ -236,8 +234,8 @@ async def test_an_async_worker_leaves_a_replaced_archive_alone(settings: Setting
     await store.close()
 
 
-def test_no_epoch_is_claimed_in_an_archive_that_was_replaced(tmp_path: Path):
-    """Redis restarts while the archive is away: a store that is open claims no epoch in the empty one."""
+def test_no_epoch_is_claimed_in_a_replaced_archive(tmp_path: Path):
+    """Redis restarts while the archive is away. An open store claims no epoch in the empty archive."""
     with FaultyS3() as s3, running_server("valkey", args=("--appendonly", "yes")) as server:
         place = Setting("s3", tmp_path, s3)
         settings: Settings = {
@@ -258,7 +256,7 @@ def test_no_epoch_is_claimed_in_an_archive_that_was_replaced(tmp_path: Path):
             assert store.get("m").content == b"3"  # type: ignore[union-attr]
 
 
-def test_adopt_makes_the_archive_the_namespaces(
+def test_adopt_gives_the_archive_the_namespaces_identity(
     settings: Settings, place: Setting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     settings |= place.settings
@@ -300,7 +298,7 @@ def adopt(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("kind", ["s3"])
-def test_a_store_opens_while_the_archive_is_away(settings: Settings):
+def test_store_opens_while_the_archive_is_away(settings: Settings):
     with FaultyS3() as s3:
         settings |= s3.settings()
         with connect({}, **settings) as store:
@@ -311,7 +309,7 @@ def test_a_store_opens_while_the_archive_is_away(settings: Settings):
                 assert store.get("m").content == b"1"  # type: ignore[union-attr]
 
 
-def test_a_directory_is_not_made_again_under_a_store(tmp_path: Path):
+def test_missing_directory_is_not_created_under_an_open_store(tmp_path: Path):
     archive = DirectoryArchive(tmp_path / "cold")
     (tmp_path / "cold").rename(tmp_path / "away")
     with pytest.raises(Exception, match="cold"):

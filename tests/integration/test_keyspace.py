@@ -1,6 +1,6 @@
-"""The keyspace as operators see it: a live server holds no key that is not documented, and the page is true.
+"""The keyspace as operators see it: a live server holds no undocumented key, and the page is correct.
 
-`python -m tests.integration.test_keyspace` prints what redis-cli shows now, for the page's examples.
+`python -m tests.integration.test_keyspace` prints the current output of redis-cli for the page's examples.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.servers import TestServer
 
 ROOT = Path(__file__).parent.parent.parent
 needs_cli = pytest.mark.skipif(not shutil.which("redis-cli"), reason="no redis-cli on PATH")
-# The server makes stream ids, clocks and tokens; digits and hex words in a reply are compared by shape.
+# The server creates stream ids, times and write ids; digits and hex words in a reply are compared by shape.
 _VARIES = re.compile(r"@[0-9]+-[0-9]+-[0-9a-f]{8}|[0-9a-f]{28,64}|[0-9]+(?:[-.][0-9]+)?")
 
 
@@ -40,7 +40,7 @@ def open_team(url: str, archive: Path, **more: Any) -> Store:
 
 
 def kind_of(key: str, shards: int) -> list[int]:
-    """Which patterns of KEYSPACE a key matches."""
+    """The patterns of KEYSPACE that match a key."""
     tag = r"team" if shards == 1 else r"team\.[0-9]+"
 
     def fits(pattern: str) -> bool:
@@ -51,7 +51,7 @@ def kind_of(key: str, shards: int) -> list[int]:
 
 
 def broad_workload(store: Store) -> None:
-    """Everything that leaves a key or a field behind."""
+    """Every operation that leaves a key or a field behind."""
     store.put("a b/{c}*?", "text", keywords=["k"], meta={"m": 1})
     store.put_many(
         [Item(f"m/{i}", f"# Title {i}\n\nWords, words.\n" * 20, content_type="text/markdown") for i in range(20)]
@@ -77,7 +77,7 @@ def broad_workload(store: Store) -> None:
 
 
 def a_node(store: Store) -> None:
-    """What nodes with copies on their disks leave: one that holds a module, an ask that nobody takes, an answer."""
+    """What nodes with copies on their disks leave: one that holds a module, an ask that nobody takes, and an answer."""
     store.run(heartbeat(store.space, "web1", DiskSums(1, 2, 3, 4), {}, lambda: ["m/1"], rebuild=False))
     record = store.run(need_record(store.space, "m/0"))
     assert record.clean
@@ -109,7 +109,7 @@ def test_every_key_on_a_live_server_is_documented(redis_url: str, server: TestSe
 
 
 def check_fields(client: Any, key: bytes, what: str | None) -> None:
-    """Every field of a hash or an event is named in the description."""
+    """Check that the description names every field of a hash or an event."""
     if what is None:
         return
     named = {word for quoted in re.findall(r"`([^`]*)`", what) for word in re.split(r"[ =]", quoted)}
@@ -121,7 +121,7 @@ def check_fields(client: Any, key: bytes, what: str | None) -> None:
         assert not unknown, f"{key!r} has {unknown}, documented are {named}"
 
 
-def test_the_page_is_what_the_code_says():
+def test_keyspace_page_is_generated_from_the_code():
     assert (ROOT / "docs" / "KEYSPACE.md").read_text("utf-8") == render(), "run `make docs`"
 
 
@@ -129,7 +129,7 @@ def test_the_page_is_what_the_code_says():
 
 
 def cli(server: TestServer, command: str) -> str:
-    """What a person sees who types `command` into redis-cli."""
+    """The output that a person sees after typing `command` into redis-cli."""
     argv = ["redis-cli", "--no-raw", "-s", str(server.socket)]
     done = subprocess.run(argv, input=command, capture_output=True, text=True, timeout=20)
     assert done.returncode == 0, done.stderr
@@ -177,13 +177,13 @@ def look_at_all(server: TestServer, archive: Path) -> dict[str, str]:
 
 
 def shape(output: str) -> list[str]:
-    """Lines without numbering (hashes have no order), with what varies replaced."""
+    """Lines without numbering (hashes have no order), with variable parts replaced."""
     lines = (re.sub(r"^(?: *[0-9]+\) )+", "", line).strip() for line in output.splitlines())
     return sorted(_VARIES.sub("#", line) for line in lines if line)
 
 
 @needs_cli
-def test_each_command_of_the_page_shows_what_the_page_says(server: TestServer, redis_url: str, tmp_path: Path):
+def test_commands_of_the_page_print_what_the_page_shows(server: TestServer, redis_url: str, tmp_path: Path):
     seen = look_at_all(server, tmp_path / "cold")
     assert seen.keys() == EXAMPLES.keys()
     for name, output in seen.items():

@@ -1,5 +1,6 @@
-"""The near cache on real servers: who changes a record drops it everywhere, and whatever the network does, no hit is
-older than its bound and none older than the process's own writes."""
+"""The near cache on real servers: any change of a record drops it from every near cache. Whatever the network does, no
+hit is older than the staleness bound, and none is older than the process's own writes.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +57,7 @@ def plain(redis_url: str, tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def own_server(server: TestServer) -> Iterator[TestServer]:
-    """A server to be killed and stopped."""
+    """A server that the test may kill and stop."""
     with running_server(server.kind, tcp=True) as own:
         yield own
 
@@ -85,7 +86,7 @@ def trackers(raw: redis.Redis) -> set[str]:
 # -- hits --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_hit_asks_nobody_and_is_counted_and_used(near: Store, server: TestServer) -> None:
+def test_hit_sends_no_command_and_counts_as_a_use(near: Store, server: TestServer) -> None:
     near.put("a", "x" * 100, meta={"k": [1]}, keywords=["w"])
     first = near.get("a")
     bring_near(near, "a")
@@ -103,7 +104,7 @@ def test_a_hit_asks_nobody_and_is_counted_and_used(near: Store, server: TestServ
     poll(lambda: (found := near.where("a")) is not None and found.uses == total, what="the uses in Redis")
 
 
-def test_get_many_takes_what_is_near_and_a_long_walk_washes_nothing_out(near: Store) -> None:
+def test_get_many_uses_the_near_cache_and_a_scan_evicts_nothing(near: Store) -> None:
     near.put_many([Item(f"m{i}", f"text {i}") for i in range(300)])
     bring_near(near, "m1", "m2")
     found = near.get_many(["m3", "m2", "none", "m1", "m3"])
@@ -115,7 +116,7 @@ def test_get_many_takes_what_is_near_and_a_long_walk_washes_nothing_out(near: St
     assert near.stats().near.count == 3
 
 
-def test_warm_modules_are_near_too_and_their_hits_promote_them(near: Store, plain: Store) -> None:
+def test_warm_modules_are_cached_and_their_hits_promote_them(near: Store, plain: Store) -> None:
     near.put("w", "warm text " * 50)
     near.archive_now()
     near.demote("w", to="warm")
@@ -126,7 +127,7 @@ def test_warm_modules_are_near_too_and_their_hits_promote_them(near: Store, plai
     assert text(near, "w") == "warm text " * 50
 
 
-async def test_the_same_on_an_event_loop(redis_url: str, tmp_path: Path, plain: Store) -> None:
+async def test_async_store_has_the_same_near_cache(redis_url: str, tmp_path: Path, plain: Store) -> None:
     store = await connect_async({}, **settings(redis_url, tmp_path))
     await store.put("a", "1")
     for n in range(2, 30):
@@ -155,7 +156,7 @@ async def test_the_same_on_an_event_loop(redis_url: str, tmp_path: Path, plain: 
     assert store.near.status == "off: closed"
 
 
-# -- who changes it drops it -------------------------------------------------------------------------------------------
+# -- invalidation ------------------------------------------------------------------------------------------------------
 
 
 def expire(raw: redis.Redis, key: bytes) -> None:
@@ -184,13 +185,13 @@ OPERATORS: dict[str, Callable[[redis.Redis, bytes], object]] = {
 
 
 @pytest.mark.parametrize("what", OPERATORS)
-def test_an_operator_s_change_drops_it(near: Store, server: TestServer, what: str) -> None:
+def test_change_by_an_operator_drops_the_module(near: Store, server: TestServer, what: str) -> None:
     near.put("a/ü b", "plain!")
     bring_near(near, "a/ü b")
     key = near.space.shard("a/ü b").module("a/ü b").encode()
     with server.client() as raw:
         OPERATORS[what](raw, key)
-        # Not `in`, which also asks for freshness: on a machine under load that may pass by itself.
+        # Not `in`, which also asks for freshness: on a machine under load the module may become stale without a push.
         poll(lambda: len(near.near.cache) == 0, timeout_s=3, what=f"the invalidation by {what}")
         poll(lambda: near.near.status == "on", what="freshness")
         if what == "HSET":
@@ -199,8 +200,8 @@ def test_an_operator_s_change_drops_it(near: Store, server: TestServer, what: st
             assert near.get("a/ü b") is None
 
 
-def test_another_process_s_change_is_told(redis_url: str, tmp_path: Path, plain: Store) -> None:
-    """The bound is so far away that what is seen before it was told."""
+def test_change_by_another_process_arrives_before_the_bound(redis_url: str, tmp_path: Path, plain: Store) -> None:
+    """The bound is so long that only an invalidation can explain a new value within the test."""
     waits = []
     with connect({}, **settings(redis_url, tmp_path, near__staleness="60s")) as near:
         for n in range(50):
@@ -235,10 +236,10 @@ def test_own_writes_are_read_at_once(near: Store) -> None:
     assert text(near, "b") == "y" and bring_writes
 
 
-# -- connections that end ----------------------------------------------------------------------------------------------
+# -- broken connections ------------------------------------------------------------------------------------------------
 
 
-def test_kill_9_and_restart(own_server: TestServer, tmp_path: Path) -> None:
+def test_near_cache_recovers_from_kill_9_and_restart(own_server: TestServer, tmp_path: Path) -> None:
     with connect({}, **settings(own_server.url, tmp_path, deadline="300ms")) as store:
         store.put("a", "1")
         bring_near(store, "a")
@@ -254,7 +255,7 @@ def test_kill_9_and_restart(own_server: TestServer, tmp_path: Path) -> None:
         assert text(store, "a") == "1"
 
 
-def test_client_kill_of_the_tracker_flushes_and_it_comes_back(near: Store, server: TestServer) -> None:
+def test_killed_tracker_connection_drops_everything_and_reconnects(near: Store, server: TestServer) -> None:
     near.put("a", "1")
     bring_near(near, "a")
     with server.client() as raw:
@@ -266,7 +267,7 @@ def test_client_kill_of_the_tracker_flushes_and_it_comes_back(near: Store, serve
     bring_near(near, "a")
 
 
-def test_a_stopped_server_is_believed_for_the_bound_and_no_longer(own_server: TestServer, tmp_path: Path) -> None:
+def test_hits_end_within_the_bound_when_the_server_is_stopped(own_server: TestServer, tmp_path: Path) -> None:
     with connect({}, **settings(own_server.url, tmp_path, deadline="300ms")) as store:
         store.put("a", "1")
         bring_near(store, "a")
@@ -287,7 +288,7 @@ def test_a_stopped_server_is_believed_for_the_bound_and_no_longer(own_server: Te
 
 
 class Proxy:
-    """TCP in the middle: passes, delays, swallows (and may pass it on later, as TCP does), cuts, refuses."""
+    """TCP in the middle. It forwards, delays, swallows (and may forward later, as TCP does), cuts or refuses."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -345,7 +346,7 @@ class Proxy:
 
 @contextmanager
 def through_proxy(url: str, proxy: Proxy, tmp_path: Path) -> Iterator[Store]:
-    """A store whose tracker's connection, and no other, goes through the proxy."""
+    """A store with only the tracker's connection going through the proxy."""
     config = resolve({}, **{name: value for name, value in settings(url, tmp_path).items() if name != "counter"})
     archive = archive_of(config)
     with Store(
@@ -354,11 +355,12 @@ def through_proxy(url: str, proxy: Proxy, tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
-def test_whatever_the_network_does_to_the_tracker(
+def test_no_network_fault_makes_a_hit_older_than_the_bound(
     server: TestServer, near: Store, plain: Store, tmp_path: Path
 ) -> None:
-    """A writer writes versions all the time; a reader notes what it reads and when it asked. A read of version n that
-    was asked for more than the bound after n+1 had been acknowledged is too old."""
+    """A writer writes versions all the time, and a reader notes what it reads and when it asked. A read of version n
+    that was requested more than the bound after the acknowledgement of n+1 is too old.
+    """
     proxy = Proxy(server.port)
     acked: dict[int, float] = {}
     ending = threading.Event()
@@ -402,7 +404,7 @@ def test_whatever_the_network_does_to_the_tracker(
             phase("passing once more", 0.3)
             proxy.open.clear()
             phase("black hole", STALENESS_S + 0.7)
-            proxy.open.set()  # all that was swallowed comes at once
+            proxy.open.set()  # everything that was swallowed arrives at once
             phase("flood", 0.5)
             for _ in range(5):
                 proxy.cut()
@@ -427,7 +429,7 @@ def test_whatever_the_network_does_to_the_tracker(
     assert worst_s > 0.05, "the delays were not felt: the proxy is not in the way"
 
 
-# -- many at once ------------------------------------------------------------------------------------------------------
+# -- concurrency -------------------------------------------------------------------------------------------------------
 
 PROCESSES = 8
 MODULES = 40  # of each process
@@ -437,7 +439,9 @@ HAMMER_STALENESS_S = 0.4
 
 
 def hammer(me: int, config: dict[str, Any], begin: Any, out: Path) -> None:
-    """Write own modules now and then, read everybody's all the time; note what was acknowledged and read when."""
+    """Write own modules now and then, read the modules of all processes all the time, and note when each write was
+    acknowledged and each version was read.
+    """
     rng = random.Random(me)
     acked: dict[str, list[float]] = {f"{me}/{i}": [] for i in range(MODULES)}
     last_asked: dict[str, float] = {}
@@ -445,7 +449,7 @@ def hammer(me: int, config: dict[str, Any], begin: Any, out: Path) -> None:
     with connect({}, **config) as store:
         for id in acked:
             store.put(id, "0")
-        begin.wait(100)  # or one of them has failed: then none goes on
+        begin.wait(100)  # or one of them has failed: then none continues
         for _ in range(WRITES):
             id = f"{me}/{rng.randrange(MODULES)}"
             store.put(id, str(len(acked[id]) + 1))
@@ -461,7 +465,7 @@ def hammer(me: int, config: dict[str, Any], begin: Any, out: Path) -> None:
         out.write_text(json.dumps([acked, last_asked, wrong, dict(stats.hits), stats.misses, stats.near.status]))
 
 
-def test_eight_processes(redis_url: str, tmp_path: Path) -> None:
+def test_eight_processes_read_nothing_older_than_the_bound(redis_url: str, tmp_path: Path) -> None:
     config = settings(redis_url, tmp_path, near__staleness=f"{HAMMER_STALENESS_S * 1000:g}ms", deadline="20s")
     config["storage_tiers__hot__max_size"] = 100_000
     spawn = multiprocessing.get_context("spawn")
@@ -495,8 +499,8 @@ def test_eight_processes(redis_url: str, tmp_path: Path) -> None:
     assert hits["near"] > hits["hot"], [r[5] for r in results]
 
 
-def test_threads_of_one_store(near: Store, plain: Store) -> None:
-    """No thread reads what is older than what this store had acknowledged before; every get is counted once."""
+def test_threads_of_one_store_read_their_own_writes(near: Store, plain: Store) -> None:
+    """No thread reads anything older than a write that this store had acknowledged before. Every get is counted once."""
     acked, gets = dict.fromkeys("abc", 0), [0] * 6
     for id in acked:
         near.put(id, "0")
@@ -518,7 +522,7 @@ def test_threads_of_one_store(near: Store, plain: Store) -> None:
             for _ in range(150):
                 near.put(id, str(acked[id] + 1))
                 acked[id] += 1
-                time.sleep(0.001)  # others have a turn
+                time.sleep(0.001)  # let others run
         finally:
             ended.append(id)
 
@@ -543,7 +547,7 @@ def test_threads_of_one_store(near: Store, plain: Store) -> None:
     assert after.near.hits > before.near.hits
 
 
-def test_a_forked_child_starts_anew_and_leaves_the_parent_alone(near: Store, plain: Store, server: TestServer) -> None:
+def test_forked_child_gets_its_own_tracker_and_keeps_the_parents(near: Store, plain: Store, server: TestServer) -> None:
     near.put("a", "1")
     bring_near(near, "a")
     with server.client() as raw:
@@ -575,9 +579,7 @@ def near_threads() -> int:
     return sum(t.name == "distier-near" for t in threading.enumerate())
 
 
-def test_close_ends_the_thread_and_a_forgotten_store_does_too(
-    redis_url: str, tmp_path: Path, server: TestServer
-) -> None:
+def test_close_or_garbage_collection_ends_the_thread(redis_url: str, tmp_path: Path, server: TestServer) -> None:
     before = near_threads()
     store = connect({}, **settings(redis_url, tmp_path))
     assert near_threads() == before, "nothing was read yet"
@@ -600,7 +602,7 @@ def test_close_ends_the_thread_and_a_forgotten_store_does_too(
         poll(lambda: near_threads() == before and not trackers(raw), what="the end of a forgotten store's thread")
 
 
-def test_a_user_who_may_not_track(
+def test_user_without_permission_to_track_reads_without_near_cache(
     near: Store, server: TestServer, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -613,7 +615,7 @@ def test_a_user_who_may_not_track(
         try:
             with connect({}, **config) as store:
                 poll(lambda: store.get("a") and store.near.status.startswith("off: CLIENT TRACKING is refused: NOPERM"))
-                time.sleep(0.2)  # it asks again, and says nothing
+                time.sleep(0.2)  # it tries again, and logs nothing more
                 assert text(store, "a") == "1" and store.stats().near.count == 0
                 assert [r.message.count("NOPERM") for r in caplog.records] == [1]
                 assert "secret" not in caplog.text
@@ -623,7 +625,7 @@ def test_a_user_who_may_not_track(
             raw.acl_deluser("nt")
 
 
-def test_nothing_listens_at_the_tracker_s_address(near: Store, plain: Store) -> None:
+def test_unreachable_tracker_address_only_changes_the_status(near: Store, plain: Store) -> None:
     lost = Near(near.space, "redis://127.0.0.1:1/0", near._driver.counters, near._driver.uses)
     with lost.reading(["a"]):
         pass

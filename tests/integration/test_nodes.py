@@ -1,6 +1,7 @@
-"""Nodes with copies on their own disks: what is served from where, what it costs, and what another node's death does.
+"""Nodes with copies on their own disks: where a read is served from, what it costs, and what the death of another node
+causes.
 
-Nodes are stores with directories of their own, in this process or in one that can be stopped and killed (`node_child.py`).
+Nodes are stores with their own directories, in this process or in one that can be stopped and killed (`node_child.py`).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def body(id: str, version: int = 1) -> bytes:
 
 
 class Spy:
-    """Counts what a store sends: round trips to Redis, and objects taken from the archive."""
+    """Counts what a store sends: round trips to Redis, and objects read from the archive."""
 
     def __init__(self, face: Face) -> None:
         self.face = face
@@ -54,7 +55,7 @@ class Spy:
         exchange, get, put = driver.redis.exchange, driver.archive.get, driver.archive.put
 
         def note(commands: Any) -> None:
-            # The node's own thread speaks over the same connections.
+            # The node's own thread uses the same connections.
             words = [str(w) for w in commands[0]]
             if words[0] in ("BLPOP", "TIME", "ZADD") or any(":held:" in w for w in words):
                 return
@@ -101,7 +102,7 @@ class Nodes(World):
 
     @contextmanager
     def child(self, name: str, *words: str, **overrides: Any) -> Iterator[subprocess.Popen[str]]:
-        """A node in a process of its own, with the modules `a0`..`a9` on its disk, and known to hold them."""
+        """A node in its own process that has the modules `a0`..`a9` on its disk and is known to hold them."""
         settings = self.settings(
             storage_tiers__warm__placement="local", storage_tiers__warm__directory=str(self.archive.parent / name),
             node=name, **overrides,
@@ -125,7 +126,7 @@ class Nodes(World):
         return found
 
     async def know(self, face: Face, *names: str) -> None:
-        """Wait until this node has heard of the others."""
+        """Wait until this node knows the others."""
         await until(lambda: set(self.peers_of(face)) == set(names), what=f"to know {names}")
 
     def held(self, name: str, id: str) -> bool:
@@ -135,7 +136,7 @@ class Nodes(World):
 
 @pytest.fixture(autouse=True)
 def in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nodes hear of each other at once; `node_child.py` does the same."""
+    """Nodes learn of each other at once; `node_child.py` does the same."""
     hasten(monkeypatch.setattr)
 
 
@@ -168,7 +169,7 @@ async def put_clean(face: Face, *ids: str, version: int = 1) -> None:
 # -- one node -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_read_from_the_disk_is_one_plain_read_of_redis_and_none_of_the_archive(world: Nodes) -> None:
+async def test_read_from_disk_costs_one_hgetall_and_no_archive_get(world: Nodes) -> None:
     a = await world.node("a")
     await put_clean(a, "m", "n")
     assert (await a.demote("m")).tier == "warm"
@@ -188,7 +189,7 @@ async def test_a_read_from_the_disk_is_one_plain_read_of_redis_and_none_of_the_a
     assert counted(a)["hits.warm"] == 4
 
 
-async def test_uses_still_count_and_promote(world: Nodes) -> None:
+async def test_reads_from_disk_count_as_uses_and_promote(world: Nodes) -> None:
     a = await world.node("a", storage_tiers__promotion_threshold=4)
     await put_clean(a, "m")
     await a.demote("m")
@@ -203,8 +204,8 @@ async def test_uses_still_count_and_promote(world: Nodes) -> None:
     assert (await a.get("m")).tier == "warm", "counts begin anew"
 
 
-async def test_the_near_cache_is_told_too(world: Nodes) -> None:
-    """Uses of near hits are sent by its own thread; what they count for is not lost on the disk's copies."""
+async def test_near_hits_promote_a_module_on_disk(world: Nodes) -> None:
+    """Uses of near hits are sent by their own thread. They are not lost for copies on the disk."""
     a = await world.node("a", near__enabled=True, storage_tiers__promotion_threshold=3)
     await put_clean(a, "m")
     await a.demote("m")
@@ -216,7 +217,7 @@ async def test_the_near_cache_is_told_too(world: Nodes) -> None:
     assert tier == "hot"
 
 
-async def test_dirty_versions_stay_in_redis_until_they_are_archived(world: Nodes) -> None:
+async def test_dirty_versions_stay_in_redis_until_archived(world: Nodes) -> None:
     a = await world.node("a")
     spy = Spy(a)
     spy.archive_down = True
@@ -240,7 +241,7 @@ async def test_dirty_versions_stay_in_redis_until_they_are_archived(world: Nodes
     assert await a.recount() == world.usage()
 
 
-async def test_both_keeps_a_frame_in_redis_as_well(world: Nodes) -> None:
+async def test_placement_both_also_keeps_a_frame_in_redis(world: Nodes) -> None:
     a = await world.node("a", "both")
     await put_clean(a, "m")
     await a.put("d", body("d"))
@@ -254,12 +255,12 @@ async def test_both_keeps_a_frame_in_redis_as_well(world: Nodes) -> None:
     spy = Spy(a)
     assert (await a.get("m")).tier == "warm"
     assert spy.trips == 1
-    world.raw.delete(world.shard("m").frame("m"))  # as by its TTL
+    world.raw.delete(world.shard("m").frame("m"))  # as its TTL would
     assert (await a.get("m")).tier == "warm"
     assert spy.gets == 0
 
 
-async def test_a_cold_read_leaves_a_copy_on_the_disk(world: Nodes) -> None:
+async def test_cold_read_leaves_a_copy_on_the_disk(world: Nodes) -> None:
     a = await world.node("a")
     await put_clean(a, "m")
     await a.demote("m", to="cold")
@@ -283,7 +284,7 @@ async def test_demote_to_cold_drops_this_nodes_copy(world: Nodes) -> None:
     assert (await a.get("m")).content == body("m")
 
 
-async def test_promote_takes_the_disks_copy(world: Nodes) -> None:
+async def test_promote_uses_the_copy_on_the_disk(world: Nodes) -> None:
     a = await world.node("a")
     await put_clean(a, "m", "n", "o")
     await a.demote_many(["m", "n", "o"])
@@ -294,7 +295,7 @@ async def test_promote_takes_the_disks_copy(world: Nodes) -> None:
     assert [(await a.get(id)).tier for id in "mno"] == ["hot"] * 3
 
 
-async def test_a_new_version_is_what_is_read_wherever_it_was_put(world: Nodes) -> None:
+async def test_new_version_is_read_wherever_it_was_put(world: Nodes) -> None:
     a, other = await world.node("a"), await world.open()
     await put_clean(a, "m")
     await a.demote("m")
@@ -314,12 +315,12 @@ async def test_a_new_version_is_what_is_read_wherever_it_was_put(world: Nodes) -
     assert await a.get("m") is None
 
 
-async def test_after_a_loss_of_redis_older_copies_are_not_served_and_current_ones_are(world: Nodes) -> None:
+async def test_after_a_loss_of_redis_only_current_copies_are_served(world: Nodes) -> None:
     a, other = await world.node("a"), await world.open()
     ids = [f"m{i}" for i in range(6)]
     await put_clean(a, *ids)
     await a.demote_many(ids)
-    await put_clean(other, *ids[:3], version=2)  # a's disk does not know of them
+    await put_clean(other, *ids[:3], version=2)  # a's disk does not have them
     await other.put(ids[3], body(ids[3], 2))  # lost with Redis
     world.raw.flushall()
     spy = Spy(a)
@@ -330,7 +331,7 @@ async def test_after_a_loss_of_redis_older_copies_are_not_served_and_current_one
     await until(lambda: world.held("a", ids[5]), what="the node to say again what it holds")
 
 
-async def test_memory_pressure_with_the_worker(world: Nodes) -> None:
+async def test_budgets_hold_under_memory_pressure_with_a_worker(world: Nodes) -> None:
     """All bytes are exact, the budgets hold at each step, and the accounts are right."""
     a = await world.node(
         "a", storage_tiers__hot__max_size=100_000, storage_tiers__hot__max_bytes=20_000,
@@ -367,7 +368,7 @@ async def test_memory_pressure_with_the_worker(world: Nodes) -> None:
             assert (await face.get(id)).content == body(id, version)
 
 
-async def test_many_at_once_fetch_a_cold_module_once(world: Nodes) -> None:
+async def test_concurrent_reads_fetch_a_cold_module_once(world: Nodes) -> None:
     a = await world.node("a")
     await put_clean(a, "m")
     await a.demote("m", to="cold")
@@ -380,13 +381,13 @@ async def test_many_at_once_fetch_a_cold_module_once(world: Nodes) -> None:
     assert spy.gets == 1
 
 
-async def test_a_disk_that_must_not_be_used_is_an_error_at_once(world: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_disk_on_a_network_file_system_is_a_config_error(world: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directory, "mounts", lambda: "/dev/vda / ext4 rw 0 0\nserver:/ / nfs4 rw 0 0\n")
     with pytest.raises(ConfigError, match="network file system"):
         await world.node("a")
 
 
-async def test_a_disk_that_cannot_be_used_now_is_done_without(world: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_full_disk_is_bypassed_until_it_has_room(world: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Any, boot: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -414,8 +415,8 @@ def disk_finding(face: Face) -> Finding:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 @pytest.mark.parametrize("world", ["sync"], indirect=True)  # an event loop does not survive a fork
-async def test_a_fork_of_a_process_is_a_part_of_the_node(world: Nodes) -> None:
-    """Its disk is opened anew, and what it keeps is told by a thread of its own."""
+async def test_forked_process_belongs_to_the_node(world: Nodes) -> None:
+    """The child opens the disk again, and its own thread reports what it holds."""
     a = await world.node("a")
     await put_clean(a, "m", "n")
     await a.demote("m")
@@ -442,7 +443,7 @@ async def test_a_fork_of_a_process_is_a_part_of_the_node(world: Nodes) -> None:
 
 
 @pytest.mark.parametrize("shards", [1, 4], indirect=True)
-async def test_another_nodes_copy_is_asked_for(world: Nodes) -> None:
+async def test_copy_of_another_node_is_fetched(world: Nodes) -> None:
     a, b = await world.node("a"), await world.node("b")
     await put_clean(a, "m", "n", "o", "p")
     await a.demote_many(["m", "n", "o", "p"])
@@ -467,7 +468,7 @@ async def test_another_nodes_copy_is_asked_for(world: Nodes) -> None:
     assert not world.raw.keys("*:answer:*")
 
 
-async def test_a_node_that_has_it_no_more_says_so_at_once(world: Nodes) -> None:
+async def test_node_without_the_copy_says_so_at_once(world: Nodes) -> None:
     a, b = await world.node("a"), await world.node("b", storage_tiers__warm__peer_timeout="10s", deadline="100s")
     await put_clean(a, "m")
     await a.demote("m")
@@ -475,7 +476,7 @@ async def test_a_node_that_has_it_no_more_says_so_at_once(world: Nodes) -> None:
     await until(lambda: world.held("a", "m"), what="a to say that it holds m")
     disk: Any = a.store._driver.local
     disk.delete("m")
-    disk.take_changes()  # as if that were still to be told
+    disk.take_changes()  # as if the deletion were not reported yet
     start = time.monotonic()
     assert (await b.get("m")).content == body("m")
     assert time.monotonic() - start < 9.5, "it did not wait for the timeout"
@@ -484,7 +485,7 @@ async def test_a_node_that_has_it_no_more_says_so_at_once(world: Nodes) -> None:
     assert not world.held("a", "m")
 
 
-async def test_a_damaged_answer_is_not_taken(world: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_damaged_answer_is_rejected_and_the_archive_read(world: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = await world.node("a"), await world.node("b")
     await put_clean(a, "m", "n")
     await a.demote_many(["m", "n"])
@@ -498,7 +499,7 @@ async def test_a_damaged_answer_is_not_taken(world: Nodes, monkeypatch: pytest.M
     assert counted(b)["peers.damaged"] == 2
 
 
-async def test_nobody_is_asked_where_that_is_switched_off(world: Nodes) -> None:
+async def test_peer_timeout_zero_asks_no_node(world: Nodes) -> None:
     a, b = await world.node("a"), await world.node("b", storage_tiers__warm__peer_timeout="0s")
     await put_clean(a, "m")
     await a.demote("m")
@@ -508,7 +509,7 @@ async def test_nobody_is_asked_where_that_is_switched_off(world: Nodes) -> None:
     assert counted(b)["peers.asked"] == 0
 
 
-async def test_foreign_asks_do_no_harm(world: Nodes) -> None:
+async def test_invalid_asks_are_counted_and_do_no_harm(world: Nodes) -> None:
     a = await world.node("a")
     await put_clean(a, "m")
     await a.demote("m")
@@ -530,7 +531,7 @@ async def test_foreign_asks_do_no_harm(world: Nodes) -> None:
     assert (await a.get("m")).tier == "warm"
 
 
-async def test_what_a_dead_node_held_is_forgotten(world: Nodes) -> None:
+async def test_worker_forgets_what_a_dead_node_held(world: Nodes) -> None:
     a = await world.node("a")
     await put_clean(a, "m")
     await a.demote("m")
@@ -549,7 +550,7 @@ async def test_what_a_dead_node_held_is_forgotten(world: Nodes) -> None:
 # -- node death -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_node_that_is_stopped_costs_its_timeout_once(world: Nodes) -> None:
+async def test_stopped_node_costs_its_timeout_once(world: Nodes) -> None:
     b = await world.node("b", storage_tiers__warm__peer_timeout="300ms")
     with world.child("a") as child:
         while True:
@@ -574,8 +575,8 @@ async def test_a_node_that_is_stopped_costs_its_timeout_once(world: Nodes) -> No
 
 
 @pytest.mark.parametrize("moment", ["die-before", "die-after"])
-async def test_a_node_that_is_killed_while_it_pushes(world: Nodes, moment: str) -> None:
-    """Before the script nothing has happened; after it the module is hot, and only the word of it is missing."""
+async def test_node_killed_during_a_promotion_leaves_correct_state(world: Nodes, moment: str) -> None:
+    """Before the script nothing has happened. After it the module is hot, and only the answer is missing."""
     b = await world.node("b", storage_tiers__warm__peer_timeout="1500ms")
     with world.child("a", moment) as child:
         await world.know(b, "a")
@@ -587,13 +588,13 @@ async def test_a_node_that_is_killed_while_it_pushes(world: Nodes, moment: str) 
                 break
         assert child.returncode == -signal.SIGKILL
         assert moved.tier == "hot"
-        assert moved.moved == (moment == "die-before")  # else it was hot already when b came back to it
+        assert moved.moved == (moment == "die-before")  # otherwise it was already hot when b looked at it again
         assert (await b.get(id)).content == body(id)
         assert (await b.get("a9")).content == body("a9")
     assert await b.recount() == world.usage()
 
 
-async def test_a_dead_node_costs_nothing(world: Nodes) -> None:
+async def test_dead_node_costs_no_extra_round_trip(world: Nodes) -> None:
     b = await world.node("b")
     await put_clean(b, "x", "y")
     await b.demote_many(["x", "y"], to="cold")
@@ -616,7 +617,7 @@ async def test_a_dead_node_costs_nothing(world: Nodes) -> None:
 
 
 async def test_another_process_of_the_node_takes_over(world: Nodes) -> None:
-    """Two processes share a disk; the one that answers is killed, the other goes on answering."""
+    """Two processes share a disk. The process that answers asks is killed, and the other one continues."""
     with world.child("a") as child, world.child("a", "second"):
         b = await world.node("b", storage_tiers__warm__peer_timeout="2s")
         await world.know(b, "a")
@@ -630,7 +631,7 @@ async def test_another_process_of_the_node_takes_over(world: Nodes) -> None:
         assert counted(b)["peers.answered"] > 0
 
 
-async def test_a_silent_node_leaves_time_for_the_archive(world: Nodes) -> None:
+async def test_silent_node_leaves_time_for_the_archive(world: Nodes) -> None:
     b = await world.node("b", storage_tiers__warm__peer_timeout="9s", deadline="3s")
     with world.child("a") as child:
         await world.know(b, "a")
@@ -640,7 +641,7 @@ async def test_a_silent_node_leaves_time_for_the_archive(world: Nodes) -> None:
         assert counted(b)["peers.silent"] == 1
 
 
-def test_a_store_that_is_dropped_ends_its_thread(redis_url: str, tmp_path: Path) -> None:
+def test_dropped_store_ends_its_thread(redis_url: str, tmp_path: Path) -> None:
     store = connect(
         {}, redis__url=redis_url, storage_tiers__cold__directory=tmp_path / "cold", counter="estimate",
         storage_tiers__warm__placement="local", storage_tiers__warm__directory=tmp_path / "warm",

@@ -1,4 +1,4 @@
-"""Corners of "nothing lost": durable compare-and-set under contention, keys that others wrote, leases of the dead."""
+"""Corner cases of "nothing lost": durable compare-and-set under contention, foreign keys, leases of dead processes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.integration.world import Open
 from tests.servers import poll
 
 
-def test_durable_increments_from_many_threads_all_count(open_store: Open) -> None:
-    """Each reads, adds one, and puts if nobody was faster."""
+def test_concurrent_durable_increments_are_all_counted(open_store: Open) -> None:
+    """Each thread reads, adds one, and puts on the condition that nobody else was faster."""
     store = open_store()
     store.put("n", "0", durability="archived")
     threads_n, each = 4, 6
@@ -46,7 +46,7 @@ def test_durable_increments_from_many_threads_all_count(open_store: Open) -> Non
     assert sum(refused) > 0, "they never met: the test shows nothing"
 
 
-def test_conditional_writes_take_turns_and_pass_a_dead_one(open_store: Open) -> None:
+def test_conditional_writes_wait_for_each_other_but_not_for_a_dead_one(open_store: Open) -> None:
     store = open_store()
     version = str(store.put("a", "x").version)
     shard = store.space.shard("a")
@@ -58,13 +58,13 @@ def test_conditional_writes_take_turns_and_pass_a_dead_one(open_store: Open) -> 
     assert isinstance(first, Reserved)
     assert store.run(plan("bb")) == Refused(Refusal.BUSY, "aa")
     assert isinstance(store.run(plan("aa")), Reserved), "its own place keeps nobody from trying again"
-    # nobody goes on with `aa`: the next one waits for two seconds, and then does not wait any more
+    # No process continues with `aa`: the next write waits for two seconds and then no longer.
     assert store.put("a", "y", if_version=version, durability="archived").version.ver > first.ver
     with pytest.raises(Conflict):
         store.put("a", "z", if_version=version, durability="archived")
 
 
-def test_a_module_key_of_a_foreign_type_stops_no_rescue(open_store: Open, redis_url: str, server: Any) -> None:
+def test_module_key_of_a_foreign_type_does_not_stop_a_rescue(open_store: Open, redis_url: str, server: Any) -> None:
     store = open_store()
     contents = {f"m/{i}": f"text {i}" for i in range(30)}
     for id, text in contents.items():
@@ -85,7 +85,7 @@ def test_a_module_key_of_a_foreign_type_stops_no_rescue(open_store: Open, redis_
     assert store.run(rescue(store.space)).unreadable == {}
 
 
-def test_foreign_ids_in_the_warm_set_keep_no_round_from_ending(open_store: Open, server: Any) -> None:
+def test_foreign_ids_in_the_warm_set_do_not_stop_expiry(open_store: Open, server: Any) -> None:
     store = open_store()
     store.put("a", "text " * 100)
     store.archive_now()
@@ -101,7 +101,7 @@ def test_foreign_ids_in_the_warm_set_keep_no_round_from_ending(open_store: Open,
     assert placement.tier == "cold"
 
 
-def test_a_lease_of_a_dead_worker_does_not_outlast_the_patience(open_store: Open, server: Any) -> None:
+def test_lease_of_a_dead_worker_ends_within_the_patience(open_store: Open, server: Any) -> None:
     store = open_store(storage_tiers__cold__timeout="300ms", storage_tiers__cold__archive_after="0s")
     store.put("a", "text")
     shard = store.space.shard("a")
@@ -127,8 +127,10 @@ def test_a_lease_of_a_dead_worker_does_not_outlast_the_patience(open_store: Open
     assert placement.clean
 
 
-def test_a_reserved_place_is_no_obstacle_to_a_version_of_a_greater_epoch(open_store: Open) -> None:
-    """An old primary, which counts its versions on: `partition` found readers there that had lost their object for ever."""
+def test_reserved_position_does_not_block_a_greater_epoch(open_store: Open) -> None:
+    """An old primary continues to count its versions. The chaos scenario `partition` found readers that had lost their
+    object for ever.
+    """
     store = open_store()
     landed = store.put("a", b"old", durability="archived")
     shard = store.space.shard("a")

@@ -1,4 +1,4 @@
-"""Commands of the pages, typed as they are there."""
+"""Commands of the documentation, run exactly as the pages show them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.skipif(shutil.which("xz") is None, reason="there is no xz")
-def test_the_archive_comes_back_by_the_loop_of_the_page(redis_url: str, tmp_path: Path):
+def test_shell_loop_of_the_archive_page_restores_every_module(redis_url: str, tmp_path: Path):
     ids = ["same", "a/same", "b/same", "a", "meta.json", "a b/\u00fc", "x" * 230, "@odd/@"]
     with connect({"counter": "estimate"}, redis__url=redis_url, namespace="team", near__enabled=False,
                  storage_tiers__cold__directory=tmp_path / "archive") as store:  # fmt: skip

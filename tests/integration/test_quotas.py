@@ -1,5 +1,6 @@
-"""Budgets over shards on real servers: the sum is never exceeded, large modules become hot, and skewed load hits as if
-there were one shard."""
+"""Budgets over shards on real servers: the sum is never exceeded, large modules become hot, and skewed load reaches
+nearly the hit ratio of one shard.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ def budgets() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_who_opens_again_leaves_the_shares_as_they_are(server: TestServer, tmp_path: Path) -> None:
+def test_reopening_keeps_the_total_of_the_quotas(server: TestServer, tmp_path: Path) -> None:
     def limits(store: Store) -> Amounts:
         names = ("hot_tokens", "hot_bytes", "warm_modules", "warm_bytes")
         with server.client() as raw:
@@ -67,7 +68,7 @@ def test_who_opens_again_leaves_the_shares_as_they_are(server: TestServer, tmp_p
 
 
 def used_at_once(server: TestServer, keys: Keyspace) -> Amounts:
-    """What all shards hold at one moment: one transaction, which a single server can give."""
+    """The usage of all shards at one moment: one transaction, which only a single server can give."""
     with server.client() as raw:
         pipe = raw.pipeline(transaction=True)
         for shard in keys.shards:
@@ -76,8 +77,8 @@ def used_at_once(server: TestServer, keys: Keyspace) -> Amounts:
 
 
 @pytest.mark.timeout(900 if LONG else 120)
-def test_a_sampler_under_load_never_sees_more_than_the_total(valkey_server: TestServer, tmp_path: Path) -> None:
-    """Writers, large ones among them, and two workers that move shares as fast as they can."""
+def test_usage_under_load_never_exceeds_the_total(valkey_server: TestServer, tmp_path: Path) -> None:
+    """Writers, some of large modules, and two workers that move quotas as fast as they can."""
     empty(valkey_server)
     over: list[Amounts] = []
     seen = 0
@@ -121,7 +122,7 @@ def test_a_sampler_under_load_never_sees_more_than_the_total(valkey_server: Test
             assert kept == store.run(recount(store.space, shard))
 
 
-def test_a_large_module_becomes_hot_on_a_real_server(server: TestServer, redis_url: str, tmp_path: Path) -> None:
+def test_module_larger_than_one_quota_becomes_hot(server: TestServer, redis_url: str, tmp_path: Path) -> None:
     with opened(server, tmp_path, 8, **budgets(), worker={"headroom": 0.1}) as store:
         for i in range(60):
             store.put(f"m{i}", b"x" * 100, tokens=20)
@@ -132,12 +133,12 @@ def test_a_large_module_becomes_hot_on_a_real_server(server: TestServer, redis_u
         assert store.promote("large").tier == "hot"
         assert Worker(store).run_once()
         placed = store.where("large")
-        assert placed is not None and placed.tier == "hot"  # the head-room is beside it
+        assert placed is not None and placed.tier == "hot"  # the headroom is kept in addition to it
         assert sum(s.max_hot_tokens for s in store.stats().quotas) == TOTAL.hot_tokens
         assert store.put("too large", b"y", tokens=2001).tier == "warm"
 
 
-def test_an_operators_total_holds_for_all_shards(server: TestServer, redis_url: str, tmp_path: Path) -> None:
+def test_changed_total_applies_to_all_shards(server: TestServer, redis_url: str, tmp_path: Path) -> None:
     with opened(server, tmp_path, 4, **budgets()) as store:
         assert Worker(store).run_once()
         before = store.stats()
@@ -163,7 +164,7 @@ TOGETHER = 64
 
 
 def skewed(n: int, keys: int, seed: int) -> list[str]:
-    """Zipf ids, most of which are of a few of 16 shards."""
+    """Zipf ids, most of which belong to a few of 16 shards."""
     chance, space = Random(seed), Keyspace("s16", 16)
     weights = list(itertools.accumulate(1 / (rank + 1) ** 0.9 for rank in range(keys)))
     ids, fresh = [], itertools.count()
@@ -181,8 +182,10 @@ def tokens_of(id: str) -> int:
 def hit_ratio(
     server: TestServer, archive: Path, shards: int, ids: Sequence[str], hot: int, *, moving: bool = True
 ) -> float:
-    """How many reads of the second half found the module hot, where `hot` typical ones find room. A read of another makes it
-    hot; what is read twice in a batch is hot the second time. The worker has its defaults."""
+    """The fraction of reads of the second half that found the module hot, with a budget for `hot` typical modules. A
+    read of a module that is not hot promotes it; the second read of an id within a batch is a hit. The worker has its
+    defaults.
+    """
     empty(server)
     budget = {"storage_tiers__hot__max_size": hot * 200, "storage_tiers__warm__max_modules": 1_000_000}
     parts = [ids[at : at + TOGETHER] for at in range(0, len(ids), TOGETHER)]
@@ -201,7 +204,7 @@ def hit_ratio(
 
 
 def work(worker: Worker, *, moving: bool) -> None:
-    """A round of the worker, or what it does apart from moving shares."""
+    """One round of the worker, or the same round without moving quotas."""
     store = worker.store
     store.run(_flush(store))
     if moving:
@@ -212,7 +215,7 @@ def work(worker: Worker, *, moving: bool) -> None:
 
 
 def fill(store: Store, ids: Sequence[str]) -> None:
-    """In parts that each end within the deadline."""
+    """Put in batches that each end within the deadline."""
     for at in range(0, len(ids), 250):
         landed = store.put_many([Item(id, b"x", tokens=tokens_of(id)) for id in ids[at : at + 250]])
         faults = [result for result in landed if isinstance(result, Exception)]
@@ -220,7 +223,7 @@ def fill(store: Store, ids: Sequence[str]) -> None:
 
 
 def _flush(store: Store) -> Any:
-    """Recency of hot hits is sent once a second, which here is a round of the worker."""
+    """Send the recency of hot hits. A process does so once a second, which here is one round of the worker."""
     from distier.plans.get.uses import send_touch
 
     return send_touch(store.space, store._driver.uses.drain())
@@ -247,8 +250,10 @@ def compare(server: TestServer, tmp_path: Path, what: str, ids: Sequence[str], h
 
 
 @pytest.mark.timeout(600)
-def test_sixteen_shards_hit_as_one_does(valkey_server: TestServer, tmp_path: Path, tell: Callable[[str], None]) -> None:
-    """Thirty typical modules a shard, as OPERATIONS asks for, for each seed."""
+def test_sixteen_shards_hit_nearly_as_often_as_one(
+    valkey_server: TestServer, tmp_path: Path, tell: Callable[[str], None]
+) -> None:
+    """Thirty typical modules per shard, as OPERATIONS requires, for each seed."""
     lost: dict[int, float] = {}
     for seed in SEEDS:
         path, ids = tmp_path / str(seed), skewed(READS, 3000, seed)
@@ -269,7 +274,9 @@ def test_sixteen_shards_hit_as_one_does(valkey_server: TestServer, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["mooncake_conv", "nasa_day", "git_caffeine", "c2k_web12"])
-def test_real_traces(valkey_server: TestServer, tmp_path: Path, name: str, tell: Callable[[str], None]) -> None:
+def test_sixteen_shards_hit_nearly_as_often_on_real_traces(
+    valkey_server: TestServer, tmp_path: Path, name: str, tell: Callable[[str], None]
+) -> None:
     path = TRACES / f"{name}.csv.gz"
     if not path.exists():
         pytest.skip(f"no {path}")

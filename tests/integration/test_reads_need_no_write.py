@@ -1,4 +1,4 @@
-"""Where Redis refuses writes for a while, reads go on: recency, leases, warm copies and promotions are hints."""
+"""While Redis refuses writes, reads continue: recency, leases, warm copies and promotions are hints."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ async def opened(world: World) -> Face:
 
 @pytest_asyncio.fixture
 async def face(world: World) -> AsyncIterator[Face]:
-    """Modules hot, warm and cold; then the server takes no writes, as it wants a replica and has none."""
+    """Hot, warm and cold modules on a server that then refuses writes, because it requires a replica and has none."""
     face = await opened(world)
     world.raw.config_set("min-replicas-to-write", 1)
     yield face
     world.raw.config_set("min-replicas-to-write", 0)
 
 
-async def test_reads_go_on_where_writes_are_refused(face: Face) -> None:
+async def test_reads_continue_while_writes_are_refused(face: Face) -> None:
     with pytest.raises(Unavailable):
         await face.run(_write(face), deadline_s=0.5)
     began = time.monotonic()
@@ -56,9 +56,10 @@ async def test_reads_go_on_where_writes_are_refused(face: Face) -> None:
     assert time.monotonic() - began < DEADLINE_S / 2
 
 
-async def test_reads_go_on_where_writes_wait(world: World) -> None:
-    """`CLIENT PAUSE WRITE`, as managed services do it before a failover: a hint is waited for once, shortly, then none is sent.
-    On asyncio a put that waits holds up no read."""
+async def test_reads_continue_while_writes_are_paused(world: World) -> None:
+    """`CLIENT PAUSE WRITE`, as managed services use it before a failover. A read waits for one hint, briefly, and then
+    sends none. On asyncio a waiting put delays no read.
+    """
     face = await opened(world)
     time.sleep(1.1)  # uses are due
     world.raw.client_pause(int(DEADLINE_S * 1000), all=False)
@@ -82,7 +83,7 @@ async def test_reads_go_on_where_writes_wait(world: World) -> None:
 
 
 @pytest.mark.parametrize("shards", [1, 3], indirect=True)
-async def test_a_new_process_opens_where_writes_are_refused(face: Face, world: World) -> None:
+async def test_new_process_can_open_while_writes_are_refused(face: Face, world: World) -> None:
     began = time.monotonic()
     other = await world.open(deadline=f"{DEADLINE_S:g}s")
     assert (await other.get("hot")).text == "hot"

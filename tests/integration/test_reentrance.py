@@ -1,5 +1,6 @@
-"""A signal handler or a finaliser that calls the store while the same thread is in it, at whatever line: nobody hangs, nothing
-is wrong, and no use is lost count of."""
+"""A signal handler or a finaliser calls the store while the same thread is in it, at any line: no call hangs, no result
+is wrong, and every use is counted.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +128,7 @@ def run(program: str, *args: Any, timeout_s: float = 110) -> str:
 
 
 @pytest.mark.parametrize(("near", "placement"), [("near", "redis"), ("far", "redis"), ("near", "local")])
-def test_a_store_is_called_in_the_middle_of_its_own_calls(
+def test_store_can_be_called_within_its_own_calls(
     valkey_server: TestServer, tmp_path: Path, near: str, placement: str
 ) -> None:
     out = run(PROGRAM, valkey_server.url, tmp_path, near, placement)

@@ -1,5 +1,6 @@
-"""The level `replicated`, on a primary with a real replica: what is acknowledged is there, and what is not there is not
-acknowledged."""
+"""The level `replicated`, on a primary with a real replica: an acknowledged write is on the replica, and a write that
+is not there is not acknowledged.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from tests.servers import KINDS, TestServer, available_kinds, poll, running_serv
 def primary(request: pytest.FixtureRequest) -> Iterator[TestServer]:
     if reason := available_kinds()[request.param]:
         pytest.skip(reason)
-    # Slow to see that a replica is silent: for these tests it is stopped, and not gone.
+    # Slow to notice a silent replica, because these tests stop the replica and do not end it.
     with running_server(request.param, tcp=True, args=("--repl-timeout", "600")) as server:
         yield server
 
@@ -36,7 +37,9 @@ def states(info: Any) -> list[str]:
 def replica(primary: TestServer) -> Iterator[TestServer]:
     with short_directory() as tmp:
         found = start_replica(primary, tmp)
-        with primary.client() as client:  # which may still be sending to one that says that it has all
+        with (
+            primary.client() as client
+        ):  # the primary may still be sending to a replica that reports that it has everything
             poll(lambda: "online" in states(client.info("replication")), what="an online replica")
         yield found
         found.kill9()
@@ -51,7 +54,7 @@ async def face(request: pytest.FixtureRequest, primary: TestServer, tmp_path: An
     await world.close()
 
 
-async def test_without_a_replica_it_is_refused_and_nothing_is_changed(primary: TestServer, face: Face):
+async def test_replicated_write_without_a_replica_is_refused_and_changes_nothing(primary: TestServer, face: Face):
     await face.put("there", "x")
     with primary.client() as client:
         assert client.info("replication")["connected_slaves"] == 0
@@ -68,8 +71,8 @@ async def test_without_a_replica_it_is_refused_and_nothing_is_changed(primary: T
     assert await face.get("new") is None and (await face.get("there")).text == "x"
 
 
-async def test_what_is_acknowledged_is_on_the_replica(primary: TestServer, replica: TestServer, face: Face):
-    """Read there at once, a hundred times: without WAIT some of these would come too early."""
+async def test_acknowledged_write_is_on_the_replica(primary: TestServer, replica: TestServer, face: Face):
+    """The replica is read at once, a hundred times. Without WAIT some of these reads would come too early."""
     with replica.client() as there:
         for i in range(100):
             await face.put(f"m{i}", f"{i}", durability="replicated")
@@ -81,7 +84,7 @@ async def test_what_is_acknowledged_is_on_the_replica(primary: TestServer, repli
         assert {there.hget(face.space.shard(f"n{i}").module(f"n{i}"), "content") for i in range(20)} == {b"x"}
 
 
-async def test_a_replica_that_hangs_acknowledges_nothing(primary: TestServer, replica: TestServer, face: Face):
+async def test_hanging_replica_acknowledges_nothing(primary: TestServer, replica: TestServer, face: Face):
     await face.put("there", "x")
     await face.put("gone", "x")
     os.kill(replica.pid, signal.SIGSTOP)
@@ -104,12 +107,10 @@ async def test_a_replica_that_hangs_acknowledges_nothing(primary: TestServer, re
         assert there.hget(face.space.shard("a").module("a"), "content") == b"y"
 
 
-async def test_a_connection_that_was_killed_while_idle_is_not_waited_on(
-    primary: TestServer, replica: TestServer, face: Face
-):
+async def test_connection_killed_while_idle_does_not_block_wait(primary: TestServer, replica: TestServer, face: Face):
     with primary.client() as client:
         for i in range(4):
-            async with asyncio.timeout(60):  # it hung for good
+            async with asyncio.timeout(60):  # it once hung for good
                 assert (await face.put("a", str(i), durability="replicated")).tier == "hot"
             client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             await asyncio.sleep(0.05)

@@ -1,4 +1,6 @@
-"""After a total loss of Redis the archive alone brings everything back: byte-equal, resumable, and nothing that was deleted."""
+"""After a total loss of Redis the archive alone restores everything: byte-equal, resumable, and without deleted
+modules.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,7 @@ def shard_state_now(shard: Shard) -> Plan[Opened]:
 
 
 def fill(store: Store, n: int = 40) -> dict[str, Module]:
-    """Modules of all kinds, some with several versions; answers them as they read."""
+    """Put modules of all kinds, some with several versions; return them as they read."""
     for i, id in enumerate([*ODD_IDS, *(f"m/{i}" for i in range(n))]):
         content = b"" if i % 9 == 0 else bytes(range(256)) * 3 if i % 7 == 0 else text_of(50 + i * 20, id)
         store.put(id, content, keywords=["k", str(i)], meta={"i": i, "ü": [1]})
@@ -62,7 +64,7 @@ def fill(store: Store, n: int = 40) -> dict[str, Module]:
 
 
 def same(a: Module, b: Module | None) -> bool:
-    """All that a reader may rest on. Tiers and times differ."""
+    """Compare everything that a reader may rely on. Tiers and times differ."""
     names = ("id", "content", "content_type", "tokens", "counter", "keywords", "meta", "version", "sha256")
     return b is not None and all(getattr(a, n) == getattr(b, n) for n in names)
 
@@ -73,7 +75,7 @@ def sound(store: Store) -> None:
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_everything_comes_back(open_store: Open, server: TestServer, shards: int):
+def test_rescue_restores_every_module(open_store: Open, server: TestServer, shards: int):
     store = open_store(shards=shards)
     before = fill(store)
     lose(server)
@@ -90,7 +92,7 @@ def test_everything_comes_back(open_store: Open, server: TestServer, shards: int
     assert (again.adopted, again.known) == (0, len(before))
 
 
-def test_a_dry_run_changes_nothing_and_says_the_same(open_store: Open, server: TestServer):
+def test_dry_run_changes_nothing_and_reports_the_same(open_store: Open, server: TestServer):
     store = open_store()
     before = fill(store, 5)
     lose(server)
@@ -112,7 +114,7 @@ def test_deleted_modules_stay_deleted(open_store: Open, server: TestServer):
         store.delete(id)
     store.archive_now()
     store.run(sweep(store.space), deadline_s=30)
-    store.delete("m/4")  # not archived: this one is lost with Redis, as level `redis` says
+    store.delete("m/4")  # not archived, so this deletion is lost with Redis, as documented for level `redis`
     lose(server)
     assert store.get("m/1") is None  # before the rescue too
     with pytest.raises(NotFound):
@@ -125,8 +127,10 @@ def test_deleted_modules_stay_deleted(open_store: Open, server: TestServer):
     sound(store)
 
 
-def test_reads_and_writes_are_right_before_it_ends(open_store: Open, server: TestServer):
-    """Between any two effects of a rescue others read, put and delete: every answer is right, none is undone."""
+def test_reads_and_writes_during_a_rescue_are_correct(open_store: Open, server: TestServer):
+    """Between any two effects of a rescue, other stores read, put and delete. Every result is right, and no write is
+    undone.
+    """
     store, others = open_store(), open_store()
     before = fill(store, 30)
     lose(server)
@@ -183,7 +187,7 @@ report = store.run(plans.rescue(store.space, tell), deadline_s=60)
 """
 
 
-def test_it_is_killed_in_the_middle_and_run_again(open_store: Open, server: TestServer, redis_url: str, tmp_path: Path):
+def test_killed_rescue_continues_when_run_again(open_store: Open, server: TestServer, redis_url: str, tmp_path: Path):
     store = open_store()
     before = fill(store, 60)
     lose(server)
@@ -214,7 +218,7 @@ def test_it_is_killed_in_the_middle_and_run_again(open_store: Open, server: Test
     sound(store)
 
 
-def test_nothing_is_made_older(open_store: Open, server: TestServer):
+def test_rescue_does_not_replace_a_newer_version(open_store: Open, server: TestServer):
     store = open_store()
     fill(store, 3)
     landed = store.put("m/1", "not archived yet")
@@ -223,7 +227,7 @@ def test_nothing_is_made_older(open_store: Open, server: TestServer):
     assert store.get("m/1").version == landed.version  # type: ignore[union-attr]
 
 
-def test_what_cannot_be_read_is_reported_and_the_rest_comes_back(open_store: Open, server: TestServer, tmp_path: Path):
+def test_unreadable_module_is_reported_and_the_rest_is_restored(open_store: Open, server: TestServer, tmp_path: Path):
     store = open_store()
     before = fill(store, 5)
     (damaged,) = (p for p in (tmp_path / "cold/t/modules/m/1").iterdir() if p.suffix == ".xz")
@@ -240,8 +244,8 @@ def test_what_cannot_be_read_is_reported_and_the_rest_comes_back(open_store: Ope
     assert same(before["m/2"], store.get("m/2"))
 
 
-def test_from_the_bytes_alone(open_store: Open, server: TestServer, tmp_path: Path):
-    """Without any sidecar: content and type come back; keywords and meta were only there."""
+def test_rescue_without_sidecars_restores_contents_and_types(open_store: Open, server: TestServer, tmp_path: Path):
+    """Content and type are restored; keywords and meta were only in the sidecars."""
     store = open_store()
     before = fill(store, 5)
     for sidecar in (tmp_path / "cold").rglob("*.meta.json"):
@@ -255,7 +259,7 @@ def test_from_the_bytes_alone(open_store: Open, server: TestServer, tmp_path: Pa
         assert (found.version[:2], found.sha256) == (module.version[:2], module.sha256)
 
 
-def test_the_archive_away_in_the_middle(open_store: Open, server: TestServer):
+def test_rescue_can_be_repeated_after_an_archive_outage(open_store: Open, server: TestServer):
     store = open_store()
     before = fill(store, 20)
     lose(server)
@@ -281,7 +285,7 @@ def test_the_archive_away_in_the_middle(open_store: Open, server: TestServer):
     assert all(same(module, store.get(id)) for id, module in before.items())
 
 
-def test_the_command(
+def test_rescue_command_reports_json(
     open_store: Open, server: TestServer, redis_url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip

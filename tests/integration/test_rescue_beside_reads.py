@@ -30,10 +30,10 @@ async def a_store(url: str, tmp_path: Path) -> AsyncStore:
 
 
 @pytest.mark.parametrize("way", ["get", "get_many"])
-async def test_nothing_that_is_archived_is_missing_beside_a_rescue(
+async def test_archived_modules_are_never_missing_during_a_rescue(
     server: TestServer, redis_url: str, tmp_path: Path, way: str
 ):
-    """Redis is emptied again and again; `None` would be a false miss."""
+    """Redis is emptied repeatedly; `None` would be a false miss."""
     store = await a_store(redis_url, tmp_path)
     for id in IDS:
         await store.put(id, id, durability="archived")
@@ -51,7 +51,7 @@ async def test_nothing_that_is_archived_is_missing_beside_a_rescue(
                 answers[n] += 1
 
     def all_have_read_since(before: list[int]) -> bool:
-        # The first answer may be to what was asked before.
+        # The first reply may belong to a call that began before.
         return any(task.done() for task in readers) or all(now >= n + 2 for now, n in zip(answers, before, strict=True))
 
     async with AsyncWorker(store):
@@ -66,8 +66,8 @@ async def test_nothing_that_is_archived_is_missing_beside_a_rescue(
     assert not wrong, f"{len(wrong)} false misses in {sum(answers)} answers"
 
 
-async def test_of_many_calls_that_find_no_epoch_one_claims(redis_url: str, server: TestServer, tmp_path: Path):
-    """72 calls for one shard at once: each claim is an object in the archive and takes several requests."""
+async def test_concurrent_calls_without_an_epoch_claim_one(redis_url: str, server: TestServer, tmp_path: Path):
+    """72 calls for one shard at once. Each claim is an object in the archive and takes several requests."""
     store = await a_store(redis_url, tmp_path)
     for id in IDS:
         await store.put(id, id, durability="archived")

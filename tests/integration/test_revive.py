@@ -1,4 +1,6 @@
-"""The embedded server is killed under open stores: they start it again, one of them, and go on with what was acknowledged."""
+"""The embedded server is killed under open stores. One of them starts it again, and all continue with the acknowledged
+writes.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ def kill(home: Home) -> int:
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-async def test_an_open_store_starts_the_server_that_was_killed(home: Home, kind: str) -> None:
+async def test_open_store_restarts_a_killed_server(home: Home, kind: str) -> None:
     open_it = connect if kind == "sync" else None
     store = open_it(home.path, **SETTINGS) if open_it else await connect_async(home.path, **SETTINGS)
     face = Face(store)
@@ -52,7 +54,7 @@ async def test_an_open_store_starts_the_server_that_was_killed(home: Home, kind:
     await face.close()
 
 
-async def test_a_server_that_was_stopped_stays_stopped(home: Home) -> None:
+async def test_stopped_server_stays_stopped(home: Home) -> None:
     store = connect(home.path, **SETTINGS | {"deadline": "500ms"})
     store.put("a", "a")
     assert stop_server(home)
@@ -73,7 +75,7 @@ for line in sys.stdin:
 """
 
 
-def test_of_many_processes_one_starts_it(home: Home) -> None:
+def test_only_one_of_several_processes_restarts_the_server(home: Home) -> None:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(home.path), f"m{i}"],
@@ -112,7 +114,7 @@ def hear(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def test_the_limit_of_memory_outlives_it(home: Home) -> None:
+def test_memory_limit_survives_a_restart(home: Home) -> None:
     from distier.embedded import ensure_server
 
     ensure_server(home, maxmemory_bytes=200 << 20)
@@ -123,7 +125,7 @@ def test_the_limit_of_memory_outlives_it(home: Home) -> None:
     store.close()
 
 
-def test_a_server_that_cannot_start_is_told_and_not_tried_by_every_call(home: Home) -> None:
+def test_failed_restart_is_reported_and_not_repeated_by_every_call(home: Home) -> None:
     store = connect(home.path, **SETTINGS | {"deadline": "1s"})
     kill(home)
     binaries = home.path / "data" / "appendonlydir"

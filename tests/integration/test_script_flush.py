@@ -1,4 +1,4 @@
-"""Somebody empties the server's cache of scripts all the time, as some tools do: nobody notices."""
+"""Another program flushes the server's script cache all the time, as some tools do, and no call notices."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_calls_succeed_while_scripts_are_flushed(
     await face.close()
 
 
-async def test_a_server_that_keeps_no_script_is_no_fault_of_the_caller(
+async def test_server_that_keeps_no_script_is_reported_as_unavailable(
     own_server: TestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
@@ -71,7 +71,7 @@ async def test_a_server_that_keeps_no_script_is_no_fault_of_the_caller(
     await face.close()
 
 
-async def test_a_user_who_may_load_no_script_is_told_so(own_server: TestServer, tmp_path: Path) -> None:
+async def test_user_without_script_load_gets_a_config_error(own_server: TestServer, tmp_path: Path) -> None:
     face = await face_of("sync", own_server.url, tmp_path, namespace="acl", deadline="30s")
     with own_server.client() as client:
         client.execute_command("ACL", "SETUSER", "default", "-script|load")

@@ -1,5 +1,6 @@
-"""The roles of deploy/redis/users.acl on real servers: what each can do, and what it cannot; TLS; secrets in what people
-read; ids that try to leave their keys and directories; foreign data in Redis."""
+"""The roles of deploy/redis/users.acl on real servers: the permissions that each has and lacks; TLS; secrets in output;
+ids that try to escape from their keys and directories; foreign data in Redis.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ TEXT = "what agents load, what agents load, what agents load. " * 40
 
 
 def rules() -> dict[str, list[str]]:
-    """The rules of each user, with the password of the tests where there is a placeholder."""
+    """The rules of each user, with the password of the tests in place of each placeholder."""
     found = {}
     for line in ACL_FILE.read_text().splitlines():
         _, user, *words = line.split()
@@ -49,7 +50,7 @@ def rules() -> dict[str, list[str]]:
 
 @pytest.fixture
 def roles(server: TestServer, redis_url: str) -> Iterator[TestServer]:
-    """A server where the roles exist."""
+    """A server on which the roles exist."""
     with server.client() as client:
         for user, words in rules().items():
             if user != "default":  # the tests' own; test_deploy starts a server with it off
@@ -76,11 +77,11 @@ def raw(server: TestServer, role: str) -> redis.Redis:
 
 
 def refused(server: TestServer, role: str, *words: str | int) -> None:
-    """Not allowed: by the command or by its key."""
+    """Check that the command is not allowed, by its name or by its key."""
     with raw(server, role) as client, pytest.raises(redis.ResponseError) as caught:
         client.execute_command(*words)
     text = str(caught.value)
-    said = ("permission", "The user executing the script can't")  # Redis 7.0 words it so in scripts
+    said = ("permission", "The user executing the script can't")  # the wording of Redis 7.0 in scripts
     assert isinstance(caught.value, redis.exceptions.NoPermissionError) or any(word in text for word in said), text
 
 
@@ -97,12 +98,12 @@ FORBIDDEN_TO_ALL: tuple[tuple[str | int, ...], ...] = (
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_no_role_can_leave_its_fence(roles: TestServer, role: str) -> None:
+def test_no_role_can_exceed_its_permissions(roles: TestServer, role: str) -> None:
     for words in FORBIDDEN_TO_ALL:
         refused(roles, role, *words)
 
 
-def test_an_administrator_may_do_what_the_page_asks_of_one(roles: TestServer) -> None:
+def test_administrator_can_do_what_the_page_requires(roles: TestServer) -> None:
     with raw(roles, "admin") as client:
         before = client.config_get("maxmemory")
         assert client.config_set("maxmemory", 1 << 30) and client.config_set("maxmemory", before["maxmemory"])
@@ -129,7 +130,7 @@ async def everything_an_agent_does(store: Store, other: AsyncStore) -> None:
     assert {e.id for e in store.events(since="0", wait=False)} >= {"a/b", "big"}
     assert (await other.get("a/b")).version == landed.version  # type: ignore[union-attr]
     assert store.delete("a/b")
-    async with asyncio.timeout(60):  # the near cache of the other one hears of it a moment later
+    async with asyncio.timeout(60):  # the near cache of the other store is invalidated a moment later
         while await other.get("a/b") is not None:
             await asyncio.sleep(0.005)
 
@@ -140,7 +141,7 @@ def _item(id: str, text: str) -> Any:
     return Item(id, text)
 
 
-async def test_an_agent_can_use_all_of_the_store(roles: TestServer, tmp_path: Path) -> None:
+async def test_agent_can_use_the_whole_store(roles: TestServer, tmp_path: Path) -> None:
     more: dict[str, Any] = {"storage_tiers__promotion_threshold": 2}
     with store_of(roles, "agent", tmp_path, **more) as store:
         other = await connect_async({"counter": "estimate"}, **settings(roles, "agent", tmp_path))
@@ -156,7 +157,7 @@ async def test_an_agent_can_use_all_of_the_store(roles: TestServer, tmp_path: Pa
         refused(roles, "agent", *words)
 
 
-def test_an_agent_has_a_near_cache(roles: TestServer, tmp_path: Path) -> None:
+def test_agent_has_a_near_cache(roles: TestServer, tmp_path: Path) -> None:
     with store_of(roles, "agent", tmp_path) as store:
         store.put("a", TEXT)
 
@@ -168,7 +169,7 @@ def test_an_agent_has_a_near_cache(roles: TestServer, tmp_path: Path) -> None:
         assert store.near.status == "on"
 
 
-def test_where_tracking_is_forbidden_reads_go_on_without_a_near_cache(roles: TestServer, tmp_path: Path) -> None:
+def test_role_without_tracking_reads_without_a_near_cache(roles: TestServer, tmp_path: Path) -> None:
     with store_of(roles, "worker", tmp_path) as store:
         store.put("a", TEXT)
         assert store.get("a").text == TEXT  # type: ignore[union-attr]
@@ -176,7 +177,7 @@ def test_where_tracking_is_forbidden_reads_go_on_without_a_near_cache(roles: Tes
         assert store.get("a").text == TEXT and SECRET not in store.near.status  # type: ignore[union-attr]
 
 
-def test_a_worker_can_maintain(roles: TestServer, tmp_path: Path) -> None:
+def test_worker_can_maintain(roles: TestServer, tmp_path: Path) -> None:
     fast = {"storage_tiers__cold__archive_after": "0s", "storage_tiers__demotion_threshold": "1s",
             "storage_tiers__hot__max_size": 1500, "storage_tiers__warm__ttl": "1s",
             "worker__uses_half_life": "1s"}  # fmt: skip
@@ -209,7 +210,7 @@ def filled(roles: TestServer, tmp_path: Path) -> tuple[TestServer, Path]:
     return roles, tmp_path
 
 
-def test_an_operator_sees_all_and_changes_nothing(filled: tuple[TestServer, Path]) -> None:
+def test_operator_sees_everything_and_changes_nothing(filled: tuple[TestServer, Path]) -> None:
     server, archive = filled
     with server.client() as client:
         before = _dump(client)
@@ -224,7 +225,7 @@ def test_an_operator_sees_all_and_changes_nothing(filled: tuple[TestServer, Path
         assert _dump(client) == before
     with raw(server, "operator") as watcher:
         assert watcher.xread({"distier:{team}:events": "0"}) and watcher.info("memory") and watcher.slowlog_len() >= 0
-        # Contents of hot modules are fields of their records; who must not see them is an `exporter`.
+        # Contents of hot modules are fields of their records; a user who must not see them gets the role `exporter`.
         assert watcher.hget("distier:{team}:module:hot", "content") == TEXT.encode()
     for words in (("CONFIG", "GET", "*"), ("SET", "distier:{team}:x", "y"), ("XADD", "distier:{team}:events", "*", "a", 1),
                   ("HSET", "distier:{team}:limits", "hot_tokens", 1), ("FUNCTION", "LOAD", "x")):  # fmt: skip
@@ -239,7 +240,7 @@ def _changes(store: Store) -> list[Callable[[], object]]:
 
 
 def _dump(client: redis.Redis) -> dict[bytes, Any]:
-    """All that is kept. (DUMP shows the order of a hash's fields, which is not kept.)"""
+    """All stored data. (DUMP shows the order of a hash's fields, which is not stored data.)"""
     read: dict[Any, Callable[[Any], Any]] = {
         b"hash": client.hgetall, b"string": client.get, b"stream": lambda k: client.xrange(k),
         b"zset": lambda k: client.zrange(k, 0, -1, withscores=True),
@@ -253,7 +254,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch, server: TestServer, role: str,
         monkeypatch.setenv(f"DISTIER_{name}", value)
 
 
-def test_a_worker_can_repair_and_rescue(
+def test_worker_can_repair_and_rescue(
     filled: tuple[TestServer, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     server, archive = filled
@@ -267,7 +268,7 @@ def test_a_worker_can_repair_and_rescue(
     assert SECRET not in "".join(capfd.readouterr())
 
 
-def test_an_operator_can_use_the_command_line(
+def test_operator_can_use_the_command_line(
     filled: tuple[TestServer, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     server, archive = filled
@@ -280,7 +281,7 @@ def test_an_operator_can_use_the_command_line(
     assert SECRET not in out + err and "***" in out
 
 
-def test_an_operator_does_not_make_a_namespace(roles: TestServer, tmp_path: Path) -> None:
+def test_operator_cannot_create_a_namespace(roles: TestServer, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         store_of(roles, "operator", tmp_path, namespace="new")
     _no_secret(caught.value)
@@ -288,7 +289,7 @@ def test_an_operator_does_not_make_a_namespace(roles: TestServer, tmp_path: Path
         assert not list(client.scan_iter("distier:{new}:*"))
 
 
-def test_a_deployer_loads_functions_and_sets_limits_and_reads_no_module(filled: tuple[TestServer, Path]) -> None:
+def test_deployer_loads_functions_sets_limits_and_reads_no_module(filled: tuple[TestServer, Path]) -> None:
     server, archive = filled
     with raw(server, "deployer") as client:
         client.function_load(library(), replace=True)
@@ -308,8 +309,8 @@ def test_a_deployer_loads_functions_and_sets_limits_and_reads_no_module(filled: 
         refused(server, "deployer", *words)
 
 
-def test_the_roles_suffice_for_several_shards(roles: TestServer, tmp_path: Path) -> None:
-    """An agent moves shares for a large module, a worker balances, a deployer sets totals, an operator looks."""
+def test_roles_are_sufficient_for_several_shards(roles: TestServer, tmp_path: Path) -> None:
+    """An agent moves quotas for a large module, a worker balances, a deployer sets totals, and an operator looks."""
     more = {"namespace": "wide", "shards": 4, "storage_tiers__hot__max_size": 1000}
     with store_of(roles, "agent", tmp_path, **more) as store:
         for i in range(20):
@@ -325,7 +326,7 @@ def test_the_roles_suffice_for_several_shards(roles: TestServer, tmp_path: Path)
 
 
 def exported(client: redis.Redis, tmp: Path, namespaces: str) -> dict[bytes, float]:
-    """What the script says that exporter.sh makes for these namespaces and hands to a redis_exporter."""
+    """Run the script that exporter.sh makes for these namespaces and hands to a redis_exporter; return its figures."""
     tmp = tmp / "exporter"
     tmp.mkdir(exist_ok=True)
     (tmp / "redis_exporter").write_text('#!/bin/sh\n[ "$1" = --script ] && cat "$2"\n')
@@ -341,7 +342,7 @@ def exported(client: redis.Redis, tmp: Path, namespaces: str) -> dict[bytes, flo
     return dict(zip(flat[::2], map(float, flat[1::2]), strict=True))
 
 
-def test_the_exporter_tells_of_each_shard_of_each_namespace(roles: TestServer, tmp_path: Path) -> None:
+def test_exporter_reports_each_shard_of_each_namespace(roles: TestServer, tmp_path: Path) -> None:
     for namespace, shards in (("team", 1), ("other-1.x", 4)):
         with store_of(roles, "agent", tmp_path, namespace=namespace, shards=shards) as store:
             store.put_many([_item(f"m/{i}", TEXT) for i in range(20)])
@@ -358,7 +359,7 @@ def test_the_exporter_tells_of_each_shard_of_each_namespace(roles: TestServer, t
         exported(client, tmp_path, "x'} redis.call('FLUSHALL') --")
 
 
-def test_the_exporter_gets_numbers_only(filled: tuple[TestServer, Path]) -> None:
+def test_exporter_can_read_only_figures(filled: tuple[TestServer, Path]) -> None:
     server, archive = filled
     with raw(server, "exporter") as client:
         found = exported(client, archive, "none team")
@@ -373,7 +374,7 @@ def test_the_exporter_gets_numbers_only(filled: tuple[TestServer, Path]) -> None
         refused(server, "exporter", *words)
 
 
-def test_a_wrong_password_is_told_at_once_and_not_shown(roles: TestServer, tmp_path: Path) -> None:
+def test_wrong_password_fails_at_once_and_is_not_shown(roles: TestServer, tmp_path: Path) -> None:
     began_s = time.monotonic()
     wrong = SECRET[::-1]  # not written out: tracebacks quote these lines
     with pytest.raises(ConfigError) as caught:
@@ -389,7 +390,7 @@ def test_a_wrong_password_is_told_at_once_and_not_shown(roles: TestServer, tmp_p
 
 @pytest.fixture(scope="module")
 def tls() -> Iterator[tuple[str, Path]]:
-    """A server that takes TLS with client certificates only: its URL, and where the files are."""
+    """A server that accepts only TLS with client certificates: its URL, and the directory of the files."""
     with certificates() as at:
         port = free_port()
         files = {"--tls-cert-file": "server.crt", "--tls-key-file": "server.key", "--tls-ca-cert-file": "ca.crt"}
@@ -428,7 +429,7 @@ async def test_tls_with_a_client_certificate_works(tls: tuple[str, Path], tmp_pa
     [("other", "client", ConfigError), ("ca", None, DistierError), ("ca", "stranger", DistierError)],
     ids=["wrong authority", "no client certificate", "a stranger's certificate"],
 )
-async def test_tls_that_does_not_fit_is_a_clear_error_in_time(
+async def test_wrong_tls_files_raise_a_clear_error_in_time(
     tls: tuple[str, Path], tmp_path: Path, ca: str, client: str | None, error: type[DistierError]
 ) -> None:
     wanted = _tls_settings(tls, tmp_path, ca, client)
@@ -441,7 +442,7 @@ async def test_tls_that_does_not_fit_is_a_clear_error_in_time(
         assert time.monotonic() - began_s < 31
         words = str(caught.value).lower()
         # With TLS 1.3 the server refuses a client's certificate after the client's handshake, and its reset of the
-        # connection may overtake the alert that says why.
+        # connection may overtake the alert with the reason.
         said = (
             ("certificate",)
             if ca == "other"
@@ -458,7 +459,7 @@ async def _open_async(wanted: dict[str, Any]) -> AsyncStore:
 
 
 def _no_secret(error: BaseException, secret: str = SECRET) -> None:
-    """Neither in the message nor in any error that it came from."""
+    """Check that the secret is in neither the message nor any chained error."""
     assert secret not in "".join(traceback.format_exception(error))
 
 
@@ -482,14 +483,14 @@ async def test_no_secret_in_reprs_logs_and_errors(
         other = await connect_async({"counter": "estimate"}, **(base | more))
         assert SECRET not in _everything_shown(other)
         await other.close()
-    # A server that is not there: the errors name it, without the password.
+    # No server listens there. The errors name its address without the password.
     for url in (f"redis://agent:{SECRET}@127.0.0.1:{free_port()}/0", f"unix://agent:{SECRET}@/nowhere/s.sock"):
         exchange = RedisExchange(load_config(None, **(base | {"redis__url": url})), url)
         assert SECRET not in repr(exchange)
         with pytest.raises(Unavailable) as caught:
             connect(None, **(base | {"redis__url": url}))
         _no_secret(caught.value)
-    # A configuration that is wrong beside a secret.
+    # An invalid setting next to a secret.
     for wrong in ({"redis__pasword": SECRET}, {"redis__url": f"http://u:{SECRET}@h"}, {"redis": {"password": [SECRET]}},
                   {"storage_tiers__cold__secret_key": SECRET}):  # fmt: skip
         with pytest.raises(ConfigError) as bad:
@@ -499,7 +500,7 @@ async def test_no_secret_in_reprs_logs_and_errors(
     assert TEXT[:40] not in caplog.text  # no contents either
 
 
-def test_the_secret_of_the_archive_is_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_secret_of_the_archive_is_shown_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from distier.client import archive_of
 
     logging.getLogger("distier").setLevel(logging.DEBUG)
@@ -541,7 +542,7 @@ def _outside(directory: Path, archive: Path) -> list[tuple[str, float, int]]:
     return found
 
 
-def test_ids_cannot_leave_their_keys_and_directories(roles: TestServer, tmp_path: Path) -> None:
+def test_ids_cannot_escape_from_their_keys_and_directories(roles: TestServer, tmp_path: Path) -> None:
     archive = tmp_path / "in" / "archive"
     archive.mkdir(parents=True)
     (tmp_path / "in" / "neighbour").write_text("x")
@@ -553,7 +554,7 @@ def test_ids_cannot_leave_their_keys_and_directories(roles: TestServer, tmp_path
         assert sorted(store.list()) == sorted(HOSTILE_IDS)
         assert store.archive_now() == len(HOSTILE_IDS)
         store.demote_many(HOSTILE_IDS, to="cold")
-        # Each is itself and no other: also where ids differ by case or by normalisation only.
+        # Each id is its own module, even where ids differ only by case or by normalisation.
         assert [store.get(id).text for id in HOSTILE_IDS] == [f"{i} {TEXT}" for i in range(len(HOSTILE_IDS))]  # type: ignore[union-attr]
         for id in HOSTILE_IDS:
             assert list(store.list(id)).count(id) == 1 and decode_id(encode_id(id)) == id
@@ -574,7 +575,7 @@ def test_ids_cannot_leave_their_keys_and_directories(roles: TestServer, tmp_path
 @pytest.mark.parametrize(
     "id", ["", "x" * 257, "\ud800", "é" * 129], ids=["empty", "too long", "surrogate", "too many bytes"]
 )
-def test_what_is_no_id_is_refused_before_anything_is_written(roles: TestServer, tmp_path: Path, id: str) -> None:
+def test_invalid_ids_are_refused_before_anything_is_written(roles: TestServer, tmp_path: Path, id: str) -> None:
     with store_of(roles, "agent", tmp_path) as store:
         for call in (lambda: store.put(id, "x"), lambda: store.get(id), lambda: store.delete(id), lambda: store.where(id),
                      lambda: store.promote(id), lambda: store.pin(id, 1), lambda: store.exists(id)):  # fmt: skip
@@ -625,7 +626,7 @@ MISSING = (
 
 
 def _bomb(claimed: int) -> bytes:
-    """A frame that says it holds `claimed` bytes."""
+    """A frame that claims to hold `claimed` bytes."""
     from distier.domain.codec import compress_frame
 
     frame = bytearray(compress_frame(b"\0" * 2_000_000)[1])
@@ -634,7 +635,7 @@ def _bomb(claimed: int) -> bytes:
 
 
 def _damages() -> dict[str, Callable[[redis.Redis, str, str], object]]:
-    """What a foreign client does to the record (key) and the frame of one module."""
+    """The changes that a foreign client makes to the record (key) and the frame of one module."""
     found: dict[str, Callable[[redis.Redis, str, str], object]] = {}
     for name, fields in RECORD_DAMAGE.items():
         found[name] = lambda c, key, _, fields=fields: c.hset(key, mapping=dict(fields))  # type: ignore[misc]
@@ -701,7 +702,7 @@ def _calls(store: Store) -> dict[str, Callable[[], object]]:
 
 
 def _outcome(name: str, call: Callable[[], Any], problems: list[str]) -> None:
-    """Typed, or right; content is what was put and nothing else."""
+    """Check that the result is a typed error or right: content is always exactly the content that was put."""
     began_s = time.monotonic()
     try:
         got = call()

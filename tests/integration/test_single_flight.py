@@ -1,5 +1,6 @@
-"""However many read a cold module at once, the archive is asked once or twice; and a holder of the lease that is killed or
-hangs is overtaken within the deadline. The archive is `faulty_s3.py`, which counts."""
+"""However many processes read a cold module at once, the archive is asked once or twice. A lease holder that is killed
+or hangs is overtaken within the deadline. The archive is `faulty_s3.py`, which counts requests.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +25,10 @@ from tests.servers import poll
 
 ROOT = Path(__file__).parent.parent.parent
 CONTENT = b"what everybody wants to read at once. " * 500
-DEADLINE_S = 45.0  # 8 processes on 2 shared cores; a holder is waited for a third of it, 10 s at most
+DEADLINE_S = 45.0  # 8 processes on 2 shared cores; others wait for a lease holder for a third of it, 10 s at most
 
-# Each process opens the store that it is told, says so, waits for the word, and reads with many threads at once; and so on.
+# Each process opens the store from its argument, prints that it is ready, waits for a line, reads with many threads at
+# once, and repeats.
 READER = """
 import json, sys, threading
 from distier import connect
@@ -70,7 +72,7 @@ def settings(redis_url: str, s3: FaultyS3) -> dict[str, Any]:
 
 @pytest.fixture
 def store(settings: dict[str, Any]) -> Iterator[Store]:
-    """With the module `a`, which is cold."""
+    """A store with the cold module `a`."""
     with connect({"counter": "estimate"}, **settings) as store:
         store.put("a", CONTENT)
         assert store.demote("a", to="cold").tier == "cold"
@@ -143,7 +145,7 @@ def readers(settings: dict[str, Any], processes: int, threads: int) -> Iterator[
 
 
 @pytest.mark.parametrize("archive", ["quick", "slow"])
-def test_200_readers_in_8_processes_ask_at_most_twice(
+def test_200_readers_in_8_processes_make_at_most_two_requests(
     store: Store, s3: FaultyS3, settings: dict[str, Any], archive: str
 ):
     with readers(settings, 8, 25) as many:
@@ -160,10 +162,10 @@ def test_200_readers_in_8_processes_ask_at_most_twice(
 
 
 @pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_holder_that_dies_or_hangs_is_overtaken(
+def test_lease_holder_that_dies_or_hangs_is_overtaken(
     store: Store, s3: FaultyS3, settings: dict[str, Any], fate: signal.Signals
 ):
-    """It is struck while its GET is under way, so its lease is there and it will not give it back."""
+    """The signal arrives during its GET, so that its lease exists and the holder will not return it."""
     hasty = settings | {"storage_tiers__cold__timeout": "9s"}  # so that 3 s of patience are enough
     with readers(hasty, 1, 1) as holder, readers(hasty, 2, 10) as others:
         with s3.fault("stall", "GET", times=1):
@@ -173,15 +175,13 @@ def test_a_holder_that_dies_or_hangs_is_overtaken(
             others.go()
             assert others.results() == [len(CONTENT)] * 20, "within their deadline"
         assert gets(s3) <= 3
-        if fate == signal.SIGSTOP:  # it goes on as a zombie, and does no harm
+        if fate == signal.SIGSTOP:  # it continues as a zombie and does no harm
             os.kill(holder.processes[0].pid, signal.SIGCONT)
             assert holder.results() in ([len(CONTENT)], ["DeadlineExceeded"], ["ArchiveUnavailable"])
     assert store.get("a").content == CONTENT  # type: ignore[union-attr]
 
 
-def test_a_lease_longer_than_the_own_deadline_is_ended_by_those_who_wait(
-    store: Store, s3: FaultyS3, settings: dict[str, Any]
-):
+def test_waiting_reader_ends_a_lease_longer_than_its_own_deadline(store: Store, s3: FaultyS3, settings: dict[str, Any]):
     """Another process has a longer deadline, took the lease for longer, and died."""
     shard = store.space.keys.shards[0]
     with connect(
@@ -199,10 +199,10 @@ def test_a_lease_longer_than_the_own_deadline_is_ended_by_those_who_wait(
     assert gets(s3) == 1
 
 
-def test_an_archive_that_is_slower_than_the_patience_is_not_asked_by_everybody(
+def test_archive_slower_than_the_patience_gets_one_request_per_lease(
     store: Store, s3: FaultyS3, settings: dict[str, Any]
 ):
-    """A GET takes longer than its lease lasts: one more GET for each such time, not one for each reader."""
+    """A GET takes longer than its lease lasts. That costs one more GET for each such time, not one for each reader."""
     s3.slow_s = 2.5
     with readers(settings | {"deadline": "6s"}, 2, 20) as many, s3.fault("slow", "GET", match="/modules/a/"):
         many.go()

@@ -1,4 +1,4 @@
-"""The worker as a thread and as a task, and what stats tell after Redis was lost."""
+"""The worker as a thread and as a task, and what `stats` reports after Redis was lost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def is_kept(store: Store) -> bool:
     return found.dirty_count == 0 and found.cold.archived_count == 8 and found.hot.tokens <= 50
 
 
-def test_a_thread_archives_and_keeps_headroom(server: TestServer, redis_url: str, tmp_path: Path):
+def test_thread_archives_and_keeps_headroom(server: TestServer, redis_url: str, tmp_path: Path):
     with connect(settings(server, tmp_path)) as store, Worker(store) as worker:
         for i in range(8):
             store.put(f"m{i}", b"x" * 100, tokens=10)
@@ -41,7 +41,7 @@ def test_a_thread_archives_and_keeps_headroom(server: TestServer, redis_url: str
     assert report.did["archived"] == 8 and report.failures == 0 and report.did["headroom"] >= 3
 
 
-async def test_a_task_archives_and_keeps_headroom(server: TestServer, redis_url: str, tmp_path: Path):
+async def test_task_archives_and_keeps_headroom(server: TestServer, redis_url: str, tmp_path: Path):
     store: AsyncStore = await connect_async(settings(server, tmp_path))
     async with AsyncWorker(store) as worker:
         for i in range(8):
@@ -56,9 +56,7 @@ async def test_a_task_archives_and_keeps_headroom(server: TestServer, redis_url:
     assert report.did["archived"] == 8 and report.failures == 0 and report.did["headroom"] >= 3
 
 
-def test_a_loss_shows_in_stats_and_events_and_the_worker_brings_all_back(
-    server: TestServer, redis_url: str, tmp_path: Path
-):
+def test_loss_shows_in_stats_and_events_and_the_worker_restores_all(server: TestServer, redis_url: str, tmp_path: Path):
     with connect(settings(server, tmp_path)) as store:
         for i in range(8):
             store.put(f"m{i}", b"%d" % i)
@@ -77,7 +75,7 @@ def test_a_loss_shows_in_stats_and_events_and_the_worker_brings_all_back(
         assert [store.get(f"m{i}").content for i in range(8)] == [b"%d" % i for i in range(8)]  # type: ignore[union-attr]
 
 
-def test_a_failing_round_is_told_and_repeated(server: TestServer, redis_url: str, tmp_path: Path):
+def test_failing_round_is_reported_and_repeated(server: TestServer, redis_url: str, tmp_path: Path):
     with connect(settings(server, tmp_path)) as store:
         store.put("a", b"1")
         archive = tmp_path / "cold"
@@ -90,13 +88,13 @@ def test_a_failing_round_is_told_and_repeated(server: TestServer, redis_url: str
 
 
 class Broken(MemoryArchive):
-    """Fails as no archive should: with what distier does not know."""
+    """An archive that raises an exception that no archive should raise and distier does not know."""
 
     broken = False
 
     @classmethod
     def of(cls, store: Any) -> Broken:
-        """With all that the store's archive has; the store uses it from now on."""
+        """A copy of the store's archive, which the store uses from now on."""
         made = cls()
         for one in store._driver.archive.list(""):
             data = store._driver.archive.get(one.key, max_bytes=one.size_bytes).data
@@ -115,7 +113,7 @@ class Broken(MemoryArchive):
         super().put(key, data, **options)
 
 
-def test_a_thread_survives_any_exception(server: TestServer, redis_url: str, tmp_path: Path):
+def test_thread_survives_any_exception(server: TestServer, redis_url: str, tmp_path: Path):
     def fail(_: object) -> None:
         raise KeyError("on_round")
 
@@ -133,7 +131,7 @@ def test_a_thread_survives_any_exception(server: TestServer, redis_url: str, tmp
         assert not Worker(store, on_round=fail).run_once()
 
 
-async def test_a_task_survives_any_exception(server: TestServer, redis_url: str, tmp_path: Path):
+async def test_task_survives_any_exception(server: TestServer, redis_url: str, tmp_path: Path):
     store: AsyncStore = await connect_async(settings(server, tmp_path))
     archive = Broken.of(store)
     archive.broken = True

@@ -1,7 +1,8 @@
-"""What the integration tests stand on: a real server, a directory archive, and stores of both kinds behind one face.
+"""The environment of the integration tests: a real server, a directory archive, and stores of both kinds behind one
+face.
 
-A scenario is written once, as a coroutine over a `Face`. The face of a blocking store calls it right there on the
-event loop (nothing else runs on it), so `await face.put(...)` means the same for `Store` and `AsyncStore`.
+A scenario is written once, as a coroutine over a `Face`. The face of a blocking store calls it directly on the event
+loop (nothing else runs on it), so `await face.put(...)` means the same for `Store` and `AsyncStore`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Open = Callable[..., Store]
 
 
 class Face:
-    """A store of either kind; every method of the stores is awaited, and iterators come as lists."""
+    """A store of either kind. Every method of the stores is awaited, and iterators come as lists."""
 
     def __init__(self, store: Store | AsyncStore) -> None:
         self.store = store
@@ -47,7 +48,7 @@ class Face:
         return call
 
     async def maintain(self) -> dict[str, int]:
-        """One round of the worker's plans over all shards: what each did."""
+        """One round of the worker's plans over all shards; returns what each plan did."""
         did: dict[str, int] = {}
 
         def tell(step: dict[str, int]) -> None:
@@ -59,7 +60,7 @@ class Face:
         return did
 
     async def recount(self) -> dict[str, int]:
-        """The usage of all shards, counted anew."""
+        """The usage of all shards, counted from the data."""
         sums: dict[str, int] = {}
         for shard in self.space.keys.shards:
             for name, n in (await self.run(recount_plan(self.space, shard))).items():
@@ -68,7 +69,7 @@ class Face:
 
 
 async def until(true: Callable[[], object], *, what: str, timeout_s: float = 60.0) -> None:
-    """As `servers.poll`, without holding the event loop."""
+    """Like `servers.poll`, without blocking the event loop."""
     end = time.monotonic() + timeout_s
     while not true():
         assert time.monotonic() < end, f"{what} did not come true within {timeout_s:g} s"
@@ -77,7 +78,7 @@ async def until(true: Callable[[], object], *, what: str, timeout_s: float = 60.
 
 @dataclass
 class World:
-    """A server, an archive's directory, and the stores that a test opened, which are closed at its end."""
+    """A server, an archive's directory, and the stores that a test opened. The stores are closed at its end."""
 
     server: TestServer
     url: str
@@ -91,7 +92,9 @@ class World:
         self.raw = self.server.client()
 
     def settings(self, **overrides: Any) -> dict[str, Any]:
-        """The configuration as `connect` takes it; overrides are named as there (`storage_tiers__hot__max_size`)."""
+        """The configuration as `connect` takes it. Overrides have the names that they have there
+        (`storage_tiers__hot__max_size`).
+        """
         base = {"redis__url": self.url, "namespace": "t", "shards": self.shards, "near__enabled": False,
                 "storage_tiers__cold__directory": self.archive}  # fmt: skip
         return base | overrides
@@ -110,7 +113,7 @@ class World:
                 await face.close()
         self.raw.close()
 
-    # -- looking behind the store ----------------------------------------------------------------------------------
+    # -- behind the store ------------------------------------------------------------------------------------------
 
     def shard(self, id: str, namespace: str = "t") -> Shard:
         from distier.domain.keys import Keyspace
@@ -118,7 +121,7 @@ class World:
         return Keyspace(namespace, self.shards).shard(id)
 
     def scores(self) -> dict[bytes, list[tuple[bytes, float]]]:
-        """Every sorted set of the server, whole."""
+        """All sorted sets of the server."""
         keys = [k for k in self.raw.keys("*") if self.raw.type(k) == b"zset"]
         return {key: self.raw.zrange(key, 0, -1, withscores=True) for key in keys}
 
