@@ -1,4 +1,4 @@
-"""`make bench`: measures distier beside its peers in one run, and writes docs/BENCHMARKS.md.
+"""`make bench`: measures distier and its peers in one run, and writes docs/BENCHMARKS.md.
 
 python -m benchmarks                    # all, about five minutes on two cores
 python -m benchmarks hot_gets memory    # some: printed, nothing is written
@@ -34,7 +34,7 @@ set up: `benchmarks/peers.py`. redis-py's client-side cache refuses Valkey by it
 
 
 class Goal(NamedTuple):
-    """`measured` is how it is written; `worst` is compared with `bound` (at most, or with `least` at least)."""
+    """`measured` is the printed figure. `worst` is compared with `bound`: at most, or with `least` at least."""
 
     what: str
     goal: str
@@ -129,7 +129,7 @@ def judge(figures: Figures) -> list[tuple[str, ...]]:
         span = f"{low:.2f}{goal.unit}" if len(found) == 1 else f"{low:.2f} to {high:.2f}{goal.unit}"
         good = sum((v >= goal.bound) if goal.least else (v <= goal.bound) for v in found.values())
         told = "met" if met else f"{good} of {len(found)} met" if good else "not met"
-        if goal.goal.startswith("("):  # nobody asked for it
+        if goal.goal.startswith("("):  # this section was not requested
             told = ""
         rows.append((goal.what, goal.goal, span, told, "" if met else goal.why))
     return rows

@@ -1,10 +1,10 @@
-"""How long `distier rescue` takes to rebuild the records of 100,000 modules from a directory archive, and that all of them read
-back byte-equal; every 20th was deleted, and stays so. Fails above 60 s.
+"""How long `distier rescue` takes to rebuild the records of 100,000 modules from a directory archive. All modules must
+read back byte-equal; every 20th was deleted and must stay deleted. Fails above 60 s.
 
     python -m benchmarks.bench_rescue [number]
 
-The archive is written as the write-back writes it (content and sidecar of each module), but by plain files: durable
-writes would sync 200,000 files and measure the disk.
+The archive has the files that the write-back writes (content and sidecar of each module), but they are written as plain
+files. Durable writes would sync 200,000 files and measure the disk.
 """
 
 from __future__ import annotations

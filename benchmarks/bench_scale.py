@@ -1,10 +1,10 @@
-"""What a namespace of 10^4, 10^5 and 10^6 modules costs: bytes in Redis, latency, requests to the archive.
+"""The cost of a namespace of 10^4, 10^5 and 10^6 modules: bytes in Redis, latency, requests to the archive.
 
     python -m benchmarks.bench_scale [--sizes 10000,100000,1000000] [--kinds valkey,redis]
 
-Cold records are written by the script that a rescue uses, with the fields that a written back module has; an id has 32 bytes.
-Latencies are ratios in one run: the same call on the server with the most modules and on one with a thousand, in turn.
-The tables in docs/SCALE.md are what this prints.
+The script of the rescue writes the cold records, with the fields of a module that the write-back has archived. An id
+has 32 bytes. Latencies are ratios in one run: the same call on the server with the most modules and on one with a
+thousand, in turn. The tables in docs/SCALE.md are the output of this program.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PUT_DOLLARS, GET_DOLLARS, GB_MONTH_DOLLARS = 0.005 / 1000, 0.0004 / 1000, 0.023
 
 
 def id_of(i: int) -> str:
-    """32 bytes."""
+    """An id of 32 bytes."""
     return f"docs/library/{i % 1000:04d}/page-{i:09d}"
 
 
@@ -62,7 +62,7 @@ def cold_record(i: int) -> Adoption:
 
 
 def fill(store: Store, first: int, last: int) -> None:
-    """Modules `first` to `last`, in the archive only."""
+    """Create modules `first` to `last` in the archive only."""
     shard = store.space.keys.shards[0]
 
     def step(start: int) -> Plan[None]:
@@ -93,7 +93,7 @@ def opened(server: TestServer, directory: Path) -> Iterator[Store]:
 
 
 def used_bytes(server: TestServer) -> int:
-    """Without what does not grow with the modules: the hash by which a repeated put is recognised."""
+    """Bytes used without the part that does not grow with the modules: the hash by which a repeated put is recognised."""
     with server.client() as client:
         while keys := list(islice(client.scan_iter("*:done", count=1000), 1000)):
             client.unlink(*keys)
@@ -101,7 +101,7 @@ def used_bytes(server: TestServer) -> int:
 
 
 def by_tier(kind: Kind) -> None:
-    """Bytes a module of 2 kB, by tier, at 10^4 modules that were put as users put them."""
+    """Bytes per module of 2 kB, by tier, at 10^4 modules that were put as users put them."""
     print(f"\n| {kind}: tier | bytes in Redis a module | of them content or frame |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as tmp, running_server(kind) as server, opened(server, Path(tmp)) as store:
         empty = used_bytes(server)
@@ -128,7 +128,7 @@ def _row(tier: str, server: TestServer, empty: int, content: float) -> None:
 
 
 def by_size(kind: Kind, sizes: Sequence[int]) -> None:
-    """Bytes a cold module at each size; then latencies at the greatest by those at a thousand."""
+    """Bytes per cold module at each size; then latencies at the largest size as ratios of those at a thousand."""
     print(f"\n| {kind}: cold modules | bytes in Redis a module | all |\n|---|---|---|")
     with (
         tempfile.TemporaryDirectory() as tmp,
@@ -147,8 +147,9 @@ def by_size(kind: Kind, sizes: Sequence[int]) -> None:
 
 
 def latencies(kind: Kind, many: tuple[Store, TestServer], few: tuple[Store, TestServer], n: int) -> None:
-    """Beside the time of a call, the CPU time of the server: a reply that finds the client asleep takes three times as long,
-    and which of two servers does is chance."""
+    """Measures the CPU time of the server in addition to the time of a call. A reply that finds the client asleep takes
+    three times as long, and it is chance for which of two servers that happens.
+    """
     for store, _ in (many, few):
         for i in range(100):
             store.put(f"hot/{i}", content_of(i))
@@ -174,7 +175,7 @@ def latencies(kind: Kind, many: tuple[Store, TestServer], few: tuple[Store, Test
     )
     for name, call in calls.items():
         for store, _ in (many, few):
-            store.archive_now()  # what the call before has left to do is not this one's
+            store.archive_now()  # work left over from the previous call does not count for this one
         rounds = [(_round(call, *many), _round(call, *few)) for _ in range(ROUNDS)][1:]
         us, cpu_us = (statistics.median(large[i] for large, _ in rounds) for i in (0, 1))
         ratios = [statistics.median(large[i] / max(small[i], 0.1) for large, small in rounds) for i in (0, 1)]
@@ -182,7 +183,7 @@ def latencies(kind: Kind, many: tuple[Store, TestServer], few: tuple[Store, Test
 
 
 def _round(call: Callable[[Store], object], store: Store, server: TestServer) -> tuple[float, float]:
-    """Microseconds a call: by the clock, and of the server's CPU."""
+    """Microseconds per call: by the clock, and of the server's CPU."""
 
     def cpu_s() -> float:
         with server.client() as client:
@@ -225,7 +226,7 @@ class CountingArchive(MemoryArchive):
 
 
 def requests(n: int = 2_000) -> None:
-    """What is asked of S3, counted at `n` modules, for a million of them."""
+    """The requests that S3 gets, counted at `n` modules and scaled to a million."""
     with running_server("valkey") as server, tempfile.TemporaryDirectory() as tmp:
         config = resolve({}, redis__url=server.socket_url, namespace="team", counter="estimate",
                          storage_tiers__cold__directory=Path(tmp), near__enabled=False)  # fmt: skip

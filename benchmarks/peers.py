@@ -1,13 +1,13 @@
-"""What people use today, each set up as its own documentation says, answering the same read: a module by its id.
+"""The tools that people use today, each set up as its own documentation says. Each serves the same read: a module by id.
 
 redis-py            `Redis.from_url`, hiredis installed; HGETALL of distier's own record, and GET of a plain string
-redis-py cache      `cache_config=CacheConfig()`. It takes Redis 7.4 or later only and refuses Valkey by its name: the gate
+redis-py cache      `cache_config=CacheConfig()`. It accepts only Redis 7.4 or later and refuses Valkey by name. This check
                     (two class attributes) is patched here, nothing else
-raw socket          the same HGETALL, packed before the clock runs, parsed by hiredis: what no client can be below
+raw socket          the same HGETALL, packed before the clock runs, parsed by hiredis: a lower bound for any client
 valkey-glide-sync   `GlideClient.create`; blocking, a core in Rust
 dogpile.cache       region with the `dogpile.cache.redis` backend, `get`
-diskcache           `Cache(directory)`, `get`: a file of this machine, no server
-cachetools + lock   `LRUCache` under a `threading.Lock`, as its documentation asks for threads: a dict of this process
+diskcache           `Cache(directory)`, `get`: a file on this machine, no server
+cachetools + lock   `LRUCache` under a `threading.Lock`, as its documentation requires with threads: a dict in this process
 cashews             `Cache.setup("redis://...")`, and with `client_side=True`; asyncio only
 aiocache            `Cache(Cache.REDIS)` with the serializer for strings; asyncio only
 """
@@ -56,7 +56,7 @@ class RawSocket:
         self._socket.sendall(b"".join([_pack(words) for words in commands]))
 
     def drain(self, end: bytes) -> None:
-        """Read until what comes ends with `end`, unparsed: the server is to be what takes the time."""
+        """Read until the input ends with `end`, without parsing: the server should be what takes the time."""
         tail = b""
         while not tail.endswith(end):
             n = self._socket.recv_into(self._buffer)
@@ -74,7 +74,7 @@ class RawSocket:
 
 @contextmanager
 def sync_peers(server: TestServer, *, tcp: bool, record: str, text: str, tmp: Path) -> Iterator[dict[str, Do]]:
-    """Blocking ways to read a module from `server`; `record` is distier's hash, `text` what a plain key holds."""
+    """Blocking ways to read a module from `server`. `record` is distier's hash, `text` the content of a plain key."""
     url = server.url if tcp else server.socket_url
     with ExitStack() as stack:
         peer = stack.enter_context(redis.Redis.from_url(url))
@@ -151,7 +151,7 @@ def redis_py_client_cache(server: TestServer, record: str, text: str) -> Iterato
 async def async_peers(
     server: TestServer, *, tcp: bool, record: str, text: str, client_side: bool = False
 ) -> AsyncIterator[dict[str, AsyncDo]]:
-    """The same for asyncio. `client_side`: only what reads from this process."""
+    """The same for asyncio. `client_side`: only the peers that read from this process."""
     from aiocache import Cache as AioCache
     from aiocache.serializers import StringSerializer
     from cashews import Cache

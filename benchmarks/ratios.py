@@ -1,4 +1,6 @@
-"""Ratios in one run: several ways of doing a thing, measured in turn, so that a noisy machine disturbs all alike."""
+"""Ratios in one run: several ways to do one thing, measured in turn, so that a noisy machine disturbs all of them
+equally.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ CALLS_MAX = 5000
 
 
 class Race:
-    """Microseconds a call, for each contender one figure a round. The rounds alternate: A B C, A B C, ..."""
+    """Microseconds per call: one figure per contender and round. The rounds alternate: A B C, A B C, ..."""
 
     def __init__(self, us: Mapping[str, list[float]]) -> None:
         self.us = us
@@ -29,7 +31,7 @@ class Race:
 
 
 def race(contenders: Mapping[str, Do], *, rounds: int = 15, calls: int = 0) -> Race:
-    """`calls` of each in a round; 0: as many as fit in 8 ms."""
+    """Measure `calls` calls of each contender in a round; 0: as many as fit in 8 ms."""
 
     def batch(do: Do, n: int) -> float:
         begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A process that reads as fast as it can: imports little, because eight of them start at once."""
+"""A process that reads as fast as it can. It imports little, because eight of them start at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_for_a_while(
     results: Any,
     for_s: float,
 ) -> None:
-    """Puts the reads a second into `results`. `begin` is a barrier: all start together."""
+    """Put the reads per second into `results`. `begin` is a barrier: all processes start together."""
     get: Any = distier.connect(url, **settings).get if kind == "distier" else redis.Redis.from_url(url).hgetall
     names = ids if kind == "distier" else keys
     get(names[0])

@@ -1,4 +1,4 @@
-"""The measurements of `make bench`. Each answers a table, and the figures that the goals are held against, by name."""
+"""The measurements of `make bench`. Each returns a table, and by name the figures that are compared with the goals."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def hot_gets() -> Table:
                 found = race({"distier": lambda: store.get("a"), **peers})
             add_race(table, found, "redis-py HGETALL", size, over)
             table.figures[f"hot sync {over} {size}"] = found.ratio("distier", "redis-py HGETALL")
-            # What the server spends: its own clock for the command, and the scripts that tell uses.
+            # The server's cost: its own clock for the command, and the scripts that send uses.
             with redis.Redis.from_url(server.socket_url) as peer:
                 spent = _server_us(peer, lambda: store.get("a"))
                 theirs = _server_us(peer, lambda: peer.hgetall(record))
@@ -180,7 +180,9 @@ def hot_gets() -> Table:
 
 
 def _server_us(peer: redis.Redis, do: Do, calls: int = 3000) -> float:
-    """Microseconds a call that the server spends in commands (INFO commandstats), over more than a second's flush of uses."""
+    """Microseconds per call that the server spends in commands (INFO commandstats), over more than a second's batches
+    of uses.
+    """
     peer.config_resetstat()
     for _ in range(calls):
         do()
@@ -238,7 +240,7 @@ def warm_gets() -> Table:
 
 
 def local_gets() -> Table:
-    """What a warm get costs beyond its record read, where the copy is on the node's own disk."""
+    """The cost of a warm get in addition to its record read, with the copy on the node's own disk."""
     table = Table(
         "Warm get from the node's disk: beyond the read of the record", ("module", "what", "us a call", "ratio to diskcache"),
         notes="`read_local` is what distier does after it has the record: copy, lz4, SHA-256, counts, the `Module`. The others "
@@ -315,7 +317,7 @@ def cold_gets() -> Table:
 
 
 def _late(get: Callable[..., Any]) -> Callable[..., Any]:
-    """`get` of an archive that answers 20 ms later, as a bucket does."""
+    """`get` of an archive that replies 20 ms later, as a bucket does."""
 
     def late(*args: Any, **kwargs: Any) -> Any:
         time.sleep(ARCHIVE_DELAY_S)
@@ -580,8 +582,10 @@ def processes() -> Table:
 
 
 def _server_rate(server: TestServer, ids: list[str], keys: list[str], store: distier.Store) -> float:
-    """The server's rate with distier's commands by its rate with HGETALL alone: pipelined by raw sockets, so that the
-    clients are not what limits it. distier sends HGETALL, and once a second the uses of a process, 256 in a script."""
+    """The server's rate with distier's commands, divided by its rate with HGETALL alone. Raw sockets send the commands
+    in pipelines, so that the clients are not the limit. distier sends HGETALL, and once a second the uses of a process,
+    256 in a script.
+    """
     call = store._driver.uses
     call.note_many(store.space.shard(ids[0]), dict.fromkeys(ids, 1), time.monotonic())
     (touch,) = call.drain()
@@ -590,7 +594,7 @@ def _server_rate(server: TestServer, ids: list[str], keys: list[str], store: dis
     with_uses = [
         *reads,
         *[command_of(touch)] * PROCESSES,
-    ]  # a second's uses of 8 processes beside half a second's reads
+    ]  # a second's uses of 8 processes for half a second's reads
     rates = {"plain": [0.0], "ours": [0.0]}
     for _ in range(5):
         for name, commands in (("plain", reads), ("ours", with_uses)):

@@ -1,15 +1,15 @@
-"""The fenced blocks of a page of the documentation, and how each kind is put to the test.
+"""The fenced blocks of a page of the documentation, and how each kind is tested.
 
 | fence | what happens to it |
 |---|---|
 | ```` ```sh ```` | run by bash, which stops at the first command that fails |
-| ```` ```python ```` | run as a program of its own |
+| ```` ```python ```` | run as its own program |
 | with `title="NAME"` | written to that file, for the commands that follow |
 | ```` ```yaml ```` without a title | loaded as a configuration |
-| ```` ```text ```` | compared with what the block before it printed; `...` stands for anything |
+| ```` ```text ```` | compared with the output of the block before it; `...` matches anything |
 
-A block after `<!-- not run: REASON -->` is left out, with the output that follows it. Other languages are refused. To add
-one, say here what happens to it.
+A block after `<!-- not run: REASON -->` is skipped together with the output that follows it. Other languages are
+refused. To add one, describe here what happens to it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FENCE = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block. `line` is that of its fence in the page."""
+    """One fenced block. `line` is the line number of its fence in the page."""
 
     kind: str
     text: str
@@ -40,7 +40,7 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The blocks of a page in order. Raises `ValueError` for a fence that is not understood."""
+    """The blocks of a page in order. Raises `ValueError` for an unknown fence."""
     text = page.read_text("utf-8")
     found = [
         Block(m["kind"], textwrap.dedent(m["text"]), m["title"], m["reason"], text.count("\n", 0, m.start()) + 1)
@@ -54,8 +54,9 @@ def blocks(page: Path) -> list[Block]:
 
 
 def matches(expected: str, printed: str) -> bool:
-    """Whether what was printed is as the page shows it. `...` stands for anything within its line, and alone on its line for
-    any lines."""
+    """Return whether the output is as the page shows it. `...` matches anything within its line, and any lines if it is
+    alone on its line.
+    """
     pattern = "".join(_line(line) for line in expected.rstrip("\n").splitlines())
     return re.fullmatch(pattern, printed.rstrip("\n") + "\n") is not None
 

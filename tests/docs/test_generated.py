@@ -1,4 +1,4 @@
-"""The generated pages are what the code says now, and a gap in what they need is noticed."""
+"""The generated pages are up to date, and incomplete sources are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from docs.generate import DOCS, PAGES, cli, errors
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page_is_what_the_code_says(name: str) -> None:
+def test_page_is_generated_from_the_current_code(name: str) -> None:
     assert (DOCS / name).read_text("utf-8") == PAGES[name](), "run `make docs`"
 
 
@@ -52,7 +52,7 @@ def _is_error(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, DistierError)
 
 
-def test_classes_with_one_name_would_share_a_row() -> None:
+def test_error_classes_with_one_name_are_refused() -> None:
     names = [kind.__name__ for kind in errors.error_classes()]
     assert len(names) == len(set(names))
 

@@ -1,4 +1,6 @@
-"""The documentation site is built, and a broken link, a page outside of the menu or an unknown name in the API is an error."""
+"""The documentation site is built, and a broken link, a page outside of the menu or an unknown name in the API is an
+error.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.joi
 
 def build(root: Path, site: Path) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
-    # The variable silences an advertisement. Not `--quiet`: with it warnings would not be counted.
+    # The variable silences an advertisement. `--quiet` is not used because warnings would not be counted.
     env = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     return subprocess.run(argv, cwd=root, env=env, text=True, capture_output=True, timeout=100)
 
@@ -43,7 +45,7 @@ def test_site_is_built_without_a_warning(tmp_path: Path) -> None:
     ],
     ids=["link", "anchor", "page outside of the menu", "name"],
 )
-def test_site_refuses_what_is_broken(tmp_path: Path, page: str, text: str, said: str) -> None:
+def test_site_with_a_broken_link_page_or_name_is_refused(tmp_path: Path, page: str, text: str, said: str) -> None:
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     shutil.copy(ROOT / "mkdocs.yml", tmp_path)
     (tmp_path / "distier").symlink_to(ROOT / "distier")

@@ -1,7 +1,7 @@
-"""The commands and programs of the tutorial and the how-to pages work, and print what the pages show.
+"""The commands and programs of the tutorial and the how-to pages work and print the output that the pages show.
 
-Each page runs from its first line to its last in an empty directory that is also the home: a reader
-may start with any of them.
+Each page runs from its first line to its last in an empty directory that is also the home, because a reader may start
+with any page.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ PAGES = [ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs" / "how-to").glob(
 
 @contextmanager
 def bucket() -> Iterator[dict[str, str]]:
-    """The bucket of the page, on moto's server. The page names AWS; the variables stand for the network that is not there."""
+    """The bucket of the page, on moto's server. The page names AWS; the variables replace the network that is not
+    there.
+    """
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -60,14 +62,14 @@ NEEDS = {"use-s3.md": bucket, "use-your-redis.md": own_redis}
 
 
 def environment(home: Path) -> dict[str, str]:
-    """A reader's: this environment's programs, and no setting of the person that runs the tests."""
+    """A reader's environment: the programs of this environment, and no setting of the person who runs the tests."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith(("DISTIER_", "AWS_", "PYTHON"))}
     path = os.pathsep.join([str(Path(sys.executable).parent), mine["PATH"]])
     return mine | {"HOME": str(home), "PATH": path, "TMPDIR": str(home)}
 
 
 def run(block: Block, home: Path, env: dict[str, str]) -> str:
-    """What the block printed. It must succeed."""
+    """Run a block and return its output. The block must succeed."""
     argv = ["bash", "-euo", "pipefail", "-c"] if block.kind == "sh" else [sys.executable, "-c"]
     done = subprocess.run([*argv, block.text], cwd=home, env=env, text=True, capture_output=True, timeout=100)
     assert done.returncode == 0, f"line {block.line}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
@@ -75,7 +77,7 @@ def run(block: Block, home: Path, env: dict[str, str]) -> str:
 
 
 def read_through(page: Path, home: Path, env: dict[str, str]) -> int:
-    """Do what the page says; the number of blocks that were run or compared."""
+    """Follow the page; return the number of blocks that were run or compared."""
     printed: str | None = None
     done = 0
     for block in blocks(page):
@@ -110,21 +112,21 @@ def test_page_works_as_written(page: Path) -> None:
                 subprocess.run([sys.executable, "-m", "distier", "down"], cwd=home, env=env, timeout=60)
 
 
-def test_a_page_that_shows_another_output_fails(tmp_path: Path) -> None:
+def test_page_with_different_output_fails(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("```sh\necho one\n```\n\n```text\ntwo\n```\n")
     with pytest.raises(AssertionError, match="shows\ntwo"):
         read_through(page, tmp_path, environment(tmp_path))
 
 
-def test_a_page_with_a_command_that_fails_fails(tmp_path: Path) -> None:
+def test_page_with_a_failing_command_fails(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("```sh\nfalse\necho after\n```\n")
     with pytest.raises(AssertionError, match="line 1: exit code 1"):
         read_through(page, tmp_path, environment(tmp_path))
 
 
-def test_a_page_with_an_unknown_setting_fails(tmp_path: Path) -> None:
+def test_page_with_an_unknown_setting_fails(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("```yaml\nworker:\n  pause: 1s\n```\n")
     with pytest.raises(ValueError, match="pause"):
@@ -132,14 +134,14 @@ def test_a_page_with_an_unknown_setting_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["```ruby\nputs\n```\n", "```sh\necho\n", "```sh extra\necho\n```\n"])
-def test_a_fence_that_nobody_would_run_is_refused(tmp_path: Path, text: str) -> None:
+def test_unknown_fence_is_refused(tmp_path: Path, text: str) -> None:
     page = tmp_path / "page.md"
     page.write_text(text)
     with pytest.raises(ValueError, match=r"page\.md"):
         blocks(page)
 
 
-def test_dots_stand_for_what_varies() -> None:
+def test_dots_match_variable_output() -> None:
     assert matches("a ... c\n...\nz\n", "a b c\nx\ny\nz\n")
     assert matches("a\n...\nz\n", "a\nz\n")
     assert not matches("a ... c\n", "a b\nc\n")

@@ -1,4 +1,4 @@
-"""Each program of `examples/` runs as a reader would run it, prints what is listed here, and stays short."""
+"""Each program of `examples/` runs as a reader would run it, prints the output that is listed here, and stays short."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_example_is_short_and_opens_with_what_it_shows(path: Path) -> None:
 
 @pytest.mark.skipif(available_kinds()["valkey"] != "", reason=available_kinds()["valkey"])
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_example_prints_what_it_promises(path: Path, short_tmp: Path, reaper: Reaper) -> None:
+def test_example_prints_its_expected_output(path: Path, short_tmp: Path, reaper: Reaper) -> None:
     tree = short_tmp / "tree"
     (tree / "a").mkdir(parents=True)
     (tree / "top.txt").write_text("At the top.\n")

@@ -1,7 +1,7 @@
-"""The built wheel and sdist, and a virtual environment that holds nothing but the wheel and what it needs.
+"""The built wheel and sdist, and virtual environments that contain only the wheel and its dependencies.
 
-Each is made once for the session. Building and installing need a package index: where none is reachable, the tests are
-skipped with pip's own words.
+Each is made once per session. Building and installing need a package index. If none can be reached, the tests are
+skipped with pip's own message.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def _works(python: str) -> bool:
-    """Return whether this Python makes virtual environments. A shim of pyenv is on PATH also where there is no such Python."""
+    """Return whether this Python creates virtual environments. A shim of pyenv is on PATH even if that Python is not
+    installed.
+    """
     return subprocess.run([python, "-c", "import ensurepip, venv"], capture_output=True, timeout=60).returncode == 0
 
 
-# This Python, and each other one of the supported versions that the machine has.
+# This Python, and each other supported version on this machine.
 PYTHONS = {f"{major}.{minor}": path for major, minor in ((3, 11), (3, 12), (3, 13), (3, 14))
            if (path := shutil.which(f"python{major}.{minor}")) and _works(path)}  # fmt: skip
 PYTHONS |= {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
@@ -35,7 +37,7 @@ INSTALL_S_MAX = 500
 
 @dataclass(frozen=True)
 class Built:
-    """The two files that a release consists of."""
+    """The two files of a release."""
 
     sdist: Path
     wheel: Path
@@ -43,7 +45,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Installed:
-    """A virtual environment outside of the source tree; commands run in a directory and a home of their own."""
+    """A virtual environment outside of the source tree. Commands run in their own directory and home."""
 
     venv: Path
     directory: Path
@@ -58,7 +60,7 @@ class Installed:
 
 
 def pip(python: Path | str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Pip as it is configured here, but deaf to the source tree."""
+    """Run pip with its configuration on this machine, but without the source tree's settings."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     argv = [str(python), "-m", "pip", "--disable-pip-version-check", *words]
     return subprocess.run(argv, cwd=ROOT, env=env, text=True, capture_output=True, timeout=INSTALL_S_MAX)
@@ -66,7 +68,7 @@ def pip(python: Path | str, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="session")
 def index(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skips where pip cannot get the build backend."""
+    """Skip the test if pip cannot get the build backend."""
     into = tmp_path_factory.mktemp("index")
     asked = pip(sys.executable, "download", "--quiet", "--no-deps", "--dest", str(into), "hatchling>=1.27")
     if asked.returncode:
@@ -92,7 +94,7 @@ def built(index: None, tmp_path_factory: pytest.TempPathFactory) -> Built:
 def installed(request: pytest.FixtureRequest, built: Built) -> Iterator[Installed]:
     """The wheel in a clean environment of each supported Python that is on PATH."""
     python = PYTHONS[request.param]
-    with short_directory() as directory:  # a server's socket will be below it
+    with short_directory() as directory:  # a server's socket will be below this directory
         venv = directory / "venv"
         subprocess.run([python, "-m", "venv", venv], check=True, timeout=120)
         _install(venv, built.wheel)

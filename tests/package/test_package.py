@@ -1,4 +1,4 @@
-"""The release works on its own: the wheel, the sdist, and the installed command."""
+"""The release works without the source tree: the wheel, the sdist, and the installed command."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def wheel_names(built: Built) -> set[str]:
 
 
 def sdist_names(built: Built) -> set[str]:
-    """Without the directory that all of them are in."""
+    """The names without their common top directory."""
     with tarfile.open(built.sdist) as sdist:
         return {PurePosixPath(*PurePosixPath(m.name).parts[1:]).as_posix() for m in sdist.getmembers() if m.isfile()}
 
@@ -56,7 +56,7 @@ def test_scripts_and_type_marker_are_shipped(built: Built) -> None:
 
 
 def test_version_is_written_once() -> None:
-    """`distier.__version__` is the source: the build reads it, and the installed metadata has it from there."""
+    """`distier.__version__` is the source: the build reads it, and the installed metadata gets it from there."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     assert "version" not in project["project"] and project["project"]["dynamic"] == ["version"]
     assert project["tool"]["hatch"]["version"]["path"] == "distier/__init__.py"

@@ -1,7 +1,7 @@
 """The types that users of distier see, checked by mypy --strict. Nothing here runs.
 
-`assert_type` holds what a call returns. A line with `# type: ignore[CODE]` must be an error: mypy reports an ignore that is not
-needed. `test_typing.py` holds that no public call is missing.
+`assert_type` states the type that a call returns. A line with `# type: ignore[CODE]` must be an error: mypy reports an
+unneeded ignore. `test_typing.py` checks that no public call is missing.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ async def opening_async() -> None:
 
 
 class Words:
-    """A token counter of one's own."""
+    """A user's own token counter."""
 
     name = "words"
 
@@ -178,7 +178,7 @@ def working(store: Store) -> None:
 
 
 def errors() -> None:
-    """By what the caller should do: each class is caught by its group."""
+    """Errors by the action that they ask for: each class is caught by its group."""
     unavailable: list[type[Unavailable]] = [
         ArchiveTimeout, ArchiveUnavailable, DeadlineExceeded, Full, Recovering, RedisUnavailable,
     ]  # fmt: skip

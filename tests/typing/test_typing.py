@@ -1,4 +1,4 @@
-"""`api.py` covers the public names and calls, mypy agrees with it, and mypy would notice a changed type."""
+"""`api.py` covers the public names and calls, mypy accepts it, and mypy would notice a changed type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distier import AsyncStore, Store
 
 API = Path(__file__).parent / "api.py"
 ROOT = API.parent.parent.parent
-# `run` is for plans, and no part of the public API.
+# `run` is for plans and not part of the public API.
 NOT_COVERED = {"run"}
 
 
@@ -24,7 +24,9 @@ def calls(kind: type) -> set[str]:
 
 
 def mypy(path: Path, text: str) -> list[str]:
-    """The errors that mypy --strict finds in a file with this text, outside of this tree: as in a program that uses distier."""
+    """The errors that mypy --strict finds in a file with this text, outside of this tree, as in a program that uses
+    distier.
+    """
     path.write_text(text)
     argv = [sys.executable, "-m", "mypy", "--no-pretty", "--no-error-summary", str(path)]
     done = subprocess.run(argv, cwd=ROOT, text=True, capture_output=True, timeout=500)

@@ -1,4 +1,4 @@
-"""Configuration: three layers, one check, messages that name the key and its place, and no secret anywhere."""
+"""Configuration: three layers, one validation, errors that name the key and its source, and no secret in any output."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def refused(*args, **kwargs) -> str:
     return str(caught.value)
 
 
-def test_defaults_are_the_embedded_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_defaults_describe_the_embedded_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DISTIER_HOME", str(tmp_path / "d"))
     config = load_config()
     assert config.embedded and config.home == tmp_path / "d" and config.archive_directory == tmp_path / "d/cold"
@@ -65,7 +65,7 @@ def test_defaults_are_the_embedded_store(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert config.sources()["namespace"] == "default" and not config.explicit("namespace")
 
 
-def test_the_design_s_example_loads(tmp_path: Path) -> None:
+def test_example_of_the_design_loads(tmp_path: Path) -> None:
     config = load_config(
         write(
             tmp_path,
@@ -87,7 +87,9 @@ storage_tiers:
     assert config.archive_directory is None and not config.embedded
 
 
-def test_environment_over_file_and_arguments_over_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_overrides_file_and_arguments_override_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path, "namespace: file\nshards: 2\ndeadline: 1s\nstorage_tiers:\n  hot: {max_size: 1}\n")
     monkeypatch.setenv("DISTIER_SHARDS", "3")
     monkeypatch.setenv("DISTIER_STORAGE_TIERS__HOT__MAX_SIZE", "1000")
@@ -110,7 +112,7 @@ def test_environment_over_file_and_arguments_over_both(tmp_path: Path, monkeypat
     assert config.explicit("storage_tiers.hot") and not config.explicit("storage_tiers.warm")
 
 
-def test_friendly_variables_and_the_named_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_variables_and_named_file_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sub").mkdir()
     path = tmp_path / "sub" / "other.yaml"
     path.write_text("storage_tiers: {cold: {directory: archive}}\n")
@@ -170,21 +172,21 @@ def test_friendly_variables_and_the_named_file(tmp_path: Path, monkeypatch: pyte
         ("a: 2024-13-45\n", ["not valid YAML"]),
     ],
 )
-def test_impossible_files_name_the_key_and_the_line(tmp_path: Path, text: str, parts: list[str]) -> None:
+def test_invalid_file_error_names_the_key_and_the_line(tmp_path: Path, text: str, parts: list[str]) -> None:
     message = refused(write(tmp_path, text))
     assert [p for p in parts if p not in message] == [], message
 
 
-def test_every_wrong_value_is_named_at_once(tmp_path: Path) -> None:
+def test_all_wrong_values_are_reported_at_once(tmp_path: Path) -> None:
     message = refused(write(tmp_path, "shards: 0\nnamespace: A\n"), deadline="x")
     assert len(message.splitlines()) == 3 and "(argument)" in message
 
 
-def test_empty_files_and_sections_are_defaults(tmp_path: Path) -> None:
+def test_empty_files_and_sections_give_defaults(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, "")).dump() == load_config(write(tmp_path, "redis:\nworker:\n")).dump()
 
 
-def test_unreadable_files(tmp_path: Path) -> None:
+def test_unreadable_files_are_config_errors(tmp_path: Path) -> None:
     assert "nothere" in refused(tmp_path / "nothere")
     assert "cannot read" in refused(tmp_path)
     (tmp_path / "latin").write_bytes(b"namespace: \xe9")
@@ -198,12 +200,12 @@ def test_unknown_variables_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "environment DISTIER_STORAGE_TIERS__HOT__MAX_SISE); did you mean" in refused()
 
 
-def test_a_variable_that_is_no_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variable_with_invalid_yaml_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTIER_TRANSFORMS", "{a: [")
     assert "DISTIER_TRANSFORMS" in refused()
 
 
-SECRET = "hunter2-\u00e9"  # a word that no message may hold
+SECRET = "hunter2-\u00e9"  # must not appear in any message
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ SECRET = "hunter2-\u00e9"  # a word that no message may hold
 def test_no_error_shows_a_secret(arguments: dict) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(**arguments)
-    # without source lines: those are of this test
+    # without source lines, which are lines of this test
     shown = "".join(traceback.TracebackException.from_exception(caught.value).format_exception_only())
     assert SECRET not in shown and SECRET not in repr(caught.value)
     # pydantic's error would print its input below ours
@@ -233,11 +235,11 @@ def test_no_error_shows_a_secret(arguments: dict) -> None:
     assert caught.value.__context__ is None or caught.value.__suppress_context__
 
 
-def test_a_broken_file_does_not_show_its_secret(tmp_path: Path) -> None:
+def test_syntax_error_does_not_show_a_secret(tmp_path: Path) -> None:
     assert SECRET not in refused(write(tmp_path, f"redis: {{password: {SECRET}: ]\n"))
 
 
-def test_repr_and_dump_show_no_secret_and_still_hold_it() -> None:
+def test_repr_and_dump_hide_secrets_and_the_config_keeps_them() -> None:
     config = load_config(
         redis={"url": f"redis://u:{SECRET}@h", "password": SECRET},
         storage_tiers={"cold": {"directory": "d", "access_key": "a", "secret_key": SECRET}},
@@ -258,11 +260,11 @@ def test_repr_and_dump_show_no_secret_and_still_hold_it() -> None:
         ("cannot reach redis://a:b@h now", "cannot reach redis://a:***@h now"),
     ],
 )
-def test_mask_url(url: str, masked: str) -> None:
+def test_mask_url_hides_the_password(url: str, masked: str) -> None:
     assert mask_url(url) == masked
 
 
-def test_a_dump_reads_back_equal(tmp_path: Path) -> None:
+def test_dump_reads_back_equal(tmp_path: Path) -> None:
     config = load_config(
         redis={"url": "rediss://u:p@h", "ca_file": "ca.pem"},
         storage_tiers={"cold": {"directory": "arch"}, "warm": {"ttl": "90s", "max_bytes": "10MB"}},
@@ -274,7 +276,7 @@ def test_a_dump_reads_back_equal(tmp_path: Path) -> None:
     assert yaml.safe_load(path.read_text())["storage_tiers"]["warm"]["max_bytes"] == "10MB"
 
 
-def test_overrides_keep_the_rest_and_its_sources(tmp_path: Path) -> None:
+def test_overrides_keep_other_values_and_their_sources(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, "namespace: a\nstorage_tiers: {hot: {max_size: 9, max_bytes: 1KiB}}\n"))
     other = config.with_overrides(shards=4, storage_tiers={"hot": {"max_size": 5}})
     assert (other.namespace, other.shards, other.storage_tiers.hot.max_size) == ("a", 4, 5)
@@ -286,24 +288,24 @@ def test_overrides_keep_the_rest_and_its_sources(tmp_path: Path) -> None:
         config.with_overrides(shards=0)
 
 
-def test_a_mapping_stands_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mapping_takes_precedence_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTIER_NAMESPACE", "env")
     monkeypatch.setenv("DISTIER_SHARDS", "2")
     config = load_config({"namespace": "map", "redis": {"url": None}})
     assert (config.namespace, config.shards) == ("map", 2)
 
 
-def test_frozen() -> None:
+def test_config_is_immutable() -> None:
     with pytest.raises(ValidationError):
         Config().namespace = "x"
 
 
-def test_transform_names_are_those_of_the_transforms() -> None:
+def test_transform_names_match_the_transforms() -> None:
     assert set(get_args(get_args(TransformName)[0])) == set(TRANSFORMS)
 
 
 @given(st.integers(0, 10**15))
-def test_units_read_back(number: int) -> None:
+def test_formatted_units_parse_back(number: int) -> None:
     assert parse_duration_ms(format_duration(number)) == number
     assert parse_size_bytes(format_size(number)) == number
 
@@ -312,21 +314,21 @@ def test_units_read_back(number: int) -> None:
     ("text", "ms"),
     [("500ms", 500), ("1.5h", 5_400_000), ("7d", 604_800_000), (60, 60_000), ("60", 60_000), (0.25, 250)],
 )
-def test_durations(text: object, ms: int) -> None:
+def test_durations_are_parsed(text: object, ms: int) -> None:
     assert parse_duration_ms(text) == ms
 
 
 @pytest.mark.parametrize(
     ("text", "size"), [("1KiB", 1024), ("10MB", 10**7), ("0.5GiB", 2**29), (7, 7), ("1 tib", 2**40)]
 )
-def test_sizes(text: object, size: int) -> None:
+def test_sizes_are_parsed(text: object, size: int) -> None:
     assert parse_size_bytes(text) == size
 
 
 @pytest.mark.parametrize(
     "text", ["", "s", "5 parsecs", "-1s", True, None, [], float("nan"), 1e300, "9" * 18 + "d", "١s"]
 )
-def test_impossible_durations(text: object) -> None:
+def test_impossible_durations_are_refused(text: object) -> None:
     with pytest.raises(ValueError):
         parse_duration_ms(text)
 
@@ -334,7 +336,7 @@ def test_impossible_durations(text: object) -> None:
 # -- sentinel:// -----------------------------------------------------------------------------------------------------
 
 
-def test_a_sentinel_url_is_taken_apart() -> None:
+def test_sentinel_url_is_parsed() -> None:
     url = "sentinel://ann:p%40ss%2Fw@h1:26380,[::1]:5,h-2.example/my.master/3"
     found = parse_sentinel_url(url)
     assert found.sentinels == (("h1", 26380), ("::1", 5), ("h-2.example", 26379))
@@ -356,12 +358,12 @@ def test_a_sentinel_url_is_taken_apart() -> None:
     ["sentinel://", "sentinel://h:1", "sentinel://h:1/", "sentinel:///m", "sentinel://h:1,/m", "sentinel://h:70000/m",
      "sentinel://h:0/m", "sentinel://h:1/m/x", "sentinel://h:1/m/1/2", "sentinel://h i:1/m", "sentinels://h:1"],
 )  # fmt: skip
-def test_a_sentinel_url_that_names_nothing_is_refused(url: str) -> None:
+def test_incomplete_sentinel_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="sentinel://"):
         load_config({"redis": {"url": url}, "storage_tiers": {"cold": {"directory": "d"}}})
 
 
-def test_the_password_of_a_sentinel_url_is_never_shown() -> None:
+def test_password_of_a_sentinel_url_is_never_shown() -> None:
     url = f"sentinel://ann:{SECRET}@h1:1,h2:2/m/0"
     config = load_config(redis={"url": url}, storage_tiers={"cold": {"directory": "d"}})
     exchanges = (RedisExchange(config, url), AsyncRedisExchange(config, url))
@@ -382,7 +384,7 @@ def test_the_password_of_a_sentinel_url_is_never_shown() -> None:
 # -- cluster:// ------------------------------------------------------------------------------------------------------
 
 
-def test_a_cluster_url_is_taken_apart() -> None:
+def test_cluster_url_is_parsed() -> None:
     url = "cluster://ann:p%40ss%2Fw@h1:7000,[::1]:5,h-2.example"
     found = parse_cluster_url(url)
     assert found.nodes == (("h1", 7000), ("::1", 5), ("h-2.example", 6379))
@@ -395,18 +397,18 @@ def test_a_cluster_url_is_taken_apart() -> None:
     "url", ["cluster://", "cluster:///", "cluster://h:1,", "cluster://h:70000", "cluster://h:0", "cluster://h i:1",
             "cluster://h:1/x", "cluster://h:1?db=1", "clusters://u:p@"],
 )  # fmt: skip
-def test_a_cluster_url_that_names_no_node_is_refused(url: str) -> None:
+def test_cluster_url_without_a_valid_node_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="cluster://"):
         load_config({"redis": {"url": url}, "storage_tiers": {"cold": {"directory": "d"}}})
 
 
-def test_a_cluster_has_no_numbered_databases() -> None:
+def test_cluster_has_no_numbered_databases() -> None:
     assert "no numbered databases" in refused(
         redis={"url": "cluster://h:1/0"}, storage_tiers={"cold": {"directory": "d"}}
     )
 
 
-def test_certificates_need_tls_and_all_schemes_with_tls_take_them() -> None:
+def test_certificates_require_a_scheme_with_tls() -> None:
     for url in ("rediss://h", "sentinels://h/m", "clusters://h"):
         load_config(redis={"url": url, "ca_file": "ca.pem"}, storage_tiers={"cold": {"directory": "d"}})
     for url in ("redis://h", "sentinel://h/m", "cluster://h"):
@@ -414,7 +416,7 @@ def test_certificates_need_tls_and_all_schemes_with_tls_take_them() -> None:
         assert "clusters://" in said and "sentinels://" in said
 
 
-def test_the_password_of_a_cluster_url_is_never_shown() -> None:
+def test_password_of_a_cluster_url_is_never_shown() -> None:
     url = f"cluster://ann:{SECRET}@h1:1,h2:2"
     config = load_config(redis={"url": url}, storage_tiers={"cold": {"directory": "d"}})
     exchanges = (ClusterExchange(config, url), AsyncClusterExchange(config, url))
@@ -429,7 +431,7 @@ def test_the_password_of_a_cluster_url_is_never_shown() -> None:
 
 @pytest.mark.parametrize("key", ["headroom", "cpu_share", "archive_requests_per_second"])
 @pytest.mark.parametrize("value", ["nan", "inf", "-Infinity", float("nan"), float("inf")], ids=repr)
-def test_numbers_are_finite(key: str, value: object) -> None:
+def test_infinite_and_nan_numbers_are_refused(key: str, value: object) -> None:
     said = refused(None, worker={key: value})
     assert f"worker.{key}" in said and "must be a finite number" in said
 
@@ -437,20 +439,20 @@ def test_numbers_are_finite(key: str, value: object) -> None:
 # -- docs/CONFIG.md -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_is_what_the_code_says() -> None:
+def test_config_page_is_generated_from_the_model() -> None:
     page = Path(__file__).parent.parent.parent / "docs" / "CONFIG.md"
     assert page.read_text("utf-8") == render(), "run `make docs`"
 
 
-def test_the_page_names_each_setting_and_says_what_it_is() -> None:
+def test_config_page_describes_every_setting() -> None:
     rows = [line.strip("| ").split(" | ") for line in render().splitlines() if line.startswith("| `")]
     said = {cells[0].strip("`"): cells[-1].strip() for cells in rows}
     assert said.keys() == Config().sources().keys()
     assert all(said.values()), [key for key, what in said.items() if not what]
 
 
-def test_the_page_tells_true_ranges() -> None:
-    """Of each range of durations or sizes that the page shows, the ends are taken and what is next to them is not."""
+def test_config_page_shows_the_ranges_that_are_enforced() -> None:
+    """The ends of each range of durations or sizes on the page are accepted, and a value above it is refused."""
     found = re.findall(r"^\| `([a-z_.]+)` \| [^|]* \| ([0-9]\w* to [0-9]\w*) \|", render(), re.MULTILINE)
     assert len(found) > 15
     for key, values in found:
@@ -462,7 +464,7 @@ def test_the_page_tells_true_ranges() -> None:
 
 @pytest.fixture
 def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No HOME, and a user that the password file does not name, as in many containers."""
+    """No HOME, and a user without an entry in the password file, as in many containers."""
 
     def unknown(uid: int) -> object:
         raise KeyError(uid)
@@ -473,7 +475,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("homeless")
-def test_no_home_directory_matters_only_to_who_needs_one(tmp_path: Path) -> None:
+def test_missing_home_directory_is_an_error_only_if_needed(tmp_path: Path) -> None:
     elsewhere = {"redis__url": "redis://h", "storage_tiers__cold__url": "s3://bucket/x"}
     assert not load_config({}, **elsewhere).embedded
     warm = {"storage_tiers__warm__placement": "local"}

@@ -1,8 +1,8 @@
-"""The near cache without a server: its budgets, its tickets, and every order in which things may arrive.
+"""The near cache without a server: its budgets, its tickets, and every order in which events may arrive.
 
-`Arrivals` is the proof of the argument at the top of `distier/near.py`: a model of a server with an event loop (replies
-of a turn before its pushes), of a wire that delays, loses and breaks, of reads whose replies overtake pushes, and of
-this process's own writes; the real cache and the real tracker (without its thread) stand against it.
+`Arrivals` tests the argument at the top of `distier/near.py`. It models a server with an event loop (replies of a turn
+before its pushes), a network that delays, loses and breaks, reads with replies that overtake pushes, and this process's
+own writes. The real cache and the real tracker (without its thread) run against this model.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def held(cache: NearCache) -> str:
     return "".join(id for id in "abcdefgh" if id in cache)
 
 
-# -- budgets and the order of leaving ----------------------------------------------------------------------------------
+# -- budgets and eviction order ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def held(cache: NearCache) -> str:
     ],
     ids=["entries", "tokens", "bytes"],
 )
-def test_each_budget_holds_and_the_least_recently_used_leaves(limits: dict[str, int], one: dict[str, int]) -> None:
+def test_each_budget_holds_by_evicting_the_least_recently_used(limits: dict[str, int], one: dict[str, int]) -> None:
     cache = cache_of(None, **limits)
     keep(cache, module("a", **one), module("b", **one), module("c", **one))
     assert held(cache) == "abc"
@@ -98,32 +98,32 @@ def test_each_budget_holds_and_the_least_recently_used_leaves(limits: dict[str, 
     assert cache.size_bytes == 3 * (ENTRY_BYTES + one.get("size_bytes", 10))
 
 
-def test_one_large_module_makes_several_leave() -> None:
+def test_one_large_module_evicts_several() -> None:
     cache = cache_of(max_tokens=10)
     keep(cache, *(module(id, tokens=2) for id in "abcde"))
     keep(cache, module("f", tokens=7))
     assert held(cache) == "ef" and cache.tokens == 9
 
 
-def test_what_is_larger_than_a_budget_is_not_held_and_drops_nothing() -> None:
+def test_module_larger_than_a_budget_is_not_held_and_evicts_nothing() -> None:
     cache = cache_of(max_tokens=10, max_bytes=5000)
     assert keep(cache, module("a"), module("b", tokens=11), module("c", size_bytes=5000)) == [True, False, False]
     assert held(cache) == "a"
 
 
-def test_meta_counts() -> None:
+def test_meta_counts_towards_the_bytes() -> None:
     cache = cache_of(max_bytes=50_000)
     assert keep(cache, module("a", meta={"k": "v" * 60_000})) == [False]
 
 
-def test_a_new_version_takes_the_old_one_s_place_in_the_sums() -> None:
+def test_new_version_replaces_the_old_one_in_the_sums() -> None:
     cache = cache_of()
     keep(cache, module("a", tokens=5), module("a", tokens=3, version=2))
     found = cache.get("a")
     assert found and found.version.ver == 2 and (cache.tokens, len(cache)) == (3, 1)
 
 
-def test_uses_are_exact_and_each_is_told_once_whatever_leaves() -> None:
+def test_each_use_is_taken_exactly_once_despite_eviction() -> None:
     cache = cache_of(max_entries=2)
     keep(cache, module("a"), module("b"))
     for id in "abbax":
@@ -178,7 +178,7 @@ def begun(cache: NearCache, id: str) -> Ticket:
     return ticket
 
 
-def test_an_invalidation_during_a_read_wins() -> None:
+def test_invalidation_during_a_read_prevents_the_fill() -> None:
     cache = cache_of()
     ticket = begun(cache, "a")
     other = begun(cache, "b")
@@ -197,7 +197,7 @@ def test_reads_of_one_id_share_a_ticket_so_that_a_crowd_is_not_starved() -> None
     assert not cache.fill(third, module("a")) and held(cache) == ""
 
 
-def test_a_ticket_that_is_given_back_fills_nothing_and_leaves_nothing_behind() -> None:
+def test_failed_reading_releases_its_tickets() -> None:
     cache = cache_of()
     with pytest.raises(ZeroDivisionError), Reading(cache, ["a", "b"]) as reading:
         reading.fill({"a": None, "b": module("b")})
@@ -208,7 +208,7 @@ def test_a_ticket_that_is_given_back_fills_nothing_and_leaves_nothing_behind() -
 
 
 @pytest.mark.parametrize("event", ["flush", "lost", "go_live"])
-def test_what_was_begun_before_a_flush_or_another_connection_does_not_fill(event: str) -> None:
+def test_ticket_from_before_a_flush_or_reconnect_does_not_fill(event: str) -> None:
     cache = cache_of()
     keep(cache, module("a"))
     ticket = begun(cache, "b")
@@ -228,7 +228,7 @@ def test_no_ticket_before_tracking_is_confirmed() -> None:
     assert cache.begin("a") is None and cache.get("a") is None
 
 
-def test_during_a_write_nothing_fills() -> None:
+def test_no_fill_during_a_write() -> None:
     cache = cache_of()
     keep(cache, module("a"))
     before = begun(cache, "a")
@@ -244,7 +244,7 @@ def test_during_a_write_nothing_fills() -> None:
 # -- age ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_hit_is_younger_than_the_staleness_since_the_last_confirmation() -> None:
+def test_hit_ends_when_the_last_confirmation_is_too_old() -> None:
     clock = Clock()
     cache = cache_of(clock)
     keep(cache, module("a"))
@@ -261,19 +261,19 @@ def test_a_hit_is_younger_than_the_staleness_since_the_last_confirmation() -> No
     assert cache.get("a") is None
 
 
-def test_a_confirmation_of_a_lost_connection_is_worth_nothing() -> None:
+def test_confirmation_of_a_lost_connection_is_ignored() -> None:
     cache = cache_of()
     cache.lost()
     cache.confirm(2000.0)
     assert not cache.is_fresh
 
 
-def test_the_age_is_looked_at_before_the_entry() -> None:
+def test_age_is_checked_before_the_entry_is_read() -> None:
     """A thread that sleeps between the two must not pair an old entry with a new confirmation."""
     clock = Clock()
     cache = cache_of(clock)
     keep(cache, module("a", version=1))
-    clock.now_s += 100  # a black hole; the connection is lost, and found again, while a reader stands in the middle
+    clock.now_s += 100  # a black hole; the connection is lost, and found again, while a reader is between the two
 
     class Slow(dict[str, Module]):
         def get(self, id: str, default: Any = None) -> Any:
@@ -285,14 +285,14 @@ def test_the_age_is_looked_at_before_the_entry() -> None:
     assert cache.get("a") is None
 
 
-def test_used_often_enough_for_hot_is_dropped_where_it_is_not_from_there() -> None:
+def test_module_used_often_enough_for_hot_is_dropped_unless_hot() -> None:
     cache = cache_of()
     keep(cache, module("a", tier="warm"), module("b", tier="warm"), module("c"), module("d", tier="cold"))
     cache.drop_promotable({"a": 5.0, "b": 4.0, "c": 9.0, "d": 5.5, "x": 9.0}, 5)
     assert held(cache) == "bc"
 
 
-# -- what is handed out ------------------------------------------------------------------------------------------------
+# -- returned modules --------------------------------------------------------------------------------------------------
 
 
 def test_meta_cannot_be_changed_under_other_readers() -> None:
@@ -314,7 +314,7 @@ def test_meta_cannot_be_changed_under_other_readers() -> None:
     assert a.meta == meta
 
 
-def test_ids_of_keys() -> None:
+def test_keys_are_decoded_to_ids_and_foreign_ones_skipped() -> None:
     keys = [b"distier:{t}:module:a/b", b"distier:{t.3}:module:a%2F%2Fb", b"distier:{t}:module:%C3%BC",
             b"distier:{t}:module:%ff%", b"distier:{t}:module:\xff", b"distier:{t}:module:a:module:b"]  # fmt: skip
     assert list(_ids_of(keys)) == ["a/b", "a//b", "ü", "a:module:b"]
@@ -325,7 +325,7 @@ def test_ids_of_keys() -> None:
 
 @dataclass
 class Wire:
-    """What the tracker sends is kept, what it is to read is given to `_take`."""
+    """Keeps what the tracker sends. Tests pass the replies to `_take`."""
 
     sent: deque[tuple[Any, ...]] = field(default_factory=deque)
     greeting: tuple[tuple[Any, ...], ...] = (("HELLO", 3),)
@@ -343,7 +343,7 @@ def tracker_of(cache: NearCache, space: Namespace | None = None) -> Tracker:
 
 
 def peer_of(tracker: Tracker, *shards: Shard) -> Any:
-    """One more server that this tracker follows, without a socket."""
+    """Another server that this tracker follows, without a socket."""
     peer = _TrackedServer(Wire(), shards)  # type: ignore[arg-type]
     tracker._peers = [*tracker._peers, peer]
     return peer
@@ -368,7 +368,7 @@ def subscribed(cache: NearCache, space: Namespace | None = None) -> tuple[Tracke
     return tracker, peer
 
 
-def test_it_asks_for_the_records_of_every_shard() -> None:
+def test_tracker_subscribes_to_the_records_of_every_shard() -> None:
     tracker = tracker_of(cache_of(), space_of(namespace="n", shards=2))
     peer = peer_of(tracker)
     tracker._subscribe(peer)
@@ -378,7 +378,7 @@ def test_it_asks_for_the_records_of_every_shard() -> None:
     ]
 
 
-def test_pushes_drop_and_unknown_ones_drop_all() -> None:
+def test_push_drops_its_ids_and_an_unknown_push_drops_all() -> None:
     cache = cache_of()
     tracker, peer = subscribed(cache)
     assert tracker.status == "on"
@@ -400,7 +400,7 @@ def test_pushes_drop_and_unknown_ones_drop_all() -> None:
         (HELLO, b"QUEUED", "QUEUED"),
     ],
 )
-def test_where_it_cannot_follow_it_says_why_and_never_goes_live(hello: Any, tracking: Any, why: str) -> None:
+def test_refused_tracking_gives_the_reason_and_never_goes_live(hello: Any, tracking: Any, why: str) -> None:
     cache = cache_of()
     cache.lost()
     tracker = tracker_of(cache)
@@ -412,7 +412,7 @@ def test_where_it_cannot_follow_it_says_why_and_never_goes_live(hello: Any, trac
     assert not cache.is_live
 
 
-def test_a_server_that_is_loading_is_asked_again_soon() -> None:
+def test_loading_server_is_not_reported_as_refusing() -> None:
     tracker = tracker_of(cache_of())
     peer = peer_of(tracker)
     tracker._subscribe(peer)
@@ -430,8 +430,8 @@ def test_only_pong_is_a_heartbeat(reply: Any) -> None:
         tracker._take(peer, reply)
 
 
-def test_a_pong_that_overtakes_the_pushes_of_its_turn_does_not_vouch_for_them() -> None:
-    """PING arrives while the server executes a turn in which a record was changed: PONG is written first."""
+def test_pong_does_not_vouch_for_pushes_of_its_own_turn() -> None:
+    """PING arrives while the server executes a turn in which a record was changed. PONG is written first."""
     clock = Clock()
     cache = cache_of(clock)
     tracker, peer = subscribed(cache)
@@ -442,18 +442,18 @@ def test_a_pong_that_overtakes_the_pushes_of_its_turn_does_not_vouch_for_them() 
     changed_s = clock.now_s
     clock.now_s += 1
     tracker._ping(peer, clock.now_s)
-    tracker._take(peer, b"PONG")  # and the network swallows all that follows
+    tracker._take(peer, b"PONG")  # and the network swallows everything that follows
     clock.now_s = changed_s + STALENESS_S
     assert cache.get("a") is None
 
 
-def test_a_reply_that_nobody_asked_for_ends_the_connection() -> None:
+def test_unsolicited_reply_ends_the_connection() -> None:
     tracker, peer = subscribed(cache_of())
     with pytest.raises(RedisConnectionError):
         tracker._take(peer, b"PONG")
 
 
-def test_uses_are_sent_when_due_loaded_when_unknown_and_promotable_ones_are_dropped() -> None:
+def test_due_uses_are_sent_and_promotable_modules_dropped() -> None:
     cache = cache_of()
     tracker, peer = subscribed(cache)
     keep(cache, module("a", tier="warm"), module("b"))
@@ -472,7 +472,7 @@ def test_uses_are_sent_when_due_loaded_when_unknown_and_promotable_ones_are_drop
 
 
 @pytest.mark.parametrize("reply", [ResponseError("NOPERM"), [b"RECOVERING"], ResponseError("NOSCRIPT")])
-def test_uses_that_are_refused_are_lost_and_nothing_else(reply: Any) -> None:
+def test_refused_uses_are_lost_and_nothing_else(reply: Any) -> None:
     cache = cache_of()
     tracker, peer = subscribed(cache)
     keep(cache, module("a"))
@@ -483,7 +483,7 @@ def test_uses_that_are_refused_are_lost_and_nothing_else(reply: Any) -> None:
     assert tracker._counters.snapshot() == {"hits.near": 1, "touches.lost": 1} and held(cache) == "a"
 
 
-def test_off_by_configuration_or_without_a_server() -> None:
+def test_near_cache_is_off_by_configuration_or_without_a_server() -> None:
     near = Near(space_of(near={"enabled": False}), "redis://127.0.0.1:1", Counters(), UseBuffer())
     assert near.status == "off: near.enabled is false"
     bare = Near(space_of(), None, Counters(), UseBuffer())
@@ -495,10 +495,10 @@ def test_off_by_configuration_or_without_a_server() -> None:
         off.close()
 
 
-# -- uses on their way -------------------------------------------------------------------------------------------------
+# -- pending uses ------------------------------------------------------------------------------------------------------
 
 
-def test_no_batch_is_larger_than_a_batch_and_none_is_lost() -> None:
+def test_batches_are_bounded_and_none_is_lost() -> None:
     shard = space_of().keys.shards[0]
     uses = UseBuffer()
     many = {f"m{i}": i + 1 for i in range(UseBuffer.PENDING_MAX + 7)}
@@ -516,7 +516,7 @@ def test_no_batch_is_larger_than_a_batch_and_none_is_lost() -> None:
     assert not uses.drain() and not uses.due(1e9)
 
 
-def test_a_batch_is_due_after_a_second() -> None:
+def test_batch_is_due_after_a_second() -> None:
     shard = space_of().keys.shards[0]
     uses = UseBuffer()
     uses.note_many(shard, {"a": 2}, 10.0)
@@ -525,16 +525,16 @@ def test_a_batch_is_due_after_a_second() -> None:
     assert set(call.args) == {"a", 2, "b", 1}
 
 
-# -- a signal handler or a finaliser in the middle of any of its own lines ----------------------------------------------
+# -- a signal handler or a finaliser within any of its own lines -------------------------------------------------------
 
 
-def test_a_write_within_its_own_lines_leaves_nothing_old() -> None:
+def test_write_within_its_own_lines_leaves_nothing_old() -> None:
     clock = Clock()
     cache = cache_of(clock)
     keep(cache, module("a"), module("b"))
     ticket = cache.begin("c")
     assert ticket is not None
-    with cache._lock:  # as it is where it was interrupted
+    with cache._lock:  # the state of the lock at the interruption
         assert cache.begin("a") is None and not cache.fill(ticket, module("c")) and cache.take_uses() == {}
         cache.start_writing(["a"])
         cache.end_writing(["a"])
@@ -548,7 +548,7 @@ def test_a_write_within_its_own_lines_leaves_nothing_old() -> None:
 
 
 @pytest.mark.parametrize("told", [lambda c: c.invalidate(["a"]), NearCache.flush, NearCache.lost])
-def test_what_it_hears_within_its_own_lines_counts(told: Any) -> None:
+def test_invalidation_within_its_own_lines_takes_effect(told: Any) -> None:
     cache = cache_of(Clock())
     keep(cache, module("a"))
     with cache._lock:
@@ -560,7 +560,7 @@ def test_what_it_hears_within_its_own_lines_counts(told: Any) -> None:
     assert len(cache) == 0 and cache.is_fresh
 
 
-def test_uses_and_counts_that_come_within_their_own_lines_are_kept() -> None:
+def test_uses_and_counts_within_their_own_lines_are_kept() -> None:
     shard = space_of().keys.shards[0]
     uses, counters = UseBuffer(), Counters()
     with uses._lock, counters._lock:
@@ -586,7 +586,7 @@ def some(things: list[Any], pick: int) -> Any:
 class Read:
     id: str
     ticket: Ticket | None
-    saw: int | None = None  # the version, once Redis has executed it
+    saw: int | None = None  # the version, once Redis has executed the read
 
 
 @dataclass
@@ -596,7 +596,7 @@ class Write:
 
 
 class Arrivals(RuleBasedStateMachine):
-    """See the top of this file. Versions count up from 1; `born[id][v]` is when version v + 1 took the place of v."""
+    """See the top of this file. Versions count up from 1; `born[id][v]` is the time when version v + 1 replaced v."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -739,7 +739,9 @@ class Arrivals(RuleBasedStateMachine):
     @precondition(lambda self: self.writes)
     @rule(pick=PICKS)
     def write_ends(self, pick: int) -> None:
-        """Acknowledged if it was executed; else it failed, and may be executed later by `somebody_writes`."""
+        """The write is acknowledged if it was executed. Otherwise it failed and may be executed later by
+        `somebody_writes`.
+        """
         write = some(self.writes, pick)
         self.writes.remove(write)
         self.cache.end_writing([write.id])
@@ -778,7 +780,7 @@ Arrivals.TestCase.settings = settings(max_examples=150, stateful_step_count=60, 
 TestArrivals = Arrivals.TestCase
 
 
-# How often a step is tried, in long walks: Hypothesis looks into corners, and seldom comes far with a live cache.
+# How often each step is tried in long walks. Hypothesis explores corner cases and seldom gets far with a live cache.
 STEPS = {
     "somebody_writes": 5, "somebody_flushes": 0.2, "server_executes": 4, "server_answers_all": 4, "turn_ends": 4,
     "connect": 4, "arrive": 9, "ping": 5, "sever": 0.2, "notice": 0.4, "read_at_once": 6, "read_begins": 4,
@@ -805,7 +807,7 @@ def possible(machine: Arrivals, step: str) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_long_walks(seed: int) -> None:
+def test_long_walks_keep_every_invariant(seed: int) -> None:
     rng = random.Random(seed)
     hits = 0
     for _ in range(15):
@@ -833,7 +835,7 @@ def test_long_walks(seed: int) -> None:
 
 
 def cluster_of_two(cache: NearCache) -> tuple[Tracker, Any, Any]:
-    """A tracker that follows two masters, with a shard each; nothing has been answered yet."""
+    """A tracker that follows two masters with a shard each; neither has replied yet."""
     cache.lost()
     tracker = tracker_of(cache, space_of(shards=2))
     one, two = (peer_of(tracker, shard) for shard in tracker._space.keys.shards)
@@ -843,7 +845,7 @@ def cluster_of_two(cache: NearCache) -> tuple[Tracker, Any, Any]:
     return tracker, one, two
 
 
-def test_it_is_live_once_all_masters_track() -> None:
+def test_cache_is_live_once_all_masters_track() -> None:
     cache = cache_of()
     tracker, one, two = cluster_of_two(cache)
     tracker._take(one, b"OK")
@@ -852,14 +854,14 @@ def test_it_is_live_once_all_masters_track() -> None:
     assert (cache.is_live, tracker.status) == (True, "on")
 
 
-def test_a_hit_is_as_old_as_the_slowest_master_says() -> None:
+def test_age_of_a_hit_follows_the_slowest_master() -> None:
     clock = Clock()
     cache = cache_of(clock)
     tracker, one, two = cluster_of_two(cache)
     for peer in (one, two):
         tracker._take(peer, b"OK")
     keep(cache, module("a"))
-    for _ in range(3):  # only one of them answers
+    for _ in range(3):  # only one of them replies
         tracker._ping(one, clock.now_s)
         tracker._take(one, 13)
         clock.now_s += STALENESS_S / 2
@@ -873,7 +875,7 @@ def test_a_hit_is_as_old_as_the_slowest_master_says() -> None:
     assert cache.is_fresh
 
 
-def test_the_heartbeat_asks_each_master_for_its_shards_and_waits_for_all() -> None:
+def test_heartbeat_asks_each_master_for_its_shards_and_waits_for_all() -> None:
     clock = Clock()
     cache = cache_of(clock)
     cache.lost()
@@ -899,7 +901,7 @@ def test_the_heartbeat_asks_each_master_for_its_shards_and_waits_for_all() -> No
         ResponseError("LOADING"),
     ],
 )
-def test_a_master_that_does_not_serve_its_shard_any_more_ends_it(reply: Any) -> None:
+def test_master_that_lost_its_shard_ends_the_connection(reply: Any) -> None:
     cache = cache_of()
     tracker, one, two = cluster_of_two(cache)
     for peer in (one, two):

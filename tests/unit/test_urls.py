@@ -1,5 +1,6 @@
-"""What a text names: a server, a file, or a directory for an embedded one. A server's address is never taken for a directory:
-there a private server would be started, and puts acknowledged into it."""
+"""The meaning of a text: a server, a file, or a directory for an embedded server. A server's address is never taken for
+a directory; otherwise a private server would start there and acknowledge puts.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ def _nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("given", ACCEPTED)
-def test_a_url_of_a_server_is_one_wherever_it_is_written(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_url_is_recognised_in_every_source(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     meant = ACCEPTED[given]
     if meant is None:
         with pytest.raises(ConfigError):
@@ -66,7 +67,7 @@ def test_a_url_of_a_server_is_one_wherever_it_is_written(given: str, monkeypatch
 
 
 @pytest.mark.parametrize("given", REFUSED)
-def test_what_is_neither_is_refused_and_starts_nothing(given: str, tmp_path: Path) -> None:
+def test_text_that_is_neither_url_nor_directory_starts_nothing(given: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve(given, **COLD)
     assert SECRET not in str(caught.value)
@@ -77,26 +78,26 @@ def test_what_is_neither_is_refused_and_starts_nothing(given: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("given", DIRECTORIES)
-def test_a_directory_stays_one(given: str) -> None:
+def test_directory_text_is_taken_for_a_directory(given: str) -> None:
     config = resolve(given)
     assert config.redis.url is None and config.home == Path(given).expanduser().absolute()
 
 
-def test_a_directory_that_exists_may_have_any_name(tmp_path: Path) -> None:
+def test_existing_directory_may_have_any_name(tmp_path: Path) -> None:
     (tmp_path / "redis.example.com").mkdir()
     assert resolve("redis.example.com").home == tmp_path / "redis.example.com"
 
 
 @pytest.mark.parametrize("key", ["home", "storage_tiers__cold__directory", "storage_tiers__warm__directory"])
 @pytest.mark.parametrize("given", ["redis://h/0", "localhost:6379", "s3://bucket/x", f"u:{SECRET}@h:1"])
-def test_no_directory_is_a_url(key: str, given: str) -> None:
+def test_url_given_as_a_directory_is_refused(key: str, given: str) -> None:
     for value in (given, Path(given)):
         with pytest.raises(ConfigError) as caught:
             load_config(None, **{key: value})
         assert SECRET not in str(caught.value)
 
 
-def test_a_socket_is_no_directory(tmp_path: Path) -> None:
+def test_socket_given_as_a_directory_is_refused(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(str(tmp_path / "s"))
         with pytest.raises(ConfigError, match="unix://"):
