@@ -128,10 +128,10 @@ def judge(figures: Figures) -> list[tuple[str, ...]]:
         met = low >= goal.bound if goal.least else high <= goal.bound
         span = f"{low:.2f}{goal.unit}" if len(found) == 1 else f"{low:.2f} to {high:.2f}{goal.unit}"
         good = sum((v >= goal.bound) if goal.least else (v <= goal.bound) for v in found.values())
-        told = "met" if met else f"{good} of {len(found)} met" if good else "not met"
+        verdict = "met" if met else f"{good} of {len(found)} met" if good else "not met"
         if goal.goal.startswith("("):  # this section was not requested
-            told = ""
-        rows.append((goal.what, goal.goal, span, told, "" if met else goal.why))
+            verdict = ""
+        rows.append((goal.what, goal.goal, span, verdict, "" if met else goal.why))
     return rows
 
 

@@ -349,7 +349,7 @@ def test_up_and_down_start_and_stop_the_server(words: Cli, short_tmp: Path, reap
     assert words("--home", home, "up", "--maxmemory", "lots").code == 2
 
 
-def test_up_is_for_the_embedded_server(words: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_up_refuses_a_configured_server_url(words: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DISTIER_REDIS_URL", "redis://127.0.0.1:1")
     monkeypatch.setenv("DISTIER_STORAGE_TIERS__COLD__DIRECTORY", str(tmp_path))
     said = words("up")

@@ -333,7 +333,7 @@ def complete(*argv: str, env: dict[str, str] | None = None) -> list[str]:
 
 
 @pytest.mark.parametrize("shards", ["1", "3"])
-def test_ids_are_completed(
+def test_shell_completion_offers_ids(
     cli: Cli, words: Cli, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: str
 ) -> None:
     monkeypatch.setenv("DISTIER_SHARDS", shards)

@@ -78,7 +78,7 @@ def in_child(work: Callable[[], object]) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def the_child_reads(store: AsyncStore, *, closes: bool = False) -> None:
+def read_in_child(store: AsyncStore, *, closes: bool = False) -> None:
     async def read() -> None:
         assert await text(store, "b") == "b"
         if closes:
@@ -97,7 +97,7 @@ async def test_forked_child_does_not_use_its_parents_connection(
 ) -> None:
     store = await opened(redis_url, tmp_path, near__enabled=near)
     for _ in range(3):
-        the_child_reads(store, closes=closes)
+        read_in_child(store, closes=closes)
         await assert_own_contents(store)
     await store.close()
 
@@ -119,7 +119,7 @@ async def test_child_forked_during_calls_takes_none_of_their_replies(redis_url: 
     store = await opened(redis_url, tmp_path)
     reads = [asyncio.create_task(text(store, NAMES[i % 2])) for i in range(20)]
     await asyncio.sleep(0)  # they have written, and wait
-    the_child_reads(store)
+    read_in_child(store)
     assert await asyncio.gather(*reads) == [NAMES[i % 2] for i in range(20)]
     await store.close()
 
@@ -402,7 +402,7 @@ def shared_server() -> Iterator[TestServer]:
         yield server
 
 
-async def _beside(long: Coroutine[Any, Any, Any], short: Coroutine[Any, Any, Any]) -> float:
+async def _seconds_of_shorter_call(long: Coroutine[Any, Any, Any], short: Coroutine[Any, Any, Any]) -> float:
     first = asyncio.create_task(long)
     await asyncio.sleep(0.05)  # it waits for the server
     try:
@@ -422,9 +422,9 @@ async def test_call_ends_at_its_deadline_while_a_longer_call_waits(
         await asyncio.sleep(0.1)
     with frozen(own_server):
         long_s = HANG_S * 3
-        assert await _beside(store.archive_now(deadline_s=long_s), store.get("a")) < HANG_S
-        assert await _beside(store.archive_now(deadline_s=long_s), store.put("a", "a")) < HANG_S
-        assert await _beside(store.archive_now(deadline_s=long_s), store.get_many(["a", "b"])) < HANG_S
+        assert await _seconds_of_shorter_call(store.archive_now(deadline_s=long_s), store.get("a")) < HANG_S
+        assert await _seconds_of_shorter_call(store.archive_now(deadline_s=long_s), store.put("a", "a")) < HANG_S
+        assert await _seconds_of_shorter_call(store.archive_now(deadline_s=long_s), store.get_many(["a", "b"])) < HANG_S
     await assert_own_contents(store)
     await store.close()
 

@@ -210,20 +210,20 @@ def test_live_view_changes_during_the_final_checks(short_tmp: Path, monkeypatch:
     monkeypatch.setattr(tempfile, "tempdir", None)
     seen: dict[str, set[tuple[int, int, int]]] = {}
 
-    def tell(p: Progress) -> None:
+    def record_progress(p: Progress) -> None:
         now = p.again() if p.again else p
         if now.stats:
             s = now.stats
             seen.setdefault(now.phase, set()).add((s.hot.count, s.warm.count, s.cold.count))
 
-    report = run(Settings(1.0, 1, 120), tell)
+    report = run(Settings(1.0, 1, 120), record_progress)
     assert report.good, report.problems
     checking = set().union(*(seen.get(phase, set()) for phase in (READ_BACK, DEMOTING, READ_ARCHIVE)))
     assert len(checking) > 1, seen
     assert report.agents[0].operations > 0 and report.last_moves
 
 
-def test_percentiles() -> None:
+def test_percentile_of_no_one_and_many_values() -> None:
     assert percentile([], 0.5) == 0
     assert percentile([5], 0.99) == 5
     assert percentile(list(range(100, 0, -1)), 0.99) == 100

@@ -107,7 +107,7 @@ def pid_of(name: str) -> int:
 
 
 def spread(store: Store, server: TestServer, *workers: Process) -> bool:
-    """Whether all shards are held by these workers only, and each worker holds at least one."""
+    """Whether these workers together hold all shards, divided evenly."""
     found = holders(store, server)
     counts = [list(found.values()).count(w.pid) for w in workers]
     shards = store.space.config.shards

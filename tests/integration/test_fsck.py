@@ -85,7 +85,7 @@ def age(path: Path, seconds: float) -> None:
 
 
 @pytest.fixture
-def place(redis_url: str, server: TestServer, tmp_path: Path) -> Iterator[Setting]:
+def setting(redis_url: str, server: TestServer, tmp_path: Path) -> Iterator[Setting]:
     store = connect(
         {"counter": "estimate"}, redis__url=redis_url, namespace="t", storage_tiers__cold__directory=tmp_path / "cold",
         near__enabled=False,
@@ -162,7 +162,7 @@ def no_id(p: Setting) -> None:
     (directory / p.key("hot").name).write_bytes(b"x")
 
 
-def pin_of_nobody(p: Setting) -> None:
+def pin_of_missing_module(p: Setting) -> None:
     p.raw.zadd(p.shard.pins, {"nobody": time.time() * 1000 + 1e6})
 
 
@@ -178,7 +178,7 @@ CASES = {
     "warm set has nobody": Damage(lambda p: p.raw.zadd(p.shard.warm, {"nobody": 1}), {"stray-warm"}),
     "dirty set has a clean module": Damage(lambda p: p.raw.zadd(p.shard.dirty, {"hot": 1}), {"stray-dirty"}),
     "uses of nobody": Damage(lambda p: p.raw.zadd(p.shard.uses, {"nobody": 1}), {"stray-uses"}),
-    "pin of nobody": Damage(pin_of_nobody, {"stray-pins"}),
+    "pin of nobody": Damage(pin_of_missing_module, {"stray-pins"}),
     "dirty frame with a TTL": Damage(lambda p: p.raw.expire(p.shard.frame("warm-dirty"), 99), {"frame-ttl"}),
     "clean frame without TTL": Damage(lambda p: p.raw.persist(p.shard.frame("warm")), {"frame-no-ttl"}),
     "record with a TTL": Damage(lambda p: p.raw.expire(p.module("cold"), 99), {"record-ttl"}),
@@ -229,85 +229,85 @@ def serious(found: Findings) -> set[str]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_kind_of_damage_is_found_and_repaired(place: Setting, name: str):
-    assert serious(place.fsck(checksums=1)) == set()
+def test_each_kind_of_damage_is_found_and_repaired(setting: Setting, name: str):
+    assert serious(setting.fsck(checksums=1)) == set()
     case = CASES[name]
-    case.do(place)
-    looked = place.fsck(checksums=case.checksums)
+    case.do(setting)
+    looked = setting.fsck(checksums=case.checksums)
     assert serious(looked) == case.kinds, looked.listed
     assert not looked.repaired
-    assert serious(place.fsck(checksums=case.checksums)) == case.kinds, "looking changes nothing"
+    assert serious(setting.fsck(checksums=case.checksums)) == case.kinds, "looking changes nothing"
 
-    mended = place.fsck(repair=True, checksums=case.checksums)
+    mended = setting.fsck(repair=True, checksums=case.checksums)
     # a dropped record leaves its usage in the accounts, which are checked last
     assert serious(mended) - {"accounts"} == case.kinds - {"accounts"}, mended.listed
-    place.settle()
-    after = place.fsck(checksums=case.checksums)
+    setting.settle()
+    after = setting.fsck(checksums=case.checksums)
     if case.left:
         assert serious(after) == case.kinds - {"accounts"}
     else:
         assert serious(after) == set(), after.listed
         assert mended.remaining == 0
-        assert place.fsck(repair=True).repaired == {}
+        assert setting.fsck(repair=True).repaired == {}
     for id in IDS:
         if id in case.lost:
             with pytest.raises(Corrupt):
-                place.store.get(id)
+                setting.store.get(id)
         elif name == "object of a dead durable write" and id == "cold":
-            assert place.read(id).content == text("new")
+            assert setting.read(id).content == text("new")
         elif not (case.left and case.checksums):
-            module = place.read(id)
+            module = setting.read(id)
             assert (module.content, module.meta) == (text(id), {"m": id})
 
 
-def test_every_kind_of_the_table_is_covered(place: Setting):
+def test_every_kind_of_the_table_is_covered(setting: Setting):
     tried = set().union(*(case.kinds for case in CASES.values()))
     # below, only in a race, or in test_archive_faults.py
     others = {"stray-hot", "tombstone-no-ttl", "object-behind", "accounts-unknown", "unreadable-object"}
     assert {k for k, kind in KINDS.items() if kind.level != "note"} - tried <= others
 
 
-def test_tombstone_without_ttl_gets_its_ttl(place: Setting):
-    place.store.delete("hot")
-    place.store.archive_now()
-    assert place.fsck().found.keys() <= {"unneeded-objects"}
-    place.raw.persist(place.module("hot"))
-    assert serious(place.fsck(repair=True)) == {"tombstone-no-ttl"}
-    assert place.raw.pttl(place.module("hot")) > 0
+def test_tombstone_without_ttl_gets_its_ttl(setting: Setting):
+    setting.store.delete("hot")
+    setting.store.archive_now()
+    assert setting.fsck().found.keys() <= {"unneeded-objects"}
+    setting.raw.persist(setting.module("hot"))
+    assert serious(setting.fsck(repair=True)) == {"tombstone-no-ttl"}
+    assert setting.raw.pttl(setting.module("hot")) > 0
 
 
-def test_missing_object_with_a_greater_version_is_repaired(place: Setting):
-    newer_orphan(place)
-    remove(place.objects("cold")[0])
-    found = place.fsck(repair=True)
+def test_missing_object_with_a_greater_version_is_repaired(setting: Setting):
+    newer_orphan(setting)
+    remove(setting.objects("cold")[0])
+    found = setting.fsck(repair=True)
     assert serious(found) <= {"object-behind", "orphan-object"}
-    assert place.read("cold").content == text("new")
-    assert serious(place.fsck()) == set()
+    assert setting.read("cold").content == text("new")
+    assert serious(setting.fsck()) == set()
 
 
-def test_read_finds_the_greater_object_without_fsck(place: Setting):
+def test_read_finds_the_greater_object_without_fsck(setting: Setting):
     """The sweep deleted the version that a record rests on, because a greater one existed, and the writer of that one
     died.
     """
-    newer_orphan(place)
-    remove(place.objects("cold")[0])
-    assert place.read("cold").content == text("new")
+    newer_orphan(setting)
+    remove(setting.objects("cold")[0])
+    assert setting.read("cold").content == text("new")
 
 
-def test_garbage_is_noted_and_swept(place: Setting):
-    place.store.put("hot", b"newer")
-    place.store.archive_now()
-    foreign = place.root / "t/modules/hot/README"
+def test_garbage_is_noted_and_swept(setting: Setting):
+    setting.store.put("hot", b"newer")
+    setting.store.archive_now()
+    foreign = setting.root / "t/modules/hot/README"
     foreign.write_text("hello")
-    place.raw.set(place.shard.root + "something", "x")
-    found = place.fsck()
+    setting.raw.set(setting.shard.root + "something", "x")
+    found = setting.fsck()
     notes = {"unneeded-objects", "foreign-object", "foreign-key"}
     assert (set(found.found), found.count("fault"), found.remaining) == (notes, 0, 0)
-    assert place.fsck(repair=True).repaired["unneeded-objects"] >= 2  # with sidecars
-    assert set(place.fsck().found) == {"foreign-object", "foreign-key"}
-    assert len(place.objects("hot")) == 2  # README is one of them
+    assert setting.fsck(repair=True).repaired["unneeded-objects"] >= 2  # with sidecars
+    assert set(setting.fsck().found) == {"foreign-object", "foreign-key"}
+    assert len(setting.objects("hot")) == 2  # README is one of them
     assert foreign.exists()
-    assert place.read("hot").content == b"newer"
+    assert setting.read("hot").content == b"newer"
 
 
 @pytest.mark.parametrize("kind", KEYSPACE, ids=lambda kind: kind.pattern)
@@ -319,16 +319,16 @@ def test_no_documented_key_is_reported_as_foreign(kind: KeyKind):
     assert _what_is(shard, (key + "s-of-mine").replace(":x", "x").encode())[0] == "foreign"
 
 
-def test_repair_never_deletes_the_greatest_version(place: Setting):
+def test_repair_never_deletes_the_greatest_version(setting: Setting):
     for id in IDS:
-        flip(place.key(id))
-    before = {id: place.key(id) for id in IDS}
-    place.fsck(repair=True, checksums=1)
+        flip(setting.key(id))
+    before = {id: setting.key(id) for id in IDS}
+    setting.fsck(repair=True, checksums=1)
     assert all(path.exists() for path in before.values())
 
 
-def test_mime_type(place: Setting):
-    driver = place.store._driver
+def test_wrong_content_type_of_an_object_is_noted(setting: Setting):
+    driver = setting.store._driver
     archive = driver.archive
 
     class Typed:
@@ -340,35 +340,35 @@ def test_mime_type(place: Setting):
             return got and Fetched(got.data, got.metadata, "binary/octet-stream")
 
     driver.archive = Typed()
-    found = place.fsck(checksums=1)
+    found = setting.fsck(checksums=1)
     assert found.found["wrong-type"] == 3
     assert serious(found) == set()
 
 
-def test_checksums_option_checks_a_fraction_of_the_contents(place: Setting):
+def test_checksums_option_checks_a_fraction_of_the_contents(setting: Setting):
     for i in range(60):
-        place.store.put(f"m/{i}", f"{i}")
-    read = [place.fsck(checksums=0.5).contents for _ in range(4)]
+        setting.store.put(f"m/{i}", f"{i}")
+    read = [setting.fsck(checksums=0.5).contents for _ in range(4)]
     assert 4 * 65 * 0.3 < sum(read) < 4 * 65 * 0.7
-    assert place.fsck(checksums=1).contents == 65
-    assert place.fsck().contents == 0
+    assert setting.fsck(checksums=1).contents == 65
+    assert setting.fsck().contents == 0
 
 
 # -- sweep -----------------------------------------------------------------------------------------------------------
 
 
-def test_tombstones_are_swept_after_the_grace_as_last_objects(place: Setting):
+def test_tombstones_are_swept_after_the_grace_as_last_objects(setting: Setting):
     def swept() -> int:
-        return place.store.run(sweep(place.store.space))
+        return setting.store.run(sweep(setting.store.space))
 
-    place.store.archive_now()
+    setting.store.archive_now()
     swept()
-    place.store.delete("cold")
-    place.store.archive_now()
+    setting.store.delete("cold")
+    setting.store.archive_now()
     assert swept() == 2  # the old version and its sidecar
-    tombstone = place.key("cold")
+    tombstone = setting.key("cold")
     assert tombstone.suffix == ".deleted"
-    place.raw.delete(place.module("cold"))  # as after ten minutes
+    setting.raw.delete(setting.module("cold"))  # as after ten minutes
     assert swept() == 0  # young
     age(tombstone, 8 * DAY_S)
     stale: dict[Any, Any] = dict.fromkeys(("epoch", "ver", "bytes", "tokens", "seen"), 1) | {
@@ -376,53 +376,53 @@ def test_tombstones_are_swept_after_the_grace_as_last_objects(place: Setting):
         "clean": 1,
         "tok": "0" * 32,
     }
-    place.raw.hset(place.module("cold"), mapping=stale)  # an old snapshot came back
+    setting.raw.hset(setting.module("cold"), mapping=stale)  # an old snapshot came back
     assert swept() == 0
     assert (
-        place.raw.hget(place.module("cold"), "tier") == b"deleted"
+        setting.raw.hget(setting.module("cold"), "tier") == b"deleted"
     )  # the store has noticed the end of its incarnation
-    assert place.store.get("cold") is None
+    assert setting.store.get("cold") is None
     assert tombstone.exists()
-    place.raw.delete(place.module("cold"))
+    setting.raw.delete(setting.module("cold"))
     assert swept() == 1
-    assert not (place.root / "t/modules/cold").exists()
-    assert place.store.get("cold") is None
+    assert not (setting.root / "t/modules/cold").exists()
+    assert setting.store.get("cold") is None
 
 
-def test_sweep_keeps_the_version_that_a_record_rests_on(place: Setting):
+def test_sweep_keeps_the_version_that_a_record_rests_on(setting: Setting):
     """A durable write is in the archive and may still be refused. Until then the old version is the current one."""
-    newer_orphan(place)
-    new, old = place.objects("cold")[1], place.objects("cold")[0]
-    assert place.store.run(sweep(place.store.space)) == 0
+    newer_orphan(setting)
+    new, old = setting.objects("cold")[1], setting.objects("cold")[0]
+    assert setting.store.run(sweep(setting.store.space)) == 0
     assert old.exists()
     remove(new)  # never applied, and lost
-    assert place.read("cold").content == text("cold")
+    assert setting.read("cold").content == text("cold")
 
 
-def test_damaged_record_stops_the_sweep_of_its_module_only(place: Setting):
-    place.store.put("hot", b"newer")
-    place.store.put("warm", b"newer")
-    place.store.put("cold", b"newer")
-    place.store.archive_now()
-    place.raw.hset(place.module("warm"), "ver", "many")
-    place.raw.delete(place.module("cold"))
-    place.raw.set(place.module("cold"), "foreign")
-    assert place.store.run(sweep(place.store.space)) >= 2
-    assert [len(place.objects(id)) for id in ("hot", "warm", "cold")] == [1, 2, 2]
+def test_damaged_record_stops_the_sweep_of_its_module_only(setting: Setting):
+    setting.store.put("hot", b"newer")
+    setting.store.put("warm", b"newer")
+    setting.store.put("cold", b"newer")
+    setting.store.archive_now()
+    setting.raw.hset(setting.module("warm"), "ver", "many")
+    setting.raw.delete(setting.module("cold"))
+    setting.raw.set(setting.module("cold"), "foreign")
+    assert setting.store.run(sweep(setting.store.space)) >= 2
+    assert [len(setting.objects(id)) for id in ("hot", "warm", "cold")] == [1, 2, 2]
 
 
-def test_newest_epoch_markers_survive_the_sweep(place: Setting):
-    epochs = place.root / "t/epochs/0"
+def test_newest_epoch_markers_survive_the_sweep(setting: Setting):
+    epochs = setting.root / "t/epochs/0"
     (mine,) = epochs.iterdir()
     age(mine, 3600)
     for n in range(2, 30):
         made = epochs / f"@{n:08d}-0123abcd-{n // 2:016x}"  # two for each incarnation
         made.touch()
         age(made, 3600 if n != 5 else 60)
-    assert place.store.run(sweep(place.store.space)) == 29 - 8 - 1
+    assert setting.store.run(sweep(setting.store.space)) == 29 - 8 - 1
     assert [int(p.name[1:9]) for p in sorted(epochs.iterdir())] == [5, *range(15, 30, 2)]
-    place.store.run(sweep(place.store.space))
-    assert place.read("cold").content == text("cold")
+    setting.store.run(sweep(setting.store.space))
+    assert setting.read("cold").content == text("cold")
 
 
 # -- concurrent writers ----------------------------------------------------------------------------------------------
@@ -463,9 +463,9 @@ while True:
 BUSY_RUNS = int(os.environ.get("FSCK_BUSY_RUNS", "32"))
 
 
-def test_busy_namespace_has_no_faults(place: Setting, server: TestServer):
+def test_busy_namespace_has_no_faults(setting: Setting, server: TestServer):
     """Repairs do no harm either: every other run repairs."""
-    args = [server.url, str(place.root)]
+    args = [server.url, str(setting.root)]
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, *args, str(i)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         for i in range(3)
@@ -476,7 +476,7 @@ def test_busy_namespace_has_no_faults(place: Setting, server: TestServer):
             assert writer.stdout is not None
             assert writer.stdout.readline() == "up\n"
         while runs < BUSY_RUNS:
-            found = place.fsck(checksums=1, repair=runs % 2 == 1)
+            found = setting.fsck(checksums=1, repair=runs % 2 == 1)
             assert serious(found) == set(), found.listed
             unknown += found.found.get("accounts-unknown", 0)
             runs += 1
@@ -488,11 +488,11 @@ def test_busy_namespace_has_no_faults(place: Setting, server: TestServer):
             writer.stdout and writer.stdout.close()
     print(f"{runs} runs, accounts not comparable in {unknown}")
     assert unknown < runs
-    found = place.fsck(checksums=1)
+    found = setting.fsck(checksums=1)
     assert serious(found) == set(), found.listed
 
 
-def test_repair_corrects_accounts_during_writes(place: Setting):
+def test_repair_corrects_accounts_during_writes(setting: Setting):
     """The accounts are wrong by a fixed amount and change all the time. The repair removes exactly that amount."""
     stop, errors = threading.Event(), list[Exception]()
 
@@ -501,7 +501,7 @@ def test_repair_corrects_accounts_during_writes(place: Setting):
         while not stop.is_set():
             i += 1
             try:
-                place.store.put(f"w/{n}/{i % 20}", "x" * (i % 300), tokens=i % 7)
+                setting.store.put(f"w/{n}/{i % 20}", "x" * (i % 300), tokens=i % 7)
             except DistierError as e:
                 errors.append(e)
 
@@ -510,36 +510,36 @@ def test_repair_corrects_accounts_during_writes(place: Setting):
         thread.start()
     try:
         for round in range(5):
-            place.raw.hincrby(place.shard.usage, "hot_tokens", 1000 + round)
-            place.raw.hincrby(place.shard.usage, "archived_bytes", -77)
+            setting.raw.hincrby(setting.shard.usage, "hot_tokens", 1000 + round)
+            setting.raw.hincrby(setting.shard.usage, "archived_bytes", -77)
             for _ in range(10):
-                found = place.fsck(repair=True)
+                found = setting.fsck(repair=True)
                 assert serious(found) <= {"accounts"}
                 if found.repaired.get("accounts"):
                     break
             assert sorted(f.detail for f in found.listed if f.kind == "accounts") == [
                 "archived_bytes is -77 off", f"hot_tokens is +{1000 + round} off",
             ]  # fmt: skip
-            assert serious(place.fsck()) == set()
+            assert serious(setting.fsck()) == set()
     finally:
         stop.set()
         for thread in threads:
             thread.join()
     assert not errors
-    raw: dict[Any, Any] = place.raw.hgetall(place.shard.usage)
+    raw: dict[Any, Any] = setting.raw.hgetall(setting.shard.usage)
     usage = {k.decode(): int(v) for k, v in raw.items() if int(v)}
-    assert usage == place.store.run(recount(place.store.space, place.shard))
+    assert usage == setting.store.run(recount(setting.store.space, setting.shard))
 
 
 # -- the command -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def cli(place: Setting, redis_url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(setting: Setting, redis_url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """The command line, in this process."""
     for name, value in {
         "DISTIER_REDIS_URL": redis_url, "DISTIER_NAMESPACE": "t", "DISTIER_COUNTER": "estimate",
-        "DISTIER_STORAGE_TIERS__COLD__DIRECTORY": str(place.root),
+        "DISTIER_STORAGE_TIERS__COLD__DIRECTORY": str(setting.root),
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
 
@@ -553,9 +553,9 @@ def cli(place: Setting, redis_url: str, capfd: pytest.CaptureFixture[str], monke
     return call
 
 
-def test_fsck_and_sweep_commands_have_their_exit_codes(place: Setting, cli: Cli):
+def test_fsck_and_sweep_commands_have_their_exit_codes(setting: Setting, cli: Cli):
     assert cli("fsck")[0] == 0
-    place.raw.hincrby(place.shard.usage, "hot_tokens", 7)
+    setting.raw.hincrby(setting.shard.usage, "hot_tokens", 7)
     code, out = cli("fsck")
     assert code == 1
     assert "accounts" in out
@@ -563,13 +563,13 @@ def test_fsck_and_sweep_commands_have_their_exit_codes(place: Setting, cli: Cli)
     *findings, total = map(json.loads, out.splitlines())
     assert (code, total["faults"], total["remaining"], total["repaired"]) == (0, 1, 0, {"accounts": 1})
     assert findings[0]["kind"] == "accounts"
-    flip(place.key("cold"))
+    flip(setting.key("cold"))
     assert cli("fsck")[0] == 0
     code, out = cli("fsck", "--checksums", "1")
     assert code == 6
     assert "damaged-object" in out
-    place.store.put("hot", "newer")
-    place.store.archive_now()
+    setting.store.put("hot", "newer")
+    setting.store.archive_now()
     assert cli("sweep")[0] == 0
     code, out = cli("rescue", "--dry-run", "--json")
     assert (code, json.loads(out)["known"]) == (0, 5)

@@ -30,7 +30,7 @@ Replace = Callable[[], None]
 
 
 @pytest.fixture(autouse=True)
-def the_archive_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def wait_longer_for_the_archive(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may need more than the two seconds that opening a store spends on the archive."""
     for module in (store_module, aio):
         monkeypatch.setattr(module, "ARCHIVE_LOOK_S", 60.0)
@@ -171,7 +171,7 @@ def test_concurrent_creators_agree_on_one_identity(settings: Settings, place: Se
     connect({}, **settings).close()
 
 
-def unname(server: TestServer, place: Setting) -> None:
+def remove_identity(server: TestServer, place: Setting) -> None:
     """Remove the identity, as in a namespace from before identities existed."""
     with server.client() as redis:
         for key in redis.scan_iter("distier:*:epoch"):
@@ -187,11 +187,11 @@ def test_namespace_without_identity_gets_one(settings: Settings, place: Setting,
     settings |= place.settings
     with connect({}, **settings) as store:
         store.put("m", b"x", durability="archived")
-    unname(server, place)
+    remove_identity(server, place)
     with connect({}, **settings) as store:
         assert store.get("m").content == b"x"  # type: ignore[union-attr]
     assert any("/identity/" in key for key in place.objects())
-    unname(server, place)
+    remove_identity(server, place)
     place.put_away()
     with pytest.raises(WrongArchive):
         connect({}, **settings)

@@ -79,10 +79,10 @@ def test_rescue_restores_every_module(open_store: Open, server: TestServer, shar
     store = open_store(shards=shards)
     before = fill(store)
     lose(server)
-    told: list[int] = []
-    report = store.run(rescue(store.space, lambda r: told.append(r.adopted)), deadline_s=60)
+    reported: list[int] = []
+    report = store.run(rescue(store.space, lambda r: reported.append(r.adopted)), deadline_s=60)
     assert (report.adopted, report.known, report.deleted, report.unreadable) == (len(before), 0, 0, {})
-    assert told[-1] == len(before)
+    assert reported[-1] == len(before)
     assert verified(store)
     assert sorted(store.list()) == sorted(before)
     after = store.get_many(before)

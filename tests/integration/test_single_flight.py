@@ -94,7 +94,7 @@ _waiting: list[subprocess.Popen[str]] = []
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _end_those_that_wait() -> Iterator[None]:
+def _end_waiting_readers() -> Iterator[None]:
     yield
     while _waiting:
         process = _waiting.pop()

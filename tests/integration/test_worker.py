@@ -68,8 +68,8 @@ def test_loss_shows_in_stats_and_events_and_the_worker_restores_all(server: Test
         assert store.get("m3") is not None  # from the archive alone
         lost = store.stats().epochs[0]
         assert lost.epoch == 2 and not lost.verified and lost.since_ms >= before.since_ms
-        told = [(event.reason, event.id, event.to) for event in store.events(since="0", wait=False)]
-        assert "epoch" in {reason for reason, _, _ in told} and ("recover", "m3", "cold") in told
+        events = [(event.reason, event.id, event.to) for event in store.events(since="0", wait=False)]
+        assert "epoch" in {reason for reason, _, _ in events} and ("recover", "m3", "cold") in events
         assert Worker(store).run_once()
         assert store.stats().epochs[0].verified and store.stats().count == 8
         assert [store.get(f"m{i}").content for i in range(8)] == [b"%d" % i for i in range(8)]  # type: ignore[union-attr]

@@ -51,12 +51,12 @@ class Face:
         """One round of the worker's plans over all shards; returns what each plan did."""
         did: dict[str, int] = {}
 
-        def tell(step: dict[str, int]) -> None:
+        def add_step(step: dict[str, int]) -> None:
             for name, n in step.items():
                 did[name] = did.get(name, 0) + n
 
         for shard in self.space.keys.shards:
-            await self.run(maintain_plan(self.space, shard, tell), deadline_s=30)
+            await self.run(maintain_plan(self.space, shard, add_step), deadline_s=30)
         return did
 
     async def recount(self) -> dict[str, int]:

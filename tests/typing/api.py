@@ -148,7 +148,7 @@ async def everything_async(store: AsyncStore, order: Order) -> None:
     await store.close()
 
 
-def values(module: Module, landed: Landed, place: Placement, moved: Moved, event: Event, stats: Stats) -> None:
+def values(module: Module, landed: Landed, placement: Placement, moved: Moved, event: Event, stats: Stats) -> None:
     assert_type(module.text, str)
     assert_type(module.content, bytes)
     assert_type(bytes(module), bytes)
@@ -160,9 +160,9 @@ def values(module: Module, landed: Landed, place: Placement, moved: Moved, event
     module.tier = "hot"  # type: ignore[misc]
     assert_type(landed.version, Order)
     assert_type(landed.reason, str | None)
-    assert_type(place.ratio, float | None)
-    assert_type(place.clean, bool)
-    assert_type(place.nodes, tuple[str, ...])
+    assert_type(placement.ratio, float | None)
+    assert_type(placement.clean, bool)
+    assert_type(placement.nodes, tuple[str, ...])
     assert_type(moved.moved, bool)
     assert_type(event.is_tier_change, bool)
     assert_type(stats.hot.tokens, int)
