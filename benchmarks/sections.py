@@ -62,7 +62,7 @@ class Table:
     rows: list[tuple[str, ...]] = field(default_factory=list)
     notes: str = ""
     figures: dict[str, float] = field(default_factory=dict)
-    """What the goals look at."""
+    """The figures by name that are compared with the goals."""
 
     def add(self, *cells: object) -> None:
         self.rows.append(tuple(_cell(cell) for cell in cells))

@@ -33,7 +33,7 @@ PRINTS = {
     ),
     "two_processes": "heard: skills/shared none > hot\nWritten by another process.",
 }  # fmt: skip
-"""By the example's name; `...` stands for what varies."""
+"""The expected output by the example's name; `...` matches any text."""
 
 
 def test_every_example_has_its_expected_output() -> None:

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 NAMES = ("a", "b")
 HANG_S = 20.0
-"""What hangs hangs for longer than this; what does not is over long before, also on a busy machine."""
+"""A call that hangs takes longer than this; any other call ends long before, even on a busy machine."""
 
 
 def settings(url: str, cold: Path, **overrides: Any) -> dict[str, Any]:

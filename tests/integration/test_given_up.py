@@ -13,7 +13,7 @@ import pytest
 from tests.integration.world import World, until
 
 LEASE_LEFT_MS = 4_000
-"""With `deadline: 30s` a lease lasts 10 s: what is still there after this long was left behind."""
+"""With `deadline: 30s` a lease lasts 10 s. A lease that still exists after this time was left behind."""
 
 
 class Slow:

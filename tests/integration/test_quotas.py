@@ -157,7 +157,7 @@ SEEDS = range(1, 11 if LONG else 6)
 POINT = 0.01
 READS = 12_288 if LONG else 3584
 ROUND = 256 if LONG else 128
-"""Reads between two rounds of the worker, as if there were so many a second."""
+"""Reads between two rounds of the worker, as if this were the number of reads per second."""
 
 TOGETHER = 64
 """Reads in one `get_many`."""

@@ -16,7 +16,7 @@ from distier.plans.put.prepare import Item
 from tests.integration.world import Face, World
 
 DEADLINE_S = 20.0
-"""What a refused hint would be retried for; a read that waits for one takes at least half of it."""
+"""The time for which a refused hint would be retried. A read that waits for a hint takes at least half of it."""
 
 
 async def opened(world: World) -> Face:

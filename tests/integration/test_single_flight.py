@@ -90,7 +90,7 @@ def start_reader() -> subprocess.Popen[str]:
 
 
 _waiting: list[subprocess.Popen[str]] = []
-"""Processes that have read, and can read again."""
+"""Processes that have finished their reads and can read again."""
 
 
 @pytest.fixture(autouse=True, scope="module")
