@@ -55,7 +55,7 @@ class Face:
                 did[name] = did.get(name, 0) + n
 
         for shard in self.space.keys.shards:
-            await self.run(maintain_plan(self.space, shard, tell), deadline_s=30)
+            await self.run(maintain_plan(self.space, shard), deadline_s=30, on_progress=tell)
         return did
 
     async def recount(self) -> dict[str, int]:
