@@ -168,7 +168,7 @@ def latencies(kind: Kind, many: tuple[Store, TestServer], few: tuple[Store, Test
         "where, a cold one": lambda s: s.where(id_of(77)),
         "promote and demote": lambda s: (s.demote("hot/9"), s.promote("hot/9")),
         "stats": lambda s: s.stats(),
-        "a worker's round": lambda s: s.run(maintain(s.space, s.space.keys.shards[0], lambda _: None)),
+        "a worker's round": lambda s: s.run(maintain(s.space, s.space.keys.shards[0])),
     }
     print(
         f"\n| {kind}: call | at {n:,} modules, us | ratio to {SMALL:,} | the server's CPU, us | ratio |\n|---|---|---|---|---|"

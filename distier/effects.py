@@ -205,6 +205,13 @@ class Used(Effect["RunScript[Any] | None"]):
 
 
 @dataclass(slots=True)
+class Progress(Effect[None]):
+    """Report a value of the plan's own to the caller, while the plan runs: a finding, or the numbers so far."""
+
+    value: object
+
+
+@dataclass(slots=True)
 class Count(Effect[None]):
     """Add `n` to one of the process's own counters (`hits.hot`, `misses`, ...)."""
 

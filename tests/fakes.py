@@ -42,6 +42,7 @@ from distier.effects import (
     Parallel,
     Pipeline,
     Plan,
+    Progress,
     RunScript,
     Sleep,
     Used,
@@ -337,6 +338,8 @@ class PlanRunner:
                 return self._uses.note(shard, id, 0.0, flush=flush)
             case Count(name, n):
                 self.counters[name] += n
+                return None
+            case Progress():
                 return None
             case Now():
                 return 0

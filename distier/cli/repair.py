@@ -109,6 +109,7 @@ def fsck(
     Exits with code 1 if a fault remains, and 6 if a version is lost or damaged.
     """
     from distier.plans.recovery.fsck.check import fsck as fsck_plan
+    from distier.plans.recovery.fsck.findings import Findings
 
     session = session_of(context)
     with _naming_foreign_keys(session), session.store(existing=True) as store, _counting("checking") as say:
@@ -122,8 +123,14 @@ def fsck(
             elif f.level != "note" or session.verbose:
                 print(_finding_text(f))
 
-        plan = fsck_plan(store.space, show, repair=repair, checksums=checksums, progress=progress)
-        found = store.run(plan, deadline_s=DEADLINE_S)
+        def report(value: Finding | Findings) -> None:
+            if isinstance(value, Findings):
+                progress(value)
+            else:
+                show(value)
+
+        plan = fsck_plan(store.space, repair=repair, checksums=checksums)
+        found = store.run(plan, deadline_s=DEADLINE_S, on_progress=report)
     session.print_result(findings_view(found), _findings_text(found))
     if found.count("lost"):
         raise typer.Exit(exits.CORRUPT)
@@ -171,7 +178,7 @@ def rescue(
         def progress(r: Rescued) -> None:
             say(f"{output.counted(r.objects, 'object')}, {output.counted(r.adopted, 'module')} adopted")
 
-        report = store.run(rescue_plan(store.space, progress, dry_run=dry_run), deadline_s=DEADLINE_S)
+        report = store.run(rescue_plan(store.space, dry_run=dry_run), deadline_s=DEADLINE_S, on_progress=progress)
     for name, why in report.unreadable.items():
         output.say(f"distier: {output.shown(name)}: {why}")
     for id in report.foreign:

@@ -106,7 +106,9 @@ class AsyncStore:
         except DistierError:
             pass
 
-    async def run(self, plan: Plan[T], *, deadline_s: float | None = None) -> T:
+    async def run(
+        self, plan: Plan[T], *, deadline_s: float | None = None, on_progress: Callable[[Any], object] | None = None
+    ) -> T:
         """As `Store.run`.
 
         Safe to call from several event loops, in other threads and in child processes: each loop has its own connections.
@@ -115,7 +117,7 @@ class AsyncStore:
             raise Invalid("this store is closed")
         if self._node is not None and self._node.is_over:
             self._serve_node()
-        return await self._driver.run(plan, deadline_s)
+        return await self._driver.run(plan, deadline_s, on_progress)
 
     async def put(
         self, id: str, content: Content, *, content_type: str | None = None, keywords: Sequence[str] = (),

@@ -141,12 +141,15 @@ class Store:
             self._node = NodeThread(self._driver.run, self.space, self._driver.local, self._driver.peers)
             weakref.finalize(self, self._node.stopping.set)  # for a store that is dropped without `close`
 
-    def run(self, plan: Plan[T], *, deadline_s: float | None = None) -> T:
+    def run(
+        self, plan: Plan[T], *, deadline_s: float | None = None, on_progress: Callable[[Any], object] | None = None
+    ) -> T:
         """Run a plan of `distier.plans` on this store.
 
         Args:
             plan: the plan.
             deadline_s: seconds until the plan must have ended; the configured deadline if not given.
+            on_progress: called with each value that the plan reports while it runs.
 
         Returns:
             The plan's result.
@@ -159,7 +162,7 @@ class Store:
             raise Invalid("this store is closed")
         if self._node is not None and self._node.pid != os.getpid():
             self._serve_node()  # threads do not survive a fork
-        return self._driver.run(plan, deadline_s)
+        return self._driver.run(plan, deadline_s, on_progress)
 
     def put(
         self, id: str, content: Content, *, content_type: str | None = None, keywords: Sequence[str] = (),

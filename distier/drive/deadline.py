@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 from distier.errors import DeadlineExceeded
 
@@ -19,6 +21,14 @@ class End(float):
 
     begun_s = 0.0
     spent: dict[str, float] | None = None
+    on_progress: Callable[[Any], object] | None = None
+    """The caller's function for `Progress`."""
+
+
+def report_progress(end_s: float, value: object) -> None:
+    """Call the caller's function for `Progress`, if there is one."""
+    if isinstance(end_s, End) and end_s.on_progress is not None:
+        end_s.on_progress(value)
 
 
 def note_spent(end_s: float, what: str, begun_s: float) -> None:

@@ -31,7 +31,7 @@ from distier.drive.conversation import (
     note_lost,
     take_first_answer,
 )
-from distier.drive.deadline import ARCHIVE, DISK, End, main_cost, note_spent, time_left
+from distier.drive.deadline import ARCHIVE, DISK, End, main_cost, note_spent, report_progress, time_left
 from distier.drive.hints import with_hints
 from distier.drive.process import OFFLOAD_BYTES, Process
 from distier.drive.replies import Call, lost, parse_reply
@@ -53,6 +53,7 @@ from distier.effects import (  # fmt: skip
     Parallel,
     Pipeline,
     Plan,
+    Progress,
     RunScript,
     Sleep,
     Used,
@@ -82,11 +83,13 @@ class SyncDriver(Process):
         super().__init__()
         self._for_archive, self._for_plans = Helpers(THREADS_MAX), Helpers(THREADS_MAX)
 
-    def run(self, plan: Plan[T], deadline_s: float | None = None) -> T:
+    def run(
+        self, plan: Plan[T], deadline_s: float | None = None, on_progress: Callable[[Any], object] | None = None
+    ) -> T:
         """Run a plan to its end, and return its result or raise its exception."""
         begun_s = time.monotonic()
         end_s = End(begun_s + (deadline_s or self.deadline_s))
-        end_s.begun_s = begun_s
+        end_s.begun_s, end_s.on_progress = begun_s, on_progress
         try:
             return self._run(plan, end_s, nested=False)
         except OutOfStep:
@@ -125,6 +128,8 @@ class SyncDriver(Process):
                 return self.uses.note(shard, id, time.monotonic(), flush=flush)
             case Count(name, n):
                 return self.counters.add(name, n)
+            case Progress(value):
+                return report_progress(end_s, value)
             case Pipeline(calls):
                 if calls and calls[0].hint:
                     return self._converse(with_hints(calls, end_s, self.off))

@@ -196,7 +196,7 @@ class Rounds:
             yield Step(self._identify)
         for shard in self.held:
             if self.holds(shard):
-                yield Step(partial(maintain, space, shard, self.report.add))
+                yield Step(partial(maintain, space, shard))
         first = space.keys.shards[0]
         if self.holds(first):
             # After a restart or a loss of Redis: compare the records with the archive.
@@ -209,6 +209,11 @@ class Rounds:
             yield Step(partial(self._for_all, "swept", sweep_in_turn(space)), SWEEP_DEADLINE_S, long=True)
         if self.watched:
             yield Step(self._look)
+
+    def _progressed(self, value: object) -> None:
+        """Add what a step of `maintain` did to the report. The progress of a rescue is counted when the rescue ends."""
+        if isinstance(value, dict):
+            self.report.add(value)
 
     def _identify(self) -> Plan[None]:
         """Check the archive's identity before something is archived, and regularly: one request to the archive."""

@@ -89,7 +89,7 @@ class Worker(Rounds):
                 if alone:
                     self.store.run(self._claim(list(self.leases)), deadline_s=self.heartbeat_s)
                 plan, deadline_s = self._begin(step)
-                self.store.run(plan, deadline_s=deadline_s)
+                self.store.run(plan, deadline_s=deadline_s, on_progress=self._progressed)
             except Stopping:
                 break
             except Exception as e:
@@ -185,7 +185,7 @@ class AsyncWorker(Rounds):
                 if alone:
                     await self.store.run(self._claim(list(self.leases)), deadline_s=self.heartbeat_s)
                 plan, deadline_s = self._begin(step)
-                await self.store.run(plan, deadline_s=deadline_s)
+                await self.store.run(plan, deadline_s=deadline_s, on_progress=self._progressed)
             except Stopping:
                 break
             except Exception as e:

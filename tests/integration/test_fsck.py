@@ -453,7 +453,7 @@ while True:
             case 7: store.run(put(store.space, Item(id, f"durable {rnd.random()}", durability="archived")))
             case 8: store.delete(id) if rnd.random() < 0.5 else store.run(delete(store.space, id, durability="archived"))
             case 9:
-                store.run(maintain(store.space, store.space.keys.shards[0], lambda _: None), deadline_s=20)
+                store.run(maintain(store.space, store.space.keys.shards[0]), deadline_s=20)
                 if rnd.random() < 0.2: store.run(sweep(store.space), deadline_s=20)
     except (NotFound, Conflict, Full):
         pass

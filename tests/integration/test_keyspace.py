@@ -66,7 +66,7 @@ def broad_workload(store: Store) -> None:
     store.put("m/3", "again")
     store.promote("m/4")
     for shard in store.space.keys.shards:
-        store.run(maintain(store.space, shard, lambda did: None), deadline_s=30)
+        store.run(maintain(store.space, shard), deadline_s=30)
         store.run(iter(take_lease(shard, shard.lease("m/1"), "somebody", 60_000)))
         store.run(iter(take_lease(shard, shard.write_back_lease("m/1"), "somebody", 60_000)))
     store.archive_now()
@@ -112,11 +112,11 @@ def check_fields(client: Any, key: bytes, what: str | None) -> None:
     """Check that the description names every field of a hash or an event."""
     if what is None:
         return
-    named = {word for quoted in re.findall(r"`([^`]*)`", what) for word in re.split(r"[ =]", quoted)}
+    named = {word for quoted in re.findall(r"`([^`]*)`", what) for word in re.findall(r"<[^>]*>|[^ =]+", quoted)}
     entries = [client.hgetall(key)] if client.type(key) == b"hash" else [fields for _, fields in client.xrange(key)]
     for entry in entries:
         names = {re.sub(r"^(next[.])?[0-9]+$", r"\1<number>", name.decode()) for name in entry}
-        names = {re.sub(r"^[0-9a-f]{28}$", "<tok>", re.sub(r"^#[0-9]+$", "#<n>", name)) for name in names}
+        names = {re.sub(r"^[0-9a-f]{28}$", "<write id>", re.sub(r"^#[0-9]+$", "#<n>", name)) for name in names}
         unknown = names - named
         assert not unknown, f"{key!r} has {unknown}, documented are {named}"
 

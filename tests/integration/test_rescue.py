@@ -80,7 +80,7 @@ def test_rescue_restores_every_module(open_store: Open, server: TestServer, shar
     before = fill(store)
     lose(server)
     reported: list[int] = []
-    report = store.run(rescue(store.space, lambda r: reported.append(r.adopted)), deadline_s=60)
+    report = store.run(rescue(store.space), deadline_s=60, on_progress=lambda r: reported.append(r.adopted))
     assert (report.adopted, report.known, report.deleted, report.unreadable) == (len(before), 0, 0, {})
     assert reported[-1] == len(before)
     assert verified(store)
@@ -183,7 +183,7 @@ store = connect({"counter": "estimate"}, redis__url=sys.argv[1], namespace="t", 
 def tell(report):
     print(report.adopted, report.known, flush=True)
     sys.stdin.readline()  # goes on when it is told to
-report = store.run(plans.rescue(store.space, tell), deadline_s=60)
+report = store.run(plans.rescue(store.space), deadline_s=60, on_progress=tell)
 """
 
 

@@ -56,7 +56,7 @@ class Face:
                 did[name] = did.get(name, 0) + n
 
         for shard in self.space.keys.shards:
-            await self.run(maintain_plan(self.space, shard, add_step), deadline_s=30)
+            await self.run(maintain_plan(self.space, shard), deadline_s=30, on_progress=add_step)
         return did
 
     async def recount(self) -> dict[str, int]:

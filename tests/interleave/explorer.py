@@ -54,6 +54,7 @@ from distier.effects import (
     Parallel,
     Pipeline,
     Plan,
+    Progress,
     RunScript,
     Script,
     Sleep,
@@ -325,7 +326,7 @@ class Process:
             return collect((yield from self._calls([effect]))[0])
         if kind in ARCHIVE:
             return (yield effect)
-        if kind is Count or kind is Now:
+        if kind is Count or kind is Now or kind is Progress:
             return 0
         match effect:
             case Pipeline(calls):

@@ -209,7 +209,7 @@ ROWS = [
     Row("demote idle", mixed, first(demote_idle), MIXED, before=lambda w: idle(w)),
     Row("expire", mixed, first(expire_warm), MIXED, before=lambda w: overdue(w)),
     Row("age", mixed, first(age_uses), MIXED, before=lambda w: w.ask([("HSET", w.shard.epoch, "created", 1)])),
-    Row("maintain", full, lambda s: maintain(s, s.keys.shards[0], lambda _: None), FULL, before=lambda w: idle(w)),
+    Row("maintain", full, lambda s: maintain(s, s.keys.shards[0]), FULL, before=lambda w: idle(w)),
     Row("sweep", swept, sweep, {"a": content("v3"), "b": None}),
 ]  # fmt: skip
 

@@ -150,7 +150,7 @@ def rows(placement: str, *, keeps: bool = True) -> Sequence[Row]:
             here["hot"]),
         Row("promote, all is full", crowded, lambda s: promote(s, "w3"), FULL, check=here["hot"]),
         Row("head-room", crowded, lambda s: keep_headroom(s, s.keys.shards[0]), FULL),
-        Row("maintain", crowded, lambda s: maintain(s, s.keys.shards[0], lambda _: None), FULL,
+        Row("maintain", crowded, lambda s: maintain(s, s.keys.shards[0]), FULL,
             before=stopped.idle),
     ]  # fmt: skip
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from distier.domain.ids import check_id
 from distier.domain.keys import Shard
 from distier.domain.schema import COUNTED, contribution
-from distier.effects import HINT_S, Cancelled, Command, Count, NewToken, Parallel, Pipeline, Plan, collect
+from distier.effects import HINT_S, Cancelled, Command, Count, NewToken, Parallel, Pipeline, Plan, Progress, collect
 from distier.errors import Corrupt, DistierError, Full, Invalid, NotFound, RedisUnavailable
 from distier.lua import age, expire
 from distier.plans.common.commands import numbers
@@ -233,8 +233,8 @@ STEPS: tuple[Step, ...] = (
 """What a round does, in this order. A new step is a plan and a row here."""
 
 
-def maintain(space: Namespace, shard: Shard, tell: Callable[[dict[str, int]], None]) -> Plan[None]:
-    """Run each step of `STEPS` over a shard and report what it did, by name.
+def maintain(space: Namespace, shard: Shard) -> Plan[None]:
+    """Run each step of `STEPS` over a shard and report what it did, by name, as progress.
 
     A step that fails does not keep the others from running; the first failure is raised at the end.
     """
@@ -243,7 +243,7 @@ def maintain(space: Namespace, shard: Shard, tell: Callable[[dict[str, int]], No
         if shard.index and step.first_shard_only:
             continue
         try:
-            tell({step.name: (yield from step.plan(space, shard))})
+            yield Progress({step.name: (yield from step.plan(space, shard))})
         except DistierError as e:
             failure = failure or e
             yield from Count(f"worker.failed.{step.name}")

@@ -7,11 +7,11 @@ correct meanwhile (`adopt.py`). At the end each shard is marked `verified`, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from distier.domain.keys import Shard
-from distier.effects import Parallel, Plan, collect
+from distier.effects import Parallel, Plan, Progress, collect
 from distier.errors import Corrupt, DistierError, Recovering
 from distier.lua import Adoption, Refused, adopt
 from distier.lua import state as shard_state
@@ -52,10 +52,8 @@ class Rescued:
         self.damaged += isinstance(error, Corrupt)
 
 
-def rescue(
-    space: Namespace, tell: Callable[[Rescued], None] = lambda _: None, *, dry_run: bool = False
-) -> Plan[Rescued]:
-    """Rebuild the records of the namespace. `tell` is called after each batch.
+def rescue(space: Namespace, *, dry_run: bool = False) -> Plan[Rescued]:
+    """Rebuild the records of the namespace. It reports the numbers so far as progress, after each batch.
 
     Modules that cannot be read are reported, and keep the namespace from being marked verified. Raises `Unavailable`.
     """
@@ -67,7 +65,7 @@ def rescue(
         for batch in chunks((yield from walk.step()), BATCH):
             yield from _reconcile(space, epochs, batch, report, dry_run=dry_run)
             report.objects = walk.objects
-            tell(report)
+            yield Progress(report)
         report.unreadable |= walk.unreadable
     report.objects = walk.objects
     report.damaged += len(walk.unreadable)

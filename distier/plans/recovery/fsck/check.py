@@ -25,13 +25,13 @@ such recounts agree, and never where more changed during the scan than the event
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distier.domain import archived as names
 from distier.domain.keys import Shard
 from distier.effects import Command, NewToken, Now, Pipeline, Plan, collect
-from distier.errors import Corrupt, Invalid
+from distier.errors import Corrupt, DistierError, Invalid
 from distier.lua import Opened
 from distier.plans.common.commands import chunks
 from distier.plans.common.namespace import Namespace
@@ -41,7 +41,7 @@ from distier.plans.recovery.describe import describe_object
 from distier.plans.recovery.epochs import ask_state
 from distier.plans.recovery.fsck.accounts import check_accounts
 from distier.plans.recovery.fsck.contents import versions_of
-from distier.plans.recovery.fsck.findings import Findings, Run, Tell, each
+from distier.plans.recovery.fsck.findings import Findings, Run, each
 from distier.plans.recovery.fsck.keys import check_keys, check_sets
 from distier.plans.recovery.walk import ArchiveWalk, Group, Position, Skipped
 
@@ -52,26 +52,29 @@ is off by more than 15."""
 
 def fsck(
     space: Namespace,
-    tell: Tell = lambda _: None,
     *,
     repair: bool = False,
     checksums: float = 0,
-    progress: Callable[[Findings], None] = lambda _: None,
 ) -> Plan[Findings]:
     """Check a namespace.
 
-    `tell` gets each finding, `progress` the numbers so far, now and then. `checksums`: the fraction of modules whose copies
-    and objects are read and compared with their SHA-256 (1: all). Raises `Unavailable`, `Invalid`.
+    It reports each `Finding`, and now and then the `Findings` so far, as progress. `checksums`: the fraction of modules whose
+    copies and objects are read and compared with their SHA-256 (1: all). Raises `Unavailable`, `Invalid`.
     """
     if not 0 <= checksums <= 1:
         raise Invalid(f"checksums must be a fraction from 0 to 1, not {checksums!r}")
     salt = yield NewToken()
-    run = Run(space, tell, progress, repair, checksums, salt.encode(), (yield Now()))
-    yield from _check_archive(run)
-    for shard in space.keys.shards:
-        yield from check_keys(run, shard)
-        yield from check_sets(run, shard)
-        yield from check_accounts(run, shard)
+    run = Run(space, repair, checksums, salt.encode(), (yield Now()))
+    try:
+        yield from _check_archive(run)
+        for shard in space.keys.shards:
+            yield from check_keys(run, shard)
+            yield from check_sets(run, shard)
+            yield from check_accounts(run, shard)
+    except DistierError:
+        yield from run.report()  # what was found before the failure
+        raise
+    yield from run.report()
     return run.findings
 
 
@@ -90,7 +93,7 @@ def _check_archive(run: Run) -> Plan[None]:
             run.found("foreign-object", key=key)
         walk.foreign.clear()
         run.findings.objects = walk.objects
-        run.progress(run.findings)
+        yield from run.report()
     for directory, why in walk.unreadable.items():
         run.found("unreadable-name", key=directory, detail=why)
     run.present = array("q", sorted(present))

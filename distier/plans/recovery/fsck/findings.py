@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from distier.domain import archived as names
-from distier.effects import Plan
+from distier.effects import Plan, Progress
 from distier.errors import DistierError
 from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.walk import Position, Skipped
@@ -127,16 +127,11 @@ class Findings:
         return self.count("fault") - sum(n for kind, n in self.repaired.items() if KINDS[kind].level == "fault")
 
 
-Tell = Callable[[Finding], None]
-
-
 @dataclass
 class Run:
     """The state of one run."""
 
     space: Namespace
-    tell: Tell
-    progress: Callable[[Findings], None]
     repair: bool
     share: float
     salt: bytes
@@ -145,11 +140,19 @@ class Run:
     skipped: Skipped = field(default_factory=Skipped)
     present: array[int] = field(default_factory=lambda: array("q"))
     """Hashes of (id, position) of every content object, sorted after the walk through the archive."""
+    _unreported: list[Finding] = field(default_factory=list)
 
     def found(self, kind: str, id: str = "", key: str = "", detail: str = "", *, repaired: bool = False) -> None:
         finding = Finding(kind, id, key, detail, repaired)
         self.findings.add(finding)
-        self.tell(finding)
+        self._unreported.append(finding)
+
+    def report(self) -> Plan[None]:
+        """Report the findings since the last report, and the numbers so far, as progress."""
+        findings, self._unreported = self._unreported, []
+        for finding in findings:
+            yield Progress(finding)
+        yield Progress(self.findings)
 
     def is_archived(self, id: str, position: Position) -> bool:
         wanted = hash((id, *position))

@@ -38,7 +38,7 @@ def check_keys(run: Run, shard: Shard) -> Plan[None]:
         yield from _check_modules(run, shard, ids["module"])
         yield from _mend_missing(run, shard, ids["warm"])  # other frames are checked with their records
         yield from _check_leases(run, shard, timed)
-        run.progress(run.findings)
+        yield from run.report()
         cursor = int(after)
         if not cursor:
             return
