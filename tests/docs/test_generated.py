@@ -52,7 +52,7 @@ def _is_error(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, DistierError)
 
 
-def test_error_classes_with_one_name_are_refused() -> None:
+def test_error_class_names_are_unique() -> None:
     names = [kind.__name__ for kind in errors.error_classes()]
     assert len(names) == len(set(names))
 

@@ -384,8 +384,7 @@ def test_config_check_accepts_good_and_rejects_bad_files(words: Cli, tmp_path: P
     assert words("-c", tmp_path / "none.yaml", "ls").code == 9
 
 
-# -- exit codes
-# -------------------------------------------------------------------------------------------------------------
+# -- exit codes --------------------------------------------------------------------------------------------------------
 
 
 def test_exit_codes_are_distinct() -> None:
@@ -445,11 +444,11 @@ def test_archive_down_exits_with_5(cli: Cli, home: Path, monkeypatch: pytest.Mon
     assert said.err.startswith("distier: ")
 
 
-def test_a_damaged_copy_is_6(cli: Cli, home: Path) -> None:
+def test_damaged_copy_exits_with_6(cli: Cli, home: Path) -> None:
     cli("put", "a", "-", stdin=b"x" * 100)
     cli("demote", "a")
     with redis.Redis.from_url(ensure_server(Home(home)).url) as client:
-        (key,) = client.keys("distier:{test_a_damaged_copy_is_6}:warm:a")
+        (key,) = client.keys("distier:{test_damaged_copy_exits_with_6}:warm:a")
         client.setrange(key, 20, b"\xff\xff\xff")
     said = cli("get", "a")
     assert said.code == 6, said

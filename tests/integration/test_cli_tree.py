@@ -194,8 +194,7 @@ def test_ctrl_c_reports_progress_and_the_same_command_continues(home: Path, tmp_
         assert store.where(seen["id"]).version == version  # type: ignore[union-attr]
 
 
-# -- front matter
-# ----------------------------------------------------------------------------------------------------------
+# -- front matter -------------------------------------------------------------------------------------------------------
 
 SKILL = """---
 name: "pdf: tools"

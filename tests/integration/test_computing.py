@@ -39,7 +39,7 @@ async def test_compression_ends_at_the_deadline(world: World, verb: str) -> None
         storage_tiers__warm__max_bytes=4 * LARGE_BYTES,
     )  # fmt: skip
     content = large()
-    if verb == "demote":  # read before, so that it is loaded
+    if verb == "demote":  # must be stored before the clock starts
         await face.put("large", content, tokens=1)
     begin = time.monotonic()
     with pytest.raises(DeadlineExceeded, match="xz"):
