@@ -16,6 +16,7 @@ from tests.servers import KINDS
 
 from .explorer import CRASHES, Lab, Scenario
 from .many import OUTSIDE, running_lab
+from .mutants import BY_NAME as MUTANTS
 from .scenarios import (
     ARCHIVED,
     BY_NAME,
@@ -136,9 +137,7 @@ def test_every_order_of_a_pair_keeps_the_invariants(lab: Lab, name: str) -> None
 
 
 def test_failure_is_replayed_from_its_seed(lab: Lab) -> None:
-    broken = Lab(
-        lab.wire, (("archived", "if old.tok ~= ARGV[2] or old.version ~= ARGV[3] then return {'CHANGED'} end", ""),)
-    )
+    broken = Lab(lab.wire, MUTANTS["blind-archived"].patches)
     _, failures = broken.explore(BY_NAME["put/write-back"], range(400))
     assert failures
     first = failures[0]
