@@ -59,11 +59,11 @@ GOALS = (
     Goal("hot get, asyncio", "<= 1.10x redis-py HGETALL", 1.10, _starts("hot async"), "as above"),
     Goal(
         "server's time for a hot get", "<= 1.11x HGETALL's (>= 90 % of its rate)", 1.11, _starts("server unix", "server TCP"),
-        "the same command; the rest is the scripts that tell uses, once a second",
+        "the same command; the rest is the scripts that report uses, once a second",
     ),
     Goal(
         "server's rate of hot gets", ">= 90 % of HGETALL's", 0.9, _starts("server rate"),
-        "the scripts that tell uses; a longer interval would make them rarer and the LRU order later", least=True,
+        "the scripts that report uses; a longer interval would make them rarer and the LRU order later", least=True,
     ),
     Goal(
         "warm get (Redis)", "<= 1.2x GET + lz4", 1.2, _starts("warm 2", "warm async"),
@@ -80,8 +80,8 @@ GOALS = (
     Goal("  ... the store alone", "(for comparison)", 5.0, _starts("disk 2 kB"), "SHA-256 of what was read", unit=" us"),
     Goal(
         "cold get, S3", "<= 1.15x boto3 GET + xz", 1.15, _starts("cold S3"),
-        "three round trips to Redis (record, lease, warm copy) and the hand-over to a thread that can be given up on, beside a "
-        "server on this machine that answers in 1.5 ms. Next: leave the warm copy after the answer is given; who asks `where` "
+        "three round trips to Redis (record, lease, warm copy) and the hand-over to a thread that can be given up on, compared with "
+        "a server on this machine that answers in 1.5 ms. Next: leave the warm copy after the answer is given; who asks `where` "
         "then finds it cold for a moment",
     ),
     Goal("  ... 20 ms away", "(for comparison) boto3 GET + xz", 1.15, _starts("cold far S3"), "the same"),

@@ -54,6 +54,7 @@ def test_lz4_levels():
     for level in (0, 3, 6, 9, 12, 16):
         level_s = cpu_s(partial(compress_frame, level=level), SOURCES)
         size_bytes = sum(len(compress_frame(source, level=level)[1]) for source in SOURCES)
+        assert 0 < size_bytes < TOTAL_BYTES
         print(f"  level {level:2d}  {level_s / len(SOURCES) * 1e3:8.3f}  {TOTAL_BYTES / size_bytes:.2f}")
 
 

@@ -576,7 +576,7 @@ def processes() -> Table:
         table.figures["processes"] = ratio
         table.figures["server rate"] = _server_rate(server, ids, keys, store)
     table.rows.append(
-        ("server alone: HGETALLs beside the scripts that tell uses", "", _cell(table.figures["server rate"]))
+        ("server alone: HGETALLs and the scripts that report uses", "", _cell(table.figures["server rate"]))
     )
     return table
 
