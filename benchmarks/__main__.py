@@ -81,8 +81,8 @@ GOALS = (
     Goal(
         "cold get, S3", "<= 1.15x boto3 GET + xz", 1.15, _starts("cold S3"),
         "three round trips to Redis (record, lease, warm copy) and the hand-over to a thread that can be given up on, "
-        "compared with a server on this machine that answers in 1.5 ms. Next: leave the warm copy after the answer is given; who "
-        "asks `where` then finds it cold for a moment",
+        "compared with a server on this machine that answers in 1.5 ms. Next: leave the warm copy after the answer is given; "
+        "who asks `where` then finds it cold for a moment",
     ),
     Goal("  ... 20 ms away", "(for comparison) boto3 GET + xz", 1.15, _starts("cold far S3"), "the same"),
     Goal(
