@@ -85,8 +85,10 @@ class Client:
         self.space, self.redis = world.space, redis
         self.driver = SyncDriver(redis, world.archive, deadline_s=3.0)
 
-    def run(self, plan: Plan[Any], *, deadline_s: float | None = None) -> Any:
-        return self.driver.run(plan, deadline_s)
+    def run(
+        self, plan: Plan[Any], *, deadline_s: float | None = None, on_progress: Callable[[Any], object] | None = None
+    ) -> Any:
+        return self.driver.run(plan, deadline_s, on_progress)
 
 
 @pytest.fixture(params=AWAY)
