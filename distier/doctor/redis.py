@@ -100,13 +100,11 @@ def _spread(config: Config, serving: Sequence[int]) -> Finding:
 
 def _full_coverage(server: Server) -> Findings:
     """Check a setting with which the loss of one master stops all of them."""
-    try:
-        reply = server.ask("CONFIG", "GET", "cluster-require-full-coverage")
-    except (ConfigError, Invalid):  # managed services forbid CONFIG
+    required = server.setting("cluster-require-full-coverage")
+    if required is None:
         yield Finding("coverage", "ok", "cluster-require-full-coverage cannot be checked: CONFIG is forbidden")
         return
-    pair = next(iter(reply.items())) if isinstance(reply, dict) and reply else tuple(reply or ())
-    if len(pair) == 2 and pair[1] == b"yes":
+    if required == "yes":
         found = "cluster-require-full-coverage is yes: while one slot has no master, all masters refuse all commands"
         yield Finding("coverage", "warn", found, "set it to no, so that the other shards keep working")
     else:

@@ -37,6 +37,19 @@ class Server:
         """
         return self.perform(Command(self.shard, command, lambda reply: reply))
 
+    def setting(self, name: str) -> str | None:
+        """Return a setting of the server: empty if it has none of this name, `None` if the server forbids CONFIG.
+
+        Raises:
+            DistierError: The command failed otherwise.
+        """
+        try:
+            reply = self.ask("CONFIG", "GET", name)
+        except (ConfigError, Invalid):  # managed services forbid CONFIG
+            return None
+        pair = next(iter(reply.items())) if isinstance(reply, dict) and reply else tuple(reply or ())
+        return pair[1].decode() if len(pair) == 2 else ""
+
     def perform(self, effect: Effect[Any]) -> Any:
         return self.driver.perform(effect, time.monotonic() + self.driver.deadline_s)
 
@@ -126,18 +139,15 @@ def _persistence(server: Server) -> Findings:
 
 
 def _fsync(server: Server) -> Findings:
-    try:
-        reply = server.ask("CONFIG", "GET", "appendfsync")
-    except (ConfigError, Invalid):  # managed services forbid CONFIG
+    fsync = server.setting("appendfsync")
+    if fsync is None:
         yield Finding("persistence", "ok", "append-only file on; appendfsync cannot be checked: CONFIG is forbidden")
         return
-    pair = next(iter(reply.items())) if isinstance(reply, dict) and reply else tuple(reply or ())
-    fsync = pair[1].decode() if len(pair) == 2 else "unknown"
     lost = {
         "everysec": ", a power cut loses up to a second",
         "no": ", a power cut loses what the kernel has not written",
     }.get(fsync, "")
-    yield Finding("persistence", "ok", f"append-only file on, appendfsync {fsync}{lost}")
+    yield Finding("persistence", "ok", f"append-only file on, appendfsync {fsync or 'unknown'}{lost}")
 
 
 def _clock(server: Server) -> Finding:
