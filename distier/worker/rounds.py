@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,8 +34,9 @@ from distier.plans.fleet.leases import (
     sweep_in_turn,
 )
 from distier.plans.fleet.maintain import maintain
-from distier.plans.fleet.pacing import paced
+from distier.plans.fleet.pacing import Stopping, paced
 from distier.plans.fleet.quotas import balance
+from distier.plans.recovery.epochs import WrongArchive
 from distier.plans.recovery.identity import try_archive
 from distier.plans.recovery.rescue import RescuedInPart, rescue_if_needed
 from distier.plans.tier.ledger import all_answer
@@ -182,6 +183,34 @@ class Rounds:
             self.last_heartbeat_failure,
             exc_info=_unexpected(error),
         )
+
+    # -- rounds ----------------------------------------------------------------------------------------------------
+
+    def _plans(self, *, alone: bool) -> Generator[tuple[Plan[Any], float], None, bool]:
+        """Yield the plans of one round with their deadlines in seconds. The caller throws in the error of a plan.
+
+        Args:
+            alone: Whether to renew the leases before each step, because no thread or task does.
+
+        Returns:
+            Whether all steps succeeded.
+        """
+        good = True
+        for step in self._steps():
+            if self.stopping:
+                break
+            try:
+                if alone:
+                    yield self._claim(list(self.leases)), self.heartbeat_s
+                yield self._begin(step)
+            except Stopping:
+                break
+            except Exception as e:
+                self._failed(e)
+                good = False
+                if isinstance(e, WrongArchive):
+                    break
+        return self._ended(good)
 
     # -- steps -----------------------------------------------------------------------------------------------------
 

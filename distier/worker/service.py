@@ -9,8 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from distier.client import AsyncStore, Store
-from distier.plans.fleet.pacing import Stopping
-from distier.plans.recovery.epochs import WrongArchive
 from distier.stores.threads import Flag
 from distier.worker.rounds import ROUND_DEADLINE_S, Report, Rounds
 
@@ -81,23 +79,18 @@ class Worker(Rounds):
                 self.store.run(self._give_back(), deadline_s=LEAVE_DEADLINE_S)
 
     def _round(self, *, alone: bool = False) -> bool:
-        good = True
-        for step in self._steps():
-            if self._stopping.is_set():
-                break
-            try:
-                if alone:
-                    self.store.run(self._claim(list(self.leases)), deadline_s=self.heartbeat_s)
-                plan, deadline_s = self._begin(step)
-                self.store.run(plan, deadline_s=deadline_s, on_progress=self._progressed)
-            except Stopping:
-                break
-            except Exception as e:
-                self._failed(e)
-                good = False
-                if isinstance(e, WrongArchive):
-                    break
-        return self._ended(good)
+        plans = self._plans(alone=alone)
+        try:
+            plan, deadline_s = next(plans)
+            while True:
+                try:
+                    self.store.run(plan, deadline_s=deadline_s, on_progress=self._progressed)
+                except Exception as e:
+                    plan, deadline_s = plans.throw(e)
+                else:
+                    plan, deadline_s = next(plans)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
 
     def start(self) -> Worker:
         """Run in a daemon thread."""
@@ -177,23 +170,18 @@ class AsyncWorker(Rounds):
                 await self.store.run(self._give_back(), deadline_s=LEAVE_DEADLINE_S)
 
     async def _round(self, *, alone: bool = False) -> bool:
-        good = True
-        for step in self._steps():
-            if self._stopping.is_set():
-                break
-            try:
-                if alone:
-                    await self.store.run(self._claim(list(self.leases)), deadline_s=self.heartbeat_s)
-                plan, deadline_s = self._begin(step)
-                await self.store.run(plan, deadline_s=deadline_s, on_progress=self._progressed)
-            except Stopping:
-                break
-            except Exception as e:
-                self._failed(e)
-                good = False
-                if isinstance(e, WrongArchive):
-                    break
-        return self._ended(good)
+        plans = self._plans(alone=alone)
+        try:
+            plan, deadline_s = next(plans)
+            while True:
+                try:
+                    await self.store.run(plan, deadline_s=deadline_s, on_progress=self._progressed)
+                except Exception as e:
+                    plan, deadline_s = plans.throw(e)
+                else:
+                    plan, deadline_s = next(plans)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
 
     def start(self) -> AsyncWorker:
         """Run as a task in the running event loop."""
