@@ -61,9 +61,8 @@ class Counters:
         return {name: n for name, n in self._counts.copy().items() if n}
 
     def _sum_up(self) -> None:
-        lock = (
-            self._lock
-        )  # the same object to the end: a signal handler may fork meanwhile, and the child has a new lock
+        # The same object to the end: a signal handler may fork meanwhile, and the child has a new lock.
+        lock = self._lock
         if lock._is_owned():
             return
         try:

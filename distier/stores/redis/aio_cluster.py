@@ -84,12 +84,7 @@ class AsyncClusterExchange:
         for i, (shard, some), answer in zip(members, asked, split(asked, replies), strict=True):
             answers[i] = answer
             if redirected(answer):
-                try:
-                    answers[i] = await self._settle(shard, some, answer, address, end_s)
-                except ResponseError as e:
-                    answers[i] = [e] * len(some)
-                except NO_ANSWER as e:
-                    answers[i] = e
+                answers[i] = await self._settled(shard, some, answer, address, end_s)
 
     async def _send(
         self, address: Address, shard: Shard, commands: Sequence[RawCommand], timeout_s: float
@@ -99,6 +94,16 @@ class AsyncClusterExchange:
         except NO_ANSWER:
             self.routes.suspect(address)
             raise
+
+    async def _settled(
+        self, shard: Shard, commands: Sequence[RawCommand], replies: list[Any], asked: Address, end_s: float
+    ) -> Answer:
+        try:
+            return await self._settle(shard, commands, replies, asked, end_s)
+        except ResponseError as e:
+            return [e] * len(commands)
+        except NO_ANSWER as e:
+            return e
 
     async def _settle(
         self, shard: Shard, commands: Sequence[RawCommand], replies: list[Any], asked: Address, end_s: float
