@@ -149,7 +149,7 @@ class AsyncStore:
         if (near := self._near_get(id)) is not None:
             return near
         with self.near.reading([check_id(id)]) as reading:
-            module = await self.run(get_plan(self.space, id))
+            module = await self.run(get_plan(self.space, id, reading.suspects.get(id)))
             reading.fill({id: module})
         return module
 
@@ -158,7 +158,7 @@ class AsyncStore:
         found = self.near.get_many(check_ids(ids))
         missing = [id for id, module in found.items() if module is None]
         with self.near.reading(missing) as reading:
-            read_now = await self.run(get_many_plan(self.space, missing))
+            read_now = await self.run(get_many_plan(self.space, missing, reading.suspects))
             reading.fill(read_now)
         return found | read_now
 

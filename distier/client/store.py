@@ -239,7 +239,7 @@ class Store:
         if (near := self._near_get(id)) is not None:
             return near
         with self.near.reading([check_id(id)]) as reading:
-            module = self.run(get_plan(self.space, id))
+            module = self.run(get_plan(self.space, id, reading.suspects.get(id)))
             reading.fill({id: module})
         return module
 
@@ -260,7 +260,7 @@ class Store:
         found = self.near.get_many(check_ids(ids))
         missing = [id for id, module in found.items() if module is None]
         with self.near.reading(missing) as reading:
-            read_now = self.run(get_many_plan(self.space, missing))
+            read_now = self.run(get_many_plan(self.space, missing, reading.suspects))
             reading.fill(read_now)
         return found | read_now
 

@@ -65,6 +65,8 @@ RECORD: tuple[Field, ...] = (
         "reserved", "a durable write is or was in progress", "`<epoch>-<ver>-<1 once deleted, else 0>-<write id>`"
     ),
 )  # fmt: skip
+VERSION = ("tier", "epoch", "ver", "tok", "seen", "bytes", "tokens", "clean")
+"""The fields of a record that show whether a known version is still the current one, and where it is now."""
 SIZES = ("tier", "epoch", "ver", "tok", "bytes", "tokens", "clean", "frame_bytes")
 """The fields of a record that the choice of victims reads."""
 
@@ -171,6 +173,7 @@ def lua_constants() -> str:
     return (
         f"local {names} = {keys}\n"
         f"local LAYOUT, TOMBSTONE_TTL_MS, DONE_MAX = '{LAYOUT}', {TOMBSTONE_TTL_MS}, {DONE_MAX}\n"
+        "local call = redis.call\n\n"
         f"local function read_limits() return redis.call('HMGET', LIMITS, {limited}) end\n"
         f"local function read_used() return redis.call('HMGET', USAGE, {used}) end\n"
         f"local function budget_fields() return {{{used}}} end\n"

@@ -27,6 +27,10 @@ class Ticket:
 class NearCache:
     """Modules within three budgets, with LRU eviction. It has no I/O and no threads.
 
+    A module here is *fresh*, so that `get` returns it, or a *suspect*: its record was written since, perhaps only because the
+    module moved to another tier. A suspect is never served. `suspect` hands it to a read, which compares its version with the
+    record, and fills the cache again if they are equal. Both kinds count against the budgets.
+
     The cache is *live* between `go_live` and `lost`. Only then it accepts and serves modules, and it serves them only for
     `staleness_s` seconds after the latest time passed to `confirm`. It is thread-safe; `get` takes no lock.
     """
@@ -42,6 +46,7 @@ class NearCache:
         self._fresh_until_s = NEVER
         self._live = False
         self._modules: dict[str, Module] = {}
+        self._suspects: dict[str, Module] = {}
         self._costs: OrderedDict[str, tuple[int, int]] = OrderedDict()  # tokens, bytes; in order of use
         self._reading: dict[str, Ticket] = {}
         self._writing: Counter[str] = Counter()
@@ -51,7 +56,11 @@ class NearCache:
         self._lock: Any = threading.RLock()
 
     def __len__(self) -> int:
-        return len(self._modules)
+        return len(self._costs)
+
+    @property
+    def suspects(self) -> int:
+        return len(self._suspects)
 
     def __contains__(self, id: object) -> bool:
         """Return whether `get` would return the module now. Does not count as a use."""
@@ -80,22 +89,31 @@ class NearCache:
                 return None
             return self._reading.setdefault(id, Ticket(id))
 
-    def fill(self, ticket: Ticket, module: Module | None) -> bool:
-        """Store the result of a read that started after `begin`. Returns whether it is held now.
+    def suspect(self, id: str) -> Module | None:
+        """Return the suspect of this id, or None. It must not be served before its version was compared with the record."""
+        return self._suspects.get(id)
 
-        A `module` of None only returns the ticket.
+    def fill(self, ticket: Ticket, module: Module | None) -> bool:
+        """Store the result of a read that started after `begin`: fresh, or as a suspect if its ticket is void by now.
+
+        Returns:
+            Whether the module is fresh now. A `module` of None only returns the ticket.
         """
         if self._lock._is_owned():
             return False
         with self._lock:
             if self._spoilt:
                 self._clear()
-            if self._reading.get(ticket.id) is not ticket:
+            valid = self._reading.get(ticket.id) is ticket
+            if valid:
+                del self._reading[ticket.id]
+            if module is None or not self._live:
                 return False
-            del self._reading[ticket.id]
-            if module is None:
-                return False
-            return self._keep(module)
+            if valid:
+                return self._keep(module, self._modules)
+            if ticket.id not in self._modules and ticket.id not in self._writing:
+                self._keep(module, self._suspects)
+            return False
 
     def start_writing(self, ids: Iterable[str]) -> None:
         """Drop `ids`. No read of them gets a ticket until `end_writing`."""
@@ -118,18 +136,19 @@ class NearCache:
                     del self._writing[id]
 
     def invalidate(self, ids: Iterable[str]) -> None:
-        """Drop the entries and void the tickets of `ids`, because these modules changed."""
+        """Make suspects of `ids` and void their tickets, because these records were written."""
         if self._lock._is_owned():
             self._spoil()
             return
         with self._lock:
             for id in ids:
-                self._forget(id)
+                self._reading.pop(id, None)
+                self._doubt(id)
 
-    def drop_promotable(self, uses: Mapping[str, float], threshold: float) -> None:
-        """Drop the modules that are not hot, but were used often enough for promotion.
+    def doubt_promotable(self, uses: Mapping[str, float], threshold: float) -> None:
+        """Make suspects of the modules that are not hot, but were used often enough for promotion.
 
-        Their next read then goes to Redis and promotes them.
+        Their next read then goes to Redis, and promotes them with the content that is here.
 
         Args:
             uses: Counts of uses from Redis, by id.
@@ -141,22 +160,22 @@ class NearCache:
             for id, count in uses.items():
                 module = self._modules.get(id)
                 if module is not None and module.tier != "hot" and count >= threshold:
-                    self._forget(id)
+                    self._doubt(id)
 
-    def flush(self) -> None:
-        """Drop everything, because any module may have changed."""
+    def doubt_all(self) -> None:
+        """Make suspects of all modules and void all tickets, because any record may have been written."""
         if self._lock._is_owned():
             self._spoil()
             return
         with self._lock:
-            self._clear()
+            self._doubt_all()
 
     def go_live(self) -> None:
         """Start to serve: from now on every change is pushed."""
         if self._lock._is_owned():
             return
         with self._lock:
-            self._clear()  # also the tickets of an earlier live period
+            self._doubt_all()  # and no ticket of an earlier live period is valid
             self._live = True
             self._serve_until(self._clock() + self.staleness_s)
 
@@ -171,7 +190,7 @@ class NearCache:
                 self._serve_until(max(self._fresh_until_s, at_s + self.staleness_s))
 
     def lost(self) -> None:
-        """Stop serving and drop everything: changes may be missed from now on."""
+        """Stop serving, and make suspects of all modules: changes may be missed from now on."""
         if self._lock._is_owned():
             self._live = False
             self._spoil()
@@ -179,7 +198,7 @@ class NearCache:
         with self._lock:
             self._fresh_until_s = NEVER
             self._live = False
-            self._clear()
+            self._doubt_all()
 
     @property
     def is_live(self) -> bool:
@@ -205,7 +224,9 @@ class NearCache:
         self._writing.clear()
         self._hits.clear()
         self._uses.clear()
-        self.lost()
+        self._live = False
+        self._fresh_until_s = NEVER
+        self._clear()
 
     def _spoil(self) -> None:
         """Stop serving, because the entries may be old and cannot be changed now."""
@@ -218,13 +239,13 @@ class NearCache:
         if not self._spoilt:  # no signal handler can run between this line and the next
             self._fresh_until_s = at_s
 
-    def _keep(self, module: Module) -> bool:
+    def _keep(self, module: Module, kind: dict[str, Module]) -> bool:
         tokens, size_bytes = module.tokens, _size_bytes(module)
         if tokens > self.max_tokens or size_bytes > self.max_bytes:
             return False
         self._drop(module.id)
         self._gather()  # hits until now precede this entry in the order of use
-        self._modules[module.id] = module
+        kind[module.id] = module
         self._costs[module.id] = (tokens, size_bytes)
         self.tokens += tokens
         self.size_bytes += size_bytes
@@ -235,7 +256,8 @@ class NearCache:
     def _drop(self, id: str) -> None:
         cost = self._costs.pop(id, None)
         if cost is not None:
-            del self._modules[id]
+            self._modules.pop(id, None)
+            self._suspects.pop(id, None)
             self.tokens -= cost[0]
             self.size_bytes -= cost[1]
 
@@ -243,9 +265,22 @@ class NearCache:
         self._drop(id)
         self._reading.pop(id, None)
 
+    def _doubt(self, id: str) -> None:
+        module = self._modules.pop(id, None)
+        if module is not None:
+            self._suspects[id] = module
+
+    def _doubt_all(self) -> None:
+        if self._spoilt:
+            self._clear()
+        self._suspects.update(self._modules)
+        self._modules.clear()
+        self._reading.clear()
+
     def _clear(self) -> None:
         self._spoilt = False  # first, so that a signal handler in between can set it again
         self._modules.clear()
+        self._suspects.clear()
         self._costs.clear()
         self._reading.clear()
         self.tokens = self.size_bytes = 0

@@ -7,12 +7,24 @@ version, so it is enough to follow the records, also for modules that were read 
 *No order of arrival leaves an old module here.* A read begins (it takes a ticket), Redis executes it at a moment R, and the
 read ends by filling the cache. Let W be any change after R. Its push cannot be processed before the read began, so it is
 
-    processed between begin and fill    it voids the ticket, and the fill is refused; or
-    processed after the fill            it drops the entry,
+    processed between begin and fill    it voids the ticket, and the result is kept only as a suspect; or
+    processed after the fill            it makes the entry a suspect,
 
 however late or early the reply arrived on its own connection. The push of a change before R may void a ticket needlessly,
 which costs one more read. This requires complete pushes. A read that begins before Redis has confirmed the tracking gets no
-ticket. All entries and tickets are dropped when the connection is lost, and again when it is back.
+ticket. All entries become suspects and all tickets are void when the connection is lost, and again when it is back.
+
+*A move is not a change.* Each move between tiers rewrites the record, and the server pushes the same message as for a new
+version. So a push makes the entry a *suspect*: it is not served, and its content stays. The next `get` of the module reads the
+record without the content (a small record whole, so that a changed one costs no second round trip). If the record still has
+the suspect's version, that is (epoch, ver, write id), and is known to be current, the suspect is the result, with the record's
+tier. It fills the cache with the ticket of this read, as the result of any other read does. So tickets decide what is fresh,
+and a suspect saves only the transfer of content, or a request to the archive. The write id alone is not enough: a write that
+was sent again after a loss of data keeps its id, at another position.
+
+A process also gets the push for its own promotion or warm copy, and its entry becomes a suspect like any other. Rejected: to
+match pushes with own writes (the server merges the changes that one turn of its event loop makes to a key, so another client's
+change may be in the same push), and NOLOOP for the same reason.
 
 *A hit has a known maximum age.* A push arrives some time after the change: usually within a millisecond, and never on a
 network that drops packets. So the tracker sends PINGs, one at a time. Replies and pushes arrive in one stream, in the order
@@ -27,7 +39,8 @@ suspended.)
 reads are never kept, and a `get` after an acknowledged `put` never returns an older module.
 
 Modules from warm and cold are kept as well as hot ones. Their hits are sent to Redis as uses like all others. If the reply
-says that a module was used often enough for promotion, it is dropped here, and its next `get` promotes it.
+says that a module was used often enough for promotion, it becomes a suspect, and its next `get` promotes it with the content
+that is here.
 
 *A signal handler or a finalizer* may call the store at any line here, in the thread that holds the cache's lock. It then
 neither waits nor touches partly changed data. Its reads get no ticket, and its writes make the cache *spoilt*: the cache
@@ -57,7 +70,7 @@ from contextlib import contextmanager
 from distier.domain.module import Module
 from distier.drive.process import Counters, UseBuffer
 from distier.near.cache import NearCache
-from distier.near.frozen import frozen_meta
+from distier.near.frozen import FrozenDict, frozen_meta
 from distier.near.tracker import Tracker
 from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.statistics import NearStats
@@ -135,7 +148,7 @@ class Near:
         c = self.cache
         hits = self._counters.snapshot().get("hits.near", 0)
         return NearStats(
-            self.status, len(c), c.tokens, c.size_bytes, hits, c.max_entries, c.max_tokens, c.max_bytes
+            self.status, len(c), c.tokens, c.size_bytes, hits, c.max_entries, c.max_tokens, c.max_bytes, c.suspects
         )  # fmt: skip
 
     def close(self) -> None:
@@ -148,19 +161,27 @@ class Near:
 
 
 class Reading:
-    """Reads in progress: the tickets of the ids that may be filled. Unused tickets are returned at the end."""
+    """Reads in progress: the tickets of the ids that may be filled. Unused tickets are returned at the end.
 
-    __slots__ = ("_cache", "_tickets")
+    `suspects` has the suspects of these ids, for the read to compare with the records.
+    """
+
+    __slots__ = ("_cache", "_tickets", "suspects")
 
     def __init__(self, cache: NearCache, ids: Iterable[str]) -> None:
         self._cache = cache
         self._tickets = [ticket for ticket in map(cache.begin, ids) if ticket is not None]
+        self.suspects: dict[str, Module] = {}
+        for ticket in self._tickets:
+            suspect = cache.suspect(ticket.id)
+            if suspect is not None:
+                self.suspects[ticket.id] = suspect
 
     def fill(self, found: Mapping[str, Module | None]) -> None:
         """Keep the results of a read. Call this before any other code has these modules, because it freezes their `meta`."""
         for ticket in self._tickets:
             module = found.get(ticket.id)
-            if module is not None:
+            if module is not None and type(module.meta) is not FrozenDict:  # a suspect's is frozen already
                 # `replace` would copy fourteen fields, and no other code has this module yet.
                 object.__setattr__(module, "meta", frozen_meta(module.meta))
             self._cache.fill(ticket, module)

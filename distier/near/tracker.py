@@ -261,7 +261,7 @@ class Tracker:
 
     def _take_push(self, push: Any) -> None:
         if len(push) != 2 or push[0] != b"invalidate" or not isinstance(push[1], list):
-            self.cache.flush()  # FLUSHALL, FLUSHDB (no keys), or an unknown message
+            self.cache.doubt_all()  # FLUSHALL, FLUSHDB (no keys), or an unknown message
             return
         self.cache.invalidate(_ids_of(push[1]))
 
@@ -325,7 +325,7 @@ class Tracker:
             self._counters.add("touches.lost")  # recency is a hint
         else:
             self._space.process.learn_uses(counts)
-            self.cache.drop_promotable(counts, self._space.config.storage_tiers.promotion_threshold)
+            self.cache.doubt_promotable(counts, self._space.config.storage_tiers.promotion_threshold)
 
 
 _MODULE = f":{MODULE}:".encode()

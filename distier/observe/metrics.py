@@ -46,6 +46,7 @@ METRICS: tuple[Metric, ...] = (
 
 COUNTERS: Mapping[str, str] = {
     "hits.near": "reads from the near cache",
+    "hits.revalidated": "reads whose version in the near cache was still the record's, so that no content was transferred",
     "hits.hot": "reads from hot",
     "hits.warm": "reads from warm, or from this node's disk",
     "hits.cold": "reads from the archive",

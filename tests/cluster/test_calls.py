@@ -285,7 +285,7 @@ async def test_roles_of_the_acl_file_are_sufficient_on_a_cluster(stores: Stores)
     target = next(m for m in stores.cluster.masters() if m is not home)
     stores.cluster.begin_move(shard.slot, target)
     stores.cluster.move_keys(home, target, [shard.module(id).encode()])
-    agent.store.near.cache.flush()
+    agent.store.near.cache.doubt_all()
     assert (await agent.get(id)).text == "x", "ASKING is allowed"
     stores.cluster.move(shard.slot, target)
     assert (await agent.get(id)).text == "x" and (await agent.put(id, "y")).tier == "hot"

@@ -185,14 +185,14 @@ OPERATORS: dict[str, Callable[[redis.Redis, bytes], object]] = {
 
 
 @pytest.mark.parametrize("what", OPERATORS)
-def test_change_by_an_operator_drops_the_module(near: Store, server: TestServer, what: str) -> None:
+def test_change_by_an_operator_makes_the_module_a_suspect(near: Store, server: TestServer, what: str) -> None:
     near.put("a/ü b", "plain!")
     bring_near(near, "a/ü b")
     key = near.space.shard("a/ü b").module("a/ü b").encode()
     with server.client() as raw:
         OPERATORS[what](raw, key)
         # Not `in`, which also asks for freshness: on a machine under load the module may become stale without a push.
-        poll(lambda: len(near.near.cache) == 0, timeout_s=3, what=f"the invalidation by {what}")
+        poll(lambda: near.near.cache.suspects == 1, timeout_s=3, what=f"the invalidation by {what}")
         poll(lambda: near.near.status == "on", what="freshness")
         if what == "HSET":
             assert text(near, "a/ü b") == "typed!"
@@ -250,12 +250,12 @@ def test_near_cache_recovers_from_kill_9_and_restart(own_server: TestServer, tmp
         assert store.near.status.startswith("connecting: ConnectionError")
         own_server.start()
         poll(lambda: store.near.status == "on", what="the tracker's return")
-        assert len(store.near.cache) == 0
+        assert store.near.cache.suspects == len(store.near.cache) == 1
         bring_near(store, "a")
         assert text(store, "a") == "1"
 
 
-def test_killed_tracker_connection_drops_everything_and_reconnects(near: Store, server: TestServer) -> None:
+def test_killed_tracker_connection_makes_everything_a_suspect_and_reconnects(near: Store, server: TestServer) -> None:
     near.put("a", "1")
     bring_near(near, "a")
     with server.client() as raw:
@@ -263,7 +263,7 @@ def test_killed_tracker_connection_drops_everything_and_reconnects(near: Store, 
         (before,) = trackers(raw)
         raw.client_kill_filter(_id=before)
         poll(lambda: (now := trackers(raw)) and now != {before} and near.near.status == "on", what="another tracker")
-    assert len(near.near.cache) == 0, "what it held had been unwatched"
+    assert near.near.cache.suspects == 1, "what it held had been unwatched"
     bring_near(near, "a")
 
 
@@ -425,7 +425,9 @@ def test_no_network_fault_makes_a_hit_older_than_the_bound(
     worst_s = max((asked_s - acked[n + 1] for asked_s, n in reads if n + 1 in acked), default=0)
     print(f"\nworst age {worst_s * 1e3:.0f} ms of {STALENESS_S * 1e3:.0f}; near hits {hits}, reads {len(reads)}")
     assert worst_s < STALENESS_S
-    assert all(hits[name] for name in ("passing", "black hole", "passing again")), hits
+    assert hits["passing"] and hits["passing again"], hits
+    # A phase without hits is possible: the last push before it may have come just then.
+    assert hits["black hole"] or hits["black hole until it gives up"], hits
     assert worst_s > 0.05, "the delays were not felt: the proxy is not in the way"
 
 

@@ -23,6 +23,7 @@ from distier.plans.common.commands import record_command
 from distier.plans.common.namespace import Namespace
 from distier.plans.fleet import sweep
 from distier.plans.fleet.sweep import _records
+from distier.plans.get.one import is_still
 from distier.plans.put.durable import is_settled, reserve_position
 from distier.plans.put.prepare import ArchivedPosition
 from distier.plans.recovery import epochs
@@ -242,6 +243,31 @@ def _trusts_missing(patch: pytest.MonkeyPatch) -> None:
     replace_in("tests.interleave", pin_plan, pin, patch.setattr)
 
 
+def _suspect_unread(patch: pytest.MonkeyPatch) -> None:
+    """A suspect of the near cache is served whatever the record says."""
+    replace_in("distier.plans.get", is_still, lambda suspect, fields, known: bool(fields), patch.setattr)
+
+
+def _suspect_of_any_epoch(patch: pytest.MonkeyPatch) -> None:
+    """A suspect is served if the record has its version, even if that record was never compared with the archive."""
+    real = is_still
+
+    def still(suspect: Any, fields: Any, known: Any) -> bool:
+        return real(suspect, {**fields, b"seen": b"999999"} if fields else fields, known)
+
+    replace_in("distier.plans.get", real, still, patch.setattr)
+
+
+def _suspect_by_write_id(patch: pytest.MonkeyPatch) -> None:
+    """A suspect is served if the record has its write id. A write that is sent again keeps its id at another position."""
+
+    def still(suspect: Any, fields: Any, known: Any) -> bool:
+        current = fields and (known.verified >= known.epoch or int(fields[b"seen"]) >= known.epoch)
+        return bool(current) and fields[b"tok"].decode() == suspect.version.write_id
+
+    replace_in("distier.plans.get", is_still, still, patch.setattr)
+
+
 UNHELD = "if position ~= ver or holder ~= write_id then return {'UNHELD'} end"
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("ttl-on-dirty", ("demote/put", "demote/write-back/expire"), (
@@ -314,6 +340,9 @@ MUTANTS: tuple[Mutant, ...] = (
         ("archived", "call('HSET', record, 'clean', '1')\n  call('PEXPIRE'",
          "call('HSET', record, 'clean', '1', 'seen', call('HGET', EPOCH, 'epoch'))\n  call('PEXPIRE'"),
     )),
+    Mutant("suspect-unread", ("near/put/demote", "near/many/put"), (), _suspect_unread),
+    Mutant("suspect-of-any-epoch", ("near/epoch",), (), _suspect_of_any_epoch),
+    Mutant("suspect-by-write-id", ("near/again",), (), _suspect_by_write_id),
     Mutant("not-settled", ("cas-archived/put/sweep", "cas-archived/cas-archived"), (), _not_settled, model="not_settled"),
     Mutant("takes-back", ("cas-archived/old-primary", "cas-archived/put/rescue"), (), _takes_back,
            model="takes_back"),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
+from distier.domain.module import Module
 from distier.effects import Plan, collect
 from distier.lua import expire as expire_script
 from distier.plans.common.namespace import Namespace
+from distier.plans.common.process_state import ProcessState
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.sweep import sweep as sweep_plan
 from distier.plans.get.many import get_many as read_many
@@ -68,6 +71,35 @@ def delete_if(id: str, level: str = "redis") -> Call:
 
 def get(id: str) -> Call:
     return Call("get", id, lambda space, _: read(space, id))
+
+
+_KEPT: WeakKeyDictionary[ProcessState, dict[str, Module]] = WeakKeyDictionary()
+
+
+def near(id: str) -> Call:
+    """Read as a process does whose near cache has its last result as a suspect."""
+
+    def plan(space: Namespace, op: Op) -> Plan[Any]:
+        kept = _KEPT.setdefault(space.process, {})
+        module = yield from read(space, id, kept.get(id))
+        if module is not None:
+            kept[id] = module
+        return module
+
+    return Call("get", id, plan)
+
+
+def near_many(id: str) -> Call:
+    """The same as a batch of one."""
+
+    def plan(space: Namespace, op: Op) -> Plan[Any]:
+        kept = _KEPT.setdefault(space.process, {})
+        module = (yield from read_many(space, ["x", id], kept))[id]
+        if module is not None:
+            kept[id] = module
+        return module
+
+    return Call("get", id, plan)
 
 
 def put_many(id: str, text: str) -> Call:
@@ -138,6 +170,13 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("many/get-warm/put", ((get_many("a"), get_many("a")), (put_many("a", "a1"),), (expire("a"), get("a"))), WARM),
     Scenario("many/get-cold/demote", ((get_many("a"), get("a")), (demote("a"), put_many("a", "a1")), (write_back(),)), COLD),
     Scenario("many/put/put", ((put_many("a", "a1"), get_many("a")), (put("a", "a2"), delete("a")), (get_many("a"),)), HOT),
+    Scenario("near/put/demote", ((near("a"), near("a"), near("a")), (put("a", "a1"), demote("a")), (write_back(), delete("a"))),
+             CLEAN),
+    Scenario("near/many/put", ((near_many("a"), near_many("a"), near_many("a")), (put("a", "a1 long"), demote("a")),
+             (expire("a"),)), WARM),
+    Scenario("near/epoch", ((near("a"), get("b"), near("a")), (put("a", "a1", ARCHIVED),), (near("a"), near("a"))), DURABLE,
+             ("promote", "loss", "restart", "replicate"), 2),
+    Scenario("near/again", ((put("a", "a1"),), (near("a"), get("b"), near("a"))), (), ("lost", "flush"), 2),
     Scenario("promote/demote", ((promote("a"), get("a")), (demote("a"), demote("a")), (write_back(),)), WARM),
     Scenario("promote/put", ((promote("a"), get("a")), (put("a", "a1"), get("a"))), COLD),
     Scenario("delete/write-back", ((delete("a"), get("a")), (write_back(), write_back()), (get("a"),)), HOT),

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 
 from distier.domain.keys import Shard
 from distier.domain.module import Record, parse_record
-from distier.domain.schema import SIZES
+from distier.domain.schema import SIZES, VERSION
 from distier.effects import Command, Pipeline, Plan, collect
 from distier.errors import Invalid
 
 T = TypeVar("T")
+_VERSION = tuple(name.encode() for name in VERSION)
 
 
 def record_command(shard: Shard, id: str) -> Command[Record | None]:
@@ -23,6 +24,15 @@ def record_command(shard: Shard, id: str) -> Command[Record | None]:
 def fields_command(shard: Shard, id: str) -> Command[dict[bytes, bytes]]:
     """Read a record without parsing it, for the hot path, where every microsecond counts."""
     return Command(shard, ("HGETALL", shard.module(id)), _same)
+
+
+def version_command(shard: Shard, id: str) -> Command[dict[bytes, bytes]]:
+    """Read the version and the tier of a record, without its content, as a part of the fields of `fields_command`."""
+
+    def parse(values: Sequence[bytes | None]) -> dict[bytes, bytes]:
+        return {name: value for name, value in zip(_VERSION, values, strict=True) if value is not None}
+
+    return Command(shard, ("HMGET", shard.module(id), *VERSION), parse)
 
 
 def frame_command(shard: Shard, id: str) -> Command[bytes | None]:

@@ -65,7 +65,8 @@ class ColdStats:
 
 @dataclass(frozen=True, slots=True)
 class NearStats:
-    """The near cache of this process. `status` is `on`, or says why it is not."""
+    """The near cache of this process. `status` is `on`, or says why it is not. `suspects` are the modules among `count` whose
+    version must be compared with the record before they are served again."""
 
     status: str = "off"
     count: int = 0
@@ -75,6 +76,7 @@ class NearStats:
     max_entries: int = 0
     max_tokens: int = 0
     max_bytes: int = 0
+    suspects: int = 0
 
 
 @dataclass(frozen=True, slots=True)

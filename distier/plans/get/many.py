@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 
 from distier.domain.keys import Shard
 from distier.domain.module import Module, Record, parse_hot, parse_record
 from distier.domain.outcome import Outcome
 from distier.effects import Count, LocalPut, Parallel, Pipeline, Plan, collect
-from distier.plans.common.commands import chunks, fields_command
+from distier.plans.common.commands import chunks, fields_command, version_command
 from distier.plans.common.content import by_bytes, open_frames
 from distier.plans.common.namespace import Namespace
-from distier.plans.get.one import read_below, read_local
+from distier.plans.get.one import fields_to_hot, is_still, read_below, read_local
 from distier.plans.get.uses import use_many
 from distier.plans.recovery.adopt import settle_records
 from distier.plans.tier.keep import keep, to_hot
 
+NO_SUSPECTS: Mapping[str, Module] = MappingProxyType({})
 
-def get_many(space: Namespace, ids: Sequence[str]) -> Plan[dict[str, Module | None]]:
+
+def get_many(
+    space: Namespace, ids: Sequence[str], suspects: Mapping[str, Module] = NO_SUSPECTS
+) -> Plan[dict[str, Module | None]]:
     """Return modules by id, None for misses.
+
+    `suspects` are versions that the process has from earlier reads. Each is a result if the record still has that version.
 
     Hot modules take one round trip per 500. Warm ones take one per 500 or 8 MiB after that, and one more where their uses
     are due. Cold ones follow in parallel. Raises what any of them raises: a fault is not a miss.
@@ -26,6 +34,8 @@ def get_many(space: Namespace, ids: Sequence[str]) -> Plan[dict[str, Module | No
     found: dict[str, Module | None] = dict.fromkeys(ids)
     below: list[tuple[Shard, Record]] = []
     for chunk in chunks(list(found), 500):
+        if suspects:
+            chunk = yield from _revalidate_many(space, chunk, suspects, found)
         below += yield from _read_hot(space, chunk, found)
     if space.node is not None:
         below = yield from _read_local_many(space, below, found)
@@ -34,6 +44,40 @@ def get_many(space: Namespace, ids: Sequence[str]) -> Plan[dict[str, Module | No
     for (_, record), module in zip(below, modules, strict=True):
         found[record.id] = collect(module)
     return found
+
+
+def _revalidate_many(
+    space: Namespace, ids: Sequence[str], suspects: Mapping[str, Module], found: dict[str, Module | None]
+) -> Plan[Sequence[str]]:
+    """Put the suspects whose records still have their versions into `found`. Returns the other ids."""
+    some = [id for id in ids if id in suspects]
+    states, known = space.process.epochs, {space.shard(id): space.process.epochs.get(space.shard(id)) for id in some}
+    replies = (yield from Pipeline([version_command(space.shard(id), id) for id in some])) if some else []
+    if states is not space.process.epochs:
+        return ids
+    hot: dict[Shard, list[str]] = {}
+    below: dict[Shard, list[str]] = {}
+    fields_of: dict[str, Mapping[bytes, bytes]] = {}
+    for id, reply in zip(some, replies, strict=True):
+        fields, suspect, shard = collect(reply), suspects[id], space.shard(id)
+        before = known[shard]
+        if before is not None and is_still(suspect, fields, before):
+            tier = fields[b"tier"].decode()
+            found[id] = suspect if tier == suspect.tier else replace(suspect, tier=tier)
+            (hot if tier == "hot" else below).setdefault(shard, []).append(id)
+            fields_of[id] = fields
+    yield Count("hits.revalidated", len(fields_of))
+    yield from use_many(space, hot)
+    counts = yield from use_many(space, below, below_hot=True)
+    threshold = space.config.storage_tiers.promotion_threshold
+    promoted = []
+    for id, count in counts.items():
+        module = found.get(id)
+        if count >= threshold and module is not None and id in fields_of:
+            promoted.append(keep(fields_to_hot(space, space.shard(id), module, fields_of[id])))
+    for result in (yield Parallel(promoted)) if promoted else ():
+        collect(result)
+    return [id for id in ids if id not in fields_of]
 
 
 def _read_local_many(

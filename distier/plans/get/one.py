@@ -1,5 +1,6 @@
 """Reading one module, from its nearest copy.
 
+    near      one read of the record without its content, where the process has had this version before (`suspect`)
     hot       one plain HGETALL, whose reply has the content
     warm      one more round trip, for the frame, together with the gathered uses; none more where this process lately
               found the module there and asked for both at once
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from distier.domain import codec
@@ -21,7 +23,7 @@ from distier.domain.outcome import Outcome
 from distier.effects import Count, LocalGet, LocalPut, Pipeline, Plan, Used, collect
 from distier.errors import Corrupt, DeadlineExceeded
 from distier.lua import Opened
-from distier.plans.common.commands import fields_command, frame_command
+from distier.plans.common.commands import fields_command, frame_command, version_command
 from distier.plans.common.content import content_or_none
 from distier.plans.common.namespace import Namespace
 from distier.plans.get.fetch import fetch_alone
@@ -29,6 +31,8 @@ from distier.plans.get.uses import is_hot_now, send_touch, use
 from distier.plans.recovery.adopt import newest_record, settle_record
 from distier.plans.tier.keep import keep, to_hot
 
+WHOLE_BYTES = 4096
+"""A suspect of at most this content is compared with the whole record: sending that takes little longer than a part of it."""
 AT_ONCE_BYTES = 64 * 1024
 """A frame of at most this content opens in less time than handing it to a thread takes."""
 LOST_MAX = 5
@@ -37,12 +41,22 @@ REREADS_MAX = 20
 """A module that moves between every two reads this often is not moving; it is broken."""
 
 
-def get(space: Namespace, id: str) -> Plan[Module | None]:
-    """Return the module, from its nearest copy; None if there is none."""
+def get(space: Namespace, id: str, suspect: Module | None = None) -> Plan[Module | None]:
+    """Return the module, from its nearest copy; None if there is none.
+
+    `suspect` is a version that the process has from an earlier read. It is the result if the record still has that version.
+    """
     shard, states = space.shard(id), space.process.epochs
     known = states.get(shard)  # what proves a read must be known before it: see `read_record`
     frame: bytes | None = None
-    if id in space.process.warm and space.node is None:
+    if suspect is not None and known is not None:
+        whole = len(suspect.content) <= WHOLE_BYTES
+        fields = yield from fields_command(shard, id) if whole else version_command(shard, id)
+        if states is space.process.epochs and is_still(suspect, fields, known):
+            return (yield from serve_again(space, shard, suspect, fields))
+        if not whole:
+            return (yield from get(space, id))
+    elif id in space.process.warm and space.node is None:
         replies = yield from Pipeline([fields_command(shard, id), frame_command(shard, id)])
         fields, frame = map(collect, replies)
     else:
@@ -61,6 +75,33 @@ def get(space: Namespace, id: str) -> Plan[Module | None]:
     if record.content is not None:
         return (yield from serve_hot(space, shard, record.hot_module()))
     return (yield from read_below(space, shard, record, frame))
+
+
+def is_still(suspect: Module, fields: Mapping[bytes, bytes], known: Opened) -> bool:
+    """Return whether the record with these fields has the version of `suspect`, and is known to be the newest one."""
+    try:
+        version = (int(fields[b"epoch"]), int(fields[b"ver"]), fields[b"tok"].decode())
+        current = known.verified >= known.epoch or int(fields[b"seen"]) >= known.epoch
+        content = fields.get(b"content", suspect.content)  # somebody may have changed it by hand
+        here = fields[b"tier"] in (b"hot", b"warm", b"cold") and content == suspect.content
+        return current and here and version == suspect.version
+    except (KeyError, ValueError):
+        return False  # the read of the whole record reports what is wrong
+
+
+def serve_again(space: Namespace, shard: Shard, suspect: Module, fields: Mapping[bytes, bytes]) -> Plan[Module]:
+    """Return the suspect with the tier of its record, and note the use. Promote it if it has enough uses."""
+    tier: Any = fields[b"tier"].decode()
+    module = suspect if tier == suspect.tier else replace(suspect, tier=tier)
+    yield Count("hits.revalidated")
+    if tier == "hot":
+        space.process.warm.pop(module.id, None)
+        touch = yield Used(shard, module.id)
+        if touch is not None:
+            yield from send_touch(space, [touch])
+    else:
+        yield from _use_below(space, shard, module, fields)
+    return module
 
 
 def serve_hot(space: Namespace, shard: Shard, module: Module) -> Plan[Module]:
@@ -93,15 +134,21 @@ def open_warm(id: str, fields: Mapping[bytes, bytes], frame: bytes, known: Opene
 def _serve_warm(space: Namespace, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[Module]:
     """Count a warm hit, note the use, and promote the module if it has enough of them."""
     yield Count("hits.warm")
+    yield from _use_below(space, shard, module, fields)
+    return module
+
+
+def _use_below(space: Namespace, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[None]:
+    """Note the use of a module below hot, and promote it if it has enough of them."""
     touch = yield from use(space, shard, module.id)
     if touch is not None:
         counts = yield from send_touch(space, [touch])
         if counts.get(module.id, 0.0) >= space.config.storage_tiers.promotion_threshold:
-            yield from keep(_fields_to_hot(space, shard, module, fields))
-    return module
+            yield from keep(fields_to_hot(space, shard, module, fields))
 
 
-def _fields_to_hot(space: Namespace, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[Outcome]:
+def fields_to_hot(space: Namespace, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[Outcome]:
+    """Make the version of a record hot, with the content of a module that was read."""
     record = parse_record(module.id, fields)
     assert record is not None
     return (yield from to_hot(space, shard, record, module.content, "uses"))
