@@ -9,10 +9,11 @@ if refused then return refused end
 local now = now_ms()
 local moves = read_moves(10, 2, '', now)
 weigh(moves, 1)
-local fits, over = budgets()
-if not fits then return name_victims(over, '', now) end
-apply(moves, ARGV[1], now)
-settle()
-local words = {}
+local words, fits, over = {}, budgets()
 for i, m in ipairs(moves) do words[i] = m.why or 'moved' end
+local dropped = not fits and drop_from_warm(moves, '', now)
+if not fits and not dropped then return name_victims(over, '', now) end
+apply(moves, ARGV[1], now)
+apply(dropped or {}, 'evict', now)
+settle()
 return {'OK', words}

@@ -1,4 +1,8 @@
-"""The scripts as Redis receives them: the flags of a verb, the prelude, and the verb's `.lua` file."""
+"""The scripts as Redis receives them: the flags of a verb, the parts of the prelude that it uses, and the verb's `.lua` file.
+
+Each run of a script defines its functions again, which takes the server longer than most commands do. So a script contains only
+the blocks of the prelude (separated by blank lines) that it needs.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ VERBS = (
     "expire", "age", "release", "where", "mend", "reindex", "redirty", "account",
     "ledger", "limit", "claim", "heartbeat",
 )  # fmt: skip
+FIRST = {"put": "put_first"}
+"""By verb, the file with its common case, which ends the script if it applies and otherwise has changed nothing."""
 
 
 _SCHEMA = {"-- @schema constants\n": lua_constants, "-- @schema accounts\n": lua_accounts}
@@ -27,6 +33,45 @@ def _text(name: str) -> str:
         if marker in text:
             text = text.replace(marker, generate())
     return text
+
+
+_COMMENT = re.compile(r"--.*")
+_DECLARED = re.compile(r"^local (?:function (\w+)|([\w, ]+))", re.MULTILINE)
+_WORD = re.compile(r"[A-Za-z_]\w*")
+
+
+@cache
+def _blocks() -> tuple[tuple[str, frozenset[str], frozenset[str]], ...]:
+    """Return the blocks of the prelude: the text, the names that it declares, and the words of its code."""
+    found = []
+    for text in _text("prelude").split("\n\n"):
+        names = [name for pair in _DECLARED.findall(text) for name in _WORD.findall(" ".join(pair))]
+        found.append((text, frozenset(names), frozenset(_WORD.findall(_COMMENT.sub("", text)))))
+    return tuple(found)
+
+
+def _source(verb: str) -> str:
+    """Return the script of a verb, with the blocks of the prelude that it uses, directly or through each other.
+
+    The common case of a verb in `FIRST` comes before them, with only the blocks that it uses itself.
+    """
+    first = [*_needed(_text(FIRST[verb])), _text(FIRST[verb])] if verb in FIRST else []
+    body = _text(verb)
+    return "\n\n".join([*first, *(text for text in _needed(body) if text not in first), body])
+
+
+def _needed(code: str) -> list[str]:
+    used, parts = set(_WORD.findall(_COMMENT.sub("", code))), list[str]()
+    for text, names, words in reversed(_blocks()):  # a block uses only names from above it
+        if names & used or text is _blocks()[0][0]:
+            used |= words
+            parts.insert(0, text)
+    return parts
+
+
+def block(name: str) -> str:
+    """Return the block of the prelude that declares `name`."""
+    return next(text for text, names, _ in _blocks() if name in names)
 
 
 @cache
@@ -42,7 +87,7 @@ def flags_of(verb: str) -> str:
 def script(verb: str) -> Script:
     """Return the whole script of a verb, as Redis receives it."""
     shebang = f"#!lua flags={flags_of(verb)}\n" if flags_of(verb) else "#!lua\n"
-    source = (shebang + _text("prelude") + _text(verb)).encode()
+    source = (shebang + _source(verb)).encode()
     # EVALSHA_RO shows a connection for reads that the script changes nothing (`wire.READS`).
     command = "EVALSHA_RO" if flags_of(verb) == "no-writes" else "EVALSHA"
     return Script(verb, source, sha1(source, usedforsecurity=False).hexdigest(), command)
@@ -53,7 +98,7 @@ def library() -> str:
     parts = ["#!lua name=distier"]
     for verb in VERBS:
         flags = ", ".join(f"'{f}'" for f in flags_of(verb).split(",") if f)
-        body = _text("prelude") + _text(verb)
+        body = _source(verb)
         parts.append(
             f"redis.register_function{{function_name='distier_{verb}', flags={{{flags}}}, "
             f"callback=function(KEYS, ARGV)\n{body}\nend}}"

@@ -1,12 +1,6 @@
 -- Shared by all scripts: the loader puts it before each of them.
 -- KEYS[1..9] are the shard's own keys. The header of each script describes its further keys.
 -- @schema constants
-local call = redis.call
-
--- Redis does not undo the writes of a script that fails. So a shard's key of the wrong type fails the call here, and the keys of
--- modules are read before the first write.
-call('ZINTERCARD', 5, PINS, HOT, WARM, DIRTY, USES, 'LIMIT', 1)
-call('HLEN', LIMITS) call('HLEN', USAGE) call('XLEN', EVENTS)
 
 -- The shard's clock in ms, which is the same for all nodes. It follows the server's clock but never goes back: otherwise a clock
 -- that is set back, or a slower one after a failover, would reverse the order of last uses. While the server's clock is behind,
@@ -32,8 +26,13 @@ end
 
 -- Returns nil if this shard can be used; otherwise the reply with which the script must end. An epoch belongs to the incarnation
 -- of the server in which it was installed. Another incarnation may have lost acknowledged writes, and must claim a new epoch.
+--
+-- Redis does not undo the writes of a script that fails. So a shard's key of the wrong type fails the call here, and the keys of
+-- modules are read before the first write. (One ZINTERCARD would check all sets, but it walks the smallest one.)
 local current_epoch
 local function refuse()
+  for _, zset in ipairs({HOT, WARM, DIRTY, USES, PINS}) do call('ZCARD', zset) end
+  call('HLEN', LIMITS) call('HLEN', USAGE) call('XLEN', EVENTS)
   local e, incarnation = call('HMGET', EPOCH, 'epoch', 'layout', 'replid'), replid()
   if e[2] and e[2] ~= LAYOUT then return {'LAYOUT', e[2]} end
   if not e[1] or incarnation ~= '' and e[3] ~= incarnation then return {'RECOVERING'} end
@@ -67,13 +66,20 @@ local function next_change()
 end
 local function settle()
   next_change()
+  local fields, sums = {}, {}
   for field, n in pairs(earlier) do
-    if n ~= 0 then call('HINCRBY', USAGE, field, string.format('%.0f', n)) end
+    if n ~= 0 then fields[#fields + 1] = field end
   end
+  if #fields == 0 then return end
+  for i, sum in ipairs(call('HMGET', USAGE, unpack(fields))) do
+    sums[2 * i - 1], sums[2 * i] = fields[i], string.format('%.0f', (tonumber(sum) or 0) + earlier[fields[i]])
+  end
+  call('HSET', USAGE, unpack(sums))
 end
 
 -- Checks the four budgets after the earlier changes and the current one. A budget rejects only changes that add to it: a lowered
 -- limit stops growth, but never a move that frees room. Only `settle` writes USAGE, at the end, so LIMITS and USAGE are read once.
+-- Returns whether all fit, the excess over each, and whether those of hot fit.
 local limit, used
 local function limits()
   limit = limit or read_limits()
@@ -82,13 +88,14 @@ end
 local function budgets()
   limits()
   used = used or read_used()
-  local over, fits = {}, true
+  local over, fits, hot_fits = {}, true, true
   for i, field in ipairs(budget_fields()) do
     local change = delta[field] or 0
     over[i] = tonumber(used[i] or 0) + (earlier[field] or 0) + change - tonumber(limit[i])
     if change > 0 and over[i] > 0 then fits = false end
+    if i == 2 then hot_fits = fits end
   end
-  return fits, over
+  return fits, over, hot_fits
 end
 
 -- The first 64 candidates of a set in the order of eviction, or all of them, without pinned modules and `id`. Rejected: as many
@@ -298,14 +305,63 @@ local function apply(moves, reason, now)
   return done
 end
 
--- Counts the moves too if the change does not fit without them. Returns the moves to apply, or nil and the reply that names
--- victims. Nothing has been written yet.
+-- The keys of a module that is not among KEYS, as `Shard.module` and `Shard.frame` in Python return them.
+local function encode_id(id)
+  local out, before = {}, nil
+  for segment in string.gmatch(id .. '/', '([^/]*)/') do
+    if before then out[#out + 1] = before ~= '' and segment ~= '' and '/' or '%2F' end
+    before = segment
+    local is_dots = segment == '.' or segment == '..'
+    segment = string.gsub(segment, '[^%w!#$&()+,%-./:;<=>@^_`|~]', function(c) return string.format('%%%02X', string.byte(c)) end)
+    segment = string.gsub(segment, '^@', '%%40')
+    out[#out + 1] = is_dots and string.gsub(segment, '%.', '%%2E') or segment
+  end
+  return table.concat(out)
+end
+local function keys_of(id)
+  local root, name = string.sub(EPOCH, 1, -6), encode_id(id)
+  return root .. 'module:' .. name, root .. 'warm:' .. name
+end
+
+-- Returns clean modules that leave warm as well as `moves`, those that are due first, so that the change fits. That needs no client: a
+-- frame is dropped without being compressed or sent. Returns nil if the change does not fit without the client. On a cluster
+-- whose slot is moving to another node, a key that is not among KEYS and is not here is an error, so a victim's keys are looked
+-- at before the first write, and such an error is no victim.
+local function drop_from_warm(moves, id, now)
+  local pins, taken, dropped = call('ZCARD', PINS), {[id] = true}, {}
+  for _, m in ipairs(moves) do taken[m.id] = true end
+  for _, victim in ipairs(call('ZRANGE', WARM, 0, 127)) do
+    local pin = pins > 0 and call('ZSCORE', PINS, victim)
+    if not taken[victim] and not (pin and tonumber(pin) > now) then
+      local key, frame_key = keys_of(victim)
+      if type(redis.pcall('EXISTS', key, frame_key)) ~= 'number' then break end
+      local m = {id = victim, to = 'cold', frame = '', key = key, frame_key = frame_key, was = placed(key)}
+      if m.was.tier == 'warm' and m.was.clean then
+        dropped[#dropped + 1] = m
+        weigh({m}, 1)
+        if budgets() then return dropped end
+        if #dropped == 64 then break end
+      end
+    end
+  end
+  weigh(dropped, -1)
+  return nil
+end
+
+-- Counts the moves too if the change does not fit without them, and then clean modules that leave warm. Returns the moves to apply,
+-- or nil and the reply that names victims. Nothing has been written yet.
 local function make_room(k, a, id, now)
   local fits, over = budgets()
   if fits then return {} end
   local moves = read_moves(k, a, id, now)
   weigh(moves, 1)
-  if budgets() then return moves end
+  local fits_now, _, hot_fits = budgets()
+  if fits_now then return moves end
+  local dropped = hot_fits and drop_from_warm(moves, id, now)
+  if dropped then
+    for _, m in ipairs(dropped) do moves[#moves + 1] = m end
+    return moves
+  end
   weigh(moves, -1)
   return nil, name_victims(over, id, now)
 end

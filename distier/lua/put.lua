@@ -14,16 +14,16 @@ local refused = refuse()
 if refused then return refused end
 local now, modules, k, a, since = now_ms(), {}, 10, 2, ARGV[#ARGV]
 for i = 1, tonumber(ARGV[1]) do -- a wrong type fails here, before the first write
-  modules[i] = {a = a, old = placed(KEYS[k]), done = call('HGET', KEYS[k + 2], ARGV[a + 1]), record = KEYS[k], frame = KEYS[k + 1],
-    done_key = KEYS[k + 2]}
+  modules[i] = {a = a, k = k, old = placed(KEYS[k]), done = call('HGET', KEYS[k + 2], ARGV[a + 1])}
   k, a = k + 3, a + 11 + 2 * tonumber(ARGV[a + 10])
 end
 
-local function write(m)
+local function write(m, i)
   local id, write_id, tier, expected, reserved, ver, archived_bytes, tokens, bytes, body, n = unpack(ARGV, m.a, m.a + 10)
-  local old, record, frame, epoch, clean, done = m.old, m.record, m.frame, current_epoch, reserved ~= '', m.done
+  local record, frame, epoch, clean, done = KEYS[m.k], KEYS[m.k + 1], current_epoch, reserved ~= '', m.done
+  local old = i > 1 and placed(record) or m.old -- an earlier one may have evicted it
   if done then
-    call('HSET', m.done_key, write_id, done) -- a write, so that WAIT covers the first one
+    call('HSET', KEYS[m.k + 2], write_id, done) -- a write, so that WAIT covers the first one
     return {'REPLAYED', done, old.write_id == write_id and old.tier or ''}
   end
   local no = refuse_write(old, record, write_id, expected, reserved, ver, since)
@@ -55,12 +55,12 @@ local function write(m)
   end
   if clean then call('ZREM', DIRTY, id)
   else call('ZADD', DIRTY, 'NX', score(), id) end -- since the oldest version that is not archived
-  remember(m.done_key, write_id, version, ver)
+  remember(KEYS[m.k + 2], write_id, version, ver)
   emit(id, exists and old.tier or 'none', tier, 'put', version)
   return {'OK', epoch, ver, evicted}
 end
 
 local answers = {'OK'}
-for i, m in ipairs(modules) do answers[i + 1] = write(m) end
+for i, m in ipairs(modules) do answers[i + 1] = write(m, i) end
 settle()
 return answers

@@ -53,17 +53,21 @@ CLOCK: tuple[Patch, ...] = (
 def patched(patches: tuple[Patch, ...] = ()) -> dict[str, Script]:
     """Return the scripts by verb, with the world's own clock and incarnation, and with `patches`.
 
-    Each snippet must exist exactly once in its script: a patch that finds nothing would make a mutant without a bug.
+    Each snippet must exist exactly once in its script, and one of the prelude in at least one script: a patch that finds
+    nothing would make a mutant without a bug.
     """
-    found = {}
+    found, missing = {}, {snippet for _, snippet, _ in patches}
     for verb in VERBS:
         source = script(verb).source.decode()
         for name, snippet, instead in (*CLOCK, *patches):
             if name in ("prelude", verb):
-                assert source.count(snippet) == 1, f"{verb}.lua has {snippet!r} {source.count(snippet)} times"
+                n = source.count(snippet)
+                assert n == 1 or (n == 0 and name == "prelude"), f"{verb}.lua has {snippet!r} {n} times"
                 source = source.replace(snippet, instead)
+                missing -= {snippet} if n else set()
         raw = source.encode()
         found[verb] = Script(verb, raw, sha1(raw, usedforsecurity=False).hexdigest())
+    assert not missing, f"no script has {missing}"
     return found
 
 

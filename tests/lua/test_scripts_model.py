@@ -86,7 +86,9 @@ class Shards(RuleBasedStateMachine):
         return run_script(self.exchange, call)
 
     def dump(self) -> dict[str, tuple[str, Any, int]]:
-        return dump(self.ask)
+        state = dump(self.ask)
+        self.model.due = list(ids_of(state[self.shard.warm][1])) if self.shard.warm in state else []
+        return state
 
     @initialize(there=st.lists(st.tuples(ids, st.sampled_from(["hot", "warm"]), contents, st.booleans()), max_size=8))
     def open(self, there: list[tuple[str, str, bytes, bool]]) -> None:
@@ -194,6 +196,7 @@ class Shards(RuleBasedStateMachine):
             expected = (self.model.version_of(id) or "1-1") if expected == "now" else expected
             writes.append(Write(id, write_id, "hot", expected, "", "", 0, n, len(content), b"", ("content", content)))
             expected_of[id] = (write_id, expected, n, content)
+        self.dump()
         answers = self.run(lua.put_many(self.shard, writes))
         for (id, (write_id, expected, n, content)), answer in zip(expected_of.items(), answers, strict=True):
             result = self.model.put(id, write_id, "hot", expected, n, content, b"", "", (), [])

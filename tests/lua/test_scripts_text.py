@@ -17,6 +17,7 @@ from distier.drive.conversation import command_of
 from distier.effects import RunScript
 from distier.errors import Corrupt, DistierError, Invalid, Recovering
 from distier.lua import VERBS, Limit, Move
+from distier.lua.loader import FIRST
 from distier.stores.redis import Exchange
 from tests.fakes import dump
 from tests.lua.test_scripts_model import open_shard, run_script, untimed
@@ -53,7 +54,7 @@ def test_every_script_has_a_complete_header(verb: str) -> None:
 
 def test_every_lua_file_is_a_verb() -> None:
     names = {p.name.removesuffix(".lua") for p in resources.files("distier.lua").iterdir() if p.name.endswith(".lua")}
-    assert names == {*VERBS, "prelude"}
+    assert names == {*VERBS, *FIRST.values(), "prelude"}
 
 
 @pytest.mark.parametrize("verb", VERBS)
