@@ -1,22 +1,29 @@
 -- flags:
--- Stores the frame of a clean version, which moves it from cold to warm. Also replaces a warm frame that expired or is damaged.
--- KEYS    1..9 the shard, 10 record, 11 frame, then record and frame of each move
--- ARGV    id, write id, codec, frame, reason, moves
--- RETURNS {'OK', evicted} | {'CHANGED'} | {'TOO_LARGE'} | {'OVER', ...}
+-- Stores the frame of a clean version, which moves it from cold to warm. Also replaces a warm frame that expired or is damaged. This
+-- ends a fetch from the archive, so it also releases the reader's lease and records its use, whatever becomes of the frame.
+-- KEYS    1..9 the shard, 10 record, 11 frame, 12 lease, then record and frame of each move
+-- ARGV    id, write id, codec, frame, reason, the value of the caller's lease ('' none), uses, moves
+-- RETURNS {'OK', evicted, uses} | {'CHANGED', uses} | {'TOO_LARGE', uses} | {'OVER', ..., uses}; `uses` is the count of uses, -1 if
+--         none was recorded
 -- KEEPS   only the version that the caller read, and only if it is clean; a clean frame has a TTL; budgets
 local refused = refuse()
 if refused then return refused end
 local id, record, frame = ARGV[1], KEYS[10], KEYS[11]
-local old, now = placed(record), now_ms()
-if old.write_id ~= ARGV[2] or not old.clean or (old.tier ~= 'cold' and old.tier ~= 'warm') then return {'CHANGED'} end
+local old, now, uses = placed(record), now_ms(), '-1'
+if ARGV[6] ~= '' and call('GET', KEYS[12]) == ARGV[6] then call('DEL', KEYS[12]) end
+if ARGV[7] ~= '0' and old.tier ~= 'none' and old.tier ~= 'deleted' then uses = call('ZINCRBY', USES, ARGV[7], id) end
+if old.write_id ~= ARGV[2] or not old.clean or (old.tier ~= 'cold' and old.tier ~= 'warm') then return {'CHANGED', uses} end
 local limit = call('HMGET', LIMITS, 'warm_bytes', 'warm_modules')
-if #ARGV[4] > tonumber(limit[1]) or limit[2] == '0' then return {'TOO_LARGE'} end
+if #ARGV[4] > tonumber(limit[1]) or limit[2] == '0' then return {'TOO_LARGE', uses} end
 
 count(old, -1)
 count({tier = 'warm', tokens = old.tokens, bytes = old.bytes, clean = true, frame_bytes = #ARGV[4],
   archived_bytes = old.archived_bytes}, 1)
-local moves, over = make_room(12, 6, id, now)
-if not moves then return over end
+local moves, over = make_room(13, 8, id, now)
+if not moves then
+  over[5] = uses
+  return over
+end
 local evicted = apply(moves, 'evict', now)
 
 call('HSET', record, 'tier', 'warm', 'codec', ARGV[3], 'frame_bytes', #ARGV[4])
@@ -24,4 +31,4 @@ call('SET', frame, ARGV[4])
 keep_frame(id, frame, true, now)
 settle()
 if old.tier ~= 'warm' then emit(id, old.tier, 'warm', ARGV[5], old.version) end
-return {'OK', evicted}
+return {'OK', evicted, uses}

@@ -13,6 +13,7 @@ from distier.errors import Corrupt
 from distier.lua.loader import script
 from distier.lua.replies import (
     Applied,
+    Installed,
     Move,
     Over,
     Refused,
@@ -44,16 +45,22 @@ def promote(
 
 
 def install(
-    shard: Shard, id: str, write_id: str, codec: str, frame: bytes, reason: str, moves: Sequence[Move] = ()
-) -> RunScript[Applied | Over | Refused]:
+    shard: Shard, id: str, write_id: str, codec: str, frame: bytes, reason: str, moves: Sequence[Move] = (), *,
+    holder: str = "", uses: int = 0,
+) -> RunScript[Installed]:  # fmt: skip
     """Make the version `write_id` of a cold module warm, and demote the victims `moves`. It is a hint.
 
-    It also replaces the frame of a warm module, if that is damaged or has expired.
+    It also replaces the frame of a warm module, if that is damaged or has expired. It releases the lease of the module if
+    `holder` has it, and records `uses`. It is not sent twice if it records uses.
     """
-    keys = (*shard.fixed, *pairs_of(shard, [id]), *move_keys(shard, moves))
-    args = (id, write_id, codec, frame, reason, *move_args(moves))
+
+    def parse(reply: Any) -> Installed:
+        return Installed(parse_change(reply[:-1] if word_of(reply) != "OK" else reply), float(reply[-1]))
+
+    keys = (*shard.fixed, *pairs_of(shard, [id]), shard.lease(id), *move_keys(shard, moves))
+    args = (id, write_id, codec, frame, reason, holder, uses, *move_args(moves))
     hint = HINT_S + len(frame) / COPY_BYTES_PER_S
-    return RunScript(shard, script("install"), keys, args, parse_change, hint=hint)
+    return RunScript(shard, script("install"), keys, args, parse, retry=not uses, hint=hint)
 
 
 def demote(shard: Shard, reason: str, moves: Sequence[Move]) -> RunScript[tuple[Outcome, ...] | Over]:

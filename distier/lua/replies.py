@@ -70,6 +70,13 @@ class Applied(NamedTuple):
     evicted: int = 0
 
 
+class Installed(NamedTuple):
+    """What became of a warm copy, and the module's count of uses; -1 if no use was recorded."""
+
+    change: Applied | Over | Refused
+    uses: float
+
+
 class Opened(NamedTuple):
     """A shard with an epoch for this incarnation of its server.
 

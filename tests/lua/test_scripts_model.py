@@ -229,7 +229,25 @@ class Shards(RuleBasedStateMachine):
         write_id, moves = self.write_id(id, fresh), self.made(drawn)
         before = self.dump()
         answer = self.run(lua.install(self.shard, id, write_id, "lz4", frame, "get", moves))
-        self.check(answer, self.model.install(id, write_id, "lz4", frame, moves), before, id)
+        self.check(answer.change, self.model.install(id, write_id, "lz4", frame, moves), before, id)
+        assert answer.uses == -1
+
+    @rule(who=whos, fresh=fresh, frame=frames, holder=st.sampled_from(["h1", "h2"]), uses=st.integers(1, 2))
+    def end_a_fetch(self, who: Who, fresh: bool, frame: bytes, holder: str, uses: int) -> None:
+        """The lease is released and the uses are recorded, also where the copy is refused."""
+        id = self.who(who, lambda rec: rec.clean and rec.tier in ("warm", "cold"))
+        write_id = self.write_id(id, fresh)
+        self.dump()
+        call = lua.install(self.shard, id, write_id, "lz4", frame, "get", holder=holder, uses=uses)
+        answer, result = self.run(call), self.model.install(id, write_id, "lz4", frame, [])
+        if self.model.leases.get(id) == holder:
+            del self.model.leases[id]
+        assert answer.uses == self.model.touch([(id, uses)])[id]
+        if isinstance(result, Over):
+            assert isinstance(answer.change, lua.Over)
+            assert tuple(answer.change[:4]) == result.over
+        else:
+            assert plain(answer.change) == result
 
     @rule(drawn=moves)
     def demote(self, drawn: Drawn) -> None:

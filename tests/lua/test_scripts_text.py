@@ -127,7 +127,7 @@ def fill(exchange: Exchange) -> None:
     run_script(exchange, lua.archived(SHARD, "cold", order("cold"), 5))
     run_script(exchange, lua.demote(SHARD, "x", [Move("cold", write_id("cold"), "cold")]))
     install = lua.install(SHARD, "gone", write_id("gone"), "raw", b"frame", "get")
-    assert isinstance(run_script(exchange, install), lua.Applied)
+    assert isinstance(run_script(exchange, install).change, lua.Applied)
     ask(exchange, ("DEL", SHARD.frame("gone")))
     run_script(exchange, lua.pin(SHARD, "hot2", 1_000_000))
     run_script(exchange, lua.touch(SHARD, [("hot", 1), ("warm", 1)]))

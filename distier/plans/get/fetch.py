@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distier.domain.keys import Shard
 from distier.domain.module import Record, Tier
 from distier.effects import Cancelled, Count, LocalGet, NewToken, Pipeline, Plan, RunScript, Sleep, collect
 from distier.errors import DistierError, Full, RedisUnavailable
-from distier.lua import release
 from distier.plans.common.backoff import Patience
-from distier.plans.common.commands import frame_command, record_command
+from distier.plans.common.commands import frame_command, version_command
 from distier.plans.common.leases import give_back, lease_command, patience_ms
 from distier.plans.common.namespace import Namespace
 from distier.plans.get.uses import is_hot_now
@@ -30,6 +29,7 @@ def fetch_alone(
     touch: RunScript[Any] | None,
     hot_now: bool = False,
     damaged: bytes | None = None,
+    uses: int = 0,
 ) -> Plan[tuple[bytes, Tier] | None]:
     """Fetch a cold version, once in the fleet: the holder of the lease fetches, and the others wait for the copy that it
     leaves.
@@ -43,6 +43,7 @@ def fetch_alone(
         touch: a script with gathered uses, which is sent along.
         hot_now: whether the module has enough uses for hot.
         damaged: a frame that is not worth waiting for.
+        uses: uses to record together with the copy.
 
     Returns:
         The content and the tier that it came from; None where the module changed meanwhile.
@@ -53,7 +54,7 @@ def fetch_alone(
     while True:
         take = lease_command(shard, lease, me, limit_ms)
         nodes = yield from others(space)
-        calls: list[Any] = [take, record_command(shard, record.id), frame_command(shard, record.id)]
+        calls: list[Any] = [take, version_command(shard, record.id), frame_command(shard, record.id)]
         calls += [holds_command(shard, node, record.id) for node in nodes]
         try:
             replies = yield from Pipeline([*calls, touch] if touch is not None else calls)
@@ -65,8 +66,7 @@ def fetch_alone(
         # Where Redis refuses writes (maxmemory, no replica, no disk) there are no leases, and every reader fetches.
         holder = None if isinstance(replies[0], Full | RedisUnavailable) else collect(replies[0])
         now, frame = collect(replies[1]), collect(replies[2])
-        is_warm = now is not None and now.tier == "warm" and frame not in (None, damaged)
-        if now is None or now.order != record.order or now.content is not None or is_warm:
+        if not _is_cold_still(record, now, frame, damaged):
             if holder is None:
                 yield from give_back(shard, lease, me)
             return None
@@ -78,7 +78,7 @@ def fetch_alone(
                 return content, "warm"
         if holder is None:
             holding = holders_of(nodes, replies[3:])
-            return (yield from _fetch_and_keep(space, shard, record, hot_now, lease, me, holding))
+            return (yield from _fetch_and_keep(space, shard, record, hot_now, lease, me, holding, uses))
         patience = patience or Patience(limit_ms / 1000)
         if patience.is_over(holder):
             yield from give_back(shard, lease, holder.decode(errors="replace"))
@@ -89,8 +89,24 @@ def fetch_alone(
         wait_s = min(wait_s * 2, WAIT_MAX_S)
 
 
+def _is_cold_still(record: Record, now: Mapping[bytes, bytes], frame: bytes | None, damaged: bytes | None) -> bool:
+    """Return whether the archive is still the nearest copy of this version. `now` are the fields of `version_command`."""
+    version = now.get(b"epoch"), now.get(b"ver"), now.get(b"tok")
+    order = record.order
+    if version != (b"%d" % order.epoch, b"%d" % order.ver, order.write_id.encode()):
+        return False
+    return now.get(b"tier") == b"cold" or (now.get(b"tier") == b"warm" and frame in (None, damaged))
+
+
 def _fetch_and_keep(
-    space: Namespace, shard: Shard, record: Record, hot_now: bool, lease: str, holder: str, holding: Sequence[str]
+    space: Namespace,
+    shard: Shard,
+    record: Record,
+    hot_now: bool,
+    lease: str,
+    holder: str,
+    holding: Sequence[str],
+    uses: int,
 ) -> Plan[tuple[bytes, Tier] | None]:
     """Fetch as the holder of the lease, keep a copy further up, and give the lease back."""
     try:
@@ -104,8 +120,9 @@ def _fetch_and_keep(
             and (yield from keep(to_hot(space, shard, record, content, "uses"))).is_there
         )
         if content is not None and not kept:
-            done = release(shard, lease, holder)
-            yield from keep_warm(space, shard, record, content, "get", [done])
+            yield from keep_warm(space, shard, record, content, holder, uses)
+            if uses and space.process.warm.get(record.id, 0.0) >= space.config.storage_tiers.promotion_threshold:
+                yield from keep(to_hot(space, shard, record, content, "uses"))  # others have used it too
             return content, tier
     except (DistierError, Cancelled):
         yield from give_back(shard, lease, holder)

@@ -27,7 +27,7 @@ from distier.plans.common.commands import fields_command, frame_command, version
 from distier.plans.common.content import content_or_none
 from distier.plans.common.namespace import Namespace
 from distier.plans.get.fetch import fetch_alone
-from distier.plans.get.uses import is_hot_now, send_touch, use
+from distier.plans.get.uses import is_hot_now, send_touch, use, use_with_copy
 from distier.plans.recovery.adopt import newest_record, settle_record
 from distier.plans.tier.keep import keep, to_hot
 
@@ -164,7 +164,8 @@ def read_below(space: Namespace, shard: Shard, record: Record, frame: bytes | No
             if module is not None:
                 return module
         if record.tier == "cold" and record.clean:
-            found = yield from fetch_alone(space, shard, record, (yield from use(space, shard, record.id)))
+            touch, uses = yield from use_with_copy(space, shard, record.id)
+            found = yield from fetch_alone(space, shard, record, touch, uses=uses)
         else:
             found = yield from _content_below(space, shard, record, frame)
         frame = None

@@ -33,6 +33,15 @@ def use(space: Namespace, shard: Shard, id: str) -> Plan[RunScript[Any] | None]:
     return touch
 
 
+def use_with_copy(space: Namespace, shard: Shard, id: str) -> Plan[tuple[RunScript[Any] | None, int]]:
+    """Note the use of a cold module. Returns the script to send before the fetch, if this use may be the one that promotes,
+    and the uses to record together with the warm copy that the fetch leaves."""
+    guess = space.process.warm.get(id, 0.0) + 1
+    if space.local_only or guess >= space.config.storage_tiers.promotion_threshold:
+        return (yield from use(space, shard, id)), 0
+    return None, 1
+
+
 def _may_promote(space: Namespace, id: str) -> bool:
     """Count one use more in the guess. Returns whether this use may be the one that promotes, as far as this process knows."""
     threshold = space.config.storage_tiers.promotion_threshold

@@ -8,10 +8,11 @@ from typing import Any
 from distier.domain.keys import Shard
 from distier.domain.module import Record
 from distier.domain.outcome import MOVED, Outcome, Refusal
-from distier.effects import Count, LocalPut, Pipeline, Plan, RunScript, collect
-from distier.errors import Corrupt, Full, Unavailable
+from distier.effects import Count, LocalPut, Pipeline, Plan, RunScript
+from distier.errors import Corrupt, DistierError, Full, Unavailable
 from distier.lua import Applied, Move, Over, Refused, install, promote
 from distier.plans.common.content import make_frame
+from distier.plans.common.leases import give_back
 from distier.plans.common.namespace import Namespace
 from distier.plans.tier.ledger import enlarge_quota
 from distier.plans.tier.room import with_room
@@ -68,17 +69,30 @@ def outcome_of(reply: Applied | Refused) -> Outcome:
     return MOVED if isinstance(reply, Applied) else _REFUSED[reply.why]
 
 
-def to_warm(
-    space: Namespace, shard: Shard, record: Record, content: bytes, reason: str, also: Sequence[RunScript[Any]] = ()
-) -> Plan[Outcome]:
-    """Leave a warm copy of this clean version if there is room. `also` is sent in the same round trip."""
+def to_warm(space: Namespace, shard: Shard, record: Record, content: bytes, holder: str, uses: int) -> Plan[Outcome]:
+    """Leave a warm copy of this clean version if there is room, release the lease that `holder` has, and record the uses.
+
+    All of that is one script. Only where dirty modules would have to leave warm, more follow.
+    """
     kind, frame = yield from make_frame(space, content, fast=True)
 
-    def attempt(moves: Sequence[Move]) -> RunScript[Applied | Over | Refused]:
-        return install(shard, record.id, record.order.write_id, kind, frame, reason, moves)
+    attempt = install(shard, record.id, record.order.write_id, kind, frame, "get", holder=holder, uses=uses)
 
-    first = collect((yield from Pipeline([attempt(()), *also]))[0])
-    reply = yield from with_room(space, shard, attempt, first)
+    def again(moves: Sequence[Move]) -> RunScript[Any]:
+        call: RunScript[Any] = install(shard, record.id, record.order.write_id, kind, frame, "get", moves)
+        parse = call.parse
+        call.parse = lambda reply: parse(reply).change
+        return call
+
+    (first,) = yield from Pipeline([attempt])
+    if isinstance(first, DistierError):
+        yield from give_back(shard, shard.lease(record.id), holder)
+        raise first
+    if first.uses >= 0:
+        space.process.guess_warm(record.id, first.uses)
+    reply = first.change
+    if isinstance(reply, Over):
+        reply = yield from with_room(space, shard, again, reply)
     if isinstance(reply, Over):
         return Outcome.NO_ROOM
     if isinstance(reply, Refused):
@@ -86,14 +100,14 @@ def to_warm(
     return MOVED
 
 
-def keep_warm(
-    space: Namespace, shard: Shard, record: Record, content: bytes, reason: str, also: Sequence[RunScript[Any]] = ()
-) -> Plan[Outcome]:
-    """Leave a warm copy of this clean version where this node has them: on its disk, in Redis, or both. `also` is sent in
-    the same round trip."""
-    kept = space.node is not None and (yield from LocalPut(record, content))
-    if not space.local_only:
-        return (yield from keep(to_warm(space, shard, record, content, reason, also)))
-    if also:
-        yield from Pipeline(also)
-    return Outcome.MOVED if kept else Outcome.NO_ROOM
+def keep_warm(space: Namespace, shard: Shard, record: Record, content: bytes, holder: str, uses: int) -> Plan[None]:
+    """Leave a warm copy of this clean version where this node has them: on its disk, in Redis, or both.
+
+    Release the lease that `holder` has. `uses` are recorded together with a copy in Redis.
+    """
+    if space.node is not None:
+        yield from LocalPut(record, content)
+    if space.local_only:
+        yield from give_back(shard, shard.lease(record.id), holder)
+    else:
+        yield from keep(to_warm(space, shard, record, content, holder, uses))
