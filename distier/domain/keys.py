@@ -93,6 +93,9 @@ class Shard:
     def lease(self, id: str) -> str:
         return f"{self.root}lease:{encode_id(id)}"
 
+    def waiting(self, id: str) -> str:
+        return f"{self.root}lease:{encode_id(id)}%waiting"
+
     def write_back_lease(self, id: str) -> str:
         return f"{self.root}lease:{encode_id(id)}%archive"  # no encoded id has a bare `%`
 

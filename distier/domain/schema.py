@@ -270,9 +270,10 @@ KEYSPACE: tuple[KeyKind, ...] = (
     KeyKind(
         "distier:{t}:lease:<id>",
         "string",
-        "a lease, which has a TTL: `<id>` names the process that fetches the module from the archive, `<id>%archive` the "
-        "process that archives it, `%worker` the worker that maintains the shard (`<fence>:<worker>`); `%sweep` means that the "
-        "archive was swept a short time ago. A lease saves work and never guards correctness",
+        "a lease, which has a TTL: `<id>` names the process that fetches the module from the archive, `<id>%waiting` says "
+        "that readers wait for its copy, `<id>%archive` names the process that archives it, `%worker` the worker that "
+        "maintains the shard (`<fence>:<worker>`); `%sweep` means that the archive was swept a short time ago. A lease saves "
+        "work and never guards correctness",
         "GET 'distier:{team}:lease:skills/pdf'",
     ),
     KeyKind(

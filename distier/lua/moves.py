@@ -57,7 +57,7 @@ def install(
     def parse(reply: Any) -> Installed:
         return Installed(parse_change(reply[:-1] if word_of(reply) != "OK" else reply), float(reply[-1]))
 
-    keys = (*shard.fixed, *pairs_of(shard, [id]), shard.lease(id), *move_keys(shard, moves))
+    keys = (*shard.fixed, *pairs_of(shard, [id]), shard.lease(id), shard.waiting(id), *move_keys(shard, moves))
     args = (id, write_id, codec, frame, reason, holder, uses, *move_args(moves))
     hint = HINT_S + len(frame) / COPY_BYTES_PER_S
     return RunScript(shard, script("install"), keys, args, parse, retry=not uses, hint=hint)

@@ -287,8 +287,10 @@ local function apply(moves, reason, now)
   for _, m in ipairs(moves) do
     if not m.why then
       if m.was.tier == 'hot' then drop_content(m.key) else call('HDEL', m.key, 'codec', 'frame_bytes') end
-      call('ZREM', HOT, m.id)
-      call('ZREM', USES, m.id) -- uses count towards the next promotion
+      if m.was.tier == 'hot' then
+        call('ZREM', HOT, m.id)
+        call('ZREM', USES, m.id) -- uses count towards the next promotion
+      end
       if m.to == 'warm' then
         call('HSET', m.key, 'tier', 'warm', 'codec', m.codec, 'frame_bytes', #m.frame)
         call('SET', m.frame_key, m.frame)
@@ -304,6 +306,8 @@ local function apply(moves, reason, now)
   end
   return done
 end
+
+local function uses_of(id) return tonumber(call('ZSCORE', USES, id) or 0) end
 
 -- The keys of a module that is not among KEYS, as `Shard.module` and `Shard.frame` in Python return them.
 local function encode_id(id)
@@ -324,10 +328,11 @@ local function keys_of(id)
 end
 
 -- Returns clean modules that leave warm as well as `moves`, those that are due first, so that the change fits. That needs no client: a
--- frame is dropped without being compressed or sent. Returns nil if the change does not fit without the client. On a cluster
+-- frame is dropped without being compressed or sent. Returns nil if the change does not fit without the client. With `worth`, the uses
+-- of those that leave must be fewer in sum; otherwise it returns nil, 'NOT_ADMITTED'. On a cluster
 -- whose slot is moving to another node, a key that is not among KEYS and is not here is an error, so a victim's keys are looked
 -- at before the first write, and such an error is no victim.
-local function drop_from_warm(moves, id, now)
+local function drop_from_warm(moves, id, now, worth)
   local pins, taken, dropped = call('ZCARD', PINS), {[id] = true}, {}
   for _, m in ipairs(moves) do taken[m.id] = true end
   for _, victim in ipairs(call('ZRANGE', WARM, 0, 127)) do
@@ -339,6 +344,13 @@ local function drop_from_warm(moves, id, now)
       if m.was.tier == 'warm' and m.was.clean then
         dropped[#dropped + 1] = m
         weigh({m}, 1)
+        if worth then
+          worth = worth - uses_of(victim)
+          if worth <= 0 then
+            weigh(dropped, -1)
+            return nil, 'NOT_ADMITTED'
+          end
+        end
         if budgets() then return dropped end
         if #dropped == 64 then break end
       end
@@ -349,19 +361,21 @@ local function drop_from_warm(moves, id, now)
 end
 
 -- Counts the moves too if the change does not fit without them, and then clean modules that leave warm. Returns the moves to apply,
--- or nil and the reply that names victims. Nothing has been written yet.
-local function make_room(k, a, id, now)
+-- or nil and the reply that names victims, or nil and 'NOT_ADMITTED' if the change has less `worth`. Nothing has been written yet.
+local function make_room(k, a, id, now, worth)
   local fits, over = budgets()
   if fits then return {} end
   local moves = read_moves(k, a, id, now)
   weigh(moves, 1)
   local fits_now, _, hot_fits = budgets()
   if fits_now then return moves end
-  local dropped = hot_fits and drop_from_warm(moves, id, now)
+  local dropped, no
+  if hot_fits then dropped, no = drop_from_warm(moves, id, now, worth) end
   if dropped then
     for _, m in ipairs(dropped) do moves[#moves + 1] = m end
     return moves
   end
   weigh(moves, -1)
+  if no then return nil, no end
   return nil, name_victims(over, id, now)
 end

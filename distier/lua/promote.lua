@@ -3,6 +3,7 @@
 -- KEYS    1..9 the shard, 10 record, 11 frame, then record and frame of each move
 -- ARGV    id, write id, content, reason, moves
 -- RETURNS {'OK', evicted} | {'ALREADY'} | {'CHANGED'} | {'TOO_LARGE'} | {'OVER', ...}
+--         | {'NOT_ADMITTED'} if the reason is `uses` and the first module that would leave is used at least as often
 -- KEEPS   only the version that the caller read is promoted; clean stays clean, dirty stays dirty; budgets
 local refused = refuse()
 if refused then return refused end
@@ -16,7 +17,11 @@ if old.tokens > tonumber(limit[1]) or old.bytes > tonumber(limit[2]) then return
 count(old, -1)
 count({tier = 'hot', tokens = old.tokens, bytes = old.bytes, clean = old.clean, archived_bytes = old.archived_bytes}, 1)
 local moves, over = make_room(12, 5, id, now)
-if not moves then return over end
+if not moves then
+  local first = over[3][1]
+  if ARGV[4] == 'uses' and first and uses_of(first) >= uses_of(id) then return {'NOT_ADMITTED'} end
+  return over
+end
 local evicted = apply(moves, 'evict', now)
 
 call('HSET', record, 'tier', 'hot', 'content', ARGV[3])

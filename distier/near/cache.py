@@ -145,21 +145,17 @@ class NearCache:
                 self._reading.pop(id, None)
                 self._doubt(id)
 
-    def doubt_promotable(self, uses: Mapping[str, float], threshold: float) -> None:
-        """Make suspects of the modules that are not hot, but were used often enough for promotion.
+    def doubt_promotable(self, ids: Iterable[str]) -> None:
+        """Make suspects of those of `ids` that are not hot. They were used often enough for promotion.
 
         Their next read then goes to Redis, and promotes them with the content that is here.
-
-        Args:
-            uses: Counts of uses from Redis, by id.
-            threshold: Number of uses for promotion.
         """
         if self._lock._is_owned():
             return
         with self._lock:
-            for id, count in uses.items():
+            for id in ids:
                 module = self._modules.get(id)
-                if module is not None and module.tier != "hot" and count >= threshold:
+                if module is not None and module.tier != "hot":
                     self._doubt(id)
 
     def doubt_all(self) -> None:

@@ -29,6 +29,7 @@ from distier.near.cache import NEVER, NearCache
 from distier.near.wire import RefusedTracking, TrackingWire
 from distier.observe.logs import log
 from distier.plans.common.namespace import Namespace
+from distier.plans.get.uses import is_promotable
 from distier.stores.redis.followed import Followed
 from distier.stores.threads import Flag
 
@@ -325,7 +326,7 @@ class Tracker:
             self._counters.add("touches.lost")  # recency is a hint
         else:
             self._space.process.learn_uses(counts)
-            self.cache.doubt_promotable(counts, self._space.config.storage_tiers.promotion_threshold)
+            self.cache.doubt_promotable(id for id, uses in counts.items() if is_promotable(self._space, id, uses))
 
 
 _MODULE = f":{MODULE}:".encode()

@@ -10,6 +10,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from distier.domain.order import Order
 from distier.lua import Move
@@ -60,6 +61,8 @@ class Model:
     ver: int = 0
     due: Sequence[str] = ()
     """The ids in warm before the call, in the order in which they are due: times are left out of the model."""
+    lru: Sequence[str] = ()
+    """The ids in hot before the call, the least recently used one first."""
 
     def ids(self, *tiers: str) -> set[str]:
         return {id for id, r in self.records.items() if r.tier in tiers}
@@ -118,7 +121,9 @@ class Model:
         self.events.append((id, old.tier if old and now else "none", tier, "put", version))
         return "OK", self.ver, evicted
 
-    def promote(self, id: str, write_id: str, content: bytes, moves: Sequence[Move]) -> tuple[object, ...] | Over:
+    def promote(
+        self, id: str, write_id: str, content: bytes, moves: Sequence[Move], reason: str = "up"
+    ) -> tuple[object, ...] | Over:
         old = self.records.get(id)
         if old is None or old.write_id != write_id or not old.alive or len(content) != len(old.content):
             return ("CHANGED",)
@@ -128,20 +133,23 @@ class Model:
             return ("TOO_LARGE",)
         evicted = self._change(id, replace(old, tier="hot", frame=None, codec="", lost=False), moves)
         if isinstance(evicted, Over):
-            return evicted
-        self.events.append((id, old.tier, "hot", "up", old.version))
+            first = next((i for i in self.lru if not self.pins.get(i)), None)
+            refused = reason == "uses" and first and self.uses.get(first, 0) >= self.uses.get(id, 0)
+            return ("NOT_ADMITTED",) if refused else evicted
+        self.events.append((id, old.tier, "hot", reason, old.version))
         return "OK", evicted
 
     def install(
-        self, id: str, write_id: str, codec: str, frame: bytes, moves: Sequence[Move]
+        self, id: str, write_id: str, codec: str, frame: bytes, moves: Sequence[Move], waited_for: bool = False
     ) -> tuple[object, ...] | Over:
         old = self.records.get(id)
         if old is None or old.write_id != write_id or not old.clean or old.tier not in ("cold", "warm"):
             return ("CHANGED",)
         if len(frame) > self.limits["warm_bytes"] or not self.limits["warm_modules"]:
             return ("TOO_LARGE",)
-        evicted = self._change(id, replace(old, tier="warm", frame=frame, codec=codec, lost=False), moves)
-        if isinstance(evicted, Over):
+        worth = None if waited_for else self.uses.get(id, 0.0)
+        evicted = self._change(id, replace(old, tier="warm", frame=frame, codec=codec, lost=False), moves, worth)
+        if isinstance(evicted, Over | tuple):
             return evicted
         if old.tier != "warm":
             self.events.append((id, old.tier, "warm", "get", old.version))
@@ -236,7 +244,7 @@ class Model:
 
     # -- room ------------------------------------------------------------------------------------------------------
 
-    def _change(self, id: str, rec: Rec, moves: Sequence[Move]) -> int | Over:
+    def _change(self, id: str, rec: Rec, moves: Sequence[Move], worth: float | None = None) -> Any:
         """Set a record, and make the moves only if it does not fit without them. All or nothing."""
         new = copy.deepcopy(self)
         new.records[id] = rec
@@ -245,14 +253,19 @@ class Model:
             return 0
         over = self._over(new)
         words = new._move(moves, "evict", id)
-        dropped = 0 if self._fits(new) else self._drop(new, {id, *(m.id for m in moves)})
+        dropped = 0 if self._fits(new) else self._drop(new, {id, *(m.id for m in moves)}, worth)
+        if isinstance(dropped, tuple):
+            return dropped
         if dropped is None:
             return Over(over)
         self._become(new)
         return words.count("moved") + dropped
 
-    def _drop(self, new: Model, taken: set[str]) -> int | None:
-        """Drop clean frames of `new` until it fits, those that are due first. None if it still does not fit."""
+    def _drop(self, new: Model, taken: set[str], worth: float | None = None) -> Any:
+        """Drop clean frames of `new` until it fits, those that are due first. None if it still does not fit.
+
+        Modules with more uses together than `worth` are not dropped.
+        """
         if not self._fits(new, but=("warm_count", "warm_frame_bytes")):
             return None
         dropped = 0
@@ -262,6 +275,10 @@ class Model:
                 continue
             new._move_one(Move(id, r.write_id, "cold"), "evict")
             dropped += 1
+            if worth is not None:
+                worth -= self.uses.get(id, 0.0)
+                if worth <= 0:
+                    return ("NOT_ADMITTED",)
             if self._fits(new):
                 return dropped
         return None
@@ -296,7 +313,8 @@ class Model:
         self.events.append((m.id, r.tier, m.to, reason, r.version))
         frame, codec = (m.frame, m.codec) if m.to == "warm" else (None, "")
         self.records[m.id] = replace(r, tier=m.to, frame=frame, codec=codec, lost=False)
-        self.uses.pop(m.id, None)
+        if r.tier == "hot":
+            self.uses.pop(m.id, None)
 
     def _over(self, new: Model) -> tuple[int, ...]:
         usage = new.usage()

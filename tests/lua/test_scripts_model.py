@@ -87,7 +87,9 @@ class Shards(RuleBasedStateMachine):
 
     def dump(self) -> dict[str, tuple[str, Any, int]]:
         state = dump(self.ask)
-        self.model.due = list(ids_of(state[self.shard.warm][1])) if self.shard.warm in state else []
+        self.model.due, self.model.lru = (
+            list(ids_of(state[zset][1])) if zset in state else [] for zset in (self.shard.warm, self.shard.hot)
+        )
         return state
 
     @initialize(there=st.lists(st.tuples(ids, st.sampled_from(["hot", "warm"]), contents, st.booleans()), max_size=8))
@@ -213,15 +215,21 @@ class Shards(RuleBasedStateMachine):
         """A put that is sent again, even with other arguments, or after a refusal."""
         self.put_as(self.used[-1 - pick % len(self.used)], id, tier, 1, content, b"f", "", [], "")
 
-    @rule(who=whos, fresh=fresh, drawn=moves, longer=st.sampled_from([False] * 7 + [True]))
-    def promote(self, who: Who, fresh: bool, drawn: Drawn, longer: bool) -> None:
+    @rule(
+        who=whos,
+        fresh=fresh,
+        drawn=moves,
+        longer=st.sampled_from([False] * 7 + [True]),
+        reason=st.sampled_from(["up", "uses"]),
+    )
+    def promote(self, who: Who, fresh: bool, drawn: Drawn, longer: bool, reason: str) -> None:
         id = self.who(who, lambda rec: rec.tier in ("warm", "cold"))
         write_id, moves = self.write_id(id, fresh), self.made(drawn)
         content = self.model.records[id].content if id in self.model.records else b"x"
         content += b"!" * longer
         before = self.dump()
-        answer = self.run(lua.promote(self.shard, id, write_id, content, "up", moves))
-        self.check(answer, self.model.promote(id, write_id, content, moves), before, id)
+        answer = self.run(lua.promote(self.shard, id, write_id, content, reason, moves))
+        self.check(answer, self.model.promote(id, write_id, content, moves, reason), before, id)
 
     @rule(who=whos, fresh=fresh, frame=frames, drawn=moves)
     def install(self, who: Who, fresh: bool, frame: bytes, drawn: Drawn) -> None:
@@ -232,17 +240,29 @@ class Shards(RuleBasedStateMachine):
         self.check(answer.change, self.model.install(id, write_id, "lz4", frame, moves), before, id)
         assert answer.uses == -1
 
-    @rule(who=whos, fresh=fresh, frame=frames, holder=st.sampled_from(["h1", "h2"]), uses=st.integers(1, 2))
-    def end_a_fetch(self, who: Who, fresh: bool, frame: bytes, holder: str, uses: int) -> None:
+    @rule(
+        who=whos,
+        fresh=fresh,
+        frame=frames,
+        holder=st.sampled_from(["h1", "h2"]),
+        uses=st.integers(1, 2),
+        waited=st.booleans(),
+    )
+    def end_a_fetch(self, who: Who, fresh: bool, frame: bytes, holder: str, uses: int, waited: bool) -> None:
         """The lease is released and the uses are recorded, also where the copy is refused."""
         id = self.who(who, lambda rec: rec.clean and rec.tier in ("warm", "cold"))
         write_id = self.write_id(id, fresh)
         self.dump()
+        self.ask([("SET", self.shard.waiting(id), 1, "PX", TTL_MS)] if waited else [])
         call = lua.install(self.shard, id, write_id, "lz4", frame, "get", holder=holder, uses=uses)
-        answer, result = self.run(call), self.model.install(id, write_id, "lz4", frame, [])
+        answer = self.run(call)
+        assert answer.uses == self.model.touch([(id, uses)])[id]
+        result = self.model.install(id, write_id, "lz4", frame, [], waited)
         if self.model.leases.get(id) == holder:
             del self.model.leases[id]
-        assert answer.uses == self.model.touch([(id, uses)])[id]
+            waited = False
+        if waited:
+            assert self.ask([("DEL", self.shard.waiting(id))]) == [1]
         if isinstance(result, Over):
             assert isinstance(answer.change, lua.Over)
             assert tuple(answer.change[:4]) == result.over

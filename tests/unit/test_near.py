@@ -332,7 +332,7 @@ def test_age_is_checked_before_the_entry_is_read() -> None:
 def test_module_used_often_enough_for_hot_is_suspected_unless_hot() -> None:
     cache = cache_of()
     keep(cache, module("a", tier="warm"), module("b", tier="warm"), module("c"), module("d", tier="cold"))
-    cache.doubt_promotable({"a": 5.0, "b": 4.0, "c": 9.0, "d": 5.5, "x": 9.0}, 5)
+    cache.doubt_promotable(["a", "c", "d", "x"])
     assert held(cache) == "bc" and cache.suspect("a") and cache.suspect("d")
 
 

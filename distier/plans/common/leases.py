@@ -30,6 +30,11 @@ def lease_command(shard: Shard, lease: str, me: str, ttl_ms: int) -> Command[byt
     return Command(shard, command, lambda before: None if before == me.encode() else before, hint=HINT_S)
 
 
+def wait_for_copy(shard: Shard, id: str, ttl_ms: int) -> Plan[None]:
+    """Mark that a reader waits for the copy of a module. Warm then admits it, so that not every reader fetches it in turn."""
+    yield from Pipeline([Command(shard, ("SET", shard.waiting(id), 1, "PX", ttl_ms), bool, hint=HINT_S)])
+
+
 def take_lease(shard: Shard, lease: str, holder: str, ttl_ms: int, *, hint: float = 0.0) -> Command[bool]:
     """Take a lease; the value says whether `holder` has it now. With `hint`, the caller continues without a reply."""
     return Command(

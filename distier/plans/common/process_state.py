@@ -54,6 +54,9 @@ class ProcessState:
         """Modules that this process lately found below hot, with their uses: the count that Redis last returned, plus the reads
         here since. It is a guess. It saves a round trip, since the frame is requested together with the record, and a script,
         since the use goes with the next batch where it cannot be the one that promotes."""
+        self.not_admitted: dict[str, float] = {}
+        """Modules that hot did not admit, because those that would leave are used as often; with the count of uses at which to
+        try again."""
         self.versions: dict[Shard, tuple[int, int]] = {}
         """The last version, (epoch, ver), that this process was given in each shard."""
         self.failing = Failing()
@@ -66,6 +69,12 @@ class ProcessState:
         if len(self.warm) >= WARM_MAX:
             self.warm.clear()
         self.warm[id] = uses
+
+    def note_not_admitted(self, id: str) -> None:
+        """Note that hot did not admit a module: the next try comes when it has been used twice as often."""
+        if len(self.not_admitted) >= WARM_MAX:
+            self.not_admitted.clear()
+        self.not_admitted[id] = 2 * self.warm.get(id, 1.0)
 
     def learn_uses(self, counts: Mapping[str, float]) -> None:
         """Take over the counts of Redis: other processes may have read the modules too."""

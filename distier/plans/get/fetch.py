@@ -11,9 +11,9 @@ from distier.effects import Cancelled, Count, LocalGet, NewToken, Pipeline, Plan
 from distier.errors import DistierError, Full, RedisUnavailable
 from distier.plans.common.backoff import Patience
 from distier.plans.common.commands import frame_command, version_command
-from distier.plans.common.leases import give_back, lease_command, patience_ms
+from distier.plans.common.leases import give_back, lease_command, patience_ms, wait_for_copy
 from distier.plans.common.namespace import Namespace
-from distier.plans.get.uses import is_hot_now
+from distier.plans.get.uses import is_hot_now, is_promotable
 from distier.plans.tier.keep import keep, keep_warm, to_hot
 from distier.plans.tier.load import fetch_unless_moved
 from distier.plans.tier.peers import ask_content, holders_of, holds_command, others
@@ -79,7 +79,9 @@ def fetch_alone(
         if holder is None:
             holding = holders_of(nodes, replies[3:])
             return (yield from _fetch_and_keep(space, shard, record, hot_now, lease, me, holding, uses))
-        patience = patience or Patience(limit_ms / 1000)
+        if patience is None:
+            patience = Patience(limit_ms / 1000)
+            yield from wait_for_copy(shard, record.id, limit_ms)
         if patience.is_over(holder):
             yield from give_back(shard, lease, holder.decode(errors="replace"))
             continue
@@ -121,7 +123,7 @@ def _fetch_and_keep(
         )
         if content is not None and not kept:
             yield from keep_warm(space, shard, record, content, holder, uses)
-            if uses and space.process.warm.get(record.id, 0.0) >= space.config.storage_tiers.promotion_threshold:
+            if uses and is_promotable(space, record.id, space.process.warm.get(record.id, 0.0)):
                 yield from keep(to_hot(space, shard, record, content, "uses"))  # others have used it too
             return content, tier
     except (DistierError, Cancelled):

@@ -14,7 +14,7 @@ from distier.plans.common.commands import chunks, fields_command, version_comman
 from distier.plans.common.content import by_bytes, open_frames
 from distier.plans.common.namespace import Namespace
 from distier.plans.get.one import fields_to_hot, is_still, read_below, read_local
-from distier.plans.get.uses import use_many
+from distier.plans.get.uses import is_promotable, use_many
 from distier.plans.recovery.adopt import settle_records
 from distier.plans.tier.keep import keep, to_hot
 
@@ -69,11 +69,10 @@ def _revalidate_many(
     yield Count("hits.revalidated", len(fields_of))
     yield from use_many(space, hot)
     counts = yield from use_many(space, below, below_hot=True)
-    threshold = space.config.storage_tiers.promotion_threshold
     promoted = []
     for id, count in counts.items():
         module = found.get(id)
-        if count >= threshold and module is not None and id in fields_of:
+        if is_promotable(space, id, count) and module is not None and id in fields_of:
             promoted.append(keep(fields_to_hot(space, space.shard(id), module, fields_of[id])))
     for result in (yield Parallel(promoted)) if promoted else ():
         collect(result)
@@ -117,7 +116,7 @@ def _read_warm_many(
             keep(to_hot(space, shard, record, content, "uses"))
             for shard, some in get.items()
             for record, content in some
-            if counts.get(record.id, 0.0) >= space.config.storage_tiers.promotion_threshold
+            if is_promotable(space, record.id, counts.get(record.id, 0.0))
         ]
     for result in (yield Parallel(promoted)):  # at the end: promotions may evict frames that are still to be read
         collect(result)

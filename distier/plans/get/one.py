@@ -27,7 +27,7 @@ from distier.plans.common.commands import fields_command, frame_command, version
 from distier.plans.common.content import content_or_none
 from distier.plans.common.namespace import Namespace
 from distier.plans.get.fetch import fetch_alone
-from distier.plans.get.uses import is_hot_now, send_touch, use, use_with_copy
+from distier.plans.get.uses import is_hot_now, is_promotable, send_touch, use, use_with_copy
 from distier.plans.recovery.adopt import newest_record, settle_record
 from distier.plans.tier.keep import keep, to_hot
 
@@ -143,7 +143,7 @@ def _use_below(space: Namespace, shard: Shard, module: Module, fields: Mapping[b
     touch = yield from use(space, shard, module.id)
     if touch is not None:
         counts = yield from send_touch(space, [touch])
-        if counts.get(module.id, 0.0) >= space.config.storage_tiers.promotion_threshold:
+        if is_promotable(space, module.id, counts.get(module.id, 0.0)):
             yield from keep(fields_to_hot(space, shard, module, fields))
 
 
@@ -204,7 +204,7 @@ def read_local(space: Namespace, shard: Shard, record: Record) -> Plan[Module | 
     touch = yield Used(shard, record.id)
     if touch is not None:
         yield from send_touch(space, [touch])
-    if uses >= space.config.storage_tiers.promotion_threshold:
+    if is_promotable(space, record.id, uses):
         space.process.guess_warm(record.id, 0.0)  # if there is no room now, the next try is that many reads later
         yield from keep(to_hot(space, shard, record, content, "uses"))
     return record.module(content, "warm")

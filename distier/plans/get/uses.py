@@ -36,18 +36,21 @@ def use(space: Namespace, shard: Shard, id: str) -> Plan[RunScript[Any] | None]:
 def use_with_copy(space: Namespace, shard: Shard, id: str) -> Plan[tuple[RunScript[Any] | None, int]]:
     """Note the use of a cold module. Returns the script to send before the fetch, if this use may be the one that promotes,
     and the uses to record together with the warm copy that the fetch leaves."""
-    guess = space.process.warm.get(id, 0.0) + 1
-    if space.local_only or guess >= space.config.storage_tiers.promotion_threshold:
+    if space.local_only or is_promotable(space, id, space.process.warm.get(id, 0.0) + 1):
         return (yield from use(space, shard, id)), 0
     return None, 1
 
 
+def is_promotable(space: Namespace, id: str, uses: float) -> bool:
+    """Return whether so many uses suffice for hot. A module that hot did not admit needs twice as many as at the last try."""
+    return uses >= max(space.config.storage_tiers.promotion_threshold, space.process.not_admitted.get(id, 0.0))
+
+
 def _may_promote(space: Namespace, id: str) -> bool:
     """Count one use more in the guess. Returns whether this use may be the one that promotes, as far as this process knows."""
-    threshold = space.config.storage_tiers.promotion_threshold
-    guess = space.process.warm.get(id, threshold) + 1
+    guess = space.process.warm.get(id, space.config.storage_tiers.promotion_threshold) + 1
     space.process.guess_warm(id, guess)
-    return guess >= threshold
+    return is_promotable(space, id, guess)
 
 
 def use_many(
@@ -71,4 +74,4 @@ def is_hot_now(space: Namespace, id: str, touched: Any) -> bool:
     if not isinstance(touched, dict):
         return False
     space.process.learn_uses(touched)
-    return bool(touched.get(id, 0.0) >= space.config.storage_tiers.promotion_threshold)
+    return is_promotable(space, id, touched.get(id, 0.0))

@@ -48,6 +48,8 @@ def to_hot(
     if isinstance(reply, Over):
         return Outcome.NO_ROOM
     outcome = outcome_of(reply)
+    if outcome is Outcome.NOT_ADMITTED:
+        space.process.note_not_admitted(record.id)
     yield Count("moves.promoted", int(outcome is MOVED))
     return outcome
 
@@ -61,6 +63,7 @@ _REFUSED = {
     Refusal.ALREADY: Outcome.ALREADY,
     Refusal.CHANGED: Outcome.CHANGED,
     Refusal.TOO_LARGE: Outcome.TOO_LARGE_FOR_HOT,
+    Refusal.NOT_ADMITTED: Outcome.NOT_ADMITTED,
 }
 
 
