@@ -11,6 +11,29 @@ from distier.lua import Opened
 WARM_MAX = 4096
 
 
+class Bar:
+    """What warm lately refused: a module of `size_bytes` that had `uses`. One that is as large, and used as little, would be
+    refused too, so its frame is not made. After `TRIES` of these, one is tried again."""
+
+    TRIES = 16
+
+    def __init__(self) -> None:
+        self.uses = self.size_bytes = self.tries = 0.0
+
+    def note(self, uses: float, size_bytes: int) -> None:
+        """Note that warm refused a module."""
+        if self.tries and uses == self.uses:
+            size_bytes = min(size_bytes, int(self.size_bytes))
+        self.uses, self.size_bytes, self.tries = uses, size_bytes, self.TRIES
+
+    def refuses(self, uses: float, size_bytes: int) -> bool:
+        """Return whether warm will most likely refuse a module; count the try."""
+        if self.tries <= 0 or uses > self.uses or size_bytes < self.size_bytes:
+            return False
+        self.tries -= 1
+        return True
+
+
 class Failing:
     """Modules that this process failed to archive lately, with the time of the next try: a longer pause after each failure.
 
@@ -54,6 +77,8 @@ class ProcessState:
         """Modules that this process lately found below hot, with their uses: the count that Redis last returned, plus the reads
         here since. It is a guess. It saves a round trip, since the frame is requested together with the record, and a script,
         since the use goes with the next batch where it cannot be the one that promotes."""
+        self.bars: dict[Shard, Bar] = {}
+        """What warm lately refused in each shard."""
         self.not_admitted: dict[str, float] = {}
         """Modules that hot did not admit, because those that would leave are used as often; with the count of uses at which to
         try again."""

@@ -10,10 +10,11 @@ from distier.domain.module import Record
 from distier.domain.outcome import MOVED, Outcome, Refusal
 from distier.effects import Count, LocalPut, Pipeline, Plan, RunScript
 from distier.errors import Corrupt, DistierError, Full, Unavailable
-from distier.lua import Applied, Move, Over, Refused, install, promote
+from distier.lua import Applied, Installed, Move, Over, Refused, install, promote
 from distier.plans.common.content import make_frame
 from distier.plans.common.leases import give_back
 from distier.plans.common.namespace import Namespace
+from distier.plans.common.process_state import Bar
 from distier.plans.tier.ledger import enlarge_quota
 from distier.plans.tier.room import with_room
 
@@ -56,7 +57,7 @@ def to_hot(
 
 def is_too_large(reply: object) -> bool:
     """Return whether a module does not fit into hot, however empty: of one shard among several, that means its quota."""
-    return isinstance(reply, Refused) and reply.why is Refusal.TOO_LARGE
+    return _is_refused(reply, Refusal.TOO_LARGE)
 
 
 _REFUSED = {
@@ -75,25 +76,34 @@ def outcome_of(reply: Applied | Refused) -> Outcome:
 def to_warm(space: Namespace, shard: Shard, record: Record, content: bytes, holder: str, uses: int) -> Plan[Outcome]:
     """Leave a warm copy of this clean version if there is room, release the lease that `holder` has, and record the uses.
 
-    All of that is one script. Only where dirty modules would have to leave warm, more follow.
+    All of that is one script. Only where dirty modules would have to leave warm, more follow. Where warm will most likely not
+    admit the copy, the script comes without a frame, which costs more than all the rest.
     """
+    id, write_id = record.id, record.order.write_id
+    bar = space.process.bars.setdefault(shard, Bar())
+    expected = space.process.warm.get(id, 0.0) + uses
+    if bar.refuses(expected, len(content)):
+        first = yield from _end_fetch(
+            space, shard, id, install(shard, id, write_id, "", b"", "get", holder=holder, uses=uses)
+        )
+        if not _is_refused(first.change, Refusal.WANTED):
+            if first.uses <= bar.uses:
+                return Outcome.NOT_ADMITTED
+            holder = ""
+            uses = 0
     kind, frame = yield from make_frame(space, content, fast=True)
-
-    attempt = install(shard, record.id, record.order.write_id, kind, frame, "get", holder=holder, uses=uses)
+    attempt = install(shard, id, write_id, kind, frame, "get", holder=holder, uses=uses)
+    first = yield from _end_fetch(space, shard, id, attempt)
+    reply = first.change
+    if _is_refused(reply, Refusal.NOT_ADMITTED):
+        bar.note(max(first.uses, expected), len(content))
 
     def again(moves: Sequence[Move]) -> RunScript[Any]:
-        call: RunScript[Any] = install(shard, record.id, record.order.write_id, kind, frame, "get", moves)
+        call: RunScript[Any] = install(shard, id, write_id, kind, frame, "get", moves)
         parse = call.parse
         call.parse = lambda reply: parse(reply).change
         return call
 
-    (first,) = yield from Pipeline([attempt])
-    if isinstance(first, DistierError):
-        yield from give_back(shard, shard.lease(record.id), holder)
-        raise first
-    if first.uses >= 0:
-        space.process.guess_warm(record.id, first.uses)
-    reply = first.change
     if isinstance(reply, Over):
         reply = yield from with_room(space, shard, again, reply)
     if isinstance(reply, Over):
@@ -101,6 +111,22 @@ def to_warm(space: Namespace, shard: Shard, record: Record, content: bytes, hold
     if isinstance(reply, Refused):
         return Outcome.TOO_LARGE_FOR_WARM if reply.why is Refusal.TOO_LARGE else _REFUSED[reply.why]
     return MOVED
+
+
+def _end_fetch(space: Namespace, shard: Shard, id: str, call: RunScript[Installed]) -> Plan[Installed]:
+    """Send the script that ends a fetch. The lease is released even where Redis refuses that script."""
+    (reply,) = yield from Pipeline([call])
+    if isinstance(reply, DistierError):
+        yield from give_back(shard, shard.lease(id), str(call.args[5]))
+        raise reply
+    ended: Installed = reply
+    if ended.uses >= 0:
+        space.process.guess_warm(id, ended.uses)
+    return ended
+
+
+def _is_refused(reply: object, why: Refusal) -> bool:
+    return isinstance(reply, Refused) and reply.why is why
 
 
 def keep_warm(space: Namespace, shard: Shard, record: Record, content: bytes, holder: str, uses: int) -> Plan[None]:
