@@ -63,6 +63,7 @@ from tests.servers import (
     READY_S,
     TestServer,
     await_replica,
+    clear,
     poll,
     short_directory,
     start_replica,
@@ -305,9 +306,7 @@ def pair(run: Run, tmp: Path) -> tuple[TestServer, TestServer]:
 
 def follow(server: TestServer, primary: TestServer) -> None:
     """Start a dead server again, without its data, as a replica of `primary`."""
-    for path in server.directory.iterdir():
-        if path.name != "log":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    clear(server.directory, keep=("log",))
     server.args = ("--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0")
     server.start()
     await_replica(server)

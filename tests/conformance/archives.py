@@ -29,6 +29,7 @@ from distier.stores.directory import DirectoryArchive
 from distier.stores.memory import MemoryArchive
 from distier.stores.s3 import S3Archive
 from tests import aws_models
+from tests.servers import free_port
 
 aws_models.share()
 
@@ -114,13 +115,6 @@ def wait_until(true: Callable[[], bool], *, what: str, timeout_s: float = 20) ->
         if time.monotonic() > end:
             raise TimeoutError(f"no {what} within {timeout_s} s")
         time.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
 
 
 def answers(port: int) -> bool:

@@ -12,8 +12,9 @@ import pytest
 
 from distier.errors import ArchiveUnavailable, ConfigError, DistierError
 from distier.stores.open import open_archive
+from tests.servers import free_port
 
-from .archives import SECRET_KEY, fault_server, free_port, raw_server, s3_archive
+from .archives import SECRET_KEY, fault_server, raw_server, s3_archive
 
 KEY = "team/modules/a/@00000001-00000000000001-0123abcd.md.xz"
 
