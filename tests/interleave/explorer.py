@@ -12,7 +12,7 @@ at every effect that touches Redis or the archive, and the explorer chooses
     restarts or loses its data, the archive is down for a while.
 
 Choices come from a seed, from a list (replay), or in turn (all of them, for small cases). After each step a script of the
-test's own (`audit.lua`) audits the server, and `history.py` judges each read. At the end all processes are dead, and a fresh
+test's own (`audit.lua`) audits the server, and `judge.py` judges each read. At the end all processes are dead, and a fresh
 process recovers, writes back and sweeps. Then every acknowledged version can be read, also from the archive alone.
 
 Time never passes by the clock: scripts read a clock of the world (`wire.py`), a Sleep is a turn for the others, and
@@ -80,9 +80,9 @@ from distier.plans.get.one import get
 from distier.plans.recovery.epochs import open_space, recover
 from distier.plans.recovery.rescue import rescue
 from distier.stores.memory import MemoryArchive
+from tests.history import NEVER, NONE
 
-from .history import NONE, History, Op, Position, Server, Violation
-from .linear import NEVER
+from .judge import Judge, Op, Position, Server, Violation
 from .wire import DATABASES, WINDOW, Patch, Sent, Steps, Wire, patched, run_all
 
 PLACED = (Put, Replayed, Reserved, Deleted)
@@ -294,7 +294,7 @@ class Process:
     def _main(self) -> Generator[Io, Any, None]:
         for call in self.calls:
             self.op = op = call.op()
-            self.world.history.began(op)
+            self.world.judge.began(op)
             try:
                 result = yield from self._run(call.plan(self.space, op))
             except DistierError as e:
@@ -399,12 +399,12 @@ class Kept:
         self.before = before
         self._archive = dict(world.archive._objects)
         self._puts = next(world.archive._puts) if world.archive._objects else 1
-        self._history, self._primary, self._given = world.history.copied(), world.primary.copied(), world.given
+        self._judged, self._primary, self._given = world.judge.copied(), world.primary.copied(), world.given
 
     def restore(self, world: World) -> None:
         world.archive._objects.update(self._archive)
         world.archive._puts = count(self._puts)
-        world.history.become(self._history)
+        world.judge.become(self._judged)
         world.primary, world.given = self._primary.copied(), self._given
 
 
@@ -415,7 +415,7 @@ class World:
         self.scenario, self.chooser, self.lab, self.number = scenario, chooser, lab, number
         self.pattern = _space(number, scenario.hot_tokens, scenario.warm_modules, not scenario.keeps_metadata)
         self.archive = MemoryArchive(keeps_metadata=scenario.keeps_metadata)
-        self.history = History(scenario.ids, self.pattern.namespace, self.archive)
+        self.judge = Judge(scenario.ids, self.pattern.namespace, self.archive)
         self.trace: list[str] | None = [] if trace else None
         self.tally = Tally(runs=1)
         self.incarnations = 0
@@ -481,7 +481,7 @@ class World:
             raise Violation(f"no end after {STEPS_MAX} steps: {[p.point for p in self.processes if p.pending]}")
         self.tally.distinct.add(hash(tuple(self.chooser.taken[1:])))  # without the first choice, the stickiness
         yield from self._finish()
-        self.history.check_linear()
+        self.judge.check_linear()
         return self.tally
 
     def _begin(self) -> Steps:
@@ -563,7 +563,7 @@ class World:
     def _effect(self, process: Process, how: str) -> Generator[Sent, Any, None]:
         pending = process.pending
         if process.op.began_at == NEVER:
-            process.op.began_at = self.history.next_tick()
+            process.op.began_at = self.judge.next_tick()
         if type(pending) is list:
             return self._redis(process, pending, how)
         if type(pending) is Sleep:
@@ -627,7 +627,7 @@ class World:
         if audited:
             sent.append((database, self._audit))
         if process.op.kind == "get":
-            self.history.touched(process.op, server, server is self.primary)
+            self.judge.touched(process.op, server, server is self.primary)
         replies = yield sent
         results = []
         for call, reply in zip(calls, replies, strict=False):
@@ -643,7 +643,7 @@ class World:
         if isinstance(reply, Exception):
             raise reply
         self.tally.audits += 1
-        self.history.audited(server, server is self.primary, reply)
+        self.judge.audited(server, server is self.primary, reply)
 
     def _note(self, op: Op, server: Server, result: Any) -> None:
         """Note each position that a write took, even if the write never learns of it."""
@@ -654,7 +654,7 @@ class World:
                 version = one.version if type(one) is Deleted else one
                 position = (version.epoch, version.ver)
                 self.given = self.given if self.choosing else max(self.given, position)
-                self.history.took(op, position)
+                self.judge.took(op, position)
                 op.applied_on = server
 
     def _sleep(self, process: Process) -> Generator[Sent, Any, None]:
@@ -689,23 +689,23 @@ class World:
             case ArchiveDelete(keys):
                 self.say(f"   deletes {[k[-40:] for k in keys]}")
                 archive.delete(keys)
-        self.history.archive_changed()
+        self.judge.archive_changed()
         if isinstance(effect, ArchiveDelete):
-            self.history.check_copies(self.primary, True)
+            self.judge.check_copies(self.primary, True)
         return None
 
     # -- results of calls --------------------------------------------------------------------------------------------
 
     def ended(self, op: Op, result: Any) -> None:
         self.say(f"   {op.kind} {op.id} -> {getattr(result, 'version', result)}")
-        op.ended_at = self.history.next_tick()
+        op.ended_at = self.judge.next_tick()
         if op.kind == "get":
             self.tally.reads += 1
             op.found = result and (result.version.epoch, result.version.ver)
-            self.history.read(op, result)
+            self.judge.read(op, result)
             op.fate = "done"
         elif op.writes and result is not False:
-            self.history.acked(op, self._place_of(op, result))
+            self.judge.acked(op, self._place_of(op, result))
         else:
             op.fate = "done"
 
@@ -717,17 +717,17 @@ class World:
         """
         if hasattr(result, "version"):
             return (result.version.epoch, result.version.ver)
-        written = [position for position in op.positions if position in self.history.objects[op.id]]
+        written = [position for position in op.positions if position in self.judge.objects[op.id]]
         return written[-1] if op.durable and written else op.positions[-1]
 
     def failed(self, op: Op, e: DistierError) -> None:
         self.say(f"   {op.kind} {op.id} -> {type(e).__name__}: {e}")
         op.error = f"{type(e).__name__}: {e}"
-        op.ended_at = self.history.next_tick()
+        op.ended_at = self.judge.next_tick()
         if isinstance(e, NotFound):
             op.fate = "done"
         elif isinstance(e, Conflict | Full):
-            self.history.refuse(op)
+            self.judge.refuse(op)
         elif isinstance(e, Unavailable):
             op.fate = "unknown"
             if self.calm:
@@ -775,10 +775,10 @@ class World:
             self.servers += 1
             new = Server(self._free_database(), "", self.servers)
             yield [(new.database, ("UNLINK", *self._all_keys()))]
-        self.history.lost("failover" if keep and self.primary.opened else "promote")
+        self.judge.lost("failover" if keep and self.primary.opened else "promote")
         old, self.replica = self.primary, None
         self.primary, new.incarnation = new, self._incarnation()
-        self.history.new_incarnation(new, new.floor)
+        self.judge.new_incarnation(new, new.floor)
         yield [(new.database, ("HSET", self._life_key, "replid", new.incarnation))]
         # Assumption: an old primary that has no epoch yet never gets one. If it did, its epoch could be greater than the new
         # primary's, and it would acknowledge durable writes that the new primary's readers do not see (`tests/model`,
@@ -797,11 +797,11 @@ class World:
         yield from self._forget(self.primary.incarnation)
 
     def _forget(self, incarnation: str) -> Generator[Sent, Any, None]:
-        self.history.lost("loss")
+        self.judge.lost("loss")
         database = self.primary.database
         self.servers += 1
         old, self.primary = self.primary, Server(database, incarnation, self.servers)
-        self.history.new_incarnation(self.primary, {})
+        self.judge.new_incarnation(self.primary, {})
         for p in self.processes:
             if p.server is old:
                 p.server = self.primary
@@ -810,7 +810,7 @@ class World:
 
     def _env_restart(self) -> Generator[Sent, Any, None]:
         self.primary.incarnation, self.primary.opened = self._incarnation(), False
-        self.history.new_incarnation(self.primary, self.primary.floor)
+        self.judge.new_incarnation(self.primary, self.primary.floor)
         yield [(self.primary.database, ("HSET", self._life_key, "replid", self.primary.incarnation))]
 
     def _env_arrive(self) -> Generator[Sent, Any, None]:
@@ -866,9 +866,9 @@ class World:
             old, new = x and (x.version.epoch, x.version.ver), y and (y.version.epoch, y.version.ver)
             if old == new:
                 continue
-            # A write of unknown outcome may take effect now; `history.read` has judged the others.
-            top = self.history.visible_top(i)
-            op = self.history.versions.get((i, top))
+            # A write of unknown outcome may take effect now; `Judge.read` has judged the others.
+            top = self.judge.visible_top(i)
+            op = self.judge.versions.get((i, top))
             if not (or_newer and op and op.fate != "refused" and (old or NONE) < top):
                 raise Violation(f"{i} was {old}, {when} it is {new}")
 
@@ -881,7 +881,7 @@ class World:
         for i in self.scenario.ids:
             record = self.primary.records.get(i)
             position = record.position if record else NONE
-            left = set(self.history.objects[i])
+            left = set(self.judge.objects[i])
             if any(x < position for x in left):
                 return f"swept: {i} is {position}, the archive still has {sorted(left)}"
             if record and record.tier not in ("none", "deleted") and position not in left:
