@@ -28,7 +28,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from hashlib import sha1
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -42,23 +41,14 @@ from distier.drive.process import UseBuffer
 from distier.drive.replies import outcome
 from distier.effects import (
     ArchiveDelete,
-    ArchiveGet,
-    ArchiveList,
     ArchivePut,
     Command,
-    Count,
     Effect,
-    NewToken,
-    Now,
-    Offload,
-    Parallel,
     Pipeline,
     Plan,
-    Progress,
     RunScript,
     Script,
     Sleep,
-    Used,
     collect,
 )
 from distier.errors import (
@@ -81,12 +71,12 @@ from distier.plans.recovery.epochs import open_space, recover
 from distier.plans.recovery.rescue import rescue
 from distier.stores.memory import MemoryArchive
 from tests.history import NEVER, NONE
+from tests.scripted import ARCHIVE, Scripted, perform_on
 
 from .judge import Judge, Op, Position, Server, Violation
 from .wire import DATABASES, WINDOW, Patch, Sent, Steps, Wire, patched, run_all
 
 PLACED = (Put, Replayed, Reserved, Deleted)
-ARCHIVE = (ArchivePut, ArchiveGet, ArchiveList, ArchiveDelete)
 AUDITED = {"open", "adopt", "put", "reserve", "promote", "install", "demote", "archived", "delete", "touch", "expire"}
 SLEEPS_MAX = 3
 STEPS_MAX = 600
@@ -246,7 +236,7 @@ def _hurried() -> Iterator[None]:
 Io = list[Any] | Effect[Any]
 
 
-class Process:
+class Process(Scripted):
     """Runs its calls as a driver would. It stops before each effect that touches Redis or the archive, or waits."""
 
     def __init__(self, world: World, name: str, calls: Sequence[Call], space: Namespace | None = None) -> None:
@@ -257,7 +247,7 @@ class Process:
         self.space.process.versions[world.shard] = world.given  # the process has opened the shard, as every client does
         self.server = world.primary
         self.incarnation = world.primary.incarnation
-        self.uses = UseBuffer()
+        self.uses, self.counters = UseBuffer(), Counter[str]()
         self.op = Op("open", "")
         self.sleeps = 0
         self.tokens = 0
@@ -296,7 +286,7 @@ class Process:
             self.op = op = call.op()
             self.world.judge.began(op)
             try:
-                result = yield from self._run(call.plan(self.space, op))
+                result = yield from self.steps(call.plan(self.space, op))
             except DistierError as e:
                 self.world.failed(op, e)
                 self.results.append(e)
@@ -304,52 +294,18 @@ class Process:
                 self.world.ended(op, result)
                 self.results.append(result)
 
-    def _run(self, plan: Plan[Any]) -> Generator[Io, Any, Any]:
-        try:
-            effect = next(plan)
-            while True:
-                try:
-                    result = yield from self._perform(effect)
-                except DistierError as e:
-                    effect = plan.throw(e)
-                else:
-                    effect = plan.send(result)
-        except StopIteration as stop:
-            return stop.value
-        finally:
-            plan.close()
-
-    def _perform(self, effect: Effect[Any]) -> Generator[Io, Any, Any]:
+    def steps_of(self, effect: Effect[Any]) -> Generator[Io, Any, Any]:
         # compares types instead of using `match`, which is slower; this runs a hundred million times
         kind = type(effect)
         if kind is RunScript or kind is Command:
             return collect((yield from self._calls([effect]))[0])
-        if kind in ARCHIVE:
-            return (yield effect)
-        if kind is Count or kind is Now or kind is Progress:
-            return 0
-        match effect:
-            case Pipeline(calls):
-                return (yield from self._calls(list(calls))) if calls else []
-            case Parallel(plans):
-                results = []
-                for plan in plans:
-                    try:
-                        results.append((yield from self._run(plan)))
-                    except DistierError as e:
-                        results.append(e)
-                return results
-            case Offload(_, function):
-                return function()
-            case NewToken():
-                self.tokens += 1
-                return self.world.token(self.name, self.tokens)
-            case Used(shard, id, flush):
-                return self.uses.note(shard, id, 0.0, flush=flush)
-            case Sleep():
-                self.sleeps += 1
-                return (yield effect)
-        raise AssertionError(f"no driver knows the effect {effect!r}")
+        if isinstance(effect, Pipeline):
+            return (yield from self._calls(list(effect.calls))) if effect.calls else []
+        if kind is Sleep:
+            self.sleeps += 1
+        elif kind not in ARCHIVE:
+            return self.perform(effect)
+        return (yield effect)
 
     def _calls(self, calls: list[Any]) -> Generator[Io, Any, list[Any]]:
         """As the drivers: give a shard without an epoch one, and send the calls again that were refused for that."""
@@ -358,7 +314,7 @@ class Process:
             refused = [i for i, result in enumerate(results) if isinstance(result, Recovering)]
             if not refused:
                 break
-            yield from self._run(recover(self.space, calls[0].shard))
+            yield from self.steps(recover(self.space, calls[0].shard))
             again = yield [calls[i] for i in refused]
             for i, result in zip(refused, again, strict=True):
                 results[i] = result
@@ -447,9 +403,6 @@ class World:
     def _incarnation(self) -> str:
         self.incarnations += 1
         return f"{self.incarnations:08x}"
-
-    def token(self, name: str, n: int) -> str:
-        return sha1(f"{name}/{n}".encode()).hexdigest()[:32]
 
     def say(self, text: str) -> None:
         if self.trace is not None:
@@ -678,21 +631,14 @@ class World:
         process.go(ArchiveUnavailable("injected: lost") if how == "gone" else result)
 
     def _archived(self, effect: Any) -> Any:
-        archive = self.archive
-        match effect:
-            case ArchiveGet(key, max_bytes):
-                return archive.get(key, max_bytes=max_bytes)
-            case ArchiveList(prefix, start_after, limit):
-                return archive.list(prefix, start_after=start_after, limit=limit)
-            case ArchivePut(key, data, content_type, metadata):
-                archive.put(key, data, content_type=content_type, metadata=metadata)
-            case ArchiveDelete(keys):
-                self.say(f"   deletes {[k[-40:] for k in keys]}")
-                archive.delete(keys)
-        self.judge.archive_changed()
+        if isinstance(effect, ArchiveDelete):
+            self.say(f"   deletes {[k[-40:] for k in effect.keys]}")
+        result = perform_on(self.archive, effect)
+        if isinstance(effect, ArchivePut | ArchiveDelete):
+            self.judge.archive_changed()
         if isinstance(effect, ArchiveDelete):
             self.judge.check_copies(self.primary, True)
-        return None
+        return result
 
     # -- results of calls --------------------------------------------------------------------------------------------
 

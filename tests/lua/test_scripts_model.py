@@ -31,8 +31,9 @@ from distier.effects import RunScript, T
 from distier.lua import Applied, Limit, Move, Put, Refused, Replayed, Write
 from distier.stores.redis import Exchange
 from distier.stores.redis.wire import RawCommand
-from tests.fakes import FakeExchange, PlanRunner, dump, ids_of
+from tests.fakes import FakeExchange, dump, ids_of
 from tests.lua.model import Model, Over, Rec
+from tests.scripted import PlanRunner
 
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "50"))
 STEPS = int(os.environ.get("MODEL_STEPS", "50"))

@@ -24,8 +24,9 @@ from distier.plans.tier import promote as promote_plans
 from distier.plans.tier.demote import demote
 from distier.plans.tier.promote import promote_many
 from distier.plans.tier.writeback import write_back
-from tests.fakes import PlanRunner, World
+from tests.fakes import World
 from tests.plans.audit import audit
+from tests.scripted import PlanRunner
 
 
 def landed(world: World, items: list[Item]) -> list[Any]:

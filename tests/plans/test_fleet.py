@@ -10,7 +10,8 @@ from distier.errors import Unavailable
 from distier.lua import claim
 from distier.plans.fleet.leases import Fleet, HeldLeases, leave, sweep_in_turn
 from distier.plans.fleet.leases import join as join_plan
-from tests.fakes import Fault, Stopped, World
+from tests.fakes import World
+from tests.scripted import Fault, Stopped
 
 TTL_MS = 60_000
 

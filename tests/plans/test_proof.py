@@ -28,7 +28,8 @@ from distier.plans.recovery.epochs import recover, shard_state
 from distier.plans.recovery.rescue import rescue
 from distier.plans.tier.promote import pin, promote
 from distier.plans.tier.writeback import write_back
-from tests.fakes import PlanRunner, World, dump
+from tests.fakes import World, dump
+from tests.scripted import PlanRunner
 
 CONTENT = {"old": b"old " * 40, "new": b"new " * 40}
 

@@ -28,7 +28,8 @@ from distier.plans.tier.demote import demote
 from distier.plans.tier.ledger import enlarge_quota, move_quotas, parse_ledger, settled
 from distier.plans.tier.promote import pin, promote, promote_many
 from distier.policy.quotas import Amounts, sum_of
-from tests.fakes import Fault, FaultKind, PlanRunner, Stopped, World
+from tests.fakes import World
+from tests.scripted import Fault, FaultKind, PlanRunner, Stopped
 
 LONG = os.environ.get("CHAOS") == "long"
 TOTAL = Amounts(400, 40_000, 24, 80_000)

@@ -32,8 +32,9 @@ from distier.plans.recovery.epochs import open_space
 from distier.plans.tier.demote import demote, demote_many
 from distier.plans.tier.promote import pin, promote, promote_many, unpin
 from distier.plans.tier.writeback import write_back
-from tests.fakes import Fault, FaultKind, PlanRunner, Snapshot, Stopped, World
+from tests.fakes import Snapshot, World
 from tests.plans.audit import audit, audit_contents
+from tests.scripted import Fault, FaultKind, PlanRunner, Stopped
 
 Contents = Mapping[str, bytes | None]
 STEPS_MAX = 16

@@ -29,9 +29,10 @@ from distier.plans.tier.demote import demote
 from distier.plans.tier.promote import promote, promote_many
 from distier.plans.tier.writeback import write_back
 from distier.stores.memory import MemoryArchive
-from tests.fakes import PlanRunner, World, own_exchange, small_config
+from tests.fakes import World, own_exchange, small_config
 from tests.plans import test_stopped as stopped
 from tests.plans.test_stopped import FULL, MIXED, Row, content, item
+from tests.scripted import PlanRunner
 
 Disk = dict[str, tuple[str, bytes]]
 
