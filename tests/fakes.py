@@ -62,13 +62,13 @@ class FakeExchange:
         with self._lock:
             if self.before is None:
                 return self.perform_all(commands)
-            for words in commands:
+            for command in commands:
                 hook = self.before
                 if hook is not None:
                     self.before = None  # commands of the hook itself do not call it
-                    hook(words)
+                    hook(command)
                     self.before = self.before or hook
-                replies.append(self.perform(*words))
+                replies.append(self.perform(*command))
         return replies
 
     def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]:
@@ -80,18 +80,18 @@ class FakeExchange:
 
     def perform_all(self, commands: Sequence[RawCommand]) -> list[Any]:
         """Perform commands; return the replies of Redis, with errors as values."""
-        return [self.perform(*words) for words in commands]
+        return [self.perform(*command) for command in commands]
 
-    def perform(self, *words: Any) -> Any:
+    def perform(self, *command: Any) -> Any:
         """Perform one command."""
-        if words[:2] == ("SCRIPT", "LOAD"):
-            words = (*words[:2], self._without_shebang(words[2]))
-        if words[:2] == ("SCRIPT", "FLUSH"):
+        if command[:2] == ("SCRIPT", "LOAD"):
+            command = (*command[:2], self._without_shebang(command[2]))
+        if command[:2] == ("SCRIPT", "FLUSH"):
             self._shas.clear()
-        if words[0] in ("EVALSHA", "EVALSHA_RO"):
-            words = ("EVALSHA", self._shas.get(words[1], words[1]), *words[2:])
+        if command[0] in ("EVALSHA", "EVALSHA_RO"):
+            command = ("EVALSHA", self._shas.get(command[1], command[1]), *command[2:])
         try:
-            self._connection.send_command(*words)
+            self._connection.send_command(*command)
             return self._connection.read_response()
         except ResponseError as e:
             return e
@@ -123,13 +123,13 @@ class LentExchange(FakeExchange):
         client = redis.Redis(unix_socket_path=str(self._path), db=self._database, protocol=3, socket_timeout=30)
         return client.connection_pool.get_connection()
 
-    def perform(self, *words: Any) -> Any:
+    def perform(self, *command: Any) -> Any:
         """Perform one command."""
-        return self.perform_all([words])[0]
+        return self.perform_all([command])[0]
 
     def perform_all(self, commands: Sequence[RawCommand]) -> list[Any]:
         """Perform commands in one round trip. FLUSHALL becomes FLUSHDB, because it would empty the databases of others too."""
-        sent = [("FLUSHDB",) if words[0] == "FLUSHALL" else words for words in commands]
+        sent = [("FLUSHDB",) if command[0] == "FLUSHALL" else command for command in commands]
         self._connection.send_packed_command(self._connection.pack_commands(sent))
         return [self._reply() for _ in sent]
 

@@ -1,7 +1,7 @@
 """Real servers for tests: started on a unix socket (and loopback TCP if asked), stopped by their own pid.
 
 They die with the process that started them, even if that is killed: on Linux the kernel sends them SIGKILL when the
-*thread* that started them ends. So start them from a thread that lives long enough (fixtures run in the main thread).
+*thread* that started them ends. So start them from a thread that runs long enough (fixtures run in the main thread).
 Embedded servers outlive their starter by design, so a `Reaper` stops them instead.
 
 Each acknowledged write survives `kill9`: `appendfsync no` writes to the file before the reply, and the kernel, which is
@@ -318,10 +318,10 @@ class TestSentinels:
     def log(self) -> str:
         return "\n".join((path / "log").read_text(errors="replace") for path in self.directories)
 
-    def ask(self, i: int, *words: str | int) -> Any:
+    def ask(self, i: int, *command: str | int) -> Any:
         options = {"retry": Retry(NoBackoff(), 0), "socket_timeout": 5, "decode_responses": True, "protocol": 2}
         with redis.Redis(port=self.ports[i], **options) as client:  # type: ignore[arg-type]
-            return client.execute_command(*words)
+            return client.execute_command(*command)
 
     def primary_port(self) -> int | None:
         """Return the port of the primary, as the first sentinel reports it."""

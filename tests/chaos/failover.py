@@ -124,11 +124,13 @@ class Agent:
         known = [self.store.space.process.epochs.get(self.store.space.shard(id)) for id in ids]
         return [k.epoch if k else None for k in known]
 
-    def logged(self, op: str, ids: list[str], call: Callable[[], Any], said: Callable[[Any], Any], **more: Any) -> None:
+    def logged(
+        self, op: str, ids: list[str], call: Callable[[], Any], describe: Callable[[Any], Any], **more: Any
+    ) -> None:
         before = self.epochs(ids)
         self.log.write(n=self.n, begin=op, ids=ids, **more)
         try:
-            answer = said(call())
+            result = describe(call())
         except (Conflict, NotFound, Full) as e:
             self.log.write(n=self.n, refused=type(e).__name__)
         except Unavailable as e:
@@ -138,7 +140,7 @@ class Agent:
         except Bad as e:
             self.log.write(n=self.n, bad=str(e))
         else:
-            self.log.write(n=self.n, end=answer, epochs=list(zip(before, self.epochs(ids), strict=True)))
+            self.log.write(n=self.n, end=result, epochs=list(zip(before, self.epochs(ids), strict=True)))
 
     def put(self) -> None:
         id, level = self.rng.choice(IDS), self.level()
@@ -254,9 +256,9 @@ class Run:
         for child in [c for c in self.children if c.group == group]:
             self.kill(child)
 
-    def work(self, share: float) -> None:
+    def work(self, fraction: float) -> None:
         """Let the processes work for about this fraction of a round."""
-        time.sleep(self.pace_s * share * self.rng.uniform(0.7, 1.3))
+        time.sleep(self.pace_s * fraction * self.rng.uniform(0.7, 1.3))
 
 
 # -- the faults of servers -----------------------------------------------------------------------------------------
@@ -430,7 +432,7 @@ class Verdict:
     downs: list[tuple[int, str]] = field(default_factory=list)
     outages_ms: list[float] = field(default_factory=list)
     slowest_ms: list[float] = field(default_factory=list)
-    told: dict[str, int] = field(default_factory=dict)
+    stats_epochs: dict[str, int] = field(default_factory=dict)
     """The epoch of each module's shard at the end, as `stats` reports it."""
 
     @property
@@ -501,8 +503,8 @@ def check_the_end(run: Run, server: TestServer | Masters, verdict: Verdict) -> I
     """All processes are dead. The remaining modules must be the same after write-back, rescue and FLUSHALL."""
     with connect(settings(server.socket_url, run.directory)) as store:
         before = final_reads(store, verdict)
-        told = {shard.shard: shard.epoch for shard in store.stats().epochs}
-        verdict.told = {id: told[store.space.shard(id).index] for id in IDS}
+        epochs = {shard.shard: shard.epoch for shard in store.stats().epochs}
+        verdict.stats_epochs = {id: epochs[store.space.shard(id).index] for id in IDS}
         store.archive_now()
         yield from compare(store, before, "a write-back", verdict)
         store.run(rescue(store.space), deadline_s=60)
@@ -515,7 +517,7 @@ def check_the_end(run: Run, server: TestServer | Masters, verdict: Verdict) -> I
         verdict.counts["final epoch"] = max(
             store.run(recover(store.space, shard)).epoch for shard in store.space.keys.shards
         )
-        verdict.counts["final modules"] = sum(answer is not None for answer in before.values())
+        verdict.counts["final modules"] = sum(module is not None for module in before.values())
 
 
 def final_reads(store: Store, verdict: Verdict) -> dict[str, list[Any] | None]:
@@ -560,8 +562,8 @@ def lost_acks(verdict: Verdict) -> tuple[Counter[str], list[str]]:
                 faults.append(f"{id!r}: {ack} is lost, though {next_down!r} loses nothing")
             if epoch is not None and epoch <= ack.version[0]:
                 faults.append(f"{id!r}: {ack} is lost and no epoch says so")
-            if not ack.zombie and verdict.told.get(id, 0) <= ack.version[0]:
-                faults.append(f"{id!r}: {ack} is lost, and `stats` shows epoch {verdict.told.get(id)}")
+            if not ack.zombie and verdict.stats_epochs.get(id, 0) <= ack.version[0]:
+                faults.append(f"{id!r}: {ack} is lost, and `stats` shows epoch {verdict.stats_epochs.get(id)}")
     return counts, faults
 
 

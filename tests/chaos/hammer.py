@@ -147,10 +147,12 @@ class Agent:
             IDS[min(int(self.rng.expovariate(0.12)), len(IDS) - 1)] if self.rng.random() < 0.7 else self.rng.choice(IDS)
         )
 
-    def logged(self, op: str, ids: list[str], call: Callable[[], Any], said: Callable[[Any], Any], **more: Any) -> None:
+    def logged(
+        self, op: str, ids: list[str], call: Callable[[], Any], describe: Callable[[Any], Any], **more: Any
+    ) -> None:
         self.log.write(n=self.n, begin=op, ids=ids, **more)
         try:
-            answer = said(call())
+            result = describe(call())
         except (Conflict, NotFound, Full) as e:
             self.log.write(n=self.n, refused=type(e).__name__)
         except DistierError as e:
@@ -158,7 +160,7 @@ class Agent:
         except Bad as e:
             self.log.write(n=self.n, bad=str(e))
         else:
-            self.log.write(n=self.n, end=answer)
+            self.log.write(n=self.n, end=result)
 
     def put(self) -> None:
         id = self.pick()
@@ -176,13 +178,13 @@ class Agent:
         ids = self.rng.sample(IDS, 4)
         items = [Item(id, make_content(id, self.name, self.n, self.rng)) for id in ids]
 
-        def said(results: list[Any]) -> list[Any]:
+        def describe(results: list[Any]) -> list[Any]:
             for result in results:
                 if isinstance(result, DistierError) and not isinstance(result, Full):
                     raise result
             return [None if isinstance(r, Full) else list(r.version[:2]) for r in results]
 
-        self.logged("put", ids, lambda: self.store.put_many(items), said, contents=[f"{self.name}/{self.n}"] * 4)
+        self.logged("put", ids, lambda: self.store.put_many(items), describe, contents=[f"{self.name}/{self.n}"] * 4)
 
     def get(self) -> None:
         id = self.pick()
@@ -199,7 +201,7 @@ class Agent:
 
     def delete(self) -> None:
         id = self.rng.choice(SHORT)
-        self.logged("delete", [id], lambda: self.store.delete(id), lambda answer: answer)
+        self.logged("delete", [id], lambda: self.store.delete(id), lambda was_there: was_there)
 
     def promote(self) -> None:
         ids = self.rng.sample(IDS, self.rng.choice((1, 1, 4)))

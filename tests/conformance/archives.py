@@ -117,7 +117,7 @@ def wait_until(true: Callable[[], bool], *, what: str, timeout_s: float = 20) ->
         time.sleep(0.01)
 
 
-def answers(port: int) -> bool:
+def is_listening(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
@@ -162,7 +162,7 @@ def rclone_server(root: Path) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     ) as server:
         try:
-            wait_until(lambda: answers(port), what="rclone serve s3")
+            wait_until(lambda: is_listening(port), what="rclone serve s3")
             yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
@@ -170,17 +170,17 @@ def rclone_server(root: Path) -> Iterator[str]:
 
 @contextmanager
 def fault_server(
-    answer: Callable[..., tuple[int, bytes]], headers: Mapping[str, str] | None = None, *, with_headers: bool = False
+    reply: Callable[..., tuple[int, bytes]], headers: Mapping[str, str] | None = None, *, with_headers: bool = False
 ) -> Iterator[str]:
-    """Run a server that replies with `answer(method, path)` -> (status, body) and `headers`; yield its endpoint.
+    """Run a server that replies with `reply(method, path)` -> (status, body) and `headers`; yield its endpoint.
 
-    With `with_headers` it calls `answer(method, path, headers)`.
+    With `with_headers` it calls `reply(method, path, headers)`.
     """
 
     class Handler(BaseHTTPRequestHandler):
-        def _answer(self) -> None:
+        def _reply(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, body = answer(self.command, self.path, *([self.headers] if with_headers else []))
+            status, body = reply(self.command, self.path, *([self.headers] if with_headers else []))
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             for name, value in (headers or {}).items():
@@ -189,7 +189,7 @@ def fault_server(
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _answer  # noqa: N815 - http.server's names
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _reply  # noqa: N815 - http.server's names
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -142,7 +142,7 @@ FAULTS: Mapping[str, float] = {
     "failover": 1.0,  # the replica becomes primary, the old one keeps running
     "promote": 0.6,  # the replica becomes primary, the old one is dead
     "loss": 0.5,  # Redis comes back empty
-    "flush": 0.3,  # somebody empties Redis while it runs
+    "flush": 0.3,  # another program empties Redis while it runs
     "restart": 0.5,  # Redis comes back with all its data
 }
 RATE = 0.13
@@ -254,7 +254,7 @@ class Process(Scripted):
         self.results: list[Any] = []
         self.thread = self._main()
         self.pending: Io | None = next(self.thread, None)
-        self.sent: list[Any] = []  # results of the answered part of a pipeline
+        self.sent: list[Any] = []  # results of the performed part of a pipeline
 
     def go(self, result: Any) -> None:
         """Continue with the result of the pending effect; throw it if it is an exception."""
@@ -394,11 +394,11 @@ class World:
         pairs = [k for i in scenario.ids for k in (self.shard.module(i), self.shard.frame(i))]
         self._audit = ("EVALSHA", lab.audit, 9 + len(pairs), *self.shard.fixed, *pairs, *scenario.ids)
         self._leases = [k for i in scenario.ids for k in (self.shard.lease(i), self.shard.write_back_lease(i))]
-        self._keys = [*self.shard.fixed, self._life_key, *pairs, *self._leases]
+        self._keys = [*self.shard.fixed, self._clock_key, *pairs, *self._leases]
 
     @property
-    def _life_key(self) -> str:
-        return f"{self.shard.epoch}:life"
+    def _clock_key(self) -> str:
+        return f"{self.shard.epoch}:clock"
 
     def _incarnation(self) -> str:
         self.incarnations += 1
@@ -442,7 +442,7 @@ class World:
         kept = self.lab.kept.get(self.number)
         before = (self.scenario.before, id(self.pattern))
         if kept is None or kept.before != before:
-            yield [(0, ("HSET", self._life_key, "replid", self.primary.incarnation))]
+            yield [(0, ("HSET", self._clock_key, "replid", self.primary.incarnation))]
             yield from self._alone(
                 "setup", (Call("open", "", lambda space, _: open_space(space)), *self.scenario.before)
             )
@@ -651,11 +651,11 @@ class World:
             self.judge.read(op, result)
             op.fate = "done"
         elif op.writes and result is not False:
-            self.judge.acked(op, self._place_of(op, result))
+            self.judge.acked(op, self._position_of(op, result))
         else:
             op.fate = "done"
 
-    def _place_of(self, op: Op, result: Any) -> Position:
+    def _position_of(self, op: Op, result: Any) -> Position:
         """The position of an acknowledged write.
 
         A durable delete does not return it: it is the last position at which the delete put an object. (A delete that finds its
@@ -725,7 +725,7 @@ class World:
         old, self.replica = self.primary, None
         self.primary, new.incarnation = new, self._incarnation()
         self.judge.new_incarnation(new, new.floor)
-        yield [(new.database, ("HSET", self._life_key, "replid", new.incarnation))]
+        yield [(new.database, ("HSET", self._clock_key, "replid", new.incarnation))]
         # Assumption: an old primary that has no epoch yet never gets one. If it did, its epoch could be greater than the new
         # primary's, and it would acknowledge durable writes that the new primary's readers do not see (`tests/model`,
         # "zombie_claims").
@@ -752,12 +752,12 @@ class World:
             if p.server is old:
                 p.server = self.primary
         self.replica = None
-        yield [(database, ("UNLINK", *self._all_keys())), (database, ("HSET", self._life_key, "replid", incarnation))]
+        yield [(database, ("UNLINK", *self._all_keys())), (database, ("HSET", self._clock_key, "replid", incarnation))]
 
     def _env_restart(self) -> Generator[Sent, Any, None]:
         self.primary.incarnation, self.primary.opened = self._incarnation(), False
         self.judge.new_incarnation(self.primary, self.primary.floor)
-        yield [(self.primary.database, ("HSET", self._life_key, "replid", self.primary.incarnation))]
+        yield [(self.primary.database, ("HSET", self._clock_key, "replid", self.primary.incarnation))]
 
     def _env_arrive(self) -> Generator[Sent, Any, None]:
         self._archived(self.late.pop(self.chooser.pick([1.0] * len(self.late))))

@@ -83,7 +83,7 @@ def test_workers_beyond_the_shards_stand_by() -> None:
 
 
 @pytest.mark.parametrize("kind", ["stop", "fail", "lost"])
-def test_heartbeat_failing_at_any_effect_blocks_nobody(kind: str) -> None:
+def test_heartbeat_failing_at_any_effect_blocks_no_other_worker(kind: str) -> None:
     world = make(3)
     counted = world.process("a")
     counted.run(join_plan(world.space, "a", {}, TTL_MS))

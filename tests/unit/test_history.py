@@ -18,12 +18,12 @@ GOOD = {
     "nothing before the first put": one_after_the_other(("read", None), ("put", 1)),
     "a chain of compare-and-sets": one_after_the_other(("cas", 1, None), ("cas", 2, 1), ("conflict", None, 1), ("read", 2)),
     "one delete finds it": one_after_the_other(("put", 1), ("delete",), ("nothing",), ("read", None)),
-    "reads beside a put": [Call("put", 0, 10, 1), Call("read", 1, 2, None), Call("read", 3, 4, 1)],
+    "reads during a put": [Call("put", 0, 10, 1), Call("read", 1, 2, None), Call("read", 3, 4, 1)],
     "an unknown put that was seen late": [
         Call("put", 0, 1, 1), Call("put", 2, NEVER, 2, known=False), Call("read", 3, 4, 1), Call("read", 50, 51, 2),
     ],
     "an unknown put that was never seen": [Call("put", 0, 1, 1), Call("put", 2, NEVER, 2, known=False), Call("read", 3, 4, 1)],
-    "a superseded put beside a put": [Call("put", 0, 10, 1), Call("put", 2, 3, 2), Call("read", 11, 12, 2)],
+    "a superseded put during a put": [Call("put", 0, 10, 1), Call("put", 2, 3, 2), Call("read", 11, 12, 2)],
 }  # fmt: skip
 BAD = {
     "a stale read": one_after_the_other(("put", 1), ("put", 2), ("read", 1)),
@@ -154,7 +154,7 @@ BROKEN: dict[str, tuple[str, Promises, list[Call]]] = {
     "deleted in this epoch": ("RESURRECTED within an epoch", FAILOVER, [
         put(0, 1, 1, 1), delete(2, 3, epoch=1), read(4, 5, 1, 1, at=1),
     ]),
-    "contents of nobody": ("torn or foreign", FAILOVER, [put(0, 1, 1, 1), read(2, 3, 1, 2, value="x")]),
+    "contents that were never put": ("torn or foreign", FAILOVER, [put(0, 1, 1, 1), read(2, 3, 1, 2, value="x")]),
     "contents of the future": ("torn or foreign", FAILOVER, [read(0, 1, 1, 1), put(2, 3, 1, 1)]),
     "two writes of one version": ("(1, 1) is a and b", FAILOVER, [put(0, 1, 1, 1, value="a"), put(2, 3, 1, 1, value="b")]),
     "two contents of one version": ("(1, 1) is a and b", FAILOVER, [
