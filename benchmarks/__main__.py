@@ -67,8 +67,9 @@ GOALS = (
     ),
     Goal(
         "warm get (Redis)", "<= 1.2x GET + lz4", 1.2, _starts("warm 2", "warm async"),
-        "the record is read along with the frame (without it nobody knows whether the frame is the current version), and the "
-        "SHA-256 is compared, which takes longer than lz4 from 20 kB on. Beside HGETALL, GET + lz4 it is the row below. "
+        "the record is read along with the frame (without it no client knows whether the frame is the current version), and "
+        "the SHA-256 is compared, which takes longer than lz4 from 20 kB on. Compared with HGETALL, GET + lz4 it is the row "
+        "below. "
         "Next: the version in the frame, and its own checksum instead of the SHA-256",
     ),
     Goal("  ... and the record", "(for comparison) HGETALL, GET + lz4", 1.2, _starts("warm both"), "the SHA-256 of large ones"),
@@ -81,8 +82,8 @@ GOALS = (
     Goal(
         "cold get, S3", "<= 1.15x boto3 GET + xz", 1.15, _starts("cold S3"),
         "three round trips to Redis (record, lease, warm copy) and the hand-over to a thread that can be given up on, "
-        "compared with a server on this machine that answers in 1.5 ms. Next: leave the warm copy after the answer is given; "
-        "who asks `where` then finds it cold for a moment",
+        "compared with a server on this machine that replies in 1.5 ms. Next: leave the warm copy after the call has returned; "
+        "a client that asks `where` then finds it cold for a moment",
     ),
     Goal("  ... 20 ms away", "(for comparison) boto3 GET + xz", 1.15, _starts("cold far S3"), "the same"),
     Goal(

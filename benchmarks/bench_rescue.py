@@ -91,7 +91,7 @@ def main() -> int:
         took_s = time.perf_counter() - begin
         rate = N / took_s
         print(
-            f"`distier rescue`: {N} modules in {took_s:.1f} s ({rate:.0f} a second); it said {done.stdout.strip()[-300:]}"
+            f"`distier rescue`: {N} modules in {took_s:.1f} s ({rate:.0f} a second); it printed {done.stdout.strip()[-300:]}"
         )
         with connect({}, **settings) as store:
             begin = time.perf_counter()

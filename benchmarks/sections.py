@@ -110,7 +110,7 @@ def add_race(table: Table, found: Race, base: str, *first: str) -> None:
 
 
 def near_hits() -> Table:
-    table = Table("Near hit: a read answered in the process (2 kB)", ("what", "us a call", "ratio to distier"))
+    table = Table("Near hit: a read in the process (2 kB)", ("what", "us a call", "ratio to distier"))
     body = text(2000)
     with stores() as (server, tmp, connect):
         store = connect(near__enabled=True)
@@ -147,7 +147,7 @@ def hot_gets() -> Table:
     table = Table(
         "Hot get over the network, near cache off",
         ("module", "over", "what", "us a call", "ratio to redis-py HGETALL"),
-        notes="distier answers a checked `Module`, redis-py a dict of bytes, the others the text alone. diskcache uses no "
+        notes="distier returns a checked `Module`, redis-py a dict of bytes, the others the text alone. diskcache uses no "
         "network. The asyncio rows are one call after the other on one event loop.",
     )
     for (size, n), tcp in itertools.product(SIZES.items(), (False, True)):
@@ -290,7 +290,7 @@ def cold_gets() -> Table:
         "Cold get: lease, GET, xz, SHA-256, and a warm copy left behind",
         ("module", "archive", "what", "us a call", "ratio"),
         notes="S3 is `rclone serve s3` in a process of its own on this machine; the client by hand is boto3 with the same "
-        f"options, in one thread. A real S3 answers in 10 to 50 ms: in the rows `S3, {ARCHIVE_DELAY_S * 1000:.0f} ms away` "
+        f"options, in one thread. A real S3 replies in 10 to 50 ms: in the rows `S3, {ARCHIVE_DELAY_S * 1000:.0f} ms away` "
         "both sleep for so long before each GET.",
     )
     far = f"S3, {ARCHIVE_DELAY_S * 1000:.0f} ms away"
@@ -445,7 +445,7 @@ def _per_item(table: Table, over: str, found: Race, ours: str, theirs: str) -> N
 def promotions() -> Table:
     one_by_one = 50
     table = Table(
-        f"promote_many({MANY}), all cold, an archive that answers after {ARCHIVE_DELAY_S * 1000:.0f} ms",
+        f"promote_many({MANY}), all cold, an archive that replies after {ARCHIVE_DELAY_S * 1000:.0f} ms",
         ("what", "ms a module", "times as fast"),
         notes=f"One after the other: {one_by_one} calls of `promote`.",
     )

@@ -40,10 +40,10 @@ class TestCluster:
     def log(self) -> str:
         return "\n".join(f"-- {node.port}\n{node.log[-2000:]}" for node in self.nodes)
 
-    def ask(self, node: TestServer, *words: Any) -> Any:
+    def ask(self, node: TestServer, *command: Any) -> Any:
         with node.client(protocol=2) as client:
             connection = client.connection_pool.get_connection()
-            connection.send_command(*words)  # redis-py's own parsers of CLUSTER replies do not help here
+            connection.send_command(*command)  # redis-py's own parsers of CLUSTER replies do not help here
             return connection.read_response()
 
     def alive(self) -> list[TestServer]:
@@ -148,9 +148,9 @@ class TestCluster:
     def move_atomically(self, slot: int, target: TestServer) -> bool:
         """Move a slot atomically, as Valkey 9 does; return False if the server cannot."""
         source = self.owner(slot)
-        words = ("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", self.id_of(target))
+        command = ("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", self.id_of(target))
         try:
-            self.ask(source, *words)
+            self.ask(source, *command)
         except redis.ResponseError as e:
             if "unknown subcommand" in str(e).lower():
                 return False
@@ -209,9 +209,9 @@ def join(cluster: TestCluster) -> None:
         cluster.ask(node, "CLUSTER", "ADDSLOTSRANGE", SLOTS * i // MASTERS, SLOTS * (i + 1) // MASTERS - 1)
     for node in others:
         cluster.ask(first, "CLUSTER", "MEET", "127.0.0.1", node.port)
-    everybody = len(cluster.nodes)
+    all_nodes = len(cluster.nodes)
     poll(
-        lambda: all(int(cluster.state(n)["cluster_known_nodes"]) == everybody for n in cluster.nodes),
+        lambda: all(int(cluster.state(n)["cluster_known_nodes"]) == all_nodes for n in cluster.nodes),
         timeout_s=READY_S, what="the nodes' acquaintance",
     )  # fmt: skip
     for i, replica in enumerate(cluster.nodes[MASTERS:]):

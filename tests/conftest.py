@@ -74,10 +74,10 @@ def empty(server: TestServer) -> None:
 
 
 @pytest.fixture
-def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+def report(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Report what a test counted. The lines appear at the end of the run, even if tests run in several processes, whose own
     output is hidden."""
-    return lambda text: record_property("told", text)
+    return lambda text: record_property("reported", text)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -97,13 +97,13 @@ def _is_long(item: pytest.Item) -> bool:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    told: dict[str, list[str]] = {}
+    texts_of: dict[str, list[str]] = {}
     for outcome in ("passed", "failed"):
-        for report in terminalreporter.getreports(outcome):
-            told.setdefault(report.nodeid.partition("::")[0], []).extend(
-                text for name, text in report.user_properties if name == "told" and report.when == "call"
+        for phase in terminalreporter.getreports(outcome):
+            texts_of.setdefault(phase.nodeid.partition("::")[0], []).extend(
+                text for name, text in phase.user_properties if name == "reported" and phase.when == "call"
             )
-    for file, texts in sorted(told.items()):
+    for file, texts in sorted(texts_of.items()):
         if texts:
             terminalreporter.write_sep("-", file)
             terminalreporter.write_line("\n".join(texts))

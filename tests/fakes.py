@@ -1,4 +1,4 @@
-"""A small world for tests: Redis, an archive in memory, and a driver that can die at any effect.
+"""A small world for tests: Redis, an archive in memory, and processes that can die at any effect.
 
 A test can stop every plan after every effect, thousands of times, in one thread and in the same way each time. Redis is a
 logical database of a real server if the tests have lent one (`lent`), and otherwise fakeredis. fakeredis takes twenty times as
@@ -8,13 +8,12 @@ long and alone proves nothing: it knows no `#!lua` line, no memory limit and no 
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha1
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from weakref import finalize
 
 import fakeredis
@@ -25,40 +24,16 @@ from redis.exceptions import ResponseError
 from distier.config import Config, load_config
 from distier.domain.keys import Shard
 from distier.domain.tokens import token_counter
-from distier.drive.conversation import converse
-from distier.drive.process import UseBuffer
-from distier.drive.replies import Call
-from distier.effects import (
-    ArchiveDelete,
-    ArchiveGet,
-    ArchiveList,
-    ArchivePut,
-    Command,
-    Count,
-    Effect,
-    NewToken,
-    Now,
-    Offload,
-    Parallel,
-    Pipeline,
-    Plan,
-    Progress,
-    RunScript,
-    Sleep,
-    Used,
-    collect,
-)
-from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, RedisUnavailable
+from distier.effects import Plan
 from distier.plans.common.leases import LEASE_MS
 from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.epochs import open_space
 from distier.stores.memory import MemoryArchive
-from distier.stores.redis import Answer, Batch, Exchange, split
+from distier.stores.redis import Answer, Batch, split
 from distier.stores.redis.wire import RawCommand
+from tests.scripted import PlanRunner
 
 T = TypeVar("T")
-
-SLEEP_MAX_S = 60.0
 
 
 class FakeExchange:
@@ -87,13 +62,13 @@ class FakeExchange:
         with self._lock:
             if self.before is None:
                 return self.perform_all(commands)
-            for words in commands:
+            for command in commands:
                 hook = self.before
                 if hook is not None:
                     self.before = None  # commands of the hook itself do not call it
-                    hook(words)
+                    hook(command)
                     self.before = self.before or hook
-                replies.append(self.perform(*words))
+                replies.append(self.perform(*command))
         return replies
 
     def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> list[Answer]:
@@ -105,18 +80,18 @@ class FakeExchange:
 
     def perform_all(self, commands: Sequence[RawCommand]) -> list[Any]:
         """Perform commands; return the replies of Redis, with errors as values."""
-        return [self.perform(*words) for words in commands]
+        return [self.perform(*command) for command in commands]
 
-    def perform(self, *words: Any) -> Any:
+    def perform(self, *command: Any) -> Any:
         """Perform one command."""
-        if words[:2] == ("SCRIPT", "LOAD"):
-            words = (*words[:2], self._without_shebang(words[2]))
-        if words[:2] == ("SCRIPT", "FLUSH"):
+        if command[:2] == ("SCRIPT", "LOAD"):
+            command = (*command[:2], self._without_shebang(command[2]))
+        if command[:2] == ("SCRIPT", "FLUSH"):
             self._shas.clear()
-        if words[0] in ("EVALSHA", "EVALSHA_RO"):
-            words = ("EVALSHA", self._shas.get(words[1], words[1]), *words[2:])
+        if command[0] in ("EVALSHA", "EVALSHA_RO"):
+            command = ("EVALSHA", self._shas.get(command[1], command[1]), *command[2:])
         try:
-            self._connection.send_command(*words)
+            self._connection.send_command(*command)
             return self._connection.read_response()
         except ResponseError as e:
             return e
@@ -148,13 +123,13 @@ class LentExchange(FakeExchange):
         client = redis.Redis(unix_socket_path=str(self._path), db=self._database, protocol=3, socket_timeout=30)
         return client.connection_pool.get_connection()
 
-    def perform(self, *words: Any) -> Any:
+    def perform(self, *command: Any) -> Any:
         """Perform one command."""
-        return self.perform_all([words])[0]
+        return self.perform_all([command])[0]
 
     def perform_all(self, commands: Sequence[RawCommand]) -> list[Any]:
         """Perform commands in one round trip. FLUSHALL becomes FLUSHDB, because it would empty the databases of others too."""
-        sent = [("FLUSHDB",) if words[0] == "FLUSHALL" else words for words in commands]
+        sent = [("FLUSHDB",) if command[0] == "FLUSHALL" else command for command in commands]
         self._connection.send_packed_command(self._connection.pack_commands(sent))
         return [self._reply() for _ in sent]
 
@@ -210,168 +185,6 @@ class AsyncFakeExchange:
 
     async def close(self) -> None:
         """Do nothing: there are no connections."""
-
-
-# -- the scripted driver -------------------------------------------------------------------------------------------
-
-FaultKind = Literal["stop", "fail", "lost", "torn"]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """The fault at effect number `at` (from 1).
-
-    stop    the effect is performed, then the process dies: nothing of the plan runs any more
-    fail    the effect is not performed; the plan gets `Unavailable`
-    lost    the effect is performed, but the reply is lost; the plan gets `Unavailable`
-    torn    as lost, and only the first half of a pipeline is performed
-    """
-
-    kind: FaultKind
-    at: int
-
-
-class Stopped(BaseException):
-    """The process died. It is a `BaseException`, so that nothing catches it on the way."""
-
-
-REDIS = (Command, RunScript, Pipeline)
-ARCHIVE = (ArchivePut, ArchiveGet, ArchiveList, ArchiveDelete)
-
-
-@dataclass
-class PlanRunner:
-    """One process. It performs one effect at a time and the plans of a `Parallel` in order, and its waits take no time.
-
-    Two runners with one `name` draw the same random tokens: the second is the retry of the first. `effects` has the names of
-    the effects of the last run. `on_sleep` is called while this process waits.
-    """
-
-    redis: Exchange
-    archive: MemoryArchive
-    name: str = "p"
-    fault: Fault | None = None
-    on_sleep: Callable[[float], None] | None = None
-    effects: list[str] = field(default_factory=list)
-    counters: Counter[str] = field(default_factory=Counter)
-    archive_down: bool = False
-    _tokens: int = 0
-    _slept_s: float = 0.0
-    _uses: UseBuffer = field(default_factory=UseBuffer)
-
-    def run(self, plan: Plan[T]) -> T:
-        """Run a plan to its end. Raises the exceptions of the plan, and `Stopped` for the fault `stop`."""
-        self.effects.clear()
-        self._slept_s = 0.0
-        return self._run(plan)
-
-    def _run(self, plan: Plan[T]) -> T:
-        try:
-            effect = next(plan)
-            while True:
-                try:
-                    result = self._step(effect)
-                except DistierError as e:
-                    effect = plan.throw(e)
-                else:
-                    effect = plan.send(result)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-        finally:
-            plan.close()
-
-    def _step(self, effect: Effect[Any]) -> Any:
-        if isinstance(effect, Parallel):  # the effects of its plans count, and the `Parallel` itself does not
-            return [self._caught(plan) for plan in effect.plans]
-        name = effect.script.name if isinstance(effect, RunScript) else type(effect).__name__
-        self.effects.append(name)
-        fault = self.fault if self.fault and self.fault.at == len(self.effects) else None
-        if fault is None or not isinstance(effect, REDIS + ARCHIVE):
-            result = self.perform(effect)
-        elif fault.kind == "stop":
-            self.perform(effect)
-        else:
-            return self._broken(effect, fault.kind)
-        if fault and fault.kind == "stop":
-            raise Stopped
-        return result
-
-    def _caught(self, plan: Plan[Any]) -> Any:
-        try:
-            return self._run(plan)
-        except DistierError as e:
-            return e
-
-    def _broken(self, effect: Effect[Any], kind: FaultKind) -> Any:
-        if isinstance(effect, Pipeline):
-            error = RedisUnavailable("injected")
-            part = {"fail": 0, "torn": len(effect.calls) // 2, "lost": len(effect.calls)}[kind]
-            self._calls(effect.calls[:part])
-            return [error for _ in effect.calls]
-        if kind == "lost":
-            self.perform(effect)
-        raise RedisUnavailable("injected") if isinstance(effect, REDIS) else ArchiveUnavailable("injected")
-
-    def perform(self, effect: Effect[Any]) -> Any:
-        """Perform one effect."""
-        if isinstance(effect, ARCHIVE) and self.archive_down:
-            raise ArchiveUnavailable("the archive is down")
-        match effect:
-            case Command() | RunScript():
-                return collect(self._calls([effect])[0])
-            case Pipeline(calls):
-                return self._calls(calls)
-            case Offload(_, function):
-                return function()
-            case ArchiveGet(key, max_bytes):
-                return self.archive.get(key, max_bytes=max_bytes)
-            case ArchivePut(key, data, content_type, metadata):
-                return self.archive.put(key, data, content_type=content_type, metadata=metadata)
-            case ArchiveList(prefix, start_after, limit):
-                return self.archive.list(prefix, start_after=start_after, limit=limit)
-            case ArchiveDelete(keys):
-                return self.archive.delete(keys)
-            case NewToken():
-                self._tokens += 1
-                return sha1(f"{self.name}/{self._tokens}".encode()).hexdigest()[:32]
-            case Used(shard, id, flush):
-                return self._uses.note(shard, id, 0.0, flush=flush)
-            case Count(name, n):
-                self.counters[name] += n
-                return None
-            case Progress():
-                return None
-            case Now():
-                return 0
-            case Sleep(seconds):
-                return self._sleep(seconds)
-        raise AssertionError(f"an effect that this driver does not know: {effect!r}")
-
-    def _calls(self, calls: Sequence[Call]) -> list[Any]:
-        """As the drivers, with one conversation for each shard; but without a second try, so that a fault has its effect."""
-        results = []
-        for call in calls:
-            talk = converse([call], 0.0)
-            try:
-                ask = next(talk)
-                while True:
-                    assert isinstance(ask, list), "converse tries again although its time is over"
-                    try:
-                        replies = self.redis.exchange(call.shard, ask, 30.0)
-                    except RedisConnectionError as e:
-                        ask = talk.throw(e)
-                    else:
-                        ask = talk.send(replies)
-            except StopIteration as stop:
-                results += stop.value
-        return results
-
-    def _sleep(self, seconds: float) -> None:
-        self._slept_s += seconds
-        if self.on_sleep:
-            self.on_sleep(self._slept_s)
-        if self._slept_s > SLEEP_MAX_S:
-            raise DeadlineExceeded("waited for too long")
 
 
 # -- a whole world -------------------------------------------------------------------------------------------------

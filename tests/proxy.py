@@ -20,7 +20,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._silenced: set[int] = set()
         self._open: dict[int, socket.socket] = {}
-        self._answer_bytes_per_s = 0
+        self._reply_bytes_per_s = 0
         self._repeat_after_s: float | None = None
         self._last = b""
         self._once_more = False
@@ -50,13 +50,13 @@ class Proxy:
 
     def slow_down(self, bytes_per_s: int) -> None:
         """Forward replies at this rate; 0 removes the limit."""
-        self._answer_bytes_per_s = bytes_per_s
+        self._reply_bytes_per_s = bytes_per_s
 
-    def repeat_next_answer(self, after_s: float) -> None:
+    def repeat_next_reply(self, after_s: float) -> None:
         """Send the next reply a second time, `after_s` later (0: in the same packet)."""
         self._repeat_after_s = after_s
 
-    def repeat_last_answer_first(self) -> None:
+    def repeat_last_reply_first(self) -> None:
         """Send a copy of the last reply before the next one."""
         self._once_more = True
 
@@ -80,10 +80,10 @@ class Proxy:
                     if arrived is client:
                         server.sendall(data)
                     else:
-                        self._answer(client, data)
+                        self._reply(client, data)
         self._open.pop(n, None)
 
-    def _answer(self, client: socket.socket, data: bytes) -> None:
+    def _reply(self, client: socket.socket, data: bytes) -> None:
         after_s, self._repeat_after_s = self._repeat_after_s, None
         if after_s == 0:
             data += data
@@ -91,8 +91,8 @@ class Proxy:
             self._once_more, data = False, self._last + data
         self._last = data
         client.sendall(data)
-        if self._answer_bytes_per_s:
-            time.sleep(len(data) / self._answer_bytes_per_s)
+        if self._reply_bytes_per_s:
+            time.sleep(len(data) / self._reply_bytes_per_s)
         if after_s:
             time.sleep(after_s)
             client.sendall(data)

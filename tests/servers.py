@@ -1,7 +1,7 @@
 """Real servers for tests: started on a unix socket (and loopback TCP if asked), stopped by their own pid.
 
 They die with the process that started them, even if that is killed: on Linux the kernel sends them SIGKILL when the
-*thread* that started them ends. So start them from a thread that lives long enough (fixtures run in the main thread).
+*thread* that started them ends. So start them from a thread that runs long enough (fixtures run in the main thread).
 Embedded servers outlive their starter by design, so a `Reaper` stops them instead.
 
 Each acknowledged write survives `kill9`: `appendfsync no` writes to the file before the reply, and the kernel, which is
@@ -10,14 +10,16 @@ not killed, writes it to the disk. `everysec` may delay the write to the file fo
 
 from __future__ import annotations
 
+import fcntl
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +36,10 @@ from . import children
 Kind = Literal["valkey", "redis"]
 KINDS: tuple[Kind, ...] = ("valkey", "redis")
 READY_S = 20.0
-# A cluster bus listens at the port plus 10000.
-MAX_PORT = 55000
+PORTS = range(12_000, 22_000)
+"""Below the ports that the kernel gives to connections. So are the ports plus 10000, where cluster buses listen."""
+BUS = 10_000
+PORT_TRIES = 5
 DEFAULTS = (
     "--save",
     "",
@@ -80,6 +84,13 @@ def short_directory() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def clear(directory: Path, *, keep: Container[str]) -> None:
+    """Remove all from a directory, except the entries with these names."""
+    for path in directory.iterdir():
+        if path.name not in keep:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def binary(kind: Kind) -> Path | None:
     """Return the program for `kind`: for "valkey" the one that `distier` starts, for "redis" the distribution's."""
     if kind == "redis":
@@ -95,14 +106,54 @@ def available_kinds() -> dict[Kind, str]:
     return {kind: "" if binary(kind) else reasons[kind] for kind in KINDS}
 
 
+class Ports:
+    """Ports that no other test process uses: the lock on one byte of a common file reserves a port until this process ends."""
+
+    def __init__(self, path: Path, ports: range = PORTS) -> None:
+        self._path = path
+        self._ports = ports
+        self._pid = 0
+        self._file = -1
+        self._order: Iterator[int] = iter(())
+
+    def reserve(self) -> int:
+        """Return a port of 127.0.0.1 on which no program listened a moment ago, and no cluster bus either."""
+        if self._pid != os.getpid():  # a forked process has none of its parent's locks
+            self._pid, self._file = os.getpid(), os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Each port once, because a process does not exclude itself by a lock.
+            self._order = iter(random.Random().sample(self._ports, len(self._ports)))
+        for port in self._order:
+            if self._lock(port) and _is_free(port) and _is_free(port + BUS):
+                return port
+        raise AssertionError(f"no port of {self._ports} is free")
+
+    def _lock(self, port: int) -> bool:
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except OSError:
+            return False
+        return True
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as s:
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+_ports = Ports(Path(tempfile.gettempdir()) / f"distier-tests-{os.getuid()}.ports")
+
+
 def free_port() -> int:
-    """Return a port of 127.0.0.1 on which no program listened a moment ago."""
-    while True:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port: int = s.getsockname()[1]
-        if port <= MAX_PORT:
-            return port
+    """Reserve a port for this process: see `Ports`."""
+    return _ports.reserve()
+
+
+class PortTaken(AssertionError):
+    """A server did not start, because another program has its port."""
 
 
 @dataclass
@@ -193,7 +244,8 @@ class TestServer:
                 code = process.poll()
                 if code is not None or time.monotonic() > deadline:
                     self.kill9()
-                    raise AssertionError(f"no {self.kind} server (exit code {code}):\n{self.log}") from e
+                    failure = PortTaken if code and "Address already in use" in self.log else AssertionError
+                    raise failure(f"no {self.kind} server (exit code {code}):\n{self.log}") from e
                 time.sleep(0.01)
 
 
@@ -201,12 +253,21 @@ def start_server(kind: Kind, tmp: Path, *, tcp: bool = False, args: Sequence[str
     """Start a server in the empty directory `tmp` (short: see `short_directory`). The caller stops it.
 
     `args` come last and so take precedence: `("--maxmemory", "50mb")`, `("--replicaof", "127.0.0.1 6379")`,
-    `("--cluster-enabled", "yes")`.
+    `("--cluster-enabled", "yes")`. If another program takes the TCP port meanwhile, the server gets another one.
     """
     assert len(os.fsencode(tmp / "s.sock")) <= MAX_SOCKET_PATH_BYTES, f"{tmp} is too long: use short_directory()"
-    server = TestServer(kind, tmp, free_port() if tcp else 0, tuple(args))
-    server.start()
-    return server
+    before = {path.name for path in tmp.iterdir()}
+    for left in reversed(range(PORT_TRIES)):
+        server = TestServer(kind, tmp, free_port() if tcp else 0, tuple(args))
+        try:
+            server.start()
+        except PortTaken:
+            if not (tcp and left):
+                raise
+            clear(tmp, keep=before)
+        else:
+            return server
+    raise AssertionError("unreachable")
 
 
 @contextmanager
@@ -257,10 +318,10 @@ class TestSentinels:
     def log(self) -> str:
         return "\n".join((path / "log").read_text(errors="replace") for path in self.directories)
 
-    def ask(self, i: int, *words: str | int) -> Any:
+    def ask(self, i: int, *command: str | int) -> Any:
         options = {"retry": Retry(NoBackoff(), 0), "socket_timeout": 5, "decode_responses": True, "protocol": 2}
         with redis.Redis(port=self.ports[i], **options) as client:  # type: ignore[arg-type]
-            return client.execute_command(*words)
+            return client.execute_command(*command)
 
     def primary_port(self) -> int | None:
         """Return the port of the primary, as the first sentinel reports it."""

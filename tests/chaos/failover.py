@@ -12,16 +12,8 @@ docs/PROTOCOL.md is checked.
                 server has it, the atomic one), then a master is killed, and its lagging replica is promoted
 
 Each process logs each call before it starts and after it was acknowledged, as in `hammer`, with the epoch that the process
-knew before and after the call. For every module these rules must hold:
-
-    durable     a read that began after a write was acknowledged as `archived` (or `replicated`, if a replica is promoted)
-                returns this version or a later one, or a miss that a delete explains; reads of zombies are exempt
-    epochs      within one epoch the same holds for all writes and reads of every level: so an acknowledged `redis` write may
-                be missing only under a greater epoch than its own; versions of the new epoch that zombies find in the
-                archive are exempt
-    order       a durable write comes after every version that was acknowledged before it began
-    deletes     a version from before a durable delete (in the same epoch: any delete) is not read after it
-    contents    contents are whole and were put by a process, and one version has one content for ever
+knew before and after the call. For every module the rules of `tests/history.py` must hold. Versions that were acknowledged as
+`archived` survive everything (as `replicated`, if a replica is promoted), and durable writes are ordered.
 
 At the end all reads are the same after a write-back, after a rescue, and after FLUSHALL and a rescue from the archive alone,
 and the accounts equal a recount.
@@ -56,13 +48,26 @@ from distier.plans.recovery.epochs import recover
 from distier.plans.recovery.rescue import rescue
 from tests.chaos import hammer
 from tests.chaos.careless import Careless
-from tests.chaos.hammer import Bad, Log, compare_accounts, die_with, make_content, read_logs, seen
+from tests.chaos.hammer import (
+    Bad,
+    Log,
+    compare_accounts,
+    die_with,
+    make_content,
+    pairs,
+    read_call,
+    read_logs,
+    seen,
+    write_call,
+)
 from tests.clusters import TestCluster, start_cluster
+from tests.history import NEVER, Call, History, Promises
 from tests.patching import replace_in
 from tests.servers import (
     READY_S,
     TestServer,
     await_replica,
+    clear,
     poll,
     short_directory,
     start_replica,
@@ -77,8 +82,6 @@ IDS = KEPT + SHORT
 CLUSTER_SHARDS = 6
 REPLICATING = ("partition", "sentinel")
 LEVELS = ("redis", "replicated", "archived")
-INFINITY = float("inf")
-Version = tuple[int, int]
 
 
 def settings(url: str, directory: Path) -> dict[str, Any]:
@@ -121,11 +124,13 @@ class Agent:
         known = [self.store.space.process.epochs.get(self.store.space.shard(id)) for id in ids]
         return [k.epoch if k else None for k in known]
 
-    def logged(self, op: str, ids: list[str], call: Callable[[], Any], said: Callable[[Any], Any], **more: Any) -> None:
+    def logged(
+        self, op: str, ids: list[str], call: Callable[[], Any], describe: Callable[[Any], Any], **more: Any
+    ) -> None:
         before = self.epochs(ids)
         self.log.write(n=self.n, begin=op, ids=ids, **more)
         try:
-            answer = said(call())
+            result = describe(call())
         except (Conflict, NotFound, Full) as e:
             self.log.write(n=self.n, refused=type(e).__name__)
         except Unavailable as e:
@@ -135,7 +140,7 @@ class Agent:
         except Bad as e:
             self.log.write(n=self.n, bad=str(e))
         else:
-            self.log.write(n=self.n, end=answer, epochs=list(zip(before, self.epochs(ids), strict=True)))
+            self.log.write(n=self.n, end=result, epochs=list(zip(before, self.epochs(ids), strict=True)))
 
     def put(self) -> None:
         id, level = self.rng.choice(IDS), self.level()
@@ -251,9 +256,9 @@ class Run:
         for child in [c for c in self.children if c.group == group]:
             self.kill(child)
 
-    def work(self, share: float) -> None:
+    def work(self, fraction: float) -> None:
         """Let the processes work for about this fraction of a round."""
-        time.sleep(self.pace_s * share * self.rng.uniform(0.7, 1.3))
+        time.sleep(self.pace_s * fraction * self.rng.uniform(0.7, 1.3))
 
 
 # -- the faults of servers -----------------------------------------------------------------------------------------
@@ -305,9 +310,7 @@ def pair(run: Run, tmp: Path) -> tuple[TestServer, TestServer]:
 
 def follow(server: TestServer, primary: TestServer) -> None:
     """Start a dead server again, without its data, as a replica of `primary`."""
-    for path in server.directory.iterdir():
-        if path.name != "log":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    clear(server.directory, keep=("log",))
     server.args = ("--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0")
     server.start()
     await_replica(server)
@@ -421,137 +424,6 @@ SCENARIOS: dict[str, Callable[[Run, Path], TestServer | Masters]] = {
 # -- the verdict ---------------------------------------------------------------------------------------------------
 
 
-class Ack(NamedTuple):
-    """A version that existed at `end`, in `epoch`: written (with a level), or read (level `seen`)."""
-
-    begin: int
-    end: int
-    version: Version
-    epoch: int | None
-    level: str
-    is_zombie: bool = False
-
-
-class Read(NamedTuple):
-    begin: int
-    end: int
-    version: Version | None  # None: a miss
-    content: str
-    epoch: int | None
-    is_zombie: bool
-    process: str
-
-
-class Delete(NamedTuple):
-    begin: int
-    end: float  # infinity: never acknowledged
-    epoch: int | None
-    level: str
-
-
-@dataclass
-class History:
-    """Everything that happened to one module."""
-
-    durable: frozenset[str]
-    acks: list[Ack] = field(default_factory=list)
-    reads: list[Read] = field(default_factory=list)
-    deletes: list[Delete] = field(default_factory=list)
-    written: set[str] = field(default_factory=set)
-    contents: dict[Version, str] = field(default_factory=dict)
-    begun: dict[Version, int] = field(default_factory=dict)
-    lost: dict[Ack, int | None] = field(default_factory=dict)
-    """Acknowledged writes that a later read shows to be lost, and the epoch of that read."""
-
-    def faults(self, id: str) -> Iterator[str]:
-        yield from (f"{id!r}: torn or foreign: {r.content} was never put" for r in self.reads
-                    if r.version and r.content not in self.written)  # fmt: skip
-        for version, content in [(r.version, r.content) for r in self.reads if r.version]:
-            if self.contents.setdefault(version, content) != content:
-                yield f"{id!r}: {version} is {self.contents[version]} and {content}"
-        self.begun = {a.version: a.begin for a in self.acks if a.level != "seen"}
-        yield from self._losses(id)
-        yield from self._order(id)
-        yield from self._resurrections(id)
-
-    def may_appear(self, found: list[Any] | None, epoch: int) -> bool:
-        """Whether a rescue may restore this version: an unacknowledged write, or a `redis` write that a failover lost and that
-        a worker of the old primary archived all the same."""
-        if found is None:
-            return any(d.end == INFINITY for d in self.deletes)
-        acked = [a for a in self.acks if a.level != "seen" and self.contents[a.version] == found[2]]
-        return found[2] in self.written and all(a.level == "redis" and a.version[0] < epoch for a in acked)
-
-    def _losses(self, id: str) -> Iterator[str]:
-        acks = sorted(self.acks, key=lambda a: a.end)
-        durable: Ack | None = None
-        newest: dict[int | None, Ack] = {}
-        open_acks: list[Ack] = []
-        i = 0
-        for read in sorted(self.reads, key=lambda r: r.begin):
-            while i < len(acks) and acks[i].end < read.begin:
-                ack = acks[i]
-                i += 1
-                if ack.level in self.durable and (durable is None or ack.version > durable.version):
-                    durable = ack
-                # Zombies may find versions of the new epoch in the archive, and overwrite them on their own server.
-                is_foreign = ack.epoch is not None and ack.version[0] > ack.epoch
-                if not is_foreign and (ack.epoch not in newest or ack.version > newest[ack.epoch].version):
-                    newest[ack.epoch] = ack
-                if ack.level != "seen":
-                    open_acks.append(ack)
-            if durable and not read.is_zombie and not self._explains(read, durable):
-                yield f"{id!r}: DURABLE ACK LOST: {durable}, then {read}"
-            same = newest.get(read.epoch) if read.epoch is not None else None
-            if same and not self._explains(read, same):
-                yield f"{id!r}: STALE within an epoch: {same}, then {read}"
-            if not read.is_zombie:
-                gone = [a for a in open_acks if not self._explains(read, a)]
-                self.lost |= {ack: read.epoch for ack in gone if ack not in self.lost}
-                top = read.version or (0, 0)
-                open_acks = [a for a in open_acks if a not in self.lost and a.version > top]
-
-    def _explains(self, read: Read, ack: Ack) -> bool:
-        """Return whether this read may follow this acknowledgement."""
-        if read.version is not None:
-            return read.version >= ack.version
-        if read.is_zombie and any(d.epoch is None or (read.epoch or 0) < d.epoch for d in self.deletes):
-            return True  # a zombie may find a tombstone of the new epoch in the archive
-        put_at = self.begun.get(ack.version, 0)
-        return any(d.begin < read.end and d.end > put_at for d in self.deletes)
-
-    def _order(self, id: str) -> Iterator[str]:
-        by_end = sorted((a for a in self.acks if a.level != "seen"), key=lambda a: a.end)
-        greatest, i = Ack(0, 0, (0, 0), 0, ""), 0
-        for ack in sorted((a for a in by_end if a.level == "archived"), key=lambda a: a.begin):
-            while i < len(by_end) and by_end[i].end < ack.begin:
-                greatest = max(greatest, by_end[i], key=lambda a: a.version)
-                i += 1
-            if ack.version <= greatest.version:
-                yield f"{id!r}: ORDER: durable {ack} began after {greatest} was acknowledged"
-
-    def _resurrections(self, id: str) -> Iterator[str]:
-        there: dict[Version, int] = {}  # the time by which each version is known to have existed
-        for ack in self.acks:
-            there[ack.version] = min(there.get(ack.version, ack.end), ack.end)
-        deletes = sorted((d for d in self.deletes if d.end < INFINITY), key=lambda d: d.end)
-        latest: dict[Any, int] = {}  # begin of the latest delete: durable ones, and those of each epoch
-        i = 0
-        for read in sorted(self.reads, key=lambda r: r.begin):
-            while i < len(deletes) and deletes[i].end < read.begin:
-                d = deletes[i]
-                i += 1
-                for key in [d.epoch, *(["durable"] if d.level in self.durable else [])]:
-                    latest[key] = max(latest.get(key, 0), d.begin)
-            if read.version is None:
-                continue
-            since = there[read.version]
-            if not read.is_zombie and since < latest.get("durable", 0):
-                yield f"{id!r}: RESURRECTED after a durable delete: {read}"
-            if read.epoch is not None and since < latest.get(read.epoch, 0):
-                yield f"{id!r}: RESURRECTED within an epoch: {read}"
-
-
 @dataclass
 class Verdict:
     histories: dict[str, History]
@@ -560,7 +432,7 @@ class Verdict:
     downs: list[tuple[int, str]] = field(default_factory=list)
     outages_ms: list[float] = field(default_factory=list)
     slowest_ms: list[float] = field(default_factory=list)
-    told: dict[str, int] = field(default_factory=dict)
+    stats_epochs: dict[str, int] = field(default_factory=dict)
     """The epoch of each module's shard at the end, as `stats` reports it."""
 
     @property
@@ -568,19 +440,16 @@ class Verdict:
         return sum(n for name, n in self.counts.items() if name.endswith(" ok"))
 
 
-def judge(directory: Path, durable: frozenset[str]) -> Verdict:
+def judge(directory: Path, promises: Promises) -> Verdict:
     lines = list(read_logs(directory))
-    verdict = Verdict({id: History(durable) for id in IDS})
+    verdict = Verdict({id: History(promises) for id in IDS})
     verdict.faults = [f"{line['process']}: {line['bad']}" for line in lines if "bad" in line]
     verdict.downs = [(line["t"], line["down"]) for line in lines if "down" in line]
     zombies = {line["zombies"]: line["t"] for line in lines if "zombies" in line}
-    ends = {(x["process"], x["n"]): x for x in lines if "n" in x and "begin" not in x}
-    for line in lines:
-        if "begin" in line:
-            end = ends.get((line["process"], line["n"]), {})
-            outcome = "ok" if "end" in end else "refused" if "refused" in end else "failed" if end else "killed"
-            verdict.counts[f"{line['begin']}{' ' + line['level'] if 'level' in line else ''} {outcome}"] += 1
-            note(verdict, line, end, zombies.get(line["process"].partition("-")[0], INFINITY))
+    for line, end in pairs(lines):
+        outcome = "ok" if "end" in end else "refused" if "refused" in end else "failed" if end else "killed"
+        verdict.counts[f"{line['begin']}{' ' + line['level'] if 'level' in line else ''} {outcome}"] += 1
+        note(verdict, line, end, zombies.get(line["process"].partition("-")[0], NEVER))
     recovery(verdict, lines, [line["t"] for line in lines if "up" in line])
     return verdict
 
@@ -588,32 +457,28 @@ def judge(directory: Path, durable: frozenset[str]) -> Verdict:
 def note(verdict: Verdict, line: dict[str, Any], end: dict[str, Any], zombie_since: float) -> None:
     """Add one call to the histories of its modules."""
     epochs = [after if before == after else None for before, after in end.get("epochs", [(None, None)])]
-    op = line["begin"]
+    op, began, ended = line["begin"], line["t"], end["t"] if "end" in end else NEVER
+    history = verdict.histories[line["ids"][0]]
+    more = {"process": line["process"], "zombie": NEVER > ended > zombie_since}
     if op == "put":
-        history = verdict.histories[line["ids"][0]]
-        history.written.add(line["content"])
-        if "end" in end:
-            version = tuple(end["end"][0])
-            history.acks.append(Ack(line["t"], end["t"], version, version[0], line["level"], end["t"] > zombie_since))
-            if history.contents.setdefault(version, line["content"]) != line["content"]:
-                verdict.faults.append(f"{line['ids']}: two writes were acknowledged as {version}")
+        version = tuple(end["end"][0]) if "end" in end else None
+        epoch = version and version[0]
+        history.add(write_call(op, began, ended, version, line["content"], epoch=epoch, level=line["level"], **more))
     elif op == "delete" and "refused" not in end and end.get("end") is not False:
-        acked = end["t"] if "end" in end else INFINITY
-        verdict.histories[line["ids"][0]].deletes.append(Delete(line["t"], acked, epochs[0], line["level"]))
+        history.add(Call(op, began, ended, epoch=epochs[0], level=line["level"], **more))
     elif op == "get" and "end" in end:
-        for id, answer, epoch in zip(line["ids"], end["end"], epochs, strict=True):
-            verdict.counts[f"read {answer[3] if answer else 'miss'}"] += 1
-            history = verdict.histories[id]
-            add_read(history, line["t"], end["t"], answer, epoch, end["t"] > zombie_since, line["process"])
+        for id, found, epoch in zip(line["ids"], end["end"], epochs, strict=True):
+            verdict.counts[f"read {found[3] if found else 'miss'}"] += 1
+            verdict.histories[id].add(read_call(began, end["t"], found, epoch=epoch, **more))
 
 
-def add_read(
-    history: History, begin: int, end: int, answer: list[Any] | None, epoch: int | None, is_zombie: bool, process: str
-) -> None:
-    version = (answer[0], answer[1]) if answer else None
-    history.reads.append(Read(begin, end, version, answer[2] if answer else "", epoch, is_zombie, process))
-    if version:
-        history.acks.append(Ack(begin, end, version, epoch, "seen"))
+def may_appear(history: History, found: list[Any] | None, epoch: int) -> bool:
+    """Whether a rescue may restore this version: an unacknowledged write, or a `redis` write that a failover lost and that
+    a worker of the old primary archived all the same."""
+    if found is None:
+        return any(delete.ended == NEVER for delete in history.deletes)
+    puts = [put for put in history.puts if put.value == found[2]]
+    return bool(puts) and all(p.version is None or (p.level == "redis" and p.version[0] < epoch) for p in puts)
 
 
 def recovery(verdict: Verdict, lines: list[dict[str, Any]], ups: list[int]) -> None:
@@ -638,8 +503,8 @@ def check_the_end(run: Run, server: TestServer | Masters, verdict: Verdict) -> I
     """All processes are dead. The remaining modules must be the same after write-back, rescue and FLUSHALL."""
     with connect(settings(server.socket_url, run.directory)) as store:
         before = final_reads(store, verdict)
-        told = {shard.shard: shard.epoch for shard in store.stats().epochs}
-        verdict.told = {id: told[store.space.shard(id).index] for id in IDS}
+        epochs = {shard.shard: shard.epoch for shard in store.stats().epochs}
+        verdict.stats_epochs = {id: epochs[store.space.shard(id).index] for id in IDS}
         store.archive_now()
         yield from compare(store, before, "a write-back", verdict)
         store.run(rescue(store.space), deadline_s=60)
@@ -652,17 +517,18 @@ def check_the_end(run: Run, server: TestServer | Masters, verdict: Verdict) -> I
         verdict.counts["final epoch"] = max(
             store.run(recover(store.space, shard)).epoch for shard in store.space.keys.shards
         )
-        verdict.counts["final modules"] = sum(answer is not None for answer in before.values())
+        verdict.counts["final modules"] = sum(module is not None for module in before.values())
 
 
 def final_reads(store: Store, verdict: Verdict) -> dict[str, list[Any] | None]:
     found = {}
     for id, history in verdict.histories.items():
-        begin = time.monotonic_ns()
-        answer = seen(id, store.run(get_plan(store.space, id)))
+        began = time.monotonic_ns()
+        module = seen(id, store.run(get_plan(store.space, id)))
         known = store.space.process.epochs.get(store.space.shard(id))
-        add_read(history, begin, time.monotonic_ns(), answer, known.epoch if known else None, False, "final")
-        found[id] = answer and answer[:3]
+        epoch = known.epoch if known else None
+        history.add(read_call(began, time.monotonic_ns(), module, epoch=epoch, process="final"))
+        found[id] = module and module[:3]
     return found
 
 
@@ -675,7 +541,7 @@ def compare(
     for id in IDS:
         history, was, found, epoch = verdict.histories[id], before[id], now[id], epochs[store.space.shard(id)]
         newer = was is None or found is None or found[:2] > was[:2]
-        if found != was and not (is_rescue and newer and history.may_appear(found, epoch)):
+        if found != was and not (is_rescue and newer and may_appear(history, found, epoch)):
             yield f"{id!r} was {was}, and is {found} after {after_what}"
         elif found != was:
             verdict.counts["appeared"] += 1
@@ -690,13 +556,14 @@ def lost_acks(verdict: Verdict) -> tuple[Counter[str], list[str]]:
     for id, history in verdict.histories.items():
         for ack, epoch in history.lost.items():
             counts[ack.level] += 1
-            next_down = next((what for t, what in verdict.downs if t > ack.end), "the end")
-            if next_down in ("always", "the end") and not ack.is_zombie:
+            assert ack.version is not None
+            next_down = next((what for t, what in verdict.downs if t > ack.ended), "the end")
+            if next_down in ("always", "the end") and not ack.zombie:
                 faults.append(f"{id!r}: {ack} is lost, though {next_down!r} loses nothing")
             if epoch is not None and epoch <= ack.version[0]:
                 faults.append(f"{id!r}: {ack} is lost and no epoch says so")
-            if not ack.is_zombie and verdict.told.get(id, 0) <= ack.version[0]:
-                faults.append(f"{id!r}: {ack} is lost, and `stats` shows epoch {verdict.told.get(id)}")
+            if not ack.zombie and verdict.stats_epochs.get(id, 0) <= ack.version[0]:
+                faults.append(f"{id!r}: {ack} is lost, and `stats` shows epoch {verdict.stats_epochs.get(id)}")
     return counts, faults
 
 
@@ -728,8 +595,8 @@ def main() -> int:
 
 
 def report(run: Run, server: TestServer | Masters) -> dict[str, Any]:
-    durable = frozenset({"archived", *(["replicated"] if run.scenario in REPLICATING else [])})
-    verdict = judge(run.directory, durable)
+    survives = {"archived", *(["replicated"] if run.scenario in REPLICATING else [])}
+    verdict = judge(run.directory, Promises(frozenset(survives), ordered=frozenset({"archived"})))
     faults = run.faults + verdict.faults
     try:
         faults += check_the_end(run, server, verdict)

@@ -11,9 +11,9 @@ Each process appends each call, and its acknowledgement, to its own file. It use
 share (CLOCK_MONOTONIC), so a killed process loses none of its log. Contents contain their id, writer and sequence number, end
 in their own SHA-256, and have few different lengths: torn bytes and those of another module are recognised without a record.
 
-The checks of the history: no read (also after the end) returned a version older than one acknowledged before the read began;
-a version has one content for ever; versions of one module grow with time; deleted modules are gone, and all others exist; no
-call failed without a reason.
+The checks of the history (`tests/history.py`): no read (also after the end) returned a version older than one acknowledged
+before the read began; a version has one content for ever; versions of one module grow with time; deleted modules are gone, and
+all others exist; no call failed without a reason.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from distier.plans.fleet.maintain import recount
 from distier.plans.fleet.sweep import sweep
 from distier.stores.directory import DirectoryArchive
 from tests.chaos.careless import Careless
+from tests.history import NEVER, SEEN, Call, History, Promises, Version
 
 AGENTS, WORKERS = 8, 2
 KEPT = [f"kept/{i}" for i in range(18)] + ["kept/ü {odd}*", "kept//x", "kept/.."]
@@ -146,10 +147,12 @@ class Agent:
             IDS[min(int(self.rng.expovariate(0.12)), len(IDS) - 1)] if self.rng.random() < 0.7 else self.rng.choice(IDS)
         )
 
-    def logged(self, op: str, ids: list[str], call: Callable[[], Any], said: Callable[[Any], Any], **more: Any) -> None:
+    def logged(
+        self, op: str, ids: list[str], call: Callable[[], Any], describe: Callable[[Any], Any], **more: Any
+    ) -> None:
         self.log.write(n=self.n, begin=op, ids=ids, **more)
         try:
-            answer = said(call())
+            result = describe(call())
         except (Conflict, NotFound, Full) as e:
             self.log.write(n=self.n, refused=type(e).__name__)
         except DistierError as e:
@@ -157,7 +160,7 @@ class Agent:
         except Bad as e:
             self.log.write(n=self.n, bad=str(e))
         else:
-            self.log.write(n=self.n, end=answer)
+            self.log.write(n=self.n, end=result)
 
     def put(self) -> None:
         id = self.pick()
@@ -175,13 +178,13 @@ class Agent:
         ids = self.rng.sample(IDS, 4)
         items = [Item(id, make_content(id, self.name, self.n, self.rng)) for id in ids]
 
-        def said(results: list[Any]) -> list[Any]:
+        def describe(results: list[Any]) -> list[Any]:
             for result in results:
                 if isinstance(result, DistierError) and not isinstance(result, Full):
                     raise result
             return [None if isinstance(r, Full) else list(r.version[:2]) for r in results]
 
-        self.logged("put", ids, lambda: self.store.put_many(items), said, contents=[f"{self.name}/{self.n}"] * 4)
+        self.logged("put", ids, lambda: self.store.put_many(items), describe, contents=[f"{self.name}/{self.n}"] * 4)
 
     def get(self) -> None:
         id = self.pick()
@@ -198,7 +201,7 @@ class Agent:
 
     def delete(self) -> None:
         id = self.rng.choice(SHORT)
-        self.logged("delete", [id], lambda: self.store.delete(id), lambda answer: answer)
+        self.logged("delete", [id], lambda: self.store.delete(id), lambda was_there: was_there)
 
     def promote(self) -> None:
         ids = self.rng.sample(IDS, self.rng.choice((1, 1, 4)))
@@ -392,109 +395,52 @@ def die_with(parent: int) -> None:
 # -- the verdict ---------------------------------------------------------------------------------------------------
 
 
-class Put(NamedTuple):
-    begin: int
-    end: float  # infinity: never acknowledged
-    version: tuple[int, int] | None
-    content: str
+LOSES_NOTHING = Promises(survives=frozenset({"redis", SEEN}), ordered=frozenset({"redis"}))
+"""The server is never killed, so every version survives."""
 
 
-class Read(NamedTuple):
-    begin: int
-    end: int
-    version: tuple[int, int] | None  # None: a miss
-    content: str
+def pairs(lines: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield the begin of each logged call, and its end; {} if its process was killed before."""
+    ends = {(x["process"], x["n"]): x for x in lines if "n" in x and "begin" not in x}
+    return ((line, ends.get((line["process"], line["n"]), {})) for line in lines if "begin" in line)
 
 
-class Delete(NamedTuple):
-    begin: int
-    end: float
+def write_call(op: str, began: int, ended: float, version: Version | None, content: str, **more: Any) -> Call:
+    """Return a put that was acknowledged as `version`; None if its outcome is unknown."""
+    is_known = version is not None
+    return Call(op, began, ended if is_known else NEVER, content, known=is_known, version=version, **more)
 
 
-@dataclass
-class History:
-    """Everything that happened to one module."""
-
-    puts: list[Put] = field(default_factory=list)
-    reads: list[Read] = field(default_factory=list)
-    deletes: list[Delete] = field(default_factory=list)
-
-    def faults(self, id: str) -> Iterator[str]:
-        contents: dict[tuple[int, int], str] = {}
-        written = {put.content for put in self.puts}
-        for version, content in [(p.version, p.content) for p in self.puts] + [
-            (r.version, r.content) for r in self.reads
-        ]:
-            if version is not None and contents.setdefault(version, content) != content:
-                yield f"{id!r} {version} is {contents[version]} and {content}"
-        yield from (f"{id!r}: {r.content} was never put" for r in self.reads if r.version and r.content not in written)
-        yield from self._growth(id)
-        yield from self._staleness(id)
-
-    def _growth(self, id: str) -> Iterator[str]:
-        greatest: tuple[int, int] = (0, 0)
-        acked = sorted((p for p in self.puts if p.version), key=lambda p: p.end)
-        i = 0
-        for put in sorted(acked, key=lambda p: p.begin):
-            while i < len(acked) and acked[i].end < put.begin:
-                greatest = max(greatest, acked[i].version or (0, 0))
-                i += 1
-            if put.version is not None and put.version <= greatest:
-                yield f"{id!r}: {put} came after version {greatest} was acknowledged"
-
-    def _staleness(self, id: str) -> Iterator[str]:
-        applied: dict[tuple[int, int], float] = {}  # the time by which each version is known to have existed
-        for version, end in [(p.version, p.end) for p in self.puts] + [(r.version, r.end) for r in self.reads]:
-            if version is not None:
-                applied[version] = min(applied.get(version, float("inf")), end)
-        begins = {p.version: p.begin for p in self.puts if p.version}
-        for read in self.reads:
-            newer = [v for v, at in applied.items() if at < read.begin and (read.version is None or v > read.version)]
-            if read.version is not None:
-                if newer:
-                    yield f"{id!r}: {read}, although {max(newer)} existed before it began"
-                for d in self.deletes:
-                    if applied[read.version] < d.begin and d.end < read.begin:
-                        yield f"{id!r}: {read}, although it was deleted: {d}"
-            for version in newer if read.version is None else ():
-                if not any(d.begin < read.end and d.end > begins.get(version, 0) for d in self.deletes):
-                    yield f"{id!r}: missed by {read}, although {version} existed and no call deleted it"
+def read_call(began: int, ended: int, found: list[Any] | None, **more: Any) -> Call:
+    """Return a read that returned what `seen` made of its result."""
+    if found is None:
+        return Call("read", began, ended, **more)
+    return Call("read", began, ended, found[2], version=(found[0], found[1]), **more)
 
 
 def histories(lines: list[dict[str, Any]]) -> tuple[dict[str, History], list[str], Counter[str]]:
     """Return the history of each module, the faults that processes noticed themselves, and the number of calls of each kind."""
-    by_id = {id: History() for id in IDS}
-    counts: Counter[str] = Counter()
+    by_id = {id: History(LOSES_NOTHING) for id in IDS}
+    counts: Counter[str] = Counter(
+        {"samples": max((line["samples"] for line in lines if "samples" in line), default=0)}
+    )
     faults = [f"{line['process']}: {line['bad']}" for line in lines if "bad" in line]
-    ends = {(x["process"], x["n"]): x for x in lines if "n" in x and "begin" not in x}
-    for line in lines:
-        if "samples" in line:
-            counts["samples"] = max(counts["samples"], line["samples"])
-        if "begin" not in line:
-            continue
-        end = ends.get((line["process"], line["n"]), {})
-        op = line["begin"]
+    for line, end in pairs(lines):
+        op, began, ended = line["begin"], line["t"], end.get("t", NEVER)
         counts[op if "end" in end else f"{op} {end.get('refused', 'killed' if not end else 'failed')}"] += 1
         if end.get("refused") in ("Conflict", "Full") and op != "delete":
             continue  # nothing was changed
-        answers = end.get("end") or [None] * len(line["ids"])
+        results = end.get("end") or [None] * len(line["ids"])
         for i, id in enumerate(line["ids"]):
             if op == "put":
-                version = tuple(answers[i]) if answers[i] else None
-                by_id[id].puts.append(
-                    Put(line["t"], end["t"] if version else float("inf"), version, line["contents"][i])
-                )
+                version = tuple(results[i]) if results[i] else None
+                by_id[id].add(write_call(op, began, ended, version, line["contents"][i], level="redis"))
             elif op == "delete":
-                by_id[id].deletes.append(Delete(line["t"], end.get("t", float("inf"))))
+                by_id[id].add(Call("delete", began, ended, level="redis"))
             elif op == "get" and "end" in end:
-                add_read(by_id[id], line["t"], end["t"], answers[i])
-                counts[f"get {answers[i][3] if answers[i] else 'miss'}"] += 1
+                by_id[id].add(read_call(began, end["t"], results[i]))
+                counts[f"get {results[i][3] if results[i] else 'miss'}"] += 1
     return by_id, faults, counts
-
-
-def add_read(history: History, begin: int, end: int, answer: list[Any] | None) -> None:
-    version = (answer[0], answer[1]) if answer else None
-    history.reads.append(Read(begin, end, version, answer[2] if answer else ""))
 
 
 def check_the_end(args: argparse.Namespace, by_id: dict[str, History], kills: int) -> Iterator[str]:
@@ -531,10 +477,10 @@ def check_the_end(args: argparse.Namespace, by_id: dict[str, History], kills: in
 
 
 def final_read(store: Store, id: str, history: History) -> list[Any] | None:
-    begin = time.monotonic_ns()
-    answer = seen(id, store.get(id))
-    add_read(history, begin, time.monotonic_ns(), answer)
-    return answer[:3] if answer else None
+    began = time.monotonic_ns()
+    found = seen(id, store.get(id))
+    history.add(read_call(began, time.monotonic_ns(), found))
+    return found[:3] if found else None
 
 
 def compare_accounts(store: Store, when: str) -> Iterator[str]:

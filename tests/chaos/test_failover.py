@@ -42,10 +42,10 @@ def run(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scenario", ["restart", "old-rdb", "partition", "sentinel", "cluster"])
 def test_failovers_and_restarts_break_no_promise(
-    scenario: str, kind: Kind, tmp_path: Path, tell: Callable[[str], None]
+    scenario: str, kind: Kind, tmp_path: Path, report: Callable[[str], None]
 ) -> None:
     found = run(scenario, kind, tmp_path / "run")
-    tell(json.dumps({name: value for name, value in found.items() if name != "faults"}))
+    report(json.dumps({name: value for name, value in found.items() if name != "faults"}))
     assert not found["faults"], "\n".join(found["faults"][:40])
     assert found["disruptions"] == ROUNDS and found["acknowledged"] >= ACKS_LEAST
     assert len(found["outage_ms"]) == ROUNDS, "a call succeeded after each of them"

@@ -21,19 +21,19 @@ SECONDS = 60 if os.environ.get("CHAOS") == "long" else 10
 @pytest.mark.timeout(SECONDS * 9 + 60)
 @pytest.mark.parametrize("server", ["valkey"], indirect=True)
 def test_kill_9_with_three_nodes_breaks_no_promise(
-    server: TestServer, redis_url: str, tmp_path: Path, tell: Callable[[str], None]
+    server: TestServer, redis_url: str, tmp_path: Path, report: Callable[[str], None]
 ) -> None:
-    hammer(redis_url, tmp_path, tell, "--nodes", "3", seconds=max(5, SECONDS // 2))
+    hammer(redis_url, tmp_path, report, "--nodes", "3", seconds=max(5, SECONDS // 2))
 
 
 @pytest.mark.timeout(SECONDS * 9 + 60)
 def test_kill_9_breaks_no_promise(
-    server: TestServer, redis_url: str, tmp_path: Path, tell: Callable[[str], None]
+    server: TestServer, redis_url: str, tmp_path: Path, report: Callable[[str], None]
 ) -> None:
-    hammer(redis_url, tmp_path, tell)
+    hammer(redis_url, tmp_path, report)
 
 
-def hammer(redis_url: str, tmp_path: Path, tell: Callable[[str], None], *more: str, seconds: int = SECONDS) -> None:
+def hammer(redis_url: str, tmp_path: Path, report: Callable[[str], None], *more: str, seconds: int = SECONDS) -> None:
     seed = os.environ.get("CHAOS_SEED", "1")
     done = subprocess.run(
         [sys.executable, "-m", "tests.chaos.hammer", "--url", redis_url, "--directory", str(tmp_path / "hammer"),
@@ -42,7 +42,7 @@ def hammer(redis_url: str, tmp_path: Path, tell: Callable[[str], None], *more: s
     )  # fmt: skip
     assert done.stdout, done.stderr
     found = json.loads(done.stdout)
-    tell(f"{' '.join(more) or 'no nodes'}: {found['kills']} kills, {json.dumps(found['counts'])}")
+    report(f"{' '.join(more) or 'no nodes'}: {found['kills']} kills, {json.dumps(found['counts'])}")
     assert not found["faults"], "\n".join(found["faults"][:40])
     assert done.returncode == 0, done.stderr
     counts = found["counts"]

@@ -1,55 +1,76 @@
 """Readers and writers that check what they read, while something happens to the cluster.
 
 Each agent has its own modules and writes growing numbers into them. So a read must return at least the last acknowledged number
-(with `durable`: acknowledged as `archived`), and at most the last number that the agent sent.
+(with `durable`: acknowledged as `archived`), and at most the last number that the agent sent. For the checker
+(`tests/history.py`) these numbers are the versions.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from distier import AsyncStore, Store, connect, connect_async
+from distier import AsyncStore, Module, Store, connect, connect_async
 from distier.errors import Unavailable
+from tests.history import NEVER, Call, History, Promises, Version
 
 
 @dataclass
 class Agent:
-    """One agent, and what it knows about its modules."""
+    """One agent, and the history of each of its modules."""
 
     ids: Sequence[str]
     durable: bool
     rng: random.Random
-    sent: dict[str, int] = field(default_factory=dict)
-    acked: dict[str, int] = field(default_factory=dict)
     calls: int = 0
     slowest_s: float = 0.0
-    faults: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    by_id: dict[str, int] = field(default_factory=dict)
+    histories: dict[str, History] = field(default_factory=dict)
+    _sent: Counter[str] = field(default_factory=Counter)
+    _ticks: Iterator[int] = field(default_factory=itertools.count)
 
-    def write(self) -> tuple[str, bytes, Any]:
+    def __post_init__(self) -> None:
+        survives = frozenset({"archived"} if self.durable else {"archived", "redis"})
+        self.histories = {id: History(Promises(survives)) for id in self.ids}
+
+    @property
+    def acked(self) -> set[str]:
+        """The modules that have a version which survives."""
+        known = ((id, put) for id, history in self.histories.items() for put in history.puts if put.known)
+        return {id for id, put in known if put.level in self.histories[id].promises.survives}
+
+    @property
+    def faults(self) -> list[str]:
+        return [fault for id, history in self.histories.items() for fault in history.faults(id)]
+
+    def write(self) -> tuple[str, Call, Any]:
+        """Begin to write the next number into a module."""
         id = self.rng.choice(self.ids)
-        self.sent[id] = self.sent.get(id, 0) + 1
+        self._sent[id] += 1
         level = "archived" if self.durable and self.rng.random() < 0.5 else "redis"
-        return id, f"{id} {self.sent[id]}".encode(), level
+        call = Call("put", next(self._ticks), NEVER, f"{id} {self._sent[id]}", known=False, level=level)
+        self.histories[id].add(call)
+        return id, call, level
 
-    def wrote(self, id: str, n: int, level: str) -> None:
-        if level == "archived" or not self.durable:
-            self.acked[id] = n
+    def wrote(self, id: str, call: Call) -> None:
+        self.histories[id].add(replace(call, ended=next(self._ticks), known=True, version=version_of(call.value)))
 
-    def read(self) -> list[str]:
-        return self.rng.sample(self.ids, min(len(self.ids), self.rng.choice((1, 4))))
+    def read(self) -> tuple[list[str], int]:
+        return self.rng.sample(self.ids, min(len(self.ids), self.rng.choice((1, 4)))), next(self._ticks)
 
-    def saw(self, id: str, content: bytes | None, least: int) -> None:
-        whose, n = content.decode().rsplit(" ", 1) if content else (id, "0")
-        if whose != id or not least <= int(n) <= self.sent.get(id, 0):
-            self.faults.append(f"{id}: {content!r}, though {least} was acknowledged and {self.sent.get(id)} sent")
+    def saw(self, began: int, found: Mapping[str, Module | None]) -> None:
+        ended = next(self._ticks)
+        for id, module in found.items():
+            content = module.content.decode() if module else None
+            version = version_of(content) if content else None
+            self.histories[id].add(Call("read", began, ended, content, version=version))
 
     def took(self, began_s: float) -> None:
         self.calls += 1
@@ -60,15 +81,12 @@ class Agent:
             began_s = time.monotonic()
             try:
                 if self.rng.random() < 0.5:
-                    id, content, level = self.write()
-                    store.put(id, content, durability=level)
-                    self.wrote(id, self.sent[id], level)
+                    id, call, level = self.write()
+                    store.put(id, call.value.encode(), durability=level)
+                    self.wrote(id, call)
                 else:
-                    ids = self.read()
-                    least = {id: self.acked.get(id, 0) for id in ids}
-                    for id, module in store.get_many(ids).items():
-                        self.saw(id, module.content if module else None, least[id])
-                    self.by_id[ids[0]] = self.by_id.get(ids[0], 0) + 1
+                    ids, began = self.read()
+                    self.saw(began, store.get_many(ids))
             except Unavailable as e:
                 self.failed.append(f"{type(e).__name__}: {e}")
             self.took(began_s)
@@ -78,17 +96,19 @@ class Agent:
             began_s = time.monotonic()
             try:
                 if self.rng.random() < 0.5:
-                    id, content, level = self.write()
-                    await store.put(id, content, durability=level)
-                    self.wrote(id, self.sent[id], level)
+                    id, call, level = self.write()
+                    await store.put(id, call.value.encode(), durability=level)
+                    self.wrote(id, call)
                 else:
-                    ids = self.read()
-                    least = {id: self.acked.get(id, 0) for id in ids}
-                    for id, module in (await store.get_many(ids)).items():
-                        self.saw(id, module.content if module else None, least[id])
+                    ids, began = self.read()
+                    self.saw(began, await store.get_many(ids))
             except Unavailable as e:
                 self.failed.append(f"{type(e).__name__}: {e}")
             self.took(began_s)
+
+
+def version_of(content: str) -> Version:
+    return 0, int(content.rsplit(" ", 1)[1])
 
 
 class Load:

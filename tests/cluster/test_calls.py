@@ -45,12 +45,12 @@ class Spy:
 
     def exchange(self, shard: Shard, commands: Any, timeout_s: float) -> Any:
         self.trips += 1
-        self.sent += [(shard, words) for words in commands]
+        self.sent += [(shard, command) for command in commands]
         return self._exchange.exchange(shard, commands, timeout_s)
 
     def exchange_many(self, batches: Any, timeout_s: float) -> Any:
         self.trips += 1
-        self.sent += [(shard, words) for shard, commands in batches for words in commands]
+        self.sent += [(shard, command) for shard, commands in batches for command in commands]
         return self._exchange.exchange_many(batches, timeout_s)
 
     def drop(self) -> None:
@@ -60,10 +60,10 @@ class Spy:
         return self._exchange.close()
 
 
-def keys_of(words: Sequence[Any]) -> list[str]:
-    if words[0] in ("EVALSHA", "EVALSHA_RO"):
-        return [str(key) for key in words[3 : 3 + words[2]]]
-    return [str(word) for word in words if str(word).startswith("distier:{") and not str(word).endswith("*")]
+def keys_of(command: Sequence[Any]) -> list[str]:
+    if command[0] in ("EVALSHA", "EVALSHA_RO"):
+        return [str(key) for key in command[3 : 3 + command[2]]]
+    return [str(word) for word in command if str(word).startswith("distier:{") and not str(word).endswith("*")]
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_STORE)
@@ -116,8 +116,8 @@ async def test_every_call_works_and_every_script_stays_in_one_slot(stores: Store
     assert (await face.get(ids[0])).text == "y"
 
     assert len(spy.sent) > 500
-    for shard, words in spy.sent:
-        assert {key_slot(key.encode()) for key in keys_of(words)} <= {shard.slot}, (shard.index, words)
+    for shard, command in spy.sent:
+        assert {key_slot(key.encode()) for key in keys_of(command)} <= {shard.slot}, (shard.index, command)
     assert {shard.slot for shard, _ in spy.sent} == {key_slot(s.epoch.encode()) for s in stores.keys.shards}
 
 
@@ -174,27 +174,27 @@ async def test_batch_asks_all_masters_before_any_replied(stores: Stores, kind: s
     face = await stores.open(kind)
     exchange: Any = face.store._driver.redis
     nodes = stores.cluster.masters()[:2]
-    key = {node.port: f"{stores.on(node)[0].epoch}:told" for node in nodes}
+    key = {node.port: f"{stores.on(node)[0].epoch}:asked" for node in nodes}
 
-    def push_when_told(waits: TestServer, told: TestServer) -> None:
-        with waits.client() as to, told.client() as at:
-            poll(lambda: at.exists(key[told.port]) or to.exists(key[waits.port]), what="the other master is told")
-            to.rpush(key[waits.port], "go on")
+    def push_when_asked(waits: TestServer, asked: TestServer) -> None:
+        with waits.client() as to, asked.client() as at:
+            poll(lambda: at.exists(key[asked.port]) or to.exists(key[waits.port]), what="a command at the other master")
+            to.rpush(key[waits.port], "continue")
 
-    for waits, told in (nodes, nodes[::-1]):
+    for waits, asked in (nodes, nodes[::-1]):
         batches: list[Batch] = [
             (stores.on(waits)[0], [("BLPOP", key[waits.port], 5)]),
-            (stores.on(told)[0], [("SET", key[told.port], "")]),
+            (stores.on(asked)[0], [("SET", key[asked.port], "")]),
         ]
-        pushed = asyncio.create_task(asyncio.to_thread(push_when_told, waits, told))
+        pushed = asyncio.create_task(asyncio.to_thread(push_when_asked, waits, asked))
         if kind == "sync":
-            answers = await asyncio.to_thread(exchange.exchange_many, batches, 10.0)
+            replies = await asyncio.to_thread(exchange.exchange_many, batches, 10.0)
         else:
-            answers = await exchange.exchange_many(batches, 10.0)
-        assert answers[0][0] is not None, "the second master got its command too late"
+            replies = await exchange.exchange_many(batches, 10.0)
+        assert replies[0][0] is not None, "the second master got its command too late"
         await pushed
-        with told.client() as at:
-            at.delete(key[told.port])
+        with asked.client() as at:
+            at.delete(key[asked.port])
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_STORE)
@@ -233,12 +233,12 @@ async def test_replicas_are_never_read(stores: Stores):
     assert {port for port, n in reads.items() if n} == masters
 
 
-@pytest.mark.parametrize(("made", "says"), [(1, 16), (16, 1), (16, 8), (8, 16), (2, 3), (1, 2)])
-async def test_other_number_of_shards_is_refused(stores: Stores, made: int, says: int):
-    stores.store(shards=made).put("a", "x")
+@pytest.mark.parametrize(("created", "configured"), [(1, 16), (16, 1), (16, 8), (8, 16), (2, 3), (1, 2)])
+async def test_other_number_of_shards_is_refused(stores: Stores, created: int, configured: int):
+    stores.store(shards=created).put("a", "x")
     for kind in KINDS_OF_STORE:
-        with pytest.raises(Invalid, match=rf"shards={made};.*shards={says}\."):
-            await stores.open(kind, shards=says)
+        with pytest.raises(Invalid, match=rf"shards={created};.*shards={configured}\."):
+            await stores.open(kind, shards=configured)
 
 
 async def test_url_of_the_wrong_scheme_is_a_clear_error(stores: Stores, valkey_server: TestServer):
@@ -324,8 +324,8 @@ def test_threads_share_the_routes_that_one_of_them_learned(stores: Stores):
     for shard in shards:
         assert exchange.exchange(shard, [("SET", shard.root + "x", "1"), ("GET", shard.root + "x")], 5)[1] == b"1"
     assert exchange.routes.looks == 1
-    answers = exchange.exchange_many([(s, [("GET", s.root + "x"), ("GET", s.root + "y")]) for s in shards], 5)
-    assert answers == [[b"1", None]] * SHARDS
+    replies = exchange.exchange_many([(s, [("GET", s.root + "x"), ("GET", s.root + "y")]) for s in shards], 5)
+    assert replies == [[b"1", None]] * SHARDS
     assert isinstance(exchange.exchange(shards[0], [("HGET", shards[0].root + "x", "f")], 5)[0], redis.ResponseError)
     exchange.close()
 

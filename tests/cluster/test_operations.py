@@ -175,9 +175,9 @@ def cli(*words: str, password: str = PASSWORD) -> str:
     assert program
     environment = {"PATH": os.environ["PATH"], "REDISCLI_AUTH": password}
     done = subprocess.run([program, *words], env=environment, capture_output=True, text=True, check=False, timeout=60)
-    said = done.stdout + done.stderr
-    assert done.returncode == 0 and not re.search("NOAUTH|NOPERM|WRONGPASS|\\[ERR\\]", said), (words, said)
-    return said
+    output = done.stdout + done.stderr
+    assert done.returncode == 0 and not re.search("NOAUTH|NOPERM|WRONGPASS|\\[ERR\\]", output), (words, output)
+    return output
 
 
 def exported_shards(node: TestServer) -> set[str]:

@@ -29,6 +29,7 @@ from distier.stores.directory import DirectoryArchive
 from distier.stores.memory import MemoryArchive
 from distier.stores.s3 import S3Archive
 from tests import aws_models
+from tests.servers import free_port
 
 aws_models.share()
 
@@ -116,14 +117,7 @@ def wait_until(true: Callable[[], bool], *, what: str, timeout_s: float = 20) ->
         time.sleep(0.01)
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
-
-
-def answers(port: int) -> bool:
+def is_listening(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
@@ -168,7 +162,7 @@ def rclone_server(root: Path) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     ) as server:
         try:
-            wait_until(lambda: answers(port), what="rclone serve s3")
+            wait_until(lambda: is_listening(port), what="rclone serve s3")
             yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
@@ -176,17 +170,17 @@ def rclone_server(root: Path) -> Iterator[str]:
 
 @contextmanager
 def fault_server(
-    answer: Callable[..., tuple[int, bytes]], headers: Mapping[str, str] | None = None, *, with_headers: bool = False
+    reply: Callable[..., tuple[int, bytes]], headers: Mapping[str, str] | None = None, *, with_headers: bool = False
 ) -> Iterator[str]:
-    """Run a server that replies with `answer(method, path)` -> (status, body) and `headers`; yield its endpoint.
+    """Run a server that replies with `reply(method, path)` -> (status, body) and `headers`; yield its endpoint.
 
-    With `with_headers` it calls `answer(method, path, headers)`.
+    With `with_headers` it calls `reply(method, path, headers)`.
     """
 
     class Handler(BaseHTTPRequestHandler):
-        def _answer(self) -> None:
+        def _reply(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, body = answer(self.command, self.path, *([self.headers] if with_headers else []))
+            status, body = reply(self.command, self.path, *([self.headers] if with_headers else []))
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             for name, value in (headers or {}).items():
@@ -195,7 +189,7 @@ def fault_server(
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _answer  # noqa: N815 - http.server's names
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _reply  # noqa: N815 - http.server's names
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -12,14 +12,15 @@ import pytest
 
 from distier.errors import ArchiveUnavailable, ConfigError, DistierError
 from distier.stores.open import open_archive
+from tests.servers import free_port
 
-from .archives import SECRET_KEY, fault_server, free_port, raw_server, s3_archive
+from .archives import SECRET_KEY, fault_server, raw_server, s3_archive
 
 KEY = "team/modules/a/@00000001-00000000000001-0123abcd.md.xz"
 
 
 def error(code: str) -> bytes:
-    return f"<Error><Code>{code}</Code><Message>said so</Message></Error>".encode()
+    return f"<Error><Code>{code}</Code><Message>refused</Message></Error>".encode()
 
 
 def page(*keys, prefix="prefix/", token="", truncated=None):
@@ -27,8 +28,8 @@ def page(*keys, prefix="prefix/", token="", truncated=None):
     item = "<Contents><Key>prefix/{}</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
     more = str(bool(token) if truncated is None else truncated).lower()
     rest = f"<NextContinuationToken>{token}</NextContinuationToken>" if token else ""
-    said = f"<Prefix>{prefix}</Prefix><IsTruncated>{more}</IsTruncated>{rest}{''.join(map(item.format, keys))}"
-    return f'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{said}</ListBucketResult>'.encode()
+    inner = f"<Prefix>{prefix}</Prefix><IsTruncated>{more}</IsTruncated>{rest}{''.join(map(item.format, keys))}"
+    return f'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{inner}</ListBucketResult>'.encode()
 
 
 def query(path):
@@ -111,11 +112,11 @@ def test_page_that_is_not_xml_is_unavailable():
 def test_failing_batch_deletion_falls_back_to_single_deletions(status, body):
     asked: list[tuple[str, str]] = []
 
-    def answer(method: str, path: str) -> tuple[int, bytes]:
+    def reply(method: str, path: str) -> tuple[int, bytes]:
         asked.append((method, path))
         return (status, body) if method == "POST" else (204, b"")
 
-    with fault_server(answer) as url, closing(s3_archive(url)) as archive:
+    with fault_server(reply) as url, closing(s3_archive(url)) as archive:
         archive.delete(["a", "b"])
         archive.delete(["c"])
     assert [path for method, path in asked if method == "DELETE"] == [f"/bucket/prefix/{key}" for key in "abc"]
@@ -145,22 +146,22 @@ def test_listing_out_of_order_is_an_error():
 def test_listing_is_right_if_server_ignores_start_after():
     pages = {"": page(*"ab", token="1"), "1": page(*"cd", token="2"), "2": page(*"ef")}
 
-    def answer(method: str, path: str) -> tuple[int, bytes]:
+    def reply(method: str, path: str) -> tuple[int, bytes]:
         return 200, pages[query(path).get("continuation-token", "")]
 
-    with fault_server(answer) as url, closing(s3_archive(url)) as archive:
+    with fault_server(reply) as url, closing(s3_archive(url)) as archive:
         assert [one.key for one in archive.list("", start_after="c")] == ["d", "e", "f"]
         assert [one.key for one in archive.list("", start_after="a", limit=2)] == ["b", "c"]
 
 
 def test_check_reports_the_missing_permission():
-    for denied, said in (("GET", "list"), ("PUT", "write"), ("POST", "delete")):
+    for denied, action in (("GET", "list"), ("PUT", "write"), ("POST", "delete")):
         with (
             bucket(
                 lambda method, path, denied=denied: (403, error("AccessDenied")) if method == denied else None
             ) as url,
             closing(s3_archive(url)) as archive,
-            pytest.raises(ConfigError, match=rf"cannot {said} s3://bucket/prefix.*grant s3:"),
+            pytest.raises(ConfigError, match=rf"cannot {action} s3://bucket/prefix.*grant s3:"),
         ):
             archive.check()
 
@@ -170,7 +171,7 @@ def bucket(wrong=lambda method, path: None, headers=(("ETag", '"x"'),)):
     """A server that stores objects, except that `wrong(method, path)` may return another (status, body)."""
     kept: dict[str, bytes] = {}
 
-    def answer(method, path):
+    def reply(method, path):
         if (given := wrong(method, path)) is not None:
             return given
         if method == "PUT":
@@ -184,7 +185,7 @@ def bucket(wrong=lambda method, path: None, headers=(("ETag", '"x"'),)):
             return 200, b"<DeleteResult></DeleteResult>"
         return (200, kept[path]) if path in kept else (404, error("NoSuchKey"))
 
-    with fault_server(answer, dict(headers)) as url:
+    with fault_server(reply, dict(headers)) as url:
         yield url
 
 
@@ -211,22 +212,22 @@ NO_LISTINGS = {
 
 
 def test_success_without_a_listing_is_an_error():
-    said = {"name": ""}
-    with fault_server(lambda *_: (200, NO_LISTINGS[said["name"]])) as url, closing(s3_archive(url)) as archive:
-        for said["name"] in NO_LISTINGS:
+    case = {"name": ""}
+    with fault_server(lambda *_: (200, NO_LISTINGS[case["name"]])) as url, closing(s3_archive(url)) as archive:
+        for case["name"] in NO_LISTINGS:
             try:
                 found = archive.list("")
             except ArchiveUnavailable:
                 continue
-            pytest.fail(f"{said['name']} is taken for {found}")
+            pytest.fail(f"{case['name']} is taken for {found}")
 
 
 def test_success_of_another_kind_of_server_is_an_error():
     """If a login page replies to a put, nothing is archived; if it replies to a get, the object is not damaged."""
-    said = [(0, b"")]
-    with fault_server(lambda *_: said[0]) as url, closing(s3_archive(url)) as archive:
+    current = [(0, b"")]
+    with fault_server(lambda *_: current[0]) as url, closing(s3_archive(url)) as archive:
         for status, body in itertools.product([200, 201, 204, 206], [b"", b"<html>Log in</html>"]):
-            said[0] = status, body
+            current[0] = status, body
             for name in ("get", "put", "list", "check"):
                 with pytest.raises(ArchiveUnavailable):
                     calls(archive)[name]()
@@ -236,13 +237,15 @@ def test_success_of_another_kind_of_server_is_an_error():
 def test_encoded_prefix_in_a_page_is_accepted(encoded):
     key = "a%20+b/ä/x"
 
-    def answer(method: str, path: str) -> tuple[int, bytes]:
-        said = quote("prefix/" + key)
-        shown = f"<EncodingType>url</EncodingType><Prefix>{said if encoded else 'prefix/' + key}</Prefix>"
-        item = f"<Contents><Key>{said}</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
+    def reply(method: str, path: str) -> tuple[int, bytes]:
+        quoted = quote("prefix/" + key)
+        shown = f"<EncodingType>url</EncodingType><Prefix>{quoted if encoded else 'prefix/' + key}</Prefix>"
+        item = (
+            f"<Contents><Key>{quoted}</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
+        )
         return 200, f"<ListBucketResult>{shown}<IsTruncated>false</IsTruncated>{item}</ListBucketResult>".encode()
 
-    with fault_server(answer) as url, closing(s3_archive(url)) as archive:
+    with fault_server(reply) as url, closing(s3_archive(url)) as archive:
         assert [one.key for one in archive.list(key)] == [key]
 
 
@@ -265,7 +268,7 @@ def test_empty_page_may_be_followed_by_more():
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "reply",
     [
         lambda n: page(*"ab", token="same"),
         lambda n: page(*"ab", token=f"token{n}"),
@@ -276,12 +279,12 @@ def test_empty_page_may_be_followed_by_more():
         lambda n: page(truncated=True),
     ],
 )
-def test_pages_that_do_not_advance_are_an_error(answer):
+def test_pages_that_do_not_advance_are_an_error(reply):
     asked: list[str] = []
 
     def count(method: str, path: str) -> tuple[int, bytes]:
         asked.append(path)
-        return 200, answer(len(asked))
+        return 200, reply(len(asked))
 
     with (
         fault_server(count) as url,
@@ -318,10 +321,10 @@ PERMANENT = b"<Error><Code>PermanentRedirect</Code><Message>m</Message><Endpoint
 
 
 def test_redirect_is_reported_with_its_target():
-    headers, said = {"Location": "https://login.example/sso?state=secret"}, [(0, b"")]
-    with fault_server(lambda *_: said[0], headers) as url, closing(s3_archive(url)) as archive:
+    headers, current = {"Location": "https://login.example/sso?state=secret"}, [(0, b"")]
+    with fault_server(lambda *_: current[0], headers) as url, closing(s3_archive(url)) as archive:
         for status, body in itertools.product([300, 301, 302, 303, 304, 305, 307, 308], [b"", b"<html/>", PERMANENT]):
-            said[0] = status, body
+            current[0] = status, body
             for call in calls(archive).values():
                 with pytest.raises(ConfigError, match=r"https://login\.example/sso") as caught:
                     call()
@@ -405,11 +408,11 @@ def test_put_sends_the_checksum_that_the_bucket_requires(wanted, code):
         "x-amz-checksum-sha256": "Om6weQ85rIfJTzhWst0sXREOaBFgImGpqSPTuyOtyLc=",
     }
 
-    def answer(method, path, headers):
+    def reply(method, path, headers):
         asked.append(method)
         return (200, b"") if headers.get(wanted) == right[wanted] else (400, error(code))
 
-    with fault_server(answer, {"ETag": '"x"'}, with_headers=True) as url, closing(s3_archive(url)) as archive:
+    with fault_server(reply, {"ETag": '"x"'}, with_headers=True) as url, closing(s3_archive(url)) as archive:
         put_one(archive)
         first = len(asked)
         put_one(archive)
@@ -427,7 +430,7 @@ def test_refused_put_reports_the_reason():
 def test_locked_object_does_not_stop_other_deletions():
     gone = []
 
-    def answer(method, path):
+    def reply(method, path):
         if method == "POST":
             return 501, error("NotImplemented")
         if path.endswith("locked"):
@@ -436,7 +439,7 @@ def test_locked_object_does_not_stop_other_deletions():
         return 204, b""
 
     with (
-        fault_server(answer) as url,
+        fault_server(reply) as url,
         closing(s3_archive(url)) as archive,
         pytest.raises(ConfigError, match="AccessDenied"),
     ):
@@ -464,14 +467,14 @@ def test_expired_credentials_are_read_again(aws, code):
     aws("credentials", "aws_access_key_id = OLD\naws_secret_access_key = s\naws_session_token = t")
     good, asked = ["OLD"], []
 
-    def answer(method, path, headers):
+    def reply(method, path, headers):
         key = headers["Authorization"].split("Credential=")[1].split("/")[0]
         asked.append(key)
         if key not in good:
             return 403, error(code)
         return 200, page() if "list-type" in path else b"data" if method == "GET" else b""
 
-    with fault_server(answer, {"ETag": '"x"'}, with_headers=True) as url:
+    with fault_server(reply, {"ETag": '"x"'}, with_headers=True) as url:
         archive = open_archive(url="s3://bucket/prefix", endpoint_url=url, region="us-east-1")
         archive.list("")
         good[:] = ["NEW"]
@@ -488,13 +491,13 @@ def test_configured_credentials_are_not_replaced(aws):
     aws("credentials", "aws_access_key_id = OTHER\naws_secret_access_key = s")
     asked = []
 
-    def answer(method, path, headers):
+    def reply(method, path, headers):
         asked.append(
             (headers["Authorization"].split("Credential=")[1].split("/")[0], headers.get("x-amz-security-token"))
         )
         return 403, EXPIRED
 
-    with fault_server(answer, with_headers=True) as url, pytest.raises(ConfigError, match="renew the credentials"):
+    with fault_server(reply, with_headers=True) as url, pytest.raises(ConfigError, match="renew the credentials"):
         open_archive(
             url="s3://bucket",
             endpoint_url=url,
@@ -528,7 +531,7 @@ def test_bucket_is_addressed_as_configured(aws, monkeypatch, setting, file, host
     aws("config", file)
     hosts = []
 
-    def answer(method, path, headers):
+    def reply(method, path, headers):
         hosts.append((headers["Host"].partition(":")[0], path.startswith("/bucket")))
         return 200, page()
 
@@ -538,7 +541,7 @@ def test_bucket_is_addressed_as_configured(aws, monkeypatch, setting, file, host
         "getaddrinfo",
         lambda name, *rest, **more: real("127.0.0.1" if "s3.test" in str(name) else name, *rest, **more),
     )
-    with fault_server(answer, with_headers=True) as url:
+    with fault_server(reply, with_headers=True) as url:
         url = url if host == "127.0.0.1" else url.replace("127.0.0.1", "s3.test")
         archive = open_archive(
             url="s3://bucket/prefix",

@@ -38,7 +38,7 @@ def content_of(id: str, version: int = 1, size_bytes: int = 2000) -> bytes:
 
 
 def record_of(id: str, content: bytes, version: int = 1, *, clean: bool = True) -> Record:
-    write_id = hashlib.sha256(f"tok/{id}/{version}".encode()).hexdigest()[:32]
+    write_id = hashlib.sha256(f"write id/{id}/{version}".encode()).hexdigest()[:32]
     return Record(
         id=id, tier="cold", order=Order(1, version, write_id), size_bytes=len(content), tokens=1, counter="estimate",
         sha256=hashlib.sha256(content).hexdigest(), content_type="text/plain", keywords=b"", meta=b"", clean=clean, seen=1,
@@ -335,7 +335,7 @@ def test_disk_error_in_a_write_is_counted(opened: Opener, monkeypatch: pytest.Mo
     assert read(store, "m")
 
 
-# -- permissions and places -------------------------------------------------------------------------------------------
+# -- permissions and paths -------------------------------------------------------------------------------------------
 
 
 def test_files_of_the_disk_are_owner_only(opened: Opener) -> None:
@@ -659,9 +659,9 @@ def test_processes_can_open_the_disk_at_once(tmp_path: Path) -> None:
     for child in children:
         out, _ = child.communicate(timeout=60)
         assert child.returncode == 0
-        told = json.loads(out)
-        assert told["kept"], told
-        assert not told["counts"].get("local.rebuilt"), told
+        reported = json.loads(out)
+        assert reported["kept"], reported
+        assert not reported["counts"].get("local.rebuilt"), reported
 
 
 def churning(store: LocalStore, seed: int) -> int:
@@ -688,8 +688,8 @@ def test_file_grown_by_another_process_is_mapped_again(
     monkeypatch.setattr(store_module, "shared", lambda inner, _: environment.Environment(inner, 1 << 20))
     store = opened()
     keep(store, "m")
-    told, _ = start_child(tmp_path / "warm", "grow").communicate(timeout=60)
-    assert told == "39\n"
+    output, _ = start_child(tmp_path / "warm", "grow").communicate(timeout=60)
+    assert output == "39\n"
     assert read(store, "m") in (None, content_of("m"))
     store.tend()
     assert read(store, "m")
@@ -728,7 +728,7 @@ def test_killed_writers_leave_a_usable_file(opened: Opener) -> None:
     check_consistent(store)
 
 
-def test_stopped_writer_blocks_nobody(opened: Opener, tmp_path: Path) -> None:
+def test_stopped_writer_blocks_no_other_process(opened: Opener, tmp_path: Path) -> None:
     """LMDB itself would wait for the writer for ever."""
     store = opened()
     keep(store, "m")

@@ -36,7 +36,7 @@ def test_site_is_built_without_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "text", "said"),
+    ("page", "text", "message"),
     [
         ("index.md", "[x](nowhere.md)", "nowhere.md"),
         ("index.md", "[x](ERRORS.md#nowhere)", "nowhere"),
@@ -45,11 +45,11 @@ def test_site_is_built_without_a_warning(tmp_path: Path) -> None:
     ],
     ids=["link", "anchor", "page outside of the menu", "name"],
 )
-def test_site_with_a_broken_link_page_or_name_is_refused(tmp_path: Path, page: str, text: str, said: str) -> None:
+def test_site_with_a_broken_link_page_or_name_is_refused(tmp_path: Path, page: str, text: str, message: str) -> None:
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     shutil.copy(ROOT / "mkdocs.yml", tmp_path)
     (tmp_path / "distier").symlink_to(ROOT / "distier")
     with (tmp_path / "docs" / page).open("a") as file:
         file.write(f"\n{text}\n")
     done = build(tmp_path, tmp_path / "site")
-    assert done.returncode != 0 and said in done.stdout + done.stderr
+    assert done.returncode != 0 and message in done.stdout + done.stderr

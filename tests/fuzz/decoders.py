@@ -86,9 +86,9 @@ def unpack(drawn: bytes) -> tuple[int, list[Mutation], int]:
 
 def mutate(seed: bytes, mutations: Sequence[Mutation], others: Sequence[bytes]) -> bytes:
     data = bytearray(seed)
-    for kind, place, value in mutations:
+    for kind, position, value in mutations:
         # Headers matter most: half of the mutations are in the first 32 bytes.
-        at = (place // 2) % (min(len(data), 32) or 1) if place % 2 else (place * 131) % (len(data) or 1)
+        at = (position // 2) % (min(len(data), 32) or 1) if position % 2 else (position * 131) % (len(data) or 1)
         match kind:
             case 0 if data:
                 data[at] ^= 1 << value % 8
@@ -352,7 +352,7 @@ TARGETS: dict[str, Callable[[int, Sequence[Mutation], int], str]] = {
     "sidecar": _sidecar,
 }
 # Decoders written in C get the most inputs.
-SHARES = {
+WEIGHTS = {
     "decompress_frame": 6,
     "decompress_xz": 4,
     "parse_record": 4,
@@ -386,7 +386,9 @@ def fuzz(name: str, inputs: int) -> Counter[str]:
             counts["inputs"] += 1
             try:
                 counts[
-                    target(n + k, [(kind, place + 7 * k, value + k) for kind, place, value in mutations], extra + k)
+                    target(
+                        n + k, [(kind, position + 7 * k, value + k) for kind, position, value in mutations], extra + k
+                    )
                 ] += 1
             except DistierError as e:
                 assert not isinstance(e.__cause__, MemoryError), "the decoder ran out of memory"
@@ -407,8 +409,8 @@ def main(inputs: int) -> None:
     base_bytes = own_bytes()
     resource.setrlimit(resource.RLIMIT_AS, (base_bytes + ROOM_BYTES, base_bytes + ROOM_BYTES))
     began_s = time.monotonic()
-    total = sum(SHARES.values())
-    found = {name: dict(fuzz(name, -(-inputs * share // total))) for name, share in SHARES.items()}
+    total = sum(WEIGHTS.values())
+    found = {name: dict(fuzz(name, -(-inputs * weight // total))) for name, weight in WEIGHTS.items()}
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds = round(time.monotonic() - began_s, 1)
     json.dump(

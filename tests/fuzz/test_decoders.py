@@ -13,7 +13,7 @@ import pytest
 from distier.config import load_config
 from distier.domain.module import MAX_CONTENT_BYTES
 from distier.errors import ConfigError
-from tests.fuzz.decoders import ROOM_BYTES, SHARES
+from tests.fuzz.decoders import ROOM_BYTES, WEIGHTS
 
 INPUTS = 200_000
 
@@ -22,7 +22,7 @@ INPUTS = 200_000
 @pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="no /proc: the limit of memory is set by what it says"
 )
-def test_decoders_answer_or_refuse_within_their_memory(tell: Callable[[str], None]) -> None:
+def test_decoders_return_or_refuse_within_their_memory(report: Callable[[str], None]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.decoders", str(INPUTS)], cwd=Path(__file__).parents[2], check=False,
         capture_output=True, text=True,
@@ -31,12 +31,12 @@ def test_decoders_answer_or_refuse_within_their_memory(tell: Callable[[str], Non
     found = json.loads(done.stdout)
     counts = found["counts"]
     total = sum(c["inputs"] for c in counts.values())
-    tell(
+    report(
         f"decoder fuzzing: {total} inputs in {found['seconds']} s, at most {ROOM_BYTES >> 20} MiB more than at the start"
     )
     for name, by_word in counts.items():
-        tell(f"  {name:17} " + ", ".join(f"{n} {word}" for word, n in sorted(by_word.items())))
-    assert set(counts) == set(SHARES) and sum(c["inputs"] for c in counts.values()) >= INPUTS
+        report(f"  {name:17} " + ", ".join(f"{n} {word}" for word, n in sorted(by_word.items())))
+    assert set(counts) == set(WEIGHTS) and sum(c["inputs"] for c in counts.values()) >= INPUTS
     for name, by_word in counts.items():
         good = by_word["inputs"] - by_word.get("Corrupt", 0) - by_word.get("Invalid", 0) - by_word.get("refused", 0)
         assert good > by_word["inputs"] // 200, f"{name}: the mutations leave nothing whole: {by_word}"

@@ -244,7 +244,7 @@ def main() -> None:
         ]
         lines.append(f' "{version}": {{\n' + ",\n".join(kinds) + "\n }")
     PATH.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    print(f"{PATH.name}: Python {python_version()} written anew")
+    print(f"{PATH.name}: Python {python_version()} rewritten")
 
 
 if __name__ == "__main__":

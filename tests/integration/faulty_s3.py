@@ -142,7 +142,7 @@ class FaultyS3:
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
-        """Nobody listens, and open connections are cut at their next request."""
+        """No program listens, and open connections are cut at their next request."""
         with self.fault("reset"):
             self.stop()
             try:

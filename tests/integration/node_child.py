@@ -1,6 +1,6 @@
 """A node in its own process, for `test_nodes.py`: `node_child.py SETTINGS [die-before|die-after|second]`.
 
-It puts `a0`..`a9`, holds them on its disk and otherwise only in the archive, prints `ready`, and lives until it is
+It puts `a0`..`a9`, holds them on its disk and otherwise only in the archive, prints `ready`, and runs until it is
 killed.
 """
 

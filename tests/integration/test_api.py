@@ -463,8 +463,8 @@ async def test_stats_equal_a_recount(world: World):
     await face.delete("m/11")
     for i in (0, 5, 10, 99):
         await face.get(f"m/{i}")
-    stats, places = await face.stats(), [await face.where(f"m/{i}") for i in range(11)]
-    by_tier = {t: [p for p in places if p.tier == t] for t in ("hot", "warm", "cold")}
+    stats, located = await face.stats(), [await face.where(f"m/{i}") for i in range(11)]
+    by_tier = {t: [p for p in located if p.tier == t] for t in ("hot", "warm", "cold")}
     assert (stats.hot.count, stats.hot.tokens) == (len(by_tier["hot"]), sum(p.tokens for p in by_tier["hot"]))
     assert stats.hot.size_bytes == sum(p.size_bytes for p in by_tier["hot"])
     assert (stats.warm.count, stats.warm.stored_bytes) == (
@@ -472,10 +472,10 @@ async def test_stats_equal_a_recount(world: World):
     assert stats.warm.size_mb == stats.warm.stored_bytes / 1e6
     assert stats.warm.ratio == sum(p.size_bytes for p in by_tier["warm"]) / stats.warm.stored_bytes
     assert stats.cold.count == len(by_tier["cold"])
-    clean = [p for p in places if p.clean]
+    clean = [p for p in located if p.clean]
     assert (stats.cold.archived_count, stats.cold.stored_bytes) == (len(clean), sum(p.archived_bytes for p in clean))
-    assert stats.dirty_count == sum(not p.clean for p in places) + 1  # and the tombstone
-    assert stats.dirty_bytes == sum(p.size_bytes for p in places if not p.clean)
+    assert stats.dirty_count == sum(not p.clean for p in located) + 1  # and the tombstone
+    assert stats.dirty_bytes == sum(p.size_bytes for p in located if not p.clean)
     assert stats.hits == {"cold": 1, "warm": 1, "hot": 1}
     assert stats.misses == 1
     assert world.usage() == await face.recount()
@@ -646,7 +646,7 @@ async def test_sweep_keeps_only_the_greatest_version_of_each_module(world: World
         await face.archive_now()
     await face.delete("gone")
     await face.archive_now()
-    (world.archive / "t" / "modules" / "a" / "README").write_text("somebody else's")
+    (world.archive / "t" / "modules" / "a" / "README").write_text("of another program")
     assert await face.run(sweep(face.space)) > 0
     left = [name for name in world.objects() if "/modules/" in name]
     contents = [name for name in left if name.endswith(".xz")]

@@ -41,7 +41,7 @@ OUTAGES: dict[str, Callable[[FaultyS3], AbstractContextManager[None]]] = {
     "503 SlowDown": lambda s3: s3.fault("503"),
     "drops replies": lambda s3: s3.fault("drop-reply"),
     "is behind a login page": lambda s3: s3.fault("login-page"),
-    "answers with nothing": lambda s3: s3.fault("empty"),
+    "replies with nothing": lambda s3: s3.fault("empty"),
     "cuts bodies": lambda s3: s3.fault("cut-body", "GET", "LIST"),
 }
 DAMAGES = {"truncate": Corrupt, "flip": Corrupt}

@@ -34,7 +34,7 @@ BINARY = bytes(range(256)) * 3 + b"\r\n\xff"
 
 
 @dataclass
-class Said:
+class Result:
     code: int
     out: bytes
     err: str
@@ -65,19 +65,19 @@ def home(reaper: Reaper) -> Iterator[Path]:
         stop_server(Home(path))
 
 
-Cli = Callable[..., Said]
+Cli = Callable[..., Result]
 
 
 @pytest.fixture
 def words(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Run a command line exactly as given."""
 
-    def call(*argv: object, stdin: bytes = b"") -> Said:
+    def call(*argv: object, stdin: bytes = b"") -> Result:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         capfdbinary.readouterr()
         code = run([str(word) for word in argv])
         out, err = capfdbinary.readouterr()
-        return Said(code, out, err.decode())
+        return Result(code, out, err.decode())
 
     return call
 
@@ -106,8 +106,8 @@ def test_put_and_get_give_the_same_bytes(cli: Cli, tmp_path: Path, content: byte
     assert cli("put", "a/file", tmp_path / "file").code == 0
     assert cli("put", "a/stdin", "-", stdin=content).code == 0
     for id in ("a/file", "a/stdin"):
-        said = cli("get", id)
-        assert (said.code, said.out, said.err) == (0, content, "")
+        result = cli("get", id)
+        assert (result.code, result.out, result.err) == (0, content, "")
     assert cli("get", "a/file", "-o", tmp_path / "back").out == b""
     assert (tmp_path / "back").read_bytes() == content
 
@@ -115,11 +115,11 @@ def test_put_and_get_give_the_same_bytes(cli: Cli, tmp_path: Path, content: byte
 def test_get_several_ids_reports_the_missing_one(cli: Cli) -> None:
     for id in ("a", "b"):
         cli("put", id, "-", stdin=f"<{id}>".encode())
-    said = cli("get", "a", "nope", "b")
-    assert said.out == b"<a><b>"
-    assert said.code == 3
-    assert said.err.startswith("distier: there is no module 'nope'")
-    assert "Traceback" not in said.err
+    result = cli("get", "a", "nope", "b")
+    assert result.out == b"<a><b>"
+    assert result.code == 3
+    assert result.err.startswith("distier: there is no module 'nope'")
+    assert "Traceback" not in result.err
 
 
 def test_get_json_has_text_or_base64(cli: Cli) -> None:
@@ -131,8 +131,8 @@ def test_get_json_has_text_or_base64(cli: Cli) -> None:
 
 
 def test_put_reports_where_it_landed(cli: Cli) -> None:
-    said = cli("put", "a", "-", stdin=b"x")
-    assert "a: hot, version" in said.text
+    result = cli("put", "a", "-", stdin=b"x")
+    assert "a: hot, version" in result.text
     (row,) = cli("put", "a", "-", "--json", stdin=b"y").rows
     assert (row["tier"], row["size_bytes"], row["id"]) == ("hot", 1, "a")
     (placed,) = cli("where", "a", "--json").rows
@@ -141,10 +141,10 @@ def test_put_reports_where_it_landed(cli: Cli) -> None:
 
 def test_if_version_compares_and_sets(cli: Cli) -> None:
     assert cli("put", "a", "-", "--if-version", "0", stdin=b"1").code == 0
-    said = cli("put", "a", "-", "--if-version", "0", stdin=b"2")
-    assert said.code == 7
-    assert "is at version" in said.err
-    assert "hint:" in said.err
+    result = cli("put", "a", "-", "--if-version", "0", stdin=b"2")
+    assert result.code == 7
+    assert "is at version" in result.err
+    assert "hint:" in result.err
     version = cli("where", "a", "--json").rows[0]["version"]
     assert cli("put", "a", "-", "--if-version", version, stdin=b"3").code == 0
     assert cli("rm", "a", "--if-version", version).code == 7
@@ -169,12 +169,12 @@ def test_put_directory_writes_each_file(cli: Cli, tmp_path: Path) -> None:
     (root / "link.md").symlink_to(root / "a.md")
     (root / "linked").symlink_to("/etc")
     os.mkfifo(root / "pipe")
-    said = cli("put", root, "--prefix", "p/", "--exclude", "*.pyc", "--exclude", "skip")
-    assert said.code == 0, said.err
-    assert said.out == b""
-    assert "4 modules" in said.err
-    assert said.err.count("symbolic link") == 1
-    assert "not a regular file" in said.err
+    result = cli("put", root, "--prefix", "p/", "--exclude", "*.pyc", "--exclude", "skip")
+    assert result.code == 0, result.err
+    assert result.out == b""
+    assert "4 modules" in result.err
+    assert result.err.count("symbolic link") == 1
+    assert "not a regular file" in result.err
     assert cli("ls").text.splitlines() == ["p/a.md", "p/link.md", "p/sub/b.bin", "p/sub/deep/c.txt"]
     for name in ("a.md", "sub/b.bin", "sub/deep/c.txt"):
         assert cli("get", f"p/{name}").out == files[name]
@@ -185,9 +185,9 @@ def test_put_directory_reports_names_that_cannot_be_ids(cli: Cli, tmp_path: Path
     root.mkdir()
     Path(os.fsdecode(os.fsencode(root) + b"/\xff.md")).write_bytes(b"x")
     (root / "good.md").write_bytes(b"x")
-    said = cli("put", root)
-    assert said.code == 9
-    assert "not UTF-8" in said.err
+    result = cli("put", root)
+    assert result.code == 9
+    assert "not UTF-8" in result.err
     assert cli("ls").text == "tree/good.md\n"
 
 
@@ -210,10 +210,10 @@ def test_ls_lists_modules(cli: Cli) -> None:
 def test_where_prints_a_readable_description(cli: Cli) -> None:
     cli("put", "a.md", "-", stdin=b"x" * 5000)
     cli("flush")
-    said = cli("where", "a.md").text
-    assert "tier          hot" in said
-    assert "content type  text/markdown" in said
-    assert "archived      " in said and ".md.xz (" in said
+    result = cli("where", "a.md").text
+    assert "tier          hot" in result
+    assert "content type  text/markdown" in result
+    assert "archived      " in result and ".md.xz (" in result
     cli("demote", "a.md")
     assert "leaves warm" in cli("where", "a.md").text
     assert cli("where", "nope").code == 3
@@ -229,9 +229,9 @@ def test_promote_and_demote_move_modules(cli: Cli) -> None:
     assert cli("demote", "-", "--to", "cold", stdin=b"a\nb\n").text == "a: cold\nb: cold\n"
     assert cli("demote", "a").text == "a: cold (already)\n"
     assert cli("promote", "a").text == "a: hot\n"
-    said = cli("promote", "nope", "b")
-    assert said.code == 3
-    assert said.text == "b: hot\n"
+    result = cli("promote", "nope", "b")
+    assert result.code == 3
+    assert result.text == "b: hot\n"
     assert cli("get", "a").out == b"x" * 100
 
 
@@ -239,9 +239,9 @@ def test_pinned_module_is_not_demoted(cli: Cli) -> None:
     cli("put", "a", "-", stdin=b"x")
     (pinned,) = cli("pin", "a", "--ttl", "10m", "--json").rows
     assert 0 < pinned["pinned_until_ms"] / 1000 - time.time() < 601
-    said = cli("demote", "a")
-    assert said.code == 7
-    assert "pinned" in said.err
+    result = cli("demote", "a")
+    assert result.code == 7
+    assert "pinned" in result.err
     assert "pinned until" in cli("where", "a").text
     assert cli("unpin", "a").code == 0
     assert cli("demote", "a").code == 0
@@ -265,21 +265,21 @@ def test_stats_prints_counts_and_budgets(cli: Cli) -> None:
     (row,) = cli("stats", "--json").rows
     assert (row["count"], row["hot"]["count"], row["warm"]["count"], row["dirty_bytes"]) == (2, 1, 1, 2000)
     assert row["warm"]["ratio"] > 10
-    said = cli("stats").text
-    assert "2 modules" in said
-    assert "not archived yet: 2 modules, 2 KiB" in said and "256 MiB" in said
-    assert max(map(len, (line.rstrip() for line in said.splitlines()))) <= 80
+    result = cli("stats").text
+    assert "2 modules" in result
+    assert "not archived yet: 2 modules, 2 KiB" in result and "256 MiB" in result
+    assert max(map(len, (line.rstrip() for line in result.splitlines()))) <= 80
     assert cli("rm", "b").code == 0
     assert "1 module\n" in cli("stats").text
 
 
 @pytest.mark.parametrize(
-    ("size_bytes", "said"),
+    ("size_bytes", "printed"),
     [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (102400, "100 KiB"), (256 << 20, "256 MiB"),
      ((1 << 30) - 1, "1 GiB"), (5 << 40, "5.0 TiB")],
 )  # fmt: skip
-def test_sizes_are_printed_as_budgets_are_written(size_bytes: int, said: str) -> None:
-    assert output.size(size_bytes) == said
+def test_sizes_are_printed_as_budgets_are_written(size_bytes: int, printed: str) -> None:
+    assert output.size(size_bytes) == printed
 
 
 def test_watch_prints_past_events(cli: Cli) -> None:
@@ -334,17 +334,17 @@ def test_worker_exits_after_its_current_round(cli: Cli, home: Path, end: signal.
 def test_up_and_down_start_and_stop_the_server(words: Cli, short_tmp: Path, reaper: Reaper) -> None:
     home = short_tmp / "h"
     reaper.watch(home)
-    said = words("--home", home, "up")
-    assert said.code == 0
-    assert said.text.startswith("unix://")
-    assert "started in" in said.err
+    result = words("--home", home, "up")
+    assert result.code == 0
+    assert result.text.startswith("unix://")
+    assert "started in" in result.err
     (row,) = words("--home", home, "up", "--json").rows
-    assert (row["started"], row["url"]) == (False, said.text.strip())
+    assert (row["started"], row["url"]) == (False, result.text.strip())
     with redis.Redis.from_url(row["url"]) as client:
         assert client.ping()
-    said = words("--home", home, "down")
-    assert (said.code, said.out) == (0, b"")
-    assert "stopped" in said.err
+    result = words("--home", home, "down")
+    assert (result.code, result.out) == (0, b"")
+    assert "stopped" in result.err
     assert words("--home", home, "down", "--json").rows[0]["stopped"] is False
     assert words("--home", home, "up", "--maxmemory", "lots").code == 2
 
@@ -352,9 +352,9 @@ def test_up_and_down_start_and_stop_the_server(words: Cli, short_tmp: Path, reap
 def test_up_refuses_a_configured_server_url(words: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DISTIER_REDIS_URL", "redis://127.0.0.1:1")
     monkeypatch.setenv("DISTIER_STORAGE_TIERS__COLD__DIRECTORY", str(tmp_path))
-    said = words("up")
-    assert said.code == 9
-    assert "DISTIER_REDIS_URL" in said.err
+    result = words("up")
+    assert result.code == 9
+    assert "DISTIER_REDIS_URL" in result.err
 
 
 def test_config_show_names_sources_and_hides_secrets(
@@ -368,9 +368,9 @@ def test_config_show_names_sources_and_hides_secrets(
     assert (rows["namespace"]["value"], rows["namespace"]["source"]) == ("team", f"file {file}:1")
     assert (rows["deadline"]["value"], rows["deadline"]["source"]) == ("3s", "argument")
     assert rows["shards"]["source"] == "default"
-    said = words("config", "show", "-c", file)
-    assert "environment DISTIER_DEADLINE" in said.text
-    assert "hunter" not in said.text + said.err + json.dumps(rows)
+    result = words("config", "show", "-c", file)
+    assert "environment DISTIER_DEADLINE" in result.text
+    assert "hunter" not in result.text + result.err + json.dumps(rows)
 
 
 def test_config_check_accepts_good_and_rejects_bad_files(words: Cli, tmp_path: Path) -> None:
@@ -378,9 +378,9 @@ def test_config_check_accepts_good_and_rejects_bad_files(words: Cli, tmp_path: P
     good.write_text("namespace: team\n")
     bad.write_text("namespace: team\nstorage_tiers: {hot: {max_sise: 5}}\n")
     assert words("config", "check", good).text.startswith("ok: namespace 'team'")
-    said = words("config", "check", bad)
-    assert said.code == 9
-    assert "max_size" in said.err
+    result = words("config", "check", bad)
+    assert result.code == 9
+    assert "max_size" in result.err
     assert words("-c", tmp_path / "none.yaml", "ls").code == 9
 
 
@@ -403,31 +403,31 @@ def test_exit_codes_are_distinct() -> None:
     ],
 )  # fmt: skip
 def test_wrong_usage_exits_with_2(cli: Cli, argv: list[str]) -> None:
-    said = cli(*argv)
-    assert said.code == 2, said
-    assert said.out == b""
-    assert said.err.startswith("distier: ")
-    assert "Traceback" not in said.err
+    result = cli(*argv)
+    assert result.code == 2, result
+    assert result.out == b""
+    assert result.err.startswith("distier: ")
+    assert "Traceback" not in result.err
 
 
 def test_help_and_version_exit_with_0(words: Cli) -> None:
     assert words("--version").text == f"distier {__version__}\n"
-    said = words("--help")
-    assert said.code == 0
+    result = words("--help")
+    assert result.code == 0
     for code, _, what in EXITS:
-        assert f"{code:>3}  {what}" in said.text
-    assert max(map(len, said.text.splitlines())) <= 80
+        assert f"{code:>3}  {what}" in result.text
+    assert max(map(len, result.text.splitlines())) <= 80
     assert words().code == 2
 
 
 def test_redis_down_exits_with_4(words: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTIER_STORAGE_TIERS__COLD__DIRECTORY", str(tmp_path / "cold"))
     began = time.monotonic()
-    said = words("--url", f"redis://127.0.0.1:{free_port()}", "--deadline", "300ms", "get", "a")
-    assert said.code == 4
-    assert said.out == b""
-    assert said.err.startswith("distier: Redis did not answer")
-    assert "distier doctor" in said.err
+    result = words("--url", f"redis://127.0.0.1:{free_port()}", "--deadline", "300ms", "get", "a")
+    assert result.code == 4
+    assert result.out == b""
+    assert result.err.startswith("distier: Redis did not answer")
+    assert "distier doctor" in result.err
     assert time.monotonic() - began < 50
 
 
@@ -439,9 +439,9 @@ def test_archive_down_exits_with_5(cli: Cli, home: Path, monkeypatch: pytest.Mon
     }.items():  # fmt: skip
         monkeypatch.setenv(f"DISTIER_STORAGE_TIERS__COLD__{name}", value)
     assert cli("get", "a").out == b"x"  # a hot module needs no archive
-    said = cli("demote", "a", "--to", "cold", "--deadline", "2s")
-    assert said.code == 5, said
-    assert said.err.startswith("distier: ")
+    result = cli("demote", "a", "--to", "cold", "--deadline", "2s")
+    assert result.code == 5, result
+    assert result.err.startswith("distier: ")
 
 
 def test_damaged_copy_exits_with_6(cli: Cli, home: Path) -> None:
@@ -450,25 +450,25 @@ def test_damaged_copy_exits_with_6(cli: Cli, home: Path) -> None:
     with redis.Redis.from_url(ensure_server(Home(home)).url) as client:
         (key,) = client.keys("distier:{test_damaged_copy_exits_with_6}:warm:a")
         client.setrange(key, 20, b"\xff\xff\xff")
-    said = cli("get", "a")
-    assert said.code == 6, said
-    assert said.out == b""
+    result = cli("get", "a")
+    assert result.code == 6, result
+    assert result.out == b""
 
 
 def test_no_room_exits_with_8(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTIER_STORAGE_TIERS__HOT__MAX_SIZE", "100")
     cli("put", "small", "-", "--tokens", "90", stdin=b"x")
     cli("put", "large", "-", "--tokens", "101", stdin=b"x")
-    said = cli("promote", "large")
-    assert said.code == 8, said
-    assert "too large for hot" in said.err
+    result = cli("promote", "large")
+    assert result.code == 8, result
+    assert "too large for hot" in result.err
 
 
 def test_invalid_id_exits_with_9(cli: Cli) -> None:
     cli("put", "a", "-", stdin=b"x")
-    said = cli("get", "x" * 257)
-    assert said.code == 9
-    assert "256 bytes" in said.err
+    result = cli("get", "x" * 257)
+    assert result.code == 9
+    assert "256 bytes" in result.err
 
 
 def test_verbose_prints_the_traceback(cli: Cli) -> None:
@@ -524,9 +524,9 @@ def test_start_imports_only_what_it_needs(home: Path, argv: list[str], without: 
 
 
 def test_doctor_passes_a_good_home(cli: Cli) -> None:
-    said = cli("doctor", "--json")
-    found = {row["check"]: row for row in said.rows}
-    assert said.code == 0
+    result = cli("doctor", "--json")
+    found = {row["check"]: row for row in result.rows}
+    assert result.code == 0
     assert {row["status"] for row in found.values()} == {"ok"}
     assert {"redis", "eviction", "memory", "persistence", "scripts", "clock", "archive", "tokens"} <= set(found)
     assert "appendfsync everysec" in found["persistence"]["found"]
@@ -537,8 +537,8 @@ def doctor_on(
     words: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str, *argv: str
 ) -> tuple[int, dict[str, Any]]:
     monkeypatch.setenv("DISTIER_STORAGE_TIERS__COLD__DIRECTORY", str(tmp_path / "cold"))
-    said = words("--url", url, "--deadline", "1s", "doctor", "--json", *argv)
-    return said.code, {row["check"]: row for row in said.rows}
+    result = words("--url", url, "--deadline", "1s", "doctor", "--json", *argv)
+    return result.code, {row["check"]: row for row in result.rows}
 
 
 def test_doctor_warns_of_a_server_that_evicts(words: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -585,9 +585,9 @@ def test_doctor_reports_another_number_of_shards(cli: Cli, monkeypatch: pytest.M
     monkeypatch.setenv("DISTIER_SHARDS", "2")
     cli("put", "a", "-", stdin=b"x")
     monkeypatch.setenv("DISTIER_SHARDS", "4")
-    said = cli("doctor", "--json")
-    assert said.code == 1
-    assert "shards=2" in {row["check"]: row for row in said.rows}["scripts"]["found"]
+    result = cli("doctor", "--json")
+    assert result.code == 1
+    assert "shards=2" in {row["check"]: row for row in result.rows}["scripts"]["found"]
     assert cli("get", "a").code == 9
 
 
@@ -595,11 +595,11 @@ def test_doctor_distinguishes_one_shard_from_four(cli: Cli, monkeypatch: pytest.
     """One shard has another tag than the first of four: their scripts never meet."""
     cli("put", "a", "-", stdin=b"x")
     monkeypatch.setenv("DISTIER_SHARDS", "4")
-    said = cli("doctor", "--json")
-    assert said.code == 1
+    result = cli("doctor", "--json")
+    assert result.code == 1
     assert (
         "was made with shards=1; this client is configured for shards=4"
-        in {r["check"]: r for r in said.rows}["scripts"]["found"]
+        in {r["check"]: r for r in result.rows}["scripts"]["found"]
     )
 
 

@@ -71,8 +71,8 @@ def test_id_lists_from_editors_are_accepted(cli: Cli) -> None:
     for id in ("a", "b", "c"):
         cli("put", id, "-", stdin=id.encode())
     assert cli("get", "-", stdin=b"\xef\xbb\xbfa\r\nb\r\n\r\nc").out == b"abc"
-    said = cli("get", "-", stdin=b"a\n\xff\xfe\nc\n")
-    assert (said.code, said.out) == (9, b"ac")
+    result = cli("get", "-", stdin=b"a\n\xff\xfe\nc\n")
+    assert (result.code, result.out) == (9, b"ac")
     assert cli("get", "-0", "-", stdin=b"a\0b\0").out == b"ab"
 
 
@@ -98,8 +98,8 @@ def test_full_disk_keeps_the_old_file(cli: Cli, tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    said = cli("get", "a", "-o", tmp_path / "f")
-    assert said.code == 2 and "No space left" in said.err
+    result = cli("get", "a", "-o", tmp_path / "f")
+    assert result.code == 2 and "No space left" in result.err
     assert (tmp_path / "f").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
@@ -118,8 +118,8 @@ def test_get_prefix_reverses_put_directory(cli: Cli, tmp_path: Path, monkeypatch
     back = make(tmp_path / "back", {})
     back.mkdir()
     (back / "out").symlink_to(tmp_path)
-    said = cli("get", "--prefix", "tree/", "-o", back)
-    assert said.code == 9 and said.err.count("tree/../../evil") == 1
+    result = cli("get", "--prefix", "tree/", "-o", back)
+    assert result.code == 9 and result.err.count("tree/../../evil") == 1
     found = {p.relative_to(back).as_posix() for p in back.rglob("*") if p.is_file()}
     assert {n: (back / n).read_bytes() for n in files} == {n: (root / n).read_bytes() for n in files}
     assert "evil" not in {p.name for p in tmp_path.iterdir()} and found - set(files) <= {"out/evil"}
@@ -164,9 +164,9 @@ def test_errors_are_json_with_json(cli: Cli) -> None:
         (["get", "x" * 300], "Invalid", 9),
         (["frob"], "UsageError", 2),
     ):
-        said = cli(*argv, "--json")
-        (row,) = [json.loads(line) for line in said.err.splitlines()]
-        assert (row["error"], row["exit_code"], said.code) == (kind, code, code)
+        result = cli(*argv, "--json")
+        (row,) = [json.loads(line) for line in result.err.splitlines()]
+        assert (row["error"], row["exit_code"], result.code) == (kind, code, code)
         assert row["message"]
 
 
@@ -177,23 +177,23 @@ def test_watch_shows_a_new_epoch(cli: Cli, home: Path, request: pytest.FixtureRe
     with redis.Redis.from_url(ensure_server(Home(home)).url) as client:
         client.delete(*client.keys(f"distier:{{{tag}}}:*"))
     assert cli("get", "a").out == b"x"
-    said = cli("watch", "some/prefix", "--since", "0", "--no-wait")
-    assert "epoch" in said.text and "lost" in said.text
+    result = cli("watch", "some/prefix", "--since", "0", "--no-wait")
+    assert "epoch" in result.text and "lost" in result.text
 
 
 def test_pin_reports_a_module_that_is_not_hot(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTIER_STORAGE_TIERS__HOT__MAX_SIZE", "100")
     cli("put", "large", "-", "--tokens", "101", stdin=b"x")
-    said = cli("pin", "large")
-    assert said.code == 8
-    assert "too large for hot" in said.err and "large: warm, pinned until" in said.text
+    result = cli("pin", "large")
+    assert result.code == 8
+    assert "too large for hot" in result.err and "large: warm, pinned until" in result.text
     cli("put", "full", "-", "--tokens", "90", stdin=b"x")
     cli("put", "other", "-", "--tokens", "90", stdin=b"x")
     assert cli("pin", "full").code == 0
-    said = cli("pin", "other")
-    assert said.code == 8 and "no room in hot" in said.err
-    said = cli("demote", "full")
-    assert said.code == 7 and "it is pinned" in said.err and "version" not in said.err
+    result = cli("pin", "other")
+    assert result.code == 8 and "no room in hot" in result.err
+    result = cli("demote", "full")
+    assert result.code == 7 and "it is pinned" in result.err and "version" not in result.err
 
 
 @pytest.mark.parametrize("name", ["hot", "dirty", "usage", "epoch", "events", "uses"])
@@ -205,8 +205,8 @@ def test_fsck_names_the_foreign_key_that_stops_it(
     with redis.Redis.from_url(ensure_server(Home(home)).url) as client:
         client.delete(key)
         client.set(key, "foreign")
-    said = cli("fsck")
-    assert said.code in (1, 6) and key in said.text + said.err and "Traceback" not in said.err
+    result = cli("fsck")
+    assert result.code in (1, 6) and key in result.text + result.err and "Traceback" not in result.err
 
 
 # -- the library's names ---------------------------------------------------------------------------------------------------
@@ -262,9 +262,9 @@ def test_mistyped_namespace_is_reported_and_not_created(
     monkeypatch.setenv("DISTIER_SHARDS", shards)
     words("--home", home, "up")
     before, archived = keys(home), sorted((home / "cold").rglob("*"))
-    said = words("--home", home, "-n", "typo", *argv)
-    assert said.code == 3 and "there is no namespace 'typo'" in said.err, said
-    assert said.out == b""
+    result = words("--home", home, "-n", "typo", *argv)
+    assert result.code == 3 and "there is no namespace 'typo'" in result.err, result
+    assert result.out == b""
     assert keys(home) == before and sorted((home / "cold").rglob("*")) == archived
 
 
@@ -294,8 +294,8 @@ def test_read_only_commands_need_no_archive(cli: Cli, words: Cli, home: Path, re
     assert words(*base, "stats").text.startswith(f"namespace {request.node.name}: 1 module")
     assert words(*base, "where", "a").code == 0
     assert words(*base, "watch", "--no-wait", "--since", "0").text.count("put") == 1
-    said = words(*base, "put", "b", "-", stdin=b"x")
-    assert said.code == 9 and "an archive is required" in said.err
+    result = words(*base, "put", "b", "-", stdin=b"x")
+    assert result.code == 9 and "an archive is required" in result.err
 
 
 def test_globs_and_id_lists_select_modules(cli: Cli, tmp_path: Path) -> None:
@@ -353,8 +353,8 @@ def test_shell_completion_offers_ids(
 
 def test_flush_does_not_create_a_misspelt_namespace(cli: Cli, words: Cli, home: Path) -> None:
     cli("put", "a", "-", stdin=b"x")
-    said = words("--home", home, "-n", "mispelt-name", "flush")
-    assert said.code == 3 and "there is no namespace 'mispelt-name'" in said.err
+    result = words("--home", home, "-n", "mispelt-name", "flush")
+    assert result.code == 3 and "there is no namespace 'mispelt-name'" in result.err
     assert words("--home", home, "-n", "mispelt-name", "stats").code == 3
 
 
@@ -391,7 +391,7 @@ def test_each_stats_column_has_its_own_name(cli: Cli, monkeypatch: pytest.Monkey
     "argv", [[], ["nope"], ["put"], ["config"], ["archive"], ["ls", "--limit", "x"], ["get"], ["ls", "-c"]]
 )
 def test_usage_errors_are_json_with_json(words: Cli, argv: list[str]) -> None:
-    said = words("--json", *argv)
-    assert said.code == 2 and said.out == b""
-    (line,) = said.err.splitlines()
+    result = words("--json", *argv)
+    assert result.code == 2 and result.out == b""
+    (line,) = result.err.splitlines()
     assert set(json.loads(line)) == {"error", "message", "hint", "exit_code"}

@@ -45,14 +45,14 @@ def test_files_ignored_by_git_are_skipped_and_reported(cli: Cli, tmp_path: Path)
             ".env.example": "E", "node_modules/m/index.js": "j", "__pycache__/a.pyc": "p", ".mypy_cache/x.json": "{}",
         },
     )  # fmt: skip
-    said = cli("put", root)
-    assert said.code == 0, said.err
+    result = cli("put", root)
+    assert result.code == 0, result.err
     kept = {".distierignore", ".gitignore", ".env.example", "a.md", "keep.log", "important.log", "doc/y.md",
             "sub/.gitignore", "sub/README.md"}  # fmt: skip
     assert set(ids(cli)) == {f"skills/{name}" for name in kept}
     for word in (".git", ".env", "node_modules", "__pycache__", ".gitignore", ".distierignore", "--no-ignore"):
-        assert word in said.err.partition("excluded: ")[2], said.err
-    assert "'[z-a]' is not a pattern" in said.err
+        assert word in result.err.partition("excluded: ")[2], result.err
+    assert "'[z-a]' is not a pattern" in result.err
     assert cli("put", root, "--prefix", "all/", "--no-ignore", "--exclude", ".git").code == 0
     assert len(ids(cli, "all/")) == 20
 
@@ -78,10 +78,10 @@ def test_links_inside_the_tree_are_followed_and_none_escapes(cli: Cli, tmp_path:
     for name, target in links.items():
         (root / name).symlink_to(target)
     (root / "twice.md").symlink_to("out.md")
-    said = cli("put", root)
-    assert ids(cli) == [f"tree/{n}" for n in ("a.md", "dir/b.md", "link.md", "linked/b.md")], said.err
-    assert said.err.count("a symbolic link to a path outside the tree") == 4
-    assert said.err.count("a symbolic link to an excluded path") == 3
+    result = cli("put", root)
+    assert ids(cli) == [f"tree/{n}" for n in ("a.md", "dir/b.md", "link.md", "linked/b.md")], result.err
+    assert result.err.count("a symbolic link to a path outside the tree") == 4
+    assert result.err.count("a symbolic link to an excluded path") == 3
 
 
 def test_two_trees_do_not_overwrite_each_other(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,13 +116,13 @@ def test_unchanged_files_are_not_rewritten(cli: Cli, tmp_path: Path, monkeypatch
     cli("demote", "t/a.md")
     cli("demote", "t/c.bin", "--to", "cold")
     before = versions()
-    said = cli("put", root)
-    assert said.code == 0 and "nothing was put; 4 unchanged" in said.err
+    result = cli("put", root)
+    assert result.code == 0 and "nothing was put; 4 unchanged" in result.err
     assert versions() == before
     (root / "c.bin").write_bytes(b"\xff\x01")
     (root / "new").write_text("new")
-    said = cli("put", root, "--json")
-    assert {row["id"] for row in said.rows if not row.get("unchanged")} == {"t/c.bin", "t/new"}
+    result = cli("put", root, "--json")
+    assert {row["id"] for row in result.rows if not row.get("unchanged")} == {"t/c.bin", "t/new"}
     assert {id for id, version in versions().items() if before.get(id) != version} == {"t/c.bin", "t/new"}
     changes: list[str] = []
     for more in ("--keyword=k", "--meta=a=b", "--type=text/x-log"):
@@ -144,10 +144,10 @@ def test_failures_are_listed_last_with_a_command_to_retry_them(
     )
     with (root / "huge").open("wb") as file:
         file.truncate(1 << 40)  # sparse: no machine could read it
-    said = cli("put", root)
-    assert said.code == 9
+    result = cli("put", root)
+    assert result.code == 9
     assert ids(cli) == ["my tree/a.md", "my tree/z.md"]
-    end = said.err.partition("3 files failed:\n")[2].splitlines()
+    end = result.err.partition("3 files failed:\n")[2].splitlines()
     assert sorted(line.strip().partition(": ")[0] for line in end[:3])[1:] == ["my tree/huge", "my tree/it's big.md"]
     again = shlex.split(end[-1].partition(": ")[2])
     assert again[:2] == ["distier", "--home"] and "--only" in again and "a.md" not in again
@@ -164,10 +164,10 @@ def test_failures_are_listed_last_with_a_command_to_retry_them(
 def test_summary_reports_final_tiers(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTIER_STORAGE_TIERS__HOT__MAX_SIZE", "2000")
     root = make(tmp_path / "t", {f"{i:02}.md": f"word {i} " * 100 for i in range(40)})
-    said = cli("put", root)
+    result = cli("put", root)
     tiers = [row["tier"] for row in cli("ls", "--json").rows]
     assert tiers.count("warm") > 20
-    assert f"{tiers.count('hot')} hot, {tiers.count('warm')} warm" in said.err
+    assert f"{tiers.count('hot')} hot, {tiers.count('warm')} warm" in result.err
 
 
 def test_ctrl_c_reports_progress_and_the_same_command_continues(home: Path, tmp_path: Path) -> None:

@@ -291,7 +291,7 @@ async def test_repeated_reply_is_not_taken_for_the_next_one(
             await face.put(name, name)
         for _ in range(3):
             await face.get("a")
-            proxy.repeat_next_answer(after_s)
+            proxy.repeat_next_reply(after_s)
             assert (await face.get("a")).text == "a"
             if after_s:
                 await asyncio.to_thread(time.sleep, after_s * 4)  # the loop reads meanwhile
@@ -315,17 +315,17 @@ async def test_unsolicited_reply_between_others_is_detected(
         seen = 0
         for round in range(4):
             assert (await face.get("z")).text == "z"
-            proxy.repeat_last_answer_first()
+            proxy.repeat_last_reply_first()
             ask = face.get_many if round % 2 else face.get
             calls = [ask([id] if round % 2 else id) for id in ids]
-            answers = await asyncio.gather(*calls, return_exceptions=True)
-            answers = [next(iter(a.values())) if isinstance(a, dict) else a for a in answers]
-            for id, answer in zip(ids, answers, strict=True):
-                if isinstance(answer, BaseException):
-                    assert isinstance(answer, Unavailable | OutOfStep)
-                    seen += isinstance(answer, OutOfStep)
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            results = [next(iter(a.values())) if isinstance(a, dict) else a for a in results]
+            for id, result in zip(ids, results, strict=True):
+                if isinstance(result, BaseException):
+                    assert isinstance(result, Unavailable | OutOfStep)
+                    seen += isinstance(result, OutOfStep)
                 else:
-                    assert answer.text == id
+                    assert result.text == id
             for id in ids:
                 assert (await face.get(id)).text == id, "the next call has a connection that is in step"
         assert seen or kind == "sync", "the test shows nothing"

@@ -114,15 +114,15 @@ def test_check_finds_lost_older_and_damaged_modules(config: dict[str, Any]) -> N
         store.delete("lost")
         acks["older"] = (acks["older"][0], acks["older"][1] + 100, acks["older"][2])
         acks["damaged"] = (*acks["damaged"][:2], sha(b"something else"))
-        said: list[Any] = []
+        messages: list[Any] = []
         job = {"config": config, "acks": acks, "unanswered": {}}
-        run_check(job, threading.Event(), said.append)
-        problems = [Problem(*p) for p in said[-1]["report"]["problems"]]
+        run_check(job, threading.Event(), messages.append)
+        problems = [Problem(*p) for p in messages[-1]["report"]["problems"]]
         by_kind = Counter(p.kind for p in problems)
         assert by_kind["read back"] == 3
         assert by_kind["archive"] >= 3
         assert by_kind["accounts"] == 0
-        assert said[-1]["report"]["checked"] == {"reading back": 1, "reading from the archive": 1}
+        assert messages[-1]["report"]["checked"] == {"reading back": 1, "reading from the archive": 1}
 
 
 def test_check_finds_a_wrong_account(config: dict[str, Any]) -> None:
@@ -133,10 +133,10 @@ def test_check_finds_a_wrong_account(config: dict[str, Any]) -> None:
         (shard,) = store.space.keys.shards
         with redis.Redis.from_url(Home(Path(config["home"])).url) as client:
             client.hincrby(shard.usage, "hot_tokens", 1)
-        said: list[Any] = []
+        messages: list[Any] = []
         acks = {"m": (version.epoch, version.ver, sha(b"x"))}
-        run_check({"config": config, "acks": acks, "unanswered": {}}, threading.Event(), said.append)
-    kinds = {Problem(*p).kind for p in said[-1]["report"]["problems"]}
+        run_check({"config": config, "acks": acks, "unanswered": {}}, threading.Event(), messages.append)
+    kinds = {Problem(*p).kind for p in messages[-1]["report"]["problems"]}
     assert kinds == {"accounts"}
 
 

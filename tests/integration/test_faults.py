@@ -187,7 +187,7 @@ class LossyProxy:
     def _serve(self, client: socket.socket) -> None:
         cut = threading.Event()
         with client, socket.create_connection(("127.0.0.1", self._port)) as server:
-            threading.Thread(target=self._answers, args=(server, client, cut), daemon=True).start()
+            threading.Thread(target=self._forward_replies, args=(server, client, cut), daemon=True).start()
             with suppress(OSError):
                 while data := client.recv(1 << 20):
                     if self._needle and self._needle in data:
@@ -197,7 +197,7 @@ class LossyProxy:
             with suppress(OSError):
                 server.shutdown(socket.SHUT_RDWR)
 
-    def _answers(self, server: socket.socket, client: socket.socket, cut: threading.Event) -> None:
+    def _forward_replies(self, server: socket.socket, client: socket.socket, cut: threading.Event) -> None:
         with suppress(OSError):
             while data := server.recv(1 << 20):
                 if cut.is_set() and not data.startswith(b"-NOSCRIPT"):
@@ -390,7 +390,7 @@ async def test_frame_of_a_newer_version_is_not_returned_as_the_old_one(world: Wo
     exchange = redis.exchange
 
     def strike(commands: Any) -> None:
-        if any(words[:2] == ("GET", world.shard("a").frame("a")) for words in commands):
+        if any(command[:2] == ("GET", world.shard("a").frame("a")) for command in commands):
             redis.exchange = exchange
             others.put("a", new, tokens=10)
 

@@ -50,13 +50,13 @@ async def test_store_needs_no_permission_for_client_or_select(
 
 
 @pytest.mark.parametrize(
-    ("db", "query", "says"),
+    ("db", "query", "message"),
     [(99, "", "database 99"), (0, "?protocol=2", "RESP3"), (0, "?ssl_cert_reqs=none", "rediss")],
 )
 async def test_impossible_url_is_a_config_error(
-    own_server: TestServer, tmp_path: Path, kind: str, db: int, query: str, says: str
+    own_server: TestServer, tmp_path: Path, kind: str, db: int, query: str, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=message):
         await face_of(kind, url_of(own_server, db=db, query=query), tmp_path)
 
 

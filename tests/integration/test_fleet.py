@@ -230,13 +230,13 @@ def test_health_and_metrics_during_outages_of_archive_and_redis(
         )
         every = {m.name for m in METRICS}
         poll(lambda: {re.split(r"[{ ]", name)[0] for port in ports.values() for name in metrics(port)} == every,
-             timeout_s=SOON_S, what="each metric is told")  # fmt: skip
+             timeout_s=SOON_S, what="each metric is reported")  # fmt: skip
 
         with s3.refusing():
             poll(lambda: [ask(p, "/healthz")[0] for p in ports.values()] == [503, 503], timeout_s=SOON_S,
                  what="both say that the archive is away")  # fmt: skip
-            answers = [ask(p, "/healthz")[1] for p in ports.values()]
-            assert any(reason.startswith("archive: ") for said in answers for reason in json.loads(said)["reasons"])
+            bodies = [ask(p, "/healthz")[1] for p in ports.values()]
+            assert any(reason.startswith("archive: ") for body in bodies for reason in json.loads(body)["reasons"])
             assert [ask(p, "/readyz")[0] for p in ports.values()] == [200, 200]
             store.put("b", b"waits")
             poll(lambda: metric_total('write_back_lag_seconds{namespace="f",shard="0"}') > 0.3, timeout_s=SOON_S,
@@ -285,8 +285,8 @@ def test_used_address_is_reported(fleet: Callable[..., Process], s3: FaultyS3) -
     port = int(s3.url.rsplit(":", 1)[1])
     worker = fleet(1, "--health", f"127.0.0.1:{port}")
     assert worker.process.wait(SOON_S) == 9
-    said = worker.log.read_text()
-    assert "cannot listen at" in said and "its own port" in said and "Errno" not in said
+    log = worker.log.read_text()
+    assert "cannot listen at" in log and "its own port" in log and "Errno" not in log
 
 
 def test_head_probe_works_and_discloses_no_version(valkey_server: TestServer, s3: FaultyS3) -> None:
@@ -297,9 +297,9 @@ def test_head_probe_works_and_discloses_no_version(valkey_server: TestServer, s3
         for path, status in (("/healthz", (200, 503)), ("/metrics", (200,)), ("/nothing", (404,))):
             connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SOON_S)
             connection.request("HEAD", path)
-            answer = connection.getresponse()
-            assert answer.status in status and answer.read() == b"" and int(answer.headers["Content-Length"]) > 0
-            assert answer.headers["Server"] == "distier"
+            response = connection.getresponse()
+            assert response.status in status and response.read() == b"" and int(response.headers["Content-Length"]) > 0
+            assert response.headers["Server"] == "distier"
             connection.close()
         server.close()
 

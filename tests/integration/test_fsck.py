@@ -163,7 +163,7 @@ def no_id(p: Setting) -> None:
 
 
 def pin_of_missing_module(p: Setting) -> None:
-    p.raw.zadd(p.shard.pins, {"nobody": time.time() * 1000 + 1e6})
+    p.raw.zadd(p.shard.pins, {"missing": time.time() * 1000 + 1e6})
 
 
 CASES = {
@@ -174,24 +174,24 @@ CASES = {
     "warm set lacks a module": Damage(lambda p: p.raw.zrem(p.shard.warm, "warm"), {"missing-warm"}),
     "dirty set lacks a module": Damage(lambda p: p.raw.zrem(p.shard.dirty, "hot-dirty"), {"missing-dirty"}),
     "hot set has a warm module": Damage(lambda p: p.raw.zadd(p.shard.hot, {"warm": 1}), {"stray-hot"}),
-    "hot set has nobody": Damage(lambda p: p.raw.zadd(p.shard.hot, {"nobody": 1}), {"stray-hot"}),
-    "warm set has nobody": Damage(lambda p: p.raw.zadd(p.shard.warm, {"nobody": 1}), {"stray-warm"}),
+    "hot set has a missing module": Damage(lambda p: p.raw.zadd(p.shard.hot, {"missing": 1}), {"stray-hot"}),
+    "warm set has a missing module": Damage(lambda p: p.raw.zadd(p.shard.warm, {"missing": 1}), {"stray-warm"}),
     "dirty set has a clean module": Damage(lambda p: p.raw.zadd(p.shard.dirty, {"hot": 1}), {"stray-dirty"}),
-    "uses of nobody": Damage(lambda p: p.raw.zadd(p.shard.uses, {"nobody": 1}), {"stray-uses"}),
-    "pin of nobody": Damage(pin_of_missing_module, {"stray-pins"}),
+    "uses of a missing module": Damage(lambda p: p.raw.zadd(p.shard.uses, {"missing": 1}), {"stray-uses"}),
+    "pin of a missing module": Damage(pin_of_missing_module, {"stray-pins"}),
     "dirty frame with a TTL": Damage(lambda p: p.raw.expire(p.shard.frame("warm-dirty"), 99), {"frame-ttl"}),
     "clean frame without TTL": Damage(lambda p: p.raw.persist(p.shard.frame("warm")), {"frame-no-ttl"}),
     "record with a TTL": Damage(lambda p: p.raw.expire(p.module("cold"), 99), {"record-ttl"}),
-    "frame without record": Damage(lambda p: p.raw.set(p.shard.frame("nobody"), "x"), {"frame-orphan"}),
+    "frame without record": Damage(lambda p: p.raw.set(p.shard.frame("missing"), "x"), {"frame-orphan"}),
     "frame of a cold module": Damage(lambda p: p.raw.set(p.shard.frame("cold"), "x"), {"frame-orphan"}),
     "clean frame cut off": Damage(lambda p: p.raw.set(p.shard.frame("warm"), "x", keepttl=True), {"frame-length"}),
     "content missing": Damage(lambda p: p.raw.hdel(p.module("hot"), "content"), {"hot-content"}),
     "content cut off": Damage(lambda p: p.raw.hset(p.module("hot"), "content", "x"), {"hot-content"}),
-    "content beside warm": Damage(lambda p: p.raw.hset(p.module("warm"), "content", "x"), {"content-stray"}),
+    "warm record with content": Damage(lambda p: p.raw.hset(p.module("warm"), "content", "x"), {"content-stray"}),
     "lease without TTL": Damage(lambda p: p.raw.set(p.shard.lease("cold"), "x"), {"lease-no-ttl"}),
-    "record without tok and ver": Damage(lambda p: p.raw.hdel(p.module("cold"), "ver", "tok"), {"malformed"}),
+    "record without write id and version number": Damage(lambda p: p.raw.hdel(p.module("cold"), "ver", "tok"), {"malformed"}),
     "record without tier": Damage(lambda p: p.raw.hdel(p.module("cold"), "tier"), {"malformed", "accounts"}),
-    "record with words for numbers": Damage(lambda p: p.raw.hset(p.module("cold"), "bytes", "many"),
+    "record with text for numbers": Damage(lambda p: p.raw.hset(p.module("cold"), "bytes", "many"),
                                             {"malformed", "accounts"}),
     "malformed with content": Damage(lambda p: p.raw.hdel(p.module("hot"), "ver"), {"malformed"},
                                      frozenset(["hot"]), left=True),

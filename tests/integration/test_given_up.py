@@ -1,4 +1,4 @@
-"""A call that is given up, by a cancelled task or Ctrl-C, returns its leases, so that nobody waits for them."""
+"""A call that is given up, by a cancelled task or Ctrl-C, returns its leases, so that no other call waits for them."""
 
 from __future__ import annotations
 

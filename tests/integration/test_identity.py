@@ -84,7 +84,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def place(kind: str, tmp_path: Path) -> Iterator[Setting]:
+def storage(kind: str, tmp_path: Path) -> Iterator[Setting]:
     with FaultyS3() as s3:
         yield Setting(kind, tmp_path, s3)
 
@@ -95,55 +95,55 @@ def doctor(settings: Settings) -> dict[str, Any]:
     return {f.check: f for f in examine(config, lambda: url, lambda: archive_of(config), make_space)}
 
 
-async def test_every_client_refuses_another_archive(settings: Settings, place: Setting):
-    settings |= place.settings
+async def test_every_client_refuses_another_archive(settings: Settings, storage: Setting):
+    settings |= storage.settings
     with connect({}, **settings) as store:
         store.put("m", b"x", durability="archived")
         store.put("n", b"y")
         store.archive_now()
     assert doctor(settings)["identity"].status == "ok"
-    place.put_away()
-    before = place.objects()
+    storage.put_away()
+    before = storage.objects()
     for _ in range(2):
         with pytest.raises(ConfigError, match=r"not the archive of namespace 't'.*mounted.*archive adopt"):
             connect({}, **settings)
         with pytest.raises(ConfigError, match="not the archive"):
             await connect_async({}, **settings)
     assert doctor(settings)["identity"].status == "fail"
-    assert not [key for key in place.objects() - before if key.startswith(("t/", "p/t/"))]
-    place.bring_back()
+    assert not [key for key in storage.objects() - before if key.startswith(("t/", "p/t/"))]
+    storage.bring_back()
     with connect({}, **settings) as store:
         assert store.get("m").content == b"x"  # type: ignore[union-attr]
         assert not store.run(fsck(store.space)).remaining
 
 
-def test_archive_of_another_deployment_is_refused(settings: Settings, place: Setting, server: TestServer):
-    settings |= place.settings
+def test_archive_of_another_deployment_is_refused(settings: Settings, storage: Setting, server: TestServer):
+    settings |= storage.settings
     connect({}, **settings).close()
-    place.put_away()
+    storage.put_away()
     with running_server("valkey") as other:
         connect({}, **settings | {"redis__url": other.socket_url}).close()
         with pytest.raises(ConfigError, match="another identity"):
             connect({}, **settings)
 
 
-def test_identity_of_the_archive_survives_a_loss_of_redis(settings: Settings, place: Setting, server: TestServer):
-    settings |= place.settings
+def test_identity_of_the_archive_survives_a_loss_of_redis(settings: Settings, storage: Setting, server: TestServer):
+    settings |= storage.settings
     with connect({}, **settings) as store:
         store.put("m", b"x", durability="archived")
-    names = {key for key in place.objects() if "/identity/" in key}
+    names = {key for key in storage.objects() if "/identity/" in key}
     with server.client() as redis:
         redis.flushall()
     with connect({}, **settings) as store:
         assert store.get("m").content == b"x"  # type: ignore[union-attr]
-        assert {key for key in place.objects() if "/identity/" in key} == names
-    place.put_away()
+        assert {key for key in storage.objects() if "/identity/" in key} == names
+    storage.put_away()
     with pytest.raises(WrongArchive):
         connect({}, **settings)
 
 
-def test_namespaces_can_share_an_archive(settings: Settings, place: Setting):
-    settings |= place.settings
+def test_namespaces_can_share_an_archive(settings: Settings, storage: Setting):
+    settings |= storage.settings
     for name in ("t", "u"):
         with connect({}, **settings | {"namespace": name}) as store:
             store.put("m", name, durability="archived")
@@ -152,8 +152,8 @@ def test_namespaces_can_share_an_archive(settings: Settings, place: Setting):
             assert store.get("m").text == name  # type: ignore[union-attr]
 
 
-def test_concurrent_creators_agree_on_one_identity(settings: Settings, place: Setting):
-    settings |= place.settings
+def test_concurrent_creators_agree_on_one_identity(settings: Settings, storage: Setting):
+    settings |= storage.settings
     failed: list[BaseException] = []
 
     def create() -> None:
@@ -171,42 +171,42 @@ def test_concurrent_creators_agree_on_one_identity(settings: Settings, place: Se
     connect({}, **settings).close()
 
 
-def remove_identity(server: TestServer, place: Setting) -> None:
+def remove_identity(server: TestServer, storage: Setting) -> None:
     """Remove the identity, as in a namespace from before identities existed."""
     with server.client() as redis:
         for key in redis.scan_iter("distier:*:epoch"):
             redis.hdel(key, "archive")
-    if place.s3:
-        for key in [key for key in place.s3.objects if "/identity/" in key]:
-            del place.s3.objects[key]
+    if storage.s3:
+        for key in [key for key in storage.s3.objects if "/identity/" in key]:
+            del storage.s3.objects[key]
     else:
-        shutil.rmtree(place.directory / "t" / "identity")
+        shutil.rmtree(storage.directory / "t" / "identity")
 
 
-def test_namespace_without_identity_gets_one(settings: Settings, place: Setting, server: TestServer):
-    settings |= place.settings
+def test_namespace_without_identity_gets_one(settings: Settings, storage: Setting, server: TestServer):
+    settings |= storage.settings
     with connect({}, **settings) as store:
         store.put("m", b"x", durability="archived")
-    remove_identity(server, place)
+    remove_identity(server, storage)
     with connect({}, **settings) as store:
         assert store.get("m").content == b"x"  # type: ignore[union-attr]
-    assert any("/identity/" in key for key in place.objects())
-    remove_identity(server, place)
-    place.put_away()
+    assert any("/identity/" in key for key in storage.objects())
+    remove_identity(server, storage)
+    storage.put_away()
     with pytest.raises(WrongArchive):
         connect({}, **settings)
-    assert not any("/identity/" in key for key in place.objects())
+    assert not any("/identity/" in key for key in storage.objects())
 
 
-def test_replaced_archive_acknowledges_no_write(settings: Settings, place: Setting, server: TestServer):
+def test_replaced_archive_acknowledges_no_write(settings: Settings, storage: Setting, server: TestServer):
     """The process and its worker continue while the archive is replaced. Data in Redis stays there, and nothing is
     lost.
     """
-    settings |= place.settings
+    settings |= storage.settings
     with connect({}, **settings) as store:
         store.put("m", b"1", durability="archived")
         store.put("n", b"2")
-        place.put_away()
+        storage.put_away()
         for call in (
             lambda: store.put("m", b"3", durability="archived"),
             lambda: store.delete("m", durability="archived"),
@@ -218,17 +218,17 @@ def test_replaced_archive_acknowledges_no_write(settings: Settings, place: Setti
         assert not worker.run_once() and not worker.report.did.get("archived")
         assert store.stats().dirty_count >= 1
         assert store.get("n").content == b"2"  # type: ignore[union-attr]
-        place.bring_back()
+        storage.bring_back()
     with connect({}, **settings) as store:
         assert Worker(store).run_once() and store.stats().dirty_count == 0
         assert store.get("n").content == b"2"  # type: ignore[union-attr]
         assert not store.run(fsck(store.space, checksums=1)).remaining
 
 
-async def test_async_worker_writes_nothing_to_a_replaced_archive(settings: Settings, place: Setting):
-    store = await connect_async({}, **settings | place.settings)
+async def test_async_worker_writes_nothing_to_a_replaced_archive(settings: Settings, storage: Setting):
+    store = await connect_async({}, **settings | storage.settings)
     await store.put("n", b"2")
-    place.put_away()
+    storage.put_away()
     worker = AsyncWorker(store)
     assert not await worker.run_once() and not worker.report.did.get("archived")
     await store.close()
@@ -237,34 +237,34 @@ async def test_async_worker_writes_nothing_to_a_replaced_archive(settings: Setti
 def test_no_epoch_is_claimed_in_a_replaced_archive(tmp_path: Path):
     """Redis restarts while the archive is away. An open store claims no epoch in the empty archive."""
     with FaultyS3() as s3, running_server("valkey", args=("--appendonly", "yes")) as server:
-        place = Setting("s3", tmp_path, s3)
+        storage = Setting("s3", tmp_path, s3)
         settings: Settings = {
             "redis__url": server.socket_url,
             "namespace": "t",
             "counter": "estimate",
             "near__enabled": False,
         }
-        with connect({}, **settings | place.settings) as store:
+        with connect({}, **settings | storage.settings) as store:
             store.put("m", b"1", durability="archived")
-            place.put_away()
+            storage.put_away()
             server.restart()
             for call in (lambda: store.put("m", b"2"), lambda: store.put("m", b"2", durability="archived")):
                 with pytest.raises(WrongArchive):
                     call()
-            place.bring_back()
+            storage.bring_back()
             store.put("m", b"3", durability="archived")
             assert store.get("m").content == b"3"  # type: ignore[union-attr]
 
 
 def test_adopt_gives_the_archive_the_namespaces_identity(
-    settings: Settings, place: Setting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: Settings, storage: Setting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    settings |= place.settings
+    settings |= storage.settings
     with connect({}, **settings) as store:
         store.put("old", b"1", durability="archived")
         store.put("hot", b"2", durability="archived")
         store.demote("old", to="cold")
-    place.put_away()
+    storage.put_away()
     with pytest.raises(WrongArchive):
         connect({}, **settings)
     adopt(settings)
@@ -278,7 +278,7 @@ def test_adopt_gives_the_archive_the_namespaces_identity(
         found = store.run(fsck(store.space, repair=True, checksums=1), deadline_s=60)
         assert found.found.get("object-gone") == 1 and found.found.get("lost-object") == 1
     assert doctor(settings)["identity"].status == "ok"
-    place.bring_back()
+    storage.bring_back()
     with pytest.raises(WrongArchive):
         connect({}, **settings)
 

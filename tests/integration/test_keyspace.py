@@ -67,8 +67,8 @@ def broad_workload(store: Store) -> None:
     store.promote("m/4")
     for shard in store.space.keys.shards:
         store.run(maintain(store.space, shard), deadline_s=30)
-        store.run(iter(take_lease(shard, shard.lease("m/1"), "somebody", 60_000)))
-        store.run(iter(take_lease(shard, shard.write_back_lease("m/1"), "somebody", 60_000)))
+        store.run(iter(take_lease(shard, shard.lease("m/1"), "another", 60_000)))
+        store.run(iter(take_lease(shard, shard.write_back_lease("m/1"), "another", 60_000)))
     store.archive_now()
     assert Worker(store).run_once()
     store.run(join(store.space, "host-1-abc", {}, 60_000))
@@ -77,12 +77,12 @@ def broad_workload(store: Store) -> None:
 
 
 def a_node(store: Store) -> None:
-    """What nodes with copies on their disks leave: one that holds a module, an ask that nobody takes, and an answer."""
+    """What nodes with copies on their disks leave: one that holds a module, an ask that no node takes, and an answer."""
     store.run(heartbeat(store.space, "web1", DiskSums(1, 2, 3, 4), {}, lambda: ["m/1"], rebuild=False))
     record = store.run(need_record(store.space, "m/0"))
     assert record.clean
     assert store.run(ask(store.space, store.space.shard("m/0"), record, ["web1"], "copy")) is None
-    store.run(answer(store.space, "web1", Ask("nobody", "t", "copy", "k").pack().encode()))
+    store.run(answer(store.space, "web1", Ask("other", "t", "copy", "k").pack().encode()))
 
 
 @pytest.mark.parametrize("shards", [1, 4])

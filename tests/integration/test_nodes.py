@@ -201,7 +201,7 @@ async def test_reads_from_disk_count_as_uses_and_promote(world: Nodes) -> None:
         assert module.tier == ("warm" if n <= 5 else "hot"), n
     assert world.raw.zscore(world.shard("m").uses, "m") == 5
     await a.demote("m")
-    assert (await a.get("m")).tier == "warm", "counts begin anew"
+    assert (await a.get("m")).tier == "warm", "counts begin at zero again"
 
 
 async def test_near_hits_promote_a_module_on_disk(world: Nodes) -> None:
@@ -581,7 +581,7 @@ async def test_node_killed_during_a_promotion_leaves_correct_state(world: Nodes,
     with world.child("a", moment) as child:
         await world.know(b, "a")
         await until(lambda: world.held("a", "a9"), what="a to say what it holds")
-        for id in (f"a{i}" for i in range(9)):  # the first one, unless a heartbeat was late and nobody is asked
+        for id in (f"a{i}" for i in range(9)):  # the first one, unless a heartbeat was late and no node is asked
             moved = await b.promote(id)
             with suppress(subprocess.TimeoutExpired):
                 assert child.wait(timeout=5) == -signal.SIGKILL

@@ -18,7 +18,7 @@ from tests.servers import poll
 
 
 def test_concurrent_durable_increments_are_all_counted(open_store: Open) -> None:
-    """Each thread reads, adds one, and puts on the condition that nobody else was faster."""
+    """Each thread reads, adds one, and puts on the condition that no other thread was faster."""
     store = open_store()
     store.put("n", "0", durability="archived")
     threads_n, each = 4, 6
@@ -57,7 +57,7 @@ def test_conditional_writes_wait_for_each_other_but_not_for_a_dead_one(open_stor
     first = store.run(plan("aa"))
     assert isinstance(first, Reserved)
     assert store.run(plan("bb")) == Refused(Refusal.BUSY, "aa")
-    assert isinstance(store.run(plan("aa")), Reserved), "its own place keeps nobody from trying again"
+    assert isinstance(store.run(plan("aa")), Reserved), "its own position does not block another try"
     # No process continues with `aa`: the next write waits for two seconds and then no longer.
     assert store.put("a", "y", if_version=version, durability="archived").version.ver > first.ver
     with pytest.raises(Conflict):
@@ -71,7 +71,7 @@ def test_module_key_of_a_foreign_type_does_not_stop_a_rescue(open_store: Open, r
         store.put(id, text, durability="archived")
     with server.client() as raw:
         raw.flushall()
-        raw.set(store.space.shard("m/7").module("m/7"), "somebody else's")
+        raw.set(store.space.shard("m/7").module("m/7"), "of another program")
     report = store.run(rescue(store.space))
     assert list(report.unreadable) == ["m/7"]
     assert report.adopted == 29

@@ -251,7 +251,7 @@ def compare(server: TestServer, tmp_path: Path, what: str, ids: Sequence[str], h
 
 @pytest.mark.timeout(600)
 def test_sixteen_shards_hit_nearly_as_often_as_one(
-    valkey_server: TestServer, tmp_path: Path, tell: Callable[[str], None]
+    valkey_server: TestServer, tmp_path: Path, report: Callable[[str], None]
 ) -> None:
     """Thirty typical modules per shard, as OPERATIONS requires, for each seed."""
     lost: dict[int, float] = {}
@@ -260,14 +260,14 @@ def test_sixteen_shards_hit_nearly_as_often_as_one(
         if seed == 1:
             found = compare(valkey_server, path, "zipf", ids, 480)
             assert found.one - found.fixed > 4 * POINT, "the load is not skewed enough to show anything"
-            tell(
-                f"one shard {found.one:.1%}, 16 with fixed shares {found.fixed:.1%}, with moving ones {found.moving:.1%}"
+            report(
+                f"one shard {found.one:.1%}, 16 with fixed quotas {found.fixed:.1%}, with moving ones {found.moving:.1%}"
             )
             lost[seed] = found.lost
         else:
             lost[seed] = hit_ratio(valkey_server, path, 1, ids, 480) - hit_ratio(valkey_server, path, 16, ids, 480)
     points = [one / POINT for one in lost.values()]
-    tell(f"points lost: mean {mean(points):.2f}, {min(points):.2f} to {max(points):.2f} ({len(points)} seeds)")
+    report(f"points lost: mean {mean(points):.2f}, {min(points):.2f} to {max(points):.2f} ({len(points)} seeds)")
     assert max(points) <= 2, lost
 
 
@@ -275,7 +275,7 @@ def test_sixteen_shards_hit_nearly_as_often_as_one(
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["mooncake_conv", "nasa_day", "git_caffeine", "c2k_web12"])
 def test_sixteen_shards_hit_nearly_as_often_on_real_traces(
-    valkey_server: TestServer, tmp_path: Path, name: str, tell: Callable[[str], None]
+    valkey_server: TestServer, tmp_path: Path, name: str, report: Callable[[str], None]
 ) -> None:
     path = TRACES / f"{name}.csv.gz"
     if not path.exists():
@@ -285,6 +285,6 @@ def test_sixteen_shards_hit_nearly_as_often_on_real_traces(
         keys = [line.split(",")[1] for line in itertools.islice(lines, 12_000)]
     hot = max(64, len(set(keys)) // 8)
     found = compare(valkey_server, tmp_path, name, [f"k{key}" for key in keys], hot)
-    tell(f"{name}, hot holds {hot} of {len(set(keys))}: one shard {found.one:.1%}, points lost {found.lost / POINT:.2f}, "
-         f"with fixed shares {(found.one - found.fixed) / POINT:.2f}")  # fmt: skip
+    report(f"{name}, hot holds {hot} of {len(set(keys))}: one shard {found.one:.1%}, points lost {found.lost / POINT:.2f}, "
+         f"with fixed quotas {(found.one - found.fixed) / POINT:.2f}")  # fmt: skip
     assert found.lost <= 2 * POINT, found

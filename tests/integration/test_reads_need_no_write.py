@@ -74,7 +74,7 @@ async def test_reads_continue_while_writes_are_paused(world: World) -> None:
         assert await face.get("none") is None
         assert await face.exists("cold") and (await face.where("warm")).tier == "warm"
         other = await world.open(deadline=f"{DEADLINE_S:g}s")
-        assert (await other.get("warm")).text == "warm", "who opens while writes wait reads, too"
+        assert (await other.get("warm")).text == "warm", "a client that opens while writes wait can read"
         assert time.monotonic() - began < DEADLINE_S / 2
     finally:
         world.raw.client_unpause()

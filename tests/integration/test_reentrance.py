@@ -18,7 +18,7 @@ import faulthandler, gc, signal, sys, threading, time, traceback
 import distier
 from distier.errors import DistierError
 
-faulthandler.dump_traceback_later(100, exit=True)  # somebody hangs
+faulthandler.dump_traceback_later(100, exit=True)  # a thread hangs
 url, directory, near, placement = sys.argv[1:]
 settings = dict(
     redis__url=url, namespace=f"t{near}{placement}", counter="estimate", near__enabled=near == "near",
@@ -34,7 +34,7 @@ inside = set()
 inner = 0
 
 def call():
-    '''What somebody's handler does with the store, in turn. Once at a time in each thread.'''
+    '''What a user's handler does with the store, in turn. Once at a time in each thread.'''
     global inner
     if (me := threading.get_ident()) in inside:
         return
@@ -82,7 +82,7 @@ signal.signal(signal.SIGALRM, handler)
 gc.set_threshold(3, 3, 3)
 signal.setitimer(signal.ITIMER_REAL, 0.0002)
 
-def beside():
+def other_thread():
     i = 0
     while not ended:
         i += 1
@@ -91,7 +91,7 @@ def beside():
             Noisy()
         assert store.get(f"m{i % 20}").text == str(i % 20)
 
-thread = threading.Thread(target=beside)
+thread = threading.Thread(target=other_thread)
 thread.start()
 n = 0
 try:

@@ -98,7 +98,7 @@ async def test_hanging_replica_acknowledges_nothing(primary: TestServer, replica
             await face.delete("there", durability="replicated")
         (one,) = await face.put_many([Item("b", "x", durability="replicated")])
         assert isinstance(one, RedisUnavailable)
-        assert (await face.get("a")).text == "x", "as it said"
+        assert (await face.get("a")).text == "x", "as it reported"
     finally:
         os.kill(replica.pid, signal.SIGCONT)
     assert (await face.put("a", "y", durability="replicated")).tier == "hot"

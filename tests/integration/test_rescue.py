@@ -180,10 +180,10 @@ from distier import connect
 from distier.plans.recovery import rescue as plans
 plans.BATCH = 10
 store = connect({"counter": "estimate"}, redis__url=sys.argv[1], namespace="t", storage_tiers__cold__directory=sys.argv[2])
-def tell(report):
-    print(report.adopted, report.known, flush=True)
-    sys.stdin.readline()  # goes on when it is told to
-report = store.run(plans.rescue(store.space), deadline_s=60, on_progress=tell)
+def wait(progress):
+    print(progress.adopted, progress.known, flush=True)
+    sys.stdin.readline()  # continues when the parent writes a line
+report = store.run(plans.rescue(store.space), deadline_s=60, on_progress=wait)
 """
 
 

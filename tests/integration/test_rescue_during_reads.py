@@ -37,7 +37,7 @@ async def test_archived_modules_are_never_missing_during_a_rescue(
     store = await a_store(redis_url, tmp_path)
     for id in IDS:
         await store.put(id, id, durability="archived")
-    raw, wrong, answers = server.client(), list[str](), [0] * READERS
+    raw, wrong, reads = server.client(), list[str](), [0] * READERS
     over = asyncio.Event()
 
     async def reader(n: int) -> None:
@@ -48,22 +48,22 @@ async def test_archived_modules_are_never_missing_during_a_rescue(
                 else:
                     found = {IDS[n]: await store.get(IDS[n])}
                 wrong.extend(id for id, module in found.items() if module is None)
-                answers[n] += 1
+                reads[n] += 1
 
     def all_have_read_since(before: list[int]) -> bool:
         # The first reply may belong to a call that began before.
-        return any(task.done() for task in readers) or all(now >= n + 2 for now, n in zip(answers, before, strict=True))
+        return any(task.done() for task in readers) or all(now >= n + 2 for now, n in zip(reads, before, strict=True))
 
     async with AsyncWorker(store):
         readers = [asyncio.create_task(reader(n)) for n in range(READERS)]
         for _ in range(ROUNDS):
             raw.flushall()
-            await until(partial(all_have_read_since, list(answers)), timeout_s=100, what="two answers to each reader")
+            await until(partial(all_have_read_since, list(reads)), timeout_s=100, what="two results for each reader")
         over.set()
         await asyncio.gather(*readers)
     await store.close()
     raw.close()
-    assert not wrong, f"{len(wrong)} false misses in {sum(answers)} answers"
+    assert not wrong, f"{len(wrong)} false misses in {sum(reads)} reads"
 
 
 async def test_concurrent_calls_without_an_epoch_claim_one(redis_url: str, server: TestServer, tmp_path: Path):

@@ -76,13 +76,13 @@ def raw(server: TestServer, role: str) -> redis.Redis:
     return redis.Redis.from_url(server.url, username=role, password=SECRET, socket_timeout=5)
 
 
-def refused(server: TestServer, role: str, *words: str | int) -> None:
+def refused(server: TestServer, role: str, *command: str | int) -> None:
     """Check that the command is not allowed, by its name or by its key."""
     with raw(server, role) as client, pytest.raises(redis.ResponseError) as caught:
-        client.execute_command(*words)
+        client.execute_command(*command)
     text = str(caught.value)
-    said = ("permission", "The user executing the script can't")  # the wording of Redis 7.0 in scripts
-    assert isinstance(caught.value, redis.exceptions.NoPermissionError) or any(word in text for word in said), text
+    wordings = ("permission", "The user executing the script can't")  # the wording of Redis 7.0 in scripts
+    assert isinstance(caught.value, redis.exceptions.NoPermissionError) or any(word in text for word in wordings), text
 
 
 # -- the roles -------------------------------------------------------------------------------------------------------
@@ -99,8 +99,8 @@ FORBIDDEN_TO_ALL: tuple[tuple[str | int, ...], ...] = (
 
 @pytest.mark.parametrize("role", ROLES)
 def test_no_role_can_exceed_its_permissions(roles: TestServer, role: str) -> None:
-    for words in FORBIDDEN_TO_ALL:
-        refused(roles, role, *words)
+    for command in FORBIDDEN_TO_ALL:
+        refused(roles, role, *command)
 
 
 def test_administrator_can_do_what_the_page_requires(roles: TestServer) -> None:
@@ -153,8 +153,8 @@ async def test_agent_can_use_the_whole_store(roles: TestServer, tmp_path: Path) 
             for i in range(12):
                 small.put(f"m{i}", TEXT)
             assert all(small.get(f"m{i}").text == TEXT for i in range(12))  # type: ignore[union-attr]
-    for words in (("CONFIG", "GET", "*"), ("SLOWLOG", "GET"), ("FUNCTION", "LOAD", "x"), ("EVAL", "return 1", 0)):
-        refused(roles, "agent", *words)
+    for command in (("CONFIG", "GET", "*"), ("SLOWLOG", "GET"), ("FUNCTION", "LOAD", "x"), ("EVAL", "return 1", 0)):
+        refused(roles, "agent", *command)
 
 
 def test_agent_has_a_near_cache(roles: TestServer, tmp_path: Path) -> None:
@@ -194,8 +194,8 @@ def test_worker_can_maintain(roles: TestServer, tmp_path: Path) -> None:
         poll(maintained, what="archived, expired and aged")
         store.put("m0", TEXT + "2")
         assert worker.run_once() and "swept" in worker.report.did
-    for words in (("CONFIG", "GET", "*"), ("FUNCTION", "LOAD", "x"), ("EVAL", "return 1", 0), ("CLIENT", "LIST")):
-        refused(roles, "worker", *words)
+    for command in (("CONFIG", "GET", "*"), ("FUNCTION", "LOAD", "x"), ("EVAL", "return 1", 0), ("CLIENT", "LIST")):
+        refused(roles, "worker", *command)
 
 
 @pytest.fixture
@@ -227,9 +227,9 @@ def test_operator_sees_everything_and_changes_nothing(filled: tuple[TestServer, 
         assert watcher.xread({"distier:{team}:events": "0"}) and watcher.info("memory") and watcher.slowlog_len() >= 0
         # Contents of hot modules are fields of their records; a user who must not see them gets the role `exporter`.
         assert watcher.hget("distier:{team}:module:hot", "content") == TEXT.encode()
-    for words in (("CONFIG", "GET", "*"), ("SET", "distier:{team}:x", "y"), ("XADD", "distier:{team}:events", "*", "a", 1),
+    for command in (("CONFIG", "GET", "*"), ("SET", "distier:{team}:x", "y"), ("XADD", "distier:{team}:events", "*", "a", 1),
                   ("HSET", "distier:{team}:limits", "hot_tokens", 1), ("FUNCTION", "LOAD", "x")):  # fmt: skip
-        refused(server, "operator", *words)
+        refused(server, "operator", *command)
 
 
 def _changes(store: Store) -> list[Callable[[], object]]:
@@ -304,9 +304,9 @@ def test_deployer_loads_functions_sets_limits_and_reads_no_module(filled: tuple[
         assert client.fcall("distier_where", len(keys), *keys, "hot")
         with pytest.raises(redis.ResponseError):
             client.fcall("distier_pin", len(keys) - 1, *keys[:-1], "hot", 1000)
-    for words in (("HGETALL", "distier:{team}:module:hot"), ("GET", "distier:{team}:warm:warm"), ("EVAL", "return 1", 0),
+    for command in (("HGETALL", "distier:{team}:module:hot"), ("GET", "distier:{team}:warm:warm"), ("EVAL", "return 1", 0),
                   ("FUNCTION", "DELETE", "distier"), ("CONFIG", "REWRITE")):  # fmt: skip
-        refused(server, "deployer", *words)
+        refused(server, "deployer", *command)
 
 
 def test_roles_are_sufficient_for_several_shards(roles: TestServer, tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ def test_exporter_reports_each_shard_of_each_namespace(roles: TestServer, tmp_pa
         assert {key.rpartition(b".")[0] for key in found if key.endswith(b".epoch")} == {
             b"team", *(f"other-1.x.{i}".encode() for i in range(4))
         }  # fmt: skip
-        assert not exported(client, tmp_path, "nobody")
+        assert not exported(client, tmp_path, "unknown")
         assert set(exported(client, tmp_path, "team")) < set(found)
     with raw(roles, "exporter") as client, pytest.raises(AssertionError, match="not the name of a namespace"):
         exported(client, tmp_path, "x'} redis.call('FLUSHALL') --")
@@ -369,9 +369,9 @@ def test_exporter_can_read_only_figures(filled: tuple[TestServer, Path]) -> None
         assert found[b"team.usage.archived_count"] == 3 and found[b"team.dirty_oldest_seconds"] == 0
         assert found[b"team.epoch"] == 1
     reads = "return redis.call('HGETALL', 'distier:{team}:module:hot')"
-    for words in (("HGETALL", "distier:{team}:module:hot"), ("EVAL", reads, 0), ("SCAN", 0), ("GET", "x"),
+    for command in (("HGETALL", "distier:{team}:module:hot"), ("EVAL", reads, 0), ("SCAN", 0), ("GET", "x"),
                   ("EVAL", "return redis.call('HSET', 'distier:{team}:limits', 'hot_tokens', 1)", 0)):  # fmt: skip
-        refused(server, "exporter", *words)
+        refused(server, "exporter", *command)
 
 
 def test_wrong_password_fails_at_once_and_is_not_shown(roles: TestServer, tmp_path: Path) -> None:
@@ -382,7 +382,7 @@ def test_wrong_password_fails_at_once_and_is_not_shown(roles: TestServer, tmp_pa
     assert time.monotonic() - began_s < 50  # not until the deadline
     _no_secret(caught.value, wrong)
     with pytest.raises(ConfigError):
-        connect({"counter": "estimate"}, **settings(roles, "nobody", tmp_path))
+        connect({"counter": "estimate"}, **settings(roles, "unknown", tmp_path))
 
 
 # -- TLS -------------------------------------------------------------------------------------------------------------
@@ -443,12 +443,12 @@ async def test_wrong_tls_files_raise_a_clear_error_in_time(
         words = str(caught.value).lower()
         # With TLS 1.3 the server refuses a client's certificate after the client's handshake, and its reset of the
         # connection may overtake the alert with the reason.
-        said = (
+        wordings = (
             ("certificate",)
             if ca == "other"
             else ("certificate", "ssl", "tls", "reset by peer", "closed", "broken pipe")
         )
-        assert any(word in words for word in said), words
+        assert any(word in words for word in wordings), words
 
 
 async def _open_async(wanted: dict[str, Any]) -> AsyncStore:

@@ -24,7 +24,7 @@ from tests.integration.faulty_s3 import FaultyS3
 from tests.servers import poll
 
 ROOT = Path(__file__).parent.parent.parent
-CONTENT = b"what everybody wants to read at once. " * 500
+CONTENT = b"what all want to read at once. " * 500
 DEADLINE_S = 45.0  # 8 processes on 2 shared cores; others wait for a lease holder for a third of it, 10 s at most
 
 # Each process opens the store from its argument, prints that it is ready, waits for a line, reads with many threads at
@@ -189,7 +189,7 @@ def test_waiting_reader_ends_a_lease_longer_than_its_own_deadline(store: Store, 
     ) as hasty:
 
         def take() -> Plan[Any]:
-            return (yield from Command(shard, ("SET", shard.lease("a"), "somebody", "PX", 100_000), lambda r: r))
+            return (yield from Command(shard, ("SET", shard.lease("a"), "another", "PX", 100_000), lambda r: r))
 
         store.run(take())
         begin = time.monotonic()

@@ -1,7 +1,7 @@
 -- Test only: holds one world against its invariants, in one step.
 -- KEYS    1..9 the shard, then record and frame of each id
 -- ARGV    ids
--- RETURNS {problem ('' if there is none), epoch if installed in this life else '0', verified, then for each id: tier, epoch, ver, clean, seen,
+-- RETURNS {problem ('' if there is none), epoch if installed in this incarnation else '0', verified, then for each id: tier, epoch, ver, clean, seen,
 --         '1' if Redis has a copy}
 local call = redis.call
 local problems, sums, sizes = {}, {}, {hot = 0, warm = 0, dirty = 0}
@@ -10,8 +10,8 @@ local function add(field, n) sums[field] = (sums[field] or 0) + n end
 local function has(zset, id) return call('ZSCORE', KEYS[zset], id) and true or false end
 
 local e = call('HMGET', KEYS[1], 'epoch', 'verified', 'replid')
-local life = call('HGET', KEYS[1] .. ':life', 'replid')
-local out = {'', e[3] == life and e[1] or '0', e[2] or '0'}
+local incarnation = call('HGET', KEYS[1] .. ':clock', 'replid')
+local out = {'', e[3] == incarnation and e[1] or '0', e[2] or '0'}
 for i, id in ipairs(ARGV) do
   local record, frame = KEYS[8 + 2 * i], KEYS[9 + 2 * i]
   local f = call('HMGET', record, 'tier', 'epoch', 'ver', 'clean', 'seen', 'bytes', 'tokens', 'frame_bytes', 'archived_bytes', 'tok')

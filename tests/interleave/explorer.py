@@ -12,7 +12,7 @@ at every effect that touches Redis or the archive, and the explorer chooses
     restarts or loses its data, the archive is down for a while.
 
 Choices come from a seed, from a list (replay), or in turn (all of them, for small cases). After each step a script of the
-test's own (`audit.lua`) audits the server, and `history.py` judges each read. At the end all processes are dead, and a fresh
+test's own (`audit.lua`) audits the server, and `judge.py` judges each read. At the end all processes are dead, and a fresh
 process recovers, writes back and sweeps. Then every acknowledged version can be read, also from the archive alone.
 
 Time never passes by the clock: scripts read a clock of the world (`wire.py`), a Sleep is a turn for the others, and
@@ -28,7 +28,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from hashlib import sha1
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -42,23 +41,14 @@ from distier.drive.process import UseBuffer
 from distier.drive.replies import outcome
 from distier.effects import (
     ArchiveDelete,
-    ArchiveGet,
-    ArchiveList,
     ArchivePut,
     Command,
-    Count,
     Effect,
-    NewToken,
-    Now,
-    Offload,
-    Parallel,
     Pipeline,
     Plan,
-    Progress,
     RunScript,
     Script,
     Sleep,
-    Used,
     collect,
 )
 from distier.errors import (
@@ -81,13 +71,13 @@ from distier.plans.get.one import get
 from distier.plans.recovery.epochs import open_space, recover
 from distier.plans.recovery.rescue import rescue
 from distier.stores.memory import MemoryArchive
+from tests.history import NEVER, NONE
+from tests.scripted import ARCHIVE, Scripted, perform_on
 
-from .history import NONE, History, Op, Position, Server, Violation
-from .linear import NEVER
+from .judge import Judge, Op, Position, Server, Violation
 from .wire import DATABASES, WINDOW, Patch, Sent, Steps, Wire, patched, run_all
 
 PLACED = (Put, Replayed, Reserved, Deleted)
-ARCHIVE = (ArchivePut, ArchiveGet, ArchiveList, ArchiveDelete)
 AUDITED = {"open", "adopt", "put", "reserve", "promote", "install", "demote", "archived", "delete", "touch", "expire"}
 SLEEPS_MAX = 3
 STEPS_MAX = 600
@@ -153,7 +143,7 @@ FAULTS: Mapping[str, float] = {
     "failover": 1.0,  # the replica becomes primary, the old one keeps running
     "promote": 0.6,  # the replica becomes primary, the old one is dead
     "loss": 0.5,  # Redis comes back empty
-    "flush": 0.3,  # somebody empties Redis while it runs
+    "flush": 0.3,  # another program empties Redis while it runs
     "restart": 0.5,  # Redis comes back with all its data
 }
 RATE = 0.13
@@ -248,7 +238,7 @@ def _hurried() -> Iterator[None]:
 Io = list[Any] | Effect[Any]
 
 
-class Process:
+class Process(Scripted):
     """Runs its calls as a driver would. It stops before each effect that touches Redis or the archive, or waits."""
 
     def __init__(self, world: World, name: str, calls: Sequence[Call], space: Namespace | None = None) -> None:
@@ -259,14 +249,14 @@ class Process:
         self.space.process.versions[world.shard] = world.given  # the process has opened the shard, as every client does
         self.server = world.primary
         self.incarnation = world.primary.incarnation
-        self.uses = UseBuffer()
+        self.uses, self.counters = UseBuffer(), Counter[str]()
         self.op = Op("open", "")
         self.sleeps = 0
         self.tokens = 0
         self.results: list[Any] = []
         self.thread = self._main()
         self.pending: Io | None = next(self.thread, None)
-        self.sent: list[Any] = []  # results of the answered part of a pipeline
+        self.sent: list[Any] = []  # results of the performed part of a pipeline
 
     def go(self, result: Any) -> None:
         """Continue with the result of the pending effect; throw it if it is an exception."""
@@ -296,9 +286,9 @@ class Process:
     def _main(self) -> Generator[Io, Any, None]:
         for call in self.calls:
             self.op = op = call.op()
-            self.world.history.began(op)
+            self.world.judge.began(op)
             try:
-                result = yield from self._run(call.plan(self.space, op))
+                result = yield from self.steps(call.plan(self.space, op))
             except DistierError as e:
                 self.world.failed(op, e)
                 self.results.append(e)
@@ -306,52 +296,18 @@ class Process:
                 self.world.ended(op, result)
                 self.results.append(result)
 
-    def _run(self, plan: Plan[Any]) -> Generator[Io, Any, Any]:
-        try:
-            effect = next(plan)
-            while True:
-                try:
-                    result = yield from self._perform(effect)
-                except DistierError as e:
-                    effect = plan.throw(e)
-                else:
-                    effect = plan.send(result)
-        except StopIteration as stop:
-            return stop.value
-        finally:
-            plan.close()
-
-    def _perform(self, effect: Effect[Any]) -> Generator[Io, Any, Any]:
+    def steps_of(self, effect: Effect[Any]) -> Generator[Io, Any, Any]:
         # compares types instead of using `match`, which is slower; this runs a hundred million times
         kind = type(effect)
         if kind is RunScript or kind is Command:
             return collect((yield from self._calls([effect]))[0])
-        if kind in ARCHIVE:
-            return (yield effect)
-        if kind is Count or kind is Now or kind is Progress:
-            return 0
-        match effect:
-            case Pipeline(calls):
-                return (yield from self._calls(list(calls))) if calls else []
-            case Parallel(plans):
-                results = []
-                for plan in plans:
-                    try:
-                        results.append((yield from self._run(plan)))
-                    except DistierError as e:
-                        results.append(e)
-                return results
-            case Offload(_, function):
-                return function()
-            case NewToken():
-                self.tokens += 1
-                return self.world.token(self.name, self.tokens)
-            case Used(shard, id, flush):
-                return self.uses.note(shard, id, 0.0, flush=flush)
-            case Sleep():
-                self.sleeps += 1
-                return (yield effect)
-        raise AssertionError(f"no driver knows the effect {effect!r}")
+        if isinstance(effect, Pipeline):
+            return (yield from self._calls(list(effect.calls))) if effect.calls else []
+        if kind is Sleep:
+            self.sleeps += 1
+        elif kind not in ARCHIVE:
+            return self.perform(effect)
+        return (yield effect)
 
     def _calls(self, calls: list[Any]) -> Generator[Io, Any, list[Any]]:
         """As the drivers: give a shard without an epoch one, and send the calls again that were refused for that."""
@@ -360,7 +316,7 @@ class Process:
             refused = [i for i, result in enumerate(results) if isinstance(result, Recovering)]
             if not refused:
                 break
-            yield from self._run(recover(self.space, calls[0].shard))
+            yield from self.steps(recover(self.space, calls[0].shard))
             again = yield [calls[i] for i in refused]
             for i, result in zip(refused, again, strict=True):
                 results[i] = result
@@ -401,12 +357,12 @@ class Kept:
         self.before = before
         self._archive = dict(world.archive._objects)
         self._puts = next(world.archive._puts) if world.archive._objects else 1
-        self._history, self._primary, self._given = world.history.copied(), world.primary.copied(), world.given
+        self._judged, self._primary, self._given = world.judge.copied(), world.primary.copied(), world.given
 
     def restore(self, world: World) -> None:
         world.archive._objects.update(self._archive)
         world.archive._puts = count(self._puts)
-        world.history.become(self._history)
+        world.judge.become(self._judged)
         world.primary, world.given = self._primary.copied(), self._given
 
 
@@ -417,7 +373,7 @@ class World:
         self.scenario, self.chooser, self.lab, self.number = scenario, chooser, lab, number
         self.pattern = _space(number, scenario.hot_tokens, scenario.warm_modules, not scenario.keeps_metadata)
         self.archive = MemoryArchive(keeps_metadata=scenario.keeps_metadata)
-        self.history = History(scenario.ids, self.pattern.namespace, self.archive)
+        self.judge = Judge(scenario.ids, self.pattern.namespace, self.archive)
         self.trace: list[str] | None = [] if trace else None
         self.tally = Tally(runs=1)
         self.incarnations = 0
@@ -440,18 +396,15 @@ class World:
         pairs = [k for i in scenario.ids for k in (self.shard.module(i), self.shard.frame(i))]
         self._audit = ("EVALSHA", lab.audit, 9 + len(pairs), *self.shard.fixed, *pairs, *scenario.ids)
         self._leases = [k for i in scenario.ids for k in (self.shard.lease(i), self.shard.write_back_lease(i))]
-        self._keys = [*self.shard.fixed, self._life_key, *pairs, *self._leases]
+        self._keys = [*self.shard.fixed, self._clock_key, *pairs, *self._leases]
 
     @property
-    def _life_key(self) -> str:
-        return f"{self.shard.epoch}:life"
+    def _clock_key(self) -> str:
+        return f"{self.shard.epoch}:clock"
 
     def _incarnation(self) -> str:
         self.incarnations += 1
         return f"{self.incarnations:08x}"
-
-    def token(self, name: str, n: int) -> str:
-        return sha1(f"{name}/{n}".encode()).hexdigest()[:32]
 
     def say(self, text: str) -> None:
         if self.trace is not None:
@@ -483,7 +436,7 @@ class World:
             raise Violation(f"no end after {STEPS_MAX} steps: {[p.point for p in self.processes if p.pending]}")
         self.tally.distinct.add(hash(tuple(self.chooser.taken[1:])))  # without the first choice, the stickiness
         yield from self._finish()
-        self.history.check_linear()
+        self.judge.check_linear()
         return self.tally
 
     def _begin(self) -> Steps:
@@ -491,7 +444,7 @@ class World:
         kept = self.lab.kept.get(self.number)
         before = (self.scenario.before, id(self.pattern))
         if kept is None or kept.before != before:
-            yield [(0, ("HSET", self._life_key, "replid", self.primary.incarnation))]
+            yield [(0, ("HSET", self._clock_key, "replid", self.primary.incarnation))]
             yield from self._alone(
                 "setup", (Call("open", "", lambda space, _: open_space(space)), *self.scenario.before)
             )
@@ -565,7 +518,7 @@ class World:
     def _effect(self, process: Process, how: str) -> Generator[Sent, Any, None]:
         pending = process.pending
         if process.op.began_at == NEVER:
-            process.op.began_at = self.history.next_tick()
+            process.op.began_at = self.judge.next_tick()
         if type(pending) is list:
             return self._redis(process, pending, how)
         if type(pending) is Sleep:
@@ -629,7 +582,7 @@ class World:
         if audited:
             sent.append((database, self._audit))
         if process.op.kind == "get":
-            self.history.touched(process.op, server, server is self.primary)
+            self.judge.touched(process.op, server, server is self.primary)
         replies = yield sent
         results = []
         for call, reply in zip(calls, replies, strict=False):
@@ -645,7 +598,7 @@ class World:
         if isinstance(reply, Exception):
             raise reply
         self.tally.audits += 1
-        self.history.audited(server, server is self.primary, reply)
+        self.judge.audited(server, server is self.primary, reply)
 
     def _note(self, op: Op, server: Server, result: Any) -> None:
         """Note each position that a write took, even if the write never learns of it."""
@@ -656,7 +609,7 @@ class World:
                 version = one.version if type(one) is Deleted else one
                 position = (version.epoch, version.ver)
                 self.given = self.given if self.choosing else max(self.given, position)
-                self.history.took(op, position)
+                self.judge.took(op, position)
                 op.applied_on = server
 
     def _sleep(self, process: Process) -> Generator[Sent, Any, None]:
@@ -680,38 +633,31 @@ class World:
         process.go(ArchiveUnavailable("injected: lost") if how == "gone" else result)
 
     def _archived(self, effect: Any) -> Any:
-        archive = self.archive
-        match effect:
-            case ArchiveGet(key, max_bytes):
-                return archive.get(key, max_bytes=max_bytes)
-            case ArchiveList(prefix, start_after, limit):
-                return archive.list(prefix, start_after=start_after, limit=limit)
-            case ArchivePut(key, data, content_type, metadata):
-                archive.put(key, data, content_type=content_type, metadata=metadata)
-            case ArchiveDelete(keys):
-                self.say(f"   deletes {[k[-40:] for k in keys]}")
-                archive.delete(keys)
-        self.history.archive_changed()
         if isinstance(effect, ArchiveDelete):
-            self.history.check_copies(self.primary, True)
-        return None
+            self.say(f"   deletes {[k[-40:] for k in effect.keys]}")
+        result = perform_on(self.archive, effect)
+        if isinstance(effect, ArchivePut | ArchiveDelete):
+            self.judge.archive_changed()
+        if isinstance(effect, ArchiveDelete):
+            self.judge.check_copies(self.primary, True)
+        return result
 
     # -- results of calls --------------------------------------------------------------------------------------------
 
     def ended(self, op: Op, result: Any) -> None:
         self.say(f"   {op.kind} {op.id} -> {getattr(result, 'version', result)}")
-        op.ended_at = self.history.next_tick()
+        op.ended_at = self.judge.next_tick()
         if op.kind == "get":
             self.tally.reads += 1
             op.found = result and (result.version.epoch, result.version.ver)
-            self.history.read(op, result)
+            self.judge.read(op, result)
             op.fate = "done"
         elif op.writes and result is not False:
-            self.history.acked(op, self._place_of(op, result))
+            self.judge.acked(op, self._position_of(op, result))
         else:
             op.fate = "done"
 
-    def _place_of(self, op: Op, result: Any) -> Position:
+    def _position_of(self, op: Op, result: Any) -> Position:
         """The position of an acknowledged write.
 
         A durable delete does not return it: it is the last position at which the delete put an object. (A delete that finds its
@@ -719,17 +665,17 @@ class World:
         """
         if hasattr(result, "version"):
             return (result.version.epoch, result.version.ver)
-        written = [position for position in op.positions if position in self.history.objects[op.id]]
+        written = [position for position in op.positions if position in self.judge.objects[op.id]]
         return written[-1] if op.durable and written else op.positions[-1]
 
     def failed(self, op: Op, e: DistierError) -> None:
         self.say(f"   {op.kind} {op.id} -> {type(e).__name__}: {e}")
         op.error = f"{type(e).__name__}: {e}"
-        op.ended_at = self.history.next_tick()
+        op.ended_at = self.judge.next_tick()
         if isinstance(e, NotFound):
             op.fate = "done"
         elif isinstance(e, Conflict | Full):
-            self.history.refuse(op)
+            self.judge.refuse(op)
         elif isinstance(e, Unavailable):
             op.fate = "unknown"
             if self.calm:
@@ -777,11 +723,11 @@ class World:
             self.servers += 1
             new = Server(self._free_database(), "", self.servers)
             yield [(new.database, ("UNLINK", *self._all_keys()))]
-        self.history.lost("failover" if keep and self.primary.opened else "promote")
+        self.judge.lost("failover" if keep and self.primary.opened else "promote")
         old, self.replica = self.primary, None
         self.primary, new.incarnation = new, self._incarnation()
-        self.history.new_incarnation(new, new.floor)
-        yield [(new.database, ("HSET", self._life_key, "replid", new.incarnation))]
+        self.judge.new_incarnation(new, new.floor)
+        yield [(new.database, ("HSET", self._clock_key, "replid", new.incarnation))]
         # Assumption: an old primary that has no epoch yet never gets one. If it did, its epoch could be greater than the new
         # primary's, and it would acknowledge durable writes that the new primary's readers do not see (`tests/model`,
         # "zombie_claims").
@@ -799,21 +745,21 @@ class World:
         yield from self._forget(self.primary.incarnation)
 
     def _forget(self, incarnation: str) -> Generator[Sent, Any, None]:
-        self.history.lost("loss")
+        self.judge.lost("loss")
         database = self.primary.database
         self.servers += 1
         old, self.primary = self.primary, Server(database, incarnation, self.servers)
-        self.history.new_incarnation(self.primary, {})
+        self.judge.new_incarnation(self.primary, {})
         for p in self.processes:
             if p.server is old:
                 p.server = self.primary
         self.replica = None
-        yield [(database, ("UNLINK", *self._all_keys())), (database, ("HSET", self._life_key, "replid", incarnation))]
+        yield [(database, ("UNLINK", *self._all_keys())), (database, ("HSET", self._clock_key, "replid", incarnation))]
 
     def _env_restart(self) -> Generator[Sent, Any, None]:
         self.primary.incarnation, self.primary.opened = self._incarnation(), False
-        self.history.new_incarnation(self.primary, self.primary.floor)
-        yield [(self.primary.database, ("HSET", self._life_key, "replid", self.primary.incarnation))]
+        self.judge.new_incarnation(self.primary, self.primary.floor)
+        yield [(self.primary.database, ("HSET", self._clock_key, "replid", self.primary.incarnation))]
 
     def _env_arrive(self) -> Generator[Sent, Any, None]:
         self._archived(self.late.pop(self.chooser.pick([1.0] * len(self.late))))
@@ -868,9 +814,9 @@ class World:
             old, new = x and (x.version.epoch, x.version.ver), y and (y.version.epoch, y.version.ver)
             if old == new:
                 continue
-            # A write of unknown outcome may take effect now; `history.read` has judged the others.
-            top = self.history.visible_top(i)
-            op = self.history.versions.get((i, top))
+            # A write of unknown outcome may take effect now; `Judge.read` has judged the others.
+            top = self.judge.visible_top(i)
+            op = self.judge.versions.get((i, top))
             if not (or_newer and op and op.fate != "refused" and (old or NONE) < top):
                 raise Violation(f"{i} was {old}, {when} it is {new}")
 
@@ -883,7 +829,7 @@ class World:
         for i in self.scenario.ids:
             record = self.primary.records.get(i)
             position = record.position if record else NONE
-            left = set(self.history.objects[i])
+            left = set(self.judge.objects[i])
             if any(x < position for x in left):
                 return f"swept: {i} is {position}, the archive still has {sorted(left)}"
             if record and record.tier not in ("none", "deleted") and position not in left:

@@ -36,7 +36,7 @@ def running_lab(kind: Kind) -> Iterator[Lab]:
         yield lab
 
 
-def explore_all(lab: Lab, tell: Callable[[str], None]) -> None:
+def explore_all(lab: Lab, report: Callable[[str], None]) -> None:
     """Divide half of the runs equally among the scenarios, and the rest by how few of the first half were repetitions."""
     runs = IN_ALL / len(KINDS) / len(SCENARIOS)
     first, began, total, rows = max(1, int(runs / 2)), time.monotonic(), Tally(), list[str]()
@@ -46,15 +46,15 @@ def explore_all(lab: Lab, tell: Callable[[str], None]) -> None:
         tally = _explore(lab, scenario, range(FIRST_SEED, FIRST_SEED + first))
         tallies.append((tally, time.monotonic() - start))
     fresh = [len(tally.distinct) / tally.runs for tally, _ in tallies]
-    for scenario, (tally, seconds), share in zip(SCENARIOS, tallies, fresh, strict=True):
+    for scenario, (tally, seconds), weight in zip(SCENARIOS, tallies, fresh, strict=True):
         start, seed = time.monotonic(), FIRST_SEED + first
-        more = round((runs - first) * len(SCENARIOS) * share / sum(fresh) + 0.5)
+        more = round((runs - first) * len(SCENARIOS) * weight / sum(fresh) + 0.5)
         tally.add(_explore(lab, scenario, range(seed, seed + more)))
         total.add(tally)
         rows.append(_row(scenario, tally, len(tally.distinct), seconds + time.monotonic() - start))
     distinct = sum(len(tally.distinct) for tally, _ in tallies)
     rows.append(_row(Scenario("all", ()), total, distinct, time.monotonic() - began))
-    tell(f"{lab.kind}\n{HEADER}\n" + "\n".join(rows))
+    report(f"{lab.kind}\n{HEADER}\n" + "\n".join(rows))
     assert total.runs >= IN_ALL // len(KINDS)
     assert all(total.faults[name] for name in ("kill", "lost", "gone", "down", "late", *OUTSIDE)), total.faults
 

@@ -25,7 +25,7 @@ from distier.plans.tier.promote import pin as pin_plan
 from distier.plans.tier.promote import promote as promote_plan
 
 from .explorer import ALL_FAULTS, CRASHES, Call, Scenario
-from .history import Op
+from .judge import Op
 
 
 def put(id: str, text: str, level: str = "redis") -> Call:

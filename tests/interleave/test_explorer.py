@@ -83,7 +83,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("lab", KINDS if LONG else KINDS[:1], indirect=True)
-def test_every_fault_at_every_effect_of_each_plan(lab: Lab, tell: Callable[[str], None]) -> None:
+def test_every_fault_at_every_effect_of_each_plan(lab: Lab, report: Callable[[str], None]) -> None:
     """Run each plan alone, without a loss and after a restart, with every fault at every one of its effects. The short mode
     uses one kind of server."""
     points, killed, lost, faults = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
@@ -102,9 +102,9 @@ def test_every_fault_at_every_effect_of_each_plan(lab: Lab, tell: Callable[[str]
             killed += tally.killed
             lost += tally.lost
             faults += tally.faults
-    tell(f"{len(points)} crash points in {runs} runs on {lab.kind}, faults: {dict(faults)}")
+    report(f"{len(points)} crash points in {runs} runs on {lab.kind}, faults: {dict(faults)}")
     for point in sorted(points):
-        tell(f"  {point:45} killed {killed[point]:5}  reply lost {lost[point]:5}")
+        report(f"  {point:45} killed {killed[point]:5}  reply lost {lost[point]:5}")
     known = CRASH_POINTS.read_text().splitlines()
     assert sorted(points) == known, "a plan has other effects: check them, and update the list"
     missed = [p for p in known if not p.endswith(HALVES) and not (killed[p] and lost[p])]

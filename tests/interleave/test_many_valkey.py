@@ -10,6 +10,6 @@ from .many import explore_all, running_lab
 
 
 @pytest.mark.timeout(7200)
-def test_interleavings(tell: Callable[[str], None]) -> None:
+def test_interleavings(report: Callable[[str], None]) -> None:
     with running_lab("valkey") as lab:
-        explore_all(lab, tell)
+        explore_all(lab, report)

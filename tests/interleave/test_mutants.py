@@ -25,7 +25,7 @@ def wire() -> Iterator[Wire]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
-def test_explorer_catches_the_mutant(wire: Wire, mutant: Mutant, tell: Callable[[str], None]) -> None:
+def test_explorer_catches_the_mutant(wire: Wire, mutant: Mutant, report: Callable[[str], None]) -> None:
     lab, runs = Lab(wire, mutant.patches), 0
     with mutant.applied():
         for name in mutant.scenarios:
@@ -35,7 +35,7 @@ def test_explorer_catches_the_mutant(wire: Wire, mutant: Mutant, tell: Callable[
                 break
         else:
             pytest.fail(f"{mutant.name} survived {runs} runs of {mutant.scenarios}")
-    tell(f"{mutant.name:26} after {runs:5} runs of {name:32} {failures[0].problem[:110]}")
+    report(f"{mutant.name:26} after {runs:5} runs of {name:32} {failures[0].problem[:110]}")
 
 
 def test_mutants_of_the_model_exist_there() -> None:

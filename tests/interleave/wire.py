@@ -6,7 +6,7 @@ own namespace. A logical database (SELECT) is one server of a world: the primary
 primary.
 
 The scripts are the real ones except for two functions of the prelude. These read the incarnation of the server and its
-clock from a key that belongs to the world (`<epoch key>:life`), so that every world has its own, and time passes only when
+clock from a key that belongs to the world (`<epoch key>:clock`), so that every world has its own, and time passes only when
 something happens.
 """
 
@@ -39,12 +39,12 @@ CLOCK: tuple[Patch, ...] = (
     (
         "prelude",
         "local info = redis.pcall('INFO', 'replication')",
-        "local info = 'master_replid:' .. redis.call('HGET', KEYS[1] .. ':life', 'replid')",
+        "local info = 'master_replid:' .. redis.call('HGET', KEYS[1] .. ':clock', 'replid')",
     ),
     (
         "prelude",
         "local t = call('TIME')\n",
-        "local t = {call('HINCRBY', KEYS[1] .. ':life', 'seconds', 1), 0}\n",
+        "local t = {call('HINCRBY', KEYS[1] .. ':clock', 'seconds', 1), 0}\n",
     ),
 )
 

@@ -31,8 +31,9 @@ from distier.effects import RunScript, T
 from distier.lua import Applied, Limit, Move, Put, Refused, Replayed, Write
 from distier.stores.redis import Exchange
 from distier.stores.redis.wire import RawCommand
-from tests.fakes import FakeExchange, PlanRunner, dump, ids_of
+from tests.fakes import FakeExchange, dump, ids_of
 from tests.lua.model import Model, Over, Rec
+from tests.scripted import PlanRunner
 
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "50"))
 STEPS = int(os.environ.get("MODEL_STEPS", "50"))
@@ -50,13 +51,13 @@ tokens = st.sampled_from([0, 1, 1, 4, 4, 10, 20, 21, 2**40])
 frames = st.sampled_from([b"", b"f", b"frame", b"F" * 12, b"F" * 24, b"F" * 25])
 picks = st.integers(0, 5)
 fresh = st.sampled_from([True] * 7 + [False])
-# The module of a call: mostly one for which the call makes sense (see `who`), otherwise any id.
-whos = st.tuples(st.integers(0, 9), ids)
-Who = tuple[int, str]
+# The module of a call: mostly one for which the call makes sense (see `chosen`), otherwise any id.
+choices = st.tuples(st.integers(0, 9), ids)
+Choice = tuple[int, str]
 # the module; whether by its current write id; the target tier; its frame
 # None means every module that can be evicted.
-Drawn = list[tuple[Who, bool, str, bytes]] | None
-moves = st.none() | st.lists(st.tuples(whos, fresh, st.sampled_from(["warm", "cold"]), frames), max_size=5)
+Drawn = list[tuple[Choice, bool, str, bytes]] | None
+moves = st.none() | st.lists(st.tuples(choices, fresh, st.sampled_from(["warm", "cold"]), frames), max_size=5)
 
 PATTERNS = [
     (re.compile(re.escape(kind.pattern.replace("{t}", "{ns}")).replace("<id>", ".+").replace("<tok>", "[0-9a-f]{32}")),
@@ -101,22 +102,22 @@ class Shards(RuleBasedStateMachine):
             if clean:
                 self.archived((9, id), True, 60)
 
-    def who(self, who: Who, sense: Callable[[Rec], bool]) -> str:
-        """An id for which the call makes `sense`, if there is one and `who` is not 8 or 9."""
-        pick, id = who
+    def chosen(self, choice: Choice, sense: Callable[[Rec], bool]) -> str:
+        """An id for which the call makes `sense`, if there is one and `choice` is not 8 or 9."""
+        pick, id = choice
         good = sorted(i for i, rec in self.model.records.items() if sense(rec))
         return good[pick % len(good)] if good and pick < 8 else id
 
-    def compare(self, answer: object, expected: object, before: dict[str, Any]) -> None:
+    def compare(self, reply: object, expected: object, before: dict[str, Any]) -> None:
         """The results are equal, and a refusal changed nothing, not even a time."""
-        assert plain(answer) == expected
+        assert plain(reply) == expected
         if not (isinstance(expected, tuple) and expected[0] == "OK"):
             assert untimed(self.dump()) == untimed(before)
 
-    def over(self, answer: object, expected: Over, before: dict[str, Any], id: str = "") -> None:
-        assert isinstance(answer, lua.Over)
-        assert tuple(answer[:4]) == expected.over
-        for named, zset in ((answer.hot_ids, self.shard.hot), (answer.warm_ids, self.shard.warm)):
+    def over(self, reply: object, expected: Over, before: dict[str, Any], id: str = "") -> None:
+        assert isinstance(reply, lua.Over)
+        assert tuple(reply[:4]) == expected.over
+        for named, zset in ((reply.hot_ids, self.shard.hot), (reply.warm_ids, self.shard.warm)):
             order = [i for i in ids_of(before[zset][1] if zset in before else []) if i != id]
             may_go = [i for i in order if not self.model.pins.get(i)]
             assert list(named) == may_go[: len(named)], "victims are named in the order in which they should be evicted"
@@ -124,11 +125,11 @@ class Shards(RuleBasedStateMachine):
                 assert len(named) == len(may_go), "all of so few modules are named"
         assert untimed(self.dump()) == untimed(before)
 
-    def check(self, answer: object, expected: object, before: dict[str, Any], id: str = "") -> None:
+    def check(self, reply: object, expected: object, before: dict[str, Any], id: str = "") -> None:
         if isinstance(expected, Over):
-            self.over(answer, expected, before, id)
+            self.over(reply, expected, before, id)
         else:
-            self.compare(answer, expected, before)
+            self.compare(reply, expected, before)
 
     def made(self, drawn: Drawn) -> list[Move]:
         records = self.model.records
@@ -138,8 +139,8 @@ class Shards(RuleBasedStateMachine):
                 Move(id, rec.write_id, "warm", "raw", b"f") for id, rec in records.items() if rec.tier == "hot"
             ]
         made = []
-        for who, fresh, to, frame in drawn:
-            id = self.who(who, lambda rec, to=to: rec.tier == "hot" if to == "warm" else rec.clean)  # type: ignore[misc]
+        for choice, fresh, to, frame in drawn:
+            id = self.chosen(choice, lambda rec, to=to: rec.tier == "hot" if to == "warm" else rec.clean)  # type: ignore[misc]
             warm = to == "warm"
             made.append(Move(id, self.write_id(id, fresh), to, "raw" if warm else "", frame if warm else b""))
         return made
@@ -150,7 +151,7 @@ class Shards(RuleBasedStateMachine):
     # -- the scripts -----------------------------------------------------------------------------------------------
 
     @rule(
-        id=whos,
+        id=choices,
         tier=st.sampled_from(["hot", "hot", "warm"]),
         tokens=tokens,
         content=contents,
@@ -160,7 +161,7 @@ class Shards(RuleBasedStateMachine):
         type=st.sampled_from(["t/x", ""]),
     )
     def put(
-        self, id: Who, tier: str, tokens: int, content: bytes, frame: bytes, expected: str,
+        self, id: Choice, tier: str, tokens: int, content: bytes, frame: bytes, expected: str,
         drawn: Drawn, type: str,
     ) -> None:  # fmt: skip
         write_id = next(self.write_ids)
@@ -175,13 +176,13 @@ class Shards(RuleBasedStateMachine):
             expected = self.model.version_of(id) or "1-1"
         fields = (("type", type), ("sha256", "0")) if type else ()
         before = self.dump()
-        answer = self.run(lua.put(
+        reply = self.run(lua.put(
             self.shard, id, write_id, tier=tier, expected=expected, tokens=tokens, size_bytes=len(content),
             body=content if tier == "hot" else frame, codec="" if tier == "hot" else "raw",
             fields=[w for pair in fields for w in pair], moves=moves,
         ))  # fmt: skip
         result = self.model.put(id, write_id, tier, expected, tokens, content, frame, "raw", fields, moves)
-        self.check(answer, result, before, id)
+        self.check(reply, result, before, id)
 
     @rule(
         items=st.lists(
@@ -199,14 +200,14 @@ class Shards(RuleBasedStateMachine):
             writes.append(Write(id, write_id, "hot", expected, "", "", 0, n, len(content), b"", ("content", content)))
             expected_of[id] = (write_id, expected, n, content)
         self.dump()
-        answers = self.run(lua.put_many(self.shard, writes))
-        for (id, (write_id, expected, n, content)), answer in zip(expected_of.items(), answers, strict=True):
+        replies = self.run(lua.put_many(self.shard, writes))
+        for (id, (write_id, expected, n, content)), reply in zip(expected_of.items(), replies, strict=True):
             result = self.model.put(id, write_id, "hot", expected, n, content, b"", "", (), [])
             if isinstance(result, Over):
-                assert isinstance(answer, lua.Over)
-                assert tuple(answer[:4]) == result.over
+                assert isinstance(reply, lua.Over)
+                assert tuple(reply[:4]) == result.over
             else:
-                assert plain(answer) == result
+                assert plain(reply) == result
             self.used.append(write_id)
 
     @precondition(lambda self: self.used)
@@ -216,47 +217,47 @@ class Shards(RuleBasedStateMachine):
         self.put_as(self.used[-1 - pick % len(self.used)], id, tier, 1, content, b"f", "", [], "")
 
     @rule(
-        who=whos,
+        choice=choices,
         fresh=fresh,
         drawn=moves,
         longer=st.sampled_from([False] * 7 + [True]),
         reason=st.sampled_from(["up", "uses"]),
     )
-    def promote(self, who: Who, fresh: bool, drawn: Drawn, longer: bool, reason: str) -> None:
-        id = self.who(who, lambda rec: rec.tier in ("warm", "cold"))
+    def promote(self, choice: Choice, fresh: bool, drawn: Drawn, longer: bool, reason: str) -> None:
+        id = self.chosen(choice, lambda rec: rec.tier in ("warm", "cold"))
         write_id, moves = self.write_id(id, fresh), self.made(drawn)
         content = self.model.records[id].content if id in self.model.records else b"x"
         content += b"!" * longer
         before = self.dump()
-        answer = self.run(lua.promote(self.shard, id, write_id, content, reason, moves))
-        self.check(answer, self.model.promote(id, write_id, content, moves, reason), before, id)
+        reply = self.run(lua.promote(self.shard, id, write_id, content, reason, moves))
+        self.check(reply, self.model.promote(id, write_id, content, moves, reason), before, id)
 
-    @rule(who=whos, fresh=fresh, frame=frames, drawn=moves)
-    def install(self, who: Who, fresh: bool, frame: bytes, drawn: Drawn) -> None:
-        id = self.who(who, lambda rec: rec.clean and rec.tier in ("warm", "cold"))
+    @rule(choice=choices, fresh=fresh, frame=frames, drawn=moves)
+    def install(self, choice: Choice, fresh: bool, frame: bytes, drawn: Drawn) -> None:
+        id = self.chosen(choice, lambda rec: rec.clean and rec.tier in ("warm", "cold"))
         write_id, moves = self.write_id(id, fresh), self.made(drawn)
         before = self.dump()
-        answer = self.run(lua.install(self.shard, id, write_id, "lz4", frame, "get", moves))
-        self.check(answer.change, self.model.install(id, write_id, "lz4", frame, moves), before, id)
-        assert answer.uses == -1
+        reply = self.run(lua.install(self.shard, id, write_id, "lz4", frame, "get", moves))
+        self.check(reply.change, self.model.install(id, write_id, "lz4", frame, moves), before, id)
+        assert reply.uses == -1
 
     @rule(
-        who=whos,
+        choice=choices,
         fresh=fresh,
         frame=frames,
         holder=st.sampled_from(["h1", "h2"]),
         uses=st.integers(1, 2),
         waited=st.booleans(),
     )
-    def end_a_fetch(self, who: Who, fresh: bool, frame: bytes, holder: str, uses: int, waited: bool) -> None:
+    def end_a_fetch(self, choice: Choice, fresh: bool, frame: bytes, holder: str, uses: int, waited: bool) -> None:
         """The lease is released and the uses are recorded, also where the copy is refused."""
-        id = self.who(who, lambda rec: rec.clean and rec.tier in ("warm", "cold"))
+        id = self.chosen(choice, lambda rec: rec.clean and rec.tier in ("warm", "cold"))
         write_id = self.write_id(id, fresh)
         self.dump()
         self.ask([("SET", self.shard.waiting(id), 1, "PX", TTL_MS)] if waited else [])
         call = lua.install(self.shard, id, write_id, "lz4", frame, "get", holder=holder, uses=uses)
-        answer = self.run(call)
-        assert answer.uses == self.model.touch([(id, uses)])[id]
+        reply = self.run(call)
+        assert reply.uses == self.model.touch([(id, uses)])[id]
         result = self.model.install(id, write_id, "lz4", frame, [], waited)
         if self.model.leases.get(id) == holder:
             del self.model.leases[id]
@@ -264,10 +265,10 @@ class Shards(RuleBasedStateMachine):
         if waited:
             assert self.ask([("DEL", self.shard.waiting(id))]) == [1]
         if isinstance(result, Over):
-            assert isinstance(answer.change, lua.Over)
-            assert tuple(answer.change[:4]) == result.over
+            assert isinstance(reply.change, lua.Over)
+            assert tuple(reply.change[:4]) == result.over
         else:
-            assert plain(answer.change) == result
+            assert plain(reply.change) == result
 
     @rule(drawn=moves)
     def demote(self, drawn: Drawn) -> None:
@@ -275,15 +276,15 @@ class Shards(RuleBasedStateMachine):
         before = self.dump()
         self.check(self.run(lua.demote(self.shard, "down", moves)), self.model.demote(moves), before)
 
-    @rule(who=whos, fresh=fresh, moved=st.sampled_from([0, 0, 0, 1]), size=st.sampled_from([0, 60, 2**40]))
-    def archived(self, who: Who, fresh: bool, size: int, moved: int = 0) -> None:
-        id = self.who(who, lambda rec: not rec.clean)
+    @rule(choice=choices, fresh=fresh, moved=st.sampled_from([0, 0, 0, 1]), size=st.sampled_from([0, 60, 2**40]))
+    def archived(self, choice: Choice, fresh: bool, size: int, moved: int = 0) -> None:
+        id = self.chosen(choice, lambda rec: not rec.clean)
         rec = self.model.records.get(id)
         epoch, ver = parse_version(rec.version) if rec else (1, 1)
         order = Order(epoch, ver + moved, self.write_id(id, fresh))
         before = self.dump()
-        answer = self.run(lua.archived(self.shard, id, order, size))
-        self.compare(answer, self.model.archived(id, order, size), before)
+        reply = self.run(lua.archived(self.shard, id, order, size))
+        self.compare(reply, self.model.archived(id, order, size), before)
 
     @rule(id=ids, expected=st.sampled_from(["", "", "now", "1-999999"]), again=st.booleans())
     def delete(self, id: str, expected: str, again: bool) -> None:
@@ -293,9 +294,9 @@ class Shards(RuleBasedStateMachine):
         if expected == "now":
             expected = self.model.version_of(id) or "1-1"
         before = self.dump()
-        answer = self.run(lua.delete(self.shard, id, write_id, expected))
+        reply = self.run(lua.delete(self.shard, id, write_id, expected))
         replay = write_id in self.model.done
-        self.compare(answer, self.model.delete(id, write_id, expected), before)
+        self.compare(reply, self.model.delete(id, write_id, expected), before)
         if replay:
             assert untimed(self.dump()) == untimed(before)
 
@@ -316,18 +317,18 @@ class Shards(RuleBasedStateMachine):
             self.ask([("ZADD", self.shard.pins, 1, id)])
             self.model.pins[id] = False
 
-    @rule(who=whos)
-    def frame_runs_out(self, who: Who) -> None:
+    @rule(choice=choices)
+    def frame_runs_out(self, choice: Choice) -> None:
         """The TTL of a frame expires, which no script notices."""
-        id = self.who(who, lambda rec: rec.tier == "warm" and rec.clean)
+        id = self.chosen(choice, lambda rec: rec.tier == "warm" and rec.clean)
         rec = self.model.records.get(id)
         if rec and rec.tier == "warm" and rec.clean:
             self.ask([("DEL", self.shard.frame(id))])
             self.model.records[id] = Rec(**{**vars(rec), "lost": True})
 
-    @rule(drawn=st.lists(whos, min_size=1, max_size=4))
-    def expire(self, drawn: list[Who]) -> None:
-        ids = [self.who(who, lambda rec: rec.lost) for who in drawn]
+    @rule(drawn=st.lists(choices, min_size=1, max_size=4))
+    def expire(self, drawn: list[Choice]) -> None:
+        ids = [self.chosen(choice, lambda rec: rec.lost) for choice in drawn]
         assert self.run(lua.expire(self.shard, ids)) == self.model.expire(ids)
 
     @rule(due=st.booleans())
@@ -352,10 +353,10 @@ class Shards(RuleBasedStateMachine):
         self.run(lua.open_shard(self.shard, [Limit(name, value, True) for name, value in LIMITS.items()]))
         self.model.limits |= LIMITS
 
-    @rule(who=whos, fresh=fresh)
-    def redirty(self, who: Who, fresh: bool) -> None:
+    @rule(choice=choices, fresh=fresh)
+    def redirty(self, choice: Choice, fresh: bool) -> None:
         """The archive has lost the object of a clean version: it is archived again, if Redis has its content."""
-        id = self.who(who, lambda rec: rec.clean and rec.tier != "cold")
+        id = self.chosen(choice, lambda rec: rec.clean and rec.tier != "cold")
         write_id = self.write_id(id, fresh)
         before = self.dump()
         self.compare(self.run(lua.redirty(self.shard, id, write_id)), self.model.redirty(id, write_id), before)
@@ -366,13 +367,13 @@ class Shards(RuleBasedStateMachine):
         if expected == "now":
             expected = self.model.version_of(id) or "1-1"
         before = self.dump()
-        answer = self.run(lua.reserve(self.shard, id, expected))
+        reply = self.run(lua.reserve(self.shard, id, expected))
         result = self.model.reserve(id, expected)
         if isinstance(result, int):
-            assert isinstance(answer, lua.Reserved)
-            assert answer.ver == result
+            assert isinstance(reply, lua.Reserved)
+            assert reply.ver == result
         else:
-            self.compare(answer, result, before)
+            self.compare(reply, result, before)
 
     @rule(repair=st.booleans())
     def look_for_damage(self, repair: bool) -> None:
@@ -494,9 +495,9 @@ def untimed(state: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def plain(answer: object) -> object:
+def plain(reply: object) -> object:
     """The result of a script's function in the form that the model returns."""
-    match answer:
+    match reply:
         case Put(_, ver, evicted):
             return "OK", ver, evicted
         case Replayed(epoch, ver, tier):
@@ -509,8 +510,8 @@ def plain(answer: object) -> object:
         case lua.Deleted(version, _):
             return "OK", str(version)
         case tuple():
-            return "OK", answer
-    return answer
+            return "OK", reply
+    return reply
 
 
 def run_script(exchange: Exchange, call: RunScript[T]) -> T:

@@ -215,10 +215,10 @@ def test_call_writes_when_nothing_is_wrong(exchange: Exchange, name: str) -> Non
     fill(exchange)
     before = state(exchange)
     call = CALLS[name]()
-    answer = run_script(exchange, call)
-    assert not isinstance(answer, lua.Over | lua.Refused)
+    reply = run_script(exchange, call)
+    assert not isinstance(reply, lua.Over | lua.Refused)
     if name not in {"where", "state", "pin", *REPAIRS}:
-        assert state(exchange) != before, answer
+        assert state(exchange) != before, reply
 
 
 @pytest.mark.parametrize("name", CALLS)

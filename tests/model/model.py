@@ -28,7 +28,7 @@ Invariants, in every reachable state:
     J2 fresh       a read returns nothing older than the acknowledged version
     J3 readable    a record of a present module has a copy somewhere
     J4 order       no epoch is installed twice, so no position is given twice; positions of one incarnation only grow
-    J5 closure     if everybody dies now, recovery, write-back and sweep leave one object, and it is readable
+    J5 closure     if all processes die now, recovery, write-back and sweep leave one object, and it is readable
     J6 refused     a refused version is never read, and a conditional write overtakes no acknowledged version
     J7 once        an overwritten version never comes back on the server where it was overwritten
 
@@ -218,7 +218,7 @@ class Model:
             objects = frozenset(x for x in objects if x.order[1] != o.order[1])
         return objects | {o}
 
-    def answers(self, server: Server, epoch: int | None = None) -> bool:
+    def accepts(self, server: Server, epoch: int | None = None) -> bool:
         """Whether a mutating script changes anything there. `epoch` is the epoch in which it was prepared."""
         if "no_epoch" in self.mutants:
             return True
@@ -252,7 +252,7 @@ class Model:
 
     def fast_write(self, s: State, i: int, op: str, step: Step) -> Iterator[State]:
         for name, server in self.servers(s):
-            if step == ("idle",) and self.answers(server):
+            if step == ("idle",) and self.accepts(server):
                 order = (server.epoch, server.ver + 1)
                 record = Record(order, i, "v" if op == "put0" else "d", False, True, server.epoch)
                 after = server.with_record(record, ver=server.ver + 1, floor=max(server.floor, order))
@@ -264,7 +264,7 @@ class Model:
 
     def fast_cas(self, s: State, i: int, step: Step) -> Iterator[State]:
         for name, server in self.servers(s):
-            if not (self.answers(server) and self.is_checked(server, s.objects)):
+            if not (self.accepts(server) and self.is_checked(server, s.objects)):
                 continue
             now = server.record.order if server.record else NONE
             if step == ("idle",):
@@ -282,7 +282,7 @@ class Model:
         match step:
             case ("idle",):
                 for name, server in self.servers(s):
-                    if self.answers(server) and self.is_checked(server, s.objects):
+                    if self.accepts(server) and self.is_checked(server, s.objects):
                         at = server.record.order if server.record else NONE
                         yield self.reserve(s, i, at, name, server, 0, None)
             case (
@@ -294,7 +294,7 @@ class Model:
             ):  # a newer epoch was found; not on an old primary, which does not know it
                 for name, server in self.servers(s):
                     newer = server.epoch > last[0] or "again_anywhere" in self.mutants
-                    if newer and self.answers(server) and self.is_checked(server, s.objects):
+                    if newer and self.accepts(server) and self.is_checked(server, s.objects):
                         now = server.record.order if server.record else NONE
                         if server.record and server.record.op == i:
                             yield self.go(s, i, ("done", now, None, "adopted"), durable=max(s.durable, now))
@@ -320,7 +320,7 @@ class Model:
                     yield self.go(s, i, ("apply", order, at, tries, first))
             case ("apply", order, at, tries, first):
                 for name, server in self.servers(s):
-                    if self.answers(server, order[0]):
+                    if self.accepts(server, order[0]):
                         yield self.apply(s, i, op, kind, order, at, tries, first, name, server)
             case ("settle", order):
                 yield from self.settle(s, i, order)
@@ -346,7 +346,7 @@ class Model:
     def unless_adopted(
         self, s: State, i: int, server: Server, order: Order, at: Order, tries: int, first: Order, **held: Server
     ) -> State:
-        """Put again at the reserved `order`, if nobody has adopted the object at `first`; afterwards nobody does."""
+        """Put again at the reserved `order`, if no process has adopted the object at `first`; afterwards none does."""
         record = server.record
         if "puts_again" in self.mutants or record is None or record.order < first:
             return self.go(s, i, ("put", order, at, tries, first), **held)
@@ -401,7 +401,7 @@ class Model:
             yield self.go(s, i, ("refused",), refused=s.refused | {i})
         for name, server in self.servers(s):
             now = server.record
-            if now and now.order > order and self.answers(server, order[0]):
+            if now and now.order > order and self.accepts(server, order[0]):
                 objects = s.objects if now.clean else self.put(s.objects, Object(now.order, now.op, now.kind))
                 after = server._replace(record=now._replace(clean=True))
                 yield self.go(s, i, ("settled", order), objects=objects, **{name: after})
@@ -410,7 +410,7 @@ class Model:
         match step:
             case ("idle",):
                 for _, server in self.servers(s):
-                    if self.answers(server) and server.record and not server.record.clean:
+                    if self.accepts(server) and server.record and not server.record.clean:
                         yield self.go(s, i, ("put", server.record))
             case ("put", Record() as record):
                 written = Object(record.order, record.op, record.kind)
@@ -418,7 +418,7 @@ class Model:
             case ("commit", Record() as read):
                 for name, server in self.servers(s):
                     now = server.record
-                    if self.answers(server) and now:
+                    if self.accepts(server) and now:
                         same = now.order == read.order and now.op == read.op
                         if same or "no_tok_check" in self.mutants:
                             now = now._replace(clean=True)
@@ -475,7 +475,7 @@ class Model:
             number = max(s.markers) + 1
             if (
                 "outbid" in self.mutants
-                and self.answers(server)
+                and self.accepts(server)
                 and server.epoch + 1 < number <= CLAIMS_MAX + self.faults
             ):
                 after = server._replace(epoch=number)
@@ -502,7 +502,7 @@ class Model:
         Versions before a held position are not adopted.
         """
         server, top = s.primary, greatest(s.objects)
-        if not self.answers(server):
+        if not self.accepts(server):
             return
         record = server.record
         held = server.slot if "adopts_held" not in self.mutants else NONE

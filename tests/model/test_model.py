@@ -57,18 +57,18 @@ KILLED_BY = {
 
 
 @pytest.mark.parametrize(("ops", "faults"), CASES, ids=lambda x: "+".join(x) if isinstance(x, tuple) else f"f{x}")
-def test_invariants_hold_in_every_state(ops: tuple[str, ...], faults: int, tell: Callable[[str], None]) -> None:
+def test_invariants_hold_in_every_state(ops: tuple[str, ...], faults: int, report: Callable[[str], None]) -> None:
     result = Model(ops, faults).run()
-    tell(f"{'+'.join(ops)}, {faults} faults: {result.states} states, {result.transitions} transitions")
+    report(f"{'+'.join(ops)}, {faults} faults: {result.states} states, {result.transitions} transitions")
     assert not result.violation, f"{result.violation}\n" + "\n".join(map(str, result.trace))
     assert result.complete
 
 
 @pytest.mark.parametrize("mutant", KILLED_BY)
-def test_mutant_violates_an_invariant(mutant: str, tell: Callable[[str], None]) -> None:
+def test_mutant_violates_an_invariant(mutant: str, report: Callable[[str], None]) -> None:
     ops, faults = KILLED_BY[mutant]
     result = Model(ops, faults, (mutant,)).run()
-    tell(f"{mutant}: {result.violation} ({result.states} states, {len(result.trace)} steps)")
+    report(f"{mutant}: {result.violation} ({result.states} states, {len(result.trace)} steps)")
     assert result.violation, f"{mutant} survived {result.states} states"
 
 

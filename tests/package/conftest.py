@@ -72,7 +72,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> None:
     into = tmp_path_factory.mktemp("index")
     asked = pip(sys.executable, "download", "--quiet", "--no-deps", "--dest", str(into), "hatchling>=1.27")
     if asked.returncode:
-        last = (asked.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        last = (asked.stderr.strip().splitlines() or ["pip printed nothing"])[-1]
         pytest.skip(f"no package index is reachable: {last}")
 
 

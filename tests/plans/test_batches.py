@@ -24,8 +24,9 @@ from distier.plans.tier import promote as promote_plans
 from distier.plans.tier.demote import demote
 from distier.plans.tier.promote import promote_many
 from distier.plans.tier.writeback import write_back
-from tests.fakes import PlanRunner, World
+from tests.fakes import World
 from tests.plans.audit import audit
+from tests.scripted import PlanRunner
 
 
 def landed(world: World, items: list[Item]) -> list[Any]:
@@ -78,9 +79,9 @@ def test_large_batch_is_sent_in_scripts_of_bounded_size(size_bytes: int) -> None
     world = World.make(storage_tiers__hot__max_size=10**9, storage_tiers__hot__max_bytes=10**9)
     sent: list[list[Any]] = []
 
-    def note(words: Any) -> None:
-        if words[:2] == ("EVALSHA", script("put").sha):
-            sent.append(list(words[3 + words[2] :]))
+    def note(command: Any) -> None:
+        if command[:2] == ("EVALSHA", script("put").sha):
+            sent.append(list(command[3 + command[2] :]))
 
     landed(world, [Item("first", "x", tokens=1)])  # loads the script
     world.redis.before = note

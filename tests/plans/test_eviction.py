@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from distier.policy.eviction.victims import Candidate, Need, select_for_eviction, still_missing
 
 candidates = st.lists(
-    st.builds(lambda t, b: Candidate("id", "tok", t, b, True), st.integers(0, 50), st.integers(0, 50)), max_size=12
+    st.builds(lambda t, b: Candidate("id", "write id", t, b, True), st.integers(0, 50), st.integers(0, 50)), max_size=12
 )
 needs = st.builds(Need, st.integers(-20, 120), st.integers(-20, 120))
 

@@ -10,7 +10,8 @@ from distier.errors import Unavailable
 from distier.lua import claim
 from distier.plans.fleet.leases import Fleet, HeldLeases, leave, sweep_in_turn
 from distier.plans.fleet.leases import join as join_plan
-from tests.fakes import Fault, Stopped, World
+from tests.fakes import World
+from tests.scripted import Fault, Stopped
 
 TTL_MS = 60_000
 
@@ -82,7 +83,7 @@ def test_workers_beyond_the_shards_stand_by() -> None:
 
 
 @pytest.mark.parametrize("kind", ["stop", "fail", "lost"])
-def test_heartbeat_failing_at_any_effect_blocks_nobody(kind: str) -> None:
+def test_heartbeat_failing_at_any_effect_blocks_no_other_worker(kind: str) -> None:
     world = make(3)
     counted = world.process("a")
     counted.run(join_plan(world.space, "a", {}, TTL_MS))

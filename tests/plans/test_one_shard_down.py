@@ -1,6 +1,6 @@
 """One of several masters is down: only calls that need its shard are refused.
 
-The exchange here answers for all shards but those that are `down`. For these it replies CLUSTERDOWN as a cluster does, or
+The exchange here replies for all shards but those that are `down`. For these it replies CLUSTERDOWN as a cluster does, or
 nothing.
 """
 
@@ -176,7 +176,7 @@ def test_keep_ignores_only_an_unavailable_redis(client: Client) -> None:
 
 
 @pytest.mark.parametrize("down", [0, 2])
-def test_worker_keeps_leases_of_shards_that_answer(client: Client, down: int) -> None:
+def test_worker_keeps_leases_of_shards_that_reply(client: Client, down: int) -> None:
     worker: Any = Worker(client)  # type: ignore[arg-type]
     worker._heartbeat()
     assert {s.index for s in worker.held} == {0, 1, 2, 3} and worker.last_heartbeat_failure is None
@@ -262,7 +262,7 @@ def test_node_reports_to_a_down_shard_when_it_is_back(client: Client) -> None:
     client.run(announce_changes(client.space, node, dict.fromkeys(more.values(), True)))
     healthy = [0, 1, 3]
     unlinked: list[RawCommand] = []
-    client.redis.world.redis.before = lambda words: unlinked.append(words) if words[0] == "UNLINK" else None
+    client.redis.world.redis.before = lambda command: unlinked.append(command) if command[0] == "UNLINK" else None
     for _ in range(3):
         heartbeat({})
         assert {s: held_sets()[s] for s in healthy} == {s: {ids[s], more[s]} for s in healthy}
@@ -272,7 +272,7 @@ def test_node_reports_to_a_down_shard_when_it_is_back(client: Client) -> None:
     client.redis.down = set()
     heartbeat({})
     assert held_sets() == {s: {more[2]} if s == 2 else {ids[s], more[s]} for s in range(SHARDS)}
-    assert [words[1] for words in unlinked] == [client.space.keys.shards[2].held(node)]
+    assert [command[1] for command in unlinked] == [client.space.keys.shards[2].held(node)]
     heartbeat({})
     assert len(unlinked) == 1
 

@@ -28,7 +28,8 @@ from distier.plans.recovery.epochs import recover, shard_state
 from distier.plans.recovery.rescue import rescue
 from distier.plans.tier.promote import pin, promote
 from distier.plans.tier.writeback import write_back
-from tests.fakes import PlanRunner, World, dump
+from tests.fakes import World, dump
+from tests.scripted import PlanRunner
 
 CONTENT = {"old": b"old " * 40, "new": b"new " * 40}
 
@@ -179,7 +180,7 @@ def test_listing_after_a_loss_is_complete_or_fails() -> None:
 def test_durable_delete_returns_false_only_if_archived_as_deleted() -> None:
     """`delete(durability="archived")` finds a deletion that is not archived yet, and a failover forgets that one. The call
     returns False only if the module is deleted in the archive; otherwise it deletes the module."""
-    at, said = 0, set[bool]()
+    at, results = 0, set[bool]()
     while True:
         world = World.make()
         put(world, "old")
@@ -194,7 +195,7 @@ def test_durable_delete_returns_false_only_if_archived_as_deleted() -> None:
             world.space.process.epochs.update(known)
 
         deleter = Interrupted(world.redis, world.archive, "deleter", after=at, happens=failed_over)
-        said.add(deleter.run(delete(world.space, "a", durability="archived")))
+        results.add(deleter.run(delete(world.space, "a", durability="archived")))
         if deleter.after >= 0:
             break
         world.space.process.forget()
@@ -202,4 +203,4 @@ def test_durable_delete_returns_false_only_if_archived_as_deleted() -> None:
             f"it is back, with a failover after effect {at} of {deleter.effects}"
         )
         at += 1
-    assert said == {True, False}
+    assert results == {True, False}

@@ -28,7 +28,8 @@ from distier.plans.tier.demote import demote
 from distier.plans.tier.ledger import enlarge_quota, move_quotas, parse_ledger, settled
 from distier.plans.tier.promote import pin, promote, promote_many
 from distier.policy.quotas import Amounts, sum_of
-from tests.fakes import Fault, FaultKind, PlanRunner, Stopped, World
+from tests.fakes import World
+from tests.scripted import Fault, FaultKind, PlanRunner, Stopped
 
 LONG = os.environ.get("CHAOS") == "long"
 TOTAL = Amounts(400, 40_000, 24, 80_000)
@@ -148,7 +149,7 @@ def put_big(world: World) -> Plan[Any]:
 PLANS: dict[str, Callable[[World], Plan[Any]]] = {
     "balance": lambda w: balance(w.space),
     "balance, no ledger": lambda w: balance(w.space),
-    "put larger than a share": put_big,
+    "put larger than a quota": put_big,
     "make the ledger": lambda w: settled(w.space),
 }
 
@@ -177,7 +178,7 @@ def test_quota_move_with_a_fault_at_every_effect(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PLANS)
-@pytest.mark.parametrize("other", ["balance", "put larger than a share"])
+@pytest.mark.parametrize("other", ["balance", "put larger than a quota"])
 def test_quota_move_continues_after_another_process_ran(name: str, other: str) -> None:
     """One process sleeps after one of its effects, another one runs from beginning to end, and the first one continues."""
     world = start(name)
@@ -211,7 +212,7 @@ def test_quota_move_continues_after_two_other_processes_ran() -> None:
 def _run(runner: Watched, plan: Plan[Any]) -> None:
     try:
         runner.run(plan)
-    except Unavailable as e:  # "the shares change too often": nobody is promised to win against two others
+    except Unavailable as e:  # "the quotas of the shards change too often": no process must win against two others
         assert "too often" in str(e)
 
 

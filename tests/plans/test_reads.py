@@ -65,7 +65,7 @@ DAMAGES = {
     "empty": lambda frame, other: b"",
     "cut": lambda frame, other: frame[:-1],
     "one bit": lambda frame, other: frame[:-8] + bytes([frame[-8] ^ 1]) + frame[-7:],
-    "somebody else's": lambda frame, other: other,
+    "of another module": lambda frame, other: other,
 }
 
 
@@ -141,7 +141,7 @@ def test_unavailable_archive_is_an_error_not_a_miss() -> None:
     process = world.process(archive_down=True)
     with pytest.raises(ArchiveUnavailable):
         process.run(get_plan(world.space, "cold"))
-    assert process.run(get_plan(world.space, "nobody")) is None
+    assert process.run(get_plan(world.space, "missing")) is None
     assert world.ask([("KEYS", "*:lease:*")]) == [[]]
 
 
@@ -164,8 +164,8 @@ def before_once(world: World, when: Any, act: Any) -> list[bool]:
     """Another client acts, once, just before the first command for which `when` is true."""
     done: list[bool] = []
 
-    def hook(words: Any) -> None:
-        if not done and when(words):
+    def hook(command: Any) -> None:
+        if not done and when(command):
             done.append(True)
             act()
 
@@ -174,7 +174,7 @@ def before_once(world: World, when: Any, act: Any) -> list[bool]:
 
 
 def is_get_of(key: str) -> Any:
-    return lambda words: words[0] == "GET" and words[1] == key
+    return lambda command: command[0] == "GET" and command[1] == key
 
 
 @pytest.mark.parametrize("tokens", [10, 101], ids=["into hot", "into warm"])

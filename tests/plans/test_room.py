@@ -165,9 +165,9 @@ def test_victim_overwritten_before_its_move_is_skipped() -> None:
         put(world, item(f"m{i}", tokens=20))
     seen: list[str] = []
 
-    def overwrite(words: Any) -> None:
+    def overwrite(command: Any) -> None:
         """Another client writes just before the put is sent again with its moves."""
-        if words[0] == "EVALSHA" and "lz4" in words and not seen:
+        if command[0] == "EVALSHA" and "lz4" in command and not seen:
             seen.append("m0")
             world.run(put_plan(world.space, item("m0", tokens=20, text="newer")), "rival")
 
@@ -185,8 +185,8 @@ def test_put_whose_victims_change_in_every_round_lands_warm() -> None:
     put(world, item("m", tokens=100))
     rounds: list[int] = []
 
-    def overwrite(words: Any) -> None:
-        if words[0] == "EVALSHA" and "lz4" in words and "new" in words:
+    def overwrite(command: Any) -> None:
+        if command[0] == "EVALSHA" and "lz4" in command and "new" in command:
             rounds.append(1)
             world.process(f"other {len(rounds)}").run(put_plan(world.space, item("m", tokens=100)))
 
@@ -206,9 +206,9 @@ def test_put_is_not_refused_because_others_take_its_room(taken: str) -> None:
         put(world, item(id, tokens=101))
     rivals: list[str] = []
 
-    def take_the_room(words: Any) -> None:
-        comes = words[0] == "EVALSHA" and "cold" in words and "new" in words
-        looks = words[0] == "HMGET"
+    def take_the_room(command: Any) -> None:
+        comes = command[0] == "EVALSHA" and "cold" in command and "new" in command
+        looks = command[0] == "HMGET"
         if (comes if taken == "with its moves" else looks) and len(rivals) < 30:
             rivals.append(f"r{len(rivals)}")
             put(world, item(rivals[-1], tokens=101))
@@ -229,8 +229,8 @@ def test_put_with_pinned_changing_warm_is_refused_at_second_look() -> None:
         world.run(pin(world.space, id, 1_000_000))
     puts: list[int] = []
 
-    def overwrite(words: Any) -> None:
-        if words[0] == "EVALSHA" and "new" in words:
+    def overwrite(command: Any) -> None:
+        if command[0] == "EVALSHA" and "new" in command:
             puts.append(1)
             world.process(f"other {len(puts)}").run(put_plan(world.space, item("a", tokens=101, text=f"{len(puts)}")))
 
@@ -268,8 +268,8 @@ def test_victim_promoted_before_its_demotion_is_counted_once() -> None:
     put(world, item("d", tokens=20))
     seen: list[str] = []
 
-    def promote_it(words: Any) -> None:
-        if words[0] == "EVALSHA" and "cold" in words and not seen:
+    def promote_it(command: Any) -> None:
+        if command[0] == "EVALSHA" and "cold" in command and not seen:
             seen.append("a")
             world.run(promote(world.space, "a"), "rival")
             world.run(demote(world.space, "d", "warm"), "rival")

@@ -32,8 +32,9 @@ from distier.plans.recovery.epochs import open_space
 from distier.plans.tier.demote import demote, demote_many
 from distier.plans.tier.promote import pin, promote, promote_many, unpin
 from distier.plans.tier.writeback import write_back
-from tests.fakes import Fault, FaultKind, PlanRunner, Snapshot, Stopped, World
+from tests.fakes import Snapshot, World
 from tests.plans.audit import audit, audit_contents
+from tests.scripted import Fault, FaultKind, PlanRunner, Stopped
 
 Contents = Mapping[str, bytes | None]
 STEPS_MAX = 16
@@ -160,10 +161,10 @@ ROWS = [
     Row("read cold, promoted", mixed, lambda s: get(s, "cold"), MIXED,
         before=lambda w: (used("cold")(w), w.run(demote(w.space, "cold", "cold")))),
     Row("read expired", mixed, lambda s: get(s, "expired"), MIXED, check=is_tier("cold")),
-    Row("read a miss", mixed, lambda s: get(s, "nobody"), MIXED, check=lambda r: r is None),
+    Row("read a miss", mixed, lambda s: get(s, "missing"), MIXED, check=lambda r: r is None),
     Row("read deleted", mixed, lambda s: get(s, "deleted"), MIXED, check=lambda r: r is None),
-    Row("read many", mixed, lambda s: get_many(s, [*MIXED, "nobody"]), MIXED, check=lambda r: len(r) == 7),
-    Row("place", mixed, lambda s: where_in_redis(s, "cold"), MIXED, check=is_tier("cold")),
+    Row("read many", mixed, lambda s: get_many(s, [*MIXED, "missing"]), MIXED, check=lambda r: len(r) == 7),
+    Row("where", mixed, lambda s: where_in_redis(s, "cold"), MIXED, check=is_tier("cold")),
     Row("list", mixed, lambda s: IdScan(s, "", None, None).step(), MIXED, check=lambda r: len(r) == 6),
     Row("stats", mixed, lambda s: read_stats(s, {}), MIXED),
     Row("put", mixed, lambda s: put(s, item("new")), MIXED, {"new": content("new")}, is_tier("hot")),

@@ -29,9 +29,10 @@ from distier.plans.tier.demote import demote
 from distier.plans.tier.promote import promote, promote_many
 from distier.plans.tier.writeback import write_back
 from distier.stores.memory import MemoryArchive
-from tests.fakes import PlanRunner, World, own_exchange, small_config
+from tests.fakes import World, own_exchange, small_config
 from tests.plans import test_stopped as stopped
 from tests.plans.test_stopped import FULL, MIXED, Row, content, item
+from tests.scripted import PlanRunner
 
 Disk = dict[str, tuple[str, bytes]]
 
@@ -136,7 +137,7 @@ def rows(placement: str, *, keeps: bool = True) -> Sequence[Row]:
     return [
         *(Row(name, make, plan, MIXED) for name, plan in plans.items()),
         Row("read, promoted", make, lambda s: get(s, "warm-clean"), MIXED, before=promotable),
-        Row("read many", make, lambda s: get_many(s, [*MIXED, "nobody"]), MIXED, check=lambda r: len(r) == 7),
+        Row("read many", make, lambda s: get_many(s, [*MIXED, "missing"]), MIXED, check=lambda r: len(r) == 7),
         Row("put over the disk's", make, lambda s: put(s, item("warm-clean", text="2")), MIXED,
             {"warm-clean": content("2")}),
         Row("demote hot, clean", make, lambda s: demote(s, "hot-clean"), MIXED, check=here["warm"]),

@@ -412,8 +412,8 @@ def test_certificates_require_a_scheme_with_tls() -> None:
     for url in ("rediss://h", "sentinels://h/m", "clusters://h"):
         load_config(redis={"url": url, "ca_file": "ca.pem"}, storage_tiers={"cold": {"directory": "d"}})
     for url in ("redis://h", "sentinel://h/m", "cluster://h"):
-        said = refused(redis={"url": url, "ca_file": "ca.pem"}, storage_tiers={"cold": {"directory": "d"}})
-        assert "clusters://" in said and "sentinels://" in said
+        message = refused(redis={"url": url, "ca_file": "ca.pem"}, storage_tiers={"cold": {"directory": "d"}})
+        assert "clusters://" in message and "sentinels://" in message
 
 
 def test_password_of_a_cluster_url_is_never_shown() -> None:
@@ -432,8 +432,8 @@ def test_password_of_a_cluster_url_is_never_shown() -> None:
 @pytest.mark.parametrize("key", ["headroom", "cpu_share", "archive_requests_per_second"])
 @pytest.mark.parametrize("value", ["nan", "inf", "-Infinity", float("nan"), float("inf")], ids=repr)
 def test_infinite_and_nan_numbers_are_refused(key: str, value: object) -> None:
-    said = refused(None, worker={key: value})
-    assert f"worker.{key}" in said and "must be a finite number" in said
+    message = refused(None, worker={key: value})
+    assert f"worker.{key}" in message and "must be a finite number" in message
 
 
 # -- docs/CONFIG.md -----------------------------------------------------------------------------------------------------------
@@ -446,9 +446,9 @@ def test_config_page_is_generated_from_the_model() -> None:
 
 def test_config_page_describes_every_setting() -> None:
     rows = [line.strip("| ").split(" | ") for line in render().splitlines() if line.startswith("| `")]
-    said = {cells[0].strip("`"): cells[-1].strip() for cells in rows}
-    assert said.keys() == Config().sources().keys()
-    assert all(said.values()), [key for key, what in said.items() if not what]
+    described = {cells[0].strip("`"): cells[-1].strip() for cells in rows}
+    assert described.keys() == Config().sources().keys()
+    assert all(described.values()), [key for key, what in described.items() if not what]
 
 
 def test_config_page_shows_the_ranges_that_are_enforced() -> None:

@@ -281,7 +281,7 @@ class _Started:
         own = ["--dir", str(at), "--port", "0", "--unixsocket", str(self.socket), "--logfile", str(at / "log")]
         self.at = at
         self.process = subprocess.Popen([DEPLOY / "redis" / "entrypoint.sh", *own], env=environment | passwords)
-        poll(self._answers, what=f"{kind} with redis.conf and users.acl")
+        poll(self._replies, what=f"{kind} with redis.conf and users.acl")
 
     def client(self, user: str | None = None, password: str | None = None) -> redis.Redis:
         never = Retry(NoBackoff(), 0)  # redis-py treats a refused password as a lost connection
@@ -289,7 +289,7 @@ class _Started:
             unix_socket_path=str(self.socket), username=user, password=password, socket_timeout=5, retry=never
         )
 
-    def _answers(self) -> bool:
+    def _replies(self) -> bool:
         assert self.process.poll() is None, (self.at / "log").read_text() if (self.at / "log").exists() else "no log"
         try:
             return bool(self.client("health", "any").ping())
@@ -434,8 +434,10 @@ def test_systemd_accepts_the_unit() -> None:
         pytest.skip("no systemd-analyze")
     unit = DEPLOY / "systemd" / "distier-worker.service"
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
-    said = [line for line in done.stderr.splitlines() if "is not executable" not in line and str(unit.name) in line]
-    assert not said, done.stderr
+    complaints = [
+        line for line in done.stderr.splitlines() if "is not executable" not in line and str(unit.name) in line
+    ]
+    assert not complaints, done.stderr
 
 
 def test_kustomizations_name_existing_files() -> None:

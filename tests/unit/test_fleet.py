@@ -92,8 +92,8 @@ def test_without_limits_nothing_waits() -> None:
     assert clock.now_s == 100
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 2.0])
-def test_computing_takes_its_fraction_of_the_time(share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 2.0])
+def test_computing_takes_its_fraction_of_the_time(fraction: float) -> None:
     clock = Clock()
     cpu_s = 0.0
 
@@ -103,11 +103,11 @@ def test_computing_takes_its_fraction_of_the_time(share: float) -> None:
 
     def plan() -> Plan[None]:
         for _ in range(50):
-            clock.now_s += 0.1 / max(1.0, share)  # on more than one core at once
+            clock.now_s += 0.1 / max(1.0, fraction)  # on more than one core at once
             yield from Offload(1, compute)
 
-    perform(paced(plan(), Pacer(None, share, clock, lambda: cpu_s)), clock)
-    assert 5.0 / (clock.now_s - 100) <= share * 1.1 + 0.05
+    perform(paced(plan(), Pacer(None, fraction, clock, lambda: cpu_s)), clock)
+    assert 5.0 / (clock.now_s - 100) <= fraction * 1.1 + 0.05
 
 
 def test_pace_passes_and_counts_values_and_errors() -> None:

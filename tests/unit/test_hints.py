@@ -1,4 +1,4 @@
-"""drive/hints.py: a hint without an answer delays no read, and for a while no more hints go to that shard."""
+"""drive/hints.py: a hint without a reply delays no read, and for a while no more hints go to that shard."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ class Server:
         try:
             some, end_s = next(asking)
             while True:
-                some, end_s = asking.send(self._answers(some, end_s))
+                some, end_s = asking.send(self._results(some, end_s))
         except StopIteration as stop:
-            return [type(answer) if isinstance(answer, Exception) else answer for answer in stop.value]
+            return [type(result) if isinstance(result, Exception) else result for result in stop.value]
 
-    def _answers(self, calls: Sequence[Any], end_s: float) -> list[Any]:
+    def _results(self, calls: Sequence[Any], end_s: float) -> list[Any]:
         self.asked.append([call.args[1] for call in calls])
         silent = [call.shard in self.paused and bool(call.hint) for call in calls]
         if True not in silent:
             return [call.args[1] for call in calls]
         self.now_s = end_s
         # There is one connection to each server: a call behind a silent one waits too.
-        return [RedisUnavailable("no answer") if call.shard in self.paused else call.args[1] for call in calls]
+        return [RedisUnavailable("no reply") if call.shard in self.paused else call.args[1] for call in calls]
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_hints_back_off_longer_each_time(server: Server) -> None:
     assert server(hint(A, "use")) == [RedisUnavailable]
     server.asked.clear()
     server.paused.clear()
-    assert server(hint(A, "use")) == ["use"], "one late answer may be chance"
+    assert server(hint(A, "use")) == ["use"], "one late reply may be chance"
     server.paused = {A}
     server(hint(A, "use"))
     for _ in range(8):

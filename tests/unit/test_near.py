@@ -556,7 +556,7 @@ def test_batches_are_bounded_and_none_is_lost() -> None:
         assert 0 < len(pairs) <= UseBuffer.BATCH
         sent.update({str(k): int(v) for k, v in pairs.items()})
     assert sent == Counter(many) + Counter({"m5": 1})
-    assert "m5" in call.args, "who flushes wants to know its own count"
+    assert "m5" in call.args, "a flush returns its own count"
     assert not uses.drain() and not uses.due(1e9)
 
 
@@ -584,22 +584,22 @@ def test_write_within_its_own_lines_leaves_nothing_old() -> None:
         cache.end_writing(["a"])
         assert held(cache) == "" and cache.get("a") is None
     assert cache.get("a") is None
-    assert not cache.fill(ticket, module("c")), "it was read before, or beside"
+    assert not cache.fill(ticket, module("c")), "it was read before, or at the same time"
     cache.confirm(clock.now_s)
     assert held(cache) == "" and cache.suspect("a") is None, "an interrupted change may have left anything"
     keep(cache, module("a", version=2))
     assert held(cache) == "a"
 
 
-@pytest.mark.parametrize("told", [lambda c: c.invalidate(["a"]), NearCache.doubt_all, NearCache.lost])
-def test_invalidation_within_its_own_lines_takes_effect(told: Any) -> None:
+@pytest.mark.parametrize("invalidate", [lambda c: c.invalidate(["a"]), NearCache.doubt_all, NearCache.lost])
+def test_invalidation_within_its_own_lines_takes_effect(invalidate: Any) -> None:
     cache = cache_of(Clock())
     keep(cache, module("a"))
     with cache._lock:
-        told(cache)
+        invalidate(cache)
         cache.confirm(1e6)
         assert cache.get("a") is None
-    assert cache.is_live == (told is not NearCache.lost)
+    assert cache.is_live == (invalidate is not NearCache.lost)
     cache.go_live()
     assert held(cache) == "" and cache.is_fresh
 
@@ -727,7 +727,7 @@ class Arrivals(RuleBasedStateMachine):
 
     @precondition(lambda self: self.peer and self.peer.wire.sent)
     @rule()
-    def server_answers_all(self) -> None:
+    def server_replies_to_all(self) -> None:
         while self.peer.wire.sent:
             self.server_executes()
         self.turn_ends()
@@ -845,7 +845,7 @@ TestArrivals = Arrivals.TestCase
 
 # How often each step is tried in long walks. Hypothesis explores corner cases and seldom gets far with a live cache.
 STEPS = {
-    "somebody_writes": 5, "somebody_moves": 4, "somebody_flushes": 0.2, "server_executes": 4, "server_answers_all": 4,
+    "somebody_writes": 5, "somebody_moves": 4, "somebody_flushes": 0.2, "server_executes": 4, "server_replies_to_all": 4,
     "turn_ends": 4, "connect": 4, "arrive": 9, "ping": 5, "sever": 0.2, "notice": 0.4, "read_at_once": 6, "read_begins": 4,
     "read_is_executed": 4, "read_ends": 4, "write_begins": 1.5, "write_is_executed": 2, "write_ends": 2,
     "time_passes": 4,
@@ -856,7 +856,7 @@ def possible(machine: Arrivals, step: str) -> bool:
     tracker = machine.tracker
     return {
         "server_executes": bool(machine.peer and machine.peer.wire.sent),
-        "server_answers_all": bool(machine.peer and machine.peer.wire.sent),
+        "server_replies_to_all": bool(machine.peer and machine.peer.wire.sent),
         "connect": tracker is None,
         "arrive": bool(machine.stream),
         "ping": bool(tracker and machine.cache.is_live and not machine.peer.heartbeats),

@@ -264,38 +264,38 @@ def summary(what: str, found: Sequence[Loss]) -> str:
     """Return a line with the hits in percent, and the mean and spread of the loss over the seeds, in percentage points."""
     one, fixed, moving = ([part / POINT for part in column] for column in zip(*found, strict=True))
     spread = f"{mean(moving):.2f} ({min(moving):.2f} to {max(moving):.2f}, {len(found)} seeds)"
-    return f"{what}: one shard {mean(one):.1f} %; points lost with moving shares {spread}, with fixed ones {mean(fixed):.2f}"
+    return f"{what}: one shard {mean(one):.1f} %; points lost with moving quotas {spread}, with fixed ones {mean(fixed):.2f}"
 
 
 @pytest.mark.parametrize("every", [16, 64, 256, 1024])
-def test_moving_quotas_lose_few_hits_and_fixed_ones_many(every: int, tell: Callable[[str], None]) -> None:
+def test_moving_quotas_lose_few_hits_and_fixed_ones_many(every: int, report: Callable[[str], None]) -> None:
     """There are thirty typical modules per shard, and at least 25 rounds of the worker before the reads count."""
     found = losses("skewed", per_shard=30, every=every, n=max(12_000, 50 * every))
-    tell(summary(f"30 modules a shard, {every} reads a round", found))
+    report(summary(f"30 modules a shard, {every} reads a round", found))
     assert max(lost.moving for lost in found) <= 2 * POINT, found
     assert min(lost.fixed for lost in found) > 4 * POINT, found
 
 
 @pytest.mark.parametrize("load", ["even", "steep", "all in one", "moves on"])
-def test_moving_quotas_lose_few_hits_in_other_loads(load: str, tell: Callable[[str], None]) -> None:
+def test_moving_quotas_lose_few_hits_in_other_loads(load: str, report: Callable[[str], None]) -> None:
     found = losses(load, per_shard=30, every=64)
-    tell(summary(f"{load}, 30 modules a shard, 64 reads a round", found))
+    report(summary(f"{load}, 30 modules a shard, 64 reads a round", found))
     assert max(lost.moving for lost in found) <= 2 * POINT, found
 
 
 @pytest.mark.parametrize(("per_shard", "mean_max", "worst_max"), [(10, 2.1, 2.5), (20, 1.2, 1.7)])
 def test_shards_of_few_modules_lose_more(
-    per_shard: int, mean_max: float, worst_max: float, tell: Callable[[str], None]
+    per_shard: int, mean_max: float, worst_max: float, report: Callable[[str], None]
 ) -> None:
     """This is the limit that OPERATIONS states: the oldest of few modules says little, and no shard holds part of a module."""
     found = losses("skewed", per_shard=per_shard, every=64)
-    tell(summary(f"{per_shard} modules a shard, 64 reads a round", found))
+    report(summary(f"{per_shard} modules a shard, 64 reads a round", found))
     assert mean([lost.moving for lost in found]) <= mean_max * POINT, found
     assert max(lost.moving for lost in found) <= worst_max * POINT, found
 
 
 @pytest.mark.parametrize("name", ["mooncake_conv", "nasa_day", "git_caffeine", "c2k_web12", "c2k_orm_busy"])
-def test_moving_quotas_lose_no_more_in_real_traces(name: str, tell: Callable[[str], None]) -> None:
+def test_moving_quotas_lose_no_more_in_real_traces(name: str, report: Callable[[str], None]) -> None:
     """In these traces hashing spreads the load well, so fixed quotas lose little. Moving quotas must not lose more."""
     path = Path(__file__).resolve().parents[3] / "shared" / "traces" / f"{name}.csv.gz"
     if not path.exists():
@@ -306,5 +306,5 @@ def test_moving_quotas_lose_no_more_in_real_traces(name: str, tell: Callable[[st
     reads = [(crc32(f"k{key}".encode()) % 16, key) for key in read]
     total = max(64, len(set(read)) // 8)
     found = loss(reads, dict.fromkeys(read, TYPICAL), total * TYPICAL, 64)
-    tell(summary(f"{name}, {len(read)} reads, hot holds {total} of {len(set(read))}", [found]))
+    report(summary(f"{name}, {len(read)} reads, hot holds {total} of {len(set(read))}", [found]))
     assert found.moving <= 2 * POINT

@@ -70,7 +70,7 @@ def test_waiting_files_are_synced_in_one_group(disk: Disk, files: list[int], dir
         first = threads.submit(group.sync, [files[0], directory])
         assert disk.entered.wait(30)  # the first caller leads the group, and the disk is slow
         others = [threads.submit(group.sync, [fd, directory]) for fd in files[1:]]
-        poll(lambda: len(group._queue) == 7, what="seven who wait")
+        poll(lambda: len(group._queue) == 7, what="seven waiting calls")
         disk.go.set()
         for done in (first, *others):
             done.result(30)
@@ -85,7 +85,7 @@ def test_sync_error_is_raised_only_for_its_file(disk: Disk, files: list[int], di
     disk.go.clear()
     with ThreadPoolExecutor(8) as threads:
         done = [threads.submit(group.sync, [fd, directory]) for fd in files]
-        poll(lambda: len(group._queue) == 7, what="seven who wait")
+        poll(lambda: len(group._queue) == 7, what="seven waiting calls")
         disk.go.set()
         assert [isinstance(d.exception(30), OSError) for d in done] == [i == 3 for i in range(8)]
 
@@ -146,7 +146,7 @@ def test_interrupted_leader_leaves_the_group_to_the_next(disk: Disk, files: list
         led = threads.submit(group.sync, files[:1])
         poll(lambda: not interrupts, what="the first one leads")
         waits = threads.submit(group.sync, files[1:2])
-        poll(lambda: len(group._queue) == 1, what="one who waits")
+        poll(lambda: len(group._queue) == 1, what="one waiting call")
         disk.go.set()
         assert isinstance(led.exception(30), KeyboardInterrupt)
         waits.result(30)

@@ -23,12 +23,10 @@ from typing import Any
 
 from distier.domain import archived as names
 from distier.stores.memory import MemoryArchive
+from tests.history import NEVER, NONE, Call, Version, explained, may_return
 
-from .linear import NEVER, Call, explained
-
-Position = tuple[int, int]  # (epoch, ver)
+Position = Version
 _parse_key = lru_cache(1 << 16)(names.parse_key)
-NONE: Position = (0, 0)
 
 
 class Violation(AssertionError):
@@ -89,7 +87,7 @@ class Seen:
     trusted: bool
 
 
-class History:
+class Judge:
     """All writes of one run, and the checks of them."""
 
     def __init__(self, ids: tuple[str, ...], namespace: str, archive: MemoryArchive) -> None:
@@ -105,13 +103,13 @@ class History:
         self._directories = {names.module_directory(namespace, i).rstrip("/"): i for i in ids}
         self.objects: dict[str, dict[Position, str]] = {i: {} for i in ids}
 
-    def copied(self) -> History:
-        """Return a copy of the history, for operations that are over."""
+    def copied(self) -> Judge:
+        """Return a copy, for operations that are over."""
         other = copy(self)
         other.become(self)
         return other
 
-    def become(self, other: History) -> None:
+    def become(self, other: Judge) -> None:
         self.durable, self.versions, self.ops = dict(other.durable), dict(other.versions), list(other.ops)
         self.tick = other.tick
         self.objects = {i: dict(objects) for i, objects in other.objects.items()}
@@ -219,19 +217,18 @@ class History:
     def read(self, op: Op, found: Any) -> None:
         """Judge a read that has ended: `found` is its result, a module or None."""
         need = min(op.needs.values(), default=NONE)
-        if found is None:
-            if need > NONE and not self._deleted_since(op.id, need, op.refused_before):
-                raise Violation(f"read: {op.id} is missing, but {need} was acknowledged before the read")
+        position = found and (found.version.epoch, found.version.ver)
+        if not may_return(position, need, lambda: self._deleted_since(op.id, need, op.refused_before)):
+            is_there = f"{position} of {op.id} was read" if found else f"{op.id} is missing"
+            raise Violation(f"read: {is_there}, but {need} was acknowledged before the read")
+        if position is None:
             return
-        position = (found.version.epoch, found.version.ver)
         written = self.versions.get((op.id, position))
         if written is None or written.content is None:
             raise Violation(f"read: {position} of {op.id} was read, which no call wrote")
         self.seen.add(id(written))
         if found.content != written.content:
             raise Violation(f"read: {position} of {op.id} has the bytes {found.content!r}, not {written.content!r}")
-        if position < need:
-            raise Violation(f"read: {position} of {op.id} was read, but {need} was acknowledged before the read")
         if id(written) in op.refused_before & self.refused:
             raise Violation(f"read: {position} of {op.id} was read, but that write was refused ({written.error})")
 
