@@ -16,7 +16,9 @@ from . import exits, output
 from .session import Session, session_of
 
 if TYPE_CHECKING:
+    from distier.drive.sync import SyncDriver
     from distier.effects import Plan
+    from distier.plans.common.namespace import Namespace
     from distier.plans.recovery.fsck.findings import Finding, Findings
     from distier.plans.recovery.rescue import Rescued
 
@@ -26,7 +28,7 @@ Redis."""
 
 
 def register(app: typer.Typer) -> None:
-    for function in (fsck, rescue, sweep):
+    for function in (fsck, rescue, sweep, migrate):
         app.command(function.__name__)(function)
     archive = typer.Typer(no_args_is_help=True, help="Manage the namespace's archive.")
     archive.callback()(lambda: None)  # makes it a group, although it has only one command so far
@@ -228,22 +230,48 @@ def adopt(context: typer.Context) -> None:
     or a wrong URL. Modules that exist only in the old archive become unreadable. `distier fsck` lists them, and `distier
     fsck --repair` archives the modules again that Redis still holds.
     """
-    from distier.client import archive_of, make_space, redis_url
-    from distier.drive.sync import SyncDriver
     from distier.plans.recovery.epochs import check_shape, find_space
     from distier.plans.recovery.identity import adopt_archive
-    from distier.stores.redis.open import open_exchange
 
     session = session_of(context)
+    with _unopened(session) as (space, driver):
+        driver.run(check_shape(space))
+        driver.run(find_space(space))
+        name = driver.run(adopt_archive(space))
+        archive = driver.archive
+    text = f"namespace {space.namespace!r} now uses the archive {archive.name} ({name}); next: distier rescue, distier fsck"
+    session.print_result({"archive": archive.name, "identity": name}, text)
+
+
+@contextmanager
+def _unopened(session: Session) -> Iterator[tuple[Namespace, SyncDriver]]:
+    """Yield the namespace and a driver, for plans on a namespace that no store opens."""
+    from distier.client import archive_of, make_space, redis_url
+    from distier.drive.sync import SyncDriver
+    from distier.stores.redis.open import open_exchange
+
     config = session.config()
     url, archive = redis_url(config), archive_of(config)
     space = make_space(config, archive)
     driver = SyncDriver(open_exchange(config, url, space.process.forget), archive, deadline_s=config.deadline_ms / 1000)
     try:
-        driver.run(check_shape(space))
-        driver.run(find_space(space))
-        name = driver.run(adopt_archive(space))
+        yield space, driver
     finally:
         driver.close()
-    text = f"namespace {space.namespace!r} now uses the archive {archive.name} ({name}); next: distier rescue, distier fsck"
-    session.print_result({"archive": archive.name, "identity": name}, text)
+
+
+def migrate(context: typer.Context) -> None:
+    """Bring the namespace to the key layout of this version, while clients of this version work.
+
+    From its first step on, clients of older versions are refused: end them before. It may be stopped at any time; run it
+    again to go on.
+    """
+    from distier.domain.schema import LAYOUT
+    from distier.plans.recovery.migrate import migrate as migrate_plan
+
+    session, records = session_of(context), 0
+    with _unopened(session) as (space, driver):
+        for shard in space.keys.shards:
+            records += driver.run(migrate_plan(shard), DEADLINE_S)
+    text = f"namespace {space.namespace!r} has key layout {LAYOUT}; {output.counted(records, 'record')} migrated"
+    session.print_result({"layout": LAYOUT, "records": records}, text)

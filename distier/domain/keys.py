@@ -84,6 +84,14 @@ class Shard:
     def events(self) -> str:
         return self.fixed[8]
 
+    @property
+    def ids(self) -> str:
+        return self.root + "ids"
+
+    def chunk(self, first: str) -> str:
+        """Return the key of a chunk of the index of ids. `first` is its first id, empty for the first chunk."""
+        return f"{self.root}ids:{encode_id(first) if first else ''}"
+
     def module(self, id: str) -> str:
         return self.modules + encode_id(id)
 

@@ -15,12 +15,18 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
-LAYOUT = 1
-"""The number of this layout. A client that meets another number refuses to work on the namespace."""
+LAYOUT = 2
+"""The number of this layout. A client that meets another number refuses to work on the namespace.
+
+Layout 2 added the index of ids, the field `moved`, and frames that name their version.
+"""
 
 TOMBSTONE_TTL_MS = 600_000
 """How long a tombstone stays after it was archived, in milliseconds. An older durable write that is still in progress would
 otherwise bring the module back."""
+CHUNK_MAX = 127
+"""The most ids in a chunk of the index. Redis keeps a sorted set that never had more than 128 members in a compact form, and a
+chunk has one member more just before it is divided."""
 DONE_MAX = 8192
 """The number of its last writes that a shard remembers, so that a write that is sent again is not applied twice."""
 
@@ -61,6 +67,7 @@ RECORD: tuple[Field, ...] = (
     Field("transform", "if one was applied"),
     Field("outline", "if one is kept"),
     Field("content", "hot"),
+    Field("moved", "the module was put or has moved since layout 2", "`<ms> <from> <to> <reason>` of its last move"),
     Field(
         "reserved", "a durable write is or was in progress", "`<epoch>-<ver>-<1 once deleted, else 0>-<write id>`"
     ),
@@ -172,7 +179,8 @@ def lua_constants() -> str:
     limited = ", ".join(f"'{name}'" for name in BUDGETS)
     return (
         f"local {names} = {keys}\n"
-        f"local LAYOUT, TOMBSTONE_TTL_MS, DONE_MAX = '{LAYOUT}', {TOMBSTONE_TTL_MS}, {DONE_MAX}\n"
+        f"local LAYOUT, TOMBSTONE_TTL_MS, DONE_MAX, CHUNK_MAX = '{LAYOUT}', {TOMBSTONE_TTL_MS}, {DONE_MAX}, {CHUNK_MAX}\n"
+        "local ROOT = string.sub(EPOCH, 1, -6)\n"
         "local call = redis.call\n\n"
         f"local function read_limits() return redis.call('HMGET', LIMITS, {limited}) end\n"
         f"local function read_used() return redis.call('HMGET', USAGE, {used}) end\n"
@@ -218,7 +226,8 @@ KEYSPACE: tuple[KeyKind, ...] = (
     KeyKind(
         "distier:{t}:warm:<id>",
         "string",
-        "the lz4 frame of a warm module (`codec=raw`: its plain bytes); the key has a TTL exactly while the version is clean",
+        "the lz4 frame of a warm module, after a skippable frame with the write id of its version (`codec=raw`: its plain "
+        "bytes); the key has a TTL exactly while the version is clean",
         "PTTL 'distier:{team}:warm:skills/pdf'",
     ),
     KeyKind(
@@ -232,6 +241,19 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "zset",
         "ids of warm modules, scored by the time at which they become due for demotion, in ms",
         "ZRANGE 'distier:{team}:warm' 0 9 WITHSCORES",
+    ),
+    KeyKind(
+        "distier:{t}:ids",
+        "zset",
+        "the index of ids: the first id of each of its chunks but the first one, in the order of their bytes; all scores are 0",
+        "ZRANGE 'distier:{team}:ids' 0 9",
+    ),
+    KeyKind(
+        "distier:{t}:ids:<id>",
+        "zset",
+        f"a chunk of the index: at most {CHUNK_MAX} ids, from this one on, in the order of their bytes; the first "
+        "chunk has no id in its name",
+        "ZRANGE 'distier:{team}:ids:' - + BYLEX LIMIT 0 10",
     ),
     KeyKind(
         "distier:{t}:dirty",

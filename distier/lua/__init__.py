@@ -6,7 +6,7 @@ from distier.lua.loader import VERBS, flags_of, library, script
 from distier.lua.moves import age, archived, demote, expire, install, pin, promote, release, touch, where
 from distier.lua.quotas import claim, heartbeat, ledger, limit
 from distier.lua.recovery import Limit, adopt, look, open_shard, reserve, state
-from distier.lua.repair import account, mend, redirty, reindex
+from distier.lua.repair import account, enlist, mend, redirty, reindex
 from distier.lua.replies import (
     Adopted,
     Adoption,
@@ -54,6 +54,7 @@ __all__ = [
     "claim",
     "delete",
     "demote",
+    "enlist",
     "expire",
     "flags_of",
     "heartbeat",

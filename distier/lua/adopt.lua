@@ -13,6 +13,11 @@ local epoch = current_epoch
 if epoch ~= ARGV[1] then return {'CHANGED'} end
 local a, k, adopted, now = 3, 10, 0, now_ms()
 for i = k, #KEYS, 2 do placed(KEYS[i]) end -- a wrong type fails here, before the first write
+local next_id = a
+while ARGV[next_id] do
+  is_listed(ARGV[next_id])
+  next_id = next_id + 10 + 2 * tonumber(ARGV[next_id + 9])
+end
 while ARGV[a] do
   local id, kind, record, n = ARGV[a], ARGV[a + 4], KEYS[k], tonumber(ARGV[a + 9])
   local old = placed(record)
@@ -27,6 +32,7 @@ while ARGV[a] do
     count(old, -1)
     local created = old.tier ~= 'none' and call('HGET', record, 'created')
     forget(id, record, KEYS[k + 1])
+    if kind == 'deleted' then unlist_id(id) else list_id(id) end
     if kind == 'deleted' then
       call('ZREM', PINS, id)
       bury(record, e, v, write_id, now)
@@ -34,7 +40,7 @@ while ARGV[a] do
       local new = {tier = 'cold', tokens = tonumber(ARGV[a + 5]), bytes = tonumber(ARGV[a + 6]), clean = true,
         archived_bytes = tonumber(ARGV[a + 7])}
       count(new, 1)
-      call('HSET', record, 'created', created or now, 'updated', now, unpack(ARGV, a + 10, a + 9 + 2 * n))
+      call('HSET', record, 'created', created or now, 'updated', now, 'moved', move_of(now, old.tier, 'cold', 'recover'), unpack(ARGV, a + 10, a + 9 + 2 * n))
       call('HSET', record, 'tier', 'cold', 'epoch', e, 'ver', v, 'tok', write_id, 'tokens', ARGV[a + 5], 'bytes', ARGV[a + 6],
         'clean', '1', 'archived_bytes', ARGV[a + 7], 'seen', epoch)
     end

@@ -12,6 +12,7 @@ local refused = refuse()
 if refused then return refused end
 local id, write_id, record = ARGV[1], ARGV[2], KEYS[10]
 local old, now, clean = placed(record), now_ms(), ARGV[4] ~= ''
+is_listed(id)
 local done = call('HGET', KEYS[12], write_id)
 if done then
   call('HSET', KEYS[12], write_id, done) -- a write, so that WAIT covers the first one
@@ -31,6 +32,7 @@ count({tier = 'deleted', bytes = 0, clean = clean}, 1)
 call('ZREM', PINS, id)
 local dirty_since = call('ZSCORE', DIRTY, id)
 forget(id, record, KEYS[11])
+unlist_id(id)
 if clean then bury(record, epoch, ver, write_id, now)
 else
   call('HSET', record, 'tier', 'deleted', 'epoch', epoch, 'ver', ver, 'tok', write_id, 'seen', epoch, 'bytes', 0, 'clean', '0',

@@ -19,7 +19,7 @@ for i, id in ipairs(ARGV) do
   elseif old.clean then
     count(old, -1)
     count({tier = 'cold', tokens = old.tokens, bytes = old.bytes, clean = true, archived_bytes = old.archived_bytes}, 1)
-    call('HSET', record, 'tier', 'cold')
+    call('HSET', record, 'tier', 'cold', 'moved', move_of(now, 'warm', 'cold', 'expire'))
     call('HDEL', record, 'codec', 'frame_bytes')
     call('ZREM', WARM, id)
     emit(id, 'warm', 'cold', 'expire', old.version)

@@ -32,7 +32,7 @@ if not moves then
 end
 local evicted = apply(moves, 'evict', now)
 
-call('HSET', record, 'tier', 'warm', 'codec', ARGV[3], 'frame_bytes', #ARGV[4])
+call('HSET', record, 'tier', 'warm', 'codec', ARGV[3], 'frame_bytes', #ARGV[4], 'moved', move_of(now, old.tier, 'warm', ARGV[5]))
 call('SET', frame, ARGV[4])
 keep_frame(id, frame, true, now)
 settle()

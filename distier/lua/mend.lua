@@ -54,7 +54,7 @@ for i = 2, #ARGV do
   elseif is == 'hash' and not well_formed(record) then
     wrong('malformed', function()
       if call('HEXISTS', record, 'content') == 1 or frame_is == 'string' then return false end
-      forget(id, record, frame)
+      forget(id, record, frame) unlist_id(id)
     end)
   else
     local r = placed(record)

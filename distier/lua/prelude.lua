@@ -40,6 +40,52 @@ local function refuse()
   return nil
 end
 
+-- The keys of a module that is not among KEYS, as `Shard.module` and `Shard.frame` in Python return them.
+local function encode_id(id)
+  if not string.find(id, '[^%w_:=+,~%-/.]') and not string.find('/' .. id .. '/', '/[/.]') then return id end
+  local out, before = {}, nil
+  for segment in string.gmatch(id .. '/', '([^/]*)/') do
+    if before then out[#out + 1] = before ~= '' and segment ~= '' and '/' or '%2F' end
+    before = segment
+    local is_dots = segment == '.' or segment == '..'
+    segment = string.gsub(segment, '[^%w!#$&()+,%-./:;<=>@^_`|~]', function(c) return string.format('%%%02X', string.byte(c)) end)
+    segment = string.gsub(segment, '^@', '%%40')
+    out[#out + 1] = is_dots and string.gsub(segment, '%.', '%%2E') or segment
+  end
+  return table.concat(out)
+end
+
+local function keys_of(id)
+  local name = encode_id(id)
+  return ROOT .. 'module:' .. name, ROOT .. 'warm:' .. name
+end
+
+-- The index of ids: the ids of all modules in the order of their bytes, in sorted sets of at most CHUNK_MAX members. IDS has the
+-- first id of each of these chunks but the first one. So a listing begins anywhere and costs no more in a large namespace.
+local IDS = ROOT .. 'ids'
+local function chunk_of(id)
+  local first = call('ZRANGE', IDS, '[' .. id, '-', 'BYLEX', 'REV', 'LIMIT', 0, 1)[1]
+  return ROOT .. 'ids:' .. (first and encode_id(first) or ''), first
+end
+-- Whether an id is in the index. A wrong type fails here, so it is called before the first write.
+local function is_listed(id) return call('ZSCORE', (chunk_of(id)), id) and true or false end
+-- A full chunk is divided in the middle; at its end if the id is the greatest, so that ids that come in order fill their chunks.
+local function list_id(id)
+  local chunk = chunk_of(id)
+  if call('ZADD', chunk, 0, id) == 0 or call('ZCARD', chunk) <= CHUNK_MAX then return end
+  local ids = call('ZRANGE', chunk, 0, -1)
+  local at, members = ids[#ids] == id and #ids or math.floor(#ids / 2) + 1, {}
+  for i = at, #ids do members[#members + 1] = 0 members[#members + 1] = ids[i] end
+  call('ZREM', chunk, unpack(ids, at))
+  call('ZADD', ROOT .. 'ids:' .. encode_id(ids[at]), unpack(members))
+  call('ZADD', IDS, 0, ids[at])
+end
+local function unlist_id(id)
+  local chunk, first = chunk_of(id)
+  call('ZREM', chunk, id)
+  if first and call('EXISTS', chunk) == 0 then call('ZREM', IDS, first) end
+end
+
 -- The placement of a module according to its record; tier 'none' if there is no record. A damaged record counts as version 0-0:
 -- any write is later and replaces it.
 local function placed(key)
@@ -122,6 +168,9 @@ local function name_victims(over, id, now)
   return {'OVER', {string.format('%.0f', over[1]), string.format('%.0f', over[2]), string.format('%.0f', over[3]),
     string.format('%.0f', over[4])}, candidates(HOT, id, now), roomy and {} or candidates(WARM, id, now)}
 end
+
+-- The value of a record's field `moved`.
+local function move_of(now, from, to, reason) return string.format('%.0f %s %s %s', now, from, to, reason) end
 
 local events_max
 local function emit(id, from, to, reason, version)
@@ -286,17 +335,18 @@ local function apply(moves, reason, now)
   local done = 0
   for _, m in ipairs(moves) do
     if not m.why then
+      local moved = move_of(now, m.was.tier, m.to, reason)
       if m.was.tier == 'hot' then drop_content(m.key) else call('HDEL', m.key, 'codec', 'frame_bytes') end
       if m.was.tier == 'hot' then
         call('ZREM', HOT, m.id)
         call('ZREM', USES, m.id) -- uses count towards the next promotion
       end
       if m.to == 'warm' then
-        call('HSET', m.key, 'tier', 'warm', 'codec', m.codec, 'frame_bytes', #m.frame)
+        call('HSET', m.key, 'tier', 'warm', 'codec', m.codec, 'frame_bytes', #m.frame, 'moved', moved)
         call('SET', m.frame_key, m.frame)
         keep_frame(m.id, m.frame_key, m.was.clean, now)
       else
-        call('HSET', m.key, 'tier', 'cold')
+        call('HSET', m.key, 'tier', 'cold', 'moved', moved)
         call('UNLINK', m.frame_key)
         call('ZREM', WARM, m.id)
       end
@@ -309,23 +359,6 @@ end
 
 local function uses_of(id) return tonumber(call('ZSCORE', USES, id) or 0) end
 
--- The keys of a module that is not among KEYS, as `Shard.module` and `Shard.frame` in Python return them.
-local function encode_id(id)
-  local out, before = {}, nil
-  for segment in string.gmatch(id .. '/', '([^/]*)/') do
-    if before then out[#out + 1] = before ~= '' and segment ~= '' and '/' or '%2F' end
-    before = segment
-    local is_dots = segment == '.' or segment == '..'
-    segment = string.gsub(segment, '[^%w!#$&()+,%-./:;<=>@^_`|~]', function(c) return string.format('%%%02X', string.byte(c)) end)
-    segment = string.gsub(segment, '^@', '%%40')
-    out[#out + 1] = is_dots and string.gsub(segment, '%.', '%%2E') or segment
-  end
-  return table.concat(out)
-end
-local function keys_of(id)
-  local root, name = string.sub(EPOCH, 1, -6), encode_id(id)
-  return root .. 'module:' .. name, root .. 'warm:' .. name
-end
 
 -- Returns clean modules that leave warm as well as `moves`, those that are due first, so that the change fits. That needs no client: a
 -- frame is dropped without being compressed or sent. Returns nil if the change does not fit without the client. With `worth`, the uses

@@ -24,7 +24,7 @@ if not moves then
 end
 local evicted = apply(moves, 'evict', now)
 
-call('HSET', record, 'tier', 'hot', 'content', ARGV[3])
+call('HSET', record, 'tier', 'hot', 'content', ARGV[3], 'moved', move_of(now, old.tier, 'hot', ARGV[4]))
 call('HDEL', record, 'codec', 'frame_bytes')
 call('UNLINK', frame)
 call('ZREM', WARM, id)

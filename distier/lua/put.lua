@@ -14,6 +14,7 @@ local refused = refuse()
 if refused then return refused end
 local now, modules, k, a, since = now_ms(), {}, 10, 2, ARGV[#ARGV]
 for i = 1, tonumber(ARGV[1]) do -- a wrong type fails here, before the first write
+  is_listed(ARGV[a])
   modules[i] = {a = a, k = k, old = placed(KEYS[k]), done = call('HGET', KEYS[k + 2], ARGV[a + 1])}
   k, a = k + 3, a + 11 + 2 * tonumber(ARGV[a + 10])
 end
@@ -40,23 +41,21 @@ local function write(m, i)
 
   if not clean then ver = call('HINCRBY', EPOCH, 'ver', 1) end
   local version, exists = epoch .. '-' .. ver, old.tier ~= 'none' and old.tier ~= 'deleted'
+  local from = exists and old.tier or 'none'
   local reservation = not clean and expected == '' and kept_reservation(old, epoch)
   call('UNLINK', record, frame)
   call('HSET', record, 'tier', tier, 'epoch', epoch, 'ver', ver, 'tok', write_id, 'seen', epoch, 'bytes', bytes, 'tokens', tokens,
-    'clean', clean and '1' or '0', 'created', exists and old.created or now, 'updated', now,
+    'clean', clean and '1' or '0', 'created', exists and old.created or now, 'updated', now, 'moved', move_of(now, from, tier, 'put'),
     unpack(ARGV, m.a + 11, m.a + 10 + 2 * n))
+  if not exists then list_id(id) end
   call('ZREM', WARM, id)
   if reservation then call('HSET', record, 'reserved', reservation) end
   if tier == 'hot' then call('ZADD', HOT, score(), id) else call('ZREM', HOT, id) end
-  if tier == 'warm' then
-    call('HSET', record, 'frame_bytes', #body)
-    call('SET', frame, body)
-    keep_frame(id, frame, clean, now)
-  end
-  if clean then call('ZREM', DIRTY, id)
-  else call('ZADD', DIRTY, 'NX', score(), id) end -- since the oldest version that is not archived
+  if tier == 'warm' then call('HSET', record, 'frame_bytes', #body) call('SET', frame, body) keep_frame(id, frame, clean, now) end
+  -- since the oldest version that is not archived
+  if clean then call('ZREM', DIRTY, id) else call('ZADD', DIRTY, 'NX', score(), id) end
   remember(KEYS[m.k + 2], write_id, version, ver)
-  emit(id, exists and old.tier or 'none', tier, 'put', version)
+  emit(id, from, tier, 'put', version)
   return {'OK', epoch, ver, evicted}
 end
 

@@ -28,6 +28,7 @@ local function put_where_there_is_room()
       used[4], used[5], used[6] = used[4] + 1, used[5] + bytes, used[6] - 1
       used[7] = used[7] - (tonumber(old[5] or 0) or 0)
     else used[5] = used[5] + bytes - was_bytes end
+    if not old[1] then is_listed(ARGV[a]) end
     modules[i] = {a, k, old[1] or 'none', old[6], slot, done[2]}
     k, a = k + 3, a + 11 + 2 * tonumber(ARGV[a + 10])
   end
@@ -39,7 +40,9 @@ local function put_where_there_is_room()
     call('UNLINK', record, KEYS[k + 1])
     call('HSET', record, 'tier', 'hot', 'epoch', epoch, 'ver', string.format('%.0f', ver + i), 'tok', write_id, 'seen', epoch,
       'bytes', ARGV[a + 8], 'tokens', ARGV[a + 7], 'clean', '0', 'created', created or now, 'updated', now,
+      'moved', string.format('%.0f %s hot put', now, was),
       unpack(ARGV, a + 11, a + 10 + 2 * tonumber(ARGV[a + 10])))
+    if was == 'none' then list_id(id) end
     call('ZADD', HOT, recent, id)
     call('ZADD', DIRTY, 'NX', recent, id)
     if before then call('HDEL', KEYS[k + 2], before) end

@@ -24,6 +24,7 @@ from distier.lua.replies import (
     refused_of,
     version_of,
     word_of,
+    wrong_layout,
 )
 
 
@@ -57,9 +58,11 @@ def open_shard(
         word = word_of(reply)
         if word == "MISMATCH":
             name, stored = reply[1].decode(), reply[2].decode()
+            if name == "layout":
+                raise Invalid(f"namespace {shard.namespace!r} has {wrong_layout(int(stored))}")
             raise Invalid(
                 f"namespace {shard.namespace!r} was made with {name}={stored}; this client is configured for "
-                f"{name}={LAYOUT if name == 'layout' else shard.count}. The number is fixed when a namespace is created: "
+                f"{name}={shard.count}. The number is fixed when a namespace is created: "
                 "correct the configuration, or use another namespace"
             )
         if word == "OK":

@@ -1,5 +1,5 @@
 -- flags: allow-oom
--- Checks that the shard's sets agree with the records of some modules, and repairs the sets.
+-- Checks that the shard's sets and its index of ids agree with the records of some modules, and repairs the sets.
 -- KEYS    1..9 the shard, then record and frame of each id
 -- ARGV    '1' to repair, '0' to check only; then the ids
 -- RETURNS {'OK', for each id a list of the names of its faults, with '+' before repaired ones}
@@ -18,6 +18,12 @@ local function member(zset, name, id, should)
   if should and not is and wrong('missing-' .. name) then call('ZADD', zset, now, id) end
 end
 
+local function listed(id, should)
+  local is = is_listed(id)
+  if is and not should and wrong('stray-ids') then unlist_id(id) end
+  if should and not is and wrong('missing-ids') then list_id(id) end
+end
+
 for i = 2, #ARGV do
   local id, record = ARGV[i], KEYS[6 + 2 * i]
   local type_of = call('TYPE', record)
@@ -29,6 +35,7 @@ for i = 2, #ARGV do
     member(HOT, 'hot', id, r.tier == 'hot')
     member(WARM, 'warm', id, r.tier == 'warm')
     member(DIRTY, 'dirty', id, r.tier ~= 'none' and not r.clean)
+    listed(id, live)
     if not live then
       member(USES, 'uses', id, false)
       if tonumber(call('ZSCORE', PINS, id) or 0) > now then member(PINS, 'pins', id, false) end

@@ -8,7 +8,7 @@ from typing import Any
 from distier.domain.keys import Shard
 from distier.effects import RunScript
 from distier.lua.loader import script
-from distier.lua.replies import Applied, Mended, Moving, Refused, pairs_of, parse_change, word_of
+from distier.lua.replies import Applied, Mended, Moving, Refused, pairs_of, parse_change, parse_number, word_of
 
 
 def mend(shard: Shard, ids: Sequence[str], *, repair: bool) -> RunScript[list[Mended]]:
@@ -31,6 +31,11 @@ def _mending(verb: str, shard: Shard, ids: Sequence[str], *, repair: bool) -> Ru
         ]
 
     return RunScript(shard, script(verb), (*shard.fixed, *pairs_of(shard, ids)), (int(repair), *ids), parse)
+
+
+def enlist(shard: Shard, ids: Sequence[str]) -> RunScript[int]:
+    """Add those of `ids` that are modules to the index of ids. The result is the number that was added."""
+    return RunScript(shard, script("enlist"), (*shard.fixed, *pairs_of(shard, ids)), tuple(ids), parse_number)
 
 
 def redirty(shard: Shard, id: str, write_id: str) -> RunScript[Applied | Refused]:

@@ -182,11 +182,16 @@ def word_of(reply: Any) -> str:
     if word == "RECOVERING":
         raise Recovering("this shard has no epoch: Redis lost its memory, or the namespace was never opened")
     if word == "LAYOUT":
-        raise Invalid(
-            f"this namespace has key layout {reply[1].decode()}, but this distier knows layout {LAYOUT}: "
-            "use the version of distier that created it, or another namespace"
-        )
+        raise Invalid(f"this namespace has {wrong_layout(int(reply[1]))}")
     return word
+
+
+def wrong_layout(stored: int) -> str:
+    """Return what is wrong with a key layout of another number, and what to do."""
+    what = f"key layout {stored}, but this distier knows layout {LAYOUT}"
+    if stored > LAYOUT:
+        return f"{what}: use the version of distier that migrated it, or another namespace"
+    return f"{what}: end all processes of older versions, then run `distier migrate`"
 
 
 def over_of(reply: Any) -> Over:

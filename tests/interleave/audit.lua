@@ -9,6 +9,7 @@ local function bad(text) problems[#problems + 1] = text end
 local function add(field, n) sums[field] = (sums[field] or 0) + n end
 local function has(zset, id) return call('ZSCORE', KEYS[zset], id) and true or false end
 
+local index = string.sub(KEYS[1], 1, -6) .. 'ids:'
 local e = call('HMGET', KEYS[1], 'epoch', 'verified', 'replid')
 local incarnation = call('HGET', KEYS[1] .. ':clock', 'replid')
 local out = {'', e[3] == incarnation and e[1] or '0', e[2] or '0'}
@@ -31,6 +32,7 @@ for i, id in ipairs(ARGV) do
     add(tier .. '_count', 1) add(tier .. '_tokens', tonumber(f[7] or 0)) add(tier .. '_bytes', bytes)
     if clean then add('archived_count', 1) add('archived_bytes', tonumber(f[9] or 0)) end
   elseif has(7, id) then bad(id .. ' does not exist and has uses') end
+  if (call('ZSCORE', index, id) and true or false) ~= exists then bad(id .. ' is ' .. tier .. ' and the index says otherwise') end
   if tier == 'hot' then
     sizes.hot = sizes.hot + 1
     if content ~= bytes or call('HEXISTS', record, 'content') == 0 then bad(id .. ' is hot without its content') end

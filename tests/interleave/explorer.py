@@ -396,7 +396,7 @@ class World:
         pairs = [k for i in scenario.ids for k in (self.shard.module(i), self.shard.frame(i))]
         self._audit = ("EVALSHA", lab.audit, 9 + len(pairs), *self.shard.fixed, *pairs, *scenario.ids)
         self._leases = [k for i in scenario.ids for k in (self.shard.lease(i), self.shard.write_back_lease(i))]
-        self._keys = [*self.shard.fixed, self._clock_key, *pairs, *self._leases]
+        self._keys = [*self.shard.fixed, self.shard.ids, self.shard.chunk(""), self._clock_key, *pairs, *self._leases]
 
     @property
     def _clock_key(self) -> str:

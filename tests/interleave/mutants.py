@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from distier.domain import archived as names
+from distier.domain import codec
 from distier.domain.module import Record
 from distier.effects import ArchiveDelete, Plan
 from distier.errors import NotFound, Recovering
@@ -268,6 +269,11 @@ def _suspect_by_write_id(patch: pytest.MonkeyPatch) -> None:
     replace_in("distier.plans.get", is_still, still, patch.setattr)
 
 
+def _any_frame(patch: pytest.MonkeyPatch) -> None:
+    """A reader takes every frame for one of the record's version."""
+    replace_in("distier.domain.codec", codec.names_version, lambda frame, write_id: True, patch.setattr)
+
+
 UNHELD = "if position ~= ver or holder ~= write_id then return {'UNHELD'} end"
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("ttl-on-dirty", ("demote/put", "demote/write-back/expire"), (
@@ -340,6 +346,11 @@ MUTANTS: tuple[Mutant, ...] = (
         ("archived", "call('HSET', record, 'clean', '1')\n  call('PEXPIRE'",
          "call('HSET', record, 'clean', '1', 'seen', call('HGET', EPOCH, 'epoch'))\n  call('PEXPIRE'"),
     )),
+    Mutant("drops-dirty", ("two/drop",), (
+        ("prelude", "if m.was.tier == 'warm' and m.was.clean then", "if m.was.tier == 'warm' then"),
+    )),
+    Mutant("any-frame", ("get-warm/put/demote",), (), _any_frame),
+    Mutant("index-forgets", ("put/write-back", "put/put"), (("put", "    if was == 'none' then list_id(id) end\n", ""),)),
     Mutant("suspect-unread", ("near/put/demote", "near/many/put"), (), _suspect_unread),
     Mutant("suspect-of-any-epoch", ("near/epoch",), (), _suspect_of_any_epoch),
     Mutant("suspect-by-write-id", ("near/again",), (), _suspect_by_write_id),

@@ -34,6 +34,7 @@ class Rec:
     lost: bool = False
     archived_bytes: int = 0
     fields: tuple[tuple[str, str], ...] = ()
+    moved: str = ""
 
     @property
     def alive(self) -> bool:
@@ -110,7 +111,8 @@ class Model:
         if tier == "warm" and (len(frame) > self.limits["warm_bytes"] or not self.limits["warm_modules"]):
             return ("TOO_LARGE",)
         version = f"1-{self.ver + 1}"
-        new = Rec(tier, write_id, version, tokens, content, fields=fields)
+        source = old.tier if old and now else "none"
+        new = Rec(tier, write_id, version, tokens, content, fields=fields, moved=f"{source} {tier} put")
         if tier == "warm":
             new = replace(new, frame=frame, codec=codec)
         evicted = self._change(id, new, moves)
@@ -131,7 +133,11 @@ class Model:
             return ("ALREADY",)
         if old.tokens > self.limits["hot_tokens"] or len(content) > self.limits["hot_bytes"]:
             return ("TOO_LARGE",)
-        evicted = self._change(id, replace(old, tier="hot", frame=None, codec="", lost=False), moves)
+        evicted = self._change(
+            id,
+            replace(old, tier="hot", frame=None, codec="", lost=False, moved=f"{old.tier} hot {reason}"),
+            moves,
+        )
         if isinstance(evicted, Over):
             first = next((i for i in self.lru if not self.pins.get(i)), None)
             refused = reason == "uses" and first and self.uses.get(first, 0) >= self.uses.get(id, 0)
@@ -148,7 +154,12 @@ class Model:
         if len(frame) > self.limits["warm_bytes"] or not self.limits["warm_modules"]:
             return ("TOO_LARGE",)
         worth = None if waited_for else self.uses.get(id, 0.0)
-        evicted = self._change(id, replace(old, tier="warm", frame=frame, codec=codec, lost=False), moves, worth)
+        evicted = self._change(
+            id,
+            replace(old, tier="warm", frame=frame, codec=codec, lost=False, moved=f"{old.tier} warm get"),
+            moves,
+            worth,
+        )
         if isinstance(evicted, Over | tuple):
             return evicted
         if old.tier != "warm":
@@ -234,7 +245,7 @@ class Model:
         for id in ids:
             r = self.records.get(id)
             if r and r.tier == "warm" and r.lost and r.clean:
-                self.records[id] = replace(r, tier="cold", frame=None, codec="", lost=False)
+                self.records[id] = replace(r, tier="cold", frame=None, codec="", lost=False, moved="warm cold expire")
                 self.events.append((id, "warm", "cold", "expire", r.version))
                 gone += 1
         return gone
@@ -312,7 +323,8 @@ class Model:
         r = self.records[m.id]
         self.events.append((m.id, r.tier, m.to, reason, r.version))
         frame, codec = (m.frame, m.codec) if m.to == "warm" else (None, "")
-        self.records[m.id] = replace(r, tier=m.to, frame=frame, codec=codec, lost=False)
+        moved = f"{r.tier} {m.to} {reason}"
+        self.records[m.id] = replace(r, tier=m.to, frame=frame, codec=codec, lost=False, moved=moved)
         if r.tier == "hot":
             self.uses.pop(m.id, None)
 

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from distier import lua
 from distier.domain.keys import Shard
 from distier.domain.order import Order, parse_version
-from distier.domain.schema import KEYSPACE
+from distier.domain.schema import CHUNK_MAX, KEYSPACE
 from distier.effects import RunScript, T
 from distier.lua import Applied, Limit, Move, Put, Refused, Replayed, Write
 from distier.stores.redis import Exchange
@@ -60,8 +60,8 @@ Drawn = list[tuple[Choice, bool, str, bytes]] | None
 moves = st.none() | st.lists(st.tuples(choices, fresh, st.sampled_from(["warm", "cold"]), frames), max_size=5)
 
 PATTERNS = [
-    (re.compile(re.escape(kind.pattern.replace("{t}", "{ns}")).replace("<id>", ".+").replace("<tok>", "[0-9a-f]{32}")),
-     kind.type) for kind in KEYSPACE
+    (re.compile(re.escape(kind.pattern.replace("{t}", "{ns}")).replace("ids:<id>", "ids:.*").replace("<id>", ".+")), kind.type)
+    for kind in KEYSPACE
 ]  # fmt: skip
 UNTIMED = {"created", "updated", "seen", "reserved"}
 
@@ -428,6 +428,7 @@ class Shards(RuleBasedStateMachine):
             assert state.pop(key)[2] > 0, "an archived tombstone has a TTL"
         self.records_are_right(state)
         self.sets_are_right(state)
+        assert indexed(state, self.shard) == sorted(self.model.ids("hot", "warm", "cold"), key=str.encode)
         usage = {k.decode(): int(v) for k, v in state.get(self.shard.usage, ("", {}, 0))[1].items()}
         assert {k: n for k, n in usage.items() if n} == self.model.usage()
         events = [flat(fields) for _, fields in state.get(self.shard.events, ("", [], 0))[1]]
@@ -459,6 +460,19 @@ class Shards(RuleBasedStateMachine):
         assert members(self.shard.fixed[6]) == model.uses
 
 
+def indexed(state: dict[str, Any], shard: Shard) -> list[str]:
+    """The ids in the index, in its order, with the checks that hold for each of its chunks."""
+    firsts = ["", *ids_of(state[shard.ids][1])] if shard.ids in state else [""]
+    found: list[str] = []
+    for first in firsts:
+        chunk = list(ids_of(state[shard.chunk(first)][1])) if shard.chunk(first) in state else []
+        assert len(chunk) <= CHUNK_MAX
+        assert chunk or not first, "an empty chunk is not listed"
+        assert all(first.encode() <= id.encode() for id in chunk)
+        found += chunk
+    return found
+
+
 def is_buried(value: Any) -> bool:
     return isinstance(value, dict) and value.get(b"tier") == b"deleted" and value.get(b"clean") == b"1"
 
@@ -477,7 +491,7 @@ def record(rec: Rec) -> dict[bytes, bytes]:
         **dict(rec.fields),
     }  # fmt: skip
     if rec.alive:
-        known["tokens"] = rec.tokens
+        known |= {"tokens": rec.tokens, "moved": rec.moved}
     if rec.clean:
         known |= {"archived_bytes": rec.archived_bytes}
     if rec.tier == "warm":
@@ -487,12 +501,15 @@ def record(rec: Rec) -> dict[bytes, bytes]:
 
 
 def untimed(state: dict[str, Any]) -> dict[str, Any]:
-    """A dump without the fields that hold times, and TTLs only by their sign."""
-    return {
-        key: (type, {k: v for k, v in value.items() if k.decode() not in UNTIMED} if isinstance(value, dict) else value,
-              1 if pttl > 0 else pttl)
-        for key, (type, value, pttl) in state.items()
-    }  # fmt: skip
+    """A dump without the fields that hold times, without the time of the last move, and TTLs only by their sign."""
+    return {key: (type, _untimed(value), 1 if pttl > 0 else pttl) for key, (type, value, pttl) in state.items()}
+
+
+def _untimed(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    fields = {k: v for k, v in value.items() if k.decode() not in UNTIMED}
+    return fields | {b"moved": fields[b"moved"].partition(b" ")[2]} if b"moved" in fields else fields
 
 
 def plain(reply: object) -> object:

@@ -24,7 +24,7 @@ from tests.lua.test_scripts_model import open_shard, run_script, untimed
 
 MAX_LINES = 66
 LOOKS = {"state", "where"}
-TAKES_MEMORY = {"put", "promote", "install", "touch", "adopt"}
+TAKES_MEMORY = {"put", "promote", "install", "touch", "adopt", "enlist"}
 # All other scripts free memory, or are necessary for that and take hardly any.
 LIMITS = {"hot_tokens": 10, "hot_bytes": 100, "warm_modules": 3, "warm_bytes": 100, "warm_ttl_ms": 1_000_000}
 SHARD = Shard("ns", 0, 1)
@@ -132,6 +132,7 @@ def fill(exchange: Exchange) -> None:
     run_script(exchange, lua.pin(SHARD, "hot2", 1_000_000))
     run_script(exchange, lua.touch(SHARD, [("hot", 1), ("warm", 1)]))
     ask(exchange, ("SET", SHARD.lease("hot"), "me"))
+    ask(exchange, ("ZREM", SHARD.chunk(""), "hot2"))  # as in layout 1
     ask(
         exchange, ("HSET", SHARD.module("cold"), "reserved", f"1-99-0-{write_id('newer')}")
     )  # a durable write is in progress
@@ -195,6 +196,7 @@ CALLS: dict[str, Callable[[], RunScript[Any]]] = {
     ),
     "limit": lambda: lua.limit(SHARD, 7, (50, 500, 50, 500)),
     "claim": lambda: lua.claim(SHARD, "me", 10_000),
+    "enlist": lambda: lua.enlist(SHARD, ["hot", "hot2", "none"]),
     "heartbeat": lambda: lua.heartbeat(SHARD, "me", 10_000),
 }
 REPAIRS = {"mend", "reindex", "account"}  # they write only if there is a defect
@@ -278,9 +280,9 @@ def test_open_refuses_another_layout_or_shard_count(real_exchange: Exchange) -> 
     with pytest.raises(Invalid, match="was made with shards=1"):
         run_script(real_exchange, RunScript(SHARD, other.script, SHARD.fixed, other.args, other.parse))
     ask(real_exchange, ("HSET", SHARD.epoch, "layout", "99"))
-    with pytest.raises(Invalid, match="was made with layout=99"):
+    with pytest.raises(Invalid, match="has key layout 99, but this distier knows layout 2"):
         run_script(real_exchange, lua.open_shard(SHARD, []))
-    ask(real_exchange, ("HSET", SHARD.epoch, "layout", "1"))
+    ask(real_exchange, ("HSET", SHARD.epoch, "layout", "2"))
     assert state(real_exchange) == before
 
 

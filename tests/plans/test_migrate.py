@@ -1,4 +1,5 @@
-"""A shard goes from layout 1 to a made-up layout 2, in which every record has a field `rank`; it may stop at any effect."""
+"""A shard goes from layout 1 to layout 2, and to a made-up layout 3, in which every record has a field `rank`. It may stop at
+any effect."""
 
 from __future__ import annotations
 
@@ -11,9 +12,11 @@ from distier.domain.keys import Shard
 from distier.effects import Command, Effect, Pipeline, Plan, collect
 from distier.errors import Invalid
 from distier.plans.get.one import get
+from distier.plans.put.delete import delete
 from distier.plans.put.one import put
 from distier.plans.put.prepare import Item
 from distier.plans.recovery.migrate import Migration, migrate
+from distier.plans.tier.demote import demote
 from tests.fakes import World
 
 IDS = [f"m/{i}" for i in range(30)]
@@ -24,7 +27,7 @@ def add_rank(shard: Shard, ids: Sequence[str]) -> Plan[None]:
         collect(reply)
 
 
-TO_2 = {1: Migration(2, add_rank)}
+TO_3 = {2: Migration(3, add_rank)}
 
 
 @pytest.fixture
@@ -45,19 +48,19 @@ def layout(world: World) -> list[bytes | None]:
 
 
 def test_every_record_is_migrated_once(world: World) -> None:
-    assert world.run(migrate(world.shard, TO_2, 2)) >= len(IDS)
-    assert (ranks(world), layout(world)) == ({b"0"}, [b"2", None])
-    assert world.run(migrate(world.shard, TO_2, 2)) == 0
+    assert world.run(migrate(world.shard, TO_3, 3)) >= len(IDS)
+    assert (ranks(world), layout(world)) == ({b"0"}, [b"3", None])
+    assert world.run(migrate(world.shard, TO_3, 3)) == 0
 
 
 def test_a_stop_after_any_effect_leaves_a_migration_that_continues(world: World) -> None:
     stops = 0
     while True:
-        world.ask([("HSET", world.shard.epoch, "layout", 1)])
+        world.ask([("HSET", world.shard.epoch, "layout", 2)])
         world.ask([("HDEL", world.shard.epoch, "migrating")])
         for id in IDS:
             world.ask([("HDEL", world.shard.module(id), "rank")])
-        plan = migrate(world.shard, TO_2, 2)
+        plan = migrate(world.shard, TO_3, 3)
         runner = world.process("stops")
 
         def until(stop: int, inner: Any = plan) -> Plan[bool]:
@@ -71,8 +74,8 @@ def test_a_stop_after_any_effect_leaves_a_migration_that_continues(world: World)
             return False
 
         finished = runner.run(until(stops))
-        world.run(migrate(world.shard, TO_2, 2), "next")
-        assert (ranks(world), layout(world)) == ({b"0"}, [b"2", None]), f"stopped after {stops} effects"
+        world.run(migrate(world.shard, TO_3, 3), "next")
+        assert (ranks(world), layout(world)) == ({b"0"}, [b"3", None]), f"stopped after {stops} effects"
         if finished:
             break
         stops += 1
@@ -80,7 +83,7 @@ def test_a_stop_after_any_effect_leaves_a_migration_that_continues(world: World)
 
 
 def test_a_client_of_the_old_layout_is_refused_from_the_first_step_on(world: World) -> None:
-    plan = migrate(world.shard, TO_2, 2)
+    plan = migrate(world.shard, TO_3, 3)
 
     def first_write() -> Plan[None]:
         effect: Any = next(plan)
@@ -89,16 +92,81 @@ def test_a_client_of_the_old_layout_is_refused_from_the_first_step_on(world: Wor
         yield effect
 
     world.run(first_write())
-    with pytest.raises(Invalid, match="key layout 2, but this distier knows layout 1"):
+    with pytest.raises(Invalid, match="key layout 3, but this distier knows layout 2"):
         world.run(put(world.space, Item("m/0", "too late", tokens=1)))
-    with pytest.raises(Invalid, match="key layout 2"):
+    with pytest.raises(Invalid, match="key layout 3"):
         world.run(get(world.space, "none"))
 
 
 def test_a_layout_without_a_migration_is_refused_and_left_alone(world: World) -> None:
-    with pytest.raises(Invalid, match="has key layout 1, and this distier cannot bring it to layout 2"):
-        world.run(migrate(world.shard, {}, 2))
-    world.ask([("HSET", world.shard.epoch, "layout", 3)])
-    with pytest.raises(Invalid, match="has key layout 3"):
-        world.run(migrate(world.shard, TO_2, 2))
-    assert layout(world) == [b"3", None]
+    with pytest.raises(Invalid, match="has key layout 2, and this distier cannot bring it to layout 3"):
+        world.run(migrate(world.shard, {}, 3))
+    world.ask([("HSET", world.shard.epoch, "layout", 4)])
+    with pytest.raises(Invalid, match="has key layout 4"):
+        world.run(migrate(world.shard, TO_3, 3))
+    assert layout(world) == [b"4", None]
+
+
+# -- layout 1 ----------------------------------------------------------------------------------------------------------
+
+
+def make_layout_1(world: World) -> None:
+    """Take the shard back to layout 1: no index of ids, no `moved`, and a frame that names no version."""
+    world.run(demote(world.space, "m/0", "warm"))
+    content = b"text of m/0"
+    world.ask([("SET", world.shard.frame("m/0"), content)])
+    world.ask([("HSET", world.shard.module("m/0"), "codec", "raw", "frame_bytes", len(content))])
+    firsts = [first.decode() for first in world.ask([("ZRANGE", world.shard.ids, 0, -1)])[0]]
+    world.ask([("DEL", world.shard.ids, world.shard.chunk(""), *(world.shard.chunk(first) for first in firsts))])
+    world.ask([("HDEL", world.shard.module(id), "moved") for id in IDS])
+    world.ask([("HSET", world.shard.epoch, "layout", 1)])
+
+
+def index(world: World) -> list[str]:
+    return [id.decode() for id in world.ask([("ZRANGE", world.shard.chunk(""), 0, -1)])[0]]
+
+
+def test_layout_1_gets_its_index_while_others_write(world: World) -> None:
+    make_layout_1(world)
+    with pytest.raises(
+        Invalid, match=r"has key layout 1, but this distier knows layout 2: end all .* `distier migrate`"
+    ):
+        world.run(put(world.space, Item("new", "too early", tokens=1)))
+    plan, seen = migrate(world.shard), 0
+
+    def with_others() -> Plan[int]:
+        nonlocal seen
+        try:
+            effect: Any = next(plan)
+            while True:
+                result = yield effect
+                if seen == 1:  # from here on the shard has layout 2
+                    world.run(put(world.space, Item("new", "a new one", tokens=1)), "writer")
+                    world.run(delete(world.space, "m/1"), "writer")
+                seen += 1
+                effect = plan.send(result)
+        except StopIteration as stop:
+            return int(stop.value)
+
+    assert world.run(with_others()) >= len(IDS) - 1
+    assert seen > 3
+    assert index(world) == sorted({*IDS, "new"} - {"m/1"})
+    assert layout(world) == [b"2", None]
+    module = world.run(get(world.space, "m/0"))
+    assert module is not None
+    assert module.content == b"text of m/0"
+
+
+def test_stopped_migration_of_layout_1_continues(world: World) -> None:
+    make_layout_1(world)
+    plan = migrate(world.shard)
+
+    def begin_only() -> Plan[None]:
+        effect: Any = next(plan)
+        for _ in range(2):
+            effect = plan.send((yield effect))
+
+    world.run(begin_only())
+    assert layout(world) == [b"2", b"1"]
+    world.run(migrate(world.shard), "next")
+    assert (index(world), layout(world)) == (sorted(IDS), [b"2", None])

@@ -258,11 +258,11 @@ def test_put_that_cannot_fit_evicts_a_bounded_number(monkeypatch: pytest.MonkeyP
 
 
 def test_victim_promoted_before_its_demotion_is_counted_once() -> None:
-    """Warm is full. While its victim is named, another client makes that hot. The budget holds, and the demotion ends."""
+    """Warm is full of modules that are not archived yet, so the client evicts them. While its victim is named, another client
+    makes that hot. The budget holds, and the demotion ends."""
     world = World.make(storage_tiers__warm__max_modules=2)
     for id in ("a", "b"):
         put(world, item(id))
-        world.run(write_back(world.space, world.shard, id))
         world.run(demote(world.space, id, "warm"))
     put(world, item("c", tokens=20))
     put(world, item("d", tokens=20))

@@ -42,7 +42,7 @@ def use_with_copy(space: Namespace, shard: Shard, id: str) -> Plan[tuple[RunScri
 
 
 def is_promotable(space: Namespace, id: str, uses: float) -> bool:
-    """Return whether so many uses suffice for hot. A module that hot did not admit needs twice as many as at the last try."""
+    """Return whether this many uses suffice for hot. A module that hot did not admit needs twice as many as at the last try."""
     return uses >= max(space.config.storage_tiers.promotion_threshold, space.process.not_admitted.get(id, 0.0))
 
 

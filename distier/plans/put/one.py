@@ -72,7 +72,7 @@ def landed(space: Namespace, shard: Shard, p: Prepared, reply: Any, turn: Turn |
         reply = yield from attempt(space, shard, p, "hot", p.content, "")
     if _has_no_room(reply):
         tier, reason = "warm", _why(reply, "hot")
-        kind, frame = yield from make_frame(space, p.content)
+        kind, frame = yield from make_frame(space, p.content, p.write_id)
         reply = yield from attempt(space, shard, p, "warm", frame, kind)
     if _has_no_room(reply) and p.position:
         tier, reason = "cold", f"{reason}, {_why(reply, 'warm')}"

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from distier.domain import archived as names
 from distier.domain.keys import Keyspace, Shard
+from distier.domain.schema import LAYOUT
 from distier.effects import (
     HINT_S,
     ArchiveList,
@@ -50,6 +51,7 @@ from distier.errors import (
 from distier.lua import Opened, Unclaimed, look, open_shard, state
 from distier.plans.common.backoff import Patience, back_off
 from distier.plans.common.namespace import Namespace
+from distier.plans.recovery.migrate import migrate
 
 
 class WrongArchive(ConfigError):
@@ -65,17 +67,23 @@ MARKERS_A_PAGE = 1000
 def check_shape(space: Namespace) -> Plan[None]:
     """Raise `Invalid` where the namespace was made with one shard and now has several, or the other way round.
 
-    Their keys have other tags, so the scripts would not see each other's data. It is also the first command to a server.
+    Their keys have other tags, so the scripts would not see each other's data. It is also the first command to a server. A
+    namespace of an embedded server is migrated to the present layout: all its processes are on one machine, and most likely
+    use one installation. For a shared namespace, the operator decides when older clients end (`distier migrate`).
     """
     for count in (1, 2):
         other = Keyspace(space.namespace, count).shards[0]
-        shards = yield from Command(other, ("HGET", other.epoch, "shards"), lambda reply: reply)
+        look = ("HMGET", other.epoch, "shards", "layout", "migrating")
+        shards, layout, migrating = yield from Command(other, look, lambda reply: reply)
         if shards is not None and int(shards) != space.config.shards:
             raise Invalid(
                 f"namespace {space.namespace!r} was made with shards={int(shards)}; this client is configured for "
                 f"shards={space.config.shards}. The number is fixed when a namespace is created: correct the configuration, "
                 "or use another namespace"
             )
+        if space.config.embedded and shards is not None and (int(layout or 0) < LAYOUT or migrating):
+            for shard in space.keys.shards:
+                yield from migrate(shard)
 
 
 def open_space(space: Namespace) -> Plan[list[Opened]]:

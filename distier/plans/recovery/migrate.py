@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 from distier.domain.keys import Shard
 from distier.domain.schema import LAYOUT
-from distier.effects import Command, Plan
+from distier.effects import Command, Pipeline, Plan, collect
 from distier.errors import Invalid
-from distier.plans.common.commands import ids_of
+from distier.lua import enlist
+from distier.plans.common.commands import chunks, ids_of
 
 
 class Migration(NamedTuple):
@@ -29,7 +30,13 @@ class Migration(NamedTuple):
     step: Callable[[Shard, Sequence[str]], Plan[None]]
 
 
-MIGRATIONS: Mapping[int, Migration] = {}
+def _enlist(shard: Shard, ids: Sequence[str]) -> Plan[None]:
+    """Add records of layout 1 to the index of ids. Their frames stay readable, and the other new fields come with moves."""
+    for reply in (yield from Pipeline([enlist(shard, part) for part in chunks(ids, 100)])):
+        collect(reply)
+
+
+MIGRATIONS: Mapping[int, Migration] = {1: Migration(2, _enlist)}
 """By the layout that a migration starts from. Layout 1 is the first."""
 
 KEYS_A_STEP = 1000

@@ -91,7 +91,7 @@ def to_warm(space: Namespace, shard: Shard, record: Record, content: bytes, hold
                 return Outcome.NOT_ADMITTED
             holder = ""
             uses = 0
-    kind, frame = yield from make_frame(space, content, fast=True)
+    kind, frame = yield from make_frame(space, content, write_id, fast=True)
     attempt = install(shard, id, write_id, kind, frame, "get", holder=holder, uses=uses)
     first = yield from _end_fetch(space, shard, id, attempt)
     reply = first.change

@@ -185,7 +185,9 @@ def step_down(space: Namespace, victim: Record) -> Plan[Move]:
         yield from LocalPut(victim, victim.content)
         if space.local_only:
             return Move(victim.id, victim.order.write_id, "cold")
-    return Move(victim.id, victim.order.write_id, "warm", *(yield from make_frame(space, victim.content)))
+    return Move(
+        victim.id, victim.order.write_id, "warm", *(yield from make_frame(space, victim.content, victim.order.write_id))
+    )
 
 
 def _hot_victims(shard: Shard, ids: Sequence[str], need: Need) -> Plan[list[Record]]:

@@ -23,6 +23,7 @@ PARALLEL = 8
 def check_keys(run: Run, shard: Shard) -> Plan[None]:
     """Check every key of the shard: what it is, and whether it fits what it belongs to."""
     cursor = 0
+    chunks_named = yield from _named_chunks(shard)
     while True:
         after, keys = yield from Command(shard, ("SCAN", cursor, "MATCH", shard.root + "*", "COUNT", 1000), unparsed)
         ids: dict[str, list[str]] = {"module": [], "warm": []}
@@ -33,6 +34,8 @@ def check_keys(run: Run, shard: Shard) -> Plan[None]:
                 ids[kind].append(id)
             elif kind == "lease":
                 timed.append(key)
+            elif kind == "ids":
+                yield from _check_chunk(run, shard, key, chunks_named)
             elif kind != "known":
                 run.found("foreign-key", key=_shown(key))
         yield from _check_modules(run, shard, ids["module"])
@@ -56,7 +59,8 @@ _OPEN = frozenset(name for name, colon, _ in _NAMES if colon)
 def _what_is(shard: Shard, key: bytes) -> tuple[str, str]:
     """Return the kind of a key by its name, and the id in it.
 
-    The kinds are `module`, `warm`, `lease` (a key that always has a TTL), `known` (other keys of the table) and `foreign`.
+    The kinds are `module`, `warm`, `lease` (a key that always has a TTL), `ids` (a chunk of the index), `known` (other keys of
+    the table) and `foreign`.
     """
     try:
         kind, colon, rest = key.decode()[len(shard.root) :].partition(":")
@@ -64,6 +68,8 @@ def _what_is(shard: Shard, key: bytes) -> tuple[str, str]:
             return kind, decode_id(rest)
         if colon and kind in ("lease", "done"):  # `done:<tok>` is of older versions
             return "lease", ""
+        if colon and kind == "ids":
+            return kind, ""
         if kind in (_OPEN if colon else _FIXED):
             return "known", ""
     except (UnicodeDecodeError, Invalid):
@@ -80,6 +86,21 @@ def _check_leases(run: Run, shard: Shard, keys: Sequence[bytes]) -> Plan[None]:
             run.found("lease-no-ttl", key=_shown(key), repaired=run.repair)
 
 
+def _named_chunks(shard: Shard) -> Plan[set[str]]:
+    """Return the keys of the chunks that the index of ids names."""
+    firsts = yield from Command(shard, ("ZRANGE", shard.ids, 0, -1), unparsed)
+    ids = [text for text in map(_member, firsts) if text is not None]
+    return {shard.chunk(""), *(shard.chunk(id) for id in ids)}
+
+
+def _check_chunk(run: Run, shard: Shard, key: bytes, named: set[str]) -> Plan[None]:
+    if key.decode() in named or key.decode() in (yield from _named_chunks(shard)):  # it may have been made meanwhile
+        return
+    if run.repair:
+        yield from Command(shard, ("UNLINK", key), int)
+    run.found("stray-chunk", key=_shown(key), repaired=run.repair)
+
+
 def check_sets(run: Run, shard: Shard) -> Plan[None]:
     """Check the sets for members without a record."""
     for zset in (shard.hot, shard.warm, shard.dirty, shard.uses, shard.pins):
@@ -91,6 +112,9 @@ def check_sets(run: Run, shard: Shard) -> Plan[None]:
             cursor = int(after)
             if not cursor:
                 break
+    for chunk in (yield from _named_chunks(shard)):
+        members = yield from Command(shard, ("ZRANGE", chunk, 0, -1), unparsed)
+        yield from _mend_missing(run, shard, [text for text in map(_member, members) if text is not None])
 
 
 def _member(member: bytes) -> str | None:
