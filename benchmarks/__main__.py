@@ -81,6 +81,7 @@ GOALS = (
         "near cache with room for all: near hits", ">= 0.9 of the reads", 0.9, _starts("near room hits"), "the same",
         least=True, unit="",
     ),
+    Goal("near cache with room for all: old contents", "none", 0.0, _starts("near room old"), "", unit=""),
     Goal("near-cache hit, sync", "<= 1.5 us", 1.5, _starts("near sync"), "", unit=" us"),
     Goal("near-cache hit, asyncio", "<= 2 us", 2.0, _starts("near async"), "", unit=" us"),
     Goal(
