@@ -32,7 +32,7 @@ from benchmarks.churn.client import Figures, Job, wrong_bytes
 from benchmarks.churn.traces import Trace, content, digest
 from distier import Item
 from distier.plans.recovery.rescue import rescue
-from tests.servers import TestServer, running_server
+from tests.servers import TestServer, poll, running_server
 
 ROOT = Path(__file__).parents[2]
 LEAN = ("--appendonly", "no", "--latency-tracking", "no")
@@ -110,8 +110,9 @@ def prepared(trace: Trace, warmup: int) -> Iterator[Work]:
 
 
 def memory_of(server: TestServer) -> int:
-    """Return the bytes that the modules take, and what the empty server does."""
+    """Return the bytes that the modules take, and what the empty server does. Waits until the clients have left."""
     with server.client() as client:
+        poll(lambda: client.info("clients")["connected_clients"] == 1, what="the end of the clients' connections")
         return _memory(client)
 
 
