@@ -50,7 +50,7 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 
-bench: $(READY) ## Compare with redis-py, glide, cashews and others in one run; writes docs/BENCHMARKS.md
+bench: $(READY) ## Replay traces, compare with caches by hand, redis-py, glide and others; writes docs/BENCHMARKS.md (BENCH_TRACES: recorded traces)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group bench
 	$(BIN)/python -m benchmarks
 

@@ -1,12 +1,15 @@
 """`make bench`: measures distier and its peers in one run, and writes docs/BENCHMARKS.md.
 
-python -m benchmarks                    # all, about five minutes on two cores
+python -m benchmarks                    # all, about a quarter of an hour on two cores
 python -m benchmarks hot_gets memory    # some: printed, nothing is written
+python -m benchmarks churn --accesses 1500 --rounds 1 --puts 20 --trace zipf --json churn.json
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
+import json
 import os
 import platform
 import sys
@@ -14,9 +17,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from benchmarks.sections import SECTIONS, SIZES, Table
+from benchmarks.churn.near_room import near_room
+from benchmarks.churn.section import Options, churn
+from benchmarks.churn.traces import RECORDED, ZIPF
+from benchmarks.sections import SECTIONS as API_SECTIONS
+from benchmarks.sections import SIZES
+from benchmarks.steps import steps
+from benchmarks.table import Table
 from distier.embedded import find_server
 
 PAGE = Path(__file__).parents[1] / "docs" / "BENCHMARKS.md"
@@ -49,7 +58,30 @@ def _starts(*prefixes: str) -> Callable[[str], bool]:
     return lambda name: name.startswith(prefixes)
 
 
+def _ours_lost(name: str) -> bool:
+    return name.startswith("churn lost") and "distier" in name
+
+
+CHURN = "a miss takes three round trips, and each eviction one more; scripts keep accounts, sets, events and the order"
+
 GOALS = (
+    Goal("churn: client CPU an access", "<= 1.2x cache-aside by hand with lz4", 1.2, _starts("churn client"), CHURN),
+    Goal("churn: server CPU an access", "<= 1.8x cache-aside by hand with lz4", 1.8, _starts("churn server"), CHURN),
+    Goal(
+        "churn: archive reads, the same memory", "<= 0.90x cache-aside by hand with lz4", 0.9, _starts("churn reads"),
+        "plain LRU in both, and records take memory too",
+    ),
+    Goal("churn: time, archive 20 ms away", "<= 0.80x cache-aside by hand with lz4", 0.8, _starts("churn far time"), CHURN),
+    Goal("churn: bytes lost", "none", 0.0, _ours_lost, "", unit=" bytes"),
+    Goal(
+        "near cache with room for all: archive reads in 400 reads, after the first 400", "0", 0.0, _starts("near room reads"),
+        "each move of a tier changes the record, which voids the near copy", unit="",
+    ),
+    Goal(
+        "near cache with room for all: near hits", ">= 0.9 of the reads", 0.9, _starts("near room hits"), "the same",
+        least=True, unit="",
+    ),
+    Goal("near cache with room for all: old contents", "none", 0.0, _starts("near room old"), "", unit=""),
     Goal("near-cache hit, sync", "<= 1.5 us", 1.5, _starts("near sync"), "", unit=" us"),
     Goal("near-cache hit, asyncio", "<= 2 us", 2.0, _starts("near async"), "", unit=" us"),
     Goal(
@@ -179,25 +211,68 @@ def page(tables: Sequence[Table], took_s: float, ran_on: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def main(names: Sequence[str]) -> int:
-    unknown = set(names) - {section.__name__ for section in SECTIONS}
-    if unknown:
-        print(f"there is no {', '.join(unknown)}; sections are {', '.join(s.__name__ for s in SECTIONS)}")
-        return 2
-    begin, tables, ran_on = time.perf_counter(), [], machine()
-    for section in SECTIONS:
-        if names and section.__name__ not in names:
+def all_sections(options: Options) -> dict[str, Callable[[], Table]]:
+    own: dict[str, Callable[[], Table]] = {"churn": lambda: churn(options), "near_room": near_room, "steps": steps}
+    return own | {section.__name__: section for section in API_SECTIONS}
+
+
+def as_json(tables: Mapping[str, Table], ran_on: str) -> dict[str, Any]:
+    """Return the run for programs: of each section its rows by column, and the figures that are compared with goals."""
+    sections = {
+        name: {
+            "title": table.title, "rows": [dict(zip(table.head, row, strict=True)) for row in table.rows],
+            "notes": table.notes, "figures": table.figures,
+        }
+        for name, table in tables.items()
+    }  # fmt: skip
+    return {"ran_on": ran_on, "sections": sections}
+
+
+def arguments(words: Sequence[str]) -> argparse.Namespace:
+    sections = all_sections(Options())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure distier and its peers in one run."
+    )
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"some of: {', '.join(sections)}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the tables as JSON")
+    usual, of_churn = Options(), parser.add_argument_group("churn")
+    of_churn.add_argument("--accesses", type=int, default=usual.accesses, help="accesses of each trace (%(default)s)")
+    of_churn.add_argument("--rounds", type=int, default=usual.rounds, help="rounds of one client (%(default)s)")
+    of_churn.add_argument(
+        "--puts", type=int, default=0, metavar="N", help="each N-th access is a put; 0: none (default)"
+    )
+    of_churn.add_argument(
+        "--traces", type=Path, default=usual.traces, help="folder of the recorded traces ($BENCH_TRACES)"
+    )
+    of_churn.add_argument(
+        "--trace", action="append", choices=(*RECORDED, ZIPF), help="only this trace; may be repeated"
+    )
+    chosen = parser.parse_args(words)
+    if unknown := set(chosen.sections) - set(sections):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; sections are {', '.join(sections)}")
+    return chosen
+
+
+def main(words: Sequence[str]) -> int:
+    chosen = arguments(words)
+    names = chosen.trace or (*RECORDED, ZIPF)
+    sections = all_sections(Options(chosen.accesses, chosen.rounds, chosen.puts, chosen.traces, names))
+    begin, tables, ran_on = time.perf_counter(), dict[str, Table](), machine()
+    for name, section in sections.items():
+        if chosen.sections and name not in chosen.sections:
             continue
         at = time.perf_counter()
-        print(f"{section.__name__}", flush=True)
-        tables.append(section())
+        print(name, flush=True)
+        tables[name] = section()
         print(f"   ({time.perf_counter() - at:.0f} s)", flush=True)
     took_s = time.perf_counter() - begin
     print()
-    for row in judge({name: value for table in tables for name, value in table.figures.items()}):
+    for row in judge({name: value for table in tables.values() for name, value in table.figures.items()}):
         print(f"{row[0]:44} {row[2]:24} {row[3]:14} goal {row[1]}")
-    if not names:
-        PAGE.write_text(page(tables, took_s, ran_on))
+    if chosen.json:
+        chosen.json.write_text(json.dumps(as_json(tables, ran_on), indent=1) + "\n")
+    if not chosen.sections:
+        PAGE.write_text(page(list(tables.values()), took_s, ran_on))
         print(f"\nwrote {PAGE.name} after {took_s:.0f} s")
     return 0
 

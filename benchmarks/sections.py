@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ import distier
 from benchmarks.peers import RawSocket, async_peers, cachetools_with_a_lock, redis_py_client_cache, sync_peers
 from benchmarks.ratios import Do, Race, arace, race
 from benchmarks.reader import read_for_a_while
+from benchmarks.table import Table, cell_of
 from distier.client import make_space
 from distier.config import load_config
 from distier.drive.conversation import command_of
@@ -53,26 +53,6 @@ SETTINGS: dict[str, Any] = {
     "storage_tiers__hot__max_bytes": 10**9, "storage_tiers__warm__max_modules": 100_000,
     "storage_tiers__promotion_threshold": 10**9, "deadline": "60s",
 }  # fmt: skip
-
-
-@dataclass
-class Table:
-    title: str
-    head: tuple[str, ...]
-    rows: list[tuple[str, ...]] = field(default_factory=list)
-    notes: str = ""
-    figures: dict[str, float] = field(default_factory=dict)
-    """The figures by name that are compared with the goals."""
-
-    def add(self, *cells: object) -> None:
-        self.rows.append(tuple(_cell(cell) for cell in cells))
-        print("   " + " | ".join(self.rows[-1]), flush=True)
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.2f}" if value < 10 else f"{value:.0f}"
-    return str(value)
 
 
 def text(size_bytes: int) -> str:
@@ -576,7 +556,7 @@ def processes() -> Table:
         table.figures["processes"] = ratio
         table.figures["server rate"] = _server_rate(server, ids, keys, store)
     table.rows.append(
-        ("server alone: HGETALLs and the scripts that report uses", "", _cell(table.figures["server rate"]))
+        ("server alone: HGETALLs and the scripts that report uses", "", cell_of(table.figures["server rate"]))
     )
     return table
 

@@ -1,5 +1,6 @@
-"""The cost of each verb of the API, counted and not timed: round trips to Redis and their commands, calls of the archive, and
-calls of Python functions in distier (resuming a generator counts as a call too).
+"""The cost of each verb of the API, counted and not timed: round trips to Redis, their commands and how many of these run a
+script, calls of the archive, and calls of Python functions in distier (resuming a generator counts as a call too).
+`state` and `touch` are scripts that other verbs send; they are here alone.
 
     python -m tests.guard.measure        # rewrites counts.json for this version of Python
 
@@ -30,6 +31,8 @@ from distier.domain.ids import encode_id
 from distier.drive import aio as aio_driver
 from distier.drive import sync as sync_driver
 from distier.drive.process import UseBuffer
+from distier.lua import state, touch
+from distier.plans.get.uses import send_touch
 from distier.stores.memory import MemoryArchive
 from distier.stores.redis import AsyncRedisExchange, RedisExchange
 from tests.servers import poll, running_server
@@ -38,6 +41,8 @@ PATH = Path(__file__).with_name("counts.json")
 CODE = str(Path(distier.__file__).parent)
 ROUNDS = 4
 MANY = 10
+FILLER = "guard-filler"
+"""The module that takes what room is left in hot."""
 Counts = dict[str, int]
 
 
@@ -50,7 +55,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.on = False
-        self.round_trips = self.commands = self.archive_calls = 0
+        self.round_trips = self.commands = self.scripts = self.archive_calls = 0
         self._calls = count()  # `next` is atomic
 
     def watch(self) -> None:
@@ -62,18 +67,19 @@ class Tally:
             next(self._calls)
 
     def start(self) -> None:
-        self.round_trips = self.commands = self.archive_calls = 0
+        self.round_trips = self.commands = self.scripts = self.archive_calls = 0
         self._calls = count()
         self.on = True
 
     def stop(self) -> Counts:
         self.on = False
-        found = {"round_trips": self.round_trips, "commands": self.commands, "archive": self.archive_calls}
-        return {"python_calls": next(self._calls), **found}
+        found = {"round_trips": self.round_trips, "commands": self.commands, "scripts": self.scripts}
+        return {"python_calls": next(self._calls), **found, "archive": self.archive_calls}
 
     def sent(self, commands: Sequence[Any]) -> None:
         self.round_trips += 1
         self.commands += len(commands)
+        self.scripts += sum(str(words[0]).startswith("EVALSHA") for words in commands)
 
 
 @contextmanager
@@ -121,11 +127,23 @@ def _counting(method: Callable[..., Any], tally: Tally) -> Callable[..., Any]:
 
 
 Verb = tuple[str, str, Callable[..., Any]]
-"""The verb's name, the tier of its modules before the call, and the call with a store and their ids."""
+"""The verb's name, the state of its modules before the call, and the call with a store and their ids.
+
+The states are those of `prepare`. `hot` modules are dirty, `clean` ones are hot too. `one dirty`: only the first module
+exists. `full`: hot has no room.
+"""
 
 
 def _items(ids: Sequence[str]) -> list[distier.Item]:
     return [distier.Item(id, "some text") for id in ids]
+
+
+def _state(store: Any, ids: Sequence[str]) -> Any:
+    return store.run(iter(state(store.space.shard(ids[0]))))
+
+
+def _touch(store: Any, ids: Sequence[str]) -> Any:
+    return store.run(send_touch(store.space, [touch(store.space.shard(ids[0]), [(ids[0], 1)])]))
 
 
 VERBS: tuple[Verb, ...] = (
@@ -158,32 +176,52 @@ VERBS: tuple[Verb, ...] = (
 )
 
 
+STEPS: tuple[Verb, ...] = (
+    ("demote to cold, clean", "clean", lambda s, ids: s.demote(ids[0], to="cold")),
+    ("archive_now, one", "one dirty", lambda s, ids: s.archive_now()),
+    ("state", "none", _state),
+    ("touch", "hot", _touch),
+    ("put, hot is full", "full", lambda s, ids: s.put(ids[0], "some text")),
+)
+"""Verbs that have a store and a namespace of their own, so that what they leave there changes no count of the others."""
+PARTS = {"guard": VERBS, "guard-steps": STEPS}
+
+
 async def _value(result: Any) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-async def _prepare(store: Store | AsyncStore, tier: str, ids: Sequence[str]) -> None:
+async def prepare(store: Store | AsyncStore, before: str, ids: Sequence[str]) -> None:
+    """Bring the modules into the state `before`."""
     for id in ids:
         encode_id(id)  # fills its cache, which is not counted
-    if tier == "none":
+    if before == "full":
+        await _value(store.delete(FILLER))
+        await _value(store.put_many(distier.Item(f"{id}-old", "old text") for id in ids))
+        hot = (await _value(store.stats())).hot
+        await _value(store.put(FILLER, "some text", tokens=hot.max_tokens - hot.tokens))
+        await _value(store.archive_now())
+    if before == "one dirty":
+        await _value(store.put(ids[0], "some text"))
+    if before in ("none", "full", "one dirty"):
         return
     await _value(store.put_many(_items(ids)))
     await _value(store.archive_now())
-    if tier != "hot":
-        await _value(store.demote_many(ids, to="warm" if tier == "warm read" else tier))  # type: ignore[arg-type]
-    if tier == "warm read":
+    if before not in ("hot", "clean"):
+        await _value(store.demote_many(ids, to="warm" if before == "warm read" else before))  # type: ignore[arg-type]
+    if before == "warm read":
         await _value(store.get(ids[0]))
-    if tier == "hot":
+    if before == "hot":
         await _value(store.put_many(_items(ids)))  # dirty again
 
 
-async def _rounds(store: Store | AsyncStore, tally: Tally) -> dict[str, Counts]:
+async def _rounds(store: Store | AsyncStore, tally: Tally, verbs: Sequence[Verb]) -> dict[str, Counts]:
     least: dict[str, Counts] = {}
     for n in range(ROUNDS):
-        for v, (name, tier, call) in enumerate(VERBS):
+        for v, (name, before, call) in enumerate(verbs):
             ids = [f"guard-{n}-{v}-{i}" for i in range(MANY)]
             await _value(store.archive_now())
-            await _prepare(store, tier, ids)
+            await prepare(store, before, ids)
             tally.start()
             result = call(store, ids)
             if inspect.isawaitable(result):
@@ -213,20 +251,25 @@ def measure() -> dict[str, dict[str, Counts]]:
     """Return the counts of every verb, for `sync` and `async`."""
     with running_server("valkey") as server, server.client() as peer:
         url, tally = server.socket_url, Tally()
+        sync: dict[str, Counts] = {}
         with counted(url, tally) as (config, archive):
-            space = make_space(config, archive, None)
-            with Store(space, RedisExchange(config, url, space.process.forget), archive).open() as store:
-                sync = asyncio.run(_rounds(store, tally))
+            for namespace, verbs in PARTS.items():
+                space = make_space(config.with_overrides(namespace=namespace), archive, None)
+                with Store(space, RedisExchange(config, url, space.process.forget), archive).open() as store:
+                    sync |= asyncio.run(_rounds(store, tally, verbs))
         peer.flushall()
 
         async def aio() -> dict[str, Counts]:
+            found: dict[str, Counts] = {}
             with counted(url, tally) as (config, archive):
-                space = make_space(config, archive, None)
-                made: Awaitable[AsyncStore] = AsyncStore(
-                    space, AsyncRedisExchange(config, url, space.process.forget), archive
-                ).open()
-                async with await made as store:
-                    return await _rounds(store, tally)
+                for namespace, verbs in PARTS.items():
+                    space = make_space(config.with_overrides(namespace=namespace), archive, None)
+                    made: Awaitable[AsyncStore] = AsyncStore(
+                        space, AsyncRedisExchange(config, url, space.process.forget), archive
+                    ).open()
+                    async with await made as store:
+                        found |= await _rounds(store, tally, verbs)
+            return found
 
         asynchronous = asyncio.run(aio())
         peer.flushall()

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.guard.measure import PATH, VERBS, Counts, measure, python_version
+from tests.guard.measure import PATH, STEPS, VERBS, Counts, measure, python_version
 
 TAKE_TURNS = ("promote_many", "demote_many", "flush")
 """Verbs that work on several modules at once."""
@@ -70,7 +70,7 @@ def test_what_is_read_hot_costs_one_round_trip_and_no_script() -> None:
     known = json.loads(PATH.read_text())[version]
     for kind in ("sync", "async"):
         counts = known[kind]
-        assert set(counts) - {"get near"} == {name for name, _, _ in VERBS}
+        assert set(counts) - {"get near"} == {name for name, _, _ in (*VERBS, *STEPS)}
         assert (counts["get hot"]["round_trips"], counts["get hot"]["commands"]) == (1, 1)
         assert counts["get warm again"]["round_trips"] == 1
         assert counts["get cold"]["archive"] == 1
