@@ -43,7 +43,7 @@ OURS_ALL: dict[str, Any] = {
 }  # fmt: skip
 ROOMY = {"storage_tiers__hot__max_bytes": 2**40, "storage_tiers__warm__max_bytes": 2**40}
 SAMPLE_S = 0.1
-HOT_PART = 0.25
+HOT_PART = 0.1
 LEAST_PART = 0.1
 """Where records leave no room for contents, hot and warm get this part of the memory in addition."""
 

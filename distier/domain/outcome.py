@@ -59,8 +59,6 @@ class Refusal(StrEnum):
     """The module is larger than the whole tier."""
     NOT_ADMITTED = "NOT_ADMITTED"
     """The modules that would have to leave are used as often as this one."""
-    WANTED = "WANTED"
-    """Other readers wait for the copy."""
     ALREADY = "ALREADY"
     CHANGED = "CHANGED"
     MISSING = "MISSING"

@@ -129,10 +129,12 @@ class UseBuffer:
         """Count one use of a module, or one use of each of several.
 
         Returns:
-            The script call for the shard's batch, with this use in it, if the batch is due or with `flush`; otherwise None. A
-            signal handler or finaliser that interrupts this method gets None, and the next batch contains its use.
+            The script call for the shard's batch, with this use in it, if the batch is due; with `flush`, the call for these
+            modules alone; otherwise None. A signal handler or finaliser that interrupts this method gets None, and the next
+            batch contains its use.
         """
-        self._notes.append((shard, (id,) if isinstance(id, str) else id, now_s))
+        ids = (id,) if isinstance(id, str) else id
+        self._notes.append((shard, ids, now_s))
         lock = self._lock
         if lock._is_owned():
             return None
@@ -140,7 +142,9 @@ class UseBuffer:
             if not lock.acquire(timeout=TURN_S):
                 return None
             self._gather()
-            return self._take(shard) if flush or self._is_due(shard, now_s) else None
+            if self._is_due(shard, now_s):
+                return self._take(shard)
+            return self._take(shard, ids) if flush else None
         finally:
             if lock._is_owned():
                 lock.release()
@@ -190,12 +194,15 @@ class UseBuffer:
         since_s = self._since.get(shard, now_s)
         return len(pending) >= self.PENDING_MAX or (bool(pending) and now_s - since_s >= self.AGE_S)
 
-    def _take(self, shard: Shard) -> RunScript[dict[str, float]] | None:
-        """Take the last `BATCH` modules: a script over more would block the server for too long."""
+    def _take(self, shard: Shard, ids: Sequence[str] = ()) -> RunScript[dict[str, float]] | None:
+        """Take the last `BATCH` modules, or the first of `ids`: a script over more would block the server for too long."""
         uses = self._pending.get(shard)
         if not uses:
             return None
-        batch = [uses.popitem() for _ in range(min(self.BATCH, len(uses)))]
+        if ids:
+            batch = [(id, uses.pop(id)) for id in ids[: self.BATCH] if id in uses]
+        else:
+            batch = [uses.popitem() for _ in range(min(self.BATCH, len(uses)))]
         if not uses:
             self._pending.pop(shard, None)
             self._since.pop(shard, None)

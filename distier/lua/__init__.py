@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distier.lua.loader import VERBS, flags_of, library, script
-from distier.lua.moves import age, archived, demote, expire, install, pin, promote, release, touch, where
+from distier.lua.moves import Released, age, archived, demote, expire, install, pin, promote, release, touch, where
 from distier.lua.quotas import claim, heartbeat, ledger, limit
 from distier.lua.recovery import Limit, adopt, look, open_shard, reserve, state
 from distier.lua.repair import account, enlist, mend, redirty, reindex
@@ -42,6 +42,7 @@ __all__ = [
     "Over",
     "Put",
     "Refused",
+    "Released",
     "Replayed",
     "Reserved",
     "Seen",

@@ -2,29 +2,26 @@
 -- Stores the frame of a clean version, which moves it from cold to warm. Also replaces a warm frame that expired or is damaged. This
 -- ends a fetch from the archive, so it also releases the reader's lease and records its use, whatever becomes of the frame.
 -- KEYS    1..9 the shard, 10 record, 11 frame, 12 lease, 13 mark of waiting readers, then record and frame of each move
--- ARGV    id, write id, codec ('' without a frame: the caller expects no admission), frame, reason, the value of the caller's
---         lease ('' none), uses, moves
--- RETURNS {'OK', evicted, uses} | {'WANTED', uses} without a frame, if readers wait for one | {'CHANGED', uses} | {'TOO_LARGE', uses} | {'NOT_ADMITTED', uses} | {'OVER', ..., uses}; `uses` is the
+-- ARGV    id, write id, codec, frame, reason, the value of the caller's lease ('' none), uses, moves
+-- RETURNS {'OK', evicted, uses} | {'CHANGED', uses} | {'TOO_LARGE', uses} | {'NOT_ADMITTED', uses} | {'OVER', ..., uses}; `uses` is the
 --         count of uses, -1 if none was recorded
--- KEEPS   a module leaves warm for this one only if it is used more often than all together that would leave, or if readers wait for
---         the copy; only the version that the caller read, and only if it is clean; a clean frame has a TTL; budgets
+-- KEEPS   modules leave warm for this one only if it has more uses for each byte than they have (`drop_from_warm`), or if readers wait
+--         for the copy; only the version that the caller read, and only if it is clean; a clean frame has a TTL; budgets
 local refused = refuse()
 if refused then return refused end
 local id, record, frame = ARGV[1], KEYS[10], KEYS[11]
 local old, now, uses = placed(record), now_ms(), '-1'
 local waiting = call('EXISTS', KEYS[13]) == 1
-if ARGV[3] == '' and waiting then return {'WANTED', uses} end
 if ARGV[6] ~= '' and call('GET', KEYS[12]) == ARGV[6] then call('DEL', KEYS[12], KEYS[13]) end
 if ARGV[7] ~= '0' and old.tier ~= 'none' and old.tier ~= 'deleted' then uses = call('ZINCRBY', USES, ARGV[7], id) end
 if old.write_id ~= ARGV[2] or not old.clean or (old.tier ~= 'cold' and old.tier ~= 'warm') then return {'CHANGED', uses} end
-if ARGV[3] == '' then return {'NOT_ADMITTED', uses} end
 local limit = call('HMGET', LIMITS, 'warm_bytes', 'warm_modules')
 if #ARGV[4] > tonumber(limit[1]) or limit[2] == '0' then return {'TOO_LARGE', uses} end
 
 count(old, -1)
 count({tier = 'warm', tokens = old.tokens, bytes = old.bytes, clean = true, frame_bytes = #ARGV[4],
   archived_bytes = old.archived_bytes}, 1)
-local moves, over = make_room(14, 8, id, now, not waiting and uses_of(id))
+local moves, over = make_room(14, 8, id, now, not waiting and uses_of(id), #ARGV[4])
 if not moves then
   if over == 'NOT_ADMITTED' then return {over, uses} end
   over[5] = uses

@@ -40,14 +40,15 @@ _DECLARED = re.compile(r"^local (?:function (\w+)|([\w, ]+))", re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
 
+def _declared(code: str) -> frozenset[str]:
+    return frozenset(name for pair in _DECLARED.findall(code) for name in _WORD.findall(" ".join(pair)))
+
+
 @cache
 def _blocks() -> tuple[tuple[str, frozenset[str], frozenset[str]], ...]:
     """Return the blocks of the prelude: the text, the names that it declares, and the words of its code."""
-    found = []
-    for text in _text("prelude").split("\n\n"):
-        names = [name for pair in _DECLARED.findall(text) for name in _WORD.findall(" ".join(pair))]
-        found.append((text, frozenset(names), frozenset(_WORD.findall(_COMMENT.sub("", text)))))
-    return tuple(found)
+    texts = _text("prelude").split("\n\n")
+    return tuple((text, _declared(text), frozenset(_WORD.findall(_COMMENT.sub("", text)))) for text in texts)
 
 
 def _source(verb: str) -> str:
@@ -62,8 +63,9 @@ def _source(verb: str) -> str:
 
 def _needed(code: str) -> list[str]:
     used, parts = set(_WORD.findall(_COMMENT.sub("", code))), list[str]()
+    used -= _declared(code)
     for text, names, words in reversed(_blocks()):  # a block uses only names from above it
-        if names & used or text is _blocks()[0][0]:
+        if names & used:
             used |= words
             parts.insert(0, text)
     return parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Any
 
 from distier.domain.keys import Shard
@@ -29,6 +30,15 @@ from distier.lua.replies import (
 
 COPY_BYTES_PER_S = 1_000_000
 """A read that leaves a copy for others waits for its transmission: as long as this rate needs, and `HINT_S`."""
+
+
+class Released(IntEnum):
+    """What became of a lease."""
+
+    NOT_HELD = 0
+    DONE = 1
+    WANTED = 2
+    """The caller keeps it, because readers wait for a copy."""
 
 
 def promote(
@@ -136,6 +146,7 @@ def where(shard: Shard, id: str) -> RunScript[Seen | None]:
     return RunScript(shard, script("where"), (*shard.fixed, *pairs_of(shard, [id])), (id,), parse)
 
 
-def release(shard: Shard, lease: str, holder: str) -> RunScript[bool]:
-    """Release a lease if `holder` still has it. The result says whether that was so."""
-    return RunScript(shard, script("release"), (*shard.fixed, lease), (holder,), bool, hint=HINT_S)
+def release(shard: Shard, lease: str, holder: str, *, unless_waiting: bool = False) -> RunScript[Released]:
+    """Release a lease if `holder` still has it; with `unless_waiting`, not if readers wait for a copy of the module."""
+    keys = (lease, f"{lease}%waiting")
+    return RunScript(shard, script("release"), keys, (holder, int(unless_waiting)), Released, hint=HINT_S)

@@ -362,11 +362,13 @@ local function uses_of(id) return tonumber(call('ZSCORE', USES, id) or 0) end
 
 -- Returns clean modules that leave warm as well as `moves`, those that are due first, so that the change fits. That needs no client: a
 -- frame is dropped without being compressed or sent. Returns nil if the change does not fit without the client. With `worth`, the uses
--- of those that leave must be fewer in sum; otherwise it returns nil, 'NOT_ADMITTED'. On a cluster
--- whose slot is moving to another node, a key that is not among KEYS and is not here is an error, so a victim's keys are looked
--- at before the first write, and such an error is no victim.
-local function drop_from_warm(moves, id, now, worth)
-  local pins, taken, dropped = call('ZCARD', PINS), {[id] = true}, {}
+-- of the module that comes, it must have more uses for each byte of its frame (`size`) than those that leave have together (for each
+-- module, if warm holds too many of them and not too many bytes); otherwise it returns nil, 'NOT_ADMITTED'. That is the order of GDSF
+-- (Cherkasova 1998) with equal costs. On a cluster whose slot is moving to another node, a key that is not among KEYS and is not here is
+-- an error, so a victim's keys are looked at before the first write, and such an error is no victim.
+local function drop_from_warm(moves, id, now, worth, size)
+  local pins, taken, dropped, _, over = call('ZCARD', PINS), {[id] = true}, {}, budgets()
+  local uses, freed = 0, 0
   for _, m in ipairs(moves) do taken[m.id] = true end
   for _, victim in ipairs(call('ZRANGE', WARM, 0, 127)) do
     local pin = pins > 0 and call('ZSCORE', PINS, victim)
@@ -377,14 +379,13 @@ local function drop_from_warm(moves, id, now, worth)
       if m.was.tier == 'warm' and m.was.clean then
         dropped[#dropped + 1] = m
         weigh({m}, 1)
-        if worth then
-          worth = worth - uses_of(victim)
-          if worth <= 0 then
-            weigh(dropped, -1)
-            return nil, 'NOT_ADMITTED'
-          end
+        if worth then uses, freed = uses + uses_of(victim), freed + m.was.frame_bytes end
+        if budgets() then
+          if over[4] <= 0 then freed, size = #dropped, 1 end
+          if not worth or worth * freed > uses * size then return dropped end
+          weigh(dropped, -1)
+          return nil, 'NOT_ADMITTED'
         end
-        if budgets() then return dropped end
         if #dropped == 64 then break end
       end
     end
@@ -394,8 +395,8 @@ local function drop_from_warm(moves, id, now, worth)
 end
 
 -- Counts the moves too if the change does not fit without them, and then clean modules that leave warm. Returns the moves to apply,
--- or nil and the reply that names victims, or nil and 'NOT_ADMITTED' if the change has less `worth`. Nothing has been written yet.
-local function make_room(k, a, id, now, worth)
+-- or nil and the reply that names victims, or nil and 'NOT_ADMITTED' if what leaves is worth more (`drop_from_warm`). Nothing has been written yet.
+local function make_room(k, a, id, now, worth, size)
   local fits, over = budgets()
   if fits then return {} end
   local moves = read_moves(k, a, id, now)
@@ -403,7 +404,7 @@ local function make_room(k, a, id, now, worth)
   local fits_now, _, hot_fits = budgets()
   if fits_now then return moves end
   local dropped, no
-  if hot_fits then dropped, no = drop_from_warm(moves, id, now, worth) end
+  if hot_fits then dropped, no = drop_from_warm(moves, id, now, worth, size) end
   if dropped then
     for _, m in ipairs(dropped) do moves[#moves + 1] = m end
     return moves

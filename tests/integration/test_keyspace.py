@@ -45,6 +45,7 @@ def kind_of(key: str, shards: int) -> list[int]:
 
     def fits(pattern: str) -> bool:
         wanted = re.escape(pattern).replace(re.escape("{t}"), rf"\{{{tag}\}}")
+        wanted = wanted.replace("ids:<id>", "ids:[!-~]*")  # the first chunk has no id in its name
         return re.fullmatch(re.sub(r"<[a-z]+>", r"[!-~]+", wanted), key) is not None
 
     return [i for i, kind in enumerate(KEYSPACE) if fits(kind.pattern)]
@@ -56,6 +57,8 @@ def broad_workload(store: Store) -> None:
     store.put_many(
         [Item(f"m/{i}", f"# Title {i}\n\nWords, words.\n" * 20, content_type="text/markdown") for i in range(20)]
     )
+    # more than one chunk of the index in each shard
+    store.put_many([Item(f"n/{i}", "x", tokens=0) for i in range(180 * len(store.space.keys.shards))])
     store.demote_many([f"m/{i}" for i in range(10)])
     store.demote_many([f"m/{i}" for i in range(5)], to="cold")
     store.get_many([f"m/{i}" for i in range(20)])
@@ -165,7 +168,21 @@ def look_at_all(server: TestServer, archive: Path) -> dict[str, str]:
         look(store, "workers")
         shard = store.space.keys.shards[0]
         store.run(iter(take_lease(shard, shard.lease("skills/pdf"), "b1" * 16, 60_000)))
-        look(store, "module:<id>", "hot", "warm", "uses", "usage", "limits", "pins", "lease:<id>", "events", "epoch")
+        look(
+            store,
+            "ids",
+            "ids:<id>",
+            "module:<id>",
+            "hot",
+            "warm",
+            "uses",
+            "usage",
+            "limits",
+            "pins",
+            "lease:<id>",
+            "events",
+            "epoch",
+        )
         store.unpin("skills/pdf")
         store.demote("skills/pdf")
         look(store, "warm:<id>")

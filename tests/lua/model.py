@@ -153,7 +153,7 @@ class Model:
             return ("CHANGED",)
         if len(frame) > self.limits["warm_bytes"] or not self.limits["warm_modules"]:
             return ("TOO_LARGE",)
-        worth = None if waited_for else self.uses.get(id, 0.0)
+        worth = None if waited_for else (self.uses.get(id, 0.0), len(frame))
         evicted = self._change(
             id,
             replace(old, tier="warm", frame=frame, codec=codec, lost=False, moved=f"{old.tier} warm get"),
@@ -255,7 +255,7 @@ class Model:
 
     # -- room ------------------------------------------------------------------------------------------------------
 
-    def _change(self, id: str, rec: Rec, moves: Sequence[Move], worth: float | None = None) -> Any:
+    def _change(self, id: str, rec: Rec, moves: Sequence[Move], worth: tuple[float, int] | None = None) -> Any:
         """Set a record, and make the moves only if it does not fit without them. All or nothing."""
         new = copy.deepcopy(self)
         new.records[id] = rec
@@ -272,11 +272,13 @@ class Model:
         self._become(new)
         return words.count("moved") + dropped
 
-    def _drop(self, new: Model, taken: set[str], worth: float | None = None) -> Any:
+    def _drop(self, new: Model, taken: set[str], worth: tuple[float, int] | None = None) -> Any:
         """Drop clean frames of `new` until it fits, those that are due first. None if it still does not fit.
 
-        Modules with more uses together than `worth` are not dropped.
+        `worth` are the uses and the size of the module that comes. It must have more uses for each byte than those that leave.
         """
+        too_many_bytes = self._over(new)[3] > 0
+        uses = freed = 0.0
         if not self._fits(new, but=("warm_count", "warm_frame_bytes")):
             return None
         dropped = 0
@@ -286,12 +288,12 @@ class Model:
                 continue
             new._move_one(Move(id, r.write_id, "cold"), "evict")
             dropped += 1
-            if worth is not None:
-                worth -= self.uses.get(id, 0.0)
-                if worth <= 0:
-                    return ("NOT_ADMITTED",)
+            uses, freed = uses + self.uses.get(id, 0.0), freed + len(r.frame or b"")
             if self._fits(new):
-                return dropped
+                if worth is None:
+                    return dropped
+                mine, theirs = (worth[0] * freed, uses * worth[1]) if too_many_bytes else (worth[0] * dropped, uses)
+                return dropped if mine > theirs else ("NOT_ADMITTED",)
         return None
 
     def _move(self, moves: Sequence[Move], reason: str, subject: str | None) -> list[str]:

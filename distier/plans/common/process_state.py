@@ -12,26 +12,33 @@ WARM_MAX = 4096
 
 
 class Bar:
-    """What warm lately refused: a module of `size_bytes` that had `uses`. One that is as large, and used as little, would be
-    refused too, so its frame is not made. After `TRIES` of these, one is tried again."""
+    """What a tier lately refused: each entry is a number of uses, a size in bytes, and how often it may still be applied.
 
-    TRIES = 16
+    A module that is used as little as one of them and is as large would be refused too, so nothing is sent.
+    """
+
+    ENTRIES_MAX = 16
+    TRIES = 32
 
     def __init__(self) -> None:
-        self.uses = self.size_bytes = self.tries = 0.0
+        self._refused: list[tuple[float, int, int]] = []
 
-    def note(self, uses: float, size_bytes: int) -> None:
-        """Note that warm refused a module."""
-        if self.tries and uses == self.uses:
-            size_bytes = min(size_bytes, int(self.size_bytes))
-        self.uses, self.size_bytes, self.tries = uses, size_bytes, self.TRIES
+    def note_refused(self, uses: float, size_bytes: int) -> None:
+        """Note that the tier refused a module."""
+        kept = [entry for entry in self._refused if entry[0] > uses or entry[1] < size_bytes]
+        self._refused = [*kept[1 - self.ENTRIES_MAX :], (uses, size_bytes, self.TRIES)]
+
+    def note_admitted(self, uses: float, size_bytes: int) -> None:
+        """Note that the tier admitted a module: what would have refused it is out of date."""
+        self._refused = [entry for entry in self._refused if entry[0] < uses or entry[1] > size_bytes]
 
     def refuses(self, uses: float, size_bytes: int) -> bool:
-        """Return whether warm will most likely refuse a module; count the try."""
-        if self.tries <= 0 or uses > self.uses or size_bytes < self.size_bytes:
-            return False
-        self.tries -= 1
-        return True
+        """Return whether the tier will most likely refuse a module. Each entry is applied `TRIES` times at most."""
+        for i, (most, least, tries) in enumerate(self._refused):
+            if uses <= most and size_bytes >= least:
+                self._refused[i : i + 1] = [(most, least, tries - 1)] if tries > 1 else []
+                return True
+        return False
 
 
 class Failing:
@@ -77,8 +84,8 @@ class ProcessState:
         """Modules that this process lately found below hot, with their uses: the count that Redis last returned, plus the reads
         here since. It is a guess. It saves a round trip, since the frame is requested together with the record, and a script,
         since the use goes with the next batch where it cannot be the one that promotes."""
-        self.bars: dict[Shard, Bar] = {}
-        """What warm lately refused in each shard."""
+        self.bars: dict[tuple[Shard, str], Bar] = {}
+        """What hot and warm lately refused in each shard."""
         self.not_admitted: dict[str, float] = {}
         """Modules that hot did not admit, because those that would leave are used as often; with the count of uses at which to
         try again."""
@@ -94,6 +101,10 @@ class ProcessState:
         if len(self.warm) >= WARM_MAX:
             self.warm.clear()
         self.warm[id] = uses
+
+    def bar(self, shard: Shard, tier: str) -> Bar:
+        """Return what this tier of a shard lately refused."""
+        return self.bars.get((shard, tier)) or self.bars.setdefault((shard, tier), Bar())
 
     def note_not_admitted(self, id: str) -> None:
         """Note that hot did not admit a module: the next try comes when it has been used twice as often."""

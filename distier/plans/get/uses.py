@@ -8,7 +8,11 @@ from typing import Any
 from distier.domain.keys import Shard
 from distier.effects import Count, Pipeline, Plan, RunScript, Used
 from distier.errors import DistierError
+from distier.plans.common.commands import chunks
 from distier.plans.common.namespace import Namespace
+
+TOGETHER_MAX = 256
+"""The most modules whose uses are sent at once."""
 
 
 def send_touch(space: Namespace, touches: Sequence[Any]) -> Plan[dict[str, float]]:
@@ -63,9 +67,10 @@ def use_many(
     touches = []
     for shard, ids in used.items():
         flush = below_hot and True in [_may_promote(space, id) for id in ids]
-        while (touch := (yield Used(shard, ids, flush))) is not None:
-            touches.append(touch)
-            ids = ()
+        for part in chunks(ids, TOGETHER_MAX):
+            touch = yield Used(shard, part, flush)
+            if touch is not None:
+                touches.append(touch)
     return (yield from send_touch(space, touches))
 
 

@@ -8,13 +8,12 @@ from typing import Any
 from distier.domain.keys import Shard
 from distier.domain.module import Record
 from distier.domain.outcome import MOVED, Outcome, Refusal
-from distier.effects import Count, LocalPut, Pipeline, Plan, RunScript
+from distier.effects import Count, LocalPut, Pipeline, Plan, RunScript, Used
 from distier.errors import Corrupt, DistierError, Full, Unavailable
-from distier.lua import Applied, Installed, Move, Over, Refused, install, promote
+from distier.lua import Applied, Installed, Move, Over, Refused, Released, install, promote, release
 from distier.plans.common.content import make_frame
 from distier.plans.common.leases import give_back
 from distier.plans.common.namespace import Namespace
-from distier.plans.common.process_state import Bar
 from distier.plans.tier.ledger import enlarge_quota
 from distier.plans.tier.room import with_room
 
@@ -43,14 +42,21 @@ def to_hot(
     def attempt(moves: Sequence[Move]) -> RunScript[Applied | Over | Refused]:
         return promote(shard, record.id, record.order.write_id, content, reason, moves)
 
+    bar, uses = space.process.bar(shard, "hot"), space.process.warm.get(record.id, 0.0)
+    if reason == "uses" and bar.refuses(uses, len(content)):
+        space.process.note_not_admitted(record.id)
+        return Outcome.NOT_ADMITTED
     reply = yield from with_room(space, shard, attempt, keep=keep)
     if is_too_large(reply) and (yield from enlarge_quota(space, shard, record.tokens, len(content))):
         reply = yield from with_room(space, shard, attempt, keep=keep)
     if isinstance(reply, Over):
         return Outcome.NO_ROOM
     outcome = outcome_of(reply)
-    if outcome is Outcome.NOT_ADMITTED:
+    if outcome in (Outcome.NOT_ADMITTED, Outcome.TOO_LARGE_FOR_HOT):
         space.process.note_not_admitted(record.id)
+        bar.note_refused(uses, len(content))
+    elif outcome is MOVED and reason == "uses":
+        bar.note_admitted(uses, len(content))
     yield Count("moves.promoted", int(outcome is MOVED))
     return outcome
 
@@ -77,26 +83,22 @@ def to_warm(space: Namespace, shard: Shard, record: Record, content: bytes, hold
     """Leave a warm copy of this clean version if there is room, release the lease that `holder` has, and record the uses.
 
     All of that is one script. Only where dirty modules would have to leave warm, more follow. Where warm will most likely not
-    admit the copy, the script comes without a frame, which costs more than all the rest.
+    admit the copy, no frame is made, which costs more than all the rest.
     """
     id, write_id = record.id, record.order.write_id
-    bar = space.process.bars.setdefault(shard, Bar())
+    bar = space.process.bar(shard, "warm")
     expected = space.process.warm.get(id, 0.0) + uses
-    if bar.refuses(expected, len(content)):
-        first = yield from _end_fetch(
-            space, shard, id, install(shard, id, write_id, "", b"", "get", holder=holder, uses=uses)
-        )
-        if not _is_refused(first.change, Refusal.WANTED):
-            if first.uses <= bar.uses:
-                return Outcome.NOT_ADMITTED
-            holder = ""
-            uses = 0
+    if bar.refuses(expected, len(content)) and not (yield from _is_wanted(space, shard, id, holder, uses)):
+        space.process.guess_warm(id, expected)
+        return Outcome.NOT_ADMITTED
     kind, frame = yield from make_frame(space, content, write_id, fast=True)
     attempt = install(shard, id, write_id, kind, frame, "get", holder=holder, uses=uses)
     first = yield from _end_fetch(space, shard, id, attempt)
     reply = first.change
     if _is_refused(reply, Refusal.NOT_ADMITTED):
-        bar.note(max(first.uses, expected), len(content))
+        bar.note_refused(max(first.uses, expected), len(content))
+    elif isinstance(reply, Applied):
+        bar.note_admitted(max(first.uses, expected), len(content))
 
     def again(moves: Sequence[Move]) -> RunScript[Any]:
         call: RunScript[Any] = install(shard, id, write_id, kind, frame, "get", moves)
@@ -111,6 +113,23 @@ def to_warm(space: Namespace, shard: Shard, record: Record, content: bytes, hold
     if isinstance(reply, Refused):
         return Outcome.TOO_LARGE_FOR_WARM if reply.why is Refusal.TOO_LARGE else _REFUSED[reply.why]
     return MOVED
+
+
+def _is_wanted(space: Namespace, shard: Shard, id: str, holder: str, uses: int) -> Plan[bool]:
+    """Release the lease of a fetch whose copy is not worth a frame, and note its use. Returns True where nothing was done,
+    because readers wait for the copy."""
+    (released,) = yield from Pipeline([release(shard, shard.lease(id), holder, unless_waiting=True)])
+    if released is Released.WANTED:
+        return True
+    if isinstance(released, DistierError):
+        yield Count("leases.left")
+    if uses and (touch := (yield Used(shard, id))) is not None:
+        (counts,) = yield from Pipeline([touch])
+        if isinstance(counts, DistierError):
+            yield Count("touches.lost")
+        else:
+            space.process.learn_uses(counts)
+    return False
 
 
 def _end_fetch(space: Namespace, shard: Shard, id: str, call: RunScript[Installed]) -> Plan[Installed]:
