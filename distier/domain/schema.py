@@ -316,11 +316,12 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "distier:{t}:epoch",
         "hash",
         "the state of the shard: `layout shards epoch ver created aged sampled replid since verified fence clock archive`. "
-        "`aged` is when the worker last halved all counts of uses; `sampled` counts uses, and there are ten for each module in hot "
-        "and warm when it halves them too; `migrating` is the layout that a migration in progress comes from. `ver` is the counter of versions, `clock` the last time that was used for a score, in ms, `fence` the counter of the worker "
-        "leases, `replid` the server's incarnation for which the epoch was installed, `verified` the epoch in which all "
-        "records were compared with the archive, `archive` the name that the archive must have (its object "
-        "`<ns>/identity/<name>`). `opening` exists while the shard has no epoch",
+        "`aged` is when the worker last halved all counts of uses; `sampled` counts uses, and there are ten for each module in "
+        "hot and warm when it halves them too; `migrating` is the layout that a migration in progress comes from. `ver` is the "
+        "counter of versions, `clock` the last time that was used for a score, in ms, `fence` the counter of worker leases, "
+        "`replid` the server's incarnation for which the epoch was installed, `verified` the epoch in which all records were "
+        "compared with the archive, `archive` the name that the archive must have (its object `<ns>/identity/<name>`). "
+        "`opening` exists while the shard has no epoch",
         "HGETALL 'distier:{team}:epoch'",
     ),
     KeyKind(
