@@ -74,12 +74,12 @@ GOALS = (
     Goal("churn: time, archive 20 ms away", "<= 0.80x cache-aside by hand with lz4", 0.8, _starts("churn far time"), CHURN),
     Goal("churn: bytes lost", "none", 0.0, _ours_lost, "", unit=" bytes"),
     Goal(
-        "near cache with room for all: archive reads in 400 reads, after the first 400", "0", 0.0, _starts("near room reads"),
-        "each move of a tier changes the record, which voids the near copy", unit="",
+        "near cache with room for all: archive reads in 400 reads, after the first pass", "0", 0.0,
+        _starts("near room reads"), "", unit="",
     ),
     Goal(
-        "near cache with room for all: near hits", ">= 0.9 of the reads", 0.9, _starts("near room hits"), "the same",
-        least=True, unit="",
+        "near cache with room for all: near hits after it", ">= 0.9 of the reads", 0.9, _starts("near room hits"),
+        "the rest reads the record again, after a promotion or an eviction", least=True, unit="",
     ),
     Goal("near cache with room for all: old contents", "none", 0.0, _starts("near room old"), "", unit=""),
     Goal("near-cache hit, sync", "<= 1.5 us", 1.5, _starts("near sync"), "", unit=" us"),
