@@ -79,18 +79,14 @@ def compress_frame(data: bytes, *, level: int = 9, write_id: str = "") -> tuple[
         content_checksum=True,
         store_size=True,
     )
-    frame = _tag(write_id) + frame if write_id else frame
+    if write_id:
+        frame = _TAG.pack(_TAG_MAGIC, len(write_id)) + write_id.encode() + frame
     return (LZ4, frame) if len(frame) < len(data) else (RAW, data)
 
 
-def _tag(write_id: str) -> bytes:
-    name = write_id.encode()
-    return _TAG.pack(_TAG_MAGIC, len(name)) + name
-
-
-def names_version(frame: bytes, write_id: str) -> bool:
+def names_version(frame: bytes, write_id: bytes) -> bool:
     """Return whether a frame names this version. Frames of layout 1, and copies that are not compressed, name none."""
-    return frame.startswith(_tag(write_id))
+    return frame.startswith(_TAG.pack(_TAG_MAGIC, len(write_id)) + write_id)
 
 
 def _past_tag(data: bytes) -> bytes | memoryview:

@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distier.domain.codec import compress_frame, compress_xz, decompress_frame, decompress_xz
+from distier.domain.codec import compress_frame, compress_xz, decompress_frame, decompress_xz, names_version
 from distier.errors import Corrupt, Invalid
 
 TEXT = b"A module is in exactly one tier; the record decides. " * 12
@@ -364,3 +364,48 @@ def test_random_content_round_trips_in_both_codecs():
     codec, data = compress_frame(content)
     assert (codec, decompress_frame(codec, data, size_bytes=len(content))) == ("raw", content)
     assert decompress_xz(compress_xz(content), max_bytes=len(content)) == content
+
+
+# -- frames that name their version ------------------------------------------------------------------------------------
+
+WRITE_ID = "0123456789abcdef0123" + "89abcdef"
+NAMED_TEXT = b"A line of text that repeats itself. " * 40
+
+
+def test_named_frame_names_its_version_alone_and_opens_as_any_frame():
+    codec, frame = compress_frame(NAMED_TEXT, write_id=WRITE_ID)
+    assert names_version(frame, WRITE_ID.encode())
+    for other in (WRITE_ID[:-1], WRITE_ID[:-1] + "0", WRITE_ID + "0", ""):
+        assert not names_version(frame, other.encode())
+    assert not names_version(compress_frame(NAMED_TEXT)[1], WRITE_ID.encode())
+    assert decompress_frame(codec, frame, size_bytes=len(NAMED_TEXT)) == NAMED_TEXT
+
+
+def test_no_flipped_bit_of_a_named_frame_gives_wrong_bytes():
+    codec, frame = compress_frame(NAMED_TEXT, write_id=WRITE_ID)
+    opened = 0
+    for position, damaged in flips(frame):
+        try:
+            assert decompress_frame(codec, damaged, size_bytes=len(NAMED_TEXT)) == NAMED_TEXT, position
+            opened += 1
+        except Corrupt:
+            pass
+    assert opened <= 8 * len(WRITE_ID) + len(frame) * 8 // 50, "those that only change the name"
+
+
+def test_every_truncation_of_a_named_frame_is_noticed():
+    codec, frame = compress_frame(NAMED_TEXT, write_id=WRITE_ID)
+    for length in range(len(frame)):
+        with pytest.raises(Corrupt):
+            decompress_frame(codec, frame[:length], size_bytes=len(NAMED_TEXT))
+
+
+@pytest.mark.skipif(not shutil.which("lz4"), reason="no lz4 on PATH")
+def test_lz4_opens_a_named_frame(tmp_path):
+    path = tmp_path / "frame.lz4"
+    path.write_bytes(compress_frame(NAMED_TEXT, write_id=WRITE_ID)[1])
+    assert subprocess.run(["lz4", "-dc", path], capture_output=True, check=True).stdout == NAMED_TEXT
+
+
+def test_other_decoders_pass_over_the_name():
+    assert lz4.frame.decompress(compress_frame(NAMED_TEXT, write_id=WRITE_ID)[1]) == NAMED_TEXT

@@ -81,7 +81,7 @@ def content_of(record: Record, frame: bytes | None, *, for_reader: bool = False)
     ):  # a frame that was written after the record was read says nothing about it
         return None
     content = yield from open_frame(record, frame)
-    if for_reader and codec.names_version(frame, record.order.write_id):
+    if for_reader and codec.names_version(frame, record.order.write_id.encode()):
         return content
     return check_content(record, content, "warm")
 

@@ -124,7 +124,7 @@ def open_warm(id: str, fields: Mapping[bytes, bytes], frame: bytes, known: Opene
         if fields[b"tier"] != b"warm" or size_bytes > AT_ONCE_BYTES:
             return None
         content = codec.decompress_frame(fields[b"codec"].decode(), frame, size_bytes=size_bytes)
-        named = codec.names_version(frame, fields[b"tok"].decode())  # not in layout 1, nor if it is not compressed
+        named = codec.names_version(frame, fields[b"tok"])  # not in layout 1, nor if it is not compressed
     except (KeyError, ValueError, Corrupt):
         return None
     if not named and hashlib.sha256(content).hexdigest().encode() != fields.get(b"sha256"):
