@@ -73,6 +73,8 @@ def check_server(server: Server, url: str, needed_bytes: int) -> Findings:
         yield _policy(server)
         yield _memory(server, needed_bytes)
         yield from _persistence(server)
+        yield from _backlog(server)
+    yield from _undeclared_keys(server)
     yield _clock(server)
 
 
@@ -148,6 +150,33 @@ def _fsync(server: Server) -> Findings:
         "no": ", a power cut loses what the kernel has not written",
     }.get(fsync, "")
     yield Finding("persistence", "ok", f"append-only file on, appendfsync {fsync or 'unknown'}{lost}")
+
+
+def _backlog(server: Server) -> Findings:
+    """Check a setting of a primary with replicas that makes an epoch without a loss of data."""
+    ttl_s = server.setting("repl-backlog-ttl") if server.number("connected_slaves") else None
+    if ttl_s not in (None, "", "0"):
+        found = (
+            f"repl-backlog-ttl is {ttl_s}: a new epoch begins once all replicas have been away for that many seconds"
+        )
+        yield Finding(
+            "backlog",
+            "warn",
+            found,
+            "set repl-backlog-ttl 0: nothing is lost then, and records are compared for nothing",
+        )
+
+
+def _undeclared_keys(server: Server) -> Findings:
+    """Check that scripts may use keys in the slot of those that they declare. Some compatible services refuse that."""
+    try:
+        sha = server.ask("SCRIPT", "LOAD", "return redis.call('EXISTS', ARGV[1])")
+        server.ask("EVALSHA", sha.decode() if isinstance(sha, bytes) else sha, 1, server.shard.epoch, server.shard.ids)
+    except (ConfigError, Invalid) as e:
+        advice = "use Redis or Valkey: distier's scripts use the keys of the modules that they evict, and of the index of ids"
+        yield Finding("scripts", "fail", f"scripts may not use keys that they do not declare: {e}", advice)
+    except DistierError as e:
+        yield Finding("scripts", "warn", f"cannot be checked: {e}")
 
 
 def _clock(server: Server) -> Finding:

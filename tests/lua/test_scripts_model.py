@@ -392,11 +392,15 @@ class Shards(RuleBasedStateMachine):
         self.ask([("SET", self.shard.lease(id), holder, "NX", "PX", TTL_MS)])
         self.model.leases.setdefault(id, holder)
 
-    @rule(id=ids, holder=st.sampled_from(["h1", "h2"]))
-    def release(self, id: str, holder: str) -> None:
+    @rule(id=ids, holder=st.sampled_from(["h1", "h2"]), waited=st.booleans(), keeps=st.booleans())
+    def release(self, id: str, holder: str, waited: bool, keeps: bool) -> None:
         mine = self.model.leases.get(id) == holder
-        assert self.run(lua.release(self.shard, self.shard.lease(id), holder)) == mine
-        if mine:
+        self.ask([("SET", self.shard.waiting(id), 1, "PX", TTL_MS)] if waited else [])
+        released = self.run(lua.release(self.shard, self.shard.lease(id), holder, unless_waiting=keeps))
+        self.ask([("DEL", self.shard.waiting(id))])
+        wanted = lua.Released.WANTED if waited and keeps else lua.Released.DONE
+        assert released is (wanted if mine else lua.Released.NOT_HELD)
+        if released is lua.Released.DONE:
             del self.model.leases[id]
 
     @rule(id=ids)
