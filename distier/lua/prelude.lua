@@ -67,19 +67,24 @@ local function chunk_of(id)
   local first = call('ZRANGE', IDS, '[' .. id, '-', 'BYLEX', 'REV', 'LIMIT', 0, 1)[1]
   return ROOT .. 'ids:' .. (first and encode_id(first) or ''), first
 end
--- Whether an id is in the index. A wrong type fails here, so it is called before the first write.
-local function is_listed(id) return call('ZSCORE', (chunk_of(id)), id) and true or false end
--- A full chunk is divided in the middle; at its end if the id is the greatest, so that ids that come in order fill their chunks.
-local function list_id(id)
+-- Whether an id is in the index, and its chunk. A wrong type fails here, so it is called before the first write.
+local function is_listed(id)
   local chunk = chunk_of(id)
-  if call('ZADD', chunk, 0, id) == 0 or call('ZCARD', chunk) <= CHUNK_MAX then return end
+  return call('ZSCORE', chunk, id) and true or false, chunk
+end
+-- Adds an id to its chunk. A full chunk is divided in the middle; at its end if the id is the greatest, so that ids that come in
+-- order fill their chunks. Returns whether it was divided: then other ids may have another chunk.
+local function list_in(chunk, id)
+  if call('ZADD', chunk, 0, id) == 0 or call('ZCARD', chunk) <= CHUNK_MAX then return false end
   local ids = call('ZRANGE', chunk, 0, -1)
   local at, members = ids[#ids] == id and #ids or math.floor(#ids / 2) + 1, {}
   for i = at, #ids do members[#members + 1] = 0 members[#members + 1] = ids[i] end
   call('ZREM', chunk, unpack(ids, at))
   call('ZADD', ROOT .. 'ids:' .. encode_id(ids[at]), unpack(members))
   call('ZADD', IDS, 0, ids[at])
+  return true
 end
+local function list_id(id) return list_in((chunk_of(id)), id) end
 local function unlist_id(id)
   local chunk, first = chunk_of(id)
   call('ZREM', chunk, id)

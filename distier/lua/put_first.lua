@@ -14,7 +14,7 @@ local function put_where_there_is_room()
   for i = 1, tonumber(ARGV[1]) do
     local write_id, tokens, bytes = ARGV[a + 1], tonumber(ARGV[a + 7]), tonumber(ARGV[a + 8])
     local old = call('HMGET', KEYS[k], 'tier', 'tokens', 'bytes', 'clean', 'archived_bytes', 'created', 'reserved')
-    local slot = '#' .. string.format('%.0f', (ver + i) % DONE_MAX)
+    local slot = '#' .. (ver + i) % DONE_MAX
     local done = call('HMGET', KEYS[k + 2], write_id, slot)
     if ARGV[a + 2] ~= 'hot' or ARGV[a + 3] ~= '' or ARGV[a + 4] ~= '' or done[1] or old[1] and old[1] ~= 'hot' or old[7] then
       return nil
@@ -28,21 +28,22 @@ local function put_where_there_is_room()
       used[4], used[5], used[6] = used[4] + 1, used[5] + bytes, used[6] - 1
       used[7] = used[7] - (tonumber(old[5] or 0) or 0)
     else used[5] = used[5] + bytes - was_bytes end
-    if not old[1] then is_listed(ARGV[a]) end
-    modules[i] = {a, k, old[1] or 'none', old[6], slot, done[2]}
+    local chunk
+    if not old[1] then chunk = select(2, is_listed(ARGV[a])) end
+    modules[i] = {a, k, old[1] or 'none', old[6], slot, done[2], chunk}
     k, a = k + 3, a + 11 + 2 * tonumber(ARGV[a + 10])
   end
-  local now = now_ms()
+  local now, divided = now_ms(), false
   local answers, recent = {'OK'}, string.format('%.3f', clock)
   for i, m in ipairs(modules) do
-    local a, k, was, created, slot, before = unpack(m, 1, 6)
-    local id, write_id, record, version = ARGV[a], ARGV[a + 1], KEYS[k], string.format('%s-%.0f', epoch, ver + i)
+    local a, k, was, created, slot, before, chunk = unpack(m, 1, 7)
+    local id, write_id, record, version = ARGV[a], ARGV[a + 1], KEYS[k], epoch .. '-' .. ver + i
     call('UNLINK', record, KEYS[k + 1])
-    call('HSET', record, 'tier', 'hot', 'epoch', epoch, 'ver', string.format('%.0f', ver + i), 'tok', write_id, 'seen', epoch,
+    call('HSET', record, 'tier', 'hot', 'epoch', epoch, 'ver', ver + i, 'tok', write_id, 'seen', epoch,
       'bytes', ARGV[a + 8], 'tokens', ARGV[a + 7], 'clean', '0', 'created', created or now, 'updated', now,
-      'moved', string.format('%.0f %s hot put', now, was),
+      'moved', now .. ' ' .. was .. ' hot put',
       unpack(ARGV, a + 11, a + 10 + 2 * tonumber(ARGV[a + 10])))
-    if was == 'none' then list_id(id) end
+    if chunk then divided = list_in(divided and chunk_of(id) or chunk, id) or divided end
     call('ZADD', HOT, recent, id)
     call('ZADD', DIRTY, 'NX', recent, id)
     if before then call('HDEL', KEYS[k + 2], before) end
@@ -51,8 +52,7 @@ local function put_where_there_is_room()
       'id', id, 'from', was, 'to', 'hot', 'reason', 'put', 'version', version)
     answers[i + 1] = {'OK', epoch, ver + i, 0}
   end
-  call('HSET', EPOCH, 'ver', string.format('%.0f', ver + #modules), 'clock', recent)
-  for i = 1, 7 do used[i] = string.format('%.0f', used[i]) end
+  call('HSET', EPOCH, 'ver', ver + #modules, 'clock', recent)
   call('HSET', USAGE, 'hot_count', used[1], 'hot_tokens', used[2], 'hot_bytes', used[3], 'dirty_count', used[4],
     'dirty_bytes', used[5], 'archived_count', used[6], 'archived_bytes', used[7])
   return answers
