@@ -350,7 +350,9 @@ MUTANTS: tuple[Mutant, ...] = (
         ("prelude", "if m.was.tier == 'warm' and m.was.clean then", "if m.was.tier == 'warm' then"),
     )),
     Mutant("any-frame", ("get-warm/put/demote",), (), _any_frame),
-    Mutant("index-forgets", ("put/write-back", "put/put"), (("put", "    if chunk then divided", "    if false then divided"),)),
+    Mutant("index-forgets", ("put/write-back", "put/put"), (
+        ("put", "    if chunk then divided", "    if false then divided"),
+    )),
     Mutant("suspect-unread", ("near/put/demote", "near/many/put"), (), _suspect_unread),
     Mutant("suspect-of-any-epoch", ("near/epoch",), (), _suspect_of_any_epoch),
     Mutant("suspect-by-write-id", ("near/again",), (), _suspect_by_write_id),
