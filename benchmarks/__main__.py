@@ -63,7 +63,7 @@ def _ours_lost(name: str) -> bool:
 
 
 CHURN = (
-    "a miss takes three round trips (record, lease, end of the lease). Between two commands of such a replay the client computes "
+    "a miss takes three round trips (record, lease, end of the lease). Between two commands of a replay the client computes "
     "for longer than the server does, so scripts run with cold caches: one that installs or promotes takes 200 to 300 us there "
     "and 70 us in a loop. A hit in hot sends the uncompressed content"
 )
@@ -103,8 +103,8 @@ GOALS = (
     ),
     Goal(
         "warm get (Redis), to 20 kB", "<= 1.15x GET + lz4", 1.15, _starts("warm 2 kB", "warm 20 kB", "warm async"),
-        "the record is read along with the frame: without it no client knows whether the frame is the current version. Compared "
-        "with HGETALL, GET + lz4 it is the row below",
+        "the record is read along with the frame: without it no client knows whether the frame is the current version. "
+        "Compared with HGETALL, GET + lz4 it is the row below",
     ),
     Goal("warm get (Redis), 200 kB", "<= 1.3x GET + lz4", 1.3, _starts("warm 200 kB"), "as above"),
     Goal("  ... and the record", "(for comparison) HGETALL, GET + lz4", 1.2, _starts("warm both"), "the SHA-256 of large ones"),
