@@ -34,12 +34,16 @@ def lacks_script(reply: Any) -> bool:
     )
 
 
+_PASSING_TYPES = ("BusyLoadingError", "ReadOnlyError", "TryAgainError", "MasterDownError", "ClusterDownError")
+# A script met a key that it does not declare and that has left with its slot. Scripts look at such keys before they write.
+_MOVING_KEY = "Script attempted to access a non local key"
+
+
 def is_passing(reply: Any) -> bool:
     """Return whether this reply is a temporary refusal; the server executed nothing."""
-    return isinstance(reply, RedisError) and (
-        _code(reply) in _PASSING or type(reply).__name__ in ("BusyLoadingError", "ReadOnlyError", "TryAgainError",
-                                                             "MasterDownError", "ClusterDownError")
-    )  # fmt: skip
+    if not isinstance(reply, RedisError):
+        return False
+    return _code(reply) in _PASSING or type(reply).__name__ in _PASSING_TYPES or _MOVING_KEY in str(reply)
 
 
 def may_pass(reply: RedisError) -> bool:

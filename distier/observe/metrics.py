@@ -58,6 +58,7 @@ COUNTERS: Mapping[str, str] = {
     "moves.evicted": "modules that left hot or warm for a write",
     "moves.archived": "versions that were written back",
     "keeps.refused": "copies of reads that found no room",
+    "keeps.not_admitted": "copies of reads that were used less than what would have left for them",
     "keeps.failed": "copies of reads that Redis did not take",
     "touches.lost": "batches of uses that could not be sent",
     "waits.lease": "waits for another reader's fetch",

@@ -25,7 +25,10 @@ def keep(plan: Plan[Outcome]) -> Plan[Outcome]:
     where Redis no longer replies.
     """
     try:
-        return (yield from plan)
+        outcome = yield from plan
+        if outcome is Outcome.NOT_ADMITTED:
+            yield Count("keeps.not_admitted")
+        return outcome
     except (Full, Corrupt):
         yield Count("keeps.refused")
         return Outcome.NO_ROOM
