@@ -206,8 +206,8 @@ def read_local(space: Namespace, shard: Shard, record: Record) -> Plan[Module | 
     if touch is not None:
         yield from send_touch(space, [touch])
     if is_promotable(space, record.id, uses):
-        space.process.guess_warm(record.id, 0.0)  # if there is no room now, the next try is that many reads later
         yield from keep(to_hot(space, shard, record, content, "uses"))
+        space.process.guess_warm(record.id, 0.0)  # if there was no room, the next try is that many reads later
     return record.module(content, "warm")
 
 
