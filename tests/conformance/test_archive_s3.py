@@ -462,6 +462,86 @@ def aws(tmp_path, monkeypatch):
     return write
 
 
+@contextmanager
+def botocore_gets(archive):
+    """Yield the list of keys that are read by `get_object` of botocore."""
+    keys = []
+    archive._client.meta.events.register(
+        "before-call.s3.GetObject", lambda params, **_: keys.append(params["url_path"])
+    )
+    yield keys
+
+
+def test_get_after_a_success_is_made_without_botocore():
+    names = ["a", "b c/\u00fc+~!*'()&=@%41;", "x:y,z$"]
+    metadata = {"ETag": '"x"', "X-Amz-Meta-Sha256": "0f", "x-amz-meta-Kind": "k", "Content-Type": "text/x-a"}
+    with bucket(headers=metadata.items()) as url, closing(s3_archive(url)) as archive:
+        for name in names:
+            archive.put(name, b"", content_type="text/plain", metadata={})
+        with botocore_gets(archive) as keys:
+            first = archive.get("a", max_bytes=99)
+            assert [archive.get(name, max_bytes=99).data.decode() for name in names[1:]] == [
+                quote(n, "/~") for n in names[1:]
+            ]
+            assert archive.get("a", max_bytes=99) == first
+        assert len(keys) == 1
+        assert (first.metadata, first.content_type) == ({"sha256": "0f", "kind": "k"}, "text/x-a")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (503, error("SlowDown"), ArchiveUnavailable),
+        (403, error("AccessDenied"), ConfigError),
+        (404, error("NoSuchBucket"), ConfigError),
+        (404, error("NoSuchKey"), None),
+        (301, b"", ConfigError),
+    ],
+)
+def test_failure_after_a_success_is_reported_as_any_other(status, body, expected):
+    now = {"reply": (200, b"data")}
+    with fault_server(lambda method, path: now["reply"], {"ETag": '"x"'}) as url, closing(s3_archive(url)) as archive:
+        for _ in range(2):
+            assert archive.get("a", max_bytes=9).data == b"data"
+        now["reply"] = status, body
+        if expected is None:
+            assert archive.get("a", max_bytes=9) is None
+        else:
+            with pytest.raises(expected):
+                archive.get("a", max_bytes=9)
+        now["reply"] = 200, b"more"
+        assert archive.get("a", max_bytes=9).data == b"more"
+
+
+def test_login_page_after_a_success_is_no_object():
+    now = {"ETag": '"x"'}
+    with fault_server(lambda method, path: (200, b"page"), now) as url, closing(s3_archive(url)) as archive:
+        archive.get("a", max_bytes=9)
+        now.clear()
+        with pytest.raises(ArchiveUnavailable, match="not one of S3"):
+            archive.get("a", max_bytes=9)
+
+
+def test_get_with_expired_credentials_after_a_success_reads_new_ones(aws):
+    aws("credentials", "aws_access_key_id = OLD\naws_secret_access_key = s\naws_session_token = t")
+    good, asked = ["OLD"], []
+
+    def reply(method, path, headers):
+        asked.append((headers["Authorization"].split("Credential=")[1].split("/")[0], headers["x-amz-security-token"]))
+        return (200, b"data") if asked[-1][0] in good else (403, error("ExpiredToken"))
+
+    with fault_server(reply, {"ETag": '"x"'}, with_headers=True) as url:
+        archive = open_archive(url="s3://bucket/prefix", endpoint_url=url, region="us-east-1")
+        for _ in range(2):
+            archive.get("a", max_bytes=9)
+        good[:] = ["NEW"]
+        aws("credentials", "aws_access_key_id = NEW\naws_secret_access_key = s\naws_session_token = t2")
+        for _ in range(2):
+            assert archive.get("a", max_bytes=9).data == b"data"
+        assert asked == [("OLD", "t")] * 4 + [("NEW", "t2")] * 2
+        archive.close()
+
+
 @pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId"])
 def test_expired_credentials_are_read_again(aws, code):
     aws("credentials", "aws_access_key_id = OLD\naws_secret_access_key = s\naws_session_token = t")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
@@ -31,6 +32,7 @@ from distier.domain.archived import Limits
 from distier.domain.objects import Fetched, Listed
 from distier.errors import ArchiveUnavailable, ConfigError, Corrupt, DistierError, Invalid
 from distier.stores.archive import MAX_KEY_BYTES, check_key, check_limit, probe
+from distier.stores.s3 import direct
 from distier.stores.s3.errors import (
     ADVICE,
     CHECKSUMS,
@@ -71,7 +73,7 @@ class S3Archive:
         session_token: The token of temporary credentials.
         addressing_style: `auto`, `path` or `virtual`; see `_style_of` for the default.
         timeout_s: Approximate time after which a silent server is reported, in seconds. Each of two attempts waits half
-            of it for a connection and for every next byte.
+            of it for a connection and for every next byte. The first GET after others succeeded has three attempts.
         max_connections: Maximum number of connections.
 
     Raises:
@@ -118,7 +120,7 @@ class S3Archive:
             max_pool_connections=max_connections,
         )
 
-        def connect() -> S3Client:  # a closure, so that no attribute shows the secret in a repr or a debugger
+        def connect() -> tuple[S3Client, Any]:  # a closure: no attribute shows the secret in a repr or a debugger
             # A separate session: boto3's default one is not thread-safe, and never reads its credentials again.
             session = boto3.session.Session(
                 aws_access_key_id=access_key, aws_secret_access_key=secret_key, aws_session_token=session_token
@@ -135,16 +137,19 @@ class S3Archive:
             client.meta.events.unregister("before-call.s3", add_expect_header)
             client.meta.events.register("before-send.s3", headers_as_text)
             client.meta.events.register("before-parse.s3", self._check_response)
-            return client
+            client.meta.events.register("before-send.s3.GetObject", self._note_request)
+            return client, session.get_credentials()
 
         self._connect = connect
         self._own_credentials = access_key is not None
         try:
-            self._connected = (os.getpid(), connect())
+            self._connected = (os.getpid(), *connect())
         except (boto_errors.BotoCoreError, ValueError) as e:
             raise ConfigError(f"{self.name}: {e}") from e
         self._batch_deletes = True
         self._checksum = 0
+        self._template: direct.Template | None = None
+        self._sent = threading.local()
 
     def __repr__(self) -> str:
         return f"S3Archive({self.name!r})"
@@ -156,10 +161,10 @@ class S3Archive:
         There is no lock, because a lock that another thread holds during a fork is never released in the child. Two
         threads may both connect after a fork; the last client stays, the other one is used once.
         """
-        pid, client = self._connected
+        pid, client, _ = self._connected
         if pid != os.getpid():
-            client = self._connect()
-            self._connected = (os.getpid(), client)
+            self._connected = (os.getpid(), *self._connect())
+            client = self._connected[1]
         return client
 
     def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str]) -> None:
@@ -201,23 +206,49 @@ class S3Archive:
             if self._own_credentials or e.response["Error"].get("Code") not in EXPIRED_CODES:
                 raise
         # Two threads may both connect: the last client stays. The old one is not closed, because other threads may use it.
-        self._connected = (os.getpid(), self._connect())
+        self._connected = (os.getpid(), *self._connect())
         return call()
 
     def get(self, key: str, *, max_bytes: int) -> Fetched | None:
         """See `Archive.get`."""
         with self._faults(f"get {key}"):
-            try:
-                full = self._full(key)
-                reply = self._renewed(lambda: self._client.get_object(Bucket=self._bucket, Key=full))
-            except boto_errors.ClientError as e:
-                if e.response["Error"].get("Code") == "NoSuchKey":
-                    return None
-                raise
-            with closing(reply["Body"]) as body:
-                # S3 returns names in lower case, rclone returns `Like-This`.
-                metadata = {name.lower(): value for name, value in reply.get("Metadata", {}).items()}
-                return Fetched(self._read(key, body, max_bytes), metadata, reply.get("ContentType"))
+            full = self._full(key)
+            found = self._get_directly(full) or self._get_by_botocore(full)
+            if found is None:
+                return None
+            with closing(found.body):
+                return Fetched(self._read(key, found.body, max_bytes), found.metadata, found.content_type)
+
+    def _get_directly(self, full: str) -> direct.Found | None:
+        """Get an object in the way that last succeeded. After any failure, botocore has to succeed first."""
+        template = self._template
+        if template is None or template.client is not self._client:
+            return None
+        try:
+            found = direct.get(template, full)
+        except Exception:  # botocore will meet the same failure, and knows what to do
+            found = None
+        if found is None:
+            self._template = None
+        return found
+
+    def _get_by_botocore(self, full: str) -> direct.Found | None:
+        try:
+            reply = self._renewed(lambda: self._client.get_object(Bucket=self._bucket, Key=full))
+        except boto_errors.ClientError as e:
+            if e.response["Error"].get("Code") == "NoSuchKey":
+                return None
+            raise
+        request, (pid, client, credentials) = getattr(self._sent, "request", None), self._connected
+        if request is not None and pid == os.getpid():
+            self._template = direct.template_of(client, credentials, request, full)
+        # S3 returns names in lower case, rclone returns `Like-This`.
+        metadata = {name.lower(): value for name, value in reply.get("Metadata", {}).items()}
+        return direct.Found(reply["Body"], metadata, reply.get("ContentType"))
+
+    def _note_request(self, request: Any, **_: object) -> None:
+        """Keep this thread's last GET (an event of botocore)."""
+        self._sent.request = request
 
     def _read(self, key: str, body: Any, max_bytes: int) -> bytes:
         """Read the whole body. Closing it early drops the connection, so an oversized object costs one chunk."""
@@ -355,7 +386,7 @@ class S3Archive:
 
     def close(self) -> None:
         """Close the connections of this process."""
-        pid, client = self._connected
+        pid, client, _ = self._connected
         if pid == os.getpid():
             client.close()
 
