@@ -1,7 +1,7 @@
 """Token counts. Tokens are the unit of the hot budget, because a module costs its readers context, not bytes.
 
 There are two counters. `o200k` is exact for current models. It uses the Rust crate behind `bpe-openai` (an extra; about
-0.1 s and 100 MB of tables in each process that counts). `estimate` needs only `re`. It cuts text as o200k's own first
+50 ms and 70 MB of tables in each process that counts). `estimate` needs only `re`. It cuts text as o200k's own first
 stage does (words, numbers of up to three digits, runs of punctuation, newlines) and counts the pieces, since nearly all
 of them are one token. On the standard library's sources, Markdown, JSON and JavaScript it is within 5 % for half of the
 files and within 20 % for nearly all (chars/4 is off by up to 68 %). The exception is text of no language, such as rot13
@@ -18,12 +18,14 @@ counter's name in a record always says how its number was computed.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
-import warnings
+import sys
 from collections.abc import Callable
-from functools import cache, cached_property
-from typing import Protocol
+from functools import cache
+from importlib.machinery import PathFinder
+from typing import Any, Protocol
 
 from distier.errors import Invalid
 
@@ -88,30 +90,49 @@ def _binary_tokens(content: bytes) -> int:
     return -(-len(content) // 3)
 
 
+_PACKAGE = "bpe_openai"
+
+
+def _bindings() -> Any:
+    """Return the extension module of `bpe_openai`, without its package.
+
+    The package reads the tables of all its encodings into dicts of Python, which takes a second and 100 MB more; the extension
+    has tables of its own. distier uses the extension directly anyway: `Encoding` refuses a million characters or more, builds a
+    list of all tokens only to measure it, and takes `<|endoftext|>` in a text for a command.
+    """
+    name = f"{_PACKAGE}._bindings"
+    package = importlib.util.find_spec(_PACKAGE)
+    found = package and PathFinder.find_spec(name, package.submodule_search_locations)
+    if name in sys.modules or found is None or found.loader is None:
+        return importlib.import_module(name)
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
 class O200k:
     """Counts exactly, in the encoding `o200k_base`. Raises `ImportError` without the extra `tokens`."""
 
     name = "o200k"
 
     def __init__(self) -> None:
-        if importlib.util.find_spec("bpe_openai") is None:
-            raise ImportError("bpe_openai is not installed")
+        if importlib.util.find_spec(_PACKAGE) is None:
+            raise ImportError(f"{_PACKAGE} is not installed")
+        # Loaded at the first count: the tables take 50 ms and 70 MB, and most processes only read.
+        self._counting: Callable[[str], int] | None = None
 
-    @cached_property
-    def _count(self) -> Callable[[str], int]:
-        # Loaded at the first count: the tables take 0.7 s and 100 MB, and most processes only read.
-        # This uses the binding, not the public Encoding: that refuses a million characters or more, builds a list of
-        # all tokens only to measure it, and takes `<|endoftext|>` in a text for a command.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # it calls the deprecated `resources.open_binary`
-            from bpe_openai import _bindings
-
-        count: Callable[[str], int] = _bindings.tokenizer_for_encoding("o200k_base").count
-        return count
+    @property
+    def is_loaded(self) -> bool:
+        return self._counting is not None
 
     def load(self) -> None:
-        """Load the tables now. Otherwise the first `count` loads them, within the deadline of its call."""
-        _ = self._count
+        """Load the tables now. Otherwise the first `count` loads them, within the deadline of its call.
+
+        Safe to call in several threads at once. It takes no lock, because a fork in another thread would leave a lock held in
+        the child: two threads may both load, and the second one finds the tables.
+        """
+        if self._counting is None:
+            self._counting = _bindings().tokenizer_for_encoding("o200k_base").count
 
     def parts(self, content: bytes) -> list[bytes]:
         """Return the parts of `content` whose counts add up to its count."""
@@ -121,7 +142,12 @@ class O200k:
         if len(content) > STEP_BYTES and len(parts := self.parts(content)) > 1:
             return sum(map(self.count, parts))
         text = _text(content)
-        return _binary_tokens(content) if text is None else int(self._count(text))
+        if text is None:
+            return _binary_tokens(content)
+        if self._counting is None:
+            self.load()
+            assert self._counting is not None
+        return int(self._counting(text))
 
 
 # One match is about one token. Every repetition is bounded or possessive, and some branch consumes every character,
