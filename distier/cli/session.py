@@ -68,11 +68,11 @@ class Session:
             existing: Do not create the namespace: raise `NotFound` if it does not exist.
             overrides: Settings that take precedence over the configuration.
         """
-        from distier.client import connect, connect_existing
+        from distier.client import connect_existing, connect_once
 
         # No near cache: its thread and connection pay off only in a process that reads a module twice.
         config = self.config(near={"enabled": False}, **overrides)
-        with connect_existing(config) if existing else connect(config) as store:
+        with connect_existing(config) if existing else connect_once(config) as store:
             resume_gc()
             yield store
 

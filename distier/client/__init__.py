@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distier.client.aio import AsyncStore
 from distier.client.assemble import archive_of, make_space, redis_url, resolve
-from distier.client.connect import connect, connect_async, connect_existing
+from distier.client.connect import connect, connect_async, connect_existing, connect_once
 from distier.client.store import Store
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "connect",
     "connect_async",
     "connect_existing",
+    "connect_once",
     "make_space",
     "redis_url",
     "resolve",

@@ -20,6 +20,7 @@ from distier.client.arguments import (
     warn_renamed,
 )
 from distier.client.events import EVENT_WAIT_MS, Listening
+from distier.client.preload import Preload
 from distier.client.store import ARCHIVE_LOOK_S, OPEN_DEADLINE_S, T
 from distier.domain.ids import check_id
 from distier.domain.module import Event, Landed, Module, Moved, Placement, Tier
@@ -71,6 +72,7 @@ class AsyncStore:
         self.near = Near(space, url, self._driver.counters, self._driver.uses)
         self._near_get = self.near.get
         self._load: Callable[[], None] | None = getattr(space.counter, "load", None)
+        self._preload: Preload | None = None
         self._listening: list[Listening] = []
         self._driver.use_local(local)
         self._node: NodeTask | None = None
@@ -135,6 +137,10 @@ class AsyncStore:
         if self._load is not None:
             await self._driver.in_thread(self._load)
         self._load = None
+
+    def load_counter_soon(self) -> None:
+        """As `Store.load_counter_soon`."""
+        self._preload = Preload(self, self.space.counter)
 
     async def put_many(self, items: Iterable[Item]) -> Landings:
         """As `Store.put_many`."""
@@ -255,6 +261,8 @@ class AsyncStore:
         """As `Store.close`."""
         if self._closed:
             return
+        if self._preload is not None:
+            self._preload.stop()
         for listening in self._listening:
             await listening.stop()
         if self._node is not None:

@@ -38,7 +38,14 @@ def connect(source: Source = None, *, counter: TokenCounter | str | None = None,
         Unavailable: Redis did not answer.
     """
     counter, config = _counter(counter, resolve(source, **overrides))
-    return _unopened(config, counter).open()
+    store = _unopened(config, counter).open()
+    store.load_counter_soon()
+    return store
+
+
+def connect_once(config: Config) -> Store:
+    """As `connect`, for a process that runs one command: the tables of the token counter are loaded only if it counts."""
+    return _unopened(config).open()
 
 
 def connect_existing(config: Config, *, reading: bool = False) -> Store:
@@ -74,4 +81,6 @@ async def connect_async(
     archive, local = archive_of(config), await asyncio.wrap_future(helper.submit(partial(open_local, config)))
     space = make_space(config, archive, counter, local)
     redis = open_async_exchange(config, url, space.process.forget, reviver(config))
-    return await AsyncStore(space, redis, archive, url=url, local=local).open()
+    store = await AsyncStore(space, redis, archive, url=url, local=local).open()
+    store.load_counter_soon()
+    return store

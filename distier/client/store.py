@@ -25,6 +25,7 @@ from distier.client.arguments import (
     warn_renamed,
 )
 from distier.client.events import EVENT_WAIT_MS, Watcher
+from distier.client.preload import Preload
 from distier.domain.ids import check_id
 from distier.domain.module import Event, Landed, Module, Moved, Placement, Tier
 from distier.drive.sync import SyncDriver
@@ -91,6 +92,7 @@ class Store:
         self.near = Near(space, url, self._driver.counters, self._driver.uses)
         self._near_get = self.near.get
         self._load: Callable[[], None] | None = getattr(space.counter, "load", None)
+        self._preload: Preload | None = None
         self._watcher: Watcher | None = None
         self._driver.use_local(local)
         self._node: NodeThread | None = None
@@ -203,6 +205,10 @@ class Store:
         if self._load is not None:
             self._load()
         self._load = None
+
+    def load_counter_soon(self) -> None:
+        """Load the counter's tables in a thread, soon after now. `connect` does this."""
+        self._preload = Preload(self, self.space.counter)
 
     def put_many(self, items: Iterable[Item]) -> Landings:
         """Write many modules.
@@ -446,6 +452,8 @@ class Store:
         """
         if self._closed:
             return
+        if self._preload is not None:
+            self._preload.stop()
         if self._watcher is not None:
             self._watcher.stop()
         if self._node is not None:
