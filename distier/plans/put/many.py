@@ -10,7 +10,7 @@ from typing import Any
 from distier.domain.ids import check_id
 from distier.domain.keys import Shard
 from distier.domain.module import Landed
-from distier.domain.order import Order
+from distier.domain.order import WRITE_ID_RANDOM_CHARS, Order
 from distier.effects import Count, NewToken, Offload, Parallel, Pipeline, Plan, Sending, collect
 from distier.errors import Corrupt, DeadlineExceeded, DistierError
 from distier.lua import Over, Put, Write
@@ -52,10 +52,12 @@ def _prepare_many(space: Namespace, batch: Sequence[Item], but: set[int]) -> Pla
     sendings: dict[Shard, Sending] = {}  # the items of a shard are sent together
     lengths = [length_of(item) for item in batch]
 
+    random = hashlib.shake_128(seed.encode()).hexdigest(WRITE_ID_RANDOM_CHARS // 2 * len(batch))
+
     def signs(i: int) -> tuple[str, Sending]:
         shard = space.shard(check_id(batch[i].id))
         sending = sendings.get(shard) or sendings.setdefault(shard, Sending(space.process.since(shard)))
-        return hashlib.sha256(f"{seed}-{i}".encode()).hexdigest()[:32], sending
+        return random[i * WRITE_ID_RANDOM_CHARS : (i + 1) * WRITE_ID_RANDOM_CHARS], sending
 
     def small() -> list[Prepared | DistierError | None]:
         made = list[Prepared | DistierError | None]()
