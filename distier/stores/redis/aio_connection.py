@@ -18,12 +18,13 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from distier.stores.redis.wire import (
     CONNECTIONS,
     NOT_YET,
+    SEND_BYTES,
     SLOWEST_BYTES_PER_S,
     WATCH_S,
     Errors,
     RawCommand,
     new_reader,
-    packed,
+    pack,
     unsolicited,
 )
 
@@ -63,12 +64,20 @@ class AsyncConnection(asyncio.Protocol):
         if self.closed:
             future.set_exception(RedisConnectionError("the connection is closed"))
             return future
-        data, now_s = packed(commands), time.monotonic()
+        now_s = time.monotonic()
         if not self._waiting:
             self.heard_s = now_s
             self._allowance_s = 0.0
-        self._allowance_s += len(data) / SLOWEST_BYTES_PER_S
-        self._transport.write(data)
+        parts: list[bytes] = []
+        size_bytes = 0
+        for command in commands:
+            if size_bytes >= SEND_BYTES:  # the server executes these while the next ones are packed
+                self._transport.write(b"".join(parts))
+                parts, size_bytes = [], 0
+            parts.append(pack(command))
+            size_bytes += len(parts[-1])
+            self._allowance_s += len(parts[-1]) / SLOWEST_BYTES_PER_S
+        self._transport.write(b"".join(parts))
         self._waiting.append((future, len(commands), now_s + timeout_s))
         if not self._watching:
             self._watching = True

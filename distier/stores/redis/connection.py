@@ -27,7 +27,7 @@ from distier.stores.redis.wire import (
     Silent,
     block,
     new_reader,
-    packed,
+    pack,
     replace_socket,
     unsolicited,
 )
@@ -68,9 +68,19 @@ class Connection:
     def send(self, commands: Sequence[RawCommand], end_s: float) -> None:
         """Send commands. `end_s`, on the monotonic clock, is the deadline for sending them and for their replies."""
         self.end_s, self.heard_s = end_s, time.monotonic()
-        data = packed(commands)
-        self._allowance_s = len(data) / SLOWEST_BYTES_PER_S + (BLOCK_MAX_S if block(commands) else 0.0)
+        self._allowance_s = BLOCK_MAX_S if block(commands) else 0.0
         self._wait_at_most(end_s - self.heard_s)
+        parts: list[bytes] = []
+        size_bytes = 0
+        for command in commands:
+            if size_bytes >= SEND_BYTES:  # the server executes these while the next ones are packed
+                self._send_rest(memoryview(b"".join(parts)))
+                self._check_time()
+                parts, size_bytes = [], 0
+            parts.append(pack(command))
+            size_bytes += len(parts[-1])
+            self._allowance_s += len(parts[-1]) / SLOWEST_BYTES_PER_S
+        data = b"".join(parts)
         try:
             sent = self._socket.send(data)
         except TimeoutError:

@@ -163,11 +163,7 @@ def new_reader(errors: Errors) -> Any:
     return hiredis.Reader(replyError=errors, protocolError=InvalidResponse, notEnoughData=NOT_YET)
 
 
-def packed(commands: Sequence[RawCommand]) -> bytes:
-    pack: Any = hiredis.pack_command
-    return pack(commands[0]) if len(commands) == 1 else b"".join([pack(command) for command in commands])
-
-
+pack: Any = hiredis.pack_command
 verb_of = itemgetter(0)
 
 
