@@ -193,7 +193,7 @@ class Sleep(Effect[None]):
 
 @dataclass(slots=True)
 class Used(Effect["RunScript[Any] | None"]):
-    """Note one use of a module, or one use of each of several modules.
+    """Note one use of a module, or one use of each of several modules. `hit` is a counter of the process to add 1 to.
 
     The process gathers uses. When a batch is due, or with `flush`, the result is the script call that sends the batch; the plan
     adds it to the calls that it sends anyway.
@@ -202,6 +202,7 @@ class Used(Effect["RunScript[Any] | None"]):
     shard: Shard
     id: str | Sequence[str]
     flush: bool = False
+    hit: str = ""
 
 
 @dataclass(slots=True)

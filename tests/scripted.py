@@ -111,7 +111,9 @@ class Scripted:
             case NewToken():
                 self.tokens += 1
                 return sha1(f"{self.name}/{self.tokens}".encode()).hexdigest()[:32]
-            case Used(shard, id, flush):
+            case Used(shard, id, flush, hit):
+                if hit:
+                    self.counters[hit] += 1
                 return self.uses.note(shard, id, 0.0, flush=flush)
             case Count(name, n):
                 self.counters[name] += n

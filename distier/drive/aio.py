@@ -163,8 +163,10 @@ class AsyncDriver(Process):
         match effect:
             case Command() | RunScript():
                 return await self._call(effect, end_s)
-            case Used(shard, id, flush):
-                return self.uses.note(shard, id, time.monotonic(), flush=flush)
+            case Used():
+                if effect.hit:
+                    self.counters.add(effect.hit)
+                return self.uses.note(effect.shard, effect.id, time.monotonic(), flush=effect.flush)
             case Count(name, n):
                 return self.counters.add(name, n)
             case Progress(value):

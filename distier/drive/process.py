@@ -113,6 +113,7 @@ class UseBuffer:
     """
 
     BATCH = 256
+    NOTES_MAX = 256
     PENDING_MAX = 4096
     AGE_S = 1.0
 
@@ -120,6 +121,7 @@ class UseBuffer:
         self._pending: dict[Shard, dict[str, int]] = {}
         self._since: dict[Shard, float] = {}
         self._notes: deque[tuple[Shard, Sequence[str] | Mapping[str, int], float]] = deque()
+        self._oldest_s = float("-inf")  # when the oldest pending use was noted, or earlier
         self._lock: Any = threading.RLock()
         _LOCKED.add(self)
 
@@ -134,7 +136,10 @@ class UseBuffer:
             batch contains its use.
         """
         ids = (id,) if isinstance(id, str) else id
-        self._notes.append((shard, ids, now_s))
+        notes = self._notes
+        notes.append((shard, ids, now_s))
+        if not flush and ids is not id and now_s - self._oldest_s < self.AGE_S and len(notes) < self.NOTES_MAX:
+            return None  # nothing is due yet
         lock = self._lock
         if lock._is_owned():
             return None
@@ -142,6 +147,7 @@ class UseBuffer:
             if not lock.acquire(timeout=TURN_S):
                 return None
             self._gather()
+            self._oldest_s = min(self._since.values(), default=now_s)
             if self._is_due(shard, now_s):
                 return self._take(shard)
             return self._take(shard, ids) if flush else None

@@ -8,7 +8,7 @@ from pathlib import Path
 import distier
 from distier.observe.metrics import COUNTERS, Metric, render
 
-COUNTED = re.compile(r"""(?:Count\(|counters\.add\(|self\.count\()\s*(f?)"([a-z_.{}]+)\"""")
+COUNTED = re.compile(r"""(?:Count\(|Used\(.*hit=|counters\.add\(|self\.count\()\s*(f?)"([a-z_.{}]+)\"""")
 
 
 def test_every_counter_is_documented_and_counted() -> None:

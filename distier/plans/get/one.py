@@ -107,8 +107,7 @@ def serve_again(space: Namespace, shard: Shard, suspect: Module, fields: Mapping
 def serve_hot(space: Namespace, shard: Shard, module: Module) -> Plan[Module]:
     """Count a hot hit and note the use."""
     space.process.warm.pop(module.id, None)
-    yield Count("hits.hot")
-    touch = yield Used(shard, module.id)
+    touch = yield Used(shard, module.id, hit="hits.hot")
     if touch is not None:
         yield from send_touch(space, [touch])
     return module
@@ -199,10 +198,9 @@ def read_local(space: Namespace, shard: Shard, record: Record) -> Plan[Module | 
     content = yield LocalGet(record)
     if content is None:
         return None
-    yield Count("hits.warm")
     uses = space.process.warm.get(record.id, 0.0)
     space.process.guess_warm(record.id, uses + 1)
-    touch = yield Used(shard, record.id)
+    touch = yield Used(shard, record.id, hit="hits.warm")
     if touch is not None:
         yield from send_touch(space, [touch])
     if is_promotable(space, record.id, uses):
