@@ -206,9 +206,10 @@ class Record:
 
     def module(self, content: bytes, tier: Tier) -> Module:
         """Return the module that this record describes, with `content` from `tier`."""
+        keywords, meta = self._described() if self.keywords or self.meta else ((), {})
         return Module(
-            self.id, content, self.content_type, self.tokens, self.counter,
-            *self._described(), self.order, self.sha256, tier, self.created_ms, self.updated_ms, self.transform, self.outline,
+            self.id, content, self.content_type, self.tokens, self.counter, keywords, meta, self.order, self.sha256, tier,
+            self.created_ms, self.updated_ms, self.transform, self.outline,
         )  # fmt: skip
 
 
