@@ -8,6 +8,7 @@ import io
 import itertools
 import lzma
 import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,11 @@ from benchmarks.reader import read_for_a_while
 from benchmarks.table import Table, cell_of
 from distier.client import make_space
 from distier.config import load_config
+from distier.domain.codec import compress_xz
 from distier.drive.conversation import command_of
 from distier.plans.common.commands import record_command
 from distier.plans.get.one import read_local
+from distier.stores import syncing
 from distier.stores.memory import MemoryArchive
 from distier.stores.redis import AsyncRedisExchange, RedisExchange
 from distier.worker import Worker
@@ -422,6 +426,73 @@ def _per_item(table: Table, over: str, found: Race, ours: str, theirs: str) -> N
     table.figures[f"{ours} {over}"] = found.ratio(ours, theirs)
 
 
+SYNC_S = 0.01
+
+
+@contextmanager
+def slow_syncs(more_s: float) -> Iterator[None]:
+    """Let each fsync and syncfs of this process take longer, as on a disk with a slow cache flush."""
+    fsync: Any = os.fsync
+    syncfs: Any = syncing._SYNCFS
+
+    def late_fsync(fd: int) -> None:
+        time.sleep(more_s)
+        fsync(fd)
+
+    def late_syncfs(fd: int) -> Any:
+        time.sleep(more_s)
+        return syncfs(fd)
+
+    os.fsync, syncing._SYNCFS = late_fsync, syncfs and late_syncfs  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        os.fsync, syncing._SYNCFS = fsync, syncfs
+
+
+def archiving() -> Table:
+    """`archive_now` into a directory, beside a program that writes one object after the other and syncs each."""
+    many, rounds = 128, 5
+    table = Table(
+        f"archive_now into a directory, {many} modules of 2 kB",
+        ("disk", "what", "objects a second", "times as fast"),
+        notes="By hand: xz, a temporary file, fsync, rename; one after the other. distier writes two objects for each module "
+        "(the content, and a sidecar with what a directory has no metadata for) and syncs their directories too; 16 threads "
+        f"share the syncs (`stores/syncing.py`). In the rows `sync takes {SYNC_S * 1000:.0f} ms more` each fsync and syncfs of "
+        "both sleeps for so long first.",
+    )
+    base = "by hand, one fsync an object"
+    for disk, more_s in (("this one", 0.0), (f"sync takes {SYNC_S * 1000:.0f} ms more", SYNC_S)):
+        with stores() as (_, tmp, connect), slow_syncs(more_s):
+            store = connect()
+            (tmp / "by-hand").mkdir()
+            us: dict[str, list[float]] = {"archive_now": [], base: []}
+            for i in range(rounds + 1):
+                items = [distier.Item(f"a{k}", f"{i} {k}\n" + text(2000), tokens=500) for k in range(many)]
+                store.put_many(items)
+                ways: tuple[Do, Do] = store.archive_now, partial(_one_by_one, tmp / "by-hand", items)
+                for name, do in zip(us, ways, strict=True):
+                    begin = time.perf_counter()
+                    do()
+                    if i:  # the first round starts the threads
+                        us[name].append((time.perf_counter() - begin) / many * 1e6)
+        found = Race(us)
+        for name in us:
+            table.add(disk, name, 1e6 / found.median(name), found.ratio(base, name))
+        table.figures["archive_now, slow disk" if more_s else "archive_now"] = found.ratio(base, "archive_now")
+    return table
+
+
+def _one_by_one(directory: Path, items: list[distier.Item]) -> None:
+    for item in items:
+        path = directory / f"{item.id}.xz"
+        with path.with_suffix(".tmp").open("wb") as file:
+            file.write(compress_xz(str(item.content).encode()))
+            file.flush()
+            os.fsync(file.fileno())
+        path.with_suffix(".tmp").rename(path)
+
+
 def promotions() -> Table:
     one_by_one = 50
     table = Table(
@@ -633,5 +704,5 @@ def memory() -> Table:
 
 
 SECTIONS: tuple[Callable[[], Table], ...] = (
-    near_hits, hot_gets, warm_gets, local_gets, cold_gets, batches, promotions, evictions, processes, memory,
+    near_hits, hot_gets, warm_gets, local_gets, cold_gets, batches, archiving, promotions, evictions, processes, memory,
 )  # fmt: skip
