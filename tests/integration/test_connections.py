@@ -23,11 +23,12 @@ from typing import Any, TypeVar
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from distier import AsyncStore, Store, connect, connect_async
+from distier import AsyncStore, Item, Store, connect, connect_async
 from distier.config import load_config
 from distier.domain.keys import Keyspace
 from distier.errors import OutOfStep, Unavailable
 from distier.stores.redis import AsyncRedisExchange, RedisExchange
+from distier.stores.redis.wire import SEND_BYTES
 from tests.conftest import empty
 from tests.integration.world import Face, World, until
 from tests.proxy import Proxy
@@ -461,6 +462,34 @@ async def test_long_reply_in_pieces_is_read_completely(own_server: TestServer, t
         connections = proxy.accepted
         assert len((await face.get("large")).content) == 500_000
         assert proxy.accepted == connections
+        await face.close()
+
+
+async def test_pipeline_sent_in_pieces_is_answered_in_order(own_server: TestServer, tmp_path: Path, kind: str) -> None:
+    """Each of the scripts is longer than a piece, and so is the last one alone."""
+    face = await face_of(kind, own_server.url, tmp_path)
+    contents = {f"m{i}": os.urandom(SEND_BYTES // 2) * (1 + i % 3) for i in range(24)}
+    landings = await face.put_many([Item(id, content, tokens=1) for id, content in contents.items()])
+    assert [landed.version.ver for landed in landings] == list(range(1, 25))
+    assert {id: module.content for id, module in (await face.get_many(contents)).items()} == contents
+    await face.close()
+
+
+async def test_pipeline_to_a_server_that_stops_reading_ends_at_the_deadline(
+    own_server: TestServer, tmp_path: Path, kind: str
+) -> None:
+    with Proxy(own_server.port) as proxy:
+        face = await face_of(kind, proxy.url, tmp_path, deadline="1s")
+        await face.put("a", "a")
+        os.kill(own_server.pid, signal.SIGSTOP)
+        try:
+            items = [Item(f"m{i}", os.urandom(900_000), tokens=1) for i in range(8)]
+            begin = time.monotonic()
+            landings = await face.put_many(items)
+            assert time.monotonic() - begin < HANG_S
+        finally:
+            os.kill(own_server.pid, signal.SIGCONT)
+        assert all(isinstance(landed, Unavailable) for landed in landings)
         await face.close()
 
 

@@ -569,6 +569,17 @@ def test_batch_is_due_after_a_second() -> None:
     assert set(call.args) == {"a", 2, "b", 1}
 
 
+def test_uses_of_a_quiet_second_are_kept_and_bounded() -> None:
+    shard = space_of().keys.shards[0]
+    uses = UseBuffer()
+    for i in range(3 * UseBuffer.NOTES_MAX):
+        assert uses.note(shard, f"m{i % 5}", 10.0 + i / 1e4, flush=False) is None
+        assert len(uses._notes) <= UseBuffer.NOTES_MAX
+    call = uses.note(shard, "m0", 11.0, flush=False)
+    assert call is not None and sum(int(n) for n in call.args[1::2]) == 3 * UseBuffer.NOTES_MAX + 1
+    assert uses.note(shard, "m1", 11.5, flush=False) is None and uses.note(shard, "m1", 12.6, flush=False) is not None
+
+
 # -- a signal handler or a finaliser within any of its own lines -------------------------------------------------------
 
 
