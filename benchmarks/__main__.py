@@ -138,6 +138,10 @@ GOALS = (
         "syncs, two for each object. Next: content and sidecar in one request to the archive, with two syncs", least=True,
     ),
     Goal(
+        "first put of a store, a second after connect", "<= 2x a later one", 2.0, _starts("first put"),
+        "the first run of each line of Python: 0.5 ms",
+    ),
+    Goal(
         "promote_many(1000) cold, archive at 20 ms", ">= 8x one after the other", 8.0, _starts("promote_many"),
         "16 threads fetch", least=True,
     ),

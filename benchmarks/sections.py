@@ -451,7 +451,7 @@ def slow_syncs(more_s: float) -> Iterator[None]:
 
 
 def archiving() -> Table:
-    """`archive_now` into a directory, beside a program that writes one object after the other and syncs each."""
+    """`archive_now` into a directory, next to a program that writes one object after the other and syncs each."""
     many, rounds = 128, 5
     table = Table(
         f"archive_now into a directory, {many} modules of 2 kB",
@@ -491,6 +491,43 @@ def _one_by_one(directory: Path, items: list[distier.Item]) -> None:
             file.flush()
             os.fsync(file.fileno())
         path.with_suffix(".tmp").rename(path)
+
+
+_FIRST_PUT = """
+import statistics, sys, time, distier
+
+text = sys.stdin.read()
+store = distier.connect(sys.argv[1], storage_tiers__cold__directory=sys.argv[2], namespace="bench", near__enabled=False)
+found = []
+for i in range(4):
+    time.sleep(1.0)
+    begin = time.perf_counter()
+    store.put(f"m{i}", text)
+    found.append((time.perf_counter() - begin) * 1e6)
+print(found[0], statistics.median(found[1:]))
+"""
+
+
+def first_puts() -> Table:
+    """The first put of a process that connected a second before. Each put counts tokens with the exact counter."""
+    table = Table(
+        "First put (2 kB, counted) of a store that was opened a second before",
+        ("what", "us", "ratio to a later put"),
+        notes="Each of 5 processes puts four times, after a second's pause each. The tables of the token counter are loaded "
+        "in the background. Medians.",
+    )
+    runs: list[tuple[float, float]] = []
+    with stores() as (server, tmp, connect):
+        connect().put("known", "the server knows the script", tokens=1)
+        for _ in range(5):
+            argv = [sys.executable, "-c", _FIRST_PUT, server.socket_url, str(tmp)]
+            out = subprocess.run(argv, input=text(2000), capture_output=True, text=True, timeout=120, check=True).stdout
+            first, later = map(float, out.split())
+            runs.append((first, later))
+    table.figures["first put"] = statistics.median(first / later for first, later in runs)
+    table.add("the first put", statistics.median(first for first, _ in runs), table.figures["first put"])
+    table.add("a later one", statistics.median(later for _, later in runs), 1.0)
+    return table
 
 
 def promotions() -> Table:
@@ -704,5 +741,6 @@ def memory() -> Table:
 
 
 SECTIONS: tuple[Callable[[], Table], ...] = (
-    near_hits, hot_gets, warm_gets, local_gets, cold_gets, batches, archiving, promotions, evictions, processes, memory,
+    near_hits, hot_gets, warm_gets, local_gets, cold_gets, batches, archiving, first_puts, promotions, evictions, processes,
+    memory,
 )  # fmt: skip
