@@ -20,7 +20,7 @@ NODE_TIMEOUT_MS = 1000
 ARGS = (
     "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", str(NODE_TIMEOUT_MS),
     "--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0",
-    "--repl-ping-replica-period", "1",
+    "--repl-ping-replica-period", "1", "--repl-backlog-ttl", "0",
 )  # fmt: skip
 
 

@@ -94,11 +94,11 @@ def test_hit_sends_no_command_and_counts_as_a_use(near: Store, server: TestServe
     before = near.stats()
     with server.client() as raw:
         calls = raw.info("commandstats")["cmdstat_hgetall"]["calls"]
-        hits = [near.get("a") for _ in range(1000)]
+        hits = [near.get("a") for _ in range(500)]  # counts are halved after a thousand
         assert raw.info("commandstats")["cmdstat_hgetall"]["calls"] <= calls + 2, "only stats() read"
     assert set(map(id, hits)) == {id(hits[0])} and hits[0] == first
     after = near.stats()
-    assert (after.near.hits - before.near.hits, after.hits["near"]) == (1000, after.near.hits)
+    assert (after.near.hits - before.near.hits, after.hits["near"]) == (500, after.near.hits)
     assert (after.near.count, after.near.tokens, after.near.status) == (1, first.tokens if first else 0, "on")
     total = sum(after.hits.values())
     poll(lambda: (found := near.where("a")) is not None and found.uses == total, what="the uses in Redis")

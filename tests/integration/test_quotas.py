@@ -259,7 +259,7 @@ def test_sixteen_shards_hit_nearly_as_often_as_one(
         path, ids = tmp_path / str(seed), skewed(READS, 3000, seed)
         if seed == 1:
             found = compare(valkey_server, path, "zipf", ids, 480)
-            assert found.one - found.fixed > 4 * POINT, "the load is not skewed enough to show anything"
+            assert found.one - found.fixed > 2 * POINT, "the load is not skewed enough to show anything"
             report(
                 f"one shard {found.one:.1%}, 16 with fixed quotas {found.fixed:.1%}, with moving ones {found.moving:.1%}"
             )

@@ -54,6 +54,7 @@ class Replies:
 
     def __init__(self, ttl: str | None, replicas: int = 1, refuses: bool = False) -> None:
         self.shard = Server(Config(), "redis://127.0.0.1:1").shard
+        self.info: dict[str, str] = {}
         self._ttl, self._replicas, self._refuses = ttl, replicas, refuses
 
     def setting(self, name: str) -> str | None:
