@@ -307,7 +307,7 @@ def fingerprint(left: Snapshot) -> str:
     keys = {
         key: (
             type, pttl > 0,
-            {k: v for k, v in value.items() if k not in (b"created", b"updated")} if type == "hash"
+            sorted((k, v) for k, v in value.items() if k not in (b"created", b"updated", b"moved")) if type == "hash"
             else [m for m, _ in value] if type == "zset" and not key.endswith(":uses")
             else len(value) if type == "stream" else value,
         )

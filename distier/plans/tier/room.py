@@ -88,7 +88,9 @@ def with_room(
             yield from back_off(n - ROUNDS_MAX)
         if keep:
             reply = reply._replace(hot_ids=tuple(id for id in reply.hot_ids if id not in keep))
-        room = yield from find_room(space, shard, reply, stuck, own=own, keep=keep, ahead=ahead)
+        # First without a look at warm: the script drops clean frames itself.
+        look = n > 0 or not reply.warm_ids
+        room = yield from find_room(space, shard, reply, stuck, own=own, keep=keep, ahead=ahead, look=look)
         if room.moves and room.enough:
             reply = yield from attempt(room.moves)
         elif room.moves and drained < ROUNDS_MAX:  # more victims than one script names: evict these first
@@ -126,16 +128,18 @@ def find_room(
     own: str = "",
     keep: Collection[str] = (),
     ahead: Need = NOTHING,
+    look: bool = True,
 ) -> Plan[Room]:
     """Return the moves that make the missing room; none where it cannot be made.
 
-    Modules that cannot be archived are put into `stuck`, and others leave instead.
+    Modules that cannot be archived are put into `stuck`, and others leave instead. Without `look`, moves from hot to warm are
+    returned although warm may be full: the script drops what is clean there.
     """
     stuck = {} if stuck is None else stuck
     while True:
         try:
             left = (yield from past(shard, over, {*stuck, *keep, own})) if stuck else over
-            return (yield from _find_room(space, shard, left, ahead, tries=len(stuck)))
+            return (yield from _find_room(space, shard, left, ahead, tries=len(stuck), look=look))
         except Stuck as e:
             stuck |= e.failed
 
@@ -150,7 +154,7 @@ def past(shard: Shard, over: Over, but: Collection[str]) -> Plan[Over]:
     return over._replace(hot_ids=hot, warm_ids=warm)
 
 
-def _find_room(space: Namespace, shard: Shard, over: Over, ahead: Need, tries: int) -> Plan[Room]:
+def _find_room(space: Namespace, shard: Shard, over: Over, ahead: Need, tries: int, look: bool) -> Plan[Room]:
     need = Need(over.hot_tokens_over, over.hot_bytes_over)
     victims: list[Record] = []
     enough = True
@@ -167,6 +171,8 @@ def _find_room(space: Namespace, shard: Shard, over: Over, ahead: Need, tries: i
         else:
             moves.append(move)
             staying.append(victim)
+    if moves and enough and not look:
+        return Room(gone + moves)
     # Where some could not be archived, each round tries more at once.
     ahead = Need(max(ahead.amount, tries), max(ahead.size_bytes, 1 if tries else 0))
     room = yield from _into_warm(space, shard, moves, staying, over, ahead)
