@@ -138,8 +138,8 @@ class AsyncStore:
             await self._driver.in_thread(self._load)
         self._load = None
 
-    def load_counter_soon(self) -> None:
-        """As `Store.load_counter_soon`."""
+    def _load_counter_soon(self) -> None:
+        """As `Store._load_counter_soon`."""
         self._preload = Preload(self, self.space.counter)
 
     async def put_many(self, items: Iterable[Item]) -> Landings:

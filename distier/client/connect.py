@@ -39,7 +39,7 @@ def connect(source: Source = None, *, counter: TokenCounter | str | None = None,
     """
     counter, config = _counter(counter, resolve(source, **overrides))
     store = _unopened(config, counter).open()
-    store.load_counter_soon()
+    store._load_counter_soon()
     return store
 
 
@@ -82,5 +82,5 @@ async def connect_async(
     space = make_space(config, archive, counter, local)
     redis = open_async_exchange(config, url, space.process.forget, reviver(config))
     store = await AsyncStore(space, redis, archive, url=url, local=local).open()
-    store.load_counter_soon()
+    store._load_counter_soon()
     return store

@@ -206,7 +206,7 @@ class Store:
             self._load()
         self._load = None
 
-    def load_counter_soon(self) -> None:
+    def _load_counter_soon(self) -> None:
         """Load the counter's tables in a thread, soon after now. `connect` does this."""
         self._preload = Preload(self, self.space.counter)
 
