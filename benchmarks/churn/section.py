@@ -73,7 +73,7 @@ def _notes(options: Options) -> Iterator[str]:
         "Memory is `used_memory` beyond that of the empty server, without the buffers of connections and the text of cached "
         "scripts, the mean while it was measured, as a part of what was given: 5 or 10 % of the footprint. By-hand caches "
         "have it as `maxmemory` with `allkeys-lru`, and what the buffers take in addition, which one replay with lz4 "
-        "measures. distier: records are measured first; hot gets a quarter of the rest and warm three quarters, divided by "
+        "measures. distier: records are measured first; hot gets a tenth of the rest and warm nine tenths, divided by "
         "what a counted byte takes in Redis, which one replay measures. Where records leave less than a tenth, hot and warm "
         "get a tenth in addition. Archive reads are compared with the goal where distier takes at most 1.1 of the memory."
     )

@@ -7,7 +7,7 @@ is one error, `Corrupt`.
 
 Neither format proves that the bytes are those of a certain version, so callers compare SHA-256 where bytes come from the
 archive, from another node or from a disk. A frame in Redis names its version itself: a skippable frame with the write id
-precedes it, which `lz4 -d` passes over. With that and the checksum of the format (xxHash32), a read from Redis needs no
+follows it, which `lz4 -d` passes over. With that and the checksum of the format (xxHash32), a read from Redis needs no
 SHA-256, which takes longer than lz4 from 20 kB on.
 """
 
@@ -30,7 +30,7 @@ _MAGIC = 0x184D2204
 # A skippable frame: magic, length of its content (the write id).
 _TAG = struct.Struct("<II")
 _TAG_MAGIC = 0x184D2A50
-_TAG_BYTES_MAX = 64
+_TAG_BYTES = range(8, 65)
 # FLG: version 01, content size and content checksum present, no dictionary id and no reserved bit. The
 # other two (independent blocks, block checksums) are the encoder's choice.
 _FLG_MASK = 0b1100_1111
@@ -80,21 +80,18 @@ def compress_frame(data: bytes, *, level: int = 9, write_id: str = "") -> tuple[
         store_size=True,
     )
     if write_id:
-        frame = _TAG.pack(_TAG_MAGIC, len(write_id)) + write_id.encode() + frame
+        frame += _TAG.pack(_TAG_MAGIC, len(write_id)) + write_id.encode()
     return (LZ4, frame) if len(frame) < len(data) else (RAW, data)
 
 
 def names_version(frame: bytes, write_id: bytes) -> bool:
     """Return whether a frame names this version. Frames of layout 1, and copies that are not compressed, name none."""
-    return frame.startswith(_TAG.pack(_TAG_MAGIC, len(write_id)) + write_id)
+    return frame.endswith(_TAG.pack(_TAG_MAGIC, len(write_id)) + write_id)
 
 
-def _past_tag(data: bytes) -> bytes | memoryview:
-    if len(data) >= _TAG.size:
-        magic, length = _TAG.unpack_from(data)
-        if magic == _TAG_MAGIC and length <= _TAG_BYTES_MAX:
-            return memoryview(data)[_TAG.size + length :]
-    return data
+def _is_tag(data: bytes) -> bool:
+    length = len(data) - _TAG.size
+    return length in _TAG_BYTES and data.startswith(_TAG.pack(_TAG_MAGIC, length))
 
 
 def decompress_frame(codec: str, data: bytes, *, size_bytes: int) -> bytes:
@@ -119,24 +116,23 @@ def decompress_frame(codec: str, data: bytes, *, size_bytes: int) -> bytes:
         return data
     if codec != LZ4:
         raise Corrupt(f"unknown codec {codec!r}: written by a newer distier?")
-    frame = _past_tag(data)
-    _check_header(frame, size_bytes)
+    _check_header(data, size_bytes)
     # Not lz4.frame.decompress(): it takes the size in the header as a first guess only, and grows its buffer as long as
     # blocks follow (255 bytes of content for one byte of a block). `max_length` of a chunk is a bound, at the same speed.
     try:
         content, read_bytes, ended = lz4.frame.decompress_chunk(
-            lz4.frame.create_decompression_context(), frame, max_length=size_bytes
+            lz4.frame.create_decompression_context(), data, max_length=size_bytes
         )
     except (RuntimeError, MemoryError) as e:
         raise Corrupt(f"damaged lz4 frame: {e}") from e
     if not ended or len(content) != size_bytes:
         raise Corrupt(f"the lz4 frame is truncated, or does not hold the {size_bytes} bytes of the record")
-    if read_bytes != len(frame):
-        raise Corrupt(f"{len(frame) - read_bytes} bytes follow the lz4 frame")
+    if read_bytes != len(data) and not _is_tag(data[read_bytes:]):
+        raise Corrupt(f"{len(data) - read_bytes} bytes follow the lz4 frame")
     return bytes(content)
 
 
-def _check_header(data: bytes | memoryview, size_bytes: int) -> None:
+def _check_header(data: bytes, size_bytes: int) -> None:
     """Reject a header that `compress_frame` never writes, before memory is allocated."""
     if len(data) < _HEADER.size:
         raise Corrupt(f"not an lz4 frame: only {len(data)} bytes")

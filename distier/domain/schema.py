@@ -226,8 +226,8 @@ KEYSPACE: tuple[KeyKind, ...] = (
     KeyKind(
         "distier:{t}:warm:<id>",
         "string",
-        "the lz4 frame of a warm module, after a skippable frame with the write id of its version (`codec=raw`: its plain "
-        "bytes); the key has a TTL exactly while the version is clean",
+        "the lz4 frame of a warm module, and behind it a skippable frame with the write id of its version (`codec=raw`: its "
+        "plain bytes); the key has a TTL exactly while the version is clean",
         "PTTL 'distier:{team}:warm:skills/pdf'",
     ),
     KeyKind(

@@ -449,7 +449,7 @@ def test_damaged_copy_exits_with_6(cli: Cli, home: Path) -> None:
     cli("demote", "a")
     with redis.Redis.from_url(ensure_server(Home(home)).url) as client:
         (key,) = client.keys("distier:{test_damaged_copy_exits_with_6}:warm:a")
-        client.setrange(key, 57, b"\xff\xff\xff")
+        client.setrange(key, 20, b"\xff\xff\xff")
     result = cli("get", "a")
     assert result.code == 6, result
     assert result.out == b""

@@ -208,7 +208,7 @@ CASES = {
     "object damaged, content hot": Damage(lambda p: flip(p.key("hot")), {"object-healed"}, checksums=1),
     "object of another content, copy warm": Damage(lambda p: other_content(p.key("warm")), {"object-healed"},
                                                    checksums=1),
-    "warm copy damaged": Damage(lambda p: p.raw.setrange(p.shard.frame("warm"), 70, "!!"), {"copy-damaged"},
+    "warm copy damaged": Damage(lambda p: p.raw.setrange(p.shard.frame("warm"), 30, "!!"), {"copy-damaged"},
                                 checksums=1),
     "hot copy damaged": Damage(lambda p: p.raw.hset(p.module("hot"), "content", text("hot").swapcase()),
                                {"copy-damaged"}, checksums=1),

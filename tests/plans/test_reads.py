@@ -64,7 +64,7 @@ DAMAGES = {
     "garbage": lambda frame, other: b"garbage",
     "empty": lambda frame, other: b"",
     "cut": lambda frame, other: frame[:-1],
-    "one bit": lambda frame, other: frame[:-8] + bytes([frame[-8] ^ 1]) + frame[-7:],
+    "one bit": lambda frame, other: frame[:20] + bytes([frame[20] ^ 1]) + frame[21:],
     "of another module": lambda frame, other: other,
 }
 

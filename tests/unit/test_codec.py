@@ -395,9 +395,17 @@ def test_no_flipped_bit_of_a_named_frame_gives_wrong_bytes():
 
 def test_every_truncation_of_a_named_frame_is_noticed():
     codec, frame = compress_frame(NAMED_TEXT, write_id=WRITE_ID)
+    bare = compress_frame(NAMED_TEXT)[1]
+    assert frame.startswith(bare)
     for length in range(len(frame)):
+        if length == len(bare):  # a whole frame that names no version
+            continue
         with pytest.raises(Corrupt):
             decompress_frame(codec, frame[:length], size_bytes=len(NAMED_TEXT))
+
+
+def test_decoder_of_one_frame_opens_a_named_one():
+    assert lz4.frame.decompress(compress_frame(NAMED_TEXT, write_id=WRITE_ID)[1]) == NAMED_TEXT
 
 
 @pytest.mark.skipif(not shutil.which("lz4"), reason="no lz4 on PATH")
