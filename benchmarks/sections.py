@@ -179,7 +179,7 @@ def warm_gets() -> Table:
     table = Table(
         "Warm get (over a unix socket, the module stays warm)",
         ("module", "what", "us a call", "ratio to GET + lz4"),
-        notes="distier also reads the record, and compares the SHA-256; both are in one round trip.",
+        notes="distier also reads the record, in the same round trip, and compares its version with that of the frame.",
     )
     for size, n in SIZES.items():
         with stores() as (server, tmp, connect):
