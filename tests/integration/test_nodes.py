@@ -636,9 +636,18 @@ async def test_silent_node_leaves_time_for_the_archive(world: Nodes) -> None:
     with world.child("a") as child:
         await world.know(b, "a")
         await until(lambda: world.held("a", "a9"), what="a to say what it holds")
-        child.send_signal(signal.SIGSTOP)
+
+        def stopped() -> bool:
+            """Stop the node, but not in the middle of announcing again what it holds."""
+            child.send_signal(signal.SIGSTOP)
+            if world.held("a", "a0"):
+                return True
+            child.send_signal(signal.SIGCONT)
+            return False
+
+        await until(stopped, what="a node that stops between two announcements")
         assert (await b.get("a0")).content == body("a0")
-        assert counted(b)["peers.silent"] == 1
+        assert counted(b)["peers.silent"] == 1, counted(b)
 
 
 def test_dropped_store_ends_its_thread(redis_url: str, tmp_path: Path) -> None:
