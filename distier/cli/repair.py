@@ -69,27 +69,18 @@ def _naming_foreign_keys(session: Session) -> Iterator[None]:
 
 def _foreign_keys(session: Session) -> list[tuple[str, str, str]]:
     """Return `(key, actual type, expected type)` of each wrong key, among the keys that exist once per shard."""
-    from distier.client import archive_of, make_space, redis_url
     from distier.domain.schema import KEYSPACE
-    from distier.drive.sync import SyncDriver
     from distier.effects import Command, Pipeline, collect
-    from distier.stores.redis.open import open_exchange
 
-    config = session.config()
-    url, archive = redis_url(config), archive_of(config)
-    space = make_space(config, archive)
     names = {kind.pattern.rpartition(":")[2]: kind.type for kind in KEYSPACE if "<" not in kind.pattern}
-    wanted = [(shard, shard.root + name, should) for shard in space.keys.shards for name, should in names.items()]
-    calls: list[Command[str]] = [Command(shard, ("TYPE", key), _word) for shard, key, _ in wanted]
-    driver = SyncDriver(open_exchange(config, url, space.process.forget), archive, deadline_s=config.deadline_ms / 1000)
+    with _unopened(session) as (space, driver):
+        wanted = [(shard, shard.root + name, should) for shard in space.keys.shards for name, should in names.items()]
+        calls: list[Command[str]] = [Command(shard, ("TYPE", key), _word) for shard, key, _ in wanted]
 
-    def types() -> Plan[list[str]]:
-        return [collect(reply) for reply in (yield from Pipeline(calls))]
+        def types() -> Plan[list[str]]:
+            return [collect(reply) for reply in (yield from Pipeline(calls))]
 
-    try:
         found = driver.run(types())
-    finally:
-        driver.close()
     both = zip(wanted, found, strict=True)
     return [(key, is_type, should) for (_, key, should), is_type in both if is_type not in ("none", should)]
 

@@ -34,13 +34,13 @@ from distier.errors import DistierError, Invalid
 from distier.near import Near
 from distier.observe.events import Cursor, read_events
 from distier.plans.common.namespace import Namespace
+from distier.plans.common.touches import send_touch
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import Stats, read_stats
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
 from distier.plans.get.scan import IdScan
-from distier.plans.get.uses import send_touch
 from distier.plans.get.where import exists as exists_plan
 from distier.plans.get.where import where as where_plan
 from distier.plans.put.delete import delete as delete_plan

@@ -14,6 +14,9 @@ from zlib import crc32
 from .ids import decode_id, encode_id
 from .schema import FIXED, MODULE
 
+WAITING = "%waiting"
+"""What follows the key of a lease in the key with the mark of readers that wait for its holder."""
+
 
 @dataclass(frozen=True, eq=False)
 class Shard:
@@ -102,7 +105,7 @@ class Shard:
         return f"{self.root}lease:{encode_id(id)}"
 
     def waiting(self, id: str) -> str:
-        return f"{self.root}lease:{encode_id(id)}%waiting"
+        return f"{self.root}lease:{encode_id(id)}{WAITING}"
 
     def write_back_lease(self, id: str) -> str:
         return f"{self.root}lease:{encode_id(id)}%archive"  # no encoded id has a bare `%`

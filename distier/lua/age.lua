@@ -10,6 +10,5 @@ local now = now_ms()
 local aged = tonumber(call('HGET', EPOCH, 'aged') or call('HGET', EPOCH, 'created') or 0)
 if now - aged < tonumber(ARGV[1]) then return {'OK', 0} end
 call('HSET', EPOCH, 'aged', now)
-call('ZUNIONSTORE', USES, 1, USES, 'WEIGHTS', '0.5')
-call('ZREMRANGEBYSCORE', USES, '-inf', '(0.5')
+halve_uses(call)
 return {'OK', 1}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
-from distier.domain.keys import Shard
+from distier.domain.keys import WAITING, Shard
 from distier.domain.order import Order
 from distier.domain.outcome import Outcome
 from distier.effects import HINT_S, USE_S, RunScript
@@ -148,5 +148,5 @@ def where(shard: Shard, id: str) -> RunScript[Seen | None]:
 
 def release(shard: Shard, lease: str, holder: str, *, unless_waiting: bool = False) -> RunScript[Released]:
     """Release a lease if `holder` still has it; with `unless_waiting`, not if readers wait for a copy of the module."""
-    keys = (lease, f"{lease}%waiting")
+    keys = (lease, lease + WAITING)
     return RunScript(shard, script("release"), keys, (holder, int(unless_waiting)), Released, hint=HINT_S)

@@ -362,6 +362,12 @@ local function apply(moves, reason, now)
   return done
 end
 
+-- Halves all counts of uses; those below one half are removed.
+local function halve_uses(call)
+  call('ZUNIONSTORE', USES, 1, USES, 'WEIGHTS', '0.5')
+  call('ZREMRANGEBYSCORE', USES, '-inf', '(0.5')
+end
+
 local function uses_of(id) return tonumber(call('ZSCORE', USES, id) or 0) end
 
 

@@ -29,7 +29,6 @@ for i = 2, #ARGV, 2 do sampled = sampled + tonumber(ARGV[i]) end
 if call('HINCRBY', EPOCH, 'sampled', sampled) >= math.max(1000, 10 * (call('ZCARD', HOT) + call('ZCARD', WARM)))
   and call('ZCARD', USES) <= 4096 then
   call('HSET', EPOCH, 'sampled', 0)
-  redis.pcall('ZUNIONSTORE', USES, 1, USES, 'WEIGHTS', '0.5')
-  redis.pcall('ZREMRANGEBYSCORE', USES, '-inf', '(0.5')
+  halve_uses(redis.pcall)
 end
 return {'OK', counts}

@@ -32,7 +32,7 @@ from distier.drive import aio as aio_driver
 from distier.drive import sync as sync_driver
 from distier.drive.process import UseBuffer
 from distier.lua import state, touch
-from distier.plans.get.uses import send_touch
+from distier.plans.common.touches import send_touch
 from distier.stores.memory import MemoryArchive
 from distier.stores.redis import AsyncRedisExchange, RedisExchange
 from tests.servers import poll, running_server

@@ -224,7 +224,7 @@ def fill(store: Store, ids: Sequence[str]) -> None:
 
 def _flush(store: Store) -> Any:
     """Send the recency of hot hits. A process does so once a second, which here is one round of the worker."""
-    from distier.plans.get.uses import send_touch
+    from distier.plans.common.touches import send_touch
 
     return send_touch(store.space, store._driver.uses.drain())
 

@@ -13,9 +13,9 @@ from distier.lua import script, touch
 from distier.plans.common import content as content_plans
 from distier.plans.common.commands import record_command
 from distier.plans.common.namespace import Namespace
+from distier.plans.common.touches import send_touch
 from distier.plans.get.many import get_many
 from distier.plans.get.one import get, read_below
-from distier.plans.get.uses import send_touch
 from distier.plans.put.delete import delete
 from distier.plans.put.many import SCRIPT_MAX_BYTES, SCRIPT_MAX_MODULES, put_many
 from distier.plans.put.one import put

@@ -5,7 +5,7 @@ from __future__ import annotations
 from distier.domain.keys import Shard
 from distier.effects import HINT_S, Command, Count, Pipeline, Plan
 from distier.errors import DistierError
-from distier.lua import release
+from distier.lua import Released, release
 from distier.plans.common.namespace import Namespace
 
 LEASE_MS = 10_000
@@ -51,9 +51,13 @@ def cut_lease(shard: Shard, lease: str, ttl_ms: int) -> Plan[None]:
     yield from Pipeline([Command(shard, ("PEXPIRE", lease, ttl_ms, "LT"), int, hint=HINT_S)])
 
 
-def give_back(shard: Shard, lease: str, holder: str) -> Plan[None]:
-    """Release a lease. A failure is only counted: the lease ends by itself, and the caller's own result matters more."""
+def give_back(shard: Shard, lease: str, holder: str, *, unless_waiting: bool = False) -> Plan[Released | None]:
+    """Release a lease; with `unless_waiting`, not if readers wait for a copy of the module.
+
+    A failure is only counted, and None is returned: the lease ends by itself, and the caller's own result matters more.
+    """
     try:
-        yield from release(shard, lease, holder)
+        return (yield from release(shard, lease, holder, unless_waiting=unless_waiting))
     except DistierError:
         yield Count("leases.left")
+        return None

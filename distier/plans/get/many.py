@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 
 from distier.domain.keys import Shard
@@ -13,7 +12,7 @@ from distier.effects import Count, LocalPut, Parallel, Pipeline, Plan, collect
 from distier.plans.common.commands import chunks, fields_command, version_command
 from distier.plans.common.content import by_bytes, open_frames
 from distier.plans.common.namespace import Namespace
-from distier.plans.get.one import fields_to_hot, is_still, read_below, read_local
+from distier.plans.get.one import as_placed, fields_to_hot, is_still, read_below, read_local
 from distier.plans.get.uses import is_promotable, use_many
 from distier.plans.recovery.adopt import settle_records
 from distier.plans.tier.keep import keep, to_hot
@@ -62,9 +61,8 @@ def _revalidate_many(
         fields, suspect, shard = collect(reply), suspects[id], space.shard(id)
         before = known[shard]
         if before is not None and is_still(suspect, fields, before):
-            tier = fields[b"tier"].decode()
-            found[id] = suspect if tier == suspect.tier else replace(suspect, tier=tier)
-            (hot if tier == "hot" else below).setdefault(shard, []).append(id)
+            found[id] = placed = as_placed(suspect, fields)
+            (hot if placed.tier == "hot" else below).setdefault(shard, []).append(id)
             fields_of[id] = fields
     yield Count("hits.revalidated", len(fields_of))
     yield from use_many(space, hot)

@@ -26,8 +26,9 @@ from distier.lua import Opened
 from distier.plans.common.commands import fields_command, frame_command, version_command
 from distier.plans.common.content import content_or_none
 from distier.plans.common.namespace import Namespace
+from distier.plans.common.touches import send_touch
 from distier.plans.get.fetch import fetch_alone
-from distier.plans.get.uses import is_hot_now, is_promotable, send_touch, use, use_with_copy
+from distier.plans.get.uses import is_hot_now, is_promotable, use, use_with_copy
 from distier.plans.recovery.adopt import newest_record, settle_record
 from distier.plans.tier.keep import keep, to_hot
 
@@ -91,10 +92,9 @@ def is_still(suspect: Module, fields: Mapping[bytes, bytes], known: Opened) -> b
 
 def serve_again(space: Namespace, shard: Shard, suspect: Module, fields: Mapping[bytes, bytes]) -> Plan[Module]:
     """Return the suspect with the tier of its record, and note the use. Promote it if it has enough uses."""
-    tier: Any = fields[b"tier"].decode()
-    module = suspect if tier == suspect.tier else replace(suspect, tier=tier)
+    module = as_placed(suspect, fields)
     yield Count("hits.revalidated")
-    if tier == "hot":
+    if module.tier == "hot":
         space.process.warm.pop(module.id, None)
         touch = yield Used(shard, module.id)
         if touch is not None:
@@ -102,6 +102,12 @@ def serve_again(space: Namespace, shard: Shard, suspect: Module, fields: Mapping
     else:
         yield from _use_below(space, shard, module, fields)
     return module
+
+
+def as_placed(suspect: Module, fields: Mapping[bytes, bytes]) -> Module:
+    """Return the suspect with the tier of its record."""
+    tier: Any = fields[b"tier"].decode()
+    return suspect if tier == suspect.tier else replace(suspect, tier=tier)
 
 
 def serve_hot(space: Namespace, shard: Shard, module: Module) -> Plan[Module]:

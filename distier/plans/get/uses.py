@@ -6,28 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distier.domain.keys import Shard
-from distier.effects import Count, Pipeline, Plan, RunScript, Used
-from distier.errors import DistierError
+from distier.effects import Plan, RunScript, Used
 from distier.plans.common.commands import chunks
 from distier.plans.common.namespace import Namespace
+from distier.plans.common.touches import send_touch
 
 TOGETHER_MAX = 256
 """The most modules whose uses are sent at once."""
-
-
-def send_touch(space: Namespace, touches: Sequence[Any]) -> Plan[dict[str, float]]:
-    """Send gathered uses. Returns the counts by id.
-
-    Recency is a hint: a batch that cannot be sent is dropped, and the read continues.
-    """
-    counts: dict[str, float] = {}
-    for reply in (yield from Pipeline(touches)) if touches else ():
-        if isinstance(reply, DistierError):
-            yield Count("touches.lost")
-        else:
-            counts |= reply
-    space.process.learn_uses(counts)
-    return counts
 
 
 def use(space: Namespace, shard: Shard, id: str) -> Plan[RunScript[Any] | None]:

@@ -22,6 +22,7 @@ from distier.plans.put.prepare import Item, Prepared, level_of, need_replica, pr
 from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unknown, unsure
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.epochs import list_epochs
+from distier.plans.tier.keep import is_refused
 from distier.plans.tier.ledger import enlarge_quota
 from distier.plans.tier.room import with_room
 
@@ -65,10 +66,10 @@ def landed(space: Namespace, shard: Shard, p: Prepared, reply: Any, turn: Turn |
     """
     tier: Tier = "hot"
     reason = None
-    if _is_refused(reply, Refusal.UNVERIFIED):
+    if is_refused(reply, Refusal.UNVERIFIED):
         yield from verify(space, shard, p.id)
         return (yield from put_prepared(space, p, turn))
-    if _is_refused(reply, Refusal.TOO_LARGE) and (yield from enlarge_quota(space, shard, p.tokens, len(p.content))):
+    if is_refused(reply, Refusal.TOO_LARGE) and (yield from enlarge_quota(space, shard, p.tokens, len(p.content))):
         reply = yield from attempt(space, shard, p, "hot", p.content, "")
     if _has_no_room(reply):
         tier, reason = "warm", _why(reply, "hot")
@@ -77,9 +78,9 @@ def landed(space: Namespace, shard: Shard, p: Prepared, reply: Any, turn: Turn |
     if _has_no_room(reply) and p.position:
         tier, reason = "cold", f"{reason}, {_why(reply, 'warm')}"
         reply = yield from _put(shard, p, "cold", b"", "", ())
-    elif _is_refused(reply, Refusal.TOO_LARGE):
+    elif is_refused(reply, Refusal.TOO_LARGE):
         return (yield from put_archived(space, p))  # larger than Redis may hold, but the archive takes it
-    if _is_refused(reply, Refusal.BUSY):
+    if is_refused(reply, Refusal.BUSY):
         turn = turn or Turn(space, p.id)
         return (yield from put_prepared(space, replace(p, given_up=(yield from turn.wait(reply.version))), turn))
     if isinstance(reply, Put):
@@ -92,7 +93,7 @@ def landed(space: Namespace, shard: Shard, p: Prepared, reply: Any, turn: Turn |
         where: Tier = "warm" if reply.tier == "warm" else "cold" if reply.tier == "cold" else "hot"
         version = Order(reply.epoch, reply.ver, p.write_id)
         return Landed(p.id, where, version, p.tokens, len(p.content), 0, None, True, p.transform)
-    if _is_refused(reply, Refusal.SUPERSEDED) and p.position and not p.expected:
+    if is_refused(reply, Refusal.SUPERSEDED) and p.position and not p.expected:
         # It still held its position, so an unconditional write superseded it, and it took effect just before that.
         version = Order(p.position.epoch, p.position.ver, p.write_id)
         reason = f"superseded by version {reply.version}"
@@ -117,12 +118,8 @@ def attempt(space: Namespace, shard: Shard, p: Prepared, tier: Tier, body: bytes
         return None
 
 
-def _is_refused(reply: object, why: Refusal) -> bool:
-    return isinstance(reply, Refused) and reply.why is why
-
-
 def _has_no_room(reply: object) -> bool:
-    return reply is None or isinstance(reply, Over) or _is_refused(reply, Refusal.TOO_LARGE)
+    return reply is None or isinstance(reply, Over) or is_refused(reply, Refusal.TOO_LARGE)
 
 
 def _why(reply: object, tier: str) -> str:

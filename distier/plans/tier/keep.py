@@ -10,10 +10,11 @@ from distier.domain.module import Record
 from distier.domain.outcome import MOVED, Outcome, Refusal
 from distier.effects import Count, LocalPut, Pipeline, Plan, RunScript, Used
 from distier.errors import Corrupt, DistierError, Full, Unavailable
-from distier.lua import Applied, Installed, Move, Over, Refused, Released, install, promote, release
+from distier.lua import Applied, Installed, Move, Over, Refused, Released, install, promote
 from distier.plans.common.content import make_frame
 from distier.plans.common.leases import give_back
 from distier.plans.common.namespace import Namespace
+from distier.plans.common.touches import send_touch
 from distier.plans.tier.ledger import enlarge_quota
 from distier.plans.tier.room import with_room
 
@@ -64,9 +65,14 @@ def to_hot(
     return outcome
 
 
+def is_refused(reply: object, why: Refusal) -> bool:
+    """Return whether a script refused for this reason."""
+    return isinstance(reply, Refused) and reply.why is why
+
+
 def is_too_large(reply: object) -> bool:
     """Return whether a module does not fit into hot, however empty: of one shard among several, that means its quota."""
-    return _is_refused(reply, Refusal.TOO_LARGE)
+    return is_refused(reply, Refusal.TOO_LARGE)
 
 
 _REFUSED = {
@@ -98,7 +104,7 @@ def to_warm(space: Namespace, shard: Shard, record: Record, content: bytes, hold
     attempt = install(shard, id, write_id, kind, frame, "get", holder=holder, uses=uses)
     first = yield from _end_fetch(space, shard, id, attempt)
     reply = first.change
-    if _is_refused(reply, Refusal.NOT_ADMITTED):
+    if is_refused(reply, Refusal.NOT_ADMITTED):
         bar.note_refused(max(first.uses, expected), len(content))
     elif isinstance(reply, Applied):
         bar.note_admitted(max(first.uses, expected), len(content))
@@ -121,17 +127,10 @@ def to_warm(space: Namespace, shard: Shard, record: Record, content: bytes, hold
 def _is_wanted(space: Namespace, shard: Shard, id: str, holder: str, uses: int) -> Plan[bool]:
     """Release the lease of a fetch whose copy is not worth a frame, and note its use. Returns True where nothing was done,
     because readers wait for the copy."""
-    (released,) = yield from Pipeline([release(shard, shard.lease(id), holder, unless_waiting=True)])
-    if released is Released.WANTED:
+    if (yield from give_back(shard, shard.lease(id), holder, unless_waiting=True)) is Released.WANTED:
         return True
-    if isinstance(released, DistierError):
-        yield Count("leases.left")
     if uses and (touch := (yield Used(shard, id))) is not None:
-        (counts,) = yield from Pipeline([touch])
-        if isinstance(counts, DistierError):
-            yield Count("touches.lost")
-        else:
-            space.process.learn_uses(counts)
+        yield from send_touch(space, [touch])
     return False
 
 
@@ -145,10 +144,6 @@ def _end_fetch(space: Namespace, shard: Shard, id: str, call: RunScript[Installe
     if ended.uses >= 0:
         space.process.guess_warm(id, ended.uses)
     return ended
-
-
-def _is_refused(reply: object, why: Refusal) -> bool:
-    return isinstance(reply, Refused) and reply.why is why
 
 
 def keep_warm(space: Namespace, shard: Shard, record: Record, content: bytes, holder: str, uses: int) -> Plan[None]:
