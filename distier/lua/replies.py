@@ -152,6 +152,13 @@ class Mended(NamedTuple):
     repaired: frozenset[str]
 
 
+class Ranking(NamedTuple):
+    """How many modules were ranked for the eviction policy, and whether all of hot and warm are now."""
+
+    ranked: int
+    complete: bool
+
+
 class Moving(NamedTuple):
     """The script changed nothing, because the shard has changed since the recount."""
 

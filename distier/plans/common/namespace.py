@@ -77,6 +77,12 @@ class Namespace:
         return mine + self.limits[len(budgets) :]
 
     @property
+    def eviction(self) -> str:
+        """The eviction policy that operators have set; empty if nobody set it here, which leaves it as it is."""
+        name = "storage_tiers.hot.eviction_policy"
+        return self.config.storage_tiers.hot.eviction_policy if self.config.explicit(name) else ""
+
+    @property
     def frame_level(self) -> int | None:
         """The lz4 level of new frames; None stores them uncompressed."""
         warm = self.config.storage_tiers.warm

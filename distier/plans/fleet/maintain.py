@@ -5,6 +5,7 @@ demote idle       hot modules unused for `demotion_threshold`
 keep head-room    demote until `worker.headroom` of hot is free, so that a put seldom has to evict
 expire            account for warm frames that their TTL took
 age               halve the use counts once per half-life
+rank              rank the modules after the eviction policy was changed
 sweep             delete archive objects that nobody needs (`sweep.py`), never the greatest
 """
 
@@ -18,8 +19,8 @@ from distier.domain.keys import Shard
 from distier.domain.schema import COUNTED, contribution
 from distier.effects import HINT_S, Cancelled, Command, Count, NewToken, Parallel, Pipeline, Plan, Progress, collect
 from distier.errors import Corrupt, DistierError, Full, Invalid, NotFound, RedisUnavailable
-from distier.lua import age, expire
-from distier.plans.common.commands import numbers
+from distier.lua import age, expire, rank
+from distier.plans.common.commands import chunks, numbers
 from distier.plans.common.leases import cut_lease, give_back, patience_ms, take_lease
 from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.nodes import forget_dead
@@ -214,6 +215,27 @@ def age_uses(space: Namespace, shard: Shard) -> Plan[int]:
     return (yield from age(shard, space.config.worker.uses_half_life_ms))
 
 
+def rank_modules(space: Namespace, shard: Shard) -> Plan[int]:
+    """Rank the modules of hot and warm after the eviction policy was changed, a page at a time. Returns how many.
+
+    Meanwhile modules are evicted in the order of their last uses.
+    """
+    eviction, is_ranked = yield from Command(shard, ("HMGET", shard.epoch, "eviction", "ranked"), lambda r: r)
+    done = 0
+    if is_ranked or eviction in (None, b"lru"):
+        return done
+    for zset in (shard.hot, shard.warm):
+        cursor = 0
+        while True:
+            after, flat = yield from Command(shard, ("ZSCAN", zset, cursor, "COUNT", BATCH), lambda reply: reply)
+            for part in chunks([_id(member) for member in flat[::2]], BATCH):
+                done += (yield from rank(shard, part)).ranked
+            cursor = int(after)
+            if not cursor:
+                break
+    return done
+
+
 class Step(NamedTuple):
     """A step of a worker's round: its name in reports and metrics, and its plan, which returns how much it did."""
 
@@ -228,6 +250,7 @@ STEPS: tuple[Step, ...] = (
     Step("headroom", keep_headroom),
     Step("expired", expire_warm),
     Step("aged", age_uses),
+    Step("ranked", rank_modules),
     Step("nodes_forgotten", lambda space, shard: forget_dead(space), first_shard_only=True),
 )
 """What a round does, in this order. A new step is a plan and a row here."""

@@ -111,6 +111,15 @@ class ShardQuota:
 
 
 @dataclass(frozen=True, slots=True)
+class EvictionStats:
+    """The eviction policy of the namespace. `ranking`: the shards whose modules the worker is ranking, after a change of the
+    policy; until then they evict what was used least recently."""
+
+    policy: str = "lru"
+    ranking: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """The totals of the namespace, the counters of this process (`hits.near`, `hits.hot`, `hits.warm`, `hits.cold`,
     `misses`, ...) and its near cache."""
@@ -130,6 +139,7 @@ class Stats:
     """The node of this process, where it keeps copies on a disk."""
     dirty_deletions: int = 0
     """How many of `dirty_count` are tombstones that are not archived yet."""
+    eviction: EvictionStats = EvictionStats()
 
     @property
     def count(self) -> int:
@@ -156,14 +166,19 @@ def read_stats(space: Namespace, counters: Mapping[str, int], near: NearStats = 
     epochs = [
         Command(s, ("HMGET", s.epoch, "epoch", "verified", "since", "created"), _epoch) for s in space.keys.shards
     ]
+    policies = [Command(s, ("HMGET", s.epoch, "eviction", "ranked"), _eviction) for s in space.keys.shards]
     total: dict[str, int] = {}
-    *replies, now_ms, nodes_found = map(collect, (yield from Pipeline([*calls, *epochs, *look_for_nodes(space)])))
+    *replies, now_ms, nodes_found = map(
+        collect, (yield from Pipeline([*calls, *epochs, *policies, *look_for_nodes(space)]))
+    )
     for i, numbers in enumerate(replies[: len(calls)]):
         for name, number in numbers.items():
             key = f"max.{name}" if i % 2 else name
             total[key] = total.get(key, 0) + number
     nodes = yield from read_nodes(space, (now_ms, nodes_found))
-    incarnations = tuple(ShardEpoch(i, *incarnation) for i, incarnation in enumerate(replies[len(calls) :]))
+    shards = len(space.keys.shards)
+    incarnations = tuple(ShardEpoch(i, *incarnation) for i, incarnation in enumerate(replies[len(calls) : -shards]))
+    eviction = EvictionStats(replies[-1][0], sum(ranking for _, ranking in replies[-shards:]))
     pairs = list(zip(replies[: len(calls) : 2], replies[1 : len(calls) : 2], strict=True))
     quotas = tuple(_quota_of(i, *pair) for i, pair in enumerate(pairs)) if len(pairs) > 1 else ()
     n = total.get
@@ -176,7 +191,7 @@ def read_stats(space: Namespace, counters: Mapping[str, int], near: NearStats = 
         ColdStats(n("cold_count", 0), n("cold_tokens", 0), n("cold_bytes", 0), n("archived_count", 0),
                   n("archived_bytes", 0), all_bytes - n("dirty_bytes", 0)),
         n("dirty_count", 0), n("dirty_bytes", 0), counters, near, incarnations, quotas, nodes, space.node,
-        n("deleted_count", 0),
+        n("deleted_count", 0), eviction,
     )  # fmt: skip
 
 
@@ -188,6 +203,12 @@ def _quota_of(shard: int, usage: Mapping[str, int], limits: Mapping[str, int]) -
 
 def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:
     return {name.decode(): int(value) for name, value in fields.items()}
+
+
+def _eviction(values: Sequence[bytes | None]) -> tuple[str, bool]:
+    """Return the eviction policy, and whether modules are still without ranks."""
+    policy = (values[0] or b"lru").decode()
+    return policy, policy != "lru" and not values[1]
 
 
 def _epoch(values: Sequence[bytes | None]) -> tuple[int, bool, int, bool]:

@@ -329,17 +329,27 @@ def look_at_hot(shard: Shard) -> Plan[Hot]:
     calls: list[Command[Any]] = [
         Command(shard, ("HMGET", shard.usage, *BUDGETS.values()), numbers),
         Command(shard, ("HMGET", shard.limits, *BUDGETS), numbers),
-        Command(shard, ("ZRANGE", shard.hot, 0, LOOK_MAX - 1), lambda r: tuple(i.decode() for i in r)),
-        Command(shard, ("ZRANGE", shard.warm, 0, LOOK_MAX - 1), lambda r: tuple(i.decode() for i in r)),
+        *(Command(shard, ("ZRANGE", key, 0, LOOK_MAX - 1), _ids) for key in (shard.hot, shard.warm)),
+        *(Command(shard, ("ZRANGE", shard.ranks(tier), 0, LOOK_MAX - 1), _ids) for tier in ("hot", "warm")),
+        Command(
+            shard, ("HMGET", shard.epoch, "eviction", "ranked"), lambda r: r[0] not in (None, b"lru") and bool(r[1])
+        ),
         Command(
             shard, ("ZRANGE", shard.pins, 0, -1, "WITHSCORES"), lambda r: [(i.decode(), float(end)) for i, end in r]
         ),
         server_ms(shard),
     ]
-    used, limits, hot, warm, pins, now_ms = (collect(r) for r in (yield from Pipeline(calls)))
+    replies = yield from Pipeline(calls)
+    used, limits, hot, warm, hot_ranks, warm_ranks, is_ranked, pins, now_ms = map(collect, replies)
+    if is_ranked:
+        hot, warm = hot_ranks, warm_ranks
     pinned = {id for id, end_ms in pins if end_ms > now_ms}
     hot_ids, warm_ids = (tuple(i for i in ids if i not in pinned) for ids in (hot, warm))
     return Hot(used, limits, hot_ids, warm_ids)
+
+
+def _ids(reply: Sequence[bytes]) -> tuple[str, ...]:
+    return tuple(id.decode() for id in reply)
 
 
 def _hot_candidate(record: Record) -> Candidate:

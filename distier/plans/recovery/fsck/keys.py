@@ -103,7 +103,7 @@ def _check_chunk(run: Run, shard: Shard, key: bytes, named: set[str]) -> Plan[No
 
 def check_sets(run: Run, shard: Shard) -> Plan[None]:
     """Check the sets for members without a record."""
-    for zset in (shard.hot, shard.warm, shard.dirty, shard.uses, shard.pins):
+    for zset in (shard.hot, shard.warm, shard.dirty, shard.uses, shard.pins, shard.ranks("hot"), shard.ranks("warm")):
         cursor = 0
         while True:
             after, flat = yield from Command(shard, ("ZSCAN", zset, cursor, "COUNT", 1000), unparsed)
