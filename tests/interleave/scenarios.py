@@ -42,7 +42,7 @@ def cas(id: str, text: str, level: str = "redis") -> Call:
     content = text.encode()
 
     def plan(space: Namespace, op: Op) -> Plan[Any]:
-        record = yield from newest_record(space, space.shard(id), id)
+        record = yield from newest_record(space.locate(id))
         op.compares, op.expected = True, record.order[:2] if record else None
         expected = record.order if record else 0
         item = Item(id, content, "text/plain", tokens=40, durability=level, if_version=expected)  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def delete(id: str, level: str = "redis") -> Call:
 
 def delete_if(id: str, level: str = "redis") -> Call:
     def plan(space: Namespace, op: Op) -> Plan[Any]:
-        record = yield from newest_record(space, space.shard(id), id)
+        record = yield from newest_record(space.locate(id))
         if record is None:
             return False
         op.compares, op.expected = True, record.order[:2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from distier.config import Config
 from distier.domain.archived import Limits
@@ -40,6 +41,9 @@ class Namespace:
 
     def shard(self, id: str) -> Shard:
         return self.keys.shard(id)
+
+    def locate(self, id: str) -> Located:
+        return Located(self, self.keys.shard(id), id)
 
     @property
     def namespace(self) -> str:
@@ -87,3 +91,14 @@ class Namespace:
         """The lz4 level of new frames; None stores them uncompressed."""
         warm = self.config.storage_tiers.warm
         return warm.compression_level if warm.compression == "lz4" else None
+
+
+class Located(NamedTuple):
+    """An id with its shard and namespace: what most plans about one module need.
+
+    A named tuple is made in half the time of a frozen dataclass. A read of a hot module needs none.
+    """
+
+    space: Namespace
+    shard: Shard
+    id: str

@@ -22,7 +22,7 @@ from distier.errors import Corrupt, DistierError, Full, Invalid, NotFound, Redis
 from distier.lua import age, expire, rank
 from distier.plans.common.commands import chunks, numbers
 from distier.plans.common.leases import cut_lease, give_back, patience_ms, take_lease
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.fleet.nodes import forget_dead
 from distier.plans.tier.demote import demote, free_hot
 from distier.plans.tier.writeback import Archived, look_at_archive, write_back
@@ -59,7 +59,7 @@ def write_back_due(space: Namespace, shard: Shard, *, older_than_ms: int | None 
                 if id not in tried and (flush or not space.process.failing.is_waiting(shard, id, now_ms))
             ]
             tried |= set(ids)
-            results = yield from Parallel([one(space, shard, id) for id in ids])
+            results = yield from Parallel([one(Located(space, shard, id)) for id in ids])
             failed = [r for r in results if isinstance(r, DistierError)]
             if failed and len(failed) == len(ids):
                 yield from look_at_archive(
@@ -109,11 +109,12 @@ def server_ms(shard: Shard) -> Plan[int]:
     return (yield from Command(shard, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000))
 
 
-def _write_back_alone(space: Namespace, shard: Shard, id: str) -> Plan[Archived | None]:
+def _write_back_alone(at: Located) -> Plan[Archived | None]:
     """Write back unless another worker is doing it, which would only do the same work twice.
 
     A worker that died with the lease delays the module no longer than the holder of a fetch does.
     """
+    space, shard, id = at
     lease, holder = shard.write_back_lease(id), (yield from NewToken())
     try:
         taken = yield from take_lease(shard, lease, holder, patience_ms(space), hint=HINT_S)
@@ -123,7 +124,7 @@ def _write_back_alone(space: Namespace, shard: Shard, id: str) -> Plan[Archived 
         yield from cut_lease(shard, lease, patience_ms(space))
         return None
     try:
-        result = yield from write_back(space, shard, id)
+        result = yield from write_back(at)
     except (DistierError, Cancelled):
         yield from give_back(shard, lease, holder)
         raise

@@ -13,7 +13,7 @@ from distier.errors import DistierError, Invalid
 from distier.lua import Move, Over
 from distier.lua import demote as demote_script
 from distier.plans.common.commands import chunks
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.recovery.adopt import need_record
 from distier.plans.tier.room import CANDIDATES_MAX, Hot, Stuck, drop_from_warm, find_room, look_at_hot, past, step_down
 from distier.plans.tier.writeback import write_back
@@ -51,7 +51,7 @@ def demote(space: Namespace, id: str, to: Tier | None = None) -> Plan[Moved]:
 
 def _step_down(space: Namespace, shard: Shard, record: Record, target: Tier, reason: str) -> Plan[Outcome]:
     if target == "cold":
-        if not record.clean and (yield from write_back(space, shard, record.id)) is None:
+        if not record.clean and (yield from write_back(Located(space, shard, record.id))) is None:
             return Outcome.CHANGED
         return (yield from _demote(space, shard, [Move(record.id, record.order.write_id, "cold")], reason))[0]
     if record.content is None:

@@ -24,7 +24,7 @@ from distier.lua import Move, Over, demote
 from distier.plans.common.backoff import back_off
 from distier.plans.common.commands import numbers, read_records, record_command, server_ms, sizes_command
 from distier.plans.common.content import make_frame
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.tier.writeback import look_at_archive, write_back
 from distier.policy.eviction.victims import Candidate, Need, select_for_eviction, still_missing
 
@@ -279,7 +279,7 @@ def archive_all(space: Namespace, shard: Shard, ids: Sequence[str], more: Sequen
     if not ids:
         return
     every = [*ids, *more]
-    results = yield from Parallel([write_back(space, shard, id) for id in every])
+    results = yield from Parallel([write_back(Located(space, shard, id)) for id in every])
     failed = {id: r for id, r in zip(every, results, strict=True) if isinstance(r, DistierError)}
     if all(id not in failed for id in ids):
         return
