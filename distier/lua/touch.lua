@@ -23,11 +23,12 @@ for i, r in ipairs(tiers) do
     counts[i] = '-1'
   end
 end
--- Counts are halved after some uses of each module in Redis, too: without that, modules that were in use once stay for long. A large
--- set takes too long here; the worker halves it (`age`). It may be forbidden to this user, and is a hint.
+-- Counts are halved after some uses of each module in Redis, too: without that, modules that were in use once stay for long (unless
+-- the policy has another way). A large set takes too long here; the worker halves it (`age`). It may be forbidden to this user, and
+-- is a hint.
 local sampled = 0
 for i = 2, #ARGV, 2 do sampled = sampled + tonumber(ARGV[i]) end
-if call('HINCRBY', EPOCH, 'sampled', sampled) >= math.max(1000, 10 * (call('ZCARD', HOT) + call('ZCARD', WARM)))
+if (not policy or halves_ranks()) and call('HINCRBY', EPOCH, 'sampled', sampled) >= math.max(1000, 10 * (call('ZCARD', HOT) + call('ZCARD', WARM)))
   and call('ZCARD', USES) <= 4096 then
   call('HSET', EPOCH, 'sampled', 0)
   halve_uses(redis.pcall)

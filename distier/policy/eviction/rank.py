@@ -45,7 +45,8 @@ class Policy(NamedTuple):
         admits_all: Whether a copy that a read leaves is admitted whatever its rank. Otherwise it must rank higher than each
             module that would leave for it.
         kept_uses: The fraction of its uses that a module keeps when it is evicted.
-        halves: Whether ranks are halved when uses are.
+        halves: Whether uses are halved after ten of them for each module in Redis, and ranks with them: for policies that would
+            otherwise keep for ever what was popular once.
         spared: The new rank of a module that is first in line and stays nevertheless; None where it leaves. Only for
             policies of several queues.
         lua_spared: The same as a Lua expression of `rank` and `now`.

@@ -13,7 +13,8 @@ K = TypeVar("K")
 
 USES_EACH = 10
 SAMPLED_MIN = 1000
-"""Uses are halved after ten uses for each module in the tier, and not before a thousand, as the scripts do it."""
+"""Under policies that halve ranks, uses are halved after ten uses for each module in the tier, and not before a thousand, as the
+scripts do it."""
 
 
 class Tier(Generic[K]):
@@ -127,10 +128,9 @@ class Tier(Generic[K]):
 
     def _sample(self) -> None:
         self._sampled += 1
-        if self._sampled < max(SAMPLED_MIN, USES_EACH * len(self._ranks)):
+        if not self.policy.halves or self._sampled < max(SAMPLED_MIN, USES_EACH * len(self._ranks)):
             return
         self._sampled = 0
         self.uses = {key: uses / 2 for key, uses in self.uses.items() if uses >= 1}
-        if self.policy.halves:
-            for key, rank in list(self._ranks.items()):
-                self._set(key, rank / 2)
+        for key, rank in list(self._ranks.items()):
+            self._set(key, rank / 2)
