@@ -164,21 +164,19 @@ def read_stats(space: Namespace, counters: Mapping[str, int], near: NearStats = 
         Command(shard, ("HGETALL", key), _numbers) for shard in space.keys.shards for key in (shard.usage, shard.limits)
     ]
     epochs = [
-        Command(s, ("HMGET", s.epoch, "epoch", "verified", "since", "created"), _epoch) for s in space.keys.shards
+        Command(s, ("HMGET", s.epoch, "epoch", "verified", "since", "created", "eviction", "ranked"), _epoch)
+        for s in space.keys.shards
     ]
-    policies = [Command(s, ("HMGET", s.epoch, "eviction", "ranked"), _eviction) for s in space.keys.shards]
     total: dict[str, int] = {}
-    *replies, now_ms, nodes_found = map(
-        collect, (yield from Pipeline([*calls, *epochs, *policies, *look_for_nodes(space)]))
-    )
+    *replies, now_ms, nodes_found = map(collect, (yield from Pipeline([*calls, *epochs, *look_for_nodes(space)])))
     for i, numbers in enumerate(replies[: len(calls)]):
         for name, number in numbers.items():
             key = f"max.{name}" if i % 2 else name
             total[key] = total.get(key, 0) + number
     nodes = yield from read_nodes(space, (now_ms, nodes_found))
-    shards = len(space.keys.shards)
-    incarnations = tuple(ShardEpoch(i, *incarnation) for i, incarnation in enumerate(replies[len(calls) : -shards]))
-    eviction = EvictionStats(replies[-1][0], sum(ranking for _, ranking in replies[-shards:]))
+    shards = replies[len(calls) :]
+    incarnations = tuple(ShardEpoch(i, *incarnation) for i, (incarnation, _, _) in enumerate(shards))
+    eviction = EvictionStats(shards[0][1], sum(ranking for _, _, ranking in shards))
     pairs = list(zip(replies[: len(calls) : 2], replies[1 : len(calls) : 2], strict=True))
     quotas = tuple(_quota_of(i, *pair) for i, pair in enumerate(pairs)) if len(pairs) > 1 else ()
     n = total.get
@@ -205,12 +203,8 @@ def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:
     return {name.decode(): int(value) for name, value in fields.items()}
 
 
-def _eviction(values: Sequence[bytes | None]) -> tuple[str, bool]:
-    """Return the eviction policy, and whether modules are still without ranks."""
-    policy = (values[0] or b"lru").decode()
-    return policy, policy != "lru" and not values[1]
-
-
-def _epoch(values: Sequence[bytes | None]) -> tuple[int, bool, int, bool]:
-    epoch, verified, since_ms, created_ms = (int(value or 0) for value in values)
-    return epoch, verified >= epoch, since_ms, since_ms <= created_ms
+def _epoch(values: Sequence[bytes | None]) -> tuple[tuple[int, bool, int, bool], str, bool]:
+    """Return the epoch of a shard, its eviction policy, and whether modules are still without ranks."""
+    epoch, verified, since_ms, created_ms = [int(value or 0) for value in values[:4]]
+    policy = (values[4] or b"lru").decode()
+    return (epoch, verified >= epoch, since_ms, since_ms <= created_ms), policy, policy != "lru" and not values[5]
