@@ -14,9 +14,9 @@ from typing import Any
 from benchmarks.churn.traces import Trace, content
 from distier import Config, Item, Store, load_config
 from distier.client.assemble import make_space
+from distier.domain.objects import Fetched
 from distier.drive.process import UseBuffer
 from distier.plans.recovery.rescue import rescue
-from distier.domain.objects import Fetched
 from distier.stores.memory import MemoryArchive
 from distier.stores.redis.open import open_exchange
 from tests.servers import TestServer, running_server
@@ -25,8 +25,9 @@ LEAN = ("--appendonly", "no", "--save", "")
 TINY, NEVER, HUGE = 1, 10**9, 2**40
 SETTINGS: dict[str, Any] = {
     "namespace": "bench", "counter": "estimate", "deadline": "60s", "events__max_length": 100, "near__enabled": False,
-    "storage_tiers__hot__max_size": 10**9, "storage_tiers__warm__max_modules": 10**6, "storage_tiers__warm__compression": "none",
-    "storage_tiers__cold__compression_level": 0, "storage_tiers__cold__archive_after": "1h",
+    "storage_tiers__hot__max_size": 10**9, "storage_tiers__warm__max_modules": 10**6,
+    "storage_tiers__warm__compression": "none", "storage_tiers__cold__compression_level": 0,
+    "storage_tiers__cold__archive_after": "1h",
 }  # fmt: skip
 
 
@@ -59,9 +60,13 @@ def budget_of(tier: str, budget_bytes: int) -> dict[str, Any]:
 
 
 def _open(server: TestServer, archive: CountedArchive, settings: dict[str, Any]) -> Store:
-    config: Config = load_config({}, redis__url=server.socket_url, storage_tiers__cold__directory="/nowhere", **settings)
+    config: Config = load_config(
+        {}, redis__url=server.socket_url, storage_tiers__cold__directory="/nowhere", **settings
+    )
     space = make_space(config, archive)
-    return Store(space, open_exchange(config, server.socket_url, space.process.forget), archive, url=server.socket_url).open()
+    return Store(
+        space, open_exchange(config, server.socket_url, space.process.forget), archive, url=server.socket_url
+    ).open()
 
 
 @contextmanager
@@ -78,11 +83,22 @@ def archived(trace: Trace) -> Iterator[CountedArchive]:
 
 
 def replay(
-    trace: Trace, archive: CountedArchive, policy: str, tier: str, budget_bytes: int, *, clients: int = 1, batch: int = 1
+    trace: Trace,
+    archive: CountedArchive,
+    policy: str,
+    tier: str,
+    budget_bytes: int,
+    *,
+    clients: int = 1,
+    batch: int = 1,
 ) -> Outcome:
     """Replay a trace; `clients` read in turn, each of which reports its uses when `batch` modules were used."""
     before = UseBuffer.AGE_S, UseBuffer.PENDING_MAX, UseBuffer.NOTES_MAX
-    UseBuffer.AGE_S, UseBuffer.PENDING_MAX, UseBuffer.NOTES_MAX = (0.0 if batch == 1 else 1e9), batch, min(batch, UseBuffer.NOTES_MAX)
+    UseBuffer.AGE_S, UseBuffer.PENDING_MAX, UseBuffer.NOTES_MAX = (
+        (0.0 if batch == 1 else 1e9),
+        batch,
+        min(batch, UseBuffer.NOTES_MAX),
+    )
     settings = {**SETTINGS, **budget_of(tier, budget_bytes), "storage_tiers__hot__eviction_policy": policy}
     try:
         with running_server("valkey", args=LEAN) as server, ExitStack() as stack:
