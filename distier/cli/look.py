@@ -43,6 +43,8 @@ def stats(context: typer.Context) -> None:
         of_shards = ("shard", ">hot tokens", ">hot bytes", ">warm modules", ">warm stored")
         print("", *output.long_rows(of_shards, quota_rows(found), ()), sep="\n")
     print(f"\nnot archived yet: {_dirty(found)}")
+    if found.eviction.policy != "lru":
+        print(f"eviction policy: {_eviction(found)}")
     for name, held in sorted(found.nodes.items()):
         mine = " (this node)" if name == found.node else ""
         modules = f"{output.number(held.modules)}/{output.counted(held.max_modules, 'module')}"
@@ -69,6 +71,14 @@ def stats_rows(s: Stats) -> list[tuple[str, ...]]:
         ("archived", n(cold.archived_count), "", size(cold.archived_size_bytes), size(cold.stored_bytes),
          output.ratio(cold.ratio)),
     ]  # fmt: skip
+
+
+def _eviction(s: Stats) -> str:
+    """Return the eviction policy, and whether its order is still being made."""
+    ranking = s.eviction.ranking
+    return (
+        f"{s.eviction.policy}; {output.counted(ranking, 'shard')} still being ranked" if ranking else s.eviction.policy
+    )
 
 
 def _dirty(s: Stats) -> str:

@@ -251,11 +251,11 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "ZRANGE 'distier:{team}:rank:hot' 0 9 WITHSCORES",
     ),
     KeyKind(
-        "distier:{t}:rank:<tier>:ghosts",
+        "distier:{t}:ghosts:<tier>",
         "zset",
         "under `s3fifo`, ids that left hot or warm without a second use, scored by the time in ms; at most as many as the tier "
         "has",
-        "ZRANGE 'distier:{team}:rank:hot:ghosts' 0 9 WITHSCORES",
+        "ZRANGE 'distier:{team}:ghosts:hot' 0 9 WITHSCORES",
     ),
     KeyKind(
         "distier:{t}:ids",
