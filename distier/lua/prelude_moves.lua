@@ -2,6 +2,18 @@
 
 local function uses_of(id) return tonumber(call('ZSCORE', USES, id) or 0) end
 
+-- Counts reads of the fleet. It is a hint, so a key of a wrong type or a refused command fails nothing.
+local function note_reads(tier, reads, tokens)
+  redis.pcall('HINCRBY', ROOT .. 'hits', tier, reads)
+  redis.pcall('HINCRBY', ROOT .. 'hits', tier .. '_tokens', tokens)
+end
+
+-- The same for a module that comes back from the archive. Soon after its eviction, that is regretted.
+local function note_regret(record, now, tokens)
+  local at = string.match(call('HGET', record, 'moved') or '', '^(%d+) %a+ cold evict$')
+  if at and now - tonumber(at) < REGRET_MS then note_reads('regret', 1, tokens) end
+end
+
 -- The field of EPOCH with the greatest rank that was evicted from a tier.
 local function floor_of(rank) return rank == HOT_RANK and 'hot_floor' or 'warm_floor' end
 -- The ids that lately left the small queue of a tier.

@@ -21,16 +21,16 @@ FCALLS = {
 # As redis-cli prints; ` 1) ` and all.
 EXAMPLES: dict[str, str] = {
     "distier:{t}:dirty": r'''1) "docs/style"
-2) "1795833344741.957"
+2) "1795833747547.377"
 3) "notes/old"
-4) "1795833344742.4609"
+4) "1795833747547.929"
 5) "skills/pdf"
-6) "1795833344744.5139"''',
+6) "1795833747550.5"''',
     "distier:{t}:done": r"""(integer) 6""",
     "distier:{t}:shares": r''' 1) "version"
- 2) "4294967297"
+ 2) "8589934593"
  3) "tok"
- 4) "2ca01895a3c59262a58064f535c263f2"
+ 4) "67006bdcd839a8a736b7490ec1f104d0"
  5) "total"
  6) "50000 268435456 100 1073741824"
  7) "0"
@@ -38,7 +38,7 @@ EXAMPLES: dict[str, str] = {
  9) "1"
 10) "25000 134217728 50 536870912"''',
     "distier:{t}:workers": r'''1) "host-4711-a1b2c3"
-2) "1795833404893"''',
+2) "1795833807740"''',
     "distier:{t}:module:<id>": r''' 1) "tier"
  2) "hot"
  3) "epoch"
@@ -46,7 +46,7 @@ EXAMPLES: dict[str, str] = {
  5) "ver"
  6) "3"
  7) "tok"
- 8) "969f873fc1c33825db4f6bd43c5d"
+ 8) "087ff8eb1a904a98f2ff6bd43c5d"
  9) "seen"
 10) "1"
 11) "bytes"
@@ -56,11 +56,11 @@ EXAMPLES: dict[str, str] = {
 15) "clean"
 16) "1"
 17) "created"
-18) "1795833344744"
+18) "1795833747550"
 19) "updated"
-20) "1795833344744"
+20) "1795833747550"
 21) "moved"
-22) "1795833344744 none hot put"
+22) "1795833747550 none hot put"
 23) "sha256"
 24) "5bc01ba41825fb88020f6925143392f92cbdf94fc30df580eb47b479d2766c04"
 25) "type"
@@ -74,11 +74,11 @@ EXAMPLES: dict[str, str] = {
 33) "archived_bytes"
 34) "84"''',
     "distier:{t}:hot": r'''1) "docs/style"
-2) "1795833344741.957"
+2) "1795833747547.377"
 3) "skills/pdf"
-4) "1795833344831.5801"''',
+4) "1795833747691.9399"''',
     "distier:{t}:warm": r'''1) "notes/old"
-2) "1795919744823.531"''',
+2) "1795920147689.7209"''',
     "distier:{t}:ghosts:<tier>": r"""(empty array)""",
     "distier:{t}:ids": r"""(empty array)""",
     "distier:{t}:ids:<id>": r'''1) "docs/style"
@@ -86,6 +86,10 @@ EXAMPLES: dict[str, str] = {
 3) "skills/pdf"''',
     "distier:{t}:uses": r'''1) "skills/pdf"
 2) "1"''',
+    "distier:{t}:hits": r'''1) "hot"
+2) "1"
+3) "hot_tokens"
+4) "9"''',
     "distier:{t}:usage": r''' 1) "hot_count"
  2) "2"
  3) "hot_tokens"
@@ -121,9 +125,9 @@ EXAMPLES: dict[str, str] = {
 11) "events_max"
 12) "10000"''',
     "distier:{t}:pins": r'''1) "skills/pdf"
-2) "1795836944827"''',
+2) "1795837347690"''',
     "distier:{t}:lease:<id>": r'''"b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1"''',
-    "distier:{t}:events": r'''1) 1) "1795833344823-0"
+    "distier:{t}:events": r'''1) 1) "1795833747689-1"
    2)  1) "id"
        2) "notes/old"
        3) "from"
@@ -134,7 +138,7 @@ EXAMPLES: dict[str, str] = {
        8) "request"
        9) "version"
       10) "1-2"
-2) 1) "1795833344821-0"
+2) 1) "1795833747689-0"
    2)  1) "id"
        2) "notes/old"
        3) "from"
@@ -146,7 +150,7 @@ EXAMPLES: dict[str, str] = {
        9) "version"
       10) "1-2"''',
     "distier:{t}:epoch": r''' 1) "archive"
- 2) "1c921b86456057e5110423897b301ed9"
+ 2) "72952e3f72fa766791f48bb99bfc7101"
  3) "layout"
  4) "2"
  5) "shards"
@@ -154,17 +158,17 @@ EXAMPLES: dict[str, str] = {
  7) "epoch"
  8) "1"
  9) "replid"
-10) "44c085f437e08257dbc3ad34cafb389bfeac0036"
+10) "8a36679531a1a84bf79819bc7ae863071fef07ca"
 11) "verified"
 12) "1"
 13) "since"
-14) "1795833344739"
+14) "1795833747544"
 15) "created"
-16) "1795833344739"
+16) "1795833747544"
 17) "ver"
 18) "3"
 19) "clock"
-20) "1795833344831.580"
+20) "1795833747691.940"
 21) "sampled"
 22) "1"
 23) "fence"
@@ -173,7 +177,7 @@ EXAMPLES: dict[str, str] = {
 2) "2.0696057213677301e-05"
 3) "docs/style"
 4) "6.2088171641031892e-05"''',
-    "distier:{t}:warm:<id>": r"""(integer) 86399991""",
+    "distier:{t}:warm:<id>": r"""(integer) 86399988""",
     "distier_where": r"""1)  1) "tier"
     2) "warm"
     3) "epoch"
@@ -181,7 +185,7 @@ EXAMPLES: dict[str, str] = {
     5) "ver"
     6) "3"
     7) "tok"
-    8) "969f873fc1c33825db4f6bd43c5d"
+    8) "087ff8eb1a904a98f2ff6bd43c5d"
     9) "seen"
    10) "1"
    11) "bytes"
@@ -203,17 +207,17 @@ EXAMPLES: dict[str, str] = {
    27) "frame_bytes"
    28) "26"
    29) "created"
-   30) "1795833344744"
+   30) "1795833747550"
    31) "updated"
-   32) "1795833344744"
+   32) "1795833747550"
 2) ""
-3) "1795919746232.6499"
+3) "1795920147967.2849"
 4) ""
 5) ""
 6) ""
-7) (integer) 86399831""",
+7) (integer) 86399830""",
     "distier_pin": r'''1) "OK"
-2) "1795833406413"''',
+2) "1795833808145"''',
 }
 
 _HEAD = f"""\

@@ -177,6 +177,7 @@ def look_at_all(server: TestServer, archive: Path) -> dict[str, str]:
             store,
             "ids",
             "ids:<id>",
+            "hits",
             "ghosts:<tier>",
             "module:<id>",
             "hot",
