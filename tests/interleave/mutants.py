@@ -347,6 +347,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("drops-dirty", ("two/drop",), (
         ("prelude", "if m.was.tier == 'warm' and m.was.clean then", "if m.was.tier == 'warm' then"),
     )),
+    Mutant("rank-stays", ("ranked/drop", "ranked/promote/delete"), (
+        ("prelude", "  local was = tonumber(call('ZSCORE', rank, id) or nil)\n  call('ZREM', rank, id)", "  local was = nil"),
+    )),
     Mutant("any-frame", ("get-warm/put/demote",), (), _any_frame),
     Mutant("index-forgets", ("put/write-back", "put/put"), (
         ("put", "    if chunk then divided", "    if false then divided"),

@@ -222,18 +222,22 @@ def rank_modules(space: Namespace, shard: Shard) -> Plan[int]:
     Meanwhile modules are evicted in the order of their last uses.
     """
     eviction, is_ranked = yield from Command(shard, ("HMGET", shard.epoch, "eviction", "ranked"), lambda r: r)
-    done = 0
-    if is_ranked or eviction in (None, b"lru"):
+    done, complete = 0, bool(is_ranked)
+    if eviction in (None, b"lru"):
         return done
-    for zset in (shard.hot, shard.warm):
+    for zset in () if complete else (shard.hot, shard.warm):
         cursor = 0
         while True:
             after, flat = yield from Command(shard, ("ZSCAN", zset, cursor, "COUNT", BATCH), lambda reply: reply)
             for part in chunks([_id(member) for member in flat[::2]], BATCH):
-                done += (yield from rank(shard, part)).ranked
+                ranking = yield from rank(shard, part)
+                done, complete = done + ranking.ranked, ranking.complete
             cursor = int(after)
             if not cursor:
                 break
+    known = space.process.epochs.get(shard)
+    if known is not None and known.ranked != complete:
+        space.process.epochs[shard] = known._replace(ranked=complete)
     return done
 
 

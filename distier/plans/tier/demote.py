@@ -69,7 +69,7 @@ def _demote(space: Namespace, shard: Shard, moves: list[Move], reason: str) -> P
             yield from Count("moves.demoted", reply.count(Outcome.MOVED))
             return list(reply)
         need = Need(reply.warm_modules_over, reply.warm_bytes_over)
-        left = (yield from past(shard, reply, own | stuck.keys())) if stuck else reply
+        left = (yield from past(space, shard, reply, own | stuck.keys())) if stuck else reply
         named = [i for i in left.warm_ids if i not in own]
         try:
             leaving = yield from drop_from_warm(space, shard, named, need, Need(len(stuck), len(stuck)))
@@ -109,7 +109,7 @@ def free_hot(
     """
     left = 0
     for _ in range(64):
-        over = (room or (yield from look_at_hot(shard))).shortage(tokens, size_bytes, keep)
+        over = (room or (yield from look_at_hot(space, shard))).shortage(tokens, size_bytes, keep)
         if over is None:
             break
         room = None

@@ -175,7 +175,7 @@ def _promote_loaded(
     results: dict[str, Moved | DistierError],
     call: _Together,
 ) -> Plan[None]:
-    room = yield from look_at_hot(shard)
+    room = yield from look_at_hot(space, shard)
     fitting, large = [], []
     for record, content in part:
         if record.tokens > room.limits[0] or record.size_bytes > room.limits[1]:

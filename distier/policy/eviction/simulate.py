@@ -13,8 +13,8 @@ K = TypeVar("K")
 
 USES_EACH = 10
 SAMPLED_MIN = 1000
-"""Under policies that halve ranks, uses are halved after ten uses for each module in the tier, and not before a thousand, as
-the scripts do it."""
+"""Under policies that halve ranks, uses are halved after ten of them for each module in the tier, not before a thousand, as the
+scripts do it."""
 
 
 class Tier(Generic[K]):
