@@ -36,6 +36,8 @@ from distier.plans.common.touches import send_touch
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import Stats, read_stats
+from distier.plans.get.explain import Explained
+from distier.plans.get.explain import explain as explain_plan
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
 from distier.plans.get.scan import IdScan
@@ -185,6 +187,10 @@ class AsyncStore(AsyncFitting):
     async def where(self, id: str) -> Placement | None:
         """As `Store.where`."""
         return await self.run(where_plan(self.space, check_id(id)))
+
+    async def explain(self, id: str) -> Explained | None:
+        """As `Store.explain`."""
+        return await self.run(explain_plan(self.space, check_id(id)))
 
     async def list(self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None) -> AsyncIterator[str]:
         """As `Store.list`."""

@@ -40,6 +40,8 @@ from distier.plans.common.touches import send_touch
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import Stats, read_stats
+from distier.plans.get.explain import Explained
+from distier.plans.get.explain import explain as explain_plan
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
 from distier.plans.get.scan import IdScan
@@ -305,6 +307,10 @@ class Store(Fitting):
             The placement, or None if the module does not exist.
         """
         return self.run(where_plan(self.space, check_id(id)))
+
+    def explain(self, id: str) -> Explained | None:
+        """Return why the module is where it is, and how many would be evicted before it; None if it does not exist."""
+        return self.run(explain_plan(self.space, check_id(id)))
 
     def list(self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None) -> Iterator[str]:
         """Iterate over the ids with this prefix, in no order.
