@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from .client import AsyncStore, Store, connect, connect_async
     from .config import Config, load_config
+    from .domain.fitted import Choice, Fitted
     from .domain.module import Event, Landed, Module, Moved, Placement, Tier
     from .domain.order import Order
     from .domain.tokens import TokenCounter
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "AsyncStore": "client", "Store": "client", "connect": "client", "connect_async": "client",
     "Config": "config", "load_config": "config",
+    "Choice": "domain.fitted", "Fitted": "domain.fitted",
     "Event": "domain.module", "Landed": "domain.module", "Module": "domain.module", "Moved": "domain.module",
     "Placement": "domain.module", "Tier": "domain.module", "Order": "domain.order", "TokenCounter": "domain.tokens",
     "ArchiveTimeout": "errors", "ArchiveUnavailable": "errors", "ConfigError": "errors", "Conflict": "errors",
@@ -53,8 +55,8 @@ _MODULE_OF = {
 }  # fmt: skip
 
 __all__ = [
-    "ArchiveTimeout", "ArchiveUnavailable", "AsyncStore", "Config", "ConfigError", "Conflict", "Content", "Corrupt",
-    "DeadlineExceeded", "DistierError", "Durability", "Event", "Full", "Invalid", "Item", "Landed", "Module", "Moved",
+    "ArchiveTimeout", "ArchiveUnavailable", "AsyncStore", "Choice", "Config", "ConfigError", "Conflict", "Content", "Corrupt",
+    "DeadlineExceeded", "DistierError", "Durability", "Event", "Fitted", "Full", "Invalid", "Item", "Landed", "Module", "Moved",
     "NotFound", "Order", "OutOfStep", "Placement", "Recovering", "RedisUnavailable", "Stats", "Store", "Tier", "TokenCounter",
     "Unavailable", "Worker", "connect", "connect_async", "load_config",
 ]  # fmt: skip

@@ -20,6 +20,7 @@ from distier.client.arguments import (
     warn_renamed,
 )
 from distier.client.events import EVENT_WAIT_MS, Listening
+from distier.client.fitting import AsyncFitting
 from distier.client.preload import Preload
 from distier.client.store import ARCHIVE_LOOK_S, OPEN_DEADLINE_S, T
 from distier.domain.ids import check_id
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
     from distier.stores.local import LocalStore  # LMDB is loaded only when it is used
 
 
-class AsyncStore:
+class AsyncStore(AsyncFitting):
     """A namespace of modules for asyncio: the methods of `Store` as coroutines. `connect_async` returns one."""
 
     def __init__(

@@ -14,6 +14,7 @@ from distier import (
     ArchiveTimeout,
     ArchiveUnavailable,
     AsyncStore,
+    Choice,
     Config,
     ConfigError,
     Conflict,
@@ -23,6 +24,7 @@ from distier import (
     DistierError,
     Durability,
     Event,
+    Fitted,
     Full,
     Invalid,
     Item,
@@ -107,6 +109,15 @@ def writing(store: Store, content: Content, level: Durability, order: Order) -> 
 def reading(store: Store) -> None:
     assert_type(store.get("id"), Module | None)
     assert_type(store.get_many(["id"]), dict[str, Module | None])
+    fitted = store.fit("prefix/", 50_000)
+    assert_type(store.fit(["id"], 50_000, required=["id"], keep=fitted, predicted={"id": 0.5}), Fitted)
+    store.fit(["id"], 50_000, keep=("id",))
+    store.fit(["id"], "50k")  # type: ignore[arg-type]
+    for choice in fitted:
+        assert_type(choice, Choice)
+    assert_type(fitted.chosen[0].form, Literal["whole", "outline", "none"])
+    assert_type(fitted.left_out[0].reason, Literal["missing", "too large", "outranked"] | None)
+    assert_type(fitted.ids, tuple[str, ...])
     assert_type(store.exists("id"), bool)
     assert_type(store.where("id"), Placement | None)
     assert_type(store.list("prefix/", tier="hot", limit=3), Iterator[str])
@@ -142,6 +153,7 @@ async def everything_async(store: AsyncStore, order: Order) -> None:
     assert_type(await store.put_many([Item("id", b"")]), list[Landed | DistierError])
     assert_type(await store.get("id"), Module | None)
     assert_type(await store.get_many(["id"]), dict[str, Module | None])
+    assert_type(await store.fit("prefix/", 50_000), Fitted)
     assert_type(await store.delete("id"), bool)
     assert_type(await store.exists("id"), bool)
     assert_type(await store.where("id"), Placement | None)
