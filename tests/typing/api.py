@@ -48,6 +48,7 @@ from distier import (
     load_config,
 )
 from distier.observe import MetricsHook
+from distier.plans.get.explain import Explained
 
 
 class Hook:
@@ -120,6 +121,7 @@ def reading(store: Store) -> None:
     assert_type(fitted.ids, tuple[str, ...])
     assert_type(store.exists("id"), bool)
     assert_type(store.where("id"), Placement | None)
+    assert_type(store.explain("id"), Explained | None)
     assert_type(store.list("prefix/", tier="hot", limit=3), Iterator[str])
     assert_type(store.scan(), Iterator[tuple[str, Tier]])
     store.list(tier="tepid")  # type: ignore[arg-type]
@@ -157,6 +159,7 @@ async def everything_async(store: AsyncStore, order: Order) -> None:
     assert_type(await store.delete("id"), bool)
     assert_type(await store.exists("id"), bool)
     assert_type(await store.where("id"), Placement | None)
+    assert_type(await store.explain("id"), Explained | None)
     assert_type(store.list("prefix/"), AsyncIterator[str])
     assert_type(store.scan(), AsyncIterator[tuple[str, Tier]])
     assert_type(await store.promote("id"), Moved)
