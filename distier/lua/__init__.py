@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distier.lua.learning import Lesson, Taught, learn
 from distier.lua.loader import VERBS, flags_of, library, script
 from distier.lua.moves import Released, age, archived, demote, expire, install, pin, promote, release, touch, where
 from distier.lua.quotas import claim, heartbeat, ledger, limit
@@ -34,6 +35,7 @@ __all__ = [
     "Applied",
     "Deleted",
     "Installed",
+    "Lesson",
     "Limit",
     "Mended",
     "Move",
@@ -46,6 +48,7 @@ __all__ = [
     "Replayed",
     "Reserved",
     "Seen",
+    "Taught",
     "Unclaimed",
     "Write",
     "account",
@@ -60,6 +63,7 @@ __all__ = [
     "flags_of",
     "heartbeat",
     "install",
+    "learn",
     "ledger",
     "library",
     "limit",

@@ -17,7 +17,7 @@ from distier.effects import Script
 VERBS = (
     "open", "state", "reserve", "adopt", "put", "promote", "install", "demote", "archived", "delete", "touch", "pin",
     "expire", "age", "release", "where", "mend", "reindex", "redirty", "account",
-    "ledger", "limit", "claim", "heartbeat", "enlist",
+    "ledger", "limit", "claim", "heartbeat", "enlist", "learn",
 )  # fmt: skip
 FIRST = {"put": "put_first"}
 """By verb, the file with its common case, which ends the script if it applies and otherwise has changed nothing."""

@@ -1,10 +1,11 @@
 """How often the guesses of a source come true: shadow scoring, and the probability that follows from it.
 
 Every guess is noted, whether anything is done about it or not, and *comes true* if the module is used before `horizon` newer
-guesses were noted, and within `PATIENCE` times as many accesses. Guesses that are alike share a cell: those with as much evidence, and with a similar ratio of counts. A
-cell's measured rate is the probability of its guesses. So a source needs no model of the workload: one pass over a new
-sequence is proof enough where conversations share prefixes, and worth little in a web shop, and the cells find that out. A
-cell that is below the bar is silent, and goes on being scored, so that it recovers when the workload changes.
+guesses were noted, and within `PATIENCE` times as many accesses. Guesses that are alike share a cell: those with as much
+evidence, and with a similar ratio of counts. A cell's measured rate is the probability of its guesses. So a source needs no
+model of the workload: one pass over a new sequence is proof enough where conversations share prefixes, and worth little in a
+web shop, and the cells find that out. A cell that is below the bar is silent, and goes on being scored, so that it recovers
+when the workload changes.
 
 A rate starts at `HOPE`, with the weight of `HOPE_WEIGHT` guesses, so that a first guess is made, and a few wrong ones silence
 their cell. What was seen only once is no pattern yet. It must come true nearly always (`ONCE_BAR`).
