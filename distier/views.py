@@ -11,7 +11,7 @@ from distier.domain.module import Event, Landed, Module, Moved, Placement
 from distier.domain.order import Order
 
 if TYPE_CHECKING:
-    from distier.plans.fleet.statistics import Stats
+    from distier.plans.fleet.statistics import PredictionStats, SourceStats, Stats
     from distier.plans.recovery.fsck.findings import Finding, Findings
 
 
@@ -42,9 +42,18 @@ def stats_view(stats: Stats) -> dict[str, Any]:
         "dirty_deletions": stats.dirty_deletions,
         "epochs": [fields(incarnation) for incarnation in stats.epochs],
         "shares": [fields(quota) for quota in stats.quotas],
+        "prediction": _prediction_view(stats.prediction),
         "node": stats.node,
         "nodes": {name: held._asdict() for name, held in sorted(stats.nodes.items())},
     }
+
+
+def _prediction_view(p: PredictionStats) -> dict[str, Any]:
+    def outcomes(of: PredictionStats | SourceStats) -> dict[str, Any]:
+        return {"issued": of.issued, "used": of.used, "wasted": of.wasted, "precision": of.precision}
+
+    sources = {name: outcomes(source) for name, source in p.sources.items()}
+    return {"enabled": p.enabled, "sessions": p.sessions, "threshold": p.threshold, **outcomes(p), "by_source": sources}
 
 
 def finding_view(f: Finding) -> dict[str, Any]:

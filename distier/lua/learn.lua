@@ -4,9 +4,9 @@
 -- ARGV    the most bytes for each module of the shard, uses of each entry in a half-life; then for each entry its field, the most
 --         followers, uses, number of followers, and each follower with its count
 -- RETURNS {'OK', number of entries, bytes}
--- KEEPS   an entry has its strongest followers; counts are halved once per generation; the hash has at most so many bytes for each
+-- KEEPS   an entry has its strongest followers; counts are halved once per generation; the hash has at most the given bytes for each
 --         module of the shard (4096 at least), for which entries with few uses leave. `ENTRY` bytes are what an entry takes besides
---         its texts, by MEMORY USAGE. A new follower beats an old one with the same count, or nothing new would ever be learned
+--         its texts, by MEMORY USAGE. Of equal followers the newer one stays, or nothing new would ever be learned
 local refused = refuse()
 if refused then return refused end
 local LEARNED, ENTRY, VALUE_MAX, WHOLE = KEYS[10], 80, 1024, ''

@@ -102,7 +102,7 @@ def test_script_adds_and_keeps_the_strongest_followers(exchange: Exchange, calls
         assert taught.entries == len(uses)
 
 
-def test_new_follower_beats_an_old_one_with_the_same_count(exchange: Exchange) -> None:
+def test_new_follower_replaces_an_old_one_with_the_same_count(exchange: Exchange) -> None:
     fresh(exchange)
     run_script(exchange, lua.learn(SHARD, [Lesson("a", 2, 1, {"x": 1, "y": 2})]))
     run_script(exchange, lua.learn(SHARD, [Lesson("a", 2, 1, {"new": 1})]))

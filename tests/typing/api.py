@@ -13,11 +13,13 @@ import distier
 from distier import (
     ArchiveTimeout,
     ArchiveUnavailable,
+    AsyncSession,
     AsyncStore,
     Config,
     ConfigError,
     Conflict,
     Content,
+    Context,
     Corrupt,
     DeadlineExceeded,
     DistierError,
@@ -33,8 +35,10 @@ from distier import (
     Order,
     OutOfStep,
     Placement,
+    Prediction,
     Recovering,
     RedisUnavailable,
+    Session,
     Stats,
     Store,
     Tier,
@@ -98,6 +102,12 @@ def reading(store: Store) -> None:
     assert_type(store.where("id"), Placement | None)
     assert_type(store.list("prefix/", tier="hot", limit=3), Iterator[str])
     assert_type(store.scan(), Iterator[tuple[str, Tier]])
+    with store.session(keywords=["pdf"]) as session:
+        assert_type(session, Session)
+        assert_type(session.get("id"), Module | None)
+        assert_type(session.get_many(["id"]), dict[str, Module | None])
+    assert_type(store.predict_access(Context(("id",), ("pdf",))), list[Prediction])
+    store.predict_access("id")  # type: ignore[arg-type]
     store.list(tier="tepid")  # type: ignore[arg-type]
     print(store.get("id").text)  # type: ignore[union-attr]
 
@@ -129,6 +139,11 @@ async def everything_async(store: AsyncStore, order: Order) -> None:
     assert_type(await store.put_many([Item("id", b"")]), list[Landed | DistierError])
     assert_type(await store.get("id"), Module | None)
     assert_type(await store.get_many(["id"]), dict[str, Module | None])
+    async with store.session() as session:
+        assert_type(session, AsyncSession)
+        assert_type(await session.get("id"), Module | None)
+        assert_type(await session.get_many(["id"]), dict[str, Module | None])
+    assert_type(await store.predict_access(Context(("id",))), list[Prediction])
     assert_type(await store.delete("id"), bool)
     assert_type(await store.exists("id"), bool)
     assert_type(await store.where("id"), Placement | None)
@@ -168,6 +183,8 @@ def values(module: Module, landed: Landed, placement: Placement, moved: Moved, e
     assert_type(stats.hot.tokens, int)
     assert_type(stats.hits, Mapping[str, int])
     assert_type(module.version < landed.version, bool)
+    assert_type(stats.prediction.precision, float | None)
+    assert_type(stats.prediction.sources["sequence"].used, int)
 
 
 def working(store: Store) -> None:

@@ -63,13 +63,14 @@ class Counts:
         self._generation = self._uses = 0
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._changes: dict[str, tuple[list[float], dict[str, float]]] = {}
+        self._lone: dict[str, float] = {}  # uses of keys without followers, which are of no use to others yet
 
     def __len__(self) -> int:
         return len(self._entries)
 
     @property
     def changed(self) -> int:
-        """The number of keys with changes that were not taken."""
+        """The number of keys with changes to take: those of keys with followers."""
         return len(self._changes)
 
     def get(self, key: str) -> Entry | None:
@@ -90,7 +91,11 @@ class Counts:
         if self._uses > HALF_LIFE * max(len(self._entries), KEYS_LEAST):
             self._uses = 0
             self._generation += 1
-        if (change := self._change(key)) is not None:
+        if not entry.followers:
+            self._lone[key] = self._lone.get(key, 0.0) + 1
+            if len(self._lone) > CHANGES_MAX:
+                del self._lone[next(iter(self._lone))]
+        elif (change := self._change(key)) is not None:
             change[0][0] += 1
 
     def follow(self, key: str, follower: str) -> None:
@@ -100,13 +105,14 @@ class Counts:
         if len(followers) > self.followers_max:
             del followers[min((f for f in followers if f != follower), key=followers.__getitem__)]
         if (change := self._change(key)) is not None:
+            change[0][0] += self._lone.pop(key, 0.0)
             change[1][follower] = change[1].get(follower, 0.0) + 1
 
     def merge(self, key: str, uses: float, followers: Mapping[str, float]) -> None:
         """Take over the counts of the fleet, and add to them what this process has not sent yet."""
         entry = self._made(key)
         counted, seen = self._changes.get(key) or ([0.0], {})
-        entry.uses = uses + counted[0]
+        entry.uses = uses + counted[0] + self._lone.get(key, 0.0)
         both = {f: followers.get(f, 0.0) + seen.get(f, 0.0) for f in (*followers, *seen)}
         strongest = sorted(both, key=both.__getitem__, reverse=True)[: self.followers_max]
         entry.followers = {f: both[f] for f in strongest}

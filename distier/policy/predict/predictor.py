@@ -177,6 +177,15 @@ class Predictor:
         """Return whether a module was brought nearer and not used since."""
         return id in self._issued
 
+    @property
+    def marked(self) -> int:
+        """The number of modules that were brought nearer and not used since."""
+        return len(self._issued)
+
+    @property
+    def all_wasted(self) -> int:
+        return sum(outcomes.wasted for outcomes in self.outcomes.values())
+
     def used(self, id: str) -> bool:
         """Note a use. Returns whether the module was marked."""
         source = self._issued.pop(id, None)

@@ -87,8 +87,10 @@ class Keywords:
         seen: dict[str, float] = {}
         for keyword in keywords:
             entry = self.counts.get(keyword)
-            for id, count in entry.followers.items() if entry is not None else ():
-                missing[id] = missing.get(id, 1.0) * (1 - min(1.0, count / (entry.uses if entry else 1.0)))
+            if entry is None:
+                continue
+            for id, count in entry.followers.items():
+                missing[id] = missing.get(id, 1.0) * (1 - min(1.0, count / max(entry.uses, 1.0)))
                 seen[id] = max(seen.get(id, 0.0), count)
         for id, none in missing.items():
             if 1 - none >= self.LEAST:
