@@ -4,7 +4,7 @@ A read in a session only appends its id to a list. A thread or a task (`backgrou
 takes the ids, learns from them, and brings near what will probably be used next. A round is a plan, like all that a store does.
 
 *What it may cost.* The background and the reads share one interpreter, so every microsecond here delays a read somewhere.
-`Pace` allows a fiftieth of the time, and more only for what has paid: each used prediction saved a read of the archive or a
+`Pace` allows a hundredth of the time, and more only for what has paid: each used prediction saved a read of the archive or a
 round trip. So a workload without structure is only sampled. Where ids were skipped, nothing is learned across the gap.
 """
 
@@ -41,6 +41,8 @@ TEACH_S = 1.0
 """How long what was counted here stays here."""
 MARKED_PART = 8
 """Marked modules take at most an eighth of the entries of the near cache, and each at most a 64th of its bytes."""
+LOOKS = 4
+"""Rounds after a fetch in which it is looked whether the module became a suspect."""
 KEYWORDS_MAX = 16
 
 
@@ -67,8 +69,8 @@ class Reads:
 class Pace:
     """How much time the background may take: `SHARE` of all time, `BURST_S` at once, and `SAVED_S` for each used prediction."""
 
-    SHARE = 0.02
-    BURST_S = 0.02
+    SHARE = 0.01
+    BURST_S = 0.01
     SAVED_S = 0.001
     SAVED_MAX_S = 0.5
 
@@ -126,7 +128,7 @@ class Ahead:
         self.sessions: list[Reads] = []
         self._recalled: OrderedDict[tuple[bool, str], float] = OrderedDict()
         self._there: OrderedDict[str, float] = OrderedDict()
-        self._fetched: set[str] = set()
+        self._fetched: dict[str, int] = {}  # with how often to look again
         self._next_lesson_s = 0.0
         self._lock = threading.RLock()  # a signal handler may ask for predictions, too
 
@@ -228,7 +230,7 @@ class Ahead:
             largest = self.near.cache.max_bytes // MARKED_PART**2
             small = {id: module for id, module in found.modules.items() if len(module.content) <= largest}
             reading.fill(small)
-        self._fetched = found.fetched & small.keys() if near else set()
+        self._fetched |= dict.fromkeys(found.fetched & small.keys() if near else (), LOOKS)
         self.budget.spend(len(found.fetched))
         with self._lock:
             if found.refused:
@@ -247,12 +249,19 @@ class Ahead:
 
     def _look_again(self) -> Plan[None]:
         """Make those fresh that the last round fetched, and that became suspects when it left a warm copy of them."""
-        fetched, self._fetched = self._fetched, set()
-        if not fetched or self.near.status != "on":
+        if not self._fetched:
             return
-        with self.near.reading(fetched) as reading:
-            if reading.suspects:
-                reading.fill((yield from look_again(self.space, reading.suspects)))
+        fetched = list(self._fetched)
+        self._fetched = {id: looks - 1 for id, looks in self._fetched.items() if looks > 1}
+        suspects = [
+            id for id in fetched if self.near.cache.suspect(id) is not None
+        ]  # the others' pushes may still come
+        if not suspects or self.near.status != "on":
+            return
+        with self.near.reading(suspects) as reading:
+            reading.fill((yield from look_again(self.space, reading.suspects)))
+        for id in suspects:
+            self._fetched.pop(id, None)
 
     def teach(self) -> Plan[None]:
         """Send what was counted here to the fleet."""
@@ -261,8 +270,14 @@ class Ahead:
             modules, keywords = sequence.take_changes(ROUND_MAX), context.take_changes(ROUND_MAX)
         yield from teach(self.space, modules, keywords)
 
-    def finish(self) -> Plan[None]:
-        """Send all that was counted here, before the store closes."""
+    def finish(self, wall_s: float) -> Plan[None]:
+        """Learn from what is left, and send all that was counted here, before the store closes."""
+        with self._lock:
+            for reads in self.sessions:
+                if not reads.begun:
+                    self.predictor.begin(reads.walk)
+                for id in reads.take(READS_MAX):
+                    self.predictor.observe(reads.walk, id, wall_s)
         while self.predictor.sequence.counts.changed or self.predictor.context.counts.changed:
             yield from self.teach()
 

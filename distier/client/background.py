@@ -102,7 +102,7 @@ class AheadThread(_Rounds):
         if threading.current_thread() is not self._thread and self._thread.is_alive():
             self._thread.join(timeout=5)
         with suppress(DistierError, Invalid):
-            self._run(self.ahead.finish())
+            self._run(self.ahead.finish(time.time()))
 
 
 class AheadTask(_Rounds):
@@ -139,4 +139,4 @@ class AheadTask(_Rounds):
         await self._task.stop()
         if self.pid == os.getpid():
             with suppress(DistierError, Invalid):
-                await self._run(self.ahead.finish())
+                await self._run(self.ahead.finish(time.time()))

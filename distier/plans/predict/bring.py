@@ -55,24 +55,29 @@ def bring(space: Namespace, predictions: Sequence[Prediction], *, near: bool, re
     records = [parse_record(id, collect(reply)) for id, reply in zip(ids, replies, strict=True)]
     settled = yield from settle_records(space, ids, records, known, states)
     warm: list[tuple[Shard, Record]] = []
-    cold: list[Plan[None]] = []
-    for prediction, record in zip(wanted, settled, strict=True):
-        shard = space.shard(prediction.id)
+    cold: set[str] = set()
+    for id, record in zip(ids, settled, strict=True):
         if record is None:
-            found.there.add(prediction.id)
+            found.there.add(id)
         elif record.content is not None:
-            found.modules[record.id] = record.hot_module()
+            found.modules[id] = record.hot_module()
         elif record.tier == "warm" or not record.clean:
-            warm.append((shard, record))
-        elif len(cold) < reads:
-            cold.append(_fetch(space, shard, record, prediction.probability, found, near=near))
+            warm.append((space.shard(id), record))
         else:
-            found.refused += 1
+            cold.add(id)
     for part in by_bytes(warm) if near else ():
         for (_, record), content in zip(part, (yield from open_frames(part)), strict=True):
             if content is not None:
                 found.modules[record.id] = record.module(content, "warm")
-    for result in (yield Parallel(cold)) if cold else ():
+            elif record.clean:  # its frame has expired
+                cold.add(record.id)
+    found.refused = max(0, len(cold) - reads)
+    fetches = [
+        _fetch(space, space.shard(record.id), record, prediction.probability, found, near=near)
+        for prediction, record in zip(wanted, settled, strict=True)
+        if record is not None and record.id in cold
+    ]
+    for result in (yield Parallel(fetches[:reads])) if fetches[:reads] else ():
         if isinstance(result, DistierError):
             yield Count("predict.failed")
     return found
