@@ -213,7 +213,7 @@ class Ahead:
                 used += predictor.observe(reads.walk, id, wall_s)
                 found.pop(id, None)
                 predictions = predictor.next_of(reads.walk, wall_s, is_here)
-                if i >= len(ids) - WINDOW:  # earlier ones come too late
+                if i >= len(ids) - WINDOW and not reads.ended:  # others come too late
                     found |= {p.id: p for p in predictions}
         likely = sorted(found.values(), key=lambda p: (-p.probability, p.id))
         return [p for p in likely if not predictor.is_marked(p.id)][:AT_ONCE], used
