@@ -159,7 +159,7 @@ def test_keywords_bring_the_first_modules_of_a_session(open_store: Open) -> None
     with second.session(keywords=["pdf"]):
         poll(partial(is_warm, second, STEPS[7]), what="the module of that keyword")
     assert not is_warm(second, STEPS[6])
-    assert second.stats().prediction.sources["context"].issued >= 1
+    poll(lambda: second.stats().prediction.sources["context"].issued >= 1, what="a prediction that was acted on")
 
 
 def test_off_nothing_is_learned_and_no_thread_runs(open_store: Open, redis_url: str, server: TestServer) -> None:
