@@ -10,16 +10,16 @@ READY  := $(VENV)/.ready
 PAGES  := $(VENV)/.docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test lint spell coverage hooks format bench guard chaos docs site constraints clean
+.PHONY: help demo check test lint spell coverage hooks format bench bench-policies guard chaos docs site constraints clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "distier needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[tokens,minify]' --group dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[tokens,minify,prometheus]' --group dev
 	@touch $@
 
 demo: $(READY) ## Run agents that share one cache under memory pressure, on real text, for half a minute
@@ -53,6 +53,10 @@ format: $(READY) ## Format the code
 bench: $(READY) ## Replay traces, compare with caches by hand, redis-py, glide and others; writes docs/BENCHMARKS.md (BENCH_TRACES: recorded traces)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group bench
 	$(BIN)/python -m benchmarks
+
+bench-policies: $(READY) ## Compare the eviction policies on traces, simulated and on a real server; writes docs/POLICIES.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group bench
+	$(BIN)/python -m benchmarks.policies
 
 guard: $(READY) ## Record the calls of each verb (tests/guard/counts.json), after a change that makes one cheaper or dearer
 	$(BIN)/python -m tests.guard.measure

@@ -40,6 +40,7 @@ def stats_view(stats: Stats) -> dict[str, Any]:
         "dirty_count": stats.dirty_count,
         "dirty_bytes": stats.dirty_bytes,
         "dirty_deletions": stats.dirty_deletions,
+        "eviction": {"policy": stats.eviction.policy, "ranking": stats.eviction.ranking},
         "epochs": [fields(incarnation) for incarnation in stats.epochs],
         "shares": [fields(quota) for quota in stats.quotas],
         "prediction": _prediction_view(stats.prediction),

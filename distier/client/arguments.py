@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from distier.config import Config
 from distier.domain.ids import check_id
 from distier.domain.module import Event, Landed, Moved
 from distier.errors import DistierError, Invalid
+from distier.observe.hooks import MetricsHook
 from distier.plans.put.prepare import Item
 
 Source = str | Path | Mapping[str, Any] | Config | None
@@ -46,6 +47,14 @@ def check_event(event: str) -> None:
     """Raises `Invalid` for a name that `on` does not know."""
     if event not in ("tier_change", "event"):
         raise Invalid(f"event must be 'tier_change' or 'event', not {event!r}")
+
+
+def check_hooks(hooks: Sequence[MetricsHook]) -> tuple[MetricsHook, ...]:
+    """Return the hooks as a tuple. Raises `Invalid`, also for a hook that is not in a sequence."""
+    found = tuple(hooks) if isinstance(hooks, Iterable) else None
+    if found is None or not all(callable(getattr(h, name, None)) for h in found for name in ("count", "observe")):
+        raise Invalid(f"metrics must be a sequence of objects with the methods count and observe, not {hooks!r:.80}")
+    return found
 
 
 def warn_renamed(old: str, new: str) -> None:

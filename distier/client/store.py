@@ -34,6 +34,7 @@ from distier.effects import Plan
 from distier.errors import DistierError, Invalid
 from distier.near import Near
 from distier.observe.events import Cursor, read_events
+from distier.observe.hooks import MetricsHook, hooked
 from distier.plans.common.namespace import Namespace
 from distier.plans.common.touches import send_touch
 from distier.plans.fleet.maintain import write_back_due
@@ -86,10 +87,14 @@ class Store(Sessions):
         *,
         url: str | None = None,
         local: LocalStore | None = None,
+        metrics: Sequence[MetricsHook] = (),
     ) -> None:
         self.space = space
         deadline_s = space.config.deadline_ms / 1000
-        self._driver = SyncDriver(redis, archive, deadline_s=deadline_s, recover=partial(recover, space))
+        counters, archive = hooked(metrics, archive)
+        self._driver = SyncDriver(
+            redis, archive, deadline_s=deadline_s, recover=partial(recover, space), counters=counters
+        )
         self.near = Near(space, url, self._driver.counters, self._driver.uses)
         self._near_get = self.near.get
         self._load: Callable[[], None] | None = getattr(space.counter, "load", None)

@@ -68,8 +68,12 @@ class HotConfig(Section):
     max_bytes: Annotated[Size, from_to("1B", "1024TiB", SIZE_BYTES)] = Field(
         default="256MiB", validate_default=True, description="maximum bytes of all hot modules of the namespace"
     )
-    eviction_policy: Annotated[Literal["lru"], one_of("lru")] = Field(
-        default="lru", description="which module is evicted when there is no room: the least recently used"
+    eviction_policy: Annotated[
+        Literal["lru", "lfu", "fifo", "s3fifo", "gdsf"], one_of("lru", "lfu", "fifo", "s3fifo", "gdsf")
+    ] = Field(
+        default="lru",
+        description="which modules leave hot and warm first when there is no room: `lru` the least recently used, `gdsf` those "
+        "with the fewest uses for their size; see docs/POLICIES.md",
     )
 
 

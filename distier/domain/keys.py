@@ -91,6 +91,10 @@ class Shard:
     def ids(self) -> str:
         return self.root + "ids"
 
+    def ranks(self, tier: str) -> str:
+        """Return the key with the order of eviction in `hot` or `warm`, under an eviction policy other than `lru`."""
+        return f"{self.root}rank:{tier}"
+
     def chunk(self, first: str) -> str:
         """Return the key of a chunk of the index of ids. `first` is its first id, empty for the first chunk."""
         return f"{self.root}ids:{encode_id(first) if first else ''}"

@@ -181,6 +181,7 @@ def lua_constants() -> str:
         f"local {names} = {keys}\n"
         f"local LAYOUT, TOMBSTONE_TTL_MS, DONE_MAX, CHUNK_MAX = '{LAYOUT}', {TOMBSTONE_TTL_MS}, {DONE_MAX}, {CHUNK_MAX}\n"
         "local ROOT = string.sub(EPOCH, 1, -6)\n"
+        "local HOT_RANK, WARM_RANK = ROOT .. 'rank:hot', ROOT .. 'rank:warm'\n"
         "local call = redis.call\n\n"
         f"local function read_limits() return redis.call('HMGET', LIMITS, {limited}) end\n"
         f"local function read_used() return redis.call('HMGET', USAGE, {used}) end\n"
@@ -241,6 +242,20 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "zset",
         "ids of warm modules, scored by the time at which they become due for demotion, in ms",
         "ZRANGE 'distier:{team}:warm' 0 9 WITHSCORES",
+    ),
+    KeyKind(
+        "distier:{t}:rank:<tier>",
+        "zset",
+        "the order of eviction in hot or warm, under an eviction policy other than `lru`: ids, scored by their rank; the "
+        "module with the lowest one leaves first",
+        "ZRANGE 'distier:{team}:rank:hot' 0 9 WITHSCORES",
+    ),
+    KeyKind(
+        "distier:{t}:rank:<tier>:ghosts",
+        "zset",
+        "under `s3fifo`, ids that left hot or warm without a second use, scored by the time in ms; at most as many as the tier "
+        "has",
+        "ZRANGE 'distier:{team}:rank:hot:ghosts' 0 9 WITHSCORES",
     ),
     KeyKind(
         "distier:{t}:ids",
@@ -325,13 +340,15 @@ KEYSPACE: tuple[KeyKind, ...] = (
     KeyKind(
         "distier:{t}:epoch",
         "hash",
-        "the state of the shard: `layout shards epoch ver created aged sampled replid since verified fence clock archive`. "
+        "the state of the shard: `layout shards epoch ver created aged sampled replid since verified fence clock archive "
+        "eviction ranked`. "
         "`aged` is when the worker last halved all counts of uses; `sampled` counts uses, and there are ten for each module in "
         "hot and warm when it halves them too; `migrating` is the layout that a migration in progress comes from. `ver` is the "
         "counter of versions, `clock` the last time that was used for a score, in ms, `fence` the counter of worker leases, "
         "`replid` the server's incarnation for which the epoch was installed, `verified` the epoch in which all records were "
         "compared with the archive, `archive` the name that the archive must have (its object `<ns>/identity/<name>`). "
-        "`opening` exists while the shard has no epoch",
+        "`opening` exists while the shard has no epoch. `eviction` is the eviction policy (without it `lru`); `ranked` is 1 "
+        "once all modules have ranks for it; `hot_floor` and `warm_floor` are the greatest ranks that were evicted",
         "HGETALL 'distier:{team}:epoch'",
     ),
     KeyKind(

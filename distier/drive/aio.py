@@ -34,7 +34,7 @@ from distier.drive.conversation import (
 )
 from distier.drive.deadline import ARCHIVE, DISK, End, main_cost, note_spent, report_progress, time_left
 from distier.drive.hints import with_hints
-from distier.drive.process import OFFLOAD_BYTES, Process
+from distier.drive.process import OFFLOAD_BYTES, Counters, Process
 from distier.drive.replies import Call, lost, parse_reply
 from distier.effects import (  # fmt: skip
     TIDY_S,
@@ -99,13 +99,14 @@ class AsyncDriver(Process):
     """Performs effects on `redis` and `archive` within one deadline per plan, `deadline_s` from its start."""
 
     def __init__(
-        self, redis: AsyncExchange, archive: Archive, *, deadline_s: float, recover: Recover | None = None
-    ) -> None:
+        self, redis: AsyncExchange, archive: Archive, *, deadline_s: float, recover: Recover | None = None,
+        counters: Counters | None = None,
+    ) -> None:  # fmt: skip
         self.redis = redis
         self.archive = archive
         self.deadline_s = deadline_s
         self.recover = recover
-        super().__init__()
+        super().__init__(counters)
         self._threads = Helpers(THREADS_MAX)
         self._tidying: set[asyncio.Task[None]] = set()
 

@@ -222,8 +222,8 @@ class UseBuffer:
 class Process:
     """The part that both drivers have in common: what they keep for the process, and the effects that need no waiting."""
 
-    def __init__(self) -> None:
-        self.counters = Counters()
+    def __init__(self, counters: Counters | None = None) -> None:
+        self.counters = counters or Counters()
         self.uses = UseBuffer()
         self.local: LocalStore | None = None
         self.peers = PeerTable()

@@ -33,7 +33,7 @@ from distier.drive.conversation import (
 )
 from distier.drive.deadline import ARCHIVE, DISK, End, main_cost, note_spent, report_progress, time_left
 from distier.drive.hints import with_hints
-from distier.drive.process import OFFLOAD_BYTES, Process
+from distier.drive.process import OFFLOAD_BYTES, Counters, Process
 from distier.drive.replies import Call, lost, parse_reply
 from distier.effects import (  # fmt: skip
     TIDY_S,
@@ -75,12 +75,15 @@ handing a request to a thread costs as much as a small request itself."""
 class SyncDriver(Process):
     """Performs effects on `redis` and `archive` within one deadline per plan, `deadline_s` from its start."""
 
-    def __init__(self, redis: Exchange, archive: Archive, *, deadline_s: float, recover: Recover | None = None) -> None:
+    def __init__(
+        self, redis: Exchange, archive: Archive, *, deadline_s: float, recover: Recover | None = None,
+        counters: Counters | None = None,
+    ) -> None:  # fmt: skip
         self.redis = redis
         self.archive = archive
         self.deadline_s = deadline_s
         self.recover = recover
-        super().__init__()
+        super().__init__(counters)
         self._for_archive, self._for_plans = Helpers(THREADS_MAX), Helpers(THREADS_MAX)
 
     def run(

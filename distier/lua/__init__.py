@@ -7,7 +7,7 @@ from distier.lua.loader import VERBS, flags_of, library, script
 from distier.lua.moves import Released, age, archived, demote, expire, install, pin, promote, release, touch, where
 from distier.lua.quotas import claim, heartbeat, ledger, limit
 from distier.lua.recovery import Limit, adopt, look, open_shard, reserve, state
-from distier.lua.repair import account, enlist, mend, redirty, reindex
+from distier.lua.repair import account, enlist, mend, rank, redirty, reindex
 from distier.lua.replies import (
     Adopted,
     Adoption,
@@ -20,6 +20,7 @@ from distier.lua.replies import (
     Opened,
     Over,
     Put,
+    Ranking,
     Refused,
     Replayed,
     Reserved,
@@ -43,6 +44,7 @@ __all__ = [
     "Opened",
     "Over",
     "Put",
+    "Ranking",
     "Refused",
     "Released",
     "Replayed",
@@ -74,6 +76,7 @@ __all__ = [
     "promote",
     "put",
     "put_many",
+    "rank",
     "redirty",
     "reindex",
     "release",

@@ -13,6 +13,7 @@ for i, id in ipairs(ARGV) do
   local old = placed(record)
   if old.tier ~= 'warm' then
     call('ZREM', WARM, id)
+    retire(WARM_RANK, id, 'expire')
   elseif call('EXISTS', frame) == 1 then
     local left = call('PTTL', frame)
     call('ZADD', WARM, now + (left >= 0 and left or tonumber(call('HGET', LIMITS, 'warm_ttl_ms'))), id)
@@ -22,6 +23,7 @@ for i, id in ipairs(ARGV) do
     call('HSET', record, 'tier', 'cold', 'moved', move_of(now, 'warm', 'cold', 'expire'))
     call('HDEL', record, 'codec', 'frame_bytes')
     call('ZREM', WARM, id)
+    retire(WARM_RANK, id, 'expire')
     emit(id, 'warm', 'cold', 'expire', old.version)
     gone = gone + 1
   else -- the only copy was deleted by others; checked again later

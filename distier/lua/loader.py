@@ -13,17 +13,23 @@ from importlib import resources
 
 from distier.domain.schema import lua_accounts, lua_constants
 from distier.effects import Script
+from distier.policy.eviction.table import lua_ranks
 
 VERBS = (
     "open", "state", "reserve", "adopt", "put", "promote", "install", "demote", "archived", "delete", "touch", "pin",
     "expire", "age", "release", "where", "mend", "reindex", "redirty", "account",
-    "ledger", "limit", "claim", "heartbeat", "enlist", "learn",
+    "ledger", "limit", "claim", "heartbeat", "enlist", "rank", "learn",
 )  # fmt: skip
+PRELUDE = ("prelude", "prelude_moves")
 FIRST = {"put": "put_first"}
 """By verb, the file with its common case, which ends the script if it applies and otherwise has changed nothing."""
 
 
-_SCHEMA = {"-- @schema constants\n": lua_constants, "-- @schema accounts\n": lua_accounts}
+_SCHEMA = {
+    "-- @schema constants\n": lua_constants,
+    "-- @schema accounts\n": lua_accounts,
+    "-- @schema ranks\n": lua_ranks,
+}
 
 
 def _text(name: str) -> str:
@@ -47,7 +53,7 @@ def _declared(code: str) -> frozenset[str]:
 @cache
 def _blocks() -> tuple[tuple[str, frozenset[str], frozenset[str]], ...]:
     """Return the blocks of the prelude: the text, the names that it declares, and the words of its code."""
-    texts = _text("prelude").split("\n\n")
+    texts = [text for name in PRELUDE for text in _text(name).strip().split("\n\n")]
     return tuple((text, _declared(text), frozenset(_WORD.findall(_COMMENT.sub("", text)))) for text in texts)
 
 

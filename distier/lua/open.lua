@@ -2,9 +2,9 @@
 -- Opens a shard: sets its limits, and installs an epoch if the shard has none for this incarnation of the server.
 -- KEYS    1..9 the shard
 -- ARGV    layout, shards, epoch to install ('0': only check), replication id for which it was claimed, '1' if the archive has no
---         module, a random opening id (of this check, or of the check before the claim), then for each limit name, value and 'set'
+--         module, a random opening id (of this check, or of the check before the claim), eviction policy ('': as stored), then for each limit name, value and 'set'
 --         (configured by the operator) or 'default' (only if none is stored)
--- RETURNS {'OK', epoch, verified, ver} | {'UNCLAIMED', replication id, opening id ('' if it is lost), epoch}
+-- RETURNS {'OK', epoch, verified, ver, '1' if the order of eviction is that of ranks} | {'UNCLAIMED', replication id, opening id ('' if it is lost), epoch}
 --         | {'MISMATCH', what, stored}
 -- KEEPS   an epoch is installed once, in the incarnation for which it was claimed, and is greater than the previous one, even if a
 --         FLUSHALL deleted that: the claim must bring the opening id of its check; `shards` never changes
@@ -31,8 +31,16 @@ if epoch == 0 or incarnation ~= '' and stored[4] ~= incarnation then
   epoch = claimed
 end
 -- Writes only limits that differ, so that a user without write permission can open an unchanged shard.
-for i = 7, #ARGV, 3 do
+for i = 8, #ARGV, 3 do
   local kept = call('HGET', LIMITS, ARGV[i])
   if not kept or ARGV[i + 2] == 'set' and kept ~= ARGV[i + 1] then call('HSET', LIMITS, ARGV[i], ARGV[i + 1]) end
 end
-return {'OK', epoch, verified, call('HGET', EPOCH, 'ver') or '0'}
+-- Another eviction policy has another order. `rank` builds it in steps; an empty shard needs none.
+if ARGV[7] ~= '' and ARGV[7] ~= (call('HGET', EPOCH, 'eviction') or 'lru') then
+  call('HSET', EPOCH, 'eviction', ARGV[7])
+  call('HDEL', EPOCH, 'ranked', 'hot_floor', 'warm_floor')
+  call('UNLINK', HOT_RANK, WARM_RANK, HOT_RANK .. ':ghosts', WARM_RANK .. ':ghosts')
+  if ARGV[7] ~= 'lru' and call('ZCARD', HOT) + call('ZCARD', WARM) == 0 then call('HSET', EPOCH, 'ranked', 1) end
+end
+local e = call('HMGET', EPOCH, 'ver', 'eviction', 'ranked')
+return {'OK', epoch, verified, e[1] or '0', (e[2] or 'lru') ~= 'lru' and e[3] or '0'}

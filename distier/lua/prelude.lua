@@ -29,16 +29,25 @@ end
 --
 -- Redis does not undo the writes of a script that fails. So a shard's key of the wrong type fails the call here, and the keys of
 -- modules are read before the first write. (One ZINTERCARD would check all sets, but it walks the smallest one.)
-local current_epoch
+--
+-- `policy` is the eviction policy if it is not `lru`. Then HOT_RANK and WARM_RANK have the order of eviction; `ranked` says that they
+-- are complete. Until then, after a change of the policy, the order is that of HOT and WARM, which keep the times of the last uses.
+local current_epoch, policy, ranked
 local function refuse()
   for _, zset in ipairs({HOT, WARM, DIRTY, USES, PINS}) do call('ZCARD', zset) end
   call('HLEN', LIMITS) call('HLEN', USAGE) call('XLEN', EVENTS)
-  local e, incarnation = call('HMGET', EPOCH, 'epoch', 'layout', 'replid'), replid()
+  local e, incarnation = call('HMGET', EPOCH, 'epoch', 'layout', 'replid', 'eviction', 'ranked'), replid()
   if e[2] and e[2] ~= LAYOUT then return {'LAYOUT', e[2]} end
   if not e[1] or incarnation ~= '' and e[3] ~= incarnation then return {'RECOVERING'} end
   current_epoch = e[1]
+  if e[4] and e[4] ~= 'lru' then
+    policy, ranked = e[4], e[5]
+    call('ZCARD', HOT_RANK) call('ZCARD', WARM_RANK)
+  end
   return nil
 end
+
+-- @schema ranks
 
 -- The keys of a module that is not among KEYS, as `Shard.module` and `Shard.frame` in Python return them.
 local function encode_id(id)
@@ -149,31 +158,6 @@ local function budgets()
   return fits, over, hot_fits
 end
 
--- The first 64 candidates of a set in the order of eviction, or all of them, without pinned modules and `id`. Rejected: as many
--- as suffice at the average size. The first ones may all be smaller, and the client could not distinguish a set without further
--- candidates from one of which too few were returned.
-local function candidates(zset, id, now)
-  local out, from, pins = {}, 0, call('ZCARD', PINS)
-  repeat
-    local batch = call('ZRANGE', zset, from, from + 63)
-    for _, victim in ipairs(batch) do
-      local pin = pins > 0 and call('ZSCORE', PINS, victim)
-      if victim ~= id and not (pin and tonumber(pin) > now) and #out < 64 then out[#out + 1] = victim end
-    end
-    from = from + 64
-  until #batch < 64 or #out == 64 or from >= 4096
-  return out
-end
-
--- The reply of a script that changes nothing for lack of room: the excess in {hot tokens, hot bytes, warm modules, warm bytes},
--- the least recently used hot ids, and the warm ids that are due first. There are no warm ids if warm has room for all
--- demotions from hot.
-local function name_victims(over, id, now)
-  local roomy = over[3] <= -64 and over[4] + tonumber(used[2] or 0) + (earlier.hot_bytes or 0) <= 0
-  return {'OVER', {string.format('%.0f', over[1]), string.format('%.0f', over[2]), string.format('%.0f', over[3]),
-    string.format('%.0f', over[4])}, candidates(HOT, id, now), roomy and {} or candidates(WARM, id, now)}
-end
-
 -- The value of a record's field `moved`.
 local function move_of(now, from, to, reason) return string.format('%.0f %s %s %s', now, from, to, reason) end
 
@@ -281,146 +265,15 @@ local function refuse_write(old, record, write_id, expected, reserved, ver, sinc
   return not_applicable(old, reserved, tonumber(ver), write_id) or unexpected(old, record, version)
 end
 
+-- Removes a module from the sets of hot and warm.
+local function leave_tiers(id)
+  call('ZREM', HOT, id)
+  call('ZREM', WARM, id)
+  if policy then call('ZREM', HOT_RANK, id) call('ZREM', WARM_RANK, id) end
+end
 -- Removes a module from all sets, and deletes its keys, including `record`.
 local function forget(id, record, frame)
   call('UNLINK', record, frame)
-  for _, zset in ipairs({HOT, WARM, DIRTY, USES}) do call('ZREM', zset, id) end
-end
-
--- Sets the TTL of a warm frame. It has one exactly while the version is clean.
-local function keep_frame(id, frame_key, clean, now)
-  local ttl = tonumber(call('HGET', LIMITS, 'warm_ttl_ms'))
-  if clean then call('PEXPIRE', frame_key, ttl) else call('PERSIST', frame_key) end
-  call('ZADD', WARM, score(ttl), id)
-end
-
--- Moves: modules to move one tier down. ARGV[a] is their number, followed by five arguments each: id, write id, to ('warm' with a
--- frame, or 'cold'), codec, frame; KEYS[k..] has record and frame of each. A move whose module has changed is skipped: `why` gives
--- the reason, and its room is missing. A repeated id, and the module `subject` itself, are skipped too, because they would be
--- counted twice.
-local function read_moves(k, a, subject, now)
-  local moves, taken = {}, {[subject] = true}
-  for i = 1, tonumber(ARGV[a]) do
-    local m = {id = ARGV[a + 1], write_id = ARGV[a + 2], to = ARGV[a + 3], codec = ARGV[a + 4], frame = ARGV[a + 5],
-      key = KEYS[k], frame_key = KEYS[k + 1]}
-    m.was = placed(m.key)
-    local pin = call('ZSCORE', PINS, m.id)
-    if taken[m.id] then m.why = 'changed'
-    elseif m.was.tier == m.to then m.why = 'already'
-    elseif m.was.write_id ~= m.write_id then m.why = 'changed'
-    elseif pin and tonumber(pin) > now then m.why = 'pinned'
-    elseif m.to == 'warm' and m.was.tier ~= 'hot' then m.why = 'already'
-    elseif m.to == 'cold' and not m.was.clean then m.why = 'dirty'
-    elseif m.was.tier == 'none' or m.was.tier == 'deleted' then m.why = 'changed' end
-    moves[i] = m
-    if not m.why then taken[m.id] = true end
-    a, k = a + 5, k + 2
-  end
-  return moves
-end
-local function weigh(moves, sign)
-  for _, m in ipairs(moves) do
-    if not m.why then
-      m.now = {tier = m.to, tokens = m.was.tokens, bytes = m.was.bytes, clean = m.was.clean,
-        frame_bytes = #m.frame, archived_bytes = m.was.archived_bytes}
-      count(m.was, -sign)
-      count(m.now, sign)
-    end
-  end
-end
--- Rewrites the record without its content. A hash that had content stays a hash table without it, and takes three times the
--- memory of the same fields in a listpack.
-local function drop_content(record)
-  call('HDEL', record, 'content')
-  local fields = call('HGETALL', record)
-  call('UNLINK', record)
-  call('HSET', record, unpack(fields))
-end
-local function apply(moves, reason, now)
-  local done = 0
-  for _, m in ipairs(moves) do
-    if not m.why then
-      local moved = move_of(now, m.was.tier, m.to, reason)
-      if m.was.tier == 'hot' then drop_content(m.key) else call('HDEL', m.key, 'codec', 'frame_bytes') end
-      if m.was.tier == 'hot' then
-        call('ZREM', HOT, m.id)
-        call('ZREM', USES, m.id) -- uses count towards the next promotion
-      end
-      if m.to == 'warm' then
-        call('HSET', m.key, 'tier', 'warm', 'codec', m.codec, 'frame_bytes', #m.frame, 'moved', moved)
-        call('SET', m.frame_key, m.frame)
-        keep_frame(m.id, m.frame_key, m.was.clean, now)
-      else
-        call('HSET', m.key, 'tier', 'cold', 'moved', moved)
-        call('UNLINK', m.frame_key)
-        call('ZREM', WARM, m.id)
-      end
-      emit(m.id, m.was.tier, m.to, reason, m.was.version)
-      done = done + 1
-    end
-  end
-  return done
-end
-
--- Halves all counts of uses; those below one half are removed.
-local function halve_uses(call)
-  call('ZUNIONSTORE', USES, 1, USES, 'WEIGHTS', '0.5')
-  call('ZREMRANGEBYSCORE', USES, '-inf', '(0.5')
-end
-
-local function uses_of(id) return tonumber(call('ZSCORE', USES, id) or 0) end
-
-
--- Returns clean modules that leave warm as well as `moves`, those that are due first, so that the change fits. That needs no client: a
--- frame is dropped without being compressed or sent. Returns nil if the change does not fit without the client. With `worth`, the uses
--- of the module that comes, it must have more uses for each byte of its frame (`size`) than those that leave have together (for each
--- module, if warm holds too many of them and not too many bytes); otherwise it returns nil, 'NOT_ADMITTED'. That is the order of GDSF
--- (Cherkasova 1998) with equal costs. On a cluster whose slot is moving to another node, a key that is not among KEYS and is not here is
--- an error, so a victim's keys are looked at before the first write, and such an error is no victim.
-local function drop_from_warm(moves, id, now, worth, size)
-  local pins, taken, dropped, _, over = call('ZCARD', PINS), {[id] = true}, {}, budgets()
-  local uses, freed = 0, 0
-  for _, m in ipairs(moves) do taken[m.id] = true end
-  for _, victim in ipairs(call('ZRANGE', WARM, 0, 127)) do
-    local pin = pins > 0 and call('ZSCORE', PINS, victim)
-    if not taken[victim] and not (pin and tonumber(pin) > now) then
-      local key, frame_key = keys_of(victim)
-      if type(redis.pcall('EXISTS', key, frame_key)) ~= 'number' then break end
-      local m = {id = victim, to = 'cold', frame = '', key = key, frame_key = frame_key, was = placed(key)}
-      if m.was.tier == 'warm' and m.was.clean then
-        dropped[#dropped + 1] = m
-        weigh({m}, 1)
-        if worth then uses, freed = uses + uses_of(victim), freed + m.was.frame_bytes end
-        if budgets() then
-          if over[4] <= 0 then freed, size = #dropped, 1 end
-          if not worth or worth * freed > uses * size then return dropped end
-          weigh(dropped, -1)
-          return nil, 'NOT_ADMITTED'
-        end
-        if #dropped == 64 then break end
-      end
-    end
-  end
-  weigh(dropped, -1)
-  return nil
-end
-
--- Counts the moves too if the change does not fit without them, and then clean modules that leave warm. Returns the moves to apply,
--- or nil and the reply that names victims, or nil and 'NOT_ADMITTED' if what leaves is worth more (`drop_from_warm`). Nothing has been written yet.
-local function make_room(k, a, id, now, worth, size)
-  local fits, over = budgets()
-  if fits then return {} end
-  local moves = read_moves(k, a, id, now)
-  weigh(moves, 1)
-  local fits_now, _, hot_fits = budgets()
-  if fits_now then return moves end
-  local dropped, no
-  if hot_fits then dropped, no = drop_from_warm(moves, id, now, worth, size) end
-  if dropped then
-    for _, m in ipairs(dropped) do moves[#moves + 1] = m end
-    return moves
-  end
-  weigh(moves, -1)
-  if no then return nil, no end
-  return nil, name_victims(over, id, now)
+  leave_tiers(id)
+  for _, zset in ipairs({DIRTY, USES}) do call('ZREM', zset, id) end
 end

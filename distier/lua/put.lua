@@ -48,9 +48,8 @@ local function write(m, i)
     'clean', clean and '1' or '0', 'created', exists and old.created or now, 'updated', now, 'moved', move_of(now, from, tier, 'put'),
     unpack(ARGV, m.a + 11, m.a + 10 + 2 * n))
   if not exists then list_id(id) end
-  call('ZREM', WARM, id)
   if reservation then call('HSET', record, 'reserved', reservation) end
-  if tier == 'hot' then call('ZADD', HOT, score(), id) else call('ZREM', HOT, id) end
+  if tier == 'hot' then become_hot(id, new.tokens, new.bytes) else leave_tiers(id) end
   if tier == 'warm' then call('HSET', record, 'frame_bytes', #body) call('SET', frame, body) keep_frame(id, frame, clean, now) end
   -- since the oldest version that is not archived
   if clean then call('ZREM', DIRTY, id) else call('ZADD', DIRTY, 'NX', score(), id) end

@@ -1,10 +1,10 @@
 -- The common case first, without most of the prelude: all modules go to hot, each has no version yet or a hot one, nothing is
--- conditional or sent again, and there is room. In any other case nothing was written, and the general case follows.
+-- conditional or sent again, there is room, and the policy is `lru`. In any other case nothing was written, and the general case follows.
 local function put_where_there_is_room()
   if ARGV[#ARGV] ~= '' then return nil end
   call('ZCARD', HOT) call('ZCARD', DIRTY) call('XLEN', EVENTS) -- a wrong type fails here, before the first write
-  local e, incarnation = call('HMGET', EPOCH, 'epoch', 'layout', 'replid', 'ver', 'clock'), replid()
-  if not e[1] or e[2] ~= LAYOUT or incarnation ~= '' and e[3] ~= incarnation then return nil end
+  local e, incarnation = call('HMGET', EPOCH, 'epoch', 'layout', 'replid', 'ver', 'clock', 'eviction'), replid()
+  if not e[1] or e[2] ~= LAYOUT or incarnation ~= '' and e[3] ~= incarnation or (e[6] or 'lru') ~= 'lru' then return nil end
   local limit = call('HMGET', LIMITS, 'hot_tokens', 'hot_bytes', 'events_max')
   local used = call('HMGET', USAGE, 'hot_count', 'hot_tokens', 'hot_bytes', 'dirty_count', 'dirty_bytes', 'archived_count',
     'archived_bytes')

@@ -38,13 +38,21 @@ class Limit:
 
 
 def open_shard(
-    shard: Shard, limits: Sequence[Limit], *, epoch: int = 0, replid: str = "", empty: bool = False, opening: str = ""
+    shard: Shard,
+    limits: Sequence[Limit],
+    *,
+    eviction: str = "",
+    epoch: int = 0,
+    replid: str = "",
+    empty: bool = False,
+    opening: str = "",
 ) -> RunScript[Opened | Unclaimed]:
     """Open a shard; with `epoch`, install that epoch.
 
     Args:
         shard: the shard.
         limits: the limits to store.
+        eviction: the eviction policy to store; empty to leave it as it is.
         epoch: the epoch to install; 0 for none.
         replid: the replication id of the server's incarnation to which the epoch belongs.
         empty: whether the archive holds nothing of this shard, so that no record needs a comparison.
@@ -66,11 +74,11 @@ def open_shard(
                 "correct the configuration, or use another namespace"
             )
         if word == "OK":
-            return Opened(*map(int, reply[1:4]))
+            return Opened(int(reply[1]), int(reply[2]), int(reply[3]), reply[4] == b"1")
         return Unclaimed(reply[1].decode(), reply[2].decode(), int(reply[3]))
 
     args = [w for x in limits for w in (x.name, x.value, "set" if x.explicit else "default")]
-    head = (LAYOUT, shard.count, epoch, replid, int(empty), opening)
+    head = (LAYOUT, shard.count, epoch, replid, int(empty), opening, eviction)
     return RunScript(shard, script("open"), shard.fixed, (*head, *args), parse)
 
 
@@ -79,7 +87,7 @@ def state(shard: Shard) -> RunScript[Opened]:
 
     def parse(reply: Any) -> Opened:
         word_of(reply)
-        return Opened(*map(int, reply[1:4]))
+        return Opened(int(reply[1]), int(reply[2]), int(reply[3]), reply[4] == b"1")
 
     return RunScript(shard, script("state"), shard.fixed, (), parse)
 

@@ -18,6 +18,13 @@ local function member(zset, name, id, should)
   if should and not is and wrong('missing-' .. name) then call('ZADD', zset, now, id) end
 end
 
+local function ranked_in(rank, name, id, should, amount, bytes)
+  if not ranked then return end
+  local is = call('ZSCORE', rank, id) and true or false
+  if is and not should and wrong('stray-' .. name) then call('ZREM', rank, id) end
+  if should and not is and wrong('missing-' .. name) then set_rank(rank, id, amount, bytes) end
+end
+
 local function listed(id, should)
   local is = is_listed(id)
   if is and not should and wrong('stray-ids') then unlist_id(id) end
@@ -34,6 +41,8 @@ for i = 2, #ARGV do
   if live or r.tier == 'deleted' or type_of == 'none' then
     member(HOT, 'hot', id, r.tier == 'hot')
     member(WARM, 'warm', id, r.tier == 'warm')
+    ranked_in(HOT_RANK, 'rank:hot', id, r.tier == 'hot', r.tokens, r.bytes)
+    ranked_in(WARM_RANK, 'rank:warm', id, r.tier == 'warm', 1, r.frame_bytes)
     member(DIRTY, 'dirty', id, r.tier ~= 'none' and not r.clean)
     listed(id, live)
     if not live then

@@ -8,7 +8,7 @@ from typing import Any
 from distier.domain.keys import Shard
 from distier.effects import RunScript
 from distier.lua.loader import script
-from distier.lua.replies import Applied, Mended, Moving, Refused, pairs_of, parse_change, parse_number, word_of
+from distier.lua.replies import Applied, Mended, Moving, Ranking, Refused, pairs_of, parse_change, parse_number, word_of
 
 
 def mend(shard: Shard, ids: Sequence[str], *, repair: bool) -> RunScript[list[Mended]]:
@@ -36,6 +36,16 @@ def _mending(verb: str, shard: Shard, ids: Sequence[str], *, repair: bool) -> Ru
 def enlist(shard: Shard, ids: Sequence[str]) -> RunScript[int]:
     """Add those of `ids` that are modules to the index of ids. The result is the number that was added."""
     return RunScript(shard, script("enlist"), (*shard.fixed, *pairs_of(shard, ids)), tuple(ids), parse_number)
+
+
+def rank(shard: Shard, ids: Sequence[str]) -> RunScript[Ranking]:
+    """Rank those of `ids` that are in hot or warm for the eviction policy of the shard."""
+
+    def parse(reply: Any) -> Ranking:
+        word_of(reply)
+        return Ranking(int(reply[1]), reply[2] == b"1")
+
+    return RunScript(shard, script("rank"), (*shard.fixed, *pairs_of(shard, ids)), tuple(ids), parse)
 
 
 def redirty(shard: Shard, id: str, write_id: str) -> RunScript[Applied | Refused]:

@@ -81,11 +81,13 @@ class Opened(NamedTuple):
     """A shard with an epoch for this incarnation of its server.
 
     `verified` is the epoch in which the whole archive was last compared with the records. `ver` is the last version number.
+    `ranked`: the order of eviction is that of ranks, because the policy is another one than `lru`.
     """
 
     epoch: int
     verified: int
     ver: int = 0
+    ranked: bool = False
 
 
 class Unclaimed(NamedTuple):
@@ -150,6 +152,13 @@ class Mended(NamedTuple):
     id: str
     found: tuple[str, ...]
     repaired: frozenset[str]
+
+
+class Ranking(NamedTuple):
+    """How many modules were ranked for the eviction policy, and whether all of hot and warm are now."""
+
+    ranked: int
+    complete: bool
 
 
 class Moving(NamedTuple):

@@ -72,6 +72,7 @@ from distier.drive.process import Counters, UseBuffer
 from distier.near.cache import NearCache
 from distier.near.frozen import FrozenDict, frozen_meta
 from distier.near.tracker import Tracker
+from distier.observe.hooks import HookedCounters
 from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.statistics import NearStats
 from distier.stores.redis.followed import Followers
@@ -105,6 +106,8 @@ class Near:
         if url is None:
             self._off = self._off or "off: there is no server to follow"
         self._counters = counters
+        if isinstance(counters, HookedCounters):
+            counters.settle = self._tracker.settle  # the tracker's: its thread references the counters
         _all.add(self)
         weakref.finalize(self, self._tracker.abandon)
 

@@ -1,1 +1,8 @@
-"""Events and logs of distier."""
+"""Events, logs and metrics of distier. `MetricsHook` is for programs that export what their stores count."""
+
+from __future__ import annotations
+
+from distier.observe.hooks import MetricsHook
+from distier.observe.metrics import COUNTERS
+
+__all__ = ["COUNTERS", "MetricsHook"]

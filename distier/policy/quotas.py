@@ -160,6 +160,47 @@ class ShardHoldings(NamedTuple):
     warm_age_ms: int | None
 
 
+class Floors(NamedTuple):
+    """The greatest ranks that were evicted from hot and warm of a shard until `now_ms`; 0 unless the policy uses them."""
+
+    now_ms: int
+    hot: float
+    warm: float
+
+
+FLOORS_MS = 10_000
+"""Over at least this time the rise of a floor is measured."""
+
+
+def valued(
+    seen: Sequence[ShardHoldings], before: Sequence[Floors] | None, now: Sequence[Floors]
+) -> list[ShardHoldings]:
+    """Return the contents of the shards with ages that stand for the marginal value of their quotas under `gdsf`.
+
+    The floor of a tier is a price: a module stays until the floor has risen by its uses for each byte. So a shard whose floor
+    rises twice as fast evicts modules of twice the value, and a module there stays for half the time. That time takes the place
+    of the age, whose unit does not matter. Where a shard has no floor, or there is no earlier look, the ages stay as they are.
+    """
+    if before is None or len(before) != len(now):
+        return list(seen)
+    hot = [_stay(then.now_ms, then.hot, floors.now_ms, floors.hot) for then, floors in zip(before, now, strict=True)]
+    warm = [_stay(then.now_ms, then.warm, floors.now_ms, floors.warm) for then, floors in zip(before, now, strict=True)]
+    return [
+        s._replace(
+            hot_age_ms=s.hot_age_ms if None in hot or s.hot_age_ms is None else hot[i],
+            warm_age_ms=s.warm_age_ms if None in warm or s.warm_age_ms is None else warm[i],
+        )
+        for i, s in enumerate(seen)
+    ]
+
+
+def _stay(then_ms: int, was: float, now_ms: int, floor: float) -> int | None:
+    """Return how long a module of a fixed value stays, in an arbitrary unit; None where there is no floor."""
+    if not floor or now_ms <= then_ms or floor < was:
+        return None
+    return int(min((now_ms - then_ms) / max(floor - was, 1e-12), 1e15)) or 1
+
+
 def rebalance(ledger: Ledger, seen: Sequence[ShardHoldings], headroom: float) -> dict[int, Amounts]:
     """Return the changed quotas after one step towards equal ages; empty if none should change.
 

@@ -109,7 +109,7 @@ def test_lease_of_a_dead_worker_ends_within_the_patience(open_store: Open, serve
 
     def plan() -> Plan[int]:
         """A worker that dies between its lease and its upload."""
-        one = _write_back_alone(store.space, shard, "a")
+        one = _write_back_alone(store.space.locate("a"))
         effect = next(one)
         while "SET" not in getattr(effect, "args", ()):
             effect = one.send((yield effect))

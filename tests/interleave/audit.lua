@@ -62,6 +62,17 @@ end
 for zset, name in pairs({[4] = 'hot', [5] = 'warm', [6] = 'dirty'}) do
   if call('ZCARD', KEYS[zset]) ~= sizes[name] then bad('the ' .. name .. ' set has ids that do not exist') end
 end
+local root = string.sub(KEYS[1], 1, -6)
+local policy = call('HMGET', KEYS[1], 'eviction', 'ranked')
+for tier, zset in pairs({hot = KEYS[4], warm = KEYS[5]}) do
+  local ranks = root .. 'rank:' .. tier, {}
+  for _, id in ipairs(call('ZRANGE', ranks, 0, -1)) do
+    if not call('ZSCORE', zset, id) then bad(id .. ' has a rank in ' .. tier .. ' and is not there') end
+  end
+  if policy[2] and (policy[1] or 'lru') ~= 'lru' and call('ZCARD', ranks) ~= call('ZCARD', zset) then
+    bad(tier .. ' has modules without a rank')
+  end
+end
 local usage = call('HGETALL', KEYS[3])
 for i = 1, #usage, 2 do
   local field, kept = usage[i], tonumber(usage[i + 1])

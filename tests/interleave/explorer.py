@@ -181,6 +181,7 @@ class Scenario:
     keeps_metadata: bool = True
     first: str = ""  # what the environment does before the processes begin
     last: tuple[Call, ...] = ()  # the calls that must succeed at the end
+    eviction: str = "lru"
     together: bool = False  # the processes are tasks of one process, and share its knowledge of epochs
 
     @property
@@ -190,12 +191,13 @@ class Scenario:
 
 
 @cache
-def _space(number: int, hot_tokens: int, warm_modules: int, sidecar: bool) -> Namespace:
+def _space(number: int, hot_tokens: int, warm_modules: int, sidecar: bool, eviction: str) -> Namespace:
     """A pattern for the spaces of a world's processes: reading a configuration takes longer than a whole run."""
     config = load_config(
         {}, redis__url="redis://127.0.0.1:1/0", namespace=f"w{number}", storage_tiers__cold__directory="unused",
         counter="estimate", storage_tiers__hot__max_size=hot_tokens, storage_tiers__warm__max_modules=warm_modules,
         storage_tiers__cold__compression_level=0, storage_tiers__promotion_threshold=2,
+        storage_tiers__hot__eviction_policy=eviction,
         deadline="80ms",  # sets how long to wait for a durable write of another process; nothing here ends by it
     )  # fmt: skip
     space = Namespace(config, token_counter("estimate"), sidecar)
@@ -371,7 +373,9 @@ class World:
 
     def __init__(self, scenario: Scenario, chooser: Chooser, number: int, lab: Lab, *, trace: bool = False) -> None:
         self.scenario, self.chooser, self.lab, self.number = scenario, chooser, lab, number
-        self.pattern = _space(number, scenario.hot_tokens, scenario.warm_modules, not scenario.keeps_metadata)
+        self.pattern = _space(
+            number, scenario.hot_tokens, scenario.warm_modules, not scenario.keeps_metadata, scenario.eviction
+        )
         self.archive = MemoryArchive(keeps_metadata=scenario.keeps_metadata)
         self.judge = Judge(scenario.ids, self.pattern.namespace, self.archive)
         self.trace: list[str] | None = [] if trace else None
@@ -396,7 +400,11 @@ class World:
         pairs = [k for i in scenario.ids for k in (self.shard.module(i), self.shard.frame(i))]
         self._audit = ("EVALSHA", lab.audit, 9 + len(pairs), *self.shard.fixed, *pairs, *scenario.ids)
         self._leases = [k for i in scenario.ids for k in (self.shard.lease(i), self.shard.write_back_lease(i))]
-        self._keys = [*self.shard.fixed, self.shard.ids, self.shard.chunk(""), self._clock_key, *pairs, *self._leases]
+        ranks = [
+            key for tier in ("hot", "warm") for key in (self.shard.ranks(tier), f"{self.shard.ranks(tier)}:ghosts")
+        ]
+        fixed = [*self.shard.fixed, self.shard.ids, self.shard.chunk(""), *ranks]
+        self._keys = [*fixed, self._clock_key, *pairs, *self._leases]
 
     @property
     def _clock_key(self) -> str:

@@ -21,7 +21,7 @@ from distier.errors import NotFound, Recovering
 from distier.lua import Adoption, Replayed, adopt, archived
 from distier.lua import pin as pin_script
 from distier.plans.common.commands import record_command
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.fleet import sweep
 from distier.plans.fleet.sweep import _records
 from distier.plans.get.one import is_still
@@ -134,9 +134,9 @@ def _commit_before_put(patch: pytest.MonkeyPatch) -> None:
 def _no_verify(patch: pytest.MonkeyPatch) -> None:
     """Records of an older epoch are served without a comparison, and marked as checked."""
 
-    def verify(space: Namespace, shard: Any, id: str) -> Plan[None]:
-        known = yield from shard_state(space, shard)
-        yield from adopt(shard, known.epoch, [Adoption(id)])
+    def verify(at: Located) -> Plan[None]:
+        known = yield from shard_state(at.space, at.shard)
+        yield from adopt(at.shard, known.epoch, [Adoption(at.id)])
 
     replace_in("distier.plans.recovery.adopt", verify_plan, verify, patch.setattr)
     replace_in(PUT, verify_plan, verify, patch.setattr)
@@ -164,7 +164,7 @@ def _claims_fence(patch: pytest.MonkeyPatch) -> None:
 def _takes_back(patch: pytest.MonkeyPatch) -> None:
     """A refused durable write deletes its object, which another client may have adopted (an old bug)."""
 
-    def take_back(space: Namespace, shard: Any, id: str, position: ArchivedPosition) -> Plan[bool]:
+    def take_back(at: Located, position: ArchivedPosition) -> Plan[bool]:
         yield from ArchiveDelete([position.key])
         return True
 
@@ -184,9 +184,9 @@ def _not_settled(patch: pytest.MonkeyPatch) -> None:
 def _no_write_back(patch: pytest.MonkeyPatch) -> None:
     """A demotion to cold does not write back first."""
 
-    def done(space: Namespace, shard: Any, id: str) -> Plan[Archived]:
+    def done(at: Located) -> Plan[Archived]:
         yield from ()
-        return Archived(id, "", "", 0)
+        return Archived(at.id, "", "", 0)
 
     patch.setattr(demote, "write_back", done)
 
@@ -195,10 +195,8 @@ def _proof_after_read(patch: pytest.MonkeyPatch) -> None:
     """A record, or its absence, is judged by what is known about the shard after the read (an old bug)."""
     real = settle_record
 
-    def settle(
-        space: Namespace, shard: Any, id: str, record: Record | None, known: Any, **how: bool
-    ) -> Plan[Record | None]:
-        return real(space, shard, id, record, space.process.epochs.get(shard), **how)
+    def settle(at: Located, record: Record | None, known: Any, **how: bool) -> Plan[Record | None]:
+        return real(at, record, at.space.process.epochs.get(at.shard), **how)
 
     replace_in("distier.plans", real, settle, patch.setattr)
 
@@ -207,8 +205,8 @@ def _puts_again(patch: pytest.MonkeyPatch) -> None:
     """A durable write that finds a newer epoch reserves another position and continues (an old bug)."""
     real = reserve_position
 
-    def again(space: Namespace, shard: Any, id: str, expected: str, write_id: str, first: Any = None) -> Plan[Any]:
-        return real(space, shard, id, expected, write_id)
+    def again(at: Located, expected: str, write_id: str, first: Any = None) -> Plan[Any]:
+        return real(at, expected, write_id)
 
     replace_in(PUT, real, again, patch.setattr)
 
@@ -217,11 +215,11 @@ def _checks_elsewhere(patch: pytest.MonkeyPatch) -> None:
     """A write asks whether its object was adopted after it reserved a position, even on another server (an old bug)."""
     real = reserve_position
 
-    def again(space: Namespace, shard: Any, id: str, expected: str, write_id: str, first: Any = None) -> Plan[Any]:
-        reserved = yield from real(space, shard, id, expected, write_id)
+    def again(at: Located, expected: str, write_id: str, first: Any = None) -> Plan[Any]:
+        reserved = yield from real(at, expected, write_id)
         if first is None:
             return reserved
-        record = yield from record_command(shard, id)
+        record = yield from record_command(at.shard, at.id)
         if record is not None and record.order.write_id[:8] == write_id[:8]:
             return Replayed(*record.order[:2], "cold")
         if (record is not None and record.order[:2] > first[:2]) or reserved.epoch <= first.epoch:
@@ -348,6 +346,9 @@ MUTANTS: tuple[Mutant, ...] = (
     )),
     Mutant("drops-dirty", ("two/drop",), (
         ("prelude", "if m.was.tier == 'warm' and m.was.clean then", "if m.was.tier == 'warm' then"),
+    )),
+    Mutant("rank-stays", ("ranked/drop", "ranked/promote/delete"), (
+        ("prelude", "  local was = tonumber(call('ZSCORE', rank, id) or nil)\n  call('ZREM', rank, id)", "  local was = nil"),
     )),
     Mutant("any-frame", ("get-warm/put/demote",), (), _any_frame),
     Mutant("index-forgets", ("put/write-back", "put/put"), (

@@ -42,7 +42,7 @@ def cas(id: str, text: str, level: str = "redis") -> Call:
     content = text.encode()
 
     def plan(space: Namespace, op: Op) -> Plan[Any]:
-        record = yield from newest_record(space, space.shard(id), id)
+        record = yield from newest_record(space.locate(id))
         op.compares, op.expected = True, record.order[:2] if record else None
         expected = record.order if record else 0
         item = Item(id, content, "text/plain", tokens=40, durability=level, if_version=expected)  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def delete(id: str, level: str = "redis") -> Call:
 
 def delete_if(id: str, level: str = "redis") -> Call:
     def plan(space: Namespace, op: Op) -> Plan[Any]:
-        record = yield from newest_record(space, space.shard(id), id)
+        record = yield from newest_record(space.locate(id))
         if record is None:
             return False
         op.compares, op.expected = True, record.order[:2]
@@ -173,6 +173,11 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("get-warm/put/demote", ((get("a"), get("a")), (put("a", "a1"), demote("a", "warm")), (get("a"),)), WARM),
     Scenario("two/drop", ((get("b"), get("a")), (get("b"), put("a", "a1"), demote("a", "warm"))),
              (*CLEAN, put("b", "b0"), write_back(), demote("b", "cold"), put("a", "a2"), demote("a", "warm")), warm_modules=1),
+    Scenario("ranked/drop", ((get("b"), get("a"), get("b")), (get("b"), put("a", "a1"), demote("a", "warm"))),
+             (*CLEAN, put("b", "b0"), write_back(), demote("b", "cold"), put("a", "a2"), demote("a", "warm")), warm_modules=1,
+             eviction="gdsf"),
+    Scenario("ranked/promote/delete", ((promote("a"), get("b")), (put("b", "b1"), delete("a")), (write_back(), expire("a"))),
+             (*WARM, put("b", "b0")), hot_tokens=3, eviction="s3fifo"),
     Scenario("near/put/demote", ((near("a"), near("a"), near("a")), (put("a", "a1"), demote("a")), (write_back(), delete("a"))),
              CLEAN),
     Scenario("near/many/put", ((near_many("a"), near_many("a"), near_many("a")), (put("a", "a1 long"), demote("a")),

@@ -14,6 +14,8 @@ from typing import Any
 
 from distier.domain.order import Order
 from distier.lua import Move
+from distier.policy.eviction.rank import Policy, Ranked, size_of
+from distier.policy.eviction.table import POLICIES
 
 BUDGETS = {"hot_tokens": "hot_tokens", "hot_bytes": "hot_bytes", "warm_count": "warm_modules",
            "warm_frame_bytes": "warm_bytes"}  # fmt: skip
@@ -63,7 +65,11 @@ class Model:
     due: Sequence[str] = ()
     """The ids in warm before the call, in the order in which they are due: times are left out of the model."""
     lru: Sequence[str] = ()
-    """The ids in hot before the call, the least recently used one first."""
+    """The ids in hot before the call, in the order of eviction."""
+    policy: Policy = POLICIES["lru"]
+    ranks: dict[str, dict[str, float]] = field(default_factory=lambda: {"hot": {}, "warm": {}})
+    """Under `gdsf`, the rank of each module of hot and warm; other ranks depend on times."""
+    floors: dict[str, float] = field(default_factory=lambda: {"hot": 0.0, "warm": 0.0})
 
     def ids(self, *tiers: str) -> set[str]:
         return {id for id, r in self.records.items() if r.tier in tiers}
@@ -93,6 +99,23 @@ class Model:
     def version_of(self, id: str) -> str:
         r = self.records.get(id)
         return r.version if r and r.alive else ""
+
+    # -- ranks -----------------------------------------------------------------------------------------------------
+
+    def next_rank(self, id: str, tier: str, rec: Rec) -> float:
+        amount, size_bytes = (rec.tokens, len(rec.content)) if tier == "hot" else (1, len(rec.frame or b""))
+        most = self.limits["hot_tokens" if tier == "hot" else "warm_modules"], self.limits[f"{tier}_bytes"]
+        uses = max(1.0, self.uses.get(id, 0.0))
+        return self.policy.rank(Ranked(uses, size_of(amount, size_bytes, *most), 0.0, self.floors[tier]))
+
+    def enter(self, id: str) -> None:
+        """The module entered its tier, or was used there."""
+        rec = self.records[id]
+        for tier, ranks in self.ranks.items():
+            if rec.tier != tier:
+                ranks.pop(id, None)
+            elif self.policy.name == "gdsf":
+                ranks[id] = self.next_rank(id, tier, rec)
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
@@ -140,7 +163,7 @@ class Model:
         )
         if isinstance(evicted, Over):
             first = next((i for i in self.lru if not self.pins.get(i)), None)
-            refused = reason == "uses" and first and self.uses.get(first, 0) >= self.uses.get(id, 0)
+            refused = reason == "uses" and first and not self._outranks(id, first, replace(old, tier="hot"))
             return ("NOT_ADMITTED",) if refused else evicted
         self.events.append((id, old.tier, "hot", reason, old.version))
         return "OK", evicted
@@ -191,6 +214,8 @@ class Model:
             return ("ALREADY",)
         if old.alive:
             self.records[id] = replace(old, clean=True, archived_bytes=size_bytes)
+            if old.tier == "warm":
+                self.enter(id)
         else:
             del self.records[id]
         self.events.append((id, old.tier, old.tier, "archive", old.version))
@@ -208,6 +233,7 @@ class Model:
         version = f"1-{self.ver}"
         self.events.append((id, self.records[id].tier, "deleted", "delete", version))
         self.records[id] = Rec("deleted", write_id, version)
+        self.enter(id)
         self.uses.pop(id, None)
         self.pins.pop(id, None)
         self.done[write_id] = version
@@ -218,6 +244,8 @@ class Model:
         if old is None or old.write_id != write_id or not old.clean or old.tier == "cold" or old.lost:
             return ("CHANGED",)
         self.records[id] = replace(old, clean=False, archived_bytes=0)
+        if old.tier == "warm":
+            self.enter(id)
         self.events.append((id, old.tier, old.tier, "repair", old.version))
         return "OK", 0
 
@@ -231,12 +259,16 @@ class Model:
     def touch(self, uses: Iterable[tuple[str, int]]) -> dict[str, float]:
         counts: dict[str, float] = {}
         for id, n in uses:
-            if id in self.ids("hot", "warm", "cold"):
-                self.uses[id] = self.uses.get(id, 0.0) + n
-                counts[id] = self.uses[id]
-            else:
-                counts[id] = -1
+            counts[id] = self.count_uses(id, n)
+            if counts[id] >= 0 and not self.records[id].lost:
+                self.enter(id)
         return counts
+
+    def count_uses(self, id: str, n: int) -> float:
+        if not self.version_of(id):
+            return -1
+        self.uses[id] = self.uses.get(id, 0.0) + n
+        return self.uses[id]
 
     def pin(self, id: str, on: bool) -> bool:
         self.pins = {other: True for other, live in self.pins.items() if live}
@@ -254,6 +286,7 @@ class Model:
             r = self.records.get(id)
             if r and r.tier == "warm" and r.lost and r.clean:
                 self.records[id] = replace(r, tier="cold", frame=None, codec="", lost=False, moved="warm cold expire")
+                self.enter(id)
                 self.events.append((id, "warm", "cold", "expire", r.version))
                 gone += 1
         return gone
@@ -269,23 +302,28 @@ class Model:
         new.records[id] = rec
         if self._fits(new):
             self._become(new)
+            self.enter(id)
             return 0
         over = self._over(new)
         words = new._move(moves, "evict", id)
-        dropped = 0 if self._fits(new) else self._drop(new, {id, *(m.id for m in moves)}, worth)
+        dropped = 0 if self._fits(new) else self._drop(new, {id, *(m.id for m in moves)}, worth, id)
         if isinstance(dropped, tuple):
             return dropped
         if dropped is None:
             return Over(over)
         self._become(new)
+        self.enter(id)
         return words.count("moved") + dropped
 
-    def _drop(self, new: Model, taken: set[str], worth: tuple[float, int] | None = None) -> Any:
+    def _drop(self, new: Model, taken: set[str], worth: tuple[float, int] | None = None, subject: str = "") -> Any:
         """Drop clean frames of `new` until it fits, those that are due first. None if it still does not fit.
 
-        `worth` are the uses and the size of the module that comes. It must have more uses for each byte than those that leave.
+        `worth` are the uses and the size of the module that comes. It must have more uses for each byte than those that
+        leave, or rank higher than each of them.
         """
         too_many_bytes = self._over(new)[3] > 0
+        rank = self.next_rank(subject, "warm", new.records[subject]) if worth and self.policy.name == "gdsf" else None
+        worth = worth if self.policy.name == "lru" else None
         uses = freed = 0.0
         if not self._fits(new, but=("warm_count", "warm_frame_bytes")):
             return None
@@ -294,6 +332,8 @@ class Model:
             r = new.records[id]
             if id in taken or self.pins.get(id) or r.tier != "warm" or not r.clean:
                 continue
+            if rank is not None and rank <= self.ranks["warm"][id]:
+                return ("NOT_ADMITTED",)
             new._move_one(Move(id, r.write_id, "cold"), "evict")
             dropped += 1
             uses, freed = uses + self.uses.get(id, 0.0), freed + len(r.frame or b"")
@@ -335,8 +375,19 @@ class Model:
         frame, codec = (m.frame, m.codec) if m.to == "warm" else (None, "")
         moved = f"{r.tier} {m.to} {reason}"
         self.records[m.id] = replace(r, tier=m.to, frame=frame, codec=codec, lost=False, moved=moved)
-        if r.tier == "hot":
+        if r.tier == "hot" and self.policy.name == "lru":
             self.uses.pop(m.id, None)
+        was = self.ranks.get(r.tier, {}).get(m.id)
+        if was is not None and reason == "evict":
+            self.floors[r.tier] = max(self.floors[r.tier], was)
+            if m.id in self.uses:
+                self.uses[m.id] *= self.policy.kept_uses
+        self.enter(m.id)
+
+    def _outranks(self, id: str, first: str, rec: Rec) -> bool:
+        if self.policy.name == "lru":
+            return self.uses.get(id, 0) > self.uses.get(first, 0)
+        return self.policy.admits_all or self.next_rank(id, "hot", rec) > self.ranks["hot"][first]
 
     def _over(self, new: Model) -> tuple[int, ...]:
         usage = new.usage()
@@ -353,3 +404,4 @@ class Model:
 
     def _become(self, new: Model) -> None:
         self.records, self.uses, self.events = new.records, new.uses, new.events
+        self.ranks, self.floors = new.ranks, new.floors

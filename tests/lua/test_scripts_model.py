@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -29,6 +30,7 @@ from distier.domain.order import Order, parse_version
 from distier.domain.schema import CHUNK_MAX, KEYSPACE
 from distier.effects import RunScript, T
 from distier.lua import Applied, Limit, Move, Put, Refused, Replayed, Write
+from distier.policy.eviction.table import POLICIES
 from distier.stores.redis import Exchange
 from distier.stores.redis.wire import RawCommand
 from tests.fakes import FakeExchange, dump, ids_of
@@ -60,7 +62,8 @@ Drawn = list[tuple[Choice, bool, str, bytes]] | None
 moves = st.none() | st.lists(st.tuples(choices, fresh, st.sampled_from(["warm", "cold"]), frames), max_size=5)
 
 PATTERNS = [
-    (re.compile(re.escape(kind.pattern.replace("{t}", "{ns}")).replace("ids:<id>", "ids:.*").replace("<id>", ".+")), kind.type)
+    (re.compile(re.escape(kind.pattern.replace("{t}", "{ns}")).replace("ids:<id>", "ids:.*").replace("<id>", ".+")
+                .replace("<tier>", "(hot|warm)")), kind.type)
     for kind in KEYSPACE
 ]  # fmt: skip
 UNTIMED = {"created", "updated", "seen", "reserved"}
@@ -69,13 +72,14 @@ UNTIMED = {"created", "updated", "seen", "reserved"}
 class Shards(RuleBasedStateMachine):
     """One shard on one server, and its model."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, policy: str = "lru") -> None:
         super().__init__()
         self.exchange = exchange
         self.shard = Shard("ns", 0, 1)
         self.write_ids = (f"{n:032x}" for n in itertools.count(1))
         self.used: list[str] = []
-        self.model = Model(dict(LIMITS))
+        self.policy = policy
+        self.model = Model(dict(LIMITS), policy=POLICIES[policy])
         self.refused_at: dict[str, Any] | None = None
 
     # -- talking to the server -------------------------------------------------------------------------------------
@@ -88,15 +92,23 @@ class Shards(RuleBasedStateMachine):
 
     def dump(self) -> dict[str, tuple[str, Any, int]]:
         state = dump(self.ask)
-        self.model.due, self.model.lru = (
-            list(ids_of(state[zset][1])) if zset in state else [] for zset in (self.shard.warm, self.shard.hot)
-        )
+        self.model.due, self.model.lru = (list(self.members(state, self.order(tier))) for tier in ("warm", "hot"))
         return state
+
+    def order(self, tier: str) -> str:
+        """The key of the set with the order of eviction of a tier."""
+        return (
+            {"hot": self.shard.hot, "warm": self.shard.warm}[tier] if self.policy == "lru" else self.shard.ranks(tier)
+        )
+
+    @staticmethod
+    def members(state: dict[str, Any], key: str) -> dict[str, float]:
+        return ids_of(state[key][1]) if key in state else {}
 
     @initialize(there=st.lists(st.tuples(ids, st.sampled_from(["hot", "warm"]), contents, st.booleans()), max_size=8))
     def open(self, there: list[tuple[str, str, bytes, bool]]) -> None:
         self.ask([("FLUSHALL",)])
-        open_shard(self.exchange, self.shard, {**LIMITS, "warm_ttl_ms": TTL_MS})
+        open_shard(self.exchange, self.shard, {**LIMITS, "warm_ttl_ms": TTL_MS}, self.policy)
         for id, tier, content, clean in there:
             self.put((9, id), tier, 4, content, b"frame", "", [], "")
             if clean:
@@ -117,11 +129,17 @@ class Shards(RuleBasedStateMachine):
     def over(self, reply: object, expected: Over, before: dict[str, Any], id: str = "") -> None:
         assert isinstance(reply, lua.Over)
         assert tuple(reply[:4]) == expected.over
-        for named, zset in ((reply.hot_ids, self.shard.hot), (reply.warm_ids, self.shard.warm)):
-            order = [i for i in ids_of(before[zset][1] if zset in before else []) if i != id]
+        for named, tier in ((reply.hot_ids, "hot"), (reply.warm_ids, "warm")):
+            order = [i for i in self.members(before, self.order(tier)) if i != id]
             may_go = [i for i in order if not self.model.pins.get(i)]
-            assert list(named) == may_go[: len(named)], "victims are named in the order in which they should be evicted"
-            if max(expected.over) > 0 and zset == self.shard.hot and max(expected.over[:2]) > 0:
+            if self.model.policy.spared:  # more than the ranks decides
+                may_go.sort(key=list(named).index if len(named) == len(may_go) else may_go.index)
+            else:
+                assert list(named) == may_go[: len(named)], (
+                    "victims are named in the order in which they should be evicted"
+                )
+            assert set(named) <= set(may_go)
+            if max(expected.over) > 0 and tier == "hot" and max(expected.over[:2]) > 0:
                 assert len(named) == len(may_go), "all of so few modules are named"
         assert untimed(self.dump()) == untimed(before)
 
@@ -258,7 +276,7 @@ class Shards(RuleBasedStateMachine):
         self.ask([("SET", self.shard.waiting(id), 1, "PX", TTL_MS)] if waited else [])
         call = lua.install(self.shard, id, write_id, "lz4", frame, "get", holder=holder, uses=uses)
         reply = self.run(call)
-        assert reply.uses == self.model.touch([(id, uses)])[id]
+        assert reply.uses == self.model.count_uses(id, uses)
         result = self.model.install(id, write_id, "lz4", frame, [], waited)
         if self.model.leases.get(id) == holder:
             del self.model.leases[id]
@@ -455,9 +473,16 @@ class Shards(RuleBasedStateMachine):
 
     def sets_are_right(self, state: dict[str, Any]) -> None:
         def members(key: str) -> dict[str, float]:
-            return ids_of(state[key][1]) if key in state else {}
+            return self.members(state, key)
 
         model = self.model
+        for tier in ("hot", "warm") if self.policy != "lru" else ():
+            ranks = members(self.shard.ranks(tier))
+            assert ranks.keys() == model.ids(tier)
+            if self.policy == "gdsf":
+                assert ranks == model.ranks[tier]
+                stored = state[self.shard.epoch][1].get(f"{tier}_floor".encode(), b"0")
+                assert float(stored) == model.floors[tier]
         assert members(self.shard.hot).keys() == model.ids("hot")
         assert members(self.shard.warm).keys() == model.ids("warm")
         assert members(self.shard.dirty).keys() == model.dirty
@@ -542,25 +567,35 @@ def run_script(exchange: Exchange, call: RunScript[T]) -> T:
     return result
 
 
-def open_shard(exchange: Exchange, shard: Shard, limits: dict[str, int]) -> None:
+def open_shard(exchange: Exchange, shard: Shard, limits: dict[str, int], eviction: str = "") -> None:
     """A new shard in epoch 1."""
     stored = [Limit(name, value, True) for name, value in limits.items()]
     found = run_script(exchange, lua.open_shard(shard, stored))
     assert isinstance(found, lua.Unclaimed)
-    call = lua.open_shard(shard, stored, epoch=1, replid=found.replid, empty=True)
+    call = lua.open_shard(shard, stored, eviction=eviction, epoch=1, replid=found.replid, empty=True)
     again = run_script(exchange, call)
     assert isinstance(again, lua.Opened)
     assert again.epoch == 1
 
 
-def test_scripts_agree_with_the_model(exchange: Exchange) -> None:
-    """Fewer examples on fakeredis: a step takes ten times as long there."""
-    few = isinstance(exchange, FakeExchange)
+def check(exchange: Exchange, policy: str, examples: int) -> None:
     run_state_machine_as_test(
-        lambda: Shards(exchange),  # type: ignore[arg-type]  # any maker of one will do
+        lambda: Shards(exchange, policy),  # type: ignore[arg-type]  # any maker of one will do
         settings=settings(
-            max_examples=max(1, EXAMPLES // 4) if few else EXAMPLES, stateful_step_count=STEPS, deadline=None,
+            max_examples=examples, stateful_step_count=STEPS, deadline=None,
             suppress_health_check=list(HealthCheck), database=None, print_blob=True,
             phases=(Phase.explicit, Phase.generate, Phase.shrink),
         ),
     )  # fmt: skip
+
+
+def test_scripts_agree_with_the_model(exchange: Exchange) -> None:
+    """Fewer examples on fakeredis: a step takes ten times as long there."""
+    check(exchange, "lru", max(1, EXAMPLES // 4) if isinstance(exchange, FakeExchange) else EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    "policy", [name for name in POLICIES if name not in ("lru", "lfu")]
+)  # lfu decides by times, too
+def test_scripts_agree_with_the_model_under_another_policy(real_exchange: Exchange, policy: str) -> None:
+    check(real_exchange, policy, max(1, EXAMPLES // 3))

@@ -17,14 +17,14 @@ from distier.drive.conversation import command_of
 from distier.effects import RunScript
 from distier.errors import Corrupt, DistierError, Invalid, Recovering
 from distier.lua import VERBS, Limit, Move
-from distier.lua.loader import FIRST
+from distier.lua.loader import FIRST, PRELUDE
 from distier.stores.redis import Exchange
 from tests.fakes import dump
 from tests.lua.test_scripts_model import open_shard, run_script, untimed
 
 MAX_LINES = 66
 LOOKS = {"state", "where"}
-TAKES_MEMORY = {"put", "promote", "install", "touch", "adopt", "enlist", "learn"}
+TAKES_MEMORY = {"put", "promote", "install", "touch", "adopt", "enlist", "rank", "learn"}
 # All other scripts free memory, or are necessary for that and take hardly any.
 LIMITS = {"hot_tokens": 10, "hot_bytes": 100, "warm_modules": 3, "warm_bytes": 100, "warm_ttl_ms": 1_000_000}
 SHARD = Shard("ns", 0, 1)
@@ -54,7 +54,7 @@ def test_every_script_has_a_complete_header(verb: str) -> None:
 
 def test_every_lua_file_is_a_verb() -> None:
     names = {p.name.removesuffix(".lua") for p in resources.files("distier.lua").iterdir() if p.name.endswith(".lua")}
-    assert names == {*VERBS, *FIRST.values(), "prelude"}
+    assert names == {*VERBS, *FIRST.values(), *PRELUDE}
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -112,8 +112,9 @@ def order(id: str) -> Order:
     return Order(1, 3 + ["hot", "hot2", "warm", "warm-dirty", "gone", "cold"].index(id), write_id(id))
 
 
-def fill(exchange: Exchange) -> None:
-    """Modules in every state: hot, warm, cold, clean, dirty, deleted, pinned, used; hot and warm are full."""
+def fill(exchange: Exchange, verb: str = "") -> None:
+    """Modules in every state: hot, warm, cold, clean, dirty, deleted, pinned, used; hot and warm are full. For `rank`, the
+    eviction policy was just changed."""
     ask(exchange, ("FLUSHALL",))
     open_shard(exchange, SHARD, LIMITS)
     run_script(exchange, put("deleted", "hot"))
@@ -133,6 +134,8 @@ def fill(exchange: Exchange) -> None:
     run_script(exchange, lua.touch(SHARD, [("hot", 1), ("warm", 1)]))
     ask(exchange, ("SET", SHARD.lease("hot"), "me"))
     ask(exchange, ("ZREM", SHARD.chunk(""), "hot2"))  # as in layout 1
+    if verb == "rank":
+        ask(exchange, ("HSET", SHARD.epoch, "eviction", "gdsf"))
     ask(
         exchange, ("HSET", SHARD.module("cold"), "reserved", f"1-99-0-{write_id('newer')}")
     )  # a durable write is in progress
@@ -180,6 +183,7 @@ CALLS: dict[str, Callable[[], RunScript[Any]]] = {
     "expire": lambda: lua.expire(SHARD, ["gone", "warm", "hot"]),
     "age": lambda: lua.age(SHARD, 0),
     "release": lambda: lua.release(SHARD, SHARD.lease("hot"), "me"),
+    "rank": lambda: lua.rank(SHARD, ["hot", "warm"]),
     "open": lambda: lua.open_shard(SHARD, [Limit("hot_tokens", 11, True)]),
     "where": lambda: lua.where(SHARD, "hot"),
     "state": lambda: lua.state(SHARD),
@@ -215,7 +219,7 @@ def test_every_script_has_a_call_below() -> None:
 @pytest.mark.parametrize("name", CALLS)
 def test_call_writes_when_nothing_is_wrong(exchange: Exchange, name: str) -> None:
     """Otherwise the tests below would prove nothing."""
-    fill(exchange)
+    fill(exchange, name)
     before = state(exchange)
     call = CALLS[name]()
     reply = run_script(exchange, call)
@@ -227,12 +231,12 @@ def test_call_writes_when_nothing_is_wrong(exchange: Exchange, name: str) -> Non
 @pytest.mark.parametrize("name", CALLS)
 def test_key_of_foreign_type_fails_the_call_before_any_write(real_exchange: Exchange, name: str) -> None:
     """Redis does not undo what a script wrote before it failed: scripts look at every key before they write."""
-    fill(real_exchange)
+    fill(real_exchange, name)
     kept = dump(lambda commands: real_exchange.exchange(SHARD, commands, 10.0))
     partial = []
     for i, key in enumerate(CALLS[name]().keys):
         type = kept[key][0] if key in kept else "string" if re.search(r":(warm|done|lease):", key) else "hash"
-        fill(real_exchange)
+        fill(real_exchange, name)
         ask(real_exchange, ("DEL", key))
         verb, value = FOREIGN[type]
         ask(real_exchange, (verb, key, value))
@@ -256,7 +260,7 @@ REFUSING = sorted(set(CALLS) - {"open", "release", "where"})
 
 @pytest.mark.parametrize("name", REFUSING)
 def test_call_to_another_layout_writes_nothing(real_exchange: Exchange, name: str) -> None:
-    fill(real_exchange)
+    fill(real_exchange, name)
     ask(real_exchange, ("HSET", SHARD.epoch, "layout", "99"))
     before = state(real_exchange)
     with pytest.raises(Invalid, match="key layout 99"):
@@ -266,7 +270,7 @@ def test_call_to_another_layout_writes_nothing(real_exchange: Exchange, name: st
 
 @pytest.mark.parametrize("name", REFUSING)
 def test_call_to_shard_without_epoch_writes_nothing(real_exchange: Exchange, name: str) -> None:
-    fill(real_exchange)
+    fill(real_exchange, name)
     ask(real_exchange, ("DEL", SHARD.epoch))
     before = state(real_exchange)
     with pytest.raises(Recovering):

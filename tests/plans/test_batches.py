@@ -164,7 +164,7 @@ def test_frame_of_another_version_is_not_served() -> None:
             record = run(record_command(world.shard, "a").__iter__())
     frame = world.ask([("GET", world.shard.frame("a"))])[0]
     assert record is not None
-    module = run(read_below(world.space, world.shard, record, frame))
+    module = run(read_below(world.space.locate("a"), record, frame))
     assert module is not None and module.content == b"two"
 
 
@@ -195,7 +195,7 @@ def test_get_many_reads_warm_in_one_round_trip_and_promotes_used() -> None:
     for id, content in contents.items():
         world.run(put(world.space, Item(id, content, tokens=1)), id)
         if not id.startswith("dirty"):
-            world.run(write_back(world.space, world.shard, id))
+            world.run(write_back(world.space.locate(id)))
         if id != "hot":
             world.run(demote(world.space, id, "cold" if id == "cold" else "warm"))
     world.ask([("DEL", world.shard.frame("expired"))])
@@ -234,7 +234,7 @@ def test_get_many_requests_frames_in_bounded_parts(monkeypatch: pytest.MonkeyPat
 
 def cold(world: World, id: str, tokens: int, size_bytes: int = 100) -> None:
     world.run(put(world.space, Item(id, f"{id} ".encode() * (size_bytes // (len(id) + 1)), tokens=tokens)), id)
-    world.run(write_back(world.space, world.shard, id), id)
+    world.run(write_back(world.space.locate(id)), id)
     assert world.run(demote(world.space, id, "cold")).tier == "cold"
 
 

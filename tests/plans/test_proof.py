@@ -159,7 +159,7 @@ def test_write_back_commits_only_its_own_position() -> None:
         assert again.version.write_id == first.version.write_id and again.version > first.version
 
     writer = Interrupted(world.redis, world.archive, "writer", after=0, happens=lost)
-    assert writer.run(write_back(world.space, world.shard, "a")) is None
+    assert writer.run(write_back(world.space.locate("a"))) is None
     assert world.ask([("HGET", world.shard.module("a"), "clean")]) == [b"0"]
 
 

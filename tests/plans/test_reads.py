@@ -98,7 +98,7 @@ def test_damaged_frame_of_dirty_module_is_an_error_and_stays(how: str) -> None:
     with pytest.raises(Corrupt, match="warm-dirty"):
         get(world, "warm-dirty")
     with pytest.raises(Corrupt, match="warm-dirty"):
-        world.run(write_back(world.space, world.shard, "warm-dirty"))
+        world.run(write_back(world.space.locate("warm-dirty")))
     with pytest.raises(Corrupt, match="warm-dirty"):
         world.run(promote(world.space, "warm-dirty"))
     assert world.ask([("GET", world.shard.frame("warm-dirty"))]) == before
@@ -203,7 +203,7 @@ def test_move_during_write_back_is_no_loss(act: str) -> None:
         "delete": lambda: world.run(delete(world.space, "warm-dirty"), "rival"),
     }
     done = before_once(world, is_get_of(world.shard.frame("warm-dirty")), acts[act])
-    world.run(write_back(world.space, world.shard, "warm-dirty"))
+    world.run(write_back(world.space.locate("warm-dirty")))
     world.redis.before = None
     assert done
     audit(world)

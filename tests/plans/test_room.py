@@ -98,7 +98,7 @@ def test_large_frame_evicts_many_tiny_frames(count: int) -> None:
     size = 4000 // count
     for i in range(count):
         put(world, Item(f"t{i}", noise(f"t{i}", size), tokens=1))
-        world.run(write_back(world.space, world.shard, f"t{i}"))
+        world.run(write_back(world.space.locate(f"t{i}")))
         assert world.run(demote(world.space, f"t{i}", "warm")).moved
     large = put(world, Item("large", noise("large", 3500), tokens=101))
     assert (large.tier, large.reason) == ("warm", "too large for hot")
@@ -112,7 +112,7 @@ def test_demotion_of_large_module_evicts_many_tiny_frames(count: int) -> None:
     size = 4000 // count
     for i in range(count):
         put(world, Item(f"t{i}", noise(f"t{i}", size), tokens=1))
-        world.run(write_back(world.space, world.shard, f"t{i}"))
+        world.run(write_back(world.space.locate(f"t{i}")))
         assert world.run(demote(world.space, f"t{i}", "warm")).moved
     put(world, Item("large", noise("large", 3500), tokens=1))
     assert world.run(demote(world.space, "large")).tier == "warm"

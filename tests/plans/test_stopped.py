@@ -65,7 +65,7 @@ def mixed() -> World:
     for id in ("hot-dirty", "hot-clean", "warm-dirty", "warm-clean", "cold", "expired", "deleted"):
         world.run(put(space, item(id)), id)
     for id in ("hot-clean", "warm-clean", "cold", "expired"):
-        world.run(write_back(space, shard, id))
+        world.run(write_back(space.locate(id)))
     for id, to in [("warm-dirty", "warm"), ("warm-clean", "warm"), ("expired", "warm"), ("cold", "cold")]:
         assert world.run(demote(space, id, to)).moved  # type: ignore[arg-type]
     world.run(delete(space, "deleted"), "deleter")
@@ -95,11 +95,11 @@ def swept() -> World:
     world = World.make(keeps_metadata=False)
     for text in ("v1", "v2", "v3"):
         world.run(put(world.space, item("a", text=text)), text)
-        world.run(write_back(world.space, world.shard, "a"))
+        world.run(write_back(world.space.locate("a")))
     world.run(put(world.space, item("b")), "b")
-    world.run(write_back(world.space, world.shard, "b"))
+    world.run(write_back(world.space.locate("b")))
     world.run(delete(world.space, "b"), "deleter")
-    world.run(write_back(world.space, world.shard, "b"))
+    world.run(write_back(world.space.locate("b")))
     return world
 
 
@@ -129,7 +129,7 @@ def first(shard_plan: Callable[..., Plan[Any]]) -> Callable[[Namespace], Plan[An
 
 
 def used(id: str) -> Callable[[World], object]:
-    return lambda world: [world.run(read_below(world.space, world.shard, need(world, id))) for _ in range(2)]
+    return lambda world: [world.run(read_below(world.space.locate(id), need(world, id))) for _ in range(2)]
 
 
 def need(world: World, id: str) -> Any:
@@ -225,8 +225,8 @@ ROWS = [
         check=lambda rs: all(r.tier == "cold" for r in rs)),
     Row("pin", mixed, lambda s: pin(s, "cold", 1_000_000), MIXED),
     Row("unpin", mixed, lambda s: unpin(s, "cold"), MIXED),
-    Row("write back", mixed, lambda s: write_back(s, s.keys.shards[0], "warm-dirty"), MIXED),
-    Row("write back a tombstone", mixed, lambda s: write_back(s, s.keys.shards[0], "deleted"), MIXED),
+    Row("write back", mixed, lambda s: write_back(s.locate("warm-dirty")), MIXED),
+    Row("write back a tombstone", mixed, lambda s: write_back(s.locate("deleted")), MIXED),
     Row("write back all", full, lambda s: write_back_due(s, s.keys.shards[0], older_than_ms=0), FULL),
     Row("head-room", full, first(keep_headroom), FULL),
     Row("demote idle", mixed, first(demote_idle), MIXED, before=lambda w: idle(w)),

@@ -94,7 +94,7 @@ def mixed(placement: str, *, keeps: bool = True) -> NodeWorld:
     for id in ("hot-dirty", "hot-clean", "warm-dirty", "warm-clean", "cold", "expired", "deleted"):
         world.run(put(space, item(id)), id)
     for id in ("hot-clean", "warm-clean", "cold", "expired"):
-        world.run(write_back(space, shard, id))
+        world.run(write_back(space.locate(id)))
     for id, to in [("warm-dirty", "warm"), ("warm-clean", "warm"), ("expired", "warm"), ("cold", "cold")]:
         assert world.run(demote(space, id, to)).moved  # type: ignore[arg-type]
     world.disk.pop("expired", None)
@@ -112,7 +112,7 @@ def full(placement: str, *, keeps: bool = True) -> NodeWorld:
     for i in range(5):
         world.run(put(world.space, item(f"h{i}", tokens=20)), f"h{i}")
         if i % 2:
-            world.run(write_back(world.space, world.shard, f"h{i}"))
+            world.run(write_back(world.space.locate(f"h{i}")))
     return world
 
 
@@ -146,7 +146,7 @@ def rows(placement: str, *, keeps: bool = True) -> Sequence[Row]:
         Row("promote the disk's", make, lambda s: promote(s, "warm-clean"), MIXED, check=here["hot"]),
         Row("promote cold", make, lambda s: promote(s, "cold"), MIXED, check=here["hot"]),
         Row("promote many", make, lambda s: promote_many(s, ["warm-dirty", "warm-clean", "cold"]), MIXED),
-        Row("write back, warm", make, lambda s: write_back(s, s.keys.shards[0], "warm-dirty"), MIXED),
+        Row("write back, warm", make, lambda s: write_back(s.locate("warm-dirty")), MIXED),
         Row("put, evicting", crowded, lambda s: put(s, item("new", tokens=90)), FULL, {"new": content("new")},
             here["hot"]),
         Row("promote, all is full", crowded, lambda s: promote(s, "w3"), FULL, check=here["hot"]),

@@ -49,9 +49,21 @@ from distier import (
     connect_async,
     load_config,
 )
+from distier.observe import MetricsHook
+
+
+class Hook:
+    """What a program passes as a hook."""
+
+    def count(self, name: str, amount: int) -> None: ...
+
+    def observe(self, name: str, seconds: float) -> None: ...
 
 
 def opening() -> None:
+    hook: MetricsHook = Hook()
+    assert_type(connect(metrics=[Hook(), hook]), Store)
+    connect(metrics=[object()])  # type: ignore[list-item]
     assert_type(connect(), Store)
     assert_type(connect("redis://host:6379/0", namespace="team", storage_tiers__hot__max_size=20_000), Store)
     assert_type(connect({"namespace": "team"}, counter="estimate"), Store)
@@ -63,6 +75,7 @@ def opening() -> None:
 
 async def opening_async() -> None:
     assert_type(await connect_async(), AsyncStore)
+    assert_type(await connect_async(metrics=[Hook()]), AsyncStore)
     async with await connect_async() as store:
         assert_type(store, AsyncStore)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from distier.domain.keys import Shard
 from distier.errors import DistierError
 from distier.lua import Opened
+from distier.policy.quotas import FLOORS_MS, Floors
 
 WARM_MAX = 4096
 
@@ -91,11 +92,18 @@ class ProcessState:
         try again."""
         self.versions: dict[Shard, tuple[int, int]] = {}
         """The last version, (epoch, ver), that this process was given in each shard."""
+        self._floors: list[Sequence[Floors]] = []
         self.failing = Failing()
         self.claiming: dict[Shard, object] = {}
         """The call of this process that is claiming an epoch for a shard; the others wait for it (`recover`)."""
         self.unannounced: set[tuple[Shard, str]] = set()
         """Shards that missed changes of what a node of this process holds; they get the whole list when they reply again."""
+
+    def note_floors(self, floors: Sequence[Floors]) -> Sequence[Floors] | None:
+        """Note the floors of all shards. Returns earlier ones, from at least `FLOORS_MS` ago; None if there are none."""
+        if not self._floors or floors[0].now_ms - self._floors[-1][0].now_ms >= FLOORS_MS:
+            self._floors = [*self._floors[-1:], floors]
+        return self._floors[0] if self._floors[0] is not floors else None
 
     def guess_warm(self, id: str, uses: float) -> None:
         if len(self.warm) >= WARM_MAX:

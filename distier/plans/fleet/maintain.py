@@ -5,6 +5,7 @@ demote idle       hot modules unused for `demotion_threshold`
 keep head-room    demote until `worker.headroom` of hot is free, so that a put seldom has to evict
 expire            account for warm frames that their TTL took
 age               halve the use counts once per half-life
+rank              rank the modules after the eviction policy was changed
 sweep             delete archive objects that nobody needs (`sweep.py`), never the greatest
 """
 
@@ -18,10 +19,10 @@ from distier.domain.keys import Shard
 from distier.domain.schema import COUNTED, contribution
 from distier.effects import HINT_S, Cancelled, Command, Count, NewToken, Parallel, Pipeline, Plan, Progress, collect
 from distier.errors import Corrupt, DistierError, Full, Invalid, NotFound, RedisUnavailable
-from distier.lua import age, expire
-from distier.plans.common.commands import numbers
+from distier.lua import age, expire, rank
+from distier.plans.common.commands import chunks, numbers
 from distier.plans.common.leases import cut_lease, give_back, patience_ms, take_lease
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.fleet.nodes import forget_dead
 from distier.plans.tier.demote import demote, free_hot
 from distier.plans.tier.writeback import Archived, look_at_archive, write_back
@@ -58,7 +59,7 @@ def write_back_due(space: Namespace, shard: Shard, *, older_than_ms: int | None 
                 if id not in tried and (flush or not space.process.failing.is_waiting(shard, id, now_ms))
             ]
             tried |= set(ids)
-            results = yield from Parallel([one(space, shard, id) for id in ids])
+            results = yield from Parallel([one(Located(space, shard, id)) for id in ids])
             failed = [r for r in results if isinstance(r, DistierError)]
             if failed and len(failed) == len(ids):
                 yield from look_at_archive(
@@ -108,11 +109,12 @@ def server_ms(shard: Shard) -> Plan[int]:
     return (yield from Command(shard, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000))
 
 
-def _write_back_alone(space: Namespace, shard: Shard, id: str) -> Plan[Archived | None]:
+def _write_back_alone(at: Located) -> Plan[Archived | None]:
     """Write back unless another worker is doing it, which would only do the same work twice.
 
     A worker that died with the lease delays the module no longer than the holder of a fetch does.
     """
+    space, shard, id = at
     lease, holder = shard.write_back_lease(id), (yield from NewToken())
     try:
         taken = yield from take_lease(shard, lease, holder, patience_ms(space), hint=HINT_S)
@@ -122,7 +124,7 @@ def _write_back_alone(space: Namespace, shard: Shard, id: str) -> Plan[Archived 
         yield from cut_lease(shard, lease, patience_ms(space))
         return None
     try:
-        result = yield from write_back(space, shard, id)
+        result = yield from write_back(at)
     except (DistierError, Cancelled):
         yield from give_back(shard, lease, holder)
         raise
@@ -214,6 +216,31 @@ def age_uses(space: Namespace, shard: Shard) -> Plan[int]:
     return (yield from age(shard, space.config.worker.uses_half_life_ms))
 
 
+def rank_modules(space: Namespace, shard: Shard) -> Plan[int]:
+    """Rank the modules of hot and warm after the eviction policy was changed, a page at a time. Returns how many.
+
+    Meanwhile modules are evicted in the order of their last uses.
+    """
+    eviction, is_ranked = yield from Command(shard, ("HMGET", shard.epoch, "eviction", "ranked"), lambda r: r)
+    done, complete = 0, bool(is_ranked)
+    if eviction in (None, b"lru"):
+        return done
+    for zset in () if complete else (shard.hot, shard.warm):
+        cursor = 0
+        while True:
+            after, flat = yield from Command(shard, ("ZSCAN", zset, cursor, "COUNT", BATCH), lambda reply: reply)
+            for part in chunks([_id(member) for member in flat[::2]], BATCH):
+                ranking = yield from rank(shard, part)
+                done, complete = done + ranking.ranked, ranking.complete
+            cursor = int(after)
+            if not cursor:
+                break
+    known = space.process.epochs.get(shard)
+    if known is not None and known.ranked != complete:
+        space.process.epochs[shard] = known._replace(ranked=complete)
+    return done
+
+
 class Step(NamedTuple):
     """A step of a worker's round: its name in reports and metrics, and its plan, which returns how much it did."""
 
@@ -228,6 +255,7 @@ STEPS: tuple[Step, ...] = (
     Step("headroom", keep_headroom),
     Step("expired", expire_warm),
     Step("aged", age_uses),
+    Step("ranked", rank_modules),
     Step("nodes_forgotten", lambda space, shard: forget_dead(space), first_shard_only=True),
 )
 """What a round does, in this order. A new step is a plan and a row here."""

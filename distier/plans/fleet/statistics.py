@@ -155,6 +155,15 @@ class ShardQuota:
 
 
 @dataclass(frozen=True, slots=True)
+class EvictionStats:
+    """The eviction policy of the namespace. `ranking`: the shards whose modules the worker is ranking, after a change of the
+    policy; until then they evict what was used least recently."""
+
+    policy: str = "lru"
+    ranking: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """The totals of the namespace, the counters of this process (`hits.near`, `hits.hot`, `hits.warm`, `hits.cold`,
     `misses`, ...) and its near cache."""
@@ -174,6 +183,7 @@ class Stats:
     """The node of this process, where it keeps copies on a disk."""
     dirty_deletions: int = 0
     """How many of `dirty_count` are tombstones that are not archived yet."""
+    eviction: EvictionStats = EvictionStats()
     prediction: PredictionStats = PredictionStats()
 
     @property
@@ -204,7 +214,8 @@ def read_stats(
         Command(shard, ("HGETALL", key), _numbers) for shard in space.keys.shards for key in (shard.usage, shard.limits)
     ]
     epochs = [
-        Command(s, ("HMGET", s.epoch, "epoch", "verified", "since", "created"), _epoch) for s in space.keys.shards
+        Command(s, ("HMGET", s.epoch, "epoch", "verified", "since", "created", "eviction", "ranked"), _epoch)
+        for s in space.keys.shards
     ]
     total: dict[str, int] = {}
     *replies, now_ms, nodes_found = map(collect, (yield from Pipeline([*calls, *epochs, *look_for_nodes(space)])))
@@ -213,7 +224,9 @@ def read_stats(
             key = f"max.{name}" if i % 2 else name
             total[key] = total.get(key, 0) + number
     nodes = yield from read_nodes(space, (now_ms, nodes_found))
-    incarnations = tuple(ShardEpoch(i, *incarnation) for i, incarnation in enumerate(replies[len(calls) :]))
+    shards = replies[len(calls) :]
+    incarnations = tuple(ShardEpoch(i, *incarnation) for i, (incarnation, _, _) in enumerate(shards))
+    eviction = EvictionStats(shards[0][1], sum(ranking for _, _, ranking in shards))
     pairs = list(zip(replies[: len(calls) : 2], replies[1 : len(calls) : 2], strict=True))
     quotas = tuple(_quota_of(i, *pair) for i, pair in enumerate(pairs)) if len(pairs) > 1 else ()
     n = total.get
@@ -226,7 +239,7 @@ def read_stats(
         ColdStats(n("cold_count", 0), n("cold_tokens", 0), n("cold_bytes", 0), n("archived_count", 0),
                   n("archived_bytes", 0), all_bytes - n("dirty_bytes", 0)),
         n("dirty_count", 0), n("dirty_bytes", 0), counters, near, incarnations, quotas, nodes, space.node,
-        n("deleted_count", 0), prediction,
+        n("deleted_count", 0), eviction, prediction,
     )  # fmt: skip
 
 
@@ -240,6 +253,8 @@ def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:
     return {name.decode(): int(value) for name, value in fields.items()}
 
 
-def _epoch(values: Sequence[bytes | None]) -> tuple[int, bool, int, bool]:
-    epoch, verified, since_ms, created_ms = (int(value or 0) for value in values)
-    return epoch, verified >= epoch, since_ms, since_ms <= created_ms
+def _epoch(values: Sequence[bytes | None]) -> tuple[tuple[int, bool, int, bool], str, bool]:
+    """Return the epoch of a shard, its eviction policy, and whether modules are still without ranks."""
+    epoch, verified, since_ms, created_ms = [int(value or 0) for value in values[:4]]
+    policy = (values[4] or b"lru").decode()
+    return (epoch, verified >= epoch, since_ms, since_ms <= created_ms), policy, policy != "lru" and not values[5]

@@ -125,7 +125,7 @@ def _old_sidecars(group: Group, old_ms: int) -> list[str]:
 
 def _verify(space: Namespace, id: str, skipped: Skipped) -> Plan[None]:
     try:
-        yield from verify(space, space.shard(id), id)
+        yield from verify(space.locate(id))
         skipped.went_well()
     except DistierError as e:
         skipped.add(id, e)

@@ -11,7 +11,7 @@ from distier.domain.outcome import Outcome
 from distier.effects import Count, LocalPut, Parallel, Pipeline, Plan, collect
 from distier.plans.common.commands import chunks, fields_command, version_command
 from distier.plans.common.content import by_bytes, open_frames
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.get.one import as_placed, fields_to_hot, is_still, read_below, read_local
 from distier.plans.get.uses import is_promotable, use_many
 from distier.plans.recovery.adopt import settle_records
@@ -39,7 +39,7 @@ def get_many(
     if space.node is not None:
         below = yield from _read_local_many(space, below, found)
     below = yield from _read_warm_many(space, below, found)
-    modules = yield from Parallel([read_below(space, shard, record) for shard, record in below])
+    modules = yield from Parallel([read_below(Located(space, shard, record.id), record) for shard, record in below])
     for (_, record), module in zip(below, modules, strict=True):
         found[record.id] = collect(module)
     return found

@@ -25,7 +25,7 @@ from distier.errors import Corrupt, DeadlineExceeded
 from distier.lua import Opened
 from distier.plans.common.commands import fields_command, frame_command, version_command
 from distier.plans.common.content import content_or_none
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.common.touches import send_touch
 from distier.plans.get.fetch import fetch_alone
 from distier.plans.get.uses import is_hot_now, is_promotable, use, use_with_copy
@@ -67,15 +67,16 @@ def get(space: Namespace, id: str, suspect: Module | None = None) -> Plan[Module
     module = parse_hot(id, fields, known.epoch, known.verified) if known else None
     if module is not None:
         return (yield from serve_hot(space, shard, module))
+    at = Located(space, shard, id)
     if known and frame is not None and (module := open_warm(id, fields, frame, known)) is not None:
-        return (yield from _serve_warm(space, shard, module, fields))
-    record = yield from settle_record(space, shard, id, parse_record(id, fields), known)
+        return (yield from _serve_warm(at, module, fields))
+    record = yield from settle_record(at, parse_record(id, fields), known)
     if record is None:
         yield Count("misses")
         return None
     if record.content is not None:
         return (yield from serve_hot(space, shard, record.hot_module()))
-    return (yield from read_below(space, shard, record, frame))
+    return (yield from read_below(at, record, frame))
 
 
 def is_still(suspect: Module, fields: Mapping[bytes, bytes], known: Opened) -> bool:
@@ -100,7 +101,7 @@ def serve_again(space: Namespace, shard: Shard, suspect: Module, fields: Mapping
         if touch is not None:
             yield from send_touch(space, [touch])
     else:
-        yield from _use_below(space, shard, module, fields)
+        yield from _use_below(Located(space, shard, module.id), module, fields)
     return module
 
 
@@ -137,19 +138,20 @@ def open_warm(id: str, fields: Mapping[bytes, bytes], frame: bytes, known: Opene
     return parse_copy(id, fields, content, "warm", known.epoch, known.verified)
 
 
-def _serve_warm(space: Namespace, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[Module]:
+def _serve_warm(at: Located, module: Module, fields: Mapping[bytes, bytes]) -> Plan[Module]:
     """Count a warm hit, note the use, and promote the module if it has enough of them."""
     yield Count("hits.warm")
-    yield from _use_below(space, shard, module, fields)
+    yield from _use_below(at, module, fields)
     return module
 
 
-def _use_below(space: Namespace, shard: Shard, module: Module, fields: Mapping[bytes, bytes]) -> Plan[None]:
+def _use_below(at: Located, module: Module, fields: Mapping[bytes, bytes]) -> Plan[None]:
     """Note the use of a module below hot, and promote it if it has enough of them."""
-    touch = yield from use(space, shard, module.id)
+    touch = yield from use(at)
     if touch is not None:
+        space, shard, id = at
         counts = yield from send_touch(space, [touch])
-        if is_promotable(space, module.id, counts.get(module.id, 0.0)):
+        if is_promotable(space, id, counts.get(id, 0.0)):
             yield from keep(fields_to_hot(space, shard, module, fields))
 
 
@@ -160,9 +162,10 @@ def fields_to_hot(space: Namespace, shard: Shard, module: Module, fields: Mappin
     return (yield from to_hot(space, shard, record, module.content, "uses"))
 
 
-def read_below(space: Namespace, shard: Shard, record: Record, frame: bytes | None = None) -> Plan[Module | None]:
+def read_below(at: Located, record: Record, frame: bytes | None = None) -> Plan[Module | None]:
     """Return the module from its warm or cold copy, and promote it if it has been used often enough. `frame`: the frame, if
     it was read after the record."""
+    space, shard, id = at
     lost = 0
     for _ in range(REREADS_MAX):
         if space.node is not None and record.clean:
@@ -170,17 +173,17 @@ def read_below(space: Namespace, shard: Shard, record: Record, frame: bytes | No
             if module is not None:
                 return module
         if record.tier == "cold" and record.clean:
-            touch, uses = yield from use_with_copy(space, shard, record.id)
+            touch, uses = yield from use_with_copy(at)
             found = yield from fetch_alone(space, shard, record, touch, uses=uses)
         else:
-            found = yield from _content_below(space, shard, record, frame)
+            found = yield from _content_below(at, record, frame)
         frame = None
         if found is not None:
             content, tier = found
             yield Count(f"hits.{tier}")
             return record.module(content, tier)
         # It moved between our reads: look again.
-        again = yield from newest_record(space, shard, record.id)
+        again = yield from newest_record(at)
         if again is None:
             yield Count("misses")
             return None
@@ -189,11 +192,11 @@ def read_below(space: Namespace, shard: Shard, record: Record, frame: bytes | No
         lost += again == record and not record.clean
         if lost >= LOST_MAX:
             raise Corrupt(
-                f"module {record.id!r} ({record.order}) is not archived yet and its only copy is gone or damaged; "
+                f"module {id!r} ({record.order}) is not archived yet and its only copy is gone or damaged; "
                 "was a key changed by hand? Run `distier doctor`"
             )
         record = again
-    raise DeadlineExceeded(f"module {record.id!r} moved {REREADS_MAX} times while it was read; try again")
+    raise DeadlineExceeded(f"module {id!r} moved {REREADS_MAX} times while it was read; try again")
 
 
 def read_local(space: Namespace, shard: Shard, record: Record) -> Plan[Module | None]:
@@ -215,18 +218,17 @@ def read_local(space: Namespace, shard: Shard, record: Record) -> Plan[Module | 
     return record.module(content, "warm")
 
 
-def _content_below(
-    space: Namespace, shard: Shard, record: Record, frame: bytes | None
-) -> Plan[tuple[bytes, Tier] | None]:
+def _content_below(at: Located, record: Record, frame: bytes | None) -> Plan[tuple[bytes, Tier] | None]:
     """Return the content from the frame or the archive, promoted if it has enough uses; None where neither has it any more."""
-    touch = yield from use(space, shard, record.id)
+    space, shard, id = at
+    touch = yield from use(at)
     calls: list[Any] = [touch] if touch is not None else []
     if frame is None:
-        calls.append(frame_command(shard, record.id))
+        calls.append(frame_command(shard, id))
     replies = (yield from Pipeline(calls)) if calls else []
     if frame is None:
         frame = collect(replies[-1])
-    hot_now = is_hot_now(space, record.id, replies[0] if touch is not None else None)
+    hot_now = is_hot_now(space, id, replies[0] if touch is not None else None)
     damaged = None
     if frame is not None and record.tier == "warm":
         damaged = frame  # unless it opens

@@ -8,25 +8,27 @@ from typing import Any
 from distier.domain.keys import Shard
 from distier.effects import Plan, RunScript, Used
 from distier.plans.common.commands import chunks
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.common.touches import send_touch
 
 TOGETHER_MAX = 256
 """The most modules whose uses are sent at once."""
 
 
-def use(space: Namespace, shard: Shard, id: str) -> Plan[RunScript[Any] | None]:
+def use(at: Located) -> Plan[RunScript[Any] | None]:
     """Note a use. Returns the script to send where uses are due, or where this use may be the one that promotes, as far as
     this process knows."""
+    space, shard, id = at
     touch: RunScript[Any] | None = yield Used(shard, id, flush=_may_promote(space, id))
     return touch
 
 
-def use_with_copy(space: Namespace, shard: Shard, id: str) -> Plan[tuple[RunScript[Any] | None, int]]:
+def use_with_copy(at: Located) -> Plan[tuple[RunScript[Any] | None, int]]:
     """Note the use of a cold module. Returns the script to send before the fetch, if this use may be the one that promotes,
     and the uses to record together with the warm copy that the fetch leaves."""
+    space, id = at.space, at.id
     if space.local_only or is_promotable(space, id, space.process.warm.get(id, 0.0) + 1):
-        return (yield from use(space, shard, id)), 0
+        return (yield from use(at)), 0
     return None, 1
 
 

@@ -10,7 +10,7 @@ from distier.effects import Command, LocalHas, Pipeline, Plan, collect
 from distier.errors import Corrupt, Recovering
 from distier.lua import Seen
 from distier.lua import where as where_script
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.get.one import REREADS_MAX
 from distier.plans.recovery.adopt import newest_record
 from distier.plans.recovery.epochs import shard_state
@@ -25,7 +25,7 @@ def exists(space: Namespace, id: str) -> Plan[bool]:
     tier, seen = yield from Command(shard, command, lambda reply: (reply[0], int(reply[1] or 0)))
     if tier is not None and known and states is space.process.epochs and max(seen, known.verified) >= known.epoch:
         return bool(tier != b"deleted")
-    return (yield from newest_record(space, shard, id)) is not None
+    return (yield from newest_record(Located(space, shard, id))) is not None
 
 
 def where_in_redis(space: Namespace, id: str) -> Plan[Placement | None]:
@@ -39,7 +39,7 @@ def where_in_redis(space: Namespace, id: str) -> Plan[Placement | None]:
         proven = record and known and states is space.process.epochs and max(record.seen, known.verified) >= known.epoch
         if seen and record and proven:
             return None if record.deleted else _placement(space, seen, record)
-        if (yield from newest_record(space, shard, id)) is None:
+        if (yield from newest_record(Located(space, shard, id))) is None:
             return None
         yield from shard_state(space, shard)
     raise Recovering(f"the shard of module {id!r} keeps changing its primary; retry")

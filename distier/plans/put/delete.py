@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from distier.domain.keys import Shard
 from distier.domain.order import make_write_id
 from distier.domain.outcome import Refusal
 from distier.effects import Count, NewToken, Plan, Sending
 from distier.errors import Recovering, Unavailable
 from distier.lua import Deleted, Replayed, reserve
 from distier.lua import delete as delete_script
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.put.durable import archive_tombstone, is_settled, reserve_position
 from distier.plans.put.prepare import ArchivedPosition, Durability, Expected, expected_of, level_of, need_replica
 from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unknown, unsure
@@ -20,10 +19,10 @@ from distier.plans.tier.writeback import write_back
 
 def delete(space: Namespace, id: str, if_version: Expected = None, durability: Durability | None = None) -> Plan[bool]:
     """Delete a module. Returns whether there was one. Raises `Conflict`, `Unavailable`, `Recovering`."""
-    shard, write_id, expected = space.shard(id), make_write_id((yield from NewToken()), id), expected_of(if_version)
-    level = level_of(space, durability)
+    at, write_id, expected = space.locate(id), make_write_id((yield from NewToken()), id), expected_of(if_version)
+    shard, level = at.shard, level_of(space, durability)
     if level == "archived":
-        return (yield from _delete_archived(space, shard, id, write_id, expected))
+        return (yield from _delete_archived(at, write_id, expected))
     if level == "replicated":
         yield from need_replica(shard)
     sending, turn, given_up, looks = Sending(space.process.since(shard)), Turn(space, id), "", 0
@@ -44,8 +43,8 @@ def delete(space: Namespace, id: str, if_version: Expected = None, durability: D
             continue
         looks += 1
         if reply.why is Refusal.UNVERIFIED:
-            yield from verify(space, shard, id)
-        elif reply.why is Refusal.MISSING and (yield from newest_record(space, shard, id)) is None:
+            yield from verify(at)
+        elif reply.why is Refusal.MISSING and (yield from newest_record(at)) is None:
             if level == "replicated":  # by a delete that may not be replicated yet: "no" must be as safe as "yes"
                 confirm = reserve(shard, id)
                 confirm.replicas = 1
@@ -54,22 +53,23 @@ def delete(space: Namespace, id: str, if_version: Expected = None, durability: D
     raise Recovering(f"the shard of module {id!r} keeps changing its primary; retry")
 
 
-def _delete_archived(space: Namespace, shard: Shard, id: str, write_id: str, expected: str) -> Plan[bool]:
+def _delete_archived(at: Located, write_id: str, expected: str) -> Plan[bool]:
     """Put a tombstone into the archive before the call returns, by the same steps as `put_archived`.
 
     Of several deletes of one module, one returns True: the one that found the module when its tombstone was applied.
     """
+    space, shard, id = at
     first: ArchivedPosition | None = None
     existed = False
     for _ in range(FENCED_MAX):
         if first is None:
-            found = yield from newest_version(space, shard, id)
+            found = yield from newest_version(at)
             if found is None or (found.deleted and found.clean):
                 return False
             if found.deleted:  # a delete that is not archived yet: "no" must be durable too, if it is still "no" then
-                yield from write_back(space, shard, id)
+                yield from write_back(at)
                 continue
-        reserved = yield from reserve_position(space, shard, id, expected, write_id, first)
+        reserved = yield from reserve_position(at, expected, write_id, first)
         if isinstance(reserved, Replayed):
             return existed
         existed = reserved.exists if first is None else existed
@@ -85,7 +85,7 @@ def _delete_archived(space: Namespace, shard: Shard, id: str, write_id: str, exp
         if reply.why is Refusal.SUPERSEDED and not expected:
             return existed  # by unconditional puts alone: it took effect just before them
         if reply.why in (Refusal.CONFLICT, Refusal.SUPERSEDED):
-            if not (yield from is_settled(space, shard, id, position)):
+            if not (yield from is_settled(at, position)):
                 raise Recovering(unsure(id))
             raise conflict(id, reply.version, expected)
         if reply.why is Refusal.UNHELD:
@@ -93,6 +93,6 @@ def _delete_archived(space: Namespace, shard: Shard, id: str, write_id: str, exp
         if reply.why is Refusal.FENCED:
             first = first or position
         elif reply.why is Refusal.UNVERIFIED:
-            yield from verify(space, shard, id)
+            yield from verify(at)
         # DELETED_SINCE: a delete and a put came before it. Its position was held, so nobody has adopted it: try again.
     raise Recovering(f"the shard of module {id!r} keeps changing its primary; retry")

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from distier.domain import archived as names
-from distier.domain.keys import Shard
 from distier.domain.module import Record
 from distier.domain.order import Order
 from distier.domain.outcome import Refusal
@@ -14,7 +13,7 @@ from distier.effects import Count, Plan
 from distier.errors import DistierError, Recovering
 from distier.lua import Refused, Replayed, Reserved, reserve, state
 from distier.plans.common.commands import record_command
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.put.prepare import ArchivedPosition, Prepared
 from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unsure
 from distier.plans.recovery.adopt import verify
@@ -26,18 +25,19 @@ class Fenced(Recovering):
     """The shard began a new epoch while this write was on its way to the archive."""
 
 
-def is_settled(space: Namespace, shard: Shard, id: str, position: ArchivedPosition) -> Plan[bool]:
+def is_settled(at: Located, position: ArchivedPosition) -> Plan[bool]:
     """Return whether a refused conditional write, which is in the archive at `position`, never took effect and never will.
 
     That holds if the version that refused it comes after it and is in the archive too, and if no newer epoch may have
     adopted it before. It comes after it because of `reserve`: nothing from before a position that is held is applied or
     adopted.
     """
+    space, shard, id = at
     try:
         record = yield from record_command(shard, id)
         if record is None or record.order[:2] <= position[:2]:
             return False
-        yield from write_back(space, shard, id)
+        yield from write_back(at)
         if (yield from state(shard)).epoch != position.epoch:
             return False
         return not (yield from list_epochs(space, shard, position.epoch, but_of=position.replid))
@@ -57,7 +57,7 @@ def archive_version(space: Namespace, p: Prepared, reserved: Reserved) -> Plan[A
 
 
 def reserve_position(
-    space: Namespace, shard: Shard, id: str, expected: str, write_id: str, first: ArchivedPosition | None = None
+    at: Located, expected: str, write_id: str, first: ArchivedPosition | None = None
 ) -> Plan[Reserved | Replayed]:
     """Reserve the next position in the order. Durable writes of one module take turns; a holder that seems dead is passed.
 
@@ -66,6 +66,7 @@ def reserve_position(
     Returns `Replayed` where it was adopted, so that the write is done. Raises `Conflict`, `Unavailable`, and `Recovering`
     where that is not known.
     """
+    space, shard, id = at
     turn, given_up, looks = Turn(space, id), "", 0
     before = f"{first.epoch}-{first.ver}" if first else ""
     while looks < FENCED_MAX:
@@ -82,7 +83,7 @@ def reserve_position(
             given_up = yield from turn.wait(reply.version)
         else:
             looks += 1
-            yield from verify(space, shard, id)
+            yield from verify(at)
     raise Recovering(f"the shard of module {id!r} keeps changing its primary; retry")
 
 

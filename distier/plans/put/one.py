@@ -16,7 +16,7 @@ from distier.errors import Conflict, DistierError, Full, Recovering, Unavailable
 from distier.lua import Move, Over, Put, Refused, Replayed
 from distier.lua import put as put_script
 from distier.plans.common.content import make_frame
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.put.durable import Fenced, archive_version, is_settled, reserve_position
 from distier.plans.put.prepare import Item, Prepared, level_of, need_replica, prepare
 from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unknown, unsure
@@ -67,7 +67,7 @@ def landed(space: Namespace, shard: Shard, p: Prepared, reply: Any, turn: Turn |
     tier: Tier = "hot"
     reason = None
     if is_refused(reply, Refusal.UNVERIFIED):
-        yield from verify(space, shard, p.id)
+        yield from verify(Located(space, shard, p.id))
         return (yield from put_prepared(space, p, turn))
     if is_refused(reply, Refusal.TOO_LARGE) and (yield from enlarge_quota(space, shard, p.tokens, len(p.content))):
         reply = yield from attempt(space, shard, p, "hot", p.content, "")
@@ -153,9 +153,10 @@ def put_archived(space: Namespace, p: Prepared) -> Plan[Landed]:
     write is never deleted, since somebody may have adopted it (`is_settled`), and never put again before it is proven that
     nobody has (`reserve_position`).
     """
-    shard, first = space.shard(p.id), None
+    at, first = space.locate(p.id), None
+    shard = at.shard
     for _ in range(FENCED_MAX):
-        reserved = yield from reserve_position(space, shard, p.id, p.expected, p.write_id, first)
+        reserved = yield from reserve_position(at, p.expected, p.write_id, first)
         if isinstance(reserved, Replayed):
             version = Order(reserved.epoch, reserved.ver, p.write_id)
             return Landed(p.id, "cold", version, p.tokens, len(p.content), 0, "recovered", True, p.transform)
@@ -169,7 +170,7 @@ def put_archived(space: Namespace, p: Prepared) -> Plan[Landed]:
         except Fenced:
             first = first or position
         except Conflict as e:
-            if not (yield from is_settled(space, shard, p.id, position)):
+            if not (yield from is_settled(at, position)):
                 raise Recovering(unsure(p.id)) from e
             raise
     raise Recovering(f"the shard of module {p.id!r} keeps changing its primary; retry")

@@ -11,7 +11,7 @@ from distier.effects import ArchiveList, Count, Parallel, Pipeline, Plan, collec
 from distier.errors import NotFound, Recovering
 from distier.lua import Adopted, Adoption, Opened, adopt, state
 from distier.plans.common.commands import chunks, record_command
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.recovery.describe import Vanished, describe_object
 from distier.plans.recovery.epochs import ask_state, shard_state
 
@@ -21,41 +21,42 @@ Known = Mapping[Shard, Opened | None]
 """What a process knew of some shards before a read."""
 
 
-def read_record(space: Namespace, shard: Shard, id: str) -> Plan[tuple[Record | None, Opened | None]]:
+def read_record(at: Located) -> Plan[tuple[Record | None, Opened | None]]:
     """Read a record, together with what proves it: what this process knew of the shard before the read, if that still held
     after it.
 
     A proof must be known before the read. Between the read and a later look at the shard, a rescue may adopt the module and
     mark the shard verified; that mark says nothing about an earlier record, or its absence.
     """
+    space, shard, id = at
     states = space.process.epochs
     known = states.get(shard)
     record = yield from record_command(shard, id)
     return record, known if states is space.process.epochs else None
 
 
-def newest_record(space: Namespace, shard: Shard, id: str) -> Plan[Record | None]:
+def newest_record(at: Located) -> Plan[Record | None]:
     """Return the record of a module that exists, known to be the newest version; None for a proven miss."""
-    record, known = yield from read_record(space, shard, id)
-    return (yield from settle_record(space, shard, id, record, known))
+    record, known = yield from read_record(at)
+    return (yield from settle_record(at, record, known))
 
 
-def newest_version(space: Namespace, shard: Shard, id: str) -> Plan[Record | None]:
+def newest_version(at: Located) -> Plan[Record | None]:
     """Return the same, or the tombstone of a deleted module while there is one."""
-    record, known = yield from read_record(space, shard, id)
-    return (yield from settle_record(space, shard, id, record, known, tombstones=True))
+    record, known = yield from read_record(at)
+    return (yield from settle_record(at, record, known, tombstones=True))
 
 
 def need_record(space: Namespace, id: str) -> Plan[Record]:
     """Return the newest record. Raises `NotFound`."""
-    record = yield from newest_record(space, space.shard(id), id)
+    record = yield from newest_record(space.locate(id))
     if record is None:
         raise NotFound(f"there is no module {id!r} in namespace {space.namespace!r}")
     return record
 
 
 def settle_record(
-    space: Namespace, shard: Shard, id: str, record: Record | None, known: Opened | None, *, tombstones: bool = False
+    at: Located, record: Record | None, known: Opened | None, *, tombstones: bool = False
 ) -> Plan[Record | None]:
     """Return `record` if it is known to be the newest version, else what a look into the archive finds.
 
@@ -65,6 +66,7 @@ def settle_record(
     A hit is as good as its connection: a new one makes the process ask for the shard's epoch again. A miss is confirmed by a
     script, because FLUSHALL leaves connections alone.
     """
+    space, shard, id = at
     for _ in range(REREADS_MAX):
         now = known
         if record is None or known is None:
@@ -73,8 +75,8 @@ def settle_record(
         if _is_proven(record, known, now):
             return None if record is None or (record.deleted and not tombstones) else record
         if now.verified < now.epoch:
-            yield from verify(space, shard, id)
-        record, known = yield from read_record(space, shard, id)
+            yield from verify(at)
+        record, known = yield from read_record(at)
     raise Recovering(f"the shard of module {id!r} keeps changing its primary; retry")
 
 
@@ -123,7 +125,7 @@ def settle_records(
             doubtful.append(i)
         elif record is not None and record.deleted:
             settled[i] = None
-    plans = [settle_record(space, (s := space.shard(ids[i])), ids[i], records[i], known[s]) for i in doubtful]
+    plans = [settle_record((at := space.locate(ids[i])), records[i], known[at.shard]) for i in doubtful]
     for i, result in zip(doubtful, (yield from Parallel(plans)), strict=True):
         settled[i] = collect(result)
     return settled
@@ -138,8 +140,9 @@ def _look_again(space: Namespace, ids: Sequence[str]) -> Plan[dict[Shard, Opened
     return found
 
 
-def verify(space: Namespace, shard: Shard, id: str) -> Plan[None]:
+def verify(at: Located) -> Plan[None]:
     """Compare one module with the archive: a greater version there replaces the record."""
+    space, shard, id = at
     states = space.process.epochs
     known = yield from shard_state(space, shard)
     yield from Count("recover.verified")

@@ -93,7 +93,7 @@ def open_space(space: Namespace) -> Plan[list[Opened]]:
     if len(shards) == 1:
         return [(yield from recover(space, shards[0]))]
     states = space.process.epochs
-    calls = [open_shard(shard, space.limits_of(shard)) for shard in shards]
+    calls = [open_shard(shard, space.limits_of(shard), eviction=space.eviction) for shard in shards]
     for call in calls:
         call.hint = HINT_S
     replies = yield from Pipeline(calls)
@@ -138,7 +138,10 @@ def recover(space: Namespace, shard: Shard) -> Plan[Opened]:
     try:
         while attempt < CLAIMS_MAX:
             states = space.process.epochs
-            call = open_shard(shard, space.limits_of(shard), epoch=epoch, replid=replid, empty=empty, opening=opening)
+            call = open_shard(
+                shard, space.limits_of(shard), eviction=space.eviction, epoch=epoch, replid=replid, empty=empty,
+                opening=opening,
+            )  # fmt: skip
             reply = yield from _opened(shard, call, first=not attempt)
             if isinstance(reply, Opened):
                 if epoch:

@@ -13,7 +13,7 @@ from distier.errors import DistierError, Invalid
 from distier.lua import Move, Over
 from distier.lua import demote as demote_script
 from distier.plans.common.commands import chunks
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.recovery.adopt import need_record
 from distier.plans.tier.room import CANDIDATES_MAX, Hot, Stuck, drop_from_warm, find_room, look_at_hot, past, step_down
 from distier.plans.tier.writeback import write_back
@@ -51,7 +51,7 @@ def demote(space: Namespace, id: str, to: Tier | None = None) -> Plan[Moved]:
 
 def _step_down(space: Namespace, shard: Shard, record: Record, target: Tier, reason: str) -> Plan[Outcome]:
     if target == "cold":
-        if not record.clean and (yield from write_back(space, shard, record.id)) is None:
+        if not record.clean and (yield from write_back(Located(space, shard, record.id))) is None:
             return Outcome.CHANGED
         return (yield from _demote(space, shard, [Move(record.id, record.order.write_id, "cold")], reason))[0]
     if record.content is None:
@@ -69,7 +69,7 @@ def _demote(space: Namespace, shard: Shard, moves: list[Move], reason: str) -> P
             yield from Count("moves.demoted", reply.count(Outcome.MOVED))
             return list(reply)
         need = Need(reply.warm_modules_over, reply.warm_bytes_over)
-        left = (yield from past(shard, reply, own | stuck.keys())) if stuck else reply
+        left = (yield from past(space, shard, reply, own | stuck.keys())) if stuck else reply
         named = [i for i in left.warm_ids if i not in own]
         try:
             leaving = yield from drop_from_warm(space, shard, named, need, Need(len(stuck), len(stuck)))
@@ -109,7 +109,7 @@ def free_hot(
     """
     left = 0
     for _ in range(64):
-        over = (room or (yield from look_at_hot(shard))).shortage(tokens, size_bytes, keep)
+        over = (room or (yield from look_at_hot(space, shard))).shortage(tokens, size_bytes, keep)
         if over is None:
             break
         room = None

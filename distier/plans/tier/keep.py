@@ -13,7 +13,7 @@ from distier.errors import Corrupt, DistierError, Full, Unavailable
 from distier.lua import Applied, Installed, Move, Over, Refused, Released, install, promote
 from distier.plans.common.content import make_frame
 from distier.plans.common.leases import give_back
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.common.touches import send_touch
 from distier.plans.tier.ledger import enlarge_quota
 from distier.plans.tier.room import with_room
@@ -98,15 +98,15 @@ def to_warm(
     All of that is one script. Only where dirty modules would have to leave warm, more follow. Where warm will most likely not
     admit the copy, no frame is made, which costs more than all the rest.
     """
-    id, write_id = record.id, record.order.write_id
+    at, id, write_id = Located(space, shard, record.id), record.id, record.order.write_id
     bar = space.process.bar(shard, "warm")
     expected = space.process.warm.get(id, 0.0) + uses + likely
-    if bar.refuses(expected, len(content)) and not (yield from _is_wanted(space, shard, id, holder, uses)):
+    if bar.refuses(expected, len(content)) and not (yield from _is_wanted(at, holder, uses)):
         space.process.guess_warm(id, expected)
         return Outcome.NOT_ADMITTED
     kind, frame = yield from make_frame(space, content, write_id, fast=True)
     attempt = install(shard, id, write_id, kind, frame, "get", holder=holder, uses=uses, likely=likely)
-    first = yield from _end_fetch(space, shard, id, attempt)
+    first = yield from _end_fetch(at, attempt)
     reply = first.change
     if is_refused(reply, Refusal.NOT_ADMITTED):
         bar.note_refused(max(first.uses, expected), len(content))
@@ -128,9 +128,10 @@ def to_warm(
     return MOVED
 
 
-def _is_wanted(space: Namespace, shard: Shard, id: str, holder: str, uses: int) -> Plan[bool]:
+def _is_wanted(at: Located, holder: str, uses: int) -> Plan[bool]:
     """Release the lease of a fetch whose copy is not worth a frame, and note its use. Returns True where nothing was done,
     because readers wait for the copy."""
+    space, shard, id = at
     if (yield from give_back(shard, shard.lease(id), holder, unless_waiting=True)) is Released.WANTED:
         return True
     if uses and (touch := (yield Used(shard, id))) is not None:
@@ -138,8 +139,9 @@ def _is_wanted(space: Namespace, shard: Shard, id: str, holder: str, uses: int) 
     return False
 
 
-def _end_fetch(space: Namespace, shard: Shard, id: str, call: RunScript[Installed]) -> Plan[Installed]:
+def _end_fetch(at: Located, call: RunScript[Installed]) -> Plan[Installed]:
     """Send the script that ends a fetch. The lease is released even where Redis refuses that script."""
+    space, shard, id = at
     (reply,) = yield from Pipeline([call])
     if isinstance(reply, DistierError):
         yield from give_back(shard, shard.lease(id), str(call.args[5]))

@@ -31,7 +31,7 @@ from distier.lua import ledger as ledger_script
 from distier.plans.common.commands import numbers
 from distier.plans.common.namespace import Namespace
 from distier.plans.tier.room import find_room
-from distier.policy.quotas import Amounts, Ledger, ShardHoldings, enlarged, scaled, sum_of
+from distier.policy.quotas import Amounts, Floors, Ledger, ShardHoldings, enlarged, scaled, sum_of, valued
 
 EPOCH = 2**32
 """Versions of the ledger are `epoch * 2**32 + n`, with the epoch of the first shard."""
@@ -254,14 +254,16 @@ def read_holdings(space: Namespace) -> Plan[list[ShardHoldings]]:
             Command(s, ("ZRANGE", s.warm, 0, 0, "WITHSCORES"), _score),
             Command(s, ("HGET", s.limits, "warm_ttl_ms"), lambda reply: int(reply or 0)),
             Command(s, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000),
+            Command(s, ("HMGET", s.epoch, "hot_floor", "warm_floor"), lambda r: tuple(float(n or 0) for n in r)),
         ]
     replies = [collect(r) for r in (yield from Pipeline(calls))]
-    seen = []
-    for used, last_use_ms, due_ms, ttl_ms, now_ms in zip(*(replies[n::5] for n in range(5)), strict=True):
+    seen, floors = [], []
+    for used, last_use_ms, due_ms, ttl_ms, now_ms, floor in zip(*(replies[n::6] for n in range(6)), strict=True):
         hot_age_ms = None if last_use_ms is None else now_ms - last_use_ms
         warm_age_ms = None if due_ms is None else now_ms + ttl_ms - due_ms
         seen.append(ShardHoldings(Amounts(*used[:4]), used[4], used[2], hot_age_ms, warm_age_ms))
-    return seen
+        floors.append(Floors(now_ms, *floor))
+    return valued(seen, space.process.note_floors(floors), floors)
 
 
 def _score(reply: Any) -> int | None:

@@ -10,7 +10,7 @@ from distier.effects import ArchiveGet, Count, LocalGet, Offload, Plan
 from distier.errors import Corrupt, Recovering
 from distier.plans.common.commands import frame_command
 from distier.plans.common.content import UNPACKING, check_content, content_unless_moved, is_current
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.epochs import list_epochs, shard_state
 from distier.plans.tier.peers import ask_content, find_holders
@@ -32,7 +32,7 @@ def fetch_unless_moved(space: Namespace, shard: Shard, record: Record) -> Plan[b
         if not (yield from is_current(shard, record)):
             return None
         if isinstance(e, ObjectGone):
-            yield from verify(space, shard, record.id)
+            yield from verify(Located(space, shard, record.id))
         if (yield from is_current(shard, record)):
             known = yield from shard_state(space, shard)
             if isinstance(e, ObjectGone) and (yield from list_epochs(space, shard, known.epoch)):
@@ -80,7 +80,8 @@ def load(
         content = None
     if content is None and record.clean:
         if ask_others:
-            content = yield from ask_content(space, shard, record, (yield from find_holders(space, shard, record.id)))
+            holders = yield from find_holders(Located(space, shard, record.id))
+            content = yield from ask_content(space, shard, record, holders)
             if content is not None:
                 return record, content
         # Straight from the archive: a warm copy would be compressed only to be dropped.

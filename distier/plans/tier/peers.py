@@ -22,7 +22,7 @@ from distier.domain.module import Record
 from distier.effects import HINT_S, Command, Count, NewToken, Offload, Peers, PeerSilent, Pipeline, Plan, collect
 from distier.errors import Corrupt, DistierError, Invalid
 from distier.plans.common.content import LZ4, check_content
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 
 ASKS_MAX = 64
 ASKS_TTL_MIN_MS = 2000
@@ -71,12 +71,12 @@ def holders_of(nodes: Sequence[str], replies: Sequence[Any]) -> list[str]:
     return [node for node, reply in zip(nodes, replies, strict=True) if reply is True]
 
 
-def find_holders(space: Namespace, shard: Shard, id: str) -> Plan[list[str]]:
+def find_holders(at: Located) -> Plan[list[str]]:
     """Return the nodes that may be asked now and hold a copy, where there is no pipeline to read that in."""
-    nodes = yield from others(space)
+    nodes = yield from others(at.space)
     if not nodes:
         return []
-    return holders_of(nodes, (yield from Pipeline([holds_command(shard, node, id) for node in nodes])))
+    return holders_of(nodes, (yield from Pipeline([holds_command(at.shard, node, at.id) for node in nodes])))
 
 
 def ask(space: Namespace, shard: Shard, record: Record, holders: Sequence[str], want: Want) -> Plan[bytes | None]:

@@ -19,7 +19,7 @@ from distier.lua import pin as pin_script
 from distier.lua import promote as promote_script
 from distier.plans.common.commands import chunks
 from distier.plans.common.content import by_bytes, open_frames
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.recovery.adopt import need_record, newest_records
 from distier.plans.tier.demote import PARALLEL_MAX, ROUNDS_MAX, free_hot, tier_of
 from distier.plans.tier.keep import is_too_large, outcome_of, to_hot
@@ -57,7 +57,7 @@ def _promote_there(space: Namespace, shard: Shard, record: Record) -> Plan[bool]
     this process."""
     if space.node is None or (yield from LocalHas(record.id, record.order.write_id)):
         return False
-    holders = yield from find_holders(space, shard, record.id)
+    holders = yield from find_holders(Located(space, shard, record.id))
     return (yield from ask(space, shard, record, holders, "hot")) == PROMOTED
 
 
@@ -175,7 +175,7 @@ def _promote_loaded(
     results: dict[str, Moved | DistierError],
     call: _Together,
 ) -> Plan[None]:
-    room = yield from look_at_hot(shard)
+    room = yield from look_at_hot(space, shard)
     fitting, large = [], []
     for record, content in part:
         if record.tokens > room.limits[0] or record.size_bytes > room.limits[1]:

@@ -24,7 +24,7 @@ from distier.lua import Move, Over, demote
 from distier.plans.common.backoff import back_off
 from distier.plans.common.commands import numbers, read_records, record_command, server_ms, sizes_command
 from distier.plans.common.content import make_frame
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.tier.writeback import look_at_archive, write_back
 from distier.policy.eviction.victims import Candidate, Need, select_for_eviction, still_missing
 
@@ -138,17 +138,17 @@ def find_room(
     stuck = {} if stuck is None else stuck
     while True:
         try:
-            left = (yield from past(shard, over, {*stuck, *keep, own})) if stuck else over
+            left = (yield from past(space, shard, over, {*stuck, *keep, own})) if stuck else over
             return (yield from _find_room(space, shard, left, ahead, tries=len(stuck), look=look))
         except Stuck as e:
             stuck |= e.failed
 
 
-def past(shard: Shard, over: Over, but: Collection[str]) -> Plan[Over]:
+def past(space: Namespace, shard: Shard, over: Over, but: Collection[str]) -> Plan[Over]:
     """Return `over` with candidates other than those in `but`, also from behind those that a script names."""
     hot, warm = over.hot_ids, over.warm_ids
     if max(len(hot), len(warm)) >= CANDIDATES_MAX:
-        found = yield from look_at_hot(shard)
+        found = yield from look_at_hot(space, shard)
         hot, warm = found.hot_ids if hot else (), found.warm_ids
     hot, warm = (tuple(i for i in ids if i not in but)[:CANDIDATES_MAX] for ids in (hot, warm))
     return over._replace(hot_ids=hot, warm_ids=warm)
@@ -279,7 +279,7 @@ def archive_all(space: Namespace, shard: Shard, ids: Sequence[str], more: Sequen
     if not ids:
         return
     every = [*ids, *more]
-    results = yield from Parallel([write_back(space, shard, id) for id in every])
+    results = yield from Parallel([write_back(Located(space, shard, id)) for id in every])
     failed = {id: r for id, r in zip(every, results, strict=True) if isinstance(r, DistierError)}
     if all(id not in failed for id in ids):
         return
@@ -324,22 +324,34 @@ class Hot(NamedTuple):
         return Over(over[0], over[1], over[2], over[3], leaving, self.warm_ids[:CANDIDATES_MAX])
 
 
-def look_at_hot(shard: Shard) -> Plan[Hot]:
+def look_at_hot(space: Namespace, shard: Shard) -> Plan[Hot]:
     """Read what hot and warm hold, their limits and their candidates."""
+    known = space.process.epochs.get(shard)
+    hot_order, warm_order = shard.hot, shard.warm
+    if known is not None and known.ranked:
+        hot_order, warm_order = shard.ranks("hot"), shard.ranks("warm")
     calls: list[Command[Any]] = [
         Command(shard, ("HMGET", shard.usage, *BUDGETS.values()), numbers),
         Command(shard, ("HMGET", shard.limits, *BUDGETS), numbers),
-        Command(shard, ("ZRANGE", shard.hot, 0, LOOK_MAX - 1), lambda r: tuple(i.decode() for i in r)),
-        Command(shard, ("ZRANGE", shard.warm, 0, LOOK_MAX - 1), lambda r: tuple(i.decode() for i in r)),
+        Command(shard, ("ZRANGE", hot_order, 0, LOOK_MAX - 1), _ids),
+        Command(shard, ("ZRANGE", warm_order, 0, LOOK_MAX - 1), _ids),
         Command(
             shard, ("ZRANGE", shard.pins, 0, -1, "WITHSCORES"), lambda r: [(i.decode(), float(end)) for i, end in r]
         ),
         server_ms(shard),
     ]
     used, limits, hot, warm, pins, now_ms = (collect(r) for r in (yield from Pipeline(calls)))
-    pinned = {id for id, end_ms in pins if end_ms > now_ms}
-    hot_ids, warm_ids = (tuple(i for i in ids if i not in pinned) for ids in (hot, warm))
-    return Hot(used, limits, hot_ids, warm_ids)
+    if known is not None and known.ranked and not hot and used[0]:  # the policy was changed since this process looked
+        space.process.epochs[shard] = known._replace(ranked=False)
+        return (yield from look_at_hot(space, shard))
+    if pins:
+        pinned = {id for id, end_ms in pins if end_ms > now_ms}
+        hot, warm = (tuple(i for i in ids if i not in pinned) for ids in (hot, warm))
+    return Hot(used, limits, hot, warm)
+
+
+def _ids(reply: Sequence[bytes]) -> tuple[str, ...]:
+    return tuple(id.decode() for id in reply)
 
 
 def _hot_candidate(record: Record) -> Candidate:

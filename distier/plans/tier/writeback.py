@@ -21,7 +21,7 @@ from distier.errors import Corrupt
 from distier.lua import Move, Refused, archived, demote
 from distier.plans.common.commands import frame_command, record_command
 from distier.plans.common.content import content_unless_moved
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 
 REREADS_MAX = 8
 XZ = "compressing for the archive (xz)"
@@ -36,11 +36,12 @@ class Archived(NamedTuple):
     size_bytes: int
 
 
-def write_back(space: Namespace, shard: Shard, id: str) -> Plan[Archived | None]:
+def write_back(at: Located) -> Plan[Archived | None]:
     """Archive the module's version if it is dirty. Returns None where there was nothing to do, or a newer version came.
 
     Raises `ArchiveUnavailable`, and `Corrupt` where the only copy does not match its checksum.
     """
+    space, shard, id = at
     found = yield from _read_dirty(shard, id)
     if found is None:
         return None

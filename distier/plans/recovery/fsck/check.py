@@ -34,7 +34,7 @@ from distier.effects import Command, NewToken, Now, Pipeline, Plan, collect
 from distier.errors import Corrupt, DistierError, Invalid
 from distier.lua import Opened
 from distier.plans.common.commands import chunks
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.fleet.sweep import delete_each, unneeded
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.describe import describe_object
@@ -159,7 +159,7 @@ def _unknown(
         run.found("foreign-object", group.id, newest.key, "its description names another module")
         return
     if run.repair:
-        yield from verify(space, shard, group.id)
+        yield from verify(Located(space, shard, group.id))
         position, _ = yield from command
     adopted = run.repair and position is not None and position >= newest.order
     run.found("orphan-object" if reconciled else "not-reconciled", group.id, newest.key, repaired=adopted)

@@ -13,7 +13,7 @@ from distier.errors import Conflict, Corrupt
 from distier.lua import Applied, Move, adopt, demote, redirty
 from distier.plans.common.commands import frame_command, record_command
 from distier.plans.common.content import UNPACKING, check_content, content_of, is_current
-from distier.plans.common.namespace import Namespace
+from distier.plans.common.namespace import Located, Namespace
 from distier.plans.put.one import put
 from distier.plans.put.prepare import Item
 from distier.plans.recovery.adopt import verify
@@ -58,7 +58,7 @@ def check_object(run: Run, shard: Shard, id: str) -> Plan[None]:
     newest = max(present, key=lambda o: o.order, default=None)
     if newest is not None and newest.order > _short(record.order):
         if run.repair:
-            yield from verify(run.space, shard, id)
+            yield from verify(Located(run.space, shard, id))
         run.found("object-behind", id, key, repaired=run.repair)
         return
     if again.tier != "cold":

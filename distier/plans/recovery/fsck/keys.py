@@ -11,6 +11,7 @@ from distier.effects import Command, Parallel, Pipeline, Plan, collect
 from distier.errors import DistierError, Invalid
 from distier.lua import Mended, mend, reindex
 from distier.plans.common.commands import chunks
+from distier.plans.common.namespace import Located
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.fsck.contents import check_contents, check_object, drop_copy
 from distier.plans.recovery.fsck.findings import Run, each, unparsed
@@ -103,7 +104,7 @@ def _check_chunk(run: Run, shard: Shard, key: bytes, named: set[str]) -> Plan[No
 
 def check_sets(run: Run, shard: Shard) -> Plan[None]:
     """Check the sets for members without a record."""
-    for zset in (shard.hot, shard.warm, shard.dirty, shard.uses, shard.pins):
+    for zset in (shard.hot, shard.warm, shard.dirty, shard.uses, shard.pins, shard.ranks("hot"), shard.ranks("warm")):
         cursor = 0
         while True:
             after, flat = yield from Command(shard, ("ZSCAN", zset, cursor, "COUNT", 1000), unparsed)
@@ -169,7 +170,7 @@ def _tell_mended(run: Run, shard: Shard, mended: Mended) -> Plan[None]:
     for word in mended.found:
         repaired = word in mended.repaired
         if repaired and word == "malformed":
-            yield from each(run, mended.id, verify(run.space, shard, mended.id))
+            yield from each(run, mended.id, verify(Located(run.space, shard, mended.id)))
         if word == "hot-content" and run.repair:
             repaired = yield from drop_copy(shard, mended.id)
         run.found(word, mended.id, shard.module(mended.id), repaired=repaired)
