@@ -40,7 +40,7 @@ THERE_S = 30.0
 TEACH_S = 1.0
 """How long what was counted here stays here."""
 MARKED_PART = 8
-"""Marked modules take at most an eighth of the entries of the near cache, and each at most a 64th of its bytes."""
+"""Marked modules take at most an eighth of the entries of the near cache, and each at most a sixteenth of its bytes."""
 LOOKS = 4
 """Rounds after a fetch in which it is looked whether the module became a suspect."""
 KEYWORDS_MAX = 16
@@ -129,6 +129,7 @@ class Ahead:
         self._recalled: OrderedDict[tuple[bool, str], float] = OrderedDict()
         self._there: OrderedDict[str, float] = OrderedDict()
         self._fetched: dict[str, int] = {}  # with how often to look again
+        self._in_near: set[str] = set()  # marked modules
         self._next_lesson_s = 0.0
         self._lock = threading.RLock()  # a signal handler may ask for predictions, too
 
@@ -164,7 +165,11 @@ class Ahead:
         if taken:
             yield from self._recall(taken, now_s)
             with self._lock:
+                before = self.predictor.all_wasted
                 predictions, used = self._observe(taken, wall_s, now_s)
+                self._waste_evicted()
+                wasted = self.predictor.all_wasted - before
+            yield Count("predict.wasted", wasted)
             yield from self._bring(predictions, now_s)
         for reads in ended:
             if not reads.ids:
@@ -218,6 +223,14 @@ class Ahead:
         likely = sorted(found.values(), key=lambda p: (-p.probability, p.id))
         return [p for p in likely if not predictor.is_marked(p.id)][:AT_ONCE], used
 
+    def _waste_evicted(self) -> None:
+        """Note the marked modules that left the near cache before they were used."""
+        predictor, near = self.predictor, self.near.cache
+        self._in_near = {id for id in self._in_near if predictor.is_marked(id)}
+        for id in [id for id in self._in_near if not near.holds(id)]:
+            predictor.wasted(id)
+            self._in_near.discard(id)
+
     def _bring(self, predictions: Sequence[Prediction], now_s: float) -> Plan[None]:
         near = self.near.status == "on"
         if near:
@@ -227,7 +240,7 @@ class Ahead:
             return
         with self.near.reading([p.id for p in predictions] if near else ()) as reading:
             found = yield from bring(self.space, predictions, near=near, reads=self.budget.left(now_s))
-            largest = self.near.cache.max_bytes // MARKED_PART**2
+            largest = self.near.cache.max_bytes // (2 * MARKED_PART)
             small = {id: module for id, module in found.modules.items() if len(module.content) <= largest}
             reading.fill(small)
         self._fetched |= dict.fromkeys(found.fetched & small.keys() if near else (), LOOKS)
@@ -241,6 +254,8 @@ class Ahead:
                 if (near and prediction.id in small) or prediction.id in found.fetched:
                     self.predictor.issue(prediction)
                     issued += 1
+                if near and prediction.id in small and self.near.cache.holds(prediction.id):
+                    self._in_near.add(prediction.id)
                 if not near or prediction.id in found.there or prediction.id not in small:
                     _is_over(self._there, prediction.id, now_s, THERE_S, READS_MAX)
             wasted = self.predictor.all_wasted - before

@@ -211,6 +211,25 @@ def test_predicted_modules_do_not_displace_what_is_used_more(open_store: Open, s
     assert all(is_warm(store, id) for id in others)
 
 
+def test_predicted_module_that_leaves_the_near_cache_unused_is_wasted(open_store: Open) -> None:
+    store = open_store(**NEAR, near__max_entries=8)
+    others = [f"other-{n}" for n in range(20)]
+    fill(store, STEPS + others)
+    walk(store)
+    chill(store)
+    poll(lambda: store.near.status == "on" or store.get("none"), what="a near cache")
+    store.get_many(others)
+    with store.session() as session:
+        session.get(STEPS[0])
+        poll(lambda: store.stats().prediction.issued > 0, what="a prediction")
+        store.get_many(others)
+        poll(lambda: session.get(others[0]) and store.stats().prediction.wasted > 0, what="a wasted prediction")
+    found = store.stats()
+    assert found.prediction.precision is not None and found.prediction.precision < 1
+    assert found.counters["predict.wasted"] == found.prediction.wasted
+    assert found.prediction.threshold > 0.5
+
+
 def test_damaged_learned_data_neither_fails_nor_delays_reads(open_store: Open, server: TestServer) -> None:
     store = open_store(**ON)
     fill(store)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from distier.effects import Plan
+from distier.errors import ArchiveUnavailable
 from distier.plans.common.leases import lease_command
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.get.one import get
@@ -17,6 +18,7 @@ from distier.plans.put.prepare import Item
 from distier.plans.tier.demote import demote
 from distier.policy.predict import Prediction
 from distier.policy.predict.counts import Change
+from distier.stores.memory import MemoryArchive
 from tests.fakes import World
 
 IDS = ("a", "b", "c")
@@ -73,6 +75,20 @@ def test_module_that_another_process_fetches_is_left_to_it() -> None:
     found = brought(world, ("a",))
     assert (found.fetched, found.there, found.modules) == (set(), {"a"}, {})
     assert world.ask([("GET", world.shard.lease("a"))]) == [b"another"]
+
+
+def test_lease_is_given_back_where_the_archive_fails() -> None:
+    world = cold_world()
+
+    class Down(MemoryArchive):
+        def get(self, key: str, *, max_bytes: int) -> Any:
+            raise ArchiveUnavailable("it is down")
+
+    world.archive = Down(keeps_metadata=True)
+    process = world.process()
+    found = process.run(bring(world.space, likely("a"), near=True, reads=1))
+    assert (found.modules, process.counters["predict.failed"]) == ({}, 1)
+    assert world.ask([("EXISTS", world.shard.lease("a"))]) == [0]
 
 
 def test_module_that_does_not_exist_is_there() -> None:

@@ -108,6 +108,22 @@ def test_guess_that_proves_wrong_falls_silent_and_recovers() -> None:
     assert scores.probability(guess) > 0.9
 
 
+def test_two_silent_sources_do_not_add_up_to_a_prediction() -> None:
+    predictor = Predictor(target=0.5)
+    for n in range(4):
+        walk(predictor, ("a", "b", f"other-{n}"), ("k",))
+    context = Context(("a",), ("k",), 0.0)
+    (guess,) = (g for g in predictor.sequence.guesses(("a",)) if g.id == "b")
+    (other,) = (g for g in predictor.context.guesses(("k",)) if g.id == "b")
+    for source, its in ((predictor.sequence, guess), (predictor.context, other)):
+        for n in range(400):  # two of five come true
+            source.scores.note(its._replace(id=f"id-{n}"))
+            if n % 5 < 2:
+                source.scores.used(f"id-{n}")
+        assert 0.3 < source.scores.probability(its) < 0.5
+    assert "b" not in ids_of(predictor.predict_access(context))
+
+
 def test_single_observations_count_for_nothing_after_few_wrong_ones() -> None:
     scores = Scores(horizon=1)
     for n in range(3):
