@@ -57,7 +57,7 @@ def simulated(traces: Sequence[Trace], curves: dict[str, dict[str, list[float]]]
         "Simulated: misses an access, whole traces, one tier",
         ("trace", "budget", *POLICIES, "best of libcachesim", "it is", "regret of gdsf, points", "gdsf / lru"),
     )
-    regrets, worse, beside = [], [], []
+    regrets, worse, ratios = [], [], []
     for trace in traces:
         for part in PARTS:
             found = {name: curves[trace.name][name][PLOTTED.index(part)] for name in POLICIES}
@@ -70,12 +70,12 @@ def simulated(traces: Sequence[Trace], curves: dict[str, dict[str, list[float]]]
             )  # fmt: skip
             worse.append((found["gdsf"] - found["lru"]) * 100)
             regrets += [] if regret is None else [regret]
-            beside += [ratio] if trace.name in SIZED and trace.name != ZIPF else []
+            ratios += [ratio] if trace.name in SIZED and trace.name != ZIPF else []
     table.figures |= {"worst gdsf over lru, points": max(worse)}
     if regrets:
         table.figures["mean regret, points"] = statistics.mean(regrets)
-    if beside:
-        table.figures["gdsf / lru, sized, mean"] = statistics.mean(beside)
+    if ratios:
+        table.figures["gdsf / lru, sized, mean"] = statistics.mean(ratios)
     return table
 
 

@@ -16,7 +16,7 @@ POLICIES = (
     "LRU", "FIFO", "LFU", "LFUDA", "ARC", "Clock", "S3FIFO", "Sieve", "TwoQ", "SLRU", "LeCaR", "Hyperbolic", "GDSF",
     "WTinyLFU", "LHD", "LRUK",
 )  # fmt: skip
-LIMIT_S = 120
+LIMIT_S = 20
 
 
 def is_installed() -> bool:

@@ -43,6 +43,10 @@ def stats(context: typer.Context) -> None:
         of_shards = ("shard", ">hot tokens", ">hot bytes", ">warm modules", ">warm stored")
         print("", *output.long_rows(of_shards, quota_rows(found), ()), sep="\n")
     print(f"\nnot archived yet: {_dirty(found)}")
+    if found.reads.hit_ratio is not None:
+        print(f"reads of all processes: {_reads(found)}")
+    if found.eviction.policy != "lru":
+        print(f"eviction policy: {_eviction(found)}")
     for name, held in sorted(found.nodes.items()):
         mine = " (this node)" if name == found.node else ""
         modules = f"{output.number(held.modules)}/{output.counted(held.max_modules, 'module')}"
@@ -69,6 +73,23 @@ def stats_rows(s: Stats) -> list[tuple[str, ...]]:
         ("archived", n(cold.archived_count), "", size(cold.archived_size_bytes), size(cold.stored_bytes),
          output.ratio(cold.ratio)),
     ]  # fmt: skip
+
+
+def _reads(s: Stats) -> str:
+    """Return how many reads of the fleet needed no archive, and how many of those that did were regretted evictions."""
+    r, n = s.reads, output.number
+    assert r.hit_ratio is not None
+    tiers = f"hot {n(r.hot)}, warm {n(r.warm)}, cold {n(r.cold)}"
+    regret = f"; {output.counted(s.eviction.regret, 'module')} evicted too early" if s.eviction.regret else ""
+    return f"{r.hit_ratio:.1%} without the archive ({tiers}){regret}"
+
+
+def _eviction(s: Stats) -> str:
+    """Return the eviction policy, and whether its order is still being made."""
+    ranking = s.eviction.ranking
+    return (
+        f"{s.eviction.policy}; {output.counted(ranking, 'shard')} still being ranked" if ranking else s.eviction.policy
+    )
 
 
 def _dirty(s: Stats) -> str:

@@ -91,6 +91,10 @@ class Shard:
     def ids(self) -> str:
         return self.root + "ids"
 
+    @property
+    def hits(self) -> str:
+        return self.root + "hits"
+
     def ranks(self, tier: str) -> str:
         """Return the key with the order of eviction in `hot` or `warm`, under an eviction policy other than `lru`."""
         return f"{self.root}rank:{tier}"

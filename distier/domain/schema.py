@@ -30,6 +30,9 @@ chunk has one member more just before it is divided."""
 DONE_MAX = 8192
 """The number of its last writes that a shard remembers, so that a write that is sent again is not applied twice."""
 
+REGRET_MS = 600_000
+"""A module that is fetched from the archive this soon after its eviction, in milliseconds, counts as regretted."""
+
 MODULE = "module"
 """The kind of the keys of records, which near caches follow: `distier:{t}:module:<id>`."""
 
@@ -180,6 +183,7 @@ def lua_constants() -> str:
     return (
         f"local {names} = {keys}\n"
         f"local LAYOUT, TOMBSTONE_TTL_MS, DONE_MAX, CHUNK_MAX = '{LAYOUT}', {TOMBSTONE_TTL_MS}, {DONE_MAX}, {CHUNK_MAX}\n"
+        f"local REGRET_MS = {REGRET_MS}\n"
         "local ROOT = string.sub(EPOCH, 1, -6)\n"
         "local HOT_RANK, WARM_RANK = ROOT .. 'rank:hot', ROOT .. 'rank:warm'\n"
         "local call = redis.call\n\n"
@@ -251,11 +255,11 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "ZRANGE 'distier:{team}:rank:hot' 0 9 WITHSCORES",
     ),
     KeyKind(
-        "distier:{t}:rank:<tier>:ghosts",
+        "distier:{t}:ghosts:<tier>",
         "zset",
         "under `s3fifo`, ids that left hot or warm without a second use, scored by the time in ms; at most as many as the tier "
         "has",
-        "ZRANGE 'distier:{team}:rank:hot:ghosts' 0 9 WITHSCORES",
+        "ZRANGE 'distier:{team}:ghosts:hot' 0 9 WITHSCORES",
     ),
     KeyKind(
         "distier:{t}:ids",
@@ -283,6 +287,7 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "ZREVRANGE 'distier:{team}:uses' 0 9 WITHSCORES",
     ),
     KeyKind(
+<<<<<<< HEAD
         "distier:{t}:next",
         "hash",
         "what prediction has learned: `<id>` holds `<generation> <uses>`, and the modules that were used within three accesses "
@@ -291,6 +296,15 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "that it shares with its field (`7:web` after `skills/pdf` is `skills/web`). It has at most 64 bytes for each module "
         "of the shard, and may be deleted at any time",
         "HGET 'distier:{team}:next' skills/pdf",
+=======
+        "distier:{t}:hits",
+        "hash",
+        "the reads of all processes since the namespace was made: `hot warm cold` and their tokens, `hot_tokens warm_tokens "
+        "cold_tokens`, by the tier in which the module was when its uses were reported (reads from near caches count too); and "
+        f"`regret regret_tokens`, modules that were fetched from the archive within {REGRET_MS // 60_000} minutes after they "
+        "were evicted",
+        "HGETALL 'distier:{team}:hits'",
+>>>>>>> 7f8c5df63e9fc06cb5670939d7c55044a8230c2a
     ),
     KeyKind(
         "distier:{t}:usage",

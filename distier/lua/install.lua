@@ -14,7 +14,10 @@ local old, now, uses = placed(record), now_ms(), '-1'
 local reason, likely = string.match(ARGV[5], '^([^:]*):?(.*)$')
 local waiting = call('EXISTS', KEYS[13]) == 1
 if ARGV[6] ~= '' and call('GET', KEYS[12]) == ARGV[6] then call('DEL', KEYS[12], KEYS[13]) end
-if ARGV[7] ~= '0' and old.tier ~= 'none' and old.tier ~= 'deleted' then uses = call('ZINCRBY', USES, ARGV[7], id) end
+if ARGV[7] ~= '0' and old.tier ~= 'none' and old.tier ~= 'deleted' then
+  uses = call('ZINCRBY', USES, ARGV[7], id)
+  note_reads(old.tier, ARGV[7], old.tokens)
+end
 if old.write_id ~= ARGV[2] or not old.clean or (old.tier ~= 'cold' and old.tier ~= 'warm') then return {'CHANGED', uses} end
 local limit = call('HMGET', LIMITS, 'warm_bytes', 'warm_modules')
 if #ARGV[4] > tonumber(limit[1]) or limit[2] == '0' then return {'TOO_LARGE', uses} end
@@ -29,6 +32,7 @@ if not moves then
   return over
 end
 local evicted = apply(moves, 'evict', now)
+if old.tier == 'cold' then note_regret(record, now, old.tokens) end
 
 call('HSET', record, 'tier', 'warm', 'codec', ARGV[3], 'frame_bytes', #ARGV[4], 'moved', move_of(now, old.tier, 'warm', reason))
 call('SET', frame, ARGV[4])

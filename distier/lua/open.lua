@@ -39,7 +39,7 @@ end
 if ARGV[7] ~= '' and ARGV[7] ~= (call('HGET', EPOCH, 'eviction') or 'lru') then
   call('HSET', EPOCH, 'eviction', ARGV[7])
   call('HDEL', EPOCH, 'ranked', 'hot_floor', 'warm_floor')
-  call('UNLINK', HOT_RANK, WARM_RANK, HOT_RANK .. ':ghosts', WARM_RANK .. ':ghosts')
+  call('UNLINK', HOT_RANK, WARM_RANK, ROOT .. 'ghosts:hot', ROOT .. 'ghosts:warm')
   if ARGV[7] ~= 'lru' and call('ZCARD', HOT) + call('ZCARD', WARM) == 0 then call('HSET', EPOCH, 'ranked', 1) end
 end
 local e = call('HMGET', EPOCH, 'ver', 'eviction', 'ranked')

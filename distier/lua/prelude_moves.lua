@@ -2,8 +2,22 @@
 
 local function uses_of(id) return tonumber(call('ZSCORE', USES, id) or 0) end
 
+-- Counts reads of the fleet. It is a hint, so a key of a wrong type or a refused command fails nothing.
+local function note_reads(tier, reads, tokens)
+  redis.pcall('HINCRBY', ROOT .. 'hits', tier, reads)
+  redis.pcall('HINCRBY', ROOT .. 'hits', tier .. '_tokens', tokens)
+end
+
+-- The same for a module that comes back from the archive. Soon after its eviction, that is regretted.
+local function note_regret(record, now, tokens)
+  local at = string.match(call('HGET', record, 'moved') or '', '^(%d+) %a+ cold evict$')
+  if at and now - tonumber(at) < REGRET_MS then note_reads('regret', 1, tokens) end
+end
+
 -- The field of EPOCH with the greatest rank that was evicted from a tier.
 local function floor_of(rank) return rank == HOT_RANK and 'hot_floor' or 'warm_floor' end
+-- The ids that lately left the small queue of a tier.
+local function ghosts_of(rank) return ROOT .. 'ghosts:' .. (rank == HOT_RANK and 'hot' or 'warm') end
 -- The rank that a module gets in a tier (`rank` is HOT_RANK or WARM_RANK) when it enters the tier, is used (`more` times), or is stored again. In hot,
 -- `amount` is its tokens, in warm 1: the first budget there is a number of modules. `uses` is the count of uses, if not that of USES.
 -- Its size is that in the unit of the budget that it strains more, in bytes (`size_of` in Python).
@@ -11,14 +25,14 @@ local function next_rank(rank, id, amount, bytes, more, uses)
   local l, first = limits(), rank == HOT_RANK and 1 or 3
   local size = math.max(bytes, amount * (l[first + 1] / math.max(l[first], 1)), 1)
   local was = tonumber(call('ZSCORE', rank, id) or nil)
-  local known = not was and has_ghosts() and call('ZSCORE', rank .. ':ghosts', id) and true or false
+  local known = not was and has_ghosts() and call('ZSCORE', ghosts_of(rank), id) and true or false
   local floor = has_floor() and tonumber(call('HGET', EPOCH, floor_of(rank)) or 0) or 0
   return rank_of(math.max(uses or uses_of(id), 1), size, clock, floor, was, more or 0, known)
 end
 local function set_rank(rank, id, amount, bytes, more)
   if not policy then return end
   call('ZADD', rank, string.format('%.17g', next_rank(rank, id, amount, bytes, more)), id)
-  if has_ghosts() then call('ZREM', rank .. ':ghosts', id) end
+  if has_ghosts() then call('ZREM', ghosts_of(rank), id) end
 end
 
 -- Sets the TTL of a warm frame, which was stored or used. It has one exactly while the version is clean.
@@ -54,8 +68,8 @@ local function retire(rank, id, reason)
     if spared then call('ZADD', rank, string.format('%.17g', spared), passed[i]) end
   end
   if was < 0 then
-    call('ZADD', rank .. ':ghosts', clock, id)
-    call('ZREMRANGEBYRANK', rank .. ':ghosts', 0, -call('ZCARD', rank) - 2)
+    call('ZADD', ghosts_of(rank), clock, id)
+    call('ZREMRANGEBYRANK', ghosts_of(rank), 0, -call('ZCARD', rank) - 2)
   end
 end
 

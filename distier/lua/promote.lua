@@ -28,6 +28,7 @@ if not moves then
   return over
 end
 local evicted = apply(moves, 'evict', now)
+if old.tier == 'cold' then note_regret(record, now, old.tokens) end
 
 call('HSET', record, 'tier', 'hot', 'content', ARGV[3], 'moved', move_of(now, old.tier, 'hot', ARGV[4]))
 call('HDEL', record, 'codec', 'frame_bytes')

@@ -20,21 +20,17 @@ FCALLS = {
 }
 # As redis-cli prints; ` 1) ` and all.
 EXAMPLES: dict[str, str] = {
-    "distier:{t}:ids": r"""(empty array)""",
-    "distier:{t}:ids:<id>": r'''1) "docs/style"
-2) "notes/old"
-3) "skills/pdf"''',
     "distier:{t}:dirty": r'''1) "docs/style"
-2) "1795440656357"
+2) "1795833747547.377"
 3) "notes/old"
-4) "1795440656358"
+4) "1795833747547.929"
 5) "skills/pdf"
-6) "1795440656359"''',
+6) "1795833747550.5"''',
     "distier:{t}:done": r"""(integer) 6""",
     "distier:{t}:shares": r''' 1) "version"
- 2) "4294967297"
+ 2) "8589934593"
  3) "tok"
- 4) "89b76c0cb96fe603ad6b5da5c2d3ace6"
+ 4) "67006bdcd839a8a736b7490ec1f104d0"
  5) "total"
  6) "50000 268435456 100 1073741824"
  7) "0"
@@ -42,7 +38,7 @@ EXAMPLES: dict[str, str] = {
  9) "1"
 10) "25000 134217728 50 536870912"''',
     "distier:{t}:workers": r'''1) "host-4711-a1b2c3"
-2) "1795658158691"''',
+2) "1795833807740"''',
     "distier:{t}:module:<id>": r''' 1) "tier"
  2) "hot"
  3) "epoch"
@@ -50,7 +46,7 @@ EXAMPLES: dict[str, str] = {
  5) "ver"
  6) "3"
  7) "tok"
- 8) "f0699a4e9325ea6a93556bd43c5d"
+ 8) "087ff8eb1a904a98f2ff6bd43c5d"
  9) "seen"
 10) "1"
 11) "bytes"
@@ -60,11 +56,11 @@ EXAMPLES: dict[str, str] = {
 15) "clean"
 16) "1"
 17) "created"
-18) "1795823434796"
+18) "1795833747550"
 19) "updated"
-20) "1795823434796"
+20) "1795833747550"
 21) "moved"
-22) "1795823434796 none hot put"
+22) "1795833747550 none hot put"
 23) "sha256"
 24) "5bc01ba41825fb88020f6925143392f92cbdf94fc30df580eb47b479d2766c04"
 25) "type"
@@ -78,35 +74,44 @@ EXAMPLES: dict[str, str] = {
 33) "archived_bytes"
 34) "84"''',
     "distier:{t}:hot": r'''1) "docs/style"
-2) "1795440656357"
+2) "1795833747547.377"
 3) "skills/pdf"
-4) "1795440656428"''',
+4) "1795833747691.9399"''',
     "distier:{t}:warm": r'''1) "notes/old"
-2) "1795527056426"''',
+2) "1795920147689.7209"''',
+    "distier:{t}:ghosts:<tier>": r"""(empty array)""",
+    "distier:{t}:ids": r"""(empty array)""",
+    "distier:{t}:ids:<id>": r'''1) "docs/style"
+2) "notes/old"
+3) "skills/pdf"''',
     "distier:{t}:uses": r'''1) "skills/pdf"
 2) "1"''',
-    "distier:{t}:usage": r''' 1) "dirty_bytes"
- 2) "0"
- 3) "hot_count"
- 4) "2"
+    "distier:{t}:hits": r'''1) "hot"
+2) "1"
+3) "hot_tokens"
+4) "9"''',
+    "distier:{t}:usage": r''' 1) "hot_count"
+ 2) "2"
+ 3) "hot_tokens"
+ 4) "12"
  5) "hot_bytes"
  6) "38"
- 7) "hot_tokens"
- 8) "12"
- 9) "dirty_count"
+ 7) "dirty_count"
+ 8) "0"
+ 9) "dirty_bytes"
 10) "0"
-11) "warm_bytes"
-12) "220"
-13) "warm_tokens"
-14) "60"
-15) "warm_frame_bytes"
-16) "48"
-17) "warm_count"
-18) "1"
-19) "archived_bytes"
-20) "236"
-21) "archived_count"
-22) "3"''',
+11) "archived_count"
+12) "3"
+13) "archived_bytes"
+14) "236"
+15) "warm_bytes"
+16) "220"
+17) "warm_tokens"
+18) "60"
+19) "warm_count"
+20) "1"
+21) "warm_frame_bytes"
+22) "84"''',
     "distier:{t}:limits": r''' 1) "hot_tokens"
  2) "50000"
  3) "hot_bytes"
@@ -120,9 +125,9 @@ EXAMPLES: dict[str, str] = {
 11) "events_max"
 12) "10000"''',
     "distier:{t}:pins": r'''1) "skills/pdf"
-2) "1795444256427"''',
+2) "1795837347690"''',
     "distier:{t}:lease:<id>": r'''"b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1"''',
-    "distier:{t}:events": r'''1) 1) "1795440656426-0"
+    "distier:{t}:events": r'''1) 1) "1795833747689-1"
    2)  1) "id"
        2) "notes/old"
        3) "from"
@@ -133,7 +138,7 @@ EXAMPLES: dict[str, str] = {
        8) "request"
        9) "version"
       10) "1-2"
-2) 1) "1795440656425-0"
+2) 1) "1795833747689-0"
    2)  1) "id"
        2) "notes/old"
        3) "from"
@@ -145,7 +150,7 @@ EXAMPLES: dict[str, str] = {
        9) "version"
       10) "1-2"''',
     "distier:{t}:epoch": r''' 1) "archive"
- 2) "48e513a208fda149f8dc0f9901650acc"
+ 2) "72952e3f72fa766791f48bb99bfc7101"
  3) "layout"
  4) "2"
  5) "shards"
@@ -153,22 +158,26 @@ EXAMPLES: dict[str, str] = {
  7) "epoch"
  8) "1"
  9) "replid"
-10) "267630e868afea61f173adf3d2191e5883f83994"
+10) "8a36679531a1a84bf79819bc7ae863071fef07ca"
 11) "verified"
 12) "1"
 13) "since"
-14) "1795823434790"
+14) "1795833747544"
 15) "created"
-16) "1795823434790"
+16) "1795833747544"
 17) "ver"
 18) "3"
 19) "clock"
-20) "1795823434838.253"
+20) "1795833747691.940"
 21) "sampled"
 22) "1"
 23) "fence"
 24) "1"''',
-    "distier:{t}:warm:<id>": r"""(integer) 86399989""",
+    "distier:{t}:rank:<tier>": r'''1) "skills/pdf"
+2) "2.0696057213677301e-05"
+3) "docs/style"
+4) "6.2088171641031892e-05"''',
+    "distier:{t}:warm:<id>": r"""(integer) 86399988""",
     "distier_where": r"""1)  1) "tier"
     2) "warm"
     3) "epoch"
@@ -176,7 +185,7 @@ EXAMPLES: dict[str, str] = {
     5) "ver"
     6) "3"
     7) "tok"
-    8) "03ff35289a19dd1b7472d3a65ca26580"
+    8) "087ff8eb1a904a98f2ff6bd43c5d"
     9) "seen"
    10) "1"
    11) "bytes"
@@ -198,17 +207,17 @@ EXAMPLES: dict[str, str] = {
    27) "frame_bytes"
    28) "26"
    29) "created"
-   30) "1795440656359"
+   30) "1795833747550"
    31) "updated"
-   32) "1795440656359"
+   32) "1795833747550"
 2) ""
-3) "1795527056543"
+3) "1795920147967.2849"
 4) ""
 5) ""
 6) ""
-7) (integer) 86399770""",
+7) (integer) 86399830""",
     "distier_pin": r'''1) "OK"
-2) "1795440716785"''',
+2) "1795833808145"''',
 }
 
 _HEAD = f"""\
@@ -260,7 +269,7 @@ def _example(title: str, command: str, name: str) -> str:
 
 def _verbs() -> list[str]:
     names = (entry.name for entry in (resources.files("distier") / "lua").iterdir() if entry.name.endswith(".lua"))
-    return sorted(name.removesuffix(".lua") for name in names if name != "prelude.lua")
+    return sorted(name.removesuffix(".lua") for name in names if not name.startswith("prelude"))
 
 
 def _function(verb: str) -> str:

@@ -108,3 +108,34 @@ def test_foreign_type_of_ranks_fails_writes_and_is_named(clean_server: TestServe
         raw.set(store.space.keys.shards[0].ranks("hot"), "foreign")
         with pytest.raises(Corrupt):
             store.put("a", b"a")
+
+
+def test_reads_of_the_fleet_and_regretted_evictions_are_counted(clean_server: TestServer, tmp_path: Path) -> None:
+    small = {"storage_tiers__warm__max_modules": 2, "storage_tiers__hot__max_bytes": 2 * WIDTH}
+    ids = [f"m{n}" for n in range(8)]
+    with opened(clean_server, tmp_path, **small) as store:
+        assert store.stats().reads.hit_ratio is None
+        load(store, ids)
+        store.archive_now()
+        each = store.where("m0").tokens  # type: ignore[union-attr]
+        for id in ids:
+            assert store.get(id) is not None
+    with opened(clean_server, tmp_path, **small) as other:
+        stats = other.stats()
+        reads = stats.reads
+        assert reads.hot + reads.warm + reads.cold == len(ids)
+        assert reads.cold_tokens == reads.cold * each
+        assert 0 < reads.cold < len(ids)
+        assert reads.hit_ratio == 1 - reads.cold / len(ids)
+        assert stats.eviction.regret > 0, "they were evicted a moment ago"
+        assert stats.eviction.regret_tokens == stats.eviction.regret * each
+
+
+def test_foreign_type_of_the_counted_reads_fails_no_read(clean_server: TestServer, tmp_path: Path) -> None:
+    with opened(clean_server, tmp_path) as store, clean_server.client() as raw:
+        load(store, ["a"])
+        store.archive_now()
+        store.demote("a", to="cold")
+        raw.set(store.space.keys.shards[0].hits, "foreign")
+        assert store.get("a") is not None
+        assert store.where("a").tier == "warm"  # type: ignore[union-attr]

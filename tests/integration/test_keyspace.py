@@ -21,7 +21,7 @@ from distier.domain.schema import KEYSPACE
 from distier.lua import Lesson, learn, library
 from distier.plans.common.leases import take_lease
 from distier.plans.fleet.leases import join
-from distier.plans.fleet.maintain import maintain
+from distier.plans.fleet.maintain import maintain, rank_modules
 from distier.plans.fleet.nodes import answer, heartbeat
 from distier.plans.fleet.quotas import balance
 from distier.plans.recovery.adopt import need_record
@@ -97,7 +97,12 @@ def a_node(store: Store) -> None:
 def test_every_key_on_a_live_server_is_documented(redis_url: str, server: TestServer, tmp_path: Path, shards: int):
     more = {"transforms": {"application/json": "json-whitespace"}, "outline": ["text/markdown"]}
     with open_team(
-        redis_url, tmp_path / "cold", shards=shards, storage_tiers__hot__max_size=600 * shards, **more
+        redis_url,
+        tmp_path / "cold",
+        shards=shards,
+        storage_tiers__hot__max_size=600 * shards,
+        storage_tiers__hot__eviction_policy="s3fifo",
+        **more,
     ) as store:
         broad_workload(store)
     met: set[int] = set()
@@ -177,6 +182,8 @@ def look_at_all(server: TestServer, archive: Path) -> dict[str, str]:
             store,
             "ids",
             "ids:<id>",
+            "hits",
+            "ghosts:<tier>",
             "module:<id>",
             "hot",
             "warm",
@@ -188,6 +195,10 @@ def look_at_all(server: TestServer, archive: Path) -> dict[str, str]:
             "events",
             "epoch",
         )
+        with open_team(server.socket_url, archive, storage_tiers__hot__eviction_policy="gdsf") as ranked:
+            ranked.run(rank_modules(ranked.space, shard))
+        look(store, "rank:<tier>")
+        open_team(server.socket_url, archive, storage_tiers__hot__eviction_policy="lru").close()
         store.unpin("skills/pdf")
         store.demote("skills/pdf")
         look(store, "warm:<id>")

@@ -400,9 +400,7 @@ class World:
         pairs = [k for i in scenario.ids for k in (self.shard.module(i), self.shard.frame(i))]
         self._audit = ("EVALSHA", lab.audit, 9 + len(pairs), *self.shard.fixed, *pairs, *scenario.ids)
         self._leases = [k for i in scenario.ids for k in (self.shard.lease(i), self.shard.write_back_lease(i))]
-        ranks = [
-            key for tier in ("hot", "warm") for key in (self.shard.ranks(tier), f"{self.shard.ranks(tier)}:ghosts")
-        ]
+        ranks = [key for tier in ("hot", "warm") for key in (self.shard.ranks(tier), f"{self.shard.root}ghosts:{tier}")]
         fixed = [*self.shard.fixed, self.shard.ids, self.shard.chunk(""), *ranks]
         self._keys = [*fixed, self._clock_key, *pairs, *self._leases]
 

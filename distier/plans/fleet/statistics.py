@@ -157,10 +157,32 @@ class ShardQuota:
 @dataclass(frozen=True, slots=True)
 class EvictionStats:
     """The eviction policy of the namespace. `ranking`: the shards whose modules the worker is ranking, after a change of the
-    policy; until then they evict what was used least recently."""
+    policy; until then they evict what was used least recently. `regret` and `regret_tokens`: modules that were fetched from
+    the archive within ten minutes after they were evicted, and their tokens."""
 
     policy: str = "lru"
     ranking: int = 0
+    regret: int = 0
+    regret_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FleetReads:
+    """The reads of all processes since the namespace was made, and their tokens, by the tier in which the modules were when
+    their uses were reported. Reads from near caches count too."""
+
+    hot: int = 0
+    warm: int = 0
+    cold: int = 0
+    hot_tokens: int = 0
+    warm_tokens: int = 0
+    cold_tokens: int = 0
+
+    @property
+    def hit_ratio(self) -> float | None:
+        """The part of the reads that did not need the archive; None without reads."""
+        every = self.hot + self.warm + self.cold
+        return (self.hot + self.warm) / every if every else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +206,11 @@ class Stats:
     dirty_deletions: int = 0
     """How many of `dirty_count` are tombstones that are not archived yet."""
     eviction: EvictionStats = EvictionStats()
+<<<<<<< HEAD
     prediction: PredictionStats = PredictionStats()
+=======
+    reads: FleetReads = FleetReads()
+>>>>>>> 7f8c5df63e9fc06cb5670939d7c55044a8230c2a
 
     @property
     def count(self) -> int:
@@ -213,20 +239,29 @@ def read_stats(
     calls: list[Command[dict[str, int]]] = [
         Command(shard, ("HGETALL", key), _numbers) for shard in space.keys.shards for key in (shard.usage, shard.limits)
     ]
+    hits = [Command(shard, ("HGETALL", shard.hits), _numbers) for shard in space.keys.shards]
     epochs = [
         Command(s, ("HMGET", s.epoch, "epoch", "verified", "since", "created", "eviction", "ranked"), _epoch)
         for s in space.keys.shards
     ]
     total: dict[str, int] = {}
-    *replies, now_ms, nodes_found = map(collect, (yield from Pipeline([*calls, *epochs, *look_for_nodes(space)])))
+    *replies, now_ms, nodes_found = map(
+        collect, (yield from Pipeline([*calls, *hits, *epochs, *look_for_nodes(space)]))
+    )
     for i, numbers in enumerate(replies[: len(calls)]):
         for name, number in numbers.items():
             key = f"max.{name}" if i % 2 else name
             total[key] = total.get(key, 0) + number
     nodes = yield from read_nodes(space, (now_ms, nodes_found))
-    shards = replies[len(calls) :]
+    reads: dict[str, int] = {}
+    for counted in replies[len(calls) : len(calls) + len(hits)]:
+        for name, number in counted.items():
+            reads[name] = reads.get(name, 0) + number
+    shards = replies[len(calls) + len(hits) :]
     incarnations = tuple(ShardEpoch(i, *incarnation) for i, (incarnation, _, _) in enumerate(shards))
-    eviction = EvictionStats(shards[0][1], sum(ranking for _, _, ranking in shards))
+    eviction = EvictionStats(
+        shards[0][1], sum(ranking for _, _, ranking in shards), reads.get("regret", 0), reads.get("regret_tokens", 0)
+    )
     pairs = list(zip(replies[: len(calls) : 2], replies[1 : len(calls) : 2], strict=True))
     quotas = tuple(_quota_of(i, *pair) for i, pair in enumerate(pairs)) if len(pairs) > 1 else ()
     n = total.get
@@ -239,7 +274,11 @@ def read_stats(
         ColdStats(n("cold_count", 0), n("cold_tokens", 0), n("cold_bytes", 0), n("archived_count", 0),
                   n("archived_bytes", 0), all_bytes - n("dirty_bytes", 0)),
         n("dirty_count", 0), n("dirty_bytes", 0), counters, near, incarnations, quotas, nodes, space.node,
+<<<<<<< HEAD
         n("deleted_count", 0), eviction, prediction,
+=======
+        n("deleted_count", 0), eviction, FleetReads(*(reads.get(name, 0) for name in FleetReads.__dataclass_fields__)),
+>>>>>>> 7f8c5df63e9fc06cb5670939d7c55044a8230c2a
     )  # fmt: skip
 
 
