@@ -287,7 +287,6 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "ZREVRANGE 'distier:{team}:uses' 0 9 WITHSCORES",
     ),
     KeyKind(
-<<<<<<< HEAD
         "distier:{t}:next",
         "hash",
         "what prediction has learned: `<id>` holds `<generation> <uses>`, and the modules that were used within three accesses "
@@ -296,7 +295,8 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "that it shares with its field (`7:web` after `skills/pdf` is `skills/web`). It has at most 64 bytes for each module "
         "of the shard, and may be deleted at any time",
         "HGET 'distier:{team}:next' skills/pdf",
-=======
+    ),
+    KeyKind(
         "distier:{t}:hits",
         "hash",
         "the reads of all processes since the namespace was made: `hot warm cold` and their tokens, `hot_tokens warm_tokens "
@@ -304,7 +304,6 @@ KEYSPACE: tuple[KeyKind, ...] = (
         f"`regret regret_tokens`, modules that were fetched from the archive within {REGRET_MS // 60_000} minutes after they "
         "were evicted",
         "HGETALL 'distier:{team}:hits'",
->>>>>>> 7f8c5df63e9fc06cb5670939d7c55044a8230c2a
     ),
     KeyKind(
         "distier:{t}:usage",

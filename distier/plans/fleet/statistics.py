@@ -206,11 +206,8 @@ class Stats:
     dirty_deletions: int = 0
     """How many of `dirty_count` are tombstones that are not archived yet."""
     eviction: EvictionStats = EvictionStats()
-<<<<<<< HEAD
-    prediction: PredictionStats = PredictionStats()
-=======
     reads: FleetReads = FleetReads()
->>>>>>> 7f8c5df63e9fc06cb5670939d7c55044a8230c2a
+    prediction: PredictionStats = PredictionStats()
 
     @property
     def count(self) -> int:
@@ -274,11 +271,8 @@ def read_stats(
         ColdStats(n("cold_count", 0), n("cold_tokens", 0), n("cold_bytes", 0), n("archived_count", 0),
                   n("archived_bytes", 0), all_bytes - n("dirty_bytes", 0)),
         n("dirty_count", 0), n("dirty_bytes", 0), counters, near, incarnations, quotas, nodes, space.node,
-<<<<<<< HEAD
-        n("deleted_count", 0), eviction, prediction,
-=======
         n("deleted_count", 0), eviction, FleetReads(*(reads.get(name, 0) for name in FleetReads.__dataclass_fields__)),
->>>>>>> 7f8c5df63e9fc06cb5670939d7c55044a8230c2a
+        prediction,
     )  # fmt: skip
 
 
