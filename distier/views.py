@@ -12,7 +12,7 @@ from distier.domain.module import Event, Landed, Module, Moved, Placement
 from distier.domain.order import Order
 
 if TYPE_CHECKING:
-    from distier.plans.fleet.statistics import Stats
+    from distier.plans.fleet.statistics import PredictionStats, SourceStats, Stats
     from distier.plans.get.explain import Explained
     from distier.plans.recovery.fsck.findings import Finding, Findings
 
@@ -48,6 +48,7 @@ def stats_view(stats: Stats) -> dict[str, Any]:
         "reads": fields(stats.reads) | {"hit_ratio": stats.reads.hit_ratio},
         "epochs": [fields(incarnation) for incarnation in stats.epochs],
         "shares": [fields(quota) for quota in stats.quotas],
+        "prediction": _prediction_view(stats.prediction),
         "node": stats.node,
         "nodes": {name: held._asdict() for name, held in sorted(stats.nodes.items())},
     }
@@ -100,6 +101,14 @@ def span(ms: float) -> str:
 
 def _counted(n: int, what: str) -> str:
     return f"{n:,} {what}{'s' * (n != 1)}"
+
+
+def _prediction_view(p: PredictionStats) -> dict[str, Any]:
+    def outcomes(of: PredictionStats | SourceStats) -> dict[str, Any]:
+        return {"issued": of.issued, "used": of.used, "wasted": of.wasted, "precision": of.precision}
+
+    sources = {name: outcomes(source) for name, source in p.sources.items()}
+    return {"enabled": p.enabled, "sessions": p.sessions, "threshold": p.threshold, **outcomes(p), "by_source": sources}
 
 
 def finding_view(f: Finding) -> dict[str, Any]:

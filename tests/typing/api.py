@@ -13,12 +13,14 @@ import distier
 from distier import (
     ArchiveTimeout,
     ArchiveUnavailable,
+    AsyncSession,
     AsyncStore,
     Choice,
     Config,
     ConfigError,
     Conflict,
     Content,
+    Context,
     Corrupt,
     DeadlineExceeded,
     DistierError,
@@ -35,8 +37,10 @@ from distier import (
     Order,
     OutOfStep,
     Placement,
+    Prediction,
     Recovering,
     RedisUnavailable,
+    Session,
     Stats,
     Store,
     Tier,
@@ -124,6 +128,12 @@ def reading(store: Store) -> None:
     assert_type(store.explain("id"), Explained | None)
     assert_type(store.list("prefix/", tier="hot", limit=3), Iterator[str])
     assert_type(store.scan(), Iterator[tuple[str, Tier]])
+    with store.session(keywords=["pdf"]) as session:
+        assert_type(session, Session)
+        assert_type(session.get("id"), Module | None)
+        assert_type(session.get_many(["id"]), dict[str, Module | None])
+    assert_type(store.predict_access(Context(("id",), ("pdf",))), list[Prediction])
+    store.predict_access("id")  # type: ignore[arg-type]
     store.list(tier="tepid")  # type: ignore[arg-type]
     print(store.get("id").text)  # type: ignore[union-attr]
 
@@ -156,6 +166,11 @@ async def everything_async(store: AsyncStore, order: Order) -> None:
     assert_type(await store.get("id"), Module | None)
     assert_type(await store.get_many(["id"]), dict[str, Module | None])
     assert_type(await store.fit("prefix/", 50_000), Fitted)
+    async with store.session() as session:
+        assert_type(session, AsyncSession)
+        assert_type(await session.get("id"), Module | None)
+        assert_type(await session.get_many(["id"]), dict[str, Module | None])
+    assert_type(await store.predict_access(Context(("id",))), list[Prediction])
     assert_type(await store.delete("id"), bool)
     assert_type(await store.exists("id"), bool)
     assert_type(await store.where("id"), Placement | None)
@@ -196,6 +211,8 @@ def values(module: Module, landed: Landed, placement: Placement, moved: Moved, e
     assert_type(stats.hot.tokens, int)
     assert_type(stats.hits, Mapping[str, int])
     assert_type(module.version < landed.version, bool)
+    assert_type(stats.prediction.precision, float | None)
+    assert_type(stats.prediction.sources["sequence"].used, int)
 
 
 def working(store: Store) -> None:
