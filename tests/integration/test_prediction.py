@@ -205,8 +205,9 @@ def test_predicted_modules_do_not_displace_what_is_used_more(open_store: Open, s
         raw.zadd(store.space.keys.shards[0].uses, dict.fromkeys(others, 500.0))
     assert all(store.get(id) for id in others)
     assert all(is_warm(store, id) for id in others)
-    other = open_store(**ON)  # it has not seen yet what warm refuses
+    other = open_store(**NEAR)  # without a near cache, it fetches nothing that warm would refuse
     poll(is_learned(other, STEPS[0]), what="what was learned")
+    poll(lambda: other.near.status == "on" or other.get("none"), what="a near cache")
     with other.session() as session:
         session.get(STEPS[0])
         poll(lambda: other.stats().prediction.issued > 0, what="a prediction that was fetched")
