@@ -101,10 +101,10 @@ def real(traces: dict[str, list[Access]], accesses: int) -> Table:
                 )
                 table.figures[f"policy and prediction on the server, points over LRU, {name} {policy}"] = over
     table.notes = (
-        "The near cache is off, and each access is a session's, which learns and loads ahead between two accesses; a hit is a "
-        "read that needed no archive. A predicted module is admitted to warm like others, with its probability for a use, so it "
-        "never displaces what ranks higher: most of what prediction adds to LRU, admission and `gdsf` have already. Under `lru` "
-        "the points vary by one from part to part of a trace, because counts are halved at other times."
+        "The near cache is off, and each access is a session's, which learns and loads ahead between two accesses; a hit is "
+        "a read that needed no archive. A predicted module is admitted to warm like others, with its probability for a use, "
+        "so it never displaces what ranks higher: most of what prediction adds to LRU, admission and `gdsf` have already. Under "
+        "`lru` the points vary by one from part to part of a trace, because counts are halved at other times."
     )
     return table
 
