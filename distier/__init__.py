@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from .client import AsyncSession, AsyncStore, Session, Store, connect, connect_async
     from .config import Config, load_config
+    from .domain.fitted import Choice, Fitted
     from .domain.module import Event, Landed, Module, Moved, Placement, Tier
     from .domain.order import Order
     from .domain.tokens import TokenCounter
@@ -45,6 +46,7 @@ _MODULE_OF = {
     "AsyncSession": "client", "AsyncStore": "client", "Session": "client", "Store": "client",
     "connect": "client", "connect_async": "client",
     "Config": "config", "load_config": "config",
+    "Choice": "domain.fitted", "Fitted": "domain.fitted",
     "Event": "domain.module", "Landed": "domain.module", "Module": "domain.module", "Moved": "domain.module",
     "Placement": "domain.module", "Tier": "domain.module", "Order": "domain.order", "TokenCounter": "domain.tokens",
     "ArchiveTimeout": "errors", "ArchiveUnavailable": "errors", "ConfigError": "errors", "Conflict": "errors",
@@ -56,11 +58,11 @@ _MODULE_OF = {
 }  # fmt: skip
 
 __all__ = [
-    "ArchiveTimeout", "ArchiveUnavailable", "AsyncSession", "AsyncStore", "Config", "ConfigError", "Conflict", "Content",
-    "Context", "Corrupt", "DeadlineExceeded", "DistierError", "Durability", "Event", "Full", "Invalid", "Item", "Landed",
-    "Module", "Moved", "NotFound", "Order", "OutOfStep", "Placement", "Prediction", "Recovering", "RedisUnavailable",
-    "Session", "Stats", "Store", "Tier", "TokenCounter", "Unavailable", "Worker", "connect", "connect_async",
-    "load_config",
+    "ArchiveTimeout", "ArchiveUnavailable", "AsyncSession", "AsyncStore", "Choice", "Config", "ConfigError", "Conflict",
+    "Content", "Context", "Corrupt", "DeadlineExceeded", "DistierError", "Durability", "Event", "Fitted", "Full", "Invalid",
+    "Item", "Landed", "Module", "Moved", "NotFound", "Order", "OutOfStep", "Placement", "Prediction", "Recovering",
+    "RedisUnavailable", "Session", "Stats", "Store", "Tier", "TokenCounter", "Unavailable", "Worker", "connect",
+    "connect_async", "load_config",
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from distier.client.arguments import (
     warn_renamed,
 )
 from distier.client.events import EVENT_WAIT_MS, Listening
+from distier.client.fitting import AsyncFitting
 from distier.client.preload import Preload
 from distier.client.session import AsyncSessions
 from distier.client.store import ARCHIVE_LOOK_S, OPEN_DEADLINE_S, T
@@ -36,6 +37,8 @@ from distier.plans.common.touches import send_touch
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import PredictionStats, Stats, read_stats
+from distier.plans.get.explain import Explained
+from distier.plans.get.explain import explain as explain_plan
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
 from distier.plans.get.scan import IdScan
@@ -61,7 +64,7 @@ if TYPE_CHECKING:
     from distier.stores.local import LocalStore  # LMDB is loaded only when it is used
 
 
-class AsyncStore(AsyncSessions):
+class AsyncStore(AsyncFitting, AsyncSessions):
     """A namespace of modules for asyncio: the methods of `Store` as coroutines. `connect_async` returns one."""
 
     def __init__(
@@ -185,6 +188,10 @@ class AsyncStore(AsyncSessions):
     async def where(self, id: str) -> Placement | None:
         """As `Store.where`."""
         return await self.run(where_plan(self.space, check_id(id)))
+
+    async def explain(self, id: str) -> Explained | None:
+        """As `Store.explain`."""
+        return await self.run(explain_plan(self.space, check_id(id)))
 
     async def list(self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None) -> AsyncIterator[str]:
         """As `Store.list`."""

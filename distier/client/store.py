@@ -25,6 +25,7 @@ from distier.client.arguments import (
     warn_renamed,
 )
 from distier.client.events import EVENT_WAIT_MS, Watcher
+from distier.client.fitting import Fitting
 from distier.client.preload import Preload
 from distier.client.session import Sessions
 from distier.domain.ids import check_id
@@ -40,6 +41,8 @@ from distier.plans.common.touches import send_touch
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import PredictionStats, Stats, read_stats
+from distier.plans.get.explain import Explained
+from distier.plans.get.explain import explain as explain_plan
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
 from distier.plans.get.scan import IdScan
@@ -72,7 +75,7 @@ ARCHIVE_LOOK_S = 2.0
 """How long opening a store waits for the archive. Modules in Redis can be read without it."""
 
 
-class Store(Sessions):
+class Store(Fitting, Sessions):
     """A namespace of modules with blocking methods. `connect` returns one.
 
     A store is thread-safe, and safe to use after a fork. Every method can raise `Unavailable` (a server did not answer within
@@ -305,6 +308,10 @@ class Store(Sessions):
             The placement, or None if the module does not exist.
         """
         return self.run(where_plan(self.space, check_id(id)))
+
+    def explain(self, id: str) -> Explained | None:
+        """Return why the module is where it is, and how many would be evicted before it; None if it does not exist."""
+        return self.run(explain_plan(self.space, check_id(id)))
 
     def list(self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None) -> Iterator[str]:
         """Iterate over the ids with this prefix, in no order.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from distier.lua.learning import Lesson, Taught, learn
-from distier.lua.loader import VERBS, flags_of, library, script
+from distier.lua.library import library
+from distier.lua.loader import VERBS, flags_of, script
 from distier.lua.moves import Released, age, archived, demote, expire, install, pin, promote, release, touch, where
 from distier.lua.quotas import claim, heartbeat, ledger, limit
 from distier.lua.recovery import Limit, adopt, look, open_shard, reserve, state

@@ -32,7 +32,7 @@ _SCHEMA = {
 }
 
 
-def _text(name: str) -> str:
+def text_of(name: str) -> str:
     """Return the text of a `.lua` file, with the parts that the schema generates in place of their markers."""
     text = resources.files(__package__).joinpath(f"{name}.lua").read_text("utf-8")
     for marker, generate in _SCHEMA.items():
@@ -53,7 +53,7 @@ def _declared(code: str) -> frozenset[str]:
 @cache
 def _blocks() -> tuple[tuple[str, frozenset[str], frozenset[str]], ...]:
     """Return the blocks of the prelude: the text, the names that it declares, and the words of its code."""
-    texts = [text for name in PRELUDE for text in _text(name).strip().split("\n\n")]
+    texts = [text for name in PRELUDE for text in text_of(name).strip().split("\n\n")]
     return tuple((text, _declared(text), frozenset(_WORD.findall(_COMMENT.sub("", text)))) for text in texts)
 
 
@@ -62,12 +62,12 @@ def _source(verb: str) -> str:
 
     The common case of a verb in `FIRST` comes before them, with only the blocks that it uses itself.
     """
-    first = [*_needed(_text(FIRST[verb])), _text(FIRST[verb])] if verb in FIRST else []
-    body = _text(verb)
-    return "\n\n".join([*first, *(text for text in _needed(body) if text not in first), body])
+    first = [*needed(text_of(FIRST[verb])), text_of(FIRST[verb])] if verb in FIRST else []
+    body = text_of(verb)
+    return "\n\n".join([*first, *(text for text in needed(body) if text not in first), body])
 
 
-def _needed(code: str) -> list[str]:
+def needed(code: str) -> list[str]:
     used, parts = set(_WORD.findall(_COMMENT.sub("", code))), list[str]()
     used -= _declared(code)
     for text, names, words in reversed(_blocks()):  # a block uses only names from above it
@@ -85,7 +85,7 @@ def block(name: str) -> str:
 @cache
 def flags_of(verb: str) -> str:
     """Return the `#!lua` flags that a script declares in its first line, separated by commas; may be empty."""
-    found = re.match(r"-- flags:[ ]*([a-z, -]*)\n", _text(verb))
+    found = re.match(r"-- flags:[ ]*([a-z, -]*)\n", text_of(verb))
     if not found:
         raise AssertionError(f"{verb}.lua does not declare its flags in its first line")
     return found[1].replace(" ", "")
@@ -99,16 +99,3 @@ def script(verb: str) -> Script:
     # EVALSHA_RO shows a connection for reads that the script changes nothing (`wire.READS`).
     command = "EVALSHA_RO" if flags_of(verb) == "no-writes" else "EVALSHA"
     return Script(verb, source, sha1(source, usedforsecurity=False).hexdigest(), command)
-
-
-def library() -> str:
-    """Return all verbs as the function library `distier`, for `FCALL distier_where 11 ...` in redis-cli."""
-    parts = ["#!lua name=distier"]
-    for verb in VERBS:
-        flags = ", ".join(f"'{f}'" for f in flags_of(verb).split(",") if f)
-        body = _source(verb)
-        parts.append(
-            f"redis.register_function{{function_name='distier_{verb}', flags={{{flags}}}, "
-            f"callback=function(KEYS, ARGV)\n{body}\nend}}"
-        )
-    return "\n".join(parts)

@@ -42,6 +42,13 @@ METRICS: tuple[Metric, ...] = (
     Metric("distier_budget", "gauge", "Quota of the shard, by `shard` and `budget`: hot_tokens, hot_bytes, warm_modules, "
            "warm_bytes."),
     Metric("distier_budget_used", "gauge", "Used part of the quota, by `shard` and `budget`."),
+    Metric("distier_reads_total", "counter", "Reads of all processes, by `shard` and the `tier` of the module when they were "
+           "reported."),
+    Metric("distier_read_tokens_total", "counter", "Tokens of these reads, by `shard` and `tier`."),
+    Metric("distier_evict_regret_total", "counter", "Modules that were fetched from the archive within ten minutes after they "
+           "were evicted, by `shard`."),
+    Metric("distier_evict_regret_tokens_total", "counter", "Tokens of these modules, by `shard`."),
+    Metric("distier_build_info", "gauge", "1; the label `version` is that of the worker."),
 )  # fmt: skip
 
 COUNTERS: Mapping[str, str] = {
@@ -119,6 +126,23 @@ def render(metrics: Iterable[Metric], values: Values) -> str:
     return "\n".join(lines) + "\n"
 
 
+OPEN_METRICS = "application/openmetrics-text"
+
+
+def render_open(metrics: Iterable[Metric], values: Values) -> str:
+    """Return metrics in the format OpenMetrics 1.0, for a request that accepts `OPEN_METRICS`."""
+    lines = []
+    for metric in metrics:
+        family = metric.name.removesuffix("_total") if metric.kind == "counter" else metric.name
+        lines += [f"# TYPE {family} {metric.kind}", f"# HELP {family} {metric.what}"]
+        lines += [f"{metric.name}{_labels(labels)} {value:.15g}" for labels, value in values.get(metric.name, ())]
+    return "\n".join([*lines, "# EOF"]) + "\n"
+
+
 def _labels(labels: Mapping[str, str]) -> str:
-    inside = ",".join(f'{name}="{value}"' for name, value in labels.items())
+    inside = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
     return f"{{{inside}}}" if inside else ""
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

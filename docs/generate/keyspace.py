@@ -8,29 +8,57 @@ from __future__ import annotations
 
 from importlib import resources
 
-from distier.domain.keys import Shard
 from distier.domain.schema import KEYSPACE, LAYOUT
 
-LOAD = "python -c 'from distier.lua import library; print(library())' | redis-cli -x FUNCTION LOAD REPLACE"
-_KEYS = " ".join(f"'{key}'" for key in Shard("team", 0, 1).fixed)
-_PAIR = "'distier:{team}:module:skills/pdf' 'distier:{team}:warm:skills/pdf'"
+LOAD = "distier deploy-functions --print | redis-cli -x FUNCTION LOAD REPLACE"
+ROOT = "'distier:{team}:'"
 FCALLS = {
-    "distier_where": f"FCALL_RO distier_where 11 {_KEYS} {_PAIR} skills/pdf",
-    "distier_pin": f"FCALL distier_pin 10 {_KEYS} 'distier:{{team}}:module:skills/pdf' skills/pdf 60000",
+    f"distier_{name} {args}".strip(): f"{call} distier_{name} 1 {ROOT} {args}".strip()
+    for call, name, args in (
+        ("FCALL_RO", "where", "skills/pdf"),
+        ("FCALL_RO", "explain", "docs/style"),
+        ("FCALL_RO", "tiers", ""),
+        ("FCALL_RO", "top", "lru 3"),
+        ("FCALL_RO", "top", "biggest 3"),
+        ("FCALL_RO", "top", "dirty"),
+        ("FCALL_RO", "moves", "600 notes/"),
+        ("FCALL_RO", "health", ""),
+        ("FCALL_RO", "nodes", ""),
+        ("FCALL_RO", "help", ""),
+        ("FCALL", "pin", "skills/pdf 3600"),
+        ("FCALL", "unpin", "skills/pdf"),
+        ("FCALL", "demote", "docs/style"),
+        ("FCALL", "promote", "docs/style"),
+        ("FCALL", "demote", "notes/* 100"),
+    )
 }
+"""The calls of the functions on the page, by title."""
+QUESTIONS = """\
+| question or task | function |
+|---|---|
+| Where is a module? | `where ID` |
+| Why is it there, and what would leave before it? | `explain ID` |
+| How full is each tier, and what is the hit ratio? | `tiers` |
+| Which modules were used longest ago, last, or most? | `top lru`, `top mru`, `top uses` |
+| Which are the biggest, or wait longest to be archived? | `top biggest`, `top dirty` |
+| What moved in the last minute, and why? | `moves 60` |
+| Is the epoch healthy, and who maintains the shard? | `health` |
+| Take a module one tier down, or all with a prefix | `demote ID`, `demote 'PREFIX*' 100` |
+| Keep a module from being evicted | `pin ID SECONDS`, `unpin ID` |
+"""
 # As redis-cli prints; ` 1) ` and all.
 EXAMPLES: dict[str, str] = {
     "distier:{t}:dirty": r'''1) "docs/style"
-2) "1795833747547.377"
+2) "1795834412266.3669"
 3) "notes/old"
-4) "1795833747547.929"
+4) "1795834412266.739"
 5) "skills/pdf"
-6) "1795833747550.5"''',
+6) "1795834412268.686"''',
     "distier:{t}:done": r"""(integer) 6""",
     "distier:{t}:shares": r''' 1) "version"
- 2) "8589934593"
+ 2) "4294967297"
  3) "tok"
- 4) "67006bdcd839a8a736b7490ec1f104d0"
+ 4) "d4aa306d47f681e1547a131ccef49b8a"
  5) "total"
  6) "50000 268435456 100 1073741824"
  7) "0"
@@ -38,7 +66,7 @@ EXAMPLES: dict[str, str] = {
  9) "1"
 10) "25000 134217728 50 536870912"''',
     "distier:{t}:workers": r'''1) "host-4711-a1b2c3"
-2) "1795833807740"''',
+2) "1795834472316"''',
     "distier:{t}:module:<id>": r''' 1) "tier"
  2) "hot"
  3) "epoch"
@@ -46,7 +74,7 @@ EXAMPLES: dict[str, str] = {
  5) "ver"
  6) "3"
  7) "tok"
- 8) "087ff8eb1a904a98f2ff6bd43c5d"
+ 8) "704a1d04b1551b53eccd6bd43c5d"
  9) "seen"
 10) "1"
 11) "bytes"
@@ -56,11 +84,11 @@ EXAMPLES: dict[str, str] = {
 15) "clean"
 16) "1"
 17) "created"
-18) "1795833747550"
+18) "1795834412268"
 19) "updated"
-20) "1795833747550"
+20) "1795834412268"
 21) "moved"
-22) "1795833747550 none hot put"
+22) "1795834412268 none hot put"
 23) "sha256"
 24) "5bc01ba41825fb88020f6925143392f92cbdf94fc30df580eb47b479d2766c04"
 25) "type"
@@ -74,11 +102,11 @@ EXAMPLES: dict[str, str] = {
 33) "archived_bytes"
 34) "84"''',
     "distier:{t}:hot": r'''1) "docs/style"
-2) "1795833747547.377"
+2) "1795834412266.3669"
 3) "skills/pdf"
-4) "1795833747691.9399"''',
+4) "1795834412296.323"''',
     "distier:{t}:warm": r'''1) "notes/old"
-2) "1795920147689.7209"''',
+2) "1795920812294.4099"''',
     "distier:{t}:ghosts:<tier>": r"""(empty array)""",
     "distier:{t}:ids": r"""(empty array)""",
     "distier:{t}:ids:<id>": r'''1) "docs/style"
@@ -125,9 +153,9 @@ EXAMPLES: dict[str, str] = {
 11) "events_max"
 12) "10000"''',
     "distier:{t}:pins": r'''1) "skills/pdf"
-2) "1795837347690"''',
+2) "1795838012295"''',
     "distier:{t}:lease:<id>": r'''"b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1"''',
-    "distier:{t}:events": r'''1) 1) "1795833747689-1"
+    "distier:{t}:events": r'''1) 1) "1795834412294-1"
    2)  1) "id"
        2) "notes/old"
        3) "from"
@@ -138,7 +166,7 @@ EXAMPLES: dict[str, str] = {
        8) "request"
        9) "version"
       10) "1-2"
-2) 1) "1795833747689-0"
+2) 1) "1795834412294-0"
    2)  1) "id"
        2) "notes/old"
        3) "from"
@@ -150,7 +178,7 @@ EXAMPLES: dict[str, str] = {
        9) "version"
       10) "1-2"''',
     "distier:{t}:epoch": r''' 1) "archive"
- 2) "72952e3f72fa766791f48bb99bfc7101"
+ 2) "c5c31dffc4e4338c644022d8eaf50d0b"
  3) "layout"
  4) "2"
  5) "shards"
@@ -158,17 +186,17 @@ EXAMPLES: dict[str, str] = {
  7) "epoch"
  8) "1"
  9) "replid"
-10) "8a36679531a1a84bf79819bc7ae863071fef07ca"
+10) "d4c968fd412d714df8494a7f41bb12cc0f935ef2"
 11) "verified"
 12) "1"
 13) "since"
-14) "1795833747544"
+14) "1795834412263"
 15) "created"
-16) "1795833747544"
+16) "1795834412263"
 17) "ver"
 18) "3"
 19) "clock"
-20) "1795833747691.940"
+20) "1795834412296.323"
 21) "sampled"
 22) "1"
 23) "fence"
@@ -177,47 +205,63 @@ EXAMPLES: dict[str, str] = {
 2) "2.0696057213677301e-05"
 3) "docs/style"
 4) "6.2088171641031892e-05"''',
-    "distier:{t}:warm:<id>": r"""(integer) 86399988""",
-    "distier_where": r"""1)  1) "tier"
-    2) "warm"
-    3) "epoch"
-    4) "1"
-    5) "ver"
-    6) "3"
-    7) "tok"
-    8) "087ff8eb1a904a98f2ff6bd43c5d"
-    9) "seen"
-   10) "1"
-   11) "bytes"
-   12) "26"
-   13) "tokens"
-   14) "9"
-   15) "counter"
-   16) "given"
-   17) "sha256"
-   18) "5bc01ba41825fb88020f6925143392f92cbdf94fc30df580eb47b479d2766c04"
-   19) "type"
-   20) "text/plain"
-   21) "clean"
-   22) "1"
-   23) "archived_bytes"
-   24) "84"
-   25) "codec"
-   26) "raw"
-   27) "frame_bytes"
-   28) "26"
-   29) "created"
-   30) "1795833747550"
-   31) "updated"
-   32) "1795833747550"
-2) ""
-3) "1795920147967.2849"
-4) ""
-5) ""
-6) ""
-7) (integer) 86399830""",
-    "distier_pin": r'''1) "OK"
-2) "1795833808145"''',
+    "distier:{t}:warm:<id>": r"""(integer) 86399994""",
+    "distier_where skills/pdf": r"""1) skills/pdf: hot, archived
+2) 9 tokens, 26 B, 26 B stored in hot
+3) version 1-3, text/plain, written 0 s ago
+4) it went from warm to hot 0 s ago because it was requested
+5) last used 0 s ago
+6) 0 uses""",
+    "distier_explain docs/style": r"""1) docs/style is hot: it came to hot 0 s ago because it was written.
+2) 0 modules of 2 would leave hot before it.""",
+    "distier_tiers": r"""1) tier  modules  tokens  bytes  stored             of budget
+2) hot         2      12   38 B    38 B   0% tokens, 0% bytes
+3) warm        1      60  220 B    84 B  1% modules, 0% bytes
+4) cold        0       0    0 B       -                     -
+5) archived: 3 modules, 236 B stored
+6) not archived yet: 0 modules, 0 B
+7) reads: 100.0% without the archive (hot 1, warm 0, cold 0); 0 modules evicted too early
+8) eviction policy: lru""",
+    "distier_top lru 3": r"""1) id          tier  tokens  bytes  last used
+2) docs/style  hot        3   12 B    0 s ago
+3) skills/pdf  hot        9   26 B    0 s ago""",
+    "distier_top biggest 3": r"""1) id          tier  tokens  bytes  bytes
+2) notes/old   warm      60  220 B  220 B
+3) skills/pdf  hot        9   26 B   26 B
+4) docs/style  hot        3   12 B   12 B
+5) the 3 modules that were used last in hot and warm were looked at, of 3""",
+    "distier_top dirty": r"""1) there is none""",
+    "distier_moves 600 notes/": r"""1) when     id         move         reason
+2) 0 s ago  notes/old  hot -> warm  request
+3) 0 s ago  notes/old  warm -> hot  request
+4) 0 s ago  notes/old  hot -> warm  request
+5) 0 s ago  notes/old  none -> hot  put""",
+    "distier_health": r"""1) healthy
+2) ok    epoch 1 since 0 s ago
+3) ok    all records were compared with the archive in this epoch
+4) ok    worker host-4711-a1b2c3 maintains this shard
+5) ok    everything is archived
+6) ok    Redis uses 2.0 MiB, and has no maxmemory""",
+    "distier_nodes": r"""1) no node keeps copies on a disk""",
+    "distier_help": r""" 1) distier functions, version 0.0.0 (library 1, layout 2)
+ 2) FCALL_RO distier_where 1 'distier:{team}:' skills/pdf    where a module is
+ 3) the one key is the root of a shard; a last argument `map` asks for data
+ 4) FCALL_RO  where ID          where a module is
+ 5) FCALL_RO  explain ID        why it is there, and what would leave before it
+ 6) FCALL_RO  tiers             how full each tier is, and the hit ratio
+ 7) FCALL_RO  top KIND [N]      lru, mru, uses, due, dirty, pins, biggest
+ 8) FCALL_RO  moves [S] [PREFIX]  what moved in the last S seconds (60)
+ 9) FCALL_RO  health            epoch, worker, archive lag, memory
+10) FCALL_RO  nodes             nodes that keep copies on their disks
+11) FCALL     demote ID         one tier down; PREFIX* [MOST] for many
+12) FCALL     promote ID        to hot, where its copy in Redis is not compressed
+13) FCALL     pin ID SECONDS    keep it from being evicted
+14) FCALL     unpin ID          end the pin""",
+    "distier_pin skills/pdf 3600": r"""1) skills/pdf is pinned for 60 min""",
+    "distier_unpin skills/pdf": r"""1) skills/pdf is not pinned any more""",
+    "distier_demote docs/style": r"""1) docs/style is now cold""",
+    "distier_promote docs/style": r"""1) docs/style stays cold: it is in the archive only; distier promote fetches it""",
+    "distier_demote notes/* 100": r"""1) 1 module of 1 module with this prefix moved one tier down""",
 }
 
 _HEAD = f"""\
@@ -233,25 +277,38 @@ module's id as it is, where safe; other bytes are percent-encoded (`skills/a b` 
 Reading with redis-cli is always safe. Writing these keys by hand is not: what the scripts keep (budgets, `usage`, TTLs) is then
 wrong until `distier fsck`.
 
+"""
+
+_KEYS = """\
+## The keys
+
 | key | type | what |
 |---|---|---|
 """
 
-_SCRIPTS = f"""\
-## The scripts
+_FUNCTIONS = f"""\
+## With redis-cli alone
 
-The visible state of a module changes in exactly one script. distier sends them with EVALSHA; for redis-cli the same sources
-load as the function library `distier`:
+distier has a library of functions for people. Load it once for each server, with the role `deployer`; an older library never
+replaces a newer one:
 
 ```sh
-{LOAD}
+distier deploy-functions
 ```
 
-Each function takes the shard's own nine keys first (`KEYS 1..9 the shard`), in this order:
+Without distier on that machine, `{LOAD}` does the same.
 
-```
-{chr(10).join(Shard("team", 0, 1).fixed)}
-```
+The one key of a call is the root of a shard. A call never looks at all modules, so it is safe in a large namespace. With a last
+argument `map` the reply is data. Reads need the role `operator`; what changes something
+needs `admin`. `agent` may call no function.
+
+{QUESTIONS}
+"""
+_SCRIPTS = """\
+## The scripts
+
+The visible state of a module changes in exactly one script. distier sends them with EVALSHA. The functions that change
+something run the same scripts.
 
 """
 
@@ -260,7 +317,9 @@ def render() -> str:
     """The page, as Markdown."""
     table = "".join(f"| `{kind.pattern}` | {kind.type} | {kind.what} |\n" for kind in KEYSPACE)
     looks = "".join(_example(f"`{k.pattern}`", k.look, k.pattern) for k in KEYSPACE)
-    return f"{_HEAD}{table}\n## Looking at it\n\n{looks}{_SCRIPTS}{''.join(map(_function, _verbs()))}".rstrip() + "\n"
+    calls = "".join(_example(f"`{name}`", command, name) for name, command in FCALLS.items())
+    scripts = "".join(map(_script, _verbs()))
+    return f"{_HEAD}{_FUNCTIONS}{calls}{_KEYS}{table}\n## Looking at it\n\n{looks}{_SCRIPTS}{scripts}".rstrip() + "\n"
 
 
 def _example(title: str, command: str, name: str) -> str:
@@ -272,14 +331,12 @@ def _verbs() -> list[str]:
     return sorted(name.removesuffix(".lua") for name in names if not name.startswith("prelude"))
 
 
-def _function(verb: str) -> str:
-    """What the header of a script says, and an example where there is one."""
+def _script(verb: str) -> str:
+    """Return what the header of a script says."""
     source = (resources.files("distier") / "lua" / f"{verb}.lua").read_text("utf-8")
     header = []
     for line in source.splitlines():
         if not line.startswith("--"):
             break
         header.append(line[2:].removeprefix(" "))
-    name = f"distier_{verb}"
-    example = _example("For example:", FCALLS[name], name) if name in FCALLS else ""
-    return f"### {name}\n\n```\n" + "\n".join(header) + f"\n```\n\n{example}"
+    return f"### {verb}\n\n```\n" + "\n".join(header) + "\n```\n\n"

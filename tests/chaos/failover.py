@@ -631,8 +631,8 @@ def break_replid() -> None:
     """Let no script compare the incarnation of the server."""
     from distier.lua import loader
 
-    plain = loader._text
-    loader._text = lambda name: plain(name).replace("incarnation ~= '' and", "false and")
+    plain = loader.text_of
+    loader.text_of = lambda name: plain(name).replace("incarnation ~= '' and", "false and")
 
 
 def break_seen() -> None:

@@ -111,7 +111,7 @@ def test_foreign_type_of_ranks_fails_writes_and_is_named(clean_server: TestServe
 
 
 def test_reads_of_the_fleet_and_regretted_evictions_are_counted(clean_server: TestServer, tmp_path: Path) -> None:
-    small = {"storage_tiers__warm__max_modules": 2, "storage_tiers__hot__max_bytes": 2 * WIDTH}
+    small: dict[str, Any] = {"storage_tiers__warm__max_modules": 2, "storage_tiers__hot__max_bytes": 2 * WIDTH}
     ids = [f"m{n}" for n in range(8)]
     with opened(clean_server, tmp_path, **small) as store:
         assert store.stats().reads.hit_ratio is None

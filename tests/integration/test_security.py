@@ -26,7 +26,7 @@ from distier.config import load_config
 from distier.domain.ids import decode_id, encode_id
 from distier.domain.keys import Shard
 from distier.errors import ConfigError, DistierError, Invalid, Unavailable
-from distier.lua import library
+from distier.lua.library import READS, WRITES, library
 from distier.stores.redis import RedisExchange
 from distier.worker import Worker
 from tests.certificates import certificates
@@ -292,7 +292,7 @@ def test_operator_cannot_create_a_namespace(roles: TestServer, tmp_path: Path) -
 def test_deployer_loads_functions_sets_limits_and_reads_no_module(filled: tuple[TestServer, Path]) -> None:
     server, archive = filled
     with raw(server, "deployer") as client:
-        client.function_load(library(), replace=True)
+        client.function_load(library("0.0.0"), replace=True)
         assert client.config_get("maxmemory-policy")
     with store_of(server, "deployer", archive, storage_tiers__hot__max_size=1234) as store:
         assert store.stats().hot.max_tokens == 1234
@@ -300,10 +300,15 @@ def test_deployer_loads_functions_sets_limits_and_reads_no_module(filled: tuple[
             with pytest.raises(ConfigError):
                 call()
     with raw(server, "operator") as client:
-        keys = [*Shard("team", 0, 1).fixed, Shard("team", 0, 1).module("hot"), Shard("team", 0, 1).frame("hot")]
-        assert client.fcall("distier_where", len(keys), *keys, "hot")
-        with pytest.raises(redis.ResponseError):
-            client.fcall("distier_pin", len(keys) - 1, *keys[:-1], "hot", 1000)
+        root = "distier:{team}:"
+        for name in READS:
+            args = [[], ["hot"]][name in ("where", "explain")]
+            assert client.fcall_ro(f"distier_{name}", 1, root, *args)
+        for name in WRITES.keys() - {"promote", "unpin"}:  # these two have nothing to do here
+            with pytest.raises(redis.ResponseError):
+                client.fcall(f"distier_{name}", 1, root, "hot", 1000)
+    with raw(server, "agent") as client, pytest.raises(redis.ResponseError):
+        client.fcall_ro("distier_where", 1, root, "hot")
     for command in (("HGETALL", "distier:{team}:module:hot"), ("GET", "distier:{team}:warm:warm"), ("EVAL", "return 1", 0),
                   ("FUNCTION", "DELETE", "distier"), ("CONFIG", "REWRITE")):  # fmt: skip
         refused(server, "deployer", *command)

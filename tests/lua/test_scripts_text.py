@@ -76,20 +76,6 @@ def test_script_sha_is_that_of_the_server(real_exchange: Exchange) -> None:
         assert ask(real_exchange, ("SCRIPT", "LOAD", script.source)) == script.sha.encode()
 
 
-def test_function_library_loads_and_runs(real_exchange: Exchange) -> None:
-    fill(real_exchange)
-    ask(real_exchange, ("FUNCTION", "LOAD", "REPLACE", lua.library()))
-    call = lua.where(SHARD, "hot")
-    reply = ask(real_exchange, ("FCALL_RO", "distier_where", len(call.keys), *call.keys, *call.args))
-    seen, by_script = call.parse(reply), run_script(real_exchange, call)
-    assert seen == by_script
-    assert seen is not None
-    assert seen.fields[b"tier"] == b"hot"
-    listed = ask(real_exchange, ("FUNCTION", "LIST", "LIBRARYNAME", "distier"))[0]
-    names = {bytes(f[b"name"]).decode() for f in listed[b"functions"]}
-    assert names == {f"distier_{verb}" for verb in VERBS}
-
-
 # -- refused before anything is written --------------------------------------------------------------------------
 
 

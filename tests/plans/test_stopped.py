@@ -19,6 +19,7 @@ from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.maintain import age_uses, demote_idle, expire_warm, keep_headroom, maintain, write_back_due
 from distier.plans.fleet.statistics import read_stats
 from distier.plans.fleet.sweep import sweep
+from distier.plans.get.fit import Asked, fit
 from distier.plans.get.many import get_many
 from distier.plans.get.one import get, read_below
 from distier.plans.get.scan import IdScan
@@ -186,6 +187,7 @@ ROWS = [
     Row("read a miss", mixed, lambda s: get(s, "missing"), MIXED, check=lambda r: r is None),
     Row("read deleted", mixed, lambda s: get(s, "deleted"), MIXED, check=lambda r: r is None),
     Row("read many", mixed, lambda s: get_many(s, [*MIXED, "missing"]), MIXED, check=lambda r: len(r) == 7),
+    Row("fit", mixed, lambda s: fit(s, Asked("", 35, ("cold",))), MIXED, check=lambda r: r.tokens == 30),
     Row("where", mixed, lambda s: where_in_redis(s, "cold"), MIXED, check=is_tier("cold")),
     Row("list", mixed, lambda s: IdScan(s, "", None, None).step(), MIXED, check=lambda r: len(r) == 6),
     Row("stats", mixed, lambda s: read_stats(s, {}), MIXED),

@@ -15,6 +15,7 @@ from distier import (
     ArchiveUnavailable,
     AsyncSession,
     AsyncStore,
+    Choice,
     Config,
     ConfigError,
     Conflict,
@@ -25,6 +26,7 @@ from distier import (
     DistierError,
     Durability,
     Event,
+    Fitted,
     Full,
     Invalid,
     Item,
@@ -50,6 +52,7 @@ from distier import (
     load_config,
 )
 from distier.observe import MetricsHook
+from distier.plans.get.explain import Explained
 
 
 class Hook:
@@ -111,8 +114,18 @@ def writing(store: Store, content: Content, level: Durability, order: Order) -> 
 def reading(store: Store) -> None:
     assert_type(store.get("id"), Module | None)
     assert_type(store.get_many(["id"]), dict[str, Module | None])
+    fitted = store.fit("prefix/", 50_000)
+    assert_type(store.fit(["id"], 50_000, required=["id"], keep=fitted, predicted={"id": 0.5}), Fitted)
+    store.fit(["id"], 50_000, keep=("id",))
+    store.fit(["id"], "50k")  # type: ignore[arg-type]
+    for choice in fitted:
+        assert_type(choice, Choice)
+    assert_type(fitted.chosen[0].form, Literal["whole", "outline", "none"])
+    assert_type(fitted.left_out[0].reason, Literal["missing", "too large", "outranked"] | None)
+    assert_type(fitted.ids, tuple[str, ...])
     assert_type(store.exists("id"), bool)
     assert_type(store.where("id"), Placement | None)
+    assert_type(store.explain("id"), Explained | None)
     assert_type(store.list("prefix/", tier="hot", limit=3), Iterator[str])
     assert_type(store.scan(), Iterator[tuple[str, Tier]])
     with store.session(keywords=["pdf"]) as session:
@@ -152,6 +165,7 @@ async def everything_async(store: AsyncStore, order: Order) -> None:
     assert_type(await store.put_many([Item("id", b"")]), list[Landed | DistierError])
     assert_type(await store.get("id"), Module | None)
     assert_type(await store.get_many(["id"]), dict[str, Module | None])
+    assert_type(await store.fit("prefix/", 50_000), Fitted)
     async with store.session() as session:
         assert_type(session, AsyncSession)
         assert_type(await session.get("id"), Module | None)
@@ -160,6 +174,7 @@ async def everything_async(store: AsyncStore, order: Order) -> None:
     assert_type(await store.delete("id"), bool)
     assert_type(await store.exists("id"), bool)
     assert_type(await store.where("id"), Placement | None)
+    assert_type(await store.explain("id"), Explained | None)
     assert_type(store.list("prefix/"), AsyncIterator[str])
     assert_type(store.scan(), AsyncIterator[tuple[str, Tier]])
     assert_type(await store.promote("id"), Moved)

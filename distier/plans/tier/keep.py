@@ -108,7 +108,9 @@ def to_warm(
     attempt = install(shard, id, write_id, kind, frame, "get", holder=holder, uses=uses, likely=likely)
     first = yield from _end_fetch(at, attempt)
     reply = first.change
-    if is_refused(reply, Refusal.NOT_ADMITTED):
+    if likely:
+        pass  # the count of a prediction is a guess, and must refuse no copy of a read
+    elif is_refused(reply, Refusal.NOT_ADMITTED):
         bar.note_refused(max(first.uses, expected), len(content))
     elif isinstance(reply, Applied):
         bar.note_admitted(max(first.uses, expected), len(content))
