@@ -116,7 +116,7 @@ def test_two_silent_sources_do_not_add_up_to_a_prediction() -> None:
     (guess,) = (g for g in predictor.sequence.guesses(("a",)) if g.id == "b")
     (other,) = (g for g in predictor.context.guesses(("k",)) if g.id == "b")
     for source, its in ((predictor.sequence, guess), (predictor.context, other)):
-        for n in range(400):  # two of five come true
+        for n in range(3000):  # two of five come true
             source.scores.note(its._replace(id=f"id-{n}"))
             if n % 5 < 2:
                 source.scores.used(f"id-{n}")
