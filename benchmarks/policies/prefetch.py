@@ -103,8 +103,8 @@ def real(traces: dict[str, list[Access]], accesses: int) -> Table:
     table.notes = (
         "The near cache is off, and each access is a session's, which learns and loads ahead between two accesses; a hit is "
         "a read that needed no archive. A predicted module is admitted to warm like others, with its probability for a use, "
-        "so it never displaces what ranks higher: most of what prediction adds to LRU, admission and `gdsf` have already. Under "
-        "`lru` the points vary by one from part to part of a trace, because counts are halved at other times."
+        "so it never displaces what ranks higher: most of what prediction adds to LRU, admission and `gdsf` have already. "
+        "Under `lru` the points vary by one from part to part of a trace, because counts are halved at other times."
     )
     return table
 
