@@ -15,7 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from distier.effects import Count, Effect, Plan
+from distier.effects import Cancelled, Count, Effect, Plan
 from distier.errors import Invalid
 from distier.near import Near
 from distier.plans.common.namespace import Namespace
@@ -103,7 +103,7 @@ def timed(plan: Plan[T], clock: Callable[[], float], effect_s: float, spent: lis
                 spent[0] += clock() - begun_s + effect_s
             try:
                 result = yield effect
-            except Exception as e:
+            except (Exception, Cancelled) as e:
                 step = lambda e=e: plan.throw(e)  # type: ignore[misc] # noqa: E731
             else:
                 step = lambda r=result: plan.send(r)  # type: ignore[misc] # noqa: E731

@@ -401,7 +401,7 @@ class Store(Fitting, Sessions):
         """Return the namespace's sums by tier, and the hits and misses of this process."""
         near = self.near.stats()
         enabled = self.space.config.prediction.enabled
-        prediction = PredictionStats(enabled) if self._ahead is None else self._ahead.ahead.stats()
+        prediction = self._ahead.ahead.stats() if self._ahead and not self._ahead.is_over else PredictionStats(enabled)
         return self.run(read_stats(self.space, self._driver.counters.snapshot(), near, prediction))
 
     def archive_now(self, *, deadline_s: float = 300.0) -> int:

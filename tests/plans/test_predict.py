@@ -113,14 +113,20 @@ def test_probability_counts_for_a_use_in_the_admission(probability: float, stays
     assert (tier(world, "a"), tier(world, "b")) == (("cold", "warm") if stays else ("warm", "cold"))
 
 
-def test_warm_that_refused_is_not_asked_again_at_once() -> None:
+def test_what_warm_refuses_is_fetched_only_for_the_near_cache() -> None:
+    world = cold_world()
+    world.space.process.bar(world.shard, "warm").note_refused(5.0, 1)  # a copy of a reader
+    found = brought(world, ("a",), near=False)
+    assert (found.fetched, found.there, found.refused) == (set(), {"a"}, 0)
+    assert brought(world, ("a",), near=True).fetched == {"a"}
+
+
+def test_refused_prediction_refuses_no_copy_of_a_reader() -> None:
     world = cold_world(storage_tiers__warm__max_modules=1)
     brought(world, ("b",))
     world.ask([("ZADD", world.shard.uses, 9, "b")])
-    process = world.process()
-    for n in range(2):
-        found = process.run(bring(world.space, likely("a"), near=False, reads=1))
-        assert found.fetched == ({"a"} if n == 0 else set())
+    assert brought(world, ("a",), near=False).fetched == {"a"}
+    assert not world.space.process.bar(world.shard, "warm").refuses(0.0, 10**6)
 
 
 def test_what_was_fetched_is_fresh_again_after_a_look() -> None:

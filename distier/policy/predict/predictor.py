@@ -80,11 +80,12 @@ class Predictor:
 
     Args:
         target: the precision that predictions must have.
-        modules_max: maximum number of modules whose followers are known; each takes about a kilobyte.
+        modules_max: maximum number of modules whose followers are known; each takes about a kilobyte. A process passes its
+            own limit. The default stands for what a fleet knows, for simulations.
     """
 
     target: float = 0.5
-    modules_max: int = 8192
+    modules_max: int = 262_144
     threshold: float = 0.0
     outcomes: dict[str, Outcomes] = field(default_factory=lambda: {name: Outcomes() for name in SOURCES})
 
