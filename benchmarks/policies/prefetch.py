@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from benchmarks.churn.traces import NoTrace, Trace
 from benchmarks.policies.server import LEAN, SETTINGS, CountedArchive, archived, budget_of, open_store, reported_each
 from benchmarks.table import Table
-from distier.client.ahead import Ahead
+from distier.client.ahead import Ahead, Reads
 from distier.plans.recovery.rescue import rescue
 from distier.policy.predict import Predictor
 from distier.policy.predict.simulate import Access, replay
@@ -23,6 +24,7 @@ GOALS = {
 """Points over LRU, and precision, at 5 % of the footprint."""
 PARTS = (0.01, 0.05, 0.10)
 SERVER_PART = 0.05
+AT_ONCE = {"prediction__archive_reads_per_second": 1000}
 ACCESS_S = 0.1
 """The time between two accesses on the real server, for the half-life and the budget of reads."""
 
@@ -70,18 +72,10 @@ def simulated(traces: dict[str, list[Access]]) -> Table:
 
 def real(traces: dict[str, list[Access]], accesses: int) -> Table:
     table = Table(
-        f"Prediction, real server: hits in warm, {SERVER_PART:.0%} of the footprint",
-        (
-            "trace",
-            "accesses",
-            "policy",
-            "hit ratio",
-            "with prediction",
-            "points",
-            "precision",
-            "archive reads / without",
-        ),
-    )
+        f"Prediction, real server: {SERVER_PART:.0%} of the footprint in one cache",
+        ("trace", "accesses", "LRU, simulated", "cache", "hit ratio", "with prediction", "points", "precision",
+         "points over LRU"),
+    )  # fmt: skip
     for name, whole in traces.items():
         first = max(0, (len(whole) - accesses) // 2)
         part = whole[first : first + accesses]
@@ -89,48 +83,44 @@ def real(traces: dict[str, list[Access]], accesses: int) -> Table:
         for access in part:
             sizes.setdefault(access.key, access.size)
         trace = Trace(name, [access.key for access in part], sizes)
-        lru = replay(part, int(trace.footprint_bytes * SERVER_PART)).hit_ratio
+        budget = int(trace.footprint_bytes * SERVER_PART)
+        lru = replay(part, budget).hit_ratio
+        near = {**budget_of("warm", 1), "near__enabled": True, "near__max_bytes": budget, "near__max_entries": 10**6,
+                "near__max_tokens": 10**9}  # fmt: skip
+        warm = {**budget_of("warm", budget), "storage_tiers__hot__eviction_policy": "gdsf"}
         with archived(trace) as archive:
-            for policy in ("lru", "gdsf"):
-                plain = _replay(part, trace, archive, policy, predicts=False)
-                ahead = _replay(part, trace, archive, policy, predicts=True)
-                points = (ahead[0] - plain[0]) * 100
-                over = (ahead[0] - lru) * 100
+            for cache, settings in (("near (LRU)", near), ("warm, gdsf", warm)):
+                plain = _replay(part, archive, {**settings, "prediction__enabled": False})
+                ahead = _replay(part, archive, {**settings, "prediction__enabled": True})
+                points, over = (ahead[0] - plain[0]) * 100, (ahead[0] - lru) * 100
                 table.add(
-                    name, len(part), f"{lru:.4f}", policy, f"{plain[0]:.4f}", f"{ahead[0]:.4f}", points, ahead[1], over
+                    name, len(part), f"{lru:.4f}", cache, f"{plain[0]:.4f}", f"{ahead[0]:.4f}", points, ahead[1], over
                 )
-                table.figures[f"policy and prediction on the server, points over LRU, {name} {policy}"] = over
+                table.figures[f"prediction on the server, points over LRU, {name}, {cache}"] = over
     table.notes = (
-        "The near cache is off, and each access is a session's, which learns and loads ahead between two accesses; a hit is "
-        "a read that needed no archive. A predicted module is admitted to warm like others, with its probability for a use, "
-        "so it never displaces what ranks higher: most of what prediction adds to LRU, admission and `gdsf` have already. "
-        "Under `lru` the points vary by one from part to part of a trace, because counts are halved at other times."
+        "Each access is a session's, which learns and loads ahead between two accesses; a hit is a read that needed no "
+        "archive. Once the near cache of the process has the budget, and Redis no room; once warm has it, and there is no near cache. A "
+        "predicted module is admitted to warm like others, with its probability for a use, so it never displaces what ranks "
+        "higher: most of what prediction adds to LRU, `gdsf` has already."
     )
     return table
 
 
-def _replay(
-    part: Sequence[Access], trace: Trace, archive: CountedArchive, policy: str, *, predicts: bool
-) -> tuple[float, float, int]:
-    """Return the hit ratio, the precision, and the reads of the archive."""
-    settings = {
-        **SETTINGS, **budget_of("warm", int(trace.footprint_bytes * SERVER_PART)), "prediction__enabled": predicts,
-        "storage_tiers__hot__eviction_policy": policy, "prediction__archive_reads_per_second": 1000,
-    }  # fmt: skip
+def _replay(part: Sequence[Access], archive: CountedArchive, settings: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the hit ratio, and the precision of the predictions."""
     with reported_each(1), running_server("valkey", args=LEAN) as server, ExitStack() as stack:
-        store = stack.enter_context(open_store(server, archive, settings))
+        store = stack.enter_context(open_store(server, archive, {**SETTINGS, **settings, **AT_ONCE}))
         store.run(rescue(store.space), deadline_s=600)
-        ahead, sessions, misses, begin = Ahead(store.space, store.near, 0.0), {}, 0, archive.reads
+        ahead, sessions, misses = Ahead(store.space, store.near, 0.0), dict[Any, Reads](), 0
         for n, access in enumerate(part):
             before = archive.reads
             found = store.get(access.key)
             assert found is not None
             misses += archive.reads > before
-            if predicts:
+            if store.space.config.prediction.enabled:
                 if access.session not in sessions:
                     sessions[access.session] = ahead.join(())
                 sessions[access.session].note(access.key)
                 store.run(ahead.round(access.time_s, n * ACCESS_S))
         outcomes = ahead.stats()
-        precision = outcomes.used / outcomes.issued if outcomes.issued else 1.0
-        return 1 - misses / len(part), precision, archive.reads - begin
+        return 1 - misses / len(part), outcomes.used / outcomes.issued if outcomes.issued else 1.0
