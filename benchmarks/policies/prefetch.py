@@ -98,7 +98,7 @@ def real(traces: dict[str, list[Access]], accesses: int) -> Table:
                 )
                 table.figures[f"prediction on the server, points over LRU, {name}, {cache}"] = over
     table.notes = (
-        "Each access is a session's, which learns and loads ahead between two accesses; a hit is a read that needed no archive. "
+        "Each access is a session's, which learns and loads ahead between two accesses; a hit is a read without the archive. "
         "Once the near cache of the process has the budget, and Redis no room; once warm has it, and there is no near cache. "
         "A predicted module is admitted to warm like others, with its probability for a use, so it never displaces what ranks "
         "higher: most of what prediction adds to LRU, `gdsf` has already."
