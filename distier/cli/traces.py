@@ -169,10 +169,9 @@ def simulate(
             ]
             print(*output.long_rows(columns, [_simulated_row(name, m, lru, totals) for name, m in rows], ()), sep="\n")
             if prediction:
-                reads = f"{ahead.reads / max(1, lru[0]):.2f} times the archive reads of lru"
-                print(
-                    f"{PREDICTED}: {output.counted(ahead.issued, 'module')} came ahead, {ahead.precision:.0%} used; {reads}"
-                )
+                ratio = ahead.reads / max(1, lru[0])
+                came = output.counted(ahead.issued, "module")
+                print(f"prediction: {came} came ahead, {ahead.precision:.0%} used; {ratio:.2f} x LRU's archive reads")
 
 
 def _parts(missed: Missed, lru: Missed, totals: Missed) -> list[tuple[float, float | None]]:

@@ -70,7 +70,7 @@ def test_simulate_shows_prediction_next_to_the_policies(cli: Cli) -> None:
     assert max(map(len, out.splitlines())) <= 80
     (row,) = (line for line in out.splitlines() if line.startswith("lru, predicting  "))
     assert float(row[16:].split("%")[0]) < 50
-    assert re.search(r"^lru, predicting: [0-9,]+ modules came ahead, [0-9]+% used; [0-9.]+ times", out, re.MULTILINE)
+    assert re.search(r"^prediction: [0-9,]+ modules came ahead, [0-9]+% used; [0-9.]+ x LRU", out, re.MULTILINE)
     _, out, _ = cli("simulate", "t.csv", "--budget", "50%", "--prediction", "--policy", "lru", "--json")
     found = {row["policy"]: row for row in rows(out)}
     assert found["lru, predicting"]["predicted_used"] <= found["lru, predicting"]["predicted"]
