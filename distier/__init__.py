@@ -16,9 +16,11 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from distier.plans.fleet.statistics import Stats
     from distier.plans.put.prepare import Content, Durability, Item
+    from distier.policy.predict import Context, Prediction
 
-    from .client import AsyncStore, Store, connect, connect_async
+    from .client import AsyncSession, AsyncStore, Session, Store, connect, connect_async
     from .config import Config, load_config
+    from .domain.fitted import Choice, Fitted
     from .domain.module import Event, Landed, Module, Moved, Placement, Tier
     from .domain.order import Order
     from .domain.tokens import TokenCounter
@@ -41,22 +43,26 @@ if TYPE_CHECKING:
     from .worker import Worker
 
 _MODULE_OF = {
-    "AsyncStore": "client", "Store": "client", "connect": "client", "connect_async": "client",
+    "AsyncSession": "client", "AsyncStore": "client", "Session": "client", "Store": "client",
+    "connect": "client", "connect_async": "client",
     "Config": "config", "load_config": "config",
+    "Choice": "domain.fitted", "Fitted": "domain.fitted",
     "Event": "domain.module", "Landed": "domain.module", "Module": "domain.module", "Moved": "domain.module",
     "Placement": "domain.module", "Tier": "domain.module", "Order": "domain.order", "TokenCounter": "domain.tokens",
     "ArchiveTimeout": "errors", "ArchiveUnavailable": "errors", "ConfigError": "errors", "Conflict": "errors",
     "Corrupt": "errors", "DeadlineExceeded": "errors", "DistierError": "errors", "Full": "errors", "Invalid": "errors",
     "NotFound": "errors", "OutOfStep": "errors", "Recovering": "errors", "RedisUnavailable": "errors",
     "Unavailable": "errors", "Stats": "plans.fleet.statistics", "Content": "plans.put.prepare",
-    "Durability": "plans.put.prepare", "Item": "plans.put.prepare", "Worker": "worker",
+    "Durability": "plans.put.prepare", "Item": "plans.put.prepare", "Context": "policy.predict",
+    "Prediction": "policy.predict", "Worker": "worker",
 }  # fmt: skip
 
 __all__ = [
-    "ArchiveTimeout", "ArchiveUnavailable", "AsyncStore", "Config", "ConfigError", "Conflict", "Content", "Corrupt",
-    "DeadlineExceeded", "DistierError", "Durability", "Event", "Full", "Invalid", "Item", "Landed", "Module", "Moved",
-    "NotFound", "Order", "OutOfStep", "Placement", "Recovering", "RedisUnavailable", "Stats", "Store", "Tier", "TokenCounter",
-    "Unavailable", "Worker", "connect", "connect_async", "load_config",
+    "ArchiveTimeout", "ArchiveUnavailable", "AsyncSession", "AsyncStore", "Choice", "Config", "ConfigError", "Conflict",
+    "Content", "Context", "Corrupt", "DeadlineExceeded", "DistierError", "Durability", "Event", "Fitted", "Full", "Invalid",
+    "Item", "Landed", "Module", "Moved", "NotFound", "Order", "OutOfStep", "Placement", "Prediction", "Recovering",
+    "RedisUnavailable", "Session", "Stats", "Store", "Tier", "TokenCounter", "Unavailable", "Worker", "connect",
+    "connect_async", "load_config",
 ]  # fmt: skip
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from distier.domain.fitted import Choice
 from distier.domain.module import Event, Landed, Module, Moved, Placement
 from distier.domain.order import Order
 
 if TYPE_CHECKING:
     from distier.plans.fleet.health import Health
-    from distier.plans.fleet.statistics import Stats
+    from distier.plans.fleet.statistics import PredictionStats, SourceStats, Stats
     from distier.plans.get.browse import Page
     from distier.plans.get.explain import Explained
     from distier.plans.get.peek import Version
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from distier.plans.recovery.fsck.findings import Finding, Findings
 
 
-def view(thing: Module | Landed | Placement | Moved | Event) -> dict[str, Any]:
+def view(thing: Module | Landed | Placement | Moved | Event | Choice) -> dict[str, Any]:
     """Return the fields of a value by name, without content. Versions are strings, `epoch-ver`."""
     fields = {name: getattr(thing, name) for name in type(thing).__dataclass_fields__ if name != "content"}
+    if isinstance(thing, Choice):
+        del fields["module"], fields["outline"]
     made = {name.rstrip("_"): str(v) if isinstance(v, Order) else v for name, v in fields.items()}
     if isinstance(thing, Placement):
         made["ratio"] = thing.ratio
@@ -49,6 +52,7 @@ def stats_view(stats: Stats) -> dict[str, Any]:
         "reads": fields(stats.reads) | {"hit_ratio": stats.reads.hit_ratio},
         "epochs": [fields(incarnation) for incarnation in stats.epochs],
         "shares": [fields(quota) for quota in stats.quotas],
+        "prediction": _prediction_view(stats.prediction),
         "node": stats.node,
         "nodes": {name: held._asdict() for name, held in sorted(stats.nodes.items())},
     }
@@ -192,6 +196,14 @@ def span(ms: float) -> str:
 
 def _counted(n: int, what: str) -> str:
     return f"{n:,} {what}{'s' * (n != 1)}"
+
+
+def _prediction_view(p: PredictionStats) -> dict[str, Any]:
+    def outcomes(of: PredictionStats | SourceStats) -> dict[str, Any]:
+        return {"issued": of.issued, "used": of.used, "wasted": of.wasted, "precision": of.precision}
+
+    sources = {name: outcomes(source) for name, source in p.sources.items()}
+    return {"enabled": p.enabled, "sessions": p.sessions, "threshold": p.threshold, **outcomes(p), "by_source": sources}
 
 
 def finding_view(f: Finding) -> dict[str, Any]:

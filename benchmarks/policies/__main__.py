@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.churn.traces import ZIPF, NoTrace, Trace, default_folder, trace_of
-from benchmarks.policies import peers
+from benchmarks.policies import peers, prefetch
 from benchmarks.policies.page import write_page
 from benchmarks.policies.server import archived, replay
 from benchmarks.table import Table
@@ -178,7 +178,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     names, begin = chosen.trace or [*RECORDED, ZIPF], time.monotonic()
     whole, skipped = load(names, ALL, chosen.traces)
     curves = curves_of(whole)
-    tables = [simulated(whole, curves), real(load(names, chosen.accesses, chosen.traces)[0])]
+    walks = {
+        name: prefetch.accesses_of(name, chosen.traces, EACH_BYTES)
+        for name in names
+        if name in {t.name for t in whole} - {ZIPF}
+    }
+    tables = [
+        simulated(whole, curves), real(load(names, chosen.accesses, chosen.traces)[0]), prefetch.simulated(walks),
+        prefetch.real(walks, chosen.accesses),
+    ]  # fmt: skip
     for table in tables:
         for name, value in table.figures.items():
             print(f"   {name}: {value:.3f}")

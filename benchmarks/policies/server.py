@@ -59,7 +59,7 @@ def budget_of(tier: str, budget_bytes: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _open(server: TestServer, archive: CountedArchive, settings: dict[str, Any]) -> Store:
+def open_store(server: TestServer, archive: CountedArchive, settings: dict[str, Any]) -> Store:
     config: Config = load_config(
         {}, redis__url=server.socket_url, storage_tiers__cold__directory="/nowhere", **settings
     )
@@ -74,12 +74,24 @@ def archived(trace: Trace) -> Iterator[CountedArchive]:
     """Yield an archive with the modules of a trace."""
     archive = CountedArchive()
     roomy = {"storage_tiers__hot__max_bytes": HUGE, "storage_tiers__warm__max_bytes": HUGE}
-    with running_server("valkey", args=LEAN) as server, _open(server, archive, {**SETTINGS, **roomy}) as store:
+    with running_server("valkey", args=LEAN) as server, open_store(server, archive, {**SETTINGS, **roomy}) as store:
         ids = list(trace.sizes)
         for at in range(0, len(ids), 200):
             store.put_many([Item(id, content(id, trace.sizes[id])) for id in ids[at : at + 200]])
         store.archive_now(deadline_s=600)
     yield archive
+
+
+@contextmanager
+def reported_each(batch: int) -> Iterator[None]:
+    """Let clients report their uses when they have used `batch` modules: a second of a replay is hours of the trace."""
+    before = UseBuffer.AGE_S, UseBuffer.PENDING_MAX, UseBuffer.NOTES_MAX
+    UseBuffer.AGE_S, UseBuffer.PENDING_MAX = 0.0 if batch == 1 else 1e9, batch
+    UseBuffer.NOTES_MAX = min(batch, UseBuffer.NOTES_MAX)
+    try:
+        yield
+    finally:
+        UseBuffer.AGE_S, UseBuffer.PENDING_MAX, UseBuffer.NOTES_MAX = before
 
 
 def replay(
@@ -93,20 +105,11 @@ def replay(
     batch: int = 1,
 ) -> Outcome:
     """Replay a trace; `clients` read in turn, each of which reports its uses when `batch` modules were used."""
-    before = UseBuffer.AGE_S, UseBuffer.PENDING_MAX, UseBuffer.NOTES_MAX
-    UseBuffer.AGE_S, UseBuffer.PENDING_MAX, UseBuffer.NOTES_MAX = (
-        (0.0 if batch == 1 else 1e9),
-        batch,
-        min(batch, UseBuffer.NOTES_MAX),
-    )
     settings = {**SETTINGS, **budget_of(tier, budget_bytes), "storage_tiers__hot__eviction_policy": policy}
-    try:
-        with running_server("valkey", args=LEAN) as server, ExitStack() as stack:
-            stores = [stack.enter_context(_open(server, archive, settings)) for _ in range(clients)]
-            stores[0].run(rescue(stores[0].space), deadline_s=600)
-            return _read(trace, archive, stores, budget_bytes)
-    finally:
-        UseBuffer.AGE_S, UseBuffer.PENDING_MAX, UseBuffer.NOTES_MAX = before
+    with reported_each(batch), running_server("valkey", args=LEAN) as server, ExitStack() as stack:
+        stores = [stack.enter_context(open_store(server, archive, settings)) for _ in range(clients)]
+        stores[0].run(rescue(stores[0].space), deadline_s=600)
+        return _read(trace, archive, stores, budget_bytes)
 
 
 def _read(trace: Trace, archive: CountedArchive, stores: Sequence[Store], budget_bytes: int) -> Outcome:

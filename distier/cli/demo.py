@@ -228,11 +228,23 @@ def _sums(r: Report) -> list[str]:
     gets = [(tier, times) for tier in TIERS if (times := r.times_us.get(f"get {tier}"))]
     if gets:
         lines.append("get p50: " + ", ".join(f"{tier} {_time(percentile(times, 0.5))}" for tier, times in gets))
+    if line := _predicted(r):
+        lines.append(line)
     full = ", ".join(f"{name} {used / most:.0%}" for name, (used, most) in r.peaks.items())
     lines.append(f"fullest: {full}")
     moves = ", ".join(f"{output.number(n)} {a} > {b}" for (a, b), n in _by_tiers(r).most_common(4))
     lines.append(f"moves: {moves or 'none'}")
     return lines
+
+
+def _predicted(r: Report) -> str:
+    """Return what prediction brought: how many modules came before they were asked for, and how many of those were used."""
+    n = output.number
+    issued, used = (sum(pair[i] for pair in r.predicted.values()) for i in (0, 1))
+    if not issued:
+        return ""
+    sources = ", ".join(f"{name} {n(u)}/{n(i)}" for name, (i, u) in sorted(r.predicted.items()) if i)
+    return f"loaded ahead: {output.counted(issued, 'module')}, {used / issued:.0%} of them used ({sources})"
 
 
 def _by_tiers(r: Report) -> Counter[tuple[str, str]]:
@@ -243,7 +255,7 @@ def _by_tiers(r: Report) -> Counter[tuple[str, str]]:
 
 
 def _last(r: Report) -> list[str]:
-    moves = [f"  {_move(event)}" for event in r.last_moves[-3:]]
+    moves = [f"  {_move(event)}" for event in r.last_moves[-2:]]
     return ["the last moves of the work, and why:", *moves] if moves else []
 
 
@@ -319,7 +331,8 @@ def report_row(r: Report) -> dict[str, Any]:
         "total_s": round(r.total_s, 3), "agents": [_agent_row(a) for a in r.agents],
         "hit_rates": [round(rate, 4) for rate in r.hit_rates],
         "last_moves": [view(e) for e in r.last_moves],
-        "hits": r.hits, "calls": times, "counts": r.counts,
+        "hits": r.hits, "calls": times,
+        "predicted": {name: {"issued": i, "used": u} for name, (i, u) in r.predicted.items()}, "counts": r.counts,
         "moves": [{"from": a, "to": b, "reason": why, "count": n} for (a, b, why), n in r.moves.most_common()],
         "budgets": {name: {"most_seen": used, "limit": most} for name, (used, most) in r.peaks.items()},
         "samples": r.samples, "stats": stats_view(r.stats) if r.stats else None, "worker": r.worker,

@@ -20,7 +20,9 @@ from distier.client.arguments import (
     warn_renamed,
 )
 from distier.client.events import EVENT_WAIT_MS, Listening
+from distier.client.fitting import AsyncFitting
 from distier.client.preload import Preload
+from distier.client.session import AsyncSessions
 from distier.client.store import ARCHIVE_LOOK_S, OPEN_DEADLINE_S, T
 from distier.domain.ids import check_id
 from distier.domain.module import Event, Landed, Module, Moved, Placement, Tier
@@ -34,7 +36,7 @@ from distier.plans.common.namespace import Namespace
 from distier.plans.common.touches import send_touch
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.quotas import open_quotas
-from distier.plans.fleet.statistics import Stats, read_stats
+from distier.plans.fleet.statistics import PredictionStats, Stats, read_stats
 from distier.plans.get.explain import Explained
 from distier.plans.get.explain import explain as explain_plan
 from distier.plans.get.many import get_many as get_many_plan
@@ -62,7 +64,7 @@ if TYPE_CHECKING:
     from distier.stores.local import LocalStore  # LMDB is loaded only when it is used
 
 
-class AsyncStore:
+class AsyncStore(AsyncFitting, AsyncSessions):
     """A namespace of modules for asyncio: the methods of `Store` as coroutines. `connect_async` returns one."""
 
     def __init__(
@@ -232,7 +234,9 @@ class AsyncStore:
     async def stats(self) -> Stats:
         """As `Store.stats`."""
         near = self.near.stats()
-        return await self.run(read_stats(self.space, self._driver.counters.snapshot(), near))
+        enabled = self.space.config.prediction.enabled
+        prediction = PredictionStats(enabled) if self._ahead is None else self._ahead.stats()
+        return await self.run(read_stats(self.space, self._driver.counters.snapshot(), near, prediction))
 
     async def archive_now(self, *, deadline_s: float = 300.0) -> int:
         """As `Store.archive_now`."""
@@ -277,6 +281,8 @@ class AsyncStore:
             await listening.stop()
         if self._node is not None:
             await self._node.stop()
+        if self._ahead_task is not None:
+            await self._ahead_task.stop()
         await self._driver.in_thread(self.near.close)
         with suppress(DistierError):  # recency is a hint: closing must not fail while Redis is unavailable
             await self.run(send_touch(self.space, self._driver.uses.drain()))

@@ -25,7 +25,9 @@ from distier.client.arguments import (
     warn_renamed,
 )
 from distier.client.events import EVENT_WAIT_MS, Watcher
+from distier.client.fitting import Fitting
 from distier.client.preload import Preload
+from distier.client.session import Sessions
 from distier.domain.ids import check_id
 from distier.domain.module import Event, Landed, Module, Moved, Placement, Tier
 from distier.drive.sync import SyncDriver
@@ -38,7 +40,7 @@ from distier.plans.common.namespace import Namespace
 from distier.plans.common.touches import send_touch
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.quotas import open_quotas
-from distier.plans.fleet.statistics import Stats, read_stats
+from distier.plans.fleet.statistics import PredictionStats, Stats, read_stats
 from distier.plans.get.explain import Explained
 from distier.plans.get.explain import explain as explain_plan
 from distier.plans.get.many import get_many as get_many_plan
@@ -73,7 +75,7 @@ ARCHIVE_LOOK_S = 2.0
 """How long opening a store waits for the archive. Modules in Redis can be read without it."""
 
 
-class Store:
+class Store(Fitting, Sessions):
     """A namespace of modules with blocking methods. `connect` returns one.
 
     A store is thread-safe, and safe to use after a fork. Every method can raise `Unavailable` (a server did not answer within
@@ -398,7 +400,9 @@ class Store:
     def stats(self) -> Stats:
         """Return the namespace's sums by tier, and the hits and misses of this process."""
         near = self.near.stats()
-        return self.run(read_stats(self.space, self._driver.counters.snapshot(), near))
+        enabled = self.space.config.prediction.enabled
+        prediction = self._ahead.ahead.stats() if self._ahead and not self._ahead.is_over else PredictionStats(enabled)
+        return self.run(read_stats(self.space, self._driver.counters.snapshot(), near, prediction))
 
     def archive_now(self, *, deadline_s: float = 300.0) -> int:
         """Archive all dirty modules now.
@@ -469,6 +473,8 @@ class Store:
             self._watcher.stop()
         if self._node is not None:
             self._node.stop()
+        if self._ahead is not None:
+            self._ahead.stop()
         self.near.close()
         with suppress(DistierError):  # recency is a hint: closing must not fail while Redis is unavailable
             self.run(send_touch(self.space, self._driver.uses.drain()))

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, SecretStr, model_validator
 
 from distier.config.paths import NO_HOME, LocalPath, default_home
+from distier.config.prediction import PredictionConfig
 from distier.config.secrets import MASK, mask_url
+from distier.config.section import Section
 from distier.config.units import (
     DURATION_MS,
     MAX_INT,
@@ -24,16 +26,6 @@ from distier.config.units import (
     one_of,
 )
 from distier.config.urls import TLS_SCHEMES, check_archive_url, check_http_url, check_listen, check_redis_url
-
-
-class Section(BaseModel):
-    """A frozen part of the configuration. It rejects unknown keys, and its `repr` masks secrets."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        for name, value in super().__repr_args__():
-            yield name, mask_url(value) if isinstance(value, str) else value
 
 
 class RedisConfig(Section):
@@ -389,6 +381,7 @@ class Config(Section):
     )
     storage_tiers: TiersConfig = TiersConfig()
     near: NearConfig = NearConfig()
+    prediction: PredictionConfig = PredictionConfig()
     transforms: dict[ContentType, TransformName] = Field(
         default={}, description="transform for each content type, which shortens contents irreversibly at put"
     )

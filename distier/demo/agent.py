@@ -41,6 +41,9 @@ from distier.errors import Conflict, DistierError, Invalid
 from distier.plans.fleet.maintain import recount
 from distier.worker import Worker
 
+THINKS_S = 0.01
+"""The time between two reads of a task, in seconds."""
+
 
 def corpus(limit: int) -> dict[str, bytes]:
     """Return up to `limit` source files of this Python's standard library by id, evenly chosen, without tests."""
@@ -67,6 +70,7 @@ def demo_config(home: Path, modules: Mapping[str, bytes]) -> dict[str, Any]:
             "demotion_threshold": "10s",
         },
         "worker": {"interval": "500ms"},
+        "prediction": {"enabled": True},
         "events": {"max_length": 5_000_000},
     }
 
@@ -81,9 +85,15 @@ def open_demo(settings: Mapping[str, Any], *, near: bool = False) -> Store:
 
 
 class Agent:
-    """The work of one agent: it picks modules by a skewed pattern, and remembers its acknowledged writes."""
+    """The work of one agent: it picks modules by a skewed pattern, walks through tasks, and remembers its acknowledged writes.
 
-    MIX: ClassVar = {"get": 76, "get_many": 8, "put": 10, "promote": 2, "demote": 3, "replace": 1}
+    A task is a sequence of modules that is the same for all agents, as skills that belong together. Each walk is a session, so
+    what one agent reads there teaches the store what the others will read next.
+    """
+
+    MIX: ClassVar = {"get": 66, "task": 10, "get_many": 8, "put": 10, "promote": 2, "demote": 3, "replace": 1}
+    TASKS = 12
+    TASK_STEPS = 6
 
     def __init__(self, store: Store, ids: Sequence[str], name: str, seed: int) -> None:
         self.store, self.name = store, name
@@ -93,6 +103,8 @@ class Agent:
         random.Random(seed).shuffle(ranked)  # all agents prefer the same modules
         self.ids = ranked
         self.weights = list(accumulate(1 / (rank + 1) ** SKEW for rank in range(len(ranked))))
+        tasks = random.Random(f"{seed}/tasks")
+        self.tasks = [tasks.sample(ranked, min(self.TASK_STEPS, len(ranked))) for _ in range(self.TASKS)]
         self.acks: Acks = {}
         self.unanswered: dict[str, list[str]] = {}
         self.times_us: dict[str, list[int]] = {}
@@ -117,10 +129,21 @@ class Agent:
     def timed(self, kind: str, began_ns: int) -> None:
         self.times_us.setdefault(kind, []).append((time.monotonic_ns() - began_ns) // 1000)
 
+    def task(self, _: str) -> None:
+        """Walk through a task, with some time between two reads, as an agent needs it to think."""
+        number = self.chance.randrange(len(self.tasks))
+        with self.store.session(keywords=[f"task-{number}"]) as session:
+            for id in self.tasks[number]:
+                self.read(id, session.get)
+                time.sleep(THINKS_S)
+
     def get(self, id: str) -> Module | None:
+        return self.read(id, self.store.get)
+
+    def read(self, id: str, get: Callable[[str], Module | None]) -> Module | None:
         near = self.store.near.get(id) is not None  # as `get` finds it, unless it is evicted in between
         began = time.monotonic_ns()
-        module = self.store.get(id)
+        module = get(id)
         tier = "near" if near else module.tier if module else "miss"
         self.timed(f"get {tier}", began)
         self.check_read(id, module, tier)
@@ -206,8 +229,10 @@ def run_agent(job: dict[str, Any], stopping: threading.Event, send: Callable[[An
             if time.monotonic() - sent_s > REPORT_INTERVAL_S:
                 sent_s = time.monotonic()
                 send({"operations": steps, "reads": agent.hits.total(), "near_or_hot": agent.near_or_hot()})
+        ahead = store.stats().prediction
     names = ("acks", "unanswered", "times_us", "hits", "counts", "problems")
-    send({"report": {name: getattr(agent, name) for name in names} | {"operations": steps}})
+    predicted = {name: (source.issued, source.used) for name, source in ahead.sources.items()}
+    send({"report": {name: getattr(agent, name) for name in names} | {"operations": steps, "predicted": predicted}})
 
 
 def run_worker(job: dict[str, Any], stopping: threading.Event, send: Callable[[Any], None]) -> None:

@@ -97,6 +97,8 @@ class Report:
     hit_rates: list[float] = field(default_factory=list)
     """Fraction of reads from the near cache or hot, in equal parts of the time."""
     last_moves: list[Event] = field(default_factory=list)
+    predicted: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """By source of predictions: modules that were loaded ahead, and those of them that were used."""
 
     @property
     def good(self) -> bool:

@@ -298,6 +298,9 @@ class Run:
             r.problems += found["problems"]
             r.hits.update(found.get("hits", {}))
             r.counts.update(found.get("counts", {}))
+            for source, (issued, used) in found.get("predicted", {}).items():
+                before = r.predicted.get(source, (0, 0))
+                r.predicted[source] = before[0] + issued, before[1] + used
             self.acks.append(found.get("acks", {}))
             for id, shas in found.get("unanswered", {}).items():
                 self.unanswered.setdefault(id, []).extend(shas)

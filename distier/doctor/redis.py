@@ -12,6 +12,8 @@ from distier.domain.keys import Keyspace, Shard
 from distier.effects import Pipeline, collect
 from distier.errors import ConfigError, DistierError, Invalid, RedisUnavailable
 from distier.lua import Opened, open_shard
+from distier.lua.deploy import loaded
+from distier.lua.library import LIBRARY
 from distier.plans.fleet.statistics import read_stats
 from distier.plans.recovery.epochs import check_shape
 from distier.stores.redis.cluster import ClusterExchange
@@ -38,6 +40,8 @@ def check_redis(config: Config, redis_url: Callable[[], str]) -> Findings:
     else:
         yield from check_server(server, url, _budget_bytes(server))
     yield _scripts(server)
+    if (functions := _functions(server)) is not None:
+        yield functions
     server.driver.close()
 
 
@@ -158,6 +162,22 @@ def _scripts(server: Server) -> Finding:
         return Finding("scripts", "fail", str(e), "the namespace exists, but cannot be used now")
     fresh = not any(isinstance(o, Opened) for o in opened)
     return Finding("scripts", "ok", f"scripts run; {shape} {'does not exist yet' if fresh else 'is as configured'}")
+
+
+def _functions(server: Server) -> Finding | None:
+    """Return which library of functions for redis-cli the server has; None where this user may not ask."""
+    try:
+        number = server.driver.run(loaded(server.shard))
+    except DistierError:
+        return None
+    if not number:
+        return Finding(
+            "functions", "ok", "the operators' functions are not loaded (`distier deploy-functions` loads them)"
+        )
+    if number < LIBRARY:
+        advice = "load this version's with `distier deploy-functions`"
+        return Finding("functions", "warn", f"the server has library {number} of the operators' functions", advice)
+    return Finding("functions", "ok", f"the server has library {number} of the operators' functions")
 
 
 def _is_refusal(error: Invalid) -> bool:

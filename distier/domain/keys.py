@@ -139,6 +139,10 @@ class Shard:
         return self.root + "done"
 
     @property
+    def learned(self) -> str:
+        return self.root + "next"
+
+    @property
     def nodes(self) -> str:
         return self.root + "nodes"
 

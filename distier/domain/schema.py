@@ -287,6 +287,16 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "ZREVRANGE 'distier:{team}:uses' 0 9 WITHSCORES",
     ),
     KeyKind(
+        "distier:{t}:next",
+        "hash",
+        "what prediction has learned: `<id>` holds `<generation> <uses>`, and the modules that were used within three accesses "
+        "after it in the same session, each with its count; `%:<keyword>` the modules of sessions with that keyword; the "
+        "field without a name the generation, its uses and the bytes of the hash. A follower is an id without the beginning "
+        "that it shares with its field (`7:web` after `skills/pdf` is `skills/web`). It has at most 64 bytes for each module "
+        "of the shard, and may be deleted at any time",
+        "HGET 'distier:{team}:next' skills/pdf",
+    ),
+    KeyKind(
         "distier:{t}:hits",
         "hash",
         "the reads of all processes since the namespace was made: `hot warm cold` and their tokens, `hot_tokens warm_tokens "

@@ -22,7 +22,8 @@ class Response(NamedTuple):
     text: str
 
 
-Routes = Mapping[str, Callable[[], Response]]
+Routes = Mapping[str, Callable[[str], Response]]
+"""The function of each path. Its argument is the header `Accept` of the request."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -50,7 +51,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         routes = self.server.routes
         route = routes.get(self.path.partition("?")[0])
-        response = route() if route else Response(404, TEXT, f"known paths: {', '.join(routes)}\n")
+        response = (
+            route(self.headers.get("Accept", ""))
+            if route
+            else Response(404, TEXT, f"known paths: {', '.join(routes)}\n")
+        )
         body = response.text.encode()
         self.send_response(response.status)
         self.send_header("Content-Type", response.content_type)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distier.lua.learning import Lesson, Taught, learn
 from distier.lua.library import library
 from distier.lua.loader import VERBS, flags_of, script
 from distier.lua.moves import Released, age, archived, demote, expire, install, pin, promote, release, touch, where
@@ -36,6 +37,7 @@ __all__ = [
     "Applied",
     "Deleted",
     "Installed",
+    "Lesson",
     "Limit",
     "Mended",
     "Move",
@@ -49,6 +51,7 @@ __all__ = [
     "Replayed",
     "Reserved",
     "Seen",
+    "Taught",
     "Unclaimed",
     "Write",
     "account",
@@ -63,6 +66,7 @@ __all__ = [
     "flags_of",
     "heartbeat",
     "install",
+    "learn",
     "ledger",
     "library",
     "limit",

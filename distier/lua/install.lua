@@ -2,7 +2,7 @@
 -- Stores the frame of a clean version, which moves it from cold to warm. Also replaces a warm frame that expired or is damaged. This
 -- ends a fetch from the archive, so it also releases the reader's lease and records its use, whatever becomes of the frame.
 -- KEYS    1..9 the shard, 10 record, 11 frame, 12 lease, 13 mark of waiting readers, then record and frame of each move
--- ARGV    id, write id, codec, frame, reason, the value of the caller's lease ('' none), uses, moves
+-- ARGV    id, write id, codec, frame, reason (`predict:<probability of a use>`), the value of the caller's lease ('' none), uses, moves
 -- RETURNS {'OK', evicted, uses} | {'CHANGED', uses} | {'TOO_LARGE', uses} | {'NOT_ADMITTED', uses} | {'OVER', ..., uses}; `uses` is the
 --         count of uses, -1 if none was recorded
 -- KEEPS   modules leave warm for this one only if it has more uses for each byte than they have (`drop_from_warm`), or if readers wait
@@ -11,6 +11,7 @@ local refused = refuse()
 if refused then return refused end
 local id, record, frame = ARGV[1], KEYS[10], KEYS[11]
 local old, now, uses = placed(record), now_ms(), '-1'
+local reason, likely = string.match(ARGV[5], '^([^:]*):?(.*)$')
 local waiting = call('EXISTS', KEYS[13]) == 1
 if ARGV[6] ~= '' and call('GET', KEYS[12]) == ARGV[6] then call('DEL', KEYS[12], KEYS[13]) end
 if ARGV[7] ~= '0' and old.tier ~= 'none' and old.tier ~= 'deleted' then
@@ -24,7 +25,7 @@ if #ARGV[4] > tonumber(limit[1]) or limit[2] == '0' then return {'TOO_LARGE', us
 count(old, -1)
 count({tier = 'warm', tokens = old.tokens, bytes = old.bytes, clean = true, frame_bytes = #ARGV[4],
   archived_bytes = old.archived_bytes}, 1)
-local moves, over = make_room(14, 8, id, now, not waiting and uses_of(id), #ARGV[4])
+local moves, over = make_room(14, 8, id, now, not waiting and uses_of(id) + (tonumber(likely) or 0), #ARGV[4])
 if not moves then
   if over == 'NOT_ADMITTED' then return {over, uses} end
   over[5] = uses
@@ -33,9 +34,9 @@ end
 local evicted = apply(moves, 'evict', now)
 if old.tier == 'cold' then note_regret(record, now, old.tokens) end
 
-call('HSET', record, 'tier', 'warm', 'codec', ARGV[3], 'frame_bytes', #ARGV[4], 'moved', move_of(now, old.tier, 'warm', ARGV[5]))
+call('HSET', record, 'tier', 'warm', 'codec', ARGV[3], 'frame_bytes', #ARGV[4], 'moved', move_of(now, old.tier, 'warm', reason))
 call('SET', frame, ARGV[4])
 keep_frame(id, frame, true, now)
 settle()
-if old.tier ~= 'warm' then emit(id, old.tier, 'warm', ARGV[5], old.version) end
+if old.tier ~= 'warm' then emit(id, old.tier, 'warm', reason, old.version) end
 return {'OK', evicted, uses}

@@ -56,13 +56,16 @@ def promote(
 
 def install(
     shard: Shard, id: str, write_id: str, codec: str, frame: bytes, reason: str, moves: Sequence[Move] = (), *,
-    holder: str = "", uses: int = 0,
+    holder: str = "", uses: int = 0, likely: float = 0.0,
 ) -> RunScript[Installed]:  # fmt: skip
     """Make the version `write_id` of a cold module warm, and demote the victims `moves`. It is a hint.
 
     It also replaces the frame of a warm module, if that is damaged or has expired. It releases the lease of the module if
-    `holder` has it, and records `uses`. It is not sent twice if it records uses.
+    `holder` has it, and records `uses`. It is not sent twice if it records uses. With `likely`, the probability of a predicted
+    use, the reason is `predict`.
     """
+    if likely:
+        reason = f"predict:{likely:.2f}"
 
     def parse(reply: Any) -> Installed:
         return Installed(parse_change(reply[:-1] if word_of(reply) != "OK" else reply), float(reply[-1]))

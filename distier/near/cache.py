@@ -66,6 +66,10 @@ class NearCache:
         """Return whether `get` would return the module now. Does not count as a use."""
         return self.is_fresh and id in self._modules
 
+    def holds(self, id: str) -> bool:
+        """Return whether the module is here, also as a suspect."""
+        return id in self._costs
+
     def get(self, id: str) -> Module | None:
         """Return the module if it is here and certainly fresh. Freshness is checked first; `facade.py` says why."""
         if self._clock() < self._fresh_until_s:

@@ -42,6 +42,13 @@ METRICS: tuple[Metric, ...] = (
     Metric("distier_budget", "gauge", "Quota of the shard, by `shard` and `budget`: hot_tokens, hot_bytes, warm_modules, "
            "warm_bytes."),
     Metric("distier_budget_used", "gauge", "Used part of the quota, by `shard` and `budget`."),
+    Metric("distier_reads_total", "counter", "Reads of all processes, by `shard` and the `tier` of the module when they were "
+           "reported."),
+    Metric("distier_read_tokens_total", "counter", "Tokens of these reads, by `shard` and `tier`."),
+    Metric("distier_evict_regret_total", "counter", "Modules that were fetched from the archive within ten minutes after they "
+           "were evicted, by `shard`."),
+    Metric("distier_evict_regret_tokens_total", "counter", "Tokens of these modules, by `shard`."),
+    Metric("distier_build_info", "gauge", "1; the label `version` is that of the worker."),
 )  # fmt: skip
 
 COUNTERS: Mapping[str, str] = {
@@ -80,6 +87,12 @@ COUNTERS: Mapping[str, str] = {
     "shares.moved": "moves of quotas",
     "shares.undone": "moves of quotas that were undone",
     "shares.refused": "quotas that could not be enlarged",
+    "predict.issued": "predicted modules that were brought nearer",
+    "predict.used": "predicted modules that were used after that",
+    "predict.wasted": "predicted modules that were not used in time",
+    "predict.fetched": "predicted modules that were read from the archive",
+    "predict.failed": "predicted modules that could not be read",
+    "predict.lost": "readings and batches of learned counts that failed",
     "peers.asked": "copies that were requested from other nodes",
     "peers.answered": "copies that other nodes sent",
     "peers.silent": "requests to nodes that did not reply in time",
@@ -113,6 +126,23 @@ def render(metrics: Iterable[Metric], values: Values) -> str:
     return "\n".join(lines) + "\n"
 
 
+OPEN_METRICS = "application/openmetrics-text"
+
+
+def render_open(metrics: Iterable[Metric], values: Values) -> str:
+    """Return metrics in the format OpenMetrics 1.0, for a request that accepts `OPEN_METRICS`."""
+    lines = []
+    for metric in metrics:
+        family = metric.name.removesuffix("_total") if metric.kind == "counter" else metric.name
+        lines += [f"# TYPE {family} {metric.kind}", f"# HELP {family} {metric.what}"]
+        lines += [f"{metric.name}{_labels(labels)} {value:.15g}" for labels, value in values.get(metric.name, ())]
+    return "\n".join([*lines, "# EOF"]) + "\n"
+
+
 def _labels(labels: Mapping[str, str]) -> str:
-    inside = ",".join(f'{name}="{value}"' for name, value in labels.items())
+    inside = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
     return f"{{{inside}}}" if inside else ""
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -3,8 +3,8 @@
     /healthz   200 while rounds succeed and Redis (each master) and the archive are available; otherwise 503 with the
                reasons. Use it for alerts, not for restarts: restarting the worker does not end an outage of Redis or S3
     /readyz    200 while the worker is in the fleet, also as a standby without shards; otherwise 503. Use it for probes
-    /metrics   the worker's own work, and samples of the shards that it leases. The sum over all workers is the whole
-               namespace
+    /metrics   the worker's own work, and samples of the shards that it leases; as OpenMetrics if the request accepts
+               that. The sum over all workers is the whole namespace
 
 The server uses plain HTTP without a password at the address in `worker.health`. It exposes numbers, shard numbers, the
 names of the worker and the namespace, and the latest errors.
@@ -15,10 +15,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 
 from distier.domain.schema import BUDGETS
 from distier.http.server import HttpServer, Response
-from distier.observe.metrics import METRICS, render
+from distier.observe.metrics import METRICS, OPEN_METRICS, render, render_open
 
 from . import ROUND_DEADLINE_S, Rounds
 
@@ -72,6 +73,7 @@ def _values(worker: Rounds) -> dict[str, list[tuple[Mapping[str, str], float]]]:
     }
     names = {"namespace": worker.space.namespace}
     values: dict[str, list[tuple[Mapping[str, str], float]]] = {name: [(names, value)] for name, value in one.items()}
+    values["distier_build_info"] = [(names | {"version": version("distier")}, 1)]
     values["distier_worker_done_total"] = [(names | {"what": k}, n) for k, n in sorted(report.did.items())]
     values["distier_worker_archive_requests_total"] = [
         (names | {"verb": verb}, pacer.requests[verb]) for verb in ("put", "get", "list", "delete")
@@ -94,6 +96,10 @@ def _values(worker: Rounds) -> dict[str, list[tuple[Mapping[str, str], float]]]:
         add("distier_write_back_lag_seconds", max(0, seen.dirty_age_ms - after_ms) / 1000)
         for tier in ("hot", "warm", "cold"):
             add("distier_modules", seen.usage.get(f"{tier}_count", 0), tier=tier)
+            add("distier_reads_total", seen.reads.get(tier, 0), tier=tier)
+            add("distier_read_tokens_total", seen.reads.get(f"{tier}_tokens", 0), tier=tier)
+        add("distier_evict_regret_total", seen.reads.get("regret", 0))
+        add("distier_evict_regret_tokens_total", seen.reads.get("regret_tokens", 0))
         for budget, used in BUDGETS.items():
             add("distier_budget", seen.limits.get(budget, 0), budget=budget)
             add("distier_budget_used", seen.usage.get(used, 0), budget=budget)
@@ -112,7 +118,10 @@ class HealthServer(HttpServer):
     """
 
     def __init__(self, address: str, worker: Rounds) -> None:
-        def metrics() -> Response:
+        def metrics(accept: str) -> Response:
+            if OPEN_METRICS in accept:
+                form = f"{OPEN_METRICS}; version=1.0.0; charset=utf-8"
+                return Response(200, form, render_open(METRICS, _values(worker)))
             return Response(200, "text/plain; version=0.0.4; charset=utf-8", render(METRICS, _values(worker)))
 
         def state(good: str, why: list[str]) -> Response:
@@ -121,8 +130,8 @@ class HealthServer(HttpServer):
             return Response(503 if why else 200, "application/json", json.dumps(found) + "\n")
 
         routes = {
-            "/healthz": lambda: state("ok", reasons(worker)),
-            "/readyz": lambda: state("ready", not_ready(worker)),
+            "/healthz": lambda _: state("ok", reasons(worker)),
+            "/readyz": lambda _: state("ready", not_ready(worker)),
             "/metrics": metrics,
         }
         super().__init__("worker.health", address, routes)

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from distier import Item, Store, connect
+from distier.domain.ids import encode_id
+from distier.domain.learned import field_of_keyword
 from distier.domain.schema import KEYSPACE
-from distier.lua import library
+from distier.lua import Lesson, learn, library
 from distier.plans.common.leases import take_lease
 from distier.plans.fleet.leases import join
 from distier.plans.fleet.maintain import maintain, rank_modules
@@ -75,6 +77,9 @@ def broad_workload(store: Store) -> None:
     assert Worker(store).run_once()
     store.run(join(store.space, "host-1-abc", {}, 60_000))
     store.put("m/18", "dirty again")
+    shard = store.space.shard("m/1")
+    lesson = Lesson(encode_id("m/1"), 8, 1, {"m/2": 1})
+    store.run(iter(learn(shard, [lesson, Lesson(field_of_keyword("mail"), 8, 1, {"m/2": 1})])))
     a_node(store)
 
 
@@ -117,7 +122,7 @@ def test_every_key_on_a_live_server_is_documented(redis_url: str, server: TestSe
 
 def check_fields(client: Any, key: bytes, what: str | None) -> None:
     """Check that the description names every field of a hash or an event."""
-    if what is None:
+    if what is None or key.endswith(b":next"):  # its fields are ids
         return
     named = {word for quoted in re.findall(r"`([^`]*)`", what) for word in re.findall(r"<[^>]*>|[^ =]+", quoted)}
     entries = [client.hgetall(key)] if client.type(key) == b"hash" else [fields for _, fields in client.xrange(key)]

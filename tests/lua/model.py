@@ -169,24 +169,32 @@ class Model:
         return "OK", evicted
 
     def install(
-        self, id: str, write_id: str, codec: str, frame: bytes, moves: Sequence[Move], waited_for: bool = False
+        self,
+        id: str,
+        write_id: str,
+        codec: str,
+        frame: bytes,
+        moves: Sequence[Move],
+        waited_for: bool = False,
+        likely: float = 0.0,
     ) -> tuple[object, ...] | Over:
         old = self.records.get(id)
         if old is None or old.write_id != write_id or not old.clean or old.tier not in ("cold", "warm"):
             return ("CHANGED",)
         if len(frame) > self.limits["warm_bytes"] or not self.limits["warm_modules"]:
             return ("TOO_LARGE",)
-        worth = None if waited_for else (self.uses.get(id, 0.0), len(frame))
+        worth = None if waited_for else (self.uses.get(id, 0.0) + likely, len(frame))
+        reason = "predict" if likely else "get"
         evicted = self._change(
             id,
-            replace(old, tier="warm", frame=frame, codec=codec, lost=False, moved=f"{old.tier} warm get"),
+            replace(old, tier="warm", frame=frame, codec=codec, lost=False, moved=f"{old.tier} warm {reason}"),
             moves,
             worth,
         )
         if isinstance(evicted, Over | tuple):
             return evicted
         if old.tier != "warm":
-            self.events.append((id, old.tier, "warm", "get", old.version))
+            self.events.append((id, old.tier, "warm", reason, old.version))
         return "OK", evicted
 
     def demote(self, moves: Sequence[Move]) -> tuple[object, ...] | Over:

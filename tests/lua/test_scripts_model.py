@@ -250,13 +250,14 @@ class Shards(RuleBasedStateMachine):
         reply = self.run(lua.promote(self.shard, id, write_id, content, reason, moves))
         self.check(reply, self.model.promote(id, write_id, content, moves, reason), before, id)
 
-    @rule(choice=choices, fresh=fresh, frame=frames, drawn=moves)
-    def install(self, choice: Choice, fresh: bool, frame: bytes, drawn: Drawn) -> None:
+    @rule(choice=choices, fresh=fresh, frame=frames, drawn=moves, likely=st.sampled_from([0.0, 0.0, 0.5, 0.75]))
+    def install(self, choice: Choice, fresh: bool, frame: bytes, drawn: Drawn, likely: float) -> None:
         id = self.chosen(choice, lambda rec: rec.clean and rec.tier in ("warm", "cold"))
         write_id, moves = self.write_id(id, fresh), self.made(drawn)
         before = self.dump()
-        reply = self.run(lua.install(self.shard, id, write_id, "lz4", frame, "get", moves))
-        self.check(reply.change, self.model.install(id, write_id, "lz4", frame, moves), before, id)
+        reply = self.run(lua.install(self.shard, id, write_id, "lz4", frame, "get", moves, likely=likely))
+        expected = self.model.install(id, write_id, "lz4", frame, moves, likely=likely)
+        self.check(reply.change, expected, before, id)
         assert reply.uses == -1
 
     @rule(

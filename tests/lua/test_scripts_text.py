@@ -24,7 +24,7 @@ from tests.lua.test_scripts_model import open_shard, run_script, untimed
 
 MAX_LINES = 66
 LOOKS = {"state", "where"}
-TAKES_MEMORY = {"put", "promote", "install", "touch", "adopt", "enlist", "rank"}
+TAKES_MEMORY = {"put", "promote", "install", "touch", "adopt", "enlist", "rank", "learn"}
 # All other scripts free memory, or are necessary for that and take hardly any.
 LIMITS = {"hot_tokens": 10, "hot_bytes": 100, "warm_modules": 3, "warm_bytes": 100, "warm_ttl_ms": 1_000_000}
 SHARD = Shard("ns", 0, 1)
@@ -187,6 +187,7 @@ CALLS: dict[str, Callable[[], RunScript[Any]]] = {
     "limit": lambda: lua.limit(SHARD, 7, (50, 500, 50, 500)),
     "claim": lambda: lua.claim(SHARD, "me", 10_000),
     "enlist": lambda: lua.enlist(SHARD, ["hot", "hot2", "none"]),
+    "learn": lambda: lua.learn(SHARD, [lua.Lesson("hot", 8, 1, {"warm": 2})]),
     "heartbeat": lambda: lua.heartbeat(SHARD, "me", 10_000),
 }
 REPAIRS = {"mend", "reindex", "account"}  # they write only if there is a defect

@@ -19,10 +19,13 @@ from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.maintain import age_uses, demote_idle, expire_warm, keep_headroom, maintain, write_back_due
 from distier.plans.fleet.statistics import read_stats
 from distier.plans.fleet.sweep import sweep
+from distier.plans.get.fit import Asked, fit
 from distier.plans.get.many import get_many
 from distier.plans.get.one import get, read_below
 from distier.plans.get.scan import IdScan
 from distier.plans.get.where import where_in_redis
+from distier.plans.predict.bring import bring
+from distier.plans.predict.learned import recall, teach
 from distier.plans.put.delete import delete
 from distier.plans.put.many import put_many
 from distier.plans.put.one import put
@@ -32,6 +35,8 @@ from distier.plans.recovery.epochs import open_space
 from distier.plans.tier.demote import demote, demote_many
 from distier.plans.tier.promote import pin, promote, promote_many, unpin
 from distier.plans.tier.writeback import write_back
+from distier.policy.predict import Prediction
+from distier.policy.predict.counts import Change
 from tests.fakes import Snapshot, World
 from tests.plans.audit import audit, audit_contents
 from tests.scripted import Fault, FaultKind, PlanRunner, Stopped
@@ -151,6 +156,24 @@ def pinned_world() -> World:
     return world
 
 
+def likely(*ids: str) -> list[Prediction]:
+    return [Prediction(id, 0.9, "sequence") for id in ids]
+
+
+def full_and_cold() -> World:
+    """As `full`, and one module is cold that was used more often than those in warm."""
+    world = full()
+    world.run(put(world.space, item("c")), "c")
+    world.run(write_back_due(world.space, world.shard, older_than_ms=0))
+    assert world.run(demote(world.space, "c", "cold")).moved
+    world.ask([("ZADD", world.shard.uses, 9, "c")])
+    return world
+
+
+def taught(world: World) -> None:
+    world.run(teach(world.space, [Change("cold", 1, {"a": 1})], [Change("pdf", 1, {"a": 2})]))
+
+
 ROWS = [
     Row("open", empty, open_space),
     Row("open again", mixed, open_space, MIXED),
@@ -164,6 +187,7 @@ ROWS = [
     Row("read a miss", mixed, lambda s: get(s, "missing"), MIXED, check=lambda r: r is None),
     Row("read deleted", mixed, lambda s: get(s, "deleted"), MIXED, check=lambda r: r is None),
     Row("read many", mixed, lambda s: get_many(s, [*MIXED, "missing"]), MIXED, check=lambda r: len(r) == 7),
+    Row("fit", mixed, lambda s: fit(s, Asked("", 35, ("cold",))), MIXED, check=lambda r: r.tokens == 30),
     Row("where", mixed, lambda s: where_in_redis(s, "cold"), MIXED, check=is_tier("cold")),
     Row("list", mixed, lambda s: IdScan(s, "", None, None).step(), MIXED, check=lambda r: len(r) == 6),
     Row("stats", mixed, lambda s: read_stats(s, {}), MIXED),
@@ -212,6 +236,15 @@ ROWS = [
     Row("age", mixed, first(age_uses), MIXED, before=lambda w: w.ask([("HSET", w.shard.epoch, "created", 1)])),
     Row("maintain", full, lambda s: maintain(s, s.keys.shards[0]), FULL, before=lambda w: idle(w)),
     Row("sweep", swept, sweep, {"a": content("v3"), "b": None}),
+    Row("bring ahead, near", mixed, lambda s: bring(s, likely(*MIXED, "deleted", "missing"), near=True, reads=9), MIXED,
+        check=lambda r: r.modules.keys() == MIXED.keys() and r.fetched == {"cold", "expired"}),
+    Row("bring ahead, not near", mixed, lambda s: bring(s, likely(*MIXED, "deleted", "missing"), near=False, reads=9),
+        MIXED, check=lambda r: r.fetched == {"cold"} == r.modules.keys()),
+    Row("bring ahead, warm is full", full_and_cold, lambda s: bring(s, likely("c"), near=False, reads=9), FULL,
+        check=lambda r: r.fetched == {"c"}),
+    Row("teach", mixed, lambda s: teach(s, [Change("cold", 1, {"a": 1})], [Change("pdf", 1, {"a": 2})]), MIXED),
+    Row("recall", mixed, lambda s: recall(s, ["cold", "none"], ["pdf"]), MIXED, before=lambda w: taught(w),
+        check=lambda r: r.modules["cold"] == (1.0, {"a": 1.0}) and r.keywords["pdf"].followers == {"a": 2.0}),
 ]  # fmt: skip
 
 

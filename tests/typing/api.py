@@ -13,16 +13,20 @@ import distier
 from distier import (
     ArchiveTimeout,
     ArchiveUnavailable,
+    AsyncSession,
     AsyncStore,
+    Choice,
     Config,
     ConfigError,
     Conflict,
     Content,
+    Context,
     Corrupt,
     DeadlineExceeded,
     DistierError,
     Durability,
     Event,
+    Fitted,
     Full,
     Invalid,
     Item,
@@ -33,8 +37,10 @@ from distier import (
     Order,
     OutOfStep,
     Placement,
+    Prediction,
     Recovering,
     RedisUnavailable,
+    Session,
     Stats,
     Store,
     Tier,
@@ -46,6 +52,7 @@ from distier import (
     load_config,
 )
 from distier.observe import MetricsHook
+from distier.plans.get.explain import Explained
 
 
 class Hook:
@@ -107,10 +114,26 @@ def writing(store: Store, content: Content, level: Durability, order: Order) -> 
 def reading(store: Store) -> None:
     assert_type(store.get("id"), Module | None)
     assert_type(store.get_many(["id"]), dict[str, Module | None])
+    fitted = store.fit("prefix/", 50_000)
+    assert_type(store.fit(["id"], 50_000, required=["id"], keep=fitted, predicted={"id": 0.5}), Fitted)
+    store.fit(["id"], 50_000, keep=("id",))
+    store.fit(["id"], "50k")  # type: ignore[arg-type]
+    for choice in fitted:
+        assert_type(choice, Choice)
+    assert_type(fitted.chosen[0].form, Literal["whole", "outline", "none"])
+    assert_type(fitted.left_out[0].reason, Literal["missing", "too large", "outranked"] | None)
+    assert_type(fitted.ids, tuple[str, ...])
     assert_type(store.exists("id"), bool)
     assert_type(store.where("id"), Placement | None)
+    assert_type(store.explain("id"), Explained | None)
     assert_type(store.list("prefix/", tier="hot", limit=3), Iterator[str])
     assert_type(store.scan(), Iterator[tuple[str, Tier]])
+    with store.session(keywords=["pdf"]) as session:
+        assert_type(session, Session)
+        assert_type(session.get("id"), Module | None)
+        assert_type(session.get_many(["id"]), dict[str, Module | None])
+    assert_type(store.predict_access(Context(("id",), ("pdf",))), list[Prediction])
+    store.predict_access("id")  # type: ignore[arg-type]
     store.list(tier="tepid")  # type: ignore[arg-type]
     print(store.get("id").text)  # type: ignore[union-attr]
 
@@ -142,9 +165,16 @@ async def everything_async(store: AsyncStore, order: Order) -> None:
     assert_type(await store.put_many([Item("id", b"")]), list[Landed | DistierError])
     assert_type(await store.get("id"), Module | None)
     assert_type(await store.get_many(["id"]), dict[str, Module | None])
+    assert_type(await store.fit("prefix/", 50_000), Fitted)
+    async with store.session() as session:
+        assert_type(session, AsyncSession)
+        assert_type(await session.get("id"), Module | None)
+        assert_type(await session.get_many(["id"]), dict[str, Module | None])
+    assert_type(await store.predict_access(Context(("id",))), list[Prediction])
     assert_type(await store.delete("id"), bool)
     assert_type(await store.exists("id"), bool)
     assert_type(await store.where("id"), Placement | None)
+    assert_type(await store.explain("id"), Explained | None)
     assert_type(store.list("prefix/"), AsyncIterator[str])
     assert_type(store.scan(), AsyncIterator[tuple[str, Tier]])
     assert_type(await store.promote("id"), Moved)
@@ -181,6 +211,8 @@ def values(module: Module, landed: Landed, placement: Placement, moved: Moved, e
     assert_type(stats.hot.tokens, int)
     assert_type(stats.hits, Mapping[str, int])
     assert_type(module.version < landed.version, bool)
+    assert_type(stats.prediction.precision, float | None)
+    assert_type(stats.prediction.sources["sequence"].used, int)
 
 
 def working(store: Store) -> None:

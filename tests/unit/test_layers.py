@@ -104,7 +104,7 @@ def test_logic_opens_no_files(path: Path) -> None:
 
 
 # Within the plans, each package imports only from those before it. `fsck` repairs by writing, so it is above the writes.
-PLANS = ["common", "recovery", "tier", "get", "put", "fleet", "recovery.fsck"]
+PLANS = ["common", "recovery", "tier", "get", "predict", "put", "fleet", "recovery.fsck"]
 LINES_MAX = 500
 
 

@@ -18,10 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distier.plans.common.process_state import ProcessState
 from distier.policy.quotas import (
     HYSTERESIS,
     STEP,
     Amounts,
+    Floors,
     Ledger,
     ShardHoldings,
     enlarged,
@@ -29,6 +31,7 @@ from distier.policy.quotas import (
     rebalance,
     scaled,
     sum_of,
+    valued,
 )
 
 numbers = st.integers(0, 2**50)
@@ -308,3 +311,47 @@ def test_moving_quotas_lose_no_more_in_real_traces(name: str, report: Callable[[
     found = loss(reads, dict.fromkeys(read, TYPICAL), total * TYPICAL, 64)
     report(summary(f"{name}, {len(read)} reads, hot holds {total} of {len(set(read))}", [found]))
     assert found.moving <= 2 * POINT
+
+
+# -- gdsf: the floors are prices ---------------------------------------------------------------------------------------
+
+
+def held(age_ms: int = 1000) -> ShardHoldings:
+    return ShardHoldings(Amounts(100, 400, 5, 300), 10, 5, age_ms, age_ms)
+
+
+def test_shard_whose_floor_rises_faster_counts_as_evicting_younger_modules() -> None:
+    before = [Floors(0, 1.0, 1.0), Floors(0, 5.0, 5.0)]
+    now = [Floors(10_000, 3.0, 2.0), Floors(10_000, 6.0, 7.0)]
+    slow_hot = valued([held(), held()], before, now)
+    assert slow_hot[0].hot_age_ms == slow_hot[1].hot_age_ms / 2  # type: ignore[operator]
+    assert slow_hot[0].warm_age_ms == 2 * slow_hot[1].warm_age_ms  # type: ignore[operator]
+
+
+def test_quota_moves_to_the_shard_whose_floor_rises_faster() -> None:
+    full = ShardHoldings(Amounts(1000, 1000, 50, 1000), 500, 500, 10, 10)
+    ledger = Ledger(1, Amounts(2000, 2000, 100, 2000), (Amounts(1000, 1000, 50, 1000),) * 2)
+    before, now = [Floors(0, 1.0, 1.0)] * 2, [Floors(10_000, 9.0, 9.0), Floors(10_000, 2.0, 2.0)]
+    assert rebalance(ledger, [full, full], 0.0) == {}, "equally old"
+    changed = rebalance(ledger, valued([full, full], before, now), 0.0)
+    assert changed[0].hot_tokens > 1000 > changed[1].hot_tokens
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (None, [Floors(10_000, 2.0, 2.0)] * 2),
+        ([Floors(0, 0.0, 0.0)] * 2, [Floors(10_000, 0.0, 0.0)] * 2),
+        ([Floors(0, 1.0, 1.0)] * 2, [Floors(10_000, 2.0, 2.0), Floors(10_000, 0.0, 0.0)]),
+        ([Floors(0, 5.0, 5.0)] * 2, [Floors(10_000, 2.0, 2.0)] * 2),
+    ],
+    ids=["first look", "lru", "one shard without a floor", "the floor was lost"],
+)
+def test_ages_stay_where_floors_say_nothing(before: list[Floors] | None, now: list[Floors]) -> None:
+    assert valued([held(), held()], before, now) == [held(), held()]
+
+
+def test_process_compares_floors_with_those_of_ten_seconds_ago() -> None:
+    state = ProcessState()
+    looks = [[Floors(at_ms, 1.0 + at_ms, 1.0)] for at_ms in (0, 2_000, 12_000, 13_000, 30_000)]
+    assert [state.note_floors(look) for look in looks] == [None, looks[0], looks[0], looks[0], looks[2]]

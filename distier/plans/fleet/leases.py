@@ -126,11 +126,12 @@ def sweep_in_turn(space: Namespace) -> Plan[int | None]:
 
 
 class ShardSample(NamedTuple):
-    """What one shard holds and may hold, and since when its oldest dirty version has waited, in ms."""
+    """What one shard holds and may hold, since when its oldest dirty version has waited, in ms, and the reads of the fleet."""
 
     usage: Mapping[str, int]
     limits: Mapping[str, int]
     dirty_age_ms: int
+    reads: Mapping[str, int]
 
 
 def sample(shards: Sequence[Shard]) -> Plan[dict[Shard, ShardSample]]:
@@ -142,11 +143,12 @@ def sample(shards: Sequence[Shard]) -> Plan[dict[Shard, ShardSample]]:
             Command(s, ("HGETALL", s.limits), _numbers),
             Command(s, ("ZRANGE", s.dirty, 0, 0, "WITHSCORES"), lambda r: int(float(r[0][1])) if r else None),
             Command(s, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000),
+            Command(s, ("HGETALL", s.hits), _numbers),
         ]
     replies = [collect(r) for r in (yield from Pipeline(calls))]
     found = {}
-    for shard, usage, limits, since_ms, now_ms in zip(shards, *(replies[n::4] for n in range(4)), strict=True):
-        found[shard] = ShardSample(usage, limits, 0 if since_ms is None else max(0, now_ms - since_ms))
+    for shard, usage, limits, since_ms, now_ms, reads in zip(shards, *(replies[n::5] for n in range(5)), strict=True):
+        found[shard] = ShardSample(usage, limits, 0 if since_ms is None else max(0, now_ms - since_ms), reads)
     return found
 
 

@@ -80,6 +80,50 @@ class NearStats:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceStats:
+    """Predictions of one source (`sequence`, `context`, `hour`) that were acted on: `used`, `wasted`, or still open."""
+
+    issued: int = 0
+    used: int = 0
+    wasted: int = 0
+
+    @property
+    def precision(self) -> float | None:
+        """The used part of those whose outcome is known; None if there is none."""
+        known = self.used + self.wasted
+        return self.used / known if known else None
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionStats:
+    """Prediction in this process. `threshold` is the least probability that it acts on now, `modules` are those whose followers
+    are known here. A prediction counts for its strongest source."""
+
+    enabled: bool = False
+    sessions: int = 0
+    modules: int = 0
+    threshold: float = 0.0
+    sources: Mapping[str, SourceStats] = field(default_factory=dict)
+
+    @property
+    def issued(self) -> int:
+        return sum(source.issued for source in self.sources.values())
+
+    @property
+    def used(self) -> int:
+        return sum(source.used for source in self.sources.values())
+
+    @property
+    def wasted(self) -> int:
+        return sum(source.wasted for source in self.sources.values())
+
+    @property
+    def precision(self) -> float | None:
+        """As `SourceStats.precision`, over all sources."""
+        return SourceStats(0, self.used, self.wasted).precision
+
+
+@dataclass(frozen=True, slots=True)
 class ShardEpoch:
     """The epoch of a shard.
 
@@ -163,6 +207,7 @@ class Stats:
     """How many of `dirty_count` are tombstones that are not archived yet."""
     eviction: EvictionStats = EvictionStats()
     reads: FleetReads = FleetReads()
+    prediction: PredictionStats = PredictionStats()
 
     @property
     def count(self) -> int:
@@ -181,7 +226,12 @@ class Stats:
         return self.counters.get("misses", 0)
 
 
-def read_stats(space: Namespace, counters: Mapping[str, int], near: NearStats = NearStats()) -> Plan[Stats]:
+def read_stats(
+    space: Namespace,
+    counters: Mapping[str, int],
+    near: NearStats = NearStats(),
+    prediction: PredictionStats = PredictionStats(),
+) -> Plan[Stats]:
     """Add up the accounts of all shards, which the scripts keep: a few round trips, however large the namespace."""
     calls: list[Command[dict[str, int]]] = [
         Command(shard, ("HGETALL", key), _numbers) for shard in space.keys.shards for key in (shard.usage, shard.limits)
@@ -222,6 +272,7 @@ def read_stats(space: Namespace, counters: Mapping[str, int], near: NearStats = 
                   n("archived_bytes", 0), all_bytes - n("dirty_bytes", 0)),
         n("dirty_count", 0), n("dirty_bytes", 0), counters, near, incarnations, quotas, nodes, space.node,
         n("deleted_count", 0), eviction, FleetReads(*(reads.get(name, 0) for name in FleetReads.__dataclass_fields__)),
+        prediction,
     )  # fmt: skip
 
 

@@ -88,29 +88,35 @@ def outcome_of(reply: Applied | Refused) -> Outcome:
     return MOVED if isinstance(reply, Applied) else _REFUSED[reply.why]
 
 
-def to_warm(space: Namespace, shard: Shard, record: Record, content: bytes, holder: str, uses: int) -> Plan[Outcome]:
+def to_warm(
+    space: Namespace, shard: Shard, record: Record, content: bytes, holder: str, uses: int, likely: float = 0.0
+) -> Plan[Outcome]:
     """Leave a warm copy of this clean version if there is room, release the lease that `holder` has, and record the uses.
+
+    `likely` is the probability of a use that was predicted, which counts as that many uses in the admission.
 
     All of that is one script. Only where dirty modules would have to leave warm, more follow. Where warm will most likely not
     admit the copy, no frame is made, which costs more than all the rest.
     """
     at, id, write_id = Located(space, shard, record.id), record.id, record.order.write_id
     bar = space.process.bar(shard, "warm")
-    expected = space.process.warm.get(id, 0.0) + uses
+    expected = space.process.warm.get(id, 0.0) + uses + likely
     if bar.refuses(expected, len(content)) and not (yield from _is_wanted(at, holder, uses)):
         space.process.guess_warm(id, expected)
         return Outcome.NOT_ADMITTED
     kind, frame = yield from make_frame(space, content, write_id, fast=True)
-    attempt = install(shard, id, write_id, kind, frame, "get", holder=holder, uses=uses)
+    attempt = install(shard, id, write_id, kind, frame, "get", holder=holder, uses=uses, likely=likely)
     first = yield from _end_fetch(at, attempt)
     reply = first.change
-    if is_refused(reply, Refusal.NOT_ADMITTED):
+    if likely:
+        pass  # the count of a prediction is a guess, and must refuse no copy of a read
+    elif is_refused(reply, Refusal.NOT_ADMITTED):
         bar.note_refused(max(first.uses, expected), len(content))
     elif isinstance(reply, Applied):
         bar.note_admitted(max(first.uses, expected), len(content))
 
     def again(moves: Sequence[Move]) -> RunScript[Any]:
-        call: RunScript[Any] = install(shard, id, write_id, kind, frame, "get", moves)
+        call: RunScript[Any] = install(shard, id, write_id, kind, frame, "get", moves, likely=likely)
         parse = call.parse
         call.parse = lambda reply: parse(reply).change
         return call
@@ -148,14 +154,16 @@ def _end_fetch(at: Located, call: RunScript[Installed]) -> Plan[Installed]:
     return ended
 
 
-def keep_warm(space: Namespace, shard: Shard, record: Record, content: bytes, holder: str, uses: int) -> Plan[None]:
+def keep_warm(
+    space: Namespace, shard: Shard, record: Record, content: bytes, holder: str, uses: int, likely: float = 0.0
+) -> Plan[None]:
     """Leave a warm copy of this clean version where this node has them: on its disk, in Redis, or both.
 
-    Release the lease that `holder` has. `uses` are recorded together with a copy in Redis.
+    Release the lease that `holder` has. `uses` are recorded together with a copy in Redis. `likely`: see `to_warm`.
     """
     if space.node is not None:
         yield from LocalPut(record, content)
     if space.local_only:
         yield from give_back(shard, shard.lease(record.id), holder)
     else:
-        yield from keep(to_warm(space, shard, record, content, holder, uses))
+        yield from keep(to_warm(space, shard, record, content, holder, uses, likely))
