@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distier import Invalid, Item, Store, connect
+from distier.effects import Command, Effect, Pipeline, Plan
 from distier.plans.fleet.health import probe_archive, read_health
 from distier.plans.get.browse import LOOKED_MAX, RANKS, Page, Row, page_by_id, page_by_rank
 from distier.plans.get.peek import archived_versions, peek
@@ -158,9 +159,51 @@ def test_a_look_reads_no_content_above_its_limit(store: Store) -> None:
     found = store.run(peek(store.space, "m", max_bytes=100))
     assert found is not None
     assert (found.content, found.why) == (None, "too large")
+    sent: list[Effect[Any]] = []
+    store.run(seen_by(peek(store.space, "m", max_bytes=100), sent.append))
+    assert [effect.args[0] for effect in sent if isinstance(effect, Command)] == ["HMGET"]
+    assert len(sent) == 1, "not even the record of a module that is too large is read, since it holds the content"
     assert store.run(peek(store.space, "nothing", max_bytes=100)) is None
     store.delete("m")
     assert store.run(peek(store.space, "m", max_bytes=100)) is None
+
+
+def seen_by(plan: Plan[Any], see: Callable[[Effect[Any]], object]) -> Plan[Any]:
+    """Return a plan that shows each effect to `see` before it is performed, and the calls of a pipeline one by one."""
+    value: Any = None
+    while True:
+        try:
+            effect = plan.send(value)
+        except StopIteration as end:
+            return end.value
+        if isinstance(effect, Pipeline):
+            value = []
+            for call in effect.calls:
+                see(call)
+                value.append((yield from call))
+        else:
+            see(effect)
+            value = yield effect
+
+
+def test_a_chunk_that_is_divided_while_it_is_read_is_read_once(store: Store) -> None:
+    ids = [f"m{i:03}" for i in range(0, 300, 2)]
+    put_all(store, ids)
+    grown = False
+
+    def grow(effect: Effect[Any]) -> None:
+        nonlocal grown
+        index = (store.space.keys.shards[0].ids,)
+        beyond = isinstance(effect, Command) and effect.args[1:2] == index and "REV" not in effect.args
+        if beyond and not grown:
+            grown = True  # between the read of a chunk and the look for the next one
+            put_all(store, [f"m{i:03}" for i in range(1, 300, 2)])
+
+    page = store.run(seen_by(page_by_id(store.space, "m", "", 200), grow))
+    found = [row.id for row in page.rows]
+    assert grown
+    assert found == sorted(set(found)), "an id is listed twice, or out of order"
+    assert set(ids[:50]) <= set(found), "an id that was there all the time is missing"
 
 
 def test_archived_versions_are_those_of_the_module_alone(store: Store) -> None:
