@@ -21,6 +21,10 @@ PRINTS = {
     "durable_write": (
         "a write that expects no module is refused\narchived: True\nWe use SI units.\nDates are ISO 8601."
     ),
+    "langgraph_memory": (
+        "the other agent reads {'likes': 'figs', 'rating': 5}\nnamespaces: [('users', 'ada'), ('users', 'bob')]\n"
+        "best: [('ada', 'figs'), ('bob', 'kimchi')]\nas a module: Module(id='langgraph/users/ada/..."
+    ),
     "load_directory": "tree/a/deep.md: ... tokens, hot\ntree/top.txt: ... tokens, hot\n2 loaded, 0 failed",
     "near_cache": "100 reads needed no network\nthe change was seen\nnear cache: on",
     "pins_and_tiers": (
