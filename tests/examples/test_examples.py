@@ -21,6 +21,9 @@ PRINTS = {
     "durable_write": (
         "a write that expects no module is refused\narchived: True\nWe use SI units.\nDates are ISO 8601."
     ),
+    "langchain_cache": (
+        "the model answers Figs.\nthe cache answers Figs.\nkeys: ['vectors/a', 'vectors/b'], values: [b'\\x02', None]"
+    ),
     "langgraph_memory": (
         "the other agent reads {'likes': 'figs', 'rating': 5}\nnamespaces: [('users', 'ada'), ('users', 'bob')]\n"
         "best: [('ada', 'figs'), ('bob', 'kimchi')]\nas a module: Module(id='langgraph/users/ada/..."
