@@ -25,7 +25,8 @@ KEY = "key"
 """The field of `meta` with the whole path of a key whose id was shortened."""
 ROOT_BYTES = 128
 _HASHED = "~"
-_KEPT_BYTES = MAX_ID_BYTES - 1 - len(_HASHED) - hashlib.sha256().digest_size * 2
+_HASH_CHARS = 64
+_KEPT_BYTES = MAX_ID_BYTES - len(_HASHED) - _HASH_CHARS
 
 
 class Ids:
@@ -43,18 +44,17 @@ class Ids:
     def item(self, parts: Sequence[str], content: str | bytes, content_type: str | None, **fields: Any) -> Item:
         """Return the `Item` that puts `content` under a path."""
         path = self._path(parts)
-        id = self._shortened(path)
+        id = shortened(path)
         meta = {} if id == path else {KEY: path}
         return Item(id, content, content_type, meta=meta | fields.pop("meta", {}) or None, **fields)
 
     def id(self, parts: Sequence[str]) -> str:
         """Return the id of a path."""
-        return self._shortened(self._path(parts))
+        return shortened(self._path(parts))
 
     def prefix(self, parts: Sequence[str]) -> str:
         """Return a prefix of the ids of all paths that begin with `parts`. Other ids may have it too: compare the paths."""
-        path = self._path(parts) + "/" if parts else self._base
-        return path if len(path.encode()) <= _KEPT_BYTES else _kept(path)
+        return shortened_prefix(self._path(parts) + "/" if parts else self._base)
 
     def parts(self, id: str, meta: Any = None) -> tuple[str, ...] | None:
         """Return the path of an id; None if the id was shortened and `meta` is not given, or if it is not one of these."""
@@ -62,7 +62,7 @@ class Ids:
             return None
         if id.rpartition("/")[2].startswith(_HASHED):
             path = (meta or {}).get(KEY)
-            if not isinstance(path, str) or self._shortened(path) != id:
+            if not isinstance(path, str) or shortened(path) != id:
                 return None
             id = path
         return tuple(
@@ -72,11 +72,23 @@ class Ids:
     def _path(self, parts: Sequence[str]) -> str:
         return self._base + "/".join(map(_encoded, parts))
 
-    @staticmethod
-    def _shortened(path: str) -> str:
-        if len(path.encode()) <= MAX_ID_BYTES:
-            return path
-        return f"{_kept(path)}{_HASHED}{hashlib.sha256(path.encode()).hexdigest()}"
+
+def shortened(path: str) -> str:
+    """Return a path as an id: the path itself, or its first segments, `~` and a hash where it would be too long."""
+    if len(path.encode()) <= MAX_ID_BYTES:
+        return path
+    return f"{_kept(path)}{_HASHED}{hashlib.sha256(path.encode()).hexdigest()}"
+
+
+def shortened_prefix(prefix: str) -> str:
+    """Return the prefix of the ids of all paths with a prefix that ends in `/`. Other ids may have it too."""
+    return prefix if len(prefix.encode()) <= _KEPT_BYTES else _kept(prefix)
+
+
+def is_shortened(id: str) -> bool:
+    """Return whether an id looks like one of a long path. The path is then in `meta`, in the field `KEY`."""
+    last = id.rpartition("/")[2]
+    return last.startswith(_HASHED) and len(last) == len(_HASHED) + _HASH_CHARS
 
 
 def _encoded(part: str) -> str:

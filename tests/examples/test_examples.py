@@ -21,6 +21,10 @@ PRINTS = {
     "durable_write": (
         "a write that expects no module is refused\narchived: True\nWe use SI units.\nDates are ISO 8601."
     ),
+    "fsspec_files": (
+        "found: ['docs/a.md', 'docs/sub/b.json']\nread: {'b': 2}\nmodule: # A\n1 byte range: A\n"
+        "b'the second line'\na second create: FileExistsError"
+    ),
     "langchain_cache": (
         "the model answers Figs.\nthe cache answers Figs.\nkeys: ['vectors/a', 'vectors/b'], values: [b'\\x02', None]"
     ),
