@@ -15,7 +15,7 @@ from distier.domain.module import Landed, Module
 from distier.errors import DistierError, Invalid
 from distier.plans.get.browse import PAGE_MAX, Page, Row, page_by_id
 from distier.plans.get.scan import complete
-from distier.plans.put.prepare import Item
+from distier.plans.put.prepare import Expected, Item
 
 T = TypeVar("T")
 Steps = Generator[Callable[[Any], Any], Any, T]
@@ -147,14 +147,18 @@ def put_all(items: Sequence[Item]) -> Steps[list[Landed]]:
     return results
 
 
-def delete_all(ids: Sequence[str]) -> Steps[None]:
-    """Steps that delete modules. Those that do not exist are no error."""
+def delete_all(ids: Sequence[str]) -> Steps[int]:
+    """Steps that delete modules, and return how many existed."""
+    deleted = 0
     for id in ids:
-        yield partial(_delete, id)
+        deleted += yield from delete(id)
+    return deleted
 
 
-def _delete(id: str, store: Any) -> Any:
-    return store.delete(id)
+def delete(id: str, version: Expected = None) -> Steps[bool]:
+    """Steps that delete a module, and return whether it existed. Raises `Conflict` if it is not at the version."""
+    existed: bool = yield lambda store: store.delete(id, if_version=version)
+    return existed
 
 
 class Bridge:

@@ -25,6 +25,9 @@ PRINTS = {
         "found: ['docs/a.md', 'docs/sub/b.json']\nread: {'b': 2}\nmodule: # A\n1 byte range: A\n"
         "b'the second line'\na second create: FileExistsError"
     ),
+    "key_value_store": (
+        "read: {'token': 'abc'}\nwith its time to live: True\nkeys: ['ada', 'bob']\nas a module: {'token': 'abc'}\ndeleted: 2"
+    ),
     "langchain_cache": (
         "the model answers Figs.\nthe cache answers Figs.\nkeys: ['vectors/a', 'vectors/b'], values: [b'\\x02', None]"
     ),

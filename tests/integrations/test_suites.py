@@ -23,9 +23,11 @@ SUITES = {
         105,
         37,
     ),
+    # Its sdist needs a compiler: `git clone https://github.com/strawgate/py-key-value` into the folder, by hand.
+    ("py-key-value", "suite_key_value", "tests/stores/memory/test_memory.py"): (67, 1),
 }
 """What passed and what was skipped, by the suite's folder, our plugin and the suite's files."""
-NEEDS = ("pytest_mock", "langgraph.store.sqlite")
+NEEDS = ("pytest_mock", "langgraph.store.sqlite", "key_value.aio", "dirty_equals")
 
 
 @pytest.mark.skipif(available_kinds()["valkey"] != "", reason=available_kinds()["valkey"])
