@@ -9,7 +9,7 @@ FAST   := tests/unit tests/guard tests/typing tests/docs/test_generated.py tests
 READY  := $(VENV)/.ready
 PAGES  := $(VENV)/.docs
 SUITES := $(VENV)/suites
-SDISTS := langgraph-checkpoint==4.3.2 langgraph-checkpoint-sqlite==3.1.2
+SDISTS := langgraph-checkpoint==4.3.2 langgraph-checkpoint-sqlite==3.1.2 anthropic==2.14.0
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check test lint spell coverage hooks format suites bench bench-policies guard chaos docs site constraints clean

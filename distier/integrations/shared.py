@@ -46,7 +46,7 @@ class Ids:
         path = self._path(parts)
         id = shortened(path)
         meta = {} if id == path else {KEY: path}
-        return Item(id, content, content_type, meta=meta | fields.pop("meta", {}) or None, **fields)
+        return Item(id, content, content_type, meta=fields.pop("meta", {}) | meta or None, **fields)
 
     def id(self, parts: Sequence[str]) -> str:
         """Return the id of a path."""

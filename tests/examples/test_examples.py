@@ -18,6 +18,13 @@ LINES_MAX = 39
 
 PRINTS = {
     "asyncio_store": "20 read side by side\nmissing: ['notes/20']\n20 ids below notes/",
+    "claude_memory": (
+        "File created successfully at: /memories/ada.md\n"
+        "Here's the content of /memories/ada.md with line numbers:\n     1\t# Ada\n     2\t- likes fado\n     3\t- likes figs\n"
+        "Here're the files and directories up to 2 levels deep in /memories, excluding hidden items:\n"
+        "32B\t/memories\n32B\t/memories/ada.md\nrefused: File /memories/ada.md already exists\n"
+        "as a module: ['# Ada', '- likes fado', '- likes figs']"
+    ),
     "durable_write": (
         "a write that expects no module is refused\narchived: True\nWe use SI units.\nDates are ISO 8601."
     ),
