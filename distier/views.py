@@ -12,8 +12,12 @@ from distier.domain.module import Event, Landed, Module, Moved, Placement
 from distier.domain.order import Order
 
 if TYPE_CHECKING:
+    from distier.plans.fleet.health import Health
     from distier.plans.fleet.statistics import PredictionStats, SourceStats, Stats
+    from distier.plans.get.browse import Page
     from distier.plans.get.explain import Explained
+    from distier.plans.get.peek import Version
+    from distier.plans.recovery.folders import Folder
     from distier.plans.recovery.fsck.findings import Finding, Findings
 
 
@@ -52,6 +56,97 @@ def stats_view(stats: Stats) -> dict[str, Any]:
         "node": stats.node,
         "nodes": {name: held._asdict() for name, held in sorted(stats.nodes.items())},
     }
+
+
+DIRTY_LATE_MS = 600_000
+"""A module that waits longer than this to be archived needs a look. `distier_health` has the same limit."""
+DIRTY_PART = 0.5
+"""Dirty modules that fill more than this part of the budgets of bytes need a look: puts find no room at the end."""
+
+
+def health_view(
+    stats: Stats, health: Health, *, archive: str | None = None, thrash: str | None = None
+) -> dict[str, Any]:
+    """Return what an operator looks at first: the checks of a namespace, and whether all are good.
+
+    Args:
+        stats: The totals of the namespace.
+        health: Its workers and what waits for the archive.
+        archive: Why the archive does not reply; empty if it does, None if that was not checked.
+        thrash: What shows that modules move back and forth; None if that was not checked.
+    """
+    late = [e for e in stats.epochs if not e.verified]
+    idle = [s.shard for s in health.shards if s.worker is None]
+    oldest, budgets = health.oldest, budgets_view(stats)
+    over = [b["name"] for b in budgets if b["used"] > b["max"]]
+    dirty = stats.dirty_bytes / max(1, stats.hot.max_bytes + stats.warm.max_bytes)
+    waits = "everything is archived"
+    if oldest is not None:
+        waits = f"the oldest module that is not archived waits since {span(oldest.dirty_ms)}: {oldest.oldest_dirty}"
+    checks = [
+        ("epochs", not late, f"{_shards([e.shard for e in late])} not compared with the archive since Redis restarted"
+         if late else "all records were compared with the archive in this epoch"),
+        ("worker", not idle, f"no worker maintains {_shards(idle)}" if idle
+         else f"{_counted(len(health.workers), 'worker')} of the fleet: {', '.join(health.workers)}"),
+        ("write-back", oldest is None or oldest.dirty_ms < DIRTY_LATE_MS, waits),
+        ("dirty", dirty < DIRTY_PART, f"{_counted(stats.dirty_count, 'version')} not archived yet, {dirty:.0%} of the budgets"),
+        ("budgets", not over, f"more than the budget of {', '.join(over)}" if over
+         else ", ".join(f"{b['name']} {b['part']:.0%}" for b in budgets)),
+    ]  # fmt: skip
+    if archive is not None:
+        checks.insert(2, ("archive", not archive, archive or "the archive replies"))
+    if thrash is not None:
+        checks.append(("thrash", not thrash, thrash or "modules do not move back and forth"))
+    made = [{"check": name, "ok": ok, "text": text} for name, ok, text in checks]
+    return {"healthy": all(ok for _, ok, _ in checks), "checks": made}
+
+
+def budgets_view(stats: Stats) -> list[dict[str, Any]]:
+    """Return the four budgets of a namespace, with what they hold and the part that is full."""
+    hot, warm = stats.hot, stats.warm
+    rows = (
+        ("hot tokens", "hot", "tokens", hot.tokens, hot.max_tokens),
+        ("hot bytes", "hot", "bytes", hot.size_bytes, hot.max_bytes),
+        ("warm modules", "warm", "modules", warm.count, warm.max_modules),
+        ("warm bytes", "warm", "bytes", warm.stored_bytes, warm.max_bytes),
+    )
+    return [
+        {"name": name, "tier": tier, "unit": unit, "used": used, "max": most, "part": used / most if most else 0.0}
+        for name, tier, unit, used, most in rows
+    ]
+
+
+def fleet_view(health: Health) -> dict[str, Any]:
+    """Return the workers that are alive, and who maintains each shard."""
+    return {
+        "workers": list(health.workers),
+        "shards": [{name: getattr(s, name) for name in type(s).__dataclass_fields__} for s in health.shards],
+        "now_ms": health.now_ms,
+    }
+
+
+def page_view(page: Page) -> dict[str, Any]:
+    """Return a part of a listing of modules."""
+    rows = [{name: getattr(row, name) for name in type(row).__dataclass_fields__} for row in page.rows]
+    return {"modules": rows, "after": page.after, "looked": page.looked, "of": page.of, "now_ms": page.now_ms}
+
+
+def version_view(v: Version) -> dict[str, Any]:
+    """Return a version in the archive."""
+    o = v.object
+    named = {"version": str(o.order), "kind": o.kind, "key": o.key}
+    return named | {"size_bytes": v.size_bytes, "modified_ms": v.modified_ms}
+
+
+def folder_view(f: Folder) -> dict[str, Any]:
+    """Return a part of a folder of the archive."""
+    objects = [{"key": o.key, "size_bytes": o.size_bytes, "modified_ms": o.modified_ms} for o in f.objects]
+    return {"path": f.path, "folders": list(f.folders), "objects": objects, "after": f.after}
+
+
+def _shards(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:8])) + (" ..." if len(numbers) > 8 else "")
+    return f"shard {shown}" if len(numbers) == 1 else f"shards {shown}"
 
 
 def explained_view(e: Explained) -> dict[str, Any]:

@@ -26,6 +26,7 @@ BUDGETS = ("1%", "5%", "10%")
 DOLLARS = 0.0004
 """Dollars for 1,000 GET requests: S3 Standard in us-east-1, https://aws.amazon.com/s3/pricing/. Reads in the same region cost
 nothing else."""
+PREDICTED = "lru, predicting"
 TraceFile = Annotated[
     str, typer.Argument(metavar="TRACE", help="CSV `time,key,size[,session]`, also gzipped; `-` is stdin.")
 ]
@@ -118,6 +119,9 @@ def simulate(
         list[str] | None, typer.Option("--policy", metavar="NAME", help="Only this policy; repeatable [default: all].")
     ] = None,
     tokens_per_byte: TokensPerByte = None,
+    prediction: Annotated[
+        bool, typer.Option("--prediction", help="Also replay it through LRU with prediction, session by session.")
+    ] = False,
 ) -> None:  # fmt: skip
     """Replay a trace through every eviction policy, and print what each misses.
 
@@ -126,7 +130,7 @@ def simulate(
     have one size, and PFOO-L (Berger et al. 2018) misses at most as much as the optimum with sizes. Each module has the largest
     size that the trace says.
     """
-    from distier.policy.eviction.replay import COMPULSORY, accessed, bound, compulsory, replay
+    from distier.policy.eviction.replay import COMPULSORY, accessed, bound, compulsory, replay, replay_predicted
     from distier.policy.eviction.table import POLICIES
 
     session = session_of(context)
@@ -141,11 +145,17 @@ def simulate(
     for each in budgets:
         lru = replay(read, POLICIES["lru"], each.amount)
         rows = [(name, lru if name == "lru" else replay(read, POLICIES[name], each.amount)) for name in wanted]
+        if prediction:
+            predicted, ahead = replay_predicted(read, each.amount)
+            rows.append((PREDICTED, predicted))
         least, missed = bound(read, each.amount)
         rows += [(f"{least} (bound)", missed), (COMPULSORY, first)]
         if session.json:
             for name, each_missed in rows:
-                output.emit(_simulated(each, name, each_missed, lru, totals))
+                row = _simulated(each, name, each_missed, lru, totals)
+                if name == PREDICTED:
+                    row |= {"predicted": ahead.issued, "predicted_used": ahead.used, "archive_reads": ahead.reads}
+                output.emit(row)
         else:
             share = f" ({each.label})" if each.label.endswith("%") else ""
             print(f"\nbudget {output.size(each.amount)}{share}")
@@ -158,6 +168,10 @@ def simulate(
                 *([">tokens", ">x LRU"] if totals.tokens else []),
             ]
             print(*output.long_rows(columns, [_simulated_row(name, m, lru, totals) for name, m in rows], ()), sep="\n")
+            if prediction:
+                ratio = ahead.reads / max(1, lru[0])
+                came = output.counted(ahead.issued, "module")
+                print(f"prediction: {came} came ahead, {ahead.precision:.0%} used; {ratio:.2f} x LRU's archive reads")
 
 
 def _parts(missed: Missed, lru: Missed, totals: Missed) -> list[tuple[float, float | None]]:

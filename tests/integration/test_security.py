@@ -28,9 +28,12 @@ from distier.domain.keys import Shard
 from distier.errors import ConfigError, DistierError, Invalid, Unavailable
 from distier.lua.library import READS, WRITES, library
 from distier.stores.redis import RedisExchange
+from distier.web import app as web_app
 from distier.worker import Worker
 from tests.certificates import certificates
 from tests.servers import TestServer, free_port, poll, start_server
+from tests.web.conftest import client as page_client
+from tests.web.conftest import needs
 
 ACL_FILE = Path(__file__).parents[2] / "deploy" / "redis" / "users.acl"
 SECRET = "s3cr3t-pa55word"
@@ -230,6 +233,21 @@ def test_operator_sees_everything_and_changes_nothing(filled: tuple[TestServer, 
     for command in (("CONFIG", "GET", "*"), ("SET", "distier:{team}:x", "y"), ("XADD", "distier:{team}:events", "*", "a", 1),
                   ("HSET", "distier:{team}:limits", "hot_tokens", 1), ("FUNCTION", "LOAD", "x")):  # fmt: skip
         refused(server, "operator", *command)
+
+
+def test_operator_can_use_the_page_and_nothing_is_written(filled: tuple[TestServer, Path]) -> None:
+    needs("starlette", "httpx2")
+    server, archive = filled
+    with server.client() as client, store_of(server, "operator", archive) as store:
+        before = _dump(client)
+        with page_client(web_app(store, write=True)) as c:
+            for path in ("/", "/modules", "/modules?order=lru", "/modules?order=biggest", "/module?id=hot", "/module?id=warm",
+                         "/module?id=cold&archived=1", "/fleet", "/archive", "/series.json"):  # fmt: skip
+                assert c.get(path).status_code == 200, path
+            same = {"origin": "http://127.0.0.1:8080"}
+            for action in ("demote?id=hot", "promote?id=cold", "pin?id=hot&for=1%20h", "unpin?id=hot"):
+                assert "It was not done" in c.post(f"/do/{action}", headers=same).text
+        assert _dump(client) == before
 
 
 def _changes(store: Store) -> list[Callable[[], object]]:

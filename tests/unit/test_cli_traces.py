@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,21 @@ def test_simulate_prints_every_policy_next_to_lru_within_80_columns(cli: Cli) ->
         missed = {line[:16].strip(): float(line[16:].split("%")[0]) for line in block.splitlines()[2:]}
         assert min(missed[name] for name in POLICIES) >= missed["PFOO-L (bound)"]
         assert missed["infinite cache"] <= missed["lru"] <= 100
+
+
+def test_simulate_shows_prediction_next_to_the_policies(cli: Cli) -> None:
+    walk = "\n".join(f"{n},m{n % 20},1000,s{n // 200}" for n in range(2000))
+    Path("t.csv").write_text(f"time,key,size,session\n{walk}\n")
+    code, out, _ = cli("simulate", "t.csv", "--budget", "50%", "--prediction")
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    (row,) = (line for line in out.splitlines() if line.startswith("lru, predicting  "))
+    assert float(row[16:].split("%")[0]) < 50
+    assert re.search(r"^prediction: [0-9,]+ modules came ahead, [0-9]+% used; [0-9.]+ x LRU", out, re.MULTILINE)
+    _, out, _ = cli("simulate", "t.csv", "--budget", "50%", "--prediction", "--policy", "lru", "--json")
+    found = {row["policy"]: row for row in rows(out)}
+    assert found["lru, predicting"]["predicted_used"] <= found["lru, predicting"]["predicted"]
+    assert found["lru, predicting"]["missed_objects"] < found["lru"]["missed_objects"]
 
 
 def test_simulate_json_has_a_row_for_each_budget_and_policy(cli: Cli) -> None:

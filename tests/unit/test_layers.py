@@ -129,6 +129,7 @@ def test_file_is_short_enough(path: Path) -> None:
 
 HEAVY = {
     "redis", "pydantic", "boto3", "lmdb", "typer", "yaml", "fsspec", "langgraph", "langchain_core", "key_value", "anthropic",
+    "starlette", "uvicorn",
 }  # fmt: skip
 
 

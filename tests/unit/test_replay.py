@@ -19,6 +19,7 @@ from distier.policy.eviction.replay import (
     next_uses,
     pfoo_l,
     replay,
+    replay_predicted,
 )
 from distier.policy.eviction.table import POLICIES
 from distier.policy.traces import Trace, parse_trace
@@ -138,3 +139,35 @@ def test_tokens_are_summed_by_their_own_sizes() -> None:
     assert replay(of, POLICIES["lru"], 2) == Missed(2, 2, 11)
     sized = parse_trace(["key,size,tokens", "a,1,10", "b,2,1", "a,1,10", "b,2,1"])
     assert pfoo_l(sized, 3) == Missed(2, 3, 11)
+
+
+# -- with prediction -----------------------------------------------------------------------------------------------
+
+
+def walks(rounds: int, *, sessions: bool = True) -> Trace:
+    """Two agents that walk the same ten modules in turns, in opposite phases; the budget below holds six modules."""
+    lines = []
+    for n in range(rounds):
+        for step in range(10):
+            lines += [f"{n * 10 + step},m{step},100,a", f"{n * 10 + step},m{(step + 5) % 10},100,b"]
+    return parse_trace(lines if sessions else [line.rpartition(",")[0] for line in lines])
+
+
+def test_prediction_finds_what_follows_in_a_session() -> None:
+    of = walks(40)
+    plain = replay(of, POLICIES["lru"], 600)
+    predicted, ahead = replay_predicted(of, 600)
+    assert plain.objects == len(of.accesses), "every module has left when its turn comes again"
+    assert predicted.objects < 0.3 * plain.objects
+    assert predicted.size_bytes == 100 * predicted.objects
+    assert ahead.accesses - ahead.hits == predicted.objects
+    assert ahead.used == ahead.hits, "whatever was there had come ahead"
+
+
+def test_trace_without_sessions_is_one_session() -> None:
+    assert set(walks(1, sessions=False).sessions) == {0}
+    assert set(walks(1).sessions) == {0, 1}
+
+
+def test_time_that_is_no_number_is_not_known() -> None:
+    assert list(parse_trace(["time,key", "12.5,a", "noon,b"]).times_s) == [12.5, 0.0]

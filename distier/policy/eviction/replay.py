@@ -20,6 +20,9 @@ from typing import NamedTuple
 
 from distier.policy.eviction.rank import Policy
 from distier.policy.eviction.simulate import Tier
+from distier.policy.predict import Predictor
+from distier.policy.predict.simulate import Access, Result
+from distier.policy.predict.simulate import replay as replay_ahead
 from distier.policy.traces import Trace
 
 COMPULSORY = "infinite cache"
@@ -50,6 +53,21 @@ def replay(trace: Trace, policy: Policy, capacity: int) -> Missed:
         if not access(i, sizes[i]):
             missed[i] += 1
     return _missed(trace, missed)
+
+
+def replay_predicted(trace: Trace, capacity: int) -> tuple[Missed, Result]:
+    """Replay a trace through LRU with prediction. Returns what its reads missed, and what became of the predictions."""
+    times, names = [0] * len(trace.sizes), {str(i): i for i in range(len(trace.sizes))}
+
+    def note(key: str) -> None:
+        times[names[key]] += 1
+
+    accesses = (
+        Access(at_s, str(i), trace.sizes[i], session)
+        for i, at_s, session in zip(trace.accesses, trace.times_s, trace.sessions, strict=True)
+    )
+    found = replay_ahead(accesses, capacity, Predictor(), note)
+    return _missed(trace, times), found
 
 
 def _missed(trace: Trace, times: Sequence[int]) -> Missed:

@@ -7,7 +7,7 @@ just used, and is marked until its first use. If it leaves the cache before that
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import NamedTuple
 
 from distier.policy.predict.predictor import Predictor, Walk
@@ -43,8 +43,16 @@ class Result(NamedTuple):
         return self.used / self.issued if self.issued else 1.0
 
 
-def replay(trace: Iterable[Access], budget: int, predictor: Predictor | None = None) -> Result:
-    """Replay a trace through an LRU cache of `budget`, with prediction if there is a predictor."""
+def replay(
+    trace: Iterable[Access],
+    budget: int,
+    predictor: Predictor | None = None,
+    on_miss: Callable[[str], object] = lambda _: None,
+) -> Result:
+    """Replay a trace through an LRU cache of `budget`, with prediction if there is a predictor.
+
+    `on_miss` is called with the key of each access that missed.
+    """
     sizes: dict[str, int] = {}
     cache: OrderedDict[str, int] = OrderedDict()
     walks: OrderedDict[Hashable, Walk] = OrderedDict()
@@ -71,6 +79,7 @@ def replay(trace: Iterable[Access], budget: int, predictor: Predictor | None = N
             cache.move_to_end(key)
         else:
             reads += 1
+            on_miss(key)
             bring(key, size)
         if predictor is None:
             continue
