@@ -8,9 +8,11 @@ FAST   := tests/unit tests/guard tests/typing tests/docs/test_generated.py tests
           tests/plans/test_reads.py tests/plans/test_batches.py tests/plans/test_proof.py tests/integration/test_api.py
 READY  := $(VENV)/.ready
 PAGES  := $(VENV)/.docs
+SUITES := $(VENV)/suites
+SDISTS := langgraph-checkpoint==4.3.2 langgraph-checkpoint-sqlite==3.1.2 anthropic==2.14.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test lint spell coverage hooks format bench bench-policies guard chaos docs site constraints clean
+.PHONY: help demo check test lint spell coverage hooks format suites bench bench-policies guard chaos docs site constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,6 +59,13 @@ bench: $(READY) ## Replay traces, compare with caches by hand, redis-py, glide a
 bench-policies: $(READY) ## Compare the eviction policies on traces, simulated and on a real server; writes docs/POLICIES.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group bench
 	$(BIN)/python -m benchmarks.policies
+
+suites: $(READY) ## Install or fetch the test suites of the projects that distier.integrations adapts to; tests/integrations then runs them
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group integrations
+	rm -rf $(SUITES)
+	mkdir -p $(SUITES)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --dest $(SUITES) $(SDISTS)
+	for each in $(SUITES)/*.tar.gz; do tar -xzf $$each -C $(SUITES) && rm $$each; done
 
 guard: $(READY) ## Record the calls of each verb (tests/guard/counts.json), after a change that makes one cheaper or dearer
 	$(BIN)/python -m tests.guard.measure

@@ -33,6 +33,10 @@ DONE_MAX = 8192
 REGRET_MS = 600_000
 """A module that is fetched from the archive this soon after its eviction, in milliseconds, counts as regretted."""
 
+VICTIMS_WORTH = 8
+"""Under `lru`, a copy of a read needs at least an eighth of the uses for each byte that the modules that would leave have:
+those were used least recently, so their uses are old."""
+
 MODULE = "module"
 """The kind of the keys of records, which near caches follow: `distier:{t}:module:<id>`."""
 
@@ -183,7 +187,7 @@ def lua_constants() -> str:
     return (
         f"local {names} = {keys}\n"
         f"local LAYOUT, TOMBSTONE_TTL_MS, DONE_MAX, CHUNK_MAX = '{LAYOUT}', {TOMBSTONE_TTL_MS}, {DONE_MAX}, {CHUNK_MAX}\n"
-        f"local REGRET_MS = {REGRET_MS}\n"
+        f"local REGRET_MS, VICTIMS_WORTH = {REGRET_MS}, {VICTIMS_WORTH}\n"
         "local ROOT = string.sub(EPOCH, 1, -6)\n"
         "local HOT_RANK, WARM_RANK = ROOT .. 'rank:hot', ROOT .. 'rank:warm'\n"
         "local call = redis.call\n\n"

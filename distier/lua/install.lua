@@ -5,7 +5,7 @@
 -- ARGV    id, write id, codec, frame, reason (`predict:<probability of a use>`), the value of the caller's lease ('' none), uses, moves
 -- RETURNS {'OK', evicted, uses} | {'CHANGED', uses} | {'TOO_LARGE', uses} | {'NOT_ADMITTED', uses} | {'OVER', ..., uses}; `uses` is the
 --         count of uses, -1 if none was recorded
--- KEEPS   modules leave warm for this one only if it has more uses for each byte than they have (`drop_from_warm`), or if readers wait
+-- KEEPS   modules leave warm for this one only if it is worth it by its uses for each byte (`drop_from_warm`), or if readers wait
 --         for the copy; only the version that the caller read, and only if it is clean; a clean frame has a TTL; budgets
 local refused = refuse()
 if refused then return refused end

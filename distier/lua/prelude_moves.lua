@@ -200,9 +200,9 @@ end
 
 -- Returns clean modules that leave warm as well as `moves`, those that are due first, so that the change fits. That needs no client: a
 -- frame is dropped without being compressed or sent. Returns nil if the change does not fit without the client. With `worth`, the uses
--- of the module that comes, it must have more uses for each byte of its frame (`size`) than those that leave have together (for each
--- module, if warm holds too many of them and not too many bytes); otherwise it returns nil, 'NOT_ADMITTED'. That is the order of GDSF
--- (Cherkasova 1998) with equal costs. Under another policy than `lru`, it must rank higher than each of those. On a cluster whose slot is moving to another node, a key that is not among KEYS and is not here is
+-- of the module that comes, it must have an eighth of the uses for each byte of its frame (`size`) that those that leave have together
+-- (for each module, if warm holds too many of them and not too many bytes); otherwise it returns nil, 'NOT_ADMITTED'. That is the order
+-- of GDSF (Cherkasova 1998) with equal costs; the uses of those that leave count less, because they are the oldest. Under another policy than `lru`, it must rank higher than each of those. On a cluster whose slot is moving to another node, a key that is not among KEYS and is not here is
 -- an error, so a victim's keys are looked at before the first write, and such an error is no victim.
 local function drop_from_warm(moves, id, now, worth, size)
   local pins, taken, dropped, _, over = call('ZCARD', PINS), {[id] = true}, {}, budgets()
@@ -226,7 +226,7 @@ local function drop_from_warm(moves, id, now, worth, size)
         if worth then uses, freed = uses + uses_of(victim), freed + m.was.frame_bytes end
         if budgets() then
           if over[4] <= 0 then freed, size = #dropped, 1 end
-          if not worth or rank or worth * freed > uses * size then return dropped end
+          if not worth or rank or VICTIMS_WORTH * worth * freed >= uses * size then return dropped end
           weigh(dropped, -1)
           return nil, 'NOT_ADMITTED'
         end

@@ -18,8 +18,29 @@ LINES_MAX = 39
 
 PRINTS = {
     "asyncio_store": "20 read side by side\nmissing: ['notes/20']\n20 ids below notes/",
+    "claude_memory": (
+        "File created successfully at: /memories/ada.md\n"
+        "Here's the content of /memories/ada.md with line numbers:\n     1\t# Ada\n     2\t- likes fado\n     3\t- likes figs\n"
+        "Here're the files and directories up to 2 levels deep in /memories, excluding hidden items:\n"
+        "32B\t/memories\n32B\t/memories/ada.md\nrefused: File /memories/ada.md already exists\n"
+        "as a module: ['# Ada', '- likes fado', '- likes figs']"
+    ),
     "durable_write": (
         "a write that expects no module is refused\narchived: True\nWe use SI units.\nDates are ISO 8601."
+    ),
+    "fsspec_files": (
+        "found: ['docs/a.md', 'docs/sub/b.json']\nread: {'b': 2}\nmodule: # A\n1 byte range: A\n"
+        "b'the second line'\na second create: FileExistsError"
+    ),
+    "key_value_store": (
+        "read: {'token': 'abc'}\nwith its time to live: True\nkeys: ['ada', 'bob']\nas a module: {'token': 'abc'}\ndeleted: 2"
+    ),
+    "langchain_cache": (
+        "the model answers Figs.\nthe cache answers Figs.\nkeys: ['vectors/a', 'vectors/b'], values: [b'\\x02', None]"
+    ),
+    "langgraph_memory": (
+        "the other agent reads {'likes': 'figs', 'rating': 5}\nnamespaces: [('users', 'ada'), ('users', 'bob')]\n"
+        "best: [('ada', 'figs'), ('bob', 'kimchi')]\nas a module: Module(id='langgraph/users/ada/..."
     ),
     "load_directory": "tree/a/deep.md: ... tokens, hot\ntree/top.txt: ... tokens, hot\n2 loaded, 0 failed",
     "near_cache": "100 reads needed no network\nthe change was seen\nnear cache: on",

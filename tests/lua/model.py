@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distier.domain.order import Order
+from distier.domain.schema import VICTIMS_WORTH
 from distier.lua import Move
 from distier.policy.eviction.rank import Policy, Ranked, size_of
 from distier.policy.eviction.table import POLICIES
@@ -341,7 +342,7 @@ class Model:
                 if worth is None:
                     return dropped
                 mine, theirs = (worth[0] * freed, uses * worth[1]) if too_many_bytes else (worth[0] * dropped, uses)
-                return dropped if mine > theirs else ("NOT_ADMITTED",)
+                return dropped if VICTIMS_WORTH * mine >= theirs else ("NOT_ADMITTED",)
         return None
 
     def _move(self, moves: Sequence[Move], reason: str, subject: str | None) -> list[str]:

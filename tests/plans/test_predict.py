@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from distier.domain.schema import VICTIMS_WORTH
 from distier.effects import Plan
 from distier.errors import ArchiveUnavailable
 from distier.plans.common.leases import lease_command
@@ -105,10 +106,11 @@ def test_without_a_near_cache_what_is_in_redis_is_not_transferred() -> None:
 
 @pytest.mark.parametrize(("probability", "stays"), [(0.9, True), (0.99, False)])
 def test_probability_counts_for_a_use_in_the_admission(probability: float, stays: bool) -> None:
-    """Warm has room for one module. The one that is there was used 1.95 times, the predicted one once."""
+    """Warm has room for one module. The one that is there was used 1.95 times as often as is
+    enough to stay, the predicted one once."""
     world = cold_world(storage_tiers__warm__max_modules=1)
     brought(world, ("b",))
-    world.ask([("ZADD", world.shard.uses, 1.95, "b"), ("ZADD", world.shard.uses, 1, "a")])
+    world.ask([("ZADD", world.shard.uses, 1.95 * VICTIMS_WORTH, "b"), ("ZADD", world.shard.uses, 1, "a")])
     world.run(bring(world.space, likely("a", probability=probability), near=True, reads=1))
     assert (tier(world, "a"), tier(world, "b")) == (("cold", "warm") if stays else ("warm", "cold"))
 
