@@ -23,11 +23,12 @@ SUITES = {
         105,
         37,
     ),
-    # Its sdist needs a compiler: `git clone https://github.com/strawgate/py-key-value` into the folder, by hand.
     ("py-key-value", "suite_key_value", "tests/stores/memory/test_memory.py"): (67, 1),
     ("anthropic-2.14.0", "suite_anthropic", "tests/lib/tools/memory_tools/test_filesystem.py"): (74, 25),
 }
 """What passed and what was skipped, by the suite's folder, our plugin and the suite's files."""
+CLONED = {"py-key-value": "git clone --branch 0.4.4 https://github.com/strawgate/py-key-value"}
+"""Suites that `make suites` does not fetch: building this sdist's metadata needs a compiler. They are run by hand."""
 NO_CONFTEST = {"anthropic-2.14.0": ("--noconftest",)}  # it is for tests of their API, and needs more packages
 NEEDS = ("pytest_mock", "langgraph.store.sqlite", "key_value.aio", "dirty_equals", "anthropic")
 
@@ -38,7 +39,8 @@ NEEDS = ("pytest_mock", "langgraph.store.sqlite", "key_value.aio", "dirty_equals
 def test_public_suite_passes(suite: tuple[str, str, str]) -> None:
     folder, plugin, files = suite
     if not (WHERE / folder).is_dir():
-        pytest.skip(f"{folder} is not in {WHERE}: run `make suites`")
+        how = CLONED.get(folder, "run `make suites`")
+        pytest.skip(f"{folder} is not in {WHERE}: {how}")
     for needed in NEEDS:
         pytest.importorskip(needed, reason=f"{needed} is not installed: run `make suites`")
     argv = [

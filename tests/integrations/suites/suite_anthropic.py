@@ -6,6 +6,7 @@ It replaces the two tools before the tests are imported. What a test does with t
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -23,7 +24,7 @@ WITHOUT = r"symlink|permissive_umask"
 
 @cache
 def home() -> Path:
-    return Path(tempfile.mkdtemp(prefix="ds", dir="/tmp"))
+    return Path(tempfile.mkdtemp(prefix="distier-suite-", dir="/tmp"))
 
 
 @cache
@@ -115,3 +116,4 @@ def pytest_unconfigure() -> None:
     if shared.cache_info().currsize:
         shared().close()
         stop_server(Home(home()))
+        shutil.rmtree(home(), ignore_errors=True)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from functools import cache
@@ -23,7 +24,7 @@ COUNT = iter(range(10**6))
 
 @cache
 def home() -> Path:
-    return Path(tempfile.mkdtemp(prefix="ds", dir="/tmp"))
+    return Path(tempfile.mkdtemp(prefix="distier-suite-", dir="/tmp"))
 
 
 @cache
@@ -54,3 +55,4 @@ def pytest_unconfigure() -> None:
     if shared.cache_info().currsize:
         shared().close()
         stop_server(Home(home()))
+        shutil.rmtree(home(), ignore_errors=True)

@@ -8,6 +8,7 @@ distier's tests, because `tests` is LangGraph's package there.
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -34,7 +35,7 @@ WITHOUT = {
 
 @cache
 def home() -> Path:
-    return Path(tempfile.mkdtemp(prefix="ds", dir="/tmp"))
+    return Path(tempfile.mkdtemp(prefix="distier-suite-", dir="/tmp"))
 
 
 @cache
@@ -87,3 +88,4 @@ def pytest_unconfigure() -> None:
     if shared.cache_info().currsize:
         shared().close()
         stop_server(Home(home()))
+        shutil.rmtree(home(), ignore_errors=True)
