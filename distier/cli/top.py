@@ -34,7 +34,6 @@ COLUMNS = 80
 FIXED_LINES = 14
 """Lines of a frame that are no modules, with the line of keys."""
 FLOWS_MS = 60_000
-LATE_MS = 600_000
 
 
 def register(app: typer.Typer) -> None:
@@ -174,17 +173,10 @@ def as_json(namespace: str, seen: Seen, flows: Flows, view: View) -> dict[str, A
 
 
 def problems(seen: Seen) -> list[str]:
-    """Return what an operator should look at, the worst first."""
-    found = []
-    unheld = [str(shard.shard) for shard in seen.health.shards if shard.worker is None]
-    if unheld:
-        which = "" if len(seen.health.shards) == 1 else f" {', '.join(unheld)}"
-        found.append(f"no worker maintains {'the shard' if len(unheld) == 1 else 'shards'}{which}")
-    oldest = seen.health.oldest
-    if oldest is not None and oldest.dirty_ms > LATE_MS:
-        found.append(f"{oldest.oldest_dirty} waits for the archive since {oldest.dirty_ms / 60_000:.0f} min")
-    if any(not epoch.verified for epoch in seen.stats.epochs):
-        found.append("records are not compared with the archive yet")
+    """Return what an operator should look at, as the page shows it too."""
+    from distier.views import health_view
+
+    found = [check["text"] for check in health_view(seen.stats, seen.health)["checks"] if not check["ok"]]
     if seen.stats.eviction.ranking:
         found.append("modules are still being ranked for the new eviction policy")
     return found

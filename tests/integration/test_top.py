@@ -61,8 +61,8 @@ def test_look_fits_into_80_columns_and_24_lines(store: Store) -> None:
 def test_look_names_what_is_wrong(store: Store) -> None:
     store.put("a", "x")
     seen = _look(store, View(), Flows(), 5)
-    assert problems(seen) == ["no worker maintains the shard"]
-    assert printed(store, View(), Flows())[1] == "LOOK  no worker maintains the shard"
+    assert problems(seen) == ["no worker maintains shard 0"]
+    assert printed(store, View(), Flows())[1] == "LOOK  no worker maintains shard 0"
 
 
 def test_look_as_data_has_the_modules_of_the_order(store: Store) -> None:
