@@ -208,7 +208,6 @@ local function drop_from_warm(moves, id, now, worth, size)
   local pins, taken, dropped, _, over = call('ZCARD', PINS), {[id] = true}, {}, budgets()
   local uses, freed = 0, 0
   local rank = worth and policy and not admits_all() and next_rank(WARM_RANK, id, 1, size, 1, worth)
-  if policy then worth = rank and worth end
   for _, m in ipairs(moves) do taken[m.id] = true end
   for _, victim in ipairs(in_line(WARM, 0, 127)) do
     local pin = pins > 0 and call('ZSCORE', PINS, victim)
@@ -223,10 +222,10 @@ local function drop_from_warm(moves, id, now, worth, size)
         end
         dropped[#dropped + 1] = m
         weigh({m}, 1)
-        if worth then uses, freed = uses + uses_of(victim), freed + m.was.frame_bytes end
+        if worth and not policy then uses, freed = uses + uses_of(victim), freed + m.was.frame_bytes end
         if budgets() then
           if over[4] <= 0 then freed, size = #dropped, 1 end
-          if not worth or rank or VICTIMS_WORTH * worth * freed >= uses * size then return dropped end
+          if policy or not worth or VICTIMS_WORTH * worth * freed >= uses * size then return dropped end
           weigh(dropped, -1)
           return nil, 'NOT_ADMITTED'
         end

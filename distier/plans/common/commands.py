@@ -66,6 +66,22 @@ def server_ms(shard: Shard) -> Command[int]:
     return Command(shard, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000)
 
 
+def eviction_command(shard: Shard) -> Command[tuple[str, bool]]:
+    """Read the eviction policy of a shard, and whether the order of eviction is that of ranks."""
+    return Command(shard, ("HMGET", shard.epoch, "eviction", "ranked"), _eviction)
+
+
+def _eviction(values: Sequence[bytes | None]) -> tuple[str, bool]:
+    policy = (values[0] or b"lru").decode()
+    return policy, policy != "lru" and bool(values[1])
+
+
+def scores(reply: Sequence[Any]) -> list[tuple[str, float]]:
+    """Return the members and scores of a sorted set: RESP3 replies with pairs, RESP2 with a flat list."""
+    pairs = reply if reply and isinstance(reply[0], list | tuple) else list(zip(reply[::2], reply[1::2], strict=True))
+    return [(member.decode(errors="replace"), float(score)) for member, score in pairs]
+
+
 def sizes_command(shard: Shard, id: str) -> Command[Record | None]:
     """Read a record without its content and descriptions: what the choice of victims needs."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from distier.domain import archived as names
 from distier.effects import ArchiveList, Command, Pipeline, Plan, collect
-from distier.plans.common.commands import server_ms
+from distier.plans.common.commands import scores, server_ms
 from distier.plans.common.namespace import Namespace
 
 WORKERS_MAX = 100
@@ -46,13 +46,13 @@ def read_health(space: Namespace) -> Plan[Health]:
     """Read the leases, the workers and the oldest dirty modules: one round trip, however large the namespace."""
     shards, first = space.keys.shards, space.keys.shards[0]
     calls: list[Command[Any]] = [
-        Command(first, ("ZRANGE", first.workers, 0, WORKERS_MAX - 1, "WITHSCORES"), _scores),
+        Command(first, ("ZRANGE", first.workers, 0, WORKERS_MAX - 1, "WITHSCORES"), scores),
     ]
     for shard in shards:
         calls += [
             Command(shard, ("GET", shard.worker_lease), lambda reply: (reply or b"").decode(errors="replace")),
             Command(shard, ("PTTL", shard.worker_lease), int),
-            Command(shard, ("ZRANGE", shard.dirty, 0, 0, "WITHSCORES"), _scores),
+            Command(shard, ("ZRANGE", shard.dirty, 0, 0, "WITHSCORES"), scores),
             server_ms(shard),
         ]
     workers, *replies = [collect(reply) for reply in (yield from Pipeline(calls))]
@@ -68,8 +68,3 @@ def read_health(space: Namespace) -> Plan[Health]:
 def probe_archive(space: Namespace) -> Plan[None]:
     """Return if the archive can be listed: the cheapest request that shows that it replies. Raises `ArchiveUnavailable`."""
     yield from ArchiveList(names.modules_prefix(space.namespace), limit=1)
-
-
-def _scores(reply: Any) -> list[tuple[str, float]]:
-    pairs = reply if reply and isinstance(reply[0], list | tuple) else list(zip(reply[::2], reply[1::2], strict=True))
-    return [(name.decode(errors="replace"), float(score)) for name, score in pairs]

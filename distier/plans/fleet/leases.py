@@ -17,6 +17,7 @@ from distier.domain.keys import Shard
 from distier.effects import Cancelled, Command, NewToken, Pipeline, Plan, RunScript, collect
 from distier.errors import DistierError, Full
 from distier.lua import claim, heartbeat, release
+from distier.plans.common.commands import server_ms
 from distier.plans.common.leases import cut_lease, take_lease
 from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.sweep import sweep
@@ -142,7 +143,7 @@ def sample(shards: Sequence[Shard]) -> Plan[dict[Shard, ShardSample]]:
             Command(s, ("HGETALL", s.usage), _numbers),
             Command(s, ("HGETALL", s.limits), _numbers),
             Command(s, ("ZRANGE", s.dirty, 0, 0, "WITHSCORES"), lambda r: int(float(r[0][1])) if r else None),
-            Command(s, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000),
+            server_ms(s),
             Command(s, ("HGETALL", s.hits), _numbers),
         ]
     replies = [collect(r) for r in (yield from Pipeline(calls))]

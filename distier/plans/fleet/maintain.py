@@ -20,7 +20,7 @@ from distier.domain.schema import COUNTED, contribution
 from distier.effects import HINT_S, Cancelled, Command, Count, NewToken, Parallel, Pipeline, Plan, Progress, collect
 from distier.errors import Corrupt, DistierError, Full, Invalid, NotFound, RedisUnavailable
 from distier.lua import age, expire, rank
-from distier.plans.common.commands import chunks, numbers
+from distier.plans.common.commands import chunks, eviction_command, numbers, server_ms
 from distier.plans.common.leases import cut_lease, give_back, patience_ms, take_lease
 from distier.plans.common.namespace import Located, Namespace
 from distier.plans.fleet.nodes import forget_dead
@@ -103,10 +103,6 @@ def _id(raw: bytes) -> str:
         return check_id(raw.decode())
     except (Invalid, UnicodeDecodeError):
         return FOREIGN
-
-
-def server_ms(shard: Shard) -> Plan[int]:
-    return (yield from Command(shard, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000))
 
 
 def _write_back_alone(at: Located) -> Plan[Archived | None]:
@@ -221,9 +217,9 @@ def rank_modules(space: Namespace, shard: Shard) -> Plan[int]:
 
     Meanwhile modules are evicted in the order of their last uses.
     """
-    eviction, is_ranked = yield from Command(shard, ("HMGET", shard.epoch, "eviction", "ranked"), lambda r: r)
-    done, complete = 0, bool(is_ranked)
-    if eviction in (None, b"lru"):
+    policy, complete = yield from eviction_command(shard)
+    done = 0
+    if policy == "lru":
         return done
     for zset in () if complete else (shard.hot, shard.warm):
         cursor = 0

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from distier.domain.keys import Shard
 from distier.effects import Command, Pipeline, Plan, collect
 from distier.errors import Invalid
-from distier.plans.common.commands import server_ms
+from distier.plans.common.commands import scores, server_ms
 from distier.plans.common.namespace import Namespace
 
 LOOKED_MAX = 1000
@@ -170,19 +170,11 @@ def _next_scored(
 ) -> Plan[list[tuple[float, str, int]]]:
     """Return the next (score, id, shard) of all shards, merged by score."""
     calls: list[Command[Any]] = [
-        Command(
-            s, ("ZRANGE", getattr(s, name), n, n + limit - 1, *(("REV",) if reverse else ()), "WITHSCORES"), _scored
-        )
+        Command(s, ("ZRANGE", getattr(s, name), n, n + limit - 1, *(("REV",) if reverse else ()), "WITHSCORES"), scores)
         for s, n in zip(space.keys.shards, at, strict=True)
     ]
     lists = [[(score, id, i) for id, score in collect(reply)] for i, reply in enumerate((yield from Pipeline(calls)))]
     return list(heapq.merge(*lists, key=lambda entry: -entry[0] if reverse else entry[0]))[:limit]
-
-
-def _scored(reply: Sequence[Any]) -> list[tuple[str, float]]:
-    """Return pairs of id and score: RESP3 replies with pairs, RESP2 with a flat list."""
-    pairs = reply if reply and isinstance(reply[0], list | tuple) else list(zip(reply[::2], reply[1::2], strict=True))
-    return [(id.decode(errors="replace"), float(score)) for id, score in pairs]
 
 
 def _biggest(space: Namespace, after: str, limit: int, prefix: str, tier: str | None) -> Plan[Page]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from distier.domain.module import Tier
 from distier.effects import Command, Pipeline, Plan, collect
-from distier.plans.common.commands import server_ms
+from distier.plans.common.commands import eviction_command, server_ms
 from distier.plans.common.namespace import Namespace
 from distier.plans.get.where import where_in_redis
 
@@ -55,7 +55,7 @@ def explain(space: Namespace, id: str) -> Plan[Explained | None]:
     shard = space.shard(id)
     calls: list[Command[Any]] = [
         Command(shard, ("HGET", shard.module(id), "moved"), _moved),
-        Command(shard, ("HMGET", shard.epoch, "eviction", "ranked"), _policy),
+        eviction_command(shard),
         server_ms(shard),
     ]
     (moved_ms, came_from, reason), (policy, is_ranked), now_ms = (
@@ -82,8 +82,3 @@ def _moved(reply: bytes | None) -> tuple[int | None, str | None, str | None]:
     """Return the time, the former tier and the reason of the last move."""
     parts = (reply or b"").decode(errors="replace").split(" ", 3)
     return (int(parts[0]), parts[1], parts[3]) if len(parts) == 4 and parts[0].isdigit() else (None, None, None)
-
-
-def _policy(values: Any) -> tuple[str, bool]:
-    policy = (values[0] or b"lru").decode()
-    return policy, policy != "lru" and bool(values[1])

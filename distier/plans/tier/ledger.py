@@ -28,7 +28,7 @@ from distier.effects import HINT_S, Command, Count, NewToken, Parallel, Pipeline
 from distier.errors import DistierError, Full, Unavailable
 from distier.lua import Over, Refused, demote, limit
 from distier.lua import ledger as ledger_script
-from distier.plans.common.commands import numbers
+from distier.plans.common.commands import numbers, server_ms
 from distier.plans.common.namespace import Namespace
 from distier.plans.tier.room import find_room
 from distier.policy.quotas import Amounts, Floors, Ledger, ShardHoldings, enlarged, scaled, sum_of, valued
@@ -253,7 +253,7 @@ def read_holdings(space: Namespace) -> Plan[list[ShardHoldings]]:
             Command(s, ("ZRANGE", s.hot, 0, 0, "WITHSCORES"), _score),
             Command(s, ("ZRANGE", s.warm, 0, 0, "WITHSCORES"), _score),
             Command(s, ("HGET", s.limits, "warm_ttl_ms"), lambda reply: int(reply or 0)),
-            Command(s, ("TIME",), lambda t: int(t[0]) * 1000 + int(t[1]) // 1000),
+            server_ms(s),
             Command(s, ("HMGET", s.epoch, "hot_floor", "warm_floor"), lambda r: tuple(float(n or 0) for n in r)),
         ]
     replies = [collect(r) for r in (yield from Pipeline(calls))]
