@@ -252,7 +252,7 @@ class AsyncStore(AsyncFitting, AsyncSessions):
 
     async def events(self, *, since: str = "$", wait: bool = True) -> AsyncIterator[Event]:
         """As `Store.events`."""
-        cursor = await self.run(Cursor.start(self.space, since))
+        cursor = await self.run(Cursor.start(self.space.keys.shards, since))
         while True:
             found = await self.run(read_events(cursor, EVENT_WAIT_MS if wait else 0))
             for event in found:
@@ -267,7 +267,7 @@ class AsyncStore(AsyncFitting, AsyncSessions):
         loop = asyncio.get_running_loop()
         listening = next((each for each in self._listening if each.loop is loop), None)
         if listening is None:
-            listening = Listening(self.run, await self.run(Cursor.start(self.space, "$")))
+            listening = Listening(self.run, await self.run(Cursor.start(self.space.keys.shards, "$")))
             self._listening.append(listening)
         return listening.add(event, listener)
 

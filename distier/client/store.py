@@ -433,7 +433,7 @@ class Store(Fitting, Sessions):
             since: a stream id, to begin after it; `0` for all events that are kept; `$` for new events only.
             wait: wait for new events without end; False ends after the last event that exists.
         """
-        cursor = self.run(Cursor.start(self.space, since))
+        cursor = self.run(Cursor.start(self.space.keys.shards, since))
         while True:
             found = self.run(read_events(cursor, EVENT_WAIT_MS if wait else 0))
             yield from found
@@ -457,7 +457,7 @@ class Store(Fitting, Sessions):
         """
         check_event(event)
         if self._watcher is None:
-            self._watcher = Watcher(self.run, self.run(Cursor.start(self.space, "$")))
+            self._watcher = Watcher(self.run, self.run(Cursor.start(self.space.keys.shards, "$")))
         return self._watcher.add(event, listener)
 
     def close(self) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from distier.domain.keys import Shard
 from distier.domain.module import Event
 from distier.effects import Command, Pipeline, Plan, Sleep, collect
-from distier.plans.common.namespace import Namespace
 
 BATCH = 500
 POLL_S = 0.05
@@ -21,9 +21,8 @@ class Cursor:
     last: dict[Shard, str]
 
     @staticmethod
-    def start(space: Namespace, since: str) -> Plan[Cursor]:
-        """Return a cursor after the stream id `since` in every shard; `$` is the current end of each stream."""
-        shards = space.keys.shards
+    def start(shards: Sequence[Shard], since: str) -> Plan[Cursor]:
+        """Return a cursor after the stream id `since` in each of the shards; `$` is the current end of each stream."""
         if since != "$":
             return Cursor(dict.fromkeys(shards, since))
         calls: list[Command[str]] = [
