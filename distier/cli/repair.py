@@ -14,6 +14,7 @@ from distier.errors import Corrupt, DistierError
 from distier.views import finding_view, findings_view
 
 from . import exits, output
+from .export import export
 from .modules import Glob, Prefix, SomeIds, Zero
 from .session import Chosen, Session, session_of
 
@@ -33,8 +34,8 @@ def register(app: typer.Typer) -> None:
     for function in (fsck, rescue, sweep, restore, migrate):
         app.command(function.__name__)(function)
     archive = typer.Typer(no_args_is_help=True, help="Manage the namespace's archive.")
-    archive.callback()(lambda: None)  # makes it a group, although it has only one command so far
     archive.command("adopt")(adopt)
+    archive.command("export")(export)
     app.add_typer(archive, name="archive")
 
 
