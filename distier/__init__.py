@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from .client import AsyncSession, AsyncStore, Session, Store, connect, connect_async
     from .config import Config, load_config
+    from .domain.described import Described, Listed
     from .domain.fitted import Choice, Fitted
     from .domain.module import Event, Landed, Module, Moved, Placement, Tier
     from .domain.order import Order
@@ -46,6 +47,7 @@ _MODULE_OF = {
     "AsyncSession": "client", "AsyncStore": "client", "Session": "client", "Store": "client",
     "connect": "client", "connect_async": "client",
     "Config": "config", "load_config": "config",
+    "Described": "domain.described", "Listed": "domain.described",
     "Choice": "domain.fitted", "Fitted": "domain.fitted",
     "Event": "domain.module", "Landed": "domain.module", "Module": "domain.module", "Moved": "domain.module",
     "Placement": "domain.module", "Tier": "domain.module", "Order": "domain.order", "TokenCounter": "domain.tokens",
@@ -59,9 +61,9 @@ _MODULE_OF = {
 
 __all__ = [
     "ArchiveTimeout", "ArchiveUnavailable", "AsyncSession", "AsyncStore", "Choice", "Config", "ConfigError", "Conflict",
-    "Content", "Context", "Corrupt", "DeadlineExceeded", "DistierError", "Durability", "Event", "Fitted", "Full", "Invalid",
-    "Item", "Landed", "Module", "Moved", "NotFound", "Order", "OutOfStep", "Placement", "Prediction", "Recovering",
-    "RedisUnavailable", "Session", "Stats", "Store", "Tier", "TokenCounter", "Unavailable", "Worker", "connect",
+    "Content", "Context", "Corrupt", "DeadlineExceeded", "Described", "DistierError", "Durability", "Event", "Fitted", "Full",
+    "Invalid", "Item", "Landed", "Listed", "Module", "Moved", "NotFound", "Order", "OutOfStep", "Placement", "Prediction",
+    "Recovering", "RedisUnavailable", "Session", "Stats", "Store", "Tier", "TokenCounter", "Unavailable", "Worker", "connect",
     "connect_async", "load_config",
 ]  # fmt: skip
 

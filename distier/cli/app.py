@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import explain, look, modules, operate, record, repair, top, traces, web, window
+from . import explain, look, mcp, modules, operate, record, repair, top, traces, web, window
 from .exits import table as exit_table
 from .session import Session
 
@@ -75,7 +75,7 @@ def options(
     context.obj = Session(config, url, home, namespace, deadline, json, verbose)
 
 
-for module in (modules, window, operate, look, explain, record, traces, repair, top, web):
+for module in (modules, window, operate, look, explain, record, traces, repair, top, web, mcp):
     module.register(app)
 
 

@@ -23,6 +23,7 @@ from distier import (
     Context,
     Corrupt,
     DeadlineExceeded,
+    Described,
     DistierError,
     Durability,
     Event,
@@ -31,6 +32,7 @@ from distier import (
     Invalid,
     Item,
     Landed,
+    Listed,
     Module,
     Moved,
     NotFound,
@@ -125,6 +127,10 @@ def reading(store: Store) -> None:
     assert_type(fitted.ids, tuple[str, ...])
     assert_type(store.exists("id"), bool)
     assert_type(store.where("id"), Placement | None)
+    assert_type(store.where_many(["id"]), dict[str, Placement | None])
+    assert_type(store.describe(["id"]), dict[str, Described | None])
+    assert_type(store.page("prefix/", after="id", limit=3, tier="hot"), Listed)
+    assert_type(store.page().modules, tuple[Described, ...])
     assert_type(store.explain("id"), Explained | None)
     assert_type(store.list("prefix/", tier="hot", limit=3), Iterator[str])
     assert_type(store.scan(), Iterator[tuple[str, Tier]])
@@ -174,6 +180,9 @@ async def everything_async(store: AsyncStore, order: Order) -> None:
     assert_type(await store.delete("id"), bool)
     assert_type(await store.exists("id"), bool)
     assert_type(await store.where("id"), Placement | None)
+    assert_type(await store.where_many(["id"]), dict[str, Placement | None])
+    assert_type(await store.describe(["id"]), dict[str, Described | None])
+    assert_type(await store.page("prefix/", after="id", limit=3, tier="hot"), Listed)
     assert_type(await store.explain("id"), Explained | None)
     assert_type(store.list("prefix/"), AsyncIterator[str])
     assert_type(store.scan(), AsyncIterator[tuple[str, Tier]])
