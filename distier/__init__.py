@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         DistierError,
         Full,
         Invalid,
+        NeedsRestore,
         NotFound,
         OutOfStep,
         Recovering,
@@ -53,7 +54,7 @@ _MODULE_OF = {
     "Placement": "domain.module", "Tier": "domain.module", "Order": "domain.order", "TokenCounter": "domain.tokens",
     "ArchiveTimeout": "errors", "ArchiveUnavailable": "errors", "ConfigError": "errors", "Conflict": "errors",
     "Corrupt": "errors", "DeadlineExceeded": "errors", "DistierError": "errors", "Full": "errors", "Invalid": "errors",
-    "NotFound": "errors", "OutOfStep": "errors", "Recovering": "errors", "RedisUnavailable": "errors",
+    "NeedsRestore": "errors", "NotFound": "errors", "OutOfStep": "errors", "Recovering": "errors", "RedisUnavailable": "errors",
     "Unavailable": "errors", "Stats": "plans.fleet.statistics", "Content": "plans.put.prepare",
     "Durability": "plans.put.prepare", "Item": "plans.put.prepare", "Context": "policy.predict",
     "Prediction": "policy.predict", "Worker": "worker",
@@ -62,7 +63,8 @@ _MODULE_OF = {
 __all__ = [
     "ArchiveTimeout", "ArchiveUnavailable", "AsyncSession", "AsyncStore", "Choice", "Config", "ConfigError", "Conflict",
     "Content", "Context", "Corrupt", "DeadlineExceeded", "Described", "DistierError", "Durability", "Event", "Fitted", "Full",
-    "Invalid", "Item", "Landed", "Listed", "Module", "Moved", "NotFound", "Order", "OutOfStep", "Placement", "Prediction",
+    "Invalid", "Item", "Landed", "Listed", "Module", "Moved", "NeedsRestore", "NotFound", "Order", "OutOfStep", "Placement",
+    "Prediction",
     "Recovering", "RedisUnavailable", "Session", "Stats", "Store", "Tier", "TokenCounter", "Unavailable", "Worker", "connect",
     "connect_async", "load_config",
 ]  # fmt: skip

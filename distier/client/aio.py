@@ -23,6 +23,7 @@ from distier.client.browsing import AsyncBrowsing
 from distier.client.events import EVENT_WAIT_MS, Listening
 from distier.client.fitting import AsyncFitting
 from distier.client.preload import Preload
+from distier.client.restoring import AsyncRestoring
 from distier.client.session import AsyncSessions
 from distier.client.store import ARCHIVE_LOOK_S, OPEN_DEADLINE_S, T
 from distier.domain.ids import check_id
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
     from distier.stores.local import LocalStore  # LMDB is loaded only when it is used
 
 
-class AsyncStore(AsyncBrowsing, AsyncFitting, AsyncSessions):
+class AsyncStore(AsyncBrowsing, AsyncFitting, AsyncRestoring, AsyncSessions):
     """A namespace of modules for asyncio: the methods of `Store` as coroutines. `connect_async` returns one."""
 
     def __init__(

@@ -28,6 +28,7 @@ from distier.client.browsing import Browsing
 from distier.client.events import EVENT_WAIT_MS, Watcher
 from distier.client.fitting import Fitting
 from distier.client.preload import Preload
+from distier.client.restoring import Restoring
 from distier.client.session import Sessions
 from distier.domain.ids import check_id
 from distier.domain.module import Event, Landed, Module, Moved, Tier
@@ -71,7 +72,7 @@ ARCHIVE_LOOK_S = 2.0
 """How long opening a store waits for the archive. Modules in Redis can be read without it."""
 
 
-class Store(Browsing, Fitting, Sessions):
+class Store(Browsing, Fitting, Restoring, Sessions):
     """A namespace of modules with blocking methods. `connect` returns one.
 
     A store is thread-safe, and safe to use after a fork. Every method can raise `Unavailable` (a server did not answer within

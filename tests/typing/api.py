@@ -35,6 +35,7 @@ from distier import (
     Listed,
     Module,
     Moved,
+    NeedsRestore,
     NotFound,
     Order,
     OutOfStep,
@@ -150,6 +151,7 @@ def moving(store: Store) -> None:
     assert_type(store.promote_many(["id"]), list[Moved | DistierError])
     assert_type(store.demote_many(["id"], to="warm"), list[Moved | DistierError])
     assert_type(store.pin("id", ttl=0.5), int)
+    assert_type(store.restore("id", days=1, tier="Bulk", wait_s=60), bool)
     store.unpin("id")
     store.demote("id", to="frozen")  # type: ignore[arg-type]
 
@@ -191,6 +193,7 @@ async def everything_async(store: AsyncStore, order: Order) -> None:
     assert_type(await store.promote_many(["id"]), list[Moved | DistierError])
     assert_type(await store.demote_many(["id"]), list[Moved | DistierError])
     assert_type(await store.pin("id", 600), int)
+    assert_type(await store.restore("id"), bool)
     await store.unpin("id")
     assert_type(await store.stats(), Stats)
     assert_type(await store.archive_now(), int)
@@ -234,7 +237,7 @@ def working(store: Store) -> None:
 def errors() -> None:
     """Errors by the action that they ask for: each class is caught by its group."""
     unavailable: list[type[Unavailable]] = [
-        ArchiveTimeout, ArchiveUnavailable, DeadlineExceeded, Full, Recovering, RedisUnavailable,
+        ArchiveTimeout, ArchiveUnavailable, DeadlineExceeded, Full, NeedsRestore, Recovering, RedisUnavailable,
     ]  # fmt: skip
     corrupt: list[type[Corrupt]] = [OutOfStep]
     invalid: list[type[Invalid]] = [ConfigError, NotFound]
