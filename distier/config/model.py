@@ -182,6 +182,10 @@ class ColdConfig(Section):
         default="auto",
         description="when to write `.meta.json` next to each object; `auto`: if the store keeps no metadata, or it is too long",
     )
+    manifest: bool = Field(
+        default=True,
+        description="list what is archived in `<namespace>/manifest/`; without it every sweep and rescue reads each object",
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> ColdConfig:

@@ -125,7 +125,7 @@ class World:
 def greatest(rows: set[Row]) -> dict[str, Row]:
     """Merge rows: the greatest version of each module. A row in a pack comes before the single one of the same version."""
     best: dict[str, Row] = {}
-    for row in rows:
+    for row in sorted(rows):
         old = best.get(row.version.id)
         if old is None or (old.version.ver, old.pack) < (row.version.ver, row.pack):
             best[row.version.id] = row

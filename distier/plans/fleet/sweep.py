@@ -12,6 +12,11 @@ that is not archived yet. So the last committed version of a module is never del
 and run next to anything else, also on an old primary. (Rejected: letting dominated objects rest for a time. That would need
 clocks that agree, and would double the archive of a busy namespace.)
 
+A sweep has two forms. `sweep` lists the whole archive: it finds every object, also those that no row of the manifest names,
+and rebuilds the manifest from what it listed. `sweep_listed` reads the manifest alone, and only that of shards where it shows
+more than one version of a module, or a tombstone. The worker lists the archive once a week, and reads the manifest each time.
+A row that is missing delays a deletion; it never causes one, because the record is asked, and the rows must have its version.
+
 A tombstone keeps older versions from coming back: an upload that is still under way, or a Redis that is restored from an old
 snapshot. It may go when neither is possible. **Assumed** is that no process sleeps in the middle of an upload, and that no
 snapshot or replica of Redis returns to work, for longer than the grace period (7 days). Checked is that no record is left,
@@ -25,7 +30,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distier.domain import archived as names
+from distier.domain.archived import modules_prefix
 from distier.domain.keys import Shard
+from distier.domain.manifest import File, Row, is_full_marker
 from distier.effects import ArchiveDelete, ArchiveList, Command, Count, Now, Pipeline, Plan, collect
 from distier.errors import Corrupt, DistierError, Invalid
 from distier.lua import state
@@ -33,7 +40,17 @@ from distier.plans.common.commands import chunks
 from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.epochs import epochs_prefix
-from distier.plans.recovery.walk import NO_POSITION, ArchiveWalk, Group, Position, Skipped
+from distier.plans.recovery.manifest import (
+    Replacing,
+    files_of,
+    get_files,
+    is_pending,
+    list_manifest,
+    list_rows,
+    step_of,
+)
+from distier.plans.recovery.rebuild import list_module, rebuild
+from distier.plans.recovery.walk import NO_POSITION, Group, Position, Skipped
 
 if TYPE_CHECKING:
     from distier.domain.objects import Listed
@@ -41,6 +58,8 @@ if TYPE_CHECKING:
 
 INCARNATIONS_KEPT = 8
 YOUNG_MS = 20 * 60_000
+LISTING_AFTER_MS = 7 * 24 * 3_600_000
+"""How long the worker relies on the manifest until it lists the whole archive again."""
 
 
 def sweep(space: Namespace, skipped: Skipped | None = None) -> Plan[int]:
@@ -50,13 +69,110 @@ def sweep(space: Namespace, skipped: Skipped | None = None) -> Plan[int]:
     the others. Raises `Unavailable`.
     """
     now_ms = yield Now()
-    walk, deleted = ArchiveWalk(space), 0
     skipped = skipped or Skipped()
     for shard in space.keys.shards:
         yield from state(shard)  # is this the Redis that the records are in?
-    while not walk.done:
-        groups = yield from walk.step()
-        deleted += yield from delete_each((yield from unneeded(space, groups, now_ms, skipped)), skipped)
+
+    def delete(groups: Sequence[Group]) -> Plan[set[str]]:
+        keys = yield from unneeded(space, groups, now_ms, skipped)
+        return (yield from delete_keys(keys, skipped))
+
+    deleted = yield from rebuild(space, delete)
+    return (yield from _end(space, now_ms, deleted, skipped))
+
+
+def sweep_listed(space: Namespace, skipped: Skipped | None = None) -> Plan[int]:
+    """Do the same for what the manifest shows, without a LIST of the objects."""
+    now_ms = yield Now()
+    skipped = skipped or Skipped()
+    for shard in space.keys.shards:
+        yield from state(shard)
+    files = files_of(space, (yield from list_manifest(space)))
+    deleted = 0
+    # First the directories of shards that there are no more: their rows belong to another shard.
+    for index in sorted({file.shard for file in files}, key=lambda index: (index < space.config.shards, index)):
+        mine = [file for file in files if file.shard == index]
+        if needs_sweep(mine) or index >= space.config.shards:
+            deleted += yield from _sweep_directory(space, index, mine, now_ms, skipped)
+    return (yield from _end(space, now_ms, deleted, skipped))
+
+
+def sweep_due(space: Namespace) -> Plan[int]:
+    """Sweep by the manifest, or with a LIST where there was none for `LISTING_AFTER_MS`."""
+    if not space.config.storage_tiers.cold.manifest:
+        return (yield from sweep(space))
+    now_ms = yield Now()
+    listed_ms = [
+        entry.modified_ms
+        for entry in (yield from list_manifest(space))
+        if is_full_marker(space.namespace, entry.key) and entry.modified_ms <= now_ms + YOUNG_MS
+    ]
+    if max(listed_ms, default=0) < now_ms - LISTING_AFTER_MS:
+        return (yield from sweep(space))
+    return (yield from sweep_listed(space))
+
+
+def needs_sweep(files: Sequence[File]) -> bool:
+    """Return whether the files of a shard may show more than one version of a module, or a tombstone."""
+    return any(file.kind != "run" or file.pending for file in files) or len({file.unique for file in files}) > 1
+
+
+def _sweep_directory(space: Namespace, index: int, files: Sequence[File], now_ms: int, skipped: Skipped) -> Plan[int]:
+    found = yield from get_files(space, [file.key for file in files])
+    if found is None or not found.files:
+        return 0  # another compactor is at work: the next sweep finds its run
+    run = Replacing(space, index, list(found.files))
+    moved: dict[Shard, list[Row]] = {}
+    groups, deleted = found.groups(), 0
+    while some := (yield from step_of(groups)):
+        gone = yield from _delete_listed(space, some, now_ms, skipped)
+        deleted += len(gone)
+        for rows in some:
+            left = [row for row in rows if modules_prefix(space.namespace) + row.key not in gone]
+            if not left:
+                continue
+            if (shard := space.shard(left[0].id)).index != index:
+                moved.setdefault(shard, []).extend(left)
+            else:
+                yield from run.add(left, pending=is_pending(space, left))
+    for shard, rows in moved.items():
+        yield from list_rows(space, shard, rows)
+    yield from run.end()
+    return deleted
+
+
+def _delete_listed(space: Namespace, groups: Sequence[Sequence[Row]], now_ms: int, skipped: Skipped) -> Plan[set[str]]:
+    """Delete what nobody needs of these modules. Returns the keys of the objects that are gone."""
+    old_ms = now_ms - space.config.worker.tombstone_grace_ms
+    wanted: list[Group] = []
+    gone: set[str] = set()
+    for rows in groups:
+        if len(rows) > 1:
+            wanted.append(_group_of(space, rows))
+        elif rows[0].deleted and rows[0].updated_ms < old_ms:
+            # A tombstone goes only where a LIST shows that nothing else is left.
+            listed = yield from list_module(space, rows[0].id)
+            if listed is None:
+                gone.add(modules_prefix(space.namespace) + rows[0].key)
+            else:
+                wanted.append(listed)
+    keys = yield from unneeded(space, wanted, now_ms, skipped)
+    sidecars = [names.sidecar_key(key) for key in keys if key.endswith(".xz")]
+    done = yield from delete_keys([*keys, *sidecars], skipped)
+    return gone | done.difference(sidecars)
+
+
+def _group_of(space: Namespace, rows: Sequence[Row]) -> Group:
+    objects = [found for row in rows if (found := row.object(space.namespace))]
+    directory = objects[0].directory if objects else ""
+    group = Group(directory, rows[0].id, objects)
+    for found, row in zip(objects, rows, strict=False):
+        group.sizes[found.key] = row.archived_bytes
+        group.modified_ms[found.key] = row.updated_ms
+    return group
+
+
+def _end(space: Namespace, now_ms: int, deleted: int, skipped: Skipped) -> Plan[int]:
     for shard in space.keys.shards:
         deleted += yield from delete_each((yield from _old_epochs(space, shard, now_ms)), skipped)
     yield from Count("archive.swept", deleted)
@@ -168,18 +284,23 @@ def _old_epochs(space: Namespace, shard: Shard, now_ms: int) -> Plan[list[str]]:
 
 
 def delete_each(keys: Sequence[str], skipped: Skipped) -> Plan[int]:
+    """Delete objects in batches. Returns how many were deleted."""
+    return len((yield from delete_keys(keys, skipped)))
+
+
+def delete_keys(keys: Sequence[str], skipped: Skipped) -> Plan[set[str]]:
     """Delete objects in batches. Where a batch is refused, its objects are deleted one by one, to know which was. Returns
-    how many were deleted."""
-    gone = 0
+    the keys of those that were deleted."""
+    gone: set[str] = set()
     for part in chunks(keys, 1000):
         try:
             yield from ArchiveDelete(part)
-            gone += len(part)
+            gone.update(part)
         except Invalid:
             for key in part:
                 try:
                     yield from ArchiveDelete([key])
-                    gone += 1
+                    gone.add(key)
                 except Invalid as e:
                     skipped.add(key, e)
     return gone
