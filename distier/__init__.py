@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .client import AsyncSession, AsyncStore, Session, Store, connect, connect_async
     from .config import Config, load_config
     from .domain.fitted import Choice, Fitted
-    from .domain.module import Event, Landed, Module, Moved, Placement, Tier
+    from .domain.module import Event, HistoryEntry, Landed, Module, Moved, Placement, Tier
     from .domain.order import Order
     from .domain.tokens import TokenCounter
     from .errors import (
@@ -47,7 +47,8 @@ _MODULE_OF = {
     "connect": "client", "connect_async": "client",
     "Config": "config", "load_config": "config",
     "Choice": "domain.fitted", "Fitted": "domain.fitted",
-    "Event": "domain.module", "Landed": "domain.module", "Module": "domain.module", "Moved": "domain.module",
+    "Event": "domain.module", "HistoryEntry": "domain.module", "Landed": "domain.module",
+    "Module": "domain.module", "Moved": "domain.module",
     "Placement": "domain.module", "Tier": "domain.module", "Order": "domain.order", "TokenCounter": "domain.tokens",
     "ArchiveTimeout": "errors", "ArchiveUnavailable": "errors", "ConfigError": "errors", "Conflict": "errors",
     "Corrupt": "errors", "DeadlineExceeded": "errors", "DistierError": "errors", "Full": "errors", "Invalid": "errors",
@@ -59,8 +60,9 @@ _MODULE_OF = {
 
 __all__ = [
     "ArchiveTimeout", "ArchiveUnavailable", "AsyncSession", "AsyncStore", "Choice", "Config", "ConfigError", "Conflict",
-    "Content", "Context", "Corrupt", "DeadlineExceeded", "DistierError", "Durability", "Event", "Fitted", "Full", "Invalid",
-    "Item", "Landed", "Module", "Moved", "NotFound", "Order", "OutOfStep", "Placement", "Prediction", "Recovering",
+    "Content", "Context", "Corrupt", "DeadlineExceeded", "DistierError", "Durability", "Event", "Fitted", "Full",
+    "HistoryEntry", "Invalid", "Item", "Landed", "Module", "Moved", "NotFound", "Order", "OutOfStep", "Placement",
+    "Prediction", "Recovering",
     "RedisUnavailable", "Session", "Stats", "Store", "Tier", "TokenCounter", "Unavailable", "Worker", "connect",
     "connect_async", "load_config",
 ]  # fmt: skip

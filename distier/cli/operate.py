@@ -13,7 +13,7 @@ from distier.views import view
 
 from . import exits, output
 from .modules import Glob, Prefix, SomeIds, Zero
-from .session import Chosen, Session, session_of
+from .session import Chosen, Session, duration_ms, session_of
 
 if TYPE_CHECKING:
     from distier.client import Store
@@ -95,7 +95,7 @@ def pin(
     """Move modules to the hot tier and keep them there for --ttl."""
     session = session_of(context)
     chosen = Chosen(ids, prefix, glob, zero)
-    ttl_s = _duration_ms(ttl) / 1000
+    ttl_s = duration_ms(ttl) / 1000
     with session.store(existing=True) as store:
 
         def one(id: str) -> None:
@@ -117,15 +117,6 @@ def _not_hot(store: Store, placement: Placement) -> str:
     large = placement.tokens > hot.max_size or placement.size_bytes > hot.max_bytes
     why = "too large for hot" if large else "no room in hot"
     return f"module {placement.id!r} stays {placement.tier}: {why}; the pin takes effect once the module is hot"
-
-
-def _duration_ms(text: str) -> int:
-    from distier.config import parse_duration_ms
-
-    try:
-        return parse_duration_ms(text)
-    except ValueError as e:
-        raise typer.BadParameter(f"{text!r}: {e}") from None
 
 
 def unpin(

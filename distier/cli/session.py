@@ -131,6 +131,16 @@ def session_of(context: typer.Context) -> Session:
     return cast(Session, context.obj)
 
 
+def duration_ms(text: str) -> int:
+    """Return a duration such as `10m` in milliseconds. Raises `typer.BadParameter`."""
+    from distier.config import parse_duration_ms
+
+    try:
+        return parse_duration_ms(text)
+    except ValueError as e:
+        raise typer.BadParameter(f"{text!r}: {e}") from None
+
+
 def ids_from(args: Sequence[str], zero: bool = False) -> list[str]:
     """Return the given ids. `-` is replaced by the ids on stdin: one per line, or NUL-terminated (`-0`)."""
     found: list[str] = []

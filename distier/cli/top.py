@@ -98,7 +98,7 @@ class Flows:
         from distier.observe.events import Cursor, read_events
 
         if self.cursor is None:
-            self.cursor = store.run(Cursor.start(store.space, f"{max(0, now_ms - FLOWS_MS)}"))
+            self.cursor = store.run(Cursor.start(store.space.keys.shards, f"{max(0, now_ms - FLOWS_MS)}"))
         while events := store.run(read_events(self.cursor, 0)):
             self.moves += (event for event in events if event.is_tier_change)
         while self.moves and self.moves[0].at_ms < now_ms - FLOWS_MS:

@@ -1,4 +1,4 @@
-"""Commands about recorded accesses: `simulate` and `advise`. They need no server."""
+"""Commands about recorded accesses: `simulate` and `advise`. They need a server only for `--live`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO
 import typer
 
 from . import output
-from .session import session_of
+from .record import Live, live_trace
+from .session import Session, session_of
 from .window import parse_tokens
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ DOLLARS = 0.0004
 nothing else."""
 PREDICTED = "lru, predicting"
 TraceFile = Annotated[
-    str, typer.Argument(metavar="TRACE", help="CSV `time,key,size[,session]`, also gzipped; `-` is stdin.")
+    str | None, typer.Argument(metavar="[TRACE]", help="CSV `time,key,size[,session]`, also gzipped; `-` is stdin.")
 ]
 TokensPerByte = Annotated[
     float | None,
@@ -69,11 +70,16 @@ def _decoded(raw: io.BufferedReader) -> TextIO:
     return io.TextIOWrapper(gzip.GzipFile(fileobj=raw) if packed else raw, "utf-8", "surrogateescape", newline="")
 
 
-def _read(name: str, tokens_per_byte: float | None) -> Trace:
+def _read(session: Session, name: str | None, live: str | None, tokens_per_byte: float | None) -> Trace:
     from distier.policy.traces import parse_trace
 
     from . import resume_gc
 
+    if (name is None) == (live is None):
+        raise typer.BadParameter("name a TRACE, or record one with --live DURATION")
+    if live is not None:
+        return live_trace(session, live)
+    assert name is not None
     with _opened(name) as lines:
         trace = parse_trace(lines, tokens_per_byte)
     resume_gc()
@@ -108,7 +114,8 @@ def _about(trace: Trace) -> str:
 
 def simulate(
     context: typer.Context,
-    trace: TraceFile,
+    trace: TraceFile = None,
+    live: Live = None,
     budget: Annotated[
         list[str] | None,
         typer.Option(
@@ -137,7 +144,7 @@ def simulate(
     if unknown := [name for name in policy or () if name not in POLICIES]:
         raise typer.BadParameter(f"--policy {unknown[0]!r}: choose from {', '.join(POLICIES)}")
     wanted = [name for name in POLICIES if not policy or name in policy]
-    read = _read(trace, tokens_per_byte)
+    read = _read(session, trace, live, tokens_per_byte)
     totals, first = accessed(read), compulsory(read)
     budgets = _budgets(budget or list(BUDGETS), read.footprint)
     if not session.json:
@@ -203,7 +210,8 @@ def _simulated(budget: Budget, name: str, missed: Missed, lru: Missed, totals: M
 
 def advise(
     context: typer.Context,
-    trace: TraceFile,
+    trace: TraceFile = None,
+    live: Live = None,
     budget: Annotated[
         list[str] | None,
         typer.Option("--budget", metavar="SIZE", help="64MiB, or a percentage of the footprint; repeatable."),
@@ -226,7 +234,7 @@ def advise(
     from distier.policy.shards import Shards
 
     session = session_of(context)
-    read = _read(trace, tokens_per_byte)
+    read = _read(session, trace, live, tokens_per_byte)
     if budget_tokens and read.tokens is None:
         raise typer.BadParameter("--budget-tokens needs a trace with a column `tokens`, or --tokens-per-byte")
     budgets = _budgets(budget or ([] if budget_tokens else ["5%"]), read.footprint)

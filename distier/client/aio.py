@@ -24,8 +24,10 @@ from distier.client.fitting import AsyncFitting
 from distier.client.preload import Preload
 from distier.client.session import AsyncSessions
 from distier.client.store import ARCHIVE_LOOK_S, OPEN_DEADLINE_S, T
+from distier.client.versions import AsyncVersions
 from distier.domain.ids import check_id
 from distier.domain.module import Event, Landed, Module, Moved, Placement, Tier
+from distier.domain.order import Order
 from distier.drive.aio import AsyncDriver
 from distier.effects import Plan
 from distier.errors import DistierError, Invalid
@@ -39,6 +41,7 @@ from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import PredictionStats, Stats, read_stats
 from distier.plans.get.explain import Explained
 from distier.plans.get.explain import explain as explain_plan
+from distier.plans.get.history import get_version
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
 from distier.plans.get.scan import IdScan
@@ -64,7 +67,7 @@ if TYPE_CHECKING:
     from distier.stores.local import LocalStore  # LMDB is loaded only when it is used
 
 
-class AsyncStore(AsyncFitting, AsyncSessions):
+class AsyncStore(AsyncFitting, AsyncSessions, AsyncVersions):
     """A namespace of modules for asyncio: the methods of `Store` as coroutines. `connect_async` returns one."""
 
     def __init__(
@@ -158,8 +161,10 @@ class AsyncStore(AsyncFitting, AsyncSessions):
         with self.near.writing([item.id for item in wanted]):
             return await self.run(put_many_plan(self.space, wanted))
 
-    async def get(self, id: str) -> Module | None:
+    async def get(self, id: str, *, version: Order | str | None = None) -> Module | None:
         """As `Store.get`."""
+        if version is not None:
+            return await self.run(get_version(self.space, check_id(id), version))
         if (near := self._near_get(id)) is not None:
             return near
         with self.near.reading([check_id(id)]) as reading:
@@ -252,7 +257,7 @@ class AsyncStore(AsyncFitting, AsyncSessions):
 
     async def events(self, *, since: str = "$", wait: bool = True) -> AsyncIterator[Event]:
         """As `Store.events`."""
-        cursor = await self.run(Cursor.start(self.space, since))
+        cursor = await self.run(Cursor.start(self.space.keys.shards, since))
         while True:
             found = await self.run(read_events(cursor, EVENT_WAIT_MS if wait else 0))
             for event in found:
@@ -267,7 +272,7 @@ class AsyncStore(AsyncFitting, AsyncSessions):
         loop = asyncio.get_running_loop()
         listening = next((each for each in self._listening if each.loop is loop), None)
         if listening is None:
-            listening = Listening(self.run, await self.run(Cursor.start(self.space, "$")))
+            listening = Listening(self.run, await self.run(Cursor.start(self.space.keys.shards, "$")))
             self._listening.append(listening)
         return listening.add(event, listener)
 

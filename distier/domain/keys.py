@@ -95,6 +95,10 @@ class Shard:
     def hits(self) -> str:
         return self.root + "hits"
 
+    @property
+    def reads(self) -> str:
+        return self.root + "reads"
+
     def ranks(self, tier: str) -> str:
         """Return the key with the order of eviction in `hot` or `warm`, under an eviction policy other than `lru`."""
         return f"{self.root}rank:{tier}"

@@ -33,6 +33,9 @@ DONE_MAX = 8192
 REGRET_MS = 600_000
 """A module that is fetched from the archive this soon after its eviction, in milliseconds, counts as regretted."""
 
+READS_MAX = 2_000
+"""How many batches of uses the stream of recorded reads keeps."""
+
 VICTIMS_WORTH = 8
 """Under `lru`, a copy of a read needs at least an eighth of the uses for each byte that the modules that would leave have:
 those were used least recently, so their uses are old."""
@@ -187,7 +190,7 @@ def lua_constants() -> str:
     return (
         f"local {names} = {keys}\n"
         f"local LAYOUT, TOMBSTONE_TTL_MS, DONE_MAX, CHUNK_MAX = '{LAYOUT}', {TOMBSTONE_TTL_MS}, {DONE_MAX}, {CHUNK_MAX}\n"
-        f"local REGRET_MS, VICTIMS_WORTH = {REGRET_MS}, {VICTIMS_WORTH}\n"
+        f"local REGRET_MS, VICTIMS_WORTH, READS_MAX = {REGRET_MS}, {VICTIMS_WORTH}, {READS_MAX}\n"
         "local ROOT = string.sub(EPOCH, 1, -6)\n"
         "local HOT_RANK, WARM_RANK = ROOT .. 'rank:hot', ROOT .. 'rank:warm'\n"
         "local call = redis.call\n\n"
@@ -310,6 +313,13 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "HGETALL 'distier:{team}:hits'",
     ),
     KeyKind(
+        "distier:{t}:reads",
+        "stream",
+        "the uses that are reported while `distier record` or `--live` runs: ids, and the number of uses of each; it expires a "
+        "minute after that",
+        "XREVRANGE 'distier:{team}:reads' + - COUNT 2",
+    ),
+    KeyKind(
         "distier:{t}:usage",
         "hash",
         "counts, tokens and bytes of each tier, which the scripts keep equal to a recount: `hot_count hot_tokens hot_bytes`, "
@@ -358,14 +368,15 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "distier:{t}:epoch",
         "hash",
         "the state of the shard: `layout shards epoch ver created aged sampled replid since verified fence clock archive "
-        "eviction ranked`. "
+        "eviction ranked recording`. "
         "`aged` is when the worker last halved all counts of uses; `sampled` counts uses, and there are ten for each module in "
         "hot and warm when it halves them too; `migrating` is the layout that a migration in progress comes from. `ver` is the "
         "counter of versions, `clock` the last time that was used for a score, in ms, `fence` the counter of worker leases, "
         "`replid` the server's incarnation for which the epoch was installed, `verified` the epoch in which all records were "
         "compared with the archive, `archive` the name that the archive must have (its object `<ns>/identity/<name>`). "
         "`opening` exists while the shard has no epoch. `eviction` is the eviction policy (without it `lru`); `ranked` is 1 "
-        "once all modules have ranks for it; `hot_floor` and `warm_floor` are the greatest ranks that were evicted",
+        "once all modules have ranks for it; `hot_floor` and `warm_floor` are the greatest ranks that were evicted. "
+        "`recording` is the time in ms until which uses are recorded in `reads`",
         "HGETALL 'distier:{team}:epoch'",
     ),
     KeyKind(

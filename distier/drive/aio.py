@@ -121,7 +121,10 @@ class AsyncDriver(Process):
         end_s = End(begun_s + (deadline_s or self.deadline_s))
         end_s.begun_s, end_s.on_progress = begun_s, on_progress
         try:
-            return await self._run(plan, end_s)
+            if self.counters.trace is None:
+                return await self._run(plan, end_s)
+            with self.counters.trace(getattr(plan, "__name__", "call")):
+                return await self._run(plan, end_s)
         except OutOfStep:
             self.redis.drop()
             raise

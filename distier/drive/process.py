@@ -8,6 +8,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from distier.domain.keys import Shard
@@ -44,6 +45,8 @@ class Counters:
     """
 
     NOTES_MAX = 512
+    trace: Callable[[str], AbstractContextManager[object]] | None = None
+    """Returns what surrounds a call of the store, by the name of its plan; None if no hook wants that."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}

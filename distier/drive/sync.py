@@ -94,7 +94,10 @@ class SyncDriver(Process):
         end_s = End(begun_s + (deadline_s or self.deadline_s))
         end_s.begun_s, end_s.on_progress = begun_s, on_progress
         try:
-            return self._run(plan, end_s, nested=False)
+            if self.counters.trace is None:
+                return self._run(plan, end_s, nested=False)
+            with self.counters.trace(getattr(plan, "__name__", "call")):
+                return self._run(plan, end_s, nested=False)
         except OutOfStep:
             self.redis.drop()
             raise

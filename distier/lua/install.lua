@@ -17,6 +17,7 @@ if ARGV[6] ~= '' and call('GET', KEYS[12]) == ARGV[6] then call('DEL', KEYS[12],
 if ARGV[7] ~= '0' and old.tier ~= 'none' and old.tier ~= 'deleted' then
   uses = call('ZINCRBY', USES, ARGV[7], id)
   note_reads(old.tier, ARGV[7], old.tokens)
+  if recording then record_uses(now, id, ARGV[7]) end
 end
 if old.write_id ~= ARGV[2] or not old.clean or (old.tier ~= 'cold' and old.tier ~= 'warm') then return {'CHANGED', uses} end
 local limit = call('HMGET', LIMITS, 'warm_bytes', 'warm_modules')

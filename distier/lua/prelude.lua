@@ -32,19 +32,25 @@ end
 --
 -- `policy` is the eviction policy if it is not `lru`. Then HOT_RANK and WARM_RANK have the order of eviction; `ranked` says that they
 -- are complete. Until then, after a change of the policy, the order is that of HOT and WARM, which keep the times of the last uses.
-local current_epoch, policy, ranked
+local current_epoch, policy, ranked, recording
 local function refuse()
   for _, zset in ipairs({HOT, WARM, DIRTY, USES, PINS}) do call('ZCARD', zset) end
   call('HLEN', LIMITS) call('HLEN', USAGE) call('XLEN', EVENTS)
-  local e, incarnation = call('HMGET', EPOCH, 'epoch', 'layout', 'replid', 'eviction', 'ranked'), replid()
+  local e, incarnation = call('HMGET', EPOCH, 'epoch', 'layout', 'replid', 'eviction', 'ranked', 'recording'), replid()
   if e[2] and e[2] ~= LAYOUT then return {'LAYOUT', e[2]} end
   if not e[1] or incarnation ~= '' and e[3] ~= incarnation then return {'RECOVERING'} end
-  current_epoch = e[1]
+  current_epoch, recording = e[1], e[6]
   if e[4] and e[4] ~= 'lru' then
     policy, ranked = e[4], e[5]
     call('ZCARD', HOT_RANK) call('ZCARD', WARM_RANK)
   end
   return nil
+end
+
+-- Adds uses (id, number, ...) to READS while somebody records them: until `recording`, in ms. READS is no key of the namespace's
+-- modules, so a wrong type there fails nothing.
+local function record_uses(now, ...)
+  if recording and now < (tonumber(recording) or 0) then redis.pcall('XADD', ROOT .. 'reads', 'MAXLEN', '~', READS_MAX, '*', ...) end
 end
 
 -- @schema ranks

@@ -25,6 +25,7 @@ for i, r in ipairs(tiers) do
   end
 end
 for tier, n in pairs(reads) do note_reads(tier, string.format('%.0f', n), string.format('%.0f', tokens[tier])) end
+if recording then record_uses(now, unpack(ARGV)) end
 -- Counts are halved after some uses of each module in Redis, too: without that, modules that were in use once stay for long (unless
 -- the policy has another way). A large set takes too long here; the worker halves it (`age`). It may be forbidden to this user, and
 -- is a hint.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from distier.domain.keys import Shard
 from distier.domain.module import Event
 from distier.effects import Command, Pipeline, Plan, Sleep, collect
-from distier.plans.common.namespace import Namespace
 
 BATCH = 500
 POLL_S = 0.05
@@ -21,9 +21,8 @@ class Cursor:
     last: dict[Shard, str]
 
     @staticmethod
-    def start(space: Namespace, since: str) -> Plan[Cursor]:
-        """Return a cursor after the stream id `since` in every shard; `$` is the current end of each stream."""
-        shards = space.keys.shards
+    def start(shards: Sequence[Shard], since: str) -> Plan[Cursor]:
+        """Return a cursor after the stream id `since` in each of the shards; `$` is the current end of each stream."""
         if since != "$":
             return Cursor(dict.fromkeys(shards, since))
         calls: list[Command[str]] = [
@@ -76,20 +75,27 @@ def _position(stream_id: str) -> tuple[int, int]:
     return int(ms), int(n or 0)
 
 
-def _parse(reply: Any) -> list[Event]:
+def entries_of(reply: Any) -> list[tuple[str, dict[str, str]]]:
+    """Return the entries in a reply to XREAD of one stream. Invalid bytes are replaced: a foreign entry must stop no reader."""
     if not reply:
         return []
     # RESP3 returns {stream: [[entry, ...]]} or {stream: [entry, ...]}, RESP2 [[stream, [entry, ...]]].
     entries = next(iter(reply.values())) if isinstance(reply, dict) else reply[0][1]
     if entries and entries[0] and isinstance(entries[0][0], list | tuple):
         entries = entries[0]
-    return [_event(entry_id.decode(), fields) for entry_id, fields in entries]
+    return [(entry_id.decode(), _fields(fields)) for entry_id, fields in entries]
 
 
-def _event(stream_id: str, fields: Any) -> Event:
-    if not isinstance(fields, dict):
-        fields = dict(zip(fields[::2], fields[1::2], strict=True))
-    # Invalid bytes are replaced: a foreign event must not stop the readers of the stream.
-    get = {k.decode(errors="replace"): v.decode(errors="replace") for k, v in fields.items()}.get
+def _fields(fields: Any) -> dict[str, str]:
+    pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
+    return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in pairs}
+
+
+def _parse(reply: Any) -> list[Event]:
+    return [_event(stream_id, fields) for stream_id, fields in entries_of(reply)]
+
+
+def _event(stream_id: str, fields: dict[str, str]) -> Event:
+    get = fields.get
     at_ms = int(stream_id.partition("-")[0])
     return Event(stream_id, get("id", ""), get("from", ""), get("to", ""), get("reason", ""), get("version", ""), at_ms)

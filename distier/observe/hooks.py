@@ -15,8 +15,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 from distier.domain.archived import Limits
 from distier.domain.objects import Fetched, Listed
@@ -49,10 +50,25 @@ class MetricsHook(Protocol):
         """
 
 
+@runtime_checkable
+class TracingHook(MetricsHook, Protocol):
+    """A hook that also surrounds the calls of a store, for example with spans."""
+
+    def call(self, name: str) -> AbstractContextManager[object]:
+        """Return a context for one call. The name is that of the method: `get`, `put_many`, `promote`.
+
+        A read from the near cache is no such call. The context is entered and left in the caller's thread or task. What it
+        raises, the caller gets.
+        """
+
+
 class HookedCounters(Counters):
     """Counters that also call hooks."""
 
     def __init__(self, hooks: Sequence[MetricsHook]) -> None:
+        tracing = [hook for hook in hooks if isinstance(hook, TracingHook)]
+        if tracing:
+            self.trace = partial(_surround, tracing)
         self.settle: Callable[[], None] = lambda: None
         """Counts the hits of the near cache. The near cache sets it."""
         self._hooks = tuple(hooks)
@@ -104,6 +120,14 @@ class HookedCounters(Counters):
         super().after_fork_in_child()
         self._turn = threading.RLock()
         self._waiting.clear()
+
+
+@contextmanager
+def _surround(hooks: Sequence[TracingHook], name: str) -> Iterator[None]:
+    with ExitStack() as stack:
+        for hook in hooks:
+            stack.enter_context(hook.call(name))
+        yield
 
 
 class MeasuredArchive:

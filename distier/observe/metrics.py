@@ -6,7 +6,9 @@ with the dashboards and the alerts, and the second with what the code counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import NamedTuple
 
 
@@ -29,6 +31,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("distier_worker_leases_held", "gauge", "Shards that this worker maintains."),
     Metric("distier_worker_archive_requests_total", "counter", "Requests to the archive, by `verb`: put, get, list, delete."),
     Metric("distier_worker_archive_failures_total", "counter", "Requests for which the archive was unavailable."),
+    Metric("distier_archive_request_duration_seconds", "histogram", "Time of the requests of this worker to the archive, by "
+           "`verb`, failed ones included."),
     Metric("distier_worker_throttled_seconds_total", "counter", "Time waited because of worker.archive_requests_per_second "
            "or worker.cpu_share, by `kind`: archive, cpu."),
     Metric("distier_worker_compress_cpu_seconds_total", "counter", "CPU time spent compressing and decompressing."),
@@ -39,6 +43,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("distier_write_back_lag_seconds", "gauge", "Time since the oldest version that is not archived yet became due: "
            "its age minus storage_tiers.cold.archive_after, by `shard`."),
     Metric("distier_modules", "gauge", "Modules, by `shard` and `tier`."),
+    Metric("distier_moves_total", "counter", "Moves of modules between tiers in the shards that this worker leases, by "
+           "`from`, `to` and `reason`. A module comes from `none` when it is new, and goes to `deleted`."),
+    Metric("distier_eviction_idle_seconds", "gauge", "Time since the last use of the module in hot that was used least "
+           "recently, by `shard`."),
     Metric("distier_budget", "gauge", "Quota of the shard, by `shard` and `budget`: hot_tokens, hot_bytes, warm_modules, "
            "warm_bytes."),
     Metric("distier_budget_used", "gauge", "Used part of the quota, by `shard` and `budget`."),
@@ -117,8 +125,32 @@ COUNTERS: Mapping[str, str] = {
 }
 """The counters of a process, by name. `worker.failed.<step>` counts the failures of each step of a worker's round."""
 
+BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""The upper limits of the buckets of durations, in seconds."""
+
+
+class Histogram:
+    """How many durations were in each bucket, and their sum."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BUCKETS_S) + 1)
+        self._sum_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        self._counts[bisect_left(BUCKETS_S, seconds)] += 1
+        self._sum_s += seconds
+
+    def samples(self) -> Iterator[tuple[str, Mapping[str, str], float]]:
+        """Return the samples of a metric of the kind `histogram`: the suffix of its name, labels and value."""
+        counts = list(accumulate(self._counts))
+        for limit, count in zip((*map(str, BUCKETS_S), "+Inf"), counts, strict=True):
+            yield "_bucket", {"le": limit}, count
+        yield "_count", {}, counts[-1]
+        yield "_sum", {}, self._sum_s
+
+
 Values = Mapping[str, Iterable[tuple[Mapping[str, str], float]]]
-"""The values of metrics, by name: labels and value."""
+"""The values of metrics, by the name of the sample: labels and value."""
 
 
 def render(metrics: Iterable[Metric], values: Values) -> str:
@@ -126,8 +158,15 @@ def render(metrics: Iterable[Metric], values: Values) -> str:
     lines = []
     for metric in metrics:
         lines += [f"# HELP {metric.name} {metric.what}", f"# TYPE {metric.name} {metric.kind}"]
-        lines += [f"{metric.name}{_labels(labels)} {value:.15g}" for labels, value in values.get(metric.name, ())]
+        lines += _samples(metric, values)
     return "\n".join(lines) + "\n"
+
+
+def _samples(metric: Metric, values: Values) -> list[str]:
+    names = [
+        metric.name + suffix for suffix in (("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",))
+    ]
+    return [f"{name}{_labels(labels)} {value:.15g}" for name in names for labels, value in values.get(name, ())]
 
 
 OPEN_METRICS = "application/openmetrics-text"
@@ -139,7 +178,7 @@ def render_open(metrics: Iterable[Metric], values: Values) -> str:
     for metric in metrics:
         family = metric.name.removesuffix("_total") if metric.kind == "counter" else metric.name
         lines += [f"# TYPE {family} {metric.kind}", f"# HELP {family} {metric.what}"]
-        lines += [f"{metric.name}{_labels(labels)} {value:.15g}" for labels, value in values.get(metric.name, ())]
+        lines += _samples(metric, values)
     return "\n".join([*lines, "# EOF"]) + "\n"
 
 

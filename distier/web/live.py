@@ -178,7 +178,7 @@ class Live:
             nonlocal cursor
             if cursor is None:
                 since = int(time.time() * 1000 - MINUTE_S * 1000)
-                cursor = await self._run(Cursor.start(self._run.space, str(since)))
+                cursor = await self._run(Cursor.start(self._run.space.keys.shards, str(since)))
             for event in await self._run(read_events(cursor, EVENT_WAIT_MS)):
                 self._note(event)
 

@@ -78,6 +78,14 @@ def _values(worker: Rounds) -> dict[str, list[tuple[Mapping[str, str], float]]]:
     values["distier_worker_archive_requests_total"] = [
         (names | {"verb": verb}, pacer.requests[verb]) for verb in ("put", "get", "list", "delete")
     ]
+    values["distier_moves_total"] = [
+        (names | {"from": from_, "to": to, "reason": reason}, n)
+        for (from_, to, reason), n in sorted(worker.flow.moves.items())
+    ]
+    for verb, durations in sorted(pacer.durations.items()):
+        for suffix, labels, value in durations.samples():
+            name = f"distier_archive_request_duration_seconds{suffix}"
+            values.setdefault(name, []).append(({**names, "verb": verb, **labels}, value))
     values["distier_worker_throttled_seconds_total"] = [
         (names | {"kind": kind}, seconds) for kind, seconds in pacer.throttled_s.items()
     ]
@@ -98,6 +106,7 @@ def _values(worker: Rounds) -> dict[str, list[tuple[Mapping[str, str], float]]]:
             add("distier_modules", seen.usage.get(f"{tier}_count", 0), tier=tier)
             add("distier_reads_total", seen.reads.get(tier, 0), tier=tier)
             add("distier_read_tokens_total", seen.reads.get(f"{tier}_tokens", 0), tier=tier)
+        add("distier_eviction_idle_seconds", seen.idle_ms / 1000)
         add("distier_evict_regret_total", seen.reads.get("regret", 0))
         add("distier_evict_regret_tokens_total", seen.reads.get("regret_tokens", 0))
         for budget, used in BUDGETS.items():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from distier.effects import T
 from distier.errors import ArchiveUnavailable
+from distier.observe.metrics import Histogram
 
 BURST_S = 0.25
 """Unused capacity of this many seconds may be used in a burst."""
@@ -32,6 +33,7 @@ class Pacer:
         cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
         self.requests: Counter[str] = Counter()
+        self.durations: dict[str, Histogram] = {}
         self.failures = 0
         self.throttled_s = {"archive": 0.0, "cpu": 0.0}
         self.cpu_s = 0.0
@@ -82,10 +84,16 @@ class Pacer:
         with self._lock:
             self.throttled_s[kind] += seconds
 
-    def asked(self, verb: str, error: ArchiveUnavailable | None) -> None:
+    def asks(self, verb: str) -> Callable[[ArchiveUnavailable | None], None]:
         """See `plans.fleet.pacing.Pace`."""
-        with self._lock:
-            self.requests[verb] += 1
-            self.failures += error is not None
-            self.last_answer_s = self._clock()
-            self.last_failure = None if error is None else str(error)
+        began_s = self._clock()
+
+        def ended(error: ArchiveUnavailable | None) -> None:
+            with self._lock:
+                self.requests[verb] += 1
+                self.failures += error is not None
+                self.last_answer_s = self._clock()
+                self.last_failure = None if error is None else str(error)
+                self.durations.setdefault(verb, Histogram()).add(self.last_answer_s - began_s)
+
+        return ended

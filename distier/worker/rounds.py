@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from distier.domain.keys import Shard
 from distier.effects import Command, Pipeline, Plan
 from distier.errors import DistierError, Unavailable
+from distier.observe.flow import Flow
 from distier.observe.logs import log
 from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.leases import (
@@ -103,6 +104,7 @@ class Rounds:
         self.workers: list[str] = []
         self.leases: Mapping[Shard, Lease] = {}
         self.samples: Mapping[Shard, ShardSample] = {}
+        self.flow = Flow()
         self.watched = False
         self.stopping = False
         self.last_heartbeat_s: float | None = None
@@ -287,6 +289,7 @@ class Rounds:
     def _look(self) -> Plan[None]:
         """Sample the shards and check the archive, for the health endpoint."""
         self.samples = yield from sample(self.held)
+        yield from self.flow.follow(self.held)
         asked_s = self.pacer.last_answer_s
         if self.pacer.last_failure or asked_s is None or time.monotonic() - asked_s > LOOK_AT_ARCHIVE_S:
             yield from look_at_archive(self.space)

@@ -55,6 +55,14 @@ EXAMPLES: dict[str, str] = {
 5) "skills/pdf"
 6) "1795834412268.686"''',
     "distier:{t}:done": r"""(integer) 6""",
+    "distier:{t}:reads": r'''1) 1) "1795845872248-0"
+   2) 1) "docs/style"
+      2) "1"
+      3) "skills/pdf"
+      4) "1"
+2) 1) "1795845872247-0"
+   2) 1) ""
+      2) "0"''',
     "distier:{t}:shares": r''' 1) "version"
  2) "4294967297"
  3) "tok"

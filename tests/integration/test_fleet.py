@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from distier.worker.health import HealthServer
 from tests.conftest import empty
 from tests.integration.faulty_s3 import FaultyS3
 from tests.servers import TestServer, free_port, poll
+from tests.unit.test_deploy import suffixes
 
 SOON_S = 20.0
 LEASE = {"lease": "1s", "interval": "50ms"}
@@ -228,9 +230,14 @@ def test_health_and_metrics_during_outages_of_archive_and_redis(
             timeout_s=SOON_S,
             what="clean in a sample too",
         )
-        every = {m.name for m in METRICS}
-        poll(lambda: {re.split(r"[{ ]", name)[0] for port in ports.values() for name in metrics(port)} == every,
-             timeout_s=SOON_S, what="each metric is reported")  # fmt: skip
+        every = {m.name + suffix for m in METRICS for suffix in suffixes(m)}
+        ids = map(str, count())
+
+        def are_all_reported() -> bool:
+            store.put(next(ids), b"moves from now on are counted")
+            return {re.split(r"[{ ]", name)[0] for port in ports.values() for name in metrics(port)} == every
+
+        poll(are_all_reported, timeout_s=SOON_S, what="each metric is reported")
 
         with s3.refusing():
             poll(lambda: [ask(p, "/healthz")[0] for p in ports.values()] == [503, 503], timeout_s=SOON_S,

@@ -18,7 +18,9 @@ from distier.domain.ids import encode_id
 from distier.domain.learned import field_of_keyword
 from distier.domain.schema import KEYSPACE
 from distier.lua import Lesson, learn, library
+from distier.observe.reads import Recording
 from distier.plans.common.leases import take_lease
+from distier.plans.common.touches import send_touch
 from distier.plans.fleet.leases import join
 from distier.plans.fleet.maintain import maintain, rank_modules
 from distier.plans.fleet.nodes import answer, heartbeat
@@ -103,6 +105,7 @@ def test_every_key_on_a_live_server_is_documented(redis_url: str, server: TestSe
         storage_tiers__hot__eviction_policy="s3fifo",
         **more,
     ) as store:
+        store.run(Recording(store.space).begin())
         broad_workload(store)
     met: set[int] = set()
     with server.client() as client:
@@ -122,7 +125,7 @@ def test_every_key_on_a_live_server_is_documented(redis_url: str, server: TestSe
 
 def check_fields(client: Any, key: bytes, what: str | None) -> None:
     """Check that the description names every field of a hash or an event."""
-    if what is None or key.endswith(b":next"):  # its fields are ids
+    if what is None or key.endswith((b":next", b":reads")):  # their fields are ids
         return
     named = {word for quoted in re.findall(r"`([^`]*)`", what) for word in re.findall(r"<[^>]*>|[^ =]+", quoted)}
     entries = [client.hgetall(key)] if client.type(key) == b"hash" else [fields for _, fields in client.xrange(key)]
@@ -197,6 +200,11 @@ def look_at_all(server: TestServer, archive: Path) -> dict[str, str]:
         with open_team(server.socket_url, archive, storage_tiers__hot__eviction_policy="gdsf") as ranked:
             ranked.run(rank_modules(ranked.space, shard))
         look(store, "rank:<tier>")
+        store.run(Recording(store.space).begin())
+        store.get("skills/pdf")
+        store.get("docs/style")
+        store.run(send_touch(store.space, store._driver.uses.drain()))
+        look(store, "reads")
         open_team(server.socket_url, archive, storage_tiers__hot__eviction_policy="lru").close()
         store.unpin("skills/pdf")
         store.demote("skills/pdf")

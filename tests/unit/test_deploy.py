@@ -25,7 +25,7 @@ from redis.retry import Retry
 
 from distier.config import Config, load_config
 from distier.lua import VERBS, script
-from distier.observe.metrics import METRICS
+from distier.observe.metrics import METRICS, Metric
 from tests.servers import KINDS, Kind, available_kinds, binary, poll, short_directory
 
 TOP = Path(__file__).parents[2]
@@ -620,7 +620,7 @@ def rules() -> list[dict[str, Any]]:
 def check_rule(rule: dict[str, Any]) -> None:
     assert set(rule) - {"for"} == {"alert", "expr", "labels", "annotations"}, rule
     assert PROMETHEUS_DURATION.fullmatch(rule.get("for", "1m")), rule
-    assert set(rule["annotations"]) == {"summary"} and rule["labels"]["severity"] in ("page", "warn")
+    assert set(rule["annotations"]) == {"summary", "runbook"} and rule["labels"]["severity"] in ("page", "warn")
     assert len(rule["labels"]) == 1
     check_query(rule["expr"])
 
@@ -629,7 +629,14 @@ def check_query(text: str) -> None:
     """Check a PromQL query: its metrics must exist."""
     parsed = promql_parser.parse(text)
     names = set(re.findall(r"\b(?:redis|distier)_\w+", parsed.prettify()))
-    assert names and names <= EXPORTER | {metric.name for metric in METRICS}, names
+    assert names and names <= EXPORTER | {metric.name + suffix for metric in METRICS for suffix in suffixes(metric)}, (
+        names
+    )
+
+
+def suffixes(metric: Metric) -> tuple[str, ...]:
+    """Return the suffixes of the names of a metric's samples."""
+    return ("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",)
 
 
 def test_prometheus_files_follow_its_schema() -> None:
@@ -695,11 +702,12 @@ def test_metrics_of_workers_are_used_and_documented_as_exported() -> None:
     dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "distier.json").read_text())
     asked = [rule["expr"] for group in alerts["groups"] for rule in group["rules"]]
     asked += [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
+    samples = {metric.name + suffix: metric.kind for metric in METRICS for suffix in suffixes(metric)}
     names = {name for expr in asked for name in re.findall(r"\bdistier_\w+", expr)}
-    assert names <= set(known) and len(names) >= 4, names - set(known)
+    assert names <= set(samples) and len(names) >= 4, names - set(samples)
     for expr in asked:
         for counted in re.findall(r"(?:rate|increase)\((distier_\w+)", expr):
-            assert known[counted] == "counter", expr
+            assert samples[counted] in ("counter", "histogram"), expr
     page = (TOP / "docs" / "OPERATIONS.md").read_text()
     documented = set(re.findall(r"\| `(distier_\w+)", page))
     assert documented == set(known), documented ^ set(known)

@@ -17,7 +17,7 @@ from distier.domain.keys import Shard
 from distier.effects import Cancelled, Command, NewToken, Pipeline, Plan, RunScript, collect
 from distier.errors import DistierError, Full
 from distier.lua import claim, heartbeat, release
-from distier.plans.common.commands import server_ms
+from distier.plans.common.commands import scores, server_ms
 from distier.plans.common.leases import cut_lease, take_lease
 from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.sweep import sweep_due
@@ -127,12 +127,14 @@ def sweep_in_turn(space: Namespace) -> Plan[int | None]:
 
 
 class ShardSample(NamedTuple):
-    """What one shard holds and may hold, since when its oldest dirty version has waited, in ms, and the reads of the fleet."""
+    """What one shard holds and may hold, for how long its oldest dirty version has waited, the reads of the fleet, and how long
+    ago the module of hot that was used least recently was used. Times are in ms."""
 
     usage: Mapping[str, int]
     limits: Mapping[str, int]
     dirty_age_ms: int
     reads: Mapping[str, int]
+    idle_ms: int
 
 
 def sample(shards: Sequence[Shard]) -> Plan[dict[Shard, ShardSample]]:
@@ -142,15 +144,23 @@ def sample(shards: Sequence[Shard]) -> Plan[dict[Shard, ShardSample]]:
         calls += [
             Command(s, ("HGETALL", s.usage), _numbers),
             Command(s, ("HGETALL", s.limits), _numbers),
-            Command(s, ("ZRANGE", s.dirty, 0, 0, "WITHSCORES"), lambda r: int(float(r[0][1])) if r else None),
+            Command(s, ("ZRANGE", s.dirty, 0, 0, "WITHSCORES"), _first_score),
             server_ms(s),
             Command(s, ("HGETALL", s.hits), _numbers),
+            Command(s, ("ZRANGE", s.hot, 0, 0, "WITHSCORES"), _first_score),
         ]
     replies = [collect(r) for r in (yield from Pipeline(calls))]
     found = {}
-    for shard, usage, limits, since_ms, now_ms, reads in zip(shards, *(replies[n::5] for n in range(5)), strict=True):
-        found[shard] = ShardSample(usage, limits, 0 if since_ms is None else max(0, now_ms - since_ms), reads)
+    for shard, usage, limits, dirty_ms, now_ms, reads, used_ms in zip(
+        shards, *(replies[n::6] for n in range(6)), strict=True
+    ):
+        ages = [0 if since_ms is None else max(0, now_ms - since_ms) for since_ms in (dirty_ms, used_ms)]
+        found[shard] = ShardSample(usage, limits, ages[0], reads, ages[1])
     return found
+
+
+def _first_score(reply: Any) -> int | None:
+    return next((int(score) for _, score in scores(reply)), None)
 
 
 def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:

@@ -45,8 +45,8 @@ class Pace(Protocol):
     def measured(self, function: Callable[[], T]) -> Callable[[], T]:
         """Return `function`, measured when it runs."""
 
-    def asked(self, verb: str, error: ArchiveUnavailable | None) -> None:
-        """Count a request that was answered, or failed."""
+    def asks(self, verb: str) -> Callable[[ArchiveUnavailable | None], None]:
+        """Return what counts a request that begins now: it is called when the request was answered, or failed."""
 
     @property
     def ending(self) -> bool:
@@ -82,12 +82,13 @@ def _one(effect: Effect[Any], pace: Pace) -> Plan[Any]:
     verb = VERBS.get(type(effect))
     if verb is not None:
         yield from _wait(pace, "archive", pace.archive_wait_s)
+        ended = pace.asks(verb)
         try:
             result = yield effect
         except ArchiveUnavailable as e:
-            pace.asked(verb, e)
+            ended(e)
             raise
-        pace.asked(verb, None)
+        ended(None)
         return result
     if isinstance(effect, Parallel):
         return (yield Parallel([paced(plan, pace) for plan in effect.plans]))

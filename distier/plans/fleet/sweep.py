@@ -1,6 +1,6 @@
 """The sweep deletes what nobody needs from the archive.
 
-    dominated objects      at once: a greater version of the module is there
+    dominated objects      at once: `cold.keep_versions` greater versions of the module are there
     tombstones             after `worker.tombstone_grace`, where nothing else is left of the module
     sidecars alone         after the same time: their content never came
     epoch markers          of each shard, all but the greatest of each of the newest incarnations of its server
@@ -148,7 +148,8 @@ def _delete_listed(space: Namespace, groups: Sequence[Sequence[Row]], now_ms: in
     gone: set[str] = set()
     for rows in groups:
         if len(rows) > 1:
-            wanted.append(_group_of(space, rows))
+            if is_pending(space, rows):
+                wanted.append(_group_of(space, rows))
         elif rows[0].deleted and rows[0].updated_ms < old_ms:
             # A tombstone goes only where a LIST shows that nothing else is left.
             listed = yield from list_module(space, rows[0].id)
@@ -184,7 +185,8 @@ def unneeded(space: Namespace, groups: Sequence[Group], now_ms: int, skipped: Sk
     """Return the keys among the objects of these modules that may be deleted now. Modules that cannot be compared are noted
     in `skipped`."""
     old_ms = now_ms - space.config.worker.tombstone_grace_ms
-    wanted = [g for g in groups if names.dominated(g.objects) or _is_buried(g, old_ms) or _old_sidecars(g, old_ms)]
+    keep = space.config.storage_tiers.cold.keep_versions
+    wanted = [g for g in groups if _has_surplus(g, keep, old_ms) or _is_buried(g, old_ms) or _old_sidecars(g, old_ms)]
     if not wanted:
         return []
     keys: list[str] = []
@@ -195,14 +197,33 @@ def unneeded(space: Namespace, groups: Sequence[Group], now_ms: int, skipped: Sk
         elif position is None:
             yield from _verify(space, group.id, skipped)  # objects that are adopted now are swept in the next round
         elif clean:
-            keys += _below(group, position)
+            keys += _below(group, position, keep, old_ms)
     return keys
 
 
-def _below(group: Group, position: Position) -> list[str]:
-    """Return the objects before a committed version, if the listing has that version or a later one."""
+def _below(group: Group, position: Position, keep: int, old_ms: int) -> list[str]:
+    """Return the objects before a committed version that are not kept, if the listing has that version or a later one."""
     newest = group.newest
-    return [o.key for o in group.objects if o.order < position] if newest and newest.order >= position else []
+    if newest is None or newest.order < position:
+        return []
+    kept = _kept(group, position, keep, old_ms)
+    return [o.key for o in group.objects if o.order < position and o.order not in kept]
+
+
+def _kept(group: Group, position: Position, keep: int, old_ms: int) -> set[Position]:
+    """Return the versions before `position` that `cold.keep_versions` keeps: contents only, and none of a module that was
+    deleted longer ago than the grace period."""
+    newest = group.newest
+    if newest is not None and newest.kind == "deleted" and group.modified_ms[newest.key] < old_ms:
+        return set()
+    before = sorted({o.order[:] for o in group.objects if o.kind == "content" and o.order < position})
+    return set(before[1 - keep :]) if keep > 1 else set()
+
+
+def _has_surplus(group: Group, keep: int, old_ms: int) -> bool:
+    """Return whether the module has objects before its newest version that are not kept."""
+    newest = group.newest
+    return newest is not None and bool(_below(group, newest.order[:], keep, old_ms))
 
 
 def _records(space: Namespace, groups: Sequence[Group]) -> Plan[list[tuple[Position | None, bool]]]:

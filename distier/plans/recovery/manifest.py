@@ -223,7 +223,7 @@ def step_of(groups: Iterator[list[Row]]) -> Offload[list[list[Row]]]:
 
 def is_pending(space: Namespace, rows: Sequence[Row]) -> bool:
     """Return whether a sweep may have something to delete of this module."""
-    return len(rows) > 1 or rows[-1].deleted
+    return len(rows) > space.config.storage_tiers.cold.keep_versions or any(row.deleted for row in rows)
 
 
 def compact_if_due(space: Namespace, shard: Shard) -> Plan[int]:

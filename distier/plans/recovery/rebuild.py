@@ -9,12 +9,12 @@ from distier.domain import manifest as files
 from distier.domain.manifest import Row, row_of
 from distier.domain.module import Record
 from distier.effects import ArchiveDelete, ArchiveList, ArchivePut, Count, NewToken, Parallel, Pipeline, Plan, collect
-from distier.errors import ArchiveUnavailable, Corrupt, DistierError
+from distier.errors import Corrupt, DistierError
 from distier.plans.common.commands import chunks, record_command
 from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.describe import describe_object, row_of_adoption
 from distier.plans.recovery.manifest import Manifest, Replacing, is_pending, list_manifest, open_manifest
-from distier.plans.recovery.walk import ArchiveWalk, Group
+from distier.plans.recovery.walk import ArchiveWalk, Group, Skipped
 
 BATCH = 512
 Delete = Callable[[Sequence[Group]], Plan[set[str]]]
@@ -33,14 +33,14 @@ def rebuild(space: Namespace, delete: Delete | None = None, *, records: bool = T
     known = (yield from open_manifest(space)) if writes else Manifest(space)
     inputs = [*known.files, *known.damaged]
     run = {shard: Replacing(space, shard.index, inputs) for shard in space.keys.shards}
-    walk, deleted, listed = ArchiveWalk(space), 0, 0
+    walk, skipped, deleted, listed = ArchiveWalk(space), Skipped(), 0, 0
     while not walk.done:
         for groups in chunks((yield from walk.step()), BATCH):
             gone = (yield from delete(groups)) if delete else set[str]()
             deleted += len(gone)
             if not writes:
                 continue
-            for group, rows in (yield from _rows(space, groups, gone, known, records=records)):
+            for group, rows in (yield from _rows(space, groups, gone, known, skipped, records=records)):
                 listed += len(rows)
                 yield from run[space.shard(group.id)].add(rows, pending=is_pending(space, rows))
     if writes:
@@ -62,7 +62,7 @@ def _end(space: Namespace, runs: Sequence[Replacing], inputs: Sequence[str]) -> 
 
 
 def _rows(
-    space: Namespace, groups: Sequence[Group], gone: set[str], known: Manifest, *, records: bool
+    space: Namespace, groups: Sequence[Group], gone: set[str], known: Manifest, skipped: Skipped, *, records: bool
 ) -> Plan[list[tuple[Group, list[Row]]]]:
     """Return the rows of what is left of these modules."""
     prefix = names.modules_prefix(space.namespace)
@@ -82,7 +82,7 @@ def _rows(
             if record is not None and record.clean and names.object_key(space.namespace, record) == object.key:
                 rows.append(row_of(space.namespace, record, object.key, group.sizes[object.key]))
             else:
-                plans.append(_describe(space, group, object, rows))
+                plans.append(_describe(space, group, object, rows, skipped))
         for some in chunks(plans, 64):
             for result in (yield from Parallel(some)):
                 collect(result)
@@ -96,14 +96,16 @@ def _records(space: Namespace, ids: Sequence[str]) -> Plan[list[Record | None]]:
     return [None if isinstance(reply, Corrupt) else collect(reply) for reply in replies]
 
 
-def _describe(space: Namespace, group: Group, object: names.VersionObject, rows: list[Row]) -> Plan[None]:
+def _describe(
+    space: Namespace, group: Group, object: names.VersionObject, rows: list[Row], skipped: Skipped
+) -> Plan[None]:
     """Describe a version by its object. One that cannot be read gets no row, and is as good without."""
     sidecar = next((o.key for o in group.objects if o.kind == "meta" and o.order == object.order), None)
     try:
         found = yield from describe_object(space, group.id, object, sidecar, group.sizes[object.key])
-    except ArchiveUnavailable:
-        raise
-    except DistierError:
+        skipped.went_well()
+    except DistierError as e:
+        skipped.add(object.key, e)
         yield Count("manifest.undescribed")
         return
     if found.kind != "none":
