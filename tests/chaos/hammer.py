@@ -116,9 +116,10 @@ class Log:
 
 
 def read_logs(directory: Path) -> Iterator[dict[str, Any]]:
-    """Return all lines of all processes. No line is incomplete, because each is one `write`."""
+    """Return all whole lines of all processes. While a process writes, a reader may see the beginning of its last line."""
     for path in sorted(directory.glob("*.log")):
-        for line in path.read_bytes().splitlines():
+        whole, _, _ = path.read_bytes().rpartition(b"\n")
+        for line in whole.splitlines():
             yield {"process": path.stem, **json.loads(line)}
 
 
