@@ -129,20 +129,28 @@ def pack_rows(rows: Iterable[Row]) -> bytes:
     return gzip.compress(lines.encode(), GZIP_LEVEL, mtime=0)
 
 
-def read_rows(name: str, data: bytes) -> Iterator[Row]:
-    """Iterate over the rows of a file, in order. Raises `Corrupt` where it is damaged, perhaps after some rows."""
+def check_file(name: str, data: bytes) -> None:
+    """Check that a file is whole. Raises `Corrupt`."""
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-            for line in file:
-                yield _row(line)
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError) as e:
+            while file.read(1 << 20):
+                pass
+    except (OSError, EOFError, zlib.error) as e:
         raise Corrupt(f"the manifest's file {name} is damaged: {e!s:.100}; run `distier manifest rebuild`") from e
+
+
+def read_rows(data: bytes) -> Iterator[Row]:
+    """Iterate over the rows of a whole file, in order. A line that is no row is skipped: no other row depends on it."""
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        for line in file:
+            if (row := _row(line)) is not None:
+                yield row
 
 
 def merged(files: Mapping[str, bytes]) -> Iterator[Row]:
     """Iterate over the rows of all files in order, each version once."""
     last = ""
-    for row in heapq.merge(*(read_rows(name, data) for name, data in files.items()), key=lambda row: row.key):
+    for row in heapq.merge(*map(read_rows, files.values()), key=lambda row: row.key):
         if row.key != last:
             last = row.key
             yield row
@@ -215,12 +223,13 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _row(line: bytes) -> Row:
-    known = json.loads(line)
-    key, id = known.pop("key"), known["id"]
-    if not isinstance(key, str) or not isinstance(id, str):
-        raise TypeError("a key or an id is no text")
-    return Row(key, id, known)
+def _row(line: bytes) -> Row | None:
+    try:
+        known = json.loads(line)
+        key, id = known.pop("key"), known["id"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return Row(key, id, known) if isinstance(key, str) and isinstance(id, str) else None
 
 
 def _number(value: object) -> int:

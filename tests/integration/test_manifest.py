@@ -223,6 +223,16 @@ def test_sweep_keeps_what_a_record_depends_on(open_store: Open, server: TestServ
     assert len(objects(tmp_path)) == 2 and (module := store.get("a")) and module.text == "applied"
 
 
+def test_sweep_deletes_nothing_below_a_version_that_is_not_listed(open_store: Open, tmp_path: Path):
+    """The archive may have lost it: then the older ones are all that is left."""
+    store, old = open_store(), open_store(storage_tiers__cold__manifest=False)
+    for i in range(2):
+        store.put("a", f"listed {i}", durability="archived")
+    old.put("a", "not listed", durability="archived")
+    assert run(store, sweep_listed) == 0 and len(objects(tmp_path)) == 3
+    assert run(store, sweep) == 4 and len(objects(tmp_path)) == 1  # a LIST shows it
+
+
 def test_old_tombstone_is_buried_once_nothing_else_is_left(open_store: Open, server: TestServer, tmp_path: Path):
     store = open_store(worker__tombstone_grace="1s")
     store.put("a", "text", durability="archived")

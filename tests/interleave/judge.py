@@ -80,7 +80,7 @@ class Server:
 
 @lru_cache(4096)
 def _listed_in(data: bytes) -> frozenset[tuple[str, Position]]:
-    rows = read_rows("", data)
+    rows = read_rows(data)
     return frozenset((row.id, parse_version(row.known["version"])) for row in rows)
 
 

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distier.domain import archived, manifest
-from distier.domain.manifest import File, Row, choose_small, grouped, merged, pack_rows, parse_file, read_rows
+from distier.domain.manifest import (
+    File,
+    Row,
+    check_file,
+    choose_small,
+    grouped,
+    merged,
+    pack_rows,
+    parse_file,
+    read_rows,
+)
 from distier.domain.module import Record, pack_keywords, pack_meta
 from distier.domain.objects import Listed
 from distier.domain.order import Order
@@ -34,12 +44,12 @@ def row(id: str, ver: int = 1, **options: object) -> Row:
 @given(
     texts,
     st.lists(texts, max_size=3),
-    st.dictionaries(texts, st.integers() | texts | st.floats(allow_nan=False), max_size=3),
+    st.dictionaries(texts, st.integers() | texts | st.floats(allow_nan=False, allow_infinity=False), max_size=3),
 )
 def test_row_says_all_that_a_sidecar_says(id: str, keywords: list[str], meta: dict[str, object]) -> None:
     made = record(id, keywords=tuple(dict.fromkeys(keywords)), meta=meta)
     key = archived.content_key("t", made)
-    (found,) = read_rows("f", pack_rows([manifest.row_of("t", made, key, 3)]))
+    (found,) = read_rows(pack_rows([manifest.row_of("t", made, key, 3)]))
     assert found.described() == {k: str(v) for k, v in archived.describe_plain(made).items()} | {"archived_bytes": "3"}
     object = found.object("t")
     assert object is not None and object.key == key and found.id == id
@@ -57,16 +67,18 @@ def test_merged_files_have_each_version_once_in_the_order_of_a_listing(versions:
     assert all(len({r.id for r in group}) == 1 for group in groups)
 
 
-DAMAGED = [
-    b"x", gzip.compress(b"{}\n"), gzip.compress(b"[1]\n"), gzip.compress(b'{"key":1,"id":"a"}\n'),
-    pack_rows([row("a")])[:-4], gzip.compress(b'{"key":"a/@"'),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("data", DAMAGED)
+@pytest.mark.parametrize("data", [b"x", pack_rows([row("a")])[:-4], gzip.compress(b"{}", mtime=0)[:-9] + b"\0" * 9])
 def test_damaged_file_is_an_error_that_names_it(data: bytes) -> None:
     with pytest.raises(Corrupt, match="manifest's file f "):
-        list(read_rows("f", data))
+        check_file("f", data)
+
+
+def test_line_that_is_no_row_hides_no_other_row() -> None:
+    lines = [b"{}", b"[1]", b'{"key":1,"id":"a"}', b'{"key":"a/@"', b"\xff", b"[" * 100_000]
+    good = gzip.decompress(pack_rows([row("a")]))
+    data = gzip.compress(b"\n".join(lines) + b"\n" + good)
+    check_file("f", data)
+    assert list(read_rows(data)) == [row("a")]
 
 
 def test_tombstone_has_a_row_without_description() -> None:

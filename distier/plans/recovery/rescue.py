@@ -88,17 +88,21 @@ def _reconcile(
     *,
     dry_run: bool,
 ) -> Plan[None]:
-    listed = yield from Offload(len(groups) * 2048, lambda: _rows(space, groups, manifest), WHAT)
+    listed = yield from Offload(len(groups) * 2048, lambda: _rows(groups, manifest), WHAT)
     wanted = yield from _not_known(space, [g for g in groups if g.newest], report)
     if dry_run:
         report.adopted += len(wanted)
         return
     found: dict[Shard, list[Adoption]] = {}
     missing: dict[Shard, list[Row]] = {}
+    unlisted: list[Group] = []
     for group in wanted:
-        if group.id in listed:
-            found.setdefault(space.shard(group.id), []).append(listed[group.id])
-    wanted = [group for group in wanted if group.id not in listed]
+        adoption = _adoption(space, group, listed.get(group.id))
+        if adoption is None:
+            unlisted.append(group)
+        else:
+            found.setdefault(space.shard(group.id), []).append(adoption)
+    wanted = unlisted
     newest = {group.id: group.newest for group in wanted}
     for results in (yield from Parallel([_describe(space, part) for part in chunks(wanted, TOGETHER)])):
         for id, result in collect(results):
@@ -120,15 +124,23 @@ def _reconcile(
             report.adopted += yield from _adopt_each(space, shard, epochs[shard], part, report)
 
 
-def _rows(space: Namespace, groups: Sequence[Group], manifest: Manifest) -> dict[str, Adoption]:
-    """Return what the manifest says of the newest objects of these modules, by id."""
-    found: dict[str, Adoption] = {}
+def _rows(groups: Sequence[Group], manifest: Manifest) -> dict[str, Row]:
+    """Return the rows of the newest objects of these modules, by id."""
+    found: dict[str, Row] = {}
     for group in groups:
         rows, newest = manifest.of(group.directory), group.newest
         for row in rows:
-            if newest is not None and newest.key.endswith(row.key) and (adoption := adoption_of(space, row)):
-                found[group.id] = adoption._replace(archived_bytes=group.sizes[newest.key])
+            if newest is not None and newest.key.endswith(row.key):
+                found[group.id] = row
     return found
+
+
+def _adoption(space: Namespace, group: Group, row: Row | None) -> Adoption | None:
+    """Return what a row says of the newest object; None where it says too little, or there is none."""
+    newest, adoption = group.newest, adoption_of(space, row) if row is not None else None
+    if newest is None or adoption is None:
+        return None
+    return adoption._replace(archived_bytes=group.sizes[newest.key])
 
 
 def _describe(space: Namespace, groups: Sequence[Group]) -> Plan[list[tuple[str, Adoption | DistierError]]]:
