@@ -233,6 +233,21 @@ def test_sweep_deletes_nothing_below_a_version_that_is_not_listed(open_store: Op
     assert run(store, sweep) == 4 and len(objects(tmp_path)) == 1  # a LIST shows it
 
 
+def test_sweep_deletes_nothing_for_rows_that_name_another_module(open_store: Open, tmp_path: Path):
+    store = open_store()
+    store.put("b", "kept", durability="archived")
+    for i in range(2):
+        store.put("a", f"{i}", durability="archived")  # later versions than that of b
+    for file in files(tmp_path):
+        file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()).replace(b'"id":"b"', b'"id":"a"')))
+    (only,) = [row for row in rows(store) if row.key.startswith("b/")]
+    doubled = only._replace(key=only.key.replace("/@0", "/@1"))
+    files(tmp_path)[0].write_bytes(names.pack_rows([only, doubled]))
+    run(store, sweep_listed)
+    assert any(key.startswith("t/modules/b/") for key in objects(tmp_path))
+    assert (module := store.get("b")) and module.text == "kept"
+
+
 def test_old_tombstone_is_buried_once_nothing_else_is_left(open_store: Open, server: TestServer, tmp_path: Path):
     store = open_store(worker__tombstone_grace="1s")
     store.put("a", "text", durability="archived")

@@ -39,6 +39,7 @@ from distier.lua import state
 from distier.plans.common.commands import chunks
 from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.adopt import verify
+from distier.plans.recovery.describe import id_of
 from distier.plans.recovery.epochs import epochs_prefix
 from distier.plans.recovery.manifest import (
     Replacing,
@@ -147,29 +148,32 @@ def _delete_listed(space: Namespace, groups: Sequence[Sequence[Row]], now_ms: in
     wanted: list[Group] = []
     gone: set[str] = set()
     for rows in groups:
-        if len(rows) > 1:
-            if is_pending(space, rows):
-                wanted.append(_group_of(space, rows))
-        elif rows[0].deleted and rows[0].updated_ms < old_ms:
-            # A tombstone goes only where a LIST shows that nothing else is left.
-            listed = yield from list_module(space, rows[0].id)
-            if listed is None:
-                gone.add(modules_prefix(space.namespace) + rows[0].key)
-            else:
-                wanted.append(listed)
+        group = _group_of(space, rows)
+        if group is None or not is_pending(space, rows):
+            continue
+        if rows[-1].deleted and (rows[-1].updated_ms < old_ms or not rows[-1].updated_ms):
+            # A tombstone goes only where a LIST shows that nothing else is left. The LIST also knows its age.
+            group = yield from list_module(space, group.id)
+        if group is None:
+            gone.update(modules_prefix(space.namespace) + row.key for row in rows)
+        else:
+            wanted.append(group)
     keys = yield from unneeded(space, wanted, now_ms, skipped)
     sidecars = [names.sidecar_key(key) for key in keys if key.endswith(".xz")]
     done = yield from delete_keys([*keys, *sidecars], skipped)
     return gone | done.difference(sidecars)
 
 
-def _group_of(space: Namespace, rows: Sequence[Row]) -> Group:
-    objects = [found for row in rows if (found := row.object(space.namespace))]
-    directory = objects[0].directory if objects else ""
-    group = Group(directory, rows[0].id, objects)
-    for found, row in zip(objects, rows, strict=False):
-        group.sizes[found.key] = row.archived_bytes
-        group.modified_ms[found.key] = row.updated_ms
+def _group_of(space: Namespace, rows: Sequence[Row]) -> Group | None:
+    """Return the module as a LIST shows it; None for rows that are not those of one module, which nothing is deleted for."""
+    group: Group | None = None
+    for row in rows:
+        found = row.object(space.namespace)
+        if found is None or id_of(space, found) != row.id:
+            return None
+        group = group or Group(found.directory, row.id)
+        group.objects.append(found)
+        group.sizes[found.key], group.modified_ms[found.key] = row.archived_bytes, row.updated_ms
     return group
 
 
