@@ -183,6 +183,17 @@ class ColdConfig(S3Requests):
         default="auto",
         description="when to write `.meta.json` next to each object; `auto`: if the store keeps no metadata, or it is too long",
     )
+    keep_versions: Count = Field(
+        default=1,
+        ge=1,
+        le=MAX_INT,
+        description="versions of each module that the sweep keeps, with the current one; those of a deleted module go with its "
+        "tombstone",
+    )
+    manifest: bool = Field(
+        default=True,
+        description="list what is archived in `<namespace>/manifest/`; without it every sweep and rescue reads each object",
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> ColdConfig:
