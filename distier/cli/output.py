@@ -50,6 +50,11 @@ def say(text: str) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
+def flush() -> None:
+    """Write what was printed now: the command goes on, and its reader waits for it."""
+    sys.stdout.flush()
+
+
 def emit(row: Row) -> None:
     """Print one JSON object on its own line."""
     print(json.dumps(row, ensure_ascii=False, separators=(", ", ": ")))

@@ -14,6 +14,7 @@ from distier.errors import Corrupt, DistierError
 from distier.views import finding_view, findings_view
 
 from . import exits, output
+from .archive import register_reading
 from .export import export
 from .modules import Glob, Prefix, SomeIds, Zero
 from .session import Chosen, Session, session_of
@@ -33,7 +34,10 @@ Redis."""
 def register(app: typer.Typer) -> None:
     for function in (fsck, rescue, sweep, restore, migrate):
         app.command(function.__name__)(function)
-    archive = typer.Typer(no_args_is_help=True, help="Manage the namespace's archive.")
+    archive = typer.Typer(
+        no_args_is_help=True, help="Read the namespace's archive without Redis, or change which it is."
+    )
+    register_reading(archive)
     archive.command("adopt")(adopt)
     archive.command("export")(export)
     app.add_typer(archive, name="archive")

@@ -56,13 +56,13 @@ def web(
         )
     secret = secrets.token_urlsafe(24) if token else None
     session = session_of(context)
-    with session.store(existing=True) if write else session.look() as store, _listen(host, port) as listener:
+    with session.store(existing=True) if write else session.look() as store, listen(host, port) as listener:
         name = f"[{host}]" if ":" in host else host
         mine = () if loopback or host in ("0.0.0.0", "::") else (name,)  # noqa: S104 - it is compared, not listened at
         page = app(store, write=write, token=secret, hosts=[*LOOPBACK, *mine, *(allow_host or ())])
         link = f"http://{name}:{listener.getsockname()[1]}/" + (f"?token={secret}" if secret else "")
         session.print_result({"url": link, "namespace": store.space.namespace, "write": write}, link)
-        _flush()
+        output.flush()
         if not loopback:
             output.say("distier: this is plain HTTP: others in the network can read what the page shows")
         output.say("distier: serving until Ctrl-C" + ("; the link works once" if secret else ""))
@@ -92,7 +92,7 @@ def _server() -> Any:
     return serve
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens there. Raises `ConfigError`."""
     try:
         found: Sequence[Any] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -102,9 +102,3 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ConfigError(
             f"--port: cannot listen at {host}:{port}: {e.strerror or e}; --port 0 selects a free port"
         ) from e
-
-
-def _flush() -> None:
-    import sys
-
-    sys.stdout.flush()

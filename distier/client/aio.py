@@ -19,14 +19,17 @@ from distier.client.arguments import (
     check_ttl_ms,
     warn_renamed,
 )
+from distier.client.browsing import AsyncBrowsing
 from distier.client.events import EVENT_WAIT_MS, Listening
 from distier.client.fitting import AsyncFitting
 from distier.client.preload import Preload
 from distier.client.restoring import AsyncRestoring
 from distier.client.session import AsyncSessions
 from distier.client.store import ARCHIVE_LOOK_S, OPEN_DEADLINE_S, T
+from distier.client.versions import AsyncVersions
 from distier.domain.ids import check_id
-from distier.domain.module import Event, Landed, Module, Moved, Placement, Tier
+from distier.domain.module import Event, Landed, Module, Moved, Tier
+from distier.domain.order import Order
 from distier.drive.aio import AsyncDriver
 from distier.effects import Plan
 from distier.errors import DistierError, Invalid
@@ -38,13 +41,9 @@ from distier.plans.common.touches import send_touch
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import PredictionStats, Stats, read_stats
-from distier.plans.get.explain import Explained
-from distier.plans.get.explain import explain as explain_plan
+from distier.plans.get.history import get_version
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
-from distier.plans.get.scan import IdScan
-from distier.plans.get.where import exists as exists_plan
-from distier.plans.get.where import where as where_plan
 from distier.plans.put.delete import delete as delete_plan
 from distier.plans.put.many import put_many as put_many_plan
 from distier.plans.put.one import put as put_plan
@@ -65,7 +64,7 @@ if TYPE_CHECKING:
     from distier.stores.local import LocalStore  # LMDB is loaded only when it is used
 
 
-class AsyncStore(AsyncFitting, AsyncRestoring, AsyncSessions):
+class AsyncStore(AsyncBrowsing, AsyncFitting, AsyncRestoring, AsyncSessions, AsyncVersions):
     """A namespace of modules for asyncio: the methods of `Store` as coroutines. `connect_async` returns one."""
 
     def __init__(
@@ -159,8 +158,10 @@ class AsyncStore(AsyncFitting, AsyncRestoring, AsyncSessions):
         with self.near.writing([item.id for item in wanted]):
             return await self.run(put_many_plan(self.space, wanted))
 
-    async def get(self, id: str) -> Module | None:
+    async def get(self, id: str, *, version: Order | str | None = None) -> Module | None:
         """As `Store.get`."""
+        if version is not None:
+            return await self.run(get_version(self.space, check_id(id), version))
         if (near := self._near_get(id)) is not None:
             return near
         with self.near.reading([check_id(id)]) as reading:
@@ -181,32 +182,6 @@ class AsyncStore(AsyncFitting, AsyncRestoring, AsyncSessions):
         """As `Store.delete`."""
         with self.near.writing([check_id(id)]):
             return await self.run(delete_plan(self.space, id, if_version, durability))
-
-    async def exists(self, id: str) -> bool:
-        """As `Store.exists`."""
-        return await self.run(exists_plan(self.space, check_id(id)))
-
-    async def where(self, id: str) -> Placement | None:
-        """As `Store.where`."""
-        return await self.run(where_plan(self.space, check_id(id)))
-
-    async def explain(self, id: str) -> Explained | None:
-        """As `Store.explain`."""
-        return await self.run(explain_plan(self.space, check_id(id)))
-
-    async def list(self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None) -> AsyncIterator[str]:
-        """As `Store.list`."""
-        async for id, _ in self.scan(prefix, tier=tier, limit=limit):
-            yield id
-
-    async def scan(
-        self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None
-    ) -> AsyncIterator[tuple[str, Tier]]:
-        """As `Store.scan`."""
-        listing = IdScan(self.space, prefix, tier, limit)
-        while not listing.done:
-            for found in await self.run(listing.step()):
-                yield found
 
     async def promote(self, id: str) -> Moved:
         """As `Store.promote`."""

@@ -24,13 +24,16 @@ from distier.client.arguments import (
     check_ttl_ms,
     warn_renamed,
 )
+from distier.client.browsing import Browsing
 from distier.client.events import EVENT_WAIT_MS, Watcher
 from distier.client.fitting import Fitting
 from distier.client.preload import Preload
 from distier.client.restoring import Restoring
 from distier.client.session import Sessions
+from distier.client.versions import Versions
 from distier.domain.ids import check_id
-from distier.domain.module import Event, Landed, Module, Moved, Placement, Tier
+from distier.domain.module import Event, Landed, Module, Moved, Tier
+from distier.domain.order import Order
 from distier.drive.sync import SyncDriver
 from distier.effects import Plan
 from distier.errors import DistierError, Invalid
@@ -42,13 +45,9 @@ from distier.plans.common.touches import send_touch
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import PredictionStats, Stats, read_stats
-from distier.plans.get.explain import Explained
-from distier.plans.get.explain import explain as explain_plan
+from distier.plans.get.history import get_version
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
-from distier.plans.get.scan import IdScan
-from distier.plans.get.where import exists as exists_plan
-from distier.plans.get.where import where as where_plan
 from distier.plans.put.delete import delete as delete_plan
 from distier.plans.put.many import put_many as put_many_plan
 from distier.plans.put.one import put as put_plan
@@ -76,7 +75,7 @@ ARCHIVE_LOOK_S = 2.0
 """How long opening a store waits for the archive. Modules in Redis can be read without it."""
 
 
-class Store(Fitting, Restoring, Sessions):
+class Store(Browsing, Fitting, Restoring, Sessions, Versions):
     """A namespace of modules with blocking methods. `connect` returns one.
 
     A store is thread-safe, and safe to use after a fork. Every method can raise `Unavailable` (a server did not answer within
@@ -238,20 +237,23 @@ class Store(Fitting, Restoring, Sessions):
         with self.near.writing([item.id for item in wanted]):
             return self.run(put_many_plan(self.space, wanted))
 
-    def get(self, id: str) -> Module | None:
+    def get(self, id: str, *, version: Order | str | None = None) -> Module | None:
         """Read a module from its nearest copy.
 
         Args:
             id: the module id.
+            version: read this version, from the archive if it is an older one (see `history`); the current one if not given.
 
         Returns:
-            The module, or None if it does not exist.
+            The module, or None if it, or that version of it, does not exist.
 
         Raises:
             Invalid: `id` is not a module id.
             Corrupt: every copy that was found is damaged.
             Unavailable: a server that is needed did not answer. This is never a miss.
         """
+        if version is not None:
+            return self.run(get_version(self.space, check_id(id), version))
         if (near := self._near_get(id)) is not None:
             return near
         with self.near.reading([check_id(id)]) as reading:
@@ -297,44 +299,6 @@ class Store(Fitting, Restoring, Sessions):
         """
         with self.near.writing([check_id(id)]):
             return self.run(delete_plan(self.space, id, if_version, durability))
-
-    def exists(self, id: str) -> bool:
-        """Return whether the module exists. This does not count as a use."""
-        return self.run(exists_plan(self.space, check_id(id)))
-
-    def where(self, id: str) -> Placement | None:
-        """Return where the module is: tier, version, sizes, uses, times and nodes with copies. This does not count as a use.
-
-        Returns:
-            The placement, or None if the module does not exist.
-        """
-        return self.run(where_plan(self.space, check_id(id)))
-
-    def explain(self, id: str) -> Explained | None:
-        """Return why the module is where it is, and how many would be evicted before it; None if it does not exist."""
-        return self.run(explain_plan(self.space, check_id(id)))
-
-    def list(self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None) -> Iterator[str]:
-        """Iterate over the ids with this prefix, in no order.
-
-        The ids are read while you iterate, with the guarantees of Redis' SCAN: an id that exists from the start to the end is
-        returned, and one that comes or goes meanwhile may be.
-
-        Args:
-            prefix: the beginning of the ids; empty for all ids.
-            tier: only modules in this tier; None for all tiers.
-            limit: the maximum number of ids; None for no limit.
-        """
-        for id, _ in self.scan(prefix, tier=tier, limit=limit):
-            yield id
-
-    def scan(
-        self, prefix: str = "", *, tier: Tier | None = None, limit: int | None = None
-    ) -> Iterator[tuple[str, Tier]]:
-        """Iterate over pairs of id and tier; otherwise as `list`."""
-        listing = IdScan(self.space, prefix, tier, limit)
-        while not listing.done:
-            yield from self.run(listing.step())
 
     def promote(self, id: str) -> Moved:
         """Move a module to hot.

@@ -30,8 +30,7 @@ from distier.config.urls import TLS_SCHEMES, check_archive_url, check_http_url, 
 
 
 class RedisConfig(Section):
-    """The Redis or Valkey server, the sentinels that monitor it, or nodes of a cluster. Without `url`, distier starts an
-    embedded server in `home`."""
+    """Redis or Valkey, its sentinels, or nodes of a cluster. Without `url`, distier starts an embedded server in `home`."""
 
     url: Annotated[str, AfterValidator(check_redis_url)] | None = Field(
         default=None,
@@ -183,6 +182,17 @@ class ColdConfig(S3Requests):
         default="auto",
         description="when to write `.meta.json` next to each object; `auto`: if the store keeps no metadata, or it is too long",
     )
+    keep_versions: Count = Field(
+        default=1,
+        ge=1,
+        le=MAX_INT,
+        description="versions of each module that the sweep keeps, with the current one; those of a deleted module go with its "
+        "tombstone",
+    )
+    manifest: bool = Field(
+        default=True,
+        description="list what is archived in `<namespace>/manifest/`; without it every sweep and rescue reads each object",
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> ColdConfig:
@@ -192,10 +202,6 @@ class ColdConfig(S3Requests):
             raise ValueError("access_key and secret_key must be set together")
         if self.session_token and not self.access_key:
             raise ValueError("session_token needs access_key and secret_key")
-        if self.requests and not self.url:
-            raise ValueError(f"{', '.join(self.requests)} can only be set with url")
-        if self.bucket_key and not self.kms_key_id:
-            raise ValueError("bucket_key needs kms_key_id")
         return self
 
     @property

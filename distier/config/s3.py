@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from distier.config.section import Section
 from distier.config.units import one_of
@@ -41,6 +41,14 @@ class S3Requests(Section):
     expected_bucket_owner: str | None = Field(
         default=None, pattern=r"^\d{12}$", description="account that must own the bucket; all requests fail otherwise"
     )
+
+    @model_validator(mode="after")
+    def _can_be_sent(self) -> S3Requests:
+        if self.requests and not getattr(self, "url", None):  # a field of the section that has these settings
+            raise ValueError(f"{', '.join(self.requests)} can only be set with url")
+        if self.bucket_key and not self.kms_key_id:
+            raise ValueError("bucket_key needs kms_key_id")
+        return self
 
     @property
     def requests(self) -> dict[str, Any]:

@@ -123,6 +123,29 @@ class Placement:
 
 @frozen
 @dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One version of a module, in the result of `history`.
+
+    `current` is True for the version that `get` returns. `archived` is False for one that only Redis has so far. If this write
+    deleted the module, `deleted` is True and there is no content. `updated_ms` is in milliseconds since the Unix epoch, by the
+    clock of the Redis server; 0 if the archive's object does not say.
+    """
+
+    id: str
+    version: Order
+    current: bool
+    archived: bool
+    deleted: bool
+    tokens: int
+    size_bytes: int
+    archived_bytes: int
+    content_type: str
+    sha256: str
+    updated_ms: int
+
+
+@frozen
+@dataclass(frozen=True, slots=True)
 class Moved:
     """The result of `promote` and `demote`.
 
@@ -198,15 +221,23 @@ class Record:
             raise Corrupt(f"the hot copy of module {self.id!r} ({self.order}) has a wrong length; run `distier fsck`")
         return self.module(self.content, "hot")
 
-    def _described(self) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+    def described(self) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+        """Return the keywords and the meta. Raises `Corrupt` if they are damaged."""
         try:
             return unpack_keywords(self.keywords), unpack_meta(self.meta)
         except (ValueError, RecursionError) as e:
             raise Corrupt(f"the record of module {self.id!r} is damaged ({e!s:.100}); run `distier fsck`") from e
 
+    def live_tier(self) -> Tier:
+        """Return the tier of a module that exists. Raises `Corrupt` for a tier that there is not."""
+        for tier in TIERS:
+            if self.tier == tier:
+                return tier
+        raise Corrupt(f"the record of module {self.id!r} has the unknown tier {self.tier!r}; run `distier fsck`")
+
     def module(self, content: bytes, tier: Tier) -> Module:
         """Return the module that this record describes, with `content` from `tier`."""
-        keywords, meta = self._described() if self.keywords or self.meta else ((), {})
+        keywords, meta = self.described() if self.keywords or self.meta else ((), {})
         return Module(
             self.id, content, self.content_type, self.tokens, self.counter, keywords, meta, self.order, self.sha256, tier,
             self.created_ms, self.updated_ms, self.transform, self.outline,

@@ -14,7 +14,7 @@ from distier.domain.ids import MAX_ID_BYTES
 from distier.domain.module import Landed, Module
 from distier.errors import DistierError, Invalid
 from distier.plans.get.browse import PAGE_MAX, Page, Row, page_by_id
-from distier.plans.get.scan import complete
+from distier.plans.get.listing import complete
 from distier.plans.put.prepare import Expected, Item
 
 T = TypeVar("T")

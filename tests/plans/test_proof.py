@@ -15,9 +15,9 @@ import pytest
 from distier.effects import Effect, Plan
 from distier.errors import Recovering
 from distier.plans.common.namespace import Namespace
+from distier.plans.get.listing import list_ids
 from distier.plans.get.many import get_many
 from distier.plans.get.one import get
-from distier.plans.get.scan import IdScan
 from distier.plans.get.where import exists, where_in_redis
 from distier.plans.put.delete import delete
 from distier.plans.put.one import put as put_plan
@@ -168,13 +168,11 @@ def test_listing_after_a_loss_is_complete_or_fails() -> None:
     world = World.make()
     put(world, "old")
     emptied(world)
-    walk = IdScan(world.space, "", None, None)
-    assert world.run(walk.step()) == [("a", "cold")]
+    assert world.run(list_ids(world.space, "", "", 9)) == ([("a", "cold")], None)
 
     emptied(world)
-    walk = IdScan(world.space, "", None, None)
     with pytest.raises(Recovering, match="a listing might lack modules"):
-        world.process("reader", archive_down=True).run(walk.step())
+        world.process("reader", archive_down=True).run(list_ids(world.space, "", "", 9))
 
 
 def test_durable_delete_returns_false_only_if_archived_as_deleted() -> None:

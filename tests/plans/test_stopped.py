@@ -20,9 +20,9 @@ from distier.plans.fleet.maintain import age_uses, demote_idle, expire_warm, kee
 from distier.plans.fleet.statistics import read_stats
 from distier.plans.fleet.sweep import sweep
 from distier.plans.get.fit import Asked, fit
+from distier.plans.get.listing import list_ids
 from distier.plans.get.many import get_many
 from distier.plans.get.one import get, read_below
-from distier.plans.get.scan import IdScan
 from distier.plans.get.where import where_in_redis
 from distier.plans.predict.bring import bring
 from distier.plans.predict.learned import recall, teach
@@ -189,7 +189,7 @@ ROWS = [
     Row("read many", mixed, lambda s: get_many(s, [*MIXED, "missing"]), MIXED, check=lambda r: len(r) == 7),
     Row("fit", mixed, lambda s: fit(s, Asked("", 35, ("cold",))), MIXED, check=lambda r: r.tokens == 30),
     Row("where", mixed, lambda s: where_in_redis(s, "cold"), MIXED, check=is_tier("cold")),
-    Row("list", mixed, lambda s: IdScan(s, "", None, None).step(), MIXED, check=lambda r: len(r) == 6),
+    Row("list", mixed, lambda s: list_ids(s, "", "", 9), MIXED, check=lambda r: len(r.rows) == 6),
     Row("stats", mixed, lambda s: read_stats(s, {}), MIXED),
     Row("put", mixed, lambda s: put(s, item("new")), MIXED, {"new": content("new")}, is_tier("hot")),
     Row("put over hot", mixed, lambda s: put(s, item("hot-clean", text="2")), MIXED, {"hot-clean": content("2")}),

@@ -23,14 +23,17 @@ from distier import (
     Context,
     Corrupt,
     DeadlineExceeded,
+    Described,
     DistierError,
     Durability,
     Event,
     Fitted,
     Full,
+    HistoryEntry,
     Invalid,
     Item,
     Landed,
+    Listed,
     Module,
     Moved,
     NeedsRestore,
@@ -126,7 +129,14 @@ def reading(store: Store) -> None:
     assert_type(fitted.ids, tuple[str, ...])
     assert_type(store.exists("id"), bool)
     assert_type(store.where("id"), Placement | None)
+    assert_type(store.where_many(["id"]), dict[str, Placement | None])
+    assert_type(store.describe(["id"]), dict[str, Described | None])
+    assert_type(store.page("prefix/", after="id", limit=3, tier="hot"), Listed)
+    assert_type(store.page().modules, tuple[Described, ...])
     assert_type(store.explain("id"), Explained | None)
+    assert_type(store.get("id", version="1-2"), Module | None)
+    assert_type(store.history("id", limit=3), list[HistoryEntry])
+    assert_type(store.rollback("id", "1-2", if_version="1-3"), Landed)
     assert_type(store.list("prefix/", tier="hot", limit=3), Iterator[str])
     assert_type(store.scan(), Iterator[tuple[str, Tier]])
     with store.session(keywords=["pdf"]) as session:
@@ -176,7 +186,13 @@ async def everything_async(store: AsyncStore, order: Order) -> None:
     assert_type(await store.delete("id"), bool)
     assert_type(await store.exists("id"), bool)
     assert_type(await store.where("id"), Placement | None)
+    assert_type(await store.where_many(["id"]), dict[str, Placement | None])
+    assert_type(await store.describe(["id"]), dict[str, Described | None])
+    assert_type(await store.page("prefix/", after="id", limit=3, tier="hot"), Listed)
     assert_type(await store.explain("id"), Explained | None)
+    assert_type(await store.get("id", version="1-2"), Module | None)
+    assert_type(await store.history("id", limit=3), list[HistoryEntry])
+    assert_type(await store.rollback("id", "1-2", if_version="1-3"), Landed)
     assert_type(store.list("prefix/"), AsyncIterator[str])
     assert_type(store.scan(), AsyncIterator[tuple[str, Tier]])
     assert_type(await store.promote("id"), Moved)

@@ -15,7 +15,7 @@ import distier
 ROOT = Path(distier.__file__).parent
 # Each layer imports only from those after it (and from itself).
 LAYERS = [
-    "__main__", "testing", "cli", "web", "integrations", "views",
+    "__main__", "testing", "cli", "web", "mcp", "integrations", "views",
     "demo", "worker", "client", "doctor", "node", "embedded", "near",
     "observe", "http", "drive", "stores", "plans", "lua", "effects", "policy", "domain", "config", "errors",
 ]  # fmt: skip

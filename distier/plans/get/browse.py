@@ -68,7 +68,7 @@ def page_by_id(space: Namespace, prefix: str, after: str, limit: int, tier: str 
     looked, last = 0, after
     now_ms = yield from server_ms(space.keys.shards[0])
     while True:
-        ids, more = yield from _next_ids(space, prefix, last, _STEP)
+        ids, more = yield from next_ids(space, prefix, last, _STEP)
         found = yield from _rows(space, [(id, None) for id in ids])
         for id in ids:
             looked, last = looked + 1, id
@@ -84,7 +84,7 @@ def page_by_id(space: Namespace, prefix: str, after: str, limit: int, tier: str 
             return Page(rows, last, looked, None, now_ms)
 
 
-def _next_ids(space: Namespace, prefix: str, after: str, limit: int) -> Plan[tuple[list[str], bool]]:
+def next_ids(space: Namespace, prefix: str, after: str, limit: int) -> Plan[tuple[list[str], bool]]:
     """Return the next ids of all shards in order, at most `limit`, and whether there may be more."""
     listed: list[list[str]] = []
     for shard in space.keys.shards:

@@ -19,7 +19,7 @@ from distier.effects import Command, Offload, Pipeline, Plan, collect
 from distier.errors import Invalid, NotFound
 from distier.plans.common.commands import chunks, server_ms
 from distier.plans.common.namespace import Namespace
-from distier.plans.get.scan import IdScan
+from distier.plans.get.listing import all_ids
 from distier.plans.recovery.adopt import known_of, settle_records
 from distier.policy.fit import Candidate, Pick
 from distier.policy.fit import fit as choose
@@ -103,12 +103,10 @@ def fit(space: Namespace, asked: Asked) -> Plan[Fitted]:
 
 def _listed(space: Namespace, prefix: str) -> Plan[Sequence[str]]:
     """Return the ids with this prefix, in order. Raises `Invalid` for more than `LISTED_MAX`: a part would be by chance."""
-    listing, found = IdScan(space, prefix, None, LISTED_MAX + 1), list[str]()
-    while not listing.done:
-        found += [id for id, _ in (yield from listing.step())]
+    found = yield from all_ids(space, prefix, LISTED_MAX + 1)
     if len(found) > LISTED_MAX:
         raise Invalid(f"more than {LISTED_MAX} modules have the prefix {prefix!r}: give a longer prefix, or ids")
-    return sorted(found)
+    return found
 
 
 def _look(space: Namespace, ids: Sequence[str]) -> Plan[dict[str, _Look]]:
