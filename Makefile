@@ -13,7 +13,7 @@ CONFORMANCE := @modelcontextprotocol/conformance@0.2.0-alpha.12
 SDISTS := langgraph-checkpoint==4.3.2 langgraph-checkpoint-sqlite==3.1.2 anthropic==2.14.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test lint spell coverage hooks format suites bench bench-policies guard chaos docs site constraints clean
+.PHONY: help demo check test lint spell coverage hooks format suites bench bench-archive bench-policies guard chaos docs site constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,9 @@ format: $(READY) ## Format the code
 bench: $(READY) ## Replay traces, compare with caches by hand, redis-py, glide and others; writes docs/BENCHMARKS.md (BENCH_TRACES: recorded traces)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group bench
 	$(BIN)/python -m benchmarks
+
+bench-archive: $(READY) ## Measure requests and times of the archive, with and without its manifest; writes docs/ARCHIVE_BENCH.md
+	$(BIN)/python -m benchmarks.archive
 
 bench-policies: $(READY) ## Compare the eviction policies on traces, simulated and on a real server; writes docs/POLICIES.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group bench

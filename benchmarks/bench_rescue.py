@@ -1,7 +1,9 @@
 """How long `distier rescue` takes to rebuild the records of 100,000 modules from a directory archive. All modules must
 read back byte-equal; every 20th was deleted and must stay deleted. Fails above 60 s.
 
-    python -m benchmarks.bench_rescue [number]
+    python -m benchmarks.bench_rescue [number] [manifest]
+
+With the word `manifest`, the archive's manifest is rebuilt before the rescue.
 
 The archive has the files that the write-back writes (content and sidecar of each module), but they are written as plain
 files. Durable writes would sync 200,000 files and measure the disk.
@@ -85,6 +87,8 @@ def main() -> int:
             "redis__url": server.socket_url, "namespace": "bench", "deadline": "60s", "counter": "estimate",
             "storage_tiers__warm__max_modules": N, "storage_tiers__cold__directory": root,
         }  # fmt: skip
+        if "manifest" in sys.argv:
+            subprocess.run([sys.executable, "-m", "distier", "manifest", "rebuild"], env=as_env(settings), check=True)
         begin = time.perf_counter()
         words = [sys.executable, "-m", "distier", "--url", server.socket_url, "rescue", "--json"]
         done = subprocess.run(words, env=as_env(settings), capture_output=True, text=True, check=True)

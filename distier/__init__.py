@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .config import Config, load_config
     from .domain.described import Described, Listed
     from .domain.fitted import Choice, Fitted
-    from .domain.module import Event, Landed, Module, Moved, Placement, Tier
+    from .domain.module import Event, HistoryEntry, Landed, Module, Moved, Placement, Tier
     from .domain.order import Order
     from .domain.tokens import TokenCounter
     from .errors import (
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         DistierError,
         Full,
         Invalid,
+        NeedsRestore,
         NotFound,
         OutOfStep,
         Recovering,
@@ -49,11 +50,12 @@ _MODULE_OF = {
     "Config": "config", "load_config": "config",
     "Described": "domain.described", "Listed": "domain.described",
     "Choice": "domain.fitted", "Fitted": "domain.fitted",
-    "Event": "domain.module", "Landed": "domain.module", "Module": "domain.module", "Moved": "domain.module",
+    "Event": "domain.module", "HistoryEntry": "domain.module", "Landed": "domain.module",
+    "Module": "domain.module", "Moved": "domain.module",
     "Placement": "domain.module", "Tier": "domain.module", "Order": "domain.order", "TokenCounter": "domain.tokens",
     "ArchiveTimeout": "errors", "ArchiveUnavailable": "errors", "ConfigError": "errors", "Conflict": "errors",
     "Corrupt": "errors", "DeadlineExceeded": "errors", "DistierError": "errors", "Full": "errors", "Invalid": "errors",
-    "NotFound": "errors", "OutOfStep": "errors", "Recovering": "errors", "RedisUnavailable": "errors",
+    "NeedsRestore": "errors", "NotFound": "errors", "OutOfStep": "errors", "Recovering": "errors", "RedisUnavailable": "errors",
     "Unavailable": "errors", "Stats": "plans.fleet.statistics", "Content": "plans.put.prepare",
     "Durability": "plans.put.prepare", "Item": "plans.put.prepare", "Context": "policy.predict",
     "Prediction": "policy.predict", "Worker": "worker",
@@ -62,8 +64,9 @@ _MODULE_OF = {
 __all__ = [
     "ArchiveTimeout", "ArchiveUnavailable", "AsyncSession", "AsyncStore", "Choice", "Config", "ConfigError", "Conflict",
     "Content", "Context", "Corrupt", "DeadlineExceeded", "Described", "DistierError", "Durability", "Event", "Fitted", "Full",
-    "Invalid", "Item", "Landed", "Listed", "Module", "Moved", "NotFound", "Order", "OutOfStep", "Placement", "Prediction",
-    "Recovering", "RedisUnavailable", "Session", "Stats", "Store", "Tier", "TokenCounter", "Unavailable", "Worker", "connect",
+    "HistoryEntry", "Invalid", "Item", "Landed", "Listed", "Module", "Moved", "NeedsRestore", "NotFound", "Order", "OutOfStep",
+    "Placement", "Prediction", "Recovering", "RedisUnavailable", "Session", "Stats", "Store", "Tier", "TokenCounter",
+    "Unavailable", "Worker", "connect",
     "connect_async", "load_config",
 ]  # fmt: skip
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args
 
 if TYPE_CHECKING:
     from .domain.keys import Shard
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Plan = Generator["Effect[Any]", Any, T]
 Arg = str | bytes | int | float
+RestoreTier = Literal["Bulk", "Standard", "Expedited"]
+RESTORE_TIERS: tuple[RestoreTier, ...] = get_args(RestoreTier)
 
 
 class Cancelled(BaseException):
@@ -149,6 +151,15 @@ class ArchiveDelete(Effect[None]):
     """Delete objects; a key without an object is no error."""
 
     keys: Sequence[str]
+
+
+@dataclass(slots=True)
+class ArchiveRestore(Effect[bool]):
+    """Ask for a copy that can be read for `days`. The result says whether the object can be read now."""
+
+    key: str
+    days: int
+    tier: RestoreTier
 
 
 @dataclass(slots=True)

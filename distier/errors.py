@@ -28,6 +28,13 @@ class ArchiveUnavailable(Unavailable):
     """The archive (S3 or the directory) did not reply within the deadline, or refused the request."""
 
 
+class NeedsRestore(ArchiveUnavailable):
+    """The archive has the module in a storage class (Glacier) that it cannot read at once. Nothing was lost.
+
+    A repeated read fails in the same way until `distier restore ID --wait` (or `Store.restore`) has made a readable copy.
+    """
+
+
 class DeadlineExceeded(Unavailable):
     """The call's deadline passed before it finished.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from distier.domain.fitted import Choice
-from distier.domain.module import Event, Landed, Module, Moved, Placement
+from distier.domain.module import Event, HistoryEntry, Landed, Module, Moved, Placement
 from distier.domain.order import Order
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from distier.plans.recovery.fsck.findings import Finding, Findings
 
 
-def view(thing: Module | Landed | Placement | Moved | Event | Choice) -> dict[str, Any]:
+def view(thing: Module | Landed | Placement | Moved | Event | Choice | HistoryEntry) -> dict[str, Any]:
     """Return the fields of a value by name, without content. Versions are strings, `epoch-ver`."""
     fields = {name: getattr(thing, name) for name in type(thing).__dataclass_fields__ if name != "content"}
     if isinstance(thing, Choice):

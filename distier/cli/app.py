@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import explain, look, mcp, modules, operate, record, repair, top, traces, web, window
+from . import archive, explain, look, mcp, modules, operate, record, repair, top, traces, versions, web, window
 from .exits import table as exit_table
 from .session import Session
 
@@ -75,7 +75,9 @@ def options(
     context.obj = Session(config, url, home, namespace, deadline, json, verbose)
 
 
-for module in (modules, window, operate, look, explain, record, traces, repair, top, web, mcp):
+for module in (
+    modules, versions, window, operate, look, explain, record, traces, repair, archive, top, web, mcp,
+):  # fmt: skip
     module.register(app)
 
 

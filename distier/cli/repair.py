@@ -1,19 +1,22 @@
-"""Commands that check and repair stored data: fsck, rescue, sweep, archive adopt."""
+"""Commands that check and repair stored data: fsck, rescue, sweep, restore, archive adopt."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distier.errors import Corrupt
+from distier.effects import RestoreTier
+from distier.errors import Corrupt, DistierError
 from distier.views import finding_view, findings_view
 
 from . import exits, output
-from .session import Session, session_of
+from .archive import register_reading
+from .modules import Glob, Prefix, SomeIds, Zero
+from .session import Chosen, Session, session_of
 
 if TYPE_CHECKING:
     from distier.drive.sync import SyncDriver
@@ -28,10 +31,12 @@ Redis."""
 
 
 def register(app: typer.Typer) -> None:
-    for function in (fsck, rescue, sweep, migrate):
+    for function in (fsck, rescue, sweep, restore, migrate):
         app.command(function.__name__)(function)
-    archive = typer.Typer(no_args_is_help=True, help="Manage the namespace's archive.")
-    archive.callback()(lambda: None)  # makes it a group, although it has only one command so far
+    archive = typer.Typer(
+        no_args_is_help=True, help="Read the namespace's archive without Redis, or change which it is."
+    )
+    register_reading(archive)
     archive.command("adopt")(adopt)
     app.add_typer(archive, name="archive")
 
@@ -211,6 +216,47 @@ def sweep(context: typer.Context) -> None:
     text = f"{output.counted(n, 'object')} swept" + (f", {len(kept)} kept" if kept else "")
     session.print_result({"swept": n, "kept": kept}, text)
     if kept:
+        raise typer.Exit(exits.IN_PART)
+
+
+def restore(
+    context: typer.Context,
+    ids: SomeIds = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the modules can be read.")] = False,
+    days: Annotated[
+        int, typer.Option("--days", min=0, max=3650, help="Days that S3 keeps the copy (0: Intelligent-Tiering).")
+    ] = 7,
+    tier: Annotated[RestoreTier, typer.Option("--tier", help="Speed and price of the restore.")] = "Standard",
+    prefix: Prefix = None,
+    glob: Glob = None,
+    zero: Zero = False,
+) -> None:
+    """Make modules readable whose contents are in Glacier or another slow storage class.
+
+    Without --wait, exits with code 10 if a module cannot be read yet. Safe to interrupt and rerun: S3 continues.
+    """
+    session = session_of(context)
+    chosen = Chosen(ids, prefix, glob, zero)
+    with session.store(existing=True) as store:
+        wanted, pending = chosen.ids(store), 0
+
+        def ask(id: str, wait_s: float) -> bool:
+            return store.restore(id, days=days, tier=tier, wait_s=wait_s)
+
+        def one(id: str) -> None:
+            nonlocal pending
+            ready = ask(id, DEADLINE_S * 3 if wait else 0)
+            pending += not ready
+            text = f"{output.shown(id)}: {'can be read' if ready else 'is being restored'}"
+            session.print_result({"id": id, "readable": ready}, text)
+
+        if wait:  # S3 works on all of them at once
+            for id in wanted:
+                with suppress(DistierError):
+                    ask(id, 0)
+        session.each(wanted, one)
+    session.end()
+    if pending:
         raise typer.Exit(exits.IN_PART)
 
 

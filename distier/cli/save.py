@@ -74,14 +74,14 @@ def save_tree(session: Session, store: Store, ids: list[str], prefix: str, root:
             try:
                 module = store.get(id)
                 if module is not None:  # None: it was deleted in the meantime
-                    _save(root, id, id.removeprefix(prefix), module.content)
+                    save(root, id, id.removeprefix(prefix), module.content)
                     written += 1
             except DistierError as e:
                 session.failed(e)
     output.say(f"{output.counted(written, 'file')} in {root}")
 
 
-def _save(root: Path, id: str, inside: str, content: bytes) -> None:
+def save(root: Path, id: str, inside: str, content: bytes) -> None:
     """Write one file. An id that is not a path below `root` raises `Invalid`: any writer of the namespace chooses ids."""
     parts = inside.split("/")
     if any(part in ("", ".", "..") or "\0" in part for part in parts):

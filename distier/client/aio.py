@@ -23,10 +23,13 @@ from distier.client.browsing import AsyncBrowsing
 from distier.client.events import EVENT_WAIT_MS, Listening
 from distier.client.fitting import AsyncFitting
 from distier.client.preload import Preload
+from distier.client.restoring import AsyncRestoring
 from distier.client.session import AsyncSessions
 from distier.client.store import ARCHIVE_LOOK_S, OPEN_DEADLINE_S, T
+from distier.client.versions import AsyncVersions
 from distier.domain.ids import check_id
 from distier.domain.module import Event, Landed, Module, Moved, Tier
+from distier.domain.order import Order
 from distier.drive.aio import AsyncDriver
 from distier.effects import Plan
 from distier.errors import DistierError, Invalid
@@ -38,6 +41,7 @@ from distier.plans.common.touches import send_touch
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import PredictionStats, Stats, read_stats
+from distier.plans.get.history import get_version
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
 from distier.plans.put.delete import delete as delete_plan
@@ -60,7 +64,7 @@ if TYPE_CHECKING:
     from distier.stores.local import LocalStore  # LMDB is loaded only when it is used
 
 
-class AsyncStore(AsyncBrowsing, AsyncFitting, AsyncSessions):
+class AsyncStore(AsyncBrowsing, AsyncFitting, AsyncRestoring, AsyncSessions, AsyncVersions):
     """A namespace of modules for asyncio: the methods of `Store` as coroutines. `connect_async` returns one."""
 
     def __init__(
@@ -154,8 +158,10 @@ class AsyncStore(AsyncBrowsing, AsyncFitting, AsyncSessions):
         with self.near.writing([item.id for item in wanted]):
             return await self.run(put_many_plan(self.space, wanted))
 
-    async def get(self, id: str) -> Module | None:
+    async def get(self, id: str, *, version: Order | str | None = None) -> Module | None:
         """As `Store.get`."""
+        if version is not None:
+            return await self.run(get_version(self.space, check_id(id), version))
         if (near := self._near_get(id)) is not None:
             return near
         with self.near.reading([check_id(id)]) as reading:

@@ -66,6 +66,7 @@ def archive_of(config: Config) -> Archive:
         session_token=cold.session_token.get_secret_value() if cold.session_token else None,
         addressing_style=cold.addressing_style,
         timeout_s=cold.timeout_ms / 1000,
+        **cold.requests,
     )
 
 

@@ -28,9 +28,12 @@ from distier.client.browsing import Browsing
 from distier.client.events import EVENT_WAIT_MS, Watcher
 from distier.client.fitting import Fitting
 from distier.client.preload import Preload
+from distier.client.restoring import Restoring
 from distier.client.session import Sessions
+from distier.client.versions import Versions
 from distier.domain.ids import check_id
 from distier.domain.module import Event, Landed, Module, Moved, Tier
+from distier.domain.order import Order
 from distier.drive.sync import SyncDriver
 from distier.effects import Plan
 from distier.errors import DistierError, Invalid
@@ -42,6 +45,7 @@ from distier.plans.common.touches import send_touch
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.quotas import open_quotas
 from distier.plans.fleet.statistics import PredictionStats, Stats, read_stats
+from distier.plans.get.history import get_version
 from distier.plans.get.many import get_many as get_many_plan
 from distier.plans.get.one import get as get_plan
 from distier.plans.put.delete import delete as delete_plan
@@ -71,7 +75,7 @@ ARCHIVE_LOOK_S = 2.0
 """How long opening a store waits for the archive. Modules in Redis can be read without it."""
 
 
-class Store(Browsing, Fitting, Sessions):
+class Store(Browsing, Fitting, Restoring, Sessions, Versions):
     """A namespace of modules with blocking methods. `connect` returns one.
 
     A store is thread-safe, and safe to use after a fork. Every method can raise `Unavailable` (a server did not answer within
@@ -233,20 +237,23 @@ class Store(Browsing, Fitting, Sessions):
         with self.near.writing([item.id for item in wanted]):
             return self.run(put_many_plan(self.space, wanted))
 
-    def get(self, id: str) -> Module | None:
+    def get(self, id: str, *, version: Order | str | None = None) -> Module | None:
         """Read a module from its nearest copy.
 
         Args:
             id: the module id.
+            version: read this version, from the archive if it is an older one (see `history`); the current one if not given.
 
         Returns:
-            The module, or None if it does not exist.
+            The module, or None if it, or that version of it, does not exist.
 
         Raises:
             Invalid: `id` is not a module id.
             Corrupt: every copy that was found is damaged.
             Unavailable: a server that is needed did not answer. This is never a miss.
         """
+        if version is not None:
+            return self.run(get_version(self.space, check_id(id), version))
         if (near := self._near_get(id)) is not None:
             return near
         with self.near.reading([check_id(id)]) as reading:

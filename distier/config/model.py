@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, SecretStr, m
 
 from distier.config.paths import NO_HOME, LocalPath, default_home
 from distier.config.prediction import PredictionConfig
+from distier.config.s3 import S3Requests
 from distier.config.secrets import MASK, mask_url
 from distier.config.section import Section
 from distier.config.units import (
@@ -141,7 +142,7 @@ class WarmConfig(Section):
         return self.peer_timeout
 
 
-class ColdConfig(Section):
+class ColdConfig(S3Requests):
     """The archive: an S3 bucket (`url`) or a directory with the same layout."""
 
     url: Annotated[str, AfterValidator(check_archive_url)] | None = Field(
@@ -182,6 +183,17 @@ class ColdConfig(Section):
         default="auto",
         description="when to write `.meta.json` next to each object; `auto`: if the store keeps no metadata, or it is too long",
     )
+    keep_versions: Count = Field(
+        default=1,
+        ge=1,
+        le=MAX_INT,
+        description="versions of each module that the sweep keeps, with the current one; those of a deleted module go with its "
+        "tombstone",
+    )
+    manifest: bool = Field(
+        default=True,
+        description="list what is archived in `<namespace>/manifest/`; without it every sweep and rescue reads each object",
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> ColdConfig:
@@ -191,6 +203,10 @@ class ColdConfig(Section):
             raise ValueError("access_key and secret_key must be set together")
         if self.session_token and not self.access_key:
             raise ValueError("session_token needs access_key and secret_key")
+        if self.requests and not self.url:
+            raise ValueError(f"{', '.join(self.requests)} can only be set with url")
+        if self.bucket_key and not self.kms_key_id:
+            raise ValueError("bucket_key needs kms_key_id")
         return self
 
     @property

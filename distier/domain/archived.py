@@ -190,8 +190,8 @@ def dominated(objects: Iterable[VersionObject]) -> list[str]:
     return [o.key for o in objects if tuple(o.order) < greatest]
 
 
-def describe(record: Record) -> dict[str, str]:
-    """Return what the record knows, as ASCII names and percent-encoded values."""
+def describe_plain(record: Record) -> dict[str, object]:
+    """Return what the record knows, by the names that sidecars and the manifest have."""
     known: dict[str, object] = {
         "id": record.id,
         "version": str(record.order),
@@ -208,7 +208,12 @@ def describe(record: Record) -> dict[str, str]:
         "transform": record.transform,
         "outline": record.outline,
     }
-    return {f"distier-{k}": quote(str(v), safe="/ ;=,:+-._") for k, v in known.items() if v not in (None, "")}
+    return {k: v for k, v in known.items() if v not in (None, "")}
+
+
+def describe(record: Record) -> dict[str, str]:
+    """Return what the record knows, as ASCII names and percent-encoded values."""
+    return {f"distier-{k}": quote(str(v), safe="/ ;=,:+-._") for k, v in describe_plain(record).items()}
 
 
 def user_metadata(described: Mapping[str, str]) -> dict[str, str]:

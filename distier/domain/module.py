@@ -123,6 +123,29 @@ class Placement:
 
 @frozen
 @dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One version of a module, in the result of `history`.
+
+    `current` is True for the version that `get` returns. `archived` is False for one that only Redis has so far. If this write
+    deleted the module, `deleted` is True and there is no content. `updated_ms` is in milliseconds since the Unix epoch, by the
+    clock of the Redis server; 0 if the archive's object does not say.
+    """
+
+    id: str
+    version: Order
+    current: bool
+    archived: bool
+    deleted: bool
+    tokens: int
+    size_bytes: int
+    archived_bytes: int
+    content_type: str
+    sha256: str
+    updated_ms: int
+
+
+@frozen
+@dataclass(frozen=True, slots=True)
 class Moved:
     """The result of `promote` and `demote`.
 

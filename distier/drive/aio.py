@@ -42,6 +42,7 @@ from distier.effects import (  # fmt: skip
     ArchiveGet,
     ArchiveList,
     ArchivePut,
+    ArchiveRestore,
     Cancelled,
     Command,
     Count,
@@ -61,7 +62,7 @@ from distier.effects import (  # fmt: skip
     collect,
 )
 from distier.errors import ArchiveTimeout, DeadlineExceeded, DistierError, OutOfStep, Recovering
-from distier.stores.archive import Archive
+from distier.stores.archive import Archive, restore
 from distier.stores.redis import AsyncExchange
 from distier.stores.threads import Helpers
 
@@ -198,6 +199,8 @@ class AsyncDriver(Process):
                 )
             case ArchiveDelete(keys):
                 return await self._archive(lambda: self.archive.delete(keys), end_s)
+            case ArchiveRestore(key, days, tier):
+                return await self._archive(lambda: restore(self.archive, key, days=days, tier=tier), end_s)
             case NewToken():
                 return secrets.token_hex(16)
             case Now():

@@ -41,6 +41,7 @@ from distier.effects import (  # fmt: skip
     ArchiveGet,
     ArchiveList,
     ArchivePut,
+    ArchiveRestore,
     Cancelled,
     Command,
     Count,
@@ -60,7 +61,7 @@ from distier.effects import (  # fmt: skip
     collect,
 )
 from distier.errors import ArchiveTimeout, DeadlineExceeded, DistierError, OutOfStep, Recovering
-from distier.stores.archive import Archive
+from distier.stores.archive import Archive, restore
 from distier.stores.redis import Exchange
 from distier.stores.threads import Helpers
 
@@ -159,6 +160,8 @@ class SyncDriver(Process):
                 return self._archive(lambda: self.archive.list(prefix, start_after=start_after, limit=limit), end_s)
             case ArchiveDelete(keys):
                 return self._archive(lambda: self.archive.delete(keys), end_s)
+            case ArchiveRestore(key, days, tier):
+                return self._archive(lambda: restore(self.archive, key, days=days, tier=tier), end_s)
             case NewToken():
                 return secrets.token_hex(16)
             case Now():

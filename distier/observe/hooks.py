@@ -23,7 +23,7 @@ from distier.domain.archived import Limits
 from distier.domain.objects import Fetched, Listed
 from distier.drive.process import TURN_S, Counters
 from distier.observe.logs import log
-from distier.stores.archive import Archive
+from distier.stores.archive import Archive, restore
 
 NEAR = "hits.near"
 
@@ -46,7 +46,7 @@ class MetricsHook(Protocol):
     def observe(self, name: str, seconds: float) -> None:
         """Take the duration of one request to the archive, failed ones included.
 
-        The name is `archive.get`, `archive.put`, `archive.list` or `archive.delete`.
+        The name is `archive.get`, `archive.put`, `archive.list`, `archive.delete` or `archive.restore`.
         """
 
 
@@ -172,6 +172,10 @@ class MeasuredArchive:
     def delete(self, keys: Sequence[str]) -> None:
         with self._measured("delete"):
             self._archive.delete(keys)
+
+    def restore(self, key: str, *, days: int, tier: str) -> bool:
+        with self._measured("restore"):
+            return restore(self._archive, key, days=days, tier=tier)
 
     def check(self) -> None:
         self._archive.check()

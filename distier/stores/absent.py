@@ -1,13 +1,18 @@
-"""The absence of an archive, for commands that only read from Redis and need no configured archive."""
+"""The absence of an archive, or of Redis, for commands that use only the other one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from distier.domain.archived import Limits
 from distier.domain.objects import Fetched, Listed
-from distier.errors import ArchiveUnavailable
+from distier.errors import ArchiveUnavailable, RedisUnavailable
+
+if TYPE_CHECKING:
+    from distier.domain.keys import Shard
+    from distier.stores.redis.protocol import Batch
+    from distier.stores.redis.wire import RawCommand
 
 
 class AbsentArchive:
@@ -44,3 +49,21 @@ class AbsentArchive:
         raise ArchiveUnavailable(
             "this needs the archive, but none is configured: set storage_tiers.cold.url or storage_tiers.cold.directory"
         )
+
+
+class AbsentExchange:
+    """A Redis that raises `RedisUnavailable` for every command, for plans that read the archive alone."""
+
+    def exchange(self, shard: Shard, commands: Sequence[RawCommand], timeout_s: float) -> NoReturn:
+        """See `Exchange.exchange`."""
+        raise RedisUnavailable("this works on the archive alone, and uses no Redis")
+
+    def exchange_many(self, batches: Sequence[Batch], timeout_s: float) -> NoReturn:
+        """See `Exchange.exchange_many`."""
+        raise RedisUnavailable("this works on the archive alone, and uses no Redis")
+
+    def drop(self) -> None:
+        """See `Exchange.drop`."""
+
+    def close(self) -> None:
+        """See `Exchange.close`."""

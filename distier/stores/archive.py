@@ -11,7 +11,7 @@ as misses, they would make every module look deleted.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from distier.domain.archived import Limits
@@ -109,6 +109,18 @@ def check_limit(limit: int) -> int:
     if limit < 1:
         raise Invalid(f"the limit of a listing must be at least 1, not {limit}")
     return limit
+
+
+def restore(archive: Archive, key: str, *, days: int, tier: str) -> bool:
+    """Ask an archive for a readable copy of an object. Returns whether it can be read now.
+
+    Only archives with slow storage classes have a method `restore` with these arguments. All others can always read.
+
+    Raises:
+        Corrupt: There is no such object.
+    """
+    ask: Callable[..., bool] | None = getattr(archive, "restore", None)
+    return ask is None or ask(key, days=days, tier=tier)
 
 
 def probe(archive: Archive) -> None:

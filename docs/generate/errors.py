@@ -53,6 +53,11 @@ ADVICE: dict[str, Advice] = {
         "Correct `storage_tiers.cold.endpoint_url`, or let the process pass the proxy.",
         "after the correction",
     ),
+    "NeedsRestore": Advice(
+        "The content is in a storage class such as GLACIER, which S3 cannot read at once.",
+        "Run `distier restore ID --wait`, then repeat the call.",
+        "after the restore",
+    ),
     "ArchiveTimeout": Advice(
         "The deadline of the call passed while it waited for the archive.",
         "Raise `deadline`, or find out why the archive is slow. Repeat the call.",

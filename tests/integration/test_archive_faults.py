@@ -150,9 +150,15 @@ def test_harmless_faults_of_a_server_do_no_harm(store: Store, s3: FaultyS3, name
     assert s3.conditional == 0  # nothing rests on conditional requests, so none are made
 
 
+def forget_manifest(s3: FaultyS3) -> None:
+    for key in [key for key in s3.objects if "/manifest/" in key]:
+        del s3.objects[key]
+
+
 def test_dropped_metadata_loses_descriptions_and_no_bytes(store: Store, s3: FaultyS3, server: TestServer):
-    """On a server that drops metadata, `sidecar: always` keeps it."""
+    """On a server that drops metadata, the manifest has it, and `sidecar: always` keeps it."""
     store.archive_now()
+    forget_manifest(s3)
     with server.client() as raw:
         raw.flushall()
     with s3.fault("drop-metadata"):
@@ -364,7 +370,7 @@ def test_object_that_names_another_module_is_reported_as_foreign(
 
 @pytest.mark.parametrize("fault", ["denied", "500", "cut-body"])
 def test_one_unreadable_object_does_not_block_the_others(open_store: Callable[..., Store], s3: FaultyS3, fault: Any):
-    """The metadata is dropped, so that a rescue has to read each object."""
+    """The metadata and the manifest are dropped, so that a rescue has to read each object."""
     store = open_store(storage_tiers__cold__sidecar="never", storage_tiers__cold__timeout="60s")
     ids = [f"n/{i}" for i in range(40)]
     for put_twice in range(2):
@@ -372,6 +378,7 @@ def test_one_unreadable_object_does_not_block_the_others(open_store: Callable[..
         store.archive_now()
     for found in s3.objects.values():
         found.headers.clear()
+    forget_manifest(s3)
     store._driver.run(wipe(store.space))
     with s3.fault(fault, "GET", match="n/7/"):
         report = store.run(rescue(store.space), deadline_s=100)

@@ -11,7 +11,7 @@ from distier.domain.outcome import Refusal
 from distier.effects import Plan
 from distier.errors import Conflict
 from distier.lua import Adopted, Adoption, Refused, Reserved, adopt, reserve
-from distier.plans.fleet.maintain import BATCH, _write_back_alone, expire_warm, write_back_due
+from distier.plans.fleet.maintain import BATCH, _upload_alone, expire_warm, write_back_due
 from distier.plans.recovery.rescue import rescue
 from tests.integration.world import Open
 from tests.servers import poll
@@ -109,7 +109,7 @@ def test_lease_of_a_dead_worker_ends_within_the_patience(open_store: Open, serve
 
     def plan() -> Plan[int]:
         """A worker that dies between its lease and its upload."""
-        one = _write_back_alone(store.space.locate("a"))
+        one = _upload_alone({}, store.space.locate("a"))
         effect = next(one)
         while "SET" not in getattr(effect, "args", ()):
             effect = one.send((yield effect))

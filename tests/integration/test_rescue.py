@@ -5,6 +5,7 @@ modules.
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,11 @@ def verified(store: Store) -> bool:
 
 def shard_state_now(shard: Shard) -> Plan[Opened]:
     return (yield from state(shard))
+
+
+def forget_manifest(tmp_path: Path) -> None:
+    """Leave the objects alone to the rescue."""
+    shutil.rmtree(tmp_path / "cold/t/manifest")
 
 
 def fill(store: Store, n: int = 40) -> dict[str, Module]:
@@ -234,6 +240,7 @@ def test_unreadable_module_is_reported_and_the_rest_is_restored(open_store: Open
     damaged.write_bytes(b"not xz")
     for sidecar in damaged.parent.glob("*.json"):
         sidecar.unlink()
+    forget_manifest(tmp_path)
     lose(server)
     report: Rescued = store.run(rescue(store.space), deadline_s=60)
     assert list(report.unreadable) == ["m/1"]
@@ -245,11 +252,12 @@ def test_unreadable_module_is_reported_and_the_rest_is_restored(open_store: Open
 
 
 def test_rescue_without_sidecars_restores_contents_and_types(open_store: Open, server: TestServer, tmp_path: Path):
-    """Content and type are restored; keywords and meta were only in the sidecars."""
+    """Content and type are restored; keywords and meta were only in the sidecars and in the manifest."""
     store = open_store()
     before = fill(store, 5)
     for sidecar in (tmp_path / "cold").rglob("*.meta.json"):
         sidecar.unlink()
+    forget_manifest(tmp_path)
     lose(server)
     assert store.run(rescue(store.space), deadline_s=60).adopted == len(before)
     for id, module in before.items():
@@ -259,9 +267,10 @@ def test_rescue_without_sidecars_restores_contents_and_types(open_store: Open, s
         assert (found.version[:2], found.sha256) == (module.version[:2], module.sha256)
 
 
-def test_rescue_can_be_repeated_after_an_archive_outage(open_store: Open, server: TestServer):
+def test_rescue_can_be_repeated_after_an_archive_outage(open_store: Open, server: TestServer, tmp_path: Path):
     store = open_store()
     before = fill(store, 20)
+    forget_manifest(tmp_path)
     lose(server)
     driver = store._driver
     archive: Archive = driver.archive

@@ -807,7 +807,7 @@ class World:
             yield from self._alone("again", (Call("sweep", "", lambda space, _: sweep(space)),))
         last = yield from self._alone("after", gets)
         self._same(results[1 : 1 + len(ids)], last, "after write-back and sweep", or_newer=True)
-        if problem := self._unswept():
+        if problem := self._unswept() or self._unlisted():
             raise Violation(problem)
         if self.chooser.pick((1, 2)) == 0:
             yield from self._forget(self._incarnation())
@@ -841,6 +841,11 @@ class World:
             if record and record.tier not in ("none", "deleted") and position not in left:
                 return f"swept: {i} is {position}, the archive has {sorted(left)}"
         return ""
+
+    def _unlisted(self) -> str:
+        """Return what is wrong with the manifest after a sweep with a LIST: it names exactly the objects that are there."""
+        there = {(i, position) for i in self.scenario.ids for position in self.judge.objects[i]}
+        return "" if self.judge.listed == there else f"listed: {sorted(self.judge.listed)}, there are {sorted(there)}"
 
 
 def _passes(call: RunScript[Any]) -> bool:

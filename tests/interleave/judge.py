@@ -22,6 +22,8 @@ from functools import lru_cache
 from typing import Any
 
 from distier.domain import archived as names
+from distier.domain.manifest import read_rows
+from distier.domain.order import parse_version
 from distier.stores.memory import MemoryArchive
 from tests.history import NEVER, NONE, Call, Version, explained, may_return
 
@@ -76,6 +78,12 @@ class Server:
         return replace(self, floor=dict(self.floor), records=dict(self.records))
 
 
+@lru_cache(4096)
+def _listed_in(data: bytes) -> frozenset[tuple[str, Position]]:
+    rows = read_rows(data)
+    return frozenset((row.id, parse_version(row.known["version"])) for row in rows)
+
+
 @dataclass(slots=True)
 class Seen:
     """A record as the last audit saw it. `trusted` means that readers use it without a comparison with the archive."""
@@ -102,6 +110,8 @@ class Judge:
         self.losses: list[tuple[int, str]] = []
         self._directories = {names.module_directory(namespace, i).rstrip("/"): i for i in ids}
         self.objects: dict[str, dict[Position, str]] = {i: {} for i in ids}
+        self.listed: set[tuple[str, Position]] = set()
+        """The versions that the archive's manifest names."""
 
     def copied(self) -> Judge:
         """Return a copy, for operations that are over."""
@@ -113,6 +123,7 @@ class Judge:
         self.durable, self.versions, self.ops = dict(other.durable), dict(other.versions), list(other.ops)
         self.tick = other.tick
         self.objects = {i: dict(objects) for i, objects in other.objects.items()}
+        self.listed = set(other.listed)
 
     # -- events ------------------------------------------------------------------------------------------------------
 
@@ -164,7 +175,10 @@ class Judge:
         """J1: every version that was acknowledged as durable has an object that is as great or greater."""
         for objects in self.objects.values():
             objects.clear()
-        for key in self.archive._objects:
+        self.listed.clear()
+        for key, object in list(self.archive._objects.items()):
+            if key.endswith(".jsonl.gz"):
+                self.listed |= _listed_in(object.data)
             found = _parse_key(key)
             if found and found.kind != "meta" and found.directory in self._directories:
                 self.objects[self._directories[found.directory]][(found.order.epoch, found.order.ver)] = found.kind
@@ -198,11 +212,26 @@ class Judge:
             raise Violation(
                 f"J3 readable: {record.position} of {i} is {record.tier} and has no copy; {sorted(objects)}"
             )
+        self._check_listed(i, record)
         need = max(server.floor.get(i, NONE), self.durable[i] if primary else NONE)
         if record.trusted and record.tier == "none" and need > NONE and not self._deleted_since(i, need):
             raise Violation(f"J2 fresh: {i} has no record, but {need} was acknowledged")
         if record.trusted and record.tier != "none" and record.position < need:
             raise Violation(f"J2 fresh: the record of {i} is {record.position}, but {need} was acknowledged")
+
+    def _check_listed(self, i: str, record: Seen) -> None:
+        """J6: a clean version is in the manifest, unless a reader adopted the object of a dead writer."""
+        op = self.versions.get((i, record.position))
+        if (
+            op is None
+            or not record.clean
+            or record.tier == "none"
+            or self.losses
+            or (op.durable and op.fate != "acked")
+        ):
+            return
+        if (i, record.position) not in self.listed:
+            raise Violation(f"J6 listed: {record.position} of {i} is clean and not in the manifest")
 
     def check_copies(self, server: Server, primary: bool) -> None:
         for i, record in server.records.items():

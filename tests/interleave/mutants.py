@@ -6,7 +6,7 @@ A mutant that the explorer does not catch shows a gap in the explorer. A patch t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 
 from distier.domain import archived as names
 from distier.domain import codec
+from distier.domain.keys import Shard
 from distier.domain.module import Record
 from distier.effects import ArchiveDelete, Plan
 from distier.errors import NotFound, Recovering
@@ -31,10 +32,11 @@ from distier.plans.recovery import epochs
 from distier.plans.recovery.adopt import settle_record
 from distier.plans.recovery.adopt import verify as verify_plan
 from distier.plans.recovery.epochs import Claim, _claim, list_epochs, shard_state
+from distier.plans.recovery.manifest import Replacing, list_manifest
 from distier.plans.tier import demote, writeback
 from distier.plans.tier.promote import pin as pin_plan
 from distier.plans.tier.promote import promote
-from distier.plans.tier.writeback import Archived, put_object
+from distier.plans.tier.writeback import Archived, Uploaded, put_object
 from tests.patching import replace_in
 
 from .wire import Patch
@@ -273,7 +275,41 @@ def _any_frame(patch: pytest.MonkeyPatch) -> None:
 
 
 UNHELD = "if position ~= ver or holder ~= write_id then return {'UNHELD'} end"
+
+
+def _commit_before_segment(patch: pytest.MonkeyPatch) -> None:
+    """A stop between the two leaves a clean version that the manifest does not name."""
+    real = writeback.commit
+
+    def commit(space: Namespace, shard: Shard, uploaded: Sequence[Uploaded]) -> Plan[Any]:
+        for one in uploaded:
+            yield from archived(shard, one.record.id, one.record.order, one.size_bytes)
+        return (yield from real(space, shard, uploaded))
+
+    patch.setattr(writeback, "commit", commit)
+
+
+def _delete_by_interval(patch: pytest.MonkeyPatch) -> None:
+    """A compactor takes away what came since it began."""
+
+    def end(run: Replacing) -> Plan[bool]:
+        files = [entry.key for entry in (yield from list_manifest(run._space))]
+        if not (yield from run.write()):
+            return False
+        files += [
+            entry.key
+            for entry in (yield from list_manifest(run._space))
+            if "/seg-" in entry.key or "/row-" in entry.key
+        ]
+        yield from ArchiveDelete(files)
+        return True
+
+    patch.setattr(Replacing, "end", end)
+
+
 MUTANTS: tuple[Mutant, ...] = (
+    Mutant("commit-before-segment", ("put/write-back", "manifest/write-back/compact"), (), _commit_before_segment),
+    Mutant("delete-by-interval", ("manifest/write-back/compact", "manifest/compact/sweep"), (), _delete_by_interval),
     Mutant("ttl-on-dirty", ("demote/put", "demote/write-back/expire"), (
         ("prelude", "if clean then call('PEXPIRE', frame_key, ttl) else", "if true then call('PEXPIRE', frame_key, ttl) else"),
     ), model="ttl_on_dirty"),

@@ -12,6 +12,7 @@ from distier.plans.common.namespace import Namespace
 from distier.plans.common.process_state import ProcessState
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.sweep import sweep as sweep_plan
+from distier.plans.fleet.sweep import sweep_listed as sweep_listed_plan
 from distier.plans.get.many import get_many as read_many
 from distier.plans.get.one import get as read
 from distier.plans.put.delete import delete as delete_plan
@@ -19,6 +20,7 @@ from distier.plans.put.many import put_many as put_many_plan
 from distier.plans.put.one import put as put_plan
 from distier.plans.put.prepare import Item
 from distier.plans.recovery.adopt import newest_record
+from distier.plans.recovery.manifest import compact as compact_plan
 from distier.plans.recovery.rescue import rescue as rescue_plan
 from distier.plans.tier.demote import demote as demote_plan
 from distier.plans.tier.promote import pin as pin_plan
@@ -145,6 +147,14 @@ def sweep() -> Call:
     return Call("sweep", "", lambda space, _: sweep_plan(space))
 
 
+def sweep_listed() -> Call:
+    return Call("sweep-listed", "", lambda space, _: sweep_listed_plan(space))
+
+
+def compact() -> Call:
+    return Call("compact", "", lambda space, _: compact_plan(space, space.keys.shards[0], least=2))
+
+
 def rescue() -> Call:
     return Call("rescue", "", lambda space, _: rescue_plan(space))
 
@@ -248,6 +258,14 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("together/restart", ((get("a"), get_many("a")), (rescue(),), (put("a", "a1", ARCHIVED), get("a"))), DURABLE,
              ("promote", "replicate", "restart", "loss"), 3, together=True),
     Scenario("sidecar/rescue", ((rescue(), get("a")), (put("a", "a1", ARCHIVED),), (sweep(),)), DURABLE, keeps_metadata=False),
+    Scenario("manifest/compact/sweep", ((compact(), compact()), (sweep_listed(), sweep_listed()),
+             (put("a", "a1", ARCHIVED), put("a", "a2", ARCHIVED), get("a"))), (*DURABLE, put("a", "a9", ARCHIVED))),
+    Scenario("manifest/write-back/compact", ((put("a", "a1"), write_back()), (compact(), sweep_listed()),
+             (compact(), get("a"))), (*DURABLE, put("b", "b0", ARCHIVED))),
+    Scenario("manifest/sweep/sweep", ((sweep(),), (sweep_listed(), compact()),
+             (put("a", "a1", ARCHIVED), delete("a", ARCHIVED))), (*DURABLE, put("a", "a9", ARCHIVED))),
+    Scenario("manifest/rescue", ((rescue(), get("a")), (compact(), sweep_listed()), (put("a", "a1", ARCHIVED), get("a"))),
+             (*DURABLE, put("a", "a9", ARCHIVED)), faults_max=4),
 )  # fmt: skip
 BY_NAME = {s.name: s for s in SCENARIOS}
 assert len(BY_NAME) == len(SCENARIOS)

@@ -28,7 +28,7 @@ UNTESTABLE = {"server-stateless": 4}
 def test_scenario_passes(scenario: str, serve: Serve, tmp_path: Path) -> None:
     if not (NODE.exists() and SUITE.exists()):
         pytest.skip("the conformance suite is not installed: make suites")
-    command = [NODE, SUITE, "server", "--url", serve(), "--scenario", scenario]
+    command = [str(NODE), str(SUITE), "server", "--url", serve(), "--scenario", scenario]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
     found = re.findall(r"Passed: (\d+)/(\d+), (\d+) failed", done.stdout + done.stderr)
     assert found, done.stdout + done.stderr

@@ -29,12 +29,14 @@ from distier import (
     Event,
     Fitted,
     Full,
+    HistoryEntry,
     Invalid,
     Item,
     Landed,
     Listed,
     Module,
     Moved,
+    NeedsRestore,
     NotFound,
     Order,
     OutOfStep,
@@ -132,6 +134,9 @@ def reading(store: Store) -> None:
     assert_type(store.page("prefix/", after="id", limit=3, tier="hot"), Listed)
     assert_type(store.page().modules, tuple[Described, ...])
     assert_type(store.explain("id"), Explained | None)
+    assert_type(store.get("id", version="1-2"), Module | None)
+    assert_type(store.history("id", limit=3), list[HistoryEntry])
+    assert_type(store.rollback("id", "1-2", if_version="1-3"), Landed)
     assert_type(store.list("prefix/", tier="hot", limit=3), Iterator[str])
     assert_type(store.scan(), Iterator[tuple[str, Tier]])
     with store.session(keywords=["pdf"]) as session:
@@ -150,6 +155,7 @@ def moving(store: Store) -> None:
     assert_type(store.promote_many(["id"]), list[Moved | DistierError])
     assert_type(store.demote_many(["id"], to="warm"), list[Moved | DistierError])
     assert_type(store.pin("id", ttl=0.5), int)
+    assert_type(store.restore("id", days=1, tier="Bulk", wait_s=60), bool)
     store.unpin("id")
     store.demote("id", to="frozen")  # type: ignore[arg-type]
 
@@ -184,6 +190,9 @@ async def everything_async(store: AsyncStore, order: Order) -> None:
     assert_type(await store.describe(["id"]), dict[str, Described | None])
     assert_type(await store.page("prefix/", after="id", limit=3, tier="hot"), Listed)
     assert_type(await store.explain("id"), Explained | None)
+    assert_type(await store.get("id", version="1-2"), Module | None)
+    assert_type(await store.history("id", limit=3), list[HistoryEntry])
+    assert_type(await store.rollback("id", "1-2", if_version="1-3"), Landed)
     assert_type(store.list("prefix/"), AsyncIterator[str])
     assert_type(store.scan(), AsyncIterator[tuple[str, Tier]])
     assert_type(await store.promote("id"), Moved)
@@ -191,6 +200,7 @@ async def everything_async(store: AsyncStore, order: Order) -> None:
     assert_type(await store.promote_many(["id"]), list[Moved | DistierError])
     assert_type(await store.demote_many(["id"]), list[Moved | DistierError])
     assert_type(await store.pin("id", 600), int)
+    assert_type(await store.restore("id"), bool)
     await store.unpin("id")
     assert_type(await store.stats(), Stats)
     assert_type(await store.archive_now(), int)
@@ -234,7 +244,7 @@ def working(store: Store) -> None:
 def errors() -> None:
     """Errors by the action that they ask for: each class is caught by its group."""
     unavailable: list[type[Unavailable]] = [
-        ArchiveTimeout, ArchiveUnavailable, DeadlineExceeded, Full, Recovering, RedisUnavailable,
+        ArchiveTimeout, ArchiveUnavailable, DeadlineExceeded, Full, NeedsRestore, Recovering, RedisUnavailable,
     ]  # fmt: skip
     corrupt: list[type[Corrupt]] = [OutOfStep]
     invalid: list[type[Invalid]] = [ConfigError, NotFound]

@@ -92,6 +92,8 @@ class ProcessState:
         try again."""
         self.versions: dict[Shard, tuple[int, int]] = {}
         """The last version, (epoch, ver), that this process was given in each shard."""
+        self.compacted: dict[Shard, tuple[int, int]] = {}
+        """Where each shard was in its order when this process last looked whether its manifest needs a compaction."""
         self._floors: list[Sequence[Floors]] = []
         self.failing = Failing()
         self.claiming: dict[Shard, object] = {}

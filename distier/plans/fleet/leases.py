@@ -20,7 +20,7 @@ from distier.lua import claim, heartbeat, release
 from distier.plans.common.commands import scores, server_ms
 from distier.plans.common.leases import cut_lease, take_lease
 from distier.plans.common.namespace import Namespace
-from distier.plans.fleet.sweep import sweep
+from distier.plans.fleet.sweep import sweep_due
 from distier.policy.fleet import assign
 
 HeldLeases = dict[Shard, int]
@@ -120,7 +120,7 @@ def sweep_in_turn(space: Namespace) -> Plan[int | None]:
         yield from cut_lease(first, first.sweep_lease, space.config.worker.sweep_interval_ms)
         return None
     try:
-        return (yield from sweep(space))
+        return (yield from sweep_due(space))
     except (DistierError, Cancelled):
         yield from release(first, first.sweep_lease, holder)
         raise

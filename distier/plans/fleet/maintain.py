@@ -6,12 +6,14 @@ keep head-room    demote until `worker.headroom` of hot is free, so that a put s
 expire            account for warm frames that their TTL took
 age               halve the use counts once per half-life
 rank              rank the modules after the eviction policy was changed
+compact           merge small files of the archive's manifest
 sweep             delete archive objects that nobody needs (`sweep.py`), never the greatest
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from distier.domain.ids import check_id
@@ -19,13 +21,14 @@ from distier.domain.keys import Shard
 from distier.domain.schema import COUNTED, contribution
 from distier.effects import HINT_S, Cancelled, Command, Count, NewToken, Parallel, Pipeline, Plan, Progress, collect
 from distier.errors import Corrupt, DistierError, Full, Invalid, NotFound, RedisUnavailable
-from distier.lua import age, expire, rank
+from distier.lua import age, expire, rank, release
 from distier.plans.common.commands import chunks, eviction_command, numbers, server_ms
-from distier.plans.common.leases import cut_lease, give_back, patience_ms, take_lease
+from distier.plans.common.leases import cut_lease, patience_ms, take_lease
 from distier.plans.common.namespace import Located, Namespace
 from distier.plans.fleet.nodes import forget_dead
+from distier.plans.recovery.manifest import compact_if_due
 from distier.plans.tier.demote import demote, free_hot
-from distier.plans.tier.writeback import Archived, look_at_archive, write_back
+from distier.plans.tier.writeback import Archived, Uploaded, look_at_archive, upload, write_back_all
 
 BATCH = 64
 FOREIGN = "\ufffd"
@@ -44,7 +47,8 @@ def write_back_due(space: Namespace, shard: Shard, *, older_than_ms: int | None 
     """
     flush = older_than_ms == 0
     after_ms = space.config.storage_tiers.cold.archive_after_ms if older_than_ms is None else older_than_ms
-    one = write_back if flush else _write_back_alone
+    held: dict[str, str] = {}
+    upload_one = upload if flush else partial(_upload_alone, held)
     now_ms = yield from server_ms(shard)
     tried: set[str] = set()
     done = 0
@@ -59,7 +63,12 @@ def write_back_due(space: Namespace, shard: Shard, *, older_than_ms: int | None 
                 if id not in tried and (flush or not space.process.failing.is_waiting(shard, id, now_ms))
             ]
             tried |= set(ids)
-            results = yield from Parallel([one(Located(space, shard, id)) for id in ids])
+            try:
+                results = yield from write_back_all(space, shard, ids, upload_one)
+            except (DistierError, Cancelled):
+                yield from _give_all_back(shard, held)
+                raise
+            yield from _give_all_back(shard, held)
             failed = [r for r in results if isinstance(r, DistierError)]
             if failed and len(failed) == len(ids):
                 yield from look_at_archive(
@@ -105,10 +114,11 @@ def _id(raw: bytes) -> str:
         return FOREIGN
 
 
-def _write_back_alone(at: Located) -> Plan[Archived | None]:
-    """Write back unless another worker is doing it, which would only do the same work twice.
+def _upload_alone(held: dict[str, str], at: Located) -> Plan[Uploaded | None]:
+    """Put the object unless another worker is doing it, which would only do the same work twice.
 
-    A worker that died with the lease delays the module no longer than the holder of a fetch does.
+    The lease that was taken is in `held` then, by the module. A worker that died with the lease delays the module no longer
+    than the holder of a fetch does.
     """
     space, shard, id = at
     lease, holder = shard.write_back_lease(id), (yield from NewToken())
@@ -119,13 +129,16 @@ def _write_back_alone(at: Located) -> Plan[Archived | None]:
     if not taken:
         yield from cut_lease(shard, lease, patience_ms(space))
         return None
-    try:
-        result = yield from write_back(at)
-    except (DistierError, Cancelled):
-        yield from give_back(shard, lease, holder)
-        raise
-    yield from give_back(shard, lease, holder)
-    return result
+    held[id] = holder
+    return (yield from upload(at))
+
+
+def _give_all_back(shard: Shard, held: dict[str, str]) -> Plan[None]:
+    """Release the leases of a batch. A failure does not matter, because they end by themselves."""
+    calls = [release(shard, shard.write_back_lease(id), holder) for id, holder in held.items()]
+    held.clear()
+    if calls:
+        yield from Pipeline(calls)
 
 
 def demote_idle(space: Namespace, shard: Shard) -> Plan[int]:
@@ -252,6 +265,7 @@ STEPS: tuple[Step, ...] = (
     Step("expired", expire_warm),
     Step("aged", age_uses),
     Step("ranked", rank_modules),
+    Step("compacted", compact_if_due),
     Step("nodes_forgotten", lambda space, shard: forget_dead(space), first_shard_only=True),
 )
 """What a round does, in this order. A new step is a plan and a row here."""

@@ -21,7 +21,7 @@ from distier.effects import (
     Sleep,
     T,
 )
-from distier.errors import ArchiveUnavailable, Unavailable
+from distier.errors import ArchiveUnavailable, NeedsRestore, Unavailable
 
 NAP_S = 0.1
 """The longest sleep between two checks whether to stop."""
@@ -86,7 +86,8 @@ def _one(effect: Effect[Any], pace: Pace) -> Plan[Any]:
         try:
             result = yield effect
         except ArchiveUnavailable as e:
-            ended(e)
+            # An object in Glacier says nothing about the archive's health.
+            ended(None if isinstance(e, NeedsRestore) else e)
             raise
         ended(None)
         return result

@@ -1,6 +1,6 @@
 """The sweep deletes what nobody needs from the archive.
 
-    dominated objects      at once: a greater version of the module is there
+    dominated objects      at once: `cold.keep_versions` greater versions of the module are there
     tombstones             after `worker.tombstone_grace`, where nothing else is left of the module
     sidecars alone         after the same time: their content never came
     epoch markers          of each shard, all but the greatest of each of the newest incarnations of its server
@@ -11,6 +11,11 @@ merely greater object does not suffice. A durable write is in the archive before
 that is not archived yet. So the last committed version of a module is never deleted. The sweep may stop anywhere, run twice,
 and run next to anything else, also on an old primary. (Rejected: letting dominated objects rest for a time. That would need
 clocks that agree, and would double the archive of a busy namespace.)
+
+A sweep has two forms. `sweep` lists the whole archive: it finds every object, also those that no row of the manifest names,
+and rebuilds the manifest from what it listed. `sweep_listed` reads the manifest alone, and only that of shards where it shows
+more than one version of a module, or a tombstone. The worker lists the archive once a week, and reads the manifest each time.
+A row that is missing delays a deletion; it never causes one, because the record is asked, and the rows must have its version.
 
 A tombstone keeps older versions from coming back: an upload that is still under way, or a Redis that is restored from an old
 snapshot. It may go when neither is possible. **Assumed** is that no process sleeps in the middle of an upload, and that no
@@ -25,15 +30,28 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distier.domain import archived as names
+from distier.domain.archived import modules_prefix
 from distier.domain.keys import Shard
+from distier.domain.manifest import File, Row, is_full_marker
 from distier.effects import ArchiveDelete, ArchiveList, Command, Count, Now, Pipeline, Plan, collect
 from distier.errors import Corrupt, DistierError, Invalid
 from distier.lua import state
 from distier.plans.common.commands import chunks
 from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.adopt import verify
+from distier.plans.recovery.describe import id_of
 from distier.plans.recovery.epochs import epochs_prefix
-from distier.plans.recovery.walk import NO_POSITION, ArchiveWalk, Group, Position, Skipped
+from distier.plans.recovery.manifest import (
+    Replacing,
+    files_of,
+    get_files,
+    is_pending,
+    list_manifest,
+    list_rows,
+    step_of,
+)
+from distier.plans.recovery.rebuild import list_module, rebuild
+from distier.plans.recovery.walk import NO_POSITION, Group, Position, Skipped
 
 if TYPE_CHECKING:
     from distier.domain.objects import Listed
@@ -41,6 +59,8 @@ if TYPE_CHECKING:
 
 INCARNATIONS_KEPT = 8
 YOUNG_MS = 20 * 60_000
+LISTING_AFTER_MS = 7 * 24 * 3_600_000
+"""How long the worker relies on the manifest until it lists the whole archive again."""
 
 
 def sweep(space: Namespace, skipped: Skipped | None = None) -> Plan[int]:
@@ -50,13 +70,114 @@ def sweep(space: Namespace, skipped: Skipped | None = None) -> Plan[int]:
     the others. Raises `Unavailable`.
     """
     now_ms = yield Now()
-    walk, deleted = ArchiveWalk(space), 0
     skipped = skipped or Skipped()
     for shard in space.keys.shards:
         yield from state(shard)  # is this the Redis that the records are in?
-    while not walk.done:
-        groups = yield from walk.step()
-        deleted += yield from delete_each((yield from unneeded(space, groups, now_ms, skipped)), skipped)
+
+    def delete(groups: Sequence[Group]) -> Plan[set[str]]:
+        keys = yield from unneeded(space, groups, now_ms, skipped)
+        return (yield from delete_keys(keys, skipped))
+
+    deleted = yield from rebuild(space, delete)
+    return (yield from _end(space, now_ms, deleted, skipped))
+
+
+def sweep_listed(space: Namespace, skipped: Skipped | None = None) -> Plan[int]:
+    """Do the same for what the manifest shows, without a LIST of the objects."""
+    now_ms = yield Now()
+    skipped = skipped or Skipped()
+    for shard in space.keys.shards:
+        yield from state(shard)
+    files = files_of(space, (yield from list_manifest(space)))
+    deleted = 0
+    # First the directories of shards that there are no more: their rows belong to another shard.
+    for index in sorted({file.shard for file in files}, key=lambda index: (index < space.config.shards, index)):
+        mine = [file for file in files if file.shard == index]
+        if needs_sweep(mine) or index >= space.config.shards:
+            deleted += yield from _sweep_directory(space, index, mine, now_ms, skipped)
+    return (yield from _end(space, now_ms, deleted, skipped))
+
+
+def sweep_due(space: Namespace) -> Plan[int]:
+    """Sweep by the manifest, or with a LIST where there was none for `LISTING_AFTER_MS`."""
+    if not space.config.storage_tiers.cold.manifest:
+        return (yield from sweep(space))
+    now_ms = yield Now()
+    listed_ms = [
+        entry.modified_ms
+        for entry in (yield from list_manifest(space))
+        if is_full_marker(space.namespace, entry.key) and entry.modified_ms <= now_ms + YOUNG_MS
+    ]
+    if max(listed_ms, default=0) < now_ms - LISTING_AFTER_MS:
+        return (yield from sweep(space))
+    return (yield from sweep_listed(space))
+
+
+def needs_sweep(files: Sequence[File]) -> bool:
+    """Return whether the files of a shard may show more than one version of a module, or a tombstone."""
+    return any(file.kind != "run" or file.pending for file in files) or len({file.unique for file in files}) > 1
+
+
+def _sweep_directory(space: Namespace, index: int, files: Sequence[File], now_ms: int, skipped: Skipped) -> Plan[int]:
+    found = yield from get_files(space, [file.key for file in files])
+    if found is None or not found.files:
+        return 0  # another compactor is at work: the next sweep finds its run
+    run = Replacing(space, index, list(found.files))
+    moved: dict[Shard, list[Row]] = {}
+    groups, deleted = found.groups(), 0
+    while some := (yield from step_of(groups)):
+        gone = yield from _delete_listed(space, some, now_ms, skipped)
+        deleted += len(gone)
+        for rows in some:
+            left = [row for row in rows if modules_prefix(space.namespace) + row.key not in gone]
+            if not left:
+                continue
+            if (shard := space.shard(left[0].id)).index != index:
+                moved.setdefault(shard, []).extend(left)
+            else:
+                yield from run.add(left, pending=is_pending(space, left))
+    for shard, rows in moved.items():
+        yield from list_rows(space, shard, rows)
+    yield from run.end()
+    return deleted
+
+
+def _delete_listed(space: Namespace, groups: Sequence[Sequence[Row]], now_ms: int, skipped: Skipped) -> Plan[set[str]]:
+    """Delete what nobody needs of these modules. Returns the keys of the objects that are gone."""
+    old_ms = now_ms - space.config.worker.tombstone_grace_ms
+    wanted: list[Group] = []
+    gone: set[str] = set()
+    for rows in groups:
+        group = _group_of(space, rows)
+        if group is None or not is_pending(space, rows):
+            continue
+        if rows[-1].deleted and (rows[-1].updated_ms < old_ms or not rows[-1].updated_ms):
+            # A tombstone goes only where a LIST shows that nothing else is left. The LIST also knows its age.
+            group = yield from list_module(space, group.id)
+        if group is None:
+            gone.update(modules_prefix(space.namespace) + row.key for row in rows)
+        else:
+            wanted.append(group)
+    keys = yield from unneeded(space, wanted, now_ms, skipped)
+    sidecars = [names.sidecar_key(key) for key in keys if key.endswith(".xz")]
+    done = yield from delete_keys([*keys, *sidecars], skipped)
+    return gone | done.difference(sidecars)
+
+
+def _group_of(space: Namespace, rows: Sequence[Row]) -> Group | None:
+    """Return the module as a LIST shows it; None for rows that are not those of one module, which nothing is deleted for."""
+    group: Group | None = None
+    for row in rows:
+        found = row.object(space.namespace)
+        if found is None or id_of(space, found) != row.id:
+            return None
+        group = group or Group(found.directory, row.id)
+        group.objects.append(found)
+        group.sizes[found.key], group.modified_ms[found.key] = row.archived_bytes, row.updated_ms
+    return group
+
+
+def _end(space: Namespace, now_ms: int, deleted: int, skipped: Skipped) -> Plan[int]:
     for shard in space.keys.shards:
         deleted += yield from delete_each((yield from _old_epochs(space, shard, now_ms)), skipped)
     yield from Count("archive.swept", deleted)
@@ -68,7 +189,8 @@ def unneeded(space: Namespace, groups: Sequence[Group], now_ms: int, skipped: Sk
     """Return the keys among the objects of these modules that may be deleted now. Modules that cannot be compared are noted
     in `skipped`."""
     old_ms = now_ms - space.config.worker.tombstone_grace_ms
-    wanted = [g for g in groups if names.dominated(g.objects) or _is_buried(g, old_ms) or _old_sidecars(g, old_ms)]
+    keep = space.config.storage_tiers.cold.keep_versions
+    wanted = [g for g in groups if _has_surplus(g, keep, old_ms) or _is_buried(g, old_ms) or _old_sidecars(g, old_ms)]
     if not wanted:
         return []
     keys: list[str] = []
@@ -79,14 +201,33 @@ def unneeded(space: Namespace, groups: Sequence[Group], now_ms: int, skipped: Sk
         elif position is None:
             yield from _verify(space, group.id, skipped)  # objects that are adopted now are swept in the next round
         elif clean:
-            keys += _below(group, position)
+            keys += _below(group, position, keep, old_ms)
     return keys
 
 
-def _below(group: Group, position: Position) -> list[str]:
-    """Return the objects before a committed version, if the listing has that version or a later one."""
+def _below(group: Group, position: Position, keep: int, old_ms: int) -> list[str]:
+    """Return the objects before a committed version that are not kept, if the listing has that version or a later one."""
     newest = group.newest
-    return [o.key for o in group.objects if o.order < position] if newest and newest.order >= position else []
+    if newest is None or newest.order < position:
+        return []
+    kept = _kept(group, position, keep, old_ms)
+    return [o.key for o in group.objects if o.order < position and o.order not in kept]
+
+
+def _kept(group: Group, position: Position, keep: int, old_ms: int) -> set[Position]:
+    """Return the versions before `position` that `cold.keep_versions` keeps: contents only, and none of a module that was
+    deleted longer ago than the grace period."""
+    newest = group.newest
+    if newest is not None and newest.kind == "deleted" and group.modified_ms[newest.key] < old_ms:
+        return set()
+    before = sorted({o.order[:] for o in group.objects if o.kind == "content" and o.order < position})
+    return set(before[1 - keep :]) if keep > 1 else set()
+
+
+def _has_surplus(group: Group, keep: int, old_ms: int) -> bool:
+    """Return whether the module has objects before its newest version that are not kept."""
+    newest = group.newest
+    return newest is not None and bool(_below(group, newest.order[:], keep, old_ms))
 
 
 def _records(space: Namespace, groups: Sequence[Group]) -> Plan[list[tuple[Position | None, bool]]]:
@@ -168,18 +309,23 @@ def _old_epochs(space: Namespace, shard: Shard, now_ms: int) -> Plan[list[str]]:
 
 
 def delete_each(keys: Sequence[str], skipped: Skipped) -> Plan[int]:
+    """Delete objects in batches. Returns how many were deleted."""
+    return len((yield from delete_keys(keys, skipped)))
+
+
+def delete_keys(keys: Sequence[str], skipped: Skipped) -> Plan[set[str]]:
     """Delete objects in batches. Where a batch is refused, its objects are deleted one by one, to know which was. Returns
-    how many were deleted."""
-    gone = 0
+    the keys of those that were deleted."""
+    gone: set[str] = set()
     for part in chunks(keys, 1000):
         try:
             yield from ArchiveDelete(part)
-            gone += len(part)
+            gone.update(part)
         except Invalid:
             for key in part:
                 try:
                     yield from ArchiveDelete([key])
-                    gone += 1
+                    gone.add(key)
                 except Invalid as e:
                     skipped.add(key, e)
     return gone

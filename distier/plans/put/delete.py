@@ -9,11 +9,10 @@ from distier.errors import Recovering, Unavailable
 from distier.lua import Deleted, Replayed, reserve
 from distier.lua import delete as delete_script
 from distier.plans.common.namespace import Located, Namespace
-from distier.plans.put.durable import archive_tombstone, is_settled, reserve_position
+from distier.plans.put.durable import archive_tombstone, is_settled, list_newer_epochs, reserve_position
 from distier.plans.put.prepare import ArchivedPosition, Durability, Expected, expected_of, level_of, need_replica
 from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unknown, unsure
 from distier.plans.recovery.adopt import newest_record, newest_version, verify
-from distier.plans.recovery.epochs import list_epochs
 from distier.plans.tier.writeback import write_back
 
 
@@ -74,7 +73,7 @@ def _delete_archived(at: Located, write_id: str, expected: str) -> Plan[bool]:
             return existed
         existed = reserved.exists if first is None else existed
         position = yield from archive_tombstone(space, id, write_id, reserved)
-        if (yield from list_epochs(space, shard, position.epoch, but_of=position.replid)):
+        if (yield from list_newer_epochs(space, shard, position)):
             space.process.epochs.pop(shard, None)
             first = first or position
             continue

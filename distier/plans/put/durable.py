@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from distier.domain import archived as names
+from distier.domain.keys import Shard
+from distier.domain.manifest import row_of
 from distier.domain.module import Record
 from distier.domain.order import Order
 from distier.domain.outcome import Refusal
-from distier.effects import Count, Plan
+from distier.effects import Count, Parallel, Plan, collect
 from distier.errors import DistierError, Recovering
 from distier.lua import Refused, Replayed, Reserved, reserve, state
 from distier.plans.common.commands import record_command
@@ -18,6 +20,7 @@ from distier.plans.put.prepare import ArchivedPosition, Prepared
 from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unsure
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.epochs import list_epochs
+from distier.plans.recovery.manifest import list_rows
 from distier.plans.tier.writeback import compressed, put_object, write_back
 
 
@@ -53,7 +56,20 @@ def archive_version(space: Namespace, p: Prepared, reserved: Reserved) -> Plan[A
     body = yield from compressed(space, p.content)
     key = names.content_key(space.namespace, record)
     yield from put_object(space, record, key, body)
-    return ArchivedPosition(reserved.epoch, reserved.ver, key, len(body), reserved.replid)
+    row = row_of(space.namespace, record, key, len(body))
+    return ArchivedPosition(reserved.epoch, reserved.ver, key, len(body), reserved.replid, row)
+
+
+def list_newer_epochs(space: Namespace, shard: Shard, position: ArchivedPosition) -> Plan[list[int]]:
+    """Look for newer epochs, and list the version in the manifest at the same time: both come after its object and before the
+    script that applies it."""
+    look = list_epochs(space, shard, position.epoch, but_of=position.replid)
+    if not space.config.storage_tiers.cold.manifest:
+        return (yield from look)
+    listed, found = yield from Parallel([list_rows(space, shard, [position.row], "row"), look])
+    newer: list[int] = collect(found)  # first: its failure says more
+    collect(listed)
+    return newer
 
 
 def reserve_position(
@@ -92,7 +108,8 @@ def archive_tombstone(space: Namespace, id: str, write_id: str, reserved: Reserv
     record = new_record(id, Order(reserved.epoch, reserved.ver, write_id), 0, 0, {}, reserved, tier="deleted")
     key = names.content_key(space.namespace, record)
     yield from put_object(space, record, key, b"")
-    return ArchivedPosition(reserved.epoch, reserved.ver, key, 0, reserved.replid)
+    row = row_of(space.namespace, record, key, 0)
+    return ArchivedPosition(reserved.epoch, reserved.ver, key, 0, reserved.replid, row)
 
 
 def new_record(

@@ -17,11 +17,10 @@ from distier.lua import Move, Over, Put, Refused, Replayed
 from distier.lua import put as put_script
 from distier.plans.common.content import make_frame
 from distier.plans.common.namespace import Located, Namespace
-from distier.plans.put.durable import Fenced, archive_version, is_settled, reserve_position
+from distier.plans.put.durable import Fenced, archive_version, is_settled, list_newer_epochs, reserve_position
 from distier.plans.put.prepare import Item, Prepared, level_of, need_replica, prepare
 from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unknown, unsure
 from distier.plans.recovery.adopt import verify
-from distier.plans.recovery.epochs import list_epochs
 from distier.plans.tier.keep import is_refused
 from distier.plans.tier.ledger import enlarge_quota
 from distier.plans.tier.room import with_room
@@ -161,7 +160,7 @@ def put_archived(space: Namespace, p: Prepared) -> Plan[Landed]:
             version = Order(reserved.epoch, reserved.ver, p.write_id)
             return Landed(p.id, "cold", version, p.tokens, len(p.content), 0, "recovered", True, p.transform)
         position = yield from archive_version(space, p, reserved)
-        if (yield from list_epochs(space, shard, position.epoch, but_of=position.replid)):
+        if (yield from list_newer_epochs(space, shard, position)):
             space.process.epochs.pop(shard, None)
             first = first or position
             continue

@@ -13,6 +13,7 @@ from distier.domain.content_types import base_type, check_content_type, guess_co
 from distier.domain.frozen import frozen
 from distier.domain.ids import check_id
 from distier.domain.keys import Shard
+from distier.domain.manifest import Row
 from distier.domain.module import pack_keywords, pack_meta
 from distier.domain.order import Order, make_write_id, parse_version
 from distier.effects import Arg, Command, NewToken, Offload, Plan, Sending
@@ -69,13 +70,14 @@ class Prepared:
 
 
 class ArchivedPosition(NamedTuple):
-    """The position of a version that is in the archive already, and its object there."""
+    """The position of a version that is in the archive already, its object there, and its row for the manifest."""
 
     epoch: int
     ver: int
     key: str
     size_bytes: int
     replid: str
+    row: Row
 
 
 def level_of(space: Namespace, given: str | None) -> str:

@@ -12,9 +12,10 @@ from urllib.parse import unquote
 from distier.domain import archived as names
 from distier.domain import codec
 from distier.domain.content_types import extension_for, type_for_extension
+from distier.domain.manifest import Row, row_of_description
 from distier.domain.order import make_write_id
 from distier.effects import ArchiveGet, Arg, Count, Offload, Plan
-from distier.errors import Corrupt
+from distier.errors import Corrupt, Invalid
 from distier.lua import Adoption
 from distier.plans.common.content import UNPACKING, count_tokens
 from distier.plans.common.namespace import Namespace
@@ -50,6 +51,44 @@ def describe_object(
     if _is_foreign(id, known):
         return (yield from _foreign(id))
     assert known is not None
+    return _adoption(id, found, known, size_bytes)
+
+
+def adoption_of(space: Namespace, row: Row) -> Adoption | None:
+    """Return the version of a row of the manifest as `adopt` takes it; None where the row is not complete."""
+    found, known = row.object(space.namespace), row.described()
+    if found is None or id_of(space, found) != row.id:
+        return None
+    if found.kind == "deleted":
+        return Adoption(
+            row.id, found.order.epoch, found.order.ver, make_write_id(found.order.write_id, row.id), "deleted"
+        )
+    return _adoption(row.id, found, known, row.archived_bytes) if _tells(known, found) else None
+
+
+def id_of(space: Namespace, found: names.VersionObject) -> str | None:
+    try:
+        return names.id_of(space.namespace, found.directory)
+    except Invalid:
+        return None
+
+
+def row_of_adoption(space: Namespace, found: names.VersionObject, adoption: Adoption) -> Row:
+    """Return the row of a version that was described by its object."""
+    known = {str(name): _text(value) for name, value in zip(adoption.fields[::2], adoption.fields[1::2], strict=True)}
+    known.pop("archived_key", None)
+    known |= {"version": f"{adoption.epoch}-{adoption.ver}", "tok": adoption.write_id}
+    if adoption.kind == "content":
+        known |= {"tokens": str(adoption.tokens), "bytes": str(adoption.size_bytes)}
+    return row_of_description(space.namespace, found.key, adoption.id, known, adoption.archived_bytes)
+
+
+def _text(value: Arg) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _adoption(id: str, found: names.VersionObject, known: Mapping[str, str], size_bytes: int) -> Adoption:
+    order = found.order
     fields: list[Arg] = []
     if found.extension != extension_for(known.get("type", "")):
         fields += ["archived_key", found.key]

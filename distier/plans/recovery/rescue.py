@@ -1,6 +1,7 @@
 """Rescue: all records are rebuilt from the archive alone, after Redis was lost.
 
-One listing of the namespace is compared with the records, in batches. Versions that Redis lacks, or has older, are adopted
+One listing of the namespace is compared with the records, in batches. The manifest describes what is listed, so only objects
+without a row are read; they get one before they are adopted. Versions that Redis lacks, or has older, are adopted
 as cold; nothing is ever made older. It is safe to stop anywhere and rerun: the comparison skips what was adopted. Reads are
 correct meanwhile (`adopt.py`). At the end each shard is marked `verified`, and reads need no look into the archive any more.
 """
@@ -11,14 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from distier.domain.keys import Shard
-from distier.effects import Parallel, Plan, Progress, collect
+from distier.domain.manifest import Row
+from distier.effects import Offload, Parallel, Plan, Progress, collect
 from distier.errors import Corrupt, DistierError, Recovering
 from distier.lua import Adoption, Refused, adopt
 from distier.lua import state as shard_state
 from distier.plans.common.commands import chunks
 from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.adopt import newest_listed, newest_of
-from distier.plans.recovery.describe import Vanished
+from distier.plans.recovery.describe import Vanished, adoption_of, row_of_adoption
+from distier.plans.recovery.manifest import WHAT, Manifest, list_rows, open_manifest
 from distier.plans.recovery.walk import ArchiveWalk, Group, Skipped, positions_of
 
 BATCH = 512
@@ -61,9 +64,10 @@ def rescue(space: Namespace, *, dry_run: bool = False) -> Plan[Rescued]:
     epochs = {}
     for shard in space.keys.shards:
         epochs[shard] = (yield from shard_state(shard)).epoch
+    manifest = (yield from open_manifest(space)) if space.config.storage_tiers.cold.manifest else Manifest(space)
     while not walk.done:
         for batch in chunks((yield from walk.step()), BATCH):
-            yield from _reconcile(space, epochs, batch, report, dry_run=dry_run)
+            yield from _reconcile(space, epochs, batch, manifest, report, dry_run=dry_run)
             report.objects = walk.objects
             yield Progress(report)
         report.unreadable |= walk.unreadable
@@ -76,13 +80,30 @@ def rescue(space: Namespace, *, dry_run: bool = False) -> Plan[Rescued]:
 
 
 def _reconcile(
-    space: Namespace, epochs: dict[Shard, int], groups: Sequence[Group], report: Rescued, *, dry_run: bool
+    space: Namespace,
+    epochs: dict[Shard, int],
+    groups: Sequence[Group],
+    manifest: Manifest,
+    report: Rescued,
+    *,
+    dry_run: bool,
 ) -> Plan[None]:
+    listed = yield from Offload(len(groups) * 2048, lambda: _rows(groups, manifest), WHAT)
     wanted = yield from _not_known(space, [g for g in groups if g.newest], report)
     if dry_run:
         report.adopted += len(wanted)
         return
     found: dict[Shard, list[Adoption]] = {}
+    missing: dict[Shard, list[Row]] = {}
+    unlisted: list[Group] = []
+    for group in wanted:
+        adoption = _adoption(space, group, listed.get(group.id))
+        if adoption is None:
+            unlisted.append(group)
+        else:
+            found.setdefault(space.shard(group.id), []).append(adoption)
+    wanted = unlisted
+    newest = {group.id: group.newest for group in wanted}
     for results in (yield from Parallel([_describe(space, part) for part in chunks(wanted, TOGETHER)])):
         for id, result in collect(results):
             if isinstance(result, DistierError):
@@ -91,9 +112,35 @@ def _reconcile(
                 report.foreign.append(id)
             else:
                 found.setdefault(space.shard(id), []).append(result)
+                if (object := newest[id]) is not None and (object.order.epoch, object.order.ver) == (
+                    result.epoch,
+                    result.ver,
+                ):
+                    missing.setdefault(space.shard(id), []).append(row_of_adoption(space, object, result))
+    for shard, rows in missing.items():
+        yield from list_rows(space, shard, rows)
     for shard, adoptions in found.items():
         for part in chunks(adoptions, 200):
             report.adopted += yield from _adopt_each(space, shard, epochs[shard], part, report)
+
+
+def _rows(groups: Sequence[Group], manifest: Manifest) -> dict[str, Row]:
+    """Return the rows of the newest objects of these modules, by id."""
+    found: dict[str, Row] = {}
+    for group in groups:
+        rows, newest = manifest.of(group.directory), group.newest
+        for row in rows:
+            if newest is not None and newest.key.endswith(row.key):
+                found[group.id] = row
+    return found
+
+
+def _adoption(space: Namespace, group: Group, row: Row | None) -> Adoption | None:
+    """Return what a row says of the newest object; None where it says too little, or there is none."""
+    newest, adoption = group.newest, adoption_of(space, row) if row is not None else None
+    if newest is None or adoption is None:
+        return None
+    return adoption._replace(archived_bytes=group.sizes[newest.key])
 
 
 def _describe(space: Namespace, groups: Sequence[Group]) -> Plan[list[tuple[str, Adoption | DistierError]]]:

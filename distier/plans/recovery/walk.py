@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from distier.domain import archived as names
 from distier.domain.archived import VersionObject
 from distier.effects import ArchiveList, Command, Pipeline, Plan, collect
-from distier.errors import ArchiveUnavailable, Corrupt, DistierError, Invalid
+from distier.errors import ArchiveUnavailable, Corrupt, DistierError, Invalid, NeedsRestore
 from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.epochs import WrongArchive
 
@@ -34,7 +34,7 @@ class Skipped:
     def add(self, name: str, error: DistierError) -> None:
         if isinstance(error, WrongArchive) or not isinstance(error, ArchiveUnavailable | Corrupt | Invalid):
             raise error
-        if isinstance(error, ArchiveUnavailable):
+        if isinstance(error, ArchiveUnavailable) and not isinstance(error, NeedsRestore):
             self._in_a_row += 1
             if self._in_a_row >= UNAVAILABLE_MAX:
                 raise error

@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 from distier.domain.keys import Shard
 from distier.domain.module import Record
 from distier.domain.schema import BUDGETS
-from distier.effects import Command, LocalPut, Parallel, Pipeline, Plan, RunScript, collect
+from distier.effects import Command, LocalPut, Pipeline, Plan, RunScript, collect
 from distier.errors import ArchiveUnavailable, DeadlineExceeded, DistierError, Full, RedisUnavailable
 from distier.lua import Move, Over, demote
 from distier.plans.common.backoff import back_off
 from distier.plans.common.commands import numbers, read_records, record_command, server_ms, sizes_command
 from distier.plans.common.content import make_frame
-from distier.plans.common.namespace import Located, Namespace
-from distier.plans.tier.writeback import look_at_archive, write_back
+from distier.plans.common.namespace import Namespace
+from distier.plans.tier.writeback import look_at_archive, write_back_all
 from distier.policy.eviction.victims import Candidate, Need, select_for_eviction, still_missing
 
 CANDIDATES_MAX = 64
@@ -279,7 +279,7 @@ def archive_all(space: Namespace, shard: Shard, ids: Sequence[str], more: Sequen
     if not ids:
         return
     every = [*ids, *more]
-    results = yield from Parallel([write_back(Located(space, shard, id)) for id in every])
+    results = yield from write_back_all(space, shard, every)
     failed = {id: r for id, r in zip(every, results, strict=True) if isinstance(r, DistierError)}
     if all(id not in failed for id in ids):
         return

@@ -30,9 +30,9 @@ from botocore.handlers import add_expect_header
 
 from distier.domain.archived import Limits
 from distier.domain.objects import Fetched, Listed
-from distier.errors import ArchiveUnavailable, ConfigError, Corrupt, DistierError, Invalid
+from distier.errors import ArchiveUnavailable, ConfigError, Corrupt, DistierError, Invalid, NeedsRestore
 from distier.stores.archive import MAX_KEY_BYTES, check_key, check_limit, probe
-from distier.stores.s3 import direct
+from distier.stores.s3 import direct, options
 from distier.stores.s3.errors import (
     ADVICE,
     CHECKSUMS,
@@ -75,6 +75,7 @@ class S3Archive:
         timeout_s: Approximate time after which a silent server is reported, in seconds. Each of two attempts waits half
             of it for a connection and for every next byte. The first GET after others succeeded has three attempts.
         max_connections: Maximum number of connections.
+        requests: What is added to requests; see `options.adder`.
 
     Raises:
         ConfigError: The URL or an option is invalid.
@@ -94,6 +95,7 @@ class S3Archive:
         addressing_style: str | None = None,
         timeout_s: float = 5.0,
         max_connections: int = 16,
+        **requests: Any,
     ) -> None:
         self._bucket, self._own = _parse(url)
         self.name = f"s3://{self._bucket}/{self._own}".rstrip("/")
@@ -111,6 +113,7 @@ class S3Archive:
                     raise ConfigError(
                         f"{self.name}: {variable} contains white space or other invalid characters ({_INVALID_HINT})"
                     )
+        add = options.adder(self.name, **requests)
         config = Config(
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
@@ -135,6 +138,7 @@ class S3Archive:
             # No `Expect: 100-continue`: botocore waits a second for a server that does not respond to it, and it pays off
             # only for large bodies.
             client.meta.events.unregister("before-call.s3", add_expect_header)
+            client.meta.events.register("before-parameter-build.s3", add)
             client.meta.events.register("before-send.s3", headers_as_text)
             client.meta.events.register("before-parse.s3", self._check_response)
             client.meta.events.register("before-send.s3.GetObject", self._note_request)
@@ -380,6 +384,21 @@ class S3Archive:
             raise self._explain(f"delete {len(failed)} objects", failed[0].get("Code", ""), 0, str(failed[0]))
         return True
 
+    def restore(self, key: str, *, days: int, tier: Any) -> bool:
+        """See `distier.stores.archive.restore`. S3 returns 202 when it begins, 409 while it works and 200 when it is done."""
+        request: Any = {"Days": days, "GlacierJobParameters": {"Tier": tier}} if days else {}
+        with self._faults(f"restore {key}"):
+            ask = partial(self._client.restore_object, Bucket=self._bucket, Key=self._full(key), RestoreRequest=request)
+            try:
+                return self._renewed(ask)["ResponseMetadata"]["HTTPStatusCode"] == 200
+            except boto_errors.ClientError as e:
+                code = e.response["Error"].get("Code", "")
+                if code == "NoSuchKey":
+                    raise Corrupt(f"{self.name} has no object {key!r}; run `distier fsck`") from e
+                if code == "RestoreAlreadyInProgress" or code in options.IN_ACTIVE_TIER:
+                    return code != "RestoreAlreadyInProgress"
+                raise
+
     def check(self) -> None:
         """See `Archive.check`."""
         probe(self)
@@ -446,6 +465,8 @@ class S3Archive:
             return ArchiveUnavailable(f"{self.name}: cannot {step} now: {text}")
         if code in ("MetadataTooLarge", "KeyTooLongError", "EntityTooLarge"):
             return Invalid(f"{self.name}: cannot {step}: {text}")
+        if code == "InvalidObjectState":
+            return NeedsRestore(f"{self.name}: cannot {step} before `distier restore ID --wait`: {text}")
         advice = f"; {ADVICE[code]}" if code in ADVICE else ""
         return ConfigError(f"{self.name}: cannot {step}: {text.removesuffix('.')}{advice}")
 

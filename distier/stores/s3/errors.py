@@ -112,6 +112,9 @@ def check_success(operation: str, status: int, headers: Mapping[str, str], body:
             if operation == "GetObject":
                 body.close()  # a stream: no other code reads it or returns its connection to the pool
             raise Strange(f"not one of S3 to {operation} ({status} without an ETag)")
+    elif operation == "RestoreObject":
+        if status not in (200, 202) or body:
+            raise Strange(f"not one of S3 to {operation} ({status} with a body of {len(body)} bytes)")
     elif (wanted := _ROOTS.get(operation)) is not None:
         found = _root_of(body)
         if found != wanted:

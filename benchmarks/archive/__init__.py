@@ -1,0 +1,1 @@
+"""What the archive costs: `make bench-archive` writes docs/ARCHIVE_BENCH.md."""
