@@ -23,6 +23,7 @@ from distier.domain.content_types import base_type, check_content_type, guess_co
 from distier.domain.frontmatter import EXTENSIONS, described
 from distier.domain.ids import check_id
 from distier.domain.module import Landed, Record, pack_keywords, pack_meta
+from distier.domain.skill import checked, is_skill_file
 from distier.effects import Command, Pipeline, Plan, collect
 from distier.errors import DistierError, Invalid
 from distier.plans.put.many import put_many
@@ -56,6 +57,7 @@ class Load:
     unchanged: int = 0
     size_bytes: int = 0
     failures: list[tuple[str, str, DistierError]] = field(default_factory=list)
+    invalid_skills: list[tuple[str, str]] = field(default_factory=list)
     in_progress: list[Item] = field(default_factory=list)
 
     def run(self) -> None:
@@ -117,6 +119,8 @@ class Load:
             content = read_bounded(real, self.store.space.config.max_module_bytes, f"module {id!r}")
         except OSError as e:
             raise Invalid(f"module {id!r}: cannot read {path.as_posix()!r}: {e.strerror}") from None
+        if is_skill_file(id) and isinstance(why := checked(id, content), str):
+            self.invalid_skills.append((id, why))
         return item_of(id, content, self.described)
 
     def _put(self, paths: Sequence[str], items: Sequence[Item]) -> None:
@@ -183,6 +187,8 @@ class Load:
         output.say(text + (f"; {output.number(self.unchanged)} unchanged" if self.unchanged else ""))
         if excluded := self.tree.summary():
             output.say(excluded)
+        if self.invalid_skills:
+            self._print_invalid_skills()
         if self.failures:
             self._print_failures()
 
@@ -193,6 +199,12 @@ class Load:
         except DistierError:
             return "written (their tiers are unknown)"
         return ", ".join(f"{n} {tier}" for tier, n in sorted(found.items()))
+
+    def _print_invalid_skills(self) -> None:
+        """Report the skills that clients of skills refuse. They are stored, because `put` copies a tree as it is."""
+        output.say(f"{output.counted(len(self.invalid_skills), 'invalid skill')}, put like other files:")
+        for id, why in self.invalid_skills:
+            output.say(f"  {output.shown(id)}: {why}")
 
     def _print_failures(self) -> None:
         output.say(f"{output.counted(len(self.failures), 'file')} failed:")

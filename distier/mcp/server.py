@@ -19,9 +19,10 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from distier.client import AsyncStore
 from distier.domain.described import Described
 from distier.domain.module import Module
+from distier.domain.skill import is_skill_file
 from distier.errors import DistierError, Invalid
 from distier.mcp.changes import SUBSCRIBED_MAX, Changes
-from distier.mcp.skills import Broken, Catalogue, Skill, children, is_skill_file
+from distier.mcp.skills import Broken, Catalogue, Skill, children
 from distier.mcp.tools import Refused, Tools
 from distier.mcp.uris import MODULE, SKILL, id_of, module_uri, skill_uri
 

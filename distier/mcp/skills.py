@@ -6,8 +6,6 @@ from its content, not from the record: the extension wants the whole front matte
 
 from __future__ import annotations
 
-import json
-import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +13,10 @@ from typing import Any
 
 from distier.client import AsyncStore
 from distier.domain.described import Described
-from distier.domain.frontmatter import split_front_matter
+from distier.domain.skill import FILE, checked, is_skill_file
 from distier.errors import Unavailable
 from distier.plans.get.peek import peek
 
-FILE = "SKILL.md"
-NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
-NAME_CHARS = 64
-DESCRIPTION_CHARS = 1024
 FILES_MAX = 512
 SIZE_MAX = 16 * 1024 * 1024
 """The limits of a skill that every host accepts: files, and bytes of all files."""
@@ -127,33 +121,6 @@ class Catalogue:
             if seen.content is not None:
                 return checked(module.id, seen.content)
         raise Unavailable(f"module {module.id!r} keeps moving between tiers; try again")
-
-
-def is_skill_file(id: str) -> bool:
-    """Return whether an id is that of a `SKILL.md` in a directory."""
-    return id.endswith("/" + FILE) and len(id) > len(FILE) + 1
-
-
-def checked(id: str, content: bytes) -> Mapping[str, Any] | str:
-    """Return the front matter of a `SKILL.md` as a JSON object, or why it is not that of a skill."""
-    try:
-        fields, _ = split_front_matter(content.decode())
-        front: Mapping[str, Any] = json.loads(json.dumps(dict(fields), default=_plain, allow_nan=False))
-    except (ValueError, TypeError, RecursionError):
-        return "its front matter is not text that JSON can hold"
-    name, description = front.get("name"), front.get("description")
-    directory = id.split("/")[-2]
-    if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > NAME_CHARS:
-        return f"its front matter needs a name of 1 to {NAME_CHARS} characters a-z, 0-9 and single hyphens"
-    if name != directory:
-        return f"its name {name!r} is not the name of its directory, {directory!r}"
-    if not isinstance(description, str) or not 1 <= len(description) <= DESCRIPTION_CHARS:
-        return f"its description must be text of 1 to {DESCRIPTION_CHARS} characters"
-    return front
-
-
-def _plain(value: object) -> str:
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def children(files: Sequence[Described], root: str) -> tuple[list[Described], list[str]]:

@@ -15,8 +15,9 @@ from jsonschema import Draft202012Validator
 from distier.client import AsyncStore
 from distier.domain.described import Described
 from distier.domain.module import Module
+from distier.domain.skill import FILE, is_skill_file
 from distier.errors import Conflict, DistierError, NotFound
-from distier.mcp.skills import FILE, Broken, Catalogue, is_skill_file
+from distier.mcp.skills import Broken, Catalogue
 from distier.mcp.uris import module_uri
 from distier.views import explained_text
 

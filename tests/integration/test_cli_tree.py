@@ -256,3 +256,28 @@ def test_prompt_and_notebook_files_get_their_types(cli: Cli, tmp_path: Path) -> 
     assert types == {"t/a.ipynb": "application/x-ipynb+json", "t/b.prompty": "text/x-prompty", "t/c.mdc": "text/x-mdc"}
     cli("flush")
     assert ".prompty.xz" in cli("where", "t/b.prompty").text and ".ipynb.xz" in cli("where", "t/a.ipynb").text
+
+
+def test_invalid_skills_are_reported_and_stored(cli: Cli, tmp_path: Path) -> None:
+    def skill(name: str, description: str) -> str:
+        return f"---\nname: {name}\ndescription: {description}\nkeywords: [k]\n---\n# Text\n"
+
+    invalid: FILES = {
+        "no-name/SKILL.md": "# Text\n", "other/SKILL.md": skill("another", "d"), "Upper/SKILL.md": skill("Upper", "d"),
+        "no-text/SKILL.md": skill("no-text", "' '"), "long-text/SKILL.md": skill("long-text", "d" * 1025),
+        f"{'n' * 65}/SKILL.md": skill("n" * 65, "d"), "latin/SKILL.md": "---\nname: \xe9\n---\n".encode("latin-1"),
+    }  # fmt: skip
+    valid: FILES = {
+        "pdf/SKILL.md": skill("pdf", "d" * 1024), f"{'n' * 64}/SKILL.md": skill("n" * 64, "d"),
+        "pdf/scripts/run.py": "x = 1\n", "pdf/notes.md": "# Notes\n",
+    }  # fmt: skip
+    root = make(tmp_path / "skills", invalid | valid)
+    for _ in range(2):  # the second time nothing is written, and the reports are the same
+        result = cli("put", root)
+        assert result.code == 0, result.err
+        _, _, reported = result.err.partition("7 invalid skills, put like other files:\n")
+        assert {line.split(":")[0].strip() for line in reported.splitlines()} == {f"skills/{id}" for id in invalid}
+    assert "11 unchanged" in result.err
+    assert set(ids(cli)) == {f"skills/{id}" for id in invalid | valid}
+    (root / "other/SKILL.md").write_text(skill("other", "d"))
+    assert "6 invalid skills" in cli("put", root).err
