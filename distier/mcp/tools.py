@@ -35,6 +35,7 @@ VERSION = {
     "type": "string",
     "description": "Only if the module is at this version of an earlier result, such as 1-41; 0: only if there is none.",
 }
+OLDER = {"type": "string", "minLength": 3, "description": "A version, such as 1-41."}
 Arguments = Mapping[str, Any]
 
 
@@ -121,11 +122,29 @@ class Tools:
         return Output({"modules": [about(one) for one in found], "next": after})
 
     async def read(self, arguments: Arguments) -> Output:
-        id = arguments["id"]
-        module = await self.store.get(id)
+        id, version = arguments["id"], arguments.get("version")
+        module = await (self.store.get(id) if version is None else self.store.get(id, version=version))
+        if module is None and version is not None:
+            raise Refused(f"NotFound: module {id!r} has no version {version}; module_history lists its versions")
         if module is None:
             raise Refused(await self._missing(id))
         return cut(module, arguments)
+
+    async def history(self, arguments: Arguments) -> Output:
+        entries = await self.store.history(arguments["id"], limit=arguments.get("limit", 20))
+        if not entries:
+            raise Refused(await self._missing(arguments["id"]))
+        versions = [
+            {"version": str(one.version), "current": one.current, "deleted": one.deleted, "tokens": one.tokens,
+             "bytes": one.size_bytes, "sha256": one.sha256, "updated_ms": one.updated_ms}
+            for one in entries
+        ]  # fmt: skip
+        return Output({"id": arguments["id"], "versions": versions})
+
+    async def rollback(self, arguments: Arguments) -> Output:
+        id = arguments["id"]
+        landed = await self.store.rollback(id, arguments["version"], if_version=_expected(arguments))
+        return Output({"id": id, "version": str(landed.version), "tier": landed.tier})
 
     async def _missing(self, id: str) -> str:
         near = (await self.store.page(id.rpartition("/")[0], limit=5)).modules
@@ -315,8 +334,11 @@ TOOLS: tuple[Tool, ...] = (
          {"prefix": PREFIX, "limit": _limit(50), "cursor": CURSOR}, (), Tools.list),
     Tool("read_module", "Read a module",
          "Read a module's text, whole or some of its lines, or its outline. The result says which part of how much it is.",
-         {"id": ID, **READ, "outline": {"type": "boolean", "description": "Return the outline instead, if it has one."}},
-         ("id",), Tools.read),
+         {"id": ID, **READ, "outline": {"type": "boolean", "description": "Return the outline instead, if it has one."},
+          "version": {**OLDER, "description": "An older version, as module_history lists them."}}, ("id",), Tools.read),
+    Tool("module_history", "List versions",
+         "List the versions of a module that are kept, the newest first. read_module reads one of them.",
+         {"id": ID, "limit": _limit(20)}, ("id",), Tools.history),
     Tool("list_skills", "List skills",
          "List the skills: directories with a SKILL.md, with their names and descriptions.",
          {"prefix": PREFIX, "limit": _limit(50), "cursor": CURSOR}, (), Tools.list_skills),
@@ -345,6 +367,9 @@ TOOLS: tuple[Tool, ...] = (
          "Replace one passage of a module's text. The passage must occur once.",
          {"id": ID, "old": {"type": "string", "minLength": 1}, "new": {"type": "string"}, "if_version": VERSION},
          ("id", "old", "new"), Tools.edit, writes=True, destroys=True),
+    Tool("rollback_module", "Go back to a version",
+         "Write an older version of a module again, as a new version. Also brings a deleted module back.",
+         {"id": ID, "version": OLDER, "if_version": VERSION}, ("id", "version"), Tools.rollback, writes=True, destroys=True),
     Tool("delete_module", "Delete a module", "Delete a module.",
          {"id": ID, "if_version": VERSION}, ("id",), Tools.delete, writes=True, destroys=True),
 )  # fmt: skip

@@ -151,6 +151,23 @@ async def test_tools_find_read_and_write(open_client: Open, store: Store) -> Non
         assert "hot" in (await call(client, "explain_module", id="docs/long.md")).content[0].text
 
 
+async def test_older_version_is_listed_read_and_brought_back(open_client: Open, store: Store) -> None:
+    store.archive_now()
+    store.put("prompts/hello.md", "changed")
+    async with open_client() as client:
+        history = (await call(client, "module_history", id="prompts/hello.md")).structured_content["versions"]
+        assert [one["current"] for one in history] == [True, False]
+        older = history[1]["version"]
+        read = await call(client, "read_module", id="prompts/hello.md", version=older)
+        assert read.content[0].text == CONTENTS["prompts/hello.md"] and read.structured_content["version"] == older
+        back = await call(client, "rollback_module", id="prompts/hello.md", version=older)
+        assert store.get("prompts/hello.md").text == CONTENTS["prompts/hello.md"]  # type: ignore[union-attr]
+        assert back.structured_content["version"] not in (older, history[0]["version"])
+        assert "module_history" in await refusal(client, "read_module", id="prompts/hello.md", version="7-7")
+        assert "NotFound" in await refusal(client, "rollback_module", id="prompts/hello.md", version="7-7")
+        assert "NotFound" in await refusal(client, "module_history", id="none")
+
+
 async def test_long_module_is_read_in_parts_that_say_so(open_client: Open) -> None:
     async with open_client() as client:
         text, line = "", 1
