@@ -9,7 +9,7 @@ FAST   := tests/unit tests/guard tests/typing tests/docs/test_generated.py tests
 READY  := $(VENV)/.ready
 PAGES  := $(VENV)/.docs
 SUITES := $(VENV)/suites
-CONFORMANCE := @modelcontextprotocol/conformance@0.2.0-alpha.12
+CONFORMANCE := @modelcontextprotocol/conformance@0.2.0-alpha.12 @modelcontextprotocol/inspector@2.12.0
 SDISTS := langgraph-checkpoint==4.3.2 langgraph-checkpoint-sqlite==3.1.2 anthropic==2.14.0
 
 .DEFAULT_GOAL := help

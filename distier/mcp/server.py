@@ -234,7 +234,7 @@ class Served:
         }
         if page.after is not None:
             result["nextCursor"] = page.after
-        return {"resultType": "complete"} | result
+        return _whole(result)
 
     # -- prompts and completion ----------------------------------------------------------------------------------------
 

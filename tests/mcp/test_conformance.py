@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ SCENARIOS = {
     "server-session-lifecycle": 3, "ping": 2, "sep-2164-resource-not-found": 3, "server-stateless": 24,
 }  # fmt: skip
 """The scenarios that apply, and how many checks of each pass."""
+INSPECTOR = SUITES / "node_modules" / ".bin" / "mcp-inspector"
 UNTESTABLE = {"server-stateless": 4}
 """Checks that need tools which exist only for the test."""
 
@@ -35,3 +39,29 @@ def test_scenario_passes(scenario: str, serve: Serve, tmp_path: Path) -> None:
     passed, total, failed = map(int, found[-1])
     assert passed >= SCENARIOS[scenario] and failed <= UNTESTABLE.get(scenario, 0), done.stdout[-3000:]
     assert total == passed + failed
+
+
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+@pytest.mark.parametrize(
+    "method", [["skills/list", "--verify"], ["skills/get", "--uri", "skill://skills/form-filling/SKILL.md", "--verify"],
+               ["resources/directory/read", "--uri", "skill://skills/form-filling"], ["tools/list", "--strict"]],
+)  # fmt: skip
+def test_inspector_finds_nothing_wrong(
+    transport: str, method: list[str], serve: Serve, environment: dict[str, str], tmp_path: Path
+) -> None:
+    if not (NODE.exists() and INSPECTOR.exists()):
+        pytest.skip("the Inspector is not installed: make suites")
+    mine = environment | {"PATH": f"{NODE.parent}:{environment['PATH']}", "HOME": str(tmp_path)}
+    mine |= {"PYTHONPATH": os.pathsep.join(sys.path)}
+    if transport == "http":
+        target = [serve(), "--transport", "http"]
+    else:  # the Inspector passes on no variables but these
+        own = [f"{name}={value}" for name, value in mine.items() if name.startswith(("DISTIER_", "PYTHONPATH"))]
+        target = [sys.executable, "-m", "distier", "mcp", *(word for pair in own for word in ("-e", pair))]
+    command = [str(INSPECTOR), "--cli", "--protocol-era", "modern", *target, "--method", *method]
+    done = subprocess.run(command, cwd=tmp_path, env=mine, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    if "--verify" in method:
+        found = json.loads(done.stdout.splitlines()[0])
+        assert found["conformance"] == [] and {file["status"] for file in found["files"]} == {"verified"}
+        assert len(found["files"]) == 3
