@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,8 +19,10 @@ from .session import Chosen, Session, ids_from, matching, read_stdin, session_of
 from .tree import Tree
 
 if TYPE_CHECKING:
+    from distier.client import Store
     from distier.domain.module import Landed, Module, Placement
 
+PAGE = 500
 TierName = Literal["hot", "warm", "cold"]
 _IDS: dict[str, Any] = {"help": "Module ids; `-` reads ids from stdin, one per line.", "autocompletion": complete_ids}
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", **_IDS)]
@@ -286,19 +289,20 @@ def ls(
         str, typer.Argument(metavar="[PREFIX]", help="Only ids with this prefix.", autocompletion=complete_ids)
     ] = "",
     tier: Annotated[TierName | None, typer.Option("--tier", help="Only modules in this tier.")] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=0, help="Maximum number of ids, in no particular order.")
-    ] = None,
+    after: Annotated[
+        str, typer.Option("--after", metavar="ID", help="Only ids after this one, to continue a list.")
+    ] = "",
+    limit: Annotated[int | None, typer.Option("--limit", min=0, help="Maximum number of ids.")] = None,
     long: Annotated[bool, typer.Option("--long", "-l", help="Show tier, version, tokens and sizes.")] = False,
     zero: Annotated[
         bool, typer.Option("--null", "-0", help="End each id with a NUL byte, as other commands' -0 expects.")
     ] = False,
 ) -> None:
-    """List module ids, sorted."""
+    """List module ids in the order of their bytes."""
     session = session_of(context)
     with session.look() as store:
-        found = sorted(store.scan(prefix, tier=tier, limit=limit))
-        placements = (placement for id, _ in found if (placement := store.where(id))) if long else iter(())
+        found = store.scan(prefix, after=after, tier=tier, limit=limit)
+        placements = _placements(store, found) if long else iter(())
         if session.json:
             for data in map(view, placements) if long else ({"id": id, "tier": tier} for id, tier in found):
                 output.emit(data)
@@ -309,6 +313,12 @@ def ls(
         else:
             for id, _ in found:
                 print(id if zero else output.shown(id), end="\0" if zero else "\n")
+
+
+def _placements(store: Store, found: Iterator[tuple[str, str]]) -> Iterator[Placement]:
+    """Yield where these modules are, with a round trip for each page."""
+    while some := [id for id, _ in islice(found, PAGE)]:
+        yield from filter(None, store.where_many(some).values())
 
 
 def _long(p: Placement) -> tuple[str, ...]:
