@@ -63,6 +63,8 @@ def mcp(
     host, _, port = http.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
         raise typer.BadParameter(f"--http {http!r} must be HOST:PORT, such as 127.0.0.1:8090")
+    if token == "":
+        raise typer.BadParameter("--token is empty: is the variable that it comes from not set?")
     bare = host.strip("[]")
     if token is None and bare not in ("127.0.0.1", "localhost", "::1"):
         raise typer.BadParameter(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -289,3 +290,9 @@ def test_http_needs_the_token_and_a_known_host(serve: Serve) -> None:
     assert httpx.post(url, json=body, headers=good | {"Host": "evil.example.com"}).status_code == 421
     assert httpx.post(url, json=body, headers=good | {"Origin": "http://evil.example.com"}).status_code == 403
     assert httpx.post(url, json=body, headers=good).status_code not in (401, 403, 421)
+
+
+def test_empty_token_is_refused(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "distier", "mcp", "--http", "127.0.0.1:0", "--token", ""]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2 and "--token is empty" in done.stderr

@@ -19,7 +19,7 @@ from distier.plans.common.content import make_frame
 from distier.plans.common.namespace import Located, Namespace
 from distier.plans.put.durable import Fenced, archive_version, is_settled, list_newer_epochs, reserve_position
 from distier.plans.put.prepare import Item, Prepared, level_of, need_replica, prepare
-from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unknown, unsure
+from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unknown, unsettled, unsure
 from distier.plans.recovery.adopt import verify
 from distier.plans.tier.keep import is_refused
 from distier.plans.tier.ledger import enlarge_quota
@@ -111,9 +111,9 @@ def attempt(space: Namespace, shard: Shard, p: Prepared, tier: Tier, body: bytes
     put = partial(_put, shard, p, tier, body, kind)
     try:
         return (yield from with_room(space, shard, put, last_resort=nowhere_else, own=p.id, ahead=p.ahead))
-    except Full:
+    except Full as e:
         if p.position is None:
-            raise
+            raise (Unavailable(unsettled(p.id)) if p.sending.lost else e) from e
         return None
 
 
@@ -137,6 +137,8 @@ def _refusal(p: Prepared, reply: object) -> DistierError:
             return Recovering(unsure(p.id))
         case Refused(Refusal.UNKNOWN, version):
             return Unavailable(unknown(p.id, version))
+        case _ if p.sending.lost:
+            return Unavailable(unsettled(p.id))
         case _:
             return Full(
                 f"no room for module {p.id!r}: what is hot is pinned, or other writers were quicker, and warm is "

@@ -59,3 +59,11 @@ def unknown(id: str, version: str) -> str:
         f"the connection was lost during a write of module {id!r}, and it is not known whether it was applied before version "
         f"{version}, which is there now: read the module, then decide"
     )
+
+
+def unsettled(id: str) -> str:
+    """Return the message of a write that found no room when it was sent again, after a reply to it was lost."""
+    return (
+        f"the connection was lost during a write of module {id!r}, and there was no room when it was sent again: it is not "
+        "known whether it was applied before. Read the module, then decide"
+    )
