@@ -103,7 +103,11 @@ def is_full_marker(namespace: str, key: str) -> bool:
 def row_of(namespace: str, record: Record, key: str, archived_bytes: int) -> Row:
     """Return the row of a version that is archived under `key`."""
     known = describe_plain(record)
-    _unpack_keywords(known)
+    try:
+        if "keywords" in known:
+            known["keywords"] = json.loads(str(known["keywords"]))
+    except (ValueError, RecursionError):
+        del known["keywords"]  # damaged: the row must not keep the version from being archived
     if record.deleted:
         known = {name: known[name] for name in ("id", "version", "tok", "updated") if name in known}
     else:
@@ -117,17 +121,12 @@ def row_of_description(namespace: str, key: str, id: str, described: Mapping[str
     for name in ("bytes", "tokens", "created", "updated"):
         if name in known:
             known[name] = _number(known[name])
-    _unpack_keywords(known)
-    return Row(key.removeprefix(modules_prefix(namespace)), id, {"id": id, **known, "archived_bytes": archived_bytes})
-
-
-def _unpack_keywords(known: dict[str, Any]) -> None:
-    """Make a list of the keywords. Damaged ones are left out: the row must not keep the version from being archived."""
     try:
         if "keywords" in known:
-            known["keywords"] = json.loads(str(known["keywords"]))
+            known["keywords"] = json.loads(known["keywords"])
     except (ValueError, RecursionError):
         del known["keywords"]
+    return Row(key.removeprefix(modules_prefix(namespace)), id, {"id": id, **known, "archived_bytes": archived_bytes})
 
 
 def pack_rows(rows: Iterable[Row]) -> bytes:
