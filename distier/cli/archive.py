@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from distier.plans.get.archive import Archived
 
 DEADLINE_S = 24 * 3600.0
-"""Time limit of a whole command, in seconds. Each request still has its own timeout."""
+"""Time limit of a whole command, in seconds. Each request still has its own timeout; a repair waits for Redis that long."""
 
 
 def register(app: typer.Typer) -> None:
@@ -196,20 +196,15 @@ def history(
 ) -> None:
     """Show the versions of a module in the archive, the newest first, without Redis."""
     from distier.plans.get.archive import archived_history
-    from distier.views import view
 
-    from .versions import history_lines
+    from .versions import print_history
 
     session = session_of(context)
     with archive_alone(session) as (space, driver):
         found = driver.run(archived_history(space, check_id(id), limit))
         if not found:
             raise NotFound(f"the archive of namespace {space.namespace!r} has no module {id!r}")
-    if session.json:
-        for entry in found:
-            output.emit(view(entry))
-    else:
-        print("\n".join(history_lines(found)))
+    print_history(session, found)
 
 
 def restore(

@@ -13,9 +13,8 @@ from typing import IO, Annotated, cast
 import typer
 
 from . import exits, output
+from .archive import DEADLINE_S
 from .session import session_of
-
-DEADLINE_S = 24 * 3600.0
 
 
 def export(

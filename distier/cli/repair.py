@@ -14,7 +14,7 @@ from distier.errors import Corrupt, DistierError
 from distier.views import finding_view, findings_view
 
 from . import exits, output
-from .archive import register_reading
+from .archive import DEADLINE_S, register_reading
 from .export import export
 from .modules import Glob, Prefix, SomeIds, Zero
 from .session import Chosen, Session, session_of
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from distier.plans.common.namespace import Namespace
     from distier.plans.recovery.fsck.findings import Finding, Findings
     from distier.plans.recovery.rescue import Rescued
-
-DEADLINE_S = 24 * 3600.0
-"""Time limit of a whole repair, in seconds. Each request still has its own timeout; the repair waits for an unavailable
-Redis."""
 
 
 def register(app: typer.Typer) -> None:

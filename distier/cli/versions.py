@@ -14,7 +14,7 @@ from distier.views import view
 from . import exits, output
 from .complete import complete_ids
 from .modules import IfVersion, Level
-from .session import session_of
+from .session import Session, session_of
 
 if TYPE_CHECKING:
     from distier.domain.module import HistoryEntry, Module
@@ -41,15 +41,19 @@ def history(
         found = store.history(id, limit=limit)
     if not found:
         raise NotFound(f"there is no version of module {id!r} in namespace {store.space.namespace!r}")
+    print_history(session, found)
+
+
+def print_history(session: Session, found: list[HistoryEntry]) -> None:
+    """Print versions, one a line."""
     if session.json:
         for entry in found:
             output.emit(view(entry))
     else:
-        print("\n".join(history_lines(found)))
+        print("\n".join(_history_lines(found)))
 
 
-def history_lines(found: list[HistoryEntry]) -> Iterator[str]:
-    """Return a table of versions, one a line."""
+def _history_lines(found: list[HistoryEntry]) -> Iterator[str]:
     rows = [
         (
             str(entry.version),

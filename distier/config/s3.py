@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from distier.config.section import Section
 from distier.config.units import one_of
 
-_CLASSES = (
+StorageClass = Literal[
     "STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE",
     "REDUCED_REDUNDANCY",
-)  # fmt: skip
+]  # fmt: skip
 
 
 class S3Requests(Section):
     """Settings that only S3 has."""
 
-    storage_class: Annotated[
-        Literal[
-            "STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE",
-            "REDUCED_REDUNDANCY",
-        ],
-        one_of(*_CLASSES),
-    ] | None = Field(
+    storage_class: Annotated[StorageClass, one_of(*get_args(StorageClass))] | None = Field(
         default=None,
         description="storage class of new contents; sidecars, tombstones and epochs stay in the bucket's default class. "
         "Contents in `GLACIER` and `DEEP_ARCHIVE` need `distier restore` before a read",

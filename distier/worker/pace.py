@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 from distier.effects import T
@@ -33,7 +33,7 @@ class Pacer:
         cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
         self.requests: Counter[str] = Counter()
-        self.durations: dict[str, Histogram] = {}
+        self.durations: defaultdict[str, Histogram] = defaultdict(Histogram)
         self.failures = 0
         self.throttled_s = {"archive": 0.0, "cpu": 0.0}
         self.cpu_s = 0.0
@@ -94,6 +94,6 @@ class Pacer:
                 self.failures += error is not None
                 self.last_answer_s = self._clock()
                 self.last_failure = None if error is None else str(error)
-                self.durations.setdefault(verb, Histogram()).add(self.last_answer_s - began_s)
+                self.durations[verb].add(self.last_answer_s - began_s)
 
         return ended

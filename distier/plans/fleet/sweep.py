@@ -50,8 +50,8 @@ from distier.plans.recovery.manifest import (
     list_rows,
     step_of,
 )
-from distier.plans.recovery.rebuild import list_module, rebuild
-from distier.plans.recovery.walk import NO_POSITION, Group, Position, Skipped
+from distier.plans.recovery.rebuild import rebuild
+from distier.plans.recovery.walk import NO_POSITION, Group, Position, Skipped, list_module
 
 if TYPE_CHECKING:
     from distier.domain.objects import Listed
@@ -154,7 +154,7 @@ def _delete_listed(space: Namespace, groups: Sequence[Sequence[Row]], now_ms: in
         if rows[-1].deleted and (rows[-1].updated_ms < old_ms or not rows[-1].updated_ms):
             # A tombstone goes only where a LIST shows that nothing else is left. The LIST also knows its age.
             group = yield from list_module(space, group.id)
-        if group is None:
+        if not group.objects:
             gone.update(modules_prefix(space.namespace) + row.key for row in rows)
         else:
             wanted.append(group)

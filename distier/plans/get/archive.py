@@ -20,8 +20,7 @@ from distier.plans.common.commands import chunks
 from distier.plans.common.namespace import Namespace
 from distier.plans.get.history import describe_all, entry_of, version_in, version_of, versions_in
 from distier.plans.recovery.manifest import list_manifest, open_manifest, step_of
-from distier.plans.recovery.rebuild import list_module
-from distier.plans.recovery.walk import ArchiveWalk, Group
+from distier.plans.recovery.walk import ArchiveWalk, Group, list_module
 
 
 class Archived(NamedTuple):
@@ -139,7 +138,7 @@ def read_archived(
         return (yield from version_in(space, group, objects[:1]))
     for found in (yield from describe_all(space, group, objects)):
         record = found.record
-        written_ms = record.updated_ms or (group.modified_ms[found.object.key] if group else 0)
+        written_ms = record.updated_ms or group.modified_ms[found.object.key]
         if written_ms <= at_ms:
             return (yield from version_in(space, group, [found.object]))
     return None

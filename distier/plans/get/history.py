@@ -22,8 +22,7 @@ from distier.plans.common.namespace import Namespace
 from distier.plans.get.one import get
 from distier.plans.recovery.adopt import newest_version
 from distier.plans.recovery.describe import Vanished, describe_object
-from distier.plans.recovery.rebuild import list_module
-from distier.plans.recovery.walk import Group
+from distier.plans.recovery.walk import Group, list_module
 
 TOGETHER = 32
 HISTORY_MAX = 1000
@@ -88,13 +87,13 @@ def entry_of(record: Record, *, current: bool, archived: bool) -> HistoryEntry:
     )  # fmt: skip
 
 
-def versions_in(group: Group | None, record: Record | None) -> list[VersionObject]:
+def versions_in(group: Group, record: Record | None) -> list[VersionObject]:
     """Return the objects of a module's versions, the newest first.
 
     One after the record is of a write that was never applied.
     """
     best: dict[tuple[int, int], VersionObject] = {}
-    for found in group.objects if group else ():
+    for found in group.objects:
         position = found.order[:2]
         if found.kind == "meta" or (record is not None and position > record.order[:2]):
             continue
@@ -103,9 +102,7 @@ def versions_in(group: Group | None, record: Record | None) -> list[VersionObjec
     return [best[position] for position in sorted(best, reverse=True)]
 
 
-def describe_all(space: Namespace, group: Group | None, objects: Sequence[VersionObject]) -> Plan[list[Described]]:
-    if group is None:
-        return []
+def describe_all(space: Namespace, group: Group, objects: Sequence[VersionObject]) -> Plan[list[Described]]:
     described: list[Described] = []
     for start in range(0, len(objects), TOGETHER):
         some = objects[start : start + TOGETHER]
@@ -116,8 +113,7 @@ def describe_all(space: Namespace, group: Group | None, objects: Sequence[Versio
 
 
 def _describe(space: Namespace, group: Group, found: VersionObject) -> Plan[list[Described]]:
-    sidecar = next((o.key for o in group.objects if o.kind == "meta" and o.order == found.order), None)
-    adoption = yield from describe_object(space, group.id, found, sidecar, group.sizes[found.key])
+    adoption = yield from describe_object(space, group.id, found, group.sidecar_of(found), group.sizes[found.key])
     return [Described(found, adoption)] if adoption.kind != "none" else []
 
 
@@ -136,7 +132,7 @@ def get_version(space: Namespace, id: str, version: Order | str) -> Plan[Module 
     return (yield from version_in(space, group, [o for o in versions_in(group, record) if o.order[:2] == wanted]))
 
 
-def version_in(space: Namespace, group: Group | None, objects: Sequence[VersionObject]) -> Plan[Module | None]:
+def version_in(space: Namespace, group: Group, objects: Sequence[VersionObject]) -> Plan[Module | None]:
     """Return the module of the first of these objects, from the archive alone."""
     for found in (yield from describe_all(space, group, objects)):
         if found.adoption.kind == "content":

@@ -8,7 +8,7 @@ from distier.domain import archived as names
 from distier.domain import manifest as files
 from distier.domain.manifest import Row, row_of
 from distier.domain.module import Record
-from distier.effects import ArchiveDelete, ArchiveList, ArchivePut, Count, NewToken, Parallel, Pipeline, Plan, collect
+from distier.effects import ArchiveDelete, ArchivePut, Count, NewToken, Parallel, Pipeline, Plan, collect
 from distier.errors import Corrupt, DistierError
 from distier.plans.common.commands import chunks, record_command
 from distier.plans.common.namespace import Namespace
@@ -100,9 +100,8 @@ def _describe(
     space: Namespace, group: Group, object: names.VersionObject, rows: list[Row], skipped: Skipped
 ) -> Plan[None]:
     """Describe a version by its object. One that cannot be read gets no row, and is as good without."""
-    sidecar = next((o.key for o in group.objects if o.kind == "meta" and o.order == object.order), None)
     try:
-        found = yield from describe_object(space, group.id, object, sidecar, group.sizes[object.key])
+        found = yield from describe_object(space, group.id, object, group.sidecar_of(object), group.sizes[object.key])
         skipped.went_well()
     except DistierError as e:
         skipped.add(object.key, e)
@@ -110,17 +109,3 @@ def _describe(
         return
     if found.kind != "none":
         rows.append(row_of_adoption(space, object, found))
-
-
-def list_module(space: Namespace, id: str) -> Plan[Group | None]:
-    """List the objects of one module; None if there are none."""
-    prefix, after = names.version_prefix(space.namespace, id), ""
-    group = Group(names.module_directory(space.namespace, id).rstrip("/"), id)
-    while page := (yield from ArchiveList(prefix, start_after=after)):
-        for entry in page:
-            found = names.parse_key(entry.key)
-            if found and found.is_in(prefix):
-                group.objects.append(found)
-                group.sizes[entry.key], group.modified_ms[entry.key] = entry.size_bytes, entry.modified_ms
-        after = page[-1].key
-    return group if group.objects else None

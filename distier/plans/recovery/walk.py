@@ -60,6 +60,10 @@ class Group:
         present = [o for o in self.objects if o.kind != "meta"]
         return max(present, key=lambda o: o.rank) if present else None
 
+    def sidecar_of(self, version: VersionObject) -> str | None:
+        """Return the key of the sidecar that describes a version; None if it has none."""
+        return next((o.key for o in self.objects if o.kind == "meta" and o.order == version.order), None)
+
     @property
     def lone_sidecars(self) -> list[str]:
         """Sidecars without their content that no greater version dominates."""
@@ -70,6 +74,20 @@ class Group:
             for o in self.objects
             if o.kind == "meta" and o.order not in present and not (greatest and o.order < greatest.order)
         ]
+
+
+def list_module(space: Namespace, id: str) -> Plan[Group]:
+    """List the objects of one module; the group is empty if there are none."""
+    prefix, after = names.version_prefix(space.namespace, id), ""
+    group = Group(names.module_directory(space.namespace, id).rstrip("/"), id)
+    while page := (yield from ArchiveList(prefix, start_after=after)):
+        for entry in page:
+            found = names.parse_key(entry.key)
+            if found and found.is_in(prefix):
+                group.objects.append(found)
+                group.sizes[entry.key], group.modified_ms[entry.key] = entry.size_bytes, entry.modified_ms
+        after = page[-1].key
+    return group
 
 
 class ArchiveWalk:

@@ -144,11 +144,12 @@ def _batches(shard: Shard, ids: Sequence[str]) -> Plan[list[list[str]]]:
     calls = [Command(shard, ("HGET", shard.module(id), "bytes"), _size) for id in ids]
     batches: list[list[str]] = []
     room = 0
-    for id, size in zip(ids, (yield from Pipeline(calls)), strict=True):
-        room -= 0 if isinstance(size, DistierError) else size
+    for id, reply in zip(ids, (yield from Pipeline(calls)), strict=True):
+        size = 0 if isinstance(reply, DistierError) else reply
+        room -= size
         if room < 0 or not batches:
             batches.append([])
-            room = BATCH_BYTES - (0 if isinstance(size, DistierError) else size)
+            room = BATCH_BYTES - size
         batches[-1].append(id)
     return batches
 
