@@ -14,6 +14,7 @@ from tests.cluster.conftest import SHARDS, Stores
 from tests.cluster.load import Load
 from tests.cluster.test_moves import near_on, shows
 from tests.clusters import NODE_TIMEOUT_MS
+from tests.deadlines import short_deadline
 from tests.servers import poll
 
 ANSWERED_S = NODE_TIMEOUT_MS / 1000 + 12
@@ -50,17 +51,22 @@ def test_killed_master_under_load_loses_nothing_durable(stores: Stores):
 @pytest.mark.usefixtures("takes_seconds")
 @pytest.mark.parametrize("kind", ("sync", "async"))
 async def test_other_shards_work_while_a_master_is_dead(stores: Stores, kind: str):
-    face, cluster = await stores.open(kind, deadline="300ms"), stores.cluster
+    face, cluster = await stores.open(kind), stores.cluster
     ids = stores.ids(48)
     await face.put_many([Item(id, "x") for id in ids])
     dead, shards = victim_of(stores)
     gone = {id for id in ids if stores.keys.shard(id) in shards}
+    for replica in cluster.replicas():  # the failover waits for the end of this part, however long it takes
+        cluster.ask(replica, "CONFIG", "SET", "cluster-replica-no-failover", "yes")
     dead.kill9()
-    results = dict(zip(ids, await face.put_many([Item(id, "y") for id in ids]), strict=True))
+    with short_deadline(face, 2.0):
+        results = dict(zip(ids, await face.put_many([Item(id, "y") for id in ids]), strict=True))
     assert {id for id, r in results.items() if isinstance(r, RedisUnavailable)} == gone
     assert all((await face.get_many([id for id in ids if id not in gone])).values())
-    with pytest.raises(RedisUnavailable):
+    with short_deadline(face, 0.3), pytest.raises(RedisUnavailable):
         await face.get_many(ids)
+    for replica in cluster.replicas():
+        cluster.ask(replica, "CONFIG", "SET", "cluster-replica-no-failover", "no")
     cluster.await_failover(dead, [s.slot for s in shards])
     found = (await stores.open(kind)).get_many(ids)
     assert all((await found).values())

@@ -13,6 +13,7 @@ from distier import Item
 from distier.errors import RedisUnavailable
 from tests.cluster.conftest import SHARDS, Stores
 from tests.cluster.load import Load
+from tests.deadlines import short_deadline
 from tests.servers import poll
 
 KINDS_OF_STORE = ("sync", "async")
@@ -67,7 +68,7 @@ def test_slots_moving_atomically_under_load_lose_nothing(stores: Stores):
 @pytest.mark.usefixtures("takes_seconds")
 @pytest.mark.parametrize("kind", KINDS_OF_STORE)
 async def test_reads_work_and_writes_wait_while_a_slot_moves(stores: Stores, kind: str):
-    face, cluster, shard = await stores.open(kind, deadline="1s"), stores.cluster, stores.keys.shards[3]
+    face, cluster, shard = await stores.open(kind), stores.cluster, stores.keys.shards[3]
     ids = [id for id in stores.ids(200) if stores.keys.shard(id) is shard][:4]
     others = [id for id in stores.ids(60) if stores.keys.shard(id) is not shard]
     await face.put_many([Item(id, f"text of {id}") for id in (*ids, *others)])
@@ -82,15 +83,16 @@ async def test_reads_work_and_writes_wait_while_a_slot_moves(stores: Stores, kin
     found = await face.get_many([*ids, *others])
     assert all(found[id].text == f"text of {id}" for id in found)
     began_s = time.monotonic()
-    with pytest.raises(RedisUnavailable, match="moving to another master"):
+    with short_deadline(face, 1.0), pytest.raises(RedisUnavailable, match="moving to another master"):
         await face.put(ids[1], "new")
     assert 0.5 < time.monotonic() - began_s < 10
-    with pytest.raises(RedisUnavailable, match="moving to another master"):
+    with short_deadline(face, 1.0), pytest.raises(RedisUnavailable, match="moving to another master"):
         await face.get(
             next(id for id in stores.ids(999, "no") if stores.keys.shard(id) is shard)
         )  # a miss needs a proof
     # Other shards do not wait, not even in the same call.
-    results = await face.put_many([Item(id, "new") for id in (ids[1], *others[:5])])
+    with short_deadline(face, 2.0):
+        results = await face.put_many([Item(id, "new") for id in (ids[1], *others[:5])])
     assert isinstance(results[0], RedisUnavailable) and [r.tier for r in results[1:]] == ["hot"] * 5
     late = asyncio.ensure_future(asyncio.to_thread(patient.put, ids[2], "late"))
     await asyncio.sleep(0.2)
@@ -231,7 +233,7 @@ def test_near_cache_distrusts_a_master_that_lost_a_slot(stores: Stores):
 @pytest.mark.usefixtures("takes_seconds")
 def test_near_cache_distrusts_a_partitioned_master(stores: Stores):
     """The master replies to PING and pushes nothing, as a partitioned master does that knows about its partition."""
-    store, cluster = stores.store(near__enabled=True, deadline="500ms"), stores.cluster
+    store, cluster = stores.store(near__enabled=True), stores.cluster
     shard = stores.keys.shards[9]
     id = stores.id_in(shard)
     store.put(id, "x")
@@ -241,7 +243,7 @@ def test_near_cache_distrusts_a_partitioned_master(stores: Stores):
     try:
         poll(lambda: not store.near.status.startswith("on"), timeout_s=4, what="the heartbeat's insight")
         assert id not in store.near.cache
-        with pytest.raises(RedisUnavailable, match="CLUSTERDOWN"):
+        with short_deadline(store, 0.5), pytest.raises(RedisUnavailable, match="CLUSTERDOWN"):
             store.get(id)
     finally:
         cluster.ask(home, "CLUSTER", "ADDSLOTS", shard.slot)

@@ -24,6 +24,7 @@ from distier.plans.recovery.fsck.findings import KINDS
 from distier.plans.recovery.rescue import rescue
 from distier.plans.recovery.walk import Skipped
 from distier.worker import Worker
+from tests.deadlines import short_deadline
 from tests.integration.faulty_s3 import FaultyS3
 from tests.servers import TestServer, poll
 
@@ -90,12 +91,9 @@ def store(open_store: Callable[..., Store]) -> Store:
 @contextmanager
 def in_time(store: Store) -> Iterator[None]:
     """Calls end at a deadline of `DEADLINE_S`."""
-    usual_s, store._driver.deadline_s = store._driver.deadline_s, DEADLINE_S
     begin = time.monotonic()
-    try:
+    with short_deadline(store, DEADLINE_S):
         yield
-    finally:
-        store._driver.deadline_s = usual_s
     took = time.monotonic() - begin
     assert took < DEADLINE_S + SLACK_S, f"took {took:.2f} s"
 

@@ -72,7 +72,7 @@ class SlowCounter:
 
 @pytest.mark.parametrize("verb", ["put", "put_many"])
 async def test_counter_is_loaded_before_the_clock_starts(world: World, verb: str) -> None:
-    face = await world.open(counter=SlowCounter(load_s=1.5), deadline="1s")
+    face = await world.open(counter=SlowCounter(load_s=4), deadline="3s")
     if verb == "put":
         assert (await face.put("a", "text")).tier == "hot"
     else:
@@ -123,7 +123,7 @@ async def test_counting_ends_at_the_deadline(world: World, verb: str) -> None:
 async def test_late_batch_reports_what_landed(world: World) -> None:
     """Its first part landed before the count of the second part used up the time."""
     counter = SlowInParts()
-    face = await world.open(counter=counter, deadline="1s", max_module_bytes=LARGE_BYTES)
+    face = await world.open(counter=counter, deadline="4s", max_module_bytes=LARGE_BYTES)
     landed, late = await face.put_many([Item("a", "text", tokens=1), Item("b", "x" * LARGE_BYTES)])
     assert landed.tier == "hot"
     assert isinstance(late, DeadlineExceeded)

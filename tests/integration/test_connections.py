@@ -30,6 +30,7 @@ from distier.errors import OutOfStep, Unavailable
 from distier.stores.redis import AsyncRedisExchange, RedisExchange
 from distier.stores.redis.wire import SEND_BYTES
 from tests.conftest import empty
+from tests.deadlines import short_deadline
 from tests.integration.world import Face, World, until
 from tests.proxy import Proxy
 from tests.servers import TestServer, running_server
@@ -417,11 +418,11 @@ async def _seconds_of_shorter_call(long: Coroutine[Any, Any, Any], short: Corout
 async def test_call_ends_at_its_deadline_while_a_longer_call_waits(
     own_server: TestServer, tmp_path: Path, connected: bool
 ) -> None:
-    store = await opened(own_server.url, tmp_path, deadline="1s")
+    store = await opened(own_server.url, tmp_path)
     if not connected:
         kill_all(own_server)
         await asyncio.sleep(0.1)
-    with frozen(own_server):
+    with frozen(own_server), short_deadline(store, 1.0):
         long_s = HANG_S * 3
         assert await _seconds_of_shorter_call(store.archive_now(deadline_s=long_s), store.get("a")) < HANG_S
         assert await _seconds_of_shorter_call(store.archive_now(deadline_s=long_s), store.put("a", "a")) < HANG_S
@@ -431,8 +432,8 @@ async def test_call_ends_at_its_deadline_while_a_longer_call_waits(
 
 
 async def test_shorter_call_does_not_end_the_longer_one(own_server: TestServer, tmp_path: Path) -> None:
-    store = await opened(own_server.url, tmp_path, deadline="300ms")
-    with frozen(own_server):
+    store = await opened(own_server.url, tmp_path)
+    with frozen(own_server), short_deadline(store, 0.3):
         flush = asyncio.create_task(store.archive_now(deadline_s=60))
         await asyncio.sleep(0.05)
         await seconds(store.get("a"), Unavailable)
@@ -444,10 +445,11 @@ async def test_shorter_call_does_not_end_the_longer_one(own_server: TestServer, 
 
 async def test_slowly_trickling_reply_ends_at_the_deadline(own_server: TestServer, tmp_path: Path, kind: str) -> None:
     with Proxy(own_server.port) as proxy:
-        face = await face_of(kind, proxy.url, tmp_path, deadline="1s")
+        face = await face_of(kind, proxy.url, tmp_path)
         await face.put("large", os.urandom(1_500_000), tokens=10)
         proxy.slow_down(25_000)
-        assert await seconds(face.get("large"), Unavailable) < HANG_S  # would take a minute at this pace
+        with short_deadline(face, 1.0):
+            assert await seconds(face.get("large"), Unavailable) < HANG_S  # would take a minute at this pace
         proxy.slow_down(0)
         assert len((await face.get("large")).content) == 1_500_000
         await face.close()
@@ -479,13 +481,14 @@ async def test_pipeline_to_a_server_that_stops_reading_ends_at_the_deadline(
     own_server: TestServer, tmp_path: Path, kind: str
 ) -> None:
     with Proxy(own_server.port) as proxy:
-        face = await face_of(kind, proxy.url, tmp_path, deadline="1s")
+        face = await face_of(kind, proxy.url, tmp_path)
         await face.put("a", "a")
         os.kill(own_server.pid, signal.SIGSTOP)
         try:
             items = [Item(f"m{i}", os.urandom(900_000), tokens=1) for i in range(8)]
             begin = time.monotonic()
-            landings = await face.put_many(items)
+            with short_deadline(face, 1.0):
+                landings = await face.put_many(items)
             assert time.monotonic() - begin < HANG_S
         finally:
             os.kill(own_server.pid, signal.SIGCONT)

@@ -31,6 +31,7 @@ from distier.errors import Conflict, Invalid, Unavailable
 from distier.near import Near, tracker
 from distier.plans.put.prepare import Item
 from distier.stores.redis import RedisExchange
+from tests.deadlines import short_deadline
 from tests.servers import TestServer, poll, running_server
 
 STALENESS_S = 0.5
@@ -240,12 +241,12 @@ def test_own_writes_are_read_at_once(near: Store) -> None:
 
 
 def test_near_cache_recovers_from_kill_9_and_restart(own_server: TestServer, tmp_path: Path) -> None:
-    with connect({}, **settings(own_server.url, tmp_path, deadline="300ms")) as store:
+    with connect({}, **settings(own_server.url, tmp_path)) as store:
         store.put("a", "1")
         bring_near(store, "a")
         own_server.kill9()
         poll(lambda: not is_near(store, "a"), timeout_s=STALENESS_S)
-        with pytest.raises(Unavailable):
+        with short_deadline(store, 0.3), pytest.raises(Unavailable):
             store.get("a")
         assert store.near.status.startswith("connecting: ConnectionError")
         own_server.start()
@@ -268,7 +269,7 @@ def test_killed_tracker_connection_makes_everything_a_suspect_and_reconnects(nea
 
 
 def test_hits_end_within_the_bound_when_the_server_is_stopped(own_server: TestServer, tmp_path: Path) -> None:
-    with connect({}, **settings(own_server.url, tmp_path, deadline="300ms")) as store:
+    with connect({}, **settings(own_server.url, tmp_path)) as store:
         store.put("a", "1")
         bring_near(store, "a")
         os.kill(own_server.pid, signal.SIGSTOP)
@@ -279,7 +280,7 @@ def test_hits_end_within_the_bound_when_the_server_is_stopped(own_server: TestSe
                 assert asked_s - stopped_s < STALENESS_S
                 asked_s = time.monotonic()
             assert store.near.status.startswith(("bypassed", "connecting"))
-            with pytest.raises(Unavailable):
+            with short_deadline(store, 0.3), pytest.raises(Unavailable):
                 store.get("a")
         finally:
             os.kill(own_server.pid, signal.SIGCONT)
