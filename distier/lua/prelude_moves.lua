@@ -198,12 +198,17 @@ local function halve_uses(call)
   end
 end
 
+-- Whether a module with these uses and this size may take the place of modules that have `theirs` and `freed` together: it must have an
+-- eighth of their uses for each byte (or token, or module: the unit of the budget). That is the order of GDSF (Cherkasova 1998) with
+-- equal costs; the uses of those that leave count less, because they are the oldest.
+local function is_worth(uses, size, theirs, freed) return VICTIMS_WORTH * uses * freed >= theirs * size end
+
 -- Returns clean modules that leave warm as well as `moves`, those that are due first, so that the change fits. That needs no client: a
 -- frame is dropped without being compressed or sent. Returns nil if the change does not fit without the client. With `worth`, the uses
--- of the module that comes, it must have an eighth of the uses for each byte of its frame (`size`) that those that leave have together
--- (for each module, if warm holds too many of them and not too many bytes); otherwise it returns nil, 'NOT_ADMITTED'. That is the order
--- of GDSF (Cherkasova 1998) with equal costs; the uses of those that leave count less, because they are the oldest. Under another policy than `lru`, it must rank higher than each of those. On a cluster whose slot is moving to another node, a key that is not among KEYS and is not here is
--- an error, so a victim's keys are looked at before the first write, and such an error is no victim.
+-- of the module that comes, it returns nil, 'NOT_ADMITTED' if those that leave are worth more (`is_worth`, by the sizes of frames, or by
+-- modules if warm holds too many of them and not too many bytes). Under another policy than `lru`, it must rank higher than each of
+-- those. On a cluster whose slot is moving to another node, a key that is not among KEYS and is not here is an error, so a victim's keys
+-- are looked at before the first write, and such an error is no victim.
 local function drop_from_warm(moves, id, now, worth, size)
   local pins, taken, dropped, _, over = call('ZCARD', PINS), {[id] = true}, {}, budgets()
   local uses, freed = 0, 0
@@ -225,7 +230,7 @@ local function drop_from_warm(moves, id, now, worth, size)
         if worth and not policy then uses, freed = uses + uses_of(victim), freed + m.was.frame_bytes end
         if budgets() then
           if over[4] <= 0 then freed, size = #dropped, 1 end
-          if policy or not worth or VICTIMS_WORTH * worth * freed >= uses * size then return dropped end
+          if policy or not worth or is_worth(worth, size, uses, freed) then return dropped end
           weigh(dropped, -1)
           return nil, 'NOT_ADMITTED'
         end

@@ -163,9 +163,8 @@ class Model:
             moves,
         )
         if isinstance(evicted, Over):
-            first = next((i for i in self.lru if not self.pins.get(i)), None)
-            refused = reason == "uses" and first and not self._outranks(id, first, replace(old, tier="hot"))
-            return ("NOT_ADMITTED",) if refused else evicted
+            admitted = reason != "uses" or self._admits(id, replace(old, tier="hot"), evicted.over)
+            return evicted if admitted else ("NOT_ADMITTED",)
         self.events.append((id, old.tier, "hot", reason, old.version))
         return "OK", evicted
 
@@ -385,10 +384,23 @@ class Model:
                 self.uses[m.id] *= self.policy.kept_uses
         self.enter(m.id)
 
-    def _outranks(self, id: str, first: str, rec: Rec) -> bool:
-        if self.policy.name == "lru":
-            return self.uses.get(id, 0) > self.uses.get(first, 0)
-        return self.policy.admits_all or self.next_rank(id, "hot", rec) > self.ranks["hot"][first]
+    def _admits(self, id: str, rec: Rec, over: Sequence[int]) -> bool:
+        """Hot admits a module by its uses if those that would leave have at most eight times as many for each token or byte."""
+        victims = [v for v in self.lru if v != id and not self.pins.get(v)]
+        if not victims:
+            return True
+        if self.policy.name != "lru":
+            return self.policy.admits_all or self.next_rank(id, "hot", rec) > self.ranks["hot"][victims[0]]
+        tokens, size_bytes, uses = 0, 0, 0.0
+        for victim in victims:
+            r = self.records[victim]
+            tokens, size_bytes, uses = tokens + r.tokens, size_bytes + len(r.content), uses + self.uses.get(victim, 0.0)
+            if tokens >= over[0] and size_bytes >= over[1]:
+                break
+        mine = self.uses.get(id, 0.0)
+        if over[0] > 0:
+            return VICTIMS_WORTH * mine * tokens >= uses * rec.tokens
+        return VICTIMS_WORTH * mine * size_bytes >= uses * len(rec.content)
 
     def _over(self, new: Model) -> tuple[int, ...]:
         usage = new.usage()

@@ -88,7 +88,7 @@ class ProcessState:
         self.bars: dict[tuple[Shard, str], Bar] = {}
         """What hot and warm lately refused in each shard."""
         self.not_admitted: dict[str, float] = {}
-        """Modules that hot did not admit, because those that would leave are used as often; with the count of uses at which to
+        """Modules that hot did not admit, because those that would leave are worth more; with the count of uses at which to
         try again."""
         self.versions: dict[Shard, tuple[int, int]] = {}
         """The last version, (epoch, ver), that this process was given in each shard."""
