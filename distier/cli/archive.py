@@ -1,4 +1,4 @@
-"""Commands that work on the archive alone, without Redis: manifest rebuild, and archive ls, tree, du, cat, history, restore."""
+"""Commands that work on the archive alone, without Redis: `manifest rebuild`, and the group `archive`, which reads it."""
 
 from __future__ import annotations
 
@@ -87,6 +87,7 @@ def register_reading(archive: typer.Typer) -> None:
         ("cat", cat),
         ("history", history),
         ("restore", restore),
+        ("index", index),
     ):
         archive.command(name)(function)
 
@@ -241,3 +242,34 @@ def restore(
     )
     if written < len(found):
         raise typer.Exit(exits.IN_PART)
+
+
+def index(
+    context: typer.Context,
+    file: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of the archive.")
+    ] = None,
+) -> None:
+    """Write index.html, a page that shows the archive in a browser, without Redis.
+
+    A worker does so after a sweep if something has changed. Rows come from the manifest.
+    """
+    from distier.browse import page_key
+    from distier.plans.recovery.browse import page_of, write_page
+
+    session = session_of(context)
+    with archive_alone(session) as (space, driver):
+        page = driver.run(write_page(space) if file is None else page_of(space))
+        where = f"{driver.archive.name}/{page_key(space.namespace)}"
+    if file is not None:
+        from .save import write_file
+
+        where = str(file)
+        try:
+            write_file(file, page.data)
+        except OSError as e:
+            raise typer.BadParameter(f"cannot write {where!r}: {e.strerror}") from None
+    session.print_result(
+        {"modules": page.modules, "versions": page.versions, "complete": page.complete, "page": where},
+        f"{where} shows {output.counted(page.versions, 'version')} of {output.counted(page.modules, 'module')}",
+    )

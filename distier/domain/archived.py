@@ -216,6 +216,15 @@ def describe(record: Record) -> dict[str, str]:
     return {f"distier-{k}": quote(str(v), safe="/ ;=,:+-._") for k, v in describe_plain(record).items()}
 
 
+def download_name(key: str, described: Mapping[str, str]) -> str:
+    """Return the name under which a browser should save a content object: that of the module. Empty for other objects."""
+    found, id = parse_key(key), unquote(described.get("distier-id", ""))
+    if found is None or found.kind != "content" or not id:
+        return ""
+    name = id.rpartition("/")[2]
+    return f"{name}.xz" if "." in name else f"{name}.{found.extension}.xz"
+
+
 def user_metadata(described: Mapping[str, str]) -> dict[str, str]:
     """Return as many of the entries as S3 takes, the most useful first."""
     out: dict[str, str] = {}

@@ -84,6 +84,7 @@ COUNTERS: Mapping[str, str] = {
     "archive.swept": "objects that the sweep deleted",
     "archive.kept": "objects that the sweep could not delete",
     "archive.buried": "modules whose last tombstone was deleted",
+    "browse.no_readme": "README.txt not written at the root of the archive, where this user may not write",
     "archive.foreign": "objects that name another module",
     "archive.not_identified": "comparisons of the archive's identity that failed",
     "manifest.relisted": "readings of the manifest that met a compactor, and were repeated",

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
+from urllib.parse import quote
 
 import boto3
 import pytest
@@ -74,6 +75,26 @@ def test_only_contents_get_the_storage_class(moto: str, client: Any, bucket: str
         assert archive.get(SIDECAR, max_bytes=9) is not None
     kept = {item["Key"]: item["StorageClass"] for item in client.list_objects_v2(Bucket=bucket)["Contents"]}
     assert kept == {f"p/{KEY}": "GLACIER", **{f"p/{key}": "STANDARD" for key in (SIDECAR, TOMBSTONE, EPOCH)}}
+
+
+@pytest.mark.parametrize(
+    ("id", "name"),
+    [
+        ("prompts/review.md", "review.md.xz"),
+        ("notes", "notes.md.xz"),
+        ('skills/über mut/A;"B".md', 'A;"B".md.xz'),
+    ],
+)
+def test_browser_saves_a_content_under_the_name_of_its_module(
+    moto: str, client: Any, bucket: str, id: str, name: str
+) -> None:
+    described = {"distier-id": quote(id, safe="/ ;=,:+-._")}
+    with closing(s3_archive(moto, f"s3://{bucket}")) as archive:
+        for key in (KEY, SIDECAR):
+            archive.put(key, b"x", content_type="application/x-xz", metadata=described)
+    sent = client.head_object(Bucket=bucket, Key=KEY)["ContentDisposition"]
+    assert sent == f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+    assert "ContentDisposition" not in client.head_object(Bucket=bucket, Key=SIDECAR)
 
 
 def test_every_request_names_owner_and_payer() -> None:

@@ -17,7 +17,7 @@ ROOT = Path(distier.__file__).parent
 LAYERS = [
     "__main__", "testing", "cli", "web", "mcp", "integrations", "views",
     "demo", "worker", "client", "doctor", "node", "embedded", "near",
-    "observe", "http", "drive", "stores", "plans", "lua", "effects", "policy", "domain", "config", "errors",
+    "observe", "http", "drive", "stores", "plans", "lua", "effects", "browse", "policy", "domain", "config", "errors",
 ]  # fmt: skip
 BANNED = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
 # Logic gets time and random numbers by effects (Now and NewToken) and from the scripts' clock. It never reads them itself.

@@ -21,6 +21,7 @@ from distier.plans.common.commands import scores, server_ms
 from distier.plans.common.leases import cut_lease, take_lease
 from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.sweep import sweep_due
+from distier.plans.recovery.browse import write_page_if_changed
 from distier.policy.fleet import assign
 
 HeldLeases = dict[Shard, int]
@@ -109,7 +110,8 @@ def leave(space: Namespace, worker: str, held: Mapping[Shard, int]) -> Plan[None
 def sweep_in_turn(space: Namespace) -> Plan[int | None]:
     """Sweep the archive if nobody has for `worker.sweep_interval`; None if somebody has.
 
-    A worker that is killed in a sweep leaves the rest to the next one: nothing waits for it.
+    Afterwards the page that shows the archive is brought up to date. A worker that is killed in a sweep leaves the rest to the
+    next one: nothing waits for it.
     """
     first, holder = space.keys.shards[0], (yield from NewToken())
     try:
@@ -120,7 +122,9 @@ def sweep_in_turn(space: Namespace) -> Plan[int | None]:
         yield from cut_lease(first, first.sweep_lease, space.config.worker.sweep_interval_ms)
         return None
     try:
-        return (yield from sweep_due(space))
+        deleted = yield from sweep_due(space)
+        yield from write_page_if_changed(space)
+        return deleted
     except (DistierError, Cancelled):
         yield from release(first, first.sweep_lease, holder)
         raise

@@ -21,14 +21,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-from urllib.parse import unquote_plus, urlsplit
+from urllib.parse import quote, unquote_plus, urlsplit
 
 import boto3
 from botocore import exceptions as boto_errors
 from botocore.config import Config
 from botocore.handlers import add_expect_header
 
-from distier.domain.archived import Limits
+from distier.domain.archived import Limits, download_name
 from distier.domain.objects import Fetched, Listed
 from distier.errors import ArchiveUnavailable, ConfigError, Corrupt, DistierError, Invalid, NeedsRestore
 from distier.stores.archive import MAX_KEY_BYTES, check_key, check_limit, probe
@@ -180,6 +180,8 @@ class S3Archive:
             "ContentType": content_type,
             "Metadata": dict(metadata),
         }
+        if name := download_name(key, metadata):
+            request["ContentDisposition"] = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
         with self._faults(f"put {key}"):
             self._renewed(lambda: self._put_with_checksum(request, data))
 
