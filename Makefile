@@ -13,7 +13,7 @@ CONFORMANCE := @modelcontextprotocol/conformance@0.2.0-alpha.12 @modelcontextpro
 SDISTS := langgraph-checkpoint==4.3.2 langgraph-checkpoint-sqlite==3.1.2 anthropic==2.14.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test lint spell coverage hooks format suites bench bench-archive bench-policies guard chaos docs site constraints clean
+.PHONY: help demo check test lint spell coverage hooks format suites bench bench-archive bench-policies guard chaos explore docs site constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,7 +31,7 @@ demo: $(READY) ## Run agents that share one cache under memory pressure, on real
 check: lint ## Run what finds most mistakes in a minute: lint and the fast tests. Before each commit
 	$(BIN)/python -m pytest $(FAST) -n 2 --dist loadfile -q
 
-test: $(READY) ## Run all tests; those that this machine cannot run are skipped with a reason (INTERLEAVINGS=4000: three minutes less)
+test: $(READY) ## Run all tests; those that this machine cannot run are skipped with a reason (INTERLEAVINGS=4000: a minute less)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) spell ## Run ruff, codespell and mypy --strict
@@ -80,6 +80,9 @@ guard: $(READY) ## Record the calls of each verb (tests/guard/counts.json), afte
 
 chaos: $(READY) ## Run the long modes: servers and processes that die, clusters, nodes, quotas; a quarter of an hour
 	CHAOS=long $(BIN)/python -m pytest $(LONG) -n 2 --dist load
+
+explore: $(READY) ## Run 220,000 interleavings of several processes (INTERLEAVINGS=...), after a change of a script or a plan
+	CHAOS=long $(BIN)/python -m pytest tests/interleave/test_many_redis.py tests/interleave/test_many_valkey.py -n 2 --dist loadfile
 
 docs: $(READY) ## Write the generated pages: settings, errors, keys, commands
 	$(BIN)/python -m docs.generate

@@ -110,7 +110,7 @@ def test_command_line_records_and_simulates_a_living_namespace(
                                capture_output=True, check=True)  # fmt: skip
     assert {json.loads(line)["policy"] for line in simulated.stdout.splitlines()} >= {"lru", "gdsf"}
     for command in ("simulate", "advise"):
-        out, err = reads_until_end(start("--json", command, "--live", "1s", "--budget", "50%"))
+        out, err = reads_until_end(start("--json", command, "--live", "3s", "--budget", "50%"))
         rows = [json.loads(line) for line in out.splitlines()]
         assert rows and all("missed_tokens" in row for row in rows), err
     silent = start("simulate", "--live", "100ms")
