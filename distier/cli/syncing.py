@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ class Sync:
         """
         self.unknown = set()
         found: dict[str, str] = {}
-        for path, real in self._walk():
+        for path, real in self._walk(self.tree):
             try:
                 id = self.prefix + path.as_posix().encode().decode()
             except UnicodeError:
@@ -128,10 +128,11 @@ class Sync:
             self._read(id, path, found)
         return found
 
-    def _walk(self) -> Iterator[tuple[Path, Path]]:
-        """Yield the files of the tree, without what `sync` itself keeps there."""
-        if self.tree.root.exists():
-            yield from (found for found in self.tree.files() if found[0] != Path(STATE))
+    def _walk(self, tree: Tree) -> Iterator[tuple[Path, Path]]:
+        """Yield the files of the tree, without those that `sync` itself keeps there or left there when it was killed."""
+        for path, real in tree.files() if tree.root.exists() else ():
+            if path != Path(STATE) and not (path.name.startswith(".") and path.name.endswith(".part")):
+                yield path, real
 
     def _read(self, id: str, path: Path, found: dict[str, str]) -> None:
         try:
@@ -299,9 +300,9 @@ class Sync:
             stop()
 
     def _look(self) -> dict[str, tuple[int, int]]:
-        """Return time and size of each file, to see that one has changed."""
+        """Return time and size of each file, to see that one has changed. What is skipped is said at a sync, not at each look."""
         found = {}
-        for path, real in self._walk():
+        for path, real in self._walk(replace(self.tree, say=lambda _: None)):
             try:
                 status = real.stat()
             except OSError:

@@ -77,7 +77,9 @@ def test_both_sides_become_equal_and_stay_so(sync: Sync, store: Store, directory
     store.put("p/only-store.md", "s")
     store.put("q/other.md", "not below p")
     write(directory, "only/disk.md", "---\nkeywords: [k]\n---\nd")
+    write(directory, ".only-store.md.0123456789ab.part", "left by a process that was killed")
     assert sync() == {"p/skills/pdf/SKILL.md": "write", "p/only-store.md": "write", "p/only/disk.md": "put"}
+    (directory / ".only-store.md.0123456789ab.part").unlink()
     assert files(directory) == modules(store) and len(modules(store)) == 3
     assert store.get("p/only/disk.md").keywords == ("k",)  # type: ignore[union-attr]
     assert sync() == {}
