@@ -300,7 +300,7 @@ class Sync:
             stop()
 
     def _look(self) -> dict[str, tuple[int, int]]:
-        """Return time and size of each file, to see that one has changed. What is skipped is said at a sync, not at each look."""
+        """Return time and size of each file, to see that one has changed. A sync says what is skipped."""
         found = {}
         for path, real in self._walk(replace(self.tree, say=lambda _: None)):
             try:
