@@ -42,7 +42,7 @@ WORDS = {
 
 @dataclass
 class Sync:
-    """One directory and one prefix. `left` counts the ids that are not equal after the last `once`."""
+    """One directory and one prefix. `left` has the ids that are not equal after the last `once`."""
 
     session: Session
     store: Store
@@ -54,11 +54,11 @@ class Sync:
     base: dict[str, Synced] = field(default_factory=dict)
     did: Counter[str] = field(default_factory=Counter)
     unknown: set[str] = field(default_factory=set)
-    left: int = 0
+    left: set[str] = field(default_factory=set)
 
     def once(self) -> None:
         """Compare both sides and make them equal. The failure of one file is reported, and the others go on."""
-        self.base, self.left = self._read_state(), 0
+        self.base, self.left = self._read_state(), set()
         files = self._files()
         actions = [a for a in merge(self.base, self._stored(), files, self.prefer) if a.id not in self.unknown]
         before = dict(self.base)
@@ -77,10 +77,10 @@ class Sync:
                 del self.base[action.id]
             elif action.kind == "conflict":
                 self._say("conflict", action.id)
-                self.left += 1
+                self.left.add(action.id)
             elif action.kind not in self.allowed:
                 self._say("kept", action.id)
-                self.left += 1
+                self.left.add(action.id)
             elif self.dry_run:
                 self._say(action.kind, action.id)
             elif action.kind in todo:
@@ -114,7 +114,7 @@ class Sync:
                 id = self.prefix + path.as_posix().encode().decode()
             except UnicodeError:
                 self.session.failed(Invalid(f"the file name {os.fsencode(path)!r} is not UTF-8, as an id must be"))
-                self.left += 1
+                self.left.add(repr(path))
                 continue
             self._read(id, real, found)
         for id in self.base.keys() - found.keys() - self.unknown:
@@ -142,7 +142,7 @@ class Sync:
         except (OSError, Invalid) as e:
             self.session.failed(e if isinstance(e, Invalid) else Invalid(f"{path} cannot be read: {e.strerror}"))
             self.unknown.add(id)
-            self.left += 1
+            self.left.add(id)
 
     def _write(self, actions: Sequence[Action]) -> None:
         found: dict[str, Module | None] = {}
@@ -225,18 +225,21 @@ class Sync:
         path = self.tree.root / STATE
         try:
             state = json.loads(path.read_text("utf-8"))
-            if (state["namespace"], state["prefix"]) != (self.store.space.namespace, self.prefix):
-                raise Invalid(
-                    f"{self.tree.root} is kept equal to {state['prefix']!r} of namespace {state['namespace']!r}; use "
-                    f"another directory, or remove {path}"
-                )
-            return {id: Synced(*pair) for id, pair in state["modules"].items()}
+            kept, modules = (
+                (state["namespace"], state["prefix"]),
+                {id: Synced(*pair) for id, pair in state["modules"].items()},
+            )
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             raise Invalid(
-                f"{path} cannot be read ({e}); remove it, and the next sync compares both sides as if it were the first"
+                f"{path} cannot be read ({e!r:.200}); remove it, and the next sync compares both sides as if it were the first"
             ) from None
+        if kept != (self.store.space.namespace, self.prefix):
+            raise Invalid(
+                f"{self.tree.root} is kept equal to {kept[1]!r} of namespace {kept[0]!r}; use another directory, or remove {path}"
+            )
+        return modules
 
     def _write_state(self) -> None:
         state = {
@@ -254,7 +257,7 @@ class Sync:
             yield
         except (Conflict, Invalid, Corrupt, Full, Unavailable, OSError) as e:
             error = e if isinstance(e, DistierError) else Invalid(f"module {action.id!r}: {e}")
-            self.left += 1
+            self.left.add(action.id)
             self.session.failed(error)
         else:
             if done and action.kind != "note":
@@ -267,7 +270,10 @@ class Sync:
     def summary(self) -> None:
         parts = [f"{output.number(n)} {WORDS[kind]}" for kind, n in sorted(self.did.items())]
         text = ", ".join(parts) if parts else "nothing to do"
-        output.say(f"{output.counted(len(self.base), 'file')} equal: {text}" + (" (dry run)" if self.dry_run else ""))
+        output.say(
+            f"{output.counted(len(self.base.keys() - self.left), 'file')} equal: {text}"
+            + (" (dry run)" if self.dry_run else "")
+        )
         if self.did["conflict"]:
             output.say("both sides of these have changed: choose with --prefer store or --prefer disk")
 

@@ -203,14 +203,15 @@ def test_change_during_the_sync_is_not_overwritten(
 
 @pytest.mark.parametrize("damage", ["other prefix", "no json"])
 def test_state_of_another_prefix_or_a_damaged_one_is_refused(
-    sync: Sync, store: Store, directory: Path, damage: str
+    sync: Sync, store: Store, directory: Path, damage: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     store.put("p/s.md", "s")
     sync()
     state = directory / ".distier-sync.json"
     state.write_text(state.read_text().replace('"p/"', '"q/"') if damage == "other prefix" else "{")
     (directory / "s.md").unlink()
-    assert sync(code=9) == {}
+    assert cli(["sync", "p", str(directory)]) == 9
+    assert ("is kept equal to 'q/'" if damage == "other prefix" else "cannot be read") in capfd.readouterr().err
     assert modules(store) == {"s.md": "s"}
 
 
