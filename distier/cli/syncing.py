@@ -237,7 +237,7 @@ class Sync:
             ) from None
         if kept != (self.store.space.namespace, self.prefix):
             raise Invalid(
-                f"{self.tree.root} is kept equal to {kept[1]!r} of namespace {kept[0]!r}; use another directory, or remove {path}"
+                f"{self.tree.root} is kept equal to {kept[1]!r} of namespace {kept[0]!r}; use another one, or remove {path}"
             )
         return modules
 
