@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from distier.domain.frontmatter import EXTENSIONS, described
 from distier.domain.ids import check_id
 from distier.domain.module import Landed, Record, pack_keywords, pack_meta
 from distier.domain.skill import checked, is_skill_file
-from distier.effects import Command, Pipeline, Plan, collect
+from distier.effects import Command, Pipeline, Plan, T, collect
 from distier.errors import DistierError, Invalid
 from distier.plans.put.many import put_many
 from distier.plans.put.prepare import Item
@@ -67,9 +67,9 @@ class Load:
             files = self._chosen(files)
         try:
             with _bar(len(files)) as advance:
-                for paths, items in self._batches(files):
-                    self.in_progress = items
-                    self._put(paths, items)
+                for some in batches(self._items(files)):
+                    self.in_progress = [item for _, item in some]
+                    self._put(some)
                     self.in_progress = []
                     advance(self.done)
         except KeyboardInterrupt:
@@ -92,29 +92,18 @@ class Load:
         self.failures.append((path, id, error))
         self.session.failed(error)
 
-    def _batches(self, files: Sequence[tuple[Path, Path]]) -> Iterator[tuple[list[str], list[Item]]]:
-        paths: list[str] = []
-        items: list[Item] = []
-        size_bytes = 0
+    def _items(self, files: Sequence[tuple[Path, Path]]) -> Iterator[tuple[str, Item]]:
         for path, real in files:
             try:
                 item = self._item(path, real)
             except DistierError as e:
                 name = os.fsencode(path).decode(errors="replace")
                 self._fail(name, self.prefix + name, e)
-                continue
-            length = len(item.content)
-            if items and (len(items) >= BATCH or size_bytes + length > BATCH_MAX_BYTES):
-                yield paths, items
-                paths, items, size_bytes = [], [], 0
-            paths.append(path.as_posix())
-            items.append(item)
-            size_bytes += length
-        if items:
-            yield paths, items
+            else:
+                yield path.as_posix(), item
 
     def _item(self, path: Path, real: Path) -> Item:
-        id = check_id(self.prefix + _name(path))
+        id = check_id(self.prefix + name_of(path))
         try:
             content = read_bounded(real, self.store.space.config.max_module_bytes, f"module {id!r}")
         except OSError as e:
@@ -123,18 +112,16 @@ class Load:
             self.invalid_skills.append((id, why))
         return item_of(id, content, self.described)
 
-    def _put(self, paths: Sequence[str], items: Sequence[Item]) -> None:
+    def _put(self, some: Sequence[tuple[str, Item]]) -> None:
         changed = []
-        for path, item, record in zip(paths, items, self._records(items), strict=True):
+        for (path, item), record in zip(some, self._records([item for _, item in some]), strict=True):
             if record is not None and self._is_same(item, record):
                 self.unchanged += 1
                 if self.session.json:
                     output.emit({"id": item.id, "tier": record.tier, "version": str(record.order), "unchanged": True})
             else:
                 changed.append((path, item))
-        if changed:
-            self.store.space.counter.count(b"x")  # loads the counter's tables before the deadline starts
-        results = self._call(put_many(self.store.space, [item for _, item in changed])) if changed else []
+        results = put_batch(self.session, self.store, [item for _, item in changed])
         for (path, item), result in zip(changed, results, strict=True):
             if isinstance(result, DistierError):
                 self._fail(path, item.id, result)
@@ -145,10 +132,7 @@ class Load:
                 output.emit(view(result))
 
     def _call(self, plan: Plan[Any]) -> Any:
-        deadline_s = self.store.space.config.deadline_ms / 1000
-        return self.store.run(
-            plan, deadline_s=deadline_s if self.session.deadline else max(deadline_s, BATCH_DEADLINE_S)
-        )
+        return _call(self.session, self.store, plan)
 
     def _records(self, items: Sequence[Item]) -> Sequence[Record | None]:
         try:
@@ -245,6 +229,35 @@ class Load:
         )
 
 
+def batches(items: Iterable[tuple[T, Item]]) -> Iterator[list[tuple[T, Item]]]:
+    """Divide modules, each with what belongs to it, into batches of at most `BATCH` modules and about `BATCH_MAX_BYTES`."""
+    some: list[tuple[T, Item]] = []
+    size_bytes = 0
+    for of, item in items:
+        length = len(item.content)
+        if some and (len(some) >= BATCH or size_bytes + length > BATCH_MAX_BYTES):
+            yield some
+            some, size_bytes = [], 0
+        some.append((of, item))
+        size_bytes += length
+    if some:
+        yield some
+
+
+def put_batch(session: Session, store: Store, items: Sequence[Item]) -> list[Landed | DistierError]:
+    """Put modules at the speed of Redis and the archive, unless `--deadline` says otherwise."""
+    if not items:
+        return []
+    store.space.counter.count(b"x")  # loads the counter's tables before the deadline starts
+    results: list[Landed | DistierError] = _call(session, store, put_many(store.space, items))
+    return results
+
+
+def _call(session: Session, store: Store, plan: Plan[Any]) -> Any:
+    deadline_s = store.space.config.deadline_ms / 1000
+    return store.run(plan, deadline_s=deadline_s if session.deadline else max(deadline_s, BATCH_DEADLINE_S))
+
+
 def tiers_of(store: Store, ids: Sequence[str]) -> Plan[list[str]]:
     """Return the tiers in the records of modules, without those of deleted modules."""
     space = store.space
@@ -312,7 +325,7 @@ def too_large(what: str, size: str, max_bytes: int) -> Invalid:
     return Invalid(f"{what} has {size} bytes; max_module_bytes is {max_bytes}")
 
 
-def _name(path: Path) -> str:
+def name_of(path: Path) -> str:
     try:
         path.as_posix().encode()
     except UnicodeEncodeError:

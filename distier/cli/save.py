@@ -81,12 +81,17 @@ def save_tree(session: Session, store: Store, ids: list[str], prefix: str, root:
     output.say(f"{output.counted(written, 'file')} in {root}")
 
 
-def save(root: Path, id: str, inside: str, content: bytes) -> None:
-    """Write one file. An id that is not a path below `root` raises `Invalid`: any writer of the namespace chooses ids."""
+def path_of(root: Path, id: str, inside: str) -> Path:
+    """Return the file of a module below `root`. Raises `Invalid` if the rest of the id, `inside`, is not a relative path."""
     parts = inside.split("/")
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
         raise Invalid(f"module {id!r} cannot be written to a file: its id is not a relative path")
-    path = root.joinpath(*parts)
+    return root.joinpath(*parts)
+
+
+def save(root: Path, id: str, inside: str, content: bytes) -> None:
+    """Write one file. An id that is not a path below `root` raises `Invalid`: any writer of the namespace chooses ids."""
+    path = path_of(root, id, inside)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink() or not path.parent.resolve().is_relative_to(root.resolve()):

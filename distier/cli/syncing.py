@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 import time
 from collections import Counter
@@ -17,13 +16,12 @@ from typing import Any
 from distier.client import Store
 from distier.domain.module import Module
 from distier.errors import Conflict, Corrupt, DistierError, Full, Invalid, Unavailable
-from distier.plans.put.many import put_many
 from distier.plans.put.prepare import Item
-from distier.policy.merge import Action, Side, Stored, Synced, merge
+from distier.policy.merge import Action, Side, Synced, merge
 
 from . import output
-from .load import BATCH, BATCH_DEADLINE_S, item_of, read_bounded
-from .save import save, write_file
+from .load import BATCH, batches, item_of, name_of, put_batch, read_bounded
+from .save import path_of, save, write_file
 from .session import Session
 from .tree import Tree
 
@@ -88,18 +86,14 @@ class Sync:
             else:
                 with self._reported(action):
                     (self._remove if action.kind == "remove" else self._delete)(action)
-        for some in _batches(todo["write"]):
-            self._write(some)
-        for some in _batches(todo["put"]):
-            self._put(some)
+        for start in range(0, len(todo["write"]), BATCH):
+            self._write(todo["write"][start : start + BATCH])
+        self._put(todo["put"])
 
     # -- the directory -------------------------------------------------------------------------------------------------
 
     def _path(self, id: str) -> Path:
-        parts = id.removeprefix(self.prefix).split("/")
-        if any(part in ("", ".", "..") or "\0" in part for part in parts):
-            raise Invalid(f"module {id!r} cannot be written to a file: its id is not a relative path")
-        return self.tree.root.joinpath(*parts)
+        return path_of(self.tree.root, id, id.removeprefix(self.prefix))
 
     def _files(self) -> dict[str, str]:
         """Return the SHA-256 of each file by its module's id.
@@ -111,9 +105,9 @@ class Sync:
         found: dict[str, str] = {}
         for path, real in self._walk(self.tree):
             try:
-                id = self.prefix + path.as_posix().encode().decode()
-            except UnicodeError:
-                self.session.failed(Invalid(f"the file name {os.fsencode(path)!r} is not UTF-8, as an id must be"))
+                id = self.prefix + name_of(path)
+            except Invalid as e:
+                self.session.failed(e)
                 self.left.add(repr(path))
                 continue
             self._read(id, real, found)
@@ -179,30 +173,30 @@ class Sync:
 
     # -- the store -----------------------------------------------------------------------------------------------------
 
-    def _stored(self) -> dict[str, Stored]:
-        found: dict[str, Stored] = {}
+    def _stored(self) -> dict[str, Synced]:
+        found: dict[str, Synced] = {}
         after: str | None = ""
         while after is not None:
             page = self.store.page(self.prefix, after=after, limit=PAGE)
-            found |= {m.id: Stored(m.sha256, str(m.version)) for m in page.modules}
+            found |= {m.id: Synced(m.sha256, str(m.version)) for m in page.modules}
             after = page.after
         return found
 
-    def _put(self, actions: Sequence[Action]) -> None:
-        items: list[tuple[Action, Item]] = []
+    def _items(self, actions: Sequence[Action]) -> Iterator[tuple[Action, Item]]:
         for action in actions:
             with self._reported(action, done=False):
-                items.append((action, self._item(action)))
-        if not items:
-            return
-        self.store.space.counter.count(b"x")  # loads the counter's tables before the deadline starts
-        deadline_s = max(self.store.space.config.deadline_ms / 1000, BATCH_DEADLINE_S)
-        results = self.store.run(put_many(self.store.space, [item for _, item in items]), deadline_s=deadline_s)
-        for (action, _), result in zip(items, results, strict=True):
-            with self._reported(action):
-                if isinstance(result, DistierError):
-                    raise result
-                self.base[action.id] = Synced(action.sha256, str(result.version))
+                item = self._item(action)
+                yield action, item
+
+    def _put(self, actions: Sequence[Action]) -> None:
+        for some in batches(self._items(actions)):
+            for (action, _), result in zip(
+                some, put_batch(self.session, self.store, [i for _, i in some]), strict=True
+            ):
+                with self._reported(action):
+                    if isinstance(result, DistierError):
+                        raise result
+                    self.base[action.id] = Synced(action.sha256, str(result.version))
 
     def _item(self, action: Action) -> Item:
         path = self._path(action.id)
@@ -315,11 +309,6 @@ class Sync:
                 continue  # removed since the listing
             found[path.as_posix()] = (status.st_mtime_ns, status.st_size)
         return found
-
-
-def _batches(actions: Sequence[Action]) -> Iterator[Sequence[Action]]:
-    for start in range(0, len(actions), BATCH):
-        yield actions[start : start + BATCH]
 
 
 def _sha256(path: Path) -> str:

@@ -14,14 +14,7 @@ Side = Literal["store", "disk"]
 
 
 class Synced(NamedTuple):
-    """What both sides had: the SHA-256 of the file, and the version of the module."""
-
-    sha256: str
-    version: str
-
-
-class Stored(NamedTuple):
-    """A module in the store: the SHA-256 of its content as stored, and its version."""
+    """A content by its SHA-256, and the version of its module: what both sides had, or what the store has now."""
 
     sha256: str
     version: str
@@ -41,7 +34,7 @@ class Action(NamedTuple):
 
 
 def merge(
-    base: Mapping[str, Synced], store: Mapping[str, Stored], disk: Mapping[str, str], prefer: Side | None = None
+    base: Mapping[str, Synced], store: Mapping[str, Synced], disk: Mapping[str, str], prefer: Side | None = None
 ) -> list[Action]:
     """Return what makes both sides equal, in the order of ids.
 
@@ -62,7 +55,7 @@ def merge(
 
 
 def _kind(
-    was: Synced | None, module: Stored | None, sha256: str, prefer: Side | None
+    was: Synced | None, module: Synced | None, sha256: str, prefer: Side | None
 ) -> Literal["write", "remove", "put", "delete", "note", "forget", "conflict", "nothing"]:
     store_changed = (module.version if module else "") != (was.version if was else "")
     disk_changed = sha256 != (was.sha256 if was else "")

@@ -14,7 +14,7 @@ import pytest
 
 from distier import Store
 from distier.cli import run as cli
-from distier.policy.merge import Side, Stored, Synced, merge
+from distier.policy.merge import Side, Synced, merge
 from tests.integration.world import Open
 from tests.servers import poll
 
@@ -243,7 +243,7 @@ def test_merge_covers_every_combination() -> None:
         ("absent", "changed"): "conflict", ("absent", "absent"): "forget",
     }  # fmt: skip
     for (module, file), kind in expected.items():
-        store = {} if module == "absent" else {"x": Stored("was", "1") if module == "same" else Stored("theirs", "2")}
+        store = {} if module == "absent" else {"x": Synced("was", "1") if module == "same" else Synced("theirs", "2")}
         disk = {} if file == "absent" else {"x": "was" if file == "same" else "mine"}
         assert [a.kind for a in merge(base, store, disk)] == ([kind] if kind else []), (module, file)
         if kind == "conflict":

@@ -21,7 +21,7 @@ LAYERS = [
 ]  # fmt: skip
 BANNED = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
 # Logic gets time and random numbers by effects (Now and NewToken) and from the scripts' clock. It never reads them itself.
-LOGIC = ("domain", "policy", "plans", "lua", "effects")
+LOGIC = ("browse", "domain", "policy", "plans", "lua", "effects")
 TAKERS = {
     "random",
     "secrets",
