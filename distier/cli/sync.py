@@ -50,9 +50,9 @@ def sync(
     tree = Tree(directory, exclude or [], output.say, ignore)
     with session.store(existing=pull) as store:
         run = Sync(session, store, tree, prefix.rstrip("/") + "/" if prefix else "", allowed, prefer, dry_run)
-        run.once()
-        run.summary()
         if watch and not dry_run:
             run.forever()
+        run.once()
+        run.summary()
     if run.left:
         raise typer.Exit(exits.IN_PART)

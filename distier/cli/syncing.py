@@ -272,7 +272,7 @@ class Sync:
             output.say("both sides of these have changed: choose with --prefer store or --prefer disk")
 
     def forever(self) -> None:
-        """Synchronize again whenever an event names a module of the prefix, or a file has changed."""
+        """Synchronize, and again whenever an event names a module of the prefix, or a file has changed."""
         changed = threading.Event()
 
         def heard(event: Any) -> None:
@@ -280,9 +280,11 @@ class Sync:
                 changed.set()
 
         stop = self.store.on("event", heard)
-        output.say(f"distier: watching {self.prefix!r} and {self.tree.root}; press Ctrl-C to stop")
         try:
             seen = self._look()
+            self.once()
+            self.summary()
+            output.say(f"distier: watching {self.prefix!r} and {self.tree.root}; press Ctrl-C to stop")
             while True:
                 changed.wait(LOOK_S)
                 now = self._look()

@@ -231,6 +231,7 @@ class AsyncStore(AsyncBrowsing, AsyncFitting, AsyncRestoring, AsyncSessions, Asy
         cursor = await self.run(Cursor.start(self.space.keys.shards, since))
         while True:
             found = await self.run(read_events(cursor, EVENT_WAIT_MS if wait else 0))
+            self.near.take_events(found)
             for event in found:
                 yield event
             if not found and not wait:
@@ -243,7 +244,7 @@ class AsyncStore(AsyncBrowsing, AsyncFitting, AsyncRestoring, AsyncSessions, Asy
         loop = asyncio.get_running_loop()
         listening = next((each for each in self._listening if each.loop is loop), None)
         if listening is None:
-            listening = Listening(self.run, await self.run(Cursor.start(self.space.keys.shards, "$")))
+            listening = Listening(self.run, await self.run(Cursor.start(self.space.keys.shards, "$")), self.near)
             self._listening.append(listening)
         return listening.add(event, listener)
 

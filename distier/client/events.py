@@ -11,6 +11,7 @@ from distier.domain.module import Event
 from distier.drive.aio import OwnTask
 from distier.effects import Plan
 from distier.errors import DistierError, Unavailable
+from distier.near import Near
 from distier.observe.events import Cursor, read_events
 from distier.stores.threads import Flag
 
@@ -21,8 +22,8 @@ EVENT_WAIT_MS = 500
 class Listening:
     """The task that reads a store's events for the listeners of one event loop."""
 
-    def __init__(self, run: Callable[[Plan[list[Event]]], Awaitable[list[Event]]], cursor: Cursor) -> None:
-        self._run, self._cursor = run, cursor
+    def __init__(self, run: Callable[[Plan[list[Event]]], Awaitable[list[Event]]], cursor: Cursor, near: Near) -> None:
+        self._run, self._cursor, self._near = run, cursor, near
         self._listeners: list[tuple[str, Listener]] = []
         self.loop = asyncio.get_running_loop()
         self._task = OwnTask(self._deliver())
@@ -39,8 +40,8 @@ class Listening:
     async def _deliver(self) -> None:
         while True:
             try:
-                for event in await self._run(read_events(self._cursor, EVENT_WAIT_MS)):
-                    notify(self._listeners, event)
+                events = await self._run(read_events(self._cursor, EVENT_WAIT_MS))
+                notify(self._listeners, events, self._near)
             except DistierError:
                 await asyncio.sleep(EVENT_WAIT_MS / 1000)
 
@@ -51,8 +52,8 @@ class Listening:
 class Watcher:
     """The thread that reads a store's events for its listeners."""
 
-    def __init__(self, run: Callable[[Plan[list[Event]]], list[Event]], cursor: Cursor) -> None:
-        self._run, self._cursor = run, cursor
+    def __init__(self, run: Callable[[Plan[list[Event]]], list[Event]], cursor: Cursor, near: Near) -> None:
+        self._run, self._cursor, self._near = run, cursor, near
         self._listeners: list[tuple[str, Listener]] = []
         self._stopping = Flag()
         self._thread = threading.Thread(target=self._deliver, name="distier-events", daemon=True)
@@ -69,8 +70,7 @@ class Watcher:
     def _deliver(self) -> None:
         while not self._stopping.is_set():
             try:
-                for event in self._run(read_events(self._cursor, EVENT_WAIT_MS)):
-                    notify(self._listeners, event)
+                notify(self._listeners, self._run(read_events(self._cursor, EVENT_WAIT_MS)), self._near)
             except DistierError:
                 self._stopping.wait(EVENT_WAIT_MS / 1000)  # Redis is unavailable; the stream keeps the events
 
@@ -80,13 +80,19 @@ class Watcher:
             self._thread.join(timeout=5)
 
 
-def notify(listeners: Sequence[tuple[str, Listener]], event: Event) -> None:
-    """Call each listener that is registered for this kind of event; log its exceptions."""
+def notify(listeners: Sequence[tuple[str, Listener]], events: Sequence[Event], near: Near) -> None:
+    """Call each listener that is registered for the kind of each event; log its exceptions.
+
+    A listener may read the module that it is told of, so the near cache learns of the events first: its own pushes come by another
+    connection, and may be later.
+    """
     from distier.observe.logs import log
 
-    for kind, listener in list(listeners):
-        if kind == "event" or event.is_tier_change:
-            try:
-                listener(event)
-            except Exception:
-                log.exception("a listener raised an exception for %s", event)
+    near.take_events(events)
+    for event in events:
+        for kind, listener in list(listeners):
+            if kind == "event" or event.is_tier_change:
+                try:
+                    listener(event)
+                except Exception:
+                    log.exception("a listener raised an exception for %s", event)

@@ -401,6 +401,7 @@ class Store(Browsing, Fitting, Restoring, Sessions, Versions):
         cursor = self.run(Cursor.start(self.space.keys.shards, since))
         while True:
             found = self.run(read_events(cursor, EVENT_WAIT_MS if wait else 0))
+            self.near.take_events(found)
             yield from found
             if not found and not wait:
                 return
@@ -422,7 +423,7 @@ class Store(Browsing, Fitting, Restoring, Sessions, Versions):
         """
         check_event(event)
         if self._watcher is None:
-            self._watcher = Watcher(self.run, self.run(Cursor.start(self.space.keys.shards, "$")))
+            self._watcher = Watcher(self.run, self.run(Cursor.start(self.space.keys.shards, "$")), self.near)
         return self._watcher.add(event, listener)
 
     def close(self) -> None:

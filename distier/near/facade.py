@@ -67,7 +67,7 @@ import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from distier.domain.module import Module
+from distier.domain.module import Event, Module
 from distier.drive.process import Counters, UseBuffer
 from distier.near.cache import NearCache
 from distier.near.frozen import FrozenDict, frozen_meta
@@ -140,6 +140,14 @@ class Near:
             yield
         finally:
             self.cache.end_writing(names)
+
+    def take_events(self, events: Iterable[Event]) -> None:
+        """Make suspects of the modules of these events, and of all modules if an event is of all (a new epoch)."""
+        ids = [event.id for event in events]
+        if all(ids):
+            self.cache.invalidate(ids)
+        else:
+            self.cache.doubt_all()
 
     def settle(self) -> None:
         """Update the counters."""

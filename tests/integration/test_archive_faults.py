@@ -49,6 +49,12 @@ DAMAGES = {"truncate": Corrupt, "flip": Corrupt}
 HARMLESS = ["ignore-conditions", "invert-conditions", "drop-metadata"]
 
 
+@pytest.fixture(scope="session")
+def server(valkey_server: TestServer) -> TestServer:
+    """The faults are those of the archive, so one kind of server is enough."""
+    return valkey_server
+
+
 @pytest.fixture
 def s3() -> Iterator[FaultyS3]:
     with FaultyS3() as server:

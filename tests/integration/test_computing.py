@@ -20,8 +20,15 @@ from distier.plans.put.prepare import Item
 from distier.policy import transform
 from distier.worker.pace import Pacer
 from tests.integration.world import World
+from tests.servers import TestServer
 
 LARGE_BYTES = 12 << 20
+
+
+@pytest.fixture(scope="session")
+def server(valkey_server: TestServer) -> TestServer:
+    """The time goes in computations of the client, so one kind of server is enough."""
+    return valkey_server
 
 
 def large() -> bytes:

@@ -30,6 +30,12 @@ PAIRS = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def server(valkey_server: TestServer) -> TestServer:
+    """The faults are those of a file system, so one kind of server is enough."""
+    return valkey_server
+
+
 @pytest.fixture
 def settings(server: TestServer, redis_url: str, tmp_path: Path) -> dict[str, Any]:
     return {

@@ -87,6 +87,52 @@ def trackers(raw: redis.Redis) -> set[str]:
 # -- hits --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("way", ["listener", "iterator", "async listener", "async iterator"])
+async def test_who_is_told_of_a_change_reads_it_even_if_the_push_is_late(
+    redis_url: str, tmp_path: Path, plain: Store, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change arrives twice: as an event, and as a push. Here the pushes are lost."""
+    plain.put("a", "old")
+    own = settings(redis_url, tmp_path, near__staleness="10s")
+    found: list[Any] = []
+
+    def lose_pushes_and_change() -> None:
+        monkeypatch.setattr(tracker.Tracker, "_take_push", lambda self, push: None)
+        plain.put("a", "new")
+
+    if way.startswith("async"):
+        async with await connect_async({}, **own) as face:
+            while not is_near(face, "a"):
+                await face.get("a")
+                await asyncio.sleep(0.01)
+            since = [event.stream_id async for event in face.events(since="0", wait=False)][-1]
+            if way == "async listener":
+                await face.on("event", lambda event: found.append(asyncio.ensure_future(face.get(event.id))))
+                await asyncio.to_thread(lose_pushes_and_change)
+                end = time.monotonic() + 30
+                while not found and time.monotonic() < end:
+                    await asyncio.sleep(0.01)
+                module = await found[0]
+            else:
+                lose_pushes_and_change()
+                _ = [event async for event in face.events(since=since, wait=False)]
+                module = await face.get("a")
+    else:
+        with connect({}, **own) as store:
+            bring_near(store, "a")
+            since = [event.stream_id for event in store.events(since="0", wait=False)][-1]
+            if way == "listener":
+                store.on("event", lambda event: found.append(store.get(event.id)))
+                lose_pushes_and_change()
+                poll(lambda: found, what="an event")
+                module = found[0]
+            else:
+                lose_pushes_and_change()
+                _ = list(store.events(since=since, wait=False))
+                module = store.get("a")
+    assert module is not None and module.text == "new"
+
+
 def test_hit_sends_no_command_and_counts_as_a_use(near: Store, server: TestServer) -> None:
     near.put("a", "x" * 100, meta={"k": [1]}, keywords=["w"])
     first = near.get("a")
@@ -204,7 +250,7 @@ def test_change_by_an_operator_makes_the_module_a_suspect(near: Store, server: T
 def test_change_by_another_process_arrives_before_the_bound(redis_url: str, tmp_path: Path, plain: Store) -> None:
     """The bound is so long that only an invalidation can explain a new value within the test."""
     waits = []
-    with connect({}, **settings(redis_url, tmp_path, near__staleness="60s")) as near:
+    with connect({}, **settings(redis_url, tmp_path, near__staleness="10s")) as near:
         for n in range(50):
             plain.put("a", str(n))
             bring_near(near, "a")

@@ -244,7 +244,7 @@ def test_damaged_learned_data_neither_fails_nor_delays_reads(open_store: Open, s
         raw.set(store.space.keys.shards[0].learned, "not a hash")
     walk(store)
     poll(lambda: store.stats().counters.get("predict.lost"), what="a lost reading")
-    assert store.predict_access(Context((STEPS[0],))) != [], "what this process has learned itself"
+    poll(lambda: store.predict_access(Context((STEPS[0],))), what="what this process has learned itself")
 
 
 def test_learned_data_is_known_to_fsck_and_may_be_deleted(open_store: Open, server: TestServer) -> None:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from distier import Store
 from distier.cli import run as cli
+from distier.cli.syncing import Sync as Syncing
 from distier.policy.merge import Side, Synced, merge
 from tests.integration.world import Open
 from tests.servers import poll
@@ -182,8 +184,6 @@ def test_ids_that_are_no_paths_are_reported_and_the_others_written(
 def test_change_during_the_sync_is_not_overwritten(
     sync: Sync, store: Store, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from distier.cli.syncing import Sync as Syncing
-
     store.put("p/s.md", "1")
     write(directory, "d.md", "1")
     sync()
@@ -232,6 +232,34 @@ def test_watching_process_follows_both_sides_and_stops_at_ctrl_c(store: Store, d
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in errors
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("side", SIDES)
+def test_watching_follows_what_changes_while_it_starts(
+    store: Store, directory: Path, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first sync has read both sides, and nothing is followed yet."""
+    store.put("p/a.md", "1")
+    write_state, looks = Syncing._write_state, 0
+
+    def changed_meanwhile(self: Syncing) -> None:
+        nonlocal looks
+        write_state(self)
+        looks += 1
+        if looks == 1:
+            store.put("p/a.md", "2") if side == "store" else write(directory, "a.md", "2")
+        elif looks == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Syncing, "_write_state", changed_meanwhile)
+    timer = threading.Timer(30, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    try:
+        cli(["sync", "p", str(directory), "--watch"])
+    finally:
+        timer.cancel()
+    assert files(directory) == {"a.md": "2"} and modules(store) == {"a.md": "2"}
 
 
 def test_merge_covers_every_combination() -> None:

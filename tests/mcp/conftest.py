@@ -38,7 +38,8 @@ def settings(valkey_server: TestServer, tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def store(settings: dict[str, Any]) -> Iterator[Store]:
-    with connect({}, **settings) as found:
+    """What the tests look at: it has no near cache, because a hit may be as far behind the server's writes as a push."""
+    with connect({}, **settings, near__enabled=False) as found:
         for id, content in CONTENTS.items():
             meta = {"description": "Greets", "arguments": ["name"]} if id.startswith("prompts/") else None
             found.put(id, content, meta=meta)
