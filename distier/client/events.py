@@ -83,8 +83,8 @@ class Watcher:
 def notify(listeners: Sequence[tuple[str, Listener]], events: Sequence[Event], near: Near) -> None:
     """Call each listener that is registered for the kind of each event; log its exceptions.
 
-    A listener may read the module that it is told of, so the near cache learns of the events first: its own pushes come by another
-    connection, and may be later.
+    A listener may read the module that it is told of, so the near cache learns of the events first: its own pushes come
+    by another connection, and may be later.
     """
     from distier.observe.logs import log
 

@@ -39,6 +39,12 @@ READS_MAX = 2_000
 VICTIMS_WORTH = 8
 """Under `lru`, a copy of a read needs at least an eighth of the uses for each byte that the modules that would leave have:
 those were used least recently, so their uses are old."""
+WORTH_FIRST, WORTH_MAX = 4, 64
+"""The same for warm, where the workload changes it (`policy/admission.py`): at the beginning, and at most. The least is 1."""
+WORTH_STEP = 2**0.25
+"""By what it changes when a ghost is read."""
+GHOSTS_PART = 8
+"""Ghosts are kept of one id in this many: of those whose last 16 bytes have a sum that it divides."""
 
 MODULE = "module"
 """The kind of the keys of records, which near caches follow: `distier:{t}:module:<id>`."""
@@ -191,6 +197,7 @@ def lua_constants() -> str:
         f"local {names} = {keys}\n"
         f"local LAYOUT, TOMBSTONE_TTL_MS, DONE_MAX, CHUNK_MAX = '{LAYOUT}', {TOMBSTONE_TTL_MS}, {DONE_MAX}, {CHUNK_MAX}\n"
         f"local REGRET_MS, VICTIMS_WORTH, READS_MAX = {REGRET_MS}, {VICTIMS_WORTH}, {READS_MAX}\n"
+        f"local WORTH_FIRST, WORTH_MAX, WORTH_STEP, GHOSTS_PART = {WORTH_FIRST}, {WORTH_MAX}, {WORTH_STEP!r}, {GHOSTS_PART}\n"
         "local ROOT = string.sub(EPOCH, 1, -6)\n"
         "local HOT_RANK, WARM_RANK = ROOT .. 'rank:hot', ROOT .. 'rank:warm'\n"
         "local call = redis.call\n\n"
@@ -264,9 +271,10 @@ KEYSPACE: tuple[KeyKind, ...] = (
     KeyKind(
         "distier:{t}:ghosts:<tier>",
         "zset",
-        "under `s3fifo`, ids that left hot or warm without a second use, scored by the time in ms; at most as many as the tier "
-        "has",
-        "ZRANGE 'distier:{team}:ghosts:hot' 0 9 WITHSCORES",
+        "a sample of the ids that warm lately evicted, scored by the time in ms, and of those that it refused, scored by "
+        "the negative time; reads of them tell whether it admits too much (`worth` of the epoch). Under `s3fifo`, the ids "
+        "that left hot or warm without a second use; at most as many as the tier has",
+        "ZRANGE 'distier:{team}:ghosts:warm' 0 9 WITHSCORES",
     ),
     KeyKind(
         "distier:{t}:ids",
@@ -376,7 +384,8 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "compared with the archive, `archive` the name that the archive must have (its object `<ns>/identity/<name>`). "
         "`opening` exists while the shard has no epoch. `eviction` is the eviction policy (without it `lru`); `ranked` is 1 "
         "once all modules have ranks for it; `hot_floor` and `warm_floor` are the greatest ranks that were evicted. "
-        "`recording` is the time in ms until which uses are recorded in `reads`",
+        "`recording` is the time in ms until which uses are recorded in `reads`. `worth` is how much less a module of warm "
+        "counts than the copy that would replace it: 1 is strict, 64 admits nearly all",
         "HGETALL 'distier:{team}:epoch'",
     ),
     KeyKind(

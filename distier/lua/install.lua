@@ -23,12 +23,16 @@ if old.write_id ~= ARGV[2] or not old.clean or (old.tier ~= 'cold' and old.tier 
 local limit = call('HMGET', LIMITS, 'warm_bytes', 'warm_modules')
 if #ARGV[4] > tonumber(limit[1]) or limit[2] == '0' then return {'TOO_LARGE', uses} end
 
+if uses ~= '-1' then learn_from_ghost(id) end
 count(old, -1)
 count({tier = 'warm', tokens = old.tokens, bytes = old.bytes, clean = true, frame_bytes = #ARGV[4],
   archived_bytes = old.archived_bytes}, 1)
 local moves, over = make_room(14, 8, id, now, not waiting and uses_of(id) + (tonumber(likely) or 0), #ARGV[4])
 if not moves then
-  if over == 'NOT_ADMITTED' then return {over, uses} end
+  if over == 'NOT_ADMITTED' then
+    if uses ~= '-1' then remember_ghost(id, -1) end
+    return {over, uses}
+  end
   over[5] = uses
   return over
 end

@@ -119,6 +119,35 @@ local function name_victims(over, id, now)
     string.format('%.0f', over[4])}, candidates(HOT, id, now), roomy and {} or candidates(WARM, id, now)}
 end
 
+-- Ghosts of warm under `lru`, of one id in eight (`is_sampled` in Python): those that it refused and those that it evicted, scored by the
+-- time, which is negative for the refused ones. At most a quarter as many are refused ones as warm has modules, and half as many evicted
+-- ones. It is all a hint, so a key of a wrong type fails nothing.
+local function is_sampled(id)
+  if policy then return false end
+  local sum = 0
+  for _, byte in ipairs({string.byte(id, -16, -1)}) do sum = sum + byte end
+  return sum % GHOSTS_PART == 0
+end
+local function remember_ghost(id, sign)
+  if not is_sampled(id) then return end
+  local ghosts, some = ghosts_of(WARM_RANK), math.floor(call('ZCARD', WARM) / 32)
+  redis.pcall('ZADD', ghosts, sign * clock, id)
+  local refused = redis.pcall('ZCOUNT', ghosts, '-inf', '(0')
+  if type(refused) ~= 'number' then return end
+  redis.pcall('ZREMRANGEBYRANK', ghosts, refused, -math.max(2, 2 * some) - 1)
+  if refused > math.max(2, some) then redis.pcall('ZREMRANGEBYRANK', ghosts, math.max(2, some), refused - 1) end
+end
+
+-- A module is read and has no copy. If it was refused lately, warm should have been less strict; if it was evicted lately, stricter.
+local function learn_from_ghost(id)
+  local was = is_sampled(id) and redis.pcall('ZSCORE', ghosts_of(WARM_RANK), id)
+  if type(was) ~= 'string' then return end
+  call('ZREM', ghosts_of(WARM_RANK), id)
+  local step = tonumber(was) < 0 and WORTH_STEP or 1 / WORTH_STEP
+  victims_worth = math.min(math.max(victims_worth * step, 1), WORTH_MAX)
+  call('HSET', EPOCH, 'worth', string.format('%.17g', victims_worth))
+end
+
 -- Moves: modules to move one tier down. ARGV[a] is their number, followed by five arguments each: id, write id, to ('warm' with a
 -- frame, or 'cold'), codec, frame; KEYS[k..] has record and frame of each. A move whose module has changed is skipped: `why` gives
 -- the reason, and its room is missing. A repeated id, and the module `subject` itself, are skipped too, because they would be
@@ -181,6 +210,7 @@ local function apply(moves, reason, now)
         call('UNLINK', m.frame_key)
         call('ZREM', WARM, m.id)
         retire(WARM_RANK, m.id, reason)
+        if reason == 'evict' and m.was.tier == 'warm' then remember_ghost(m.id, 1) end
       end
       emit(m.id, m.was.tier, m.to, reason, m.was.version)
       done = done + 1
@@ -198,10 +228,10 @@ local function halve_uses(call)
   end
 end
 
--- Whether a module with these uses and this size may take the place of modules that have `theirs` and `freed` together: it must have an
--- eighth of their uses for each byte (or token, or module: the unit of the budget). That is the order of GDSF (Cherkasova 1998) with
--- equal costs; the uses of those that leave count less, because they are the oldest.
-local function is_worth(uses, size, theirs, freed) return VICTIMS_WORTH * uses * freed >= theirs * size end
+-- Whether a module with these uses and this size may take the place of modules that have `theirs` and `freed` together: it must have a
+-- part (an eighth, and in warm 1 / `worth`) of their uses for each byte (or token, or module: the unit of the budget). That is the order of
+-- GDSF (Cherkasova 1998) with equal costs; the uses of those that leave count less, because they are the oldest.
+local function is_worth(uses, size, theirs, freed, worth) return (worth or VICTIMS_WORTH) * uses * freed >= theirs * size end
 
 -- Returns clean modules that leave warm as well as `moves`, those that are due first, so that the change fits. That needs no client: a
 -- frame is dropped without being compressed or sent. Returns nil if the change does not fit without the client. With `worth`, the uses
@@ -230,7 +260,7 @@ local function drop_from_warm(moves, id, now, worth, size)
         if worth and not policy then uses, freed = uses + uses_of(victim), freed + m.was.frame_bytes end
         if budgets() then
           if over[4] <= 0 then freed, size = #dropped, 1 end
-          if policy or not worth or is_worth(worth, size, uses, freed) then return dropped end
+          if policy or not worth or is_worth(worth, size, uses, freed, victims_worth) then return dropped end
           weigh(dropped, -1)
           return nil, 'NOT_ADMITTED'
         end

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distier.domain.order import Order
-from distier.domain.schema import VICTIMS_WORTH
+from distier.domain.schema import VICTIMS_WORTH, WORTH_FIRST, WORTH_MAX, WORTH_STEP
 from distier.lua import Move
+from distier.policy.admission import is_sampled
 from distier.policy.eviction.rank import Policy, Ranked, size_of
 from distier.policy.eviction.table import POLICIES
 
@@ -71,6 +72,9 @@ class Model:
     ranks: dict[str, dict[str, float]] = field(default_factory=lambda: {"hot": {}, "warm": {}})
     """Under `gdsf`, the rank of each module of hot and warm; other ranks depend on times."""
     floors: dict[str, float] = field(default_factory=lambda: {"hot": 0.0, "warm": 0.0})
+    worth: float = WORTH_FIRST
+    ghosts: dict[str, str] = field(default_factory=dict)
+    """Under `lru`, of the sampled ids, those that warm lately `refused` or `evicted`, the latest last."""
 
     def ids(self, *tiers: str) -> set[str]:
         return {id for id, r in self.records.items() if r.tier in tiers}
@@ -117,6 +121,16 @@ class Model:
                 ranks.pop(id, None)
             elif self.policy.name == "gdsf":
                 ranks[id] = self.next_rank(id, tier, rec)
+
+    def remember_ghost(self, id: str, kind: str) -> None:
+        if self.policy.name != "lru" or not is_sampled(id):
+            return
+        self.ghosts.pop(id, None)
+        self.ghosts[id] = kind
+        for other, part in (("refused", 32), ("evicted", 16)):
+            ghosts = [ghost for ghost, was in self.ghosts.items() if was == other]
+            for oldest in ghosts[: -max(2, len(self.ids("warm")) // part)]:
+                del self.ghosts[oldest]
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
@@ -177,12 +191,16 @@ class Model:
         moves: Sequence[Move],
         waited_for: bool = False,
         likely: float = 0.0,
+        is_read: bool = False,
     ) -> tuple[object, ...] | Over:
         old = self.records.get(id)
         if old is None or old.write_id != write_id or not old.clean or old.tier not in ("cold", "warm"):
             return ("CHANGED",)
         if len(frame) > self.limits["warm_bytes"] or not self.limits["warm_modules"]:
             return ("TOO_LARGE",)
+        if is_read and id in self.ghosts:
+            step = WORTH_STEP if self.ghosts.pop(id) == "refused" else 1 / WORTH_STEP
+            self.worth = min(max(self.worth * step, 1.0), WORTH_MAX)
         worth = None if waited_for else (self.uses.get(id, 0.0) + likely, len(frame))
         reason = "predict" if likely else "get"
         evicted = self._change(
@@ -191,6 +209,8 @@ class Model:
             moves,
             worth,
         )
+        if isinstance(evicted, tuple) and is_read:
+            self.remember_ghost(id, "refused")
         if isinstance(evicted, Over | tuple):
             return evicted
         if old.tier != "warm":
@@ -341,7 +361,7 @@ class Model:
                 if worth is None:
                     return dropped
                 mine, theirs = (worth[0] * freed, uses * worth[1]) if too_many_bytes else (worth[0] * dropped, uses)
-                return dropped if VICTIMS_WORTH * mine >= theirs else ("NOT_ADMITTED",)
+                return dropped if self.worth * mine >= theirs else ("NOT_ADMITTED",)
         return None
 
     def _move(self, moves: Sequence[Move], reason: str, subject: str | None) -> list[str]:
@@ -375,6 +395,8 @@ class Model:
         frame, codec = (m.frame, m.codec) if m.to == "warm" else (None, "")
         moved = f"{r.tier} {m.to} {reason}"
         self.records[m.id] = replace(r, tier=m.to, frame=frame, codec=codec, lost=False, moved=moved)
+        if (r.tier, m.to, reason) == ("warm", "cold", "evict"):
+            self.remember_ghost(m.id, "evicted")
         if r.tier == "hot" and self.policy.name == "lru":
             self.uses.pop(m.id, None)
         was = self.ranks.get(r.tier, {}).get(m.id)
@@ -417,4 +439,4 @@ class Model:
 
     def _become(self, new: Model) -> None:
         self.records, self.uses, self.events = new.records, new.uses, new.events
-        self.ranks, self.floors = new.ranks, new.floors
+        self.ranks, self.floors, self.ghosts = new.ranks, new.floors, new.ghosts

@@ -1,4 +1,4 @@
-"""What hot and warm admit: a module may take the place of others with eight times its uses for each token or byte."""
+"""What hot and warm admit, and how warm learns to admit more or less."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 
 from distier import lua
+from distier.domain.order import Order
 from distier.domain.outcome import Refusal
-from distier.domain.schema import VICTIMS_WORTH
+from distier.domain.schema import VICTIMS_WORTH, WORTH_FIRST, WORTH_MAX, WORTH_STEP
 from distier.effects import RunScript
 from distier.lua import Over, Refused
+from distier.policy.admission import is_sampled
 from distier.stores.redis import Exchange
+from tests.fakes import ids_of
 from tests.lua.test_policies import LIMITS, SHARD
 from tests.lua.test_scripts_model import open_shard, run_script
 from tests.lua.test_scripts_text import down, write_id
@@ -62,3 +65,117 @@ def test_hot_admits_by_uses_for_each_token(
         assert isinstance(
             run_script(exchange, lua.promote(SHARD, "new", write_id("new"), content, "uses", leaving)), lua.Applied
         )
+
+
+# -- warm ----------------------------------------------------------------------------------------------------------------
+
+SAMPLED, EVICTED, OTHER = "s5", "s14", "s6"
+
+
+class Warm:
+    """A shard whose warm tier holds `EVICTED`, which was used often, and has no room for a second frame."""
+
+    def __init__(self, exchange: Exchange, uses: int, policy: str = "") -> None:
+        self.exchange = exchange
+        exchange.exchange(SHARD, [("FLUSHALL",)], 10.0)
+        open_shard(exchange, SHARD, LIMITS | {"warm_bytes": 4}, policy)
+        for id in (SAMPLED, OTHER, EVICTED):
+            run_script(exchange, put(id, "warm", 1, 4))
+            run_script(exchange, lua.archived(SHARD, id, self._order(id), 9))
+            if id != EVICTED:
+                run_script(exchange, lua.demote(SHARD, "request", [lua.Move(id, write_id(id), "cold")]))
+        run_script(exchange, lua.touch(SHARD, [(EVICTED, uses)]))
+
+    def _order(self, id: str) -> Order:
+        version = run_script(self.exchange, lua.where(SHARD, id)).fields  # type: ignore[union-attr]
+        return Order(int(version[b"epoch"]), int(version[b"ver"]), write_id(id))
+
+    def read(self, id: str, uses: int = 1, **more: Any) -> bool:
+        """A read from the archive ends, perhaps with a copy."""
+        reply = run_script(
+            self.exchange, lua.install(SHARD, id, write_id(id), "raw", b"f" * 4, "get", uses=uses, **more)
+        )
+        return isinstance(reply.change, lua.Applied)
+
+    def ask(self, *command: Any) -> Any:
+        return self.exchange.exchange(SHARD, [command], 10.0)[0]
+
+    @property
+    def ghosts(self) -> dict[str, str]:
+        found = self.ask("ZRANGE", GHOSTS, 0, -1, "WITHSCORES")
+        return {id: "refused" if score < 0 else "evicted" for id, score in ids_of(found).items()}
+
+    @property
+    def worth(self) -> float:
+        return float(self.ask("HGET", SHARD.epoch, "worth") or WORTH_FIRST)
+
+
+GHOSTS = f"{SHARD.root}ghosts:warm"
+
+
+def test_sample_is_the_same_in_python_and_in_the_scripts(exchange: Exchange) -> None:
+    warm = Warm(exchange, uses=10_000)
+    ids = [f"{name}{i}" for name in ("m/", "skills/\u00e9-", "a-long-prefix/of-a-module/", "") for i in range(20)]
+    seen: set[str] = set()
+    for id in ids:
+        warm.ask("DEL", GHOSTS)
+        run_script(exchange, put(id, "hot", 1, 4))
+        run_script(exchange, lua.archived(SHARD, id, warm._order(id), 9))
+        run_script(exchange, lua.demote(SHARD, "request", [lua.Move(id, write_id(id), "cold")]))
+        assert not warm.read(id)
+        seen |= warm.ghosts.keys()
+    assert seen == set(filter(is_sampled, ids)) and 3 < len(seen) < 25
+
+
+def test_a_refused_module_that_is_read_again_makes_warm_less_strict(exchange: Exchange) -> None:
+    warm = Warm(exchange, uses=1000)
+    assert not warm.read(SAMPLED)
+    assert warm.ghosts == {SAMPLED: "refused"} and warm.worth == WORTH_FIRST
+    assert not warm.read(SAMPLED)
+    assert warm.worth == pytest.approx(WORTH_FIRST * WORTH_STEP) and warm.ghosts == {SAMPLED: "refused"}
+    assert any(warm.read(SAMPLED) for _ in range(20)), "with more uses, and a less strict warm"
+    assert warm.ghosts == {EVICTED: "evicted"}
+    warm = Warm(exchange, uses=100_000)
+    for _ in range(40):
+        assert not warm.read(SAMPLED)
+    assert warm.worth == WORTH_MAX
+
+
+def test_an_evicted_module_that_is_read_again_makes_warm_stricter(exchange: Exchange) -> None:
+    warm = Warm(exchange, uses=4)
+    assert warm.read(OTHER) and warm.ghosts == {EVICTED: "evicted"}
+    assert warm.read(EVICTED)
+    assert warm.worth == pytest.approx(WORTH_FIRST / WORTH_STEP) and warm.ghosts == {}
+    for _ in range(20):
+        warm.read(OTHER, uses=20)
+        warm.read(EVICTED, uses=20)
+    assert warm.worth == 1
+
+
+@pytest.mark.parametrize("what", ["another id", "a prediction", "another policy", "a key of a wrong type"])
+def test_what_leaves_no_ghost(exchange: Exchange, what: str) -> None:
+    warm = Warm(exchange, uses=1000, policy="lfu" if what == "another policy" else "")
+    if what == "a key of a wrong type":
+        warm.ask("SET", GHOSTS, "x")
+    for _ in range(2):
+        assert not warm.read(OTHER if what == "another id" else SAMPLED, uses=0 if what == "a prediction" else 1)
+    assert warm.worth == WORTH_FIRST
+    if what == "a key of a wrong type":
+        assert warm.read(OTHER, uses=10_000) and warm.worth == WORTH_FIRST
+    else:
+        assert warm.ghosts == {}
+
+
+def test_ghosts_are_bounded(exchange: Exchange) -> None:
+    """With few modules in warm, two of each kind."""
+    warm = Warm(exchange, uses=10_000)
+    ids = [id for id in (f"n{i}" for i in range(200)) if is_sampled(id)][:9]
+    for id in ids:
+        run_script(exchange, put(id, "hot", 1, 4))
+        run_script(exchange, lua.archived(SHARD, id, warm._order(id), 9))
+        run_script(exchange, lua.demote(SHARD, "request", [lua.Move(id, write_id(id), "cold")]))
+        assert not warm.read(id)
+    assert warm.ghosts == dict.fromkeys(ids[-2:], "refused")
+    for id in ids:
+        assert warm.read(id, uses=1_000_000)
+    assert warm.ghosts == dict.fromkeys(ids[-3:-1], "evicted")

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from distier import lua
 from distier.domain.keys import Shard
 from distier.domain.order import Order, parse_version
-from distier.domain.schema import CHUNK_MAX, KEYSPACE
+from distier.domain.schema import CHUNK_MAX, KEYSPACE, WORTH_FIRST
 from distier.effects import RunScript, T
 from distier.lua import Applied, Limit, Move, Put, Refused, Replayed, Write
 from distier.policy.eviction.table import POLICIES
@@ -42,7 +42,8 @@ STEPS = int(os.environ.get("MODEL_STEPS", "50"))
 
 LIMITS = {"hot_tokens": 20, "hot_bytes": 24, "warm_modules": 3, "warm_bytes": 24}
 TTL_MS = 1_000_000
-IDS = ["a", "b/c", "skills/é {x}*?", "@1", "..", "A%2F b"]
+IDS = ["a", "b/c", "skills/é {x}*?", "@1", "..", "A%2F b", "s5", "s14"]
+"""Of the last three, ghosts are kept."""
 GARBAGE_TOK = "f" * 32
 
 ids = st.sampled_from(IDS)
@@ -277,7 +278,7 @@ class Shards(RuleBasedStateMachine):
         call = lua.install(self.shard, id, write_id, "lz4", frame, "get", holder=holder, uses=uses)
         reply = self.run(call)
         assert reply.uses == self.model.count_uses(id, uses)
-        result = self.model.install(id, write_id, "lz4", frame, [], waited)
+        result = self.model.install(id, write_id, "lz4", frame, [], waited, is_read=True)
         if self.model.leases.get(id) == holder:
             del self.model.leases[id]
             waited = False
@@ -487,6 +488,10 @@ class Shards(RuleBasedStateMachine):
                 assert ranks == model.ranks[tier]
                 stored = state[self.shard.epoch][1].get(f"{tier}_floor".encode(), b"0")
                 assert float(stored) == model.floors[tier]
+        if self.policy == "lru":
+            ghosts = members(f"{self.shard.root}ghosts:warm")
+            assert {id: "refused" if score < 0 else "evicted" for id, score in ghosts.items()} == model.ghosts
+            assert float(state[self.shard.epoch][1].get(b"worth", WORTH_FIRST)) == pytest.approx(model.worth)
         assert members(self.shard.hot).keys() == model.ids("hot")
         assert members(self.shard.warm).keys() == model.ids("warm")
         assert members(self.shard.dirty).keys() == model.dirty

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from distier.domain.schema import VICTIMS_WORTH
+from distier.domain.schema import WORTH_FIRST
 from distier.effects import Plan
 from distier.errors import ArchiveUnavailable
 from distier.plans.common.leases import lease_command
@@ -110,7 +110,7 @@ def test_probability_counts_for_a_use_in_the_admission(probability: float, stays
     enough to stay, the predicted one once."""
     world = cold_world(storage_tiers__warm__max_modules=1)
     brought(world, ("b",))
-    world.ask([("ZADD", world.shard.uses, 1.95 * VICTIMS_WORTH, "b"), ("ZADD", world.shard.uses, 1, "a")])
+    world.ask([("ZADD", world.shard.uses, 1.95 * WORTH_FIRST, "b"), ("ZADD", world.shard.uses, 1, "a")])
     world.run(bring(world.space, likely("a", probability=probability), near=True, reads=1))
     assert (tier(world, "a"), tier(world, "b")) == (("cold", "warm") if stays else ("warm", "cold"))
 

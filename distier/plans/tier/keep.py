@@ -17,6 +17,7 @@ from distier.plans.common.namespace import Located, Namespace
 from distier.plans.common.touches import send_touch
 from distier.plans.tier.ledger import enlarge_quota
 from distier.plans.tier.room import with_room
+from distier.policy.admission import is_sampled
 
 
 def keep(plan: Plan[Outcome]) -> Plan[Outcome]:
@@ -101,7 +102,8 @@ def to_warm(
     at, id, write_id = Located(space, shard, record.id), record.id, record.order.write_id
     bar = space.process.bar(shard, "warm")
     expected = space.process.warm.get(id, 0.0) + uses + likely
-    if bar.refuses(expected, len(content)) and not (yield from _is_wanted(at, holder, uses)):
+    skipped = not is_sampled(id) and bar.refuses(expected, len(content))
+    if skipped and not (yield from _is_wanted(at, holder, uses)):
         space.process.guess_warm(id, expected)
         return Outcome.NOT_ADMITTED
     kind, frame = yield from make_frame(space, content, write_id, fast=True)
