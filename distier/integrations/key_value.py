@@ -25,7 +25,7 @@ from key_value.aio.stores.base import (
 from distier.client import AsyncStore, Store
 from distier.domain.module import Module
 from distier.errors import Conflict, Corrupt, Unavailable
-from distier.integrations.shared import Bridge, Ids, Steps, delete, delete_all, get_all, list_rows, put_all
+from distier.integrations.shared import Bridge, Ids, Steps, delete, delete_all, get_all, list_paths, put_all
 
 T = TypeVar("T")
 CULLED_AT_ONCE = 100
@@ -112,10 +112,7 @@ class DistierStore(
 
     def _paths(self, prefix: tuple[str, ...]) -> Steps[dict[str, tuple[str, ...]]]:
         """Return (collection, key) by id, of the ids in order."""
-        found = {row.id: self._ids.parts(row.id) for row in (yield from list_rows(self._ids.prefix(prefix)))}
-        shortened = yield from get_all([id for id, path in found.items() if path is None])
-        found |= {id: self._ids.parts(id, module.meta) for id, module in shortened.items() if module}
-        return {id: path for id, path in found.items() if path and len(path) == 2 and path[: len(prefix)] == prefix}
+        return {id: path for id, path in (yield from list_paths(self._ids, prefix)).items() if len(path) == 2}
 
     async def _delete_collection(self, *, collection: str) -> bool:
         return await self._run(self._clear((collection,))) > 0

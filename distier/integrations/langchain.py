@@ -18,7 +18,7 @@ from langchain_core.stores import ByteStore
 
 from distier.client import AsyncStore, Store
 from distier.domain.content_types import BINARY
-from distier.integrations.shared import Bridge, Ids, Steps, delete_all, get_all, list_rows, put_all
+from distier.integrations.shared import Bridge, Ids, Steps, delete_all, get_all, list_paths, list_rows, put_all
 
 KINDS: dict[str, type[Generation]] = {
     kind.__name__: kind for kind in (Generation, GenerationChunk, ChatGeneration, ChatGenerationChunk)
@@ -85,11 +85,8 @@ class DistierByteStore(ByteStore):
 
     def _keys(self, prefix: str) -> Steps[list[str]]:
         # A prefix may end within a segment, and ids are listed by whole segments.
-        rows = yield from list_rows(self._ids.prefix(prefix.split("/")[:-1]))
-        paths = {row.id: self._ids.parts(row.id) for row in rows}
-        shortened = yield from get_all([id for id, path in paths.items() if path is None])
-        paths |= {id: self._ids.parts(id, module.meta) for id, module in shortened.items() if module}
-        return [key for key in ("/".join(path) for path in paths.values() if path) if key.startswith(prefix)]
+        paths = yield from list_paths(self._ids, prefix.split("/")[:-1])
+        return [key for key in map("/".join, paths.values()) if key.startswith(prefix)]
 
 
 class DistierCache(BaseCache):

@@ -30,7 +30,7 @@ from langgraph.store.base import (
 
 from distier.client import AsyncStore, Store
 from distier.domain.module import Module
-from distier.integrations.shared import Bridge, Ids, Steps, delete_all, get_all, list_rows, put_all
+from distier.integrations.shared import Bridge, Ids, Steps, delete_all, get_all, list_paths, list_rows, put_all
 
 READ_AT_ONCE = 100
 """How many items a search with a filter reads at a time."""
@@ -114,11 +114,8 @@ class DistierStore(BaseStore):
     def _namespaces(self, op: ListNamespacesOp) -> Steps[list[tuple[str, ...]]]:
         conditions = op.match_conditions or ()
         fixed = next((_before_star(c.path) for c in conditions if c.match_type == "prefix"), ())
-        paths = {row.id: self._ids.parts(row.id) for row in (yield from list_rows(self._ids.prefix(fixed)))}
-        if shortened := [id for id, path in paths.items() if path is None]:
-            modules = yield from get_all(shortened)
-            paths |= {id: self._ids.parts(id, module.meta) for id, module in modules.items() if module}
-        namespaces = {path[:-1] for path in paths.values() if path and len(path) > 1}
+        paths = (yield from list_paths(self._ids, fixed)).values()
+        namespaces = {path[:-1] for path in paths if len(path) > 1}
         kept = {
             namespace[: op.max_depth] for namespace in namespaces if all(_does_match(c, namespace) for c in conditions)
         }

@@ -128,6 +128,14 @@ def list_rows(prefix: str) -> Steps[list[Row]]:
     return found
 
 
+def list_paths(ids: Ids, prefix: Sequence[str]) -> Steps[dict[str, tuple[str, ...]]]:
+    """Steps that return the path of each id whose path begins with `prefix`, in the order of the ids."""
+    found = {row.id: ids.parts(row.id) for row in (yield from list_rows(ids.prefix(prefix)))}
+    shortened = yield from get_all([id for id, path in found.items() if path is None])
+    found |= {id: ids.parts(id, module.meta) for id, module in shortened.items() if module}
+    return {id: path for id, path in found.items() if path and path[: len(prefix)] == tuple(prefix)}
+
+
 def _page(prefix: str, after: str, store: Any) -> Any:
     return store.run(page_by_id(store.space, prefix, after, PAGE_MAX))
 
