@@ -56,6 +56,7 @@ def register(app: typer.Typer) -> None:
     app.command("put")(put)
     app.command("get")(get)
     app.command("rm")(rm)
+    app.command("mv")(mv)
     app.command("ls")(ls)
     app.command("where")(where)
 
@@ -278,6 +279,21 @@ def rm(
 
         session.each(chosen.ids(store), one)
     session.end()
+
+
+def mv(
+    context: typer.Context,
+    old: Annotated[str, typer.Argument(metavar="OLD", help="Module id.", autocompletion=complete_ids)],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Its new id, which must not exist.")],
+    if_version: IfVersion = None,
+    durability: Level = None,
+) -> None:
+    """Rename a module. It is put under the new id and then deleted under the old one, so both exist for a moment."""
+    session = session_of(context)
+    with session.store(existing=True) as store:
+        landed = store.rename(old, new, if_version=_version(if_version), durability=durability)
+    text = f"{output.shown(old)} is {output.shown(new)} now, version {landed.version}, {landed.tier}"
+    session.print_result(view(landed), text)
 
 
 LS_DROP_ORDER = ("updated", ">uses", ">stored", "version", ">size", ">tokens")

@@ -48,6 +48,7 @@ from distier.plans.put.delete import delete as delete_plan
 from distier.plans.put.many import put_many as put_many_plan
 from distier.plans.put.one import put as put_plan
 from distier.plans.put.prepare import Content, Durability, Expected, Item
+from distier.plans.put.rename import rename as rename_plan
 from distier.plans.recovery.epochs import WrongArchive, check_shape, open_space, recover
 from distier.plans.recovery.identity import try_archive
 from distier.plans.tier.demote import demote as demote_plan
@@ -182,6 +183,13 @@ class AsyncStore(AsyncBrowsing, AsyncFitting, AsyncRestoring, AsyncSessions, Asy
         """As `Store.delete`."""
         with self.near.writing([check_id(id)]):
             return await self.run(delete_plan(self.space, id, if_version, durability))
+
+    async def rename(
+        self, old: str, new: str, *, if_version: Expected = None, durability: Durability | None = None
+    ) -> Landed:
+        """As `Store.rename`."""
+        with self.near.writing([check_id(old), check_id(new)]):
+            return await self.run(rename_plan(self.space, old, new, if_version, durability))
 
     async def promote(self, id: str) -> Moved:
         """As `Store.promote`."""

@@ -52,6 +52,7 @@ from distier.plans.put.delete import delete as delete_plan
 from distier.plans.put.many import put_many as put_many_plan
 from distier.plans.put.one import put as put_plan
 from distier.plans.put.prepare import Content, Durability, Expected, Item
+from distier.plans.put.rename import rename as rename_plan
 from distier.plans.recovery.epochs import WrongArchive, check_shape, find_space, open_space, recover
 from distier.plans.recovery.identity import try_archive
 from distier.plans.tier.demote import demote as demote_plan
@@ -299,6 +300,32 @@ class Store(Browsing, Fitting, Restoring, Sessions, Versions):
         """
         with self.near.writing([check_id(id)]):
             return self.run(delete_plan(self.space, id, if_version, durability))
+
+    def rename(
+        self, old: str, new: str, *, if_version: Expected = None, durability: Durability | None = None
+    ) -> Landed:
+        """Give a module another id. Its versions under the old id stay in its history; pins and uses are not taken along.
+
+        The module is put as `new` and then deleted as `old`, so both exist for a moment. If the call is interrupted between the
+        two, call it again: it finishes what was begun. A module whose version is archived is archived as `new` first.
+
+        Args:
+            old: the id of the module.
+            new: its id from now on. It must not exist, unless with the same content and description.
+            if_version: rename only if the module is at this version.
+            durability: when the writes are acknowledged, as for `put`.
+
+        Returns:
+            The version and tier of `new`; `replayed` is True if it was there already.
+
+        Raises:
+            NotFound: `old` does not exist.
+            Conflict: `new` exists, or `old` is not at `if_version` or was changed meanwhile; nothing was renamed.
+            Invalid: the two ids are the same.
+            Unavailable: a server did not answer; both may exist. Call it again.
+        """
+        with self.near.writing([check_id(old), check_id(new)]):
+            return self.run(rename_plan(self.space, old, new, if_version, durability))
 
     def promote(self, id: str) -> Moved:
         """Move a module to hot.

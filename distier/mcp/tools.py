@@ -172,6 +172,13 @@ class Tools:
         )  # fmt: skip
         return Output({"id": id, "version": str(landed.version), "tier": landed.tier})
 
+    async def rename(self, arguments: Arguments) -> Output:
+        try:
+            landed = await self.store.rename(arguments["id"], arguments["new_id"], if_version=_expected(arguments))
+        except NotFound:
+            raise Refused(await self._missing(arguments["id"])) from None
+        return Output({"id": landed.id, "version": str(landed.version), "tier": landed.tier})
+
     async def delete(self, arguments: Arguments) -> Output:
         existed = await self.store.delete(arguments["id"], if_version=_expected(arguments))
         if not existed:
@@ -370,6 +377,9 @@ TOOLS: tuple[Tool, ...] = (
     Tool("rollback_module", "Go back to a version",
          "Write an older version of a module again, as a new version. Also brings a deleted module back.",
          {"id": ID, "version": OLDER, "if_version": VERSION}, ("id", "version"), Tools.rollback, writes=True, destroys=True),
+    Tool("rename_module", "Rename a module",
+         "Give a module another id, which must not exist. Its older versions keep the old id.",
+         {"id": ID, "new_id": ID, "if_version": VERSION}, ("id", "new_id"), Tools.rename, writes=True, destroys=True),
     Tool("delete_module", "Delete a module", "Delete a module.",
          {"id": ID, "if_version": VERSION}, ("id",), Tools.delete, writes=True, destroys=True),
 )  # fmt: skip

@@ -146,7 +146,12 @@ async def test_tools_find_read_and_write(open_client: Open, store: Store) -> Non
         version = made.structured_content["version"]
         assert "Conflict" in await refusal(client, "edit_module", id="notes/a", old="one", new="x", if_version=version)
         assert "0 times" in await refusal(client, "edit_module", id="notes/a", old="none", new="x")
-        gone = await call(client, "delete_module", id="notes/a", if_version=edited.structured_content["version"])
+        version = edited.structured_content["version"]
+        assert "exists" in await refusal(client, "rename_module", id="notes/a", new_id="prompts/hello.md")
+        moved = await call(client, "rename_module", id="notes/a", new_id="notes/b", if_version=version)
+        assert moved.structured_content["id"] == "notes/b" and store.get("notes/a") is None
+        back = await call(client, "rename_module", id="notes/b", new_id="notes/a")
+        gone = await call(client, "delete_module", id="notes/a", if_version=back.structured_content["version"])
         assert gone.structured_content["deleted"] and store.get("notes/a") is None
         assert "notes" in await refusal(client, "read_module", id="notes/a")
         assert "hot" in (await call(client, "explain_module", id="docs/long.md")).content[0].text

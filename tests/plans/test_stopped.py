@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import pytest
 
+from distier.domain.module import Module
 from distier.effects import Plan
-from distier.errors import DistierError, Unavailable
+from distier.errors import DistierError, NotFound, Unavailable
 from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.maintain import age_uses, demote_idle, expire_warm, keep_headroom, maintain, write_back_due
 from distier.plans.fleet.statistics import read_stats
@@ -30,6 +32,7 @@ from distier.plans.put.delete import delete
 from distier.plans.put.many import put_many
 from distier.plans.put.one import put
 from distier.plans.put.prepare import Item
+from distier.plans.put.rename import rename
 from distier.plans.recovery.adopt import need_record
 from distier.plans.recovery.epochs import open_space
 from distier.plans.tier.demote import demote, demote_many
@@ -208,6 +211,10 @@ ROWS = [
         is_tier("warm")),
     Row("put many", full, lambda s: put_many(s, [item(f"n{i}", tokens=30) for i in range(4)]), FULL,
         {f"n{i}": content(f"n{i}") for i in range(4)}, lambda r: all(x.tier == "hot" for x in r)),
+    Row("rename", mixed, lambda s: renamed(s, "hot-dirty", "new"), MIXED,
+        {"hot-dirty": None, "new": MIXED["hot-dirty"]}, lambda m: m.content == MIXED["hot-dirty"]),
+    Row("rename a cold one", mixed, lambda s: renamed(s, "cold", "new"), MIXED,
+        {"cold": None, "new": MIXED["cold"]}, lambda m: m.content == MIXED["cold"]),
     Row("delete hot", mixed, lambda s: delete(s, "hot-dirty"), MIXED, {"hot-dirty": None}),
     Row("delete cold", mixed, lambda s: delete(s, "cold"), MIXED, {"cold": None}),
     Row("promote warm", mixed, lambda s: promote(s, "warm-dirty"), MIXED, check=is_tier("hot")),
@@ -246,6 +253,15 @@ ROWS = [
     Row("recall", mixed, lambda s: recall(s, ["cold", "none"], ["pdf"]), MIXED, before=lambda w: taught(w),
         check=lambda r: r.modules["cold"] == (1.0, {"a": 1.0}) and r.keywords["pdf"].followers == {"a": 2.0}),
 ]  # fmt: skip
+
+
+def renamed(space: Namespace, old: str, new: str) -> Plan[Module]:
+    """Rename a module, or find that an earlier call did."""
+    with suppress(NotFound):
+        yield from rename(space, old, new)
+    there = yield from get(space, new)
+    assert there is not None
+    return there
 
 
 def idle(world: World) -> None:

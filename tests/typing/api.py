@@ -137,6 +137,7 @@ def reading(store: Store) -> None:
     assert_type(store.get("id", version="1-2"), Module | None)
     assert_type(store.history("id", limit=3), list[HistoryEntry])
     assert_type(store.rollback("id", "1-2", if_version="1-3"), Landed)
+    assert_type(store.rename("id", "new", if_version="1-3"), Landed)
     assert_type(store.list("prefix/", tier="hot", limit=3), Iterator[str])
     assert_type(store.scan(), Iterator[tuple[str, Tier]])
     with store.session(keywords=["pdf"]) as session:
@@ -193,6 +194,7 @@ async def everything_async(store: AsyncStore, order: Order) -> None:
     assert_type(await store.get("id", version="1-2"), Module | None)
     assert_type(await store.history("id", limit=3), list[HistoryEntry])
     assert_type(await store.rollback("id", "1-2", if_version="1-3"), Landed)
+    assert_type(await store.rename("id", "new", if_version="1-3"), Landed)
     assert_type(store.list("prefix/"), AsyncIterator[str])
     assert_type(store.scan(), AsyncIterator[tuple[str, Tier]])
     assert_type(await store.promote("id"), Moved)
