@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,12 +44,12 @@ def sync(
         raise typer.BadParameter("--pull cannot be combined with --push")
     if directory.exists() and not directory.is_dir():
         raise typer.BadParameter(f"{str(directory)!r} is not a directory")
-    from .syncing import TO_DISK, TO_STORE, Sync
+    from .syncing import TO_DISK, TO_STORE, Sync, only_here
     from .tree import Tree
 
     allowed = TO_DISK if pull else TO_STORE if push else TO_DISK + TO_STORE
     tree = Tree(directory, exclude or [], output.say, ignore)
-    with session.store(existing=pull) as store:
+    with session.store(existing=pull) as store, nullcontext() if dry_run else only_here(directory):
         run = Sync(session, store, tree, prefix.rstrip("/") + "/" if prefix else "", allowed, prefer, dry_run)
         if watch and not dry_run:
             run.forever()

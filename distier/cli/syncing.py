@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import threading
 import time
 from collections import Counter
@@ -311,6 +313,23 @@ class Sync:
                 continue  # removed since the listing
             found[path.as_posix()] = (status.st_mtime_ns, status.st_size)
         return found
+
+
+@contextmanager
+def only_here(root: Path) -> Iterator[None]:
+    """Lock a directory, so that two syncs do not overwrite each other's state. Raises `Invalid` if another one has it."""
+    root.mkdir(parents=True, exist_ok=True)
+    file = os.open(root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Invalid(f"another distier sync works in {root}: end it first, or wait until it is done") from None
+        except OSError as e:  # this file system has no locks
+            output.say(f"distier: {root} cannot be locked ({e.strerror}): run only one sync there")
+        yield
+    finally:
+        os.close(file)
 
 
 def _sha256(path: Path) -> str:

@@ -27,7 +27,7 @@ from distier.client import AsyncStore, Store
 from distier.domain.module import Landed, Module
 from distier.errors import Conflict, DistierError
 from distier.integrations.memory_text import TOP, Path, inserted, listing, numbered, parsed, replaced, text_of
-from distier.integrations.shared import KEY, Bridge, Ids, Steps, delete, delete_all, get_all, list_rows, put_all
+from distier.integrations.shared import KEY, Bridge, Ids, Steps, delete, delete_all, get_all, list_files, put_all
 from distier.plans.put.prepare import Expected
 
 
@@ -117,12 +117,8 @@ class _Memories:
 
     def _below(self, path: Path) -> Steps[dict[Path, tuple[str, int]]]:
         """Return the id and size of each file below a directory, by its path."""
-        rows = yield from list_rows(self._ids.prefix(path))
-        paths = {row.id: self._ids.parts(row.id) for row in rows}
-        shortened = yield from get_all([id for id, found in paths.items() if found is None])
-        paths |= {id: self._ids.parts(id, module.meta) for id, module in shortened.items() if module}
-        sizes = {row.id: row.size_bytes for row in rows}
-        return {p: (id, sizes[id]) for id, p in paths.items() if p and len(p) > len(path) and p[: len(path)] == path}
+        files = yield from list_files(self._ids, path)
+        return {found: (row.id, row.size_bytes) for found, row in files.items() if len(found) > len(path)}
 
     def _edit(self, name: str, change: Callable[[str], tuple[str, str]]) -> Steps[str]:
         """Change a file, again from its new content if another agent wrote it meanwhile."""

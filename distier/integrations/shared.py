@@ -128,12 +128,18 @@ def list_rows(prefix: str) -> Steps[list[Row]]:
     return found
 
 
+def list_files(ids: Ids, prefix: Sequence[str]) -> Steps[dict[tuple[str, ...], Row]]:
+    """Steps that list the modules whose path begins with `prefix`, by path, in the order of their ids."""
+    rows = {row.id: row for row in (yield from list_rows(ids.prefix(prefix)))}
+    paths = {id: ids.parts(id) for id in rows}
+    shortened = yield from get_all([id for id, path in paths.items() if path is None])
+    paths |= {id: ids.parts(id, module.meta) for id, module in shortened.items() if module}
+    return {path: rows[id] for id, path in paths.items() if path and path[: len(prefix)] == tuple(prefix)}
+
+
 def list_paths(ids: Ids, prefix: Sequence[str]) -> Steps[dict[str, tuple[str, ...]]]:
     """Steps that return the path of each id whose path begins with `prefix`, in the order of the ids."""
-    found = {row.id: ids.parts(row.id) for row in (yield from list_rows(ids.prefix(prefix)))}
-    shortened = yield from get_all([id for id, path in found.items() if path is None])
-    found |= {id: ids.parts(id, module.meta) for id, module in shortened.items() if module}
-    return {id: path for id, path in found.items() if path and path[: len(prefix)] == tuple(prefix)}
+    return {row.id: path for path, row in (yield from list_files(ids, prefix)).items()}
 
 
 def _page(prefix: str, after: str, store: Any) -> Any:

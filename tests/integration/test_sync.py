@@ -15,7 +15,9 @@ import pytest
 
 from distier import Store
 from distier.cli import run as cli
+from distier.cli.exits import INVALID
 from distier.cli.syncing import Sync as Syncing
+from distier.cli.syncing import only_here
 from distier.policy.merge import Side, Synced, merge
 from tests.integration.world import Open
 from tests.servers import poll
@@ -232,6 +234,17 @@ def test_watching_process_follows_both_sides_and_stops_at_ctrl_c(store: Store, d
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in errors
+
+
+def test_only_one_sync_works_in_a_directory(
+    sync: Sync, store: Store, directory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store.put("p/a.md", "1")
+    with only_here(directory):
+        assert cli(["sync", "p", str(directory)]) == INVALID
+        assert "another distier sync works in" in capfd.readouterr().err
+        assert sync("--dry-run") == {"p/a.md": "write"} and not files(directory)
+    assert sync() == {"p/a.md": "write"}
 
 
 @pytest.mark.usefixtures("environment")

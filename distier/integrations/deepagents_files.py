@@ -1,0 +1,207 @@
+"""The files of `DistierBackend`: paths, contents, and the steps of each of its methods."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from deepagents.backends.protocol import (
+    DeleteResult,
+    EditResult,
+    FileData,
+    FileDownloadResponse,
+    FileInfo,
+    FileUploadResponse,
+    GlobResult,
+    GrepMatch,
+    GrepResult,
+    LsResult,
+    ReadResult,
+    WriteResult,
+)
+from deepagents.backends.utils import (
+    InvalidGlobPatternError,
+    compile_grep_include_glob,
+    grep_matches_from_files,
+    perform_string_replacement,
+    slice_read_response,
+)
+
+from distier.domain.module import Module
+from distier.errors import Conflict, Invalid
+from distier.integrations.shared import KEY, Ids, Steps, delete_all, get_all, list_files, put_all
+
+Path = tuple[str, ...]
+READ_AT_ONCE = 100
+"""How many files `grep` reads at a time."""
+
+
+class File(NamedTuple):
+    """A file: its module, and what a listing shows of it."""
+
+    id: str
+    size_bytes: int
+    updated_ms: int
+
+
+class Files:
+    """The steps of the methods, for blocking and asyncio ones. `Invalid` is raised for paths that are none."""
+
+    def __init__(self, root: str) -> None:
+        self._ids = Ids(root)
+
+    def _below(self, directory: str | None) -> Steps[dict[str, File]]:
+        """Return the files of a directory and below it, and the file of this name, by name."""
+        path = _parsed(directory or "/")
+        rows = yield from list_files(self._ids, path)
+        found = {_named(each): File(row.id, row.size_bytes, row.updated_ms) for each, row in rows.items()}
+        if path and (module := (yield from self._get(_named(path)))) is not None:
+            found[_named(path)] = File(module.id, len(module.content), module.updated_ms)
+        return found
+
+    def _get(self, name: str) -> Steps[Module | None]:
+        id = self._ids.id(_parsed(name))
+        return (yield from get_all([id]))[id]
+
+    def _put(self, name: str, content: str, was: Module | None, **fields: Any) -> Steps[None]:
+        kept: dict[str, Any] = {}
+        if was is not None:
+            kept = {"keywords": was.keywords, "meta": {n: value for n, value in was.meta.items() if n != KEY}}
+        content_type = None if was is None else was.content_type
+        yield from put_all([self._ids.item(_parsed(name), content, content_type, **kept, **fields)])
+
+    def ls(self, path: str) -> Steps[LsResult]:
+        start = path if path.endswith("/") else path + "/"
+        entries: dict[str, FileInfo] = {}
+        for name, file in (yield from self._below(path)).items():
+            first, slash, _ = name.removeprefix(start).partition("/")
+            if name.startswith(start):
+                entries[start + first + slash] = (
+                    {"path": f"{start}{first}/", "is_dir": True, "size": 0, "modified_at": ""}
+                    if slash
+                    else _info(name, file)
+                )
+        return LsResult(entries=[entries[name] for name in sorted(entries)])
+
+    def read(self, name: str, offset: int, limit: int) -> Steps[ReadResult]:
+        module = yield from self._get(name)
+        if module is None:
+            return ReadResult(error=f"File '{name}' not found")
+        data = _data(module)
+        return slice_read_response(data, offset, limit) if data["encoding"] == "utf-8" else ReadResult(file_data=data)
+
+    def write(self, name: str, content: str) -> Steps[WriteResult]:
+        yield from self._put(name, content, (yield from self._get(name)))
+        return WriteResult(path=name)
+
+    def edit(self, name: str, old: str, new: str, replace_all: bool) -> Steps[EditResult]:
+        while True:
+            module = yield from self._get(name)
+            if module is None:
+                return EditResult(error=f"Error: File '{name}' not found")
+            data = _data(module)
+            if data["encoding"] != "utf-8":
+                return EditResult(error="Error: Cannot edit binary files with text replacements.")
+            result = perform_string_replacement(data["content"], old, new, replace_all)
+            if isinstance(result, str):
+                return EditResult(error=result)
+            try:
+                yield from self._put(name, result[0], module, if_version=module.version)
+            except Conflict:  # another agent wrote it meanwhile
+                continue
+            return EditResult(path=name, occurrences=result[1])
+
+    def delete(self, name: str) -> Steps[DeleteResult]:
+        found = yield from self._below(name)
+        if not (yield from delete_all([file.id for file in found.values()])):
+            return DeleteResult(error=f"Error: File '{name}' not found")
+        return DeleteResult(path=name)
+
+    def grep(self, pattern: str, path: str | None, glob: str | None, max_count: int | None) -> Steps[GrepResult]:
+        try:
+            names = list(_matching((yield from self._below(path)), glob, path))
+        except InvalidGlobPatternError as e:
+            return GrepResult(error=str(e))
+        matches: list[GrepMatch] = []
+        for start in range(0, len(names), READ_AT_ONCE):
+            ids = {self._ids.id(_parsed(name)): name for name in names[start : start + READ_AT_ONCE]}
+            modules = yield from get_all(list(ids))
+            files = {ids[id]: _data(module) for id, module in modules.items() if module is not None}
+            left = None if max_count is None else max_count - len(matches)
+            found = grep_matches_from_files(files, pattern, max_count=left)
+            matches += found.matches or []
+            if found.truncated:
+                return GrepResult(matches=matches, truncated=True)
+        return GrepResult(matches=matches)
+
+    def glob(self, pattern: str, path: str | None) -> Steps[GlobResult]:
+        files = yield from self._below(path)
+        try:
+            names = list(_matching(files, pattern, path))
+        except InvalidGlobPatternError as e:
+            return GlobResult(error=str(e))
+        names.sort(key=lambda name: -files[name].updated_ms)
+        return GlobResult(matches=[_info(name, files[name]) for name in names])
+
+    def upload(self, files: Sequence[tuple[str, bytes]]) -> Steps[list[FileUploadResponse]]:
+        responses = []
+        for name, content in files:
+            try:
+                yield from put_all([self._ids.item(_parsed(name), content, None)])
+                responses.append(FileUploadResponse(path=name))
+            except Invalid:
+                responses.append(FileUploadResponse(path=name, error="invalid_path"))
+        return responses
+
+    def download(self, names: Sequence[str]) -> Steps[list[FileDownloadResponse]]:
+        responses = []
+        for name in names:
+            module = yield from self._get(name)
+            responses.append(
+                FileDownloadResponse(path=name, error="file_not_found")
+                if module is None
+                else FileDownloadResponse(path=name, content=module.content)
+            )
+        return responses
+
+
+def _parsed(name: str) -> Path:
+    """Return the parts of an absolute path. Raises `Invalid` for others."""
+    if not name.startswith("/"):
+        raise Invalid(f"a path must start with '/', not {name!r:.100}")
+    parts = tuple(name.strip("/").split("/"))
+    if ".." in parts:
+        raise Invalid(f"a path must not contain '..': {name!r:.100}")
+    return () if parts == ("",) else parts
+
+
+def _named(path: Path) -> str:
+    return "/" + "/".join(path)
+
+
+def _matching(names: Iterable[str], glob: str | None, path: str | None) -> Iterator[str]:
+    """Yield the names that a pattern matches, relative to the directory in which is searched."""
+    matches = None if glob is None else compile_grep_include_glob(glob)
+    start = len(_named(_parsed(path or "/")).rstrip("/")) + 1
+    for name in names:
+        if matches is None or matches(name[start:] or name.rpartition("/")[2]):
+            yield name
+
+
+def _data(module: Module) -> FileData:
+    times = {"created_at": _iso(module.created_ms), "modified_at": _iso(module.updated_ms)}
+    try:
+        return FileData(content=module.content.decode(), encoding="utf-8", **times)  # type: ignore[typeddict-item]
+    except UnicodeDecodeError:
+        content = base64.standard_b64encode(module.content).decode()
+        return FileData(content=content, encoding="base64", **times)  # type: ignore[typeddict-item]
+
+
+def _info(name: str, file: File) -> FileInfo:
+    return {"path": name, "is_dir": False, "size": file.size_bytes, "modified_at": _iso(file.updated_ms)}
+
+
+def _iso(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat()
