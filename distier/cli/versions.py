@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distier.errors import Invalid, NotFound
+from distier.domain.difference import diff_lines
+from distier.errors import NotFound
 from distier.views import view
 
 from . import exits, output
@@ -17,7 +17,7 @@ from .modules import IfVersion, Level
 from .session import Session, session_of
 
 if TYPE_CHECKING:
-    from distier.domain.module import HistoryEntry, Module
+    from distier.domain.module import HistoryEntry
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Module id.", autocompletion=complete_ids)]
 
@@ -113,7 +113,7 @@ def diff(
         if module is None:
             raise NotFound(f"module {id!r} has no version {version}: `distier history {id}` lists those that are kept")
     assert before is not None and after is not None
-    lines = diff_lines(before, after)
+    lines = diff_lines(before, after, output.shown(id))
     if session.json:
         row: dict[str, Any] = {
             "id": id,
@@ -126,13 +126,3 @@ def diff(
         print("\n".join(lines))
     if before.content != after.content:
         raise typer.Exit(exits.FAILED)
-
-
-def diff_lines(before: Module, after: Module) -> list[str]:
-    """Return a unified diff of two versions. Raises `Invalid` for contents that are not text."""
-    try:
-        old, new = before.text.splitlines(), after.text.splitlines()
-    except UnicodeDecodeError:
-        raise Invalid(f"module {after.id!r} is not text, so its versions cannot be shown as a diff") from None
-    names = (f"{output.shown(before.id)}@{before.version}", f"{output.shown(after.id)}@{after.version}")
-    return list(difflib.unified_diff(old, new, *names, lineterm=""))

@@ -32,7 +32,7 @@ def module_page(
         section("Where", _placement(root, placed, explained)),
         section("Described by", _described(peeked)),
         section("Content", _preview(root, id, placed, peeked, failed, most_bytes)),
-        section("Versions in the archive", _versions(root, versions)),
+        section("Versions in the archive", _versions(root, id, versions)),
     ]
     return join(*parts)
 
@@ -115,12 +115,22 @@ def _preview(root: str, id: str, p: dict[str, Any], peeked: Peeked | None, faile
     return shown if text else tag("p", "It is empty.", class_="empty")
 
 
-def _versions(root: str, versions: list[dict[str, Any]] | str) -> Html:
+def _versions(root: str, id: str, versions: list[dict[str, Any]] | str) -> Html:
     if isinstance(versions, str):
         return tag("p", tag("strong", "The archive does not reply. "), versions, class_="bad note")
-    rows = []
-    for v in reversed(versions):
-        link = tag("a", "download", href=url(root, "/archive/object", key=v["key"]), download=True)
+    rows: list[tuple[Any, ...]] = []
+    before: str | None = None
+    for v in versions:
+        download = tag("a", "download", href=url(root, "/archive/object", key=v["key"]), download=True)
+        diff = None
+        if v["kind"] == "content":
+            diff = before and tag("a", "diff", href=url(root, "/diff", id=id, older=before, newer=v["version"]))
+            before = v["version"]
         rows.append((v["version"], "deleted" if v["kind"] == "deleted" else "content", size(v["size_bytes"]),
-                     moment(v["modified_ms"]), link))  # fmt: skip
-    return table("Versions", ("version", "what", ">bytes", "written", ""), rows, "The archive has none.")
+                     moment(v["modified_ms"]), diff or "", download))  # fmt: skip
+    return table(
+        "Versions",
+        ("version", "what", ">bytes", "written", "from the one before", ""),
+        rows[::-1],
+        "The archive has none.",
+    )

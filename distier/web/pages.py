@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,12 +18,14 @@ from starlette.types import ASGIApp
 
 from distier import __version__
 from distier.client import AsyncStore, Store
+from distier.domain.difference import diff_lines
 from distier.domain.ids import check_id
 from distier.domain.module import TIERS, Moved
 from distier.effects import ArchiveGet
 from distier.errors import ArchiveUnavailable, ConfigError, Corrupt, DistierError, Invalid, NotFound, Unavailable
-from distier.plans.get.browse import RANKS, page_by_id, page_by_rank
+from distier.plans.get.browse import RANKS, level, page_by_id, page_by_rank
 from distier.plans.get.explain import explain
+from distier.plans.get.history import get_version
 from distier.plans.get.peek import archived_versions, peek
 from distier.plans.get.where import where
 from distier.plans.recovery.folders import list_folder
@@ -39,7 +42,7 @@ from distier.views import (
     view,
 )
 
-from . import module_page, overview, tables
+from . import module_page, overview, tables, tree
 from .html import Html, document, ident, join, tag, url
 from .live import Live, Runner
 
@@ -48,6 +51,9 @@ TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf
 PAGE_ROWS = 50
 PREVIEW_BYTES = 256 * 1024
 """Modules up to this size have a preview. Redis cannot return a part of a field, so a larger one is not read at all."""
+DIFF_LINES = 5000
+"""Versions with more lines are not compared: the time grows with the product of both."""
+TREE_ROWS = 50
 DOWNLOAD_BYTES = 64 << 20
 PIN_S = {"1 h": 3600, "1 day": 86_400, "7 days": 604_800}
 VIEWS = (("/", "Overview"), ("/modules", "Modules"), ("/fleet", "Fleet"), ("/archive", "Archive"))
@@ -141,6 +147,30 @@ class Pages:
         )  # fmt: skip
         return self._page(request, id, body, current="Modules")
 
+    async def tree(self, request: Request) -> Response:
+        prefix = request.query_params.get("prefix", "")
+        if prefix and not prefix.endswith("/"):
+            raise Invalid("A folder's prefix ends in '/'.")
+        found = await self.run(level(self.space, prefix, request.query_params.get("after", ""), TREE_ROWS))
+        return self._page(
+            request, "Tree", tree.tree(root_of(request), prefix, found.names, found.after), current="Modules"
+        )
+
+    async def difference(self, request: Request) -> Response:
+        q = request.query_params
+        id, older, newer = check_id(q.get("id", "")), q.get("older", ""), q.get("newer", "")
+        modules = []
+        for version in (older, newer):
+            module = await self.run(get_version(self.space, id, version), 30.0)
+            if module is None:
+                raise NotFound(f"The archive has no version {version} of module {id!r} any more.")
+            if len(module.content) > PREVIEW_BYTES or module.content.count(b"\n") > DIFF_LINES:
+                raise Invalid(f"Version {version} is too long to be compared here: distier diff does it.")
+            modules.append(module)
+        lines = await asyncio.to_thread(diff_lines, modules[0], modules[1], ident(id))
+        body = tree.difference(root_of(request), id, older, newer, lines)
+        return self._page(request, "Difference", body, current="Modules")
+
     async def act(self, request: Request) -> Response:
         """Demote, promote, pin or unpin one module. The guard has checked that writing is allowed, and where it comes from."""
         id, action = check_id(request.query_params.get("id", "")), request.path_params["action"]
@@ -232,8 +262,8 @@ class Pages:
                 code = 503
             text = str(error)
         title = {404: "Not found", 400: "Not possible", 405: "Not possible"}.get(code, "Not available")
-        # htmx shows no failed response. `list` is the part of the modules that the form replaces.
-        shown = join(tag("h1", title), tag("div", tag("p", text, class_="bad note"), id="list"))
+        # htmx shows no failed response. `list` is the part of the modules that the form replaces, `branch` that of the tree.
+        shown = join(tag("h1", title), tag("div", tag("p", text, class_="bad note"), id="list", class_="branch"))
         return self._page(request, title, shown, code=200 if "hx-request" in request.headers else code)
 
     @asynccontextmanager
@@ -265,6 +295,8 @@ def make_app(store: Store | AsyncStore, *, write: bool) -> tuple[ASGIApp, Live]:
         on("/events", pages.events),
         on("/modules", pages.modules),
         on("/module", pages.module),
+        on("/tree", pages.tree),
+        on("/diff", pages.difference),
         on("/do/{action}", pages.act, "POST"),
         on("/fleet", pages.fleet),
         on("/archive", pages.archive),

@@ -44,8 +44,8 @@ def tier(name: str) -> Html:
     return tag("span", name, class_=f"tier {name if name in ('hot', 'warm', 'cold', 'none') else 'other'}")
 
 
-def module_link(root: str, id: str) -> Html:
-    return tag("a", ident(id), href=url(root, "/module", id=id), class_="id")
+def module_link(root: str, id: str, shown: str | None = None) -> Html:
+    return tag("a", ident(id) if shown is None else shown, href=url(root, "/module", id=id), class_="id")
 
 
 def bar(part: float, label: str) -> Html:

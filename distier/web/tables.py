@@ -29,7 +29,10 @@ def modules(root: str, page: dict[str, Any], prefix: str, chosen: str, order: st
         action=url(root, "/modules"), method="get", class_="filter", hx_get=url(root, "/modules"), hx_select="#list",
         hx_target="#list", hx_swap="outerHTML", hx_push_url="true", hx_trigger="submit, change",
     )  # fmt: skip
-    return join(tag("h1", "Modules"), form, tag("div", *_listing(root, page, asked, order, after, late), id="list"))
+    as_tree = tag("p", tag("a", "As a tree", href=url(root, "/tree")))
+    return join(
+        tag("h1", "Modules"), form, as_tree, tag("div", *_listing(root, page, asked, order, after, late), id="list")
+    )
 
 
 def _select(name: str, chosen: str, options: dict[str, str]) -> Html:

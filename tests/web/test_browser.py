@@ -23,8 +23,8 @@ from tests.web.conftest import CHROMIUM, needs, served
 
 AXE = (Path(__file__).parent / "axe.min.js").read_text("utf-8")
 LOOKS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
-VIEWS = ["/", "/modules", "/modules?order=uses&prefix=skills/", "/module?id=skills/pdf-0", "/fleet", "/archive?path=modules/",
-         "/module?id=nothing"]  # fmt: skip
+VIEWS = ["/", "/modules", "/tree", "/modules?order=uses&prefix=skills/", "/module?id=skills/pdf-0", "/fleet",
+         "/archive?path=modules/", "/module?id=nothing"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +131,52 @@ def test_every_state_is_shown_on_the_overview(
                 page.wait_for_selector(f"#state :text({json.dumps(states.LOOK[state])})")
                 page.wait_for_selector(":text('Live.')")
                 check(page, errors, f"{state} at {wide} {scheme}")
+
+
+def test_the_tree_unfolds_by_keyboard_and_shows_what_is_below(
+    browser: Any, open_page_store: Callable[..., Store]
+) -> None:
+    needs("starlette")
+    store = open_page_store()
+    for id in ("top", *(f"skills/{n:03}/SKILL.md" for n in range(60)), "skills/about", "docs/<b>/a"):
+        store.put(id, "x")
+    with served(app(store)) as url, opened(browser) as (page, errors):
+        page.goto(url + "/tree")
+        assert page.locator("ul.branch > li").all_inner_texts() == ["docs/", "skills/", "top"]
+        page.locator("summary", has_text="skills/").focus()
+        page.keyboard.press("Enter")
+        below = page.locator("details", has_text="skills/").locator("ul.branch > li")
+        page.wait_for_selector("summary:text-is('049/')")
+        assert below.count() == 51 and below.last.inner_text() == "More"
+        below.last.get_by_role("link").click()
+        page.wait_for_selector("summary:text-is('059/')")
+        assert below.count() == 61
+        page.locator("summary:text-is('007/')").click()
+        page.wait_for_selector("a:text-is('SKILL.md')")
+        check(page, errors, "an open tree")
+        page.locator("a:text-is('SKILL.md')").click()
+        page.wait_for_selector("h1:text-is('skills/007/SKILL.md')")
+        page.goto(url + "/tree?prefix=docs/")
+        assert page.locator("summary").all_inner_texts() == ["<b>/"]
+
+
+def test_the_difference_of_two_versions_is_marked(browser: Any, open_page_store: Callable[..., Store]) -> None:
+    needs("starlette")
+    store = open_page_store(storage_tiers__cold__keep_versions=9)
+    for text in ("a\nb\nc\n", "a\n<b>\nc\n", "a\n<b>\nc\nd\n"):
+        store.put("m", text, durability="archived")
+    with served(app(store)) as url:
+        for wide, scheme in LOOKS:
+            with opened(browser, wide, scheme) as (page, errors):
+                page.goto(url + "/module?id=m")
+                check(page, errors, f"the module at {wide} {scheme}")
+                links = page.locator("a:text-is('diff')")
+                assert links.count() == 2
+                links.last.click()
+                page.wait_for_selector(".diff .added")
+                assert page.locator(".diff .removed").all_inner_texts() == ["-b\n"]
+                assert page.locator(".diff .added").all_inner_texts() == ["+<b>\n"]
+                check(page, errors, f"the difference at {wide} {scheme}")
 
 
 def test_live_moves_appear_within_a_second(browser: Any, open_page_store: Callable[..., Store], tmp_path: Path) -> None:

@@ -137,6 +137,8 @@ def test_reading_the_page_is_no_use_and_no_move(store: Store, page: Any) -> None
             "/archive",
             "/fleet",
             "/modules?order=uses",
+            "/tree",
+            "/tree?prefix=m/",
         ):
             assert page.get(path).status_code == 200
         after = store.where("m")
@@ -208,6 +210,7 @@ def test_a_page_costs_the_same_however_many_modules_there_are(
 
             for path in ("/", "/fleet", "/modules", "/modules?prefix=p/3/", "/modules?order=lru", "/modules?order=biggest",
                          "/modules?order=mru&after=1500", "/modules?after=p/4/", "/modules?tier=cold",
+                         "/tree", "/tree?prefix=p/3/",
                          "/module?id=p/1/1"):  # fmt: skip
                 counted.append(min(_cost(c, path, commands) for _ in range(3)))
         cost[n] = counted
@@ -220,6 +223,26 @@ def _cost(c: Any, path: str, commands: Callable[[], int]) -> int:
     before = commands()
     assert c.get(path).status_code == 200
     return commands() - before
+
+
+def test_versions_that_cannot_be_compared_are_refused(open_page_store: Callable[..., Store], store: Store) -> None:
+    kept = open_page_store(namespace="kept", storage_tiers__cold__keep_versions=9)
+    contents = [b"\xff", b"text", b"text", b"x" * 300_000, b"\n" * 6000]
+    versions = [str(kept.put("m", content, durability="archived").version) for content in contents]
+    with client(app(kept)) as c:
+
+        def diff(older: str, newer: str) -> Any:
+            return c.get("/diff", params={"id": "m", "older": older, "newer": newer})
+
+        assert "The contents are equal" in diff(*versions[1:3]).text
+        for pair, code, said in (
+            (versions[:2], 400, "is not text"), (versions[2:4], 400, "too long"), (versions[3:], 400, "too long"),
+            ((versions[1], "1-999"), 404, "no version 1-999"), ((versions[1], "x"), 400, ""),
+        ):  # fmt: skip
+            answer = diff(*pair)
+            assert answer.status_code == code and said in answer.text, pair
+        assert c.get("/diff?id=none&older=1-1&newer=1-2").status_code == 404
+        assert c.get("/tree?prefix=a").status_code == 400
 
 
 def test_impossible_queries_are_told_apart_from_faults(store: Store, page: Any) -> None:

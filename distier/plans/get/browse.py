@@ -57,6 +57,11 @@ class Page(NamedTuple):
     now_ms: int
 
 
+_END = "\U0010ffff"
+"""The last character: a folder's name and this come after all ids in the folder."""
+_LEVEL_STEP = 16
+
+
 def page_by_id(space: Namespace, prefix: str, after: str, limit: int, tier: str | None = None) -> Plan[Page]:
     """Return the modules after the id `after` whose ids have this prefix, in the order of the bytes of their ids.
 
@@ -82,6 +87,40 @@ def page_by_id(space: Namespace, prefix: str, after: str, limit: int, tier: str 
             return Page(rows, None, looked, None, now_ms)
         if looked >= LOOKED_MAX:
             return Page(rows, last, looked, None, now_ms)
+
+
+class Level(NamedTuple):
+    """One level of the tree that the ids are: modules, and folders, whose names end in `/`.
+
+    Attributes:
+        names: The ids, and the prefixes of folders, in the order of their bytes.
+        after: Continues the level; None at the end.
+    """
+
+    names: list[str]
+    after: str | None
+
+
+def level(space: Namespace, prefix: str, after: str, limit: int) -> Plan[Level]:
+    """Return the modules and folders directly below a prefix, after the name `after`.
+
+    What a folder has is passed over without being read, so a level costs a few round trips for each of its folders.
+    """
+    names: list[str] = []
+    last = after + _END if after.endswith("/") else after
+    while True:
+        ids, more = yield from next_ids(space, prefix, last, _LEVEL_STEP)
+        for id in ids:
+            first, slash, _ = id.removeprefix(prefix).partition("/")
+            name = prefix + first + slash
+            last = name + _END if slash else name
+            if names and names[-1] == name:
+                continue
+            if len(names) == limit:
+                return Level(names, names[-1])
+            names.append(name)
+        if not more:
+            return Level(names, None)
 
 
 def next_ids(space: Namespace, prefix: str, after: str, limit: int) -> Plan[tuple[list[str], bool]]:

@@ -102,7 +102,7 @@ def to_warm(
     at, id, write_id = Located(space, shard, record.id), record.id, record.order.write_id
     bar = space.process.bar(shard, "warm")
     expected = space.process.warm.get(id, 0.0) + uses + likely
-    skipped = not is_sampled(id) and bar.refuses(expected, len(content))
+    skipped = bar.refuses(expected, len(content)) and not is_sampled(id)
     if skipped and not (yield from _is_wanted(at, holder, uses)):
         space.process.guess_warm(id, expected)
         return Outcome.NOT_ADMITTED
