@@ -909,7 +909,9 @@ class Lab:
         self._slots.append(world.number)
         return result
 
-    def explore(self, scenario: Scenario, seeds: range, *, failures_max: int = 1) -> tuple[Tally, list[Failure]]:
+    def explore(
+        self, scenario: Scenario, seeds: Sequence[int], *, failures_max: int = 1
+    ) -> tuple[Tally, list[Failure]]:
         """Run the scenario once per seed; stop after `failures_max` failures."""
         tally, failures = Tally(), list[Failure]()
 

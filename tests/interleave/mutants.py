@@ -53,6 +53,9 @@ class Mutant:
     patches: tuple[Patch, ...] = ()
     damage: Damage | None = None
     model: str = ""
+    first_seed: int = 0
+    """Where the search starts: shortly before the seed that catches a mutant which few seeds catch. It goes on from there, and
+    then takes the seeds before it, so that a changed plan costs time and not the result."""
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -342,7 +345,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ), model="early_tomb_gc"),
     Mutant("no-archived-tombstone", ("delete/write-back", "delete-archived/put"), (), _no_archived_tombstone,
            model="no_tombstone"),
-    Mutant("no-look-for-epochs", ("put-archived/old-primary",), (), _no_look, model="no_validate"),
+    Mutant("no-look-for-epochs", ("put-archived/old-primary",), (), _no_look, model="no_validate",
+           first_seed=5200),
     Mutant("blind-apply", ("put-archived/put", "put-archived/put-archived"), (
         ("prelude", "if comes_after(old, tonumber(epoch), ver) then", "if false then"),
     ), model="blind_apply"),
@@ -392,16 +396,16 @@ MUTANTS: tuple[Mutant, ...] = (
     )),
     Mutant("suspect-unread", ("near/put/demote", "near/many/put"), (), _suspect_unread),
     Mutant("suspect-of-any-epoch", ("near/epoch",), (), _suspect_of_any_epoch),
-    Mutant("suspect-by-write-id", ("near/again",), (), _suspect_by_write_id),
+    Mutant("suspect-by-write-id", ("near/again",), (), _suspect_by_write_id, first_seed=2600),
     Mutant("not-settled", ("cas-archived/put/sweep", "cas-archived/cas-archived"), (), _not_settled, model="not_settled"),
     Mutant("takes-back", ("cas-archived/old-primary", "cas-archived/put/rescue"), (), _takes_back,
-           model="takes_back"),
+           model="takes_back", first_seed=5120),
     Mutant("nothing-reserved", ("delete-if-archived/put-archived", "cas-archived/cas-archived"), (
         ("prelude", UNHELD, ""),
     ), _not_settled, model="nothing_reserved"),
     Mutant("adopts-reserved", ("cas-archived/put/rescue",), (
         ("adopt", "if position > 0 and (e < current or e == current and v <= position) then newer = false end", ""),
-    )),
+    ), first_seed=1530),
     Mutant("proof-after-read", ("together/flush", "together/restart"), (), _proof_after_read),
     Mutant("acks-overtaken", ("put-archived/cas",), (
         ("prelude", UNHELD, "if position ~= ver or holder ~= write_id then\n    if comes_after(old, tonumber(epoch), ver) then "
