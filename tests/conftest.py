@@ -80,14 +80,21 @@ def report(record_property: Callable[[str, object], None]) -> Callable[[str], No
     return lambda text: record_property("reported", text)
 
 
+LONGEST = (
+    "/test_many_", "/test_explorer.py", "/test_archive_faults.py", "/test_snippets.py", "chaos/test_failover.py",
+    "/test_nodes.py", "/test_conformance.py", "mcp/test_server.py", "/test_browser.py", "/test_archive_page.py",
+)  # fmt: skip
+"""Files that take a minute or more."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of the long mode in the short one, and put the two longest files first. Otherwise one process would
-    still run them after the others have finished."""
+    """Leave out the tests of the long mode in the short one, and put the longest files first. Otherwise one process would still
+    run them after the others have finished."""
     if os.environ.get("CHAOS") != "long":
         late = [item for item in items if _is_long(item)]
         config.hook.pytest_deselected(items=late)
         items[:] = [item for item in items if item not in late]
-    items.sort(key=lambda item: "/test_many_" not in item.nodeid)
+    items.sort(key=lambda item: not any(name in item.nodeid for name in LONGEST))
 
 
 def _is_long(item: pytest.Item) -> bool:
