@@ -20,7 +20,7 @@ from distier.client.arguments import (
     warn_renamed,
 )
 from distier.client.browsing import AsyncBrowsing
-from distier.client.events import EVENT_WAIT_MS, Listening
+from distier.client.events import EVENT_WAIT_MS, Listening, next_events
 from distier.client.fitting import AsyncFitting
 from distier.client.preload import Preload
 from distier.client.restoring import AsyncRestoring
@@ -34,7 +34,7 @@ from distier.drive.aio import AsyncDriver
 from distier.effects import Plan
 from distier.errors import DistierError, Invalid
 from distier.near import Near
-from distier.observe.events import Cursor, read_events
+from distier.observe.events import Cursor
 from distier.observe.hooks import MetricsHook, hooked
 from distier.plans.common.namespace import Namespace
 from distier.plans.common.touches import send_touch
@@ -238,8 +238,7 @@ class AsyncStore(AsyncBrowsing, AsyncFitting, AsyncRestoring, AsyncSessions, Asy
         """As `Store.events`."""
         cursor = await self.run(Cursor.start(self.space.keys.shards, since))
         while True:
-            found = await self.run(read_events(cursor, EVENT_WAIT_MS if wait else 0))
-            self.near.take_events(found)
+            found = await self.run(next_events(cursor, EVENT_WAIT_MS if wait else 0, self.near))
             for event in found:
                 yield event
             if not found and not wait:

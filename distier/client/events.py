@@ -40,8 +40,8 @@ class Listening:
     async def _deliver(self) -> None:
         while True:
             try:
-                events = await self._run(read_events(self._cursor, EVENT_WAIT_MS))
-                notify(self._listeners, events, self._near)
+                events = await self._run(next_events(self._cursor, EVENT_WAIT_MS, self._near))
+                notify(self._listeners, events)
             except DistierError:
                 await asyncio.sleep(EVENT_WAIT_MS / 1000)
 
@@ -70,7 +70,7 @@ class Watcher:
     def _deliver(self) -> None:
         while not self._stopping.is_set():
             try:
-                notify(self._listeners, self._run(read_events(self._cursor, EVENT_WAIT_MS)), self._near)
+                notify(self._listeners, self._run(next_events(self._cursor, EVENT_WAIT_MS, self._near)))
             except DistierError:
                 self._stopping.wait(EVENT_WAIT_MS / 1000)  # Redis is unavailable; the stream keeps the events
 
@@ -80,15 +80,20 @@ class Watcher:
             self._thread.join(timeout=5)
 
 
-def notify(listeners: Sequence[tuple[str, Listener]], events: Sequence[Event], near: Near) -> None:
-    """Call each listener that is registered for the kind of each event; log its exceptions.
+def next_events(cursor: Cursor, wait_ms: int, near: Near) -> Plan[list[Event]]:
+    """Return the next events, after the near cache has learned of them.
 
-    A listener may read the module that it is told of, so the near cache learns of the events first: its own pushes come
-    by another connection, and may be later.
+    Who is told of a change may read the module, and the near cache's own pushes come by another connection, perhaps later.
     """
+    events = yield from read_events(cursor, wait_ms)
+    near.take_events(events)
+    return events
+
+
+def notify(listeners: Sequence[tuple[str, Listener]], events: Sequence[Event]) -> None:
+    """Call each listener that is registered for the kind of each event; log its exceptions."""
     from distier.observe.logs import log
 
-    near.take_events(events)
     for event in events:
         for kind, listener in list(listeners):
             if kind == "event" or event.is_tier_change:

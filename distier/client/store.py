@@ -25,7 +25,7 @@ from distier.client.arguments import (
     warn_renamed,
 )
 from distier.client.browsing import Browsing
-from distier.client.events import EVENT_WAIT_MS, Watcher
+from distier.client.events import EVENT_WAIT_MS, Watcher, next_events
 from distier.client.fitting import Fitting
 from distier.client.preload import Preload
 from distier.client.restoring import Restoring
@@ -38,7 +38,7 @@ from distier.drive.sync import SyncDriver
 from distier.effects import Plan
 from distier.errors import DistierError, Invalid
 from distier.near import Near
-from distier.observe.events import Cursor, read_events
+from distier.observe.events import Cursor
 from distier.observe.hooks import MetricsHook, hooked
 from distier.plans.common.namespace import Namespace
 from distier.plans.common.touches import send_touch
@@ -427,8 +427,7 @@ class Store(Browsing, Fitting, Restoring, Sessions, Versions):
         """
         cursor = self.run(Cursor.start(self.space.keys.shards, since))
         while True:
-            found = self.run(read_events(cursor, EVENT_WAIT_MS if wait else 0))
-            self.near.take_events(found)
+            found = self.run(next_events(cursor, EVENT_WAIT_MS if wait else 0, self.near))
             yield from found
             if not found and not wait:
                 return

@@ -27,7 +27,7 @@ from distier.client import AsyncStore, Store
 from distier.domain.module import Landed, Module
 from distier.errors import Conflict, DistierError
 from distier.integrations.memory_text import TOP, Path, inserted, listing, numbered, parsed, replaced, text_of
-from distier.integrations.shared import KEY, Bridge, Ids, Steps, delete, delete_all, get_all, list_files, put_all
+from distier.integrations.shared import Bridge, Ids, Steps, delete, delete_all, get_all, list_files, put_all
 from distier.plans.put.prepare import Expected
 
 
@@ -135,9 +135,7 @@ class _Memories:
                 return result
 
     def _put(self, path: Path, content: bytes, like: Module, *, if_version: Expected) -> Steps[Landed]:
-        fields = {"keywords": like.keywords, "meta": {name: value for name, value in like.meta.items() if name != KEY}}
-        item = self._ids.item(path, content, like.content_type, if_version=if_version, **fields)
-        return (yield from put_all([item]))[0]
+        return (yield from put_all([self._ids.item_like(path, content, like, if_version=if_version)]))[0]
 
     def _move(self, old: Path, new: Path) -> Steps[bool]:
         """Write the new file, then delete the old one, if it still has what was written."""

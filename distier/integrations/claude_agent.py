@@ -118,8 +118,8 @@ class DistierSessionStore:
         """Return the last module of each session's own transcript."""
         last: dict[str, int] = {}
         for path in (yield from list_paths(self._ids, (project,))).values():
-            if path[2:3] == (MAIN,):
-                last[path[1]] = max(last.get(path[1], 0), *_numbers(path[:3], [path]))
+            if len(path) == 4 and path[2] == MAIN and path[3].isdecimal():  # a user may have put other modules there
+                last[path[1]] = max(last.get(path[1], 0), int(path[3]))
         ids = {session: self._id((project, session, MAIN), number) for session, number in last.items()}
         found = yield lambda store: store.describe(list(ids.values()))
         return {session: found[id] for session, id in ids.items() if found[id] is not None}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
 
 from deepagents.backends.protocol import (
     DeleteResult,
@@ -29,21 +28,19 @@ from deepagents.backends.utils import (
     slice_read_response,
 )
 
+from distier.domain.described import Described
 from distier.domain.module import Module
 from distier.errors import Conflict, Invalid
-from distier.integrations.shared import KEY, Ids, Steps, delete_all, get_all, list_files, put_all
+from distier.integrations.shared import Ids, Steps, delete_all, get_all, list_files, put_all
+from distier.plans.get.browse import Row
 
 Path = tuple[str, ...]
 READ_AT_ONCE = 100
 """How many files `grep` reads at a time."""
 
 
-class File(NamedTuple):
-    """A file: its module, and what a listing shows of it."""
-
-    id: str
-    size_bytes: int
-    updated_ms: int
+File = Row | Described
+"""What a listing needs of a file. It is read without the content, which counts as no use."""
 
 
 class Files:
@@ -55,22 +52,17 @@ class Files:
     def _below(self, directory: str | None) -> Steps[dict[str, File]]:
         """Return the files of a directory and below it, and the file of this name, by name."""
         path = _parsed(directory or "/")
-        rows = yield from list_files(self._ids, path)
-        found = {_named(each): File(row.id, row.size_bytes, row.updated_ms) for each, row in rows.items()}
-        if path and (module := (yield from self._get(_named(path)))) is not None:
-            found[_named(path)] = File(module.id, len(module.content), module.updated_ms)
+        found: dict[str, File] = {_named(each): row for each, row in (yield from list_files(self._ids, path)).items()}
+        if path:
+            id = self._ids.id(path)
+            described = (yield lambda store: store.describe([id]))[id]
+            if described is not None:
+                found[_named(path)] = described
         return found
 
     def _get(self, name: str) -> Steps[Module | None]:
         id = self._ids.id(_parsed(name))
         return (yield from get_all([id]))[id]
-
-    def _put(self, name: str, content: str, was: Module | None, **fields: Any) -> Steps[None]:
-        kept: dict[str, Any] = {}
-        if was is not None:
-            kept = {"keywords": was.keywords, "meta": {n: value for n, value in was.meta.items() if n != KEY}}
-        content_type = None if was is None else was.content_type
-        yield from put_all([self._ids.item(_parsed(name), content, content_type, **kept, **fields)])
 
     def ls(self, path: str) -> Steps[LsResult]:
         start = path if path.endswith("/") else path + "/"
@@ -93,7 +85,9 @@ class Files:
         return slice_read_response(data, offset, limit) if data["encoding"] == "utf-8" else ReadResult(file_data=data)
 
     def write(self, name: str, content: str) -> Steps[WriteResult]:
-        yield from self._put(name, content, (yield from self._get(name)))
+        path, was = _parsed(name), (yield from self._get(name))
+        item = self._ids.item(path, content, None) if was is None else self._ids.item_like(path, content, was)
+        yield from put_all([item])
         return WriteResult(path=name)
 
     def edit(self, name: str, old: str, new: str, replace_all: bool) -> Steps[EditResult]:
@@ -108,7 +102,7 @@ class Files:
             if isinstance(result, str):
                 return EditResult(error=result)
             try:
-                yield from self._put(name, result[0], module, if_version=module.version)
+                yield from put_all([self._ids.item_like(_parsed(name), result[0], module, if_version=module.version)])
             except Conflict:  # another agent wrote it meanwhile
                 continue
             return EditResult(path=name, occurrences=result[1])
@@ -121,12 +115,13 @@ class Files:
 
     def grep(self, pattern: str, path: str | None, glob: str | None, max_count: int | None) -> Steps[GrepResult]:
         try:
-            names = list(_matching((yield from self._below(path)), glob, path))
+            below = yield from self._below(path)
+            names = list(_matching(below, glob, path))
         except InvalidGlobPatternError as e:
             return GrepResult(error=str(e))
         matches: list[GrepMatch] = []
         for start in range(0, len(names), READ_AT_ONCE):
-            ids = {self._ids.id(_parsed(name)): name for name in names[start : start + READ_AT_ONCE]}
+            ids = {below[name].id: name for name in names[start : start + READ_AT_ONCE]}
             modules = yield from get_all(list(ids))
             files = {ids[id]: _data(module) for id, module in modules.items() if module is not None}
             left = None if max_count is None else max_count - len(matches)

@@ -48,6 +48,11 @@ class Ids:
         meta = {} if id == path else {KEY: path}
         return Item(id, content, content_type, meta=fields.pop("meta", {}) | meta or None, **fields)
 
+    def item_like(self, parts: Sequence[str], content: str | bytes, like: Module, **fields: Any) -> Item:
+        """Return the `Item` that puts `content` under a path, described as another module is."""
+        meta = {name: value for name, value in like.meta.items() if name != KEY}
+        return self.item(parts, content, like.content_type, keywords=like.keywords, meta=meta, **fields)
+
     def id(self, parts: Sequence[str]) -> str:
         """Return the id of a path."""
         return shortened(self._path(parts))

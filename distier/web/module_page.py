@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from distier.views import span
 
 from .html import Html, ident, join, tag, url
-from .show import facts, moment, number, section, size, table, tier
+from .show import facts, module_link, moment, number, section, size, table, tier
 
 if TYPE_CHECKING:
     from distier.plans.get.peek import Peeked
 
 PREVIEW_CHARS = 20_000
+SHOWN_LINES = 2000
 
 
 def module_page(
@@ -134,3 +136,22 @@ def _versions(root: str, id: str, versions: list[dict[str, Any]] | str) -> Html:
         rows[::-1],
         "The archive has none.",
     )
+
+
+def difference(root: str, id: str, older: str, newer: str, lines: Sequence[str]) -> Html:
+    """Return a unified diff, with each line marked as added or removed."""
+    body = lines[2:]  # the first two name the versions
+    added, removed = (sum(line.startswith(sign) for line in body) for sign in "+-")
+    shown = join(*(tag("span", line, "\n", class_=_kind(line)) for line in body[:SHOWN_LINES]))
+    left = len(body) - SHOWN_LINES
+    return join(
+        tag("h1", module_link(root, id), class_="id"),
+        tag("p", f"Version {older} to {newer}: {added:,} lines added, {removed:,} removed."),
+        tag("pre", shown, tabindex="0", role="region", aria_label="Difference", class_="diff")
+        if body else tag("p", "The contents are equal.", class_="empty"),
+        tag("p", f"{left:,} more lines: distier diff prints them.", class_="small") if left > 0 else None,
+    )  # fmt: skip
+
+
+def _kind(line: str) -> str | None:
+    return {"+": "added", "-": "removed", "@": "at"}.get(line[:1])

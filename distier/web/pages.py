@@ -168,7 +168,7 @@ class Pages:
                 raise Invalid(f"Version {version} is too long to be compared here: distier diff does it.")
             modules.append(module)
         lines = await asyncio.to_thread(diff_lines, modules[0], modules[1], ident(id))
-        body = tree.difference(root_of(request), id, older, newer, lines)
+        body = module_page.difference(root_of(request), id, older, newer, lines)
         return self._page(request, "Difference", body, current="Modules")
 
     async def act(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The ids as a tree that unfolds, and the difference between two versions."""
+"""The ids as a tree that unfolds."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from .html import Html, ident, join, tag, url
 from .show import module_link
-
-SHOWN_LINES = 2000
 
 
 def tree(root: str, prefix: str, names: Sequence[str], after: str | None) -> Html:
@@ -42,22 +40,3 @@ def _more(root: str, prefix: str, after: str | None) -> Html | None:
     following = url(root, "/tree", prefix=prefix, after=after)
     return tag("li", tag("a", "More", href=following, rel="next", hx_get=following, hx_select=".branch > li",
                          hx_target="closest li", hx_swap="outerHTML"))  # fmt: skip
-
-
-def difference(root: str, id: str, older: str, newer: str, lines: Sequence[str]) -> Html:
-    """Return a unified diff, with each line marked as added or removed."""
-    body = lines[2:]  # the first two name the versions
-    added, removed = (sum(line.startswith(sign) for line in body) for sign in "+-")
-    shown = join(*(tag("span", line, "\n", class_=_kind(line)) for line in body[:SHOWN_LINES]))
-    left = len(body) - SHOWN_LINES
-    return join(
-        tag("h1", module_link(root, id), class_="id"),
-        tag("p", f"Version {older} to {newer}: {added:,} lines added, {removed:,} removed."),
-        tag("pre", shown, tabindex="0", role="region", aria_label="Difference", class_="diff")
-        if body else tag("p", "The contents are equal.", class_="empty"),
-        tag("p", f"{left:,} more lines: distier diff prints them.", class_="small") if left > 0 else None,
-    )  # fmt: skip
-
-
-def _kind(line: str) -> str | None:
-    return {"+": "added", "-": "removed", "@": "at"}.get(line[:1])

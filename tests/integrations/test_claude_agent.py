@@ -92,6 +92,15 @@ async def test_any_key_is_a_session(async_store: AsyncStore) -> None:
         assert await sessions.load(key) is None and await sessions.load(main) is None
 
 
+async def test_modules_that_are_no_transcripts_are_passed_over(async_store: AsyncStore) -> None:
+    sessions = DistierSessionStore(async_store)
+    await sessions.append(KEY, [entry(1)])
+    for id in ("p/other/main", "p/s/main/notes", "p/s/main/00000009/x", "p/s/sub"):
+        await async_store.put(f"claude-sessions/{id}", "not a transcript")
+    assert [one["session_id"] for one in await sessions.list_sessions("p")] == ["s"]
+    assert await sessions.load(KEY) == [entry(1)] and await sessions.list_subkeys(KEY) == []
+
+
 async def test_a_session_that_was_deleted_by_another_process_begins_again(async_store: AsyncStore) -> None:
     ours, theirs = DistierSessionStore(async_store), DistierSessionStore(async_store)
     await ours.append(KEY, [entry(1)])

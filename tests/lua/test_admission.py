@@ -80,15 +80,17 @@ class Warm:
         exchange.exchange(SHARD, [("FLUSHALL",)], 10.0)
         open_shard(exchange, SHARD, LIMITS | {"warm_bytes": 4}, policy)
         for id in (SAMPLED, OTHER, EVICTED):
-            run_script(exchange, put(id, "warm", 1, 4))
-            run_script(exchange, lua.archived(SHARD, id, self._order(id), 9))
-            if id != EVICTED:
-                run_script(exchange, lua.demote(SHARD, "request", [lua.Move(id, write_id(id), "cold")]))
+            self.add(id, "warm" if id == EVICTED else "cold")
         run_script(exchange, lua.touch(SHARD, [(EVICTED, uses)]))
 
-    def _order(self, id: str) -> Order:
+    def add(self, id: str, tier: str = "cold") -> None:
+        """Put a module, archive it, and demote it to `cold`, unless it is to stay warm."""
+        run_script(self.exchange, put(id, "warm" if tier == "warm" else "hot", 1, 4))
         version = run_script(self.exchange, lua.where(SHARD, id)).fields  # type: ignore[union-attr]
-        return Order(int(version[b"epoch"]), int(version[b"ver"]), write_id(id))
+        order = Order(int(version[b"epoch"]), int(version[b"ver"]), write_id(id))
+        run_script(self.exchange, lua.archived(SHARD, id, order, 9))
+        if tier == "cold":
+            run_script(self.exchange, lua.demote(SHARD, "request", [lua.Move(id, write_id(id), "cold")]))
 
     def read(self, id: str, uses: int = 1, **more: Any) -> bool:
         """A read from the archive ends, perhaps with a copy."""
@@ -119,9 +121,7 @@ def test_sample_is_the_same_in_python_and_in_the_scripts(exchange: Exchange) -> 
     seen: set[str] = set()
     for id in ids:
         warm.ask("DEL", GHOSTS)
-        run_script(exchange, put(id, "hot", 1, 4))
-        run_script(exchange, lua.archived(SHARD, id, warm._order(id), 9))
-        run_script(exchange, lua.demote(SHARD, "request", [lua.Move(id, write_id(id), "cold")]))
+        warm.add(id)
         assert not warm.read(id)
         seen |= warm.ghosts.keys()
     assert seen == set(filter(is_sampled, ids)) and 3 < len(seen) < 25
@@ -171,9 +171,7 @@ def test_ghosts_are_bounded(exchange: Exchange) -> None:
     warm = Warm(exchange, uses=10_000)
     ids = [id for id in (f"n{i}" for i in range(200)) if is_sampled(id)][:9]
     for id in ids:
-        run_script(exchange, put(id, "hot", 1, 4))
-        run_script(exchange, lua.archived(SHARD, id, warm._order(id), 9))
-        run_script(exchange, lua.demote(SHARD, "request", [lua.Move(id, write_id(id), "cold")]))
+        warm.add(id)
         assert not warm.read(id)
     assert warm.ghosts == dict.fromkeys(ids[-2:], "refused")
     for id in ids:

@@ -14,7 +14,7 @@ from distier.domain.frozen import frozen
 from distier.domain.ids import check_id
 from distier.domain.keys import Shard
 from distier.domain.manifest import Row
-from distier.domain.module import pack_keywords, pack_meta
+from distier.domain.module import Module, pack_keywords, pack_meta
 from distier.domain.order import Order, make_write_id, parse_version
 from distier.effects import Arg, Command, NewToken, Offload, Plan, Sending
 from distier.errors import Invalid, Unavailable
@@ -47,6 +47,12 @@ class Item:
     tokens: int | None = None
     if_version: Expected = None
     durability: Durability | None = None
+
+
+def item_again(space: Namespace, module: Module, id: str, if_version: Expected, durability: Durability | None) -> Item:
+    """Return what writes a version again, perhaps under another id. The count of tokens is kept if the same counter made it."""
+    tokens = module.tokens if module.counter == space.counter.name else None
+    return Item(id, module.content, module.content_type, module.keywords, module.meta, tokens, if_version, durability)
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from distier.plans.get.describe import describe
 from distier.plans.get.one import get
 from distier.plans.put.delete import delete
 from distier.plans.put.one import put
-from distier.plans.put.prepare import Durability, Expected, Item, expected_of
+from distier.plans.put.prepare import Durability, Expected, expected_of, item_again
 from distier.plans.put.turn import conflict
 
 
@@ -38,13 +38,9 @@ def rename(
         raise conflict(old, str(module.version), expected)
     described = (yield from describe(space, [old]))[old]
     is_archived = described is not None and described.clean
-    tokens = module.tokens if module.counter == space.counter.name else None
-    item = Item(
-        new, module.content, module.content_type, module.keywords, module.meta, tokens, 0,
-        durability or ("archived" if is_archived else None),
-    )  # fmt: skip
+    level = durability or ("archived" if is_archived else None)
     try:
-        landed = yield from put(space, item)
+        landed = yield from put(space, item_again(space, module, new, 0, level))
     except Conflict:
         there = yield from get(space, new)
         if there is None or not _are_alike(there, module):

@@ -9,7 +9,7 @@ from distier.errors import NotFound
 from distier.plans.common.namespace import Namespace
 from distier.plans.get.history import get_version
 from distier.plans.put.one import put
-from distier.plans.put.prepare import Durability, Expected, Item
+from distier.plans.put.prepare import Durability, Expected, item_again
 
 
 def rollback(
@@ -23,6 +23,4 @@ def rollback(
             f"module {id!r} has no version {version}: `distier history` lists those that the archive has, and "
             "cold.keep_versions says how many it keeps"
         )
-    tokens = module.tokens if module.counter == space.counter.name else None
-    item = Item(id, module.content, module.content_type, module.keywords, module.meta, tokens, if_version, durability)
-    return (yield from put(space, item))
+    return (yield from put(space, item_again(space, module, id, if_version, durability)))
