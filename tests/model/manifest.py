@@ -1,16 +1,18 @@
-"""Model of the archive's manifest and packs: real steps in random order, with crashes, losses of Redis, and rivals.
+"""Model of the archive's manifest: real steps in random order, with crashes, losses of Redis, and rivals.
 
-A process is a generator that does one request between two `yield`s; PUT, GET, LIST and DELETE are single steps. A walk picks a
-process at random for each step, and may end it there. This samples the orders (`model.py` searches all of its small cases), so
-a rule counts as held only after many walks, and each mutant must be caught by some walk.
+A process is a generator that does one request between two `yield`s; PUT, GET, LIST and DELETE are single steps. A walk
+(`walks.py`) picks a process at random for each step, and may end it there. This samples the orders (`model.py` searches all of
+its small cases), so a rule counts as held only after many walks, and each mutant must be caught by some walk.
 
 What must hold in every state:
 
-    M1   the version of a clean record can be read: as a single object, or from a pack that the record or the manifest names
+    M1   the version of a clean record exists: as a single object, or in a pack with an index (`packs.py`)
     M2   a clean version is in the manifest, unless a writer that knows no manifest wrote it, or a reader found it by LIST
     M3   a reader of the manifest, next to writers and compactors, finds every version that was clean when it began
     M4   a rescue that ends has every version that was ever clean, or a later one, also those of writers that know no manifest
     M5   a module that was deleted and buried is not in the manifest again
+    M6   a listing of a module finds the version that was clean when it began, or a later one
+    M7   a read of a clean version never reports it as lost
 """
 
 from __future__ import annotations
@@ -37,15 +39,25 @@ class Version(NamedTuple):
     deleted: bool = False
 
 
+class Pack(NamedTuple):
+    """A pack's place in the order in which a listing of a module sees packs: those of deeper directories first, then by number."""
+
+    up: int
+    number: int
+
+
 class Row(NamedTuple):
     version: Version
-    pack: str = ""
+    pack: Pack | None = None
 
 
 class Record(NamedTuple):
     version: Version
     clean: bool
-    pack: str = ""
+    pack: Pack | None = None
+
+
+NOT_PACKED = Pack(-1, 0)
 
 
 class World:
@@ -55,7 +67,9 @@ class World:
         self.rng, self.mutant, self.ids = random.Random(seed), mutant, ids
         self.vers, self.names = itertools.count(1), itertools.count(1)
         self.singles: set[Version] = set()
-        self.packs: dict[str, frozenset[Version]] = {}
+        self.packs: dict[Pack, frozenset[Version]] = {}
+        self.indexes: dict[Pack, frozenset[Version]] = {}
+        self.packed_at: dict[Pack, int] = {}
         self.files: dict[str, frozenset[Row]] = {}
         self.records: dict[str, Record] = {}
         self.incarnation = 0
@@ -66,7 +80,7 @@ class World:
         self.buried: dict[str, Version] = {}
         """The last tombstone of each module that was buried."""
         self.made_at: dict[Version, int] = {}
-        self.now = self.complete_reads = self.rescues = 0
+        self.now = self.complete_reads = self.rescues = self.proofs = self.rewritten = self.from_packs = 0
 
     # -- single requests -------------------------------------------------------------------------------------------
 
@@ -78,14 +92,14 @@ class World:
     def put_file(self, kind: str, rows: set[Row]) -> None:
         self.files[f"{kind}-{next(self.names)}"] = frozenset(rows)
 
-    def commit(self, version: Version, pack: str = "") -> None:
+    def commit(self, version: Version) -> None:
         """Mark a version clean, if it is still the record's."""
         record = self.records.get(version.id)
         if record and record.version == version:
-            self.records[version.id] = Record(version, True, record.pack or pack)
+            self.records[version.id] = record._replace(clean=True)
             self.keep(version)
 
-    def apply(self, version: Version, pack: str = "") -> None:
+    def apply(self, version: Version, pack: Pack | None = None) -> None:
         """Make an archived version the record, unless the record has a greater one: a durable write, or an adoption."""
         record = self.records.get(version.id)
         if record is None or record.version.ver < version.ver:
@@ -101,20 +115,21 @@ class World:
     def rows(self) -> set[Row]:
         return set().union(*self.files.values())
 
+    def exists(self, version: Version) -> bool:
+        return version in self.singles or any(
+            version in members and version in self.packs.get(pack, ()) for pack, members in self.indexes.items()
+        )
+
     def check(self) -> None:
         rows = self.rows()
         best = greatest(rows)
         listed = {row.version for row in rows}
-        packs_of: dict[Version, set[str]] = {}
-        for row in rows:
-            packs_of.setdefault(row.version, set()).add(row.pack)
         for record in self.records.values():
             version = record.version
             if not record.clean or version.deleted:
                 continue
-            packs = {record.pack} | packs_of.get(version, set())
-            if version not in self.singles and not any(version in self.packs.get(pack, ()) for pack in packs):
-                raise Violation(f"M1: {version} is clean and cannot be read")
+            if not self.exists(version):
+                raise Violation(f"M1: {version} is clean and does not exist")
             if version not in listed and version not in self.unlisted:
                 raise Violation(f"M2: {version} is clean and not in the manifest")
         for id, tombstone in self.buried.items():
@@ -123,13 +138,15 @@ class World:
 
 
 def greatest(rows: set[Row]) -> dict[str, Row]:
-    """Merge rows: the greatest version of each module. A row in a pack comes before the single one of the same version."""
+    """Merge rows: the greatest version of each module. Of one version, the row of the latest pack counts."""
     best: dict[str, Row] = {}
-    for row in sorted(rows):
-        old = best.get(row.version.id)
-        if old is None or (old.version.ver, old.pack) < (row.version.ver, row.pack):
-            best[row.version.id] = row
+    for row in sorted(rows, key=place):
+        best[row.version.id] = row
     return best
+
+
+def place(row: Row) -> tuple[int, Pack]:
+    return row.version.ver, row.pack or NOT_PACKED
 
 
 # -- writers -----------------------------------------------------------------------------------------------------------
@@ -225,32 +242,22 @@ def sweep(w: World) -> Process:
     if len(got) < len(names):
         return  # another compactor is at work
     rows = set().union(*got.values())
+    yield
+    packs = set(w.indexes)  # listed after the files were read: a pack that is gone has left its rows in a later file
+    known, rows = rows, {row for row in rows if row.pack is None or row.pack in packs}
     best, keep = greatest(rows), set(rows)
-    for row in sorted(rows):
+    for row in sorted(rows, key=place):
         id, top = row.version.id, best[row.version.id].version
         if row.version == top:
-            alone = all(other.version.id != id or other == row for other in rows)
+            # also no row of a pack that is gone: while the files are deleted one by one, it could be the last one left
+            alone = all(other.version.id != id or other == row for other in (rows if w.mutant == "buries_early" else known))
             if top.deleted and alone:
                 yield from _bury(w, row, keep)
             continue
         yield
-        if _is_committed(w, row.version, top):
+        if row.pack is None and _is_committed(w, row.version, top):
             keep.discard(row)
-            if not row.pack:
-                w.singles.discard(row.version)
-    for row in sorted(keep):  # a single whose version is in a pack, left by a packer that died
-        if not row.pack and any(other.version == row.version and other.pack for other in keep):
-            yield
-            if _is_flipped(w, row.version) and (current := best[row.version.id]).pack:
-                w.singles.discard(row.version)
-                keep -= {row} - {current}
-    if w.mutant == "sweeps_current_pack":
-        stale = {row.pack for row in rows - keep} - {""}
-    else:
-        stale = {row.pack for row in rows - keep} - {row.pack for row in keep} - {""}
-    for pack in sorted(stale):
-        yield
-        w.packs.pop(pack, None)
+            w.singles.discard(row.version)
     yield from _replace(w, got, keep)
 
 
@@ -261,16 +268,13 @@ def _is_committed(w: World, version: Version, top: Version) -> bool:
     return record is not None and record.clean and version.ver < record.version.ver <= top.ver
 
 
-def _is_flipped(w: World, version: Version) -> bool:
-    record = w.records.get(version.id)
-    return record is not None and (record.version != version or bool(record.pack))
-
-
 def _bury(w: World, row: Row, keep: set[Row]) -> Process:
     """Delete an old tombstone, if a LIST of the module shows nothing else."""
     version = row.version
     yield
     others = {s for s in w.singles if s.id == version.id} - {version}
+    yield
+    others |= {s for members in w.indexes.values() for s in members if s.id == version.id}
     if w.now - w.made_at[version] > GRACE and version.id not in w.records and not others:
         w.singles.discard(version)
         keep.discard(row)
@@ -280,49 +284,24 @@ def _bury(w: World, row: Row, keep: set[Row]) -> Process:
 
 
 def sweep_all(w: World) -> Process:
-    """The rare sweep with a LIST of everything: what is not in the manifest gets a row, and rows without an object go."""
+    """The rare sweep with a LIST of everything: what is not in the manifest gets a row, rows without an object go, and so do
+    single objects that are in a pack, and packs without an index that nobody is writing any more."""
     yield
     got = yield from _gather(w, sorted(w.files))
-    rows = set().union(*got.values())
+    yield
+    indexes = dict(w.indexes)
+    orphans = {p for p in w.packs if p not in indexes and (w.now - w.packed_at[p] > GRACE or w.mutant == "young_orphans")}
     yield
     there = set(w.singles)
-    keep = {row for row in rows if row.pack or row.version in there or row.version.deleted}
-    keep |= {Row(version) for version in there}
+    keep = {Row(version) for version in there} | {Row(v, pack) for pack, members in indexes.items() for v in members}
     yield from _replace(w, got, keep)
-
-
-# -- packs -------------------------------------------------------------------------------------------------------------
-
-
-def pack(w: World) -> Process:
-    """Pack some versions: the pack, its rows, the references of the records, and only then the single objects go."""
-    yield
-    rows = {row for row in w.rows() if not row.pack and not row.version.deleted}
-    chosen = [row.version for row in sorted(rows) if row.version in w.singles][:4]
-    if len(chosen) < 2:
-        return
-    members = frozenset(chosen[1:] if w.mutant == "forgets_member" else chosen)
-    name = f"pack-{next(w.names)}"
-    yield
-    w.packs[name] = members
-    if w.mutant != "no_run":
-        yield
-        w.put_file("run", {Row(version, name) for version in chosen})
-    for version in chosen:
-        yield
-        record = w.records.get(version.id)
-        if record and (record.version == version or w.mutant == "flips_blindly") and record.clean:
-            w.records[version.id] = record._replace(pack=name)
-            if w.mutant == "flips_blindly":
-                w.singles.discard(record.version)
-    for version in chosen:
-        yield
-        if w.mutant == "no_run" or _listed_packed(w, version):
+    for version in sorted(there):
+        if any(version in members for members in indexes.values()):
+            yield
             w.singles.discard(version)
-
-
-def _listed_packed(w: World, version: Version) -> bool:
-    return any(row.version == version and version in w.packs.get(row.pack, ()) for row in w.rows())
+    for pack in sorted(orphans):
+        yield
+        w.packs.pop(pack, None)
 
 
 # -- readers -----------------------------------------------------------------------------------------------------------
@@ -340,57 +319,11 @@ def read_manifest(w: World) -> Process:
         best = greatest(set().union(*got.values()))
         for version in must:
             found = best.get(version.id)
-            buried = version.id not in w.records
+            buried = version.id not in w.records or (version.deleted and version not in w.singles)
             if (found is None or found.version.ver < version.ver) and not buried:
                 raise Violation(f"M3: a reader of the manifest missed {version}")
         w.complete_reads += 1
         return
-
-
-def rescue(w: World) -> Process:
-    """After a loss: the single objects by LIST, then the packed ones by the manifest; the greatest is adopted."""
-    incarnation = w.incarnation
-    found: set[Row] = set()
-    if w.mutant != "rescue_without_list":
-        for id in w.ids:
-            yield
-            found |= {Row(version) for version in w.singles if version.id == id}
-    while True:
-        yield
-        names = sorted(w.files)
-        got = yield from _gather(w, names)
-        if len(got) == len(names):
-            break
-    rows: set[Row] = set().union(*got.values())
-    found |= {row for row in rows if row.pack or w.mutant == "rescue_without_list"}
-    missing = {row for row in greatest(found).values() if row not in rows}
-    if missing and w.mutant != "adopts_unlisted":
-        yield
-        w.put_file("seg", missing)
-    for row in greatest(found).values():
-        yield
-        if w.incarnation == incarnation:
-            w.apply(row.version, row.pack)
-    yield
-    if w.incarnation != incarnation:
-        return
-    w.rescues += 1
-    for id, version in w.kept.items():
-        record = w.records.get(id)
-        if (record is None and not version.deleted) or (record is not None and record.version.ver < version.ver):
-            raise Violation(f"M4: the rescue has lost {version}")
-
-
-def verify(w: World) -> Process:
-    """A read in a new epoch adopts what one LIST shows. It writes no row: a reader needs no right to write."""
-    id = w.rng.choice(w.ids)
-    yield
-    found = [version for version in w.singles if version.id == id]
-    yield
-    if found:
-        version = max(found, key=lambda version: version.ver)
-        w.unlisted.add(version)
-        w.apply(version)
 
 
 def lose(w: World) -> Process:
@@ -406,44 +339,3 @@ def forget(w: World) -> Process:
     for id, record in list(w.records.items()):
         if record.clean and record.version.deleted and w.now - w.made_at[record.version] > GRACE:
             del w.records[id]
-
-
-BOUNDED = (write_back, write_back, durable, old_writer, rescue, verify)
-"""What ends within the grace. All others may sleep for ever."""
-UNBOUNDED = (compact, compact, sweep, sweep, sweep_all, pack, read_manifest, forget)
-
-
-class _Live(NamedTuple):
-    process: Process
-    bounded: bool
-    since: int
-    pace: float
-
-
-def walk(seed: int, mutant: str = "", *, burials: bool = False) -> World:
-    """Run one random walk, with `burials` a long one of few kinds of steps on one module. Raises `Violation`."""
-    w = World(seed, mutant, "a" if burials else "abc")
-    bounded_kinds: tuple[Kind, ...] = (write_back,) if burials else BOUNDED
-    others: tuple[Kind, ...] = (compact, sweep, sweep, forget) if burials else UNBOUNDED
-    live: list[_Live] = []
-    for w.now in range(1000 if burials else 400):
-        if len(live) < (4 if burials else 6) and w.rng.random() < 0.5:
-            bounded = w.rng.random() < (0.03 if burials else 0.45)
-            kind = w.rng.choice(bounded_kinds if bounded else others)
-            if not burials and w.rng.random() < 0.02:
-                kind, bounded = lose, False
-            live.append(_Live(kind(w), bounded, w.now, w.rng.choice((1, 1, 1, 0.05))))
-        if mutant != "late_segment":
-            live = [one for one in live if not one.bounded or w.now - one.since <= GRACE]
-        if not live:
-            continue
-        (one,) = w.rng.choices(live, [one.pace for one in live])
-        if w.rng.random() < 0.02:
-            live.remove(one)  # it dies here
-            continue
-        try:
-            next(one.process)
-        except StopIteration:
-            live.remove(one)
-        w.check()
-    return w
