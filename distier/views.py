@@ -134,7 +134,7 @@ def page_view(page: Page) -> dict[str, Any]:
 def version_view(v: Version) -> dict[str, Any]:
     """Return a version in the archive."""
     o = v.object
-    named = {"version": str(o.order), "kind": o.kind, "key": o.key}
+    named = {"version": str(o.order), "kind": o.kind, "key": v.key}
     return named | {"size_bytes": v.size_bytes, "modified_ms": v.modified_ms}
 
 

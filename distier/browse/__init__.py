@@ -16,7 +16,7 @@ from importlib import resources
 from string import Template
 from typing import Any, NamedTuple
 
-from distier.domain.manifest import Row
+from distier.domain.manifest import Row, last_copies
 
 CONTENT_TYPE = "text/html; charset=utf-8"
 README = "README.txt"
@@ -47,7 +47,7 @@ def make_page(namespace: str, groups: Iterable[Sequence[Row]], written_ms: int) 
     """
     lines, versions, complete = list[str](), 0, True
     stored_bytes = 0
-    for rows in groups:
+    for rows in map(last_copies, groups):
         if versions + len(rows) > VERSIONS_MAX:
             complete = False
             break
@@ -80,7 +80,7 @@ def _version(row: Row) -> list[Any]:
     """Return a version as `page.js` has it, without what is missing at its end."""
     known = row.known
     out = [row.key.rpartition("/")[2], row.updated_ms, known.get("bytes"), row.archived_bytes or None, known.get("tokens"),
-           known.get("type"), known.get("keywords")]  # fmt: skip
+           known.get("type"), known.get("keywords"), known.get("pack")]  # fmt: skip
     while out[-1] is None:
         out.pop()
     return out

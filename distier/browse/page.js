@@ -1,7 +1,7 @@
 "use strict";
 // One row a module: [id, directory below modules/, versions], the newest version first, each
-// [file name, updated (ms), size, size here, tokens, type, keywords].
-const FILE = 0, UPDATED = 1, SIZE = 2, STORED = 3, TOKENS = 4, TYPE = 5, WORDS = 6;
+// [file name, updated (ms), size, size here, tokens, type, keywords, pack below packs/ that has it].
+const FILE = 0, UPDATED = 1, SIZE = 2, STORED = 3, TOKENS = 4, TYPE = 5, WORDS = 6, PACK = 7;
 const SHOWN_MAX = 500, TEXT_MAX = 1 << 20;
 const byId = new Map();
 const $ = (id) => document.getElementById(id);
@@ -28,7 +28,9 @@ const folder = (prefix) => `in=${encodeURIComponent(prefix)}`;
 const moduleHash = (id) => `id=${encodeURIComponent(id)}`;
 const names = (directory) => directory.split("/").map(encodeURIComponent).join("/");
 const number = (version) => version[FILE].slice(1).split("-").slice(0, 2).map(Number).join("-");
-const address = (row, version) => `modules/${names(row[1])}/${names(version[FILE])}`;
+const address = (row, version) =>
+  version[PACK] ? `packs/${names(version[PACK])}.tar.xz` : `modules/${names(row[1])}/${names(version[FILE])}`;
+const objectName = (row, version) => decodeURIComponent(address(row, version)).split("/").pop();
 
 function table(heads, rows) {
   const head = el("tr");
@@ -138,7 +140,7 @@ function showModule(id) {
     else {
       const open = el("button", "Open", { className: "link", type: "button" });
       open.onclick = () => show(out, row, version);
-      acts.append(open, " ", el("a", "Object", { href: address(row, version) }));
+      acts.append(open, " ", el("a", version[PACK] ? "Pack" : "Object", { href: address(row, version) }));
     }
     return [...cells, acts];
   });
@@ -151,6 +153,21 @@ function showModule(id) {
 async function unpacked(blob) {
   const decoder = globalThis["xz-decompress"].XzReadableStream;
   return new Uint8Array(await new Response(new decoder(blob.stream())).arrayBuffer());
+}
+
+// Returns the content of a member of a tar: names are in two fields of the header, or in an extended header before it.
+function member(tar, name) {
+  const text = (from, length) => new TextDecoder().decode(tar.subarray(from, from + length)).split("\0")[0];
+  let long = "";
+  for (let at = 0; at + 512 <= tar.length && tar[at]; ) {
+    const size = parseInt(text(at + 124, 12), 8), kind = String.fromCharCode(tar[at + 156]), start = at + 512;
+    const prefix = text(at + 345, 155), found = long || (prefix ? `${prefix}/` : "") + text(at, 100);
+    if (kind === "x") long = (/ path=([^\n]*)\n/.exec(text(start, size)) ?? ["", ""])[1];
+    else if (found === name) return tar.subarray(start, start + size);
+    else long = "";
+    at = start + Math.ceil(size / 512) * 512;
+  }
+  throw new Error(`it has no ${name}`);
 }
 
 function fileName(row, version) {
@@ -196,9 +213,11 @@ async function show(out, row, version) {
 
 async function unpack(out, row, version, blob) {
   try {
-    content(out, row, version, await unpacked(blob));
+    const bytes = await unpacked(blob);
+    content(out, row, version, version[PACK] ? member(bytes, `${row[1]}/${version[FILE].slice(0, -3)}`) : bytes);
   } catch (e) {
-    out.replaceChildren(el("p", `This is no readable object (${e}). Is it ${version[FILE]}?`, { className: "note" }));
+    const note = `This is no readable object (${e}). Is it ${objectName(row, version)}?`;
+    out.replaceChildren(el("p", note, { className: "note" }));
   }
 }
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +14,10 @@ from distier.views import finding_view, findings_view
 
 from . import exits, output
 from .archive import DEADLINE_S, register_reading
+from .counting import counting
 from .export import export
 from .modules import Glob, Prefix, SomeIds, Zero
+from .pack import pack
 from .session import Chosen, Session, session_of
 
 if TYPE_CHECKING:
@@ -36,19 +37,8 @@ def register(app: typer.Typer) -> None:
     register_reading(archive)
     archive.command("adopt")(adopt)
     archive.command("export")(export)
+    archive.command("pack")(pack)
     app.add_typer(archive, name="archive")
-
-
-@contextmanager
-def _counting(what: str) -> Iterator[Callable[[str], None]]:
-    """Show progress in a line on stderr if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(what) as status:
-        yield lambda text: status.update(f"{what}: {text}")
 
 
 @contextmanager
@@ -108,7 +98,7 @@ def fsck(
     from distier.plans.recovery.fsck.findings import Findings
 
     session = session_of(context)
-    with _naming_foreign_keys(session), session.store(existing=True) as store, _counting("checking") as say:
+    with _naming_foreign_keys(session), session.store(existing=True) as store, counting("checking") as say:
 
         def progress(f: Findings) -> None:
             say(f"{output.counted(f.objects, 'object')}, {output.counted(f.records, 'record')}")
@@ -169,7 +159,7 @@ def rescue(
     from distier.plans.recovery.rescue import rescue as rescue_plan
 
     session = session_of(context)
-    with session.store(existing=True) as store, _counting("rescuing") as say:
+    with session.store(existing=True) as store, counting("rescuing") as say:
 
         def progress(r: Rescued) -> None:
             say(f"{output.counted(r.objects, 'object')}, {output.counted(r.adopted, 'module')} adopted")

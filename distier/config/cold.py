@@ -69,6 +69,14 @@ class ColdConfig(S3Requests):
         description="write `<namespace>/index.html`, which shows the archive in a browser, after a sweep; needs `manifest`",
     )
 
+    packs: bool = Field(
+        default=True,
+        description="pack versions that are small and old into `.tar.xz` objects, which take half as much; needs `manifest`",
+    )
+    pack_after: Annotated[Duration, from_to("1h", "3650d", DURATION_MS)] = Field(
+        default="1d", validate_default=True, description="age from which a version may be packed"
+    )
+
     @model_validator(mode="after")
     def _fits_together(self) -> ColdConfig:
         if self.url and self.directory:
@@ -82,6 +90,10 @@ class ColdConfig(S3Requests):
     @property
     def archive_after_ms(self) -> int:
         return self.archive_after
+
+    @property
+    def pack_after_ms(self) -> int:
+        return self.pack_after
 
     @property
     def timeout_ms(self) -> int:

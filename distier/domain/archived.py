@@ -4,6 +4,7 @@
     <ns>/modules/<path of id>/@<epoch>-<ver>-<write8>.deleted     a tombstone (empty)
     <ns>/modules/<path of id>/@<epoch>-<ver>-<write8>.meta.json   a sidecar: what the record knows, for a store that
                                                                   keeps no metadata, or more than S3's 2 kB of it
+    <ns>/packs/...                                                many versions in one object (`packs.py`)
 
 `<write8>` is the beginning of the write id. Names sort as versions do; the greatest name is the current version. The content
 object alone is enough to restore a module. Metadata is a convenience: some servers drop it, so nothing depends on it.
@@ -23,6 +24,7 @@ from .content_types import KNOWN_EXTENSIONS, extension_for
 from .ids import MAX_ID_BYTES, MAX_SEGMENT_CHARS, decode_id, encode_id, from_path, to_path
 from .module import Record
 from .order import Order, parse_stem
+from .packs import parse_reference
 
 CONTENT_TYPE = "application/x-xz"
 MAX_USER_METADATA_BYTES = 1800
@@ -43,13 +45,18 @@ ObjectKind = Literal["content", "deleted", "meta"]
 
 
 class VersionObject(NamedTuple):
-    """One object of one version, read from its key."""
+    """One object of one version, read from its key.
+
+    `pack` is the name of the pack that has the version; empty for an object of its own. The key of a member is the one that
+    its own object would have.
+    """
 
     key: str
     directory: str
     order: Order
     kind: ObjectKind
     extension: str
+    pack: str = ""
 
     def is_in(self, prefix: str) -> bool:
         """Whether this is a version of the module with this `version_prefix`, and not of one in a directory below."""
@@ -143,8 +150,11 @@ def content_key(namespace: str, record: Record) -> str:
 
 
 def object_key(namespace: str, record: Record) -> str:
-    """Return the key of a clean version: its own name, unless it was found under another one (`archived_key`)."""
-    return record.archived_key or content_key(namespace, record)
+    """Return the key of a clean version: its own name, unless it is in a pack or has another name (`archived_key`)."""
+    if record.archived_key is None:
+        return content_key(namespace, record)
+    pack = parse_reference(record.id, record.archived_key)
+    return pack.key(namespace) if pack else record.archived_key
 
 
 def sidecar_key(key: str) -> str:

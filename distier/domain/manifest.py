@@ -5,10 +5,13 @@
     <ns>/manifest/<shard>/run-<unique>.<part>-<pending>.jsonl.gz   merged files; `<pending>` modules have more than one row, or
                                                              a tombstone
     <ns>/manifest/full-<unique>                              when the last sweep with a LIST of all objects ended
+    <ns>/manifest/packed-<unique>                            when the last packing ended
 
 Each file has one JSON object a line, in the order of the objects' keys, which is the order of a LIST. The manifest is the
 union of all files. A row says that its object was in the archive when the row was written, and what a record needs to know of
 it, so nobody has to GET the object for that. It proves nothing else: an object without a row is as good as one with a row.
+
+A version that is in a pack (`packs.py`) has a row that names it (`pack`). The index of a pack is such a file too.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from distier.errors import Corrupt
 from .archived import VersionObject, describe_plain, modules_prefix, parse_key
 from .module import Record
 from .objects import Listed
+from .packs import NOWHERE, Pack, Place, parse_pack
 
 CONTENT_TYPE = "application/gzip"
 GZIP_LEVEL = 6
@@ -34,6 +38,7 @@ PART_BYTES = 16 << 20
 """A run continues in another file after this many compressed bytes, so that no single request is too large."""
 _NAME = re.compile(r"(\d{1,6})/(seg|row|run)-([0-9a-f]{1,64})(?:\.(\d{1,6})-(\d{1,15}))?\.jsonl\.gz", re.ASCII)
 _FULL = re.compile(r"full-[0-9a-f]{1,64}", re.ASCII)
+_PACKED = re.compile(r"packed-[0-9a-f]{1,64}", re.ASCII)
 
 
 class Row(NamedTuple):
@@ -46,6 +51,17 @@ class Row(NamedTuple):
     @property
     def deleted(self) -> bool:
         return self.key.endswith(".deleted")
+
+    @property
+    def pack(self) -> Pack | None:
+        """The pack that has the version; None for an object of its own."""
+        return parse_pack(self.known.get("pack"))
+
+    @property
+    def place(self) -> Place:
+        """Where this copy of the version is in the order of copies."""
+        pack = self.pack if "pack" in self.known else None
+        return NOWHERE if pack is None else pack.place
 
     @property
     def updated_ms(self) -> int:
@@ -64,7 +80,12 @@ class Row(NamedTuple):
 
     def object(self, namespace: str) -> VersionObject | None:
         """Return the version's object, as a listing of the archive shows it."""
-        return parse_key(modules_prefix(namespace) + self.key)
+        found, pack = parse_key(modules_prefix(namespace) + self.key), self.pack
+        return found if found is None or pack is None else found._replace(pack=str(pack))
+
+    def packed(self, pack: Pack, archived_bytes: int) -> Row:
+        """Return the row of this version in a pack."""
+        return self._replace(known={**self.known, "pack": str(pack), "archived_bytes": archived_bytes})
 
 
 class File(NamedTuple):
@@ -100,6 +121,10 @@ def is_full_marker(namespace: str, key: str) -> bool:
     return _FULL.fullmatch(key.removeprefix(manifest_prefix(namespace))) is not None
 
 
+def is_packed_marker(namespace: str, key: str) -> bool:
+    return _PACKED.fullmatch(key.removeprefix(manifest_prefix(namespace))) is not None
+
+
 def row_of(namespace: str, record: Record, key: str, archived_bytes: int) -> Row:
     """Return the row of a version that is archived under `key`."""
     known = describe_plain(record)
@@ -131,7 +156,7 @@ def row_of_description(namespace: str, key: str, id: str, described: Mapping[str
 
 def pack_rows(rows: Iterable[Row]) -> bytes:
     """Return a file with these rows."""
-    lines = "".join(_line(row) for row in sorted(rows, key=lambda row: row.key))
+    lines = "".join(_line(row) for row in sorted(rows, key=_position))
     return gzip.compress(lines.encode(), GZIP_LEVEL, mtime=0)
 
 
@@ -154,16 +179,26 @@ def read_rows(data: bytes) -> Iterator[Row]:
 
 
 def merged(files: Mapping[str, bytes]) -> Iterator[Row]:
-    """Iterate over the rows of all files in order, each version once."""
-    last = ""
-    for row in heapq.merge(*map(read_rows, files.values()), key=lambda row: row.key):
-        if row.key != last:
-            last = row.key
+    """Iterate over the rows of all files in order, each copy of a version once, in the order of copies."""
+    last: tuple[str, Place] | None = None
+    for row in heapq.merge(*map(read_rows, files.values()), key=_position):
+        position = _position(row)
+        if position != last:
+            last = position
             yield row
 
 
+def _position(row: Row) -> tuple[str, Place]:
+    return row.key, row.place
+
+
+def last_copies(rows: Sequence[Row]) -> list[Row]:
+    """Return one row for each version, that of its last copy, from rows in order."""
+    return list({row.key: row for row in rows}.values())
+
+
 def grouped(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Iterate over the rows of each module, in order; the last one of a module is the greatest."""
+    """Iterate over the rows of each module, in order; the last one is that of the last copy of the greatest version."""
     group: list[Row] = []
     for row in rows:
         if group and group[-1].key.rpartition("/")[0] != row.key.rpartition("/")[0]:

@@ -77,7 +77,10 @@ RECORD: tuple[Field, ...] = (
     Field("counter"), Field("sha256"), Field("type"), Field("keywords"), Field("meta"), Field("clean"), Field("created"),
     Field("updated"),
     Field("archived_bytes", "clean"),
-    Field("archived_key", "clean", "if its object has another name than the version's own"),
+    Field(
+        "archived_key", "clean",
+        "`^<directories up>.<number>-<token>` if a pack has it; a key if its object has another name than the version's own",
+    ),
     Field("codec", "warm"),
     Field("frame_bytes", "warm"),
     Field("transform", "if one was applied"),

@@ -5,7 +5,21 @@ from __future__ import annotations
 from distier.lua.learning import Lesson, Taught, learn
 from distier.lua.library import library
 from distier.lua.loader import VERBS, flags_of, script
-from distier.lua.moves import Released, age, archived, demote, expire, install, pin, promote, release, touch, where
+from distier.lua.moves import (
+    Reference,
+    Released,
+    age,
+    archived,
+    demote,
+    expire,
+    install,
+    pin,
+    promote,
+    refer,
+    release,
+    touch,
+    where,
+)
 from distier.lua.quotas import claim, heartbeat, ledger, limit
 from distier.lua.recovery import Limit, adopt, look, open_shard, reserve, state
 from distier.lua.repair import account, enlist, mend, rank, redirty, reindex
@@ -46,6 +60,7 @@ __all__ = [
     "Over",
     "Put",
     "Ranking",
+    "Reference",
     "Refused",
     "Released",
     "Replayed",
@@ -79,6 +94,7 @@ __all__ = [
     "put_many",
     "rank",
     "redirty",
+    "refer",
     "reindex",
     "release",
     "reserve",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from distier.domain.keys import WAITING, Shard
 from distier.domain.order import Order
@@ -90,6 +90,22 @@ def archived(shard: Shard, id: str, order: Order, size_bytes: int) -> RunScript[
     """Mark a version as clean; its object in the archive has `size_bytes`."""
     keys = (*shard.fixed, *pairs_of(shard, [id]))
     return RunScript(shard, script("archived"), keys, (id, order.write_id, str(order), size_bytes), parse_change)  # type: ignore[arg-type]
+
+
+class Reference(NamedTuple):
+    """Where the archive has a version now. `key` is a reference to a pack, or a key; empty for the object's own name."""
+
+    id: str
+    order: Order
+    key: str
+    archived_bytes: int
+
+
+def refer(shard: Shard, references: Sequence[Reference]) -> RunScript[int]:
+    """Let the records of clean versions name where the archive has them. The result is how many records were changed."""
+    keys = (*shard.fixed, *(shard.module(reference.id) for reference in references))
+    args = tuple(w for r in references for w in (r.id, r.order.write_id[:8], str(r.order), r.key, r.archived_bytes))
+    return RunScript(shard, script("refer"), keys, args, parse_number)
 
 
 def touch(shard: Shard, uses: Sequence[tuple[str, int]]) -> RunScript[dict[str, float]]:

@@ -38,7 +38,8 @@ from distier.errors import Corrupt, DistierError, Invalid
 from distier.lua import Adoption, Opened
 from distier.plans.common.namespace import Namespace
 from distier.plans.get.one import open_warm
-from distier.plans.recovery.describe import describe_object
+from distier.plans.recovery.describe import describe
+from distier.plans.recovery.walk import Group
 
 ROOM_BYTES = 128 << 20
 CONTENT_MAX_BYTES = 1 << 20  # the greatest length that a fuzzed record may claim, so that a right result is small
@@ -322,7 +323,8 @@ def _sidecar(n: int, mutations: Sequence[Mutation], extra: int) -> str:
     sidecar = mutate(SIDECARS[n % len(SIDECARS)], mutations, SIDECARS)
     body = STREAMS[2] if extra % 2 else mutate(STREAMS[2], mutations[:1], STREAMS)
     metadata = {"distier-tok": "9f3a2b1c", "distier-bytes": sidecar[:9].decode(errors="replace"), "x": "%ff"}
-    plan = describe_object(SPACE, "a", OBJECT, "sidecar", 60)
+    sidecar_object = OBJECT._replace(key="sidecar", kind="meta")
+    plan = describe(SPACE, Group(OBJECT.directory, "a", [OBJECT, sidecar_object], {OBJECT.key: 60}), OBJECT)
     fetched = 0
     try:
         effect = next(plan)

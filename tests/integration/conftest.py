@@ -44,7 +44,7 @@ def open_store(redis_url: str, tmp_path: Path) -> Iterator[Open]:
     def open(**overrides: Any) -> Store:
         settings: dict[str, Any] = {
             "redis__url": redis_url, "namespace": "t", "storage_tiers__cold__directory": tmp_path / "cold",
-            "near__enabled": False, "deadline": "20s",
+            "near__enabled": False, "deadline": "60s",
         }  # fmt: skip
         stores.append(connect({"counter": "estimate"}, **(settings | overrides)))
         return stores[-1]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from distier import Store, connect
+from distier.plans.fleet.packing import pack_all
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -22,11 +23,15 @@ def test_shell_loop_of_the_archive_page_restores_every_module(redis_url: str, tm
         put(store, ids, "old")
         store.put("gone", b"x", content_type="text/markdown")
         store.archive_now()
-        put(store, ids, "new")
+        put(store, ids[2:], "new")
         store.delete("gone")
         store.archive_now()
+        packed = pack_all(store.space, min_age_ms=-(10**15), everything=True)
+        assert store.run(packed, deadline_s=60).members == len(ids)
+        put(store, ids[:2], "new")  # their last versions are objects, and there are older ones in the pack
+        store.archive_now()
     page = (ROOT / "docs" / "ARCHIVE.md").read_text("utf-8")
-    loop = "\n".join(re.findall(r"^    ((?:out=| *cd | *find |    |done).*)$", page, re.MULTILINE))
+    loop = "\n".join(re.findall(r"^    ((?:out=|all=| *cd | *cp | *find |    |done).*)$", page, re.MULTILINE))
     assert loop.startswith("out=") and loop.endswith("done")
     subprocess.run(["sh", "-eu", "-c", loop], cwd=tmp_path, check=True, timeout=60)
     found = sorted(path.read_bytes() for path in (tmp_path / "out").rglob("@.md"))

@@ -71,6 +71,16 @@ def is_warm(store: Store, id: str) -> bool:
     return placement is not None and placement.tier == "warm"
 
 
+def lost_hints(store: Store) -> int:
+    """Return how many predictions and copies were given up, because Redis did not reply in a hint's time."""
+    counters = store.stats().counters
+    return sum(counters.get(name, 0) for name in ("predict.failed", "predict.lost", "keeps.failed"))
+
+
+def is_warm_or_lost(store: Store, id: str, before: int) -> bool:
+    return is_warm(store, id) or lost_hints(store) > before
+
+
 FIRST_AGENT = """
 import sys, time
 import distier
@@ -110,13 +120,17 @@ def test_without_a_near_cache_the_second_agent_finds_it_warm(open_store: Open) -
     fill(first)
     walk(first)
     poll(is_learned(second, STEPS[0]), what="what the first has learned")
-    chill(first)
-    with second.session() as session:
-        session.get(STEPS[0])
-        for id in STEPS[1:]:
-            poll(partial(is_warm, second, id), what=f"{id} warm")
-            assert session.get(id) is not None
-    assert second.stats().hits["warm"] == len(STEPS) - 1
+    for _ in range(3):
+        chill(first)
+        before, hits = lost_hints(second), second.stats().hits.get("warm", 0)
+        with second.session() as session:
+            session.get(STEPS[0])
+            for id in STEPS[1:]:
+                poll(partial(is_warm_or_lost, second, id, before), what=f"{id} warm")
+                assert session.get(id) is not None
+        if lost_hints(second) == before:  # else Redis was too slow for a hint, and the walk begins again
+            break
+    assert second.stats().hits["warm"] - hits == len(STEPS) - 1
 
 
 async def test_second_agent_of_an_asyncio_store_finds_the_sequence_near(

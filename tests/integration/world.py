@@ -96,7 +96,7 @@ class World:
         (`storage_tiers__hot__max_size`).
         """
         base = {"redis__url": self.url, "namespace": "t", "shards": self.shards, "near__enabled": False,
-                "storage_tiers__cold__directory": self.archive}  # fmt: skip
+                "deadline": "60s", "storage_tiers__cold__directory": self.archive}  # fmt: skip
         return base | overrides
 
     async def open(self, **overrides: Any) -> Face:

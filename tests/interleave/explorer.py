@@ -65,6 +65,7 @@ from distier.lua import Deleted, Opened, Put, Replayed, Reserved, expire
 from distier.plans.common.namespace import Namespace
 from distier.plans.common.process_state import ProcessState
 from distier.plans.fleet.maintain import write_back_due
+from distier.plans.fleet.packing import pack_all
 from distier.plans.fleet.sweep import sweep
 from distier.plans.get import one as read_one
 from distier.plans.get.one import get
@@ -78,7 +79,20 @@ from .judge import Judge, Op, Position, Server, Violation
 from .wire import DATABASES, WINDOW, Patch, Sent, Steps, Wire, patched, run_all
 
 PLACED = (Put, Replayed, Reserved, Deleted)
-AUDITED = {"open", "adopt", "put", "reserve", "promote", "install", "demote", "archived", "delete", "touch", "expire"}
+AUDITED = {
+    "open",
+    "adopt",
+    "put",
+    "reserve",
+    "promote",
+    "install",
+    "demote",
+    "archived",
+    "delete",
+    "touch",
+    "expire",
+    "refer",
+}
 SLEEPS_MAX = 3
 STEPS_MAX = 600
 
@@ -809,6 +823,13 @@ class World:
         self._same(results[1 : 1 + len(ids)], last, "after write-back and sweep", or_newer=True)
         if problem := self._unswept() or self._unlisted():
             raise Violation(problem)
+        if any("/packs/" in key for key in self.archive._objects):  # what replaces packs leaves nothing behind
+            packing = Call("pack", "", lambda space, _: pack_all(space, min_age_ms=-(10**15), everything=True))
+            yield from self._alone("packed", (packing, *tidy))
+            packed = yield from self._alone("after the packing", gets)
+            self._same(last, packed, "after the packing", or_newer=True)
+            if problem := self._unswept(packs=True) or self._unlisted():
+                raise Violation(problem)
         if self.chooser.pick((1, 2)) == 0:
             yield from self._forget(self._incarnation())
             again = yield from self._alone("lost", (*gets, Call("rescue", "", lambda space, _: rescue(space)), *gets))
@@ -826,8 +847,8 @@ class World:
             if not (or_newer and op and op.fate != "refused" and (old or NONE) < top):
                 raise Violation(f"{i} was {old}, {when} it is {new}")
 
-    def _unswept(self) -> str:
-        """Return what is wrong with the remaining objects; empty if nothing is.
+    def _unswept(self, *, packs: bool = False) -> str:
+        """Return what is wrong with the remaining objects, with `packs` also with those in packs; empty if nothing is.
 
         The objects of the records remain, and greater ones: uploads whose writers died before they applied them, and uploads of
         an old primary that arrived after the recovery.
@@ -836,7 +857,7 @@ class World:
             record = self.primary.records.get(i)
             position = record.position if record else NONE
             left = set(self.judge.objects[i])
-            if any(x < position for x in left):
+            if any(x < position and (packs or (i, x) not in self.judge.packed) for x in left):
                 return f"swept: {i} is {position}, the archive still has {sorted(left)}"
             if record and record.tier not in ("none", "deleted") and position not in left:
                 return f"swept: {i} is {position}, the archive has {sorted(left)}"

@@ -110,6 +110,8 @@ class Judge:
         self.losses: list[tuple[int, str]] = []
         self._directories = {names.module_directory(namespace, i).rstrip("/"): i for i in ids}
         self.objects: dict[str, dict[Position, str]] = {i: {} for i in ids}
+        self.packed: set[tuple[str, Position]] = set()
+        """The versions that only packs have."""
         self.listed: set[tuple[str, Position]] = set()
         """The versions that the archive's manifest names."""
 
@@ -123,7 +125,7 @@ class Judge:
         self.durable, self.versions, self.ops = dict(other.durable), dict(other.versions), list(other.ops)
         self.tick = other.tick
         self.objects = {i: dict(objects) for i, objects in other.objects.items()}
-        self.listed = set(other.listed)
+        self.listed, self.packed = set(other.listed), set(other.packed)
 
     # -- events ------------------------------------------------------------------------------------------------------
 
@@ -176,12 +178,18 @@ class Judge:
         for objects in self.objects.values():
             objects.clear()
         self.listed.clear()
+        self.packed.clear()
         for key, object in list(self.archive._objects.items()):
-            if key.endswith(".jsonl.gz"):
+            if key.endswith(".jsonl.gz") and "/manifest/" in key:
                 self.listed |= _listed_in(object.data)
+            elif key.endswith(".jsonl.gz") and key.partition(".")[0] + ".tar.xz" in self.archive._objects:
+                self.packed |= {(i, position) for i, position in _listed_in(object.data) if i in self.objects}
             found = _parse_key(key)
             if found and found.kind != "meta" and found.directory in self._directories:
                 self.objects[self._directories[found.directory]][(found.order.epoch, found.order.ver)] = found.kind
+        self.packed -= {(i, position) for i, objects in self.objects.items() for position in objects}
+        for i, position in self.packed:
+            self.objects[i][position] = "content"
         for i in self.ids:
             self.check_durable(i)
 

@@ -17,23 +17,25 @@ from distier.domain import archived as names
 from distier.domain import codec
 from distier.domain.keys import Shard
 from distier.domain.module import Record
-from distier.effects import ArchiveDelete, Plan
+from distier.domain.packs import Pack
+from distier.effects import ArchiveDelete, ArchiveList, Plan
 from distier.errors import NotFound, Recovering
 from distier.lua import Adoption, Replayed, adopt, archived
 from distier.lua import pin as pin_script
 from distier.plans.common.commands import record_command
 from distier.plans.common.namespace import Located, Namespace
-from distier.plans.fleet import sweep
+from distier.plans.fleet import packing, sweep
 from distier.plans.fleet.sweep import _records
 from distier.plans.get.one import is_still
 from distier.plans.put.durable import is_settled, reserve_position
 from distier.plans.put.prepare import ArchivedPosition
-from distier.plans.recovery import epochs
+from distier.plans.recovery import epochs, packs, walk
 from distier.plans.recovery.adopt import settle_record
 from distier.plans.recovery.adopt import verify as verify_plan
 from distier.plans.recovery.epochs import Claim, _claim, list_epochs, shard_state
 from distier.plans.recovery.manifest import Replacing, list_manifest
-from distier.plans.tier import demote, writeback
+from distier.plans.recovery.walk import Group
+from distier.plans.tier import demote, load, writeback
 from distier.plans.tier.promote import pin as pin_plan
 from distier.plans.tier.promote import promote
 from distier.plans.tier.writeback import Archived, Uploaded, put_object
@@ -310,7 +312,78 @@ def _delete_by_interval(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Replacing, "end", end)
 
 
+def _packs_unlisted(patch: pytest.MonkeyPatch) -> None:
+    """A module is looked for among objects of their own alone."""
+
+    def none(*_: Any) -> Plan[list[Any]]:
+        yield from ()
+        return []
+
+    replace_in("distier.plans.recovery", packs.packed_rows, none, patch.setattr)
+
+
+def _packs_first(patch: pytest.MonkeyPatch) -> None:
+    """A module is looked for in packs first, and then among objects of their own."""
+
+    def list_module(space: Namespace, id: str) -> Plan[Group]:
+        rows = (yield from packs.packed_rows(space, id)) or []
+        group = yield from walk._list_objects(space, id)
+        group.add_packed(space.namespace, rows)
+        return group
+
+    replace_in("distier.plans", walk.list_module, list_module, patch.setattr)
+
+
+def _empty_without_packs(patch: pytest.MonkeyPatch) -> None:
+    """An archive whose modules are all in packs counts as empty (an old bug)."""
+
+    def has_modules(space: Namespace) -> Plan[bool]:
+        return bool((yield from ArchiveList(names.modules_prefix(space.namespace), limit=1)))
+
+    replace_in("distier.plans.recovery", packs.has_modules, has_modules, patch.setattr)
+
+
+def _no_index(patch: pytest.MonkeyPatch) -> None:
+    """Objects are deleted although the pack that has their versions is not finished."""
+    real = Pack.index_key
+    patch.setattr(Pack, "index_key", lambda pack, namespace, paths: f"{real(pack, namespace, paths)}.part")
+
+
+def _not_looked_for(patch: pytest.MonkeyPatch) -> None:
+    """A version that has left its place for a pack is reported as lost."""
+
+    def none(*_: Any) -> Plan[None]:
+        yield from ()
+
+    replace_in("distier.plans", load.look_for, none, patch.setattr)
+
+
+def _replaces_unasked(patch: pytest.MonkeyPatch) -> None:
+    """What has a greater version in the archive is left out of packs, whether or not that one is committed."""
+
+    def unneeded(space: Namespace, groups: Any, *_: Any) -> Plan[tuple[list[str], list[str]]]:
+        yield from ()
+        keys = [key for group in groups for key in names.dominated(group.objects)]
+        packed = {key for group in groups for key in group.rows}
+        return [key for key in keys if key not in packed], [key for key in keys if key in packed]
+
+    patch.setattr(packing, "unneeded_versions", unneeded)
+
+
+def _no_late_look(patch: pytest.MonkeyPatch) -> None:
+    """A rescue does not look for packs that were made while it listed the objects."""
+    real = walk.ArchiveWalk.__init__
+    patch.setattr(walk.ArchiveWalk, "__init__", lambda self, space, *, late=False: real(self, space))
+
+
 MUTANTS: tuple[Mutant, ...] = (
+    Mutant("packs-unlisted", ("packs/adopt",), (), _packs_unlisted),
+    Mutant("packs-first", ("packs/adopt", "packs/rescue"), (), _packs_first, model="packs_first", first_seed=2870),
+    Mutant("empty-without-packs", ("packs/get", "packs/sweep"), (), _empty_without_packs),
+    Mutant("no-index", ("packs/get", "packs/adopt"), (), _no_index),
+    Mutant("not-looked-for", ("packs/get",), (), _not_looked_for, model="reads_once"),
+    Mutant("replaces-unasked", ("packs/unapplied", "packs/replace"), (), _replaces_unasked, model="rewrites_unasked"),
+    Mutant("no-late-look", ("packs/rescue-alone",), (), _no_late_look, model="no_late_look"),
     Mutant("commit-before-segment", ("put/write-back", "manifest/write-back/compact"), (), _commit_before_segment),
     Mutant("delete-by-interval", ("manifest/write-back/compact", "manifest/compact/sweep"), (), _delete_by_interval),
     Mutant("ttl-on-dirty", ("demote/put", "demote/write-back/expire"), (

@@ -11,6 +11,7 @@ from distier.lua import expire as expire_script
 from distier.plans.common.namespace import Namespace
 from distier.plans.common.process_state import ProcessState
 from distier.plans.fleet.maintain import write_back_due
+from distier.plans.fleet.packing import pack_all
 from distier.plans.fleet.sweep import sweep as sweep_plan
 from distier.plans.fleet.sweep import sweep_listed as sweep_listed_plan
 from distier.plans.get.many import get_many as read_many
@@ -155,6 +156,10 @@ def compact() -> Call:
     return Call("compact", "", lambda space, _: compact_plan(space, space.keys.shards[0], least=2))
 
 
+def pack() -> Call:
+    return Call("pack", "", lambda space, _: pack_all(space, min_age_ms=-(10**15), everything=True))
+
+
 def rescue() -> Call:
     return Call("rescue", "", lambda space, _: rescue_plan(space))
 
@@ -165,6 +170,8 @@ CLEAN = (put("a", "a0"), write_back())
 WARM = (*CLEAN, demote("a", "warm"))
 COLD = (*CLEAN, demote("a", "cold"))
 DURABLE = (put("a", "a0", ARCHIVED),)
+TWO = (*COLD, put("b", "b0", ARCHIVED), demote("b", "cold"))
+PACKED = (*TWO, pack())
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario("put/put", ((put("a", "a1"), get("a")), (put("a", "a2"), get("a"))), HOT),
@@ -266,6 +273,17 @@ SCENARIOS: tuple[Scenario, ...] = (
              (put("a", "a1", ARCHIVED), delete("a", ARCHIVED))), (*DURABLE, put("a", "a9", ARCHIVED))),
     Scenario("manifest/rescue", ((rescue(), get("a")), (compact(), sweep_listed()), (put("a", "a1", ARCHIVED), get("a"))),
              (*DURABLE, put("a", "a9", ARCHIVED)), faults_max=4),
+    Scenario("packs/get", ((pack(),), (get("a"), demote("a", "cold"), get("a")), (get("b"), put("a", "a1", ARCHIVED))), TWO),
+    Scenario("packs/sweep", ((pack(), pack()), (sweep(), sweep_listed()), (put("a", "a1", ARCHIVED), get("b"))), PACKED),
+    Scenario("packs/rivals", ((pack(), pack()), (pack(), sweep_listed()), (put("a", "a1", ARCHIVED), delete("b", ARCHIVED))),
+             TWO),
+    Scenario("packs/replace", ((pack(), get("b")), (pack(), sweep()), (get("b"), put("a", "a1", ARCHIVED), get("a"))), PACKED),
+    Scenario("packs/rescue", ((rescue(), get("a")), (pack(), sweep_listed()), (put("a", "a1", ARCHIVED), get("b"))), TWO,
+             faults_max=4),
+    Scenario("packs/unapplied", ((put("a", "a1", ARCHIVED),), (pack(), pack()), (get("a"), get("b"))), PACKED, CRASHES),
+    Scenario("packs/rescue-alone", ((rescue(), get("a")), (pack(),)), TWO, (), 0, first="loss"),
+    Scenario("packs/adopt", ((get("a"), get("b")), (pack(), get("a")), (get("b"), put("b", "b1", ARCHIVED))), PACKED,
+             ("loss", "flush", "restart", "promote", "replicate", "kill", "lost"), 4),
 )  # fmt: skip
 BY_NAME = {s.name: s for s in SCENARIOS}
 assert len(BY_NAME) == len(SCENARIOS)

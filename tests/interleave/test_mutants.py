@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.model.test_manifest import KILLED_BY as KILLED_BY_MANIFEST
 from tests.model.test_model import KILLED_BY
 from tests.servers import KINDS, running_server
 
@@ -41,5 +42,5 @@ def test_explorer_catches_the_mutant(wire: Wire, mutant: Mutant, report: Callabl
 
 def test_mutants_of_the_model_exist_there() -> None:
     """The mutants that exist in the model have a test there too."""
-    assert {m.model for m in MUTANTS if m.model} <= set(KILLED_BY)
+    assert {m.model for m in MUTANTS if m.model} <= {*KILLED_BY, *KILLED_BY_MANIFEST}
     assert len(MUTANTS) >= 15

@@ -178,6 +178,7 @@ CALLS: dict[str, Callable[[], RunScript[Any]]] = {
     "delete archived": lambda: lua.delete(SHARD, "cold", write_id("newer"), reserved=(1, 99)),
     "adopt": lambda: lua.adopt(SHARD, 1, [found("warm"), found("other"), found("cold", "deleted"), found("x", "none")]),
     "redirty": lambda: lua.redirty(SHARD, "warm", write_id("warm")),
+    "refer": lambda: lua.refer(SHARD, [lua.Reference("cold", order("cold"), "^1.7-0123abcd", 9)]),
     "mend": lambda: lua.mend(SHARD, ["hot", "warm", "cold", "gone"], repair=True),
     "reindex": lambda: lua.reindex(SHARD, ["hot", "warm", "cold", "gone"], repair=True),
     "account": lambda: lua.account(SHARD, {"hot_count": 1}, ["hot"], "0-0", repair=True),

@@ -40,7 +40,7 @@ class Version(NamedTuple):
 
 
 class Pack(NamedTuple):
-    """A pack's place in the order in which a listing of a module sees packs: those of deeper directories first, then by number."""
+    """A pack's place in the order in which a listing of a module sees packs: those of deeper directories first."""
 
     up: int
     number: int
@@ -250,7 +250,9 @@ def sweep(w: World) -> Process:
         id, top = row.version.id, best[row.version.id].version
         if row.version == top:
             # also no row of a pack that is gone: while the files are deleted one by one, it could be the last one left
-            alone = all(other.version.id != id or other == row for other in (rows if w.mutant == "buries_early" else known))
+            alone = all(
+                other.version.id != id or other == row for other in (rows if w.mutant == "buries_early" else known)
+            )
             if top.deleted and alone:
                 yield from _bury(w, row, keep)
             continue
@@ -290,7 +292,9 @@ def sweep_all(w: World) -> Process:
     got = yield from _gather(w, sorted(w.files))
     yield
     indexes = dict(w.indexes)
-    orphans = {p for p in w.packs if p not in indexes and (w.now - w.packed_at[p] > GRACE or w.mutant == "young_orphans")}
+    orphans = {
+        p for p in w.packs if p not in indexes and (w.now - w.packed_at[p] > GRACE or w.mutant == "young_orphans")
+    }
     yield
     there = set(w.singles)
     keep = {Row(version) for version in there} | {Row(v, pack) for pack, members in indexes.items() for v in members}

@@ -114,7 +114,7 @@ def rewrite(w: World) -> Process:
 
 
 def list_module(w: World, id: str) -> Generator[None, None, set[Row]]:
-    """LIST the single objects of a module, then the packs of each level, and GET their indexes. One that is gone: LIST again."""
+    """LIST the single objects of a module, then the packs of each level, and GET their indexes. If one is gone, LIST again."""
     while True:
         found: set[Row] = set()
         if w.mutant != "packs_first":

@@ -34,13 +34,31 @@ class Focus(NamedTuple):
 FOCUS = {
     "all": Focus(BOUNDED, UNBOUNDED),
     "burials": Focus(
-        (manifest.write_back,), (manifest.compact, manifest.sweep, manifest.sweep, manifest.forget), "a", 1000, 4, 0.03, 0
+        (manifest.write_back,),
+        (manifest.compact, manifest.sweep, manifest.sweep, manifest.forget),
+        "a",
+        1000,
+        4,
+        0.03,
+        0,
     ),
     "packs and burials": Focus(
-        (manifest.write_back,), (packs.pack, packs.rewrite, manifest.sweep, manifest.sweep, manifest.forget), "a", 1000, 5, 0.1, 0
+        (manifest.write_back,),
+        (packs.pack, packs.rewrite, manifest.sweep, manifest.sweep, manifest.forget),
+        "a",
+        1000,
+        5,
+        0.1,
+        0,
     ),
     "packs": Focus(
-        (manifest.durable,), (packs.pack, packs.rewrite, packs.rewrite, packs.prove, packs.prove, packs.read), "ab", 600, 6, 0.1, 0
+        (manifest.durable,),
+        (packs.pack, packs.rewrite, packs.rewrite, packs.prove, packs.prove, packs.read),
+        "ab",
+        600,
+        6,
+        0.1,
+        0,
     ),
 }
 

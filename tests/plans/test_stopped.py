@@ -19,6 +19,7 @@ from distier.effects import Plan
 from distier.errors import DistierError, NotFound, Unavailable
 from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.maintain import age_uses, demote_idle, expire_warm, keep_headroom, maintain, write_back_due
+from distier.plans.fleet.packing import pack_all
 from distier.plans.fleet.statistics import read_stats
 from distier.plans.fleet.sweep import sweep
 from distier.plans.get.fit import Asked, fit
@@ -69,7 +70,7 @@ def mixed() -> World:
     for id in ("hot-dirty", "hot-clean", "warm-dirty", "warm-clean", "cold", "expired", "deleted"):
         world.run(put(space, item(id)), id)
     for id in ("hot-clean", "warm-clean", "cold", "expired"):
-        world.run(write_back(space.locate(id)))
+        world.run(write_back(space.locate(id)), f"writer of {id}")
     for id, to in [("warm-dirty", "warm"), ("warm-clean", "warm"), ("expired", "warm"), ("cold", "cold")]:
         assert world.run(demote(space, id, to)).moved  # type: ignore[arg-type]
     world.run(delete(space, "deleted"), "deleter")
@@ -177,6 +178,25 @@ def taught(world: World) -> None:
     world.run(teach(world.space, [Change("cold", 1, {"a": 1})], [Change("pdf", 1, {"a": 2})]))
 
 
+def packed_once() -> World:
+    """As `mixed`, with what is archived in a pack, and two modules more; of one of those there is a newer version."""
+    world = mixed()
+    space = world.space
+    for id in ("p0", "p1"):
+        world.run(put(space, item(id)), id)
+        world.run(write_back(space.locate(id)), f"writer of {id}")
+    world.run(pack_all(space, min_age_ms=NOW, everything=True))
+    world.run(put(space, item("p0", text="newer")), "newer")
+    for id in ("p0", "warm-dirty"):
+        world.run(write_back(space.locate(id)), f"newer writer of {id}")
+    return world
+
+
+NOW = -(10**15)
+"""A least age that every version has."""
+PACKED = {**MIXED, "p0": content("newer"), "p1": content("p1")}
+
+
 ROWS = [
     Row("open", empty, open_space),
     Row("open again", mixed, open_space, MIXED),
@@ -242,6 +262,12 @@ ROWS = [
     Row("expire", mixed, first(expire_warm), MIXED, before=lambda w: overdue(w)),
     Row("age", mixed, first(age_uses), MIXED, before=lambda w: w.ask([("HSET", w.shard.epoch, "created", 1)])),
     Row("maintain", full, lambda s: maintain(s, s.keys.shards[0]), FULL, before=lambda w: idle(w)),
+    Row("pack", mixed, lambda s: pack_all(s, min_age_ms=NOW, everything=True), MIXED, check=lambda r: r.members == 4),
+    Row("pack, replacing a pack", packed_once, lambda s: pack_all(s, min_age_ms=NOW, everything=True), PACKED,
+        check=lambda r: r.replaced == 1),
+    Row("sweep, with packs", packed_once, sweep, PACKED),
+    Row("read from a pack", packed_once, lambda s: get(s, "p1"), PACKED, check=lambda r: r.content == content("p1"),
+        before=lambda w: w.run(demote(w.space, "p1", "cold"))),
     Row("sweep", swept, sweep, {"a": content("v3"), "b": None}),
     Row("bring ahead, near", mixed, lambda s: bring(s, likely(*MIXED, "deleted", "missing"), near=True, reads=9), MIXED,
         check=lambda r: r.modules.keys() == MIXED.keys() and r.fetched == {"cold", "expired"}),

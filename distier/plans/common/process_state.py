@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 from distier.domain.keys import Shard
 from distier.errors import DistierError
@@ -10,6 +11,7 @@ from distier.lua import Opened
 from distier.policy.quotas import FLOORS_MS, Floors
 
 WARM_MAX = 4096
+T = TypeVar("T")
 
 
 class Bar:
@@ -71,6 +73,23 @@ class Failing:
                 self._until_ms[(shard, id)] = pause_ms, now_ms + pause_ms
 
 
+class Lately(Generic[T]):
+    """The last few large values that were made, by name. A value is never changed: another one replaces it."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._values: dict[str, T] = {}
+
+    def get(self, name: str) -> T | None:
+        return self._values.get(name)
+
+    def put(self, name: str, value: T) -> None:
+        kept = {key: old for key, old in self._values.items() if key != name}
+        while len(kept) >= self._most:
+            del kept[next(iter(kept))]
+        self._values = {**kept, name: value}  # other threads may be reading the old mapping
+
+
 class ProcessState:
     """The state that the plans of one process share. A test makes one for each simulated process."""
 
@@ -94,6 +113,10 @@ class ProcessState:
         """The last version, (epoch, ver), that this process was given in each shard."""
         self.compacted: dict[Shard, tuple[int, int]] = {}
         """Where each shard was in its order when this process last looked whether its manifest needs a compaction."""
+        self.indexes: Lately[bytes] = Lately(64)
+        """Indexes of packs, by key. They never change; only a listing says whether the pack still exists."""
+        self.packs: Lately[bytes | Mapping[str, bytes]] = Lately(4)
+        """Packs that were read, by key: the object, and from the second read on its members."""
         self._floors: list[Sequence[Floors]] = []
         self.failing = Failing()
         self.claiming: dict[Shard, object] = {}

@@ -20,6 +20,7 @@ from distier.lua import claim, heartbeat, release
 from distier.plans.common.commands import scores, server_ms
 from distier.plans.common.leases import cut_lease, take_lease
 from distier.plans.common.namespace import Namespace
+from distier.plans.fleet.packing import pack_if_due
 from distier.plans.fleet.sweep import sweep_due
 from distier.plans.recovery.browse import write_page_if_changed
 from distier.policy.fleet import assign
@@ -110,8 +111,8 @@ def leave(space: Namespace, worker: str, held: Mapping[Shard, int]) -> Plan[None
 def sweep_in_turn(space: Namespace) -> Plan[int | None]:
     """Sweep the archive if nobody has for `worker.sweep_interval`; None if somebody has.
 
-    Afterwards the page that shows the archive is brought up to date. A worker that is killed in a sweep leaves the rest to the
-    next one: nothing waits for it.
+    Afterwards old versions are packed, once a day, and the page that shows the archive is brought up to date. A worker that
+    is killed in a sweep leaves the rest to the next one: nothing waits for it.
     """
     first, holder = space.keys.shards[0], (yield from NewToken())
     try:
@@ -123,6 +124,7 @@ def sweep_in_turn(space: Namespace) -> Plan[int | None]:
         return None
     try:
         deleted = yield from sweep_due(space)
+        yield from pack_if_due(space)
         yield from write_page_if_changed(space)
         return deleted
     except (DistierError, Cancelled):

@@ -3,6 +3,8 @@
     dominated objects      at once: `cold.keep_versions` greater versions of the module are there
     tombstones             after `worker.tombstone_grace`, where nothing else is left of the module
     sidecars alone         after the same time: their content never came
+    doubles                objects whose versions are in packs too, in a sweep with a LIST
+    packs without index    after the same time: their packer died
     epoch markers          of each shard, all but the greatest of each of the newest incarnations of its server
 
 A version is dominated where it comes before one that is **committed**: a clean record says so, and the listing has it. A
@@ -32,7 +34,7 @@ from typing import TYPE_CHECKING
 from distier.domain import archived as names
 from distier.domain.archived import modules_prefix
 from distier.domain.keys import Shard
-from distier.domain.manifest import File, Row, is_full_marker
+from distier.domain.manifest import File, Row, grouped, is_full_marker, merged
 from distier.effects import ArchiveDelete, ArchiveList, Command, Count, Now, Pipeline, Plan, collect
 from distier.errors import Corrupt, DistierError, Invalid
 from distier.lua import state
@@ -50,6 +52,7 @@ from distier.plans.recovery.manifest import (
     list_rows,
     step_of,
 )
+from distier.plans.recovery.packs import list_contents, list_packs, open_packs, refer_to_packs
 from distier.plans.recovery.rebuild import rebuild
 from distier.plans.recovery.walk import NO_POSITION, Group, Position, Skipped, list_module
 
@@ -76,9 +79,17 @@ def sweep(space: Namespace, skipped: Skipped | None = None) -> Plan[int]:
 
     def delete(groups: Sequence[Group]) -> Plan[set[str]]:
         keys = yield from unneeded(space, groups, now_ms, skipped)
-        return (yield from delete_keys(keys, skipped))
+        gone = yield from delete_keys(keys, skipped)
+        doubles = [key for group in groups for key in group.doubles]
+        yield from refer_to_packs(space, [group.rows[key] for group in groups for key in group.doubles])
+        yield from delete_keys(
+            [*doubles, *map(names.sidecar_key, doubles)], skipped
+        )  # their rows stay: those of the packs
+        return gone
 
     deleted = yield from rebuild(space, delete)
+    deleted += yield from delete_each((yield from _packs_without_index(space, now_ms)), skipped)
+    deleted += yield from _delete_superseded(space, skipped)
     return (yield from _end(space, now_ms, deleted, skipped))
 
 
@@ -122,6 +133,8 @@ def _sweep_directory(space: Namespace, index: int, files: Sequence[File], now_ms
     found = yield from get_files(space, [file.key for file in files])
     if found is None or not found.files:
         return 0  # another compactor is at work: the next sweep finds its run
+    # Listed after the files were read. The rows of a pack that is gone are of no use: what replaced it has rows of its own.
+    packs = {str(index.pack) for index in (yield from list_packs(space))}
     run = Replacing(space, index, list(found.files))
     moved: dict[Shard, list[Row]] = {}
     groups, deleted = found.groups(), 0
@@ -129,7 +142,8 @@ def _sweep_directory(space: Namespace, index: int, files: Sequence[File], now_ms
         gone = yield from _delete_listed(space, some, now_ms, skipped)
         deleted += len(gone)
         for rows in some:
-            left = [row for row in rows if modules_prefix(space.namespace) + row.key not in gone]
+            left = [row for row in rows if row.pack or modules_prefix(space.namespace) + row.key not in gone]
+            left = without_doubles([row for row in left if row.pack is None or str(row.pack) in packs])
             if not left:
                 continue
             if (shard := space.shard(left[0].id)).index != index:
@@ -148,10 +162,10 @@ def _delete_listed(space: Namespace, groups: Sequence[Sequence[Row]], now_ms: in
     wanted: list[Group] = []
     gone: set[str] = set()
     for rows in groups:
-        group = _group_of(space, rows)
+        group = group_of(space, rows)
         if group is None or not is_pending(space, rows):
             continue
-        if rows[-1].deleted and (rows[-1].updated_ms < old_ms or not rows[-1].updated_ms):
+        if rows[-1].deleted and len(rows) == 1 and (rows[-1].updated_ms < old_ms or not rows[-1].updated_ms):
             # A tombstone goes only where a LIST shows that nothing else is left. The LIST also knows its age.
             group = yield from list_module(space, group.id)
         if not group.objects:
@@ -164,16 +178,25 @@ def _delete_listed(space: Namespace, groups: Sequence[Sequence[Row]], now_ms: in
     return gone | done.difference(sidecars)
 
 
-def _group_of(space: Namespace, rows: Sequence[Row]) -> Group | None:
+def without_doubles(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows without those of objects whose versions are in packs too."""
+    packed = {row.key for row in rows if row.pack}
+    return [row for row in rows if row.pack or row.key not in packed]
+
+
+def group_of(space: Namespace, rows: Sequence[Row]) -> Group | None:
     """Return the module as a LIST shows it; None for rows that are not those of one module, which nothing is deleted for."""
     group: Group | None = None
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.place):
         found = row.object(space.namespace)
         if found is None or id_of(space, found) != row.id:
             return None
         group = group or Group(found.directory, row.id)
-        group.objects.append(found)
-        group.sizes[found.key], group.modified_ms[found.key] = row.archived_bytes, row.updated_ms
+        if found.pack:
+            group.add_packed(space.namespace, [row])
+        else:
+            group.objects.append(found)
+            group.sizes[found.key], group.modified_ms[found.key] = row.archived_bytes, row.updated_ms
     return group
 
 
@@ -188,11 +211,18 @@ def _end(space: Namespace, now_ms: int, deleted: int, skipped: Skipped) -> Plan[
 def unneeded(space: Namespace, groups: Sequence[Group], now_ms: int, skipped: Skipped) -> Plan[list[str]]:
     """Return the keys among the objects of these modules that may be deleted now. Modules that cannot be compared are noted
     in `skipped`."""
+    return (yield from unneeded_versions(space, groups, now_ms, skipped))[0]
+
+
+def unneeded_versions(
+    space: Namespace, groups: Sequence[Group], now_ms: int, skipped: Skipped
+) -> Plan[tuple[list[str], list[str]]]:
+    """Return the same, and the keys of versions in packs that nobody needs any more."""
     old_ms = now_ms - space.config.worker.tombstone_grace_ms
     keep = space.config.storage_tiers.cold.keep_versions
     wanted = [g for g in groups if _has_surplus(g, keep, old_ms) or _is_buried(g, old_ms) or _old_sidecars(g, old_ms)]
     if not wanted:
-        return []
+        return [], []
     keys: list[str] = []
     for group, (position, clean) in zip(wanted, (yield from _records(space, wanted)), strict=True):
         keys += _old_sidecars(group, old_ms)
@@ -202,7 +232,8 @@ def unneeded(space: Namespace, groups: Sequence[Group], now_ms: int, skipped: Sk
             yield from _verify(space, group.id, skipped)  # objects that are adopted now are swept in the next round
         elif clean:
             keys += _below(group, position, keep, old_ms)
-    return keys
+    in_packs = {key for group in wanted for key in group.rows}
+    return [key for key in keys if key not in in_packs], [key for key in keys if key in in_packs]
 
 
 def _below(group: Group, position: Position, keep: int, old_ms: int) -> list[str]:
@@ -281,6 +312,36 @@ def _bury(space: Namespace, group: Group, position: Position | None, skipped: Sk
     if NO_POSITION < position < newest.order:  # an older record came back: it must take over the tombstone first
         yield from _verify(space, group.id, skipped)
     return []
+
+
+def _packs_without_index(space: Namespace, now_ms: int) -> Plan[list[str]]:
+    """Return old packs that have no index. Their packer died, or it was replaced: nobody knows them."""
+    old_ms = now_ms - space.config.worker.tombstone_grace_ms
+    contents = yield from list_contents(space)
+    # Listed after the packs: an index that comes later is that of a pack which is not old.
+    known = {index.pack for index in (yield from list_packs(space))}
+    return [entry.key for pack, entry in contents if pack not in known and entry.modified_ms < old_ms]
+
+
+def _delete_superseded(space: Namespace, skipped: Skipped) -> Plan[int]:
+    """Delete packs whose members are all in later packs: a packer died before it did, or two packed the same."""
+    found = yield from open_packs(space)
+    needed: set[str] = set()
+    later: dict[str, list[Row]] = {}
+    for rows in grouped(merged({index.key: data for index, data in found.items()})):
+        last = {row.key: row for row in rows}
+        for row in rows:
+            if row is last[row.key]:
+                needed.add(str(row.pack))
+            else:
+                later.setdefault(str(row.pack), []).append(last[row.key])
+    deleted = 0
+    for index in found:
+        if str(index.pack) not in needed:
+            yield from refer_to_packs(space, later.get(str(index.pack), []))
+            deleted += yield from delete_each([index.key], skipped)  # first: a pack exists while its index does
+            deleted += yield from delete_each([index.pack.key(space.namespace)], skipped)
+    return deleted
 
 
 def _old_epochs(space: Namespace, shard: Shard, now_ms: int) -> Plan[list[str]]:

@@ -20,7 +20,7 @@ from distier.plans.common.commands import chunks
 from distier.plans.common.namespace import Namespace
 from distier.plans.get.history import describe_all, entry_of, version_in, version_of, versions_in
 from distier.plans.recovery.manifest import list_manifest, open_manifest, step_of
-from distier.plans.recovery.walk import ArchiveWalk, Group, list_module
+from distier.plans.recovery.walk import ArchiveWalk, Group, list_again, list_module
 
 
 class Archived(NamedTuple):
@@ -61,7 +61,7 @@ def list_archive(space: Namespace, prefix: str = "", at_ms: int | None = None) -
         while some := (yield from step_of(groups)):
             n += yield from _report(prefix, at_ms, some)
         return n
-    walk = ArchiveWalk(space)
+    walk = ArchiveWalk(space, late=True)
     while not walk.done:
         for part in chunks((yield from walk.step()), 512):
             n += yield from _report(prefix, at_ms, [_rows_of(space, group) for group in part])
@@ -114,7 +114,7 @@ def _rows_of(space: Namespace, group: Group) -> list[Row]:
 
 def archived_history(space: Namespace, id: str, limit: int = 100) -> Plan[list[HistoryEntry]]:
     """Return the versions of a module in the archive, the newest first."""
-    group = yield from list_module(space, id)
+    group = yield from list_again(space, (yield from list_module(space, id)))
     described = yield from describe_all(space, group, versions_in(group, None)[:limit])
     return [
         entry_of(found.record, current=i == 0 and not found.record.deleted, archived=True)
@@ -129,7 +129,7 @@ def read_archived(
 
     Raises `Corrupt`, `ArchiveUnavailable`, `Invalid`.
     """
-    group = yield from list_module(space, id)
+    group = yield from list_again(space, (yield from list_module(space, id)))
     objects = versions_in(group, None)
     if version is not None:
         wanted = version_of(version)

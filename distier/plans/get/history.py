@@ -9,20 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from distier.domain import archived as names
-from distier.domain import codec
 from distier.domain.archived import VersionObject
 from distier.domain.module import HistoryEntry, Module, Record
 from distier.domain.order import Order, parse_version
-from distier.effects import ArchiveGet, Offload, Parallel, Plan, collect
-from distier.errors import Corrupt, Invalid
+from distier.effects import Parallel, Plan, collect
+from distier.errors import Invalid
 from distier.lua import Adoption
-from distier.plans.common.content import UNPACKING, check_content
 from distier.plans.common.namespace import Namespace
+from distier.plans.common.objects import read_archived
 from distier.plans.get.one import get
 from distier.plans.recovery.adopt import newest_version
-from distier.plans.recovery.describe import Vanished, describe_object
-from distier.plans.recovery.walk import Group, list_module
+from distier.plans.recovery.describe import Vanished, describe
+from distier.plans.recovery.walk import Group, list_again, list_module
 
 TOGETHER = 32
 HISTORY_MAX = 1000
@@ -50,8 +48,8 @@ class Described(NamedTuple):
         return Record(
             a.id, "deleted" if a.kind == "deleted" else "cold", Order(a.epoch, a.ver, a.write_id), a.size_bytes, a.tokens,
             text("counter"), text("sha256"), text("type"), text("keywords").encode(), text("meta").encode(), True, a.epoch,
-            self.object.key, a.archived_bytes, "", 0, number("created"), number("updated"), text("transform") or None,
-            text("outline") or None, None,
+            text("archived_key") or self.object.key, a.archived_bytes, "", 0, number("created"), number("updated"),
+            text("transform") or None, text("outline") or None, None,
         )  # fmt: skip
 
 
@@ -69,7 +67,7 @@ def history(space: Namespace, id: str, limit: int = 100) -> Plan[list[HistoryEnt
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= HISTORY_MAX:
         raise Invalid(f"the limit of a history is 1 to {HISTORY_MAX}, not {limit!r}")
     record = yield from newest_version(space.locate(id))
-    group = yield from list_module(space, id)
+    group = yield from list_again(space, (yield from list_module(space, id)))
     entries: list[HistoryEntry] = []
     if record is not None and not record.clean:
         entries.append(entry_of(record, current=not record.deleted, archived=False))
@@ -113,7 +111,7 @@ def describe_all(space: Namespace, group: Group, objects: Sequence[VersionObject
 
 
 def _describe(space: Namespace, group: Group, found: VersionObject) -> Plan[list[Described]]:
-    adoption = yield from describe_object(space, group.id, found, group.sidecar_of(found), group.sizes[found.key])
+    adoption = yield from describe(space, group, found)
     return [Described(found, adoption)] if adoption.kind != "none" else []
 
 
@@ -128,7 +126,7 @@ def get_version(space: Namespace, id: str, version: Order | str) -> Plan[Module 
         module = yield from get(space, id)
         if module is not None and module.version[:2] == wanted:
             return module  # otherwise it was replaced meanwhile
-    group = yield from list_module(space, id)
+    group = yield from list_again(space, (yield from list_module(space, id)))
     return (yield from version_in(space, group, [o for o in versions_in(group, record) if o.order[:2] == wanted]))
 
 
@@ -136,22 +134,6 @@ def version_in(space: Namespace, group: Group, objects: Sequence[VersionObject])
     """Return the module of the first of these objects, from the archive alone."""
     for found in (yield from describe_all(space, group, objects)):
         if found.adoption.kind == "content":
-            content = yield from _content(space, found.record)
+            content = yield from read_archived(space, found.record)
             return None if content is None else found.record.module(content, "cold")
     return None
-
-
-def _content(space: Namespace, record: Record) -> Plan[bytes | None]:
-    """Return the checked content of an archived version; None if its object was swept meanwhile."""
-    key = names.object_key(space.namespace, record)
-    got = yield from ArchiveGet(key, max_bytes=record.size_bytes + record.size_bytes // 2 + 4096)
-    if got is None:
-        return None
-    data = got.data
-    try:
-        content = yield from Offload(
-            record.size_bytes * 4, lambda: codec.decompress_xz(data, max_bytes=record.size_bytes), UNPACKING
-        )
-    except Corrupt as e:
-        raise Corrupt(f"the archived object {key!r} of module {record.id!r} is damaged: {e}") from e
-    return check_content(record, content, "archived")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from distier.domain import archived as names
 from distier.domain.archived import VersionObject
 from distier.domain.module import unpack_keywords, unpack_meta
-from distier.effects import ArchiveList, Command, LocalGet, Pipeline, Plan, collect
+from distier.domain.packs import parse_pack
+from distier.effects import Command, LocalGet, Pipeline, Plan, collect
 from distier.plans.common.commands import record_command
 from distier.plans.common.content import content_unless_moved
 from distier.plans.common.namespace import Namespace
+from distier.plans.recovery.walk import list_module
 from distier.plans.tier.load import fetch_cold
 
 VERSIONS_MAX = 100
@@ -33,9 +34,11 @@ class Peeked:
 
 
 class Version(NamedTuple):
-    """A version in the archive: its object, that object's size in bytes, and when it was written, in ms."""
+    """A version in the archive: its object, the key to read (that of its pack, if it is in one), its size there in bytes, and
+    when it was written, in ms."""
 
     object: VersionObject
+    key: str
     size_bytes: int
     modified_ms: int
 
@@ -84,12 +87,12 @@ def peek(space: Namespace, id: str, *, max_bytes: int, from_archive: bool = Fals
 
 
 def archived_versions(space: Namespace, id: str) -> Plan[list[Version]]:
-    """Return the first versions of a module that the archive lists, at most 100 objects: one request, no content."""
-    prefix = names.version_prefix(space.namespace, id)
-    listed = yield from ArchiveList(prefix, limit=VERSIONS_MAX)
-    found = [(names.parse_key(entry.key), entry) for entry in listed]
-    return [
-        Version(parsed, entry.size_bytes, entry.modified_ms)
-        for parsed, entry in found
-        if parsed is not None and parsed.kind != "meta" and parsed.is_in(prefix)
-    ]
+    """Return the first versions of a module that the archive lists, at most 100, without reading a content."""
+    group = yield from list_module(space, id)
+    found = sorted((o for o in group.objects if o.kind != "meta"), key=lambda o: o.rank)[:VERSIONS_MAX]
+    versions = []
+    for o in found:
+        pack = parse_pack(o.pack)
+        key = pack.key(space.namespace) if pack else o.key
+        versions.append(Version(o, key, group.sizes[o.key], group.modified_ms[o.key]))
+    return versions

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from distier.domain import archived as names
 from distier.domain.keys import Shard
 from distier.domain.module import Record
-from distier.effects import ArchiveList, Count, Parallel, Pipeline, Plan, collect
+from distier.effects import Count, Parallel, Pipeline, Plan, collect
 from distier.errors import NotFound, Recovering
 from distier.lua import Adopted, Adoption, Opened, adopt, state
 from distier.plans.common.commands import chunks, record_command
 from distier.plans.common.namespace import Located, Namespace
-from distier.plans.recovery.describe import Vanished, describe_object
+from distier.plans.recovery.describe import Vanished, describe
 from distier.plans.recovery.epochs import ask_state, shard_state
+from distier.plans.recovery.walk import Group, list_module
 
 REREADS_MAX = 8
 RELISTS_MAX = 4
@@ -161,33 +161,16 @@ def newest_listed(space: Namespace, id: str) -> Plan[Adoption]:
     """
     for _ in range(RELISTS_MAX):
         try:
-            return (yield from _list_newest(space, id))
+            return (yield from newest_of(space, (yield from list_module(space, id))))
         except Vanished:
             yield from Count("recover.relisted")
-    return (yield from _list_newest(space, id))
+    return (yield from newest_of(space, (yield from list_module(space, id))))
 
 
-def _list_newest(space: Namespace, id: str) -> Plan[Adoption]:
-    prefix, after = names.version_prefix(space.namespace, id), ""
-    objects: list[names.VersionObject] = []
-    sizes: dict[str, int] = {}
-    while True:
-        page = yield from ArchiveList(prefix, start_after=after)
-        if not page:
-            break
-        objects += [found for found in (names.parse_key(entry.key) for entry in page) if found and found.is_in(prefix)]
-        sizes |= {entry.key: entry.size_bytes for entry in page}
-        after = page[-1].key
-    return (yield from newest_of(space, id, objects, sizes))
-
-
-def newest_of(
-    space: Namespace, id: str, objects: Sequence[names.VersionObject], sizes: dict[str, int]
-) -> Plan[Adoption]:
-    """Return what the greatest version among a module's objects is. Objects that name another module are skipped."""
-    for newest in sorted([o for o in objects if o.kind != "meta"], key=lambda o: o.rank, reverse=True):
-        sidecar = next((o.key for o in objects if o.kind == "meta" and o.order == newest.order), None)
-        found = yield from describe_object(space, id, newest, sidecar, sizes[newest.key])
+def newest_of(space: Namespace, group: Group) -> Plan[Adoption]:
+    """Return what the greatest version of a listed module is. Objects that name another module are skipped."""
+    for newest in sorted([o for o in group.objects if o.kind != "meta"], key=lambda o: o.rank, reverse=True):
+        found = yield from describe(space, group, newest)
         if found.kind != "none":
             return found
-    return Adoption(id)
+    return Adoption(group.id)

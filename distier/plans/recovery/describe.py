@@ -14,11 +14,13 @@ from distier.domain import codec
 from distier.domain.content_types import extension_for, type_for_extension
 from distier.domain.manifest import Row, row_of_description
 from distier.domain.order import make_write_id
+from distier.domain.packs import parse_pack
 from distier.effects import ArchiveGet, Arg, Count, Offload, Plan
 from distier.errors import Corrupt, Invalid
 from distier.lua import Adoption
 from distier.plans.common.content import UNPACKING, count_tokens
 from distier.plans.common.namespace import Namespace
+from distier.plans.recovery.walk import Group
 
 SIDECAR_MAX_BYTES = 1024 * 1024
 _FIELDS = {
@@ -32,15 +34,18 @@ class Vanished(Corrupt):
     listing tells which."""
 
 
-def describe_object(
-    space: Namespace, id: str, found: names.VersionObject, sidecar: str | None, size_bytes: int
-) -> Plan[Adoption]:
-    """Return the version as `adopt` takes it, of kind `none` where its description names another module.
+def describe(space: Namespace, group: Group, found: names.VersionObject) -> Plan[Adoption]:
+    """Return a version of a module as `adopt` takes it, of kind `none` where its description names another module.
 
     Such an object is foreign, whatever put it there: a copy by hand, or a store to which two names are one. Raises
     `ArchiveUnavailable`, and `Corrupt` where only damaged bytes could tell.
     """
-    order = found.order
+    id, order, sidecar, size_bytes = group.id, found.order, group.sidecar_of(found), group.sizes[found.key]
+    if found.pack:
+        adoption = adoption_of(space, group.rows[found.key])
+        if adoption is None:
+            raise Corrupt(f"the index of pack {found.pack} does not describe {found.key!r}; run `distier fsck`")
+        return adoption
     if found.kind == "deleted":
         if _is_foreign(id, (yield from _told_with(id, found)).known):
             return (yield from _foreign(id))
@@ -90,7 +95,9 @@ def _text(value: Arg) -> str:
 def _adoption(id: str, found: names.VersionObject, known: Mapping[str, str], size_bytes: int) -> Adoption:
     order = found.order
     fields: list[Arg] = []
-    if found.extension != extension_for(known.get("type", "")):
+    if pack := parse_pack(found.pack):
+        fields += ["archived_key", pack.reference(id)]
+    elif found.extension != extension_for(known.get("type", "")):
         fields += ["archived_key", found.key]
     for name, field in _FIELDS.items():
         if known.get(name):

@@ -23,7 +23,6 @@ import re
 from dataclasses import replace
 from typing import NamedTuple
 
-from distier.domain import archived as names
 from distier.domain.keys import Keyspace, Shard
 from distier.domain.schema import LAYOUT
 from distier.effects import (
@@ -52,6 +51,7 @@ from distier.lua import Opened, Unclaimed, look, open_shard, state
 from distier.plans.common.backoff import Patience, back_off
 from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.migrate import migrate
+from distier.plans.recovery.packs import has_modules
 
 
 class WrongArchive(ConfigError):
@@ -231,8 +231,7 @@ def _claim(space: Namespace, shard: Shard, replid: str, last: int) -> Plan[Claim
     yield from ArchivePut(key, b"", "application/octet-stream", {})
     if (yield from list_epochs(space, shard, epoch - 1)).count(epoch) != 1:
         return None
-    modules = yield from ArchiveList(names.modules_prefix(space.namespace), limit=1)
-    return Claim(epoch, not modules)
+    return Claim(epoch, not (yield from has_modules(space)))
 
 
 def epochs_prefix(space: Namespace, shard: Shard) -> str:

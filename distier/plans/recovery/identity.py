@@ -23,12 +23,12 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from distier.domain import archived as names
 from distier.domain.keys import Shard
 from distier.effects import ArchiveList, ArchivePut, Command, Count, NewToken, Pipeline, Plan, collect
 from distier.errors import DistierError
 from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.epochs import WrongArchive, epochs_prefix, list_epochs
+from distier.plans.recovery.packs import has_modules
 
 ADVICE = (
     "is its disk not mounted, or its url another one? If this archive is meant to take the place of the old one, say so with "
@@ -142,7 +142,7 @@ def _check_unnamed(space: Namespace, unnamed: dict[Shard, _Known]) -> Plan[None]
             )
     if not any(known.archived for known in unnamed.values()):
         return
-    if not (yield from ArchiveList(names.modules_prefix(space.namespace), limit=1)):
+    if not (yield from has_modules(space)):
         raise WrongArchive(
             f"this is not the archive of namespace {space.namespace!r}: it has no module, and the records say that some are "
             f"archived; {ADVICE}"

@@ -12,7 +12,7 @@ from distier.effects import ArchiveDelete, ArchivePut, Count, NewToken, Parallel
 from distier.errors import Corrupt, DistierError
 from distier.plans.common.commands import chunks, record_command
 from distier.plans.common.namespace import Namespace
-from distier.plans.recovery.describe import describe_object, row_of_adoption
+from distier.plans.recovery.describe import describe, row_of_adoption
 from distier.plans.recovery.manifest import Manifest, Replacing, is_pending, list_manifest, open_manifest
 from distier.plans.recovery.walk import ArchiveWalk, Group, Skipped
 
@@ -69,11 +69,11 @@ def _rows(
     found: list[tuple[Group, list[Row]]] = []
     missing: list[tuple[list[Row], Group, names.VersionObject]] = []
     for group in groups:
-        have = {prefix + row.key: row for row in known.of(group.directory)}
-        left = [o for o in group.objects if o.kind != "meta" and o.key not in gone]
-        rows = [have[o.key] for o in left if o.key in have]
+        have = {prefix + row.key: row for row in known.of(group.directory) if row.pack is None}
+        left = [o for o in group.objects if o.kind != "meta" and o.key not in gone and not o.pack]
+        rows = [*group.copies, *(have[o.key] for o in left if o.key in have)]
         missing += [(rows, group, o) for o in left if o.key not in have]
-        if left:
+        if left or rows:
             found.append((group, rows))
     if missing:
         mine = (yield from _records(space, [group.id for _, group, _ in missing])) if records else [None] * len(missing)
@@ -87,7 +87,7 @@ def _rows(
             for result in (yield from Parallel(some)):
                 collect(result)
     for _, rows in found:
-        rows.sort(key=lambda row: row.key)
+        rows.sort(key=lambda row: (row.key, row.place))
     return [(group, rows) for group, rows in found if rows]
 
 
@@ -101,7 +101,7 @@ def _describe(
 ) -> Plan[None]:
     """Describe a version by its object. One that cannot be read gets no row, and is as good without."""
     try:
-        found = yield from describe_object(space, group.id, object, group.sidecar_of(object), group.sizes[object.key])
+        found = yield from describe(space, group, object)
         skipped.went_well()
     except DistierError as e:
         skipped.add(object.key, e)

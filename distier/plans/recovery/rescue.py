@@ -60,7 +60,7 @@ def rescue(space: Namespace, *, dry_run: bool = False) -> Plan[Rescued]:
 
     Modules that cannot be read are reported, and keep the namespace from being marked verified. Raises `Unavailable`.
     """
-    report, walk = Rescued(), ArchiveWalk(space)
+    report, walk = Rescued(), ArchiveWalk(space, late=True)
     epochs = {}
     for shard in space.keys.shards:
         epochs[shard] = (yield from shard_state(shard)).epoch
@@ -129,8 +129,8 @@ def _rows(groups: Sequence[Group], manifest: Manifest) -> dict[str, Row]:
     found: dict[str, Row] = {}
     for group in groups:
         rows, newest = manifest.of(group.directory), group.newest
-        for row in rows:
-            if newest is not None and newest.key.endswith(row.key):
+        for row in (*rows, *group.rows.values()):
+            if newest is not None and newest.key.endswith(row.key) and newest.pack == str(row.pack or ""):
                 found[group.id] = row
     return found
 
@@ -159,7 +159,7 @@ def _describe(space: Namespace, groups: Sequence[Group]) -> Plan[list[tuple[str,
 
 def _newest(space: Namespace, group: Group) -> Plan[Adoption]:
     try:
-        return (yield from newest_of(space, group.id, group.objects, group.sizes))
+        return (yield from newest_of(space, group))
     except Vanished:  # swept since the listing
         return (yield from newest_listed(space, group.id))
 

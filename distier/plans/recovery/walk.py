@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from distier.domain import archived as names
 from distier.domain.archived import VersionObject
+from distier.domain.manifest import Row, grouped, merged
+from distier.domain.packs import Pack
 from distier.effects import ArchiveList, Command, Pipeline, Plan, collect
 from distier.errors import ArchiveUnavailable, Corrupt, DistierError, Invalid, NeedsRestore
 from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.epochs import WrongArchive
+from distier.plans.recovery.packs import RELISTS_MAX, open_packs, packed_rows
 
 PAGE = 5000
 """Keys per step. S3 lists 1000 per request; a directory reads all names of a level again for every page, so large pages pay."""
@@ -46,13 +50,37 @@ class Skipped:
 
 @dataclass(slots=True)
 class Group:
-    """The objects of one module, as listed. Sizes are in bytes, times in ms by the archive's clock, both by key."""
+    """The objects of one module, as listed, and its versions in packs. Sizes are in bytes, times in ms, both by key.
+
+    Times are those of the archive's clock, and of the Redis server's for a version in a pack. `rows` has the rows of those
+    versions, by key, and `copies` those of all their copies in packs. `doubles` are the keys of objects whose versions are in
+    packs too: they are not needed.
+    """
 
     directory: str
     id: str
     objects: list[VersionObject] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
     modified_ms: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, Row] = field(default_factory=dict)
+    copies: list[Row] = field(default_factory=list)
+    doubles: set[str] = field(default_factory=set)
+
+    def add_packed(self, namespace: str, rows: Iterable[Row]) -> None:
+        """Add versions in packs. Of several copies the last one counts, in the order of copies."""
+        for row in rows:
+            found = row.object(namespace)
+            if found is None or found.directory != self.directory or row.id != self.id:
+                continue
+            self.copies.append(row)
+            before = self.rows.get(found.key)
+            if before is not None and before.place >= row.place:
+                continue
+            if before is None and found.key in self.sizes:
+                self.doubles.add(found.key)
+            self.objects = [*(o for o in self.objects if o.key != found.key), found]
+            self.rows[found.key] = row
+            self.sizes[found.key], self.modified_ms[found.key] = row.archived_bytes, row.updated_ms
 
     @property
     def newest(self) -> VersionObject | None:
@@ -77,7 +105,31 @@ class Group:
 
 
 def list_module(space: Namespace, id: str) -> Plan[Group]:
-    """List the objects of one module; the group is empty if there are none."""
+    """List the versions of one module, also those in packs; the group is empty if there are none.
+
+    Objects of their own come first: a version that is packed meanwhile is met in the pack. Raises `ArchiveUnavailable`.
+    """
+    for _ in range(RELISTS_MAX):
+        group = yield from _list_objects(space, id)
+        rows = yield from packed_rows(space, id)
+        if rows is not None:
+            group.add_packed(space.namespace, rows)
+            return group
+    raise ArchiveUnavailable(f"the packs of namespace {space.namespace!r} keep changing; try again")
+
+
+def list_again(space: Namespace, group: Group) -> Plan[Group]:
+    """Return the group with the objects that were put while it was listed.
+
+    Whoever relies on the archive alone needs them. A newer version may have come after the objects were listed, and the older
+    one may have left its pack before the packs were. Where there is a record, it names the newer one.
+    """
+    again = yield from _list_objects(space, group.id)
+    again.add_packed(space.namespace, group.copies)
+    return again
+
+
+def _list_objects(space: Namespace, id: str) -> Plan[Group]:
     prefix, after = names.version_prefix(space.namespace, id), ""
     group = Group(names.module_directory(space.namespace, id).rstrip("/"), id)
     while page := (yield from ArchiveList(prefix, start_after=after)):
@@ -91,17 +143,23 @@ def list_module(space: Namespace, id: str) -> Plan[Group]:
 
 
 class ArchiveWalk:
-    """`step` returns the modules of the next page.
+    """`step` returns the next modules, up to `PAGE`, with their versions in packs.
 
     What it could not assign is kept for the caller: `foreign` keys that distier never named, and `unreadable` directories
-    with the reason (the caller clears them).
+    with the reason (the caller clears them). With `late`, the last steps are about packs that were made during the walk: their
+    modules come once more, in an order of their own, because their objects may have gone before the walk came to them.
     """
 
-    def __init__(self, space: Namespace) -> None:
-        self._namespace = space.namespace
+    def __init__(self, space: Namespace, *, late: bool = False) -> None:
+        self._space, self._namespace, self._late = space, space.namespace, late
         self._prefix = names.modules_prefix(space.namespace)
         self._after = ""
         self._group: Group | None = None
+        self._ended: deque[Group] = deque()
+        self._listed_all = False
+        self._packed: Iterator[list[Row]] | None = None
+        self._next_packed: list[Row] | None = None
+        self._packs: frozenset[Pack] = frozenset()
         self._bad_directory = ""
         self.done = False
         self.objects = 0
@@ -109,42 +167,92 @@ class ArchiveWalk:
         self.unreadable: dict[str, str] = {}
 
     def step(self) -> Plan[list[Group]]:
-        page = yield from ArchiveList(self._prefix, start_after=self._after, limit=PAGE)
+        if self._packed is None:
+            yield from self._open_packs()
+        if not self._ended and not self._listed_all:
+            yield from self._list_page()
         groups: list[Group] = []
+        while len(groups) < PAGE:
+            packed = self._next_packed
+            group = self._ended[0] if self._ended else None
+            if group is None and not self._listed_all:
+                return groups  # the next page may come before the next packed module
+            if packed is not None and (group is None or _start(self._prefix, packed) <= f"{group.directory}/@"):
+                self._pop_packed(groups, packed, group)
+            elif group is not None:
+                groups.append(self._ended.popleft())
+            elif self._late:
+                self._late = False
+                yield from self._open_packs()
+            else:
+                self.done = True
+                return groups
+        return groups
+
+    def _open_packs(self) -> Plan[None]:
+        found = yield from open_packs(self._space, self._packs)
+        self._packs |= {index.pack for index in found}
+        self._packed = grouped(merged({index.key: data for index, data in found.items()}))
+        self._next_packed = next(self._packed, None)
+
+    def _pop_packed(self, groups: list[Group], packed: list[Row], group: Group | None) -> None:
+        """Move the next packed module, with its objects if it has any, to `groups`."""
+        directory = self._prefix + packed[0].key.rpartition("/")[0]
+        if group is not None and group.directory == directory:
+            self._ended.popleft()
+        else:
+            group = self._make_group(directory)
+        if group is not None:
+            group.add_packed(self._namespace, packed)
+            groups.append(group)
+        assert self._packed is not None
+        self._next_packed = next(self._packed, None)
+
+    def _list_page(self) -> Plan[None]:
+        page = yield from ArchiveList(self._prefix, start_after=self._after, limit=PAGE)
         for entry in page:
             self.objects += 1
             found = names.parse_key(entry.key)
             if found is None:
                 self.foreign.append(entry.key)
                 continue
-            group = self._group_of(found.directory, groups)
+            group = self._group_of(found.directory)
             if group is not None:
                 group.objects.append(found)
                 group.sizes[entry.key] = entry.size_bytes
                 group.modified_ms[entry.key] = entry.modified_ms
         if len(page) < PAGE:
-            self.done = True
-            groups += [self._group] if self._group else []
-            self._group = None
+            self._listed_all = True
+            self._end_group()
         else:
             self._after = page[-1].key
-        return groups
 
-    def _group_of(self, directory: str, ended: list[Group]) -> Group | None:
+    def _group_of(self, directory: str) -> Group | None:
         """Return the current group, or a new one, which ends the last; None for a directory that is no id."""
         if directory == self._bad_directory:
             return None
-        if self._group is not None and self._group.directory == directory:
-            return self._group
+        if self._group is None or self._group.directory != directory:
+            self._end_group()
+            self._group = self._make_group(directory)
+        return self._group
+
+    def _end_group(self) -> None:
         if self._group is not None:
-            ended.append(self._group)
-            self._group = None
+            self._ended.append(self._group)
+        self._group = None
+
+    def _make_group(self, directory: str) -> Group | None:
         try:
-            self._group = Group(directory, names.id_of(self._namespace, directory))
+            return Group(directory, names.id_of(self._namespace, directory))
         except Invalid as e:
             self._bad_directory = directory
             self.unreadable[directory] = str(e)
-        return self._group
+            return None
+
+
+def _start(prefix: str, rows: Sequence[Row]) -> str:
+    """Return the key before all objects of a module: modules are in the order of these."""
+    return f"{prefix}{rows[0].key.rpartition('/')[0]}/@"
 
 
 def positions_of(space: Namespace, ids: Sequence[str]) -> Plan[list[Position | None]]:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
+
 from distier.domain import archived as names
-from distier.domain import codec
 from distier.domain.keys import Shard
 from distier.domain.module import Record
-from distier.effects import ArchiveGet, Count, LocalGet, Offload, Plan
-from distier.errors import Corrupt, Recovering
+from distier.domain.order import Order
+from distier.domain.packs import parse_pack
+from distier.effects import Count, LocalGet, Plan
+from distier.errors import Corrupt, DistierError, Recovering
+from distier.lua import Reference, refer
 from distier.plans.common.commands import frame_command
-from distier.plans.common.content import UNPACKING, check_content, content_unless_moved, is_current
+from distier.plans.common.content import content_unless_moved, is_current
 from distier.plans.common.namespace import Located, Namespace
+from distier.plans.common.objects import read_archived
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.epochs import list_epochs, shard_state
+from distier.plans.recovery.walk import list_module
 from distier.plans.tier.peers import ask_content, find_holders
 
 
@@ -24,7 +31,7 @@ def fetch_unless_moved(space: Namespace, shard: Shard, record: Record) -> Plan[b
     """Return `fetch_cold`, or None where a newer version explains the missing object.
 
     The newer version came and the sweep was quick, or it is in the archive and nobody has applied it, because its writer
-    died in between.
+    died in between. Or the version was packed, or its pack was replaced: then a listing tells where it is now.
     """
     try:
         return (yield from fetch_cold(space, record))
@@ -32,6 +39,9 @@ def fetch_unless_moved(space: Namespace, shard: Shard, record: Record) -> Plan[b
         if not (yield from is_current(shard, record)):
             return None
         if isinstance(e, ObjectGone):
+            content = yield from look_for(space, shard, record)
+            if content is not None:
+                return content
             yield from verify(Located(space, shard, record.id))
         if (yield from is_current(shard, record)):
             known = yield from shard_state(space, shard)
@@ -44,23 +54,36 @@ def fetch_unless_moved(space: Namespace, shard: Shard, record: Record) -> Plan[b
         return None
 
 
+def look_for(space: Namespace, shard: Shard, record: Record) -> Plan[bytes | None]:
+    """Look for the present copy of a version in a listing, and let the record name it; None if there is no other copy."""
+    group = yield from list_module(space, record.id)
+    short = Order(record.order.epoch, record.order.ver, record.order.write_id[:8])
+    for found in group.objects:
+        if found.kind != "content" or found.order != short:
+            continue
+        pack = parse_pack(found.pack)
+        named = found.key != names.content_key(space.namespace, record)
+        key = pack.reference(record.id) if pack else found.key if named else ""
+        if key == (record.archived_key or ""):
+            continue
+        content = yield from read_archived(space, replace(record, archived_key=key or None))
+        if content is not None:
+            yield Count("archive.found_elsewhere")
+            with suppress(DistierError):  # the next read would look again
+                yield from refer(shard, [Reference(record.id, record.order, key, group.sizes[found.key])])
+            return content
+    return None
+
+
 def fetch_cold(space: Namespace, record: Record) -> Plan[bytes]:
     """Return the checked content of a clean version from the archive. Raises `ArchiveUnavailable` or `Corrupt`."""
-    key = names.object_key(space.namespace, record)
-    got = yield from ArchiveGet(key, max_bytes=record.size_bytes + record.size_bytes // 2 + 4096)
-    if got is None:
+    content = yield from read_archived(space, record)
+    if content is None:
         raise ObjectGone(
-            f"the archive has no object {key!r}, of module {record.id!r} ({record.order}); "
-            "was it deleted by hand? `distier fsck` lists what is missing"
+            f"the archive has no object {names.object_key(space.namespace, record)!r}, of module {record.id!r} "
+            f"({record.order}); was it deleted by hand? `distier fsck` lists what is missing"
         )
-    yield Count("archive.bytes_read", len(got.data))
-    try:
-        content = yield from Offload(
-            record.size_bytes * 4, lambda: codec.decompress_xz(got.data, max_bytes=record.size_bytes), UNPACKING
-        )
-    except Corrupt as e:
-        raise Corrupt(f"the archived object {key!r} of module {record.id!r} is damaged: {e}") from e
-    return check_content(record, content, "archived")
+    return content
 
 
 def load(

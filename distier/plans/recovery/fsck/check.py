@@ -37,13 +37,13 @@ from distier.plans.common.commands import chunks
 from distier.plans.common.namespace import Located, Namespace
 from distier.plans.fleet.sweep import delete_each, unneeded
 from distier.plans.recovery.adopt import verify
-from distier.plans.recovery.describe import describe_object
+from distier.plans.recovery.describe import describe
 from distier.plans.recovery.epochs import ask_state
 from distier.plans.recovery.fsck.accounts import check_accounts
-from distier.plans.recovery.fsck.contents import versions_of
 from distier.plans.recovery.fsck.findings import Findings, Run, each
 from distier.plans.recovery.fsck.keys import check_keys, check_sets
-from distier.plans.recovery.walk import ArchiveWalk, Group, Position, Skipped
+from distier.plans.recovery.packs import list_contents
+from distier.plans.recovery.walk import ArchiveWalk, Group, Position, Skipped, list_module
 
 SETTLED_MS = 20 * 60_000
 """An object this old belongs to no write that is under way: calls take 2 minutes at most, and S3 refuses clients whose clock
@@ -83,10 +83,12 @@ def _check_archive(run: Run) -> Plan[None]:
     for shard in run.space.keys.shards:
         states[shard] = yield from ask_state(run.space, shard)
     walk, present = ArchiveWalk(run.space), array("q")
+    packs = {"", *(str(pack) for pack, _ in (yield from list_contents(run.space)))}
     while not walk.done:
         groups = yield from walk.step()
         for group in groups:
-            present.extend(hash((group.id, *o.order)) for o in group.objects if o.kind == "content")
+            there = [o for o in group.objects if o.kind == "content" and o.pack in packs]
+            present.extend(hash((group.id, *o.order)) for o in there)
         for part in chunks(groups, 512):
             yield from _check_groups(run, states, part)
         for key in walk.foreign:
@@ -147,14 +149,13 @@ def _unknown(
     if reconciled and group.modified_ms[newest.key] >= run.now_ms - SETTLED_MS:
         return
     space, shard = run.space, run.space.shard(group.id)
-    listed = yield from versions_of(space, group.id)
+    listed = yield from list_module(space, group.id)
     command = Command(shard, ("HMGET", shard.module(group.id), "epoch", "ver", "tok", "seen"), _position_and_seen)
     position, _ = yield from command
-    still = max((o.order for o in listed if o.kind != "meta"), default=None)
-    if still != newest.order or (position is not None and position >= newest.order):
+    still = listed.newest
+    if still is None or still.order != newest.order or (position is not None and position >= newest.order):
         return
-    sidecar = next((o.key for o in listed if o.kind == "meta" and o.order == newest.order), None)
-    found = yield from describe_object(space, group.id, newest, sidecar, group.sizes[newest.key])
+    found = yield from describe(space, listed, still)
     if found.kind == "none":
         run.found("foreign-object", group.id, newest.key, "its description names another module")
         return

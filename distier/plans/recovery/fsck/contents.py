@@ -8,28 +8,22 @@ from distier.domain.keys import Shard
 from distier.domain.module import Record
 from distier.domain.order import Order
 from distier.domain.outcome import Outcome
-from distier.effects import ArchiveGet, ArchiveList, Command, Offload, Pipeline, Plan, collect
+from distier.domain.packs import parse_reference
+from distier.effects import ArchiveGet, Command, Offload, Pipeline, Plan, collect
 from distier.errors import Conflict, Corrupt
 from distier.lua import Applied, Move, adopt, demote, redirty
 from distier.plans.common.commands import frame_command, record_command
 from distier.plans.common.content import UNPACKING, check_content, content_of, is_current
 from distier.plans.common.namespace import Located, Namespace
+from distier.plans.common.objects import read_archived
 from distier.plans.put.one import put
 from distier.plans.put.prepare import Item
 from distier.plans.recovery.adopt import verify
-from distier.plans.recovery.describe import describe_object
+from distier.plans.recovery.describe import Vanished, describe
 from distier.plans.recovery.epochs import ask_state
 from distier.plans.recovery.fsck.findings import Run, unparsed
-
-
-def versions_of(space: Namespace, id: str) -> Plan[list[names.VersionObject]]:
-    prefix, after, found = names.version_prefix(space.namespace, id), "", list[names.VersionObject]()
-    while True:
-        page = yield from ArchiveList(prefix, start_after=after)
-        if not page:
-            return found
-        found += [o for o in (names.parse_key(entry.key) for entry in page) if o and o.is_in(prefix)]
-        after = page[-1].key
+from distier.plans.recovery.walk import Group, list_module
+from distier.plans.tier.load import look_for
 
 
 def drop_copy(shard: Shard, id: str) -> Plan[bool]:
@@ -46,16 +40,18 @@ def check_object(run: Run, shard: Shard, id: str) -> Plan[None]:
     record = yield from _clean_record(shard, id)
     if record is None:
         return
-    present = [o for o in (yield from versions_of(run.space, id)) if o.kind != "meta"]
-    if any(o.kind == "content" and o.order == _short(record.order) for o in present):
+    listed = yield from list_module(run.space, id)
+    present = [o for o in listed.objects if o.kind != "meta"]
+    mine = [o for o in present if o.kind == "content" and o.order == _short(record.order)]
+    if any(not o.pack for o in mine):  # whether a pack has it, only a look into the pack tells
         return
     key = names.object_key(run.space.namespace, record)
-    if (yield from ArchiveGet(key, max_bytes=2 * run.space.config.max_module_bytes + 4096)) is not None:
+    if (yield from _is_there(run.space, shard, record)):
         return
     again = yield from _clean_record(shard, id)
     if again is None or again.order != record.order:
         return
-    newest = max(present, key=lambda o: o.order, default=None)
+    newest = max((o for o in present if o not in mine), key=lambda o: o.order, default=None)
     if newest is not None and newest.order > _short(record.order):
         if run.repair:
             yield from verify(Located(run.space, shard, id))
@@ -66,7 +62,15 @@ def check_object(run: Run, shard: Shard, id: str) -> Plan[None]:
         if isinstance(reply, Applied) or (not run.repair and (yield from _has_copy(shard, again))):
             run.found("object-gone", id, key, repaired=run.repair)
             return
-    yield from _tell_lost(run, shard, again, key, newest)
+    yield from _tell_lost(run, shard, again, key, listed, newest)
+
+
+def _is_there(space: Namespace, shard: Shard, record: Record) -> Plan[bool]:
+    try:
+        content = yield from read_archived(space, record)
+        return content is not None or (yield from look_for(space, shard, record)) is not None
+    except Corrupt:
+        return True  # it is damaged: the checksums show that
 
 
 def _short(order: Order) -> Order:
@@ -87,27 +91,26 @@ def _has_copy(shard: Shard, record: Record) -> Plan[bool]:
     return (yield from Command(shard, ("EXISTS", shard.frame(record.id)), bool))
 
 
-def _tell_lost(run: Run, shard: Shard, record: Record, key: str, older: names.VersionObject | None) -> Plan[None]:
+def _tell_lost(
+    run: Run, shard: Shard, record: Record, key: str, listed: Group, older: names.VersionObject | None
+) -> Plan[None]:
     if older is None or older.kind == "deleted":
         run.found("lost-object", record.id, key, str(record.order))
         return
     went = False
     if run.repair:
-        went = yield from _go_back(run.space, shard, record, older)
+        went = yield from _go_back(run.space, shard, record, listed, older)
     run.found("lost-version", record.id, key, f"{record.order}, there is {older.order}", repaired=went)
 
 
-def _go_back(space: Namespace, shard: Shard, record: Record, older: names.VersionObject) -> Plan[bool]:
+def _go_back(space: Namespace, shard: Shard, record: Record, listed: Group, older: names.VersionObject) -> Plan[bool]:
     if record.tier != "cold":  # its copy has just expired: the worker accounts for that first
         return False
     known = yield from ask_state(space, shard)
-    sidecars = [
-        o.key for o in (yield from versions_of(space, record.id)) if o.kind == "meta" and o.order == older.order
-    ]
-    got = yield from ArchiveGet(older.key, max_bytes=2 * space.config.max_module_bytes + 4096)
-    if got is None:
+    try:
+        found = yield from describe(space, listed, older)
+    except Vanished:
         return False
-    found = yield from describe_object(space, record.id, older, next(iter(sidecars), None), len(got.data))
     reply = yield from adopt(shard, known.epoch, [found._replace(instead=record.order.write_id)])
     return getattr(reply, "adopted", 0) == 1
 
@@ -140,6 +143,9 @@ def check_contents(run: Run, shard: Shard, id: str) -> Plan[None]:
 def _check_archived(run: Run, shard: Shard, record: Record, content: bytes | None) -> Plan[None]:
     key = names.object_key(run.space.namespace, record)
     try:
+        if parse_reference(record.id, record.archived_key):
+            yield from read_archived(run.space, record)
+            return
         got = yield from ArchiveGet(key, max_bytes=record.size_bytes + record.size_bytes // 2 + 4096)
         if got is None:
             return  # `check_object` looks for it
