@@ -1,29 +1,28 @@
-"""Measure the manifest: requests, wall time and CPU of write-back, rescue, sweep and durable puts, with and without it.
+"""Measure the manifest and packs: requests, wall time and CPU of write-back, rescue, sweep and durable puts with and without a
+manifest; how small real modules become in packs, and what a read of a member costs.
 
-python -m benchmarks.archive [MODULES]
+python -m benchmarks.archive [MODULES]      BENCH_CORPORA: a directory of .tar.xz with real modules
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.archive import packs
+from benchmarks.archive.measured import LATENCY_S, measured
 from distier import Item, Store, connect
 from distier.plans.fleet.sweep import sweep, sweep_listed
 from distier.plans.recovery.rescue import rescue
-from distier.stores.archive import Archive
 from tests.servers import KINDS, TestServer, running_server
 
 MODULES = 20_000
 PUTS = 60
-LATENCY_S = 0.02
 PAGE = Path(__file__).parent.parent.parent / "docs" / "ARCHIVE_BENCH.md"
 WORDS = (
     "read",
@@ -42,41 +41,6 @@ WORDS = (
     "each",
     "page",
 )
-
-
-class Counted:
-    """An archive that counts its requests, and adds a latency to each."""
-
-    def __init__(self, archive: Archive, latency_s: float = 0.0) -> None:
-        self._archive, self._latency_s = archive, latency_s
-        self.requests: Counter[str] = Counter()
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._archive, name)
-        if name not in ("put", "get", "list", "delete"):
-            return method
-
-        def call(*args: Any, **options: Any) -> Any:
-            self.requests[name] += 1
-            time.sleep(self._latency_s)
-            return method(*args, **options)
-
-        return call
-
-
-@contextmanager
-def measured(store: Store, latency_s: float = 0.0) -> Iterator[dict[str, Any]]:
-    """Count the requests of a block, and measure its wall and CPU seconds."""
-    archive = store._driver.archive
-    counted = Counted(archive, latency_s)
-    store._driver.archive = counted
-    found: dict[str, Any] = {}
-    wall_s, cpu_s = time.perf_counter(), time.process_time()
-    try:
-        yield found
-    finally:
-        found |= {"wall_s": time.perf_counter() - wall_s, "cpu_s": time.process_time() - cpu_s, **counted.requests}
-        store._driver.archive = archive
 
 
 def text(i: int) -> str:
@@ -156,7 +120,28 @@ def main() -> None:
             if "wall_s" in old
         )
     )
-    PAGE.write_text(PAGE_TEXT.format(modules=f"{modules:,}", table=table(modules, *found)))
+    PAGE.write_text(PAGE_TEXT.format(modules=f"{modules:,}", table=table(modules, *found), packs=measure_packs()))
+
+
+def measure_packs() -> str:
+    """Return the section about packs."""
+    directory = os.environ.get("BENCH_CORPORA")
+    sizes: dict[str, dict[str, float]] = {}
+    with running_server(KINDS[0], args=("--appendonly", "no", "--save", "")) as server:
+        for name, rounds in packs.corpora(Path(directory) if directory else None):
+            with tempfile.TemporaryDirectory() as home:
+                sizes[name] = packs.ratios(server, Path(home), rounds)
+            print(name, sizes[name])
+        with tempfile.TemporaryDirectory() as home:
+            read = packs.reads(server, Path(home), text)
+    print(read)
+    table = packs.table(sizes) if sizes else "The corpora are not here (`BENCH_CORPORA`), so they were not packed."
+    puts = read["write-back"].get("put", 0), read["packing"].get("put", 0)
+    return PACKS_TEXT.format(
+        table=table, modules=f"{packs.MODULES:,}", ratio=f"{read['packed'] / read['single']:.2f}",
+        kib=f"{read['content of a pack'] / 1024:.0f}", before=f"{read['objects before']:,}", after=f"{read['objects after']:,}",
+        puts=f"{puts[0]:,}", more=f"{puts[1]:,}", cpu=f"{read['packing']['cpu_s'] / packs.MODULES * 1000:.1f}",
+    )  # fmt: skip
 
 
 PAGE_TEXT = """# Costs of the archive
@@ -170,7 +155,23 @@ one machine. Times are ratios within one run. `&rarr;` separates the requests to
 A write-back also puts a sidecar for each module here, because a directory keeps no metadata. Under "durable put", the
 archive takes 20 ms longer for each request, {puts} puts were made, and the time is their median: the row is put while the
 epochs are listed.
+
+## Packs
+
+{packs}
 """.replace("{puts}", str(PUTS))
+
+PACKS_TEXT = """How many times smaller than its content a corpus is in the archive. What is larger
+than 256 KiB is no member of a pack, and is counted with them. `*_versions` has all versions of its modules, one after the
+other, with `cold.keep_versions` 10,000.
+
+{table}
+
+{modules} modules of about 1.2 kB, written back with {puts} PUT (a sidecar each, in a directory) and packed with {more} PUT:
+{before} objects became {after}, packs and indexes. Packing took {cpu} ms of CPU a module. A read of a cold module whose pack
+has {kib} KiB of contents, and whose archive takes 20 ms for a request, took {ratio} times as long as that of a single object
+(medians of 60 `get` each; no neighbour was read before).
+"""
 
 
 if __name__ == "__main__":

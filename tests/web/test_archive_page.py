@@ -9,10 +9,12 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from distier import connect
+from distier.plans.fleet.packing import pack_all
 from distier.plans.recovery.browse import write_page
 from tests.servers import poll
 from tests.web.test_browser import LOOKS, browser, check, opened
@@ -65,7 +67,7 @@ def test_older_version_is_found_read_and_downloaded_in_a_browser(browser: Any, a
         page.goto(url)
         page.get_by_role("link", name="memories/ (1)").click()
         page.get_by_role("link", name="user.md").click()
-        assert page.locator("tbody tr").count() == 3
+        poll(lambda: page.locator("tbody tr").count() == 3, what="three versions")
         page.get_by_role("button", name="Open").nth(2).click()
         assert page.locator("#content").inner_text().startswith("# Version 0\n<script>")
         with page.expect_download() as download:
@@ -95,6 +97,36 @@ def test_modules_are_found_by_words_of_ids_and_keywords(browser: Any, archive: P
         page.get_by_role("link", name="all modules").click()
         page.get_by_role("link", name="gone.md (deleted)").click()
         poll(lambda: page.get_by_role("button", name="Open").count() == 1, what="the version before the tombstone")
+        assert errors.real == []
+
+
+def test_versions_in_packs_are_read_and_downloaded_in_a_browser(
+    browser: Any, valkey_server: Any, tmp_path: Path
+) -> None:
+    valkey_server.client().flushall()
+    long = f"{'d' * 90}/{'e' * 90}/f.md"
+    with connect(
+        {"counter": "estimate"}, redis__url=valkey_server.url, namespace="w", near__enabled=False, deadline="60s",
+        storage_tiers__cold__directory=tmp_path, storage_tiers__cold__keep_versions=9,
+    ) as store:  # fmt: skip
+        for i in range(2):
+            for id in ("skills/über mut/SKILL.md", long, "same"):
+                store.put(id, f"# {id} {i}\n", durability="archived")
+        packed = pack_all(store.space, min_age_ms=-(10**15), everything=True)
+        assert store.run(packed, deadline_s=60).members == 6
+        store.run(write_page(store.space), deadline_s=60)
+    with website(tmp_path) as url, opened(browser) as (page, errors):
+        for id in ("skills/über mut/SKILL.md", long, "same"):
+            page.goto(f"{url}#id={quote(id, safe='')}")
+            for nth, i in enumerate((1, 0)):
+                page.get_by_role("button", name="Open").nth(nth).click()
+                page.get_by_text(f"# {id} {i}", exact=True).wait_for()
+            with page.expect_download() as download:
+                page.get_by_role("link", name="Download").click()
+            assert Path(download.value.path()).read_text() == f"# {id} 0\n"
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Pack").first.click()
+        assert Path(download.value.path()).read_bytes()[:6] == b"\xfd7zXZ\0"
         assert errors.real == []
 
 

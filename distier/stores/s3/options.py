@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distier.domain.archived import parse_key
+from distier.domain.packs import parse_content
 from distier.errors import ConfigError
 
 IN_ACTIVE_TIER = frozenset(["InvalidObjectState", "ObjectAlreadyInActiveTierError"])
@@ -43,7 +44,8 @@ def adder(
             params.update(new)
             # What recovery lists and reads at once must not need a restore: only contents get the class.
             found = parse_key(params["Key"])
-            if storage_class and found is not None and found.kind == "content":
+            is_content = (found is not None and found.kind == "content") or parse_content("", params["Key"])
+            if storage_class and is_content:
                 params["StorageClass"] = storage_class
 
     return add
