@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .client import AsyncSession, AsyncStore, Session, Store, connect, connect_async
     from .config import Config, load_config
-    from .domain.described import Described, Listed
+    from .domain.described import Described, Found, Listed
     from .domain.fitted import Choice, Fitted
     from .domain.module import Event, HistoryEntry, Landed, Module, Moved, Placement, Tier
     from .domain.order import Order
@@ -48,7 +48,7 @@ _MODULE_OF = {
     "AsyncSession": "client", "AsyncStore": "client", "Session": "client", "Store": "client",
     "connect": "client", "connect_async": "client",
     "Config": "config", "load_config": "config",
-    "Described": "domain.described", "Listed": "domain.described",
+    "Described": "domain.described", "Found": "domain.described", "Listed": "domain.described",
     "Choice": "domain.fitted", "Fitted": "domain.fitted",
     "Event": "domain.module", "HistoryEntry": "domain.module", "Landed": "domain.module",
     "Module": "domain.module", "Moved": "domain.module",
@@ -63,7 +63,8 @@ _MODULE_OF = {
 
 __all__ = [
     "ArchiveTimeout", "ArchiveUnavailable", "AsyncSession", "AsyncStore", "Choice", "Config", "ConfigError", "Conflict",
-    "Content", "Context", "Corrupt", "DeadlineExceeded", "Described", "DistierError", "Durability", "Event", "Fitted", "Full",
+    "Content", "Context", "Corrupt", "DeadlineExceeded", "Described", "DistierError", "Durability", "Event", "Fitted",
+    "Found", "Full",
     "HistoryEntry", "Invalid", "Item", "Landed", "Listed", "Module", "Moved", "NeedsRestore", "NotFound", "Order", "OutOfStep",
     "Placement", "Prediction", "Recovering", "RedisUnavailable", "Session", "Stats", "Store", "Tier", "TokenCounter",
     "Unavailable", "Worker", "connect",

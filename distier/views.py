@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from distier.domain.described import Described
 from distier.domain.fitted import Choice
 from distier.domain.module import Event, HistoryEntry, Landed, Module, Moved, Placement
 from distier.domain.order import Order
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from distier.plans.recovery.fsck.findings import Finding, Findings
 
 
-def view(thing: Module | Landed | Placement | Moved | Event | Choice | HistoryEntry) -> dict[str, Any]:
+def view(thing: Module | Described | Landed | Placement | Moved | Event | Choice | HistoryEntry) -> dict[str, Any]:
     """Return the fields of a value by name, without content. Versions are strings, `epoch-ver`."""
     fields = {name: getattr(thing, name) for name in type(thing).__dataclass_fields__ if name != "content"}
     if isinstance(thing, Choice):
@@ -29,7 +30,7 @@ def view(thing: Module | Landed | Placement | Moved | Event | Choice | HistoryEn
     made = {name.rstrip("_"): str(v) if isinstance(v, Order) else v for name, v in fields.items()}
     if isinstance(thing, Placement):
         made["ratio"] = thing.ratio
-    if isinstance(thing, Module):
+    if isinstance(thing, Module | Described):
         made |= {"keywords": list(thing.keywords), "meta": dict(thing.meta)}
     return made
 

@@ -9,7 +9,24 @@ from typing import Annotated, Any
 
 import typer
 
-from . import archive, explain, look, mcp, modules, operate, record, repair, sync, top, traces, versions, web, window
+from . import (
+    archive,
+    explain,
+    look,
+    mcp,
+    modules,
+    operate,
+    record,
+    repair,
+    search,
+    sql,
+    sync,
+    top,
+    traces,
+    versions,
+    web,
+    window,
+)
 from .exits import table as exit_table
 from .session import Session
 
@@ -76,7 +93,7 @@ def options(
 
 
 for module in (
-    modules, versions, sync, window, operate, look, explain, record, traces, repair, archive, top, web, mcp,
+    modules, versions, sync, window, operate, look, search, explain, record, traces, repair, archive, sql, top, web, mcp,
 ):  # fmt: skip
     module.register(app)
 

@@ -193,7 +193,7 @@ def cat(context: typer.Context, id: Id, version: Version = None, at: At = None) 
 def history(
     context: typer.Context,
     id: Id,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="Maximum number of versions.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Maximum number of versions.")] = 100,
 ) -> None:
     """Show the versions of a module in the archive, the newest first, without Redis."""
     from distier.plans.get.archive import archived_history

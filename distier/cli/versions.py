@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 def history(
     context: typer.Context,
     id: Id,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="Maximum number of versions.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Maximum number of versions.")] = 100,
 ) -> None:
     """Show the versions of a module, the newest first.
 

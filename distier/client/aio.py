@@ -24,6 +24,7 @@ from distier.client.events import EVENT_WAIT_MS, Listening, next_events
 from distier.client.fitting import AsyncFitting
 from distier.client.preload import Preload
 from distier.client.restoring import AsyncRestoring
+from distier.client.searching import AsyncSearching, Search
 from distier.client.session import AsyncSessions
 from distier.client.store import ARCHIVE_LOOK_S, OPEN_DEADLINE_S, T
 from distier.client.versions import AsyncVersions
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
     from distier.stores.local import LocalStore  # LMDB is loaded only when it is used
 
 
-class AsyncStore(AsyncBrowsing, AsyncFitting, AsyncRestoring, AsyncSessions, AsyncVersions):
+class AsyncStore(AsyncBrowsing, AsyncFitting, AsyncRestoring, AsyncSearching, AsyncSessions, AsyncVersions):
     """A namespace of modules for asyncio: the methods of `Store` as coroutines. `connect_async` returns one."""
 
     def __init__(
@@ -82,6 +83,7 @@ class AsyncStore(AsyncBrowsing, AsyncFitting, AsyncRestoring, AsyncSessions, Asy
         self._near_get = self.near.get
         self._load: Callable[[], None] | None = getattr(space.counter, "load", None)
         self._preload: Preload | None = None
+        self.searching = Search(space)
         self._listening: list[Listening] = []
         self._driver.use_local(local)
         self._node: NodeTask | None = None

@@ -29,6 +29,7 @@ from distier.client.events import EVENT_WAIT_MS, Watcher, next_events
 from distier.client.fitting import Fitting
 from distier.client.preload import Preload
 from distier.client.restoring import Restoring
+from distier.client.searching import Search, Searching
 from distier.client.session import Sessions
 from distier.client.versions import Versions
 from distier.domain.ids import check_id
@@ -76,7 +77,7 @@ ARCHIVE_LOOK_S = 2.0
 """How long opening a store waits for the archive. Modules in Redis can be read without it."""
 
 
-class Store(Browsing, Fitting, Restoring, Sessions, Versions):
+class Store(Browsing, Fitting, Restoring, Searching, Sessions, Versions):
     """A namespace of modules with blocking methods. `connect` returns one.
 
     A store is thread-safe, and safe to use after a fork. Every method can raise `Unavailable` (a server did not answer within
@@ -103,6 +104,7 @@ class Store(Browsing, Fitting, Restoring, Sessions, Versions):
         self._near_get = self.near.get
         self._load: Callable[[], None] | None = getattr(space.counter, "load", None)
         self._preload: Preload | None = None
+        self.searching = Search(space)
         self._watcher: Watcher | None = None
         self._driver.use_local(local)
         self._node: NodeThread | None = None

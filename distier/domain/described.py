@@ -74,6 +74,18 @@ class Listed:
     after: str | None
 
 
+@frozen
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The result of a search: the best modules, the best one first, and how many there are in all.
+
+    `total` is that of the index. A module that was deleted a moment ago is counted, and not among `modules`.
+    """
+
+    modules: tuple[Described, ...]
+    total: int
+
+
 def described(record: Record) -> Described:
     """Return the description in a record of a module that exists. Raises `Corrupt` if it is damaged."""
     keywords, meta = record.described()

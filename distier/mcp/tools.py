@@ -25,8 +25,8 @@ RESULT_TOKENS = 20_000
 """How many tokens of content a result has, if the model does not ask for another number."""
 TOKENS_MAX = 1_000_000
 LIST_MAX = 200
-SEARCHED_PAGES = 5
-PAGE = 1000
+BEGINNING_CHARS_MIN = 3
+"""A shorter word of a search is a whole word."""
 CANDIDATES_MAX = 1000
 
 ID = {"type": "string", "minLength": 1, "description": "The id of a module, such as skills/pdf/SKILL.md."}
@@ -105,21 +105,10 @@ class Tools:
         return Output({"modules": [about(module) for module in page.modules], "next": page.after})
 
     async def search(self, arguments: Arguments) -> Output:
-        words = arguments["query"].lower().split()
-        keywords = {word.lower() for word in arguments.get("keywords", ())}
-        limit, after = arguments.get("limit", 20), arguments.get("cursor", "")
-        found: list[Described] = []
-        for _ in range(SEARCHED_PAGES):
-            page = await self.store.page(arguments.get("prefix", ""), after=after, limit=PAGE)
-            for module in page.modules:
-                if _matches(module, words, keywords):
-                    found.append(module)
-                    if len(found) == limit:
-                        return Output({"modules": [about(one) for one in found], "next": module.id})
-            if page.after is None:
-                return Output({"modules": [about(one) for one in found], "next": None})
-            after = page.after
-        return Output({"modules": [about(one) for one in found], "next": after})
+        start, limit = _offset(arguments.get("cursor", "")), arguments.get("limit", 20)
+        found = await self.store.search(_query(arguments), prefix=arguments.get("prefix", ""), start=start, limit=limit)
+        following = str(start + limit) if start + limit < found.total else None
+        return Output({"modules": [about(one) for one in found.modules], "total": found.total, "next": following})
 
     async def read(self, arguments: Arguments) -> Output:
         id, version = arguments["id"], arguments.get("version")
@@ -252,10 +241,22 @@ def about(module: Described) -> dict[str, Any]:
     return found
 
 
-def _matches(module: Described, words: Sequence[str], keywords: set[str]) -> bool:
-    mine = {word.lower() for word in module.keywords}
-    text = " ".join([module.id, module.name or "", module.description or "", *mine]).lower()
-    return keywords <= mine and all(word in text for word in words)
+def _query(arguments: Arguments) -> str:
+    """Return the query of a search. Plain words are beginnings, because agents seldom know the exact ones."""
+    words = [
+        word
+        if len(word) < BEGINNING_CHARS_MIN or set('-:"*') & {word[0], word[-1], *(":" * (":" in word))}
+        else f"{word}*"
+        for word in arguments["query"].split()
+    ]
+    keywords = [f'keyword:"{keyword}"' for keyword in arguments.get("keywords", ())]
+    return " ".join([*words, *keywords])
+
+
+def _offset(cursor: str) -> int:
+    if cursor and not (cursor.isascii() and cursor.isdigit()):
+        raise Refused(f"Invalid: {cursor[:40]!r} is no `next` of a search")
+    return int(cursor or 0)
 
 
 def cut(module: Module, arguments: Arguments) -> Output:
@@ -331,9 +332,10 @@ READ = {
 }  # fmt: skip
 TOOLS: tuple[Tool, ...] = (
     Tool("search_modules", "Search modules",
-         "Find modules whose id, name, description or keywords contain all words of a query. Returns ids and descriptions, not "
-         "contents.",
-         {"query": {"type": "string", "description": "Words, all of which must occur; case does not matter."},
+         "Find modules whose id, name, description or keywords have all words of a query, the best ones first. Returns ids and "
+         "descriptions, not contents.",
+         {"query": {"type": "string", "description": "Words or beginnings of words, all of which must occur; case does not "
+                    "matter. -word excludes, and keyword:word is a whole keyword."},
           "keywords": {"type": "array", "items": {"type": "string"}, "description": "Keywords that the module must have."},
           "prefix": PREFIX, "limit": _limit(20), "cursor": CURSOR}, ("query",), Tools.search),
     Tool("list_modules", "List modules",

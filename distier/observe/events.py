@@ -48,6 +48,24 @@ def read_events(cursor: Cursor, wait_ms: int) -> Plan[list[Event]]:
     return found
 
 
+def are_lost(cursor: Cursor) -> Plan[bool]:
+    """Return whether events after the cursor may have been trimmed, or were lost with a stream."""
+    calls: list[Command[str]] = [
+        Command(shard, command, _last_id)
+        for shard in cursor.last
+        for command in (
+            ("XRANGE", shard.events, "-", "+", "COUNT", 1),
+            ("XREVRANGE", shard.events, "+", "-", "COUNT", 1),
+        )
+    ]
+    replies = [collect(reply) for reply in (yield from Pipeline(calls))]
+    return any(
+        _position(first) > _position(last) or _position(end) < _position(last)
+        for first, end, last in zip(replies[::2], replies[1::2], cursor.last.values(), strict=True)
+        if (first, last) != ("0", "0")
+    )
+
+
 def _read_once(cursor: Cursor, block_ms: int) -> Plan[list[Event]]:
     block = ("BLOCK", block_ms) if block_ms else ()
     calls: list[Command[Any]] = []

@@ -28,6 +28,7 @@ from distier import (
     Durability,
     Event,
     Fitted,
+    Found,
     Full,
     HistoryEntry,
     Invalid,
@@ -133,6 +134,8 @@ def reading(store: Store) -> None:
     assert_type(store.describe(["id"]), dict[str, Described | None])
     assert_type(store.page("prefix/", after="id", limit=3, tier="hot"), Listed)
     assert_type(store.page().modules, tuple[Described, ...])
+    assert_type(store.search("pdf -draft", prefix="skills/", start=0, limit=3), Found)
+    assert_type(store.search("pdf").modules, tuple[Described, ...])
     assert_type(store.explain("id"), Explained | None)
     assert_type(store.get("id", version="1-2"), Module | None)
     assert_type(store.history("id", limit=3), list[HistoryEntry])
@@ -190,6 +193,7 @@ async def everything_async(store: AsyncStore, order: Order) -> None:
     assert_type(await store.where_many(["id"]), dict[str, Placement | None])
     assert_type(await store.describe(["id"]), dict[str, Described | None])
     assert_type(await store.page("prefix/", after="id", limit=3, tier="hot"), Listed)
+    assert_type(await store.search("pdf -draft", prefix="skills/", start=0, limit=3), Found)
     assert_type(await store.explain("id"), Explained | None)
     assert_type(await store.get("id", version="1-2"), Module | None)
     assert_type(await store.history("id", limit=3), list[HistoryEntry])

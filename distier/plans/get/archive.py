@@ -1,25 +1,26 @@
 """The archive by itself: what it has, now or at an earlier time, without Redis.
 
 Listings come from the manifest once a sweep has compared it with a LIST (`full-` in the manifest's directory); before that,
-and where a file of it is damaged, from a LIST of all objects. Such a listing knows no tokens, and takes the time at which an
-object was written for the time of its version. One module is always read by a LIST of its own objects, so that a miss is
-proven.
+and where a file of it is damaged, from a LIST of all objects, described by the rows that there are. Of a version without a
+row, such a listing knows no tokens, and takes the time at which its object was written for that of the version. One module is
+always read by a LIST of its own objects, so that a miss is proven.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from distier.domain import archived as names
-from distier.domain.manifest import Row, is_full_marker
+from distier.domain.manifest import Row, is_full_marker, last_copies
 from distier.domain.module import HistoryEntry, Module
 from distier.domain.order import Order
 from distier.effects import Plan, Progress
 from distier.plans.common.commands import chunks
 from distier.plans.common.namespace import Namespace
 from distier.plans.get.history import describe_all, entry_of, version_in, version_of, versions_in
-from distier.plans.recovery.manifest import list_manifest, open_manifest, step_of
+from distier.plans.recovery.manifest import Manifest, list_manifest, open_manifest, step_of
 from distier.plans.recovery.walk import ArchiveWalk, Group, list_again, list_module
 
 
@@ -51,20 +52,39 @@ def list_archive(space: Namespace, prefix: str = "", at_ms: int | None = None) -
     Raises:
         ArchiveUnavailable: the archive did not answer.
     """
+    return (yield from _each_group(space, partial(_report, prefix, at_ms)))
+
+
+def list_versions(space: Namespace) -> Plan[int]:
+    """Report the rows of all versions, those of a module together with the newest last, as progress: some modules at a time.
+
+    Returns the number of modules. Raises `ArchiveUnavailable`.
+    """
+    return (yield from _each_group(space, _report_rows))
+
+
+def _report_rows(groups: Iterable[Sequence[Row]]) -> Plan[int]:
+    found = [last_copies(rows) for rows in groups if rows]
+    if found:
+        yield Progress(found)
+    return len(found)
+
+
+def _each_group(space: Namespace, report: Callable[[Iterable[Sequence[Row]]], Plan[int]]) -> Plan[int]:
+    """Report the rows of all modules, some at a time: those of the manifest if it is whole, else what a listing says. Returns
+    the sum of the results."""
     n = 0
     listed = yield from list_manifest(space)
-    manifest = (
-        (yield from open_manifest(space)) if any(is_full_marker(space.namespace, e.key) for e in listed) else None
-    )
-    if manifest is not None and not manifest.damaged:
+    manifest = yield from open_manifest(space)
+    if not manifest.damaged and any(is_full_marker(space.namespace, e.key) for e in listed):
         groups = manifest.groups()
         while some := (yield from step_of(groups)):
-            n += yield from _report(prefix, at_ms, some)
+            n += yield from report(some)
         return n
     walk = ArchiveWalk(space, late=True)
     while not walk.done:
         for part in chunks((yield from walk.step()), 512):
-            n += yield from _report(prefix, at_ms, [_rows_of(space, group) for group in part])
+            n += yield from report([_rows_of(space, group, manifest) for group in part])
     return n
 
 
@@ -98,12 +118,14 @@ def newest_at(rows: Sequence[Row], at_ms: int | None) -> Archived | None:
     )  # fmt: skip
 
 
-def _rows_of(space: Namespace, group: Group) -> list[Row]:
-    """Return rows with what a listing alone says."""
+def _rows_of(space: Namespace, group: Group, manifest: Manifest) -> list[Row]:
+    """Return the rows of the versions that were listed; those that the manifest lacks with what a listing alone says."""
     prefix = names.modules_prefix(space.namespace)
+    known = {prefix + row.key: row for row in manifest.of(group.directory) if row.pack is None} | group.rows
     objects = sorted((o for o in group.objects if o.kind != "meta"), key=lambda o: o.rank)
     return [
-        Row(
+        known.get(o.key)
+        or Row(
             o.key.removeprefix(prefix),
             group.id,
             {"archived_bytes": group.sizes[o.key], "updated": group.modified_ms[o.key]},
