@@ -263,6 +263,46 @@ def test_pack_that_is_gone_is_reported_and_what_redis_has_is_archived_again(open
     assert store.get("a").content == CONTENTS["a"]  # type: ignore[union-attr]
 
 
+def test_object_that_was_archived_again_outlives_a_pack_that_is_gone(
+    open_store: Open, server: TestServer, tmp_path: Path
+) -> None:
+    store = open_store()
+    fill(store)
+    pack(store)
+    (content,) = files(tmp_path, "*.tar.xz")
+    store.promote("a")
+    content.unlink()
+    forget_packs(store)
+    assert checked(store, repair=True)["object-gone"] == 1
+    store.archive_now()
+    store.demote("a", to="cold")
+    for step in (sweep, sweep_listed, lambda space: pack_all(space, min_age_ms=-(10**15), everything=True), sweep):
+        run(store, step)
+        assert store.get("a").content == CONTENTS["a"]  # type: ignore[union-attr]
+        store.demote("a", to="cold")
+    lose(server)
+    for fresh in (open_store(), open_store()):
+        assert fresh.get("a").content == CONTENTS["a"]  # type: ignore[union-attr]
+        fresh.demote("a", to="cold")
+        run(fresh, rescue)
+
+
+def test_pack_stays_while_the_later_one_has_no_content(open_store: Open, tmp_path: Path) -> None:
+    store = open_store()
+    fill(store)
+    pack(store)
+    (index,) = files(tmp_path, "*.jsonl.gz")
+    later = Pack("", 9, "0123abcd")
+    lines = [json.loads(line) | {"pack": str(later)} for line in gzip.decompress(index.read_bytes()).splitlines()]
+    later_index = index.with_name(index.name.replace(index.name.partition(".")[0], str(later)))
+    later_index.write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
+    for step in (sweep, lambda space: pack_all(space, min_age_ms=-(10**15), everything=True), sweep):
+        run(store, step)
+        assert index.exists()
+        forget_packs(store)
+        assert_reads(store)
+
+
 def test_fsck_finds_nothing_in_a_packed_namespace(open_store: Open) -> None:
     store = open_store()
     fill(store)

@@ -166,7 +166,7 @@ class _Packing:
         if manifest.damaged:
             return  # the next sweep with a LIST makes it again
         # After the files were read: a pack that is not listed now has left its rows in a later file.
-        self.listed = {str(index.pack): index for index in (yield from list_packs(self.space))}
+        self.listed = {str(index.pack): index for index in (yield from list_packs(self.space, whole=True))}
         self.number = max((index.pack.number for index in self.listed.values()), default=0)
         rest = yield from self._pack_fresh(manifest)
         yield from self._replace(rest)
@@ -194,7 +194,8 @@ class _Packing:
         unwanted = {*objects, *packed}
         fresh: list[Row] = []
         for rows in groups:
-            there = without_doubles([row for row in rows if row.pack is None or str(row.pack) in self.listed])
+            there = [row for row in rows if row.pack is None or str(row.pack) in self.listed]
+            there = without_doubles(there, self.listed)
             last = {row.key: row for row in there}
             for row in there:
                 is_unwanted = names.modules_prefix(self.space.namespace) + row.key in unwanted

@@ -28,7 +28,7 @@ another round.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from distier.domain import archived as names
@@ -77,11 +77,14 @@ def sweep(space: Namespace, skipped: Skipped | None = None) -> Plan[int]:
     for shard in space.keys.shards:
         yield from state(shard)  # is this the Redis that the records are in?
 
+    whole = {str(index.pack) for index in (yield from list_packs(space, whole=True))}
+
     def delete(groups: Sequence[Group]) -> Plan[set[str]]:
         keys = yield from unneeded(space, groups, now_ms, skipped)
         gone = yield from delete_keys(keys, skipped)
-        doubles = [key for group in groups for key in group.doubles]
-        yield from refer_to_packs(space, [group.rows[key] for group in groups for key in group.doubles])
+        packed = [g.rows[key] for g in groups for key in g.doubles if str(g.rows[key].pack) in whole]
+        doubles = [modules_prefix(space.namespace) + row.key for row in packed]
+        yield from refer_to_packs(space, packed)
         yield from delete_keys(
             [*doubles, *map(names.sidecar_key, doubles)], skipped
         )  # their rows stay: those of the packs
@@ -135,6 +138,7 @@ def _sweep_directory(space: Namespace, index: int, files: Sequence[File], now_ms
         return 0  # another compactor is at work: the next sweep finds its run
     # Listed after the files were read. The rows of a pack that is gone are of no use: what replaced it has rows of its own.
     packs = {str(index.pack) for index in (yield from list_packs(space))}
+    whole = {str(index.pack) for index in (yield from list_packs(space, whole=True))}
     run = Replacing(space, index, list(found.files))
     moved: dict[Shard, list[Row]] = {}
     groups, deleted = found.groups(), 0
@@ -143,7 +147,7 @@ def _sweep_directory(space: Namespace, index: int, files: Sequence[File], now_ms
         deleted += len(gone)
         for rows in some:
             left = [row for row in rows if row.pack or modules_prefix(space.namespace) + row.key not in gone]
-            left = without_doubles([row for row in left if row.pack is None or str(row.pack) in packs])
+            left = without_doubles([row for row in left if row.pack is None or str(row.pack) in packs], whole)
             if not left:
                 continue
             if (shard := space.shard(left[0].id)).index != index:
@@ -178,9 +182,9 @@ def _delete_listed(space: Namespace, groups: Sequence[Sequence[Row]], now_ms: in
     return gone | done.difference(sidecars)
 
 
-def without_doubles(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows without those of objects whose versions are in packs too."""
-    packed = {row.key for row in rows if row.pack}
+def without_doubles(rows: Sequence[Row], whole: Collection[str]) -> list[Row]:
+    """Return the rows without those of objects whose versions are in `whole` packs too."""
+    packed = {row.key for row in rows if row.pack and str(row.pack) in whole}
     return [row for row in rows if row.pack or row.key not in packed]
 
 
@@ -232,7 +236,7 @@ def unneeded_versions(
             yield from _verify(space, group.id, skipped)  # objects that are adopted now are swept in the next round
         elif clean:
             keys += _below(group, position, keep, old_ms)
-    in_packs = {key for group in wanted for key in group.rows}
+    in_packs = {o.key for group in wanted for o in group.objects if o.pack}
     return [key for key in keys if key not in in_packs], [key for key in keys if key in in_packs]
 
 
@@ -325,7 +329,8 @@ def _packs_without_index(space: Namespace, now_ms: int) -> Plan[list[str]]:
 
 def _delete_superseded(space: Namespace, skipped: Skipped) -> Plan[int]:
     """Delete packs whose members are all in later packs: a packer died before it did, or two packed the same."""
-    found = yield from open_packs(space)
+    whole = {index.pack for index in (yield from list_packs(space, whole=True))}
+    found = {index: data for index, data in (yield from open_packs(space)).items() if index.pack in whole}
     needed: set[str] = set()
     later: dict[str, list[Row]] = {}
     for rows in grouped(merged({index.key: data for index, data in found.items()})):

@@ -34,40 +34,44 @@ def has_modules(space: Namespace) -> Plan[bool]:
     )
 
 
-def list_packs(space: Namespace, path: str | None = None) -> Plan[list[Index]]:
+def list_packs(space: Namespace, path: str | None = None, *, whole: bool = False) -> Plan[list[Index]]:
     """List the packs: all, or those that may have the module with this path, in the order of copies.
+
+    An index without its pack counts: somebody has deleted the pack, and what it had must not seem never to have existed. Who
+    deletes a copy because of another one lists `whole` packs only.
 
     One request suffices for a namespace with up to 500 packs (a gigabyte of contents); otherwise one for each directory above
     the module.
     """
     prefix = packs_prefix(space.namespace)
     page = yield from ArchiveList(prefix, limit=KEYS_A_PAGE)
-    found = _indexes(space, page)
+    listed = list(page)
     if len(page) == KEYS_A_PAGE:
         if path is None:
-            found += yield from _list_from(space, prefix, page[-1].key)
+            listed += yield from _list_from(prefix, page[-1].key)
         else:
-            found = []
+            listed = []
             for directory in directories_of(path):
-                found += yield from _list_from(space, f"{prefix}{directory}@", "")
+                listed += yield from _list_from(f"{prefix}{directory}@", "")
+    found = _indexes(space, listed)
     if path is not None:
         found = [index for index in found if index.may_have(path)]
+    if whole:
+        contents = {pack for entry in listed if (pack := parse_content(space.namespace, entry.key))}
+        found = [index for index in found if index.pack in contents]
     return sorted(found, key=lambda index: index.pack.place)
 
 
 def list_contents(space: Namespace) -> Plan[list[tuple[Pack, Listed]]]:
     """List the packs themselves, whether or not they have an index."""
-    found, after = list[tuple[Pack, Listed]](), ""
-    while page := (yield from ArchiveList(packs_prefix(space.namespace), start_after=after, limit=KEYS_A_PAGE)):
-        found += [(pack, entry) for entry in page if (pack := parse_content(space.namespace, entry.key))]
-        after = page[-1].key
-    return found
+    listed = yield from _list_from(packs_prefix(space.namespace), "")
+    return [(pack, entry) for entry in listed if (pack := parse_content(space.namespace, entry.key))]
 
 
-def _list_from(space: Namespace, prefix: str, after: str) -> Plan[list[Index]]:
-    found: list[Index] = []
+def _list_from(prefix: str, after: str) -> Plan[list[Listed]]:
+    found: list[Listed] = []
     while page := (yield from ArchiveList(prefix, start_after=after, limit=KEYS_A_PAGE)):
-        found += _indexes(space, page)
+        found += page
         after = page[-1].key
     return found
 

@@ -52,9 +52,9 @@ class Skipped:
 class Group:
     """The objects of one module, as listed, and its versions in packs. Sizes are in bytes, times in ms, both by key.
 
-    Times are those of the archive's clock, and of the Redis server's for a version in a pack. `rows` has the rows of those
-    versions, by key, and `copies` those of all their copies in packs. `doubles` are the keys of objects whose versions are in
-    packs too: they are not needed.
+    Times are those of the archive's clock, and of the Redis server's for a version in a pack. `rows` has the row of the last
+    copy of each version in packs, by key, and `copies` those of all copies. `doubles` are the keys of objects whose versions
+    are in packs too.
     """
 
     directory: str
@@ -76,10 +76,11 @@ class Group:
             before = self.rows.get(found.key)
             if before is not None and before.place >= row.place:
                 continue
-            if before is None and found.key in self.sizes:
-                self.doubles.add(found.key)
-            self.objects = [*(o for o in self.objects if o.key != found.key), found]
             self.rows[found.key] = row
+            if found.key in self.doubles or (before is None and found.key in self.sizes):
+                self.doubles.add(found.key)  # the object is listed: of the pack, only its index was seen
+                continue
+            self.objects = [*(o for o in self.objects if o.key != found.key), found]
             self.sizes[found.key], self.modified_ms[found.key] = row.archived_bytes, row.updated_ms
 
     @property

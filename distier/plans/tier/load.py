@@ -9,7 +9,6 @@ from distier.domain import archived as names
 from distier.domain.keys import Shard
 from distier.domain.module import Record
 from distier.domain.order import Order
-from distier.domain.packs import parse_pack
 from distier.effects import Count, LocalGet, Plan
 from distier.errors import Corrupt, DistierError, Recovering
 from distier.lua import Reference, refer
@@ -55,22 +54,26 @@ def fetch_unless_moved(space: Namespace, shard: Shard, record: Record) -> Plan[b
 
 
 def look_for(space: Namespace, shard: Shard, record: Record) -> Plan[bytes | None]:
-    """Look for the present copy of a version in a listing, and let the record name it; None if there is no other copy."""
+    """Look for another copy of a version in a listing, and let the record name it; None if there is none."""
     group = yield from list_module(space, record.id)
     short = Order(record.order.epoch, record.order.ver, record.order.write_id[:8])
-    for found in group.objects:
-        if found.kind != "content" or found.order != short:
-            continue
-        pack = parse_pack(found.pack)
-        named = found.key != names.content_key(space.namespace, record)
-        key = pack.reference(record.id) if pack else found.key if named else ""
+    mine = {found.key for found in group.objects if found.kind == "content" and found.order == short}
+    own = names.content_key(space.namespace, record)
+    keys = {
+        ("" if key == own else key): group.sizes[key] for key in mine if key not in group.rows or key in group.doubles
+    }
+    prefix = names.modules_prefix(space.namespace)
+    for row in sorted(group.copies, key=lambda row: row.place, reverse=True):
+        if prefix + row.key in mine and row.pack:
+            keys[row.pack.reference(record.id)] = row.archived_bytes
+    for key, size_bytes in keys.items():
         if key == (record.archived_key or ""):
             continue
         content = yield from read_archived(space, replace(record, archived_key=key or None))
         if content is not None:
             yield Count("archive.found_elsewhere")
             with suppress(DistierError):  # the next read would look again
-                yield from refer(shard, [Reference(record.id, record.order, key, group.sizes[found.key])])
+                yield from refer(shard, [Reference(record.id, record.order, key, size_bytes)])
             return content
     return None
 
