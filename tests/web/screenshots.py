@@ -29,14 +29,19 @@ class Picture(NamedTuple):
     high: int = 800
     scheme: str = "light"
     reads: bool = False
+    clicks: tuple[str, ...] = ()
 
 
+CHANGED = "skills/pdf-0"
+"""The module that has an older version."""
 PICTURES = (
     Picture("overview.png", "healthy", reads=True),
     Picture("thrash.png", "thrash", reads=True),
     Picture("archive-down.png", "archive down", high=420),
     Picture("dirty.png", "dirty", high=420),
-    Picture("module.png", "healthy", "/module?id=skills/pdf-0", high=560, scheme="dark"),
+    Picture("module.png", "healthy", f"/module?id={CHANGED}", high=560, scheme="dark"),
+    Picture("tree.png", "healthy", "/tree", high=420, clicks=("summary",)),
+    Picture("diff.png", "healthy", f"/module?id={CHANGED}", high=420, clicks=("a:text-is('diff')",)),
 )
 
 
@@ -44,6 +49,8 @@ def take(browser: Any, url: str, picture: Picture, directory: Path, store: Any) 
     context = browser.new_context(viewport={"width": picture.wide, "height": picture.high}, color_scheme=picture.scheme)
     page = context.new_page()
     page.goto(url + picture.path)
+    for selector in picture.clicks:
+        page.locator(selector).first.click()
     end = time.monotonic() + (READ_S if picture.reads else 2.5)
     while time.monotonic() < end:
         if picture.reads:
@@ -66,9 +73,12 @@ def main(directory: Path) -> None:
                 cold = Path(tmp) / "cold"
                 open_store = partial(
                     connect, {"counter": "estimate"}, redis__url=server.url, near__enabled=False,
-                    storage_tiers__cold__directory=cold,
+                    storage_tiers__cold__directory=cold, storage_tiers__cold__keep_versions=3,
                 )  # fmt: skip
                 with states.make(state, open_store, cold) as store, served(app(store, write=True)) as url:
+                    if state == "healthy" and (module := store.get(CHANGED)) is not None:
+                        changed = module.text.replace("\n", " and more\n", 1) + "A new last line.\n"
+                        store.put(CHANGED, changed, keywords=module.keywords, meta=module.meta, durability="archived")
                     for picture in PICTURES:
                         if picture.state == state:
                             take(browser, url, picture, directory, store)
