@@ -55,7 +55,7 @@ LOOK_AT_ARCHIVE_S = 10.0
 @dataclass
 class Report:
     """What a worker has done so far: rounds, failures, the last failure, and counts of work by name in `did` (`archived`,
-    `idle`, `headroom`, `expired`, `aged`, `compacted`, `rescued`, `shares`, `nodes_forgotten`, `swept`)."""
+    `idle`, `headroom`, `expired`, `aged`, `compacted`, `rescued`, `shares`, `nodes_forgotten`, `swept`, `packed`)."""
 
     rounds: int = 0
     failures: int = 0

@@ -28,6 +28,7 @@ from distier.plans.recovery.fsck.check import fsck
 from distier.plans.recovery.fsck.findings import Finding
 from distier.plans.recovery.rebuild import rebuild
 from distier.plans.recovery.rescue import rescue
+from distier.worker import Worker
 from tests.integration.test_archive_cli import NOWHERE
 from tests.integration.test_manifest import counting, objects, rows, run
 from tests.integration.test_rescue import lose
@@ -382,6 +383,18 @@ def test_worker_packs_once_a_day_and_not_what_glacier_has(open_store: Open, monk
         monkeypatch.setattr(packing, "EVERY_MS", -1)
         assert run(other, pack_if_due) is None
     assert run(store, pack_if_due) is not None
+
+
+def test_worker_reports_what_it_packed(open_store: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ColdConfig, "pack_after_ms", property(lambda cold: -(10**15)))
+    monkeypatch.setattr(packing, "PACK_BYTES_MIN", 1)
+    store = open_store()
+    fill(store)
+    worker = Worker(store)
+    assert worker.run_once(), worker.report.last_failure
+    assert worker.report.did["packed"] == len(CONTENTS)
+    assert objects(tmp_path) == set()
+    assert_reads(store)
 
 
 def test_sweep_deletes_packs_without_an_index_and_superseded_ones(open_store: Open, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from distier.domain.keys import Shard
-from distier.effects import Cancelled, Command, NewToken, Pipeline, Plan, RunScript, collect
+from distier.effects import Cancelled, Command, NewToken, Pipeline, Plan, Progress, RunScript, collect
 from distier.errors import DistierError, Full
 from distier.lua import claim, heartbeat, release
 from distier.plans.common.commands import scores, server_ms
@@ -124,7 +124,8 @@ def sweep_in_turn(space: Namespace) -> Plan[int | None]:
         return None
     try:
         deleted = yield from sweep_due(space)
-        yield from pack_if_due(space)
+        if (packed := (yield from pack_if_due(space))) is not None:
+            yield Progress({"packed": packed.members})
         yield from write_page_if_changed(space)
         return deleted
     except (DistierError, Cancelled):
