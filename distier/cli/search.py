@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from distier.client.searching import search_plan
-from distier.views import view
 
 from . import output
 from .session import session_of
@@ -31,6 +29,9 @@ def search(
     'word*' is a beginning, keyword:pdf a whole keyword, name:pdf a word of the id or the name, description:pdf one of the
     description. To exclude a word, write -- before the first one: distier search -- pdf -draft
     """
+    from distier.client.searching import search_plan
+    from distier.views import view
+
     session = session_of(context)
     with session.look() as store:
         plan = search_plan(store.searching, " ".join(words), prefix, 0, limit)
