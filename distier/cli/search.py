@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-
 from . import output
 from .session import session_of
 
