@@ -472,7 +472,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("suspect-by-write-id", ("near/again",), (), _suspect_by_write_id, first_seed=2600),
     Mutant("not-settled", ("cas-archived/put/sweep", "cas-archived/cas-archived"), (), _not_settled, model="not_settled"),
     Mutant("takes-back", ("cas-archived/old-primary", "cas-archived/put/rescue"), (), _takes_back,
-           model="takes_back", first_seed=5120),
+           model="takes_back", first_seed=9640),
     Mutant("nothing-reserved", ("delete-if-archived/put-archived", "cas-archived/cas-archived"), (
         ("prelude", UNHELD, ""),
     ), _not_settled, model="nothing_reserved"),
