@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import exits, output
+from .archive import DEADLINE_S
 from .counting import counting
 from .session import duration_ms, session_of
 
 if TYPE_CHECKING:
     from distier.plans.fleet.packing import Packed
 
-DEADLINE_S = 24 * 3600.0
-"""Time limit of the whole command, in seconds."""
 AGE_MS_MIN = 20 * 60_000
 """Longer than any call takes: a listing of a module could miss a version that is packed while it runs."""
 

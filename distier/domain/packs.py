@@ -78,13 +78,14 @@ class Pack(NamedTuple):
 
 
 class Index(NamedTuple):
-    """The index of a pack, as a listing shows it."""
+    """The index of a pack, as a listing shows it. `whole`: the listing has the pack too."""
 
     key: str
     pack: Pack
     first: str
     last: str
     modified_ms: int
+    whole: bool = False
 
     def may_have(self, path: str) -> bool:
         """Return whether the module with this path may be a member."""

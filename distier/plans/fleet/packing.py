@@ -166,7 +166,7 @@ class _Packing:
         if manifest.damaged:
             return  # the next sweep with a LIST makes it again
         # After the files were read: a pack that is not listed now has left its rows in a later file.
-        self.listed = {str(index.pack): index for index in (yield from list_packs(self.space, whole=True))}
+        self.listed = {str(index.pack): index for index in (yield from list_packs(self.space)) if index.whole}
         self.number = max((index.pack.number for index in self.listed.values()), default=0)
         rest = yield from self._pack_fresh(manifest)
         yield from self._replace(rest)
@@ -301,7 +301,7 @@ class _Packing:
         yield from ArchivePut(index_key, files.pack_rows(packed), files.CONTENT_TYPE, {})
         if not (yield from self._exists(pack)):
             return set()
-        yield from self._refer(pack, packed)
+        yield from self._refer(packed)
         old = [names.modules_prefix(space.namespace) + row.key for row, _ in got if row.pack is None]
         if not (yield from self._exists(pack)):
             return set()
@@ -350,8 +350,8 @@ class _Packing:
         page = yield from ArchiveList(f"{packs_prefix(self.space.namespace)}{pack}.", limit=4)
         return len(page) == 2
 
-    def _refer(self, pack: Pack, rows: Sequence[Row]) -> Plan[None]:
-        """List the members in the manifest, and let their records name the pack."""
+    def _refer(self, rows: Sequence[Row]) -> Plan[None]:
+        """List the members in the manifest, and let their records name their pack."""
         space = self.space
         by_shard: dict[Shard, list[Row]] = {}
         for row in rows:

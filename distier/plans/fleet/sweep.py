@@ -77,7 +77,7 @@ def sweep(space: Namespace, skipped: Skipped | None = None) -> Plan[int]:
     for shard in space.keys.shards:
         yield from state(shard)  # is this the Redis that the records are in?
 
-    whole = {str(index.pack) for index in (yield from list_packs(space, whole=True))}
+    whole = {str(index.pack) for index in (yield from list_packs(space)) if index.whole}
 
     def delete(groups: Sequence[Group]) -> Plan[set[str]]:
         keys = yield from unneeded(space, groups, now_ms, skipped)
@@ -137,8 +137,8 @@ def _sweep_directory(space: Namespace, index: int, files: Sequence[File], now_ms
     if found is None or not found.files:
         return 0  # another compactor is at work: the next sweep finds its run
     # Listed after the files were read. The rows of a pack that is gone are of no use: what replaced it has rows of its own.
-    packs = {str(index.pack) for index in (yield from list_packs(space))}
-    whole = {str(index.pack) for index in (yield from list_packs(space, whole=True))}
+    listed = yield from list_packs(space)
+    packs, whole = {str(index.pack) for index in listed}, {str(index.pack) for index in listed if index.whole}
     run = Replacing(space, index, list(found.files))
     moved: dict[Shard, list[Row]] = {}
     groups, deleted = found.groups(), 0
@@ -329,8 +329,7 @@ def _packs_without_index(space: Namespace, now_ms: int) -> Plan[list[str]]:
 
 def _delete_superseded(space: Namespace, skipped: Skipped) -> Plan[int]:
     """Delete packs whose members are all in later packs: a packer died before it did, or two packed the same."""
-    whole = {index.pack for index in (yield from list_packs(space, whole=True))}
-    found = {index: data for index, data in (yield from open_packs(space)).items() if index.pack in whole}
+    found = {index: data for index, data in (yield from open_packs(space)).items() if index.whole}
     needed: set[str] = set()
     later: dict[str, list[Row]] = {}
     for rows in grouped(merged({index.key: data for index, data in found.items()})):

@@ -34,11 +34,11 @@ def has_modules(space: Namespace) -> Plan[bool]:
     )
 
 
-def list_packs(space: Namespace, path: str | None = None, *, whole: bool = False) -> Plan[list[Index]]:
+def list_packs(space: Namespace, path: str | None = None) -> Plan[list[Index]]:
     """List the packs: all, or those that may have the module with this path, in the order of copies.
 
     An index without its pack counts: somebody has deleted the pack, and what it had must not seem never to have existed. Who
-    deletes a copy because of another one lists `whole` packs only.
+    deletes a copy because of another one asks for a `whole` pack.
 
     One request suffices for a namespace with up to 500 packs (a gigabyte of contents); otherwise one for each directory above
     the module.
@@ -56,9 +56,8 @@ def list_packs(space: Namespace, path: str | None = None, *, whole: bool = False
     found = _indexes(space, listed)
     if path is not None:
         found = [index for index in found if index.may_have(path)]
-    if whole:
-        contents = {pack for entry in listed if (pack := parse_content(space.namespace, entry.key))}
-        found = [index for index in found if index.pack in contents]
+    contents = {pack for entry in listed if (pack := parse_content(space.namespace, entry.key))}
+    found = [index._replace(whole=index.pack in contents) for index in found]
     return sorted(found, key=lambda index: index.pack.place)
 
 
