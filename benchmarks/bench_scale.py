@@ -78,13 +78,13 @@ def fill(store: Store, first: int, last: int) -> None:
 
 
 @contextmanager
-def opened(server: TestServer, directory: Path) -> Iterator[Store]:
+def opened(server: TestServer, directory: Path, namespace: str = "team") -> Iterator[Store]:
     roomy = {
         "storage_tiers__hot__max_size": 10**9, "storage_tiers__hot__max_bytes": 2**34,
         "storage_tiers__warm__max_modules": 10**6, "storage_tiers__warm__max_bytes": 2**34,
     }  # fmt: skip
     options: dict[str, Any] = {
-        "redis__url": server.socket_url, "namespace": "team", "counter": "estimate",
+        "redis__url": server.socket_url, "namespace": namespace, "counter": "estimate",
         "storage_tiers__cold__directory": directory, "near__enabled": False, "events__max_length": 1,
         "storage_tiers__promotion_threshold": 10**9, **roomy,
     }  # fmt: skip
