@@ -67,8 +67,8 @@ def _ours_lost(name: str) -> bool:
 CHURN = (
     "profile: the section `Where the CPU of an access goes`. A miss takes three round trips (record, lease, end of the lease), "
     "about 75 us of Python each; redis-py's two take 20 us in all. Two thirds of the server's time are scripts, which count "
-    "what leaves and what comes. xz alone is two thirds of the time by hand. Tried: to take the lease together with the record of a "
-    "module that was cold before (5 % fewer round trips here, so it was left out)"
+    "what leaves and what comes. xz alone is two thirds of the time by hand. Tried: to take the lease together with the record "
+    "of a module that was cold before (5 % fewer round trips here, so it was left out)"
 )
 
 GOALS = (
