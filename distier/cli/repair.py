@@ -15,7 +15,7 @@ from distier.views import finding_view, findings_view
 from . import exits, output
 from .archive import DEADLINE_S, register_reading
 from .counting import counting
-from .export import export
+from .export import export, import_
 from .modules import Glob, Prefix, SomeIds, Zero
 from .pack import pack
 from .session import Chosen, Session, session_of
@@ -37,6 +37,7 @@ def register(app: typer.Typer) -> None:
     register_reading(archive)
     archive.command("adopt")(adopt)
     archive.command("export")(export)
+    archive.command("import")(import_)
     archive.command("pack")(pack)
     app.add_typer(archive, name="archive")
 
