@@ -35,7 +35,7 @@ from . import children
 
 Kind = Literal["valkey", "redis"]
 KINDS: tuple[Kind, ...] = ("valkey", "redis")
-READY_S = 20.0
+READY_S = 60.0
 PORTS = range(12_000, 22_000)
 """Below the ports that the kernel gives to connections. So are the ports plus 10000, where cluster buses listen."""
 BUS = 10_000

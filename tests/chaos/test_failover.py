@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 LONG = os.environ.get("CHAOS") == "long"
 # Long, over both servers: 100,000 acknowledged calls, and 54 failovers (partition, sentinel, cluster).
 ROUNDS, PACE_S, ACKS_LEAST = (9, 5.0, 10_000) if LONG else (2, 1.5, 0)
-TIMEOUT_S = ROUNDS * (PACE_S + 12) + 90
+TIMEOUT_S = ROUNDS * (PACE_S + 12) + 300
 
 
 def run(
@@ -49,7 +49,7 @@ def test_failovers_and_restarts_break_no_promise(
     assert not found["faults"], "\n".join(found["faults"][:40])
     assert found["disruptions"] == ROUNDS and found["acknowledged"] >= ACKS_LEAST
     assert len(found["outage_ms"]) == ROUNDS, "a call succeeded after each of them"
-    assert max(found["outage_ms"]) < 30_000
+    assert max(found["outage_ms"]) < 120_000
     counts = found["counts"]
     for what in ("put redis ok", "put archived ok", "get ok", "delete redis ok", "read hot", "read cold"):
         assert counts.get(what, 0) >= ROUNDS, (what, counts)

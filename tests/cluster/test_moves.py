@@ -38,7 +38,7 @@ def test_slots_moving_under_load_lose_nothing(stores: Stores):
                 store.put(ids[shard], "a write, so that the shard needs an epoch there")
                 load.await_calls(20)
         load.await_calls(50)
-    assert not load.failed and load.slowest_s < 10
+    assert not load.failed and load.slowest_s < 60
     after = [epoch_of(store, i) for i in range(SHARDS)]
     assert all(a > b for a, b in zip(after[:6], before[:6], strict=True)), "a shard on another master has a new epoch"
     assert after[6:] == before[6:]
@@ -85,7 +85,7 @@ async def test_reads_work_and_writes_wait_while_a_slot_moves(stores: Stores, kin
     began_s = time.monotonic()
     with short_deadline(face, 1.0), pytest.raises(RedisUnavailable, match="moving to another master"):
         await face.put(ids[1], "new")
-    assert 0.5 < time.monotonic() - began_s < 10
+    assert 0.5 < time.monotonic() - began_s < 30
     with short_deadline(face, 1.0), pytest.raises(RedisUnavailable, match="moving to another master"):
         await face.get(
             next(id for id in stores.ids(999, "no") if stores.keys.shard(id) is shard)

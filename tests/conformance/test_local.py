@@ -699,7 +699,7 @@ def test_file_grown_by_another_process_is_mapped_again(
     store._shared.close()
 
 
-@pytest.mark.timeout(900 if LONG else 120)
+@pytest.mark.timeout(900 if LONG else 300)
 def test_killed_writers_leave_a_usable_file(opened: Opener) -> None:
     """kill -9 of many processes in the middle of writes: reads are right, and the file stays usable."""
     store = opened(max_modules=60)

