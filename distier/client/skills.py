@@ -47,7 +47,7 @@ def list_skills(store: Store, prefix: str = "") -> Iterator[SkillEntry]:
     after: str | None = ""
     while after is not None:
         page = store.page(prefix, after=after, limit=LIMIT_MAX)
-        yield from _skills(page)
+        yield from skills_in(page)
         after = page.after
 
 
@@ -56,12 +56,13 @@ async def list_skills_async(store: AsyncStore, prefix: str = "") -> AsyncIterato
     after: str | None = ""
     while after is not None:
         page = await store.page(prefix, after=after, limit=LIMIT_MAX)
-        for skill in _skills(page):
+        for skill in skills_in(page):
             yield skill
         after = page.after
 
 
-def _skills(page: Listed) -> Iterator[SkillEntry]:
+def skills_in(page: Listed) -> Iterator[SkillEntry]:
+    """Iterate over the skills of a page of a listing."""
     for module in page.modules:
         if is_skill_file(module.id):
             yield SkillEntry(module, problem(module.id, module.meta.get("name"), module.meta.get("description")))

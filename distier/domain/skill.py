@@ -16,6 +16,9 @@ FILE = "SKILL.md"
 NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 NAME_CHARS = 64
 DESCRIPTION_CHARS = 1024
+FILES_MAX = 512
+SIZE_MAX = 16 * 1024 * 1024
+"""The limits of a skill that every host accepts: files, and bytes of all files."""
 
 
 def is_skill_file(id: str) -> bool:

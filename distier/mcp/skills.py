@@ -13,13 +13,10 @@ from typing import Any
 
 from distier.client import AsyncStore
 from distier.domain.described import Described
-from distier.domain.skill import FILE, checked, is_skill_file
+from distier.domain.skill import FILE, FILES_MAX, SIZE_MAX, checked, is_skill_file
 from distier.errors import Unavailable
 from distier.plans.get.peek import peek
 
-FILES_MAX = 512
-SIZE_MAX = 16 * 1024 * 1024
-"""The limits of a skill that every host accepts: files, and bytes of all files."""
 FILE_BYTES_MAX = 1024 * 1024
 PAGE = 1000
 LOOKED_PAGES = 5
