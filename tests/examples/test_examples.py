@@ -28,6 +28,9 @@ PRINTS = {
     "durable_write": (
         "a write that expects no module is refused\narchived: True\nWe use SI units.\nDates are ISO 8601."
     ),
+    "fastmcp_skills": (
+        "skill://pdf/SKILL.md: Fill in PDF forms, 2 files\nforms.md has b'# Fields\\n'\nchanged: Fill in and sign PDF forms"
+    ),
     "fsspec_files": (
         "found: ['docs/a.md', 'docs/sub/b.json']\nread: {'b': 2}\nmodule: # A\n1 byte range: A\n"
         "b'the second line'\na second create: FileExistsError"
@@ -55,6 +58,8 @@ PRINTS = {
     "two_processes": "heard: skills/shared none > hot\nWritten by another process.",
 }  # fmt: skip
 """The expected output by the example's name; `...` matches any text."""
+NEEDS = {"fastmcp_skills": "fastmcp.skills"}
+"""What an example imports that `make` does not install. `make suites` does."""
 
 
 def test_every_example_has_its_expected_output() -> None:
@@ -70,6 +75,8 @@ def test_example_is_short_and_opens_with_what_it_shows(path: Path) -> None:
 @pytest.mark.skipif(available_kinds()["valkey"] != "", reason=available_kinds()["valkey"])
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example_prints_its_expected_output(path: Path, short_tmp: Path, reaper: Reaper) -> None:
+    if path.stem in NEEDS:
+        pytest.importorskip(NEEDS[path.stem], reason=f"{NEEDS[path.stem]} is not installed: `make suites`")
     tree = short_tmp / "tree"
     (tree / "a").mkdir(parents=True)
     (tree / "top.txt").write_text("At the top.\n")

@@ -11,7 +11,7 @@ from distier import AsyncStore, Invalid, NotFound, RedisUnavailable, Store
 
 pytest.importorskip(
     "agent_framework",
-    reason="agent-framework-core is not installed: `make suites`, or docs/how-to/use-skills-in-frameworks.md",
+    reason="agent-framework-core is not installed: `make suites`",
 )
 
 from agent_framework import (

@@ -15,7 +15,7 @@ from distier.domain.module import Module
 
 pytest.importorskip(
     "fastmcp.skills.provider",
-    reason="fastmcp 4.2 is not installed: `make suites`, or docs/how-to/use-skills-in-frameworks.md",
+    reason="fastmcp 4.2 is not installed: `make suites`",
 )
 
 from fastmcp import Client, FastMCP

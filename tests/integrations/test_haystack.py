@@ -11,9 +11,7 @@ import pytest
 from distier import AsyncStore, Invalid, RedisUnavailable, Store, connect
 
 os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")  # it is read at the import, and no test needs the network
-pytest.importorskip(
-    "haystack.skill_stores", reason="haystack-ai is not installed: docs/how-to/use-skills-in-frameworks.md"
-)
+pytest.importorskip("haystack.skill_stores", reason="haystack-ai is not installed: `make suites`")
 
 from haystack.components.agents import Agent
 from haystack.components.generators.chat import MockChatGenerator
