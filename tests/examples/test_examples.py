@@ -46,6 +46,10 @@ PRINTS = {
         "best: [('ada', 'figs'), ('bob', 'kimchi')]\nas a module: Module(id='langgraph/users/ada/..."
     ),
     "load_directory": "tree/a/deep.md: ... tokens, hot\ntree/top.txt: ... tokens, hot\n2 loaded, 0 failed",
+    "mcp_client": (
+        "skills: ['Fill in PDF forms']\nRead the form first.\nwritten as version 1-...\na second write is refused: True\n"
+        "as a module: The tax form has 12 fields."
+    ),
     "near_cache": "100 reads needed no network\nthe change was seen\nnear cache: on",
     "pins_and_tiers": (
         "demote a pinned module: pinned\ndemoted to cold\nread from cold\npromoted to hot\n"
