@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import mimetypes
+import threading
 from typing import Any
 
 from haystack.core.serialization import default_from_dict, default_to_dict
@@ -58,17 +59,18 @@ class DistierSkillStore:
         self.root = root
         self._given, self._files = store, SkillFiles(root)
         self._own: Store | None = None
+        self._lock = threading.Lock()
 
     def warm_up(self) -> None:
         """Connect, if no store was given."""
-        if self._given is None and self._own is None:
-            self._own = connect()
+        self._open()
 
     def close(self) -> None:
         """Close the connection that `warm_up` made. A store that was given stays open."""
-        if self._own is not None:
-            self._own.close()
-            self._own = None
+        with self._lock:
+            own, self._own = self._own, None
+        if own is not None:
+            own.close()
 
     def list_skills(self) -> dict[str, SkillInfo]:
         """Return the names and descriptions of all skills, by name."""
@@ -113,10 +115,15 @@ class DistierSkillStore:
         return made
 
     def _run(self, steps: Steps[Any]) -> Any:
-        self.warm_up()
-        store = self._given or self._own
-        assert store is not None
-        return Bridge(store).run(steps)
+        return Bridge(self._open()).run(steps)
+
+    def _open(self) -> Store:
+        if self._given is not None:
+            return self._given
+        with self._lock:  # an agent calls tools in several threads
+            if self._own is None:
+                self._own = connect()
+            return self._own
 
     def _load(self, name: str) -> Steps[tuple[str, list[str]]]:
         skill = yield from self._files.find(name)

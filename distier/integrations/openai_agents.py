@@ -5,10 +5,12 @@ agent = SandboxAgent(..., capabilities=[Skills(lazy_from=DistierSkillSource(dist
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from agents.sandbox.capabilities.skills import LazySkillSource, SkillMetadata
 from agents.sandbox.errors import SkillsConfigError, WorkspaceReadNotFoundError
@@ -45,6 +47,7 @@ class DistierSkillSource(LazySkillSource):
     # Private, because the SDK copies what a capability has, at any depth, for each run.
     _bridge: Bridge = PrivateAttr()
     _files: SkillFiles = PrivateAttr()
+    _loading: WeakKeyDictionary[BaseSandboxSession, asyncio.Lock] = PrivateAttr()
 
     def __init__(self, store: Store, *, root: str = "skills") -> None:
         super().__init__()
@@ -53,6 +56,7 @@ class DistierSkillSource(LazySkillSource):
                 f"the SDK lists skills with a blocking call: give it a distier.connect(), not {type(store)}"
             )
         self._bridge, self._files = Bridge(store), SkillFiles(root)
+        self._loading = WeakKeyDictionary()
 
     def list_skill_metadata(
         self, *, skills_path: str, source_grants: tuple[SandboxPathGrant, ...] = ()
@@ -72,16 +76,21 @@ class DistierSkillSource(LazySkillSource):
         try:
             skill = await self._bridge.arun(self._files.find(skill_name))
             target = _Target(session, Path(session.state.manifest.root) / path, user)
-            digests = await self._bridge.arun(_digests(skill))
-            status = "already_loaded" if await target.mark() == digests else "loaded"
-            if status == "loaded":
-                files = await self._bridge.arun(read_skill(skill))
-                await target.write({file: module.content for file, module in files.items()})
-                await target.finish({file: module.sha256 for file, module in files.items()})
+            async with self._loading.setdefault(session, asyncio.Lock()):  # a model may make two calls at once
+                status = "loaded" if await self._copy(skill, target) else "already_loaded"
         except (NotFound, Invalid) as e:
             context = {"skill_name": skill_name, "skills_path": skills_path}
             raise SkillsConfigError(message=str(e), context=context, cause=e) from e
         return {"status": status, "skill_name": name_of(skill), "path": path.as_posix()}
+
+    async def _copy(self, skill: SkillEntry, target: _Target) -> bool:
+        """Copy a skill, and return True; return False if it is there already."""
+        if await target.mark() == await self._bridge.arun(_digests(skill)):
+            return False
+        files = await self._bridge.arun(read_skill(skill))
+        await target.write({path: module.content for path, module in files.items()})
+        await target.finish({path: module.sha256 for path, module in files.items()})
+        return True
 
 
 def _digests(skill: SkillEntry) -> Steps[dict[str, str]]:

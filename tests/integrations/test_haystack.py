@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -133,6 +134,24 @@ def test_toolset_without_a_store_is_serialized_and_connects_by_configuration(
     with pytest.raises(Invalid, match="cannot be serialized"):
         SkillToolset(DistierSkillStore(store)).to_dict()
     assert set(DistierSkillStore(store).list_skills()) == set()
+
+
+def test_calls_of_several_threads_share_one_connection(
+    store: Store, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_skills(store)
+    opened: list[Store] = []
+
+    def connecting() -> Store:
+        opened.append(connect({}, **settings))
+        return opened[-1]
+
+    monkeypatch.setattr(adapter, "connect", connecting)
+    skills = DistierSkillStore()
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(lambda name: skills.load_skill(name)[0], ["deploy"] * 8)) == {"# deploy"}
+    skills.close()
+    assert len(opened) == 1
 
 
 def test_an_asyncio_store_is_refused(async_store: AsyncStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -114,6 +115,16 @@ async def test_skill_that_is_as_it_was_is_not_read_again(
     [again], _ = await run(source, sandbox, "deploy")
     assert "already_loaded" in str(again) and uses(store) == before
     assert files_in(directory(sandbox, "deploy")) == {"SKILL.md": b"edited in the sandbox"}
+
+
+async def test_calls_at_once_load_a_skill_once(store: Store, source: DistierSkillSource, sandbox: Any) -> None:
+    before = uses(store)
+    calls = [source.load_skill(skill_name="form-filling", session=sandbox, skills_path=".agents") for _ in range(4)]
+    found = await asyncio.gather(*calls)
+    assert sorted(each["status"] for each in found) == ["already_loaded"] * 3 + ["loaded"]
+    assert set(files_in(directory(sandbox, "form-filling"))) == set(FORM_FILLING)
+    after = uses(store)
+    assert {after[id][0] - before[id][0] for id in after if id.startswith("skills/form-filling/")} == {1}
 
 
 async def test_loading_again_brings_what_another_store_changed(
