@@ -376,6 +376,11 @@ def _no_late_look(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(walk.ArchiveWalk, "__init__", lambda self, space, *, late=False: real(self, space))
 
 
+def _superseded_unlisted(patch: pytest.MonkeyPatch) -> None:
+    """A sweep deletes a pack because of a later one, whose rows are not in the manifest yet (an old bug)."""
+    patch.setattr(sweep, "announce", packs.refer_to_packs)
+
+
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("packs-unlisted", ("packs/adopt",), (), _packs_unlisted),
     Mutant("packs-first", ("packs/adopt", "packs/rescue"), (), _packs_first, model="packs_first", first_seed=2870),
@@ -383,6 +388,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("no-index", ("packs/get", "packs/adopt"), (), _no_index),
     Mutant("not-looked-for", ("packs/get",), (), _not_looked_for, model="reads_once"),
     Mutant("replaces-unasked", ("packs/unapplied", "packs/replace"), (), _replaces_unasked, model="rewrites_unasked"),
+    Mutant("superseded-unlisted", ("packs/sweep",), (), _superseded_unlisted,
+           model="supersedes_unlisted", first_seed=1900),
     Mutant("no-late-look", ("packs/rescue-alone",), (), _no_late_look, model="no_late_look"),
     Mutant("commit-before-segment", ("put/write-back", "manifest/write-back/compact"), (), _commit_before_segment),
     Mutant("delete-by-interval", ("manifest/write-back/compact", "manifest/compact/sweep"), (), _delete_by_interval),

@@ -70,9 +70,9 @@ def _make(w: World, members: list[Version], inputs: list[Pack], up: int) -> Gene
 
 
 def rewrite(w: World) -> Process:
-    """Replace packs by one without the versions that nobody needs, nor those that a later pack has."""
+    """Replace packs by one without the versions that nobody needs, nor those that a later pack has, as the manifest says."""
     yield
-    listed = dict(w.indexes)
+    rows, listed = w.rows(), dict(w.indexes)
     if not listed:
         return
     inputs = w.rng.sample(sorted(listed), w.rng.randrange(1, min(len(listed), 3) + 1))
@@ -80,6 +80,7 @@ def rewrite(w: World) -> Process:
     for one in inputs:
         for version in sorted(listed[one]):
             others = [p for p, members in listed.items() if version in members and p not in inputs]
+            others = [p for p in others if Row(version, p) in rows or w.mutant == "copy_without_rows"]
             if any(p > one or w.mutant == "any_other_copy" for p in others):
                 continue
             yield
@@ -104,6 +105,31 @@ def rewrite(w: World) -> Process:
             return
     w.rewritten += 1
     for one in inputs:
+        yield
+        w.indexes.pop(one, None)
+        yield
+        w.packs.pop(one, None)
+
+
+def supersede(w: World) -> Process:
+    """Delete packs whose members are all in later packs. Rows of the later copies come first: their packer may be between its
+    index and its rows, or dead, and a sweep takes the rows of a pack that is gone for those of one that left newer rows."""
+    yield
+    indexes = {pack: members for pack, members in w.indexes.items() if pack in w.packs}
+    for one in sorted(indexes):
+        later = {version: max(p for p, members in indexes.items() if version in members) for version in indexes[one]}
+        if one in later.values() or not later:
+            continue
+        yield
+        if not set(later.values()) <= set(w.indexes) and w.mutant != "supersedes_late":
+            continue  # they were replaced too; no pause here: an upload takes less than the grace
+        if w.mutant != "supersedes_unlisted":
+            w.put_file("seg", {Row(version, pack) for version, pack in later.items()})
+        for version, pack in sorted(later.items()):
+            yield
+            record = w.records.get(version.id)
+            if record and record.version == version and record.clean:
+                w.records[version.id] = record._replace(pack=pack)
         yield
         w.indexes.pop(one, None)
         yield

@@ -9,7 +9,8 @@ import pytest
 from .manifest import Violation
 from .walks import FOCUS, walk
 
-WALKS = {"all": 1500, "burials": 500, "packs": 400, "packs and burials": 500}
+WALKS = {"all": 1500, "burials": 500, "packs": 400, "packs and burials": 500, "superseded packs": 400,
+         "superseded packs and burials": 300}  # fmt: skip
 # mutant: (focus, walks of which one breaks an invariant)
 KILLED_BY = {
     "commit_before_segment": ("all", range(50)),
@@ -36,6 +37,9 @@ KILLED_BY = {
     "late_index": ("packs and burials", range(200)),
     "late_rows": ("packs and burials", range(2400, 2500)),
     "buries_early": ("packs and burials", range(500)),
+    "copy_without_rows": ("superseded packs", range(500)),
+    "supersedes_unlisted": ("superseded packs", range(200)),
+    "supersedes_late": ("superseded packs and burials", range(3800, 3850)),
 }
 
 
@@ -57,6 +61,8 @@ def test_invariants_hold_in_random_orders(focus: str, report: Callable[[str], No
         "burials": {"burials"},
         "packs": {"listings of a module", "reads from packs", "rewritings"},
         "packs and burials": {"packs", "rewritings", "burials"},
+        "superseded packs": {"packs", "rewritings"},
+        "superseded packs and burials": {"packs", "rewritings", "burials"},
     }
     assert all(found[what] for what in wanted[focus])
 

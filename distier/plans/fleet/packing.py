@@ -56,8 +56,8 @@ from distier.plans.common.objects import members_of, read_archived
 from distier.plans.fleet.sweep import delete_keys, group_of, unneeded_versions, without_doubles
 from distier.plans.get.history import Described
 from distier.plans.recovery.describe import adoption_of
-from distier.plans.recovery.manifest import Manifest, list_manifest, list_rows, open_manifest, step_of
-from distier.plans.recovery.packs import list_packs, read_index, refer_to_packs
+from distier.plans.recovery.manifest import Manifest, list_manifest, open_manifest, step_of
+from distier.plans.recovery.packs import announce, list_packs, read_index, refer_to_packs
 from distier.plans.recovery.walk import Skipped
 from distier.plans.tier.writeback import compressed
 
@@ -301,7 +301,7 @@ class _Packing:
         yield from ArchivePut(index_key, files.pack_rows(packed), files.CONTENT_TYPE, {})
         if not (yield from self._exists(pack)):
             return set()
-        yield from self._refer(packed)
+        yield from announce(space, packed)
         old = [names.modules_prefix(space.namespace) + row.key for row, _ in got if row.pack is None]
         if not (yield from self._exists(pack)):
             return set()
@@ -349,16 +349,6 @@ class _Packing:
         """Return whether the archive has the pack and its index: another packer may have replaced it already."""
         page = yield from ArchiveList(f"{packs_prefix(self.space.namespace)}{pack}.", limit=4)
         return len(page) == 2
-
-    def _refer(self, rows: Sequence[Row]) -> Plan[None]:
-        """List the members in the manifest, and let their records name their pack."""
-        space = self.space
-        by_shard: dict[Shard, list[Row]] = {}
-        for row in rows:
-            by_shard.setdefault(space.shard(row.id), []).append(row)
-        for shard, mine in by_shard.items():
-            yield from list_rows(space, shard, mine)
-        yield from refer_to_packs(space, rows)
 
 
 def _regions(rows: Iterable[Row]) -> Iterator[list[Row]]:

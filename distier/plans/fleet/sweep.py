@@ -52,7 +52,7 @@ from distier.plans.recovery.manifest import (
     list_rows,
     step_of,
 )
-from distier.plans.recovery.packs import list_contents, list_packs, open_packs, refer_to_packs
+from distier.plans.recovery.packs import announce, list_contents, list_packs, open_packs, refer_to_packs
 from distier.plans.recovery.rebuild import rebuild
 from distier.plans.recovery.walk import NO_POSITION, Group, Position, Skipped, list_module
 
@@ -328,7 +328,10 @@ def _packs_without_index(space: Namespace, now_ms: int) -> Plan[list[str]]:
 
 
 def _delete_superseded(space: Namespace, skipped: Skipped) -> Plan[int]:
-    """Delete packs whose members are all in later packs: a packer died before it did, or two packed the same."""
+    """Delete packs whose members are all in later packs: a packer died before it did, or two packed the same.
+
+    The packer of a later pack may be between its index and its rows, or dead, so its rows are written here.
+    """
     found = {index: data for index, data in (yield from open_packs(space)).items() if index.whole}
     needed: set[str] = set()
     later: dict[str, list[Row]] = {}
@@ -341,10 +344,15 @@ def _delete_superseded(space: Namespace, skipped: Skipped) -> Plan[int]:
                 later.setdefault(str(row.pack), []).append(last[row.key])
     deleted = 0
     for index in found:
-        if str(index.pack) not in needed:
-            yield from refer_to_packs(space, later.get(str(index.pack), []))
-            deleted += yield from delete_each([index.key], skipped)  # first: a pack exists while its index does
-            deleted += yield from delete_each([index.pack.key(space.namespace)], skipped)
+        if str(index.pack) in needed:
+            continue
+        rows = later.get(str(index.pack), [])
+        there = {str(other.pack) for other in (yield from list_packs(space)) if other.whole}
+        if not there.issuperset(str(row.pack) for row in rows):
+            continue  # the later ones were replaced meanwhile: rows of theirs would come too late
+        yield from announce(space, rows)
+        deleted += yield from delete_each([index.key], skipped)  # first: a pack exists while its index does
+        deleted += yield from delete_each([index.pack.key(space.namespace)], skipped)
     return deleted
 
 

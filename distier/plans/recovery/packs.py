@@ -19,6 +19,7 @@ from distier.plans.common.commands import chunks
 from distier.plans.common.content import count_tokens
 from distier.plans.common.namespace import Namespace
 from distier.plans.common.objects import PACK_OBJECT_BYTES_MAX, members_of
+from distier.plans.recovery.manifest import list_rows
 
 KEYS_A_PAGE = 1000
 TOGETHER = 32
@@ -167,6 +168,20 @@ def refer_to_packs(space: Namespace, rows: Iterable[Row]) -> Plan[None]:
     calls = [refer(shard, some) for shard, mine in by_shard.items() for some in chunks(mine, REFERENCES_A_CALL)]
     for reply in (yield from Pipeline(calls)) if calls else ():
         collect(reply)
+
+
+def announce(space: Namespace, rows: Sequence[Row]) -> Plan[None]:
+    """List versions in packs in the manifest, and let their records name the packs. Raises `Unavailable`.
+
+    Whoever deletes a copy because of one in a pack does this first: a sweep of the manifest drops the rows of a copy that is
+    gone.
+    """
+    by_shard: dict[Shard, list[Row]] = {}
+    for row in rows:
+        by_shard.setdefault(space.shard(row.id), []).append(row)
+    for shard, mine in by_shard.items():
+        yield from list_rows(space, shard, mine)
+    yield from refer_to_packs(space, rows)
 
 
 def packed_rows(space: Namespace, id: str) -> Plan[list[Row] | None]:
