@@ -23,7 +23,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from distier.errors import Corrupt
 
@@ -37,8 +37,8 @@ GZIP_LEVEL = 6
 PART_BYTES = 16 << 20
 """A run continues in another file after this many compressed bytes, so that no single request is too large."""
 _NAME = re.compile(r"(\d{1,6})/(seg|row|run)-([0-9a-f]{1,64})(?:\.(\d{1,6})-(\d{1,15}))?\.jsonl\.gz", re.ASCII)
-_FULL = re.compile(r"full-[0-9a-f]{1,64}", re.ASCII)
-_PACKED = re.compile(r"packed-[0-9a-f]{1,64}", re.ASCII)
+Marker = Literal["full", "packed"]
+_MARKER = re.compile(r"(full|packed)-[0-9a-f]{1,64}", re.ASCII)
 
 
 class Row(NamedTuple):
@@ -117,12 +117,14 @@ def parse_file(namespace: str, entry: Listed) -> File | None:
     return File(entry.key, int(shard), kind, unique, int(pending or 0), entry.size_bytes)
 
 
-def is_full_marker(namespace: str, key: str) -> bool:
-    return _FULL.fullmatch(key.removeprefix(manifest_prefix(namespace))) is not None
+def marker_key(namespace: str, kind: Marker, unique: str) -> str:
+    """Return the key of a marker: an empty object that says when the whole archive was last listed (`full`) or packed."""
+    return f"{manifest_prefix(namespace)}{kind}-{unique}"
 
 
-def is_packed_marker(namespace: str, key: str) -> bool:
-    return _PACKED.fullmatch(key.removeprefix(manifest_prefix(namespace))) is not None
+def is_marker(namespace: str, key: str, kind: Marker) -> bool:
+    match = _MARKER.fullmatch(key.removeprefix(manifest_prefix(namespace)))
+    return match is not None and match[1] == kind
 
 
 def row_of(namespace: str, record: Record, key: str, archived_bytes: int) -> Row:

@@ -98,7 +98,12 @@ def test_names_of_files_are_read_back_and_others_are_none() -> None:
         "t/manifest/full-ab",
     ):
         assert parse_file("t", Listed(other, 9, 0)) is None
-    assert manifest.is_full_marker("t", "t/manifest/full-ab") and not manifest.is_full_marker("t", seg)
+    assert manifest.is_marker("t", manifest.marker_key("t", "full", "ab"), "full") and not manifest.is_marker(
+        "t", seg, "full"
+    )
+    assert not manifest.is_marker("t", "t/manifest/full-ab", "packed") and not manifest.is_marker(
+        "t", "t/manifest/ab", "full"
+    )
 
 
 def test_compaction_leaves_large_runs_alone_until_they_are_matched() -> None:

@@ -123,11 +123,11 @@ def pack_if_due(space: Namespace) -> Plan[Packed | None]:
     if limits is not None and limits.name_bytes < NAME_BYTES_MAX:
         return None
     now_ms = yield Now()
-    markers = [e for e in (yield from list_manifest(space)) if files.is_packed_marker(space.namespace, e.key)]
+    markers = [e for e in (yield from list_manifest(space)) if files.is_marker(space.namespace, e.key, "packed")]
     if markers and max(e.modified_ms for e in markers) > now_ms - EVERY_MS:
         return None
     done = yield from pack_all(space, min_age_ms=cold.pack_after_ms)
-    key = f"{files.manifest_prefix(space.namespace)}packed-{yield from NewToken()}"
+    key = files.marker_key(space.namespace, "packed", (yield from NewToken()))
     yield from ArchivePut(key, b"", "application/octet-stream", {})
     if markers:
         yield from ArchiveDelete([e.key for e in markers])

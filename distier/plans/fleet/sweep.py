@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 from distier.domain import archived as names
 from distier.domain.archived import modules_prefix
 from distier.domain.keys import Shard
-from distier.domain.manifest import File, Row, grouped, is_full_marker, merged
+from distier.domain.manifest import File, Row, grouped, is_marker, merged
 from distier.effects import ArchiveDelete, ArchiveList, Command, Count, Now, Pipeline, Plan, collect
 from distier.errors import Corrupt, DistierError, Invalid
 from distier.lua import state
@@ -120,7 +120,7 @@ def sweep_due(space: Namespace) -> Plan[int]:
     listed_ms = [
         entry.modified_ms
         for entry in (yield from list_manifest(space))
-        if is_full_marker(space.namespace, entry.key) and entry.modified_ms <= now_ms + YOUNG_MS
+        if is_marker(space.namespace, entry.key, "full") and entry.modified_ms <= now_ms + YOUNG_MS
     ]
     if max(listed_ms, default=0) < now_ms - LISTING_AFTER_MS:
         return (yield from sweep(space))

@@ -13,7 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 from distier.domain import archived as names
-from distier.domain.manifest import Row, is_full_marker, last_copies
+from distier.domain.manifest import Row, is_marker, last_copies
 from distier.domain.module import HistoryEntry, Module
 from distier.domain.order import Order
 from distier.effects import Plan, Progress
@@ -76,7 +76,7 @@ def _each_group(space: Namespace, report: Callable[[Iterable[Sequence[Row]]], Pl
     n = 0
     listed = yield from list_manifest(space)
     manifest = yield from open_manifest(space)
-    if not manifest.damaged and any(is_full_marker(space.namespace, e.key) for e in listed):
+    if not manifest.damaged and any(is_marker(space.namespace, e.key, "full") for e in listed):
         groups = manifest.groups()
         while some := (yield from step_of(groups)):
             n += yield from report(some)

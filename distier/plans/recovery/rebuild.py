@@ -54,8 +54,8 @@ def _end(space: Namespace, runs: Sequence[Replacing], inputs: Sequence[str]) -> 
             return  # another compactor has replaced files: the next rebuild writes the manifest
     for some in chunks(inputs, 1000):
         yield from ArchiveDelete(some)
-    old = [e.key for e in (yield from list_manifest(space)) if files.is_full_marker(space.namespace, e.key)]
-    key = f"{files.manifest_prefix(space.namespace)}full-{yield from NewToken()}"
+    old = [e.key for e in (yield from list_manifest(space)) if files.is_marker(space.namespace, e.key, "full")]
+    key = files.marker_key(space.namespace, "full", (yield from NewToken()))
     yield from ArchivePut(key, b"", "application/octet-stream", {})
     if old:
         yield from ArchiveDelete(old)
