@@ -46,6 +46,7 @@ def audit_copy(
     elif is_in.frame == "lasting":
         assert frame is not None, f"the only copy of {id} is gone"
         assert frame[2] == -1, f"{id} is dirty, and its frame has a TTL of {frame[2]}"
+        assert not record[b"codec"].startswith(b"lz4d:"), f"{id} is dirty, and its frame needs a dictionary"
     elif frame is not None:
         assert frame[2] > 0, f"{id} is clean, and its frame has no TTL"
     if is_in.is_module and is_in.clean:
