@@ -411,8 +411,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ("promote", "if old.write_id ~= ARGV[2] or old.bytes ~= #ARGV[3] or", "if"),
     )),
     Mutant("blind-install", ("get-cold/put", "get-cold/delete"), (
-        ("install", "if old.write_id ~= ARGV[2] or not old.clean or (old.tier ~= 'cold' and old.tier ~= 'warm') then",
-         "if false then"),
+        ("install", "if old.write_id ~= ARGV[2] or not is_allowed(ARGV[3], old.clean) or not old.clean or "
+         "(old.tier ~= 'cold' and old.tier ~= 'warm') then", "if false then"),
     )),
     Mutant("no-replid", ("put-archived/claim/claim", "put-archived/put"), (
         ("prelude", "if not e[1] or incarnation ~= '' and e[3] ~= incarnation then", "if not e[1] then"),

@@ -14,14 +14,13 @@ from typing import Any, get_args
 
 import pytest
 
-from distier.domain.dictionary import Enough, name_of
+from distier.domain.dictionary import Dictionary, Enough, name_of
 from distier.domain.module import Module
 from distier.effects import Plan
 from distier.errors import DistierError, NotFound, Unavailable
-from distier.lua import use_dictionary
 from distier.plans.common.namespace import Namespace
 from distier.plans.common.process_state import Lately
-from distier.plans.fleet.dictionaries import keep_dictionaries, learn_if_due
+from distier.plans.fleet.dictionaries import keep_dictionaries, learn_if_due, take_into_use
 from distier.plans.fleet.maintain import age_uses, demote_idle, expire_warm, keep_headroom, maintain, write_back_due
 from distier.plans.fleet.packing import pack_all
 from distier.plans.fleet.statistics import read_stats
@@ -225,7 +224,7 @@ def with_dictionaries() -> World:
     for id in ("l3", "l4", "l7"):
         assert world.run(demote(world.space, id, "warm")).moved
     for data in (SHARED[::-1], SHARED[::2]):
-        world.run(iter(use_dictionary(world.shard, name_of(data), data)))
+        world.run(take_into_use(world.space, Dictionary(name_of(data), data)))
     codecs = [world.ask([("HGET", world.shard.module(id), "codec")])[0] for id in ("l3", "l4", "l7")]
     assert [codec[:5] for codec in codecs] == [b"lz4d:", b"lz4d:", b"lz4"]
     return world

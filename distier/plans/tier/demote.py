@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from distier.domain.codec import WITH_DICTIONARY
 from distier.domain.keys import Shard
 from distier.domain.module import Moved, Record, Tier
 from distier.domain.outcome import Outcome
@@ -57,9 +58,10 @@ def _step_down(space: Namespace, shard: Shard, record: Record, target: Tier, rea
         return (yield from _demote(space, shard, [Move(record.id, record.order.write_id, "cold")], reason))[0]
     if record.content is None:
         return Outcome.ALREADY
-    outcome = (yield from _demote(space, shard, [(yield from step_down(space, shard, record))], reason))[0]
-    if outcome is Outcome.CHANGED:
-        yield from look_for_current(space, shard)  # perhaps it is the dictionary that is another one now
+    move = yield from step_down(space, shard, record)
+    outcome = (yield from _demote(space, shard, [move], reason))[0]
+    if outcome is Outcome.CHANGED and move.codec.startswith(WITH_DICTIONARY):
+        yield from look_for_current(space, shard)  # perhaps another dictionary is the current one now
     return outcome
 
 
