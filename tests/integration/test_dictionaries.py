@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -261,6 +262,26 @@ def test_dictionary_gone_everywhere_makes_clean_modules_cold(
         assert (current(server), names(server)) == ("", set()), "a dictionary that is gone is not the current one"
     with open_roomy() as another_one:
         assert read_all(another_one) == CONTENTS
+
+
+def test_dictionary_that_is_gone_is_not_looked_for_with_every_module(
+    redis_url: str, server: TestServer, open_roomy: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with open_roomy() as store:
+        learned(store, server)
+    lose(server, tmp_path / "cold")
+    with open_roomy() as other:
+        archive, asked = other._driver.archive, Counter[bool]()
+        real = archive.get
+
+        def get(key: str, **options: Any) -> Any:
+            asked["/dictionaries/" in key] += 1
+            return real(key, **options)
+
+        monkeypatch.setattr(archive, "get", get)
+        assert read_all(other) == CONTENTS
+    assert asked[False] == len(CONTENTS)
+    assert 0 < asked[True] <= 16, "each thread once"
 
 
 def test_copies_whose_dictionary_is_gone_are_replaced_by_plain_ones(

@@ -17,15 +17,22 @@ from distier.effects import HINT_S, ArchiveGet, Command, Count, Pipeline, Plan
 from distier.errors import Corrupt, DistierError
 from distier.plans.common.namespace import Namespace
 
+GONE_TRIES = 1000
+"""For how many modules a dictionary that was gone is taken for gone without another look, which is a request to the archive."""
 
-def find_dictionary(space: Namespace, shard: Shard, name: str) -> Plan[bytes | None]:
+
+def find_dictionary(space: Namespace, shard: Shard, name: str, *, again: bool = False) -> Plan[bytes | None]:
     """Return the bytes of a dictionary, compared with its name; None if neither Redis nor the archive has it.
 
-    Raises `Unavailable` where one of them does not answer and the other one does not have it.
+    With `again`, also one that this process lately found to be gone is looked for. Raises `Unavailable` where one of them does
+    not answer and the other one does not have it.
     """
-    known = space.process.dictionaries.get(name)
+    known, gone = space.process.dictionaries.get(name), space.process.gone
     if known is not None or not is_name(name):
         return known
+    if gone.get(name) and not again:
+        gone[name] -= 1
+        return None
     (reply,) = yield from Pipeline([Command(shard, ("HGET", shard.dictionaries, name), _same)])
     if isinstance(reply, bytes) and name_of(reply) == name:
         space.process.dictionaries.put(name, reply)
@@ -34,6 +41,7 @@ def find_dictionary(space: Namespace, shard: Shard, name: str) -> Plan[bytes | N
     if data is None:
         if isinstance(reply, DistierError) and not isinstance(reply, Corrupt):
             raise reply
+        space.process.gone = {name: GONE_TRIES}
         return None
     space.process.dictionaries.put(name, data)
     # Redis has lost it. Others need it as well, and the worker must know that it is needed.
@@ -52,7 +60,7 @@ def _from_archive(space: Namespace, name: str) -> Plan[bytes | None]:
 def dictionary_of(space: Namespace, shard: Shard, record: Record) -> Plan[bytes]:
     """Return the dictionary that the codec of a record names. Raises `Corrupt` if it is gone, and `Unavailable`."""
     name = record.codec[len(WITH_DICTIONARY) :]
-    data = yield from find_dictionary(space, shard, name)
+    data = yield from find_dictionary(space, shard, name, again=not record.clean)
     if data is None:
         yield Count("dictionaries.missing")
         raise Corrupt(f"its dictionary {name!r} is neither in Redis nor in the archive")

@@ -132,6 +132,8 @@ class ProcessState:
         """Packs that were read, by key: the object, and from the second read on its members."""
         self.dictionaries: Lately[bytes] = Lately(4)
         """Dictionaries for warm copies, by name."""
+        self.gone: dict[str, int] = {}
+        """Dictionaries that were lately in neither Redis nor the archive, and for how many more modules not to look."""
         self.dictionary: dict[Shard, str] = {}
         """The name of the current dictionary of each shard, as a reply last named it; empty for none. A script refuses a frame
         with another one."""

@@ -107,15 +107,20 @@ def learn_if_due(space: Namespace, enough: Enough = ENOUGH) -> Plan[int | None]:
         return 0
     listed = yield from _listed(space)
     samples, held_out = divided((yield from _sample(space)), enough)
-    if not samples:
+    if not samples:  # there are enough modules, and they are too large, or are the same
+        yield from _next_in(first, holder, SEARCH_MS)
         return 0
     learned = yield from _learned(samples)
     chosen = yield from _chosen(space, held_out, learned, listed)
     if chosen is not None:
         yield from take_into_use(space, chosen)
-    yield from Command(first, ("SET", first.dictionary_lease, holder, "PX", EVERY_MS), bool)
+    yield from _next_in(first, holder, EVERY_MS)
     yield from _delete_unused(space, listed)
     return int(chosen is not None)
+
+
+def _next_in(first: Shard, holder: str, ms: int) -> Plan[None]:
+    yield from Command(first, ("SET", first.dictionary_lease, holder, "PX", ms), bool)
 
 
 def _has_enough(space: Namespace, enough: Enough) -> Plan[bool]:
@@ -199,7 +204,7 @@ def _chosen(
     current = yield from Command(first, ("HGET", first.epoch, "dictionary"), _text)
     names = [name_in_key(space.namespace, e.key) for e in sorted(listed, key=lambda e: e.modified_ms)]
     name = current or next((name for name in reversed(names) if name), "")
-    data = (yield from find_dictionary(space, first, name)) if name else None
+    data = (yield from find_dictionary(space, first, name, again=True)) if name else None
     plain = yield from measured(None)
     known = Dictionary(name, data) if data else None
     before = (yield from measured(known)) if known else 0.0
@@ -289,7 +294,7 @@ def _names_command(shard: Shard) -> Command[set[str]]:
 
 def _bring(space: Namespace, shard: Shard, known: _Known) -> Plan[int]:
     """Give a shard the current dictionary of the namespace, which it lacks. One that is gone is not current any more."""
-    data = yield from find_dictionary(space, space.keys.shards[0], known.wanted)
+    data = yield from find_dictionary(space, space.keys.shards[0], known.wanted, again=True)
     if data is not None:
         done = yield from use_dictionary(shard, known.wanted, data)
         space.process.dictionary[shard] = known.wanted
