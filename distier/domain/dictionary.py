@@ -30,8 +30,8 @@ from .codec import DICTIONARY_CONTENT_BYTES_MAX, compress_frame, compress_with_d
 DICTIONARY_BYTES_MAX = 64 << 10
 """The distance that an lz4 match reaches back."""
 SAMPLES_MAX, SAMPLE_BYTES_MAX = 160, 2 << 20
-"""From how many modules, and how many bytes of contents, a dictionary is learned at most. More samples than that gain some
-parts in a thousand, and take the time of as many more."""
+"""From how many modules, and how many bytes of contents, a dictionary is learned at most. Twice as many samples gained 1
+to 2 % and took two and a half times as long."""
 HELD_OUT = 5
 """One sample in this many is not learned from: it shows what the dictionary gains."""
 GAIN_MIN = 1.1

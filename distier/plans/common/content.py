@@ -23,7 +23,7 @@ UNPACKING = "decompressing archived objects (xz)"
 
 FAST_LEVEL_MAX = 6
 """lz4's level of frames with a dictionary for a caller who waits. The fast mode hardly uses a dictionary: its frames would be a
-third larger. This level takes three quarters of the time of level 9, and its frames are a part in two hundred larger."""
+third larger. This level takes three quarters of the time of level 9, and its frames are a part in three hundred larger."""
 
 
 def make_frame(
