@@ -45,6 +45,10 @@ def stats(context: typer.Context) -> None:
     print(f"\nnot archived yet: {_dirty(found)}")
     if found.reads.hit_ratio is not None:
         print(f"reads of all processes: {_reads(found)}")
+    if found.warm.dictionary:
+        print(
+            f"warm copies are made with the dictionary {found.warm.dictionary}, unless storage_tiers.warm.dictionary is off"
+        )
     if found.eviction.policy != "lru":
         print(f"eviction policy: {_eviction(found)}")
     for name, held in sorted(found.nodes.items()):

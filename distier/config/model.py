@@ -119,6 +119,12 @@ class WarmConfig(Section):
         default=9, ge=0, le=12, description="lz4 level; from 3 on it compresses better and slower"
     )
 
+    dictionary: bool = Field(
+        default=True,
+        description="learn a dictionary from the modules, with which warm copies of archived versions become smaller; switch "
+        "it off while clients of older versions are in use",
+    )
+
     @model_validator(mode="after")
     def _fits_a_disk(self) -> WarmConfig:
         if self.is_local and self.max_bytes > LOCAL_MAX_BYTES:

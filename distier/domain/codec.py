@@ -9,6 +9,9 @@ Neither format proves that the bytes are those of a certain version, so callers 
 archive, from another node or from a disk. A frame in Redis names its version itself: a skippable frame with the write id
 follows it, which `lz4 -d` passes over. With that and the checksum of the format (xxHash32), a read from Redis needs no
 SHA-256, which takes longer than lz4 from 20 kB on.
+
+A frame that was compressed with a dictionary (`dictionary.py`) has neither of the two, because it proves less: with another
+dictionary it opens too, to other bytes. Its codec names the dictionary, and its reader always compares the SHA-256.
 """
 
 from __future__ import annotations
@@ -23,10 +26,17 @@ from distier.errors import Corrupt, Invalid
 
 LZ4 = "lz4"
 RAW = "raw"
+WITH_DICTIONARY = "lz4d:"
+"""The beginning of the codec of a frame that was compressed with a dictionary, whose name follows."""
+DICTIONARY_CONTENT_BYTES_MAX = 64 << 10
+"""Larger contents are compressed without a dictionary: they have enough repetitions of their own."""
 
 # The first bytes of a frame: magic, FLG, BD, content size. One byte of header checksum follows.
 _HEADER = struct.Struct("<IBBQ")
 _MAGIC = 0x184D2204
+# Before each block its length; its highest bit is set where the block is not compressed. After the last one a length of 0.
+_BLOCK = struct.Struct("<I")
+_END = bytes(4)
 # A skippable frame: magic, length of its content (the write id).
 _TAG = struct.Struct("<II")
 _TAG_MAGIC = 0x184D2A50
@@ -94,15 +104,76 @@ def _is_tag(data: bytes) -> bool:
     return length in _TAG_BYTES and data.startswith(_TAG.pack(_TAG_MAGIC, length))
 
 
-def decompress_frame(codec: str, data: bytes, *, size_bytes: int) -> bytes:
-    """Return the content of a copy that `compress_frame` made.
+def compress_with_dictionary(data: bytes, name: str, dictionary: bytes, *, level: int = 9) -> tuple[str, bytes]:
+    """Compress into an lz4 frame of one block, with the content's size and without checksums. `lz4 -d -D` opens it.
+
+    Args:
+        data: the content, of at most `DICTIONARY_CONTENT_BYTES_MAX`.
+        name: the name of the dictionary.
+        dictionary: its bytes.
+        level: 0 for the fast mode, 3 to 12 for the high-compression modes.
+
+    Returns:
+        `("lz4d:<name>", frame)`, or `("raw", data)` if the frame would not be smaller.
+
+    Raises:
+        Invalid: `data` is too large.
+    """
+    if len(data) > DICTIONARY_CONTENT_BYTES_MAX:
+        raise Invalid(f"a content of {len(data)} bytes is not compressed with a dictionary")
+    if not data:
+        return RAW, data
+    mode, speed = ("high_compression", level) if level else ("default", 0)
+    block = lz4.block.compress(data, mode=mode, compression=speed, store_size=False, dict=dictionary)
+    frame = b"%b%b%b%b" % (_frame_header(len(data)), _BLOCK.pack(len(block)), block, _END)
+    return (WITH_DICTIONARY + name, frame) if len(frame) < len(data) else (RAW, data)
+
+
+def _frame_header(size_bytes: int) -> bytes:
+    """Return the header of a frame with a dictionary: independent blocks of 64 KiB, the content's size, no content checksum.
+
+    python-lz4 makes frames without dictionaries only, so their one block and their end are added to the header.
+    """
+    return bytes(
+        lz4.frame.compress_begin(
+            lz4.frame.create_compression_context(),
+            source_size=size_bytes,
+            block_size=lz4.frame.BLOCKSIZE_MAX64KB,
+            block_linked=False,
+        )
+    )
+
+
+def _decompress_with_dictionary(data: bytes, dictionary: bytes, size_bytes: int) -> bytes:
+    head = _HEADER.size + 1
+    length = len(data) - head - _BLOCK.size - len(_END)
+    if length < 1 or not 0 < size_bytes <= min(DICTIONARY_CONTENT_BYTES_MAX, _LZ4_RATIO_MAX * length):
+        raise Corrupt(f"{size_bytes} bytes of content cannot be in an lz4 frame of {len(data)} bytes with a dictionary")
+    if not data.startswith(_frame_header(size_bytes)):
+        raise Corrupt(f"not an lz4 frame with a dictionary for the {size_bytes} bytes of the record")
+    if _BLOCK.unpack_from(data, head)[0] != length or not data.endswith(_END):
+        raise Corrupt("the lz4 frame is truncated, is not one block, or other bytes follow it")
+    try:
+        block = data[head + _BLOCK.size : -len(_END)]
+        content = lz4.block.decompress(block, uncompressed_size=size_bytes, dict=dictionary)
+    except (lz4.block.LZ4BlockError, ValueError, MemoryError) as e:
+        raise Corrupt(f"damaged lz4 frame, or another dictionary: {e}") from e
+    if len(content) != size_bytes:
+        raise Corrupt(f"the lz4 frame does not hold the {size_bytes} bytes of the record")
+    return bytes(content)
+
+
+def decompress_frame(codec: str, data: bytes, *, size_bytes: int, dictionary: bytes | None = None) -> bytes:
+    """Return the content of a copy that `compress_frame` or `compress_with_dictionary` made.
 
     It uses memory for `size_bytes` and one lz4 block (4 MiB) at most.
 
     Args:
-        codec: `lz4` or `raw`.
+        codec: `lz4`, `raw`, or `lz4d:` and the name of a dictionary. In the last case the caller compares the SHA-256 of the
+            content: another dictionary may give other bytes of the same length.
         data: the copy.
         size_bytes: the length of the content, as the record says.
+        dictionary: the dictionary that the codec names.
 
     Raises:
         Corrupt: the codec is unknown, the length is another one, the frame is damaged, truncated or foreign, or other bytes
@@ -115,6 +186,8 @@ def decompress_frame(codec: str, data: bytes, *, size_bytes: int) -> bytes:
             raise Corrupt(f"the raw copy has {len(data)} bytes, the record says {size_bytes}")
         return data
     if codec != LZ4:
+        if dictionary is not None and codec.startswith(WITH_DICTIONARY):
+            return _decompress_with_dictionary(data, dictionary, size_bytes)
         raise Corrupt(f"unknown codec {codec!r}: written by a newer distier?")
     _check_header(data, size_bytes)
     # Not lz4.frame.decompress(): it takes the size in the header as a first guess only, and grows its buffer as long as

@@ -147,6 +147,14 @@ class Shard:
         return self.root + "next"
 
     @property
+    def dictionaries(self) -> str:
+        return self.root + "dictionaries"
+
+    @property
+    def dictionary_lease(self) -> str:
+        return f"{self.root}lease:%dictionary"
+
+    @property
     def nodes(self) -> str:
         return self.root + "nodes"
 

@@ -249,7 +249,8 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "distier:{t}:warm:<id>",
         "string",
         "the lz4 frame of a warm module, and behind it a skippable frame with the write id of its version (`codec=raw`: its "
-        "plain bytes); the key has a TTL exactly while the version is clean",
+        "plain bytes); the key has a TTL exactly while the version is clean. With `codec=lz4d:<name>` it was compressed with a "
+        "dictionary, and nothing follows the frame; only frames of clean versions are",
         "PTTL 'distier:{team}:warm:skills/pdf'",
     ),
     KeyKind(
@@ -315,6 +316,14 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "HGET 'distier:{team}:next' skills/pdf",
     ),
     KeyKind(
+        "distier:{t}:dictionaries",
+        "hash",
+        "the dictionaries that warm copies of this shard need to be opened, each by its name, the first 8 digits of its "
+        "SHA-256. The epoch's field `dictionary` names the current one, with which new frames are made; others are dropped "
+        "when no record of the shard names them any more. The archive has them too, so the key may be deleted at any time",
+        "HSTRLEN 'distier:{team}:dictionaries' 5bc01ba4",
+    ),
+    KeyKind(
         "distier:{t}:hits",
         "hash",
         "the reads of all processes since the namespace was made: `hot warm cold` and their tokens, `hot_tokens warm_tokens "
@@ -357,8 +366,8 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "string",
         "a lease, which has a TTL: `<id>` names the process that fetches the module from the archive, `<id>%waiting` says "
         "that readers wait for its copy, `<id>%archive` names the process that archives it, `%worker` the worker that "
-        "maintains the shard (`<fence>:<worker>`); `%sweep` means that the archive was swept a short time ago. A lease saves "
-        "work and never guards correctness",
+        "maintains the shard (`<fence>:<worker>`); `%sweep` means that the archive was swept a short time ago, `%dictionary` "
+        "that a worker lately learned a dictionary, or tried to. A lease saves work and never guards correctness",
         "GET 'distier:{team}:lease:skills/pdf'",
     ),
     KeyKind(
@@ -379,7 +388,7 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "distier:{t}:epoch",
         "hash",
         "the state of the shard: `layout shards epoch ver created aged sampled replid since verified fence clock archive "
-        "eviction ranked recording`. "
+        "eviction ranked recording dictionary`. "
         "`aged` is when the worker last halved all counts of uses; `sampled` counts uses, and there are ten for each module in "
         "hot and warm when it halves them too; `migrating` is the layout that a migration in progress comes from. `ver` is the "
         "counter of versions, `clock` the last time that was used for a score, in ms, `fence` the counter of worker leases, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distier.lua.learning import Lesson, Taught, learn
+from distier.lua.learning import Lesson, Taught, drop_dictionary, learn, use_dictionary
 from distier.lua.library import library
 from distier.lua.loader import VERBS, flags_of, script
 from distier.lua.moves import (
@@ -76,6 +76,7 @@ __all__ = [
     "claim",
     "delete",
     "demote",
+    "drop_dictionary",
     "enlist",
     "expire",
     "flags_of",
@@ -101,5 +102,6 @@ __all__ = [
     "script",
     "state",
     "touch",
+    "use_dictionary",
     "where",
 ]

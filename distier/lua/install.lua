@@ -3,10 +3,11 @@
 -- ends a fetch from the archive, so it also releases the reader's lease and records its use, whatever becomes of the frame.
 -- KEYS    1..9 the shard, 10 record, 11 frame, 12 lease, 13 mark of waiting readers, then record and frame of each move
 -- ARGV    id, write id, codec, frame, reason (`predict:<probability of a use>`), the value of the caller's lease ('' none), uses, moves
--- RETURNS {'OK', evicted, uses} | {'CHANGED', uses} | {'TOO_LARGE', uses} | {'NOT_ADMITTED', uses} | {'OVER', ..., uses}; `uses` is the
---         count of uses, -1 if none was recorded
+-- RETURNS {'OK', evicted, dictionary, uses} | {'CHANGED', dictionary, uses} | {'TOO_LARGE', dictionary, uses}
+--         | {'NOT_ADMITTED', dictionary, uses} | {'OVER', ..., dictionary, uses}; `uses` is the count of uses, -1 if none was recorded
 -- KEEPS   modules leave warm for this one only if it is worth it by its uses for each byte (`drop_from_warm`), or if readers wait
---         for the copy; only the version that the caller read, and only if it is clean; a clean frame has a TTL; budgets
+--         for the copy; only the version that the caller read, and only if it is clean; a clean frame has a TTL, and names no other
+--         dictionary than the current one; budgets
 local refused = refuse()
 if refused then return refused end
 local id, record, frame = ARGV[1], KEYS[10], KEYS[11]
@@ -19,9 +20,11 @@ if ARGV[7] ~= '0' and old.tier ~= 'none' and old.tier ~= 'deleted' then
   note_reads(old.tier, ARGV[7], old.tokens)
   if recording then record_uses(now, id, ARGV[7]) end
 end
-if old.write_id ~= ARGV[2] or not old.clean or (old.tier ~= 'cold' and old.tier ~= 'warm') then return {'CHANGED', uses} end
+if old.write_id ~= ARGV[2] or not is_allowed(ARGV[3], old.clean) or not old.clean or (old.tier ~= 'cold' and old.tier ~= 'warm') then
+  return {'CHANGED', dictionary, uses}
+end
 local limit = call('HMGET', LIMITS, 'warm_bytes', 'warm_modules')
-if #ARGV[4] > tonumber(limit[1]) or limit[2] == '0' then return {'TOO_LARGE', uses} end
+if #ARGV[4] > tonumber(limit[1]) or limit[2] == '0' then return {'TOO_LARGE', dictionary, uses} end
 
 if uses ~= '-1' then learn_from_ghost(id) end
 count(old, -1)
@@ -31,9 +34,9 @@ local moves, over = make_room(14, 8, id, now, not waiting and uses_of(id) + (ton
 if not moves then
   if over == 'NOT_ADMITTED' then
     if uses ~= '-1' then remember_ghost(id, -1) end
-    return {over, uses}
+    return {over, dictionary, uses}
   end
-  over[5] = uses
+  over[6] = uses
   return over
 end
 local evicted = apply(moves, 'evict', now)
@@ -44,4 +47,4 @@ call('SET', frame, ARGV[4])
 keep_frame(id, frame, true, now)
 settle()
 if old.tier ~= 'warm' then emit(id, old.tier, 'warm', reason, old.version) end
-return {'OK', evicted, uses}
+return {'OK', evicted, dictionary, uses}

@@ -1,4 +1,4 @@
-"""The script that adds to what the fleet has learned."""
+"""The scripts that add to what the fleet has learned: uses that follow each other, and dictionaries for warm copies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from distier.domain.keys import Shard
 from distier.domain.learned import short
 from distier.effects import USE_S, Arg, RunScript
 from distier.lua.loader import script
-from distier.lua.replies import word_of
+from distier.lua.replies import parse_number, word_of
 
 BYTES_A_MODULE = 64
 """The most bytes of learned data for each module of a shard."""
@@ -53,3 +53,17 @@ def learn(
             args += [short(field, id), f"{count:g}"]
     keys = (*shard.fixed, shard.learned)
     return RunScript(shard, script("learn"), keys, tuple(args), parse, retry=False, hint=USE_S)
+
+
+def use_dictionary(shard: Shard, name: str, data: bytes) -> RunScript[int]:
+    """Make a dictionary the current one of a shard. The result is 1 if it was not before, otherwise 0."""
+    return _dictionary(shard, name, data)
+
+
+def drop_dictionary(shard: Shard, name: str) -> RunScript[int]:
+    """Drop a dictionary of a shard, unless it is the current one. The result is 1 if it is gone now, otherwise 0."""
+    return _dictionary(shard, name, b"")
+
+
+def _dictionary(shard: Shard, name: str, data: bytes) -> RunScript[int]:
+    return RunScript(shard, script("dictionary"), (*shard.fixed, shard.dictionaries), (name, data), parse_number)

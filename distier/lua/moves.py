@@ -68,7 +68,7 @@ def install(
         reason = f"predict:{likely:.2f}"
 
     def parse(reply: Any) -> Installed:
-        return Installed(parse_change(reply[:-1] if word_of(reply) != "OK" else reply), float(reply[-1]))
+        return Installed(parse_change(reply), float(reply[-1]), reply[-2].decode())
 
     keys = (*shard.fixed, *pairs_of(shard, [id]), shard.lease(id), shard.waiting(id), *move_keys(shard, moves))
     args = (id, write_id, codec, frame, reason, holder, uses, *move_args(moves))

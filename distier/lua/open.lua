@@ -4,7 +4,7 @@
 -- ARGV    layout, shards, epoch to install ('0': only check), replication id for which it was claimed, '1' if the archive has no
 --         module, a random opening id (of this check, or of the check before the claim), eviction policy ('': as stored), then for each limit name, value and 'set'
 --         (configured by the operator) or 'default' (only if none is stored)
--- RETURNS {'OK', epoch, verified, ver, '1' if the order of eviction is that of ranks} | {'UNCLAIMED', replication id, opening id ('' if it is lost), epoch}
+-- RETURNS {'OK', epoch, verified, ver, '1' if the order of eviction is that of ranks, dictionary ('': none)} | {'UNCLAIMED', replication id, opening id ('' if it is lost), epoch}
 --         | {'MISMATCH', what, stored}
 -- KEEPS   an epoch is installed once, in the incarnation for which it was claimed, and is greater than the previous one, even if a
 --         FLUSHALL deleted that: the claim must bring the opening id of its check; `shards` never changes
@@ -42,5 +42,5 @@ if ARGV[7] ~= '' and ARGV[7] ~= (call('HGET', EPOCH, 'eviction') or 'lru') then
   call('UNLINK', HOT_RANK, WARM_RANK, ROOT .. 'ghosts:hot', ROOT .. 'ghosts:warm')
   if ARGV[7] ~= 'lru' and call('ZCARD', HOT) + call('ZCARD', WARM) == 0 then call('HSET', EPOCH, 'ranked', 1) end
 end
-local e = call('HMGET', EPOCH, 'ver', 'eviction', 'ranked')
-return {'OK', epoch, verified, e[1] or '0', (e[2] or 'lru') ~= 'lru' and e[3] or '0'}
+local e = call('HMGET', EPOCH, 'ver', 'eviction', 'ranked', 'dictionary')
+return {'OK', epoch, verified, e[1] or '0', (e[2] or 'lru') ~= 'lru' and e[3] or '0', e[4] or ''}

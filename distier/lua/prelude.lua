@@ -32,14 +32,16 @@ end
 --
 -- `policy` is the eviction policy if it is not `lru`. Then HOT_RANK and WARM_RANK have the order of eviction; `ranked` says that they
 -- are complete. Until then, after a change of the policy, the order is that of HOT and WARM, which keep the times of the last uses.
-local current_epoch, policy, ranked, recording, victims_worth
+--
+-- `dictionary` names the shard's current dictionary for warm copies; '' if there is none.
+local current_epoch, policy, ranked, recording, victims_worth, dictionary
 local function refuse()
   for _, zset in ipairs({HOT, WARM, DIRTY, USES, PINS}) do call('ZCARD', zset) end
   call('HLEN', LIMITS) call('HLEN', USAGE) call('XLEN', EVENTS)
-  local e, incarnation = call('HMGET', EPOCH, 'epoch', 'layout', 'replid', 'eviction', 'ranked', 'recording', 'worth'), replid()
+  local e, incarnation = call('HMGET', EPOCH, 'epoch', 'layout', 'replid', 'eviction', 'ranked', 'recording', 'worth', 'dictionary'), replid()
   if e[2] and e[2] ~= LAYOUT then return {'LAYOUT', e[2]} end
   if not e[1] or incarnation ~= '' and e[3] ~= incarnation then return {'RECOVERING'} end
-  current_epoch, recording, victims_worth = e[1], e[6], tonumber(e[7] or WORTH_FIRST) or WORTH_FIRST
+  current_epoch, recording, victims_worth, dictionary = e[1], e[6], tonumber(e[7] or WORTH_FIRST) or WORTH_FIRST, e[8] or ''
   if e[4] and e[4] ~= 'lru' then
     policy, ranked = e[4], e[5]
     call('ZCARD', HOT_RANK) call('ZCARD', WARM_RANK)

@@ -111,12 +111,12 @@ local function candidates(zset, id, now)
 end
 
 -- The reply of a script that changes nothing for lack of room: the excess in {hot tokens, hot bytes, warm modules, warm bytes},
--- the least recently used hot ids, and the warm ids that are due first. There are no warm ids if warm has room for all
--- demotions from hot.
+-- the least recently used hot ids, the warm ids that are due first, and the current dictionary. There are no warm ids if warm has
+-- room for all demotions from hot.
 local function name_victims(over, id, now)
   local roomy = over[3] <= -64 and over[4] + tonumber(used[2] or 0) + (earlier.hot_bytes or 0) <= 0
   return {'OVER', {string.format('%.0f', over[1]), string.format('%.0f', over[2]), string.format('%.0f', over[3]),
-    string.format('%.0f', over[4])}, candidates(HOT, id, now), roomy and {} or candidates(WARM, id, now)}
+    string.format('%.0f', over[4])}, candidates(HOT, id, now), roomy and {} or candidates(WARM, id, now), dictionary}
 end
 
 -- Ghosts of warm under `lru`, of one id in eight (`is_sampled` in Python): those that it refused and those that it evicted, scored by the
@@ -148,6 +148,12 @@ local function learn_from_ghost(id)
   call('HSET', EPOCH, 'worth', string.format('%.17g', victims_worth))
 end
 
+-- Whether a frame with this codec may be stored. One that was compressed with a dictionary needs that dictionary to be opened. So it is
+-- never the only copy of a version, and it names the shard's current dictionary: a dictionary that is not current any more gets no new frames.
+local function is_allowed(codec, clean)
+  return string.sub(codec, 1, 5) ~= 'lz4d:' or clean and codec == 'lz4d:' .. dictionary
+end
+
 -- Moves: modules to move one tier down. ARGV[a] is their number, followed by five arguments each: id, write id, to ('warm' with a
 -- frame, or 'cold'), codec, frame; KEYS[k..] has record and frame of each. A move whose module has changed is skipped: `why` gives
 -- the reason, and its room is missing. A repeated id, and the module `subject` itself, are skipped too, because they would be
@@ -165,6 +171,7 @@ local function read_moves(k, a, subject, now)
     elseif pin and tonumber(pin) > now then m.why = 'pinned'
     elseif m.to == 'warm' and m.was.tier ~= 'hot' then m.why = 'already'
     elseif m.to == 'cold' and not m.was.clean then m.why = 'dirty'
+    elseif not is_allowed(m.codec, m.was.clean) then m.why = 'changed'
     elseif m.was.tier == 'none' or m.was.tier == 'deleted' then m.why = 'changed' end
     moves[i] = m
     if not m.why then taken[m.id] = true end

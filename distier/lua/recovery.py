@@ -74,7 +74,7 @@ def open_shard(
                 "correct the configuration, or use another namespace"
             )
         if word == "OK":
-            return Opened(int(reply[1]), int(reply[2]), int(reply[3]), reply[4] == b"1")
+            return Opened(int(reply[1]), int(reply[2]), int(reply[3]), reply[4] == b"1", reply[5].decode())
         return Unclaimed(reply[1].decode(), reply[2].decode(), int(reply[3]))
 
     args = [w for x in limits for w in (x.name, x.value, "set" if x.explicit else "default")]
@@ -87,7 +87,7 @@ def state(shard: Shard) -> RunScript[Opened]:
 
     def parse(reply: Any) -> Opened:
         word_of(reply)
-        return Opened(int(reply[1]), int(reply[2]), int(reply[3]), reply[4] == b"1")
+        return Opened(int(reply[1]), int(reply[2]), int(reply[3]), reply[4] == b"1", reply[5].decode())
 
     return RunScript(shard, script("state"), shard.fixed, (), parse)
 

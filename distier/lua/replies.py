@@ -28,6 +28,7 @@ class Over(NamedTuple):
 
     `*_over` is by how much the change would exceed each budget (a negative number is free room). `hot_ids` are the least
     recently used modules of hot, `warm_ids` the modules of warm that are due first. Pinned modules are not among them.
+    `dictionary` is the name of the shard's current dictionary, empty for none; None if no script said it.
     """
 
     hot_tokens_over: int
@@ -36,6 +37,7 @@ class Over(NamedTuple):
     warm_bytes_over: int
     hot_ids: tuple[str, ...]
     warm_ids: tuple[str, ...]
+    dictionary: str | None = None
 
 
 class Put(NamedTuple):
@@ -71,23 +73,26 @@ class Applied(NamedTuple):
 
 
 class Installed(NamedTuple):
-    """What became of a warm copy, and the module's count of uses; -1 if no use was recorded."""
+    """What became of a warm copy, the module's count of uses (-1 if none was recorded), and the shard's current dictionary."""
 
     change: Applied | Over | Refused
     uses: float
+    dictionary: str = ""
 
 
 class Opened(NamedTuple):
     """A shard with an epoch for this incarnation of its server.
 
     `verified` is the epoch in which the whole archive was last compared with the records. `ver` is the last version number.
-    `ranked`: the order of eviction is that of ranks, because the policy is another one than `lru`.
+    `ranked`: the order of eviction is that of ranks, because the policy is another one than `lru`. `dictionary` is the name of
+    the current dictionary for warm copies, empty for none.
     """
 
     epoch: int
     verified: int
     ver: int = 0
     ranked: bool = False
+    dictionary: str = ""
 
 
 class Unclaimed(NamedTuple):
@@ -205,7 +210,7 @@ def wrong_layout(stored: int) -> str:
 
 def over_of(reply: Any) -> Over:
     ids = [tuple(i.decode() for i in names) for names in reply[2:4]]
-    return Over(*(int(n) for n in reply[1]), *ids)  # type: ignore[arg-type]
+    return Over(*(int(n) for n in reply[1]), *ids, dictionary=reply[4].decode())  # type: ignore[arg-type, misc]
 
 
 def refused_of(word: str, reply: Any) -> Refused:

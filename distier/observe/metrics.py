@@ -24,7 +24,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("distier_worker_rounds_total", "counter", "Finished rounds."),
     Metric("distier_worker_failures_total", "counter", "Steps of rounds that failed."),
     Metric("distier_worker_done_total", "counter", "Work done in rounds, by `what`: archived, idle, headroom, expired, "
-           "aged, ranked, compacted, rescued, shares, nodes_forgotten, swept, packed."),
+           "aged, ranked, compacted, dictionaries, rescued, shares, nodes_forgotten, learned, swept, packed."),
     Metric("distier_worker_last_round_age_seconds", "gauge", "Time since the last round ended."),
     Metric("distier_worker_healthy", "gauge", "1 while /healthz returns 200."),
     Metric("distier_worker_fleet_size", "gauge", "Live workers that this worker knows, including itself."),
@@ -79,6 +79,9 @@ COUNTERS: Mapping[str, str] = {
     "waits.lease": "waits for another reader's fetch",
     "leases.left": "leases that could not be given back, and end by themselves",
     "healed.warm": "damaged or missing warm copies that the archive replaced",
+    "dictionaries.learned": "dictionaries for warm copies that were taken into use",
+    "dictionaries.dropped": "earlier dictionaries that no record named any more",
+    "dictionaries.missing": "warm copies whose dictionary was neither in Redis nor in the archive",
     "archive.bytes_read": "bytes of objects read",
     "archive.bytes_written": "bytes of objects written",
     "archive.swept": "objects that the sweep deleted",

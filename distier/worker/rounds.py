@@ -24,6 +24,7 @@ from distier.errors import DistierError, Unavailable
 from distier.observe.flow import Flow
 from distier.observe.logs import log
 from distier.plans.common.namespace import Namespace
+from distier.plans.fleet.dictionaries import learn_if_due
 from distier.plans.fleet.leases import (
     HeldLeases,
     ShardSample,
@@ -55,7 +56,8 @@ LOOK_AT_ARCHIVE_S = 10.0
 @dataclass
 class Report:
     """What a worker has done so far: rounds, failures, the last failure, and counts of work by name in `did` (`archived`,
-    `idle`, `headroom`, `expired`, `aged`, `compacted`, `rescued`, `shares`, `nodes_forgotten`, `swept`, `packed`)."""
+    `idle`, `headroom`, `expired`, `aged`, `compacted`, `dictionaries`, `rescued`, `shares`, `nodes_forgotten`, `learned`,
+    `swept`, `packed`)."""
 
     rounds: int = 0
     failures: int = 0
@@ -236,6 +238,8 @@ class Rounds:
             lease = self.leases.get(first)
             fence = str(lease.fence) if lease else ""
             yield Step(partial(self._for_all, "shares", balance(space, fence)))
+        if self.holds(first):
+            yield Step(partial(self._for_all, "learned", learn_if_due(space)), SWEEP_DEADLINE_S, long=True)
         if self.holds(first):
             yield Step(partial(self._for_all, "swept", sweep_in_turn(space)), SWEEP_DEADLINE_S, long=True)
         if self.watched:

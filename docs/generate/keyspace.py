@@ -214,6 +214,7 @@ EXAMPLES: dict[str, str] = {
 3) "docs/style"
 4) "6.2088171641031892e-05"''',
     "distier:{t}:warm:<id>": r"""(integer) 86399994""",
+    "distier:{t}:dictionaries": r"""(integer) 26""",
     "distier_where skills/pdf": r"""1) skills/pdf: hot, archived
 2) 9 tokens, 26 B, 26 B stored in hot
 3) version 1-3, text/plain, written 0 s ago

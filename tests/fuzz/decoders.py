@@ -37,6 +37,7 @@ from distier.effects import ArchiveGet, Offload
 from distier.errors import Corrupt, DistierError, Invalid
 from distier.lua import Adoption, Opened
 from distier.plans.common.namespace import Namespace
+from distier.plans.common.process_state import Lately
 from distier.plans.get.one import open_warm
 from distier.plans.recovery.describe import describe
 from distier.plans.recovery.walk import Group
@@ -117,6 +118,11 @@ def mutate(seed: bytes, mutations: Sequence[Mutation], others: Sequence[bytes]) 
 
 FRAMES = [codec.compress_frame(text, level=level)[1] for text in TEXTS[1:] for level in (0, 9)]
 FRAME_SIZES = [len(text) for text in TEXTS[1:] for _ in (0, 9)]
+DICTIONARY = b"what agents load, and what they say of it. " * 300
+SMALL_TEXTS = [TEXTS[2], TEXTS[3], TEXTS[5], DICTIONARY[::2]]
+DICTIONARY_FRAMES = [codec.compress_with_dictionary(text, "0123abcd", DICTIONARY)[1] for text in SMALL_TEXTS]
+DICTIONARIES: Lately[bytes] = Lately(4)
+DICTIONARIES.put("0123abcd", DICTIONARY)
 STREAMS = [codec.compress_xz(text, level=level) for text in TEXTS for level in (0, 6)]
 
 
@@ -132,6 +138,19 @@ def _frame(n: int, mutations: Sequence[Mutation], extra: int) -> str:
     size_bytes = min(sizes[extra % 5], MAX_CONTENT_BYTES)
     kind = ("lz4", "lz4", "lz4", "raw", "zip")[extra % 7 % 5]
     content = codec.decompress_frame(kind, data, size_bytes=size_bytes)
+    assert len(content) == size_bytes
+    return "decoded"
+
+
+def _dictionary_frame(n: int, mutations: Sequence[Mutation], extra: int) -> str:
+    data = mutate(DICTIONARY_FRAMES[n % len(DICTIONARY_FRAMES)], mutations, DICTIONARY_FRAMES + FRAMES)
+    size = len(SMALL_TEXTS[n % len(SMALL_TEXTS)])
+    size_bytes = min(
+        (size, size, NUMBERS[extra % len(NUMBERS)], -extra, CONTENT_MAX_BYTES)[extra % 5], MAX_CONTENT_BYTES
+    )
+    kind = ("lz4d:0123abcd", "lz4d:0123abcd", "lz4d:0123abcd", "lz4", "lz4e:0123abcd")[extra % 7 % 5]
+    dictionary = (DICTIONARY, DICTIONARY, DICTIONARY, None, b"", DICTIONARY[5:])[extra % 11 % 6]
+    content = codec.decompress_frame(kind, data, size_bytes=size_bytes, dictionary=dictionary)
     assert len(content) == size_bytes
     return "decoded"
 
@@ -171,6 +190,7 @@ RECORD: dict[bytes, bytes] = {
 VALUES = list(RECORD.values())
 WARM_TEXT = b"what agents load. " * 40
 WARM_FRAME = codec.compress_frame(WARM_TEXT, level=0)[1]
+WARM_DICTIONARY_FRAME = codec.compress_with_dictionary(WARM_TEXT, "0123abcd", DICTIONARY)[1]
 WARM_FIELDS = {
     b"tier": b"warm", b"codec": b"lz4", b"bytes": b"720", b"sha256": hashlib.sha256(WARM_TEXT).hexdigest().encode(),
 }  # fmt: skip
@@ -190,11 +210,16 @@ def _record(n: int, mutations: Sequence[Mutation], extra: int) -> str:
         _check_module(hot)
     record = parse_record("a", fields)
     assert record is not None
-    warm = open_warm("a", fields | WARM_FIELDS, WARM_FRAME, Opened(3, extra % 5))
+    warm = open_warm("a", fields | WARM_FIELDS, WARM_FRAME, Opened(3, extra % 5), DICTIONARIES)
     if warm is not None:
         _check_module(warm)
         assert warm.content == WARM_TEXT and parse_record("a", fields | WARM_FIELDS) is not None
-    broken = open_warm("a", dict(RECORD) | WARM_FIELDS, mutate(WARM_FRAME, mutations, VALUES), Opened(3, 3))
+    broken = open_warm(
+        "a", dict(RECORD) | WARM_FIELDS, mutate(WARM_FRAME, mutations, VALUES), Opened(3, 3), DICTIONARIES
+    )
+    assert broken is None or broken.content == WARM_TEXT
+    fields = dict(RECORD) | WARM_FIELDS | {b"codec": b"lz4d:0123abcd"}
+    broken = open_warm("a", fields, mutate(WARM_DICTIONARY_FRAME, mutations, VALUES), Opened(3, 3), DICTIONARIES)
     assert broken is None or broken.content == WARM_TEXT
     numbers = (
         *record.order[:2],
@@ -346,6 +371,7 @@ def _sidecar(n: int, mutations: Sequence[Mutation], extra: int) -> str:
 
 TARGETS: dict[str, Callable[[int, Sequence[Mutation], int], str]] = {
     "decompress_frame": _frame,
+    "dictionary_frame": _dictionary_frame,
     "decompress_xz": _xz,
     "parse_record": _record,
     "ids": _id,
@@ -356,6 +382,7 @@ TARGETS: dict[str, Callable[[int, Sequence[Mutation], int], str]] = {
 # Decoders written in C get the most inputs.
 WEIGHTS = {
     "decompress_frame": 6,
+    "dictionary_frame": 4,
     "decompress_xz": 4,
     "parse_record": 4,
     "ids": 2,

@@ -15,7 +15,7 @@ from distier.domain.module import MAX_CONTENT_BYTES
 from distier.errors import ConfigError
 from tests.fuzz.decoders import ROOM_BYTES, WEIGHTS
 
-INPUTS = 200_000
+INPUTS = 240_000
 
 
 @pytest.mark.timeout(600)

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from distier import Item, Store, connect
+from distier.domain.dictionary import name_of
 from distier.domain.ids import encode_id
 from distier.domain.learned import field_of_keyword
 from distier.domain.schema import KEYSPACE
-from distier.lua import Lesson, learn, library
+from distier.lua import Lesson, learn, library, use_dictionary
 from distier.observe.reads import Recording
 from distier.plans.common.leases import take_lease
 from distier.plans.common.touches import send_touch
@@ -82,6 +83,8 @@ def broad_workload(store: Store) -> None:
     shard = store.space.shard("m/1")
     lesson = Lesson(encode_id("m/1"), 8, 1, {"m/2": 1})
     store.run(iter(learn(shard, [lesson, Lesson(field_of_keyword("mail"), 8, 1, {"m/2": 1})])))
+    for each in store.space.keys.shards:
+        store.run(iter(use_dictionary(each, "0123abcd", b"what modules have in common")))
     a_node(store)
 
 
@@ -125,7 +128,7 @@ def test_every_key_on_a_live_server_is_documented(redis_url: str, server: TestSe
 
 def check_fields(client: Any, key: bytes, what: str | None) -> None:
     """Check that the description names every field of a hash or an event."""
-    if what is None or key.endswith((b":next", b":reads")):  # their fields are ids
+    if what is None or key.endswith((b":next", b":reads", b":dictionaries")):  # their fields are ids, or names
         return
     named = {word for quoted in re.findall(r"`([^`]*)`", what) for word in re.findall(r"<[^>]*>|[^ =]+", quoted)}
     entries = [client.hgetall(key)] if client.type(key) == b"hash" else [fields for _, fields in client.xrange(key)]
@@ -209,6 +212,9 @@ def look_at_all(server: TestServer, archive: Path) -> dict[str, str]:
         store.unpin("skills/pdf")
         store.demote("skills/pdf")
         look(store, "warm:<id>")
+        learned = b"# PDF\n\nHow to fill forms.\n"
+        store.run(iter(use_dictionary(shard, name_of(learned), learned)))
+        look(store, "dictionaries")
         store.promote("skills/pdf")
         with server.client() as client:
             client.function_load(library("0.0.0"), replace=True)

@@ -15,7 +15,7 @@ local incarnation = call('HGET', KEYS[1] .. ':clock', 'replid')
 local out = {'', e[3] == incarnation and e[1] or '0', e[2] or '0'}
 for i, id in ipairs(ARGV) do
   local record, frame = KEYS[8 + 2 * i], KEYS[9 + 2 * i]
-  local f = call('HMGET', record, 'tier', 'epoch', 'ver', 'clean', 'seen', 'bytes', 'tokens', 'frame_bytes', 'archived_bytes', 'tok')
+  local f = call('HMGET', record, 'tier', 'epoch', 'ver', 'clean', 'seen', 'bytes', 'tokens', 'frame_bytes', 'archived_bytes', 'tok', 'codec')
   local tier, clean, bytes = f[1] or 'none', f[4] == '1', tonumber(f[6] or 0)
   local ttl, content, framed = call('PTTL', record), call('HSTRLEN', record, 'content'), call('EXISTS', frame) == 1
   local hot, warm, dirty = has(4, id), has(5, id), has(6, id)
@@ -49,6 +49,11 @@ for i, id in ipairs(ARGV) do
     local left = call('PTTL', frame)
     if framed and call('STRLEN', frame) ~= tonumber(f[8]) then bad(id .. ' has a frame of another length') end
     if not clean and left ~= -1 then bad(id .. ' is warm and dirty, and its frame has PTTL ' .. left) end
+    local dictionary = string.match(f[11] or '', '^lz4d:(.*)$')
+    if dictionary and not clean then bad(id .. ' is warm and dirty, and its frame needs a dictionary') end
+    if dictionary and framed and call('HEXISTS', string.sub(KEYS[1], 1, -6) .. 'dictionaries', dictionary) == 0 then
+      bad(id .. ' is warm, and its dictionary was dropped')
+    end
     if clean and left == -1 then bad(id .. ' is warm and clean, and its frame has no TTL') end
   else
     if framed then bad(id .. ' is ' .. tier .. ' and has a frame') end

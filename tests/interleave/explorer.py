@@ -92,6 +92,7 @@ AUDITED = {
     "touch",
     "expire",
     "refer",
+    "dictionary",
 }
 SLEEPS_MAX = 3
 STEPS_MAX = 600
@@ -706,7 +707,7 @@ class World:
     # -- the environment ---------------------------------------------------------------------------------------------
 
     def _all_keys(self) -> list[str]:
-        return [*self._keys, self.shard.done]
+        return [*self._keys, self.shard.done, self.shard.dictionaries]
 
     def _free_database(self) -> int:
         taken = {s.database for s in (self.primary, self.replica, self.cut) if s}

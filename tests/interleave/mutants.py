@@ -24,7 +24,7 @@ from distier.lua import Adoption, Replayed, adopt, archived
 from distier.lua import pin as pin_script
 from distier.plans.common.commands import record_command
 from distier.plans.common.namespace import Located, Namespace
-from distier.plans.fleet import packing, sweep
+from distier.plans.fleet import dictionaries, packing, sweep
 from distier.plans.fleet.sweep import _records
 from distier.plans.get.one import is_still
 from distier.plans.put.durable import is_settled, reserve_position
@@ -279,6 +279,11 @@ def _any_frame(patch: pytest.MonkeyPatch) -> None:
     replace_in("distier.domain.codec", codec.names_version, lambda frame, write_id: True, patch.setattr)
 
 
+def _drops_named(patch: pytest.MonkeyPatch) -> None:
+    """The search for records that name a dictionary sees none."""
+    patch.setattr(dictionaries, "WITH_DICTIONARY", "another:")
+
+
 UNHELD = "if position ~= ver or holder ~= write_id then return {'UNHELD'} end"
 
 
@@ -406,8 +411,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ("promote", "if old.write_id ~= ARGV[2] or old.bytes ~= #ARGV[3] or", "if"),
     )),
     Mutant("blind-install", ("get-cold/put", "get-cold/delete"), (
-        ("install", "if old.write_id ~= ARGV[2] or not old.clean or (old.tier ~= 'cold' and old.tier ~= 'warm') then",
-         "if false then"),
+        ("install", "if old.write_id ~= ARGV[2] or not is_allowed(ARGV[3], old.clean) or not old.clean or "
+         "(old.tier ~= 'cold' and old.tier ~= 'warm') then", "if false then"),
     )),
     Mutant("no-replid", ("put-archived/claim/claim", "put-archived/put"), (
         ("prelude", "if not e[1] or incarnation ~= '' and e[3] ~= incarnation then", "if not e[1] then"),
@@ -499,6 +504,10 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("trusts-missing", ("verbs/flush",), (), _trusts_missing),
     Mutant("install-after-flush", ("claim/claim/flush",), (("open", " or opening ~= ARGV[6] then", " then"),),
            model="install_after_flush"),
+    Mutant("any-dictionary", ("dictionary/replace", "dictionary/put"), (
+        ("prelude", "or clean and codec == 'lz4d:' .. dictionary", "or clean"),
+    )),
+    Mutant("drops-named", ("dictionary/replace", "dictionary/put"), (), _drops_named),
 )  # fmt: skip
 BY_NAME = {m.name: m for m in MUTANTS}
 assert len(BY_NAME) == len(MUTANTS)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from distier.domain.dictionary import Dictionary, name_of
 from distier.domain.module import Module
 from distier.effects import Plan, collect
 from distier.lua import expire as expire_script
 from distier.plans.common.namespace import Namespace
 from distier.plans.common.process_state import ProcessState
+from distier.plans.fleet.dictionaries import keep_dictionaries, take_into_use
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.packing import pack_all
 from distier.plans.fleet.sweep import sweep as sweep_plan
@@ -164,6 +166,28 @@ def rescue() -> Call:
     return Call("rescue", "", lambda space, _: rescue_plan(space))
 
 
+def long(name: str) -> str:
+    """A text that a dictionary shortens."""
+    return f"{name} " * 20
+
+
+FIRST, SECOND = long("a0").encode(), long("b0").encode()
+
+
+def use_dictionary(data: bytes) -> Call:
+    return Call("dictionary", "", lambda space, _: take_into_use(space, Dictionary(name_of(data), data)))
+
+
+def keep() -> Call:
+    """Bring and drop dictionaries. The search of a process begins each time."""
+
+    def plan(space: Namespace, _: Op) -> Plan[Any]:
+        space.process.naming.clear()
+        return (yield from keep_dictionaries(space, space.keys.shards[0]))
+
+    return Call("dictionaries", "", plan)
+
+
 ARCHIVED = "archived"
 HOT = (put("a", "a0"),)
 CLEAN = (put("a", "a0"), write_back())
@@ -172,6 +196,7 @@ COLD = (*CLEAN, demote("a", "cold"))
 DURABLE = (put("a", "a0", ARCHIVED),)
 TWO = (*COLD, put("b", "b0", ARCHIVED), demote("b", "cold"))
 PACKED = (*TWO, pack())
+DICTIONARY = (put("a", long("a0")), write_back(), use_dictionary(FIRST), demote("a", "warm"))
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario("put/put", ((put("a", "a1"), get("a")), (put("a", "a2"), get("a"))), HOT),
@@ -284,6 +309,12 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("packs/rescue-alone", ((rescue(), get("a")), (pack(),)), TWO, (), 0, first="loss"),
     Scenario("packs/adopt", ((get("a"), get("b")), (pack(), get("a")), (get("b"), put("b", "b1", ARCHIVED))), PACKED,
              ("loss", "flush", "restart", "promote", "replicate", "kill", "lost"), 4),
+    Scenario("dictionary/replace", ((use_dictionary(SECOND), keep()), (demote("a", "cold"), get("a"), get("a")),
+             (promote("a"), demote("a"), keep())), DICTIONARY, CRASHES),
+    Scenario("dictionary/put", ((use_dictionary(SECOND), use_dictionary(FIRST), keep()), (put("a", long("a1")), demote("a")),
+             (write_back(), promote("a"), demote("a", "warm"), get("a"))), DICTIONARY, CRASHES),
+    Scenario("dictionary/loss", ((get("a"), get("a")), (use_dictionary(SECOND), promote("a"), demote("a")), (rescue(),)),
+             DICTIONARY, ("loss", "flush", "restart", "kill", "lost"), 3),
 )  # fmt: skip
 BY_NAME = {s.name: s for s in SCENARIOS}
 assert len(BY_NAME) == len(SCENARIOS)

@@ -73,6 +73,8 @@ class Model:
     """Under `gdsf`, the rank of each module of hot and warm; other ranks depend on times."""
     floors: dict[str, float] = field(default_factory=lambda: {"hot": 0.0, "warm": 0.0})
     worth: float = WORTH_FIRST
+    dictionary: str = ""
+    dictionaries: dict[str, bytes] = field(default_factory=dict)
     ghosts: dict[str, str] = field(default_factory=dict)
     """Under `lru`, of the sampled ids, those that warm lately `refused` or `evicted`, the latest last."""
 
@@ -196,6 +198,8 @@ class Model:
         old = self.records.get(id)
         if old is None or old.write_id != write_id or not old.clean or old.tier not in ("cold", "warm"):
             return ("CHANGED",)
+        if not self.allows(codec, old):
+            return ("CHANGED",)
         if len(frame) > self.limits["warm_bytes"] or not self.limits["warm_modules"]:
             return ("TOO_LARGE",)
         if is_read and id in self.ghosts:
@@ -263,11 +267,26 @@ class Model:
         old = self.records.get(id)
         if old is None or old.write_id != write_id or not old.clean or old.tier == "cold" or old.lost:
             return ("CHANGED",)
+        if old.codec.startswith("lz4d:"):
+            return ("CHANGED",)
         self.records[id] = replace(old, clean=False, archived_bytes=0)
         if old.tier == "warm":
             self.enter(id)
         self.events.append((id, old.tier, old.tier, "repair", old.version))
         return "OK", 0
+
+    def use_dictionary(self, name: str, data: bytes) -> int:
+        if self.dictionary == name:
+            return 0
+        self.dictionaries[name], self.dictionary = data, name
+        return 1
+
+    def drop_dictionary(self, name: str) -> int:
+        return 0 if name == self.dictionary or self.dictionaries.pop(name, None) is None else 1
+
+    def allows(self, codec: str, rec: Rec) -> bool:
+        """A frame that needs a dictionary is of a clean version, and names the current one."""
+        return not codec.startswith("lz4d:") or (rec.clean and codec == f"lz4d:{self.dictionary}")
 
     def reserve(self, id: str, expected: str) -> tuple[object, ...] | int:
         now = self.version_of(id)
@@ -387,7 +406,7 @@ class Model:
             return "already"
         if m.to == "cold" and not r.clean:
             return "dirty"
-        return "moved"
+        return "moved" if self.allows(m.codec, r) else "changed"
 
     def _move_one(self, m: Move, reason: str) -> None:
         r = self.records[m.id]

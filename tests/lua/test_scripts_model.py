@@ -52,6 +52,9 @@ contents = st.sampled_from(
 )
 tokens = st.sampled_from([0, 1, 1, 4, 4, 10, 20, 21, 2**40])
 frames = st.sampled_from([b"", b"f", b"frame", b"F" * 12, b"F" * 24, b"F" * 25])
+DICTIONARIES = ["11111111", "22222222"]
+CODECS = {b"frame": "lz4d:11111111", b"F" * 12: "lz4d:22222222"}
+"""The codecs of these frames; the others are plain."""
 picks = st.integers(0, 5)
 fresh = st.sampled_from([True] * 7 + [False])
 # The module of a call: mostly one for which the call makes sense (see `chosen`), otherwise any id.
@@ -130,6 +133,7 @@ class Shards(RuleBasedStateMachine):
     def over(self, reply: object, expected: Over, before: dict[str, Any], id: str = "") -> None:
         assert isinstance(reply, lua.Over)
         assert tuple(reply[:4]) == expected.over
+        assert reply.dictionary == self.model.dictionary
         for named, tier in ((reply.hot_ids, "hot"), (reply.warm_ids, "warm")):
             order = [i for i in self.members(before, self.order(tier)) if i != id]
             may_go = [i for i in order if not self.model.pins.get(i)]
@@ -161,7 +165,8 @@ class Shards(RuleBasedStateMachine):
         for choice, fresh, to, frame in drawn:
             id = self.chosen(choice, lambda rec, to=to: rec.tier == "hot" if to == "warm" else rec.clean)  # type: ignore[misc]
             warm = to == "warm"
-            made.append(Move(id, self.write_id(id, fresh), to, "raw" if warm else "", frame if warm else b""))
+            codec = CODECS.get(frame, "raw")
+            made.append(Move(id, self.write_id(id, fresh), to, codec if warm else "", frame if warm else b""))
         return made
 
     def write_id(self, id: str, fresh: bool) -> str:
@@ -256,9 +261,11 @@ class Shards(RuleBasedStateMachine):
         id = self.chosen(choice, lambda rec: rec.clean and rec.tier in ("warm", "cold"))
         write_id, moves = self.write_id(id, fresh), self.made(drawn)
         before = self.dump()
-        reply = self.run(lua.install(self.shard, id, write_id, "lz4", frame, "get", moves, likely=likely))
-        expected = self.model.install(id, write_id, "lz4", frame, moves, likely=likely)
+        codec = CODECS.get(frame, "lz4")
+        reply = self.run(lua.install(self.shard, id, write_id, codec, frame, "get", moves, likely=likely))
+        expected = self.model.install(id, write_id, codec, frame, moves, likely=likely)
         self.check(reply.change, expected, before, id)
+        assert reply.dictionary == self.model.dictionary
         assert reply.uses == -1
 
     @rule(
@@ -275,10 +282,11 @@ class Shards(RuleBasedStateMachine):
         write_id = self.write_id(id, fresh)
         self.dump()
         self.ask([("SET", self.shard.waiting(id), 1, "PX", TTL_MS)] if waited else [])
-        call = lua.install(self.shard, id, write_id, "lz4", frame, "get", holder=holder, uses=uses)
+        codec = CODECS.get(frame, "lz4")
+        call = lua.install(self.shard, id, write_id, codec, frame, "get", holder=holder, uses=uses)
         reply = self.run(call)
         assert reply.uses == self.model.count_uses(id, uses)
-        result = self.model.install(id, write_id, "lz4", frame, [], waited, is_read=True)
+        result = self.model.install(id, write_id, codec, frame, [], waited, is_read=True)
         if self.model.leases.get(id) == holder:
             del self.model.leases[id]
             waited = False
@@ -385,6 +393,15 @@ class Shards(RuleBasedStateMachine):
         before = self.dump()
         self.compare(self.run(lua.redirty(self.shard, id, write_id)), self.model.redirty(id, write_id), before)
 
+    @rule(name=st.sampled_from(DICTIONARIES))
+    def use_dictionary(self, name: str) -> None:
+        reply = self.run(lua.use_dictionary(self.shard, name, name.encode()))
+        assert reply == self.model.use_dictionary(name, name.encode())
+
+    @rule(name=st.sampled_from(DICTIONARIES))
+    def drop_dictionary(self, name: str) -> None:
+        assert self.run(lua.drop_dictionary(self.shard, name)) == self.model.drop_dictionary(name)
+
     @rule(id=ids, expected=st.sampled_from(["", "-", "now", "1-999999"]))
     def reserve(self, id: str, expected: str) -> None:
         """Reserve a position for a durable write; the position may stay unused."""
@@ -462,6 +479,10 @@ class Shards(RuleBasedStateMachine):
         events = [flat(fields) for _, fields in state.get(self.shard.events, ("", [], 0))[1]]
         assert events == self.model.events
         assert int(state[self.shard.epoch][1][b"ver"]) == self.model.ver
+        dictionaries = state.get(self.shard.dictionaries, ("hash", {}, -1))[1]
+        assert {k.decode(): v for k, v in dictionaries.items()} == self.model.dictionaries
+        assert state[self.shard.epoch][1].get(b"dictionary", b"").decode() == self.model.dictionary
+        assert all(rec.clean for rec in self.model.records.values() if rec.codec.startswith("lz4d:"))
 
     def records_are_right(self, state: dict[str, Any]) -> None:
         shard, model = self.shard, self.model

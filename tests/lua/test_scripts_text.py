@@ -24,7 +24,7 @@ from tests.lua.test_scripts_model import open_shard, run_script, untimed
 
 MAX_LINES = 66
 LOOKS = {"state", "where"}
-TAKES_MEMORY = {"put", "promote", "install", "touch", "adopt", "enlist", "rank", "learn"}
+TAKES_MEMORY = {"put", "promote", "install", "touch", "adopt", "enlist", "rank", "learn", "dictionary"}
 # All other scripts free memory, or are necessary for that and take hardly any.
 LIMITS = {"hot_tokens": 10, "hot_bytes": 100, "warm_modules": 3, "warm_bytes": 100, "warm_ttl_ms": 1_000_000}
 SHARD = Shard("ns", 0, 1)
@@ -190,6 +190,7 @@ CALLS: dict[str, Callable[[], RunScript[Any]]] = {
     "enlist": lambda: lua.enlist(SHARD, ["hot", "hot2", "none"]),
     "learn": lambda: lua.learn(SHARD, [lua.Lesson("hot", 8, 1, {"warm": 2})]),
     "heartbeat": lambda: lua.heartbeat(SHARD, "me", 10_000),
+    "dictionary": lambda: lua.use_dictionary(SHARD, "0123abcd", b"bytes"),
 }
 REPAIRS = {"mend", "reindex", "account"}  # they write only if there is a defect
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from distier.domain.archived import object_key
+from distier.domain.dictionary import dictionary_key
 from distier.domain.module import parse_record
 from distier.domain.schema import BUDGETS, State, state_of
 from distier.plans.fleet.maintain import recount
@@ -24,6 +25,9 @@ def audit(world: World) -> None:
     states = {id: state_in(id, record) for id, (record, _) in records.items()}
     for name, key in (("hot", shard.hot), ("warm", shard.warm), ("dirty", shard.dirty)):
         assert members(state, key) == {id for id, s in states.items() if name in s.sets}, f"the set {name}"
+    for name in state.get(shard.dictionaries, ("hash", {}, -1))[1]:
+        key = dictionary_key(world.space.namespace, name.decode())
+        assert world.archive.get(key, max_bytes=1 << 20) is not None, f"{key} is in Redis only"
     for id, (record, ttl) in records.items():
         audit_copy(state, world, id, states[id], record, ttl)
 
@@ -46,6 +50,7 @@ def audit_copy(
     elif is_in.frame == "lasting":
         assert frame is not None, f"the only copy of {id} is gone"
         assert frame[2] == -1, f"{id} is dirty, and its frame has a TTL of {frame[2]}"
+        assert not record[b"codec"].startswith(b"lz4d:"), f"{id} is dirty, and its frame needs a dictionary"
     elif frame is not None:
         assert frame[2] > 0, f"{id} is clean, and its frame has no TTL"
     if is_in.is_module and is_in.clean:

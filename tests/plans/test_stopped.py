@@ -14,10 +14,13 @@ from typing import Any, get_args
 
 import pytest
 
+from distier.domain.dictionary import Dictionary, Enough, name_of
 from distier.domain.module import Module
 from distier.effects import Plan
 from distier.errors import DistierError, NotFound, Unavailable
 from distier.plans.common.namespace import Namespace
+from distier.plans.common.process_state import Lately
+from distier.plans.fleet.dictionaries import keep_dictionaries, learn_if_due, take_into_use
 from distier.plans.fleet.maintain import age_uses, demote_idle, expire_warm, keep_headroom, maintain, write_back_due
 from distier.plans.fleet.packing import pack_all
 from distier.plans.fleet.statistics import read_stats
@@ -192,6 +195,58 @@ def packed_once() -> World:
     return world
 
 
+SHARED = " ".join(f"what {n} modules say of {n * n}," for n in range(40)).encode()
+
+
+def learnable() -> World:
+    """Modules that resemble each other, in each state that has a content in Redis."""
+    world = World.make(storage_tiers__hot__max_bytes=1 << 20, storage_tiers__warm__max_bytes=1 << 20)
+    for id, content in LEARNABLE.items():
+        world.run(put(world.space, Item(id, content, tokens=5)), id)
+    world.run(write_back_due(world.space, world.shard, older_than_ms=0))
+    world.run(put(world.space, Item("l7", LEARNABLE["l7"], tokens=5)), "dirty")
+    for id in ("l1", "l2"):
+        assert world.run(demote(world.space, id, "warm")).moved
+    return world
+
+
+LEARNABLE = {f"l{n}": b"# module %d\n" % n + SHARED[n * 20 :] for n in range(10)}
+
+
+def learn_dictionary(space: Namespace) -> Plan[int | None]:
+    return learn_if_due(space, Enough(8, 1000))
+
+
+def with_dictionaries() -> World:
+    """Another dictionary was learned since some warm copies were made, and one that nobody needs."""
+    world = learnable()
+    assert world.run(learn_dictionary(world.space)) == 1
+    for id in ("l3", "l4", "l7"):
+        assert world.run(demote(world.space, id, "warm")).moved
+    for data in (SHARED[::-1], SHARED[::2]):
+        world.run(take_into_use(world.space, Dictionary(name_of(data), data)))
+    codecs = [world.ask([("HGET", world.shard.module(id), "codec")])[0] for id in ("l3", "l4", "l7")]
+    assert [codec[:5] for codec in codecs] == [b"lz4d:", b"lz4d:", b"lz4"]
+    return world
+
+
+def unaware(plan: Callable[[Namespace], Plan[Any]]) -> Callable[[Namespace], Plan[Any]]:
+    """A process that knows no dictionary yet."""
+
+    def run(space: Namespace) -> Plan[Any]:
+        space.process.dictionaries = Lately(4)
+        space.process.dictionary.clear()
+        space.process.naming.clear()
+        return (yield from plan(space))
+
+    return run
+
+
+def without_dictionaries(world: World) -> None:
+    world.ask([("DEL", world.shard.dictionaries)])
+    world.archive.delete([key for key in world.objects() if "/dictionaries/" in key])
+
+
 NOW = -(10**15)
 """A least age that every version has."""
 PACKED = {**MIXED, "p0": content("newer"), "p1": content("p1")}
@@ -268,6 +323,14 @@ ROWS = [
     Row("sweep, with packs", packed_once, sweep, PACKED),
     Row("read from a pack", packed_once, lambda s: get(s, "p1"), PACKED, check=lambda r: r.content == content("p1"),
         before=lambda w: w.run(demote(w.space, "p1", "cold"))),
+    Row("learn a dictionary", learnable, unaware(learn_dictionary), LEARNABLE, check=lambda r: r == 1),
+    Row("drop dictionaries", with_dictionaries, unaware(first(keep_dictionaries)), LEARNABLE, check=lambda r: r == 1),
+    Row("read with a dictionary", with_dictionaries, unaware(lambda s: get(s, "l3")), LEARNABLE, check=is_tier("warm")),
+    Row("read, its dictionary is gone", with_dictionaries, unaware(lambda s: get(s, "l3")), LEARNABLE, check=is_tier("cold"),
+        before=without_dictionaries),
+    Row("read many, dictionaries are gone", with_dictionaries, unaware(lambda s: get_many(s, list(LEARNABLE))), LEARNABLE,
+        before=without_dictionaries),
+    Row("demote with a dictionary", with_dictionaries, lambda s: demote(s, "l5"), LEARNABLE, check=is_tier("warm")),
     Row("sweep", swept, sweep, {"a": content("v3"), "b": None}),
     Row("bring ahead, near", mixed, lambda s: bring(s, likely(*MIXED, "deleted", "missing"), near=True, reads=9), MIXED,
         check=lambda r: r.modules.keys() == MIXED.keys() and r.fetched == {"cold", "expired"}),

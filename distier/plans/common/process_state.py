@@ -90,6 +90,19 @@ class Lately(Generic[T]):
         self._values = {**kept, name: value}  # other threads may be reading the old mapping
 
 
+class Naming:
+    """A search through the warm modules of a shard for dictionaries that are still named, some modules at a time.
+
+    `unnamed` are those that none of the modules so far names. `next_ms` is when the next search may begin, by the server's
+    clock; 0 for one that has not ended.
+    """
+
+    def __init__(self, names: Iterable[str] = (), next_ms: int = 0) -> None:
+        self.unnamed = set(names)
+        self.cursor = 0
+        self.next_ms = next_ms
+
+
 class ProcessState:
     """The state that the plans of one process share. A test makes one for each simulated process."""
 
@@ -117,6 +130,15 @@ class ProcessState:
         """Indexes of packs, by key. They never change; only a listing says whether the pack still exists."""
         self.packs: Lately[bytes | Mapping[str, bytes]] = Lately(4)
         """Packs that were read, by key: the object, and from the second read on its members."""
+        self.dictionaries: Lately[bytes] = Lately(4)
+        """Dictionaries for warm copies, by name."""
+        self.gone: dict[str, int] = {}
+        """Dictionaries that were lately in neither Redis nor the archive, and for how many more modules not to look."""
+        self.dictionary: dict[Shard, str] = {}
+        """The name of the current dictionary of each shard, as a reply last named it; empty for none. A script refuses a frame
+        with another one."""
+        self.naming: dict[Shard, Naming] = {}
+        """The search of a worker for records that name older dictionaries."""
         self._floors: list[Sequence[Floors]] = []
         self.failing = Failing()
         self.claiming: dict[Shard, object] = {}

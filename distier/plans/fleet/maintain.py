@@ -7,6 +7,7 @@ expire            account for warm frames that their TTL took
 age               halve the use counts once per half-life
 rank              rank the modules after the eviction policy was changed
 compact           merge small files of the archive's manifest
+dictionaries      give a shard the current dictionary for warm copies, drop earlier ones (`dictionaries.py`, which also learns)
 sweep             delete archive objects that nobody needs (`sweep.py`), never the greatest
 """
 
@@ -25,6 +26,7 @@ from distier.lua import age, expire, rank, release
 from distier.plans.common.commands import chunks, eviction_command, numbers, server_ms
 from distier.plans.common.leases import cut_lease, patience_ms, take_lease
 from distier.plans.common.namespace import Located, Namespace
+from distier.plans.fleet.dictionaries import keep_dictionaries
 from distier.plans.fleet.nodes import forget_dead
 from distier.plans.recovery.manifest import compact_if_due
 from distier.plans.tier.demote import demote, free_hot
@@ -266,6 +268,7 @@ STEPS: tuple[Step, ...] = (
     Step("aged", age_uses),
     Step("ranked", rank_modules),
     Step("compacted", compact_if_due),
+    Step("dictionaries", keep_dictionaries),
     Step("nodes_forgotten", lambda space, shard: forget_dead(space), first_shard_only=True),
 )
 """What a round does, in this order. A new step is a plan and a row here."""

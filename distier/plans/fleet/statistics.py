@@ -24,7 +24,8 @@ class HotStats:
 
 @dataclass(frozen=True, slots=True)
 class WarmStats:
-    """`stored_bytes` is the size of the frames, `size_bytes` that of their contents; `ratio` is None when empty."""
+    """`stored_bytes` is the size of the frames, `size_bytes` that of their contents; `ratio` is None when empty.
+    `dictionary` is the name of the dictionary with which new frames of archived versions are made; empty for none."""
 
     count: int
     tokens: int
@@ -32,6 +33,7 @@ class WarmStats:
     stored_bytes: int
     max_modules: int
     max_bytes: int
+    dictionary: str = ""
 
     @property
     def size_mb(self) -> float:
@@ -238,7 +240,9 @@ def read_stats(
     ]
     hits = [Command(shard, ("HGETALL", shard.hits), _numbers) for shard in space.keys.shards]
     epochs = [
-        Command(s, ("HMGET", s.epoch, "epoch", "verified", "since", "created", "eviction", "ranked"), _epoch)
+        Command(
+            s, ("HMGET", s.epoch, "epoch", "verified", "since", "created", "eviction", "ranked", "dictionary"), _epoch
+        )
         for s in space.keys.shards
     ]
     total: dict[str, int] = {}
@@ -255,9 +259,9 @@ def read_stats(
         for name, number in counted.items():
             reads[name] = reads.get(name, 0) + number
     shards = replies[len(calls) + len(hits) :]
-    incarnations = tuple(ShardEpoch(i, *incarnation) for i, (incarnation, _, _) in enumerate(shards))
+    incarnations = tuple(ShardEpoch(i, *incarnation) for i, (incarnation, *_) in enumerate(shards))
     eviction = EvictionStats(
-        shards[0][1], sum(ranking for _, _, ranking in shards), reads.get("regret", 0), reads.get("regret_tokens", 0)
+        shards[0][1], sum(ranking for _, _, ranking, _ in shards), reads.get("regret", 0), reads.get("regret_tokens", 0)
     )
     pairs = list(zip(replies[: len(calls) : 2], replies[1 : len(calls) : 2], strict=True))
     quotas = tuple(_quota_of(i, *pair) for i, pair in enumerate(pairs)) if len(pairs) > 1 else ()
@@ -267,7 +271,7 @@ def read_stats(
         HotStats(n("hot_count", 0), n("hot_tokens", 0), n("hot_bytes", 0),
                  n("max.hot_tokens", 0), n("max.hot_bytes", 0)),
         WarmStats(n("warm_count", 0), n("warm_tokens", 0), n("warm_bytes", 0), n("warm_frame_bytes", 0),
-                  n("max.warm_modules", 0), n("max.warm_bytes", 0)),
+                  n("max.warm_modules", 0), n("max.warm_bytes", 0), shards[0][3]),
         ColdStats(n("cold_count", 0), n("cold_tokens", 0), n("cold_bytes", 0), n("archived_count", 0),
                   n("archived_bytes", 0), all_bytes - n("dirty_bytes", 0)),
         n("dirty_count", 0), n("dirty_bytes", 0), counters, near, incarnations, quotas, nodes, space.node,
@@ -286,8 +290,9 @@ def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:
     return {name.decode(): int(value) for name, value in fields.items()}
 
 
-def _epoch(values: Sequence[bytes | None]) -> tuple[tuple[int, bool, int, bool], str, bool]:
-    """Return the epoch of a shard, its eviction policy, and whether modules are still without ranks."""
+def _epoch(values: Sequence[bytes | None]) -> tuple[tuple[int, bool, int, bool], str, bool, str]:
+    """Return the epoch of a shard, its eviction policy, whether modules are still without ranks, and its dictionary."""
     epoch, verified, since_ms, created_ms = [int(value or 0) for value in values[:4]]
     policy = (values[4] or b"lru").decode()
-    return (epoch, verified >= epoch, since_ms, since_ms <= created_ms), policy, policy != "lru" and not values[5]
+    incarnation = epoch, verified >= epoch, since_ms, since_ms <= created_ms
+    return incarnation, policy, policy != "lru" and not values[5], (values[6] or b"").decode()

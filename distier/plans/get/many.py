@@ -99,7 +99,7 @@ def _read_warm_many(
     promoted: list[Plan[Outcome]] = []
     for part in by_bytes([(shard, record) for shard, record in below if record.tier == "warm"]):
         get: dict[Shard, list[tuple[Record, bytes]]] = {}
-        for (shard, record), content in zip(part, (yield from open_frames(part)), strict=True):
+        for (shard, record), content in zip(part, (yield from open_frames(space, part)), strict=True):
             if content is None:  # the long way finds out why
                 rest.append((shard, record))
                 continue

@@ -26,6 +26,7 @@ from distier.lua import Opened
 from distier.plans.common.commands import fields_command, frame_command, version_command
 from distier.plans.common.content import content_or_none
 from distier.plans.common.namespace import Located, Namespace
+from distier.plans.common.process_state import Lately
 from distier.plans.common.touches import send_touch
 from distier.plans.get.fetch import fetch_alone
 from distier.plans.get.uses import is_hot_now, is_promotable, use, use_with_copy
@@ -68,7 +69,11 @@ def get(space: Namespace, id: str, suspect: Module | None = None) -> Plan[Module
     if module is not None:
         return (yield from serve_hot(space, shard, module))
     at = Located(space, shard, id)
-    if known and frame is not None and (module := open_warm(id, fields, frame, known)) is not None:
+    if (
+        known
+        and frame is not None
+        and (module := open_warm(id, fields, frame, known, space.process.dictionaries)) is not None
+    ):
         return (yield from _serve_warm(at, module, fields))
     record = yield from settle_record(at, parse_record(id, fields), known)
     if record is None:
@@ -120,17 +125,24 @@ def serve_hot(space: Namespace, shard: Shard, module: Module) -> Plan[Module]:
     return module
 
 
-def open_warm(id: str, fields: Mapping[bytes, bytes], frame: bytes, known: Opened) -> Module | None:
+def open_warm(
+    id: str, fields: Mapping[bytes, bytes], frame: bytes, known: Opened, dictionaries: Lately[bytes]
+) -> Module | None:
     """Return the module of a small warm record, with the content of the frame that was read with it; None for anything else.
 
-    This is the short way, as `parse_hot` is for hot records. The long way finds out what is wrong.
+    This is the short way, as `parse_hot` is for hot records. The long way finds out what is wrong, and finds a dictionary that
+    this process does not have yet.
     """
     try:
         size_bytes = int(fields[b"bytes"])
         if fields[b"tier"] != b"warm" or size_bytes > AT_ONCE_BYTES:
             return None
-        content = codec.decompress_frame(fields[b"codec"].decode(), frame, size_bytes=size_bytes)
-        named = codec.names_version(frame, fields[b"tok"])  # not in layout 1, nor if it is not compressed
+        kind, dictionary = fields[b"codec"].decode(), None
+        if kind.startswith(codec.WITH_DICTIONARY):
+            dictionary = dictionaries.get(kind[len(codec.WITH_DICTIONARY) :])
+        content = codec.decompress_frame(kind, frame, size_bytes=size_bytes, dictionary=dictionary)
+        # Not in layout 1, nor if it is not compressed, nor with a dictionary.
+        named = dictionary is None and codec.names_version(frame, fields[b"tok"])
     except (KeyError, ValueError, Corrupt):
         return None
     if not named and hashlib.sha256(content).hexdigest().encode() != fields.get(b"sha256"):
@@ -232,7 +244,7 @@ def _content_below(at: Located, record: Record, frame: bytes | None) -> Plan[tup
     damaged = None
     if frame is not None and record.tier == "warm":
         damaged = frame  # unless it opens
-        content = yield from _try_frame(record, frame)
+        content = yield from _try_frame(at, record, frame)
         if content is not None:
             if space.node is not None and record.clean:
                 yield from LocalPut(record, content)
@@ -244,12 +256,12 @@ def _content_below(at: Located, record: Record, frame: bytes | None) -> Plan[tup
     return (yield from fetch_alone(space, shard, record, None, hot_now, damaged))
 
 
-def _try_frame(record: Record, frame: bytes) -> Plan[bytes | None]:
+def _try_frame(at: Located, record: Record, frame: bytes) -> Plan[bytes | None]:
     """Return the content of a frame, or None if it is not the record's: damaged, or of another version.
 
     The archive has a clean version whole. For a dirty one, the caller reads the record again.
     """
-    content = yield from content_or_none(record, frame)
+    content = yield from content_or_none(at.space, at.shard, record, frame)
     if content is None and record.clean:
         yield Count("healed.warm")
     return content

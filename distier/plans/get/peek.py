@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from distier.domain.archived import VersionObject
+from distier.domain.codec import WITH_DICTIONARY
 from distier.domain.module import unpack_keywords, unpack_meta
 from distier.domain.packs import parse_pack
 from distier.effects import Command, LocalGet, Pipeline, Plan, collect
 from distier.plans.common.commands import record_command
-from distier.plans.common.content import content_unless_moved
+from distier.plans.common.content import content_or_none, content_unless_moved
 from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.walk import list_module
 from distier.plans.tier.load import fetch_cold
@@ -76,7 +77,10 @@ def peek(space: Namespace, id: str, *, max_bytes: int, from_archive: bool = Fals
         return None
     if record.size_bytes > max_bytes:
         return made(None, "too large")
-    content = yield from content_unless_moved(shard, record, frame)
+    if record.clean and record.codec.startswith(WITH_DICTIONARY):
+        content = yield from content_or_none(space, shard, record, frame)
+    else:
+        content = yield from content_unless_moved(space, shard, record, frame)
     if content is None and space.node is not None and record.clean:
         content = yield from LocalGet(record)
     if content is None and record.clean:

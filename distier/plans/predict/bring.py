@@ -66,7 +66,7 @@ def bring(space: Namespace, predictions: Sequence[Prediction], *, near: bool, re
         else:
             cold.add(id)
     for part in by_bytes(warm) if near else ():
-        for (_, record), content in zip(part, (yield from open_frames(part)), strict=True):
+        for (_, record), content in zip(part, (yield from open_frames(space, part)), strict=True):
             if content is not None:
                 found.modules[record.id] = record.module(content, "warm")
             elif record.clean:  # its frame has expired

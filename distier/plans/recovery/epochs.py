@@ -98,7 +98,9 @@ def open_space(space: Namespace) -> Plan[list[Opened]]:
         call.hint = HINT_S
     replies = yield from Pipeline(calls)
     looks = [None if isinstance(r, RedisUnavailable) else collect(r) for r in replies]
-    states.update({shard: look for shard, look in zip(shards, looks, strict=True) if isinstance(look, Opened)})
+    opened = {shard: look for shard, look in zip(shards, looks, strict=True) if isinstance(look, Opened)}
+    states.update(opened)
+    space.process.dictionary.update({shard: found.dictionary for shard, found in opened.items()})
     closed = [shard for shard, look in zip(shards, looks, strict=True) if not isinstance(look, Opened)]
     found = dict(zip(closed, (yield from Parallel([recover(space, shard) for shard in closed])), strict=True))
     return [look if isinstance(look, Opened) else collect(found[s]) for s, look in zip(shards, looks, strict=True)]
@@ -112,7 +114,9 @@ def find_space(space: Namespace) -> Plan[bool]:
     """
     shards, states = space.keys.shards, space.process.epochs
     looks = [collect(reply) for reply in (yield from Pipeline([look(shard) for shard in shards]))]
-    states.update({shard: found for shard, found in zip(shards, looks, strict=True) if found})
+    known = {shard: found for shard, found in zip(shards, looks, strict=True) if found}
+    states.update(known)
+    space.process.dictionary.update({shard: found.dictionary for shard, found in known.items()})
     if all(looks):
         return True
     marks = [Command(shard, ("EXISTS", shard.epoch), int) for shard in shards]
@@ -147,6 +151,7 @@ def recover(space: Namespace, shard: Shard) -> Plan[Opened]:
                 if epoch:
                     yield from Count("epochs.installed")
                 states[shard] = reply
+                space.process.dictionary[shard] = reply.dictionary
                 return reply
             if not (yield from turn.come()):
                 epoch = 0
@@ -292,4 +297,5 @@ def ask_state(space: Namespace, shard: Shard) -> Plan[Opened]:
     """
     states = space.process.epochs
     found = states[shard] = yield from state(shard)
+    space.process.dictionary[shard] = found.dictionary
     return found

@@ -29,7 +29,8 @@ class Exported:
 
 
 def export(space: Namespace, skipped: Skipped, *, prefix: str = "") -> Plan[int]:
-    """Report every object of the namespace as `Exported`: versions, packs, tombstones, sidecars, epochs and the archive's name.
+    """Report every object of the namespace as `Exported`: versions, packs, tombstones, sidecars, epochs, dictionaries
+    and the archive's name.
 
     What a bucket keeps as metadata becomes a sidecar, because a directory keeps no metadata. Contents are compared with their
     SHA-256. `skipped` gets what could not be read, is damaged, or was swept while the export ran.
@@ -37,13 +38,15 @@ def export(space: Namespace, skipped: Skipped, *, prefix: str = "") -> Plan[int]
     Args:
         space: The namespace.
         skipped: What is missing in the stream, with the reason.
-        prefix: Only modules whose ids begin with it. Their versions in packs are reported as objects of their own.
+        prefix: Only modules whose ids begin with it, and no dictionaries. Their versions in packs are reported as objects of
+            their own.
 
     Returns:
         The number of objects.
     """
     count = 0
-    for folder in ("epochs", "identity"):
+    # Not with a prefix: a dictionary has text of other modules.
+    for folder in ("epochs", "identity", *(() if prefix else ("dictionaries",))):
         count += yield from _export_folder(f"{space.namespace}/{folder}/", skipped)
     walk = ArchiveWalk(space, late=True)
     while not walk.done:

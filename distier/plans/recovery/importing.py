@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from distier.domain import archived as names
+from distier.domain.dictionary import name_in_key
 from distier.domain.objects import Listed
 from distier.domain.packs import parse_content, parse_index
 from distier.effects import ArchiveList, ArchivePut, Parallel, Plan, collect
 from distier.errors import Invalid
 from distier.plans.common.namespace import Namespace
 
-FOLDERS = ("modules", "packs", "epochs", "identity")
+FOLDERS = ("modules", "packs", "dictionaries", "epochs", "identity")
 LAST = ("epochs", "identity")
 _NAME = re.compile(r"[!-~]+")
 _CLAIM = re.compile(r"\d+/@\d{8}-[0-9a-f]{8}(-[0-9a-f]+)?")
@@ -42,6 +43,7 @@ def place(space: Namespace, name: str) -> Imported | None:
     known = {
         "modules": names.parse_key(key) is not None,
         "packs": bool(parse_content(space.namespace, key) or parse_index(space.namespace, Listed(key, 0, 0))),
+        "dictionaries": name_in_key(space.namespace, key) is not None,
         "epochs": _CLAIM.fullmatch(below) is not None,
         "identity": bool(below) and "/" not in below,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from distier.domain.codec import WITH_DICTIONARY
 from distier.domain.keys import Shard
 from distier.domain.module import Moved, Record, Tier
 from distier.domain.outcome import Outcome
@@ -13,6 +14,7 @@ from distier.errors import DistierError, Invalid
 from distier.lua import Move, Over
 from distier.lua import demote as demote_script
 from distier.plans.common.commands import chunks
+from distier.plans.common.dictionaries import look_for_current
 from distier.plans.common.namespace import Located, Namespace
 from distier.plans.recovery.adopt import need_record
 from distier.plans.tier.room import CANDIDATES_MAX, Hot, Stuck, drop_from_warm, find_room, look_at_hot, past, step_down
@@ -56,7 +58,11 @@ def _step_down(space: Namespace, shard: Shard, record: Record, target: Tier, rea
         return (yield from _demote(space, shard, [Move(record.id, record.order.write_id, "cold")], reason))[0]
     if record.content is None:
         return Outcome.ALREADY
-    return (yield from _demote(space, shard, [(yield from step_down(space, record))], reason))[0]
+    move = yield from step_down(space, shard, record)
+    outcome = (yield from _demote(space, shard, [move], reason))[0]
+    if outcome is Outcome.CHANGED and move.codec.startswith(WITH_DICTIONARY):
+        yield from look_for_current(space, shard)  # perhaps another dictionary is the current one now
+    return outcome
 
 
 def _demote(space: Namespace, shard: Shard, moves: list[Move], reason: str) -> Plan[list[Outcome]]:

@@ -106,7 +106,7 @@ def to_warm(
     if skipped and not (yield from _is_wanted(at, holder, uses)):
         space.process.guess_warm(id, expected)
         return Outcome.NOT_ADMITTED
-    kind, frame = yield from make_frame(space, content, write_id, fast=True)
+    kind, frame = yield from make_frame(space, content, write_id, fast=True, clean_in=shard)
     attempt = install(shard, id, write_id, kind, frame, "get", holder=holder, uses=uses, likely=likely)
     first = yield from _end_fetch(at, attempt)
     reply = first.change
@@ -151,6 +151,7 @@ def _end_fetch(at: Located, call: RunScript[Installed]) -> Plan[Installed]:
         yield from give_back(shard, shard.lease(id), str(call.args[5]))
         raise reply
     ended: Installed = reply
+    space.process.dictionary[shard] = ended.dictionary
     if ended.uses >= 0:
         space.process.guess_warm(id, ended.uses)
     return ended

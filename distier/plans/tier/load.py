@@ -6,11 +6,12 @@ from contextlib import suppress
 from dataclasses import replace
 
 from distier.domain import archived as names
+from distier.domain.codec import WITH_DICTIONARY
 from distier.domain.keys import Shard
 from distier.domain.module import Record
 from distier.domain.order import Order
 from distier.effects import Count, LocalGet, Plan
-from distier.errors import Corrupt, DistierError, Recovering
+from distier.errors import Corrupt, DistierError, Recovering, Unavailable
 from distier.lua import Reference, refer
 from distier.plans.common.commands import frame_command
 from distier.plans.common.content import content_unless_moved, is_current
@@ -98,11 +99,11 @@ def load(
         return record, content
     frame = (yield from frame_command(shard, record.id)) if record.tier == "warm" else None
     try:
-        content = yield from content_unless_moved(shard, record, frame)
-    except Corrupt:
-        if not record.clean:
+        content = yield from content_unless_moved(space, shard, record, frame)
+    except (Corrupt, Unavailable) as e:  # the archive has a clean version, also where its dictionary cannot be had
+        if not record.clean or (isinstance(e, Unavailable) and not record.codec.startswith(WITH_DICTIONARY)):
             raise
-        yield from Count("healed.warm")
+        yield from Count("healed.warm", int(isinstance(e, Corrupt)))
         content = None
     if content is None and record.clean:
         if ask_others:

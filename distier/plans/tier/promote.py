@@ -130,7 +130,7 @@ def _load_many(
     ready = []
     warm = [(space.shard(r.id), r) for r in below if r.tier == "warm"]
     for part in by_bytes(warm):
-        contents = yield from open_frames(part)
+        contents = yield from open_frames(space, part)
         ready += [(r, content) for (_, r), content in zip(part, contents, strict=True) if content is not None]
     done = {record.id for record, _ in ready}
     rest = [record for record in below if record.id not in done]

@@ -155,6 +155,8 @@ def past(space: Namespace, shard: Shard, over: Over, but: Collection[str]) -> Pl
 
 
 def _find_room(space: Namespace, shard: Shard, over: Over, ahead: Need, tries: int, look: bool) -> Plan[Room]:
+    if over.dictionary is not None:
+        space.process.dictionary[shard] = over.dictionary
     need = Need(over.hot_tokens_over, over.hot_bytes_over)
     victims: list[Record] = []
     enough = True
@@ -165,7 +167,7 @@ def _find_room(space: Namespace, shard: Shard, over: Over, ahead: Need, tries: i
             return Room([])
     gone, moves, staying = [], [], []
     for victim in victims:
-        move = yield from step_down(space, victim)
+        move = yield from step_down(space, shard, victim)
         if move.to == "cold":
             gone.append(move)
         else:
@@ -181,7 +183,7 @@ def _find_room(space: Namespace, shard: Shard, over: Over, ahead: Need, tries: i
     return Room(gone + room.moves, enough)
 
 
-def step_down(space: Namespace, victim: Record) -> Plan[Move]:
+def step_down(space: Namespace, shard: Shard, victim: Record) -> Plan[Move]:
     """Return how a hot module leaves: into a frame in Redis, or, if clean, to this node's disk, or both, as configured.
 
     A module that the disk does not take (it is full) becomes cold: the archive has it.
@@ -191,9 +193,9 @@ def step_down(space: Namespace, victim: Record) -> Plan[Move]:
         yield from LocalPut(victim, victim.content)
         if space.local_only:
             return Move(victim.id, victim.order.write_id, "cold")
-    return Move(
-        victim.id, victim.order.write_id, "warm", *(yield from make_frame(space, victim.content, victim.order.write_id))
-    )
+    write_id = victim.order.write_id
+    frame = yield from make_frame(space, victim.content, write_id, clean_in=shard if victim.clean else None)
+    return Move(victim.id, write_id, "warm", *frame)
 
 
 def _hot_victims(shard: Shard, ids: Sequence[str], need: Need) -> Plan[list[Record]]:

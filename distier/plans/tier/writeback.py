@@ -78,8 +78,8 @@ def write_back(at: Located) -> Plan[Archived | None]:
 
 def upload(at: Located) -> Plan[Uploaded | None]:
     """Put the object of a dirty version. Returns None where there is none."""
-    space, shard, id = at
-    found = yield from _read_dirty(shard, id)
+    space = at.space
+    found = yield from _read_dirty(at)
     if found is None:
         return None
     record, content = found
@@ -169,11 +169,12 @@ def _to_disk(space: Namespace, shard: Shard, record: Record, content: bytes) -> 
         yield from demote(shard, "disk", [Move(record.id, record.order.write_id, "cold")])
 
 
-def _read_dirty(shard: Shard, id: str) -> Plan[tuple[Record, bytes] | None]:
+def _read_dirty(at: Located) -> Plan[tuple[Record, bytes] | None]:
     """Return a dirty record and its content (empty for a tombstone); None where there is none.
 
     A pipeline is no transaction: the module may move between the two reads, so a copy that looks lost is read again.
     """
+    space, shard, id = at
     for _ in range(REREADS_MAX):
         record, frame = yield from Pipeline([record_command(shard, id), frame_command(shard, id)])
         record, frame = collect(record), collect(frame)
@@ -181,7 +182,7 @@ def _read_dirty(shard: Shard, id: str) -> Plan[tuple[Record, bytes] | None]:
             return None
         if record.deleted:
             return record, b""
-        content = yield from content_unless_moved(shard, record, frame)
+        content = yield from content_unless_moved(space, shard, record, frame)
         if content is not None:
             return record, content
         yield from Count("writeback.rereads")

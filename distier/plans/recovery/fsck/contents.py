@@ -57,12 +57,33 @@ def check_object(run: Run, shard: Shard, id: str) -> Plan[None]:
             yield from verify(Located(run.space, shard, id))
         run.found("object-behind", id, key, repaired=run.repair)
         return
-    if again.tier != "cold":
+    if again.tier == "warm" and again.codec.startswith(codec.WITH_DICTIONARY):
+        renewed = yield from _put_frame_again(run, shard, again)
+        if renewed is not None:
+            run.found("object-gone", id, key, repaired=renewed)
+            return
+    elif again.tier != "cold":
         reply = (yield from redirty(shard, id, record.order.write_id)) if run.repair else None
         if isinstance(reply, Applied) or (not run.repair and (yield from _has_copy(shard, again))):
             run.found("object-gone", id, key, repaired=run.repair)
             return
     yield from _tell_lost(run, shard, again, key, listed, newest)
+
+
+def _put_frame_again(run: Run, shard: Shard, record: Record) -> Plan[bool | None]:
+    """Put the content of a frame that needs a dictionary as a new version. Returns whether that was done; None if the frame is
+    gone or damaged.
+
+    Such a frame is not made the only copy of its version (`redirty`), because the dictionary may be dropped.
+    """
+    frame = yield from frame_command(shard, record.id)
+    try:
+        content = yield from content_of(run.space, shard, record, frame)
+    except Corrupt:
+        content = None
+    if content is None:
+        return None
+    return run.repair and (yield from _put_again(run.space, record, content))
 
 
 def _is_there(space: Namespace, shard: Shard, record: Record) -> Plan[bool]:
@@ -127,7 +148,7 @@ def check_contents(run: Run, shard: Shard, id: str) -> Plan[None]:
     run.findings.contents += 1
     content = None
     try:
-        content = yield from content_of(record, frame)
+        content = yield from content_of(run.space, shard, record, frame)
     except Corrupt as e:
         if not (yield from is_current(shard, record)):
             return  # it moved on between the two reads
