@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from distier import AsyncStore, Item, Store, connect, connect_async
@@ -508,6 +509,35 @@ async def test_connecting_ends_at_the_deadline_of_the_call(
     with frozen(own_server):
         assert await seconds(face.archive_now(deadline_s=0.5), Unavailable) < HANG_S
     await face.close()
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+async def test_close_ends_an_attempt_to_connect_that_nobody_waits_for(scheme: str, tmp_path: Path) -> None:
+    """A server that accepts connections and says nothing: the call ends at its deadline, the attempt goes on."""
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        began.set()
+        while await reader.read(4096):
+            pass
+        writer.close()
+        await writer.wait_closed()
+        ended.set()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    config = load_config({}, **settings(url, tmp_path, deadline="120s"))
+    exchange = AsyncRedisExchange(config, url)
+    before = asyncio.all_tasks()
+    with pytest.raises(redis.TimeoutError):
+        await exchange.exchange(Keyspace("t", 1).shards[0], [("PING",)], 0.2)
+    await asyncio.wait_for(began.wait(), 60)
+    await exchange.close()
+    left = {task for task in asyncio.all_tasks() - before if "silent" not in repr(task)}
+    if not left:
+        await asyncio.wait_for(ended.wait(), 60)
+    server.close()
+    assert not left
 
 
 # -- connections that died silently --------------------------------------------------------------------------------

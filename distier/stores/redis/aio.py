@@ -27,6 +27,9 @@ from distier.stores.redis.protocol import Answer, Batch, Revive, joined, split
 from distier.stores.redis.sharing import LoopConnections, Shared
 from distier.stores.redis.wire import BLOCK_MAX_S, READS, RawCommand, Silent, block, verb_of
 
+CLOSE_S = 1.0
+"""How long `close` waits for attempts to connect that it cancelled, in seconds."""
+
 
 class AsyncRedisExchange:
     """One Redis or Valkey server, for event loops.
@@ -151,6 +154,10 @@ class AsyncRedisExchange:
             if connection is not None:
                 connection.fail(RedisConnectionError("the connection attempt was abandoned"))
             elif raw is not None:
+                if (
+                    raw._writer is not None
+                ):  # otherwise TLS waits for the server's goodbye, perhaps longer than the loop runs
+                    raw._writer.transport.abort()
                 await raw.disconnect(nowait=True)
             if isinstance(e, TimeoutError):  # that of asyncio.timeout
                 raise redis.TimeoutError("no connection in time") from e
@@ -227,8 +234,9 @@ class AsyncRedisExchange:
         """Close all connections. May be called on any loop."""
         self._closed = True
         connections, self._all, self._last = self._all, [], None
-        for some in connections:
-            some.end("this store is closed")
+        attempts = [task for some in connections for task in some.end("this store is closed")]
+        if here := [task for task in attempts if task.get_loop() is _running()]:
+            await asyncio.wait(here, timeout=CLOSE_S)
         await asyncio.sleep(0)  # an aborted transport closes its socket in the loop's next iteration
 
     def after_fork_in_child(self) -> None:

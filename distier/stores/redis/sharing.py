@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import redis
@@ -39,8 +40,13 @@ class Together:
         if not done:
             raise redis.TimeoutError("no connection in time")
         if task.cancelled():
-            raise RedisConnectionError("the event loop is ending")
+            raise RedisConnectionError("the attempt was given up: the store is closed, or the event loop is ending")
         return task.result()  # type: ignore[no-any-return]
+
+    @property
+    def attempt(self) -> asyncio.Task[Any] | None:
+        """The attempt in progress."""
+        return None if self._task is None or self._task.done() else self._task
 
 
 def _retrieve_error(task: asyncio.Task[Any]) -> None:
@@ -83,9 +89,19 @@ class LoopConnections:
         else:
             self.idle.append(connection)
 
-    def end(self, why: str) -> None:
+    def end(self, why: str) -> list[asyncio.Task[Any]]:
+        """Close all connections, and cancel the attempts to open more, which may have lost those that waited for them.
+
+        Returns the attempts, which have ended when their sockets are closed.
+        """
         self._ended = why
         self.drop(why)
+        proving = self.proving if self.proving is not None and not self.proving.done() else None
+        attempts = [task for task in (self.reads.opening.attempt, self.writes.opening.attempt, proving) if task]
+        for task in attempts:
+            with suppress(RuntimeError):  # its loop has just been closed
+                self.loop.call_soon_threadsafe(task.cancel)
+        return attempts
 
     def drop(self, why: str) -> None:
         """Close all connections. The next call opens new ones."""
