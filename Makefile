@@ -13,7 +13,7 @@ CONFORMANCE := @modelcontextprotocol/conformance@0.2.0-alpha.12 @modelcontextpro
 SDISTS := langgraph-checkpoint==4.3.2 langgraph-checkpoint-sqlite==3.1.2 anthropic==2.14.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test lint spell coverage hooks format suites bench bench-archive bench-policies guard chaos explore docs site constraints clean
+.PHONY: help demo check test lint spell coverage hooks format suites bench bench-archive bench-policies bench-stores guard chaos explore docs site constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +63,10 @@ bench-archive: $(READY) ## Measure requests and times of the archive, with and w
 bench-policies: $(READY) ## Compare the eviction policies on traces, simulated and on a real server; writes docs/POLICIES.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group bench
 	$(BIN)/python -m benchmarks.policies
+
+bench-stores: $(READY) ## Compare with LangGraph's and LangChain's stores, FastMCP's skills and the reference MCP memory server; writes docs/STORES_BENCH.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group integrations --group stores
+	$(BIN)/python -m benchmarks.stores
 
 suites: $(READY) ## Install or fetch the test suites of the projects that distier.integrations adapts to; tests/integrations then runs them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group integrations

@@ -22,6 +22,7 @@ from deepagents.backends.protocol import (
 )
 from deepagents.backends.utils import (
     InvalidGlobPatternError,
+    _get_backend_read_file_type,
     compile_grep_include_glob,
     grep_matches_from_files,
     perform_string_replacement,
@@ -82,7 +83,10 @@ class Files:
         if module is None:
             return ReadResult(error=f"File '{name}' not found")
         data = _data(module)
-        return slice_read_response(data, offset, limit) if data["encoding"] == "utf-8" else ReadResult(file_data=data)
+        # The tools read an image or a PDF by its name, whole, also if its bytes happen to be text.
+        if data["encoding"] != "utf-8" or _get_backend_read_file_type(name) != "text":
+            return ReadResult(file_data=data)
+        return slice_read_response(data, offset, limit)
 
     def write(self, name: str, content: str) -> Steps[WriteResult]:
         path, was = _parsed(name), (yield from self._get(name))

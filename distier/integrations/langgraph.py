@@ -70,11 +70,12 @@ class DistierStore(BaseStore):
         return await self._bridge.arun(self._steps(*_checked(ops)))
 
     def _steps(self, ops: list[Op], puts: Collection[PutOp]) -> Steps[list[Result]]:
-        modules = yield from get_all([self._id(op) for op in ops if isinstance(op, GetOp)])
+        ids = [self._id(op) for op in ops if isinstance(op, GetOp)]
+        modules, gets = (yield from get_all(ids)), iter(ids)
         results: list[Result] = []
         for op in ops:
             if isinstance(op, GetOp):
-                module = modules[self._id(op)]
+                module = modules[next(gets)]
                 results.append(None if module is None else _item(Item, tuple(op.namespace), op.key, module))
             elif isinstance(op, SearchOp):
                 results.append((yield from self._search(op)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ KEY = "key"
 """The field of `meta` with the whole path of a key whose id was shortened."""
 ROOT_BYTES = 128
 _HASHED = "~"
+_ESCAPED = re.compile(r"[/%\ud800-\udfff]")
 _HASH_CHARS = 64
 _KEPT_BYTES = MAX_ID_BYTES - len(_HASHED) - _HASH_CHARS
 
@@ -98,11 +100,13 @@ def is_shortened(id: str) -> bool:
 
 def _encoded(part: str) -> str:
     """Encode a part as a segment. It begins with `%=` where the segment would be empty or look like a hash."""
-    # "surrogatepass": keys come from anywhere, and a lone surrogate is a str too.
-    text = "".join(
-        quote(c, safe="", errors="surrogatepass") if c in "/%" or "\ud800" <= c <= "\udfff" else c for c in part
-    )
+    text = _ESCAPED.sub(_quoted, part)
     return "%=" + text if not part or part.startswith(_HASHED) else text
+
+
+def _quoted(found: re.Match[str]) -> str:
+    # "surrogatepass": keys come from anywhere, and a lone surrogate is a str too.
+    return quote(found[0], safe="", errors="surrogatepass")
 
 
 def _kept(path: str) -> str:

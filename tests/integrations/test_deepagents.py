@@ -122,6 +122,13 @@ def test_files_of_bytes(backend: BackendProtocol) -> None:
     assert backend.grep("PNG").matches == []
 
 
+@pytest.mark.parametrize("name", ["/clip.mkv", "/scan.PDF"])
+def test_a_file_whose_name_is_not_that_of_text_is_read_whole(backend: BackendProtocol, name: str) -> None:
+    backend.write(name, "a\nb\n")
+    result = backend.read(name, offset=5, limit=1)
+    assert result.file_data is not None and result.file_data["content"] == "a\nb\n", result.error
+
+
 def test_a_file_is_a_module_whose_description_stays(store: Store) -> None:
     store.put("deepagents/notes/a.md", "one", content_type="text/markdown", keywords=["k"], meta={"m": 1})
     backend = DistierBackend(store)

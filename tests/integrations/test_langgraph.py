@@ -57,6 +57,17 @@ def test_a_namespace_too_long_for_an_id_is_found_by_each_of_its_prefixes(memory:
     assert memory.list_namespaces(prefix=namespace) == [namespace]
 
 
+def test_each_get_of_a_batch_returns_its_own_item(memory: DistierStore) -> None:
+    memory.batch([PutOp(("a",), str(n), {"n": n}) for n in range(3)])
+    found = memory.batch([
+        GetOp(("a",), "2"), SearchOp(("a",), limit=1), GetOp(("a",), "none"), GetOp(("a",), "0"), PutOp(("a",), "0", {}),
+        GetOp(("a",), "2"),
+    ])  # fmt: skip
+    assert [item and (item.key, item.value) for item in (found[0], *found[2:4], found[5])] == [  # type: ignore[union-attr]
+        ("2", {"n": 2}), None, ("0", {"n": 0}), ("2", {"n": 2}),
+    ]  # fmt: skip
+
+
 def test_reads_of_a_batch_see_what_was_there_before_it(memory: DistierStore) -> None:
     memory.put(("a",), "k", {"v": 1})
     got, found, spaces, *rest = memory.batch([

@@ -17,6 +17,13 @@ from tests.servers import available_kinds
 
 WHERE = Path(os.environ.get("SUITES") or Path(sys.prefix) / "suites")
 PLUGINS = Path(__file__).parent / "suites"
+DEEP_AGENTS = [
+    f"tests/unit_tests/backends/test_{name}"
+    for name in (
+        "store_backend.py", "store_backend_async.py", "composite_backend.py", "composite_backend_async.py",
+        "glob_semantics.py::TestStoreBackendGlobMatrix",
+    )
+]  # fmt: skip
 SUITES = {
     ("langgraph_checkpoint-4.3.2", "suite_langgraph", "tests/test_store.py"): (104, 13),
     ("langgraph_checkpoint_sqlite-3.1.2", "suite_langgraph", "tests/test_store.py tests/test_async_store.py"): (
@@ -25,23 +32,30 @@ SUITES = {
     ),
     ("py-key-value", "suite_key_value", "tests/stores/memory/test_memory.py"): (67, 1),
     ("anthropic-2.14.0", "suite_anthropic", "tests/lib/tools/memory_tools/test_filesystem.py"): (74, 25),
+    ("deepagents-0.7.8", "suite_deepagents", " ".join(DEEP_AGENTS)): (172, 44),
+    ("deepagents-0.7.8", "suite_langgraph", " ".join(DEEP_AGENTS)): (216,),
 }
 """What passed and what was skipped, by the suite's folder, our plugin and the suite's files."""
-CLONED = {"py-key-value": "git clone --branch 0.4.4 https://github.com/strawgate/py-key-value"}
-"""Suites that `make suites` does not fetch: building this sdist's metadata needs a compiler. They are run by hand."""
+CLONED = {
+    "py-key-value": "git clone --branch 0.4.4 https://github.com/strawgate/py-key-value",
+    "deepagents-0.7.8": "docs/how-to/use-with-deep-agents.md",
+}
+"""Suites that `make suites` does not fetch, and how to run them by hand. Building the first one's sdist needs a compiler. The
+second one's sdist has no tests, and its package cannot be installed next to the others."""
 NO_CONFTEST = {"anthropic-2.14.0": ("--noconftest",)}  # it is for tests of their API, and needs more packages
 NEEDS = ("pytest_mock", "langgraph.store.sqlite", "key_value.aio", "dirty_equals", "anthropic")
+OWN_NEEDS = {"deepagents-0.7.8": ("langgraph.store.sqlite", "deepagents")}
 
 
 @pytest.mark.skipif(available_kinds()["valkey"] != "", reason=available_kinds()["valkey"])
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: str(suite[0]))
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: f"{suite[0]}-{suite[1]}")
 def test_public_suite_passes(suite: tuple[str, str, str]) -> None:
     folder, plugin, files = suite
     if not (WHERE / folder).is_dir():
         how = CLONED.get(folder, "run `make suites`")
         pytest.skip(f"{folder} is not in {WHERE}: {how}")
-    for needed in NEEDS:
+    for needed in OWN_NEEDS.get(folder, NEEDS):
         pytest.importorskip(needed, reason=f"{needed} is not installed: run `make suites`")
     argv = [
         sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", ".", *NO_CONFTEST.get(folder, ()),
