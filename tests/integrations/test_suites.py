@@ -18,10 +18,12 @@ from tests.servers import available_kinds
 WHERE = Path(os.environ.get("SUITES") or Path(sys.prefix) / "suites")
 PLUGINS = Path(__file__).parent / "suites"
 DEEP_AGENTS = [
-    f"tests/unit_tests/backends/test_{name}"
-    for name in (
-        "store_backend.py", "store_backend_async.py", "composite_backend.py", "composite_backend_async.py",
-        "glob_semantics.py::TestStoreBackendGlobMatrix",
+    f"tests/unit_tests/{each}"
+    for each in (
+        "backends/test_store_backend.py", "backends/test_store_backend_async.py", "backends/test_composite_backend.py",
+        "backends/test_composite_backend_async.py", "backends/test_glob_semantics.py::TestStoreBackendGlobMatrix",
+        "middleware/test_memory_middleware.py", "middleware/test_skills_middleware.py", "test_permissions.py",
+        "test_artifacts_root.py", "test_eviction_replay.py",
     )
 ]  # fmt: skip
 SUITES = {
@@ -32,8 +34,8 @@ SUITES = {
     ),
     ("py-key-value", "suite_key_value", "tests/stores/memory/test_memory.py"): (67, 1),
     ("anthropic-2.14.0", "suite_anthropic", "tests/lib/tools/memory_tools/test_filesystem.py"): (74, 25),
-    ("deepagents-0.7.8", "suite_deepagents", " ".join(DEEP_AGENTS)): (172, 44),
-    ("deepagents-0.7.8", "suite_langgraph", " ".join(DEEP_AGENTS)): (216,),
+    ("deepagents-0.7.8", "suite_deepagents", " ".join(DEEP_AGENTS)): (512, 51),
+    ("deepagents-0.7.8", "suite_langgraph", " ".join(DEEP_AGENTS)): (563,),
 }
 """What passed and what was skipped, by the suite's folder, our plugin and the suite's files."""
 CLONED = {
