@@ -136,7 +136,7 @@ def test_options_of_the_program_reach_the_replays(capsys: pytest.CaptureFixture[
     program = pytest.importorskip("benchmarks.__main__", reason="`make bench` installs what it compares with")
     chosen = program.arguments(["churn", "--accesses", "9", "--puts", "20", "--trace", "zipf"])
     assert (chosen.sections, chosen.accesses, chosen.puts, chosen.trace) == (["churn"], 9, 20, ["zipf"])
-    assert list(program.all_sections(program.Options()))[:3] == ["churn", "near_room", "steps"]
+    assert list(program.all_sections(program.Options()))[:4] == ["churn", "spent", "near_room", "steps"]
     with pytest.raises(SystemExit):
         program.arguments(["churm"])
     assert "there is no churm" in capsys.readouterr().err
