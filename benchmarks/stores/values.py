@@ -69,7 +69,8 @@ def byte_stores(effort: Effort, left_out: dict[str, str]) -> Table:
         poll(lambda: (found[NEAR].mget(KEYS), len(cache) >= MANY)[1], what="a near cache with all values")
         race_all(table, {name: {"mget of 100": each["mget of 100"]} for name, each in measured.items()}, effort)
     table.notes = (
-        "`LocalFileStore` truncates and writes each file, without an fsync. `RedisStore` sends one MSET or MGET, and "
-        "distier a script for several modules."
+        "`LocalFileStore` truncates and writes each file, without an fsync. Its time to write depends on what else uses the "
+        "disk: runs on this machine differed by a factor of ten. `RedisStore` sends one MSET or MGET, and distier a script for "
+        "several modules."
     )
     return table
