@@ -172,18 +172,26 @@ def check_file(name: str, data: bytes) -> None:
         raise Corrupt(f"the manifest's file {name} is damaged: {e!s:.100}; run `distier manifest rebuild`") from e
 
 
-def read_rows(data: bytes) -> Iterator[Row]:
-    """Iterate over the rows of a whole file, in order. A line that is no row is skipped: no other row depends on it."""
+def read_rows(data: bytes, prefix: str = "") -> Iterator[Row]:
+    """Iterate over the rows of a whole file, in order. A line that is no row is skipped: no other row depends on it.
+
+    With `prefix`, only rows whose ids begin with it. Parsing takes most of the time, so other lines are recognised by their
+    text.
+    """
+    begins = f'"id":{_json(prefix)[:-1]}'.encode("utf-8", "surrogatepass")
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
         for line in file:
-            if (row := _row(line)) is not None:
+            if prefix and begins not in line and b'"id":"' in line:
+                continue
+            if (row := _row(line)) is not None and row.id.startswith(prefix):
                 yield row
 
 
-def merged(files: Mapping[str, bytes]) -> Iterator[Row]:
-    """Iterate over the rows of all files in order, each copy of a version once, in the order of copies."""
+def merged(files: Mapping[str, bytes], prefix: str = "") -> Iterator[Row]:
+    """Iterate over the rows of all files in order, each copy of a version once, in the order of copies. `prefix`: as
+    `read_rows`."""
     last: tuple[str, Place] | None = None
-    for row in heapq.merge(*map(read_rows, files.values()), key=_position):
+    for row in heapq.merge(*(read_rows(data, prefix) for data in files.values()), key=_position):
         position = _position(row)
         if position != last:
             last = position

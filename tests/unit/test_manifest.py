@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 
 import pytest
 from hypothesis import given
@@ -115,3 +116,12 @@ def test_compaction_leaves_large_runs_alone_until_they_are_matched() -> None:
     ]
     assert choose_small([*small, *runs], 33) == []
     assert choose_small([*small, *runs], 32) == [*small, *runs[:2]]
+
+
+@given(st.lists(texts, max_size=8), st.text(st.characters(exclude_categories=["Cs"]), max_size=2))
+def test_rows_of_a_prefix_are_those_whose_ids_begin_with_it(ids: list[str], prefix: str) -> None:
+    rows = [manifest.Row(f"k{n:02}/@00000001-00000000000001-00000000.md.xz", id, {"id": id, "meta": {"id": prefix}})
+            for n, id in enumerate(ids)]  # fmt: skip
+    spaced = gzip.compress("".join(json.dumps({"key": row.key, **row.known}) + "\n" for row in rows).encode())
+    for data in (manifest.pack_rows(rows), spaced):  # also of a program that writes spaces
+        assert [row.id for row in manifest.read_rows(data, prefix)] == [id for id in ids if id.startswith(prefix)]

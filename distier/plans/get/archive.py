@@ -52,7 +52,7 @@ def list_archive(space: Namespace, prefix: str = "", at_ms: int | None = None) -
     Raises:
         ArchiveUnavailable: the archive did not answer.
     """
-    return (yield from _each_group(space, partial(_report, prefix, at_ms)))
+    return (yield from _each_group(space, partial(_report, prefix, at_ms), prefix))
 
 
 def list_versions(space: Namespace) -> Plan[int]:
@@ -70,14 +70,19 @@ def _report_rows(groups: Iterable[Sequence[Row]]) -> Plan[int]:
     return len(found)
 
 
-def _each_group(space: Namespace, report: Callable[[Iterable[Sequence[Row]]], Plan[int]]) -> Plan[int]:
+def _each_group(
+    space: Namespace, report: Callable[[Iterable[Sequence[Row]]], Plan[int]], prefix: str = ""
+) -> Plan[int]:
     """Report the rows of all modules, some at a time: those of the manifest if it is whole, else what a listing says. Returns
-    the sum of the results."""
+    the sum of the results.
+
+    `prefix`: other modules may be left out.
+    """
     n = 0
     listed = yield from list_manifest(space)
     manifest = yield from open_manifest(space)
     if not manifest.damaged and any(is_marker(space.namespace, e.key, "full") for e in listed):
-        groups = manifest.groups()
+        groups = manifest.groups(prefix)
         while some := (yield from step_of(groups)):
             n += yield from report(some)
         return n

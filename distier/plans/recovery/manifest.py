@@ -99,9 +99,9 @@ class Manifest:
             self._next = next(self._rows, None)
         return found
 
-    def groups(self) -> Iterator[list[Row]]:
-        """Iterate over the rows of each module."""
-        return names.grouped(names.merged(self.files))
+    def groups(self, prefix: str = "") -> Iterator[list[Row]]:
+        """Iterate over the rows of each module, or of those whose ids begin with `prefix`."""
+        return names.grouped(names.merged(self.files, prefix))
 
 
 def open_manifest(space: Namespace, shard: Shard | None = None) -> Plan[Manifest]:
