@@ -31,7 +31,7 @@ demo: $(READY) ## Run agents that share one cache under memory pressure, on real
 check: lint ## Run what finds most mistakes in a minute: lint and the fast tests. Before each commit
 	$(BIN)/python -m pytest $(FAST) -n 2 --dist loadfile -q
 
-test: $(READY) ## Run all tests; those that this machine cannot run are skipped with a reason (INTERLEAVINGS=4000: a minute less)
+test: $(READY) ## Run all tests; those that this machine cannot run are skipped with a reason (INTERLEAVINGS=4000: half a minute less)
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) spell ## Run ruff, codespell and mypy --strict

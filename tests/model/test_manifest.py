@@ -9,7 +9,7 @@ import pytest
 from .manifest import Violation
 from .walks import FOCUS, walk
 
-WALKS = {"all": 1500, "burials": 500, "packs": 400, "packs and burials": 500, "superseded packs": 400,
+WALKS = {"all": 1000, "burials": 500, "packs": 400, "packs and burials": 500, "superseded packs": 400,
          "superseded packs and burials": 300}  # fmt: skip
 # mutant: (focus, walks of which one breaks an invariant)
 KILLED_BY = {
