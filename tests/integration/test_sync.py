@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,11 @@ def sync(environment: None, directory: Path, capfd: pytest.CaptureFixture[str]) 
 
 def files(directory: Path) -> dict[str, str]:
     found = (path for path in directory.rglob("*") if path.is_file() and path.name != ".distier-sync.json")
-    return {path.relative_to(directory).as_posix(): path.read_text() for path in found}
+    texts = {}
+    for path in found:
+        with suppress(FileNotFoundError):  # a file that is being written is renamed when it is whole
+            texts[path.relative_to(directory).as_posix()] = path.read_text()
+    return texts
 
 
 def modules(store: Store) -> dict[str, str]:
