@@ -6,30 +6,20 @@ It replaces the two tools before the tests are imported. What a test does with t
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
+import suite_store
+from suite_store import pytest_unconfigure as pytest_unconfigure
 
-import distier
-from distier.embedded import Home, stop_server
+from distier import Store
 from distier.integrations.anthropic import AsyncDistierMemoryTool, DistierMemoryTool
 
 COUNT = iter(range(10**6))
+shared: Callable[[], Store] = partial(suite_store.shared, "60s")
 WITHOUT = r"symlink|permissive_umask"
-
-
-@cache
-def home() -> Path:
-    return Path(tempfile.mkdtemp(prefix="distier-suite-", dir="/tmp"))
-
-
-@cache
-def shared() -> distier.Store:
-    return distier.connect(home(), counter="estimate", deadline="60s")
 
 
 class Place:
@@ -110,10 +100,3 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
                 setattr(item.module, name, ours)
         if re.search(WITHOUT, item.name):
             item.add_marker(pytest.mark.skip(reason="about links and modes of files"))
-
-
-def pytest_unconfigure() -> None:
-    if shared.cache_info().currsize:
-        shared().close()
-        stop_server(Home(home()))
-        shutil.rmtree(home(), ignore_errors=True)

@@ -7,12 +7,8 @@ finds among the modules. With `suite_langgraph` in place of this plugin, their o
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Callable
-from functools import cache
 from itertools import count
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,9 +16,9 @@ import deepagents.backends
 import deepagents.backends.store
 import langgraph.store.memory
 import pytest
+from suite_store import pytest_unconfigure as pytest_unconfigure
+from suite_store import shared
 
-import distier
-from distier.embedded import Home, stop_server
 from distier.integrations.deepagents import DistierBackend
 
 ROOTS = (f"s{n}" for n in count())
@@ -33,16 +29,6 @@ WITHOUT = {
     r"single_batch_call": "counts the calls of LangGraph's store, which is not used",
     r"literal_key|wildcard_missing": "about a path that does not begin with '/', which is refused",
 }
-
-
-@cache
-def home() -> Path:
-    return Path(tempfile.mkdtemp(prefix="distier-suite-", dir="/tmp"))
-
-
-@cache
-def shared() -> distier.Store:
-    return distier.connect(home(), counter="estimate", deadline="20s")
 
 
 class Kept:
@@ -84,10 +70,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for pattern, reason in WITHOUT.items():
             if re.search(pattern, item.name):
                 item.add_marker(pytest.mark.skip(reason=reason))
-
-
-def pytest_unconfigure() -> None:
-    if shared.cache_info().currsize:
-        shared().close()
-        stop_server(Home(home()))
-        shutil.rmtree(home(), ignore_errors=True)

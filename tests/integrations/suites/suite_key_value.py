@@ -5,31 +5,17 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
-from functools import cache
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from suite_store import pytest_unconfigure as pytest_unconfigure
+from suite_store import shared
 
-import distier
-from distier.embedded import Home, stop_server
 from distier.integrations.key_value import DistierStore
 
 COUNT = iter(range(10**6))
-
-
-@cache
-def home() -> Path:
-    return Path(tempfile.mkdtemp(prefix="distier-suite-", dir="/tmp"))
-
-
-@cache
-def shared() -> distier.Store:
-    return distier.connect(home(), counter="estimate", deadline="20s")
 
 
 class Standing(DistierStore):
@@ -49,10 +35,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "not_unbounded" in item.name:  # their Redis, S3 and disk stores skip it too
             item.add_marker(pytest.mark.skip(reason="entries that leave hot and warm stay in the archive"))
-
-
-def pytest_unconfigure() -> None:
-    if shared.cache_info().currsize:
-        shared().close()
-        stop_server(Home(home()))
-        shutil.rmtree(home(), ignore_errors=True)

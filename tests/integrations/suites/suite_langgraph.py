@@ -8,20 +8,17 @@ distier's tests, because `tests` is LangGraph's package there.
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from functools import cache
 from importlib import import_module
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
+from suite_store import DEADLINE, home, shared
+from suite_store import pytest_unconfigure as pytest_unconfigure
 
 import distier
-from distier.embedded import Home, stop_server
 from distier.integrations.langgraph import DistierStore
 
 ROOTS = (f"s{n}" for n in count())
@@ -31,16 +28,6 @@ WITHOUT = {
     r"sql_injection_vulnerability": "expects that the name of a filter is refused for what it means in SQL",
     r"nonnull_migrations|escape_glob|namespace_match_pattern|indexable_condition": "tests the SQL of SqliteStore",
 }
-
-
-@cache
-def home() -> Path:
-    return Path(tempfile.mkdtemp(prefix="distier-suite-", dir="/tmp"))
-
-
-@cache
-def shared() -> distier.Store:
-    return distier.connect(home(), counter="estimate", deadline="20s")
 
 
 class Standing(DistierStore):
@@ -64,7 +51,7 @@ class AsyncStanding(DistierStore):
     @asynccontextmanager
     async def from_conn_string(cls, _: str, **__: Any) -> AsyncIterator[DistierStore]:
         shared()  # the server
-        async with await distier.connect_async(home(), counter="estimate", deadline="20s") as store:
+        async with await distier.connect_async(home(), counter="estimate", deadline=DEADLINE) as store:
             yield cls(store, root=next(ROOTS))
 
 
@@ -82,10 +69,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for pattern, reason in WITHOUT.items():
             if re.search(pattern, item.name):
                 item.add_marker(pytest.mark.skip(reason=reason))
-
-
-def pytest_unconfigure() -> None:
-    if shared.cache_info().currsize:
-        shared().close()
-        stop_server(Home(home()))
-        shutil.rmtree(home(), ignore_errors=True)
