@@ -85,15 +85,16 @@ def current_dictionary(space: Namespace, shard: Shard, size_bytes: int) -> Plan[
     return Dictionary(name, data)
 
 
+def current_command(shard: Shard, *, hint: float = 0.0) -> Command[str]:
+    """Ask for the name of a shard's current dictionary; empty for none."""
+    return Command(shard, ("HGET", shard.epoch, "dictionary"), lambda reply: (reply or b"").decode(), hint=hint)
+
+
 def look_for_current(space: Namespace, shard: Shard) -> Plan[None]:
     """Look which dictionary is the current one of a shard."""
-    (reply,) = yield from Pipeline([Command(shard, ("HGET", shard.epoch, "dictionary"), _text, hint=HINT_S)])
+    (reply,) = yield from Pipeline([current_command(shard, hint=HINT_S)])
     if isinstance(reply, str):
         space.process.dictionary[shard] = reply
-
-
-def _text(reply: bytes | None) -> str:
-    return (reply or b"").decode()
 
 
 def _same(reply: Any) -> Any:

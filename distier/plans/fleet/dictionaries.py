@@ -52,7 +52,7 @@ from distier.errors import Corrupt, DistierError, Full, Invalid
 from distier.lua import drop_dictionary, use_dictionary
 from distier.plans.common.commands import chunks, frame_command, numbers, record_command, server_ms, sizes_command
 from distier.plans.common.content import content_or_none
-from distier.plans.common.dictionaries import find_dictionary
+from distier.plans.common.dictionaries import current_command, find_dictionary
 from distier.plans.common.leases import cut_lease, take_lease
 from distier.plans.common.namespace import Namespace
 from distier.plans.common.process_state import Naming
@@ -201,7 +201,7 @@ def _chosen(
     def measured(dictionary: Dictionary | None) -> Plan[float]:
         return (yield from Offload(1 << 20, lambda: ratio(held_out, dictionary, level=level), LEARNING))
 
-    current = yield from Command(first, ("HGET", first.epoch, "dictionary"), _text)
+    current = yield from current_command(first)
     names = [name_in_key(space.namespace, e.key) for e in sorted(listed, key=lambda e: e.modified_ms)]
     name = current or next((name for name in reversed(names) if name), "")
     data = (yield from find_dictionary(space, first, name, again=True)) if name else None
@@ -247,7 +247,7 @@ def _delete_unused(space: Namespace, listed: Sequence[Listed]) -> Plan[None]:
     needed: set[str] = set()
     calls: list[Command[Any]] = []
     for shard in space.keys.shards:
-        calls += [_names_command(shard), Command(shard, ("HGET", shard.epoch, "dictionary"), _text)]
+        calls += [_names_command(shard), current_command(shard)]
     for reply in (yield from Pipeline(calls)):
         needed |= {reply} if isinstance(reply, str) else collect(reply)
     unused = [key for name, key in old.items() if name not in needed]
@@ -270,13 +270,13 @@ def keep_dictionaries(space: Namespace, shard: Shard) -> Plan[int]:
 
 def _look(space: Namespace, shard: Shard) -> Plan[_Known]:
     calls: list[Command[Any]] = [
-        Command(shard, ("HGET", shard.epoch, "dictionary"), _text),
+        current_command(shard),
         _names_command(shard),
         server_ms(shard),
     ]
     if shard.index:
         first = space.keys.shards[0]
-        calls.append(Command(first, ("HGET", first.epoch, "dictionary"), _text))
+        calls.append(current_command(first))
     current, names, now_ms, *wanted = yield from Pipeline(calls)
     current, names = collect(current), collect(names)
     space.process.dictionary[shard] = current
