@@ -11,6 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,15 +127,23 @@ def main() -> None:
     PAGE.write_text(text)
 
 
-def measure_dictionaries() -> str:
-    """Return the section about dictionaries."""
+def of_corpora(
+    server: TestServer, measure_one: Callable[[TestServer, Path, packs.Rounds], dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Measure each corpus in a directory of its own. Returns the figures by its name; none where there are no corpora."""
     directory = os.environ.get("BENCH_CORPORA")
     found: dict[str, dict[str, float]] = {}
+    for name, rounds in packs.corpora(Path(directory) if directory else None):
+        with tempfile.TemporaryDirectory() as home:
+            found[name] = measure_one(server, Path(home), rounds)
+        print(name, found[name])
+    return found
+
+
+def measure_dictionaries() -> str:
+    """Return the section about dictionaries."""
     with running_server(KINDS[0], args=("--appendonly", "no", "--save", "")) as server:
-        for name, rounds in packs.corpora(Path(directory) if directory else None):
-            with tempfile.TemporaryDirectory() as home:
-                found[name] = dictionaries.measure(server, Path(home), rounds[0])
-            print(name, found[name])
+        found = of_corpora(server, lambda server, home, rounds: dictionaries.measure(server, home, rounds[0]))
     if not found:
         return "The corpora are not here (`BENCH_CORPORA`), so nothing was learned from them."
     reader = statistics.median(r["make for a reader us"] / r["make plain for a reader us"] for r in found.values())
@@ -144,13 +153,8 @@ def measure_dictionaries() -> str:
 
 def measure_packs() -> str:
     """Return the section about packs."""
-    directory = os.environ.get("BENCH_CORPORA")
-    sizes: dict[str, dict[str, float]] = {}
     with running_server(KINDS[0], args=("--appendonly", "no", "--save", "")) as server:
-        for name, rounds in packs.corpora(Path(directory) if directory else None):
-            with tempfile.TemporaryDirectory() as home:
-                sizes[name] = packs.ratios(server, Path(home), rounds)
-            print(name, sizes[name])
+        sizes = of_corpora(server, packs.ratios)
         with tempfile.TemporaryDirectory() as home:
             read = packs.reads(server, Path(home), text)
     print(read)

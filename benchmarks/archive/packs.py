@@ -36,11 +36,15 @@ def packed(store: Store) -> Packed:
     return store.run(plan, deadline_s=3600)
 
 
-def corpora(directory: Path | None) -> Iterator[tuple[str, list[list[tuple[str, bytes]]]]]:
+Rounds = list[list[tuple[str, bytes]]]
+"""The ids and contents of a corpus, as `corpora` yields them."""
+
+
+def corpora(directory: Path | None) -> Iterator[tuple[str, Rounds]]:
     """Yield each corpus: its name, and its modules in rounds. A round has each module once; the next one has their next
     versions (files of one directory that are named by number)."""
     for path in sorted(directory.glob("*.tar.xz")) if directory is not None else ():
-        rounds: list[list[tuple[str, bytes]]] = []
+        rounds: Rounds = []
         versions: Counter[str] = Counter()
         with tarfile.open(path) as tar:
             for member in sorted((m for m in tar if m.isfile()), key=lambda m: m.name):
@@ -61,7 +65,7 @@ def size_of(home: Path, pattern: str) -> int:
     return sum(path.stat().st_size for path in home.rglob(pattern))
 
 
-def ratios(server: TestServer, home: Path, rounds: list[list[tuple[str, bytes]]]) -> dict[str, float]:
+def ratios(server: TestServer, home: Path, rounds: Rounds) -> dict[str, float]:
     """Return how many times smaller than its content a corpus is: as single objects, in packs, and with their indexes."""
     total = sum(len(content) for some in rounds for _, content in some)
     with opened(server, home, storage_tiers__cold__keep_versions=10_000, max_module_bytes=64 << 20) as store:
