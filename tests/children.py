@@ -69,6 +69,27 @@ def end(pids: Iterable[int]) -> None:
             continue
 
 
+def freeze(pid: int, patience_s: float = 60.0) -> None:
+    """Stop a process with SIGSTOP, and wait until each of its threads has stopped.
+
+    The signal goes to one thread, which stops the others. On a busy machine they run until it gets a CPU.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    end_s = time.monotonic() + patience_s
+    while any(state not in "TtZX" for state in _threads(pid)):
+        assert time.monotonic() < end_s, f"process {pid} does not stop"
+        time.sleep(0.001)
+
+
+def _threads(pid: int) -> Iterator[str]:
+    """Iterate over the states of the threads of a process. There are none without /proc."""
+    for path in Path(f"/proc/{pid}/task").glob("[0-9]*"):
+        try:
+            yield (path / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:  # it has ended
+            continue
+
+
 def _processes() -> Iterator[tuple[int, str, int]]:
     for path in Path("/proc").glob("[0-9]*"):
         # "pid (name) state parent ...", and a name may have brackets and spaces

@@ -60,6 +60,7 @@ from tests.chaos.hammer import (
     seen,
     write_call,
 )
+from tests.children import freeze
 from tests.clusters import TestCluster, start_cluster
 from tests.history import NEVER, Call, History, Promises
 from tests.patching import replace_in
@@ -394,7 +395,7 @@ def cluster(run: Run, tmp: Path) -> Masters:
         slots = [s.slot for s in shards if nodes.owner(s.slot) is dead]
         behind = [nodes.at(replica) for replica in nodes.topology().replicas_of(("127.0.0.1", dead.port))]
         for replica in behind:  # the replica misses the next writes, and takes over all the same
-            os.kill(replica.pid, signal.SIGSTOP)
+            freeze(replica.pid)
         nodes.ask(dead, "CLIENT", "KILL", "TYPE", "replica")  # otherwise the kernel still delivers the stream
         time.sleep(0.1)
         dead.kill9()

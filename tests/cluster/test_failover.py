@@ -10,6 +10,7 @@ import pytest
 
 from distier import Item
 from distier.errors import RedisUnavailable
+from tests.children import freeze
 from tests.cluster.conftest import SHARDS, Stores
 from tests.cluster.load import Load
 from tests.cluster.test_moves import near_on, shows
@@ -80,7 +81,7 @@ def test_hanging_master_is_left_within_the_deadline(stores: Stores):
     shard = stores.keys.shards[0]
     id, home = stores.id_in(shard), cluster.owner(shard.slot)
     store.put(id, "1", durability="archived")
-    os.kill(home.pid, signal.SIGSTOP)
+    freeze(home.pid)
     try:
         began_s = time.monotonic()
         store.put(id, "2")

@@ -25,6 +25,7 @@ from distier.domain.order import Order
 from distier.errors import ConfigError
 from distier.stores.local import LocalStore, default_node, environment, file_system, prepare
 from distier.stores.local import store as store_module
+from tests.children import freeze
 
 LONG = os.environ.get("CHAOS") == "long"
 CHILD = Path(__file__).parent / "local_child.py"
@@ -737,7 +738,7 @@ def test_stopped_writer_blocks_no_other_process(opened: Opener, tmp_path: Path) 
     try:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
-        child.send_signal(signal.SIGSTOP)
+        freeze(child.pid)
         assert not keep(store, "n")
         assert counts(store)["local.busy"] == 1
         assert read(store, "m"), "readers do not wait for writers"

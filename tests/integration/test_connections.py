@@ -30,6 +30,7 @@ from distier.domain.keys import Keyspace
 from distier.errors import OutOfStep, Unavailable
 from distier.stores.redis import AsyncRedisExchange, RedisExchange
 from distier.stores.redis.wire import SEND_BYTES
+from tests.children import freeze
 from tests.conftest import empty
 from tests.deadlines import short_deadline
 from tests.integration.world import Face, World, until
@@ -392,7 +393,7 @@ async def seconds(call: Awaitable[Any], error: type[Exception]) -> float:
 
 @contextmanager
 def frozen(server: TestServer) -> Iterator[None]:
-    os.kill(server.pid, signal.SIGSTOP)
+    freeze(server.pid)
     try:
         yield
     finally:
@@ -484,7 +485,7 @@ async def test_pipeline_to_a_server_that_stops_reading_ends_at_the_deadline(
     with Proxy(own_server.port) as proxy:
         face = await face_of(kind, proxy.url, tmp_path)
         await face.put("a", "a")
-        os.kill(own_server.pid, signal.SIGSTOP)
+        freeze(own_server.pid)
         try:
             items = [Item(f"m{i}", os.urandom(900_000), tokens=1) for i in range(8)]
             begin = time.monotonic()

@@ -46,6 +46,7 @@ from distier.domain.module import Event, Module
 from distier.domain.order import Order
 from distier.embedded import Home, stop_server
 from distier.plans.fleet.statistics import Stats
+from tests.children import freeze
 from tests.servers import Reaper, poll
 
 
@@ -305,7 +306,7 @@ def test_demo_with_hanging_agents_ends_and_reports_that_first(short_tmp: Path) -
         next(line for line in process.stderr if "agents at work" in line)
         hung = [pid for pid in processes_of(short_tmp) if pid != str(process.pid) and is_child(pid)]
         for pid in hung:
-            os.kill(int(pid), signal.SIGSTOP)
+            freeze(int(pid))
         process.send_signal(signal.SIGINT)
         first = next(line for line in process.stderr if "agents at work" not in line)
         assert re.search(r"interrupted: ending \d processes and the server", first)

@@ -29,6 +29,7 @@ from distier.embedded import lost as embedded_lost
 from distier.embedded import server as embedded_server
 from distier.embedded import talk as embedded_talk
 from distier.errors import ConfigError, RedisUnavailable
+from tests.children import freeze
 from tests.servers import Reaper, poll
 
 ROOT = Path(__file__).parent.parent.parent
@@ -330,7 +331,7 @@ def test_foreign_pid_in_the_pidfile_is_never_killed(home: Home, up: bool) -> Non
 @needs_proc
 def test_hung_server_is_an_error_and_no_second_one_starts(home: Home) -> None:
     pid = ensure_server(home).pid
-    os.kill(pid, signal.SIGSTOP)
+    freeze(pid)
     try:
         with pytest.raises(RedisUnavailable, match=f"pid {pid}"):
             ensure_server(home, timeout_s=0.3)

@@ -26,6 +26,7 @@ from distier import Item, connect
 from distier.errors import ArchiveUnavailable, ConfigError, Full, RedisUnavailable
 from distier.plans.fleet.sweep import sweep
 from distier.stores.archive import Archive
+from tests.children import freeze
 from tests.integration.world import Face, World
 from tests.servers import TestServer, running_server
 
@@ -57,7 +58,7 @@ def every_call(face: Face) -> list[Awaitable[Any]]:
 
 @contextmanager
 def frozen(server: TestServer) -> Iterator[None]:
-    os.kill(server.pid, signal.SIGSTOP)
+    freeze(server.pid)
     try:
         yield
     finally:

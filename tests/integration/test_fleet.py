@@ -26,6 +26,7 @@ from distier.observe.metrics import METRICS
 from distier.plans.fleet.maintain import recount
 from distier.worker import AsyncWorker, Worker
 from distier.worker.health import HealthServer
+from tests.children import freeze
 from tests.conftest import empty
 from tests.integration.faulty_s3 import FaultyS3
 from tests.servers import TestServer, free_port, poll
@@ -168,7 +169,7 @@ def test_fleet_shares_shards_and_takes_over_from_dead_or_sleeping_workers(
         poll(lambda: is_clean(store), timeout_s=SOON_S, what="what it would have archived is archived")
 
         asleep, awake = workers
-        asleep.signal(signal.SIGSTOP)
+        freeze(asleep.pid)
         poll(lambda: spread(store, valkey_server, awake), timeout_s=SOON_S, what="one has all")
         expected |= put(store, 60, 2)
         poll(lambda: is_clean(store), timeout_s=SOON_S, what="one archives all")

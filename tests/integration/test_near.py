@@ -31,6 +31,7 @@ from distier.errors import Conflict, Invalid, Unavailable
 from distier.near import Near, tracker
 from distier.plans.put.prepare import Item
 from distier.stores.redis import RedisExchange
+from tests.children import freeze
 from tests.deadlines import short_deadline
 from tests.servers import TestServer, poll, running_server
 
@@ -318,7 +319,7 @@ def test_hits_end_within_the_bound_when_the_server_is_stopped(own_server: TestSe
     with connect({}, **settings(own_server.url, tmp_path)) as store:
         store.put("a", "1")
         bring_near(store, "a")
-        os.kill(own_server.pid, signal.SIGSTOP)
+        freeze(own_server.pid)
         stopped_s = time.monotonic()
         try:
             asked_s = time.monotonic()

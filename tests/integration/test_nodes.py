@@ -31,6 +31,7 @@ from distier.doctor.finding import Finding
 from distier.errors import ArchiveUnavailable, ConfigError
 from distier.plans.fleet import nodes as node_plans
 from distier.stores.local import directory, environment
+from tests.children import freeze
 from tests.conftest import empty
 from tests.integration.world import Face, World, until
 from tests.servers import TestServer
@@ -557,7 +558,7 @@ async def test_stopped_node_costs_its_timeout_once(world: Nodes) -> None:
         while True:
             await world.know(b, "a")
             await until(lambda: world.held("a", "a9"), what="a to say what it holds")
-            child.send_signal(signal.SIGSTOP)
+            freeze(child.pid)
             spy, id = Spy(b), next(ids)
             start = time.monotonic()
             assert (await b.get(id)).content == body(id)
@@ -640,7 +641,7 @@ async def test_silent_node_leaves_time_for_the_archive(world: Nodes) -> None:
 
         def stopped() -> bool:
             """Stop the node, but not in the middle of announcing again what it holds."""
-            child.send_signal(signal.SIGSTOP)
+            freeze(child.pid)
             if world.held("a", "a0"):
                 return True
             child.send_signal(signal.SIGCONT)

@@ -16,6 +16,7 @@ import pytest_asyncio
 from distier import Item
 from distier.domain.module import Landed
 from distier.errors import RedisUnavailable, Unavailable
+from tests.children import freeze
 from tests.integration.world import Face, World
 from tests.servers import KINDS, TestServer, available_kinds, poll, running_server, short_directory, start_replica
 
@@ -87,7 +88,7 @@ async def test_acknowledged_write_is_on_the_replica(primary: TestServer, replica
 async def test_hanging_replica_acknowledges_nothing(primary: TestServer, replica: TestServer, face: Face):
     await face.put("there", "x")
     await face.put("gone", "x")
-    os.kill(replica.pid, signal.SIGSTOP)
+    freeze(replica.pid)
     try:
         assert await face.delete("gone")
         with pytest.raises(RedisUnavailable, match="not replicated"):

@@ -20,6 +20,7 @@ import pytest
 from distier import Store, connect
 from distier.effects import Command, Plan
 from distier.plans.common.leases import patience_ms
+from tests.children import freeze
 from tests.integration.faulty_s3 import FaultyS3
 from tests.servers import poll
 
@@ -171,7 +172,10 @@ def test_lease_holder_that_dies_or_hangs_is_overtaken(
         with s3.fault("stall", "GET", times=1):
             holder.go()
             poll(lambda: gets(s3) == 1, what="the holder's GET")
-            os.kill(holder.processes[0].pid, fate)
+            if fate == signal.SIGSTOP:
+                freeze(holder.processes[0].pid)
+            else:
+                os.kill(holder.processes[0].pid, fate)
             others.go()
             assert others.results() == [len(CONTENT)] * 20, "within their deadline"
         assert gets(s3) <= 3
