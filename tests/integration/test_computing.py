@@ -119,13 +119,13 @@ class SlowInParts(SlowCounter):
 @pytest.mark.parametrize("verb", ["put", "put_many"])
 async def test_counting_ends_at_the_deadline(world: World, verb: str) -> None:
     counter = SlowInParts()
-    face = await world.open(counter=counter, deadline="1s", max_module_bytes=LARGE_BYTES)
+    face = await world.open(counter=counter, deadline="6s", max_module_bytes=LARGE_BYTES)
     with pytest.raises(DeadlineExceeded, match="tokens"):
         if verb == "put":
             await face.put("a", "x" * LARGE_BYTES)
         else:
             raise (await face.put_many([Item("a", "x" * LARGE_BYTES)]))[0]
-    assert 1 <= counter.counted <= 5
+    assert 1 <= counter.counted <= 25
 
 
 async def test_late_batch_reports_what_landed(world: World) -> None:
