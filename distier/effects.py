@@ -189,6 +189,11 @@ class Now(Effect[int]):
 
 
 @dataclass(slots=True)
+class Monotonic(Effect[float]):
+    """This machine's monotonic clock, in seconds, to estimate what a server's clock shows since a look at it."""
+
+
+@dataclass(slots=True)
 class NewToken(Effect[str]):
     """128 random bits, as 32 hexadecimal digits, for a write id or the name of a lease's holder."""
 

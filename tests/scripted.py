@@ -7,6 +7,7 @@ touch nothing outside the process. `PlanRunner` runs plans to their end, with a 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from distier.effects import (
     Command,
     Count,
     Effect,
+    Monotonic,
     NewToken,
     Now,
     Offload,
@@ -122,6 +124,8 @@ class Scripted:
                 return None
             case Now():
                 return 0
+            case Monotonic():
+                return time.monotonic()
         raise AssertionError(f"an effect that this driver does not know: {effect!r}")
 
 

@@ -157,6 +157,8 @@ class Load:
             and record.transform == (name if made else None)
             and record.keywords == pack_keywords(item.keywords)
             and record.meta == pack_meta(item.meta)
+            and record.ttl_ms is None
+            and item.ttl is None  # a put begins the time again
             and (record.clean or (item.durability or config.durability) != "archived")
             and (record.outline or None) == ((outline(content, kind) if kind in config.outline else None) or None)
         )
@@ -209,6 +211,7 @@ class Load:
         args = [arg for k in given["keywords"] for arg in ("--keyword", k)]
         args += [arg for k, v in given["meta"].items() for arg in ("--meta", f"{k}={v}")]
         args += ["--type", given["content_type"]] if given["content_type"] else []
+        args += ["--ttl", f"{given['ttl']:g}s"] if given["ttl"] is not None else []
         return args + (["--durability", given["durability"]] if given["durability"] else [])
 
     def _interrupted(self, total: int) -> None:
@@ -287,7 +290,8 @@ def item_of(id: str, content: bytes, given: dict[str, Any], **more: Any) -> Item
         joined = list(dict.fromkeys([*keywords, *listed]))
         keywords = joined if _is_packed(joined) else keywords
         meta = fields | meta if _is_packed(keywords, fields | meta) else meta
-    return Item(id, content, given["content_type"], tuple(keywords), meta, durability=given["durability"], **more)
+    options = {name: given[name] for name in ("content_type", "durability", "ttl")} | more
+    return Item(id, content, keywords=tuple(keywords), meta=meta, **options)
 
 
 def _is_packed(keywords: Sequence[str], meta: dict[str, Any] | None = None) -> bool:

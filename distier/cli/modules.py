@@ -15,7 +15,7 @@ from distier.views import view
 
 from . import output
 from .complete import complete_ids, complete_ids_and_directories
-from .session import Chosen, Session, ids_from, matching, read_stdin, session_of
+from .session import Chosen, Session, duration_ms, ids_from, matching, read_stdin, session_of
 from .tree import Tree
 
 if TYPE_CHECKING:
@@ -80,6 +80,9 @@ def put(
     tokens: Annotated[int | None, typer.Option("--tokens", help="Token count, if known [default: counted].")] = None,
     if_version: IfVersion = None,
     durability: Level = None,
+    ttl: Annotated[
+        str | None, typer.Option("--ttl", metavar="TIME", help="When it expires: 90s, 15m, 24h [default: never].")
+    ] = None,
     prefix: Annotated[
         str | None, typer.Option("--prefix", help="Prefix of each id (DIR only) [default: the directory's name].")
     ] = None,
@@ -104,7 +107,8 @@ def put(
     """
     session = session_of(context)
     described: dict[str, Any] = {
-        "content_type": type, "keywords": keyword or (), "meta": _pairs(meta or []), "durability": durability
+        "content_type": type, "keywords": keyword or (), "meta": _pairs(meta or []), "durability": durability,
+        "ttl": duration_ms(ttl) / 1000 if ttl is not None else None,
     }  # fmt: skip
     if source is None:
         if tokens is not None or if_version is not None:
@@ -151,7 +155,7 @@ def _put_one(session: Session, id: str, source: str, described: dict[str, Any], 
     with session.store() as store:
         return store.put(
             id, content, content_type=item.content_type, keywords=item.keywords, meta=item.meta, tokens=item.tokens,
-            if_version=item.if_version, durability=item.durability,
+            if_version=item.if_version, durability=item.durability, ttl=item.ttl,
         )  # fmt: skip
 
 
@@ -379,6 +383,7 @@ def _placement_text(p: Placement) -> str:
         ("last use", when(p.last_use_ms)),
         ("leaves warm", when(p.due_ms) if p.tier == "warm" else ""),
         ("pinned until", when(p.pinned_until_ms)),
+        ("expires", when(p.expires_ms)),
         ("created", when(p.created_ms)),
         ("updated", when(p.updated_ms)),
         ("sha256", p.sha256),

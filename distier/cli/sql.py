@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 COLUMNS = {
     "id": "VARCHAR", "version": "VARCHAR", "current": "BOOLEAN", "deleted": "BOOLEAN", "tokens": "BIGINT", "bytes": "BIGINT",
     "archived_bytes": "BIGINT", "type": "VARCHAR", "keywords": "VARCHAR[]", "meta": "VARCHAR", "created": "BIGINT",
-    "updated": "BIGINT", "sha256": "VARCHAR", "counter": "VARCHAR", "key": "VARCHAR", "pack": "VARCHAR",
+    "updated": "BIGINT", "expires": "BIGINT", "sha256": "VARCHAR", "counter": "VARCHAR", "key": "VARCHAR", "pack": "VARCHAR",
 }  # fmt: skip
-"""The columns of `versions` and their types; `created` and `updated` become timestamps."""
+"""The columns of `versions` and their types; `created`, `updated` and `expires` become timestamps."""
 TABLES = """
     create table versions as
-    select * replace (epoch_ms(created) as created, epoch_ms(updated) as updated)
+    select * replace (epoch_ms(created) as created, epoch_ms(updated) as updated, epoch_ms(expires) as expires)
     from read_json(?, format = 'newline_delimited', columns = {columns});
     create view modules as select * exclude (current, deleted) from versions where current;
 """
@@ -100,7 +101,8 @@ def _line(row: Row, *, current: bool) -> str:
         "version": version,
         "key": row.key,
         "deleted": row.deleted,
-        "current": current and not row.deleted,
+        "expires": row.expires_ms,
+        "current": current and not row.deleted and (row.expires_ms is None or row.expires_ms > time.time() * 1000),
     }
     return json.dumps({name: (known | named).get(name) for name in COLUMNS}, ensure_ascii=False) + "\n"
 

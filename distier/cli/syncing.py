@@ -202,7 +202,7 @@ class Sync:
 
     def _item(self, action: Action) -> Item:
         path = self._path(action.id)
-        given: dict[str, Any] = {"keywords": (), "meta": {}, "content_type": None, "durability": None}
+        given: dict[str, Any] = {"keywords": (), "meta": {}, "content_type": None, "durability": None, "ttl": None}
         try:
             content = read_bounded(path, self.store.space.config.max_module_bytes, f"module {action.id!r}")
         except OSError as e:

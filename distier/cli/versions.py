@@ -63,6 +63,7 @@ def _history_lines(found: list[HistoryEntry]) -> Iterator[str]:
             "" if entry.deleted else f"{output.number(entry.tokens)} tokens",
             "" if entry.deleted else output.size(entry.size_bytes),
             entry.sha256[:12],
+            f"expires {output.moment(entry.expires_ms)}" if entry.expires_ms else "",
         )
         for entry in found
     ]

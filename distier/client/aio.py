@@ -135,10 +135,10 @@ class AsyncStore(AsyncBrowsing, AsyncFitting, AsyncRestoring, AsyncSearching, As
     async def put(
         self, id: str, content: Content, *, content_type: str | None = None, keywords: Sequence[str] = (),
         meta: Mapping[str, Any] | None = None, tokens: int | None = None, if_version: Expected = None,
-        durability: Durability | None = None,
+        durability: Durability | None = None, ttl: float | None = None,
     ) -> Landed:  # fmt: skip
         """As `Store.put`."""
-        item = Item(id, content, content_type, keywords, meta, tokens, if_version, durability)
+        item = Item(id, content, content_type, keywords, meta, tokens, if_version, durability, ttl)
         if self._load is not None and tokens is None:
             await self._load_counter()
         with self.near.writing([id]):

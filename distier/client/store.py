@@ -181,7 +181,7 @@ class Store(Browsing, Fitting, Restoring, Searching, Sessions, Versions):
     def put(
         self, id: str, content: Content, *, content_type: str | None = None, keywords: Sequence[str] = (),
         meta: Mapping[str, Any] | None = None, tokens: int | None = None, if_version: Expected = None,
-        durability: Durability | None = None,
+        durability: Durability | None = None, ttl: float | None = None,
     ) -> Landed:  # fmt: skip
         """Write a version of a module.
 
@@ -195,6 +195,8 @@ class Store(Browsing, Fitting, Restoring, Searching, Sessions, Versions):
             if_version: write only if the module is at this version; 0 writes only if the module does not exist.
             durability: when the write is acknowledged: in `redis`, `replicated` or `archived` (see docs/PROTOCOL.md). The
                 configured durability if not given.
+            ttl: seconds after which the module expires, at most 100 years; None for never. From then on it is a miss for all
+                readers, by the clock of the Redis server. The worker deletes it some minutes later.
 
         Returns:
             The new version, and the tier that it landed in.
@@ -207,10 +209,9 @@ class Store(Browsing, Fitting, Restoring, Searching, Sessions, Versions):
         """
         if self._load is not None and tokens is None:
             self._load_counter()
+        item = Item(id, content, content_type, keywords, meta, tokens, if_version, durability, ttl)
         with self.near.writing([id]):
-            return self.run(
-                put_plan(self.space, Item(id, content, content_type, keywords, meta, tokens, if_version, durability))
-            )
+            return self.run(put_plan(self.space, item))
 
     def _load_counter(self) -> None:
         """Load the counter's tables before the first put starts its deadline: on a busy machine they take a second."""

@@ -213,6 +213,7 @@ def describe_plain(record: Record) -> dict[str, object]:
         "type": record.content_type,
         "created": record.created_ms,
         "updated": record.updated_ms,
+        "ttl": record.ttl_ms,
         "keywords": record.keywords.decode(),
         "meta": record.meta.decode(),
         "transform": record.transform,

@@ -13,7 +13,7 @@ from .order import Order
 
 DESCRIBED = (
     "tier", "epoch", "ver", "tok", "seen", "bytes", "tokens", "counter", "sha256", "type", "keywords", "meta", "clean",
-    "created", "updated", "transform",
+    "created", "updated", "transform", "ttl",
 )  # fmt: skip
 """The fields of a record that a description is made of."""
 
@@ -25,7 +25,7 @@ class Described:
 
     `tier` is what the record names; a clean warm copy may have expired since. `sha256` is that of the content. `clean` means
     that this version is archived. `name` and `description` are those of `meta`, where `distier put` keeps the front matter of
-    skills and prompts.
+    skills and prompts. `expires_ms` is None for a module without TTL.
     """
 
     id: str
@@ -42,6 +42,7 @@ class Described:
     created_ms: int
     updated_ms: int
     transform: str | None = None
+    expires_ms: int | None = None
 
     @property
     def name(self) -> str | None:
@@ -92,4 +93,5 @@ def described(record: Record) -> Described:
     return Described(
         record.id, record.order, record.live_tier(), record.clean, record.content_type, record.size_bytes, record.tokens,
         record.counter, record.sha256, keywords, meta, record.created_ms, record.updated_ms, record.transform,
+        record.expires_ms,
     )  # fmt: skip

@@ -92,6 +92,10 @@ class Shard:
         return self.root + "ids"
 
     @property
+    def expiring(self) -> str:
+        return self.root + "expiring"
+
+    @property
     def hits(self) -> str:
         return self.root + "hits"
 

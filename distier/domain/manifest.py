@@ -69,6 +69,11 @@ class Row(NamedTuple):
         return _number(self.known.get("updated"))
 
     @property
+    def expires_ms(self) -> int | None:
+        """When the version expires or has expired, by the same clock; None if it has no TTL."""
+        return self.updated_ms + _number(self.known["ttl"]) if "ttl" in self.known else None
+
+    @property
     def archived_bytes(self) -> int:
         return _number(self.known.get("archived_bytes"))
 
@@ -145,7 +150,7 @@ def row_of(namespace: str, record: Record, key: str, archived_bytes: int) -> Row
 def row_of_description(namespace: str, key: str, id: str, described: Mapping[str, str], archived_bytes: int) -> Row:
     """Return the row of a version whose description is that of a sidecar: text by name."""
     known: dict[str, Any] = dict(described)
-    for name in ("bytes", "tokens", "created", "updated"):
+    for name in ("bytes", "tokens", "created", "updated", "ttl"):
         if name in known:
             known[name] = _number(known[name])
     try:

@@ -32,7 +32,7 @@ class Module:
     """A module as it was put. `content` has exactly the bytes of the put, unless `transform` names a change.
 
     `counter` is the token counter that counted `tokens` at the put. `tier` is the tier from which this copy was read. Times
-    are in milliseconds since the Unix epoch, by the clock of the Redis server.
+    are in milliseconds since the Unix epoch, by the clock of the Redis server. `expires_ms` is None for a module without TTL.
     """
 
     id: str
@@ -49,6 +49,7 @@ class Module:
     updated_ms: int
     transform: str | None = None
     outline: str | None = None
+    expires_ms: int | None = None
 
     @property
     def text(self) -> str:
@@ -89,8 +90,9 @@ class Placement:
     """The result of `where`. Times are in milliseconds since the Unix epoch.
 
     `tier` is the tier that the record in Redis names. `stored_bytes` is the size of the copy in that tier (frame, or `.xz`
-    object), and `ratio` is `size_bytes / stored_bytes` (None while hot). `nodes` are the nodes whose disks hold a copy, as they
-    reported up to a second ago.
+    object), and `ratio` is `size_bytes / stored_bytes` (None while hot). `ttl_ms` is what is left of the TTL of the frame;
+    `expires_ms` is when the module itself expires, None if it was put without `ttl`. `nodes` are the nodes whose disks hold a
+    copy, as they reported up to a second ago.
     """
 
     id: str
@@ -113,6 +115,7 @@ class Placement:
     content_type: str
     sha256: str
     nodes: tuple[str, ...] = ()
+    expires_ms: int | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -128,7 +131,8 @@ class HistoryEntry:
 
     `current` is True for the version that `get` returns. `archived` is False for one that only Redis has so far. If this write
     deleted the module, `deleted` is True and there is no content. `updated_ms` is in milliseconds since the Unix epoch, by the
-    clock of the Redis server; 0 if the archive's object does not say.
+    clock of the Redis server; 0 if the archive's object does not say. `expires_ms` is when the version expired or will expire;
+    None if it has no TTL.
     """
 
     id: str
@@ -142,6 +146,7 @@ class HistoryEntry:
     content_type: str
     sha256: str
     updated_ms: int
+    expires_ms: int | None = None
 
 
 @frozen
@@ -209,6 +214,12 @@ class Record:
     transform: str | None
     outline: str | None
     content: bytes | None
+    ttl_ms: int | None = None
+
+    @property
+    def expires_ms(self) -> int | None:
+        """When the module expires, in ms of the server's clock; None if it does not."""
+        return None if self.ttl_ms is None else self.updated_ms + self.ttl_ms
 
     @property
     def deleted(self) -> bool:
@@ -241,6 +252,7 @@ class Record:
         return Module(
             self.id, content, self.content_type, self.tokens, self.counter, keywords, meta, self.order, self.sha256, tier,
             self.created_ms, self.updated_ms, self.transform, self.outline,
+            self.ttl_ms and self.expires_ms,
         )  # fmt: skip
 
 
@@ -295,6 +307,7 @@ def parse_record(id: str, fields: Mapping[bytes, bytes]) -> Record | None:
             _count(get(b"archived_bytes", 0)), get(b"codec", b"").decode(), _count(get(b"frame_bytes", 0)),
             _count(get(b"created", 0)), _count(get(b"updated", 0)),
             _text(get(b"transform")), _text(get(b"outline")), get(b"content"),
+            _count(fields[b"ttl"]) if b"ttl" in fields else None,
         )  # fmt: skip
     except (KeyError, ValueError) as e:
         raise Corrupt(f"the record of module {id!r} is damaged ({e!s:.100}); run `distier fsck`") from e
@@ -317,10 +330,12 @@ def parse_copy(
     """Return the module of a record with its content from `tier`.
 
     Returns:
-        The module, or None if the record is not known in `epoch` to be the newest version, is damaged, or does not fit the
-        content's length.
+        The module, or None if the record is not known in `epoch` to be the newest version, has a TTL, is damaged, or does not
+        fit the content's length.
     """
     try:
+        if b"ttl" in fields:
+            return None
         if verified < epoch and int(fields[b"seen"]) < epoch:
             return None
         get = fields.get

@@ -87,6 +87,7 @@ RECORD: tuple[Field, ...] = (
     Field("outline", "if one is kept"),
     Field("content", "hot"),
     Field("moved", "the module was put or has moved since layout 2", "`<ms> <from> <to> <reason>` of its last move"),
+    Field("ttl", "its put gave it one", "ms after `updated` from which readers do not see it"),
     Field(
         "reserved", "a durable write is or was in progress", "`<epoch>-<ver>-<1 once deleted, else 0>-<write id>`"
     ),
@@ -298,6 +299,13 @@ KEYSPACE: tuple[KeyKind, ...] = (
         "zset",
         "ids of dirty modules, scored by the time of the put, in ms",
         "ZRANGE 'distier:{team}:dirty' 0 9 WITHSCORES",
+    ),
+    KeyKind(
+        "distier:{t}:expiring",
+        "zset",
+        "ids of the modules with a TTL, scored by the time at which they expire, in ms; others may be among them"
+        ", because the record decides",
+        "ZRANGE 'distier:{team}:expiring' 0 9 WITHSCORES",
     ),
     KeyKind(
         "distier:{t}:uses",

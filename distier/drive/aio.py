@@ -49,6 +49,7 @@ from distier.effects import (  # fmt: skip
     Effect,
     LocalGet,
     LocalPut,
+    Monotonic,
     NewToken,
     Now,
     Offload,
@@ -205,6 +206,8 @@ class AsyncDriver(Process):
                 return secrets.token_hex(16)
             case Now():
                 return time.time_ns() // 1_000_000
+            case Monotonic():
+                return time.monotonic()
             case Sleep(seconds, what):
                 return await self._sleep(seconds, what, end_s)
             case _:

@@ -48,6 +48,7 @@ from distier.effects import (  # fmt: skip
     Effect,
     LocalGet,
     LocalPut,
+    Monotonic,
     NewToken,
     Now,
     Offload,
@@ -166,6 +167,8 @@ class SyncDriver(Process):
                 return secrets.token_hex(16)
             case Now():
                 return time.time_ns() // 1_000_000
+            case Monotonic():
+                return time.monotonic()
             case Sleep(seconds, what):
                 return self._sleep(seconds, what, end_s)
             case _:

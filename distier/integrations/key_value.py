@@ -29,6 +29,7 @@ from distier.integrations.shared import Bridge, Ids, Steps, delete, delete_all, 
 
 T = TypeVar("T")
 CULLED_AT_ONCE = 100
+TTL_MIN_S = 0.001
 
 
 class DistierStore(
@@ -36,8 +37,7 @@ class DistierStore(
 ):
     """A key-value store whose entries are modules of distier. The key K of the collection C is the module `ROOT/C/K`.
 
-    An entry with a TTL is not returned after it has expired, by the clock of the reader. The module stays until it is written
-    again, deleted or culled, and `keys` lists it until then.
+    An entry with a TTL is a module with that TTL.
 
     Args:
         store: what `distier.connect_async()` returned, or what `connect()` returned: then calls work in a thread. It is not
@@ -93,7 +93,12 @@ class DistierStore(
 
     async def _put(self, collection: str, entries: dict[str, ManagedEntry]) -> None:
         items = [
-            self._ids.item((collection, key), self._serialization_adapter.dump_json(entry=entry), "application/json")
+            self._ids.item(
+                (collection, key),
+                self._serialization_adapter.dump_json(entry=entry),
+                "application/json",
+                ttl=_ttl(entry),
+            )
             for key, entry in entries.items()
         ]
         await self._run(put_all(items))
@@ -138,3 +143,8 @@ class DistierStore(
                 if module and entry and entry.is_expired:
                     with suppress(Conflict):  # it was written again meanwhile
                         yield from delete(id, module.version)
+
+
+def _ttl(entry: ManagedEntry) -> float | None:
+    """Return the TTL of an entry; the least one if it has expired before it is written."""
+    return None if entry.ttl is None else max(entry.ttl, TTL_MIN_S)

@@ -3,13 +3,15 @@
     store = DistierStore(distier.connect())
     graph = builder.compile(store=store)
 
-There is no vector search: `index` and `query` are ignored, as in LangGraph's own stores without an index. There is no TTL.
+There is no vector search: `index` and `query` are ignored, as in LangGraph's own stores without an index.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, TypeVar
@@ -25,12 +27,14 @@ from langgraph.store.base import (
     Result,
     SearchItem,
     SearchOp,
+    TTLConfig,
     validate_op_namespace,
 )
 
 from distier.client import AsyncStore, Store
 from distier.domain.module import Module
-from distier.integrations.shared import Bridge, Ids, Steps, delete_all, get_all, list_paths, list_rows, put_all
+from distier.errors import Conflict
+from distier.integrations.shared import Bridge, Ids, Steps, again, delete_all, get_all, list_paths, list_rows, put_all
 
 READ_AT_ONCE = 100
 """How many items a search with a filter reads at a time."""
@@ -46,21 +50,23 @@ class DistierStore(BaseStore):
         store: what `distier.connect()` returned; then asyncio methods work in a thread. With what `connect_async()`
             returned, only asyncio methods work.
         root: the first segments of the ids.
+        ttl: LangGraph's settings of TTLs: `default_ttl` in minutes, and `refresh_on_read`. Expired items are always omitted,
+            and the worker deletes them. A read that refreshes a TTL writes the item again once a tenth of it has passed.
     """
 
-    supports_ttl = False  # distier has no TTL for modules
+    supports_ttl = True
 
-    __slots__ = ("_bridge", "_ids")
+    __slots__ = ("_bridge", "_ids", "ttl_config")
 
-    def __init__(self, store: Store | AsyncStore, *, root: str = "langgraph") -> None:
+    def __init__(self, store: Store | AsyncStore, *, root: str = "langgraph", ttl: TTLConfig | None = None) -> None:
         self._bridge, self._ids = Bridge(store), Ids(root)
+        self.ttl_config = ttl
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Run operations. Reads see what was there before the batch; of several puts of one key, the last one is done.
 
         Raises:
             InvalidNamespaceError: a label is empty, is no string, or contains a period.
-            NotImplementedError: a put has a TTL.
             distier.DistierError: what distier raises, `Unavailable` if a server does not answer.
         """
         return self._bridge.run(self._steps(*_checked(ops)))
@@ -77,6 +83,8 @@ class DistierStore(BaseStore):
             if isinstance(op, GetOp):
                 module = modules[next(gets)]
                 results.append(None if module is None else _item(Item, tuple(op.namespace), op.key, module))
+                if op.refresh_ttl:
+                    yield from _refresh([module])
             elif isinstance(op, SearchOp):
                 results.append((yield from self._search(op)))
             elif isinstance(op, ListNamespacesOp):
@@ -86,7 +94,7 @@ class DistierStore(BaseStore):
             else:
                 raise ValueError(f"unknown operation: {type(op).__name__}")
         yield from put_all([
-            self._ids.item((*op.namespace, op.key), json.dumps(op.value), "application/json")
+            self._ids.item((*op.namespace, op.key), json.dumps(op.value), "application/json", ttl=op.ttl and op.ttl * 60)
             for op in puts if op.value is not None
         ])  # fmt: skip
         yield from delete_all([self._id(op) for op in puts if op.value is None])
@@ -103,13 +111,17 @@ class DistierStore(BaseStore):
         while left and len(found) < op.offset + op.limit:
             ids, left = left[:READ_AT_ONCE], left[READ_AT_ONCE:]
             modules = yield from get_all(ids)
+            refreshed: list[Module | None] = []
             for id, module in modules.items():
                 path = None if module is None else self._ids.parts(id, module.meta)
                 if module is None or path is None or len(path) <= len(prefix) or path[: len(prefix)] != prefix:
                     continue
                 item = _item(SearchItem, path[:-1], path[-1], module)
                 if all(_matches(item.value, name, wanted) for name, wanted in (op.filter or {}).items()):
+                    refreshed += [module] if op.offset <= len(found) < op.offset + op.limit else []
                     found.append(item)
+            if op.refresh_ttl:
+                yield from _refresh(refreshed)
         return found[op.offset : op.offset + op.limit]
 
     def _namespaces(self, op: ListNamespacesOp) -> Steps[list[tuple[str, ...]]]:
@@ -129,10 +141,20 @@ def _checked(ops: Iterable[Op]) -> tuple[list[Op], Collection[PutOp]]:
     for op in checked:
         validate_op_namespace(op)
         if isinstance(op, PutOp):
-            if op.ttl is not None:
-                raise NotImplementedError("DistierStore does not support TTL: put without ttl")
             puts[tuple(op.namespace), op.key] = op
     return checked, puts.values()
+
+
+def _refresh(modules: Iterable[Module | None]) -> Steps[None]:
+    """Steps that let the TTLs of these modules begin again, where a tenth of them has passed by the clock of this machine."""
+    for module in modules:
+        if module is None or module.expires_ms is None:
+            continue
+        ttl_ms = module.expires_ms - module.updated_ms
+        if time.time() * 1000 < module.updated_ms + ttl_ms / 10:
+            continue
+        with suppress(Conflict):  # somebody else has written it meanwhile
+            yield from put_all([again(module, ttl_ms / 1000)])
 
 
 def _item(kind: type[Kind], namespace: tuple[str, ...], key: str, module: Module) -> Kind:

@@ -5,28 +5,26 @@ graph = builder.compile(cache=DistierCache(distier.connect()))   # nodes with ca
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from langgraph.cache.base import BaseCache, FullKey, Namespace
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from distier.client import AsyncStore, Store
 from distier.domain.content_types import BINARY
-from distier.domain.module import Module
 from distier.integrations.shared import Bridge, Ids, Steps, delete_all, get_all, list_paths, put_all
 
 Value = TypeVar("Value")
-ENCODING, EXPIRES_MS = "encoding", "expires_ms"
+ENCODING = "encoding"
 
 
 class DistierCache(BaseCache[Value]):
     """A cache whose values are modules that all processes share. The key K of the namespace (A, B) is the module `ROOT/A/B/K`.
 
-    A value with a TTL is a miss after it has expired, by the clock of the reader. Its module stays until it is written again or
-    cleared. A value that this serializer cannot read is a miss too; the node then runs, and replaces it.
+    A value with a TTL is a module with that TTL. A value that this serializer cannot read is a miss; the node then runs, and
+    replaces it.
 
     Args:
         store: what `distier.connect()` returned; then asyncio methods work in a thread. With what `connect_async()`
@@ -73,28 +71,25 @@ class DistierCache(BaseCache[Value]):
         values: dict[FullKey, Value] = {}
         for full, id in ids.items():
             module = modules[id]
-            if module is not None and not _is_expired(module):
+            if module is not None:
                 with suppress(Exception):  # a serializer may raise anything
                     values[full] = self.serde.loads_typed((module.meta[ENCODING], module.content))
         return values
 
     def _set(self, pairs: Mapping[FullKey, tuple[Value, int | None]]) -> Steps[None]:
-        items = []
+        items, over = [], []
         for (namespace, key), (value, ttl_s) in pairs.items():
+            path = (*namespace, key)
+            if ttl_s is not None and ttl_s <= 0:
+                over.append(self._ids.id(path))
+                continue
             encoding, content = self.serde.dumps_typed(value)
-            meta: dict[str, Any] = {ENCODING: encoding}
-            if ttl_s is not None:
-                meta[EXPIRES_MS] = round((time.time() + ttl_s) * 1000)
-            items.append(self._ids.item((*namespace, key), content, BINARY, meta=meta))
+            items.append(self._ids.item(path, content, BINARY, meta={ENCODING: encoding}, ttl=ttl_s))
         yield from put_all(items)
+        yield from delete_all(over)
 
     def _clear(self, namespaces: Sequence[Namespace] | None) -> Steps[None]:
         for namespace in [()] if namespaces is None else namespaces:
             paths = yield from list_paths(self._ids, tuple(namespace))
             own = [id for id, path in paths.items() if namespaces is None or path[:-1] == tuple(namespace)]
             yield from delete_all(own)
-
-
-def _is_expired(module: Module) -> bool:
-    expires_ms = module.meta.get(EXPIRES_MS)
-    return isinstance(expires_ms, int | float) and time.time() * 1000 >= expires_ms

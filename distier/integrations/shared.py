@@ -170,6 +170,14 @@ def put_all(items: Sequence[Item]) -> Steps[list[Landed]]:
     return results
 
 
+def again(module: Module, ttl: float) -> Item:
+    """Return the `Item` that writes a version again with this TTL in seconds, unless there is another version by then."""
+    tokens = module.tokens if module.counter == "given" else None
+    return Item(
+        module.id, module.content, module.content_type, module.keywords, module.meta, tokens, module.version, ttl=ttl
+    )
+
+
 def delete_all(ids: Sequence[str]) -> Steps[int]:
     """Steps that delete modules, and return how many existed."""
     deleted = 0

@@ -43,6 +43,7 @@ while ARGV[a] do
       call('HSET', record, 'created', created or now, 'updated', now, 'moved', move_of(now, old.tier, 'cold', 'recover'), unpack(ARGV, a + 10, a + 9 + 2 * n))
       call('HSET', record, 'tier', 'cold', 'epoch', e, 'ver', v, 'tok', write_id, 'tokens', ARGV[a + 5], 'bytes', ARGV[a + 6],
         'clean', '1', 'archived_bytes', ARGV[a + 7], 'seen', epoch)
+      note_expiry(id, record)
     end
     emit(id, old.tier, kind == 'deleted' and 'deleted' or 'cold', 'recover', e .. '-' .. v)
     adopted = adopted + 1

@@ -4,7 +4,7 @@
 -- KEYS    1..9 the shard, 10 record, 11 frame, 12 `done`
 -- ARGV    id, write id, expected ('' any, 'epoch-ver'; then '/' and the dead holder of a position to ignore), reserved epoch,
 --         reserved ver ('' both: not archived), '' or a version from before the write was first sent (`maybe_applied`)
--- RETURNS {'OK', version} | {'REPLAYED', version} | {'GONE', version} if others had deleted it | {'MISSING'}
+-- RETURNS {'OK', version} | {'REPLAYED', version} | {'GONE', version} if others had deleted it, or it has expired | {'MISSING'}
 --         | {'CONFLICT', version} | {'UNVERIFIED'} | {'FENCED'} | {'SUPERSEDED', version, '1' if others have deleted it since} | {'UNHELD'}
 --         | {'BUSY', holder} | {'UNKNOWN', version}
 -- KEEPS   the tombstone is after every earlier version in the order; a write id is applied once
@@ -26,7 +26,7 @@ if not exists and not clean then return {'MISSING'} end
 local reservation = not clean and expected == '' and kept_reservation(old, epoch, true)
 
 if not clean then ver = call('HINCRBY', EPOCH, 'ver', 1) end
-local version = epoch .. '-' .. ver
+local version, expired = epoch .. '-' .. ver, exists and is_expired(record, now)
 count(old, -1)
 count({tier = 'deleted', bytes = 0, clean = clean}, 1)
 call('ZREM', PINS, id)
@@ -40,7 +40,8 @@ else
   if reservation then call('HSET', record, 'reserved', reservation) end
   call('ZADD', DIRTY, dirty_since or score(), id)
 end
+if exists then emit(id, old.tier, 'deleted', expired and 'ttl' or 'delete', version) end
+exists = exists and not expired
 remember(KEYS[12], write_id, exists and version or version .. '-', ver)
 settle()
-if exists then emit(id, old.tier, 'deleted', 'delete', version) end
 return {exists and 'OK' or 'GONE', version}

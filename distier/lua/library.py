@@ -12,7 +12,7 @@ from importlib import resources
 from distier.domain.schema import FIXED, LAYOUT
 from distier.lua.loader import block, needed, text_of
 
-LIBRARY = 1
+LIBRARY = 2
 """The number of this library. An older one never replaces a newer one."""
 LIBRARY_BYTES_MAX = 64 * 1024
 

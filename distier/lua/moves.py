@@ -142,6 +142,20 @@ def expire(shard: Shard, ids: Sequence[str]) -> RunScript[int]:
     return RunScript(shard, script("expire"), keys, tuple(ids), parse_number)
 
 
+def lapse(shard: Shard, ids: Sequence[str], grace_ms: int) -> RunScript[list[str]]:
+    """Correct the list of modules with a TTL for some ids.
+
+    The result has the version (`epoch-ver`) of each module that expired more than `grace_ms` ago, and is empty for the others.
+    """
+
+    def parse(reply: Any) -> list[str]:
+        word_of(reply)
+        return [version.decode() for version in reply[1:]]
+
+    keys = (*shard.fixed, *pairs_of(shard, ids))
+    return RunScript(shard, script("lapse"), keys, (grace_ms, *ids), parse)
+
+
 def age(shard: Shard, half_life_ms: int) -> RunScript[int]:
     """Halve the counts of uses if the last time was `half_life_ms` ago. The result is 1 if this call did it, otherwise 0."""
     return RunScript(shard, script("age"), shard.fixed, (half_life_ms,), parse_number)

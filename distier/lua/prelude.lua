@@ -121,6 +121,24 @@ local function placed(key)
   }
 end
 
+-- A module with a TTL: its record has `ttl`, in ms after `updated`. EXPIRING names all of them, by the time at which they expire. It may
+-- also name others and have other times, so whoever reads it compares it with the records (`lapse`). A wrong type there fails nothing.
+local EXPIRING = ROOT .. 'expiring'
+local function expiry_of(record)
+  local f = call('HMGET', record, 'updated', 'ttl')
+  local ttl = tonumber(f[2] or nil)
+  return ttl and (tonumber(f[1] or 0) or 0) + ttl
+end
+local function note_expiry(id, record)
+  local at = expiry_of(record)
+  if at then redis.pcall('ZADD', EXPIRING, string.format('%.0f', at), id) end
+end
+-- Whether a module is past its TTL: readers do not see it any more.
+local function is_expired(record, now)
+  local at = expiry_of(record)
+  return at and now >= at or false
+end
+
 -- Accounting: `count(p, -1)` subtracts a placement from the sums, and `count(p, 1)` adds it. `next_change` starts the next of
 -- several changes, each of which is checked separately. `settle` writes them all.
 local delta, earlier = {}, {}
@@ -255,7 +273,7 @@ local function unexpected(old, record, expected)
   if expected == '' then return nil end
   if not is_checked(record) then return {'UNVERIFIED'} end
   local exists = old.tier ~= 'none' and old.tier ~= 'deleted'
-  if expected == '-' and exists or expected ~= '-' and not (exists and expected == old.version) then
+  if expected == '-' and exists and not is_expired(record, clock or now_ms()) or expected ~= '-' and not (exists and expected == old.version) then
     return {'CONFLICT', exists and old.version or ''}
   end
   return nil
@@ -284,4 +302,5 @@ local function forget(id, record, frame)
   call('UNLINK', record, frame)
   leave_tiers(id)
   for _, zset in ipairs({DIRTY, USES}) do call('ZREM', zset, id) end
+  redis.pcall('ZREM', EXPIRING, id)
 end

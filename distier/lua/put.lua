@@ -5,7 +5,7 @@
 -- ARGV    number of modules; of each: id, write id, tier ('hot'|'warm'; 'cold' if archived), expected ('' any, '-' none,
 --         'epoch-ver'; then '/' and the holder to ignore), reserved epoch, reserved ver ('' both: not archived), archived_bytes,
 --         tokens, bytes, frame ('' unless warm), number of further fields (`content` if hot, `codec` if warm), name and value of
---         each; then moves (single module only); last '' or a version before the first attempt (`maybe_applied`)
+--         each (`ttl` first, if there is one); then moves (single module only); last '' or a version before the first attempt (`maybe_applied`)
 -- RETURNS {'OK', of each: {'OK', epoch, ver, evicted} | {'REPLAYED', version, tier} | {'CONFLICT', version} | {'UNVERIFIED'}
 --         | {'FENCED'} | {'SUPERSEDED', version} | {'UNHELD'} | {'BUSY', holder} | {'UNKNOWN', version} | {'TOO_LARGE'}
 --         | {'OVER', ...}}
@@ -41,6 +41,7 @@ local function write(m, i)
 
   if not clean then ver = call('HINCRBY', EPOCH, 'ver', 1) end
   local version, exists = epoch .. '-' .. ver, old.tier ~= 'none' and old.tier ~= 'deleted'
+  if exists and is_expired(record, now) then old.created = now end
   local from = exists and old.tier or 'none'
   local reservation = not clean and expected == '' and kept_reservation(old, epoch)
   call('UNLINK', record, frame)
@@ -49,6 +50,7 @@ local function write(m, i)
     unpack(ARGV, m.a + 11, m.a + 10 + 2 * n))
   if not exists then list_id(id) end
   if reservation then call('HSET', record, 'reserved', reservation) end
+  if ARGV[m.a + 11] == 'ttl' then note_expiry(id, record) end
   if tier == 'hot' then become_hot(id, new.tokens, new.bytes) else leave_tiers(id) end
   if tier == 'warm' then call('HSET', record, 'frame_bytes', #body) call('SET', frame, body) keep_frame(id, frame, clean, now) end
   -- since the oldest version that is not archived

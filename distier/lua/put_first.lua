@@ -1,5 +1,5 @@
 -- The common case first, without most of the prelude: all modules go to hot, each has no version yet or a hot one, nothing is
--- conditional or sent again, there is room, and the policy is `lru`. In any other case nothing was written, and the general case follows.
+-- conditional, sent again or has a TTL, there is room, and the policy is `lru`. In any other case nothing was written, and the general case follows.
 local function put_where_there_is_room()
   if ARGV[#ARGV] ~= '' then return nil end
   call('ZCARD', HOT) call('ZCARD', DIRTY) call('XLEN', EVENTS) -- a wrong type fails here, before the first write
@@ -13,10 +13,11 @@ local function put_where_there_is_room()
   local epoch, ver, modules, k, a = e[1], tonumber(e[4]), {}, 10, 2
   for i = 1, tonumber(ARGV[1]) do
     local write_id, tokens, bytes = ARGV[a + 1], tonumber(ARGV[a + 7]), tonumber(ARGV[a + 8])
-    local old = call('HMGET', KEYS[k], 'tier', 'tokens', 'bytes', 'clean', 'archived_bytes', 'created', 'reserved')
+    local old = call('HMGET', KEYS[k], 'tier', 'tokens', 'bytes', 'clean', 'archived_bytes', 'created', 'reserved', 'ttl')
     local slot = '#' .. (ver + i) % DONE_MAX
     local done = call('HMGET', KEYS[k + 2], write_id, slot)
-    if ARGV[a + 2] ~= 'hot' or ARGV[a + 3] ~= '' or ARGV[a + 4] ~= '' or done[1] or old[1] and old[1] ~= 'hot' or old[7] then
+    if ARGV[a + 2] ~= 'hot' or ARGV[a + 3] ~= '' or ARGV[a + 4] ~= '' or ARGV[a + 11] == 'ttl' or done[1]
+      or old[1] and old[1] ~= 'hot' or old[7] or old[8] then
       return nil
     end
     local was_tokens, was_bytes = tonumber(old[2] or 0) or 0, tonumber(old[3] or 0) or 0

@@ -45,6 +45,8 @@ for i = 2, #ARGV do
     ranked_in(WARM_RANK, 'rank:warm', id, r.tier == 'warm', 1, r.frame_bytes)
     member(DIRTY, 'dirty', id, r.tier ~= 'none' and not r.clean)
     listed(id, live)
+    local at = live and expiry_of(record)
+    if at and tonumber(call('ZSCORE', EXPIRING, id) or nil) ~= at and wrong('missing-expiring') then note_expiry(id, record) end
     if not live then
       member(USES, 'uses', id, false)
       if tonumber(call('ZSCORE', PINS, id) or 0) > now then member(PINS, 'pins', id, false) end

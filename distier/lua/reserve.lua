@@ -21,7 +21,8 @@ if ARGV[4] ~= '' then
 end
 local no = unexpected(old, record, expected) or write_id ~= '' and busy(old, current_epoch, write_id, ARGV[3])
 if no then return no end
-local now, epoch, exists = now_ms(), current_epoch, old.tier ~= 'none' and old.tier ~= 'deleted'
+local now, epoch = now_ms(), current_epoch
+local exists = old.tier ~= 'none' and old.tier ~= 'deleted' and not is_expired(record, now)
 local created = exists and old.created or now
 local ver = call('HINCRBY', EPOCH, 'ver', 1)
 if write_id ~= '' then

@@ -6,7 +6,7 @@
 --         ('' if absent), PTTL of the frame
 -- KEEPS   writes nothing
 local fields = {'tier', 'epoch', 'ver', 'tok', 'seen', 'bytes', 'tokens', 'counter', 'sha256', 'type', 'clean', 'archived_key',
-  'archived_bytes', 'codec', 'frame_bytes', 'created', 'updated'}
+  'archived_bytes', 'codec', 'frame_bytes', 'created', 'updated', 'ttl'}
 local values = call('HMGET', KEYS[10], unpack(fields))
 if not values[1] or values[1] == 'deleted' then return {} end
 local record = {}

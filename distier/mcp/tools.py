@@ -19,6 +19,7 @@ from distier.domain.skill import FILE, is_skill_file
 from distier.errors import Conflict, DistierError, NotFound
 from distier.mcp.skills import Broken, Catalogue
 from distier.mcp.uris import module_uri
+from distier.plans.put.prepare import MAX_TTL_S
 from distier.views import explained_text
 
 RESULT_TOKENS = 20_000
@@ -144,6 +145,7 @@ class Tools:
         landed = await self.store.put(
             arguments["id"], arguments["text"], content_type=arguments.get("content_type"),
             keywords=arguments.get("keywords", ()), meta=arguments.get("meta"), if_version=_expected(arguments),
+            ttl=arguments.get("ttl_s"),
         )  # fmt: skip
         return Output({"id": arguments["id"], "version": str(landed.version), "tier": landed.tier})
 
@@ -235,6 +237,8 @@ def about(module: Described) -> dict[str, Any]:
     }  # fmt: skip
     if module.keywords:
         found["keywords"] = list(module.keywords)
+    if module.expires_ms is not None:
+        found["expires_ms"] = module.expires_ms
     for name in ("name", "description"):
         if text := getattr(module, name):
             found[name] = text if len(text) <= 300 else text[:299] + "…"
@@ -370,7 +374,9 @@ TOOLS: tuple[Tool, ...] = (
          {"id": ID, "text": {"type": "string"}, "if_version": VERSION,
           "keywords": {"type": "array", "items": {"type": "string"}},
           "meta": {"type": "object", "description": "Fields to keep with it, such as name and description."},
-          "content_type": {"type": "string", "description": "Its media type; by default that of the id's extension."}},
+          "content_type": {"type": "string", "description": "Its media type; by default that of the id's extension."},
+          "ttl_s": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TTL_S,
+                    "description": "Seconds after which the module expires; never by default."}},
          ("id", "text"), Tools.write, writes=True, destroys=True),
     Tool("edit_module", "Edit a module",
          "Replace one passage of a module's text. The passage must occur once.",

@@ -15,6 +15,10 @@ ENTRY_BYTES = 1024
 """Memory per module besides its content, keywords, outline and meta: its Python objects and the cache's entries, in bytes."""
 
 
+def _none_left(_: Module) -> float:
+    return 0.0
+
+
 class Ticket:
     """The permission of the current reads of `id` to fill the cache. It is void once the cache no longer lists it."""
 
@@ -31,22 +35,26 @@ class NearCache:
     module moved to another tier. A suspect is never served. `suspect` hands it to a read, which compares its version with the
     record, and fills the cache again if they are equal. Both kinds count against the budgets.
 
+    A module with a TTL is fresh only while it certainly has more of its TTL left than hits are served for (`_ends_s` says until
+    when, by `remaining_s`), so that a hit need not look at it. Then it becomes a suspect, and the read that follows decides.
+
     The cache is *live* between `go_live` and `lost`. Only then it accepts and serves modules, and it serves them only for
     `staleness_s` seconds after the latest time passed to `confirm`. It is thread-safe; `get` takes no lock.
     """
 
     def __init__(
         self, *, max_tokens: int, max_bytes: int, max_entries: int, staleness_s: float,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, remaining_s: Callable[[Module], float] = _none_left,
     ) -> None:  # fmt: skip
         self.max_tokens, self.max_bytes, self.max_entries = max_tokens, max_bytes, max_entries
         self.staleness_s = staleness_s
         self.tokens = self.size_bytes = 0
-        self._clock = clock
+        self._clock, self._remaining_s = clock, remaining_s
         self._fresh_until_s = NEVER
         self._live = False
         self._modules: dict[str, Module] = {}
         self._suspects: dict[str, Module] = {}
+        self._ends_s: dict[str, float] = {}
         self._costs: OrderedDict[str, tuple[int, int]] = OrderedDict()  # tokens, bytes; in order of use
         self._reading: dict[str, Ticket] = {}
         self._writing: Counter[str] = Counter()
@@ -114,7 +122,7 @@ class NearCache:
             if module is None or not self._live:
                 return False
             if valid:
-                return self._keep(module, self._modules)
+                return self._keep(module, self._modules) and module.id in self._modules
             if ticket.id not in self._modules and ticket.id not in self._writing:
                 self._keep(module, self._suspects)
             return False
@@ -236,6 +244,8 @@ class NearCache:
     # All following methods are called with the lock held.
 
     def _serve_until(self, at_s: float) -> None:
+        for id in [id for id, end_s in self._ends_s.items() if end_s <= at_s]:
+            self._doubt(id)
         if not self._spoilt:  # no signal handler can run between this line and the next
             self._fresh_until_s = at_s
 
@@ -244,6 +254,12 @@ class NearCache:
         if tokens > self.max_tokens or size_bytes > self.max_bytes:
             return False
         self._drop(module.id)
+        if module.expires_ms is not None and kind is self._modules:
+            end_s = self._clock() + self._remaining_s(module)
+            if end_s <= self._fresh_until_s:
+                kind = self._suspects
+            else:
+                self._ends_s[module.id] = end_s
         self._gather()  # hits until now precede this entry in the order of use
         kind[module.id] = module
         self._costs[module.id] = (tokens, size_bytes)
@@ -258,6 +274,7 @@ class NearCache:
         if cost is not None:
             self._modules.pop(id, None)
             self._suspects.pop(id, None)
+            self._ends_s.pop(id, None)
             self.tokens -= cost[0]
             self.size_bytes -= cost[1]
 
@@ -267,6 +284,7 @@ class NearCache:
 
     def _doubt(self, id: str) -> None:
         module = self._modules.pop(id, None)
+        self._ends_s.pop(id, None)
         if module is not None:
             self._suspects[id] = module
 
@@ -275,11 +293,13 @@ class NearCache:
             self._clear()
         self._suspects.update(self._modules)
         self._modules.clear()
+        self._ends_s.clear()
         self._reading.clear()
 
     def _clear(self) -> None:
         self._spoilt = False  # first, so that a signal handler in between can set it again
         self._modules.clear()
+        self._ends_s.clear()
         self._suspects.clear()
         self._costs.clear()
         self._reading.clear()

@@ -63,9 +63,11 @@ loop (it deadlocks at fork and exit).
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 from distier.domain.module import Event, Module
 from distier.drive.process import Counters, UseBuffer
@@ -79,6 +81,14 @@ from distier.stores.redis.followed import Followers
 
 FILL_MAX = 100
 """Maximum number of ids of a `get_many` that fills the cache. A larger one is a scan, which must not evict modules in use."""
+
+
+def remaining_s(space: Namespace, module: Module) -> float:
+    """Return the seconds that a module with a TTL certainly has left, by the last look at its shard's clock; 0 without one."""
+    look = space.process.clocks.get(space.shard(module.id))
+    if look is None or module.expires_ms is None:
+        return 0.0
+    return max(0.0, module.expires_ms - look.latest_ms(time.monotonic())) / 1000
 
 
 class Near:
@@ -95,7 +105,7 @@ class Near:
         config = space.config.near
         self.cache = NearCache(
             max_tokens=config.max_tokens, max_bytes=config.max_bytes, max_entries=config.max_entries,
-            staleness_s=config.staleness_ms / 1000,
+            staleness_s=config.staleness_ms / 1000, remaining_s=partial(remaining_s, space),
         )  # fmt: skip
         self.get = self.cache.get
         connect = Followers(space.config, url or "", space.keys.shards)

@@ -68,6 +68,8 @@ def _placement(root: str, p: dict[str, Any], e: dict[str, Any] | None) -> Html:
         rows.append(("its frame expires in", span(p["ttl_ms"])))
     if p["pinned_until_ms"]:
         rows.append(("pinned until", moment(p["pinned_until_ms"])))
+    if p["expires_ms"] is not None:
+        rows.append(("expires", moment(p["expires_ms"])))
     if e is not None and e["before"] is not None:
         rows.append(("leaves before it", f"{number(e['before'])} of {number(e['of'])} modules, by {e['policy']}"))
     if p["nodes"]:

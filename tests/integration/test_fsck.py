@@ -178,6 +178,7 @@ CASES = {
     "warm set has a missing module": Damage(lambda p: p.raw.zadd(p.shard.warm, {"missing": 1}), {"stray-warm"}),
     "dirty set has a clean module": Damage(lambda p: p.raw.zadd(p.shard.dirty, {"hot": 1}), {"stray-dirty"}),
     "index lacks a module": Damage(lambda p: p.raw.zrem(p.shard.chunk(""), "hot"), {"missing-ids"}),
+    "list of TTLs lacks a module": Damage(lambda p: p.raw.hset(p.module("hot"), "ttl", 10**9), {"missing-expiring"}),
     "index has a missing module": Damage(lambda p: p.raw.zadd(p.shard.chunk(""), {"missing": 0}), {"stray-ids"}),
     "index lacks a chunk": Damage(lambda p: p.raw.rename(p.shard.chunk(""), p.shard.chunk("x")),
                                   {"missing-ids", "stray-chunk"}),

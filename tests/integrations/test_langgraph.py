@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -116,12 +117,46 @@ def test_an_unknown_operator_is_refused(memory: DistierStore) -> None:
         memory.search(("a",), filter={"n": {"$near": 1}})
 
 
-def test_a_ttl_is_refused_and_nothing_is_written(memory: DistierStore) -> None:
-    with pytest.raises(NotImplementedError, match="TTL"):
-        memory.put(("a",), "k", {}, ttl=1)
-    with pytest.raises(NotImplementedError, match="TTL"):
-        memory.batch([PutOp(("b",), "k", {}), PutOp(("a",), "k", {}, ttl=1)])
-    assert memory.list_namespaces() == []
+def test_an_item_with_a_ttl_expires(memory: DistierStore) -> None:
+    memory.put(("a",), "k", {"n": 1}, ttl=0.05 / 60)
+    memory.put(("a",), "lasting", {"n": 2}, ttl=60)
+    while memory.get(("a",), "k") is not None:
+        pass
+    assert [item.key for item in memory.search(("a",))] == ["lasting"]
+    assert memory.list_namespaces() == [("a",)]
+
+
+@pytest.mark.parametrize("refreshes", [False, True])
+@pytest.mark.parametrize("passed", [0.05, 0.2])
+def test_a_read_lets_a_ttl_begin_again(
+    memory: DistierStore, store: Store, monkeypatch: pytest.MonkeyPatch, passed: float, refreshes: bool
+) -> None:
+    """But not at every read: a tenth of it must have passed."""
+    memory.put(("a",), "k", {"n": 1}, ttl=60)
+    memory.put(("a",), "lasting", {"n": 2})
+    before, now_s = store.get("langgraph/a/k"), time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s + passed * 3600)
+    memory.get(("a",), "k", refresh_ttl=refreshes)
+    after = store.get("langgraph/a/k")
+    assert before and after
+    assert (after.version != before.version) == (refreshes and passed > 0.1)
+    assert (after.content, _ttl_s(store, "k")) == (before.content, 3600)
+    memory.search(("a",), refresh_ttl=refreshes)
+    found = store.where("langgraph/a/k")
+    assert found and (found.version != after.version) == (refreshes and passed > 0.1)
+
+
+def test_the_default_ttl_is_that_of_the_store(memory: DistierStore, store: Store) -> None:
+    memory = DistierStore(store, ttl={"default_ttl": 2, "refresh_on_read": False})
+    memory.put(("a",), "k", {})
+    memory.put(("a",), "l", {}, ttl=None)
+    assert [_ttl_s(store, key) for key in "kl"] == [120, None]
+
+
+def _ttl_s(store: Store, key: str) -> float | None:
+    module = store.get(f"langgraph/a/{key}")
+    assert module is not None
+    return None if module.expires_ms is None else (module.expires_ms - module.updated_ms) / 1000
 
 
 def test_a_namespace_that_batch_gets_is_checked_too(memory: DistierStore) -> None:

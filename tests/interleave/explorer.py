@@ -177,9 +177,10 @@ class Call:
     plan: Callable[[Namespace, Op], Plan[Any]]
     durable: bool = False
     content: bytes | None = None
+    expires: bool = False
 
     def op(self) -> Op:
-        return Op(self.kind, self.id, self.durable, self.content)
+        return Op(self.kind, self.id, self.durable, self.content, expires=self.expires)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ class Op:
     found: Position | None = None  # of a read: the version that it returned
     expected: Position | None = None  # of a compare-and-set: the version that it expected
     compares: bool = False
+    expires: bool = False  # of a put: its version expires at once
 
     @property
     def writes(self) -> bool:
@@ -247,7 +248,7 @@ class Judge:
 
     def _deleted_since(self, i: str, need: Position, refused_before: frozenset[int] = frozenset()) -> bool:
         return any(
-            j == i and position >= need and op.content is None and id(op) not in refused_before
+            j == i and position >= need and (op.content is None or op.expires) and id(op) not in refused_before
             for (j, position), op in self.versions.items()
         )
 
@@ -264,6 +265,8 @@ class Judge:
         if written is None or written.content is None:
             raise Violation(f"read: {position} of {op.id} was read, which no call wrote")
         self.seen.add(id(written))
+        if written.expires:
+            raise Violation(f"read: {position} of {op.id} was read, but had expired")
         if found.content != written.content:
             raise Violation(f"read: {position} of {op.id} has the bytes {found.content!r}, not {written.content!r}")
         if id(written) in op.refused_before & self.refused:
@@ -299,7 +302,7 @@ class Judge:
         def call(kind: str, value: Any = None, expected: Position | None = None) -> Call:
             return Call(kind, op.began_at, ended, value, expected and self._write_of(op.id, expected), known)
 
-        wrote = None if op.kind.startswith("delete") else id(op)
+        wrote = None if op.kind.startswith("delete") or op.expires else id(op)
         if not op.writes:
             missing = op.error.startswith("NotFound") and not op.kind.startswith("delete")
             if known and (op.kind == "get" or missing):
@@ -307,6 +310,9 @@ class Judge:
         elif op.fate == "refused" and known:
             if op.compares and op.error.startswith("Conflict"):
                 yield call("conflict", None, op.expected)
+        elif op.kind == "delete-expired":
+            if op.fate != "done":  # it deletes what is hidden already, so it must have found nothing else there
+                yield call("nothing")
         elif op.kind.startswith(("cas", "delete-if")):
             if op.fate == "done":  # a conditional delete that found nothing to compare with
                 yield call("read")

@@ -24,12 +24,13 @@ from distier.lua import Adoption, Replayed, adopt, archived
 from distier.lua import pin as pin_script
 from distier.plans.common.commands import record_command
 from distier.plans.common.namespace import Located, Namespace
-from distier.plans.fleet import dictionaries, packing, sweep
+from distier.plans.fleet import dictionaries, maintain, packing, sweep
 from distier.plans.fleet.sweep import _records
 from distier.plans.get.one import is_still
+from distier.plans.put.delete import delete
 from distier.plans.put.durable import is_settled, reserve_position
 from distier.plans.put.prepare import ArchivedPosition
-from distier.plans.recovery import epochs, packs, walk
+from distier.plans.recovery import describe, epochs, packs, walk
 from distier.plans.recovery.adopt import settle_record
 from distier.plans.recovery.adopt import verify as verify_plan
 from distier.plans.recovery.epochs import Claim, _claim, list_epochs, shard_state
@@ -386,7 +387,23 @@ def _superseded_unlisted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sweep, "announce", packs.refer_to_packs)
 
 
+def _deletes_unasked(patch: pytest.MonkeyPatch) -> None:
+    """The worker deletes a module that has expired, whatever its version is by then."""
+
+    def unasked(space: Namespace, id: str, version: Any, durability: Any) -> Plan[bool]:
+        return delete(space, id, None, durability)
+
+    patch.setattr(maintain, "delete", unasked)
+
+
+def _forgets_ttl(patch: pytest.MonkeyPatch) -> None:
+    """A version that is adopted from the archive has no TTL."""
+    patch.delitem(describe._FIELDS, "ttl")
+
+
 MUTANTS: tuple[Mutant, ...] = (
+    Mutant("deletes-unasked", ("ttl/put",), (), _deletes_unasked, model="expires_any"),
+    Mutant("forgets-ttl", ("ttl/adopt", "ttl/rescue"), (), _forgets_ttl),
     Mutant("packs-unlisted", ("packs/adopt",), (), _packs_unlisted),
     Mutant("packs-first", ("packs/adopt", "packs/rescue"), (), _packs_first, model="packs_first", first_seed=2870),
     Mutant("empty-without-packs", ("packs/get", "packs/sweep"), (), _empty_without_packs),

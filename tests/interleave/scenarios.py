@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,6 +13,7 @@ from distier.lua import expire as expire_script
 from distier.plans.common.namespace import Namespace
 from distier.plans.common.process_state import ProcessState
 from distier.plans.fleet.dictionaries import keep_dictionaries, take_into_use
+from distier.plans.fleet.maintain import delete_expired as delete_expired_plan
 from distier.plans.fleet.maintain import write_back_due
 from distier.plans.fleet.packing import pack_all
 from distier.plans.fleet.sweep import sweep as sweep_plan
@@ -136,6 +138,28 @@ def promote(id: str) -> Call:
 
 def pin(id: str) -> Call:
     return Call("pin", id, lambda space, _: pin_plan(space, id, 1_000_000))
+
+
+def put_brief(id: str, text: str, level: str = "redis") -> Call:
+    """Put a module that has expired when the next call begins."""
+    content = text.encode()
+
+    def plan(space: Namespace, op: Op) -> Plan[Any]:
+        item = Item(id, content, "text/plain", tokens=40, durability=level, ttl=0.001)  # type: ignore[arg-type]
+        landed = yield from put_plan(space, item)
+        time.sleep(0.002)
+        return landed
+
+    return Call("put-archived" if level == "archived" else "put", id, plan, level == "archived", content, True)
+
+
+def delete_expired(id: str) -> Call:
+    """Delete the module if it has expired."""
+
+    def plan(space: Namespace, op: Op) -> Plan[Any]:
+        return (yield from delete_expired_plan(space, space.shard(id), grace_ms=0)) > 0
+
+    return Call("delete-expired", id, plan)
 
 
 def write_back() -> Call:
@@ -309,6 +333,14 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("packs/rescue-alone", ((rescue(), get("a")), (pack(),)), TWO, (), 0, first="loss"),
     Scenario("packs/adopt", ((get("a"), get("b")), (pack(), get("a")), (get("b"), put("b", "b1", ARCHIVED))), PACKED,
              ("loss", "flush", "restart", "promote", "replicate", "kill", "lost"), 4),
+    Scenario("ttl/put", ((delete_expired("a"), get("a"), delete_expired("a")), (put("a", "a1"), get("a")), (cas("a", "a2"),)),
+             (put_brief("a", "a0"),)),
+    Scenario("ttl/write-back", ((delete_expired("a"), get("a")), (write_back(), get("a")), (put_many("a", "a1"), near("a"))),
+             (put_brief("a", "a0"),)),
+    Scenario("ttl/rescue", ((delete_expired("a"), put("a", "a1", ARCHIVED)), (rescue(), get("a")), (sweep(), get("a"))),
+             (put_brief("a", "a0", ARCHIVED),), faults_max=4),
+    Scenario("ttl/adopt", ((get("a"), delete_expired("a")), (get("a"), cas("a", "a1", ARCHIVED)), (write_back(),)),
+             (put_brief("a", "a0"), write_back()), ("loss", "flush", "restart", "promote", "replicate", "kill", "lost"), 4),
     Scenario("dictionary/replace", ((use_dictionary(SECOND), keep()), (demote("a", "cold"), get("a"), get("a")),
              (promote("a"), demote("a"), keep())), DICTIONARY, CRASHES),
     Scenario("dictionary/put", ((use_dictionary(SECOND), use_dictionary(FIRST), keep()), (put("a", long("a1")), demote("a")),

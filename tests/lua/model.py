@@ -75,6 +75,8 @@ class Model:
     worth: float = WORTH_FIRST
     dictionary: str = ""
     dictionaries: dict[str, bytes] = field(default_factory=dict)
+    expired: set[str] = field(default_factory=set)
+    """The write ids of the versions that are past their TTL."""
     ghosts: dict[str, str] = field(default_factory=dict)
     """Under `lru`, of the sampled ids, those that warm lately `refused` or `evicted`, the latest last."""
 
@@ -106,6 +108,16 @@ class Model:
     def version_of(self, id: str) -> str:
         r = self.records.get(id)
         return r.version if r and r.alive else ""
+
+    def conflicts(self, id: str, expected: str) -> bool:
+        """Whether the module is not at the expected version. One that has expired may also count as missing."""
+        now = self.version_of(id)
+        if expected == "-":
+            return bool(now) and not self.has_expired(id)
+        return expected not in ("", now)
+
+    def has_expired(self, id: str) -> bool:
+        return bool(self.version_of(id)) and self.records[id].write_id in self.expired
 
     # -- ranks -----------------------------------------------------------------------------------------------------
 
@@ -144,7 +156,7 @@ class Model:
         if write_id in self.done:
             return "REPLAYED", self.done[write_id], old.tier if old and old.alive and old.write_id == write_id else ""
         now = self.version_of(id)
-        if (expected == "-" and now) or (expected not in ("", "-") and expected != now):
+        if self.conflicts(id, expected):
             return "CONFLICT", now
         if tier == "hot" and (tokens > self.limits["hot_tokens"] or len(content) > self.limits["hot_bytes"]):
             return ("TOO_LARGE",)
@@ -247,7 +259,7 @@ class Model:
 
     def delete(self, id: str, write_id: str, expected: str) -> tuple[object, ...]:
         if write_id in self.done:
-            return "OK", self.done[write_id]
+            return "OK", self.done[write_id].removesuffix("-")
         now = self.version_of(id)
         if expected and expected != now:
             return "CONFLICT", now
@@ -255,12 +267,13 @@ class Model:
             return "MISSING", ""
         self.ver += 1
         version = f"1-{self.ver}"
-        self.events.append((id, self.records[id].tier, "deleted", "delete", version))
+        expired = self.has_expired(id)
+        self.events.append((id, self.records[id].tier, "deleted", "ttl" if expired else "delete", version))
         self.records[id] = Rec("deleted", write_id, version)
         self.enter(id)
         self.uses.pop(id, None)
         self.pins.pop(id, None)
-        self.done[write_id] = version
+        self.done[write_id] = version + "-" * expired
         return "OK", version
 
     def redirty(self, id: str, write_id: str) -> tuple[object, ...]:
@@ -289,9 +302,8 @@ class Model:
         return not codec.startswith("lz4d:") or (rec.clean and codec == f"lz4d:{self.dictionary}")
 
     def reserve(self, id: str, expected: str) -> tuple[object, ...] | int:
-        now = self.version_of(id)
-        if (expected == "-" and now) or (expected not in ("", "-") and expected != now):
-            return "CONFLICT", now
+        if self.conflicts(id, expected):
+            return "CONFLICT", self.version_of(id)
         self.ver += 1
         return self.ver
 

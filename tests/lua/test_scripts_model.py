@@ -183,22 +183,24 @@ class Shards(RuleBasedStateMachine):
         expected=st.sampled_from([""] * 7 + ["-", "now", "1-999999"]),
         drawn=moves,
         type=st.sampled_from(["t/x", ""]),
+        ttl=st.sampled_from([False, False, True]),
     )
     def put(
         self, id: Choice, tier: str, tokens: int, content: bytes, frame: bytes, expected: str,
-        drawn: Drawn, type: str,
+        drawn: Drawn, type: str, ttl: bool = False,
     ) -> None:  # fmt: skip
         write_id = next(self.write_ids)
         self.used.append(write_id)
-        self.put_as(write_id, id[1], tier, tokens, content, frame, expected, self.made(drawn), type)
+        self.put_as(write_id, id[1], tier, tokens, content, frame, expected, self.made(drawn), type, ttl)
 
     def put_as(
         self, write_id: str, id: str, tier: str, tokens: int, content: bytes, frame: bytes, expected: str,
-        moves: list[Move], type: str,
+        moves: list[Move], type: str, ttl: bool = False,
     ) -> None:  # fmt: skip
         if expected == "now":
             expected = self.model.version_of(id) or "1-1"
-        fields = (("type", type), ("sha256", "0")) if type else ()
+        fields: tuple[tuple[str, str], ...] = (("type", type), ("sha256", "0")) if type else ()
+        fields = (("ttl", str(TTL_MS)), *fields) if ttl else fields
         before = self.dump()
         reply = self.run(lua.put(
             self.shard, id, write_id, tier=tier, expected=expected, tokens=tokens, size_bytes=len(content),
@@ -324,6 +326,8 @@ class Shards(RuleBasedStateMachine):
         before = self.dump()
         reply = self.run(lua.delete(self.shard, id, write_id, expected))
         replay = write_id in self.model.done
+        gone = self.model.done[write_id].endswith("-") if replay else self.model.has_expired(id)
+        assert not isinstance(reply, lua.Deleted) or reply.existed is not gone
         self.compare(reply, self.model.delete(id, write_id, expected), before)
         if replay:
             assert untimed(self.dump()) == untimed(before)
@@ -348,6 +352,32 @@ class Shards(RuleBasedStateMachine):
         for id in sorted(self.model.pins)[pick : pick + 1]:
             self.ask([("ZADD", self.shard.pins, 1, id)])
             self.model.pins[id] = False
+
+    @rule(choice=choices)
+    def ttl_runs_out(self, choice: Choice) -> None:
+        """The module was put long ago."""
+        id = self.chosen(
+            choice, lambda rec: ("ttl", str(TTL_MS)) in rec.fields and rec.write_id not in self.model.expired
+        )
+        rec = self.model.records.get(id)
+        if rec and rec.alive and ("ttl", str(TTL_MS)) in rec.fields:
+            self.ask([("HSET", self.shard.module(id), "updated", 1), ("ZADD", self.shard.expiring, 1 + TTL_MS, id)])
+            self.model.expired.add(rec.write_id)
+
+    @rule(grace=st.sampled_from([0, 0, 10**15]))
+    def lapse(self, grace: int) -> None:
+        before = self.dump()
+        versions = self.run(lua.lapse(self.shard, IDS, grace))
+        wanted = [self.model.version_of(id) if self.model.has_expired(id) and not grace else "" for id in IDS]
+        assert versions == wanted
+        after = self.dump()
+        assert self.members(after, self.shard.expiring).keys() == self.with_ttl()
+        before.pop(self.shard.expiring, None)
+        after.pop(self.shard.expiring, None)
+        assert untimed(after) == untimed(before)
+
+    def with_ttl(self) -> set[str]:
+        return {id for id, rec in self.model.records.items() if rec.alive and ("ttl", str(TTL_MS)) in rec.fields}
 
     @rule(choice=choices)
     def frame_runs_out(self, choice: Choice) -> None:
@@ -513,6 +543,7 @@ class Shards(RuleBasedStateMachine):
             ghosts = members(f"{self.shard.root}ghosts:warm")
             assert {id: "refused" if score < 0 else "evicted" for id, score in ghosts.items()} == model.ghosts
             assert float(state[self.shard.epoch][1].get(b"worth", WORTH_FIRST)) == pytest.approx(model.worth)
+        assert members(self.shard.expiring).keys() >= self.with_ttl()
         assert members(self.shard.hot).keys() == model.ids("hot")
         assert members(self.shard.warm).keys() == model.ids("warm")
         assert members(self.shard.dirty).keys() == model.dirty

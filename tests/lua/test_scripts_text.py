@@ -120,6 +120,7 @@ def fill(exchange: Exchange, verb: str = "") -> None:
     run_script(exchange, lua.touch(SHARD, [("hot", 1), ("warm", 1)]))
     ask(exchange, ("SET", SHARD.lease("hot"), "me"))
     ask(exchange, ("ZREM", SHARD.chunk(""), "hot2"))  # as in layout 1
+    ask(exchange, ("ZADD", SHARD.expiring, 1, "hot"))  # its version had a TTL, and was replaced
     if verb == "rank":
         ask(exchange, ("HSET", SHARD.epoch, "eviction", "gdsf"))
     ask(
@@ -167,6 +168,7 @@ CALLS: dict[str, Callable[[], RunScript[Any]]] = {
     "pin": lambda: lua.pin(SHARD, "hot", 1000),
     "unpin": lambda: lua.pin(SHARD, "hot2", 0),
     "expire": lambda: lua.expire(SHARD, ["gone", "warm", "hot"]),
+    "lapse": lambda: lua.lapse(SHARD, ["hot", "warm"], 0),
     "age": lambda: lua.age(SHARD, 0),
     "release": lambda: lua.release(SHARD, SHARD.lease("hot"), "me"),
     "rank": lambda: lua.rank(SHARD, ["hot", "warm"]),

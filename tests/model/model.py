@@ -17,6 +17,7 @@ The operations of the code, and their names here:
     conditional put         `cas2`        the same; only a later version refuses it. It reports that once this version is in
                                           the archive and no newer epoch is (`settle`)
                             `cas0`        read, one script; it may pass a reserved position, which then ends
+    end of a ttl            `exp0`        the same as a delete: the worker deletes the version that it found expired
     write-back              `archive`     read, PUT, commit if the version is still current
     sweep                   (environment) deletes an object that comes before a committed version
     claim                   `claim`       list the markers, put the next number, list again; install if no other has it
@@ -229,8 +230,8 @@ class Model:
             step = s.clients[i]
             if op in ("put0", "del0"):
                 yield from self.fast_write(s, i, op, step)
-            elif op == "cas0":
-                yield from self.fast_cas(s, i, step)
+            elif op in ("cas0", "exp0"):
+                yield from self.fast_cas(s, i, op, step)
             elif op in ("put2", "del2", "cas2"):
                 yield from self.durable_write(s, i, op, step)
             elif op == "archive":
@@ -262,20 +263,23 @@ class Model:
         """Whether the record, or its absence, is known to be the newest version."""
         return server.record.seen == server.epoch if server.record else not objects
 
-    def fast_cas(self, s: State, i: int, step: Step) -> Iterator[State]:
+    def fast_cas(self, s: State, i: int, op: str, step: Step) -> Iterator[State]:
         for name, server in self.servers(s):
             if not (self.accepts(server) and self.is_checked(server, s.objects)):
                 continue
             now = server.record.order if server.record else NONE
+            there = server.record is not None and server.record.kind == "v"
+            blind = op == "exp0" and "expires_any" in self.mutants
             if step == ("idle",):
-                yield self.go(s, i, ("cas", now))
-            elif step[0] == "cas" and step[1] != now:
+                if op == "cas0" or there:
+                    yield self.go(s, i, ("cas", now))
+            elif step[0] == "cas" and step[1] != now and not (blind and there):
                 yield self.go(s, i, ("refused",))
             elif step[0] == "cas":
                 order = (server.epoch, server.ver + 1)
-                record = Record(order, i, "v", False, True, server.epoch)
+                record = Record(order, i, "d" if op == "exp0" else "v", False, True, server.epoch)
                 after = server.with_record(record, ver=server.ver + 1, floor=max(server.floor, order), reserved=NONE)
-                yield self.go(s, i, ("done", order, now, "applied"), **{name: after})
+                yield self.go(s, i, ("done", order, step[1], "applied"), **{name: after})
 
     def durable_write(self, s: State, i: int, op: str, step: Step) -> Iterator[State]:
         kind = "d" if op == "del2" else "v"

@@ -437,7 +437,7 @@ def test_plan_with_a_fault_at_every_effect(row: Row) -> None:
                 raise AssertionError(f"{kind} at effect {at} of {len(counted.effects)} ({faulty.effects}): {e}") from e
 
 
-WITHIN = {"Count", "NewToken", "Now", "Offload", "Sleep", "Used"}
+WITHIN = {"Count", "NewToken", "Monotonic", "Now", "Offload", "Sleep", "Used"}
 
 
 def fingerprint(left: Snapshot) -> str:

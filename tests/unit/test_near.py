@@ -46,16 +46,24 @@ class Clock:
         return self.now_s
 
 
-def module(id: str, *, version: int = 1, size_bytes: int = 10, tokens: int = 1, tier: Any = "hot", meta: Any = None):
+def module(id: str, *, version: int = 1, size_bytes: int = 10, tokens: int = 1, tier: Any = "hot", meta: Any = None,
+    expires_ms: int | None = None,
+):  # fmt: skip
     return Module(
         id, b"x" * size_bytes, "text/plain", tokens, "given", (), meta or {}, Order(1, version, "0" * 32),
-        "", tier, 0, 0,
+        "", tier, 0, 0, expires_ms=expires_ms,
     )  # fmt: skip
 
 
 def cache_of(clock: Clock | None = None, **other: int) -> NearCache:
-    limits = {"max_tokens": 1000, "max_bytes": 1000_000, "max_entries": 100} | other
-    cache = NearCache(**limits, staleness_s=STALENESS_S, clock=clock or Clock())
+    limits: dict[str, Any] = {"max_tokens": 1000, "max_bytes": 1000_000, "max_entries": 100} | other
+    clock = clock or Clock()
+
+    def remaining_s(module: Module) -> float:
+        """Return what is left of a TTL, as if the server's clock were this one."""
+        return (module.expires_ms or 0) / 1000 - clock.now_s
+
+    cache = NearCache(**limits, staleness_s=STALENESS_S, clock=clock, remaining_s=remaining_s)
     cache.go_live()
     return cache
 
@@ -1016,3 +1024,28 @@ def test_uses_go_to_the_master_of_their_shard() -> None:
     cache.get(ids[1])
     tracker._send_uses(1e9)
     assert not one.wire.sent and two.wire.sent[0][-2:] == (ids[1], 1)
+
+
+def test_module_with_a_ttl_is_fresh_only_while_no_hit_can_outlive_it():
+    clock = Clock()
+    cache = cache_of(clock)
+    ends_s = clock.now_s + 3 * STALENESS_S
+    keep(cache, module("a", expires_ms=round(ends_s * 1000)))
+    keep(cache, module("b"))
+    seen_s = clock.now_s
+    while clock.now_s < ends_s + STALENESS_S:
+        if cache.get("a") is not None:
+            seen_s = clock.now_s
+        assert cache.get("b") is not None
+        clock.now_s += STALENESS_S / 4
+        cache.confirm(clock.now_s)
+    assert ends_s - 2 * STALENESS_S <= seen_s < ends_s
+    assert cache.suspect("a") is not None, "the next read compares it, and looks at the server's clock"
+
+
+def test_module_near_the_end_of_its_ttl_is_kept_as_a_suspect_only():
+    clock = Clock()
+    cache = cache_of(clock)
+    assert keep(cache, module("a", expires_ms=round((clock.now_s + STALENESS_S / 2) * 1000))) == [False]
+    assert cache.get("a") is None
+    assert cache.suspect("a") is not None

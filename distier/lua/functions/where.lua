@@ -2,7 +2,7 @@
 local function seen(s, id)
   local record, frame = record_key(s, id), frame_key(s, id)
   local f = call('HMGET', record, 'tier', 'epoch', 'ver', 'bytes', 'tokens', 'clean', 'frame_bytes', 'archived_bytes', 'created',
-    'updated', 'type', 'sha256', 'moved', 'codec')
+    'updated', 'type', 'sha256', 'moved', 'codec', 'ttl')
   if not f[1] or f[1] == 'deleted' then return nil end
   local function score(key) return tonumber(call('ZSCORE', key, id) or nil) end
   local function whole(n) return n and math.floor(n) end
@@ -13,7 +13,7 @@ local function seen(s, id)
     archived_bytes = clean and tonumber(f[8] or 0) or nil, created_ms = tonumber(f[9]), updated_ms = tonumber(f[10]),
     content_type = f[11], sha256 = f[12], uses = {double = score(s.uses) or 0}, last_use_ms = whole(score(s.hot)), due_ms = whole(score(s.warm)),
     dirty_since_ms = whole(score(s.dirty)), pinned_until_ms = whole(score(s.pins)), ttl_ms = ttl >= 0 and ttl or nil,
-    moved = f[13] or nil, codec = f[14] or nil,
+    moved = f[13] or nil, codec = f[14] or nil, expires_ms = f[15] and f[10] + f[15] or nil,
   }
   if m.tier == 'warm' and clean and ttl == -2 then m.tier = 'cold' end
   m.stored_bytes = m.tier == 'hot' and m.size_bytes or m.tier == 'warm' and tonumber(f[7] or 0) or m.archived_bytes or 0
@@ -29,7 +29,7 @@ local function found(keys, args)
   no = elsewhere(s, id)
   if no then return nil, no end
   local m = seen(s, id)
-  if not m then return nil, fail('there is no module ' .. id .. ', as far as this shard knows') end
+  if not m or m.expires_ms and m.expires_ms <= s.now then return nil, fail('there is no module ' .. id .. ', as far as this shard knows') end
   return s, m
 end
 
@@ -59,6 +59,7 @@ local function where(keys, args)
   if m.due_ms then lines[#lines + 1] = 'due to leave warm in ' .. span(m.due_ms - s.now) end
   lines[#lines + 1] = counted(math.floor(m.uses.double), 'use')
   if m.pinned_until_ms then lines[#lines + 1] = 'pinned for ' .. span(m.pinned_until_ms - s.now) end
+  if m.expires_ms then lines[#lines + 1] = 'expires in ' .. span(m.expires_ms - s.now) end
   return answer(args, m, lines)
 end
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from distier.domain.keys import Shard
 from distier.errors import DistierError
@@ -103,6 +103,21 @@ class Naming:
         self.next_ms = next_ms
 
 
+class ClockLook(NamedTuple):
+    """What the clock of a shard showed at some moment between `asked_s` and `answered_s` of this machine's monotonic clock."""
+
+    ms: int
+    asked_s: float
+    answered_s: float
+
+    def latest_ms(self, now_s: float) -> float:
+        """Return the latest time that the clock may show at `now_s`. Its times are whole milliseconds."""
+        return self.ms + 1 + (now_s - self.asked_s) * 1000
+
+    def earliest_ms(self, now_s: float) -> float:
+        return self.ms + (now_s - self.answered_s) * 1000
+
+
 class ProcessState:
     """The state that the plans of one process share. A test makes one for each simulated process."""
 
@@ -111,6 +126,8 @@ class ProcessState:
         """The epoch of each shard, as last seen. The mapping is replaced, not emptied, when a connection meets another
         incarnation of a server: a reader that finds the same mapping after its read knows that the read went to the incarnation
         that it knew."""
+        self.clocks: dict[Shard, ClockLook] = {}
+        """The last look at the clock of each shard, by which modules expire."""
         self.on_new_incarnation: list[Callable[[], None]] = []
         """Called after the mapping was replaced."""
         self.warm: dict[str, float] = {}
@@ -176,6 +193,7 @@ class ProcessState:
     def forget(self) -> None:
         """A new connection has met another incarnation of a server: drop what was known of the earlier one."""
         self.epochs = {}
+        self.clocks.clear()
         for listener in self.on_new_incarnation:
             listener()
 

@@ -4,6 +4,7 @@ write back        dirty versions older than `cold.archive_after`
 demote idle       hot modules unused for `demotion_threshold`
 keep head-room    demote until `worker.headroom` of hot is free, so that a put seldom has to evict
 expire            account for warm frames that their TTL took
+delete expired    delete modules whose own TTL ended some time ago
 age               halve the use counts once per half-life
 rank              rank the modules after the eviction policy was changed
 compact           merge small files of the archive's manifest
@@ -21,19 +22,23 @@ from distier.domain.ids import check_id
 from distier.domain.keys import Shard
 from distier.domain.schema import COUNTED, contribution
 from distier.effects import HINT_S, Cancelled, Command, Count, NewToken, Parallel, Pipeline, Plan, Progress, collect
-from distier.errors import Corrupt, DistierError, Full, Invalid, NotFound, RedisUnavailable
-from distier.lua import age, expire, rank, release
+from distier.errors import Conflict, Corrupt, DistierError, Full, Invalid, NotFound, RedisUnavailable
+from distier.lua import age, expire, lapse, rank, release
 from distier.plans.common.commands import chunks, eviction_command, numbers, server_ms
 from distier.plans.common.leases import cut_lease, patience_ms, take_lease
 from distier.plans.common.namespace import Located, Namespace
 from distier.plans.fleet.dictionaries import keep_dictionaries
 from distier.plans.fleet.nodes import forget_dead
+from distier.plans.put.delete import delete
 from distier.plans.recovery.manifest import compact_if_due
 from distier.plans.tier.demote import demote, free_hot
 from distier.plans.tier.writeback import Archived, Uploaded, look_at_archive, upload, write_back_all
 
 BATCH = 64
 FOREIGN = "\ufffd"
+EXPIRED_GRACE_MS = 600_000
+"""How long after the end of its TTL a module is deleted, in milliseconds. A clock that is ahead for a moment, perhaps after a
+failover, hides modules, and does not delete them."""
 CLOCK_SLACK_MS = 1000
 """A version that was put since the clock was read is slightly ahead of it, and not due."""
 
@@ -204,6 +209,36 @@ def expire_warm(space: Namespace, shard: Shard) -> Plan[int]:
     return gone
 
 
+def delete_expired(space: Namespace, shard: Shard, grace_ms: int = EXPIRED_GRACE_MS) -> Plan[int]:
+    """Delete the modules whose TTL ended more than `grace_ms` ago. Returns how many. Raises the first failure after having
+    tried each.
+
+    Readers do not see them since their TTL ended. Each is deleted only at the version that was found expired, so a put that
+    comes meanwhile stays.
+    """
+    done, offset = 0, 0
+    tried: set[str] = set()
+    failure: DistierError | None = None
+    while True:
+        page = yield from _due(shard, shard.expiring, grace_ms, offset)
+        ids = [id for id in page if id not in tried]
+        versions = (yield from lapse(shard, ids, grace_ms)) if ids else []
+        over = [(id, version) for id, version in zip(ids, versions, strict=True) if version]
+        deletions = [delete(space, id, version, "redis") for id, version in over]
+        for result in (yield Parallel(deletions)) if deletions else ():
+            if not isinstance(result, DistierError):
+                done += 1
+            elif not isinstance(result, Conflict):  # put again meanwhile
+                failure = failure or result
+        if len(page) < BATCH:
+            break
+        tried |= set(ids)
+        offset += 0 if ids else len(page)  # deleted ones leave the list; the others are passed when they come again
+    if failure:
+        raise failure
+    return done
+
+
 def _expire(shard: Shard, ids: Sequence[str]) -> Plan[tuple[int, int, DistierError | None]]:
     """Return how many of these became cold, how many stay in the list as they are, and why the first of those does.
 
@@ -265,6 +300,7 @@ STEPS: tuple[Step, ...] = (
     Step("idle", demote_idle),
     Step("headroom", keep_headroom),
     Step("expired", expire_warm),
+    Step("ttl_ended", delete_expired),
     Step("aged", age_uses),
     Step("ranked", rank_modules),
     Step("compacted", compact_if_due),

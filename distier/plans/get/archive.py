@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from distier.domain import archived as names
 from distier.domain.manifest import Row, is_marker, last_copies
-from distier.domain.module import HistoryEntry, Module
+from distier.domain.module import HistoryEntry, Module, Record
 from distier.domain.order import Order
-from distier.effects import Plan, Progress
+from distier.effects import Now, Plan, Progress
 from distier.plans.common.commands import chunks
 from distier.plans.common.namespace import Namespace
 from distier.plans.get.history import describe_all, entry_of, version_in, version_of, versions_in
@@ -52,7 +52,8 @@ def list_archive(space: Namespace, prefix: str = "", at_ms: int | None = None) -
     Raises:
         ArchiveUnavailable: the archive did not answer.
     """
-    return (yield from _each_group(space, partial(_report, prefix, at_ms), prefix))
+    when_ms = (yield from Now()) if at_ms is None else at_ms
+    return (yield from _each_group(space, partial(_report, prefix, at_ms, when_ms), prefix))
 
 
 def list_versions(space: Namespace) -> Plan[int]:
@@ -93,23 +94,26 @@ def _each_group(
     return n
 
 
-def _report(prefix: str, at_ms: int | None, groups: Iterable[Sequence[Row]]) -> Plan[int]:
+def _report(prefix: str, at_ms: int | None, when_ms: int, groups: Iterable[Sequence[Row]]) -> Plan[int]:
     found = [
         made
         for rows in groups
-        if rows and rows[0].id.startswith(prefix) and (made := newest_at(rows, at_ms)) is not None
+        if rows and rows[0].id.startswith(prefix) and (made := newest_at(rows, at_ms, when_ms)) is not None
     ]
     if found:
         yield Progress(found)
     return len(found)
 
 
-def newest_at(rows: Sequence[Row], at_ms: int | None) -> Archived | None:
-    """Return what a module was at a time; None if it did not exist, or was deleted."""
+def newest_at(rows: Sequence[Row], at_ms: int | None, when_ms: int) -> Archived | None:
+    """Return what a module was at a time (None for now), which is `when_ms`; None if it did not exist, was deleted or had
+    expired."""
     before = [row for row in rows if at_ms is None or row.updated_ms <= at_ms]
     if not before or before[-1].deleted:
         return None
     row = before[-1]
+    if row.expires_ms is not None and row.expires_ms <= when_ms:
+        return None
     stem = row.key.rpartition("/")[2]
     epoch, ver = (int(part) for part in stem[1:].split("-")[:2])
     known = row.known
@@ -143,16 +147,23 @@ def archived_history(space: Namespace, id: str, limit: int = 100) -> Plan[list[H
     """Return the versions of a module in the archive, the newest first."""
     group = yield from list_again(space, (yield from list_module(space, id)))
     described = yield from describe_all(space, group, versions_in(group, None)[:limit])
+    now_ms = yield from Now()
     return [
-        entry_of(found.record, current=i == 0 and not found.record.deleted, archived=True)
+        entry_of(found.record, current=i == 0 and _exists(found.record, now_ms), archived=True)
         for i, found in enumerate(described)
     ]
+
+
+def _exists(record: Record, at_ms: int) -> bool:
+    return not record.deleted and (record.expires_ms is None or record.expires_ms > at_ms)
 
 
 def read_archived(
     space: Namespace, id: str, version: Order | str | None = None, at_ms: int | None = None
 ) -> Plan[Module | None]:
     """Return a module from the archive: its newest version, a given one, or that of an earlier time. None if there is none.
+
+    A version that has expired is read only if it is given. Without Redis, the clock for that is the one of this machine.
 
     Raises `Corrupt`, `ArchiveUnavailable`, `Invalid`.
     """
@@ -161,11 +172,10 @@ def read_archived(
     if version is not None:
         wanted = version_of(version)
         return (yield from version_in(space, group, [o for o in objects if o.order[:2] == wanted]))
-    if at_ms is None:
-        return (yield from version_in(space, group, objects[:1]))
-    for found in (yield from describe_all(space, group, objects)):
+    when_ms = (yield from Now()) if at_ms is None else at_ms
+    for found in (yield from describe_all(space, group, objects[:1] if at_ms is None else objects)):
         record = found.record
         written_ms = record.updated_ms or group.modified_ms[found.object.key]
-        if written_ms <= at_ms:
-            return (yield from version_in(space, group, [found.object]))
+        if at_ms is None or written_ms <= at_ms:
+            return (yield from version_in(space, group, [found.object])) if _exists(record, when_ms) else None
     return None

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from distier.domain.keys import Shard
 from distier.effects import Command, Pipeline, Plan, collect
 from distier.errors import Invalid
+from distier.plans.common.clock import expiry_of, has_expired
 from distier.plans.common.commands import scores, server_ms
 from distier.plans.common.namespace import Namespace
 
@@ -247,12 +248,17 @@ def _rows(space: Namespace, wanted: Sequence[tuple[str, float | None]]) -> Plan[
     calls: list[Command[Any]] = []
     for id, _ in wanted:
         shard = space.shard(id)
-        calls.append(Command(shard, ("HMGET", shard.module(id), "tier", "tokens", "bytes", "clean", "updated"), list))
+        calls.append(
+            Command(shard, ("HMGET", shard.module(id), "tier", "tokens", "bytes", "clean", "updated", "ttl"), list)
+        )
         calls.append(Command(shard, ("ZSCORE", shard.uses, id), lambda score: float(score or 0)))
     replies = [collect(reply) for reply in (yield from Pipeline(calls))] if calls else []
     found: dict[str, Row] = {}
     for (id, score), values, uses in zip(wanted, replies[::2], replies[1::2], strict=True):
-        if values[0] not in (None, b"deleted"):
+        gone = values[0] in (None, b"deleted") or (
+            yield from has_expired(space, space.shard(id), expiry_of(values[4], values[5]))
+        )
+        if not gone:
             tokens, size_bytes, updated_ms = (int(value or 0) for value in (values[1], values[2], values[4]))
             tier = values[0].decode(errors="replace")
             found[id] = Row(id, tier, tokens, size_bytes, values[3] == b"1", uses, updated_ms, score)

@@ -29,7 +29,7 @@ LISTED_MAX = 10_000
 ROUNDS_MAX = 8
 """How often outlines are chosen by their estimated sizes. After that, only outlines that were read are chosen."""
 NONE: Mapping[str, float] = MappingProxyType({})
-_FIELDS = (*SIZES, "seen", "updated", "moved")
+_FIELDS = (*SIZES, "seen", "updated", "moved", "ttl")
 _NAMES = tuple(name.encode() for name in _FIELDS)
 
 

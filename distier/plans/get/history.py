@@ -15,6 +15,7 @@ from distier.domain.order import Order, parse_version
 from distier.effects import Parallel, Plan, collect
 from distier.errors import Invalid
 from distier.lua import Adoption
+from distier.plans.common.clock import has_expired
 from distier.plans.common.namespace import Namespace
 from distier.plans.common.objects import read_archived
 from distier.plans.get.one import get
@@ -49,7 +50,7 @@ class Described(NamedTuple):
             a.id, "deleted" if a.kind == "deleted" else "cold", Order(a.epoch, a.ver, a.write_id), a.size_bytes, a.tokens,
             text("counter"), text("sha256"), text("type"), text("keywords").encode(), text("meta").encode(), True, a.epoch,
             text("archived_key") or self.object.key, a.archived_bytes, "", 0, number("created"), number("updated"),
-            text("transform") or None, text("outline") or None, None,
+            text("transform") or None, text("outline") or None, None, number("ttl") or None,
         )  # fmt: skip
 
 
@@ -69,11 +70,12 @@ def history(space: Namespace, id: str, limit: int = 100) -> Plan[list[HistoryEnt
     record = yield from newest_version(space.locate(id))
     group = yield from list_again(space, (yield from list_module(space, id)))
     entries: list[HistoryEntry] = []
+    gone = record is None or record.deleted or (yield from has_expired(space, space.shard(id), record.expires_ms))
     if record is not None and not record.clean:
-        entries.append(entry_of(record, current=not record.deleted, archived=False))
+        entries.append(entry_of(record, current=not gone, archived=False))
     objects = versions_in(group, record)[: limit - len(entries)]
     for found in (yield from describe_all(space, group, objects)):
-        current = record is not None and not record.deleted and found.record.order[:2] == record.order[:2]
+        current = record is not None and not gone and found.record.order[:2] == record.order[:2]
         entries.append(entry_of(found.record, current=current, archived=True))
     return entries
 
@@ -81,7 +83,7 @@ def history(space: Namespace, id: str, limit: int = 100) -> Plan[list[HistoryEnt
 def entry_of(record: Record, *, current: bool, archived: bool) -> HistoryEntry:
     return HistoryEntry(
         record.id, record.order, current, archived, record.deleted, record.tokens, record.size_bytes, record.archived_bytes,
-        record.content_type, record.sha256, record.updated_ms,
+        record.content_type, record.sha256, record.updated_ms, record.expires_ms,
     )  # fmt: skip
 
 

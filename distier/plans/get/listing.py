@@ -15,6 +15,7 @@ from distier.domain.module import TIERS, Tier
 from distier.effects import Command, Pipeline, Plan, collect
 from distier.errors import ArchiveUnavailable, DeadlineExceeded, Invalid, Recovering
 from distier.lua import state
+from distier.plans.common.clock import expiry_of, has_expired, unexpired
 from distier.plans.common.commands import chunks
 from distier.plans.common.namespace import Namespace
 from distier.plans.get.browse import next_ids
@@ -60,7 +61,7 @@ def list_page(space: Namespace, prefix: str, after: str, limit: int, tier: Tier 
 
     def read(ids: Sequence[str]) -> Plan[list[Described | None]]:
         replies = yield from Pipeline([described_command(space.shard(id), id) for id in ids])
-        records = [collect(reply) for reply in replies]
+        records = yield from unexpired(space, [collect(reply) for reply in replies])
         return [None if record is None or record.deleted else described(record) for record in records]
 
     modules, following = yield from _page(space, (prefix, after, limit, tier), read, lambda module: module.tier)
@@ -73,9 +74,17 @@ def list_ids(
     """Return (id, tier) of these modules. Raises as `list_page`."""
 
     def read(ids: Sequence[str]) -> Plan[list[tuple[str, Tier] | None]]:
-        calls = [Command(space.shard(id), ("HGET", space.shard(id).module(id), "tier"), _tier) for id in ids]
-        tiers = [collect(reply) for reply in (yield from Pipeline(calls))]
-        return [None if found is None else (id, found) for id, found in zip(ids, tiers, strict=True)]
+        calls = [
+            Command(shard, ("HMGET", shard.module(id), "tier", "updated", "ttl"), _tier_and_expiry)
+            for id in ids
+            for shard in [space.shard(id)]
+        ]
+        found: list[tuple[str, Tier] | None] = []
+        for id, reply in zip(ids, (yield from Pipeline(calls)), strict=True):
+            tier, expires_ms = collect(reply)
+            gone = tier is None or (yield from has_expired(space, space.shard(id), expires_ms))
+            found.append(None if gone else (id, tier))
+        return found
 
     return (yield from _page(space, (prefix, after, limit, tier), read, lambda pair: pair[1]))
 
@@ -151,6 +160,6 @@ def _epochs(space: Namespace) -> Plan[list[int] | None]:
     return [found.epoch for found in states] if all(found.verified >= found.epoch for found in states) else None
 
 
-def _tier(reply: bytes | None) -> Tier | None:
-    text = (reply or b"").decode(errors="replace")
-    return next((tier for tier in TIERS if tier == text), None)
+def _tier_and_expiry(values: Sequence[bytes | None]) -> tuple[Tier | None, int | None]:
+    text = (values[0] or b"").decode(errors="replace")
+    return next((tier for tier in TIERS if tier == text), None), expiry_of(*values[1:])

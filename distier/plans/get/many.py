@@ -9,6 +9,7 @@ from distier.domain.keys import Shard
 from distier.domain.module import Module, Record, parse_hot, parse_record
 from distier.domain.outcome import Outcome
 from distier.effects import Count, LocalPut, Parallel, Pipeline, Plan, collect
+from distier.plans.common.clock import has_expired
 from distier.plans.common.commands import chunks, fields_command, version_command
 from distier.plans.common.content import by_bytes, open_frames
 from distier.plans.common.namespace import Located, Namespace
@@ -57,10 +58,15 @@ def _revalidate_many(
     hot: dict[Shard, list[str]] = {}
     below: dict[Shard, list[str]] = {}
     fields_of: dict[str, Mapping[bytes, bytes]] = {}
+    expired: list[str] = []
     for id, reply in zip(some, replies, strict=True):
         fields, suspect, shard = collect(reply), suspects[id], space.shard(id)
         before = known[shard]
         if before is not None and is_still(suspect, fields, before):
+            if suspect.expires_ms is not None and (yield from has_expired(space, shard, suspect.expires_ms)):
+                yield Count("misses")
+                expired.append(id)
+                continue
             found[id] = placed = as_placed(suspect, fields)
             (hot if placed.tier == "hot" else below).setdefault(shard, []).append(id)
             fields_of[id] = fields
@@ -74,7 +80,7 @@ def _revalidate_many(
             promoted.append(keep(fields_to_hot(space, space.shard(id), module, fields_of[id])))
     for result in (yield Parallel(promoted)) if promoted else ():
         collect(result)
-    return [id for id in ids if id not in fields_of]
+    return [id for id in ids if id not in fields_of and id not in expired]
 
 
 def _read_local_many(

@@ -23,6 +23,7 @@ from distier.domain.outcome import Outcome
 from distier.effects import Count, LocalGet, LocalPut, Pipeline, Plan, Used, collect
 from distier.errors import Corrupt, DeadlineExceeded
 from distier.lua import Opened
+from distier.plans.common.clock import has_expired
 from distier.plans.common.commands import fields_command, frame_command, version_command
 from distier.plans.common.content import content_or_none
 from distier.plans.common.namespace import Located, Namespace
@@ -55,6 +56,9 @@ def get(space: Namespace, id: str, suspect: Module | None = None) -> Plan[Module
         whole = len(suspect.content) <= WHOLE_BYTES
         fields = yield from fields_command(shard, id) if whole else version_command(shard, id)
         if states is space.process.epochs and is_still(suspect, fields, known):
+            if suspect.expires_ms is not None and (yield from has_expired(space, shard, suspect.expires_ms)):
+                yield Count("misses")
+                return None
             return (yield from serve_again(space, shard, suspect, fields))
         if not whole:
             return (yield from get(space, id))

@@ -11,6 +11,7 @@ from distier.effects import Command, LocalHas, Parallel, Pipeline, Plan, collect
 from distier.errors import Recovering
 from distier.lua import Seen
 from distier.lua import where as where_script
+from distier.plans.common.clock import has_expired
 from distier.plans.common.commands import chunks
 from distier.plans.common.namespace import Located, Namespace
 from distier.plans.get.one import REREADS_MAX
@@ -23,9 +24,10 @@ def exists(space: Namespace, id: str) -> Plan[bool]:
     """Return whether there is such a module."""
     shard, states = space.shard(id), space.process.epochs
     known = states.get(shard)
-    command = ("HMGET", shard.module(id), "tier", "seen")
-    tier, seen = yield from Command(shard, command, lambda reply: (reply[0], int(reply[1] or 0)))
-    if tier is not None and known and states is space.process.epochs and max(seen, known.verified) >= known.epoch:
+    command = ("HMGET", shard.module(id), "tier", "seen", "ttl")
+    tier, seen, ttl = yield from Command(shard, command, lambda reply: (reply[0], int(reply[1] or 0), reply[2]))
+    proven = known and states is space.process.epochs and max(seen, known.verified) >= known.epoch
+    if tier is not None and ttl is None and proven:
         return bool(tier != b"deleted")
     return (yield from newest_record(Located(space, shard, id))) is not None
 
@@ -40,7 +42,8 @@ def where_in_redis(space: Namespace, id: str) -> Plan[Placement | None]:
         record = parse_record(id, seen.fields) if seen else None
         proven = record and known and states is space.process.epochs and max(record.seen, known.verified) >= known.epoch
         if seen and record and proven:
-            return None if record.deleted else _placement(space, seen, record)
+            gone = record.deleted or (record.ttl_ms and (yield from has_expired(space, shard, record.expires_ms)))
+            return None if gone else _placement(space, seen, record)
         if (yield from newest_record(Located(space, shard, id))) is None:
             return None
         yield from shard_state(space, shard)
@@ -56,6 +59,7 @@ def _placement(space: Namespace, seen: Seen, record: Record) -> Placement:
         record.archived_bytes if record.clean else None, seen.uses, seen.last_use_ms, seen.due_ms,
         seen.pttl_ms if seen.pttl_ms >= 0 else None, seen.dirty_since_ms, seen.pinned_until_ms,
         record.created_ms, record.updated_ms, record.content_type, record.sha256,
+        expires_ms=record.ttl_ms and record.expires_ms,
     )  # fmt: skip
 
 

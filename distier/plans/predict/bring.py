@@ -13,6 +13,7 @@ from distier.domain.keys import Shard
 from distier.domain.module import Module, Record, parse_record
 from distier.effects import Cancelled, Command, Count, LocalGet, NewToken, Parallel, Pipeline, Plan, collect
 from distier.errors import DistierError
+from distier.plans.common.clock import has_expired
 from distier.plans.common.commands import fields_command, version_command
 from distier.plans.common.content import by_bytes, open_frames
 from distier.plans.common.leases import give_back, lease_command, patience_ms
@@ -93,7 +94,9 @@ def look_again(space: Namespace, suspects: Mapping[str, Module]) -> Plan[dict[st
     found = {}
     for (id, suspect), reply in zip(suspects.items(), replies, strict=True):
         before = known[space.shard(id)]
-        if before is not None and not isinstance(reply, DistierError) and is_still(suspect, reply, before):
+        if before is None or isinstance(reply, DistierError) or not is_still(suspect, reply, before):
+            continue
+        if not (yield from has_expired(space, space.shard(id), suspect.expires_ms)):
             found[id] = as_placed(suspect, reply)
     return found
 

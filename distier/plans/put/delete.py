@@ -32,7 +32,7 @@ def delete(space: Namespace, id: str, if_version: Expected = None, durability: D
         if isinstance(reply, Deleted):
             yield Count("deletes")
             space.process.note_version(shard, reply.version.epoch, reply.version.ver)
-            return True
+            return reply.existed is not False
         if reply.why is Refusal.CONFLICT:
             raise conflict(id, reply.version, expected)
         if reply.why is Refusal.UNKNOWN:

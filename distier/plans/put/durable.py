@@ -129,5 +129,5 @@ def new_record(
     return Record(
         id, tier, order, size_bytes, tokens, text("counter"), text("sha256"), text("type"),
         fields.get("keywords", b""), fields.get("meta", b""), True, order.epoch, None, 0, "", 0,
-        reserved.created_ms, reserved.now_ms, fields.get("transform"), fields.get("outline"), None,
+        reserved.created_ms, reserved.now_ms, fields.get("transform"), fields.get("outline"), None, fields.get("ttl"),
     )  # fmt: skip

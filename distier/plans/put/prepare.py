@@ -32,6 +32,7 @@ TRANSFORMING = "transforming contents"
 LARGE_BYTES = 256 * 1024
 """Larger contents are prepared in steps, so that the call can end between two of them."""
 MAX_TOKENS = 2**40
+MAX_TTL_S = 100 * 366 * 86400
 
 
 @frozen
@@ -47,12 +48,22 @@ class Item:
     tokens: int | None = None
     if_version: Expected = None
     durability: Durability | None = None
+    ttl: float | None = None
 
 
-def item_again(space: Namespace, module: Module, id: str, if_version: Expected, durability: Durability | None) -> Item:
+def item_again(
+    space: Namespace,
+    module: Module,
+    id: str,
+    if_version: Expected,
+    durability: Durability | None,
+    ttl: float | None,
+) -> Item:
     """Return what writes a version again, perhaps under another id. The count of tokens is kept if the same counter made it."""
     tokens = module.tokens if module.counter == space.counter.name else None
-    return Item(id, module.content, module.content_type, module.keywords, module.meta, tokens, if_version, durability)
+    return Item(
+        id, module.content, module.content_type, module.keywords, module.meta, tokens, if_version, durability, ttl
+    )
 
 
 @dataclass(slots=True)
@@ -194,6 +205,8 @@ def _prepared(
     kept = made.content if made else content
     counter = space.counter.name if item.tokens is None else "given"
     fields: tuple[Arg, ...] = "sha256", hashlib.sha256(kept).hexdigest(), "type", content_type, "counter", counter
+    if item.ttl is not None:
+        fields = "ttl", _ttl_ms(item.ttl), *fields  # first, where the script looks for it
     if item.keywords != () and (keywords := pack_keywords(item.keywords)):
         fields += "keywords", keywords
     if item.meta is not None and (meta := pack_meta(item.meta)):
@@ -208,6 +221,13 @@ def _prepared(
     return Prepared(
         id, write_id, kept, tokens, expected_of(item.if_version), transform, fields, replicas, None, sending
     )
+
+
+def _ttl_ms(ttl: float) -> int:
+    """Return the TTL of a module in milliseconds. Raises `Invalid`."""
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl <= MAX_TTL_S:
+        raise Invalid(f"ttl must be a number of seconds, greater than 0 and at most 100 years; not {ttl!r:.80}")
+    return max(1, round(ttl * 1000))
 
 
 def _bytes(id: str, content: object) -> bytes:

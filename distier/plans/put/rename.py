@@ -7,6 +7,7 @@ from contextlib import suppress
 from distier.domain.module import Landed, Module
 from distier.effects import Plan
 from distier.errors import Conflict, Invalid, NotFound
+from distier.plans.common.clock import ttl_left
 from distier.plans.common.namespace import Namespace
 from distier.plans.get.describe import describe
 from distier.plans.get.one import get
@@ -40,7 +41,8 @@ def rename(
     is_archived = described is not None and described.clean
     level = durability or ("archived" if is_archived else None)
     try:
-        landed = yield from put(space, item_again(space, module, new, 0, level))
+        ttl = yield from ttl_left(space, old, module.expires_ms)
+        landed = yield from put(space, item_again(space, module, new, 0, level, ttl))
     except Conflict:
         there = yield from get(space, new)
         if there is None or not _are_alike(there, module):

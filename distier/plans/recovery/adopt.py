@@ -9,6 +9,7 @@ from distier.domain.module import Record
 from distier.effects import Count, Parallel, Pipeline, Plan, collect
 from distier.errors import NotFound, Recovering
 from distier.lua import Adopted, Adoption, Opened, adopt, state
+from distier.plans.common.clock import has_expired
 from distier.plans.common.commands import chunks, record_command
 from distier.plans.common.namespace import Located, Namespace
 from distier.plans.recovery.describe import Vanished, describe
@@ -42,7 +43,7 @@ def newest_record(at: Located) -> Plan[Record | None]:
 
 
 def newest_version(at: Located) -> Plan[Record | None]:
-    """Return the same, or the tombstone of a deleted module while there is one."""
+    """Return the same, also of a module that has expired, or the tombstone of a deleted one while there is one."""
     record, known = yield from read_record(at)
     return (yield from settle_record(at, record, known, tombstones=True))
 
@@ -60,8 +61,8 @@ def settle_record(
 ) -> Plan[Record | None]:
     """Return `record` if it is known to be the newest version, else what a look into the archive finds.
 
-    `known` is what `read_record` returned with it. None is a proven miss, or a deleted module unless `tombstones` are
-    wanted.
+    `known` is what `read_record` returned with it. None is a proven miss; unless `tombstones` are wanted, also a module that
+    was deleted or has expired.
 
     A hit is as good as its connection: a new one makes the process ask for the shard's epoch again. A miss is confirmed by a
     script, because FLUSHALL leaves connections alone.
@@ -73,7 +74,11 @@ def settle_record(
             now = yield from ask_state(space, shard)
         assert now is not None
         if _is_proven(record, known, now):
-            return None if record is None or (record.deleted and not tombstones) else record
+            if record is None or tombstones:
+                return record
+            if record.ttl_ms is not None and (yield from has_expired(space, shard, record.expires_ms)):
+                return None
+            return None if record.deleted else record
         if now.verified < now.epoch:
             yield from verify(at)
         record, known = yield from read_record(at)
@@ -123,7 +128,9 @@ def settle_records(
         after = before if record is not None else now[shard]
         if after is None or not _is_proven(record, before, after):
             doubtful.append(i)
-        elif record is not None and record.deleted:
+        elif record is not None and (
+            record.deleted or (record.ttl_ms is not None and (yield from has_expired(space, shard, record.expires_ms)))
+        ):
             settled[i] = None
     plans = [settle_record((at := space.locate(ids[i])), records[i], known[at.shard]) for i in doubtful]
     for i, result in zip(doubtful, (yield from Parallel(plans)), strict=True):

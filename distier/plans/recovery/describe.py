@@ -26,6 +26,7 @@ SIDECAR_MAX_BYTES = 1024 * 1024
 _FIELDS = {
     "sha256": "sha256", "type": "type", "counter": "counter", "keywords": "keywords", "meta": "meta",
     "transform": "transform", "outline": "outline", "created": "created", "updated": "updated",
+    "ttl": "ttl",
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from distier.domain.packs import parse_reference
 from distier.effects import ArchiveGet, Command, Offload, Pipeline, Plan, collect
 from distier.errors import Conflict, Corrupt
 from distier.lua import Applied, Move, adopt, demote, redirty
+from distier.plans.common.clock import ttl_left
 from distier.plans.common.commands import frame_command, record_command
 from distier.plans.common.content import UNPACKING, check_content, content_of, is_current
 from distier.plans.common.namespace import Located, Namespace
@@ -188,8 +189,9 @@ def _check_archived(run: Run, shard: Shard, record: Record, content: bytes | Non
 
 def _put_again(space: Namespace, record: Record, content: bytes) -> Plan[bool]:
     module = record.module(content, "hot")
+    ttl = yield from ttl_left(space, record.id, record.expires_ms)
     item = Item(
-        record.id, content, record.content_type, module.keywords, module.meta, record.tokens, record.order, "redis"
+        record.id, content, record.content_type, module.keywords, module.meta, record.tokens, record.order, "redis", ttl
     )
     try:
         yield from put(space, item)

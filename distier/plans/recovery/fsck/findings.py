@@ -53,7 +53,7 @@ KINDS: Mapping[str, Kind] = {
     "frame-no-ttl": Kind("fault", "archived, and its warm copy never expires", "gets its TTL"),
     "record-ttl": Kind("fault", "the record of a living module would expire", "PERSIST"),
     "tombstone-no-ttl": Kind("fault", "an archived tombstone that never expires", "gets its TTL"),
-    **{f"missing-{s}": Kind("fault", _INDEX, "added to it") for s in ("hot", "warm", "dirty", "ids")},
+    **{f"missing-{s}": Kind("fault", _INDEX, "added to it") for s in ("hot", "warm", "dirty", "ids", "expiring")},
     **{f"stray-{s}": Kind("fault", _INDEX, "taken out of it") for s in ("hot", "warm", "dirty", "uses", "pins", "ids")},
     "stray-chunk": Kind("fault", "a chunk of the index of ids that the index does not name", "dropped"),
     "accounts": Kind("fault", "the sums in `usage` differ from a recount", "set to the recount"),
