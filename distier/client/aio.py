@@ -48,7 +48,7 @@ from distier.plans.get.one import get as get_plan
 from distier.plans.put.delete import delete as delete_plan
 from distier.plans.put.many import put_many as put_many_plan
 from distier.plans.put.one import put as put_plan
-from distier.plans.put.prepare import Content, Durability, Expected, Item
+from distier.plans.put.prepare import Content, Durability, Expected, Item, deadline_s_of
 from distier.plans.put.rename import rename as rename_plan
 from distier.plans.recovery.epochs import WrongArchive, check_shape, open_space, recover
 from distier.plans.recovery.identity import try_archive
@@ -142,7 +142,7 @@ class AsyncStore(AsyncBrowsing, AsyncFitting, AsyncRestoring, AsyncSearching, As
         if self._load is not None and tokens is None:
             await self._load_counter()
         with self.near.writing([id]):
-            return await self.run(put_plan(self.space, item))
+            return await self.run(put_plan(self.space, item), deadline_s=deadline_s_of(self.space, [item]))
 
     async def _load_counter(self) -> None:
         if self._load is not None:
@@ -159,7 +159,7 @@ class AsyncStore(AsyncBrowsing, AsyncFitting, AsyncRestoring, AsyncSearching, As
         if self._load is not None and any(item.tokens is None for item in wanted):
             await self._load_counter()
         with self.near.writing([item.id for item in wanted]):
-            return await self.run(put_many_plan(self.space, wanted))
+            return await self.run(put_many_plan(self.space, wanted), deadline_s=deadline_s_of(self.space, wanted))
 
     async def get(self, id: str, *, version: Order | str | None = None) -> Module | None:
         """As `Store.get`."""

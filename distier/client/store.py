@@ -52,7 +52,7 @@ from distier.plans.get.one import get as get_plan
 from distier.plans.put.delete import delete as delete_plan
 from distier.plans.put.many import put_many as put_many_plan
 from distier.plans.put.one import put as put_plan
-from distier.plans.put.prepare import Content, Durability, Expected, Item
+from distier.plans.put.prepare import Content, Durability, Expected, Item, deadline_s_of
 from distier.plans.put.rename import rename as rename_plan
 from distier.plans.recovery.epochs import WrongArchive, check_shape, find_space, open_space, recover
 from distier.plans.recovery.identity import try_archive
@@ -211,7 +211,7 @@ class Store(Browsing, Fitting, Restoring, Searching, Sessions, Versions):
             self._load_counter()
         item = Item(id, content, content_type, keywords, meta, tokens, if_version, durability, ttl)
         with self.near.writing([id]):
-            return self.run(put_plan(self.space, item))
+            return self.run(put_plan(self.space, item), deadline_s=deadline_s_of(self.space, [item]))
 
     def _load_counter(self) -> None:
         """Load the counter's tables before the first put starts its deadline: on a busy machine they take a second."""
@@ -239,7 +239,7 @@ class Store(Browsing, Fitting, Restoring, Searching, Sessions, Versions):
         if self._load is not None and any(item.tokens is None for item in wanted):
             self._load_counter()
         with self.near.writing([item.id for item in wanted]):
-            return self.run(put_many_plan(self.space, wanted))
+            return self.run(put_many_plan(self.space, wanted), deadline_s=deadline_s_of(self.space, wanted))
 
     def get(self, id: str, *, version: Order | str | None = None) -> Module | None:
         """Read a module from its nearest copy.

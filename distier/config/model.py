@@ -302,7 +302,9 @@ class Config(Section):
         description="directory of the embedded server's data and archive, and of this node's copies",
     )
     deadline: Annotated[Duration, from_to("50ms", "120s", DURATION_MS)] = Field(
-        default="5s", validate_default=True, description="time limit of a call, including retries"
+        default="5s",
+        validate_default=True,
+        description="time limit of a call, with its retries; the default is longer for puts of large contents",
     )
     max_module_bytes: Annotated[Size, from_to("1B", "256MiB", SIZE_BYTES)] = Field(
         default="16MiB", validate_default=True, description="maximum size of a module; larger ones are rejected"

@@ -10,13 +10,16 @@ import time
 import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from distier.domain.tokens import O200k
+from distier.config import load_config
+from distier.domain.tokens import O200k, token_counter
 from distier.drive.deadline import End
 from distier.drive.replies import lost
 from distier.effects import Offload, Plan, Sleep
 from distier.errors import DeadlineExceeded
+from distier.plans.common.namespace import Namespace
 from distier.plans.fleet.pacing import paced
-from distier.plans.put.prepare import Item
+from distier.plans.put import prepare
+from distier.plans.put.prepare import Item, deadline_s_of
 from distier.policy import transform
 from distier.worker.pace import Pacer
 from tests.deadlines import short_deadline
@@ -104,8 +107,8 @@ def test_load_loads_the_counter() -> None:
 class SlowInParts(SlowCounter):
     """Half a minute for all parts of a large content."""
 
-    def __init__(self) -> None:
-        super().__init__(count_s=0.25)
+    def __init__(self, count_s: float = 0.25) -> None:
+        super().__init__(count_s=count_s)
         self.counted = 0
 
     def parts(self, content: bytes) -> list[bytes]:
@@ -126,6 +129,33 @@ async def test_counting_ends_at_the_deadline(world: World, verb: str) -> None:
         else:
             raise (await face.put_many([Item("a", "x" * LARGE_BYTES)]))[0]
     assert 1 <= counter.counted <= 25
+
+
+@pytest.mark.parametrize("verb", ["put", "put_many"])
+async def test_default_deadline_is_longer_for_large_contents(
+    world: World, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has set a deadline. The counter takes six seconds, and the default for small contents is five."""
+    monkeypatch.setattr(prepare, "COUNTING_S_PER_MIB", 10.0)
+    counter = SlowInParts(count_s=6 * (1 << 20) / 8 / LARGE_BYTES)
+    face = await world.open(counter=counter, deadline=None, max_module_bytes=LARGE_BYTES)
+    if verb == "put":
+        landed = await face.put("a", "x" * LARGE_BYTES)
+    else:
+        (landed,) = await face.put_many([Item("a", "x" * LARGE_BYTES)])
+    assert (landed.size_bytes, counter.counted) == (LARGE_BYTES, 96)
+
+
+def test_deadline_that_was_set_holds_for_large_contents_too() -> None:
+    large, durable = Item("a", b"x" * (2 << 20)), Item("b", b"x" * (2 << 20), durability="archived")
+    space, limited = (
+        Namespace(load_config({}, **set), token_counter("estimate"), False) for set in ({}, {"deadline": "5s"})
+    )
+    assert deadline_s_of(space, [Item("s", b"x"), large]) == 5 + 2 * prepare.COUNTING_S_PER_MIB
+    both_s = 2 * (prepare.COUNTING_S_PER_MIB + prepare.PACKING_S_PER_MIB)
+    assert deadline_s_of(space, [large, durable]) == 5 + both_s
+    assert deadline_s_of(space, [Item("s", b"x")]) is None
+    assert deadline_s_of(limited, [large]) is None
 
 
 async def test_late_batch_reports_what_landed(world: World) -> None:

@@ -93,11 +93,11 @@ class World:
 
     def settings(self, **overrides: Any) -> dict[str, Any]:
         """The configuration as `connect` takes it. Overrides have the names that they have there
-        (`storage_tiers__hot__max_size`).
+        (`storage_tiers__hot__max_size`); None leaves a value at its default.
         """
         base = {"redis__url": self.url, "namespace": "t", "shards": self.shards, "near__enabled": False,
                 "deadline": "60s", "storage_tiers__cold__directory": self.archive}  # fmt: skip
-        return base | overrides
+        return {name: value for name, value in (base | overrides).items() if value is not None}
 
     async def open(self, **overrides: Any) -> Face:
         settings = self.settings(**overrides)

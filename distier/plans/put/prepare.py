@@ -31,6 +31,9 @@ CHECKING = "checking and hashing"
 TRANSFORMING = "transforming contents"
 LARGE_BYTES = 256 * 1024
 """Larger contents are prepared in steps, so that the call can end between two of them."""
+COUNTING_S_PER_MIB, PACKING_S_PER_MIB = 0.5, 5.0
+"""How much longer the default deadline is for large contents, in seconds for each MiB: to count tokens, and to compress for the
+archive before the write is acknowledged. That is several times what they take on an idle machine."""
 MAX_TOKENS = 2**40
 MAX_TTL_S = 100 * 366 * 86400
 
@@ -131,6 +134,21 @@ def prepare(space: Namespace, item: Item) -> Plan[Prepared]:
 def length_of(item: Item) -> int:
     """Return the length of an item's content, before it is checked."""
     return len(item.content) if hasattr(item.content, "__len__") else 0
+
+
+def deadline_s_of(space: Namespace, items: Sequence[Item]) -> float | None:
+    """Return the deadline of a call that puts large contents, in seconds; None for the configured one.
+
+    If somebody has set a deadline, it holds whatever the contents are.
+    """
+    if space.config.explicit("deadline"):
+        return None
+    extra_s = 0.0
+    for item in items:
+        if (length := length_of(item)) > LARGE_BYTES:
+            level = item.durability or space.config.durability
+            extra_s += length / 2**20 * (PACKING_S_PER_MIB if level == "archived" else COUNTING_S_PER_MIB)
+    return space.config.deadline_ms / 1000 + extra_s if extra_s else None
 
 
 def made_ready(space: Namespace, item: Item, write_id: str, sending: Sending) -> Prepared:
