@@ -61,6 +61,8 @@ class Page(NamedTuple):
 _END = "\U0010ffff"
 """The last character: a folder's name and this come after all ids in the folder."""
 _LEVEL_STEP = 16
+_SHARD_STEP = 8
+"""How many ids more than twice its part one of several shards is asked for."""
 
 
 def page_by_id(space: Namespace, prefix: str, after: str, limit: int, tier: str | None = None) -> Plan[Page]:
@@ -125,40 +127,88 @@ def level(space: Namespace, prefix: str, after: str, limit: int) -> Plan[Level]:
 
 
 def next_ids(space: Namespace, prefix: str, after: str, limit: int) -> Plan[tuple[list[str], bool]]:
-    """Return the next ids of all shards in order, at most `limit`, and whether there may be more."""
-    listed: list[list[str]] = []
-    for shard in space.keys.shards:
-        listed += [(yield from _ids_of_shard(shard, prefix, after, limit + 1))]
-    every = list(heapq.merge(*listed, key=str.encode))
-    return every[:limit], len(every) > limit
+    """Return the next ids of all shards in order, at most `limit`, and whether there may be more.
+
+    All shards are asked at once, for about their part of the ids. Of a shard that has more, the next id is not known, and may
+    come before ids of other shards: it is asked again until it cannot.
+    """
+    shards = space.keys.shards
+    most = limit + 1 if len(shards) == 1 else 2 * limit // len(shards) + _SHARD_STEP
+    walks = [_Walk(shard, prefix, after) for shard in shards]
+    for walk, first in zip(walks, (yield from Pipeline([walk.find_chunk() for walk in walks])), strict=True):
+        walk.begin(collect(first))
+    while True:
+        open_walks = [walk for walk in walks if not walk.ended]
+        end = min((walk.last for walk in open_walks), default=None)
+        ids = [id for id in heapq.merge(*(walk.found for walk in walks)) if end is None or id <= end]
+        if end is None or len(ids) > limit:
+            return [id.decode(errors="replace") for id in ids[:limit]], len(ids) > limit
+        behind = [walk for walk in open_walks if walk.last == end]
+        replies = [collect(reply) for reply in (yield from Pipeline([c for walk in behind for c in walk.read(most)]))]
+        for walk, some, following in zip(behind, replies[::2], replies[1::2], strict=True):
+            walk.take(some, following)
 
 
-def _ids_of_shard(shard: Shard, prefix: str, after: str, limit: int) -> Plan[list[str]]:
-    """Return the next ids of a shard, from the chunks of its index.
+class _Walk:
+    """The ids of a shard with a prefix, from the chunks of its index, in the order of their bytes.
 
     The first id of the next chunk is read after the chunk. So if the chunk is divided in between, its other half is read as
     the next chunk, and nothing is left out.
     """
-    start = max(prefix.encode(), after.encode())
-    firsts: Command[Any] = Command(shard, ("ZRANGE", shard.ids, b"[" + start, "-", "BYLEX", "REV", "LIMIT", 0, 1), _ids)
-    first: str | None = next(iter((yield from firsts)), "")
-    low = b"(" + start if after and start == after.encode() else b"[" + start if start else b"-"
-    found: list[str] = []
-    while first is not None and len(found) < limit:
-        chunk: Command[Any] = Command(
-            shard, ("ZRANGE", shard.chunk(first), low, "+", "BYLEX", "LIMIT", 0, limit - len(found)), _ids
-        )
-        beyond: Command[Any] = Command(
-            shard, ("ZRANGE", shard.ids, b"(" + first.encode() if first else "-", "+", "BYLEX", "LIMIT", 0, 1), _ids
-        )
-        ids, following = [collect(reply) for reply in (yield from Pipeline([chunk, beyond]))]
-        mine = [id for id in ids if id.startswith(prefix)]
-        found += mine
-        low = b"(" + mine[-1].encode() if mine else low
-        if len(mine) < len(ids):
-            break  # the ids with the prefix have ended: they are next to each other
-        first = next(iter(following), None)
-    return found
+
+    def __init__(self, shard: Shard, prefix: str, after: str) -> None:
+        self._shard, self._prefix = shard, prefix.encode()
+        self._start = max(self._prefix, after.encode())
+        self._low = b"(" + self._start if after and self._start == after.encode() else b"[" + self._start
+        if not self._start:
+            self._low = b"-"
+        self._chunk: bytes | None = b""
+        self._asked = 0
+        self.found: list[bytes] = []
+
+    @property
+    def ended(self) -> bool:
+        return self._chunk is None
+
+    @property
+    def last(self) -> bytes:
+        """The last id so far: others of the shard come after it. Empty if none was read."""
+        return self.found[-1] if self.found else b""
+
+    def find_chunk(self) -> Command[Any]:
+        """Find the chunk in which the ids begin."""
+        ids = self._shard.ids
+        return Command(self._shard, ("ZRANGE", ids, b"[" + self._start, "-", "BYLEX", "REV", "LIMIT", 0, 1), _same)
+
+    def begin(self, firsts: Sequence[bytes]) -> None:
+        self._chunk = next(iter(firsts), b"")
+
+    def read(self, most: int) -> list[Command[Any]]:
+        """Read the next ids of the chunk, and the first id of the chunk after it."""
+        shard, chunk, self._asked = self._shard, self._chunk or b"", most
+        above = b"(" + chunk if chunk else b"-"
+        return [
+            Command(
+                shard,
+                ("ZRANGE", shard.chunk(chunk.decode(errors="replace")), self._low, "+", "BYLEX", "LIMIT", 0, most),
+                _same,
+            ),
+            Command(shard, ("ZRANGE", shard.ids, above, "+", "BYLEX", "LIMIT", 0, 1), _same),
+        ]
+
+    def take(self, some: Sequence[bytes], following: Sequence[bytes]) -> None:
+        mine = [id for id in some if id.startswith(self._prefix)]
+        self.found += mine
+        if mine:
+            self._low = b"(" + mine[-1]
+        if len(mine) < len(some):
+            self._chunk = None  # the ids with the prefix have ended: they are next to each other
+        elif len(some) < self._asked:
+            self._chunk = next(iter(following), None)
+
+
+def _same(reply: Sequence[bytes]) -> Sequence[bytes]:
+    return reply
 
 
 def _ids(reply: Sequence[bytes]) -> list[str]:
