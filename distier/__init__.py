@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .config import Config, load_config
     from .domain.described import Described, Found, Listed
     from .domain.fitted import Choice, Fitted
-    from .domain.module import Event, HistoryEntry, Landed, Module, Moved, Placement, Tier
+    from .domain.module import Event, HistoryEntry, Landed, Module, Moved, Part, Placement, Tier
     from .domain.order import Order
     from .domain.tokens import TokenCounter
     from .errors import (
@@ -52,7 +52,8 @@ _MODULE_OF = {
     "Choice": "domain.fitted", "Fitted": "domain.fitted",
     "Event": "domain.module", "HistoryEntry": "domain.module", "Landed": "domain.module",
     "Module": "domain.module", "Moved": "domain.module",
-    "Placement": "domain.module", "Tier": "domain.module", "Order": "domain.order", "TokenCounter": "domain.tokens",
+    "Part": "domain.module", "Placement": "domain.module", "Tier": "domain.module", "Order": "domain.order",
+    "TokenCounter": "domain.tokens",
     "ArchiveTimeout": "errors", "ArchiveUnavailable": "errors", "ConfigError": "errors", "Conflict": "errors",
     "Corrupt": "errors", "DeadlineExceeded": "errors", "DistierError": "errors", "Full": "errors", "Invalid": "errors",
     "NeedsRestore": "errors", "NotFound": "errors", "OutOfStep": "errors", "Recovering": "errors", "RedisUnavailable": "errors",
@@ -66,7 +67,7 @@ __all__ = [
     "Content", "Context", "Corrupt", "DeadlineExceeded", "Described", "DistierError", "Durability", "Event", "Fitted",
     "Found", "Full",
     "HistoryEntry", "Invalid", "Item", "Landed", "Listed", "Module", "Moved", "NeedsRestore", "NotFound", "Order", "OutOfStep",
-    "Placement", "Prediction", "Recovering", "RedisUnavailable", "Session", "Stats", "Store", "Tier", "TokenCounter",
+    "Part", "Placement", "Prediction", "Recovering", "RedisUnavailable", "Session", "Stats", "Store", "Tier", "TokenCounter",
     "Unavailable", "Worker", "connect",
     "connect_async", "load_config",
 ]  # fmt: skip

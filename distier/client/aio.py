@@ -23,6 +23,7 @@ from distier.client.browsing import AsyncBrowsing
 from distier.client.events import EVENT_WAIT_MS, Listening, next_events
 from distier.client.fitting import AsyncFitting
 from distier.client.preload import Preload
+from distier.client.ranges import AsyncRanges
 from distier.client.restoring import AsyncRestoring
 from distier.client.searching import AsyncSearching, Search
 from distier.client.session import AsyncSessions
@@ -66,7 +67,9 @@ if TYPE_CHECKING:
     from distier.stores.local import LocalStore  # LMDB is loaded only when it is used
 
 
-class AsyncStore(AsyncBrowsing, AsyncFitting, AsyncRestoring, AsyncSearching, AsyncSessions, AsyncVersions):
+class AsyncStore(
+    AsyncBrowsing, AsyncFitting, AsyncRanges, AsyncRestoring, AsyncSearching, AsyncSessions, AsyncVersions
+):
     """A namespace of modules for asyncio: the methods of `Store` as coroutines. `connect_async` returns one."""
 
     def __init__(

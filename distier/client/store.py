@@ -28,6 +28,7 @@ from distier.client.browsing import Browsing
 from distier.client.events import EVENT_WAIT_MS, Watcher, next_events
 from distier.client.fitting import Fitting
 from distier.client.preload import Preload
+from distier.client.ranges import Ranges
 from distier.client.restoring import Restoring
 from distier.client.searching import Search, Searching
 from distier.client.session import Sessions
@@ -77,7 +78,7 @@ ARCHIVE_LOOK_S = 2.0
 """How long opening a store waits for the archive. Modules in Redis can be read without it."""
 
 
-class Store(Browsing, Fitting, Restoring, Searching, Sessions, Versions):
+class Store(Browsing, Fitting, Ranges, Restoring, Searching, Sessions, Versions):
     """A namespace of modules with blocking methods. `connect` returns one.
 
     A store is thread-safe, and safe to use after a fork. Every method can raise `Unavailable` (a server did not answer within

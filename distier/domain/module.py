@@ -66,6 +66,28 @@ class Module:
 
 @frozen
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Some bytes of a module: `content`, which begin at the byte `start` of the `size_bytes` bytes that this version has.
+
+    `tier` is the tier from which it was read.
+    """
+
+    id: str
+    content: bytes = field(repr=False)
+    start: int
+    size_bytes: int
+    version: Order
+    content_type: str
+    tier: Tier
+
+    @property
+    def end(self) -> int:
+        """The byte after the last one. The part ends the module if it is `size_bytes`."""
+        return self.start + len(self.content)
+
+
+@frozen
+@dataclass(frozen=True, slots=True)
 class Landed:
     """The result of `put`: the module's tier and version, and the number of modules that were evicted for it.
 

@@ -18,7 +18,7 @@ from distier.policy.eviction.table import lua_ranks
 VERBS = (
     "open", "state", "reserve", "adopt", "put", "promote", "install", "demote", "archived", "delete", "touch", "pin",
     "expire", "age", "release", "where", "mend", "reindex", "redirty", "account",
-    "ledger", "limit", "claim", "heartbeat", "enlist", "rank", "learn", "refer", "dictionary", "lapse",
+    "ledger", "limit", "claim", "heartbeat", "enlist", "rank", "learn", "refer", "dictionary", "lapse", "range",
 )  # fmt: skip
 PRELUDE = ("prelude", "prelude_moves")
 FIRST = {"put": "put_first"}

@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from distier.domain.keys import WAITING, Shard
+from distier.domain.module import MAX_COUNT
 from distier.domain.order import Order
 from distier.domain.outcome import Outcome
 from distier.effects import HINT_S, USE_S, RunScript
@@ -159,6 +160,25 @@ def lapse(shard: Shard, ids: Sequence[str], grace_ms: int) -> RunScript[list[str
 def age(shard: Shard, half_life_ms: int) -> RunScript[int]:
     """Halve the counts of uses if the last time was `half_life_ms` ago. The result is 1 if this call did it, otherwise 0."""
     return RunScript(shard, script("age"), shard.fixed, (half_life_ms,), parse_number)
+
+
+def read_range(
+    shard: Shard, id: str, start: int, length: int | None, least: int
+) -> RunScript[tuple[bytes, int, Order, str] | None]:
+    """Read a part of the content of a hot module that has at least `least` bytes.
+
+    The result is the part, the size of the whole content in bytes, the version and the content type; None if the module has to
+    be read whole.
+    """
+
+    def parse(reply: Any) -> tuple[bytes, int, Order, str] | None:
+        if word_of(reply) == "WHOLE":
+            return None
+        part, size_bytes, epoch, ver, write_id, content_type = reply[1:]
+        return part, int(size_bytes), Order(int(epoch), int(ver), write_id.decode()), content_type.decode()
+
+    keys, most = (*shard.fixed, shard.module(id)), MAX_COUNT if length is None else length
+    return RunScript(shard, script("range"), keys, (start, most, least), parse)
 
 
 def where(shard: Shard, id: str) -> RunScript[Seen | None]:

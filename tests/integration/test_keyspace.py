@@ -22,11 +22,13 @@ from distier.lua import Lesson, learn, library, use_dictionary
 from distier.observe.reads import Recording
 from distier.plans.common.leases import take_lease
 from distier.plans.common.touches import send_touch
+from distier.plans.fleet import nodes
 from distier.plans.fleet.leases import join
 from distier.plans.fleet.maintain import maintain, rank_modules
 from distier.plans.fleet.nodes import answer, heartbeat
 from distier.plans.fleet.quotas import balance
 from distier.plans.recovery.adopt import need_record
+from distier.plans.tier import peers
 from distier.plans.tier.peers import Ask, DiskSums, ask
 from distier.worker import Worker
 from docs.generate.keyspace import EXAMPLES, FCALLS, render
@@ -67,6 +69,7 @@ def broad_workload(store: Store) -> None:
     store.demote_many([f"m/{i}" for i in range(5)], to="cold")
     store.get_many([f"m/{i}" for i in range(20)])
     store.put("data.json", '{ "a" : [ 1, 2 ] }')
+    store.put("brief", "text", ttl=3600)
     store.pin("m/7", 60)
     store.delete("m/19")
     store.delete("m/3")
@@ -98,7 +101,11 @@ def a_node(store: Store) -> None:
 
 
 @pytest.mark.parametrize("shards", [1, 4])
-def test_every_key_on_a_live_server_is_documented(redis_url: str, server: TestServer, tmp_path: Path, shards: int):
+def test_every_key_on_a_live_server_is_documented(
+    redis_url: str, server: TestServer, tmp_path: Path, shards: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in ((nodes, "ALIVE_MS"), (nodes, "ANSWER_TTL_MS"), (peers, "ASKS_TTL_MIN_MS")):
+        monkeypatch.setattr(module, name, 600_000)  # no key expires before it is looked at
     more = {"transforms": {"application/json": "json-whitespace"}, "outline": ["text/markdown"]}
     with open_team(
         redis_url,
@@ -106,6 +113,7 @@ def test_every_key_on_a_live_server_is_documented(redis_url: str, server: TestSe
         shards=shards,
         storage_tiers__hot__max_size=600 * shards,
         storage_tiers__hot__eviction_policy="s3fifo",
+        worker__lease="5m",
         **more,
     ) as store:
         store.run(Recording(store.space).begin())

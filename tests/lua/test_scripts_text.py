@@ -23,7 +23,7 @@ from tests.fakes import dump
 from tests.lua.test_scripts_model import open_shard, run_script, untimed
 
 MAX_LINES = 66
-LOOKS = {"state", "where"}
+LOOKS = {"range", "state", "where"}
 TAKES_MEMORY = {"put", "promote", "install", "touch", "adopt", "enlist", "rank", "learn", "dictionary"}
 # All other scripts free memory, or are necessary for that and take hardly any.
 LIMITS = {"hot_tokens": 10, "hot_bytes": 100, "warm_modules": 3, "warm_bytes": 100, "warm_ttl_ms": 1_000_000}
@@ -168,6 +168,7 @@ CALLS: dict[str, Callable[[], RunScript[Any]]] = {
     "pin": lambda: lua.pin(SHARD, "hot", 1000),
     "unpin": lambda: lua.pin(SHARD, "hot2", 0),
     "expire": lambda: lua.expire(SHARD, ["gone", "warm", "hot"]),
+    "range": lambda: lua.read_range(SHARD, "hot", 1, 2, 1),
     "lapse": lambda: lua.lapse(SHARD, ["hot", "warm"], 0),
     "age": lambda: lua.age(SHARD, 0),
     "release": lambda: lua.release(SHARD, SHARD.lease("hot"), "me"),
@@ -214,7 +215,7 @@ def test_call_writes_when_nothing_is_wrong(exchange: Exchange, name: str) -> Non
     call = CALLS[name]()
     reply = run_script(exchange, call)
     assert not isinstance(reply, lua.Over | lua.Refused)
-    if name not in {"where", "state", "pin", *REPAIRS}:
+    if name not in {"where", "state", "pin", "range", *REPAIRS}:
         assert state(exchange) != before, reply
 
 

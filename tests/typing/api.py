@@ -41,6 +41,7 @@ from distier import (
     NotFound,
     Order,
     OutOfStep,
+    Part,
     Placement,
     Prediction,
     Recovering,
@@ -130,6 +131,8 @@ def reading(store: Store) -> None:
     assert_type(fitted.ids, tuple[str, ...])
     assert_type(store.exists("id"), bool)
     assert_type(store.where("id"), Placement | None)
+    assert_type(store.put("id", "text", ttl=3600), Landed)
+    assert_type(store.get_range("id", 0, 100), Part | None)
     assert_type(store.where_many(["id"]), dict[str, Placement | None])
     assert_type(store.describe(["id"]), dict[str, Described | None])
     assert_type(store.page("prefix/", after="id", limit=3, tier="hot"), Listed)
@@ -190,6 +193,8 @@ async def everything_async(store: AsyncStore, order: Order) -> None:
     assert_type(await store.delete("id"), bool)
     assert_type(await store.exists("id"), bool)
     assert_type(await store.where("id"), Placement | None)
+    assert_type(await store.put("id", "text", ttl=0.5), Landed)
+    assert_type(await store.get_range("id", start=5), Part | None)
     assert_type(await store.where_many(["id"]), dict[str, Placement | None])
     assert_type(await store.describe(["id"]), dict[str, Described | None])
     assert_type(await store.page("prefix/", after="id", limit=3, tier="hot"), Listed)
