@@ -99,7 +99,7 @@ site: $(PAGES) ## Build the documentation site in site/ from docs/ and the docst
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 constraints: $(PAGES) ## Pin the installed packages of all groups, for CI
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group bench
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group bench --group stores
 	$(BIN)/python -m pip list --format=freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel)==' > constraints.txt
 
 clean:
