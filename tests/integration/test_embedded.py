@@ -472,7 +472,7 @@ def fill_disk(home: Home) -> None:
 
 @pytest.mark.usefixtures("small_disk")
 async def test_new_process_can_read_while_the_disk_is_full(home: Home) -> None:
-    settings: dict[str, Any] = {"counter": "estimate", "deadline": "2s"}
+    settings: dict[str, Any] = {"counter": "estimate", "deadline": "5s"}
     with connect(home.path, **settings) as store:
         store.put("a", "text")
     fill_disk(home)

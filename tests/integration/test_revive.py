@@ -17,6 +17,7 @@ import pytest
 from distier import connect, connect_async
 from distier.embedded import Home, server_status, stop_server
 from distier.errors import Unavailable
+from tests.deadlines import short_deadline
 from tests.integration.world import Face
 from tests.servers import Reaper, poll
 
@@ -55,10 +56,10 @@ async def test_open_store_restarts_a_killed_server(home: Home, kind: str) -> Non
 
 
 async def test_stopped_server_stays_stopped(home: Home) -> None:
-    store = connect(home.path, **SETTINGS | {"deadline": "500ms"})
+    store = connect(home.path, **SETTINGS)
     store.put("a", "a")
     assert stop_server(home)
-    with pytest.raises(Unavailable):
+    with short_deadline(store, 0.5), pytest.raises(Unavailable):
         store.get("a")
     assert server_status(home) is None
     store.close()
@@ -126,14 +127,13 @@ def test_memory_limit_survives_a_restart(home: Home) -> None:
 
 
 def test_failed_restart_is_reported_and_not_repeated_by_every_call(home: Home) -> None:
-    store = connect(home.path, **SETTINGS | {"deadline": "1s"})
+    store = connect(home.path, **SETTINGS)
     kill(home)
     binaries = home.path / "data" / "appendonlydir"
     for file in binaries.iterdir():
         file.write_bytes(b"damaged" * 1000)
-    with pytest.raises(Unavailable):
-        store.get("a")
-    with pytest.raises(Unavailable):
-        store.get("a")
+    for _ in range(2):
+        with short_deadline(store, 1.0), pytest.raises(Unavailable):
+            store.get("a")
     assert home.log.read_text(errors="replace").count("Server initialized") <= 3
     store.close()

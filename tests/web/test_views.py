@@ -289,7 +289,7 @@ def test_a_server_that_is_gone_is_shown_on_every_view(redis_server: TestServer, 
     needs("starlette", "httpx2")
     with running_server("redis", tcp=True) as server, connect(
         {"counter": "estimate"}, redis__url=server.url, storage_tiers__cold__directory=tmp_path, near__enabled=False,
-        deadline="1s",
+        deadline="5s",
     ) as store:  # fmt: skip
         store.put("m", "x")
         with client(app(store)) as c:
