@@ -305,9 +305,9 @@ def _rows(space: Namespace, wanted: Sequence[tuple[str, float | None]]) -> Plan[
     replies = [collect(reply) for reply in (yield from Pipeline(calls))] if calls else []
     found: dict[str, Row] = {}
     for (id, score), values, uses in zip(wanted, replies[::2], replies[1::2], strict=True):
-        gone = values[0] in (None, b"deleted") or (
-            yield from has_expired(space, space.shard(id), expiry_of(values[4], values[5]))
-        )
+        gone = values[0] in (None, b"deleted")
+        if values[5] is not None:
+            gone = gone or (yield from has_expired(space, space.shard(id), expiry_of(values[4], values[5])))
         if not gone:
             tokens, size_bytes, updated_ms = (int(value or 0) for value in (values[1], values[2], values[4]))
             tier = values[0].decode(errors="replace")

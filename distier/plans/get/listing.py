@@ -82,7 +82,9 @@ def list_ids(
         found: list[tuple[str, Tier] | None] = []
         for id, reply in zip(ids, (yield from Pipeline(calls)), strict=True):
             tier, expires_ms = collect(reply)
-            gone = tier is None or (yield from has_expired(space, space.shard(id), expires_ms))
+            gone = tier is None
+            if expires_ms is not None:
+                gone = gone or (yield from has_expired(space, space.shard(id), expires_ms))
             found.append(None if gone else (id, tier))
         return found
 
