@@ -24,7 +24,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("distier_worker_rounds_total", "counter", "Finished rounds."),
     Metric("distier_worker_failures_total", "counter", "Steps of rounds that failed."),
     Metric("distier_worker_done_total", "counter", "Work done in rounds, by `what`: archived, idle, headroom, expired, "
-           "aged, ranked, compacted, dictionaries, rescued, shares, nodes_forgotten, learned, swept, packed."),
+           "ttl_ended, aged, ranked, compacted, dictionaries, rescued, shares, nodes_forgotten, learned, swept, packed."),
     Metric("distier_worker_last_round_age_seconds", "gauge", "Time since the last round ended."),
     Metric("distier_worker_healthy", "gauge", "1 while /healthz returns 200."),
     Metric("distier_worker_fleet_size", "gauge", "Live workers that this worker knows, including itself."),

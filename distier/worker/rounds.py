@@ -56,8 +56,8 @@ LOOK_AT_ARCHIVE_S = 10.0
 @dataclass
 class Report:
     """What a worker has done so far: rounds, failures, the last failure, and counts of work by name in `did` (`archived`,
-    `idle`, `headroom`, `expired`, `aged`, `compacted`, `dictionaries`, `rescued`, `shares`, `nodes_forgotten`, `learned`,
-    `swept`, `packed`)."""
+    `idle`, `headroom`, `expired`, `ttl_ended`, `aged`, `ranked`, `compacted`, `dictionaries`, `rescued`, `shares`,
+    `nodes_forgotten`, `learned`, `swept`, `packed`)."""
 
     rounds: int = 0
     failures: int = 0

@@ -141,14 +141,14 @@ def deadline_s_of(space: Namespace, items: Sequence[Item]) -> float | None:
 
     If somebody has set a deadline, it holds whatever the contents are.
     """
-    if space.config.explicit("deadline"):
-        return None
     extra_s = 0.0
     for item in items:
-        if (length := length_of(item)) > LARGE_BYTES:
+        if hasattr(item.content, "__len__") and len(item.content) > LARGE_BYTES:
             level = item.durability or space.config.durability
-            extra_s += length / 2**20 * (PACKING_S_PER_MIB if level == "archived" else COUNTING_S_PER_MIB)
-    return space.config.deadline_ms / 1000 + extra_s if extra_s else None
+            extra_s += len(item.content) / 2**20 * (PACKING_S_PER_MIB if level == "archived" else COUNTING_S_PER_MIB)
+    if not extra_s or space.config.explicit("deadline"):
+        return None
+    return space.config.deadline_ms / 1000 + extra_s
 
 
 def made_ready(space: Namespace, item: Item, write_id: str, sending: Sending) -> Prepared:
