@@ -8,21 +8,24 @@ import pytest
 
 from tests.guard.measure import PATH, STEPS, VERBS, Counts, measure, python_version
 
-TAKE_TURNS = ("promote_many", "demote_many", "flush")
+MEASURES = 4
+TAKE_TURNS = ("promote_many", "demote_many", "flush", "put, hot is full")
 """Verbs that work on several modules at once."""
 TURNS = 0.01
 
 
-@pytest.mark.timeout(600)  # it measures twice if counts differ, and a busy machine is slow
+@pytest.mark.timeout(1200)  # it measures again if counts differ, and a busy machine is slow
 def test_no_verb_costs_more_or_less_than_it_is_known_to() -> None:
     known = json.loads(PATH.read_text())
     if python_version() not in known:
         pytest.skip(f"no counts for Python {python_version()}: `make guard` there writes them")
     wanted = known[python_version()]
     off = differences(wanted, measure())
-    if off:  # chance (a timer, a packet) only adds calls, and does not add the same number twice
+    for _ in range(MEASURES - 1):  # chance (a timer, a packet) only adds calls, and not each time
+        if not off:
+            break
         again = differences(wanted, measure())
-        off = {verb: counts for verb, counts in off.items() if again.get(verb) == counts}
+        off = {verb: counts for verb, counts in off.items() if verb in again}
     assert not off, "\n".join(
         ["if the change is intended, run `make guard` and check the diff:", *(f"{v}: {c}" for v, c in off.items())]
     )
