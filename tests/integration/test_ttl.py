@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from distier import Conflict, Invalid, Item, Module, NotFound, connect
+from distier import Conflict, Invalid, Item, Module, NotFound
 from distier.cli import run as cli
 from distier.cli.exits import NOT_FOUND
 from distier.plans.fleet.maintain import EXPIRED_GRACE_MS
@@ -190,51 +190,39 @@ async def test_impossible_ttls_are_refused(world: World, ttl: Any) -> None:
     assert not await face.exists("a")
 
 
-def test_no_read_returns_a_module_after_its_end(redis_url: str, server: TestServer, tmp_path: Path) -> None:
+def test_no_read_returns_a_module_after_its_end(open_store: Open, server: TestServer) -> None:
     """Whatever the near cache holds, and however the clock is estimated."""
-    raw = server.client()
+    raw, store = server.client(), open_store(near__enabled=True)
 
     def server_ms() -> float:
         s, us = raw.time()
         return float(s * 1000 + us / 1000)
 
-    settings: dict[str, Any] = {
-        "redis__url": redis_url,
-        "namespace": "t",
-        "storage_tiers__cold__directory": tmp_path / "cold",
-    }
-    with connect({"counter": "estimate"}, **settings) as store:
-        store.put("long", "x", ttl=TTL_S)
-        store.put("a", "x", ttl=2.0)
-        end_ms, reads = there(store.get("a")).expires_ms, 0
-        assert end_ms is not None
-        while True:
-            begun_ms = server_ms()
-            found = store.get("a")
-            assert store.get("long") is not None
-            if found is None:
-                break
-            assert begun_ms < end_ms
-            reads += 1
-        assert server_ms() >= end_ms, "and it is not hidden before"
-        assert store.get_many(["a", "long"])["a"] is None
+    store.put("long", "x", ttl=TTL_S)
+    store.put("a", "x", ttl=2.0)
+    end_ms = there(store.get("a")).expires_ms
+    assert end_ms is not None
+    while True:
+        begun_ms = server_ms()
+        found = store.get("a")
+        assert store.get("long") is not None
+        if found is None:
+            break
+        assert begun_ms < end_ms
+    assert server_ms() >= end_ms, "and it is not hidden before"
+    assert store.get_many(["a", "long"])["a"] is None
     raw.close()
 
 
-def test_near_cache_serves_modules_with_a_long_ttl(redis_url: str, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {
-        "redis__url": redis_url,
-        "namespace": "t",
-        "storage_tiers__cold__directory": tmp_path / "cold",
-    }
-    with connect({"counter": "estimate"}, **settings) as store:
-        store.put("a", "x", ttl=TTL_S)
-        for _ in range(10_000):
-            store.get("a")
-            if store.near.stats().hits:
-                break
-            time.sleep(0.01)
-        assert store.near.stats().hits
+def test_near_cache_serves_modules_with_a_long_ttl(open_store: Open) -> None:
+    store = open_store(near__enabled=True)
+    store.put("a", "x", ttl=TTL_S)
+    for _ in range(10_000):
+        store.get("a")
+        if store.near.stats().hits:
+            break
+        time.sleep(0.01)
+    assert store.near.stats().hits
 
 
 def test_command_line_puts_and_shows_ttls(

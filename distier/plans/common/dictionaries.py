@@ -7,14 +7,13 @@ would store its frame, and then learns the present one.
 
 from __future__ import annotations
 
-from typing import Any
-
 from distier.domain.codec import DICTIONARY_CONTENT_BYTES_MAX, WITH_DICTIONARY
 from distier.domain.dictionary import DICTIONARY_BYTES_MAX, Dictionary, dictionary_key, is_name, name_of
 from distier.domain.keys import Shard
 from distier.domain.module import Record
 from distier.effects import HINT_S, ArchiveGet, Command, Count, Pipeline, Plan
 from distier.errors import Corrupt, DistierError
+from distier.plans.common.commands import unparsed
 from distier.plans.common.namespace import Namespace
 
 GONE_TRIES = 1000
@@ -33,7 +32,7 @@ def find_dictionary(space: Namespace, shard: Shard, name: str, *, again: bool = 
     if gone.get(name) and not again:
         gone[name] -= 1
         return None
-    (reply,) = yield from Pipeline([Command(shard, ("HGET", shard.dictionaries, name), _same)])
+    (reply,) = yield from Pipeline([Command(shard, ("HGET", shard.dictionaries, name), unparsed)])
     if isinstance(reply, bytes) and name_of(reply) == name:
         space.process.dictionaries.put(name, reply)
         return reply
@@ -95,7 +94,3 @@ def look_for_current(space: Namespace, shard: Shard) -> Plan[None]:
     (reply,) = yield from Pipeline([current_command(shard, hint=HINT_S)])
     if isinstance(reply, str):
         space.process.dictionary[shard] = reply
-
-
-def _same(reply: Any) -> Any:
-    return reply

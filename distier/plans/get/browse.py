@@ -11,7 +11,7 @@ from distier.domain.keys import Shard
 from distier.effects import Command, Pipeline, Plan, collect
 from distier.errors import Invalid
 from distier.plans.common.clock import expiry_of, has_expired
-from distier.plans.common.commands import scores, server_ms
+from distier.plans.common.commands import scores, server_ms, unparsed
 from distier.plans.common.namespace import Namespace
 
 LOOKED_MAX = 1000
@@ -178,7 +178,7 @@ class _Walk:
     def find_chunk(self) -> Command[Any]:
         """Find the chunk in which the ids begin."""
         ids = self._shard.ids
-        return Command(self._shard, ("ZRANGE", ids, b"[" + self._start, "-", "BYLEX", "REV", "LIMIT", 0, 1), _same)
+        return Command(self._shard, ("ZRANGE", ids, b"[" + self._start, "-", "BYLEX", "REV", "LIMIT", 0, 1), unparsed)
 
     def begin(self, firsts: Sequence[bytes]) -> None:
         self._chunk = next(iter(firsts), b"")
@@ -191,9 +191,9 @@ class _Walk:
             Command(
                 shard,
                 ("ZRANGE", shard.chunk(chunk.decode(errors="replace")), self._low, "+", "BYLEX", "LIMIT", 0, most),
-                _same,
+                unparsed,
             ),
-            Command(shard, ("ZRANGE", shard.ids, above, "+", "BYLEX", "LIMIT", 0, 1), _same),
+            Command(shard, ("ZRANGE", shard.ids, above, "+", "BYLEX", "LIMIT", 0, 1), unparsed),
         ]
 
     def take(self, some: Sequence[bytes], following: Sequence[bytes]) -> None:
@@ -205,10 +205,6 @@ class _Walk:
             self._chunk = None  # the ids with the prefix have ended: they are next to each other
         elif len(some) < self._asked:
             self._chunk = next(iter(following), None)
-
-
-def _same(reply: Sequence[bytes]) -> Sequence[bytes]:
-    return reply
 
 
 def _ids(reply: Sequence[bytes]) -> list[str]:

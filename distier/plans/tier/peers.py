@@ -21,6 +21,7 @@ from distier.domain.keys import Shard
 from distier.domain.module import Record
 from distier.effects import HINT_S, Command, Count, NewToken, Offload, Peers, PeerSilent, Pipeline, Plan, collect
 from distier.errors import Corrupt, DistierError, Invalid
+from distier.plans.common.commands import unparsed
 from distier.plans.common.content import LZ4, check_content
 from distier.plans.common.namespace import Located, Namespace
 
@@ -92,9 +93,9 @@ def ask(space: Namespace, shard: Shard, record: Record, holders: Sequence[str], 
     asks = first.asks(node)
     wait_s = timeout_ms / 1000 + HINT_S
     calls: list[Command[Any]] = [
-        Command(first, ("RPUSH", asks, entry.pack()), _same, retry=False, hint=wait_s),
-        Command(first, ("LTRIM", asks, -ASKS_MAX, -1), _same, retry=False, hint=wait_s),
-        Command(first, ("PEXPIRE", asks, max(ASKS_TTL_MIN_MS, 2 * timeout_ms)), _same, retry=False, hint=wait_s),
+        Command(first, ("RPUSH", asks, entry.pack()), unparsed, retry=False, hint=wait_s),
+        Command(first, ("LTRIM", asks, -ASKS_MAX, -1), unparsed, retry=False, hint=wait_s),
+        Command(first, ("PEXPIRE", asks, max(ASKS_TTL_MIN_MS, 2 * timeout_ms)), unparsed, retry=False, hint=wait_s),
         popped(shard, answer, timeout_ms / 1000, hint=wait_s),
     ]
     yield Count("peers.asked")
@@ -131,10 +132,6 @@ def opened(record: Record, answer: bytes) -> bytes:
     kind, _, data = answer[1:].partition(b"\0")
     content = codec.decompress_block(kind.decode("ascii", "replace"), data, size_bytes=record.size_bytes)
     return check_content(record, content, "other node's")
-
-
-def _same(reply: Any) -> Any:
-    return reply
 
 
 def _popped(reply: Any) -> bytes | None:

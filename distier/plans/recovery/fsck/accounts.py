@@ -12,7 +12,8 @@ from distier.domain.schema import COUNTED, contribution
 from distier.effects import Command, Pipeline, Plan, collect
 from distier.errors import Corrupt
 from distier.lua import Moving, account
-from distier.plans.recovery.fsck.findings import Run, unparsed
+from distier.plans.common.commands import unparsed
+from distier.plans.recovery.fsck.findings import Run
 
 CHANGED_MAX = 10_000
 RECOUNTS_MAX = 30

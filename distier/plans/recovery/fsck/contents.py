@@ -13,7 +13,7 @@ from distier.effects import ArchiveGet, Command, Offload, Pipeline, Plan, collec
 from distier.errors import Conflict, Corrupt
 from distier.lua import Applied, Move, adopt, demote, redirty
 from distier.plans.common.clock import ttl_left
-from distier.plans.common.commands import frame_command, record_command
+from distier.plans.common.commands import frame_command, record_command, unparsed
 from distier.plans.common.content import UNPACKING, check_content, content_of, is_current
 from distier.plans.common.namespace import Located, Namespace
 from distier.plans.common.objects import read_archived
@@ -22,7 +22,7 @@ from distier.plans.put.prepare import Item
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.describe import Vanished, describe
 from distier.plans.recovery.epochs import ask_state
-from distier.plans.recovery.fsck.findings import Run, unparsed
+from distier.plans.recovery.fsck.findings import Run
 from distier.plans.recovery.walk import Group, list_module
 from distier.plans.tier.load import look_for
 

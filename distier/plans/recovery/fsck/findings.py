@@ -7,7 +7,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from distier.domain import archived as names
 from distier.effects import Plan, Progress
@@ -164,10 +164,6 @@ class Run:
         """Return whether the module is in the sample, which is another one in each run."""
         digest = hashlib.blake2b(self.salt + id.encode(), digest_size=8).digest()
         return int.from_bytes(digest) < self.share * 2**64
-
-
-def unparsed(reply: Any) -> Any:
-    return reply
 
 
 def each(run: Run, id: str, plan: Plan[None]) -> Plan[None]:

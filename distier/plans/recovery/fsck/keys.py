@@ -10,11 +10,11 @@ from distier.domain.schema import KEYSPACE
 from distier.effects import Command, Parallel, Pipeline, Plan, collect
 from distier.errors import DistierError, Invalid
 from distier.lua import Mended, mend, reindex
-from distier.plans.common.commands import chunks
+from distier.plans.common.commands import chunks, unparsed
 from distier.plans.common.namespace import Located
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.fsck.contents import check_contents, check_object, drop_copy
-from distier.plans.recovery.fsck.findings import Run, each, unparsed
+from distier.plans.recovery.fsck.findings import Run, each
 from distier.plans.recovery.walk import Position
 
 BATCH = 64
