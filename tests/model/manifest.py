@@ -312,12 +312,14 @@ def sweep_all(w: World) -> Process:
 
 
 def read_manifest(w: World) -> Process:
-    """A reader of the manifest: LIST, GET each; where one is gone, LIST again."""
+    """A reader of the manifest: LIST, GET each; where one is gone, LIST again, and GET what is new."""
+    got: dict[str, frozenset[Row]] = {}
     for _ in range(50):
         must = {r.version for r in w.records.values() if r.clean and r.version not in w.unlisted}
         yield
         names = sorted(w.files)
-        got = yield from _gather(w, names)
+        got = {name: got[name] for name in names if name in got}
+        got |= yield from _gather(w, [name for name in names if name not in got])
         if len(got) < len(names) and w.mutant != "no_second_list":
             continue
         best = greatest(set().union(*got.values()))

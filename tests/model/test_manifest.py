@@ -32,7 +32,7 @@ KILLED_BY = {
     "reads_once": ("packs", range(50)),
     "index_first": ("all", range(200)),
     "young_orphans": ("all", range(500)),
-    "rewrites_unasked": ("all", range(500)),
+    "rewrites_unasked": ("all", range(2400, 2450)),
     "no_late_look": ("all", range(7150, 7250)),
     "late_index": ("packs and burials", range(200)),
     "late_rows": ("packs and burials", range(2400, 2500)),

@@ -3,7 +3,8 @@
 There is no lock, no lease, no pointer and no conditional PUT. Files have unique names and never change.
 
     a writer     PUTs the objects, then a file with their rows, and only then marks the versions clean
-    a reader     LISTs, GETs every file, and LISTs again where one is gone: a compactor has merged it
+    a reader     LISTs, GETs every file, and LISTs again where one is gone, because a compactor has merged it. It keeps what it
+                 has read of files that are still there, so that it needs only the new ones and compactors cannot delay it
     a compactor  GETs some files, LISTs again and gives up where one is gone, PUTs a run with all their rows, and deletes those
                  files by name
 
@@ -42,7 +43,9 @@ from distier.plans.common.namespace import Namespace
 
 FILE_BYTES_MAX = 256 << 20
 KEYS_A_PAGE = 1000
-RELISTS_MAX = 8
+TOGETHER = 64
+RELISTS_MAX = 50
+"""Each time, a reader reads only what is new. On an overloaded machine, eight times were once too few."""
 SMALL_FILES_MIN = 32
 """A compaction begins at this many segments and rows: they cost a reader one GET each."""
 VERSIONS_A_LOOK = 256
@@ -85,8 +88,28 @@ class Manifest:
         self._rows: Iterator[Row] = iter(())
         self._next: Row | None = None
 
-    def begin(self) -> None:
-        """Go to the first row."""
+    def read(self, keys: Sequence[str]) -> Plan[bool]:
+        """Read these files, and forget others. Returns False where one is gone: then the next call reads what is missing."""
+        self.files = {key: self.files[key] for key in keys if key in self.files}
+        self.damaged = [key for key in keys if key in self.damaged]
+        missing = [key for key in keys if key not in self.files and key not in self.damaged]
+        for some in chunks(missing, TOGETHER):
+            results = yield from Parallel([_get_checked(key) for key in some])
+            is_whole = True
+            for key, result in zip(some, results, strict=True):
+                if isinstance(result, Corrupt):
+                    yield from Count("manifest.damaged")
+                    self.damaged.append(key)
+                elif (data := collect(result)) is None:
+                    is_whole = False
+                else:
+                    self.files[key] = data
+            if not is_whole:
+                return False
+        self._begin()
+        return True
+
+    def _begin(self) -> None:
         self._rows = names.merged(self.files)
         self._next = next(self._rows, None)
 
@@ -106,10 +129,9 @@ class Manifest:
 
 def open_manifest(space: Namespace, shard: Shard | None = None) -> Plan[Manifest]:
     """Read the manifest of a shard, or all of it. Raises `ArchiveUnavailable`."""
+    found = Manifest(space)
     for _ in range(RELISTS_MAX):
-        files = files_of(space, (yield from list_manifest(space, shard)))
-        found = yield from get_files(space, [file.key for file in files])
-        if found is not None:
+        if (yield from found.read([file.key for file in files_of(space, (yield from list_manifest(space, shard)))])):
             return found
         yield from Count("manifest.relisted")
     raise ArchiveUnavailable(f"the manifest of namespace {space.namespace!r} keeps changing; try again")
@@ -118,18 +140,7 @@ def open_manifest(space: Namespace, shard: Shard | None = None) -> Plan[Manifest
 def get_files(space: Namespace, keys: Sequence[str]) -> Plan[Manifest | None]:
     """Read these files; None where one is gone."""
     found = Manifest(space)
-    for some in chunks(keys, 64):
-        results = yield from Parallel([_get_checked(key) for key in some])
-        for key, result in zip(some, results, strict=True):
-            if isinstance(result, Corrupt):
-                yield from Count("manifest.damaged")
-                found.damaged.append(key)
-            elif (data := collect(result)) is None:
-                return None
-            else:
-                found.files[key] = data
-    found.begin()
-    return found
+    return found if (yield from found.read(keys)) else None
 
 
 def _get_checked(key: str) -> Plan[bytes | None]:

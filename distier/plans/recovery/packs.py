@@ -19,11 +19,10 @@ from distier.plans.common.commands import chunks
 from distier.plans.common.content import count_tokens
 from distier.plans.common.namespace import Namespace
 from distier.plans.common.objects import PACK_OBJECT_BYTES_MAX, members_of
-from distier.plans.recovery.manifest import list_rows
+from distier.plans.recovery.manifest import RELISTS_MAX, list_rows
 
 KEYS_A_PAGE = 1000
 TOGETHER = 32
-RELISTS_MAX = 8
 REFERENCES_A_CALL = 100
 
 

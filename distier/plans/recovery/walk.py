@@ -14,7 +14,8 @@ from distier.effects import ArchiveList, Command, Pipeline, Plan, collect
 from distier.errors import ArchiveUnavailable, Corrupt, DistierError, Invalid, NeedsRestore
 from distier.plans.common.namespace import Namespace
 from distier.plans.recovery.epochs import WrongArchive
-from distier.plans.recovery.packs import RELISTS_MAX, open_packs, packed_rows
+from distier.plans.recovery.manifest import RELISTS_MAX
+from distier.plans.recovery.packs import open_packs, packed_rows
 
 PAGE = 5000
 """Keys per step. S3 lists 1000 per request; a directory reads all names of a level again for every page, so large pages pay."""
