@@ -153,6 +153,12 @@ class DistierFileSystem(AsyncFileSystem):
         return list(found.values()) if detail else list(found)
 
     async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
+        id, first = shortened(self._strip_protocol(path)), start or 0
+        if id and (first > 0 or end is not None) and 0 <= first <= (first if end is None else end):
+            length = None if end is None else end - first
+            part = await (await self._store()).get_range(id, first, length)
+            if part is not None:
+                return part.content
         return (await self._module(path)).content[start:end]
 
     async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from distier import RedisUnavailable, Store, connect_async
+from tests.servers import TestServer
 
 fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed (the extra `fsspec`)")
 
@@ -50,6 +52,27 @@ def test_a_copy_keeps_type_keywords_and_meta(fs: Any, store: Store) -> None:
     assert copy is not None
     assert (copy.content_type, copy.keywords, dict(copy.meta)) == ("application/json", ("k",), {"m": 1})
     assert not fs.exists("b" * 300)
+
+
+@pytest.mark.parametrize("size", [1000, 200_000])
+def test_a_part_of_a_file_is_what_python_slices(fs: Any, store: Store, size: int) -> None:
+    content = bytes(n % 251 for n in range(size))
+    store.put("a", content)
+    for start, end in ((None, 10), (5, None), (5, 10), (10, 5), (0, 0), (-7, None), (None, -7), (-9, -3), (5, -3)):
+        assert fs.cat_file("a", start=start, end=end) == content[start:end]
+    assert fs.cat_ranges(["a", "a"], [0, 20], [10, 30]) == [content[:10], content[20:30]]
+    for path, error in (("none", FileNotFoundError), ("", IsADirectoryError)):
+        with pytest.raises(error):
+            fs.cat_file(path, start=1, end=2)
+
+
+def test_only_a_part_of_a_large_file_is_sent(fs: Any, store: Store, valkey_server: TestServer) -> None:
+    raw = redis.Redis.from_url(valkey_server.url)
+    content = b"0123456789" * 100_000
+    store.put("a", content, tokens=1)
+    before = raw.info("stats")["total_net_output_bytes"]
+    assert [fs.cat_file("a", start=at, end=at + 5) for at in (0, 500_000)] == [b"01234"] * 2
+    assert raw.info("stats")["total_net_output_bytes"] - before < len(content)
 
 
 def test_info_says_what_the_record_knows_and_is_no_use(fs: Any, store: Store) -> None:
