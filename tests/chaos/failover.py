@@ -89,7 +89,7 @@ def settings(url: str, directory: Path) -> dict[str, Any]:
     found = hammer.settings(argparse.Namespace(url=url, directory=directory, near=False, nodes=0))
     found["storage_tiers"]["hot"] = {"max_size": 20_000, "max_bytes": 36_000}
     found["storage_tiers"]["warm"] |= {"max_modules": 12, "max_bytes": 24_000}
-    return found | {"shards": CLUSTER_SHARDS if url.startswith("cluster://") else 1}
+    return found | {"deadline": "5s", "shards": CLUSTER_SHARDS if url.startswith("cluster://") else 1}
 
 
 # -- processes -----------------------------------------------------------------------------------------------------
@@ -257,6 +257,12 @@ class Run:
         for child in [c for c in self.children if c.group == group]:
             self.kill(child)
 
+    def await_result(self) -> None:
+        """Wait until a process of the latest group has a result. On a busy machine, that may take longer than a round."""
+        since, of = time.monotonic_ns(), f"{self.children[-1].group}-"
+        poll(lambda: any("end" in line and line["t"] > since and line["process"].startswith(of)
+                         for line in read_logs(self.directory)), what="a result")  # fmt: skip
+
     def work(self, fraction: float) -> None:
         """Let the processes work for about this fraction of a round."""
         time.sleep(self.pace_s * fraction * self.rng.uniform(0.7, 1.3))
@@ -277,6 +283,7 @@ def restart(run: Run, tmp: Path) -> TestServer:
         server.args = ("--appendfsync", "everysec" if i % 2 == 0 else "always")
         server.start()
         run.log.write(up=True)
+        run.await_result()
         run.work(0.3)
     return server
 
@@ -298,6 +305,7 @@ def old_rdb(run: Run, tmp: Path) -> TestServer:
             run.kill_some(2)
         server.start()
         run.log.write(up=True)
+        run.await_result()
         run.work(0.3)
     return server
 
@@ -329,6 +337,7 @@ def partition(run: Run, tmp: Path) -> TestServer:
         run.log.write(down="partition", zombies=f"g{i}")
         run.log.write(up=True)
         run.start_group(f"g{i + 1}", replica.socket_url)
+        run.await_result()
         run.work(0.5)
         run.end_group(f"g{i}")
         primary.kill9()
@@ -352,6 +361,7 @@ def sentinel(run: Run, tmp: Path) -> TestServer:
                 run.kill_some(1)
             poll(lambda r=replica: sentinels.primary_port() == r.port, timeout_s=READY_S, what="the failover")  # type: ignore[misc]
             run.log.write(up=True)
+            run.await_result()
             run.work(0.4)
             follow(primary, replica)
             primary, replica = replica, primary
@@ -406,6 +416,7 @@ def cluster(run: Run, tmp: Path) -> Masters:
             run.kill_some(1)
         nodes.await_failover(dead, [*slots, *dead_slots(nodes, dead)])
         run.log.write(up=True)
+        run.await_result()
         run.work(0.5)
         nodes.revive(dead)
     return Masters(nodes)

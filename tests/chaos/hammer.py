@@ -63,7 +63,7 @@ def settings(args: argparse.Namespace, process: int = 0) -> dict[str, Any]:
         {"placement": "local", "directory": str(args.directory / f"node{process % args.nodes}")} if args.nodes else {}
     )
     return {
-        "redis": {"url": args.url}, "namespace": "h", "counter": "estimate", "deadline": "5s",
+        "redis": {"url": args.url}, "namespace": "h", "counter": "estimate", "deadline": "30s",
         "near": {"enabled": args.near},
         "storage_tiers": {
             "hot": {"max_size": HOT_TOKENS, "max_bytes": HOT_BYTES},
