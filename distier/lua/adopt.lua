@@ -1,17 +1,18 @@
 -- flags:
 -- Reconciles records with the archive: a greater version in the archive replaces the record.
 -- KEYS    1..9 the shard, then record and frame of each id
--- ARGV    epoch in which the archive was listed, '1' if this ends a complete listing, then for each id: id, epoch, ver, write id
---         (8 characters suffice), kind ('content'|'deleted'|'none'), tokens, bytes, archived_bytes, write id of a lost version
---         ('' none), number of further fields, name and value of each
--- RETURNS {'OK', number adopted, verified} | {'CHANGED'} if the shard is in another epoch now
+-- ARGV    epoch in which the archive was listed, '1' if this ends a complete listing, the holder to ignore ('' none), then for
+--         each id: id, epoch, ver, write id (8 characters suffice), kind ('content'|'deleted'|'none'), tokens, bytes,
+--         archived_bytes, write id of a lost version ('' none), number of further fields, name and value of each
+-- RETURNS {'OK', number adopted, verified, the last holder of a position that prevented an adoption ('' none)} | {'CHANGED'} if
+--         the shard is in another epoch now
 -- KEEPS   only a greater version replaces a record; any version replaces a cold record whose object is lost; checked records are
 --         marked `seen`; the shard is `verified` only after a complete listing
 local refused = refuse()
 if refused then return refused end
 local epoch = current_epoch
 if epoch ~= ARGV[1] then return {'CHANGED'} end
-local a, k, adopted, now = 3, 10, 0, now_ms()
+local a, k, adopted, prevents, now = 4, 10, 0, '', now_ms()
 for i = k, #KEYS, 2 do placed(KEYS[i]) end -- a wrong type fails here, before the first write
 local next_id = a
 while ARGV[next_id] do
@@ -25,9 +26,14 @@ while ARGV[a] do
   local newer = old.tier == 'none' or e > old.epoch or e == old.epoch and (v > old.ver
     or v == old.ver and string.sub(write_id, 1, 8) > string.sub(old.write_id, 1, 8))
     or old.tier == 'cold' and old.clean and old.write_id == ARGV[a + 8]
-  -- not while a durable write of this epoch holds a position after it, and not that write itself
-  local position, current = reservation(old, epoch), tonumber(epoch)
-  if position > 0 and (e < current or e == current and v <= position) then newer = false end
+  -- not while a durable write of this epoch holds a position after it, and not that write itself; a holder that is ignored
+  -- loses its position. Never an earlier object of the holder, which may still put the later one: it would take effect twice
+  local position, holder = reservation(old, epoch)
+  local current = tonumber(epoch)
+  if kind ~= 'none' and newer and position > 0 and (e < current or e == current and v <= position)
+    and (holder ~= ARGV[3] or e < current and string.sub(write_id, 1, 8) == string.sub(holder, 1, 8)) then
+    newer, prevents = false, holder
+  end
   if kind ~= 'none' and newer then
     count(old, -1)
     local created = old.tier ~= 'none' and call('HGET', record, 'created')
@@ -56,4 +62,4 @@ while ARGV[a] do
 end
 settle()
 if ARGV[2] == '1' then call('HSET', EPOCH, 'verified', epoch) end
-return {'OK', adopted, call('HGET', EPOCH, 'verified') or '0'}
+return {'OK', adopted, call('HGET', EPOCH, 'verified') or '0', prevents}

@@ -130,14 +130,19 @@ def reserve(
     return RunScript(shard, script("reserve"), (*shard.fixed, shard.module(id)), args, parse)
 
 
-def adopt(shard: Shard, epoch: int, found: Sequence[Adoption], *, whole: bool = False) -> RunScript[Adopted | Refused]:
-    """Reconcile records with the objects that were listed in `epoch`; `whole` ends a listing of the whole archive."""
+def adopt(
+    shard: Shard, epoch: int, found: Sequence[Adoption], *, whole: bool = False, given_up: str = ""
+) -> RunScript[Adopted | Refused]:
+    """Reconcile records with the objects that were listed in `epoch`; `whole` ends a listing of the whole archive.
+
+    `given_up`: the write id of a holder that seems to have died, whose position an adoption may pass.
+    """
 
     def parse(reply: Any) -> Adopted | Refused:
         word = word_of(reply)
-        return Adopted(int(reply[1]), int(reply[2])) if word == "OK" else Refused(Refusal(word))
+        return Adopted(int(reply[1]), int(reply[2]), reply[3].decode()) if word == "OK" else Refused(Refusal(word))
 
-    args: list[Arg] = [epoch, int(whole)]
+    args: list[Arg] = [epoch, int(whole), given_up]
     for item in found:
         args += [*item[:-1], len(item.fields) // 2, *item.fields]
     keys = (*shard.fixed, *pairs_of(shard, [item.id for item in found]))

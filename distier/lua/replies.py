@@ -145,10 +145,12 @@ class Adoption(NamedTuple):
 
 
 class Adopted(NamedTuple):
-    """How many records were adopted, and the epoch in which the whole archive was last compared with the records."""
+    """How many records were adopted, the epoch in which the whole archive was last compared with the records, and the durable
+    write whose position prevented an adoption (empty: none)."""
 
     adopted: int
     verified: int
+    holder: str = ""
 
 
 class Mended(NamedTuple):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from distier import Store
+from distier.domain.archived import content_key
 from distier.domain.outcome import Refusal
-from distier.effects import Plan
+from distier.effects import ArchiveDelete, Plan
 from distier.errors import Conflict
 from distier.lua import Adopted, Adoption, Refused, Reserved, adopt, reserve
+from distier.plans.common.commands import record_command
 from distier.plans.fleet.maintain import BATCH, _upload_alone, expire_warm, write_back_due
 from distier.plans.recovery.rescue import rescue
+from distier.plans.tier.writeback import compressed, put_object
 from tests.integration.world import Open
 from tests.servers import poll
 
@@ -145,3 +151,72 @@ def test_reserved_position_does_not_block_a_greater_epoch(open_store: Open) -> N
 
     assert adopted(landed.version.epoch, landed.version.ver + 1) == 0, "what was reserved is not adopted"
     assert adopted(landed.version.epoch + 1, 1) == 1
+
+
+class OldPrimary:
+    """What the worker of an old primary does to a module that this store has cold: it archives a later version, of which this
+    server knows nothing, and then sweeps the one that the record names. (The chaos scenario `partition` did it.)"""
+
+    def __init__(self, store: Store, id: str, content: bytes) -> None:
+        self.store, self.id, self.content = store, id, content
+        record = store.run(record_command(store.space.shard(id), id).__iter__())
+        assert record is not None and record.clean and record.tier == "cold"
+        self.record = record
+
+    def put(self) -> None:
+        space, was = self.store.space, self.record
+        later = replace(was, order=was.order._replace(ver=was.order.ver + 1, write_id="e" * 32), size_bytes=len(self.content),
+                        sha256=hashlib.sha256(self.content).hexdigest())  # fmt: skip
+        for record, content in ((later, self.content), (was, None)):
+            key = content_key(space.namespace, record)
+            if content is None:
+                self.store.run(iter(ArchiveDelete([key])))
+            else:
+                self.store.run(put_object(space, record, key, self.store.run(compressed(space, content))))
+
+
+def reserved(store: Store, id: str, write_id: str) -> Reserved:
+    reply = store.run(iter(reserve(store.space.shard(id), id, "", write_id)))
+    assert isinstance(reply, Reserved)
+    return reply
+
+
+def test_a_dead_holder_does_not_hide_what_an_old_primary_left(open_store: Open) -> None:
+    """The position that it holds prevents an adoption, and the object of the record is gone."""
+    store = open_store(deadline="2s", near__enabled=False)
+    store.put("a", b"old", durability="archived")
+    store.demote("a", to="cold")
+    old = OldPrimary(store, "a", b"left by the old primary")
+    reserved(store, "a", "")
+    holder = reserved(store, "a", "f" * 32)
+    old.put()
+    module = store.get("a")
+    assert module is not None and module.content == b"left by the old primary"
+    landed = store.put("a", b"new", durability="archived")
+    assert landed.version.ver > holder.ver
+
+
+def test_a_reader_waits_for_the_holder_that_prevents_an_adoption(open_store: Open) -> None:
+    store, reader = open_store(), open_store(near__enabled=False)
+    store.put("a", b"old", durability="archived")
+    store.demote("a", to="cold")
+    old = OldPrimary(store, "a", b"left by the old primary")
+    found: list[Any] = []
+    put = store._driver.archive.put
+
+    def then_another_reads(key: str, *args: Any, **more: Any) -> None:
+        if key.endswith(".xz") and not threads:
+            threads.append(threading.Thread(target=lambda: found.append(reader.get("a"))))
+            old.put()
+            threads[0].start()
+            verified = reader._driver.counters.snapshot
+            poll(lambda: verified().get("recover.verified", 0) >= 2, what="the reader waits")
+            assert not found
+        put(key, *args, **more)
+
+    threads: list[threading.Thread] = []
+    store._driver.archive.put = then_another_reads  # type: ignore[method-assign]
+    reserved(store, "a", "")
+    store.put("a", b"new", durability="archived")
+    threads[0].join()
+    assert found[0] is not None and found[0].content == b"new"

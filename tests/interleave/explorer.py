@@ -198,6 +198,7 @@ class Scenario:
     first: str = ""  # what the environment does before the processes begin
     last: tuple[Call, ...] = ()  # the calls that must succeed at the end
     eviction: str = "lru"
+    unaware: tuple[int, ...] = ()  # the processes that never notice that their server is not the primary any more
     together: bool = False  # the processes are tasks of one process, and share its knowledge of epochs
 
     @property
@@ -403,6 +404,7 @@ class World:
         self.databases = 1
         self.replica: Server | None = None
         self.cut: Server | None = None
+        self.was_cut = False
         self.late: list[Effect[Any]] = []
         self.faults_left = 0
         self.calm = True  # there was no fault yet, so no call may fail
@@ -492,7 +494,8 @@ class World:
         total = float(len(ready))
         if self.cut:
             for p in ready:
-                if p.server is self.cut:  # the process may notice, and connect to the new primary
+                is_unaware = self.processes.index(p) in self.scenario.unaware
+                if p.server is self.cut and not is_unaware:  # it may notice, and connect to the new primary
                     options.append(("reconnect", p))
                     weights.append(0.3)
         if self.late:
@@ -754,7 +757,8 @@ class World:
         # primary's, and it would acknowledge durable writes that the new primary's readers do not see (`tests/model`,
         # "zombie_claims").
         if keep and old.opened:
-            self.cut = old
+            self.cut, self.was_cut = old, True
+            self.calm = False  # a call there fails once it sees the newer epoch
 
     def _end_cut(self) -> Generator[Sent, Any, None]:
         self.cut = None
@@ -853,7 +857,8 @@ class World:
         """Return what is wrong with the remaining objects, with `packs` also with those in packs; empty if nothing is.
 
         The objects of the records remain, and greater ones: uploads whose writers died before they applied them, and uploads of
-        an old primary that arrived after the recovery.
+        an old primary that arrived after the recovery. Where it has committed one of those, its sweep may have deleted the
+        object of the record.
         """
         for i in self.scenario.ids:
             record = self.primary.records.get(i)
@@ -861,7 +866,8 @@ class World:
             left = set(self.judge.objects[i])
             if any(x < position and (packs or (i, x) not in self.judge.packed) for x in left):
                 return f"swept: {i} is {position}, the archive still has {sorted(left)}"
-            if record and record.tier not in ("none", "deleted") and position not in left:
+            behind = self.was_cut and any(x > position for x in left)
+            if record and record.tier not in ("none", "deleted") and position not in left and not behind:
                 return f"swept: {i} is {position}, the archive has {sorted(left)}"
         return ""
 
@@ -873,9 +879,9 @@ class World:
 
 def _passes(call: RunScript[Any]) -> bool:
     """Whether this call passes the position of another write."""
-    at = {"reserve": 2, "delete": 2, "put": 4}.get(call.script.name)
+    at = {"reserve": 2, "adopt": 2, "delete": 2, "put": 4}.get(call.script.name)
     return at is not None and (
-        call.args[at] != "" if at == 2 and call.script.name == "reserve" else "/" in str(call.args[at])
+        call.args[at] != "" if call.script.name in ("reserve", "adopt") else "/" in str(call.args[at])
     )
 
 

@@ -449,6 +449,9 @@ MUTANTS: tuple[Mutant, ...] = (
            model="no_tombstone"),
     Mutant("no-look-for-epochs", ("put-archived/old-primary",), (), _no_look, model="no_validate",
            first_seed=5200),
+    Mutant("waits-forever", ("sweep/put-archived/old-primary",), (
+        ("adopt", "(holder ~= ARGV[3] or", "(true or"),
+    ), model="waits_forever"),
     Mutant("blind-apply", ("put-archived/put", "put-archived/put-archived"), (
         ("prelude", "if comes_after(old, tonumber(epoch), ver) then", "if false then"),
     ), model="blind_apply"),
@@ -506,7 +509,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("prelude", UNHELD, ""),
     ), _not_settled, model="nothing_reserved"),
     Mutant("adopts-reserved", ("cas-archived/put/rescue",), (
-        ("adopt", "if position > 0 and (e < current or e == current and v <= position) then newer = false end", ""),
+        ("adopt", "newer and position > 0", "newer and false"),
     ), first_seed=1530),
     Mutant("proof-after-read", ("together/flush", "together/restart"), (), _proof_after_read),
     Mutant("acks-overtaken", ("put-archived/cas",), (

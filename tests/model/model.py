@@ -19,7 +19,10 @@ The operations of the code, and their names here:
                             `cas0`        read, one script; it may pass a reserved position, which then ends
     end of a ttl            `exp0`        the same as a delete: the worker deletes the version that it found expired
     write-back              `archive`     read, PUT, commit if the version is still current
-    sweep                   (environment) deletes an object that comes before a committed version
+    sweep                   (environment) deletes an object that comes before a committed version, also on an old primary.
+                            A reader whose object is gone adopts a greater one. If a position is held, it waits for the
+                            holder, or passes it; never for an earlier object of the holder
+    archived version        `was2`        no client: a version that is archived, and has no other copy, from the beginning
     claim                   `claim`       list the markers, put the next number, list again; install if no other has it
     recovery elsewhere      (environment) the same as one step, for the cases that are not about claims
 
@@ -132,6 +135,12 @@ class Model:
 
     def run(self, limit: int = 2_000_000) -> Result:
         start = State(START, None, START, frozenset(), (1,), ((1, 0),), (("idle",),) * len(self.ops), NONE, 0)
+        for i, op in enumerate(self.ops):
+            if op == "was2":
+                there = Record((1, 1), i, "v", True, False, 1)
+                server = START._replace(ver=1, record=there, floor=(1, 1))
+                start = self.go(start, i, ("done",), objects=frozenset({Object((1, 1), i, "v")}), durable=(1, 1))
+                start = start._replace(primary=server, snapshot=server)
         before: dict[State, State | None] = {start: None}
         queue, transitions = deque([start]), 0
         while queue:
@@ -198,7 +207,17 @@ class Model:
             return found
         if record.copy or record.kind == "d" or any(o.order == record.order for o in objects):
             return (record.order, record.kind)
-        return found if found and found[0] > record.order else "lost"
+        if not found or found[0] < record.order:
+            return "lost"
+        if record.seen == server.epoch and found[0] <= server.slot:  # the reader waits for the holder
+            return None if "waits_forever" not in self.mutants else "lost"
+        return found
+
+    def is_lost(self, server: Server, objects: frozenset[Object]) -> bool:
+        """Whether no copy of the record's version is left."""
+        record = server.record
+        gone = record is not None and not record.copy and all(o.order != record.order for o in objects)
+        return gone and record is not None and record.kind == "v"
 
     def closure(self, s: State) -> str:
         record, objects = s.primary.record, s.objects
@@ -503,7 +522,7 @@ class Model:
     def verify(self, s: State) -> Iterator[State]:
         """A reader compares the module with the archive, or a rescue does, which compares checked records too.
 
-        Versions before a held position are not adopted.
+        Versions before a held position are not adopted, unless the version of the record is lost and its reader has waited.
         """
         server, top = s.primary, greatest(s.objects)
         if not self.accepts(server):
@@ -511,11 +530,16 @@ class Model:
         record = server.record
         held = server.slot if "adopts_held" not in self.mutants else NONE
         may = top and (top.order > held or held == NONE)
+        if top and not may and self.is_lost(server, s.objects):
+            may = top.order == held or top.op not in self.holders(s, held)
         if top and may and (record is None or top.order > record.order):
             adopted = Record(top.order, top.op, top.kind, True, False, server.epoch)
             yield s._replace(primary=server.with_record(adopted, reserved=NONE))
         elif record is not None and record.seen != server.epoch:
             yield s._replace(primary=server._replace(record=record._replace(seen=server.epoch)))
+
+    def holders(self, s: State, position: Order) -> set[int]:
+        return {i for i, step in enumerate(s.clients) if step[0] in ("put", "look", "apply") and step[1] == position}
 
     def sweep(self, s: State) -> Iterator[State]:
         top = greatest(s.objects)

@@ -29,6 +29,8 @@ CASES = (
     (("put2", "exp0"), 1),
     (("put0", "put2", "exp0"), 0),
     (("put0", "exp0", "archive"), 1),
+    (("was2", "put0", "archive", "put2"), 1),
+    (("was2", "put0", "archive", "cas2"), 1),
     (("claim", "claim"), 2),
     (("claim", "claim", "put0"), 1),
     (("claim", "claim", "put2"), 1),
@@ -57,6 +59,7 @@ KILLED_BY = {
     "checks_elsewhere": (("del2", "cas0"), 2),
     "again_anywhere": (("put2", "put2"), 1),
     "adopts_held": (("put2", "put2"), 1),
+    "waits_forever": (("was2", "put0", "archive", "put2"), 1),
 }
 
 

@@ -17,9 +17,10 @@ from distier.lua import Move, Over, Put, Refused, Replayed
 from distier.lua import put as put_script
 from distier.plans.common.content import make_frame
 from distier.plans.common.namespace import Located, Namespace
+from distier.plans.common.turn import Turn
 from distier.plans.put.durable import Fenced, archive_version, is_settled, list_newer_epochs, reserve_position
 from distier.plans.put.prepare import Item, Prepared, level_of, need_replica, prepare
-from distier.plans.put.turn import FENCED_MAX, Turn, conflict, unknown, unsettled, unsure
+from distier.plans.put.turn import FENCED_MAX, conflict, unknown, unsettled, unsure
 from distier.plans.recovery.adopt import verify
 from distier.plans.tier.keep import is_refused
 from distier.plans.tier.ledger import enlarge_quota

@@ -147,18 +147,22 @@ def _look_again(space: Namespace, ids: Sequence[str]) -> Plan[dict[Shard, Opened
     return found
 
 
-def verify(at: Located) -> Plan[None]:
-    """Compare one module with the archive: a greater version there replaces the record."""
+def verify(at: Located, given_up: str = "") -> Plan[str]:
+    """Compare one module with the archive: a greater version there replaces the record.
+
+    Returns the holder of a position that prevented this, empty for none. `given_up` is a holder to ignore.
+    """
     space, shard, id = at
     states = space.process.epochs
     known = yield from shard_state(space, shard)
     yield from Count("recover.verified")
     found = yield from newest_listed(space, id)
-    reply = yield from adopt(shard, known.epoch, [found])
+    reply = yield from adopt(shard, known.epoch, [found], given_up=given_up)
     if isinstance(reply, Adopted):
         states[shard] = Opened(known.epoch, reply.verified)
-    else:
-        states.pop(shard, None)
+        return reply.holder
+    states.pop(shard, None)
+    return ""
 
 
 def newest_listed(space: Namespace, id: str) -> Plan[Adoption]:

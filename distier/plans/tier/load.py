@@ -17,6 +17,7 @@ from distier.plans.common.commands import frame_command
 from distier.plans.common.content import content_unless_moved, is_current
 from distier.plans.common.namespace import Located, Namespace
 from distier.plans.common.objects import read_archived
+from distier.plans.common.turn import Turn
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.epochs import list_epochs, shard_state
 from distier.plans.recovery.walk import list_module
@@ -31,7 +32,8 @@ def fetch_unless_moved(space: Namespace, shard: Shard, record: Record) -> Plan[b
     """Return `fetch_cold`, or None where a newer version explains the missing object.
 
     The newer version came and the sweep was quick, or it is in the archive and nobody has applied it, because its writer
-    died in between. Or the version was packed, or its pack was replaced: then a listing tells where it is now.
+    died in between, or is an old primary whose worker archived it and swept what was before it. Or the version was packed, or
+    its pack was replaced: then a listing tells where it is now.
     """
     try:
         return (yield from fetch_cold(space, record))
@@ -42,7 +44,7 @@ def fetch_unless_moved(space: Namespace, shard: Shard, record: Record) -> Plan[b
             content = yield from look_for(space, shard, record)
             if content is not None:
                 return content
-            yield from verify(Located(space, shard, record.id))
+            yield from _adopt_newer(Located(space, shard, record.id), record)
         if (yield from is_current(shard, record)):
             known = yield from shard_state(space, shard)
             if isinstance(e, ObjectGone) and (yield from list_epochs(space, shard, known.epoch)):
@@ -52,6 +54,16 @@ def fetch_unless_moved(space: Namespace, shard: Shard, record: Record) -> Plan[b
                 ) from e
             raise
         return None
+
+
+def _adopt_newer(at: Located, record: Record) -> Plan[None]:
+    """Adopt what the archive has after a version that it has no more. A durable write that holds a position in front of the
+    module prevents that: it ends, or seems dead and is passed."""
+    turn, given_up = Turn(at.space, at.id), ""
+    while holder := (yield from verify(at, given_up)):
+        if holder == given_up or not (yield from is_current(at.shard, record)):
+            return
+        given_up = yield from turn.wait(holder)
 
 
 def look_for(space: Namespace, shard: Shard, record: Record) -> Plan[bytes | None]:

@@ -54,9 +54,8 @@ def check_object(run: Run, shard: Shard, id: str) -> Plan[None]:
         return
     newest = max((o for o in present if o not in mine), key=lambda o: o.order, default=None)
     if newest is not None and newest.order > _short(record.order):
-        if run.repair:
-            yield from verify(Located(run.space, shard, id))
-        run.found("object-behind", id, key, repaired=run.repair)
+        repaired = run.repair and not (yield from verify(Located(run.space, shard, id)))
+        run.found("object-behind", id, key, repaired=repaired)
         return
     if again.tier == "warm" and again.codec.startswith(codec.WITH_DICTIONARY):
         renewed = yield from _put_frame_again(run, shard, again)

@@ -166,7 +166,7 @@ class Run:
         return int.from_bytes(digest) < self.share * 2**64
 
 
-def each(run: Run, id: str, plan: Plan[None]) -> Plan[None]:
+def each(run: Run, id: str, plan: Plan[object]) -> Plan[None]:
     """Run what is done with one module. An object that the archive does not return is reported, and affects nothing else."""
     try:
         yield from plan
