@@ -146,5 +146,5 @@ def test_worker_continues_after_a_failover(stores: Stores):
     dead.kill9()
     cluster.await_failover(dead, [s.slot for s in shards])
     store.put_many([Item(id, "y") for id in stores.ids(3 * SHARDS)])
-    poll(lambda: worker.run_once() and not store.stats().dirty_count, timeout_s=20, what="a good round")
+    poll(lambda: worker.run_once() and not store.stats().dirty_count, what="a good round")
     cluster.revive(dead)

@@ -337,10 +337,10 @@ def test_worker_survives_redirects_and_login_pages(open_store: Callable[..., Sto
     with s3.fault(fault):
         store.put("m/0", TEXT["m/0"])
         with Worker(store) as worker:
-            poll(lambda: worker.report.failures >= 2, what="rounds fail", timeout_s=30)
+            poll(lambda: worker.report.failures >= 2, what="rounds fail")
             assert worker._thread is not None and worker._thread.is_alive()
     with Worker(store) as worker:
-        poll(lambda: store.stats().dirty_count == 0, what="it is archived", timeout_s=30)
+        poll(lambda: store.stats().dirty_count == 0, what="it is archived")
 
 
 def wipe(space: Any) -> Any:

@@ -304,7 +304,7 @@ def test_watch_prints_new_events_until_ctrl_c(cli: Cli, home: Path) -> None:
     cli("put", "live", "-", stdin=b"x")
     assert json.loads(watcher.stdout.readline())["id"] == "live"
     watcher.send_signal(signal.SIGINT)
-    out, err = watcher.communicate(timeout=10)
+    out, err = watcher.communicate(timeout=60)
     assert (watcher.returncode, out, err) == (130, b"", b"")
 
 
@@ -319,7 +319,7 @@ def test_worker_exits_after_its_current_round(cli: Cli, home: Path, end: signal.
     )  # fmt: skip
     poll(lambda: cli("stats", "--json").rows[0]["dirty_count"] == 0, what="the write-back")
     worker.send_signal(end)
-    out, err = worker.communicate(timeout=20)
+    out, err = worker.communicate(timeout=60)
     assert worker.returncode == 0, err
     report = json.loads(out)
     assert report["did"]["archived"] == 1
@@ -483,7 +483,7 @@ def test_closed_pipe_prints_no_error(home: Path) -> None:
     assert reader.stdout and reader.stderr
     assert reader.stdout.read(10) == b"x" * 10
     reader.stdout.close()
-    assert reader.wait(20) == 141
+    assert reader.wait(60) == 141
     with reader.stderr as err:
         assert err.read() == b""
 

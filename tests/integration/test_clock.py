@@ -93,7 +93,7 @@ def test_dead_workers_lease_ends_after_a_clock_step(open_store: Open, server: Te
     raw = server.client()
     set_back(server, raw, ROOT)
     with Worker(open_store(**settings)) as other:
-        poll(lambda: other.held, what="another worker has the lease", timeout_s=30.0)
+        poll(lambda: other.held, what="another worker has the lease")
         assert len(other.workers) == 1
     raw.close()
 
@@ -123,7 +123,7 @@ async def test_listeners_get_events_after_a_loss_and_a_clock_step(world: World) 
     await asyncio.sleep(0.3)
     world.raw.flushall()
     await face.put("b", "y")
-    await until(lambda: [e for e in heard if e.id == "b"], what="the put of b was heard", timeout_s=30.0)
+    await until(lambda: [e for e in heard if e.id == "b"], what="the put of b was heard")
 
 
 # -- marks that guard data -------------------------------------------------------------------------------------------

@@ -345,4 +345,4 @@ def test_children_end_when_the_demo_is_killed(short_tmp: Path) -> None:
         process.kill()
         process.communicate()
     assert stop_server(Home(home))  # it outlives every process by design
-    poll(lambda: processes_of(short_tmp) == [], timeout_s=30, what="the end of all children")
+    poll(lambda: processes_of(short_tmp) == [], what="the end of all children")

@@ -277,7 +277,7 @@ def test_old_tombstone_is_buried_once_nothing_else_is_left(open_store: Open, ser
         run(store, sweep_listed)
         return not objects(tmp_path)
 
-    poll(buried, what="the tombstone goes", timeout_s=20)
+    poll(buried, what="the tombstone goes")
     run(store, sweep_listed)
     assert rows(store) == []
 

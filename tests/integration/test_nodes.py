@@ -661,5 +661,5 @@ def test_dropped_store_ends_its_thread(redis_url: str, tmp_path: Path) -> None:
     del store
     gc.collect()
     assert gone() is None
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     assert not thread.is_alive()

@@ -158,7 +158,7 @@ async def test_second_agent_of_an_asyncio_store_finds_the_sequence_near(
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 

@@ -122,7 +122,7 @@ def test_thread_survives_any_exception(server: TestServer, redis_url: str, tmp_p
         archive.broken = True
         store.put("m", b"x")
         with Worker(store, on_round=fail) as worker:
-            poll(lambda: worker.report.failures >= 3, what="rounds fail", timeout_s=30)
+            poll(lambda: worker.report.failures >= 3, what="rounds fail")
             assert "RecursionError" in str(worker.report.last_failure)
             archive.broken = False
             poll(lambda: store.stats().dirty_count == 0, what="it is archived", timeout_s=60)

@@ -298,7 +298,7 @@ def test_the_command_signs_a_browser_in_once(
             assert page.evaluate("document.cookie") == ""
             assert errors == []
             process.send_signal(signal.SIGINT)
-            poll(lambda: process.poll() is not None, timeout_s=20, what="the end of distier web")
+            poll(lambda: process.poll() is not None, what="the end of distier web")
         assert process.returncode == 130
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
