@@ -16,7 +16,7 @@ distier.connect, distier.connect_async  # loaded; the standard library has modul
 url, directory = sys.argv[1:]
 url = url.replace("127.0.0.1", "localhost")
 settings = dict(redis__url=url, namespace="exit" + directory[-12:].replace("/", "-").replace("_", "-"), counter="estimate",
-    storage_tiers__cold__directory=directory)
+    deadline="60s", storage_tiers__cold__directory=directory)
 
 def reported(function):
     def run():

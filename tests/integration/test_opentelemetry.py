@@ -46,7 +46,12 @@ def exported() -> Exported:
 
 
 def settings(redis_url: str, tmp_path: Path) -> dict[str, Any]:
-    return {"redis__url": redis_url, "namespace": "n", "storage_tiers__cold__directory": str(tmp_path)}
+    return {
+        "redis__url": redis_url,
+        "namespace": "n",
+        "storage_tiers__cold__directory": str(tmp_path),
+        "deadline": "60s",
+    }
 
 
 def test_calls_are_spans_and_durations(exported: Exported, redis_url: str, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ def settings(valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(preload, "LOAD_AFTER_S", 0.02)
     return {
         "near__enabled": False,
+        "deadline": "60s",
         "redis__url": valkey_url,
         "storage_tiers__cold__directory": tmp_path,
         "namespace": "t",

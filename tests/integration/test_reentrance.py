@@ -21,7 +21,7 @@ from distier.errors import DistierError
 faulthandler.dump_traceback_later(100, exit=True)  # a thread hangs
 url, directory, near, placement, hooks = sys.argv[1:]
 settings = dict(
-    redis__url=url, namespace=f"t{near}{placement}{hooks}", counter="estimate", near__enabled=near == "near",
+    redis__url=url, namespace=f"t{near}{placement}{hooks}", counter="estimate", near__enabled=near == "near", deadline="60s",
     storage_tiers__warm__placement=placement, storage_tiers__warm__directory=directory + "/warm",
     storage_tiers__cold__directory=directory + "/cold",
 )

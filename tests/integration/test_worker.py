@@ -15,6 +15,7 @@ from tests.servers import TestServer, poll
 def settings(server: TestServer, tmp_path: Path) -> dict[str, object]:
     return {
         "namespace": "w",
+        "deadline": "60s",
         "redis": {"url": server.url},
         "storage_tiers": {
             "hot": {"max_size": 100},
