@@ -485,10 +485,13 @@ def note(verdict: Verdict, line: dict[str, Any], end: dict[str, Any], zombie_sin
 
 
 def may_appear(history: History, found: list[Any] | None, epoch: int) -> bool:
-    """Whether a rescue may restore this version: an unacknowledged write, or a `redis` write that a failover lost and that
-    a worker of the old primary archived all the same."""
+    """Whether a rescue may restore this version, or a delete: an unacknowledged write, or a `redis` write that a failover lost
+    and that a worker of the old primary archived all the same."""
     if found is None:
-        return any(delete.ended == NEVER for delete in history.deletes)
+        return any(
+            delete.ended == NEVER or (delete.level == "redis" and (delete.epoch is None or delete.epoch < epoch))
+            for delete in history.deletes
+        )
     puts = [put for put in history.puts if put.value == found[2]]
     return bool(puts) and all(p.version is None or (p.level == "redis" and p.version[0] < epoch) for p in puts)
 

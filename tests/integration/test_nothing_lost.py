@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from distier import Store
 from distier.domain.archived import content_key
 from distier.domain.outcome import Refusal
 from distier.effects import ArchiveDelete, Plan
-from distier.errors import Conflict
+from distier.errors import Conflict, Recovering
 from distier.lua import Adopted, Adoption, Refused, Reserved, adopt, reserve
 from distier.plans.common.commands import record_command
 from distier.plans.fleet.maintain import BATCH, _upload_alone, expire_warm, write_back_due
@@ -220,3 +221,21 @@ def test_a_reader_waits_for_the_holder_that_prevents_an_adoption(open_store: Ope
     store.put("a", b"new", durability="archived")
     threads[0].join()
     assert found[0] is not None and found[0].content == b"new"
+
+
+@pytest.mark.parametrize("there_was", [True, False])
+def test_a_durable_delete_that_finds_nothing_looks_for_a_newer_epoch(
+    open_store: Open, tmp_path: Path, there_was: bool
+) -> None:
+    """On an old primary, "nothing" says only what that server has: a worker may have archived its tombstone there, while the
+    module goes on at the new one. (The chaos scenario `partition` found it.)"""
+    store = open_store(deadline="2s")
+    store.put("other", b"1", durability="archived")
+    if there_was:
+        store.put("a", b"1", durability="archived")
+        store.delete("a")
+        store.archive_now()
+    assert store.delete("a", durability="archived") is False
+    (tmp_path / "cold/t/epochs/0/@00000900-aaaaaaaa-00000000").touch()  # another primary
+    with pytest.raises(Recovering):
+        store.delete("a", durability="archived")

@@ -312,7 +312,7 @@ class Process(Scripted):
                 self.world.failed(op, e)
                 self.results.append(e)
             else:
-                self.world.ended(op, result)
+                self.world.ended(op, result, self.server)
                 self.results.append(result)
 
     def steps_of(self, effect: Effect[Any]) -> Generator[Io, Any, Any]:
@@ -669,7 +669,7 @@ class World:
 
     # -- results of calls --------------------------------------------------------------------------------------------
 
-    def ended(self, op: Op, result: Any) -> None:
+    def ended(self, op: Op, result: Any, server: Server) -> None:
         self.say(f"   {op.kind} {op.id} -> {getattr(result, 'version', result)}")
         op.ended_at = self.judge.next_tick()
         if op.kind == "get":
@@ -681,6 +681,8 @@ class World:
             self.judge.acked(op, self._position_of(op, result))
         else:
             op.fate = "done"
+            if op.durable:
+                self.judge.found_nothing(op, server)
 
     def _position_of(self, op: Op, result: Any) -> Position:
         """The position of an acknowledged write.

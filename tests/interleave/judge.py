@@ -157,6 +157,12 @@ class Judge:
         if op.durable:
             self.durable[op.id] = max(self.durable[op.id], position)
 
+    def found_nothing(self, op: Op, server: Server) -> None:
+        """A durable delete said that there is nothing: that is as durable as the archived tombstone that it found."""
+        record = server.records.get(op.id)
+        if record is not None and record.tier == "deleted" and record.position in self.objects[op.id]:
+            self.durable[op.id] = max(self.durable[op.id], record.position)
+
     def refuse(self, op: Op) -> None:
         op.fate = "refused"
         self.refused.add(id(op))

@@ -27,6 +27,7 @@ from distier.plans.common.namespace import Located, Namespace
 from distier.plans.fleet import dictionaries, maintain, packing, sweep
 from distier.plans.fleet.sweep import _records
 from distier.plans.get.one import is_still
+from distier.plans.put import delete as delete_plans
 from distier.plans.put.delete import delete
 from distier.plans.put.durable import is_settled, reserve_position
 from distier.plans.put.prepare import ArchivedPosition
@@ -396,6 +397,16 @@ def _deletes_unasked(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(maintain, "delete", unasked)
 
 
+def _no_unlooked(patch: pytest.MonkeyPatch) -> None:
+    """A durable delete that finds nothing does not look for a newer epoch (an old bug)."""
+
+    def is_primary(at: Located) -> Plan[bool]:
+        yield from ()
+        return True
+
+    patch.setattr(delete_plans, "_is_primary", is_primary)
+
+
 def _forgets_ttl(patch: pytest.MonkeyPatch) -> None:
     """A version that is adopted from the archive has no TTL."""
     patch.delitem(describe._FIELDS, "ttl")
@@ -449,6 +460,7 @@ MUTANTS: tuple[Mutant, ...] = (
            model="no_tombstone"),
     Mutant("no-look-for-epochs", ("put-archived/old-primary",), (), _no_look, model="no_validate",
            first_seed=5200),
+    Mutant("no-unlooked", ("delete-archived/nothing/old-primary",), (), _no_unlooked, model="no_unlooked"),
     Mutant("waits-forever", ("sweep/put-archived/old-primary",), (
         ("adopt", "(holder ~= ARGV[3] or", "(true or"),
     ), model="waits_forever"),

@@ -280,6 +280,8 @@ SCENARIOS: tuple[Scenario, ...] = (
              DURABLE, ("replicate", "failover"), 2),
     Scenario("sweep/put-archived/old-primary", ((put("a", "a1"), write_back(), sweep()), (put("a", "a2", ARCHIVED), get("a")),
              (get("a"), get("a"))), COLD, ("kill",), 1, first="failover", unaware=(0,)),
+    Scenario("delete-archived/nothing/old-primary", ((delete("a"), write_back(), delete("a", ARCHIVED)), (get("a"), get("a"))),
+             COLD, ("kill",), 1, first="failover", unaware=(0,)),
     Scenario("claim/claim/loss", ((get("a"), get("a")), (put("a", "a1", ARCHIVED),)), (), ("loss",), 1, first="loss"),
     Scenario("claim/claim/put-archived", ((get("a"),), (get("a"),)), DURABLE, ("kill", "lost"), 1, first="restart",
              last=(put("a", "a1", ARCHIVED),)),

@@ -14,6 +14,7 @@ The operations of the code, and their names here:
                                           lost its position does not know the fate of its object (`unknown`). A write that
                                           finds a newer epoch reserves a position there (`again`), and in the same step
                                           sees whether its object was adopted; if not, it puts its object again
+    delete of nothing       `not2`        finds an archived tombstone, looks for a newer epoch, and says that nothing is there
     conditional put         `cas2`        the same; only a later version refuses it. It reports that once this version is in
                                           the archive and no newer epoch is (`settle`)
                             `cas0`        read, one script; it may pass a reserved position, which then ends
@@ -253,6 +254,8 @@ class Model:
                 yield from self.fast_cas(s, i, op, step)
             elif op in ("put2", "del2", "cas2"):
                 yield from self.durable_write(s, i, op, step)
+            elif op == "not2":
+                yield from self.finds_nothing(s, i, step)
             elif op == "archive":
                 yield from self.write_back(s, i, step)
             elif op == "claim":
@@ -428,6 +431,18 @@ class Model:
                 objects = s.objects if now.clean else self.put(s.objects, Object(now.order, now.op, now.kind))
                 after = server._replace(record=now._replace(clean=True))
                 yield self.go(s, i, ("settled", order), objects=objects, **{name: after})
+
+    def finds_nothing(self, s: State, i: int, step: Step) -> Iterator[State]:
+        """The answer of a durable delete that there is nothing is as durable as the tombstone that it found."""
+        match step:
+            case ("idle",):
+                for _, server in self.servers(s):
+                    now = server.record
+                    if now and now.kind == "d" and now.clean and self.accepts(server) and now.seen == server.epoch:
+                        yield self.go(s, i, ("found", now.order, server.epoch))
+            case ("found", order, epoch):
+                if max(s.markers) == epoch or "no_unlooked" in self.mutants:
+                    yield self.go(s, i, ("done",), durable=max(s.durable, order))
 
     def write_back(self, s: State, i: int, step: Step) -> Iterator[State]:
         match step:

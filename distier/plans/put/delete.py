@@ -6,7 +6,7 @@ from distier.domain.order import make_write_id
 from distier.domain.outcome import Refusal
 from distier.effects import Count, NewToken, Plan, Sending
 from distier.errors import Recovering, Unavailable
-from distier.lua import Deleted, Replayed, reserve
+from distier.lua import Deleted, Replayed, Reserved, reserve
 from distier.lua import delete as delete_script
 from distier.plans.common.namespace import Located, Namespace
 from distier.plans.common.turn import Turn
@@ -14,6 +14,7 @@ from distier.plans.put.durable import archive_tombstone, is_settled, list_newer_
 from distier.plans.put.prepare import ArchivedPosition, Durability, Expected, expected_of, level_of, need_replica
 from distier.plans.put.turn import FENCED_MAX, conflict, unknown, unsure
 from distier.plans.recovery.adopt import newest_record, newest_version, verify
+from distier.plans.recovery.epochs import list_epochs
 from distier.plans.tier.writeback import write_back
 
 
@@ -65,7 +66,9 @@ def _delete_archived(at: Located, write_id: str, expected: str) -> Plan[bool]:
         if first is None:
             found = yield from newest_version(at)
             if found is None or (found.deleted and found.clean):
-                return False
+                if (yield from _is_primary(at)):
+                    return False
+                continue
             if found.deleted:  # a delete that is not archived yet: "no" must be durable too, if it is still "no" then
                 yield from write_back(at)
                 continue
@@ -96,3 +99,13 @@ def _delete_archived(at: Located, write_id: str, expected: str) -> Plan[bool]:
             yield from verify(at)
         # DELETED_SINCE: a delete and a put came before it. Its position was held, so nobody has adopted it: try again.
     raise Recovering(f"the shard of module {id!r} keeps changing its primary; retry")
+
+
+def _is_primary(at: Located) -> Plan[bool]:
+    """Return whether what was read here before is what the shard's primary has: nobody has claimed a newer epoch since."""
+    space, shard, id = at
+    now = yield from reserve(shard, id)
+    if isinstance(now, Reserved) and not (yield from list_epochs(space, shard, now.epoch, but_of=now.replid)):
+        return True
+    space.process.epochs.pop(shard, None)
+    return False
