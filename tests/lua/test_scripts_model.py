@@ -96,8 +96,19 @@ class Shards(RuleBasedStateMachine):
 
     def dump(self) -> dict[str, tuple[str, Any, int]]:
         state = dump(self.ask)
-        self.model.due, self.model.lru = (list(self.members(state, self.order(tier))) for tier in ("warm", "hot"))
+        self.model.due, self.model.lru = (self.in_line(state, tier) for tier in ("warm", "hot"))
         return state
+
+    def in_line(self, state: dict[str, Any], tier: str) -> list[str]:
+        """The order of eviction of a tier: the small queue, if there is one, comes first unless it is short, and modules that are to
+        be spared come last."""
+        ranks, spared = self.members(state, self.order(tier)), self.model.policy.spared
+        if spared is None:
+            return list(ranks)
+        small = sum(rank < 0 for rank in ranks.values())
+        skip = 0 if small > 0.1 * len(ranks) else small
+        line = [*list(ranks)[skip:], *list(ranks)[:skip]]
+        return sorted(line, key=lambda i: spared(ranks[i], 0.0) is not None)
 
     def order(self, tier: str) -> str:
         """The key of the set with the order of eviction of a tier."""
