@@ -100,8 +100,7 @@ class Shards(RuleBasedStateMachine):
         return state
 
     def in_line(self, state: dict[str, Any], tier: str) -> list[str]:
-        """The order of eviction of a tier: the small queue, if there is one, comes first unless it is short, and modules that are to
-        be spared come last."""
+        """The order of eviction of a tier: a small queue comes first unless it is short, and modules to be spared come last."""
         ranks, spared = self.members(state, self.order(tier)), self.model.policy.spared
         if spared is None:
             return list(ranks)
