@@ -23,18 +23,18 @@ while ARGV[a] do
   local id, kind, record, n = ARGV[a], ARGV[a + 4], KEYS[k], tonumber(ARGV[a + 9])
   local old = placed(record)
   local e, v, write_id = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), ARGV[a + 3]
-  local newer = old.tier == 'none' or e > old.epoch or e == old.epoch and (v > old.ver
+  local newer = kind ~= 'none' and (old.tier == 'none' or e > old.epoch or e == old.epoch and (v > old.ver
     or v == old.ver and string.sub(write_id, 1, 8) > string.sub(old.write_id, 1, 8))
-    or old.tier == 'cold' and old.clean and old.write_id == ARGV[a + 8]
+    or old.tier == 'cold' and old.clean and old.write_id == ARGV[a + 8])
   -- not while a durable write of this epoch holds a position after it, and not that write itself; a holder that is ignored
   -- loses its position. Never an earlier object of the holder, which may still put the later one: it would take effect twice
   local position, holder = reservation(old, epoch)
   local current = tonumber(epoch)
-  if kind ~= 'none' and newer and position > 0 and (e < current or e == current and v <= position)
+  if newer and position > 0 and (e < current or e == current and v <= position)
     and (holder ~= ARGV[3] or e < current and string.sub(write_id, 1, 8) == string.sub(holder, 1, 8)) then
     newer, prevents = false, holder
   end
-  if kind ~= 'none' and newer then
+  if newer then
     count(old, -1)
     local created = old.tier ~= 'none' and call('HGET', record, 'created')
     forget(id, record, KEYS[k + 1])

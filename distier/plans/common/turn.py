@@ -35,7 +35,7 @@ class Turn:
             return holder
         if self._patience.waits >= BUSY_MAX:
             raise Unavailable(
-                f"too many conditional or durable writes of module {self._id!r} at once; this one was not tried"
+                f"too many conditional or durable writes of module {self._id!r} at once; this call changed nothing, try again"
             )
         yield from self._patience.wait()
         return ""

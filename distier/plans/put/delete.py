@@ -12,7 +12,7 @@ from distier.plans.common.namespace import Located, Namespace
 from distier.plans.common.turn import Turn
 from distier.plans.put.durable import archive_tombstone, is_settled, list_newer_epochs, reserve_position
 from distier.plans.put.prepare import ArchivedPosition, Durability, Expected, expected_of, level_of, need_replica
-from distier.plans.put.turn import FENCED_MAX, conflict, unknown, unsure
+from distier.plans.put.refused import FENCED_MAX, conflict, unknown, unsure
 from distier.plans.recovery.adopt import newest_record, newest_version, verify
 from distier.plans.recovery.epochs import list_epochs
 from distier.plans.tier.writeback import write_back

@@ -18,7 +18,7 @@ from distier.plans.common.commands import record_command
 from distier.plans.common.namespace import Located, Namespace
 from distier.plans.common.turn import Turn
 from distier.plans.put.prepare import ArchivedPosition, Prepared
-from distier.plans.put.turn import FENCED_MAX, conflict, unsure
+from distier.plans.put.refused import FENCED_MAX, conflict, unsure
 from distier.plans.recovery.adopt import verify
 from distier.plans.recovery.epochs import list_epochs
 from distier.plans.recovery.manifest import list_rows

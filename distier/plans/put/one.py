@@ -20,7 +20,7 @@ from distier.plans.common.namespace import Located, Namespace
 from distier.plans.common.turn import Turn
 from distier.plans.put.durable import Fenced, archive_version, is_settled, list_newer_epochs, reserve_position
 from distier.plans.put.prepare import Item, Prepared, level_of, need_replica, prepare
-from distier.plans.put.turn import FENCED_MAX, conflict, unknown, unsettled, unsure
+from distier.plans.put.refused import FENCED_MAX, conflict, unknown, unsettled, unsure
 from distier.plans.recovery.adopt import verify
 from distier.plans.tier.keep import is_refused
 from distier.plans.tier.ledger import enlarge_quota

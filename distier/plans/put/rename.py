@@ -14,7 +14,7 @@ from distier.plans.get.one import get
 from distier.plans.put.delete import delete
 from distier.plans.put.one import put
 from distier.plans.put.prepare import Durability, Expected, expected_of, item_again
-from distier.plans.put.turn import conflict
+from distier.plans.put.refused import conflict
 
 
 def rename(

@@ -1,4 +1,4 @@
-"""What a write says that met others."""
+"""What a write says that others refused, or may have overtaken, and how often it tries."""
 
 from __future__ import annotations
 
