@@ -89,6 +89,7 @@ def settings(url: str, directory: Path) -> dict[str, Any]:
     found = hammer.settings(argparse.Namespace(url=url, directory=directory, near=False, nodes=0))
     found["storage_tiers"]["hot"] = {"max_size": 20_000, "max_bytes": 36_000}
     found["storage_tiers"]["warm"] |= {"max_modules": 12, "max_bytes": 24_000}
+    # A call that waits for a dead server ends soon, so that the round goes on.
     return found | {"deadline": "5s", "shards": CLUSTER_SHARDS if url.startswith("cluster://") else 1}
 
 

@@ -154,26 +154,17 @@ def test_reserved_position_does_not_block_a_greater_epoch(open_store: Open) -> N
     assert adopted(landed.version.epoch + 1, 1) == 1
 
 
-class OldPrimary:
-    """What the worker of an old primary does to a module that this store has cold: it archives a later version, of which this
-    server knows nothing, and then sweeps the one that the record names. (The chaos scenario `partition` did it.)"""
-
-    def __init__(self, store: Store, id: str, content: bytes) -> None:
-        self.store, self.id, self.content = store, id, content
-        record = store.run(record_command(store.space.shard(id), id).__iter__())
-        assert record is not None and record.clean and record.tier == "cold"
-        self.record = record
-
-    def put(self) -> None:
-        space, was = self.store.space, self.record
-        later = replace(was, order=was.order._replace(ver=was.order.ver + 1, write_id="e" * 32), size_bytes=len(self.content),
-                        sha256=hashlib.sha256(self.content).hexdigest())  # fmt: skip
-        for record, content in ((later, self.content), (was, None)):
-            key = content_key(space.namespace, record)
-            if content is None:
-                self.store.run(iter(ArchiveDelete([key])))
-            else:
-                self.store.run(put_object(space, record, key, self.store.run(compressed(space, content))))
+def leave_by_old_primary(store: Store, id: str, content: bytes) -> None:
+    """Do what the worker of an old primary does to a module that this store has cold: it archives a later version, of which
+    this server knows nothing, and then sweeps the one that the record names. (The chaos scenario `partition` did it.)"""
+    space = store.space
+    was = store.run(iter(record_command(space.shard(id), id)))
+    assert was is not None and was.clean and was.tier == "cold"
+    order, sha256 = was.order._replace(ver=was.order.ver + 1, write_id="e" * 32), hashlib.sha256(content).hexdigest()
+    later = replace(was, order=order, size_bytes=len(content), sha256=sha256)
+    body = store.run(compressed(space, content))
+    store.run(put_object(space, later, content_key(space.namespace, later), body))
+    store.run(iter(ArchiveDelete([content_key(space.namespace, was)])))
 
 
 def reserved(store: Store, id: str, write_id: str) -> Reserved:
@@ -187,10 +178,9 @@ def test_a_dead_holder_does_not_hide_what_an_old_primary_left(open_store: Open) 
     store = open_store(deadline="2s", near__enabled=False)
     store.put("a", b"old", durability="archived")
     store.demote("a", to="cold")
-    old = OldPrimary(store, "a", b"left by the old primary")
     reserved(store, "a", "")
     holder = reserved(store, "a", "f" * 32)
-    old.put()
+    leave_by_old_primary(store, "a", b"left by the old primary")
     module = store.get("a")
     assert module is not None and module.content == b"left by the old primary"
     landed = store.put("a", b"new", durability="archived")
@@ -201,14 +191,13 @@ def test_a_reader_waits_for_the_holder_that_prevents_an_adoption(open_store: Ope
     store, reader = open_store(), open_store(near__enabled=False)
     store.put("a", b"old", durability="archived")
     store.demote("a", to="cold")
-    old = OldPrimary(store, "a", b"left by the old primary")
     found: list[Any] = []
     put = store._driver.archive.put
 
     def then_another_reads(key: str, *args: Any, **more: Any) -> None:
         if key.endswith(".xz") and not threads:
             threads.append(threading.Thread(target=lambda: found.append(reader.get("a"))))
-            old.put()
+            leave_by_old_primary(store, "a", b"left by the old primary")
             threads[0].start()
             verified = reader._driver.counters.snapshot
             poll(lambda: verified().get("recover.verified", 0) >= 2, what="the reader waits")

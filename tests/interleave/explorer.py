@@ -404,7 +404,6 @@ class World:
         self.databases = 1
         self.replica: Server | None = None
         self.cut: Server | None = None
-        self.was_cut = False
         self.late: list[Effect[Any]] = []
         self.faults_left = 0
         self.calm = True  # there was no fault yet, so no call may fail
@@ -494,8 +493,8 @@ class World:
         total = float(len(ready))
         if self.cut:
             for p in ready:
-                is_unaware = self.processes.index(p) in self.scenario.unaware
-                if p.server is self.cut and not is_unaware:  # it may notice, and connect to the new primary
+                # The process may notice, and connect to the new primary.
+                if p.server is self.cut and self.processes.index(p) not in self.scenario.unaware:
                     options.append(("reconnect", p))
                     weights.append(0.3)
         if self.late:
@@ -759,7 +758,7 @@ class World:
         # primary's, and it would acknowledge durable writes that the new primary's readers do not see (`tests/model`,
         # "zombie_claims").
         if keep and old.opened:
-            self.cut, self.was_cut = old, True
+            self.cut = old
             self.calm = False  # a call there fails once it sees the newer epoch
 
     def _end_cut(self) -> Generator[Sent, Any, None]:
@@ -862,13 +861,14 @@ class World:
         an old primary that arrived after the recovery. Where it has committed one of those, its sweep may have deleted the
         object of the record.
         """
+        was_cut = any(how == "failover" for _, how in self.judge.losses)
         for i in self.scenario.ids:
             record = self.primary.records.get(i)
             position = record.position if record else NONE
             left = set(self.judge.objects[i])
             if any(x < position and (packs or (i, x) not in self.judge.packed) for x in left):
                 return f"swept: {i} is {position}, the archive still has {sorted(left)}"
-            behind = self.was_cut and any(x > position for x in left)
+            behind = was_cut and any(x > position for x in left)
             if record and record.tier not in ("none", "deleted") and position not in left and not behind:
                 return f"swept: {i} is {position}, the archive has {sorted(left)}"
         return ""

@@ -397,7 +397,7 @@ def _deletes_unasked(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(maintain, "delete", unasked)
 
 
-def _no_unlooked(patch: pytest.MonkeyPatch) -> None:
+def _nothing_unlooked(patch: pytest.MonkeyPatch) -> None:
     """A durable delete that finds nothing does not look for a newer epoch (an old bug)."""
 
     def is_primary(at: Located) -> Plan[bool]:
@@ -460,7 +460,8 @@ MUTANTS: tuple[Mutant, ...] = (
            model="no_tombstone"),
     Mutant("no-look-for-epochs", ("put-archived/old-primary",), (), _no_look, model="no_validate",
            first_seed=5200),
-    Mutant("no-unlooked", ("delete-archived/nothing/old-primary",), (), _no_unlooked, model="no_unlooked"),
+    Mutant("nothing-unlooked", ("delete-archived/nothing/old-primary",), (), _nothing_unlooked,
+           model="nothing_unlooked"),
     Mutant("waits-forever", ("sweep/put-archived/old-primary",), (
         ("adopt", "(holder ~= ARGV[3] or", "(true or"),
     ), model="waits_forever"),

@@ -106,8 +106,8 @@ class Shards(RuleBasedStateMachine):
             return list(ranks)
         small = sum(rank < 0 for rank in ranks.values())
         skip = 0 if small > 0.1 * len(ranks) else small
-        line = [*list(ranks)[skip:], *list(ranks)[:skip]]
-        return sorted(line, key=lambda i: spared(ranks[i], 0.0) is not None)
+        line = list(ranks)
+        return sorted(line[skip:] + line[:skip], key=lambda i: spared(ranks[i], 0.0) is not None)
 
     def order(self, tier: str) -> str:
         """The key of the set with the order of eviction of a tier."""

@@ -136,12 +136,11 @@ class Model:
 
     def run(self, limit: int = 2_000_000) -> Result:
         start = State(START, None, START, frozenset(), (1,), ((1, 0),), (("idle",),) * len(self.ops), NONE, 0)
-        for i, op in enumerate(self.ops):
-            if op == "was2":
-                there = Record((1, 1), i, "v", True, False, 1)
-                server = START._replace(ver=1, record=there, floor=(1, 1))
-                start = self.go(start, i, ("done",), objects=frozenset({Object((1, 1), i, "v")}), durable=(1, 1))
-                start = start._replace(primary=server, snapshot=server)
+        if "was2" in self.ops:
+            i = self.ops.index("was2")
+            server = START._replace(ver=1, record=Record((1, 1), i, "v", True, False, 1), floor=(1, 1))
+            objects = frozenset({Object((1, 1), i, "v")})
+            start = self.go(start, i, ("done",), primary=server, snapshot=server, objects=objects, durable=(1, 1))
         before: dict[State, State | None] = {start: None}
         queue, transitions = deque([start]), 0
         while queue:
@@ -206,7 +205,7 @@ class Model:
             return found or (NONE, "d")
         if record.seen != server.epoch and "no_verify" not in self.mutants and top and top.order > record.order:
             return found
-        if record.copy or record.kind == "d" or any(o.order == record.order for o in objects):
+        if not self.is_lost(server, objects):
             return (record.order, record.kind)
         if not found or found[0] < record.order:
             return "lost"
@@ -217,8 +216,9 @@ class Model:
     def is_lost(self, server: Server, objects: frozenset[Object]) -> bool:
         """Whether no copy of the record's version is left."""
         record = server.record
-        gone = record is not None and not record.copy and all(o.order != record.order for o in objects)
-        return gone and record is not None and record.kind == "v"
+        if record is None or record.kind == "d" or record.copy:
+            return False
+        return all(o.order != record.order for o in objects)
 
     def closure(self, s: State) -> str:
         record, objects = s.primary.record, s.objects
@@ -441,7 +441,7 @@ class Model:
                     if now and now.kind == "d" and now.clean and self.accepts(server) and now.seen == server.epoch:
                         yield self.go(s, i, ("found", now.order, server.epoch))
             case ("found", order, epoch):
-                if max(s.markers) == epoch or "no_unlooked" in self.mutants:
+                if max(s.markers) == epoch or "nothing_unlooked" in self.mutants:
                     yield self.go(s, i, ("done",), durable=max(s.durable, order))
 
     def write_back(self, s: State, i: int, step: Step) -> Iterator[State]:

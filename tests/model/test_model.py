@@ -60,7 +60,7 @@ KILLED_BY = {
     "checks_elsewhere": (("del2", "cas0"), 2),
     "again_anywhere": (("put2", "put2"), 1),
     "adopts_held": (("put2", "put2"), 1),
-    "no_unlooked": (("was2", "del0", "archive", "not2"), 1),
+    "nothing_unlooked": (("was2", "del0", "archive", "not2"), 1),
     "waits_forever": (("was2", "put0", "archive", "put2"), 1),
 }
 
